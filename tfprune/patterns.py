@@ -1,0 +1,196 @@
+"""Patterns: in which shape zeros may lie.
+
+A pattern is a pure function from scores and a sparsity to a 0/1 mask. Scores come in the matrix view, with the
+outputs along the first axis and the inputs along the last; a convolution has its kernel positions between them,
+so that nothing that runs along the inputs can straddle two positions. Among equal scores the earlier entry, in
+row-major order, is kept. A new pattern is a frozen dataclass that derives from `Pattern` and defines `__call__`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune.spec import Spec, check_count
+
+
+class Pattern(Spec):
+    """Base of all patterns."""
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        """Return a boolean mask, True = keep.
+
+        Args:
+            scores: Finite, shape (outputs, inputs) or (outputs, positions, inputs); larger = keep.
+            sparsity: The fraction of zeros, in [0, 1).
+        """
+        raise NotImplementedError
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        """Say why a matrix view of this shape cannot take the pattern; None if it can."""
+        return None
+
+
+def kept_count(size: int, sparsity: float) -> int:
+    """Return how many of `size` entries stay: size - round(sparsity * size), half to even, and at least one.
+
+    Example:
+        >>> kept_count(6, 0.5), kept_count(100, 0.9), kept_count(10, 0.99)
+        (3, 10, 1)
+    """
+    return max(size - round(sparsity * size), 1)
+
+
+def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return the mask of exactly `count` largest scores; of equal ones the earlier in row-major order stay.
+
+    One selection pass, linear in the number of entries, instead of a sort.
+
+    Args:
+        scores: Finite, any shape.
+        count: In 1..scores.size.
+
+    Example:
+        >>> keep_largest(np.array([0.1, 0.1, 0.3, 0.1]), 2)
+        array([ True, False,  True, False])
+    """
+    if count >= scores.size:
+        return np.ones_like(scores, dtype=bool)
+    values = scores.flatten(order="K")  # in memory order: the threshold does not depend on it
+    rank = scores.size - count
+    values.partition(rank)
+    threshold = values[rank]
+    del values
+    keep = scores >= threshold
+    surplus = np.count_nonzero(keep) - count
+    if surplus:
+        ties = np.flatnonzero(scores == threshold)
+        keep[np.unravel_index(ties[-surplus:], scores.shape)] = False
+    return keep
+
+
+@dataclass(frozen=True)
+class Unstructured(Pattern):
+    """Zeros anywhere: exactly N - round(s * N) of N entries stay, and at least one.
+
+    Example:
+        >>> Unstructured()(np.array([[4.0, 1.0], [2.0, 3.0]]), 0.5)
+        array([[ True, False],
+               [False,  True]])
+    """
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        return keep_largest(scores, kept_count(scores.size, sparsity))
+
+
+@dataclass(frozen=True)
+class Block(Pattern):
+    """Zeros in whole blocks of `rows` outputs by `cols` inputs, as runtimes with block kernels want them.
+
+    Blocks start at output 0 and input 0; where the size does not divide, the last one is short. A block's score is
+    the mean over the entries it really has, and the sparsity counts blocks.
+
+    Args:
+        rows: Outputs per block, at least 1.
+        cols: Inputs per block, at least 1; TFLite's own block kernel takes `Block(1, 4)`.
+
+    Raises:
+        ValueError, TypeError: For sizes that are not positive integers.
+
+    Example:
+        >>> Block(1, 2)(np.array([[1.0, 9.0, 4.0, 5.0]]), 0.5)
+        array([[ True,  True, False, False]])
+    """
+
+    rows: int
+    cols: int
+
+    def __post_init__(self) -> None:
+        check_count(self.rows, "rows", least=1)
+        check_count(self.cols, "cols", least=1)
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        if self.cols > 1 and shape[-1] == 1 and len(shape) == 3:
+            return f"{self!r} runs along the inputs, and each kernel position has only one"
+        return None
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        rows = np.arange(0, scores.shape[0], self.rows)
+        cols = np.arange(0, scores.shape[-1], self.cols)
+        sums = np.add.reduceat(np.add.reduceat(scores, cols, axis=-1, dtype=np.float64), rows, axis=0)
+        heights = np.diff(rows, append=scores.shape[0])
+        widths = np.diff(cols, append=scores.shape[-1])
+        heights_column = heights.reshape(-1, *[1] * (scores.ndim - 1))
+        keep = keep_largest(sums / (heights_column * widths), kept_count(sums.size, sparsity))
+        return np.repeat(np.repeat(keep, heights, axis=0), widths, axis=-1)
+
+
+@dataclass(frozen=True)
+class NM(Pattern):
+    """At most `n` non-zeros in every group of `m` consecutive inputs.
+
+    A sparsity s up to 1 - n/m is met by applying the pattern to the fraction s / (1 - n/m) of the groups, those
+    that lose least; 1 - n/m applies it to all. Where m does not divide the inputs, the last t of them keep
+    min(n, t).
+
+    Args:
+        n: Non-zeros per group, at least 1.
+        m: Group length, greater than n.
+
+    Raises:
+        ValueError, TypeError: For sizes that are not such integers, or a sparsity above 1 - n/m.
+
+    Example:
+        >>> NM(2, 4)(np.array([[0.1, 0.9, 0.3, 0.2]]), 0.5).astype(int)
+        array([[0, 1, 1, 0]])
+
+    Reference:
+        Mishra et al., 2021, "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        check_count(self.n, "n", least=1)
+        check_count(self.m, "m", least=2)
+        if self.n >= self.m:
+            raise ValueError(
+                f"Expected n < m: n non-zeros in every m. Received: n={self.n}, m={self.m} (tfmot counts zeros)"
+            )
+
+    def refusal(self, shape: tuple[int, ...]) -> str | None:
+        if shape[-1] <= self.n:
+            return f"{self!r} runs along the inputs, and {shape[-1]} of them make no group with a zero"
+        return None
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        most = 1 - self.n / self.m
+        if sparsity > most + 1e-9:
+            raise ValueError(
+                f"Expected a sparsity of at most 1 - n/m = {most:g} for {self!r}. Received: {sparsity:g}. Lower "
+                f"the schedule's final sparsity, or choose a smaller n/m"
+            )
+        tail = -scores.shape[-1] % self.m
+        padding = [(0, 0)] * (scores.ndim - 1) + [(0, tail)]
+        # Scores are finite, so -inf ranks the padding below every real entry.
+        groups = np.pad(scores, padding, constant_values=-np.inf).reshape(-1, self.m)
+        order = np.argsort(-groups, axis=1, kind="stable")
+        keep = np.empty_like(groups, dtype=bool)
+        np.put_along_axis(keep, order, np.arange(self.m) < self.n, axis=1)
+        self._spare_groups(keep, groups, min(sparsity / most, 1.0))
+        padded_shape = (*scores.shape[:-1], scores.shape[-1] + tail)
+        return keep.reshape(padded_shape)[..., : scores.shape[-1]]
+
+    @staticmethod
+    def _spare_groups(keep: np.ndarray, groups: np.ndarray, fraction: float) -> None:
+        """Leave whole the groups that would lose most, so that only `fraction` of them have zeros."""
+        lost = np.where(~keep & np.isfinite(groups), groups, 0).sum(axis=1, dtype=np.float64)
+        candidates = np.flatnonzero((~keep & np.isfinite(groups)).any(axis=1))
+        spared = candidates.size - round(fraction * candidates.size)
+        if spared:
+            keep[candidates[keep_largest(lost[candidates], spared)]] = True
+
+
+PATTERNS: dict[str, type[Pattern]] = {"unstructured": Unstructured}

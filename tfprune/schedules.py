@@ -1,0 +1,177 @@
+"""Schedules: how sparse the model is to be at which step.
+
+A schedule is a pure function from a step, counted in optimizer updates, to a sparsity, the fraction of zeros.
+A new one is a frozen dataclass that derives from `Schedule`, has the fields `begin` and `end`, and defines
+`sparsity_at`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from tfprune.spec import Spec, check_sparsity
+
+Step = int | float  # an int counts optimizer updates, a float is a fraction of the fit
+
+
+class Schedule(Spec):
+    """Base of all schedules: a window of steps, and the sparsity at each step.
+
+    Attributes:
+        begin: First step of the window. An int counts optimizer updates, a float in [0, 1] is a fraction of the
+            fit, which `resolve` turns into a step when the fit begins.
+        end: Last step of the window in the same form, or None when it never closes.
+    """
+
+    begin: Step
+    end: Step | None
+
+    def sparsity_at(self, step: int) -> float:
+        """Return the sparsity in [0, 1) at a step; called only when the window is in steps."""
+        raise NotImplementedError
+
+    def __call__(self, step: int) -> float:
+        """Return the sparsity in [0, 1) after optimizer update `step` (0: before the first one).
+
+        Raises:
+            ValueError: If `begin` or `end` are still fractions of a fit.
+        """
+        for name in ("begin", "end"):
+            value = getattr(self, name)
+            if isinstance(value, float):
+                raise ValueError(
+                    f"Expected a schedule in steps. Received: {name}={value!r}, a fraction of a fit. Call "
+                    f"`schedule.resolve(steps)` first, or give {name} as an int"
+                )
+        return self.sparsity_at(int(step))
+
+    @property
+    def target(self) -> float:
+        """The sparsity that the window leads to."""
+        return self(self.begin if self.end is None else self.end)  # type: ignore[arg-type]
+
+    def resolve(self, steps: int) -> Schedule:
+        """Return this schedule with its fractions turned into steps of a fit of `steps` updates.
+
+        Raises:
+            ValueError: If the end then lies before the begin.
+        """
+        fractions = {
+            name: round(value * steps)
+            for name, value in (("begin", self.begin), ("end", self.end))
+            if isinstance(value, float)
+        }
+        return dataclasses.replace(self, **fractions) if fractions else self  # type: ignore[type-var]
+
+
+def _check_step(value: Any, argument: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"Expected `{argument}` to be an int (a step) or a float in [0, 1] (a fraction of the fit). "
+            f"Received: {argument}={value!r} of type {type(value).__name__}"
+        )
+    if isinstance(value, numbers.Integral) and value < 0:
+        raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
+    if isinstance(value, float) and not 0 <= value <= 1:
+        raise ValueError(
+            f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}"
+        )
+
+
+def _check_window(begin: Any, end: Any) -> None:
+    _check_step(begin, "begin")
+    if end is None:
+        return
+    _check_step(end, "end")
+    if isinstance(begin, float) == isinstance(end, float) and end < begin:
+        raise ValueError(
+            f"Expected the schedule to end at or after its begin. Received: begin={begin!r}, end={end!r}"
+        )
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """Raise the sparsity fast at first, then ever more slowly until `final` is reached.
+
+    s(t) = final + (initial - final) * (1 - (t - begin) / (end - begin)) ** power  for begin <= t <= end,
+    `initial` before the window and `final` after it. Power 3 gives the cubic schedule of gradual pruning.
+
+    Args:
+        final: Sparsity at the end, the fraction of zeros in [0, 1).
+        end: Step at which `final` is reached: an int, or a float in [0, 1] as a fraction of the fit.
+        begin: Step of the first pruning, in the same form.
+        initial: Sparsity at the begin, in [0, 1).
+        power: Exponent, greater than 0; 1 is a straight line.
+
+    Raises:
+        ValueError: For a sparsity outside [0, 1), an end before the begin, or a power that is not positive.
+        TypeError: For arguments that are not numbers.
+
+    Example:
+        >>> schedule = Polynomial(0.875, end=1000)
+        >>> [round(schedule(step), 6) for step in (0, 100, 500, 1000, 2000)]
+        [0.0, 0.237125, 0.765625, 0.875, 0.875]
+
+    Reference:
+        Zhu & Gupta, 2017, "To prune, or not to prune", arXiv:1710.01878, equation 1.
+    """
+
+    final: float
+    end: Step = dataclasses.field(kw_only=True)
+    begin: Step = dataclasses.field(default=0, kw_only=True)
+    initial: float = dataclasses.field(default=0.0, kw_only=True)
+    power: float = dataclasses.field(default=3.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.final, "final")
+        check_sparsity(self.initial, "initial")
+        if self.end is None:
+            raise TypeError("Expected `end` to be a step or a fraction of the fit. Received: end=None")
+        _check_window(self.begin, self.end)
+        if isinstance(self.power, bool) or not isinstance(self.power, numbers.Real):
+            raise TypeError(f"Expected `power` to be a number greater than 0. Received: power={self.power!r}")
+        if not 0 < self.power < math.inf:
+            raise ValueError(f"Expected `power` to be greater than 0. Received: power={self.power!r}")
+
+    def sparsity_at(self, step: int) -> float:
+        if step < self.begin:
+            return self.initial
+        if step >= self.end:
+            return self.final
+        remaining = 1 - (step - self.begin) / (self.end - self.begin)
+        return self.final + (self.initial - self.final) * remaining**self.power
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Hold one sparsity from `begin` on; 0 before.
+
+    Args:
+        sparsity: The fraction of zeros, in [0, 1).
+        begin: Step of the first pruning: an int, or a float in [0, 1] as a fraction of the fit.
+        end: Step of the last mask update, in the same form; None goes on for ever. The sparsity stays.
+
+    Raises:
+        ValueError: For a sparsity outside [0, 1), or an end before the begin.
+        TypeError: For arguments that are not numbers.
+
+    Example:
+        >>> schedule = Constant(0.5, begin=100)
+        >>> schedule(99), schedule(100)
+        (0.0, 0.5)
+    """
+
+    sparsity: float
+    begin: Step = dataclasses.field(default=0, kw_only=True)
+    end: Step | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity, "sparsity")
+        _check_window(self.begin, self.end)
+
+    def sparsity_at(self, step: int) -> float:
+        return self.sparsity if step >= self.begin else 0.0
