@@ -1,0 +1,29 @@
+"""Compressed TFLite files from pruned Keras models, proven to run.
+
+Importing this package loads neither Keras nor TensorFlow; names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "Runner": "tfprune.export.runtime",
+    "benchmark": "tfprune.export.benchmarking",
+    "inspect": "tfprune.export.inspection",
+    "to_tflite": "tfprune.export.pipeline",
+    "verify": "tfprune.export.verification",
+}
+
+__all__ = ["Runner", "benchmark", "inspect", "to_tflite", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
