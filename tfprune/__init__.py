@@ -1,1 +1,43 @@
+"""Gradual pruning for Keras 3: wrap a model, raise its sparsity while it trains, strip it, export it.
+
+Importing this package loads neither Keras nor TensorFlow; the names below do when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "wrap": "model",
+    "strip": "model",
+    "Pruned": "wrapper",
+    "PruningCallback": "callback",
+    "update_masks": "masks",
+    "sparsity_report": "counting",
+    "SparsityReport": "report",
+    "register_prunable": "prunable",
+}
+_MODULES = ("schedules", "patterns", "criteria", "allocation", "export")
+
+__all__ = ["__version__", *_HOMES, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+# Keras finds saved wrappers by their class, so it has to know it before `load_model` runs.
+if "keras" in sys.modules:
+    importlib.import_module(f"{__name__}.wrapper")

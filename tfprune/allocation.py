@@ -144,7 +144,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
         ) from error
 
 
-def _by_path(rules: Mapping[str, float], weights: Sequence[Weight], sparsity: float) -> list[float]:
+def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], sparsity: float) -> list[float | None]:
     """Give each weight the value of the first pattern found in its path, else the overall sparsity."""
     compiled = {pattern: _compile(pattern) for pattern in rules}
     paths = [weight.path for weight in weights]
@@ -154,29 +154,30 @@ def _by_path(rules: Mapping[str, float], weights: Sequence[Weight], sparsity: fl
                 f"Expected every pattern of `allocation` to match a pruned weight. Received: {pattern!r}, which "
                 f"matches none of {', '.join(paths)}"
             )
-    found = [next((rules[p] for p, regex in compiled.items() if regex.search(path)), sparsity) for path in paths]
-    return list(found)
+    return [next((rules[p] for p, regex in compiled.items() if regex.search(path)), sparsity) for path in paths]
 
 
 def allocate(
-    allocation: str | Mapping[str, float] | Allocation, weights: Sequence[Weight], sparsity: float
-) -> list[float]:
+    allocation: str | Mapping[str, float | None] | Allocation, weights: Sequence[Weight], sparsity: float
+) -> list[float | None]:
     """Split an overall sparsity over weights.
 
     Args:
         allocation: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a dict from regular expressions (`re.search` on the
-            path, the first match wins, unmatched weights get the overall value) to sparsities, or a function.
+            path, the first match wins, unmatched weights get the overall value) to sparsities, or a function. In a
+            dict None leaves a weight as it is.
         weights: At least one.
         sparsity: Overall fraction of zeros, in [0, 1).
 
     Returns:
-        One sparsity in [0, 1) per weight, in order.
+        One sparsity in [0, 1) per weight, in order; None for a weight that is to stay as it is.
 
     Raises:
         ValueError: For an unknown name, a sparsity outside [0, 1), a pattern that matches nothing.
         TypeError: For anything that is no allocation.
     """
     check_allocation(allocation)
+    split: list[float | None]
     if isinstance(allocation, Mapping):
         split = _by_path(allocation, weights, sparsity)
     else:
@@ -184,4 +185,7 @@ def allocate(
         split = list(function(weights, sparsity))
     if len(split) != len(weights):
         raise ValueError(f"Expected the allocation to return {len(weights)} sparsities. Received: {len(split)}")
-    return [check_sparsity(value, f"sparsity of {weight.path}") for value, weight in zip(split, weights, strict=True)]
+    return [
+        None if value is None else check_sparsity(value, f"sparsity of {weight.path}")
+        for value, weight in zip(split, weights, strict=True)
+    ]

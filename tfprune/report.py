@@ -131,10 +131,10 @@ class SparsityReport:
             [row.path, "x".join(map(str, row.shape)), f"{row.size:,}", f"{row.nnz:,}", f"{row.sparsity:.1%}"]
             for row in self.rows
         ]
-        lines.append(["pruned weights", "", f"{self.size:,}", f"{self.nnz:,}", f"{self.sparsity:.1%}"])
         if self.total_size != self.size:
-            overall = f"{self.total_sparsity:.1%}"
-            lines.append(["every kernel", "", f"{self.total_size:,}", f"{self.total_nnz:,}", overall])
+            lines.append(["pruned weights", "", f"{self.size:,}", f"{self.nnz:,}", f"{self.sparsity:.1%}"])
+        overall = f"{self.total_sparsity:.1%}"
+        lines.append(["every kernel", "", f"{self.total_size:,}", f"{self.total_nnz:,}", overall])
         text = table(["weight", "shape", "entries", "non-zero", "sparsity"], lines, left=2)
         if self.skipped:
             rows = [[skipped.layer, skipped.reason] for skipped in self.skipped]

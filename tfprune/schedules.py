@@ -49,19 +49,39 @@ class Schedule(Spec):
                 )
         return self.sparsity_at(int(step))
 
+    def last_update(self, previous: int, step: int, every: int) -> int | None:
+        """Return the last step in (previous, step] at which masks are due, or None.
+
+        Masks are due at begin, begin + every, begin + 2 * every, ... and at end, whether or not `every` divides the
+        window. The answer depends on the arguments alone, so a resumed run does what an uninterrupted one does.
+
+        Example:
+            >>> Polynomial(0.8, begin=10, end=45).last_update(30, 50, 10)
+            45
+        """
+        until = step if self.end is None else min(step, self.end)
+        if until < self.begin:
+            return None
+        point = until if until == self.end else until - (until - self.begin) % every
+        return int(point) if point > previous else None
+
     @property
     def target(self) -> float:
         """The sparsity that the window leads to."""
         return self(self.begin if self.end is None else self.end)  # type: ignore[arg-type]
 
-    def resolve(self, steps: int) -> Schedule:
-        """Return this schedule with its fractions turned into steps of a fit of `steps` updates.
+    def resolve(self, steps: int, *, first: int = 0) -> Schedule:
+        """Return this schedule with its fractions turned into steps.
+
+        Args:
+            steps: Updates in the fit.
+            first: The step that the fit starts from.
 
         Raises:
             ValueError: If the end then lies before the begin.
         """
         fractions = {
-            name: round(value * steps)
+            name: first + round(value * steps)
             for name, value in (("begin", self.begin), ("end", self.end))
             if isinstance(value, float)
         }

@@ -1,0 +1,174 @@
+"""PruningCallback: raise the sparsity on a schedule while `model.fit` runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfprune.allocation import Allocation, check_allocation
+from tfprune.counting import sparsity_report
+from tfprune.masks import check_optimizer, pruned_layers, update_masks
+from tfprune.schedules import Schedule
+from tfprune.spec import check_count, check_sparsity
+
+
+class PruningCallback(keras.callbacks.Callback):
+    """Update the masks of a wrapped model during `fit`, on a schedule.
+
+    Steps are optimizer updates, counted by `model.optimizer.iterations`, so a resumed or second `fit` goes on
+    counting. Masks are updated at the schedule's begin, every `every` steps after it, and at its end; the final
+    sparsity is reached exactly. Its value goes into `logs` as `sparsity`, and so into `History` and the progress
+    bar. A warning says what was reached if training ends before the schedule does.
+
+    Args:
+        schedule: How sparse at which step, such as `schedules.Polynomial(0.9, end=5000)`. Fractions (floats) are
+            parts of this fit, its `epochs` times its steps per epoch.
+        every: Steps between mask updates, at least 1.
+        allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a function,
+            or a dict from regular expressions, searched in the weights' paths, to the final sparsity of these
+            weights, which then follows the schedule's progress, or to a schedule of their own.
+
+    Raises:
+        TypeError: If `schedule` is no schedule.
+        ValueError: When training begins, if the model has no pruned layers, or a fraction is used where the number
+            of steps is unknown.
+
+    Example:
+        >>> from tfprune import schedules, wrap
+        >>> model = wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]))
+        >>> model.compile("sgd", "mse")
+        >>> callback = PruningCallback(schedules.Polynomial(0.5, end=1.0), every=2)
+        >>> x = keras.ops.ones((32, 8))
+        >>> history = model.fit(x, x[:, :1], batch_size=4, callbacks=[callback], verbose=0)
+        >>> history.history["sparsity"]
+        [0.5]
+
+    Reference:
+        Zhu & Gupta, 2017, "To prune, or not to prune", arXiv:1710.01878.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        every: int = 100,
+        allocation: str | Mapping[str, float | Schedule] | Allocation = "uniform",
+    ) -> None:
+        super().__init__()
+        if not isinstance(schedule, Schedule):
+            raise TypeError(
+                f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
+                f"schedule={schedule!r} of type {type(schedule).__name__}"
+            )
+        check_allocation(allocation)
+        if isinstance(allocation, Mapping):
+            for pattern, value in allocation.items():
+                if not isinstance(value, Schedule):
+                    check_sparsity(value, f"allocation[{pattern!r}]")
+        self.schedule = schedule
+        self.every = check_count(every, "every", least=1)
+        self.allocation = allocation
+        self._started = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        pruned_layers(self.model)
+        check_optimizer(self.model.optimizer)
+        self._started = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self._started:
+            self._start(epoch)
+
+    def _start(self, epoch: int) -> None:
+        """Turn fractions into steps, and do what is due at the step that training starts from."""
+        self._started = True
+        self._schedule = self._in_steps(self.schedule, epoch)
+        self._allocation = self.allocation
+        if isinstance(self.allocation, Mapping):
+            self._allocation = {
+                pattern: self._in_steps(value, epoch) if isinstance(value, Schedule) else value
+                for pattern, value in self.allocation.items()
+            }
+        step = self._step()
+        # A run that was cut off may have stopped between the optimizer's update and the masks that were due.
+        self._previous = step - 1
+        self._sparsity = sparsity_report(self.model).sparsity
+        self._update(step)
+        end = self._schedule.end
+        if end is not None and step > end and self._sparsity < self._schedule.target:
+            warnings.warn(
+                f"The pruning schedule ended at step {end}, and training starts at step {step} (counted by "
+                f"model.optimizer.iterations): the sparsity stays at {self._sparsity:.4f} instead of "
+                f"{self._schedule.target:.4f}. Begin the schedule at step {step} or later",
+                stacklevel=2,
+            )
+
+    def _in_steps(self, schedule: Schedule, epoch: int) -> Schedule:
+        """Resolve fractions of this fit, the epochs before its first one included."""
+        if not any(isinstance(value, float) for value in (schedule.begin, schedule.end)):
+            return schedule
+        batches = self.params.get("steps")
+        if batches is None:
+            raise ValueError(
+                f"Expected the number of steps per epoch to be known, because {schedule!r} has fractions of the fit. "
+                f"Pass steps_per_epoch to fit, or give begin and end as ints"
+            )
+        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        first = self._step() - epoch * batches // accumulated
+        return schedule.resolve(self.params["epochs"] * batches // accumulated, first=first)
+
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._update(self._step())
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def _update(self, step: int) -> None:
+        previous, self._previous = self._previous, step
+        due = self._schedule.last_update(previous, step, self.every)
+        sparsity = 0.0 if due is None else self._schedule(due)
+        allocation = self._allocation
+        if isinstance(allocation, Mapping):
+            allocation = self._rules(allocation, due, previous, step)
+        if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
+            self._sparsity = update_masks(self.model, sparsity, allocation=allocation).sparsity
+
+    def _rules(
+        self, allocation: Mapping[str, Any], due: int | None, previous: int, step: int
+    ) -> dict[str, float | None]:
+        """Return the sparsity of each pattern at this step, None where nothing is due."""
+        rules: dict[str, float | None] = {}
+        for pattern, value in allocation.items():
+            if isinstance(value, Schedule):
+                own = value.last_update(previous, step, self.every)
+                rules[pattern] = None if own is None else value(own)
+            else:
+                rules[pattern] = None if due is None else value * self._progress(due)
+        if due is None:
+            rules[""] = None  # matches every path that no pattern before it does
+        return rules
+
+    def _progress(self, step: int) -> float:
+        target = self._schedule.target
+        return self._schedule(step) / target if target else 1.0
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if not self._started:
+            return
+        end, step = self._schedule.end, self._step()
+        if end is not None and step < end:
+            warnings.warn(
+                f"Training ended at step {step}, before the pruning schedule did at step {end}: the sparsity is "
+                f"{self._sparsity:.4f} instead of {self._schedule.target:.4f}. Train longer, or let the schedule end "
+                f"earlier (end=0.7 ends it after 70 % of the fit)",
+                stacklevel=2,
+            )

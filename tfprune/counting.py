@@ -1,0 +1,81 @@
+"""Count the zeros of a model."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.prunable import kernels, walk
+from tfprune.rebuild import units
+from tfprune.report import Skipped, SparsityReport, WeightRow
+from tfprune.wrapper import Pruned
+
+
+def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
+    """Count the zeros of a model, per weight and overall.
+
+    Args:
+        model: A model or layer. With `Pruned` layers their weights are counted, the masks applied; without, every
+            kernel that can be pruned.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(10, name="out")])
+        >>> sparsity_report(model).size
+        100
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model or layer. Received: an object of type {type(model).__name__}")
+    wrapped = [(path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
+    masked = {
+        id(kernel.variable): WeightRow(path or layer.name, name, *_count(kernel.variable, layer.masks[name]))
+        for path, layer in wrapped
+        for name, kernel in layer.kernels.items()
+    }
+    every = {
+        id(kernel.variable): WeightRow(*_split(kernel.path, model), *_count(kernel.variable))
+        for kernel in kernels(model)
+        if id(kernel.variable) not in masked
+    }
+    rows = tuple((masked or every).values())
+    every |= masked
+    return SparsityReport(
+        rows=rows,
+        skipped=tuple(_skipped(model, is_wrapped=bool(wrapped))),
+        total_nnz=sum(row.nnz for row in every.values()),
+        total_size=sum(row.size for row in every.values()),
+    )
+
+
+def _split(path: str, root: keras.layers.Layer) -> tuple[str, str]:
+    layer, _, weight = path.rpartition("/")
+    return layer or root.name, weight
+
+
+def _count(variable: keras.Variable, mask: keras.Variable | None = None) -> tuple[tuple[int, ...], int, int]:
+    """Return shape, number of entries and of non-zero ones."""
+    value = ops.convert_to_numpy(variable)
+    nnz = np.count_nonzero(value) if mask is None else np.count_nonzero(value * ops.convert_to_numpy(mask))
+    return value.shape, value.size, int(nnz)
+
+
+def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
+    """List the layers whose weights are not pruned, with the reason."""
+    found = []
+    for path, layer in units(model):
+        parts = [part for _, part in walk(layer, stop=Pruned)]
+        if isinstance(layer, Pruned) and not layer.trainable:
+            found.append(Skipped(path, "frozen (trainable=False): its masks are never changed"))
+        elif layer.weights and not any(isinstance(part, Pruned) for part in parts):
+            reason = _reason(layer, is_wrapped)
+            found += [Skipped(path or layer.name, reason)] if reason else []
+    return found
+
+
+def _reason(layer: keras.layers.Layer, is_wrapped: bool) -> str | None:
+    names = ", ".join(kernel.path for kernel in kernels(layer))
+    if names:
+        return f"{names} left out by `filters` or by the pattern" if is_wrapped else None
+    if all(len(weight.shape) < 2 for weight in layer.weights):
+        return f"{type(layer).__name__} has only biases, scales or statistics"
+    return f"no rule for {type(layer).__name__}: tfprune.register_prunable names the weights to prune"

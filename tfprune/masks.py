@@ -1,0 +1,123 @@
+"""Mask updates: rank the entries of every pruned weight, then set all masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.allocation import Allocation, Weight, allocate
+from tfprune.counting import sparsity_report
+from tfprune.criteria import Evidence
+from tfprune.prunable import from_matrix, to_matrix, walk
+from tfprune.report import SparsityReport
+from tfprune.slots import slots_by_variable
+from tfprune.spec import check_sparsity
+from tfprune.wrapper import Pruned
+
+
+def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
+    """Return the wrappers of a model with their paths, each once.
+
+    Raises:
+        ValueError: If there are none, or one has not been built.
+    """
+    found = [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
+    if not found:
+        raise ValueError(
+            f"Expected a model with pruned layers. Received: {model.name!r}, which has none. Use the model that "
+            f"tfprune.wrap(model) returns"
+        )
+    unbuilt = [path for path, layer in found if not layer.built]
+    if unbuilt:
+        raise ValueError(f"Expected built layers. Received: {', '.join(unbuilt)}; call the model on data first")
+    return found
+
+
+def update_masks(
+    model: keras.layers.Layer,
+    sparsity: float,
+    *,
+    allocation: str | Mapping[str, float | None] | Allocation = "uniform",
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> SparsityReport:
+    """Rank the entries of every pruned weight and set its mask: one step of pruning, for loops of your own.
+
+    All masks are computed before the first is set, so an error leaves the model as it was. Frozen layers
+    (`trainable=False`) are never changed.
+
+    Args:
+        model: A model or layer with `Pruned` layers.
+        sparsity: The fraction of zeros over all pruned weights, in [0, 1).
+        allocation: How to split it over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, or a dict from
+            regular expressions, searched in the weights' paths, to their own sparsities (None: leave as it is).
+        optimizer: The optimizer whose slots of masked entries become zero; None takes `model.optimizer`.
+
+    Returns:
+        What was reached.
+
+    Raises:
+        ValueError: For a sparsity outside [0, 1), a model without pruned layers, weights with NaN or infinity, a
+            sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing.
+
+    Example:
+        >>> model = wrap(keras.Sequential([keras.Input((10,)), keras.layers.Dense(10)]))
+        >>> update_masks(model, 0.9).nnz
+        10
+    """
+    check_sparsity(sparsity, "sparsity")
+    layers = pruned_layers(model)
+    optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
+    check_optimizer(optimizer)
+    plan = _plan_masks([(path, layer) for path, layer in layers if layer.trainable], sparsity, allocation)
+    slots = slots_by_variable(optimizer, model.trainable_variables)
+    for layer, name, mask in plan:
+        layer.set_mask(name, mask, slots=slots.get(id(layer.kernels[name].variable), ()))
+    return sparsity_report(model)
+
+
+def check_optimizer(optimizer: keras.optimizers.Optimizer | None) -> None:
+    """Refuse an optimizer that moves a weight whose gradient and slots are zero.
+
+    Raises:
+        ValueError: For Muon, which orthogonalises each weight as a whole.
+    """
+    if isinstance(getattr(optimizer, "inner_optimizer", optimizer), keras.optimizers.Muon):
+        raise ValueError(
+            "Expected an optimizer that works entry by entry, as SGD, Adam and most others do. Received: Muon, which "
+            "mixes the entries of a weight and so moves masked ones. Train with Adam or SGD while pruning"
+        )
+
+
+def _plan_masks(
+    layers: list[tuple[str, Pruned]], sparsity: float, allocation: Any
+) -> list[tuple[Pruned, str, np.ndarray]]:
+    places = [(path, layer, name) for path, layer in layers for name in layer.kernels]
+    weights = [
+        Weight(
+            path=f"{path}/{name}",
+            shape=tuple(layer.kernels[name].variable.shape),
+            scores=lambda layer=layer, name=name, path=path: _scores(layer, name, f"{path}/{name}"),
+        )
+        for path, layer, name in places
+    ]
+    plan = []
+    split = allocate(allocation, weights, sparsity) if weights else []
+    for (_, layer, name), weight, share in zip(places, weights, split, strict=True):
+        if share is not None:
+            mask = layer.pattern(weight.scores(), share)
+            plan.append((layer, name, from_matrix(mask, layer.kernels[name])))
+    return plan
+
+
+def _scores(layer: Pruned, name: str, path: str) -> np.ndarray:
+    """Return the scores of a weight in the matrix view."""
+    scores = layer.criterion(Evidence(layer.latent(name), path))
+    if not np.isfinite(scores.max()) or not np.isfinite(scores.min()):
+        raise ValueError(
+            f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "
+            f"rate, or load an earlier checkpoint"
+        )
+    return to_matrix(scores, layer.kernels[name])

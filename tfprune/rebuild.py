@@ -1,0 +1,129 @@
+"""Copy a model with some of its layers replaced, its weights and everything else kept."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from tfprune.prunable import walk
+
+Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
+
+
+def is_graph(layer: Any) -> bool:
+    """Tell whether it is a Sequential or Functional model, which is built from a list of layers."""
+    if not isinstance(layer, keras.Model):
+        return False
+    return isinstance(layer, keras.Sequential) or {"layers", "input_layers"} <= layer.get_config().keys()
+
+
+def units(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield the layers that the graph of a model and of the models nested in it is made of, with their paths."""
+
+    def visit(path: str, layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        if not is_graph(layer):
+            yield path, layer
+            return
+        for child in layer.layers:
+            yield from visit(f"{path}/{child.name}" if path else child.name, child)
+
+    seen: set[int] = set()
+    yield from visit("", model)
+
+
+def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
+    """Return an uncompiled copy of a graph model in which some layers are replaced; weights are not copied.
+
+    Args:
+        model: A built Sequential or Functional model. It is left untouched.
+        replace: Called with path and layer; returns the replacement, of which only the configuration is used, or
+            None to keep a copy of the layer.
+
+    Raises:
+        ValueError: If the model cannot be rebuilt from its configuration.
+    """
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    for path, layer in units(model):
+        replacement = replace(path, layer)
+        if replacement is not None:
+            _entry(config, path).update(keras.saving.serialize_keras_object(replacement))
+    copy = _from_config(config, model)
+    before, after = [path for path, _ in units(model)], [path for path, _ in units(copy)]
+    if sorted(before) != sorted(after):
+        shared = ", ".join(sorted(set(after) ^ set(before)))
+        raise ValueError(
+            f"Expected model {model.name!r} to be the same when it is rebuilt from its configuration. Received: one "
+            f"where these differ: {shared}. A layer that is shared between a model and a model nested in it loses "
+            f"the sharing, in Keras' own save and load too; call it from one of them only"
+        )
+    return copy
+
+
+def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a copy of a layer by its configuration, built if the layer is; weights are not copied."""
+    return _from_config(keras.saving.serialize_keras_object(layer), layer)
+
+
+def _from_config(config: dict[str, Any], source: keras.layers.Layer) -> Any:
+    # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
+    objects = _custom_objects(source)
+    try:
+        return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. Received "
+            f"one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its arguments in "
+            f"`get_config`, and give functions passed to layers a name: a lambda as an activation cannot be rebuilt"
+        ) from None  # Keras' own message repeats the whole configuration at every level
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error)[:300]
+
+
+def _entry(config: dict[str, Any], path: str) -> dict[str, Any]:
+    """Find a layer's configuration by its path in the configuration of a model."""
+    for name in path.split("/"):
+        config = next(entry for entry in config["config"]["layers"] if entry["config"]["name"] == name)
+    return config
+
+
+def _custom_objects(model: keras.Model) -> dict[str, Any]:
+    """Return the user's classes and functions that layers of a model are or hold, by the name Keras saves."""
+    found: dict[str, Any] = {}
+    for _, layer in walk(model):
+        for value in (layer, *vars(layer).values()):
+            thing = value if isinstance(value, types.FunctionType) else type(value)
+            if hasattr(thing, "get_config") or isinstance(thing, types.FunctionType):
+                found[keras.saving.get_registered_name(thing)] = thing
+    return {name: thing for name, thing in found.items() if not thing.__module__.startswith("keras.")}
+
+
+def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Assign every variable of a layer, seeds included, to its counterpart in a copy of the layer.
+
+    Raises:
+        ValueError: If the two do not have the same variables.
+    """
+    pairs = list(zip(source.variables, target.variables, strict=False))
+    same = len(source.variables) == len(target.variables)
+    if not (same and all(one.shape == other.shape for one, other in pairs)):
+        raise ValueError(
+            f"Expected layer {source.name!r} ({type(source).__name__}) to have the same variables when it is rebuilt "
+            f"from its configuration. Received: {len(target.variables)} where it has {len(source.variables)}. "
+            f"Create all variables in `__init__` or `build`, and return every argument in `get_config`"
+        )
+    for one, other in pairs:
+        other.assign(one)
+    for _, layer in walk(target):
+        if hasattr(layer, "finalize_state"):  # a Normalization derives constants from its variables
+            layer.finalize_state()

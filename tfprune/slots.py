@@ -1,0 +1,40 @@
+"""The variables that an optimizer keeps for each weight: momentum, second moments, averages."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import keras
+
+
+def slots_by_variable(
+    optimizer: keras.optimizers.Optimizer | None, variables: Sequence[keras.Variable]
+) -> dict[int, list[keras.Variable]]:
+    """Return the optimizer variables that have the shape of a weight and belong to it, by the weight's `id`.
+
+    Keras names a slot after its weight (`adam/dense_kernel_momentum`). Weights of equal paths have equal slot
+    names, and come in the same order.
+
+    Args:
+        optimizer: Built or not; None has no slots.
+        variables: All trainable variables of the model, in the model's order.
+    """
+    found: dict[int, list[keras.Variable]] = {id(variable): [] for variable in variables}
+    if optimizer is None:
+        return found
+    owners: dict[str, list[keras.Variable]] = defaultdict(list)
+    for variable in variables:
+        owners[variable.path.replace("/", "_") + "_"].append(variable)
+    longest_first = sorted(owners, key=len, reverse=True)
+    times_seen: dict[str, int] = defaultdict(int)
+    for slot in optimizer.variables:
+        prefix = next((prefix for prefix in longest_first if slot.name.startswith(prefix)), None)
+        if prefix is None:
+            continue
+        candidates = owners[prefix]
+        owner = candidates[times_seen[slot.name] % len(candidates)]
+        times_seen[slot.name] += 1
+        if slot.shape == owner.shape:
+            found[id(owner)].append(slot)
+    return found

@@ -1,0 +1,240 @@
+"""Pruned: any Keras layer, its weights read through masks. The one class that touches Keras' forward pass.
+
+Between mask updates a weight itself holds zeros where its mask is 0, so the optimizer, weight decay, checkpoints
+and averages of weights all see the sparse values; what the zeros replaced, the latent values, is set aside in a
+variable of its own and comes back when a later mask ranks it in. In training only the gradient is multiplied by
+the mask; multiplying the weight as well would cost a pass over the memory in every step and change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune import criteria, patterns, prunable
+from tfprune.criteria import CRITERIA, Criterion
+from tfprune.patterns import PATTERNS, Pattern
+from tfprune.prunable import Kernel
+from tfprune.spec import resolve
+
+for _spec in (criteria.Magnitude, criteria.Random, patterns.Unstructured, patterns.Block, patterns.NM):
+    keras.saving.register_keras_serializable(package="tfprune")(_spec)
+
+
+def _mask_gradient(weight: Any, mask: Any) -> Any:
+    """Return the weight unchanged, with a gradient that is zero wherever the mask is."""
+
+    @ops.custom_gradient
+    def identity(value: Any) -> tuple[Any, Callable]:
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            received = args[0] if upstream is None else upstream
+            return ops.multiply(received, ops.cast(mask, received.dtype))
+
+        return ops.copy(value), gradient
+
+    return identity(weight)
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class Pruned(keras.layers.Wrapper):
+    """Wrap a layer so that its weights are pruned by masks.
+
+    The wrapper has the layer's name, and forward pass and gradient see weight * mask. All masks are ones at first;
+    `PruningCallback` and `tfprune.update_masks` change them.
+
+    Args:
+        layer: The layer, built or not. It is used as it is, not copied.
+        criterion: How important an entry is: `"magnitude"`, `"random"` or a `Criterion`.
+        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
+        weights: Names of the weights to prune, as in `masks`; None takes every kernel that mixes inputs, which
+            leaves out depthwise ones.
+        **kwargs: Arguments of `keras.layers.Layer`. By default name, dtype policy and `trainable` are the layer's.
+
+    Raises:
+        TypeError: If `layer` is no layer.
+        ValueError: If it is a model or wrapped already, offers no such weight, or a weight cannot take the pattern.
+
+    Example:
+        >>> layer = Pruned(keras.layers.Dense(3))
+        >>> layer(np.ones((1, 4))).shape
+        TensorShape([1, 3])
+        >>> layer.masks["kernel"].shape
+        TensorShape([4, 3])
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        *,
+        criterion: str | Criterion = "magnitude",
+        pattern: str | Pattern = "unstructured",
+        weights: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_layer(layer)
+        defaults = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+        super().__init__(layer, **{**defaults, **kwargs})
+        self.autocast = layer.autocast
+        self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+        self.pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+        self.weight_names = None if weights is None else tuple(weights)
+        self.kernels: dict[str, Kernel] = {}
+        self.masks: dict[str, keras.Variable] = {}
+        self._latents: dict[str, keras.Variable] = {}
+        if layer.built:
+            self._choose_kernels()
+
+    def _choose_kernels(self) -> dict[str, Kernel]:
+        """Return the kernels to prune by name, and refuse what cannot be."""
+        offered = {kernel.path: kernel for kernel in prunable.kernels(self.layer)}
+        names = self.weight_names
+        if names is None:
+            names = tuple(name for name, kernel in offered.items() if kernel.mixes_inputs)
+        unknown = [name for name in names if name not in offered]
+        if unknown or not names:
+            raise ValueError(
+                f"Expected weights of layer {self.layer.name!r} ({type(self.layer).__name__}) that can be pruned. "
+                f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
+                f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer"
+            )
+        chosen = {name: offered[name] for name in names}
+        for name, kernel in chosen.items():
+            refusal = self.pattern.refusal(kernel.matrix_shape)
+            if refusal:
+                raise ValueError(f"Weight {self.layer.name}/{name} cannot take the pattern: {refusal}")
+        return chosen
+
+    def build(self, input_shape: Any = None) -> None:
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        self._add_masks()
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        if not self.layer.built:
+            self.layer.build_from_config(config)
+        self.build()
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        return self.layer.get_build_config()
+
+    def _add_masks(self) -> None:
+        self.kernels = self._choose_kernels()
+        for name, kernel in self.kernels.items():
+            shape, flat_name = kernel.variable.shape, name.replace("/", "_")
+            self.masks[name] = self.add_weight(
+                name=f"{flat_name}_mask", shape=shape, dtype="uint8", initializer="ones", trainable=False
+            )
+            self._latents[name] = self.add_weight(
+                name=f"{flat_name}_latent",
+                shape=shape,
+                dtype=kernel.variable.dtype,
+                initializer="zeros",
+                trainable=False,
+            )
+
+    def latent(self, name: str) -> np.ndarray:
+        """Return a weight's values with those that its mask hides, in the weight's own shape."""
+        return ops.convert_to_numpy(self._with_latent(name))
+
+    def _with_latent(self, name: str) -> Any:
+        value = ops.convert_to_tensor(self.kernels[name].variable)
+        # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
+        return ops.where(ops.equal(value, 0), self._latents[name], value)
+
+    def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
+        """Put a mask into force: set aside what it hides, bring back what it shows again.
+
+        Args:
+            name: The weight's name, as in `masks`.
+            mask: 0/1 or booleans, of the weight's shape.
+            slots: Optimizer variables of the weight's shape, whose masked entries become 0.
+
+        Raises:
+            ValueError: For an unknown name, or a mask of another shape or with other values.
+        """
+        if name not in self.masks:
+            raise ValueError(f"Expected a weight among {', '.join(self.masks)}. Received: name={name!r}")
+        shape = tuple(self.masks[name].shape)
+        if mask.shape != shape or not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
+            raise ValueError(
+                f"Expected a mask of zeros and ones of shape {shape} for {self.name}/{name}. Received: shape "
+                f"{mask.shape}, dtype {mask.dtype}"
+            )
+        keep = ops.convert_to_tensor(mask, dtype="bool")
+        value = self._with_latent(name)
+        zero = ops.zeros((), value.dtype)
+        self.kernels[name].variable.assign(ops.where(keep, value, zero))
+        self._latents[name].assign(ops.where(keep, zero, value))
+        self.masks[name].assign(ops.cast(keep, "uint8"))
+        for slot in slots:
+            slot.assign(ops.where(keep, slot, ops.zeros((), slot.dtype)))
+
+    def _read(self, name: str, training: bool | None) -> Any:
+        weight, mask = self.kernels[name].variable, self.masks[name]
+        if training:
+            return _mask_gradient(ops.convert_to_tensor(weight), ops.convert_to_tensor(mask))
+        return ops.multiply(weight, ops.cast(mask, weight.dtype))
+
+    def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        masked = {id(kernel.variable): name for name, kernel in self.kernels.items()}
+        # Every variable enters the scope: where the trainer runs in one, a nested scope would read stale values.
+        mapping = [
+            (variable, self._read(masked[id(variable)], training) if id(variable) in masked else variable.value)
+            for variable in self.layer.variables
+        ]
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+            before = [scope.get_current_value(variable) for variable, _ in mapping]
+            outputs = self.layer(inputs, *args, **kwargs)
+        for (variable, _), value in zip(mapping, before, strict=True):
+            if scope.get_current_value(variable) is not value:
+                variable.assign(scope.get_current_value(variable))
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    @property
+    def supports_masking(self) -> bool:
+        return self.layer.supports_masking
+
+    @supports_masking.setter
+    def supports_masking(self, value: bool) -> None:
+        self.layer.supports_masking = value
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "criterion": serialize(self.criterion),
+            "pattern": serialize(self.pattern),
+            "weights": self.weight_names,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Pruned:
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in ("layer", "criterion", "pattern", "dtype")
+        }
+        return cls(**{**config, **parts})
+
+
+def _check_layer(layer: Any) -> None:
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}")
+    if isinstance(layer, keras.Model):
+        raise ValueError(f"Expected a layer. Received: the model {layer.name!r}; tfprune.wrap takes models")
+    if isinstance(layer, Pruned):
+        raise ValueError(f"Expected a layer that is not pruned yet. Received: layer {layer.name!r}, wrapped already")
