@@ -1,0 +1,207 @@
+"""Model files as bytes: pack, unpack, read, write. What a file is, its first bytes say, never its suffix."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import uuid
+import zlib
+from pathlib import Path
+from typing import Any
+
+LIMIT = 2**31  # a flatbuffer's offsets reach no further
+XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
+GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
+IDENTIFIER = b"TFL3"
+GZIP = b"\x1f\x8b"
+XZ = b"\xfd7zXZ\x00"
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview
+
+
+def encode(data: bytes, method: str | None) -> bytes:
+    """Pack bytes without loss; the same bytes always give the same result.
+
+    Args:
+        data: What to pack.
+        method: None (as it is), "gzip" or "xz", each at its strongest setting.
+
+    Returns:
+        The packed bytes, which `decode` turns back.
+
+    Raises:
+        ValueError: For another method.
+
+    Example:
+        >>> decode(encode(b"weights", "xz"))
+        b'weights'
+    """
+    check_method(method)
+    if method == "gzip":
+        # Not gzip.compress: what it writes into the header differs from one Python to the next.
+        packer = zlib.compressobj(9, zlib.DEFLATED, GZIP_FORMAT, zlib.DEF_MEM_LEVEL + 1)
+        return packer.compress(data) + packer.flush()
+    if method == "xz":
+        return lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+    return bytes(data)
+
+
+def check_method(method: str | None) -> None:
+    """Refuse what `encode` cannot do.
+
+    Raises:
+        ValueError: For anything but None, "gzip" and "xz".
+    """
+    if method not in (None, "gzip", "xz"):
+        raise ValueError(f"Expected `compress` to be None, 'gzip' or 'xz'. Received: compress={method!r}")
+
+
+def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
+    """Unpack gzip or xz bytes, known by how they begin; let all others through.
+
+    Args:
+        data: Packed or plain bytes.
+        limit: The most bytes that may come out.
+
+    Returns:
+        The unpacked bytes.
+
+    Raises:
+        ValueError: If the stream is damaged or cut short, or holds more than `limit` bytes.
+    """
+    data = bytes(data)
+    if data.startswith(GZIP):
+        return _unpack(zlib.decompressobj(GZIP_FORMAT), data, method="gzip", limit=limit)
+    if data.startswith(XZ):
+        return _unpack(lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY), data, method="xz", limit=limit)
+    if len(data) > limit:
+        raise ValueError(f"Expected at most {limit:,} bytes. Received: {len(data):,}. This is no TFLite file.")
+    return data
+
+
+def _unpack(decompressor: Any, data: bytes, *, method: str, limit: int) -> bytes:
+    try:
+        unpacked = decompressor.decompress(data, limit + 1)
+    except (lzma.LZMAError, zlib.error) as error:
+        raise ValueError(
+            f"Expected a whole {method} stream. Received: one that is damaged ({error}). Copy the file again."
+        ) from error
+    if len(unpacked) > limit:
+        raise ValueError(
+            f"Expected a {method} stream of at most {limit:,} bytes. Received: one that holds more. "
+            "This is no TFLite file."
+        )
+    if not decompressor.eof or decompressor.unused_data.strip(b"\0"):
+        problem = "goes on after its end" if decompressor.eof else "is cut short"
+        raise ValueError(f"Expected a whole {method} stream. Received: one that {problem}. Copy the file again.")
+    return unpacked
+
+
+def read_model(source: Source) -> bytes:
+    """Return the plain .tflite bytes of a file or of bytes, packed or not.
+
+    Args:
+        source: A path, or the content of such a file.
+
+    Returns:
+        The unpacked flatbuffer.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes.
+        ValueError: If the file cannot be read, is empty, damaged, or is not a TFLite file.
+    """
+    name = source_name(source)
+    raw = read_source(source)
+    if not raw:
+        raise ValueError(f"Expected a TFLite file. Received: {name}, which is empty. Export the model again.")
+    try:
+        data = decode(raw)
+    except ValueError as error:
+        raise ValueError(f"Cannot unpack {name}. {error}") from error
+    if data[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain or packed with gzip or xz. "
+            f"Received: {name}, {len(data):,} bytes that begin with {data[:8]!r}."
+        )
+    return data
+
+
+def source_name(source: Source) -> str:
+    """Return how errors call a source: its path, or the number of its bytes."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"{len(source):,} bytes"
+    if isinstance(source, (str, os.PathLike)):
+        return repr(os.fspath(source))
+    raise TypeError(
+        "Expected the path of a TFLite file, or its content as bytes. "
+        f"Received: {source!r} of type {type(source).__name__}."
+    )
+
+
+def read_source(source: Source) -> bytes:
+    """Return the bytes of a source as they are, still packed.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes.
+        ValueError: If there is no such file, or it cannot be read.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    name = source_name(source)
+    try:
+        return Path(source).read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"Expected a TFLite file. Received: {name}, which does not exist.") from error
+    except OSError as error:
+        raise ValueError(f"Cannot read {name}: {error.strerror}. Check the path and its permissions.") from error
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """Return the path if a file can be written there, before any work is done for it.
+
+    Raises:
+        ValueError: If it is a folder, or its folder is missing or not writable.
+    """
+    target = Path(path)
+    try:
+        is_folder, has_folder = target.is_dir(), target.parent.is_dir()
+    except OSError as error:
+        raise ValueError(f"Cannot write {str(target)!r}: {error.strerror}. Choose another folder.") from error
+    if is_folder:
+        raise ValueError(f"Cannot write {str(target)!r}: it is a folder. Add a file name.")
+    if not has_folder:
+        raise ValueError(
+            f"Cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist. Create it first."
+        )
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"Cannot write {str(target)!r}: no permission to write in the folder {str(target.parent)!r}. "
+            "Choose another folder or change its permissions."
+        )
+    return target
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all: readers see the old content or the new, never a part.
+
+    Args:
+        path: Where to write, exactly as given.
+        data: The content.
+
+    Raises:
+        ValueError: If the file cannot be written; what was there before is untouched.
+    """
+    target = check_target(path)
+    temporary = target.parent / f".tfprune-{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write {str(target)!r}: {error.strerror}. Choose another folder or free some space."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
