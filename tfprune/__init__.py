@@ -21,7 +21,7 @@ _HOMES = {
     "SparsityReport": "report",
     "register_prunable": "prunable",
 }
-_MODULES = ("schedules", "patterns", "criteria", "allocation", "export")
+_MODULES = ("schedules", "patterns", "criteria", "allocation")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]  # noqa: PLE0604
 

@@ -27,9 +27,9 @@ class PruningCallback(keras.callbacks.Callback):
         schedule: How sparse at which step, such as `schedules.Polynomial(0.9, end=5000)`. Fractions (floats) are
             parts of this fit, its `epochs` times its steps per epoch.
         every: Steps between mask updates, at least 1.
-        allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a function,
-            or a dict from regular expressions, searched in the weights' paths, to the final sparsity of these
-            weights, which then follows the schedule's progress, or to a schedule of their own.
+        allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a
+            function, or a dict from regular expressions, searched in the weights' paths, to the final sparsity of
+            these weights, which then follows the schedule's progress, or to a schedule of their own.
 
     Raises:
         TypeError: If `schedule` is no schedule.

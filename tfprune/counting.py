@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-from keras import ops
 
-from tfprune.prunable import kernels, walk
+from tfprune.prunable import as_numpy, kernels, walk
 from tfprune.rebuild import units
 from tfprune.report import Skipped, SparsityReport, WeightRow
 from tfprune.wrapper import Pruned
@@ -54,9 +53,10 @@ def _split(path: str, root: keras.layers.Layer) -> tuple[str, str]:
 
 def _count(variable: keras.Variable, mask: keras.Variable | None = None) -> tuple[tuple[int, ...], int, int]:
     """Return shape, number of entries and of non-zero ones."""
-    value = ops.convert_to_numpy(variable)
-    nnz = np.count_nonzero(value) if mask is None else np.count_nonzero(value * ops.convert_to_numpy(mask))
-    return value.shape, value.size, int(nnz)
+    is_kept = as_numpy(variable) != 0
+    if mask is not None:
+        is_kept &= as_numpy(mask).view(bool)
+    return is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept))
 
 
 def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:

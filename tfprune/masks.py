@@ -63,6 +63,7 @@ def update_masks(
             sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing.
 
     Example:
+        >>> from tfprune import wrap
         >>> model = wrap(keras.Sequential([keras.Input((10,)), keras.layers.Dense(10)]))
         >>> update_masks(model, 0.9).nnz
         10

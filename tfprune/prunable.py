@@ -45,6 +45,11 @@ class Kernel:
         return tuple(sizes) if groups[1] else (sizes[0], sizes[2])
 
 
+def as_numpy(variable: keras.Variable) -> np.ndarray:
+    """Return a variable's value, with one copy at most; do not write to it."""
+    return np.asarray(keras.ops.stop_gradient(keras.ops.convert_to_tensor(variable)))
+
+
 def _groups(axes: str) -> tuple[list[int], list[int], list[int]]:
     """Return the dimensions that are outputs, kernel positions and inputs."""
     outputs = [axis for axis, letter in enumerate(axes) if letter in "oc"]

@@ -78,9 +78,9 @@ def _from_config(config: dict[str, Any], source: keras.layers.Layer) -> Any:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. Received "
-            f"one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its arguments in "
-            f"`get_config`, and give functions passed to layers a name: a lambda as an activation cannot be rebuilt"
+            f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. "
+            f"Received one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its arguments "
+            f"in `get_config`, and give functions passed to layers a name: a lambda as an activation cannot be rebuilt"
         ) from None  # Keras' own message repeats the whole configuration at every level
 
 

@@ -138,7 +138,7 @@ class Pruned(keras.layers.Wrapper):
 
     def latent(self, name: str) -> np.ndarray:
         """Return a weight's values with those that its mask hides, in the weight's own shape."""
-        return ops.convert_to_numpy(self._with_latent(name))
+        return prunable.as_numpy(self._with_latent(name))
 
     def _with_latent(self, name: str) -> Any:
         value = ops.convert_to_tensor(self.kernels[name].variable)
@@ -165,10 +165,11 @@ class Pruned(keras.layers.Wrapper):
                 f"{mask.shape}, dtype {mask.dtype}"
             )
         keep = ops.convert_to_tensor(mask, dtype="bool")
-        value = self._with_latent(name)
-        zero = ops.zeros((), value.dtype)
-        self.kernels[name].variable.assign(ops.where(keep, value, zero))
-        self._latents[name].assign(ops.where(keep, zero, value))
+        variable, latent = self.kernels[name].variable, self._latents[name]
+        zero = ops.zeros((), variable.dtype)
+        variable.assign(self._with_latent(name))  # in place, so that one copy of the weight is the most that is made
+        latent.assign(ops.where(keep, zero, variable))
+        variable.assign(ops.where(keep, variable, zero))
         self.masks[name].assign(ops.cast(keep, "uint8"))
         for slot in slots:
             slot.assign(ops.where(keep, slot, ops.zeros((), slot.dtype)))
