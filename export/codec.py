@@ -84,16 +84,16 @@ def _unpack(decompressor: Any, data: bytes, *, method: str, limit: int) -> bytes
         unpacked = decompressor.decompress(data, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
         raise ValueError(
-            f"Expected a whole {method} stream. Received: one that is damaged ({error}). Copy the file again."
+            f"Expected whole {method} data. Received: data that are damaged ({error}). Copy the file again."
         ) from error
     if len(unpacked) > limit:
         raise ValueError(
-            f"Expected a {method} stream of at most {limit:,} bytes. Received: one that holds more. "
+            f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. "
             "This is no TFLite file."
         )
     if not decompressor.eof or decompressor.unused_data.strip(b"\0"):
-        problem = "goes on after its end" if decompressor.eof else "is cut short"
-        raise ValueError(f"Expected a whole {method} stream. Received: one that {problem}. Copy the file again.")
+        problem = "go on after their end" if decompressor.eof else "are cut short"
+        raise ValueError(f"Expected whole {method} data. Received: data that {problem}. Copy the file again.")
     return unpacked
 
 

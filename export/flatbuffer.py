@@ -1,0 +1,319 @@
+"""Read what a .tflite file holds, without running it and without trusting it."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tfprune.export.codec import IDENTIFIER
+from tfprune.export.report import TensorInfo
+from tfprune.export.runtime import MissingPackage, in_order
+
+VERSION = 3
+VISITS = 8  # bytes read for each byte of the file, at most: parts that point at each other could go on for ever
+WEIGHTS = frozenset(["float64", "float32", "float16", "bfloat16", "int16", "int8", "uint8", "int4", "uint4", "int2"])
+NUMBERS = WEIGHTS - {"bfloat16", "int4", "uint4", "int2"} | set(
+    ["bool", "int32", "uint32", "int64", "uint64", "uint16", "complex64", "complex128"]
+)
+PACKED = {"int4": 4, "uint4": 4, "int2": 2}  # bits per entry of the types that share bytes
+WRONG = (struct.error, IndexError, TypeError, ValueError, OverflowError)  # what reading nonsense raises
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of one graph.
+
+    Attributes:
+        name: Its name in the file.
+        shape: Its shape, as the interpreter allocates it; free dimensions are 1.
+        dtype: Type of its entries, such as `int8`.
+        constant: True when its values are in the file.
+        sparse: True when only some of the entries are stored.
+        size: Number of entries.
+        nnz: Entries that do not mean zero (for quantized values: that differ from the zero point). None when
+            there are no values in the file, or the type is no number.
+        bytes: What the values take in the file, without the positions of a sparse tensor.
+        buffer: Where they lie: tensors with the same buffer share their values.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool
+    sparse: bool
+    size: int
+    nnz: int | None
+    bytes: int
+    buffer: int
+
+    @property
+    def weight(self) -> bool:
+        """True for a kernel or an embedding: constant real numbers of rank 2 or more."""
+        return self.constant and len(self.shape) >= 2 and self.dtype in WEIGHTS and self.nnz is not None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One step of a graph: its name and the places of its tensors (-1 for an optional one left out)."""
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A graph: the main one, or the body of a loop or a branch."""
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a .tflite file holds.
+
+    Attributes:
+        subgraphs: The main graph first.
+        inputs: Inputs of the main graph, in the order in which `Runner` takes a list.
+        outputs: Outputs of the main graph, in the order in which `Runner` returns a list.
+    """
+
+    subgraphs: tuple[Subgraph, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    @property
+    def ops(self) -> dict[str, int]:
+        """How often each operator occurs, in all graphs, by name."""
+        names = [operator.name for graph in self.subgraphs for operator in graph.operators]
+        return dict(sorted(Counter(names).items()))
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Kernels and embeddings of all graphs, those that share their values once."""
+        found = {tensor.buffer: tensor for graph in self.subgraphs for tensor in graph.tensors if tensor.weight}
+        return tuple(found.values())
+
+
+def read(data: bytes) -> Graph:
+    """Describe the content of a .tflite file.
+
+    Args:
+        data: The plain file, not packed (`codec.read_model` unpacks).
+
+    Returns:
+        Graphs, operators and tensors, and how many zeros the constant ones hold.
+
+    Raises:
+        ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if
+            ai-edge-litert is not installed.
+    """
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise MissingPackage(
+            "Expected ai-edge-litert, which knows the format of TFLite files. Received: it is not installed. "
+            'Run pip install "tfprune[device]".'
+        ) from error
+    if data[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}). "
+            f"Received: {len(data):,} bytes that begin with {bytes(data[:8])!r}."
+        )
+    try:
+        return _Reader(data, schema).graph()
+    except WRONG as error:
+        raise ValueError(
+            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
+            f"({error}). Copy the file again."
+        ) from error
+
+
+class _Reader:
+    """Walks a flatbuffer table by table. Nothing is copied before its length is compared with the file's."""
+
+    def __init__(self, data: bytes, schema: Any) -> None:
+        self._data = data
+        self._model = schema.Model.GetRootAs(data, 0)
+        self._left = VISITS * len(data)
+        self._counted: dict[tuple[Any, ...], int] = {}
+        self._types = _names(schema.TensorType)
+        self._builtins = _names(schema.BuiltinOperator)
+        self._custom = schema.BuiltinOperator.CUSTOM
+
+    def graph(self) -> Graph:
+        model = self._model
+        if model.Version() != VERSION:
+            raise ValueError(f"the format's version is {model.Version()}, not {VERSION}")
+        codes = [self._code(code) for code in self._tables(model.OperatorCodes, model.OperatorCodesLength())]
+        buffers = [*self._tables(model.Buffers, model.BuffersLength())]
+        tables = [*self._tables(model.Subgraphs, model.SubgraphsLength())]
+        if not tables:
+            raise ValueError("it holds no graph")
+        subgraphs = tuple(self._subgraph(table, codes, buffers) for table in tables)
+        signatures = [*self._tables(model.SignatureDefs, model.SignatureDefsLength())]
+        by_key = {self._text(entry.SignatureKey()): entry for entry in signatures}
+        key = "serving_default" if "serving_default" in by_key else min(by_key, default=None)
+        signature = by_key[key] if key is not None and by_key[key].SubgraphIndex() == 0 else None
+        inputs = signature and self._tables(signature.Inputs, signature.InputsLength())
+        outputs = signature and self._tables(signature.Outputs, signature.OutputsLength())
+        return Graph(
+            subgraphs,
+            self._endpoints(tables[0], subgraphs[0], subgraphs[0].inputs, inputs),
+            self._endpoints(tables[0], subgraphs[0], subgraphs[0].outputs, outputs),
+        )
+
+    def _subgraph(self, table: Any, codes: list[str], buffers: list[Any]) -> Subgraph:
+        tensors = [self._tensor(entry, buffers) for entry in self._tables(table.Tensors, table.TensorsLength())]
+        operators = [
+            Operator(
+                codes[_place(entry.OpcodeIndex(), codes)],
+                self._places(entry.InputsAsNumpy(), len(tensors)),
+                self._places(entry.OutputsAsNumpy(), len(tensors)),
+            )
+            for entry in self._tables(table.Operators, table.OperatorsLength())
+        ]
+        inputs = self._places(table.InputsAsNumpy(), len(tensors))
+        outputs = self._places(table.OutputsAsNumpy(), len(tensors))
+        return Subgraph(self._text(table.Name()), tuple(tensors), tuple(operators), inputs, outputs)
+
+    def _tensor(self, table: Any, buffers: list[Any]) -> Tensor:
+        name = self._text(table.Name())
+        shape = self._numbers(table.ShapeAsNumpy())
+        if min(shape, default=0) < 0:
+            raise ValueError(f"tensor {name!r} has the shape {shape}")
+        dtype = self._types.get(table.Type(), f"type_{table.Type()}")
+        place = _place(table.Buffer(), buffers)
+        values = self._values(buffers[place]) if place else b""
+        constant = len(values) > 0 and not table.IsVariable()
+        sparse = table.Sparsity() is not None
+        size = math.prod(shape)
+        nnz = None
+        if constant and not table.ExternalBuffer():
+            stored = None if sparse else size
+            nnz = self._nnz(values, dtype, stored, shape=shape, table=table, key=place)
+        return Tensor(name, shape, dtype, constant, sparse, size, nnz, len(values), place)
+
+    def _nnz(
+        self, values: Any, dtype: str, stored: int | None, *, shape: tuple[int, ...], table: Any, key: int
+    ) -> int | None:
+        zeros, axis = self._zero_points(table) if "int" in dtype else ((0,), 0)
+        seen = (key, dtype, shape, zeros, axis)
+        if seen not in self._counted:
+            self._spend(len(values))
+            entries = _entries(values, dtype, stored)
+            if entries is None:
+                return None
+            self._counted[seen] = _count(entries, zeros, axis, None if stored is None else shape)
+        return self._counted[seen]
+
+    def _zero_points(self, table: Any) -> tuple[tuple[int, ...], int]:
+        quantization = table.Quantization()
+        if quantization is None:
+            return (0,), 0
+        zeros = self._numbers(quantization.ZeroPointAsNumpy()) or (0,)
+        return (zeros[:1] if len(set(zeros)) == 1 else zeros), quantization.QuantizedDimension()
+
+    def _values(self, buffer: Any) -> Any:
+        if buffer.Offset() > 1:  # files above 2 GB keep the values behind the flatbuffer
+            start, size = buffer.Offset(), buffer.Size()
+            if start + size > len(self._data):
+                raise ValueError(f"values end at {start + size:,}")
+            return memoryview(self._data)[start : start + size]
+        return b"" if buffer.DataIsNone() else buffer.DataAsNumpy()
+
+    def _code(self, table: Any) -> str:
+        # Codes beyond 127 live in a newer field, which old files lack.
+        number = max(table.BuiltinCode(), table.DeprecatedBuiltinCode())
+        if number == self._custom:
+            return self._text(table.CustomCode()) or "CUSTOM"
+        return self._builtins.get(number, f"BUILTIN_{number}").upper()
+
+    def _endpoints(
+        self, table: Any, graph: Subgraph, places: tuple[int, ...], signature: Any
+    ) -> tuple[TensorInfo, ...]:
+        tensors = [(place, graph.tensors[place].name) for place in places]
+        signed = {}
+        for entry in signature or ():
+            place = _place(entry.TensorIndex(), graph.tensors)
+            signed[self._text(entry.Name())] = (place, graph.tensors[place].name)
+        infos = []
+        for name, place in in_order(tensors, signed).items():
+            tensor = graph.tensors[place]
+            shape = self._numbers(table.Tensors(place).ShapeSignatureAsNumpy()) or tensor.shape
+            infos.append(TensorInfo(name, tuple(None if n < 0 else n for n in shape), tensor.dtype))
+        return tuple(infos)
+
+    def _tables(self, get: Callable[[int], Any], length: int) -> Iterator[Any]:
+        self._spend(4 * length)
+        return map(get, range(length))
+
+    def _numbers(self, vector: Any) -> tuple[int, ...]:
+        if isinstance(vector, int):  # what the schema gives for a vector that is not there
+            return ()
+        self._spend(vector.nbytes)
+        return tuple(vector.tolist())
+
+    def _places(self, vector: Any, count: int) -> tuple[int, ...]:
+        places = self._numbers(vector)
+        if any(not -1 <= place < count for place in places):
+            raise ValueError(f"a tensor's place is outside 0 to {count - 1}")
+        return places
+
+    def _text(self, raw: bytes | None) -> str:
+        self._spend(len(raw or b""))
+        return (raw or b"").decode()
+
+    def _spend(self, amount: int) -> None:
+        self._left -= amount
+        if self._left < 0:
+            raise ValueError("its parts together are longer than it is")
+
+
+def _place(index: int, items: Any) -> int:
+    if not 0 <= index < len(items):
+        raise IndexError(f"place {index} is outside 0 to {len(items) - 1}")
+    return index
+
+
+def _names(enumeration: Any) -> dict[int, str]:
+    return {value: name.lower() for name, value in vars(enumeration).items() if isinstance(value, int)}
+
+
+def _entries(values: Any, dtype: str, stored: int | None) -> np.ndarray | None:
+    """Return the stored entries as a flat array of numbers, None for a type that NumPy does not have."""
+    raw = np.frombuffer(values, np.uint8)
+    if dtype in PACKED:
+        bits = PACKED[dtype]
+        parts = [raw >> shift & (2**bits - 1) for shift in range(0, 8, bits)]
+        entries = np.stack(parts, axis=-1).ravel()[:stored].astype(np.int8)
+        if dtype.startswith("int"):
+            entries[entries >= 2 ** (bits - 1)] -= 2**bits
+    elif dtype == "bfloat16":
+        entries = raw.view("<u2") & 0x7FFF  # the sign does not matter: -0.0 is zero
+    elif dtype in NUMBERS:
+        entries = raw.view(np.dtype(dtype).newbyteorder("<"))
+    else:
+        return None
+    if stored is not None and entries.size != stored:
+        raise ValueError(f"a {dtype} tensor of {stored:,} entries has {len(raw):,} bytes")
+    return entries
+
+
+def _count(entries: np.ndarray, zeros: tuple[int, ...], axis: int, shape: tuple[int, ...] | None) -> int:
+    if len(zeros) == 1:
+        return int(np.count_nonzero(entries != zeros[0] if zeros[0] else entries))
+    if shape is None or not 0 <= axis < len(shape) or shape[axis] != len(zeros):
+        raise ValueError(f"{len(zeros)} zero points do not fit the tensor")
+    along = [1] * len(shape)
+    along[axis] = len(zeros)
+    return int(np.count_nonzero(entries.reshape(shape) != np.reshape(zeros, along)))

@@ -1,0 +1,244 @@
+"""Run a .tflite file, plain or packed, with NumPy and an interpreter and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tfprune.export.codec import Source, read_model, source_name
+from tfprune.export.endpoint import Endpoint
+from tfprune.export.report import shape_text
+
+# The maintained one first; TensorFlow last, because it takes seconds and hundreds of megabytes to load.
+INTERPRETERS = (
+    ("ai_edge_litert", "interpreter", "ai-edge-litert"),
+    ("tflite_runtime", "interpreter", "tflite-runtime"),
+    ("tensorflow", "lite", "tensorflow"),
+)
+ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
+NUMBERED = re.compile(r"output_(\d+)")
+
+
+class MissingPackage(ImportError, ValueError):  # noqa: N818 (said in words, not with a suffix)
+    """No interpreter, or no reader of the file format, is installed."""
+
+
+class Runner:
+    """Load a TFLite file once and run it on NumPy arrays.
+
+    Args:
+        source: A path, or the content of such a file: plain, gzip or xz.
+        threads: Threads the interpreter may use, at least 1.
+
+    Attributes:
+        runtime: The interpreter in use, with its version, such as `ai-edge-litert 2.3.0`.
+        inputs: The inputs, in the order in which a list is taken.
+        outputs: The outputs, in the order in which a list is returned.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes.
+        ValueError: If the file cannot be read or the interpreter refuses it, or no interpreter is installed
+            (that one is an ImportError, too).
+
+    Example:
+        >>> Runner("digits.tflite").predict(images).shape  # doctest: +SKIP
+        (100, 10)
+    """
+
+    def __init__(self, source: Source, *, threads: int = 1) -> None:
+        if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
+            raise ValueError(f"Expected `threads` to be an integer of at least 1. Received: threads={threads!r}")
+        data = read_model(source)
+        self._name = source_name(source)
+        interpreter, self.runtime = _find_interpreter()
+        try:
+            self._interpreter = interpreter(model_content=data, num_threads=int(threads))
+            self._interpreter.allocate_tensors()
+            self._inputs, self._outputs = _endpoints(self._interpreter)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
+                f"{_one_line(error)}. Export the model again."
+            ) from error
+        self.inputs = tuple(endpoint.info for endpoint in self._inputs)
+        self.outputs = tuple(endpoint.info for endpoint in self._outputs)
+        self._shapes: list[tuple[int, ...]] | None = None  # those that memory is allocated for
+
+    def predict(self, inputs: Any) -> Any:
+        """Run the model on any number of rows.
+
+        A file that holds real numbers as integers takes and gives float32 all the same:
+        q = round(x / scale) + zero_point on the way in, x = (q - zero_point) * scale on the way out.
+
+        Args:
+            inputs: One array for one input; for several a list in the order of `inputs`, or a dict by name.
+                Batch first. A file with a fixed batch is run as often as needed.
+
+        Returns:
+            One array for one output; for several a list in the order of `outputs`, or a dict by name if
+            the inputs came as a dict.
+
+        Raises:
+            TypeError: If an input does not hold numbers.
+            ValueError: If number, names, shapes or values of the inputs do not fit the file, or it fails to run.
+        """
+        values = self._values(inputs)
+        arrays = [endpoint.encode(value) for endpoint, value in zip(self._inputs, values, strict=True)]
+        step = self._rows_per_run(arrays)
+        results = self._invoke(arrays) if step is None else self._in_chunks(arrays, step)
+        if len(results) == 1:
+            return results[0]
+        if isinstance(inputs, Mapping):
+            return {info.name: result for info, result in zip(self.outputs, results, strict=True)}
+        return results
+
+    def _values(self, inputs: Any) -> list[Any]:
+        names = [info.name for info in self.inputs]
+        if isinstance(inputs, Mapping):
+            if set(inputs) != set(names):
+                raise ValueError(f"Expected inputs named {names} for {self._name}. Received: names {list(inputs)}.")
+            return [inputs[name] for name in names]
+        values = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        if len(values) != len(names):
+            hint = " Pass numbers as one NumPy array." if len(names) == 1 else ""
+            raise ValueError(
+                f"Expected {len(names)} input(s) for {self._name}: {self._wanted()}. Received: {len(values)}.{hint}"
+            )
+        return values
+
+    def _rows_per_run(self, arrays: Sequence[np.ndarray]) -> int | None:
+        """Return how many rows one invocation takes; None if it takes the arrays exactly as they are."""
+        pairs = list(zip(self._inputs, arrays, strict=True))
+        if not all(endpoint.takes(array) for endpoint, array in pairs):
+            raise self._misfit(arrays)
+        fixed = {endpoint.batch for endpoint in self._inputs if endpoint.info.shape} - {None}
+        rows = {array.shape[0] for array in arrays if array.ndim}
+        if all(array.ndim == 0 or array.shape[0] == endpoint.batch for endpoint, array in pairs):
+            return None
+        if len(rows) != 1 or len(fixed) > 1:
+            raise self._misfit(arrays)
+        return fixed.pop() if fixed else min(*rows, ROWS)
+
+    def _in_chunks(self, arrays: Sequence[np.ndarray], step: int) -> list[np.ndarray]:
+        rows = max(array.shape[0] for array in arrays if array.ndim)
+        padded = any(endpoint.batch for endpoint in self._inputs)
+        chunks = []
+        for start in range(0, rows, step):
+            part = [array[start : start + step] if array.ndim else array for array in arrays]
+            size = min(step, rows - start)
+            if padded and size < step:
+                part = [_repeat_last(array, step) for array in part]
+            chunks.append([result[:size] for result in self._by_rows(part, step if padded else size)])
+        return chunks[0] if len(chunks) == 1 else [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+
+    def _by_rows(self, arrays: Sequence[np.ndarray], rows: int) -> list[np.ndarray]:
+        results = self._invoke(arrays)
+        for info, result in zip(self.outputs, results, strict=True):
+            if result.ndim == 0 or result.shape[0] != rows:
+                raise ValueError(
+                    f"Expected outputs with one row per row of the input from {self._name}. Received: output "
+                    f"{info.name!r} of shape {shape_text(result.shape)} for {rows} row(s). "
+                    f"Pass inputs of exactly these shapes: {self._wanted()}."
+                )
+        return results
+
+    def _invoke(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        shapes = [array.shape for array in arrays]
+        try:
+            if shapes != self._shapes:
+                self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
+                for endpoint, shape in zip(self._inputs, shapes, strict=True):
+                    self._interpreter.resize_tensor_input(endpoint.index, shape)
+                self._interpreter.allocate_tensors()
+                self._shapes = shapes
+            for endpoint, array in zip(self._inputs, arrays, strict=True):
+                self._interpreter.set_tensor(endpoint.index, array)
+            self._interpreter.invoke()
+            return [endpoint.decode(self._interpreter.get_tensor(endpoint.index)) for endpoint in self._outputs]
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"Expected inputs that {self._name} can run on. {self.runtime} says: {_one_line(error)}. "
+                f"Received: {self._received(arrays)}."
+            ) from error
+
+    def _misfit(self, arrays: Sequence[np.ndarray]) -> ValueError:
+        return ValueError(
+            f"Expected inputs of these shapes for {self._name}, with the same number of rows, at least one: "
+            f"{self._wanted()}. Received: {self._received(arrays)}."
+        )
+
+    def _wanted(self) -> str:
+        return ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in self.inputs)
+
+    def _received(self, arrays: Sequence[np.ndarray]) -> str:
+        pairs = zip(self.inputs, arrays, strict=True)
+        return ", ".join(f"{info.name!r} {shape_text(array.shape)}" for info, array in pairs)
+
+
+def in_order(tensors: Sequence[tuple[int, str]], signature: Mapping[str, tuple[int, str]]) -> dict[str, int]:
+    """Name the inputs or outputs of a file, in the order in which a list holds them.
+
+    Args:
+        tensors: Index and name of each, as the graph lists them.
+        signature: The same by the signature's names; empty when there is none.
+
+    Returns:
+        Index by name. Outputs that the converter numbered go by their number, all others as the graph lists
+        them; a signature that does not belong to these tensors is not used.
+    """
+    if not signature or set(signature.values()) != set(tensors):
+        return {name: index for index, name in tensors}
+    matches = [NUMBERED.fullmatch(name) for name in signature]
+    if all(matches):
+        ordered = sorted(signature, key=lambda name: int(name.removeprefix("output_")))
+    else:
+        ordered = sorted(signature, key=lambda name: tensors.index(signature[name]))
+    return {name: signature[name][0] for name in ordered}
+
+
+def _find_interpreter() -> tuple[Any, str]:
+    for package, module, name in INTERPRETERS:
+        try:
+            version = importlib.import_module(package).__version__
+            return importlib.import_module(f"{package}.{module}").Interpreter, f"{name} {version}"
+        except ImportError:
+            continue
+    raise MissingPackage(
+        "Expected an interpreter for TFLite files. Received: none of "
+        f'{", ".join(name for *_, name in INTERPRETERS)} is installed. Run pip install "tfprune[device]".'
+    )
+
+
+def _endpoints(interpreter: Any) -> tuple[list[Endpoint], list[Endpoint]]:
+    signatures = interpreter.get_signature_list()
+    # A file with several signatures is run as any interpreter runs it: its first graph.
+    key = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)
+    signed = interpreter.get_signature_runner(key) if key else None
+    sides = (
+        (interpreter.get_input_details(), signed.get_input_details() if signed else {}),
+        (interpreter.get_output_details(), signed.get_output_details() if signed else {}),
+    )
+    inputs, outputs = ([*_side(details, by_name)] for details, by_name in sides)
+    return inputs, outputs
+
+
+def _side(details: Sequence[Mapping[str, Any]], by_name: Mapping[str, Mapping[str, Any]]) -> list[Endpoint]:
+    tensors = [(int(detail["index"]), detail["name"]) for detail in details]
+    signature = {name: (int(detail["index"]), detail["name"]) for name, detail in by_name.items()}
+    found = {int(detail["index"]): detail for detail in details}
+    return [Endpoint.of(name, found[index]) for name, index in in_order(tensors, signature).items()]
+
+
+def _repeat_last(array: np.ndarray, rows: int) -> np.ndarray:
+    """Fill up a batch with a row that the model is known to take."""
+    if array.ndim == 0:
+        return array
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
