@@ -1,0 +1,42 @@
+"""What the benchmarks share: a row with its bar, and fits timed in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure beside the bar it is held to."""
+
+    what: str
+    measured: str
+    bar: str
+    holds: bool
+
+
+def at_most(what: str, value: float, bar: float, *, unit: str = "x", digits: int = 3) -> Row:
+    return Row(what, f"{value:.{digits}f}{unit}", f"<= {bar:g}{unit}", value <= bar)
+
+
+def at_least(what: str, value: float, bar: float, *, unit: str = "x", digits: int = 2) -> Row:
+    return Row(what, f"{value:.{digits}f}{unit}", f">= {bar:g}{unit}", value >= bar)
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+    """Time each function once per round, in turn, so that a slow spell of the machine meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(numerator: list[float], denominator: list[float]) -> float:
+    """Return the median of the ratios round by round."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))

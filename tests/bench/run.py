@@ -1,0 +1,47 @@
+"""Measure every bar in a process of its own, and print one table: `make bench`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+COMMANDS = [
+    ["imports.py"],
+    ["counts.py"],
+    ["masks.py"],
+    ["steps.py", "cnn"],
+    ["steps.py", "lstm"],
+    ["steps.py", "mlp"],
+    ["digits.py"],
+]
+
+
+def main() -> int:
+    wanted = sys.argv[1:]
+    folder, console = Path(__file__).parent, Console(width=150)
+    table = Table("what", "measured", "bar", "holds")
+    failed = False
+    for script, *arguments in COMMANDS:
+        if wanted and script.removesuffix(".py") not in wanted:
+            continue
+        console.print(f"running {script} {' '.join(arguments)}", style="dim")
+        command = [sys.executable, str(folder / script), *arguments]
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            console.print(done.stderr[-2000:], style="red")
+            failed = True
+        for line in done.stdout.splitlines():
+            if line.count("\t") == 3:
+                table.add_row(*line.split("\t"))
+    console.print(table)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""One training step: wrapped with the callback against plain fit, ours on Keras 3 and tfmot's on tf_keras."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import keras
+import numpy as np
+import tensorflow_model_optimization as tfmot
+import tf_keras
+from common import Row, at_most, interleaved, median_ratio
+
+import tfprune
+
+STEPS, BATCH = 100, 32
+BARS = {"cnn": 1.02, "lstm": 1.05, "mlp": 1.10}
+
+
+def _layers(kind: str, api) -> list:
+    layers = api.layers
+    if kind == "mlp":
+        return [layers.Dense(1024, activation="relu"), layers.Dense(1024, activation="relu"), layers.Dense(10)]
+    if kind == "lstm":
+        return [layers.Embedding(5000, 200), layers.LSTM(200), layers.Dense(5000)]
+    return [
+        layers.Conv2D(32, 3, activation="relu"),
+        layers.Conv2D(64, 3, strides=2, activation="relu"),
+        layers.Conv2D(64, 3, activation="relu"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(10),
+    ]
+
+
+def _data(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    count = STEPS * BATCH
+    if kind == "lstm":
+        return generator.integers(0, 5000, (count, 20)), generator.integers(0, 5000, count)
+    shape = (784,) if kind == "mlp" else (32, 32, 3)
+    return generator.random((count, *shape), dtype=np.float32), generator.integers(0, 10, count)
+
+
+def _model(kind: str, api, x: np.ndarray):
+    dtype = "int32" if kind == "lstm" else "float32"
+    return api.Sequential([api.Input(x.shape[1:], dtype=dtype), *_layers(kind, api)])
+
+
+def _fit(model, api, data, callbacks=()):
+    loss = api.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=api.optimizers.Adam(), loss=loss)
+    return lambda: model.fit(*data, batch_size=BATCH, epochs=1, verbose=0, shuffle=False, callbacks=list(callbacks))
+
+
+def measure(kind: str, *, rounds: int) -> list[Row]:
+    data = _data(kind)
+    ours = tfprune.wrap(_model(kind, keras, data[0]))
+    callback = tfprune.PruningCallback(tfprune.schedules.Constant(0.8), every=100)
+    schedule = tfmot.sparsity.keras.ConstantSparsity(0.8, 0, frequency=100)
+    theirs = tfmot.sparsity.keras.prune_low_magnitude(_model(kind, tf_keras, data[0]), pruning_schedule=schedule)
+    runs = {
+        "plain": _fit(_model(kind, keras, data[0]), keras, data),
+        "tfprune": _fit(ours, keras, data, [callback]),
+        "plain tf_keras": _fit(_model(kind, tf_keras, data[0]), tf_keras, data),
+        "tfmot": _fit(theirs, tf_keras, data, [tfmot.sparsity.keras.UpdatePruningStep()]),
+    }
+    interleaved(runs, rounds=1)  # traces the graphs
+    seconds = interleaved(runs, rounds=rounds)
+    ratio = median_ratio(seconds["tfprune"], seconds["plain"])
+    peer = median_ratio(seconds["tfmot"], seconds["plain tf_keras"])
+    return [
+        at_most(f"step, {kind}: tfprune / plain fit", ratio, BARS[kind]),
+        at_most(f"step, {kind}: tfprune's ratio / tfmot's ({peer:.3f}x)", ratio / peer, 1.0),
+    ]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=sorted(BARS))
+    parser.add_argument("--rounds", type=int, default=11)
+    arguments = parser.parse_args()
+    for row in measure(arguments.kind, rounds=arguments.rounds):
+        sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
