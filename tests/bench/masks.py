@@ -44,7 +44,6 @@ def against_tfmot() -> list[Row]:
     runs = {"tfprune": lambda: tfprune.update_masks(ours, 0.9), "tfmot": _tfmot_update(theirs)}
     interleaved(runs, rounds=3)
     seconds = interleaved(runs, rounds=21)
-    milliseconds = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
     theirs_ms, ours_ms = (1000 * statistics.median(seconds[name]) for name in ("tfmot", "tfprune"))
     text = f"mask update, 1.86 M weights: tfmot ({theirs_ms:.0f} ms) / tfprune ({ours_ms:.0f} ms)"
     return [at_least(text, median_ratio(seconds["tfmot"], seconds["tfprune"]), 8.0)]
