@@ -130,9 +130,8 @@ def signature(model: keras.Model) -> Signature:
             "A single layer becomes one with `keras.Sequential([keras.Input(shape), layer])`."
         )
     structure = _structure(model)
-    form = {dict: "dict", list: "list", tuple: "list"}.get(type(structure), "array")
-    named = structure.items() if form == "dict" else enumerate(structure if form == "list" else [structure])
-    inputs = [_model_input(key, tensor, model.name) for key, tensor in named]
+    inputs = [_model_input(key, tensor, model.name) for key, tensor in _items(structure)]
+    _check_outputs(model)
     batches = {entry.shape[0] for entry in inputs}
     if len(batches) > 1 or not batches <= {None, 1}:
         raise ValueError(
@@ -140,6 +139,7 @@ def signature(model: keras.Model) -> Signature:
             f"Received: {', '.join(map(str, sorted(batches, key=str)))}. "
             "Build the model with `keras.Input(shape)`, which leaves the batch open."
         )
+    form = "dict" if isinstance(structure, dict) else "list" if isinstance(structure, list | tuple) else "array"
     return Signature(tuple(inputs), form)
 
 
@@ -184,6 +184,23 @@ def _model_input(key: Any, tensor: Any, model: str) -> ModelInput:
             "the model: no built-in operator of TFLite does it."
         )
     return ModelInput(name, tuple(tensor.shape), tensor.dtype)
+
+
+def _check_outputs(model: keras.Model) -> None:
+    structure = model.outputs if isinstance(model, keras.Sequential) else model.output
+    for key, tensor in _items(structure):
+        if not isinstance(tensor, keras.KerasTensor):
+            raise ValueError(
+                f"Expected one tensor, a flat list or a flat dict as the output of {model.name!r}. Received: a "
+                f"{type(tensor).__name__} at {key!r}. Flatten the outputs: a TFLite file knows no nested ones."
+            )
+
+
+def _items(structure: Any) -> list[tuple[Any, Any]]:
+    """Return the entries of a flat structure with their keys or places."""
+    if isinstance(structure, dict):
+        return list(structure.items())
+    return list(enumerate(structure if isinstance(structure, list | tuple) else [structure]))
 
 
 def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
