@@ -16,10 +16,9 @@ from tfprune.export.runtime import MissingPackage, in_order
 
 VERSION = 3
 VISITS = 8  # bytes read for each byte of the file, at most: parts that point at each other could go on for ever
-WEIGHTS = frozenset(["float64", "float32", "float16", "bfloat16", "int16", "int8", "uint8", "int4", "uint4", "int2"])
-NUMBERS = WEIGHTS - {"bfloat16", "int4", "uint4", "int2"} | set(
-    ["bool", "int32", "uint32", "int64", "uint64", "uint16", "complex64", "complex128"]
-)
+PLAIN = {"float64", "float32", "float16", "int16", "int8", "uint8"}  # weights that NumPy has a type for
+WEIGHTS = PLAIN | {"bfloat16", "int4", "uint4", "int2"}
+NUMBERS = PLAIN | {"bool", "int32", "uint32", "int64", "uint64", "uint16", "complex64", "complex128"}
 PACKED = {"int4": 4, "uint4": 4, "int2": 2}  # bits per entry of the types that share bytes
 WRONG = (struct.error, IndexError, TypeError, ValueError, OverflowError)  # what reading nonsense raises
 
