@@ -82,7 +82,7 @@ def _report(
 
 def _work(folder: Path) -> None:
     settings, _ = read_job(folder, "job")
-    runner = Runner(folder / MODEL, threads=settings["threads"])
+    runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
     inputs = [_random(info, settings["batch"]) for info in runner.inputs]
     for _ in range(settings["warmup"]):
         runner.predict(inputs)

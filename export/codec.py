@@ -129,7 +129,7 @@ def read_model(source: Source) -> bytes:
 def source_name(source: Source) -> str:
     """Return how errors call a source: its path, or the number of its bytes."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"{len(source):,} bytes"
+        return f"a file of {len(source):,} bytes"
     if isinstance(source, (str, os.PathLike)):
         return repr(os.fspath(source))
     raise TypeError(

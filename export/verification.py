@@ -64,7 +64,7 @@ def verify(
     )
 
 
-def compare_zeros(graph: Graph, kernels: Iterable[tuple[str, int, int]]) -> list[str]:
+def missing_zeros(graph: Graph, kernels: Iterable[tuple[str, int, int]]) -> list[str]:
     """Check that zeros of Keras' kernels are still zeros in the file.
 
     The converter renames and transposes weights, so they are matched by their number of entries: among those
@@ -129,7 +129,7 @@ def _run(data: bytes, inputs: Any, timeout: float) -> tuple[dict[str, np.ndarray
 
 def _work(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
-    runner = Runner(folder / MODEL)
+    runner = Runner((folder / MODEL).read_bytes())
     write_job(folder, "loaded", settings={"runtime": runner.runtime})
     values = list(arrays.values())
     inputs = {"dict": arrays, "list": values, "array": values[0] if values else None}[settings["form"]]
