@@ -1,0 +1,39 @@
+# Everything is installed into .venv, which is made once and reused.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench device-check clean
+
+demo: .venv/demo
+	$(BIN)/tfprune demo
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/typing && mkdir -p build/typing/tfprune
+	ln -s $(CURDIR)/tfprune/*.py $(CURDIR)/export build/typing/tfprune/  # as installed: export/ is tfprune.export
+	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p tfprune
+
+bench: .venv/dev
+	$(BIN)/python tests/bench/run.py
+
+# The device half, where neither Keras nor TensorFlow is installed, on files made where they are.
+device-check: .venv/dev
+	$(BIN)/python tests/device/make_files.py build/device
+	test -x .venv-device/bin/python || $(PYTHON) -m venv .venv-device
+	.venv-device/bin/pip install --quiet '.[device]'
+	.venv-device/bin/python tests/device/check.py build/device
+
+.venv/demo .venv/dev: .venv/%: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
+	"Keras 3.13 needs Python 3.11 to 3.13; this is %d.%d. Name another: make PYTHON=python3.12" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing tfprune[$*] into .venv: a few minutes the first time."
+	$(BIN)/pip install --quiet --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-device build demo-output *.egg-info

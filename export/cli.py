@@ -1,0 +1,216 @@
+"""The command line: tfprune demo | inspect | export | verify | bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, 1 when a check failed, 2 for what could not be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        report = options.command(options)
+    except (TypeError, ValueError) as error:
+        print(f"tfprune: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"tfprune: {error}. {options.needs}", file=sys.stderr)
+        return 2
+    print(json.dumps(report.as_dict(), indent=2) if options.json else report)
+    return 0 if getattr(report, "passed", True) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tfprune",
+        description="Prune Keras models while they train; export, check and measure compressed TFLite files.",
+        epilog="`tfprune COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_inspect(commands)
+    _add_export(commands)
+    _add_verify(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, run: Callable, *, text: str, extra: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
+    needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install -e ".[{extra}]")'
+    parser.set_defaults(command=run, needs=needs)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    text = "Prune a small CNN to 90 %, export it, and run it without TensorFlow; takes about a minute."
+    parser = _add(commands, "demo", _demo, text=text, extra="demo")
+    parser.add_argument("--output", default="demo-output", metavar="DIR", help="folder for models and picture")
+
+
+def _demo(options: argparse.Namespace) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+    from tfprune.export.demo import run_demo
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("loading TensorFlow", total=1.0)
+        return run_demo(
+            options.output, tell=lambda what, done: progress.update(task, description=what, completed=done)
+        )
+
+
+def _add_inspect(commands: Any) -> None:
+    text = "List what a .tflite file holds: inputs, outputs, operators, and the zeros of each weight."
+    parser = _add(commands, "inspect", _inspect, text=text, extra="device")
+    _add_model(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .tflite file, plain or compressed with gzip or xz")
+
+
+def _inspect(options: argparse.Namespace) -> Any:
+    from tfprune.export.inspection import inspect
+
+    return inspect(options.model)
+
+
+def _add_export(commands: Any) -> None:
+    text = "Convert a saved Keras model to a .tflite file, wrappers stripped, and check it before it is written."
+    parser = _add(commands, "export", _export, text=text, extra="train")
+    parser.add_argument("keras_model", metavar="KERAS_MODEL", help="a model saved by model.save('name.keras')")
+    parser.add_argument("target", metavar="TARGET", help="where the file goes, exactly as written here")
+    parser.add_argument("--quantize", choices=["float16", "dynamic", "int8"], help="number format (default: float32)")
+    parser.add_argument(
+        "--io-dtype", choices=["float32", "int8"], default="float32", help="inputs and outputs of an int8 file"
+    )
+    parser.add_argument(
+        "--calibration", metavar="FILE", help="samples for --quantize int8: .npy, or .npz with one array per input"
+    )
+    parser.add_argument("--check-on", metavar="FILE", help="samples on which the file is compared with Keras")
+    parser.add_argument("--compress", choices=["gzip", "xz"], help="compress the file; Runner reads it directly")
+
+
+def _export(options: argparse.Namespace) -> Any:
+    model = _keras_model(options.keras_model)
+    from tfprune.export.pipeline import to_tflite
+
+    calibration = options.calibration and _batches(_arrays(options.calibration))
+    check_on = _arrays(options.check_on) if options.check_on else None
+    return to_tflite(
+        model,
+        options.target,
+        quantize=options.quantize,
+        calibration=calibration,
+        io_dtype=options.io_dtype,
+        compress=options.compress,
+        check_on=check_on,
+    )
+
+
+def _load_keras() -> Any:
+    """Import Keras with TensorFlow's start-up messages, which its C++ part writes to file descriptor 2, kept away."""
+    stderr = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import keras
+
+            import tfprune.wrapper  # noqa: F401  (Keras has to know the wrapper before it loads one)
+
+            keras.ops.zeros(1)
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    return keras
+
+
+def _keras_model(path: str) -> Any:
+    """Load a model in Keras' safe mode, which runs no code from the file."""
+    keras = _load_keras()
+    if not Path(path).is_file():
+        raise ValueError(f"Expected a saved Keras model. Received: {path!r}, which does not exist")
+    return keras.saving.load_model(path, compile=False)
+
+
+def _arrays(path: str) -> Any:
+    """Read one array from a .npy file, or a dict of arrays from a .npz file."""
+    try:
+        content = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"Expected a .npy or .npz file of numbers. Received: {path!r} ({error})") from error
+    return dict(content) if hasattr(content, "files") else content
+
+
+def _batches(samples: Any, size: int = 32) -> Iterator[Any]:
+    """Cut samples into batches along their first axis."""
+    arrays = samples if isinstance(samples, dict) else {"": samples}
+    for start in range(0, min(len(array) for array in arrays.values()), size):
+        part = {name: array[start : start + size] for name, array in arrays.items()}
+        yield part if isinstance(samples, dict) else part[""]
+
+
+def _add_verify(commands: Any) -> None:
+    text = "Load and run a .tflite file in a process of its own; with --against, compare it with the Keras model."
+    parser = _add(commands, "verify", _verify, text=text, extra="device")
+    _add_model(parser)
+    parser.add_argument("--against", metavar="KERAS_MODEL", help="a saved Keras model that gives the right outputs")
+    parser.add_argument("--inputs", metavar="FILE", help="samples to run: .npy, or .npz with one array per input")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="largest difference, as a fraction of the largest right output (default: %(default)g; int8: 0.1 or so)",
+    )
+
+
+def _verify(options: argparse.Namespace) -> Any:
+    from tfprune.export.verification import verify
+
+    inputs = _arrays(options.inputs) if options.inputs else None
+    expected = None
+    if options.against:
+        expected = _predict(_keras_model(options.against), inputs)
+    return verify(options.model, inputs=inputs, expected=expected, tolerance=options.tolerance)
+
+
+def _predict(model: Any, inputs: Any) -> Any:
+    if inputs is None:
+        raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE")
+    import tfprune
+
+    return tfprune.strip(model).predict(inputs, verbose=0)
+
+
+def _add_bench(commands: Any) -> None:
+    text = "Measure latency and peak memory of a .tflite file on this machine, in a process of its own."
+    parser = _add(commands, "bench", _bench, text=text, extra="device")
+    _add_model(parser)
+    parser.add_argument("--runs", type=int, default=50, help="timed runs (default: %(default)s)")
+    parser.add_argument("--warmup", type=int, default=5, help="runs before them (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="samples per run (default: %(default)s)")
+
+
+def _bench(options: argparse.Namespace) -> Any:
+    from tfprune.export.benchmarking import benchmark
+
+    return benchmark(
+        options.model, runs=options.runs, warmup=options.warmup, threads=options.threads, batch=options.batch
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
