@@ -83,15 +83,13 @@ def global_(weights: Sequence[Weight], sparsity: float) -> list[float]:
 
 
 def _lamp_scores(scores: np.ndarray) -> np.ndarray:
-    """Return s_u^2 / sum of s_v^2 over all v with s_v >= s_u; 0 where all of them are 0."""
+    """Return s_u^2 / sum of s_v^2 over u and all that precede it from the largest down; 0 where all are 0."""
     flat = scores.ravel()
     squares = np.square(flat.astype(np.float64) / (flat.max() or 1.0))
-    order = np.argsort(squares)
-    ascending = squares[order]
-    tails = np.cumsum(ascending[::-1])[::-1]
-    first_equal = np.searchsorted(ascending, ascending, side="left")
+    order = np.argsort(-squares)
+    descending = squares[order]
     result = np.empty_like(squares)
-    result[order] = ascending / np.maximum(tails[first_equal], np.finfo(np.float64).tiny)
+    result[order] = descending / np.maximum(np.cumsum(descending), np.finfo(np.float64).tiny)
     return result
 
 
@@ -173,18 +171,20 @@ def allocate(
         One sparsity in [0, 1) per weight, in order; None for a weight that is to stay as it is.
 
     Raises:
-        ValueError: For an unknown name, a sparsity outside [0, 1), a pattern that matches nothing.
+        ValueError: For an unknown name, a sparsity outside [0, 1), a pattern that matches nothing, a function that
+            does not return one value per weight.
         TypeError: For anything that is no allocation.
     """
     check_allocation(allocation)
-    split: list[float | None]
+    check_sparsity(sparsity, "sparsity")
+    split: Sequence[float | None]
     if isinstance(allocation, Mapping):
         split = _by_path(allocation, weights, sparsity)
     else:
         function = ALLOCATIONS[allocation] if isinstance(allocation, str) else allocation
-        split = list(function(weights, sparsity))
-    if len(split) != len(weights):
-        raise ValueError(f"Expected the allocation to return {len(weights)} sparsities. Received: {len(split)}")
+        split = function(weights, sparsity)
+    if not isinstance(split, (Sequence, np.ndarray)) or len(split) != len(weights):
+        raise ValueError(f"Expected the allocation to return {len(weights)} sparsities. Received: {split!r}")
     return [
         None if value is None else check_sparsity(value, f"sparsity of {weight.path}")
         for value, weight in zip(split, weights, strict=True)

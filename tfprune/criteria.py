@@ -65,7 +65,7 @@ class Random(Criterion):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count(self.seed, "seed", least=0)
+        self._hold(seed=check_count(self.seed, "seed", least=0))
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         generator = np.random.default_rng([self.seed, zlib.crc32(evidence.path.encode())])

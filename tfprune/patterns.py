@@ -126,8 +126,7 @@ class Block(Pattern):
     cols: int
 
     def __post_init__(self) -> None:
-        check_count(self.rows, "rows", least=1)
-        check_count(self.cols, "cols", least=1)
+        self._hold(rows=check_count(self.rows, "rows", least=1), cols=check_count(self.cols, "cols", least=1))
 
     def refusal(self, shape: tuple[int, ...]) -> str | None:
         if self.cols > 1 and shape[-1] == 1 and len(shape) == 3:
@@ -172,8 +171,7 @@ class NM(Pattern):
     m: int
 
     def __post_init__(self) -> None:
-        check_count(self.n, "n", least=1)
-        check_count(self.m, "m", least=2)
+        self._hold(n=check_count(self.n, "n", least=1), m=check_count(self.m, "m", least=2))
         if self.n >= self.m:
             raise ValueError(
                 f"Expected n < m: n non-zeros in every m. Received: n={self.n}, m={self.m} (tfmot counts zeros)"
@@ -193,6 +191,8 @@ class NM(Pattern):
             )
         tail = -scores.shape[-1] % self.m
         padding = [(0, 0)] * (scores.ndim - 1) + [(0, tail)]
+        if not np.issubdtype(scores.dtype, np.floating):  # counts and ranks have no -inf
+            scores = scores.astype(np.float64)
         # Scores are finite, so -inf ranks the padding below every real entry.
         groups = np.pad(scores, padding, constant_values=-np.inf).reshape(-1, self.m)
         order = np.argsort(-groups, axis=1, kind="stable")

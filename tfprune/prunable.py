@@ -152,15 +152,17 @@ def is_registered(layer: keras.layers.Layer) -> bool:
 def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variable, str]]:
     """Yield name, variable and axes of what this layer itself offers, its sublayers aside."""
     rule = _rule(layer)
+    own = {id(variable) for variable in layer.weights if variable.path == f"{layer.path}/{variable.name}"}
+    own_names = {variable.name for variable in layer.weights if id(variable) in own}
     for variable in layer.weights:
-        is_own = variable.path == f"{layer.path}/{variable.name}"
-        rank = len(variable.shape)
+        is_own, rank = id(variable) in own, len(variable.shape)
         if not keras.backend.is_float_dtype(variable.dtype):
             continue
         if rule is None:
             if is_own and variable.name == "kernel" and rank >= 2:
                 yield "kernel", variable, "p" * (rank - 2) + "io"
-        elif variable.name in rule:
+        # A recurrent layer's weights are its cell's; of a layer that has its own, a sublayer's are the sublayer's.
+        elif variable.name in rule and (is_own or variable.name not in own_names):
             letters = rule[variable.name]
             axes = letters if isinstance(letters, str) else letters(layer)
             _check_rank(layer, variable, axes)
@@ -168,7 +170,7 @@ def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variabl
 
 
 def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) -> None:
-    if len(axes) != len(variable.shape):
+    if not isinstance(axes, str) or len(axes) != len(variable.shape):
         raise ValueError(
             f"Expected one axis letter per dimension of {variable.path} of shape {tuple(variable.shape)}. Received: "
             f"{variable.name}={axes!r} registered for {type(layer).__name__}"

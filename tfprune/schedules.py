@@ -40,6 +40,10 @@ class Schedule(Spec):
         Raises:
             ValueError: If `begin` or `end` are still fractions of a fit.
         """
+        self._check_in_steps()
+        return self.sparsity_at(int(step))
+
+    def _check_in_steps(self) -> None:
         for name in ("begin", "end"):
             value = getattr(self, name)
             if isinstance(value, float):
@@ -47,7 +51,6 @@ class Schedule(Spec):
                     f"Expected a schedule in steps. Received: {name}={value!r}, a fraction of a fit. Call "
                     f"`schedule.resolve(steps)` first, or give {name} as an int"
                 )
-        return self.sparsity_at(int(step))
 
     def last_update(self, previous: int, step: int, every: int) -> int | None:
         """Return the last step in (previous, step] at which masks are due, or None.
@@ -55,10 +58,14 @@ class Schedule(Spec):
         Masks are due at begin, begin + every, begin + 2 * every, ... and at end, whether or not `every` divides the
         window. The answer depends on the arguments alone, so a resumed run does what an uninterrupted one does.
 
+        Raises:
+            ValueError: If `begin` or `end` are still fractions of a fit.
+
         Example:
             >>> Polynomial(0.8, begin=10, end=45).last_update(30, 50, 10)
             45
         """
+        self._check_in_steps()
         until = step if self.end is None else min(step, self.end)
         if until < self.begin:
             return None
@@ -88,29 +95,34 @@ class Schedule(Spec):
         return dataclasses.replace(self, **fractions) if fractions else self  # type: ignore[type-var]
 
 
-def _check_step(value: Any, argument: str) -> None:
+def _check_step(value: Any, argument: str) -> Step:
+    """Return a step as an int, a fraction of the fit as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"Expected `{argument}` to be an int (a step) or a float in [0, 1] (a fraction of the fit). "
             f"Received: {argument}={value!r} of type {type(value).__name__}"
         )
-    if isinstance(value, numbers.Integral) and value < 0:
-        raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
-    if isinstance(value, float) and not 0 <= value <= 1:
+    if isinstance(value, numbers.Integral):
+        if value < 0:
+            raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
+        return int(value)
+    if not 0 <= value <= 1:
         raise ValueError(
             f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}"
         )
+    return float(value)
 
 
-def _check_window(begin: Any, end: Any) -> None:
-    _check_step(begin, "begin")
+def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:
+    begin = _check_step(begin, "begin")
     if end is None:
-        return
-    _check_step(end, "end")
+        return begin, None
+    end = _check_step(end, "end")
     if isinstance(begin, float) == isinstance(end, float) and end < begin:
         raise ValueError(
             f"Expected the schedule to end at or after its begin. Received: begin={begin!r}, end={end!r}"
         )
+    return begin, end
 
 
 @dataclass(frozen=True)
@@ -147,21 +159,21 @@ class Polynomial(Schedule):
     power: float = dataclasses.field(default=3.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_sparsity(self.final, "final")
-        check_sparsity(self.initial, "initial")
+        self._hold(final=check_sparsity(self.final, "final"), initial=check_sparsity(self.initial, "initial"))
         if self.end is None:
             raise TypeError("Expected `end` to be a step or a fraction of the fit. Received: end=None")
-        _check_window(self.begin, self.end)
+        begin, end = _check_window(self.begin, self.end)
         if isinstance(self.power, bool) or not isinstance(self.power, numbers.Real):
             raise TypeError(f"Expected `power` to be a number greater than 0. Received: power={self.power!r}")
         if not 0 < self.power < math.inf:
             raise ValueError(f"Expected `power` to be greater than 0. Received: power={self.power!r}")
+        self._hold(begin=begin, end=end, power=float(self.power))
 
     def sparsity_at(self, step: int) -> float:
-        if step < self.begin:
-            return self.initial
         if step >= self.end:
             return self.final
+        if step <= self.begin:  # the formula would miss `initial` by a rounding error
+            return self.initial
         remaining = 1 - (step - self.begin) / (self.end - self.begin)
         return self.final + (self.initial - self.final) * remaining**self.power
 
@@ -190,8 +202,8 @@ class Constant(Schedule):
     end: Step | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_sparsity(self.sparsity, "sparsity")
-        _check_window(self.begin, self.end)
+        begin, end = _check_window(self.begin, self.end)
+        self._hold(sparsity=check_sparsity(self.sparsity, "sparsity"), begin=begin, end=end)
 
     def sparsity_at(self, step: int) -> float:
         return self.sparsity if step >= self.begin else 0.0

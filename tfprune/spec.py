@@ -27,6 +27,11 @@ class Spec:
         """Build the spec whose `get_config` returned `config`."""
         return cls(**config)
 
+    def _hold(self, **arguments: Any) -> None:
+        """Replace arguments by their checked form, so that NumPy numbers do not end up in `repr` and saved files."""
+        for name, value in arguments.items():
+            object.__setattr__(self, name, value)
+
 
 def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType], argument: str) -> SpecType:
     """Turn a name such as `"magnitude"` into its spec; let a spec through.
