@@ -1,0 +1,188 @@
+"""Specs: values that compare, print and save as what they were made with."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import FrozenInstanceError, dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfprune.criteria import CRITERIA, Criterion, Magnitude, Random
+from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+from tfprune.schedules import Constant, Polynomial
+from tfprune.spec import Spec, check_count, check_sparsity, resolve
+
+
+@dataclass(frozen=True)
+class Mine(Spec):
+    """A spec from outside the library."""
+
+    first: int
+    second: float = field(default=0.5, kw_only=True)
+
+
+SPECS = [
+    Polynomial(0.9, end=100),
+    Polynomial(0.9, end=0.75, begin=0.25, initial=0.5, power=1),
+    Constant(0.5),
+    Constant(0.5, begin=3, end=1.0),
+    Magnitude(),
+    Random(),
+    Random(7),
+    Unstructured(),
+    Block(1, 4),
+    NM(2, 4),
+    Mine(3, second=0.25),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_config_and_repr_give_the_spec_back(spec):
+    config = json.loads(json.dumps(spec.get_config()))
+    copy = type(spec).from_config(config)
+    assert type(copy) is type(spec)
+    assert copy == spec
+    assert repr(copy) == repr(spec)
+    assert hash(copy) == hash(spec)
+    assert eval(repr(spec)) == spec
+
+
+def test_specs_differ_from_each_other():
+    assert len(set(SPECS)) == len(SPECS)
+    assert Magnitude() != Unstructured()
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        (Polynomial(0.9, end=100), ["final", "end", "begin", "initial", "power"]),
+        (Constant(0.9), ["sparsity", "begin", "end"]),
+        (Random(), ["seed"]),
+        (Block(1, 4), ["rows", "cols"]),
+        (NM(2, 4), ["n", "m"]),
+        (Unstructured(), []),
+    ],
+    ids=repr,
+)
+def test_config_holds_every_argument(spec, names):
+    assert list(spec.get_config()) == names
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_specs_are_frozen(spec):
+    for name in spec.get_config():
+        with pytest.raises(FrozenInstanceError):
+            setattr(spec, name, 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "plain"),
+    [
+        (Polynomial(np.float32(0.5), end=np.int64(9), begin=np.int8(2)), Polynomial(0.5, end=9, begin=2)),
+        (Polynomial(np.float64(0.5), end=9, power=np.float64(2)), Polynomial(0.5, end=9, power=2)),
+        (Polynomial(0, end=np.float32(0.5)), Polynomial(0.0, end=0.5)),
+        (Polynomial(Fraction(1, 2), end=Fraction(3, 4)), Polynomial(0.5, end=0.75)),
+        (Constant(np.float64(0.25), end=np.int32(4)), Constant(0.25, end=4)),
+        (Block(np.int64(1), np.uint8(4)), Block(1, 4)),
+        (NM(np.int64(2), np.int64(4)), NM(2, 4)),
+        (Random(np.int64(3)), Random(3)),
+    ],
+    ids=str,
+)
+def test_numbers_of_other_libraries_become_plain_ones(spec, plain):
+    assert repr(spec) == repr(plain)
+    assert json.dumps(spec.get_config()) == json.dumps(plain.get_config())
+    assert {type(value) for value in spec.get_config().values()} <= {int, float, type(None)}
+
+
+def test_resolve_takes_names_and_specs():
+    assert resolve("magnitude", CRITERIA, Criterion, "criterion") == Magnitude()
+    assert resolve("random", CRITERIA, Criterion, "criterion") == Random(0)
+    assert resolve("unstructured", PATTERNS, Pattern, "pattern") == Unstructured()
+    pattern = NM(1, 3)
+    assert resolve(pattern, PATTERNS, Pattern, "pattern") is pattern
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ("size", ValueError, "Expected `criterion` to be one of 'magnitude', 'random'. Received: criterion='size'"),
+        (
+            3,
+            TypeError,
+            "one of 'magnitude', 'random' or an instance of a Criterion. Received: criterion=3 of type int",
+        ),
+        (None, TypeError, "criterion=None of type NoneType"),
+        (Random, TypeError, "of type type. Did you mean Random()?"),
+        (NM(2, 4), TypeError, "criterion=NM(n=2, m=4) of type NM"),
+    ],
+)
+def test_resolve_refuses(value, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        resolve(value, CRITERIA, Criterion, "criterion")
+
+
+def test_resolve_hints_only_at_specs_of_the_right_kind():
+    with pytest.raises(TypeError) as caught:
+        resolve(int, CRITERIA, Criterion, "criterion")
+    assert "Did you mean" not in str(caught.value)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_check_sparsity_returns_what_it_accepts(value):
+    assert check_sparsity(value, "sparsity") == value
+
+
+@pytest.mark.parametrize("value", [0, Fraction(1, 4), np.float32(0.25), np.int64(0)])
+def test_check_sparsity_takes_every_real_number(value):
+    assert check_sparsity(value, "sparsity") == float(value)
+    assert type(check_sparsity(value, "sparsity")) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (1.0, ValueError, "Expected `s` in [0, 1), the fraction of zeros. Received: s=1.0."),
+        (-0.1, ValueError, "Received: s=-0.1."),
+        (80, ValueError, "Received: s=80. For 80 % pass 0.8."),
+        (float("nan"), ValueError, "Received: s=nan."),
+        (float("inf"), ValueError, "Received: s=inf."),
+        (
+            True,
+            TypeError,
+            "Expected `s` to be a number in [0, 1), the fraction of zeros. Received: s=True of type bool",
+        ),
+        ("0.5", TypeError, "Received: s='0.5' of type str"),
+        (None, TypeError, "Received: s=None of type NoneType"),
+        (0.5j, TypeError, "of type complex"),
+        (np.array([0.5]), TypeError, "of type ndarray"),
+    ],
+)
+def test_check_sparsity_refuses(value, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        check_sparsity(value, "s")
+
+
+def test_check_count_returns_what_it_accepts():
+    assert check_count(3, "every", least=3) == 3
+    assert type(check_count(np.int64(3), "every", least=1)) is int
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (1, ValueError, "Expected `every` to be at least 2. Received: every=1"),
+        (2.0, TypeError, "Expected `every` to be an integer of at least 2. Received: every=2.0 of type float"),
+        (True, TypeError, "Received: every=True of type bool"),
+        ("2", TypeError, "Received: every='2' of type str"),
+        (None, TypeError, "Received: every=None of type NoneType"),
+    ],
+)
+def test_check_count_refuses(value, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        check_count(value, "every", least=2)
