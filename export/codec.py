@@ -121,7 +121,7 @@ def read_model(source: Source) -> bytes:
     if data[4:8] != IDENTIFIER:
         raise ValueError(
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain or packed with gzip or xz. "
-            f"Received: {name}, {len(data):,} bytes that begin with {data[:8]!r}."
+            f"Received: {name}, whose content begins with {data[:8]!r}."
         )
     return data
 

@@ -203,8 +203,10 @@ def in_order(tensors: Sequence[tuple[int, str]], signature: Mapping[str, tuple[i
 def _find_interpreter() -> tuple[Any, str]:
     for package, module, name in INTERPRETERS:
         try:
-            version = importlib.import_module(package).__version__
-            return importlib.import_module(f"{package}.{module}").Interpreter, f"{name} {version}"
+            root = importlib.import_module(package)
+            # TensorFlow's `lite` is an attribute; the module of that name is another thing.
+            home = getattr(root, module, None) or importlib.import_module(f"{package}.{module}")
+            return home.Interpreter, f"{name} {root.__version__}"
         except ImportError:
             continue
     raise MissingPackage(
