@@ -62,10 +62,12 @@ def _add_demo(commands: Any) -> None:
 def _demo(options: argparse.Namespace) -> Any:
     from rich.console import Console
     from rich.progress import Progress
-    from tfprune.export.demo import run_demo
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(file=os.fdopen(os.dup(2), "w")), transient=True) as progress:
         task = progress.add_task("loading TensorFlow", total=1.0)
+        _load_keras()
+        from tfprune.export.demo import run_demo
+
         return run_demo(
             options.output, tell=lambda what, done: progress.update(task, description=what, completed=done)
         )

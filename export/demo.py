@@ -13,12 +13,12 @@ import matplotlib
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+import tfprune
 from tfprune.export import codec
 from tfprune.export.benchmarking import benchmark
 from tfprune.export.pipeline import to_tflite
 from tfprune.export.process import read_job, run_module, write_job
-
-import tfprune
 from tfprune.report import table
 
 matplotlib.use("Agg")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from tfprune.export import Runner, benchmark, inspect, verify
 
 folder = Path(sys.argv[1])

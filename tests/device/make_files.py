@@ -5,9 +5,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from tfprune.export import to_tflite
 
 import tfprune
+from tfprune.export import to_tflite
 
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
