@@ -60,7 +60,8 @@ def convert(
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
     inputs = signature(model)
     _check_backend(model)
-    samples = split(read_batches(calibration, inputs)) if calibration is not None else []
+    batches = [] if calibration is None else read_batches(calibration, inputs)
+    samples = split(batches) if quantize == "int8" else []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
         _export(model, inputs, folder / "saved_model", unroll=quantize == "int8")

@@ -1,0 +1,233 @@
+"""Export: a file that was run is written, or nothing is."""
+
+import gzip
+import lzma
+import os
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from tfprune.export import pipeline
+from tfprune.export.pipeline import to_tflite
+from tfprune.export.runtime import Runner
+
+import tfprune
+
+layers = keras.layers
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
+TOKENS = RNG.integers(0, 12, (16, 5))
+
+
+def build_cnn():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="image"),
+            layers.Conv2D(8, 3, name="conv"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.SeparableConv2D(16, 3, name="separable"),
+            layers.Flatten(),
+            layers.Dense(4, name="dense"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    model = tfprune.wrap(build_cnn())
+    tfprune.update_masks(model, 0.75)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exported")
+
+
+@pytest.fixture(scope="module")
+def packed(pruned, folder):
+    """A pruned network in xz: its file and its report."""
+    path = folder / "cnn.any-suffix"
+    return path, to_tflite(pruned, path, compress="xz", check_on=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def content(packed):
+    return lzma.decompress(packed[0].read_bytes())
+
+
+@pytest.fixture
+def delivers(monkeypatch, content):
+    """Let the converter give the file of the pruned network whatever it is asked for."""
+    monkeypatch.setattr(pipeline, "convert", lambda *args, **kwargs: content)
+
+
+def constants(content):
+    """Every tensor that the interpreter has values for before it ran."""
+    interpreter = Interpreter(model_content=content)
+    found = []
+    for detail in interpreter.get_tensor_details():
+        try:
+            found.append(interpreter.get_tensor(detail["index"]))
+        except ValueError:
+            continue
+    return found
+
+
+def test_the_written_file_gives_what_the_pruned_model_gives(pruned, packed):
+    expected = pruned.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(Runner(packed[0]).predict(IMAGES), expected, atol=1e-5)
+
+
+def test_zeros_of_the_masks_are_zeros_of_the_file(pruned, content):
+    stored = constants(content)
+    masks = {name: np.asarray(pruned.get_layer(name).masks["kernel"]) for name in ("conv", "dense")}
+    masks["separable"] = np.asarray(pruned.get_layer("separable").masks["pointwise_kernel"])
+    for mask in masks.values():
+        as_stored = np.moveaxis(mask, -1, 0)  # TFLite puts outputs first
+        same = [array for array in stored if array.shape == as_stored.shape]
+        assert any(np.array_equal(array != 0, as_stored) for array in same)
+
+
+def test_the_report_tells_what_is_on_disk(pruned, packed, content):
+    path, report = packed
+    plain = tfprune.strip(pruned)
+    separable = plain.get_layer("separable")
+    kernels = [plain.get_layer("conv").kernel, separable.depthwise_kernel, separable.pointwise_kernel]
+    kernels = [np.asarray(kernel) for kernel in [*kernels, plain.get_layer("dense").kernel]]
+    assert report.path == str(path)
+    assert (report.bytes, report.tflite_bytes) == (path.stat().st_size, len(content))
+    assert report.nnz == sum(np.count_nonzero(kernel) for kernel in kernels)
+    assert report.size == sum(kernel.size for kernel in kernels)
+    assert report.sparsity == 1 - report.nnz / report.size
+    assert 0 <= report.max_abs_diff < 1e-5
+    assert report.ops["CONV_2D"] == 2
+    assert report.ops["DEPTHWISE_CONV_2D"] == 1
+    (candidate,) = report.candidates
+    assert candidate.as_dict() == {
+        "name": "float32",
+        "bytes": len(content),
+        "packed_bytes": report.bytes,
+        "verified": True,
+        "reason": "",
+    }
+
+
+def test_the_same_model_gives_the_same_bytes_in_gzip(pruned, content, folder):
+    to_tflite(pruned, folder / "again.gz", compress="gzip")
+    assert gzip.decompress((folder / "again.gz").read_bytes()) == content
+    np.testing.assert_array_equal(Runner(folder / "again.gz").predict(IMAGES), Runner(content).predict(IMAGES))
+
+
+def test_dicts_go_in_and_come_out_by_name(folder):
+    keras.utils.set_random_seed(2)
+    left, right = keras.Input((6,), name="zeta"), keras.Input((6,), name="alpha")
+    hidden = layers.Add()([layers.Dense(6)(left), layers.Dense(6, activation="relu")(right)])
+    outputs = {"small": layers.Dense(2)(hidden), "large": layers.Dense(5)(hidden)}
+    model = keras.Model({"zeta": left, "alpha": right}, outputs)
+    to_tflite(model, folder / "dicts")
+    data = {name: RNG.normal(size=(9, 6)).astype("float32") for name in ("alpha", "zeta")}
+    expected, found = model.predict(data, verbose=0), Runner(folder / "dicts").predict(data)
+    assert found.keys() == {"small", "large"}
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5)
+
+
+def test_a_pruned_recurrent_network_keeps_its_zeros_inside_the_loops(folder):
+    keras.utils.set_random_seed(3)
+    stack = [layers.Embedding(12, 6), layers.Bidirectional(layers.LSTM(5)), layers.Dense(3)]
+    model = tfprune.wrap(keras.Sequential([keras.Input((5,), dtype="int32", name="tokens"), *stack]))
+    tfprune.update_masks(model, 0.5)
+    report = to_tflite(model, folder / "recurrent")  # random tokens are drawn below 12
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)
+    assert report.ops["WHILE"] == 2
+    np.testing.assert_allclose(
+        Runner(folder / "recurrent").predict(TOKENS), model.predict(TOKENS, verbose=0), atol=1e-5
+    )
+
+
+def test_integers_are_checked_on_the_first_calibration_batch(pruned, folder, monkeypatch):
+    seen = []
+    verify = pipeline.verify
+    monkeypatch.setattr(pipeline, "verify", lambda *args, **kw: seen.append(kw["inputs"]) or verify(*args, **kw))
+    batches = (batch for batch in (IMAGES[:12], IMAGES[12:]))  # a generator is read once
+    report = to_tflite(pruned, folder / "int8", quantize="int8", calibration=batches, io_dtype="int8")
+    np.testing.assert_array_equal(seen[0]["image"], IMAGES[:12])
+    expected = pruned.predict(IMAGES, verbose=0)
+    difference = np.abs(Runner(folder / "int8").predict(IMAGES) - expected).max()
+    assert difference < 0.05 * np.abs(expected).max()
+    assert report.candidates[0].name == "int8"
+
+
+def test_a_file_with_wrong_outputs_is_not_written(delivers, folder):
+    target = folder / "guarded"
+    target.write_bytes(b"the old one")
+    before = sorted(folder.iterdir())
+    other = build_cnn()
+    other.set_weights([RNG.permutation(weight.reshape(-1)).reshape(weight.shape) for weight in other.get_weights()])
+    for kind in pipeline.TOLERANCES:  # even the widest tolerance tells shuffled weights
+        calibration = [IMAGES] if kind == "int8" else None
+        with pytest.raises(ValueError, match=r"give Keras' outputs\. Received: output .* differs by up to .*allowed"):
+            to_tflite(other, target, quantize=kind, calibration=calibration, check_on=IMAGES)
+    assert target.read_bytes() == b"the old one"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_file_that_lost_zeros_is_not_written(delivers, folder):
+    sparser = tfprune.wrap(build_cnn())
+    tfprune.update_masks(sparser, 0.9)
+    with pytest.raises(ValueError, match="keep the zeros of the kernels. Received: kernel '.*' has .* zeros in"):
+        to_tflite(sparser, folder / "lost")
+    assert not (folder / "lost").exists()
+
+
+def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("its process was killed by SIGSEGV")
+
+    monkeypatch.setattr(pipeline, "convert", refuse)
+    before = sorted(folder.iterdir())
+    with pytest.raises(ValueError, match="killed by SIGSEGV"):
+        to_tflite(build_cnn(), folder / "crashed")
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantize": "int4"}, r"one of \[None, 'float16', 'dynamic', 'int8'\]\. Received: quantize='int4'"),
+        ({"compress": "zip"}, "None, 'gzip' or 'xz'. Received: compress='zip'"),
+        ({"io_dtype": "int8"}, "Only quantize='int8' has integer inputs"),
+        ({"quantize": "int8"}, "Expected `calibration` with quantize='int8'"),
+        ({"quantize": "int8", "calibration": IMAGES}, "Cut it into batches"),
+        ({"calibration": [IMAGES[0]]}, r"calibration batch 0\. Received: shape \(8, 8, 3\)"),
+        ({"check_on": IMAGES[:0]}, r"in check_on\. Received: shape \(0, 8, 8, 3\)"),
+        ({"check_on": [IMAGES, IMAGES]}, "Expected one array in check_on. Received: 2 arrays"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_before_the_work(monkeypatch, tmp_path, options, message):
+    monkeypatch.setattr(pipeline, "convert", lambda *args, **kwargs: pytest.fail("converted all the same"))
+    with pytest.raises(ValueError, match=message):
+        to_tflite(build_cnn(), tmp_path / "file", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"Expected a keras\.Model\. Received: str"):
+        to_tflite("model.keras", tmp_path / "file")
+    with pytest.raises(ValueError, match="Expected a built model"):
+        to_tflite(keras.Sequential([layers.Dense(2)]), tmp_path / "file")
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "convert", lambda *args, **kwargs: pytest.fail("converted all the same"))
+    with pytest.raises(ValueError, match="it is a folder"):
+        to_tflite(build_cnn(), tmp_path)
+    with pytest.raises(ValueError, match=r"the folder .*missing' does not exist"):
+        to_tflite(build_cnn(), tmp_path / "missing" / "file")
+    monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)
+    with pytest.raises(ValueError, match="no permission to write"):
+        to_tflite(build_cnn(), tmp_path / "file")
