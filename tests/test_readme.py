@@ -1,0 +1,41 @@
+"""The README's code runs as it stands."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_first_block_is_short_and_near_the_top():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    code = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    assert len(code) <= 12
+    assert lines.index("```", lines.index("```python")) <= 20
+
+
+def test_first_block_prunes_and_exports(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    report = names["tfprune"].sparsity_report(names["model"])
+    assert report.sparsity == pytest.approx(0.9, abs=1e-4)
+    assert (tmp_path / "digits.tflite.xz").stat().st_size < 20_000
+    assert "non-zero" in capsys.readouterr().out
+    labels = names["tfprune"].export.Runner("digits.tflite.xz").predict(names["x"] / 16).argmax(axis=1)
+    assert np.mean(labels == names["y"]) > 0.9
+
+
+def test_device_block_runs_an_exported_file(tmp_path, monkeypatch):
+    from tfprune.export import to_tflite
+
+    monkeypatch.chdir(tmp_path)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    to_tflite(model, "model.tflite.xz", compress="xz")
+    names = {"samples": np.ones((3, 4), dtype=np.float32)}
+    exec(compile(BLOCKS[-1], "README.md", "exec"), names)
+    assert names["runner"].predict(names["samples"]) == pytest.approx(model.predict(names["samples"]), abs=1e-5)
