@@ -1,0 +1,266 @@
+"""Allocations: published values, brute force over all entries, and no weight ever emptied."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfprune.allocation import ALLOCATIONS, Weight, allocate, check_allocation
+from tfprune.patterns import Unstructured, kept_count
+
+NAMES = sorted(ALLOCATIONS)
+SPARSITIES = st.floats(0, 1, exclude_max=True)
+
+
+def of(scores: np.ndarray, path: str = "dense/kernel") -> Weight:
+    scores = np.asarray(scores, dtype=np.float32)
+    return Weight(path, scores.shape, lambda: scores)
+
+
+def shaped(*shapes: tuple[int, ...]) -> list[Weight]:
+    """Return weights that only have a shape: reading their scores fails."""
+    return [Weight(f"layer_{place}/kernel", shape, None) for place, shape in enumerate(shapes)]
+
+
+def normal(*shapes: tuple[int, ...], scales: tuple[float, ...] | None = None) -> list[Weight]:
+    generator = np.random.default_rng(0)
+    return [
+        of(np.abs(generator.standard_normal(shape)) * scale, f"layer_{place}/kernel")
+        for place, (shape, scale) in enumerate(zip(shapes, scales or [1.0] * len(shapes), strict=True))
+    ]
+
+
+@st.composite
+def models(draw) -> list[Weight]:
+    """Weights of few distinct scores, ties within and between them; some are constant, some all zero."""
+    sides = st.integers(1, 6)
+    count = draw(st.integers(1, 5))
+    levels = draw(st.sampled_from([[0.0], [1.0], [0.0, 1.0], [0.0, 1.0, 2.0, 50.0]]))
+    return [
+        of(
+            np.array(
+                draw(
+                    st.lists(
+                        st.lists(st.sampled_from(levels), min_size=width, max_size=width), min_size=1, max_size=6
+                    )
+                )
+            ),
+            f"layer_{place}/kernel",
+        )
+        for place, width in enumerate(draw(st.lists(sides, min_size=count, max_size=count)))
+    ]
+
+
+def kept(weights: list[Weight], split: list[float]) -> list[int]:
+    return [int(Unstructured()(weight.scores(), share).sum()) for weight, share in zip(weights, split, strict=True)]
+
+
+def test_size_is_counted_in_64_bits():
+    assert shaped((2**20, 2**20))[0].size == 2**40
+
+
+def test_uniform():
+    assert allocate("uniform", shaped((3, 4), (5, 6, 7)), 0.75) == [0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sparsity", "densities"),
+    [
+        (((784, 300), (300, 100), (100, 10)), 0.9, [0.07957, 0.23019, 1.0]),
+        (((3, 3, 3, 16), (3, 3, 16, 32), (3, 3, 32, 64), (64, 10)), 0.9, [0.5663, 0.11468, 0.05415, 1.0]),
+        (((3, 3, 3, 16), (3, 3, 16, 32), (3, 3, 32, 64), (64, 10)), 0.8, [1.0, 0.28173, 0.13304, 1.0]),
+        (((10, 10),), 0.5, [0.5]),
+        (((10, 10), (10, 10)), 0.5, [0.5, 0.5]),
+    ],
+)
+def test_erk_published_densities(shapes, sparsity, densities):
+    split = allocate("erk", shaped(*shapes), sparsity)
+    assert [1 - share for share in split] == pytest.approx(densities, abs=6e-5)
+
+
+@given(st.lists(st.lists(st.integers(1, 40), min_size=2, max_size=4), min_size=1, max_size=8), st.floats(0, 0.999))
+def test_erk_meets_the_budget_in_the_proportions_of_its_formula(shapes, sparsity):
+    weights = shaped(*[tuple(shape) for shape in shapes])
+    density = 1 - np.array(allocate("erk", weights, sparsity))
+    sizes = np.array([weight.size for weight in weights])
+    assert (density @ sizes) == pytest.approx((1 - sparsity) * sizes.sum(), rel=1e-9)
+    raw = np.array([sum(shape) for shape in shapes]) / sizes
+    epsilons = (density / raw)[density < 1]
+    if epsilons.size:
+        assert epsilons == pytest.approx(epsilons[0], rel=1e-6)
+        # What is dense would have to be more than dense by the formula.
+        assert (epsilons[0] * raw[density == 1] > 1 - 1e-9).all()
+
+
+def brute_force(columns: list[np.ndarray], sparsity: float) -> list[int]:
+    """Return how many entries each weight keeps when all are sorted together, one at least."""
+    owners = np.repeat(np.arange(len(columns)), [column.size for column in columns])
+    joint = np.concatenate(columns)
+    order = np.argsort(-joint, kind="stable")[: kept_count(joint.size, sparsity)]
+    return [max(int((owners[order] == owner).sum()), 1) for owner in range(len(columns))]
+
+
+@given(models(), SPARSITIES)
+def test_global_equals_a_joint_sort(weights, sparsity):
+    split = allocate("global", weights, sparsity)
+    assert kept(weights, split) == brute_force([weight.scores().ravel() for weight in weights], sparsity)
+
+
+def test_global_by_hand():
+    weights = [of([[1, 2], [3, 4]]), of([[10, 20, 30, 40]])]
+    assert allocate("global", weights, 0.5) == [0.75, 0.0]  # one stays where all would go
+    assert allocate("global", weights, 0.25) == [0.5, 0.0]
+    assert allocate("global", weights, 0.0) == [0.0, 0.0]
+
+
+def lamp_scores(scores: np.ndarray) -> np.ndarray:
+    """Compute the score of the paper entry by entry: sorted ascending, s_u^2 over the sum of s_v^2 for v >= u."""
+    squares = np.sort(scores.ravel().astype(np.float64)) ** 2
+    return np.array([squares[u] / squares[u:].sum() for u in range(squares.size)])
+
+
+def test_lamp_by_hand():
+    assert lamp_scores(np.array([1, 2, 3, 4])) == pytest.approx([0.03333, 0.13793, 0.36, 1], abs=5e-6)
+    # Scores of the first (1, 2, 3, 4): 1/30, 4/29, 9/25, 1; of the second (1, 1, 1, 5): 1/28, 1/27, 1/26, 1.
+    weights = [of([[4, 3, 2, 1]]), of([[1, 5], [1, 1]])]
+    expected = {1: [0.25, 0.0], 2: [0.25, 0.25], 4: [0.25, 0.75], 5: [0.5, 0.75], 6: [0.75, 0.75]}
+    for zeros, split in expected.items():
+        assert allocate("lamp", weights, zeros / 8) == split
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9, 0.99])
+def test_lamp_equals_its_formula(sparsity):
+    weights = normal((20, 30), (50, 8), (7, 7, 3), scales=(1.0, 3.0, 0.1))
+    columns = [lamp_scores(weight.scores()) for weight in weights]
+    assert kept(weights, allocate("lamp", weights, sparsity)) == brute_force(columns, sparsity)
+
+
+@pytest.mark.parametrize("factor", [100.0, 0.01, 2.0**60, 2.0**-60])
+def test_lamp_is_invariant_to_the_scale_of_a_layer_and_global_is_not(factor):
+    shapes = ((20, 30), (50, 8), (9, 9))
+    plain, scaled = normal(*shapes), normal(*shapes, scales=(1.0, factor, 1.0))
+    assert allocate("lamp", scaled, 0.8) == allocate("lamp", plain, 0.8)
+    assert allocate("global", scaled, 0.8) != allocate("global", plain, 0.8)
+
+
+def test_lamp_scores_of_a_constant_weight_end_at_one():
+    """The last of equal entries to go scores 1, as the largest entry of any weight does."""
+    weights = [of(np.ones((1, 4))), of([[1, 2, 4, 8]])]
+    # 1/4, 1/3, 1/2, 1 and 1/85, 4/84, 16/80, 1.
+    assert allocate("lamp", weights, 5 / 8) == [0.5, 0.75]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(weights=models(), sparsity=SPARSITIES)
+def test_no_weight_is_emptied_and_the_total_is_met(name, weights, sparsity):
+    split = allocate(name, weights, sparsity)
+    counts = kept(weights, split)
+    assert all(0 <= share < 1 for share in split)
+    assert min(counts) >= 1
+    total = sum(weight.size for weight in weights)
+    rounding = 0 if name in ("global", "lamp") else len(weights) / 2
+    assert kept_count(total, sparsity) - rounding - 1 <= sum(counts)
+    # A weight that would be emptied keeps one entry above the budget.
+    assert sum(counts) <= kept_count(total, sparsity) + rounding + len(weights)
+
+
+@pytest.mark.parametrize("name", ["global", "lamp"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.77, 0.9])
+def test_the_overall_sparsity_is_exact(name, sparsity):
+    weights = normal((64, 32), (300, 10), (3, 3, 4, 8))
+    counts = kept(weights, allocate(name, weights, sparsity))
+    assert sum(counts) == kept_count(64 * 32 + 3000 + 288, sparsity)
+
+
+def test_rules():
+    weights = shaped((2, 2), (3, 3), (4, 4), (5, 5))
+    rules = {"layer_1": 0.25, r"_[12]/kernel$": None, "^layer_0/": 0.0}
+    assert allocate(rules, weights, 0.5) == [0.0, 0.25, None, 0.5]
+    assert allocate({}, weights, 0.5) == [0.5] * 4
+    assert allocate({"": 0.1, "layer_1": 0.9}, weights, 0.5) == [0.1] * 4
+
+
+def test_rules_may_match_nothing_but_what_an_earlier_one_took():
+    assert allocate({"layer": 0.1, "layer_0": 0.9}, shaped((2, 2)), 0.5) == [0.1]
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    message = (
+        "Expected every pattern of `allocation` to match a pruned weight. Received: 'layer_7', which matches none of "
+        "layer_0/kernel, layer_1/kernel"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        allocate({"layer_0": 0.5, "layer_7": 0.5}, shaped((2, 2), (3, 3)), 0.5)
+
+
+@pytest.mark.parametrize("as_type", [list, tuple, np.array])
+def test_a_function_from_outside(as_type):
+    """Spare what is small: an allocation is a function of weights and a sparsity."""
+
+    def by_size(weights, sparsity):
+        return as_type([0.0 if weight.size < 10 else sparsity for weight in weights])
+
+    split = allocate(by_size, shaped((2, 2), (30, 3)), 0.9)
+    assert split == [0.0, 0.9]
+    assert {type(share) for share in split} == {float}
+
+
+SIZES = "Expected the allocation to return 2 sparsities. Received:"
+
+
+@pytest.mark.parametrize(
+    ("allocation", "error", "message"),
+    [
+        (
+            "Uniform",
+            ValueError,
+            "one of 'uniform', 'erk', 'global', 'lamp', or a dict of regular expressions. Received: ",
+        ),
+        ("", ValueError, "Received: allocation=''"),
+        (
+            0.5,
+            TypeError,
+            "a name, a dict from regular expressions to sparsities, or a function. Received: allocation=0.5",
+        ),
+        (None, TypeError, "Received: allocation=None of type NoneType"),
+        (["uniform"], TypeError, "of type list"),
+        ({"(": 0.5}, ValueError, "Expected the keys of `allocation` to be regular expressions. Received: '(' ("),
+        ({3: 0.5}, TypeError, "Expected the keys of `allocation` to be regular expressions. Received: 3"),
+        ({"layer_0": 50}, ValueError, "Expected `sparsity of layer_0/kernel` in [0, 1)"),
+        ({"layer_0": "0.5"}, TypeError, "Received: sparsity of layer_0/kernel='0.5' of type str"),
+        (lambda weights, sparsity: None, ValueError, f"{SIZES} None"),
+        (lambda weights, sparsity: [0.5], ValueError, f"{SIZES} [0.5]"),
+        (lambda weights, sparsity: sparsity, ValueError, f"{SIZES} 0.5"),
+        (lambda weights, sparsity: [0.5, 1.0], ValueError, "Expected `sparsity of layer_1/kernel` in [0, 1)"),
+        (lambda weights, sparsity: [0.5, float("nan")], ValueError, "Received: sparsity of layer_1/kernel=nan"),
+    ],
+)
+def test_refusals(allocation, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        allocate(allocation, shaped((2, 2), (3, 3)), 0.5)
+
+
+@pytest.mark.parametrize("allocation", [*NAMES, {"layer_0": 0.5}, lambda weights, sparsity: [0.5]])
+@pytest.mark.parametrize("sparsity", [1.0, 1.5, -0.1, float("nan")])
+def test_every_allocation_refuses_an_overall_sparsity_that_is_none(allocation, sparsity):
+    message = f"Expected `sparsity` in [0, 1), the fraction of zeros. Received: sparsity={sparsity!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        allocate(allocation, [of(np.ones((2, 2)), "layer_0/kernel")], sparsity)
+
+
+@pytest.mark.parametrize("allocation", [*NAMES, {}, {"(a|b)": None}, len])
+def test_check_allocation_lets_through_what_may_be_one(allocation):
+    assert check_allocation(allocation) is None
+
+
+def test_names():
+    assert list(ALLOCATIONS) == ["uniform", "erk", "global", "lamp"]
+
+
+def test_uniform_and_erk_read_no_scores():
+    for name in ("uniform", "erk"):
+        assert len(allocate(name, shaped((3, 4), (5, 6)), 0.5)) == 2
