@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
 from tfprune.export.signature import Signature
 
 MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file

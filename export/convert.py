@@ -18,6 +18,7 @@ from tfprune.export.process import OUTPUT, read_job, run_module, serve, write_jo
 
 if TYPE_CHECKING:
     import keras
+
     from tfprune.export.signature import Signature
 
 QUANTIZE = (None, "float16", "dynamic", "int8")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tfprune.export.calibration import MOST_SAMPLES, read_batches, split
 from tfprune.export.signature import ModelInput, Signature
 

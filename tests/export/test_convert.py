@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+
 from tfprune.export import convert as module
 from tfprune.export.convert import convert
 from tfprune.export.runtime import Runner

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+
+import tfprune
 from tfprune.export import pipeline
 from tfprune.export.pipeline import to_tflite
 from tfprune.export.runtime import Runner
-
-import tfprune
 
 layers = keras.layers
 RNG = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from tfprune.export.signature import ModelInput, Signature, signature, smallest_vocabulary
 
 ONE = Signature((ModelInput("x", (None, 4), "float32"),), "array")
