@@ -136,7 +136,7 @@ class PruningCallback(keras.callbacks.Callback):
         previous, self._previous = self._previous, step
         due = self._schedule.last_update(previous, step, self.every)
         sparsity = 0.0 if due is None else self._schedule(due)
-        allocation = self._allocation
+        allocation: Any = self._allocation
         if isinstance(allocation, Mapping):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):

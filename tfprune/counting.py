@@ -27,12 +27,12 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         raise TypeError(f"Expected a Keras model or layer. Received: an object of type {type(model).__name__}")
     wrapped = [(path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
     masked = {
-        id(kernel.variable): WeightRow(path or layer.name, name, *_count(kernel.variable, layer.masks[name]))
+        id(kernel.variable): _row(path or layer.name, name, kernel.variable, layer.masks[name])
         for path, layer in wrapped
         for name, kernel in layer.kernels.items()
     }
     every = {
-        id(kernel.variable): WeightRow(*_split(kernel.path, model), *_count(kernel.variable))
+        id(kernel.variable): _row(*_split(kernel.path, model), kernel.variable)
         for kernel in kernels(model)
         if id(kernel.variable) not in masked
     }
@@ -51,12 +51,11 @@ def _split(path: str, root: keras.layers.Layer) -> tuple[str, str]:
     return layer or root.name, weight
 
 
-def _count(variable: keras.Variable, mask: keras.Variable | None = None) -> tuple[tuple[int, ...], int, int]:
-    """Return shape, number of entries and of non-zero ones."""
+def _row(layer: str, weight: str, variable: keras.Variable, mask: keras.Variable | None = None) -> WeightRow:
     is_kept = as_numpy(variable) != 0
     if mask is not None:
         is_kept &= as_numpy(mask).view(bool)
-    return is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept))
+    return WeightRow(layer, weight, is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept)))
 
 
 def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:

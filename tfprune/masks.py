@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,7 +101,7 @@ def _plan_masks(
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
-            scores=lambda layer=layer, name=name, path=path: _scores(layer, name, f"{path}/{name}"),
+            scores=functools.partial(_scores, layer, name, f"{path}/{name}"),
         )
         for path, layer, name in places
     ]

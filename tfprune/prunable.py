@@ -77,7 +77,7 @@ def _einsum_axes(layer: keras.layers.EinsumDense) -> str:
     return "".join("i" if letter in inputs and letter not in outputs else "o" for letter in kernel)
 
 
-_RECURRENT = {"kernel": "io", "recurrent_kernel": "io"}
+_RECURRENT: dict[str, Axes] = {"kernel": "io", "recurrent_kernel": "io"}
 
 _REGISTRY: dict[type, dict[str, Axes]] = {
     keras.layers.Dense: {"kernel": "io"},
