@@ -8,7 +8,9 @@ the mask; multiplying the weight as well would cost a pass over the memory in ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -36,7 +38,18 @@ def _mask_gradient(weight: Any, mask: Any) -> Any:
 
         return ops.copy(value), gradient
 
-    return identity(weight)
+    return identity(ops.copy(weight))  # a tensor: what reads a variable inside cannot have a custom gradient
+
+
+# Their gradient is zero wherever the weight is; another regulariser may move entries that the mask hides.
+_ENTRY_BY_ENTRY = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+
+
+def _guard_regularizer(weight: keras.Variable, mask: keras.Variable) -> None:
+    """Mask the gradient of a weight's regulariser too, which Keras calls outside the layer's forward pass."""
+    regularizer = weight.regularizer
+    if regularizer is not None and not isinstance(regularizer, _ENTRY_BY_ENTRY):
+        weight.regularizer = lambda value: regularizer(_mask_gradient(value, mask))
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
@@ -52,7 +65,8 @@ class Pruned(keras.layers.Wrapper):
         pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
         weights: Names of the weights to prune, as in `masks`; None takes every kernel that mixes inputs, which
             leaves out depthwise ones.
-        **kwargs: Arguments of `keras.layers.Layer`. By default name, dtype policy and `trainable` are the layer's.
+        **kwargs: Arguments of `keras.layers.Layer`. By default name, variable dtype and `trainable` are the layer's;
+            it casts inputs and weights to its compute dtype itself.
 
     Raises:
         TypeError: If `layer` is no layer.
@@ -76,9 +90,11 @@ class Pruned(keras.layers.Wrapper):
         **kwargs: Any,
     ) -> None:
         _check_layer(layer)
-        defaults = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+        self.call = _like_call_of(layer, self.call)
+        # Without a compute dtype of its own the wrapper hands full precision on, for each part to cast as it needs.
+        defaults = {"name": layer.name, "dtype": layer.variable_dtype, "trainable": layer.trainable}
         super().__init__(layer, **{**defaults, **kwargs})
-        self.autocast = layer.autocast
+        self.autocast = False
         self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
         self.pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
         self.weight_names = None if weights is None else tuple(weights)
@@ -108,6 +124,12 @@ class Pruned(keras.layers.Wrapper):
                 raise ValueError(f"Weight {self.layer.name}/{name} cannot take the pattern: {refusal}")
         return chosen
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.layer.built:  # by a symbolic call, as Keras hands `build` the shape of the first input only
+            symbols = keras.tree.map_structure(_symbol, (args, kwargs))
+            self.layer(*symbols[0], **symbols[1])
+        return super().__call__(*args, **kwargs)
+
     def build(self, input_shape: Any = None) -> None:
         if not self.layer.built:
             self.layer.build(input_shape)
@@ -135,6 +157,7 @@ class Pruned(keras.layers.Wrapper):
                 initializer="zeros",
                 trainable=False,
             )
+            _guard_regularizer(kernel.variable, self.masks[name])
 
     def latent(self, name: str) -> np.ndarray:
         """Return a weight's values with those that its mask hides, in the weight's own shape."""
@@ -182,10 +205,11 @@ class Pruned(keras.layers.Wrapper):
 
     def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         masked = {id(kernel.variable): name for name, kernel in self.kernels.items()}
+        variables = [*self.layer.variables, *_recurrent_states(self.layer)]
         # Every variable enters the scope: where the trainer runs in one, a nested scope would read stale values.
         mapping = [
             (variable, self._read(masked[id(variable)], training) if id(variable) in masked else variable.value)
-            for variable in self.layer.variables
+            for variable in variables
         ]
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             before = [scope.get_current_value(variable) for variable, _ in mapping]
@@ -201,6 +225,8 @@ class Pruned(keras.layers.Wrapper):
         return self.layer.compute_output_shape(*args, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        if "training" not in inspect.signature(self.layer.call).parameters:
+            kwargs.pop("training", None)
         return self.layer.compute_output_spec(*args, **kwargs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -230,6 +256,35 @@ class Pruned(keras.layers.Wrapper):
             for name in ("layer", "criterion", "pattern", "dtype")
         }
         return cls(**{**config, **parts})
+
+
+def _like_call_of(layer: keras.layers.Layer, call: Callable) -> Callable:
+    """Give a function the signature of the layer's `call`, `training` added: Keras reads argument names off it."""
+    parameters = dict(inspect.signature(layer.call).parameters)
+    if "training" not in parameters:
+        training = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY, default=None)
+        parameters = {**parameters, "training": training}
+
+    @functools.wraps(call)
+    def like_it(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    like_it.__signature__ = inspect.Signature(sorted(parameters.values(), key=lambda one: one.kind))
+    return like_it
+
+
+def _recurrent_states(layer: keras.layers.Layer) -> Iterator[keras.Variable]:
+    """Yield the states that stateful recurrent layers carry from batch to batch; Keras leaves them untracked."""
+    for _, part in prunable.walk(layer):
+        if getattr(part, "stateful", False):
+            yield from (state for state in keras.tree.flatten(part.states) if isinstance(state, keras.Variable))
+
+
+def _symbol(value: Any) -> Any:
+    """Return a placeholder for an array or tensor; let anything else through."""
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        return value
+    return keras.KerasTensor(value.shape, dtype=keras.backend.standardize_dtype(value.dtype))
 
 
 def _check_layer(layer: Any) -> None:
