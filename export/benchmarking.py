@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tfprune.export.codec import Source, read_model, read_source
 from tfprune.export.process import read_job, run_module, serve, write_job
 from tfprune.export.report import BenchmarkReport, TensorInfo

@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from tfprune.export.structure import check_whole
+
 LIMIT = 2**31  # a flatbuffer's offsets reach no further
 XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
@@ -123,6 +125,13 @@ def read_model(source: Source) -> bytes:
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain or packed with gzip or xz. "
             f"Received: {name}, whose content begins with {data[:8]!r}."
         )
+    try:
+        check_whole(data)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({error}). "
+            "Copy the file again."
+        ) from error
     return data
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from tfprune.export.codec import IDENTIFIER
 from tfprune.export.report import TensorInfo
 from tfprune.export.runtime import MissingPackage, in_order

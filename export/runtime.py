@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from tfprune.export.codec import Source, read_model, source_name
 from tfprune.export.endpoint import Endpoint
 from tfprune.export.report import shape_text
@@ -59,7 +60,7 @@ class Runner:
             self._interpreter = interpreter(model_content=data, num_threads=int(threads))
             self._interpreter.allocate_tensors()
             self._inputs, self._outputs = _endpoints(self._interpreter)
-        except (RuntimeError, ValueError) as error:
+        except (MemoryError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
                 f"{_one_line(error)}. Export the model again."
@@ -159,7 +160,7 @@ class Runner:
                 self._interpreter.set_tensor(endpoint.index, array)
             self._interpreter.invoke()
             return [endpoint.decode(self._interpreter.get_tensor(endpoint.index)) for endpoint in self._outputs]
-        except (RuntimeError, ValueError) as error:
+        except (MemoryError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"Expected inputs that {self._name} can run on. {self.runtime} says: {_one_line(error)}. "
                 f"Received: {self._received(arrays)}."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from tfprune.export.codec import Source, read_model
 from tfprune.export.flatbuffer import WEIGHTS, Graph
 from tfprune.export.process import read_job, run_module, serve, write_job
@@ -42,7 +43,7 @@ def verify(
 
     Raises:
         TypeError: If `source` is neither a path nor bytes, or an array holds Python objects.
-        ValueError: If there is no such file or it is no TFLite file at all, or an argument is out of range.
+        ValueError: If there is no such file, it is no whole TFLite file, or an argument is out of range.
 
     Example:
         >>> print(verify("digits.tflite", inputs=images, expected=model.predict(images)))  # doctest: +SKIP

@@ -65,6 +65,52 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return cases
 
 
+@pytest.fixture(scope="session")
+def refused(cases: dict[str, Case]) -> bytes:
+    """Return a whole file that every interpreter refuses: its format has another version."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = bytearray(cases["dense"].data)
+    table = schema.Model.GetRootAs(data, 0)._tab
+    place = table.Pos + table.Offset(4)
+    assert data[place] == 3
+    data[place] = 99
+    return bytes(data)
+
+
+@pytest.fixture(scope="session")
+def endless() -> bytes:
+    """Return a graph listed 5,000 times with the same 5,000 operators: 45 kB, and minutes to walk."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    builder = flatbuffers.Builder(2**16)
+    schema.OperatorStart(builder)
+    operator = schema.OperatorEnd(builder)
+    schema.SubGraphStartOperatorsVector(builder, 5000)
+    for _ in range(5000):
+        builder.PrependUOffsetTRelative(operator)
+    operators = builder.EndVector()
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddOperators(builder, operators)
+    graph = schema.SubGraphEnd(builder)
+    schema.ModelStartSubgraphsVector(builder, 5000)
+    for _ in range(5000):
+        builder.PrependUOffsetTRelative(graph)
+    graphs = builder.EndVector()
+    schema.OperatorCodeStart(builder)
+    code = schema.OperatorCodeEnd(builder)
+    schema.ModelStartOperatorCodesVector(builder, 1)
+    builder.PrependUOffsetTRelative(code)
+    codes = builder.EndVector()
+    schema.ModelStart(builder)
+    schema.ModelAddVersion(builder, 3)
+    schema.ModelAddOperatorCodes(builder, codes)
+    schema.ModelAddSubgraphs(builder, graphs)
+    builder.Finish(schema.ModelEnd(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
 def _dense(keras: Any) -> Any:
     """Two kernels, of which the entries below the median of their magnitudes are zero."""
     layers = [keras.layers.Dense(16, activation="relu"), keras.layers.Dense(4)]

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+
 from tfprune.export import benchmarking
 from tfprune.export.benchmarking import benchmark
 from tfprune.export.codec import encode
@@ -78,9 +79,9 @@ def test_numbers_out_of_range_are_refused(cases, arguments):
         benchmark(cases["dense"].path, **arguments)
 
 
-def test_files_that_do_not_run_are_refused_with_the_reason(cases, tmp_path, monkeypatch):
+def test_files_that_do_not_run_are_refused_with_the_reason(cases, refused, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="whose run failed: .*cannot load"):
-        benchmark(cases["dense"].data[:900])
+        benchmark(refused)
     with pytest.raises(ValueError, match="does not exist"):
         benchmark(tmp_path / "missing")
     crash = Completed(ok=False, reason="killed by SIGBUS", output="")

@@ -3,16 +3,19 @@
 import gzip
 import lzma
 import os
+import struct
 import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tfprune.export.codec import check_target, decode, encode, read_model, write_atomically
 
-MODEL = b"\x1c\x00\x00\x00TFL3" + bytes(range(200))
+MODEL = struct.pack("<I4sHHi", 12, b"TFL3", 4, 4, 4) + bytes(range(200))  # a model without parts, and a rest
 METHODS = (None, "gzip", "xz")
+PACKED = {method: encode(MODEL, method) for method in METHODS}
 
 
 @given(data=st.binary(max_size=400), method=st.sampled_from(METHODS))
@@ -74,7 +77,7 @@ def test_every_truncation_of_a_packed_file_is_noticed(method):
 @pytest.mark.parametrize("method", ["gzip", "xz"])
 @given(position=st.integers(0, 10**6), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_noticed_or_harmless(method, position, bit):
-    packed = bytearray(encode(MODEL, method))
+    packed = bytearray(PACKED[method])
     packed[position % len(packed)] ^= 1 << bit
     try:
         unpacked = decode(bytes(packed))
@@ -117,6 +120,9 @@ def test_what_is_no_model_is_refused_by_name(tmp_path):
         read_model(path)
     path.write_bytes(MODEL[:6])
     with pytest.raises(ValueError, match="Expected a TFLite file"):
+        read_model(path)
+    path.write_bytes(MODEL[:10])
+    with pytest.raises(ValueError, match=r"model\.tflite', which is damaged or cut short \(a part .*Copy the file"):
         read_model(path)
     path.write_bytes(encode(MODEL, "xz")[:-9])
     with pytest.raises(ValueError, match=r"Cannot unpack '.*model\.tflite'.*cut short"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tfprune.export.process import read_job, run_module, write_job
 
 CHILD = """

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+
 from tfprune.export.report import (
     BenchmarkReport,
     Candidate,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tfprune.export import verification
 from tfprune.export.codec import encode
 from tfprune.export.flatbuffer import read
@@ -52,11 +53,12 @@ def test_int8_files_are_compared_in_float(cases):
     assert report.max_abs_diff > 0
 
 
-def test_a_refused_file_fails_with_the_interpreters_words(cases):
+def test_a_refused_file_fails_with_the_interpreters_words(cases, refused):
     case = cases["dense"]
-    report = verify(case.data[:1000], inputs=case.inputs, expected=case.expected)
+    report = verify(refused, inputs=case.inputs, expected=case.expected)
     assert not report.passed
     assert "cannot load" in report.reason
+    assert "version 99" in report.reason
     assert (report.max_abs_diff, report.scale, report.runtime) == (None, None, "")
 
 
@@ -96,6 +98,8 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
 
 def test_bad_arguments_are_refused(cases, tmp_path):
     case = cases["dense"]
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        verify(case.data[:1000], inputs=case.inputs)
     with pytest.raises(ValueError, match="does not exist"):
         verify(tmp_path / "missing", inputs=case.inputs)
     with pytest.raises(ValueError, match="Received: tolerance=-1"):
