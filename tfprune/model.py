@@ -147,18 +147,27 @@ def _selector(
         return lambda path, layer, kernel: kernel.mixes_inputs and not pattern.refusal(kernel.matrix_shape)
     if callable(filters):
         return lambda path, layer, kernel: bool(filters(layer))
-    expressions = [filters] if isinstance(filters, str) else list(filters)
+    expressions = [filters] if isinstance(filters, str) else filters
+    if not isinstance(expressions, Sequence) or not all(isinstance(one, str) for one in expressions):
+        raise TypeError(
+            f"Expected `filters` to be None, regular expressions or a function of a layer. Received: {filters!r}"
+        )
     for expression in expressions:
-        if not isinstance(expression, str):
-            raise TypeError(
-                f"Expected `filters` to be None, regular expressions or a function of a layer. Received: {filters!r}"
-            )
-        if not any(re.search(expression, path) for path in paths):
+        if not any(_regex(expression).search(path) for path in paths):
             raise ValueError(
                 f"Expected the filter to match a weight. Received: {expression!r}, which is found in none of "
                 f"{', '.join(paths) or 'no weights at all'}"
             )
     return lambda path, layer, kernel: any(re.search(expression, path) for expression in expressions)
+
+
+def _regex(expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise ValueError(
+            f"Expected `filters` to be regular expressions. Received: {expression!r} ({error})"
+        ) from error
 
 
 def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -15,9 +15,12 @@ Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
 
 def is_graph(layer: Any) -> bool:
     """Tell whether it is a Sequential or Functional model, which is built from a list of layers."""
-    if not isinstance(layer, keras.Model):
+    if not isinstance(layer, keras.Model) or isinstance(layer, keras.Sequential):
+        return isinstance(layer, keras.Sequential)
+    try:
+        return {"layers", "input_layers"} <= layer.get_config().keys()
+    except NotImplementedError:  # a subclassed model that cannot tell its arguments
         return False
-    return isinstance(layer, keras.Sequential) or {"layers", "input_layers"} <= layer.get_config().keys()
 
 
 def units(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -48,12 +51,12 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     Raises:
         ValueError: If the model cannot be rebuilt from its configuration.
     """
-    config = keras.saving.serialize_keras_object(model)
+    config = _config(model)
     config.pop("compile_config", None)
     for path, layer in units(model):
         replacement = replace(path, layer)
         if replacement is not None:
-            _entry(config, path).update(keras.saving.serialize_keras_object(replacement))
+            _entry(config, path).update(_config(replacement))
     copy = _from_config(config, model)
     before, after = [path for path, _ in units(model)], [path for path, _ in units(copy)]
     if sorted(before) != sorted(after):
@@ -68,7 +71,17 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
 
 def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a copy of a layer by its configuration, built if the layer is; weights are not copied."""
-    return _from_config(keras.saving.serialize_keras_object(layer), layer)
+    return _from_config(_config(layer), layer)
+
+
+def _config(layer: keras.layers.Layer) -> dict[str, Any]:
+    try:
+        return keras.saving.serialize_keras_object(layer)
+    except NotImplementedError as error:
+        reason = " ".join(str(error).partition("Example:")[0].split())
+        raise ValueError(
+            f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: {reason}"
+        ) from None
 
 
 def _from_config(config: dict[str, Any], source: keras.layers.Layer) -> Any:
@@ -79,8 +92,9 @@ def _from_config(config: dict[str, Any], source: keras.layers.Layer) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. "
-            f"Received one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its arguments "
-            f"in `get_config`, and give functions passed to layers a name: a lambda as an activation cannot be rebuilt"
+            f"Received one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its "
+            f"arguments in `get_config`, and name the functions passed to layers: a lambda as an activation "
+            f"cannot be rebuilt"
         ) from None  # Keras' own message repeats the whole configuration at every level
 
 
