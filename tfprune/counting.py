@@ -63,8 +63,11 @@ def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
     found = []
     for path, layer in units(model):
         parts = [part for _, part in walk(layer, stop=Pruned)]
-        if isinstance(layer, Pruned) and not layer.trainable:
-            found.append(Skipped(path, "frozen (trainable=False): its masks are never changed"))
+        if isinstance(layer, Pruned):
+            frozen = [name for name, kernel in layer.kernels.items() if not kernel.variable.trainable]
+            if frozen:
+                reason = f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}"
+                found.append(Skipped(path or layer.name, reason))
         elif layer.weights and not any(isinstance(part, Pruned) for part in parts):
             reason = _reason(layer, is_wrapped)
             found += [Skipped(path or layer.name, reason)] if reason else []

@@ -23,8 +23,11 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
     """Return the wrappers of a model with their paths, each once.
 
     Raises:
+        TypeError: If `model` is no model or layer.
         ValueError: If there are none, or one has not been built.
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model or layer. Received: model={model!r} of type {type(model).__name__}")
     found = [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
     if not found:
         raise ValueError(
@@ -73,7 +76,7 @@ def update_masks(
     layers = pruned_layers(model)
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     check_optimizer(optimizer)
-    plan = _plan_masks([(path, layer) for path, layer in layers if layer.trainable], sparsity, allocation)
+    plan = _plan_masks(layers, sparsity, allocation)
     slots = slots_by_variable(optimizer, model.trainable_variables)
     for layer, name, mask in plan:
         layer.set_mask(name, mask, slots=slots.get(id(layer.kernels[name].variable), ()))
@@ -84,8 +87,14 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer | None) -> None:
     """Refuse an optimizer that moves a weight whose gradient and slots are zero.
 
     Raises:
+        TypeError: If it is no optimizer.
         ValueError: For Muon, which orthogonalises each weight as a whole.
     """
+    if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"Expected a Keras optimizer or None. Received: optimizer={optimizer!r} of type "
+            f"{type(optimizer).__name__}"
+        )
     if isinstance(getattr(optimizer, "inner_optimizer", optimizer), keras.optimizers.Muon):
         raise ValueError(
             "Expected an optimizer that works entry by entry, as SGD, Adam and most others do. Received: Muon, which "
@@ -96,7 +105,12 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer | None) -> None:
 def _plan_masks(
     layers: list[tuple[str, Pruned]], sparsity: float, allocation: Any
 ) -> list[tuple[Pruned, str, np.ndarray]]:
-    places = [(path, layer, name) for path, layer in layers for name in layer.kernels]
+    places = [
+        (path, layer, name)
+        for path, layer in layers
+        for name, kernel in layer.kernels.items()
+        if kernel.variable.trainable  # of a layer with frozen parts, the others are pruned
+    ]
     weights = [
         Weight(
             path=f"{path}/{name}",

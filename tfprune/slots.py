@@ -13,6 +13,9 @@ def slots_by_variable(
 ) -> dict[int, list[keras.Variable]]:
     """Return the optimizer variables that have the shape of a weight and belong to it, by the weight's `id`.
 
+    Left out are the sums of squared gradients that Adagrad and Ftrl start above zero: a step is divided by them, so
+    they move no weight, and at zero Ftrl would divide by zero.
+
     Keras names a slot after its weight (`adam/dense_kernel_momentum`). Weights of equal paths have equal slot
     names, and come in the same order.
 
@@ -35,6 +38,6 @@ def slots_by_variable(
         candidates = owners[prefix]
         owner = candidates[times_seen[slot.name] % len(candidates)]
         times_seen[slot.name] += 1
-        if slot.shape == owner.shape:
+        if slot.shape == owner.shape and slot.name != f"{prefix}accumulator":
             found[id(owner)].append(slot)
     return found
