@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.codec import Source, read_model, read_source
+from tfprune.export.endpoint import random_input
 from tfprune.export.process import read_job, run_module, serve, write_job
-from tfprune.export.report import BenchmarkReport, TensorInfo
+from tfprune.export.report import BenchmarkReport
 from tfprune.export.runtime import Runner
 
 MODEL = "model.tflite"
 TIMEOUT = 3600  # a slow board, a large model, and many runs
-FREE = 8  # length of the dimensions, other than the batch, that a file leaves open
 STATUS = Path("/proc/self/status")
 PROCESSOR = (Path("/proc/device-tree/model"), Path("/proc/cpuinfo"))
 
@@ -84,7 +84,7 @@ def _report(
 def _work(folder: Path) -> None:
     settings, _ = read_job(folder, "job")
     runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
-    inputs = [_random(info, settings["batch"]) for info in runner.inputs]
+    inputs = [random_input(info, settings["batch"]) for info in runner.inputs]
     for _ in range(settings["warmup"]):
         runner.predict(inputs)
     times = []
@@ -94,14 +94,6 @@ def _work(folder: Path) -> None:
         times.append((time.perf_counter_ns() - start) / 1e6)
     measured: dict[str, Any] = {"runtime": runner.runtime, "peak_memory": _peak_memory()}
     write_job(folder, "result", settings=measured, arrays={"milliseconds": np.array(times)})
-
-
-def _random(info: TensorInfo, batch: int) -> np.ndarray:
-    generator = np.random.default_rng(0)
-    shape = [batch, *(FREE if length is None else length for length in info.shape[1:])] if info.shape else []
-    if info.dtype in ("int32", "int64", "uint32", "uint64", "bool"):
-        return generator.integers(0, 2, shape)  # places in a table of unknown length: two rows it has
-    return generator.random(shape, np.float32)
 
 
 def _peak_memory() -> int | None:

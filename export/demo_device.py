@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from tfprune.export.process import read_job, serve, write_job
 from tfprune.export.runtime import Runner
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from tfprune.export.report import TensorInfo
 
+FREE = 8  # length drawn for a dimension, other than the batch, that a file leaves open
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -99,3 +101,17 @@ class Endpoint:
         limits = np.iinfo(self.dtype)
         quantized = np.rint(real / np.float32(self.scale)) + self.zero_point
         return np.clip(quantized, limits.min, limits.max).astype(self.dtype)
+
+
+def random_input(info: TensorInfo, batch: int) -> np.ndarray:
+    """Draw the same numbers in [0, 1) every time, whole ones from {0, 1}.
+
+    Args:
+        info: The input.
+        batch: Length of its first dimension; other free dimensions get a length of 8.
+    """
+    generator = np.random.default_rng(0)
+    shape = [batch, *(FREE if length is None else length for length in info.shape[1:])] if info.shape else []
+    if info.dtype in ("int32", "int64", "uint32", "uint64", "bool"):
+        return generator.integers(0, 2, shape)  # places in a table of unknown length: two rows it has
+    return generator.random(shape, np.float32)

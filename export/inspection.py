@@ -38,8 +38,8 @@ def inspect(source: Source) -> ModelReport:
             shape=weight.shape,
             dtype=weight.dtype,
             size=weight.size,
-            nnz=weight.nnz,
-            sparsity=fraction_of_zeros(weight.nnz, weight.size),
+            nnz=weight.nnz,  # type: ignore[arg-type]  # what counts as a weight has a count
+            sparsity=fraction_of_zeros(weight.nnz, weight.size),  # type: ignore[arg-type]
             bytes=weight.bytes,
             sparse=weight.sparse,
         )

@@ -108,7 +108,7 @@ def write_job(
                 "Turn it into a numeric array first."
             )
     # Numbered, because names of tensors are not always good names of files in an archive.
-    stored = {f"array_{index}": value for index, value in enumerate(arrays.values())}
+    stored: dict[str, Any] = {f"array_{index}": value for index, value in enumerate(arrays.values())}
     text = json.dumps({"settings": dict(settings or {}), "arrays": list(arrays)})
     Path(folder, f"{name}.json").write_text(text, encoding="utf-8")
     with Path(folder, f"{name}.npz").open("wb") as archive:

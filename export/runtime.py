@@ -12,7 +12,7 @@ import numpy as np
 
 from tfprune.export.codec import Source, read_model, source_name
 from tfprune.export.endpoint import Endpoint
-from tfprune.export.report import shape_text
+from tfprune.export.report import TensorInfo, shape_text
 
 # The maintained one first; TensorFlow last, because it takes seconds and hundreds of megabytes to load.
 INTERPRETERS = (
@@ -49,6 +49,14 @@ class Runner:
         >>> Runner("digits.tflite").predict(images).shape  # doctest: +SKIP
         (100, 10)
     """
+
+    runtime: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    _name: str
+    _interpreter: Any
+    _inputs: list[Endpoint]
+    _outputs: list[Endpoint]
 
     def __init__(self, source: Source, *, threads: int = 1) -> None:
         if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:

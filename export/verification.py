@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.export.codec import Source, read_model
+from tfprune.export.endpoint import random_input
 from tfprune.export.flatbuffer import WEIGHTS, Graph
 from tfprune.export.process import read_job, run_module, serve, write_job
 from tfprune.export.report import VerifyReport
@@ -23,7 +24,7 @@ SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared a
 
 
 def verify(
-    source: Source, *, inputs: Any, expected: Any = None, tolerance: float = 1e-4, timeout: float = 120
+    source: Source, *, inputs: Any = None, expected: Any = None, tolerance: float = 1e-4, timeout: float = 120
 ) -> VerifyReport:
     """Run a file in a process of its own and compare what it gives with what it should give.
 
@@ -33,7 +34,7 @@ def verify(
 
     Args:
         source: A path, or the content of such a file: plain, gzip or xz.
-        inputs: What `Runner.predict` takes.
+        inputs: What `Runner.predict` takes; None draws random numbers, which shows no more than that it runs.
         expected: The right outputs: one array; for several a list in the file's order or a dict by name.
         tolerance: The difference allowed, relative to the largest expected magnitude of the output; at least 0.
         timeout: Seconds after which the process is stopped and the file has failed.
@@ -49,7 +50,9 @@ def verify(
         >>> print(verify("digits.tflite", inputs=images, expected=model.predict(images)))  # doctest: +SKIP
     """
     _check_positive("timeout", timeout)
-    if not isinstance(tolerance, numbers.Real) or not 0 <= tolerance < math.inf:
+    if inputs is None and expected is not None:
+        raise ValueError("Expected the inputs that give `expected`. Received: inputs=None.")
+    if not isinstance(tolerance, numbers.Real) or not 0 <= float(tolerance) < math.inf:
         raise ValueError(f"Expected `tolerance` to be a number of at least 0. Received: tolerance={tolerance!r}")
     outputs, runtime, reason = _run(read_model(source), inputs, timeout)
     comparison = Comparison(reason)
@@ -116,6 +119,8 @@ def _run(data: bytes, inputs: Any, timeout: float) -> tuple[dict[str, np.ndarray
     """Return outputs by name, the interpreter, and why there are none."""
     form = "dict" if isinstance(inputs, Mapping) else "list" if isinstance(inputs, (list, tuple)) else "array"
     arrays = dict(inputs) if form == "dict" else dict(enumerate(inputs if form == "list" else [inputs]))
+    if inputs is None:
+        form, arrays = "random", {}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form}, arrays={str(key): array for key, array in arrays.items()})
         Path(folder, MODEL).write_bytes(data)
@@ -133,7 +138,13 @@ def _work(folder: Path) -> None:
     runner = Runner((folder / MODEL).read_bytes())
     write_job(folder, "loaded", settings={"runtime": runner.runtime})
     values = list(arrays.values())
-    inputs = {"dict": arrays, "list": values, "array": values[0] if values else None}[settings["form"]]
+    forms = {
+        "random": lambda: [random_input(info, 1) for info in runner.inputs],
+        "dict": lambda: arrays,
+        "list": lambda: values,
+        "array": lambda: values[0],
+    }
+    inputs = forms[settings["form"]]()
     outputs = runner.predict(inputs)
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
@@ -152,7 +163,7 @@ def _compare(outputs: dict[str, np.ndarray], expected: Any, tolerance: float) ->
     for result in results:
         if result.reason and result.difference is None:
             return result
-    return max(results, key=lambda result: result.difference / result.scale)
+    return max(results, key=lambda result: (result.difference or 0.0) / (result.scale or 1.0))
 
 
 def _by_name(expected: Any, names: list[str]) -> dict[str, np.ndarray]:
@@ -194,7 +205,7 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
 
 
 def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"Expected `{name}` to be a number above 0. Received: {name}={value!r}")
 
 

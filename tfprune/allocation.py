@@ -73,7 +73,7 @@ def _select_over_all(weights: Sequence[Weight], scores: list[np.ndarray], sparsi
     ends = np.cumsum([score.size for score in scores])
     keep = keep_largest(np.concatenate(scores), max(int(ends[-1]) - round(sparsity * int(ends[-1])), 1))
     parts = np.split(keep, ends[:-1])
-    zeros = [min(part.size - np.count_nonzero(part), part.size - 1) for part in parts]
+    zeros = [min(part.size - int(np.count_nonzero(part)), part.size - 1) for part in parts]
     return [zero / weight.size for zero, weight in zip(zeros, weights, strict=True)]
 
 

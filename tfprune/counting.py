@@ -69,8 +69,8 @@ def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
                 reason = f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}"
                 found.append(Skipped(path or layer.name, reason))
         elif layer.weights and not any(isinstance(part, Pruned) for part in parts):
-            reason = _reason(layer, is_wrapped)
-            found += [Skipped(path or layer.name, reason)] if reason else []
+            left_alone = _reason(layer, is_wrapped)
+            found += [Skipped(path or layer.name, left_alone)] if left_alone else []
     return found
 
 

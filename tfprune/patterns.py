@@ -82,7 +82,7 @@ def _ranked(values: np.ndarray, rank: int) -> np.floating:
     low = sample[place - margin] if place > margin else -np.inf
     high = sample[place + margin] if place + margin < sample.size else np.inf
     inside = values[(values >= low) & (values <= high)]
-    rank_inside = rank - np.count_nonzero(values < low)
+    rank_inside = rank - int(np.count_nonzero(values < low))
     if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and slower only
         inside, rank_inside = values.copy(), rank
     inside.partition(rank_inside)

@@ -106,7 +106,7 @@ def _check_step(value: Any, argument: str) -> Step:
         if value < 0:
             raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
         return int(value)
-    if not 0 <= value <= 1:
+    if not 0 <= float(value) <= 1:
         raise ValueError(
             f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}"
         )

@@ -66,12 +66,13 @@ def check_sparsity(value: Any, argument: str) -> float:
             f"Expected `{argument}` to be a number in [0, 1), the fraction of zeros. Received: "
             f"{argument}={value!r} of type {type(value).__name__}"
         )
-    if not 0 <= value < 1:
-        hint = f" For {value:g} % pass {value / 100:g}." if 1 < value < 100 else ""
+    sparsity = float(value)
+    if not 0 <= sparsity < 1:
+        hint = f" For {sparsity:g} % pass {sparsity / 100:g}." if 1 < sparsity < 100 else ""
         raise ValueError(
             f"Expected `{argument}` in [0, 1), the fraction of zeros. Received: {argument}={value!r}.{hint}"
         )
-    return float(value)
+    return sparsity
 
 
 def check_count(value: Any, argument: str, *, least: int) -> int:

@@ -90,7 +90,7 @@ class Pruned(keras.layers.Wrapper):
         **kwargs: Any,
     ) -> None:
         _check_layer(layer)
-        self.call = _like_call_of(layer, self.call)
+        self.call = _like_call_of(layer, self.call)  # type: ignore[method-assign]
         # Without a compute dtype of its own the wrapper hands full precision on, for each part to cast as it needs.
         defaults = {"name": layer.name, "dtype": layer.variable_dtype, "trainable": layer.trainable}
         super().__init__(layer, **{**defaults, **kwargs})
@@ -269,7 +269,8 @@ def _like_call_of(layer: keras.layers.Layer, call: Callable) -> Callable:
     def like_it(*args: Any, **kwargs: Any) -> Any:
         return call(*args, **kwargs)
 
-    like_it.__signature__ = inspect.Signature(sorted(parameters.values(), key=lambda one: one.kind))
+    ordered = sorted(parameters.values(), key=lambda one: one.kind)
+    like_it.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     return like_it
 
 

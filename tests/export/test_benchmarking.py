@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from tfprune.export import benchmarking
+from tfprune.export import benchmarking, endpoint
 from tfprune.export.benchmarking import benchmark
 from tfprune.export.codec import encode
 from tfprune.export.process import Completed
@@ -40,13 +40,13 @@ def test_memory_is_that_of_the_child(cases):
 
 def test_inputs_are_the_same_each_time():
     info = TensorInfo("x", (None, None, 3), "float32")
-    first, second = benchmarking._random(info, 4), benchmarking._random(info, 4)
+    first, second = endpoint.random_input(info, 4), endpoint.random_input(info, 4)
     np.testing.assert_array_equal(first, second)
     assert first.shape == (4, 8, 3)
-    tokens = benchmarking._random(TensorInfo("t", (1, 6), "int32"), 2)
+    tokens = endpoint.random_input(TensorInfo("t", (1, 6), "int32"), 2)
     assert tokens.shape == (2, 6)
     assert set(tokens.ravel()) <= {0, 1}
-    assert benchmarking._random(TensorInfo("s", (), "float32"), 2).shape == ()
+    assert endpoint.random_input(TensorInfo("s", (), "float32"), 2).shape == ()
 
 
 def test_percentiles_by_hand():
