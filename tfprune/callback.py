@@ -20,8 +20,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     Steps are optimizer updates, counted by `model.optimizer.iterations`, so a resumed or second `fit` goes on
     counting. Masks are updated at the schedule's begin, every `every` steps after it, and at its end; the final
-    sparsity is reached exactly. Its value goes into `logs` as `sparsity`, and so into `History` and the progress
-    bar. A warning says what was reached if training ends before the schedule does.
+    sparsity is reached exactly. Its value goes into `logs` as `sparsity`, and so into `History`, the progress bar
+    and the callbacks listed after this one. A warning says what was reached if training ends before the schedule does.
 
     Args:
         schedule: How sparse at which step, such as `schedules.Polynomial(0.9, end=5000)`. Fractions (floats) are
@@ -29,7 +29,8 @@ class PruningCallback(keras.callbacks.Callback):
         every: Steps between mask updates, at least 1.
         allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a
             function, or a dict from regular expressions, searched in the weights' paths, to the final sparsity of
-            these weights, which then follows the schedule's progress, or to a schedule of their own.
+            these weights, which then follows the schedule's progress, to a schedule of their own, or to None,
+            which leaves them as they are.
 
     Raises:
         TypeError: If `schedule` is no schedule.
@@ -55,7 +56,7 @@ class PruningCallback(keras.callbacks.Callback):
         schedule: Schedule,
         *,
         every: int = 100,
-        allocation: str | Mapping[str, float | Schedule] | Allocation = "uniform",
+        allocation: str | Mapping[str, float | Schedule | None] | Allocation = "uniform",
     ) -> None:
         super().__init__()
         if not isinstance(schedule, Schedule):
@@ -66,7 +67,7 @@ class PruningCallback(keras.callbacks.Callback):
         check_allocation(allocation)
         if isinstance(allocation, Mapping):
             for pattern, value in allocation.items():
-                if not isinstance(value, Schedule):
+                if not (value is None or isinstance(value, Schedule)):
                     check_sparsity(value, f"allocation[{pattern!r}]")
         self.schedule = schedule
         self.every = check_count(every, "every", least=1)
@@ -152,7 +153,7 @@ class PruningCallback(keras.callbacks.Callback):
                 own = value.last_update(previous, step, self.every)
                 rules[pattern] = None if own is None else value(own)
             else:
-                rules[pattern] = None if due is None else value * self._progress(due)
+                rules[pattern] = None if due is None or value is None else value * self._progress(due)
         if due is None:
             rules[""] = None  # matches every path that no pattern before it does
         return rules

@@ -1,0 +1,446 @@
+"""The callback inside `fit`: exact at every end, silent at inference, and at home among other callbacks."""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+from tfprune.schedules import Constant, Polynomial
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 10)).astype("float32")
+Y = RNG.normal(size=(40, 2)).astype("float32")
+
+
+def plain(seed: int = 1) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input((10,)),
+            layers.Dense(10, activation="tanh", name="hidden"),
+            layers.Dropout(0.2, seed=3),
+            layers.BatchNormalization(name="norm"),
+            layers.Dense(2, name="out"),
+        ]
+    )
+
+
+def make(optimizer="adam", **compile_arguments) -> keras.Model:
+    model = tfprune.wrap(plain())
+    model.compile(optimizer, "mse", **compile_arguments)
+    return model
+
+
+def fit(model: keras.Model, *callbacks, epochs: int = 1, **arguments) -> dict[str, list[float]]:
+    """Train 10 updates an epoch, always on the same batches."""
+    arguments = {"batch_size": 4, "shuffle": False, "verbose": 0, **arguments}
+    return model.fit(X, Y, epochs=epochs, callbacks=list(callbacks), **arguments).history
+
+
+def masks_of(model: keras.Model) -> list[np.ndarray]:
+    return [model.get_layer(name).masks["kernel"].numpy() for name in ("hidden", "out")]
+
+
+def assert_equal(one, other):
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def sparsities(model: keras.Model) -> list[float]:
+    return [row.sparsity for row in tfprune.sparsity_report(model).rows]
+
+
+class Record(keras.callbacks.Callback):
+    """Count the zeros of the first mask after every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.zeros = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.zeros.append(int(np.sum(self.model.get_layer("hidden").masks["kernel"].numpy() == 0)))
+
+
+def test_masks_follow_the_schedule_step_by_step():
+    schedule, record = Polynomial(0.8, begin=3, end=17, initial=0.2), Record()
+    fit(make(), tfprune.PruningCallback(schedule, every=4), record, epochs=2)
+    truth, current = [], 0
+    for step in range(1, 21):
+        if step in (3, 7, 11, 15, 17):
+            remaining = 1 - (step - 3) / 14
+            current = round(100 * (0.8 - 0.6 * remaining**3))
+        truth.append(current)
+    assert record.zeros == truth
+
+
+@pytest.mark.parametrize(
+    ("schedule", "every"),
+    [
+        (Polynomial(0.77, end=10), 3),
+        (Polynomial(0.77, begin=2, end=9), 100),
+        (Polynomial(0.77, begin=5, end=5), 4),
+        (Polynomial(0.77, begin=0, end=0), 1),
+        (Polynomial(0.77, end=1.0), 7),
+        (Polynomial(0.77, begin=0.25, end=0.75), 100),
+        (Constant(0.77), 100),
+        (Constant(0.77, begin=10), 100),
+        (Constant(0.77, begin=1, end=2), 1),
+    ],
+)
+def test_the_final_sparsity_is_exact(schedule, every):
+    model = make()
+    history = fit(model, tfprune.PruningCallback(schedule, every=every))
+    assert sparsities(model) == [pytest.approx(0.77), pytest.approx(round(0.77 * 20) / 20)]
+    assert history["sparsity"] == [pytest.approx((77 + round(0.77 * 20)) / 120)]
+
+
+def test_sparsity_is_in_history_and_in_what_later_callbacks_log(tmp_path):
+    class Seen(keras.callbacks.Callback):
+        values: list[float] = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.values.append(logs["sparsity"])
+
+    first, later = (keras.callbacks.CSVLogger(tmp_path / name) for name in ("first.csv", "later.csv"))
+    callback = tfprune.PruningCallback(Polynomial(0.5, end=20), every=5)
+    history = fit(make(), first, callback, later, Seen(), epochs=2, validation_data=(X, Y))
+    with (tmp_path / "later.csv").open() as file:
+        rows = [float(row["sparsity"]) for row in csv.DictReader(file)]
+    assert rows == pytest.approx(history["sparsity"])
+    assert history["sparsity"][1] == 0.5 and 0.3 < history["sparsity"][0] < 0.5
+    assert Seen.values[9::10] == history["sparsity"] and Seen.values[0] == 0
+    assert set(history) == {"loss", "val_loss", "sparsity"}
+
+
+@pytest.mark.parametrize("arguments", [{"steps_per_execution": 7}, {"jit_compile": True}, {"run_eagerly": True}])
+def test_other_ways_to_run_a_step_end_exactly(arguments):
+    model = make(**arguments)
+    fit(model, tfprune.PruningCallback(Polynomial(0.8, begin=1, end=9), every=2))
+    assert sparsities(model) == [0.8, 0.8]
+    kernel = model.get_layer("hidden").layer.kernel.numpy()
+    assert np.count_nonzero(kernel) == 20 and np.isfinite(kernel).all()
+
+
+def test_eager_and_compiled_runs_agree():
+    models = [make(run_eagerly=eager) for eager in (True, False)]
+    for model in models:
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2))
+    assert_equal(masks_of(models[0]), masks_of(models[1]))
+
+
+def test_two_runs_with_one_seed_are_identical():
+    models = [make(), make()]
+    for model in models:
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2))
+    assert_equal([v.numpy() for v in models[0].variables], [v.numpy() for v in models[1].variables])
+
+
+def test_a_second_fit_goes_on_counting():
+    model, once = make(), make()
+    for _ in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit(model, tfprune.PruningCallback(Polynomial(0.8, end=20), every=3))
+    fit(once, tfprune.PruningCallback(Polynomial(0.8, end=20), every=3), epochs=2)
+    assert sparsities(model) == sparsities(once) == [0.8, 0.8]
+    assert_equal(masks_of(model), masks_of(once))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_mixed_precision_prunes_too(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = make()
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2), epochs=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert sparsities(model) == [0.8, 0.8]
+    assert np.isfinite(model.get_layer("hidden").layer.kernel.numpy()).all()
+
+
+def test_steps_are_updates_when_gradients_are_accumulated():
+    model, record = make(keras.optimizers.Adam(gradient_accumulation_steps=2)), Record()
+    fit(model, tfprune.PruningCallback(Polynomial(0.5, begin=2, end=1.0), every=1), record, epochs=1)
+    assert record.zeros[:3] == [0, 0, 0] and record.zeros[-1] == 50
+    assert record.zeros.index(next(z for z in record.zeros if z)) >= 4
+
+
+def test_a_shared_layer_counts_one_step_a_batch():
+    dense, inputs = layers.Dense(10, name="hidden"), keras.Input((10,))
+    model = tfprune.wrap(keras.Model(inputs, layers.Dense(2, name="out")(dense(dense(inputs)))))
+    model.compile("sgd", "mse")
+    record = Record()
+    fit(model, tfprune.PruningCallback(Constant(0.5, begin=5)), record)
+    assert record.zeros == [0] * 4 + [50] * 6
+
+
+def generator():
+    while True:
+        yield X[:4], Y[:4]
+
+
+def test_a_fraction_needs_to_know_the_steps():
+    model, callback = make(), tfprune.PruningCallback(Polynomial(0.5, end=0.5))
+    with pytest.raises(ValueError, match=r"Pass steps_per_epoch to fit, or give begin and end as ints"):
+        model.fit(_finite(), callbacks=[callback], verbose=0)
+    model.fit(generator(), steps_per_epoch=6, epochs=2, callbacks=[callback], verbose=0)
+    assert sparsities(model) == [0.5, 0.5]
+
+
+def _finite():
+    yield X[:4], Y[:4]
+
+
+def save_and_load(model, path):
+    model.save(path)
+    return keras.models.load_model(path)
+
+
+@pytest.mark.parametrize(("stop", "end"), [(1, 9), (5, 9), (9, 9), (4, 0.9)])
+def test_a_resumed_run_is_the_uninterrupted_one(stop, end, tmp_path):
+    def run(model, first, last):
+        callback = tfprune.PruningCallback(Polynomial(0.8, begin=1, end=end), every=3)
+        model.fit(X, Y, batch_size=40, initial_epoch=first, epochs=last, callbacks=[callback], verbose=0)
+
+    def model_without_dropout():
+        keras.utils.set_random_seed(1)
+        stack = [keras.Input((10,)), layers.Dense(10, name="hidden"), layers.Dense(2, name="out")]
+        model = tfprune.wrap(keras.Sequential(stack))
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+        return model
+
+    whole, part = model_without_dropout(), model_without_dropout()
+    run(whole, 0, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(end, float):  # cut off, not shortened: the fractions are of ten epochs
+            part.fit(
+                X,
+                Y,
+                batch_size=40,
+                epochs=10,
+                verbose=0,
+                callbacks=[tfprune.PruningCallback(Polynomial(0.8, begin=1, end=end), every=3), Stop(stop)],
+            )
+        else:
+            run(part, 0, stop)
+        part = save_and_load(part, tmp_path / "part.keras")
+        run(part, stop, 10)
+    assert_equal(masks_of(whole), masks_of(part))
+    for one, other in zip(whole.weights, part.weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert sparsities(part) == [0.8, 0.8]
+
+
+class Stop(keras.callbacks.Callback):
+    """Stop after some epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch + 1 == self.epochs
+
+
+class Crash(keras.callbacks.Callback):
+    """Fail at a step, as a lost machine does."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 14:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("first", ["backup", "pruning"])
+def test_a_backup_is_restored_and_ends_exactly(first, tmp_path):
+    def callbacks():
+        pair = [
+            keras.callbacks.BackupAndRestore(tmp_path, save_freq=3),
+            tfprune.PruningCallback(Polynomial(0.8, end=20), every=4),
+        ]
+        return pair if first == "backup" else pair[::-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(), *callbacks(), Crash(), epochs=2)
+    model, record = make(), Record()
+    fit(model, *callbacks(), record, epochs=2)
+    assert record.zeros[0] > 60 and sparsities(model) == [0.8, 0.8]
+
+
+def test_ending_early_warns_with_numbers():
+    model = make()
+    with pytest.warns(
+        UserWarning, match=r"Training ended at step 10, before the pruning schedule did at step 50"
+    ) as caught:
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=50), every=5))
+    assert f"the sparsity is {tfprune.sparsity_report(model).sparsity:.4f} instead of 0.8000" in str(
+        caught[0].message
+    )
+
+
+def test_a_window_that_has_passed_warns_with_numbers():
+    model = make()
+    fit(model)
+    with pytest.warns(
+        UserWarning, match=r"ended at step 5, and training starts at step 10 .* stays at 0.0000 instead of 0.80"
+    ):
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=5)))
+
+
+def test_no_warning_when_all_is_reached():
+    model = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=3))
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=3))
+
+
+def test_a_dict_follows_the_progress_and_its_own_schedules():
+    model, record = make(), Record()
+    rules = {"hidden": 0.4, "out": Constant(0.9, begin=7)}
+    fit(model, tfprune.PruningCallback(Polynomial(0.8, end=8, power=1), every=4, allocation=rules), record)
+    assert record.zeros[3] == round(100 * 0.4 * 0.5) and record.zeros[-1] == 40
+    assert sparsities(model) == [pytest.approx(0.4), pytest.approx(0.9)]
+
+
+def test_none_leaves_a_weight_as_it_is():
+    model = make()
+    fit(model, tfprune.PruningCallback(Polynomial(0.8, end=8), allocation={"hidden": None}))
+    assert sparsities(model) == [0.0, pytest.approx(0.8)]
+
+
+def test_own_schedules_reach_their_end_after_the_overall_one():
+    model = make()
+    rules = {"out": Polynomial(0.9, begin=0.5, end=1.0)}
+    fit(model, tfprune.PruningCallback(Polynomial(0.5, end=4), every=3, allocation=rules), epochs=2)
+    assert sparsities(model) == [pytest.approx(0.5), pytest.approx(0.9)]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: tfprune.PruningCallback(0.5), TypeError, "schedule=0.5 of type float"),
+        (lambda: tfprune.PruningCallback(Polynomial), TypeError, "Expected a schedule"),
+        (lambda: tfprune.PruningCallback(Constant(0.5), every=0), ValueError, "every=0"),
+        (lambda: tfprune.PruningCallback(Constant(0.5), every=1.5), TypeError, "every=1.5"),
+        (lambda: tfprune.PruningCallback(Constant(0.5), allocation="even"), ValueError, "allocation='even'"),
+        (lambda: tfprune.PruningCallback(Constant(0.5), allocation={"a": 1.5}), ValueError, "allocation['a']"),
+        (
+            lambda: fit(_compiled(plain()), tfprune.PruningCallback(Constant(0.5))),
+            ValueError,
+            "has none. Use the model",
+        ),
+        (lambda: fit(make(), tfprune.PruningCallback(Constant(0.5), allocation={"x": 0.1})), ValueError, "'x'"),
+        (lambda: fit(make("muon"), tfprune.PruningCallback(Constant(0.5))), ValueError, "Received: Muon"),
+        (
+            lambda: fit(make(), tfprune.PruningCallback(Polynomial(0.5, begin=8, end=0.5))),
+            ValueError,
+            "begin=8, end=5",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+def _compiled(model: keras.Model) -> keras.Model:
+    model.compile("sgd", "mse")
+    return model
+
+
+ORDERS = ["checkpoint_first", "pruning_first"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("save_freq", ["epoch", 4])
+def test_checkpoints_are_sparse(order, save_freq, tmp_path):
+    path = tmp_path / "{epoch}.keras"
+    pair = [
+        keras.callbacks.ModelCheckpoint(path, save_freq=save_freq),
+        tfprune.PruningCallback(Polynomial(0.8, end=20), every=3),
+    ]
+    fit(make(), *(pair if order == "checkpoint_first" else pair[::-1]), epochs=3)
+    loaded = keras.models.load_model(tmp_path / "3.keras")
+    plain_model = tfprune.strip(loaded)
+    for name in ("hidden", "out"):
+        kernel = plain_model.get_layer(name).kernel.numpy()
+        assert np.sum(kernel == 0) == round(0.8 * kernel.size)
+        np.testing.assert_array_equal(loaded.get_layer(name).layer.kernel.numpy() == 0, kernel == 0)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_restored_weights_are_sparse(order):
+    class Worse(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["cost"] = abs(epoch - 2)
+
+    pair = [
+        keras.callbacks.EarlyStopping("cost", patience=1, mode="min", restore_best_weights=True),
+        tfprune.PruningCallback(Polynomial(0.8, end=20), every=3),
+    ]
+    model = make()
+    history = fit(model, Worse(), *(pair if order == "checkpoint_first" else pair[::-1]), epochs=6)
+    assert len(history["cost"]) == 4
+    assert sparsities(tfprune.strip(model)) == [0.8, 0.8] == sparsities(model)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("on_epoch", [False, True])
+def test_averaged_weights_are_sparse(order, on_epoch):
+    pair = [
+        keras.callbacks.SwapEMAWeights(swap_on_epoch=on_epoch),
+        tfprune.PruningCallback(Polynomial(0.8, end=20), every=3),
+    ]
+    model = make(keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5))
+    fit(model, *(pair if order == "checkpoint_first" else pair[::-1]), epochs=3)
+    kernel = model.get_layer("hidden").layer.kernel.numpy()
+    assert np.sum(kernel == 0) == 80
+    assert sparsities(tfprune.strip(model)) == [0.8, 0.8]
+
+
+def test_predict_and_evaluate_write_nothing():
+    model = make()
+    fit(model, tfprune.PruningCallback(Constant(0.5)))
+    metrics = {id(variable) for variable in model.metrics_variables}
+    states = [variable for variable in model.variables if id(variable) not in metrics]
+    before = [variable.numpy() for variable in states]
+    model.predict(X, verbose=0)
+    model.evaluate(X, Y, verbose=0)
+    assert len(before) >= 12
+    assert_equal(before, [variable.numpy() for variable in states])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_training_at_sparsity_zero_is_training_the_twin(optimizer):
+    twin, model = plain(), tfprune.wrap(plain())
+    results = []
+    for one in (twin, model):
+        one.compile(optimizer, "mse")
+        callbacks = [tfprune.PruningCallback(Constant(0.0), every=1)] if one is model else []
+        keras.utils.set_random_seed(2)
+        results.append(fit(one, *callbacks, epochs=2)["loss"])
+    assert results[0] == results[1]
+    assert_equal([v.numpy() for v in tfprune.strip(model).weights], [v.numpy() for v in twin.weights])
+
+
+def test_embeddings_and_recurrent_layers_train_as_their_twins_do():
+    def build():
+        keras.utils.set_random_seed(1)
+        stack = [keras.Input((5,)), layers.Embedding(9, 4, mask_zero=True), layers.LSTM(3), layers.Dense(2)]
+        return keras.Sequential(stack)
+
+    tokens = np.random.default_rng(0).integers(0, 9, size=(40, 5))
+    twin, model = build(), tfprune.wrap(build())
+    for one in (twin, model):
+        one.compile("adam", "mse")
+        one.fit(tokens, Y, batch_size=4, shuffle=False, verbose=0)
+    for one, other in zip(tfprune.strip(model).weights, twin.weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
