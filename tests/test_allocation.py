@@ -147,6 +147,15 @@ def test_lamp_is_invariant_to_the_scale_of_a_layer_and_global_is_not(factor):
     assert allocate("global", scaled, 0.8) != allocate("global", plain, 0.8)
 
 
+@pytest.mark.parametrize("factor", [2.0**-600, 2.0**600])
+def test_lamp_of_scores_whose_squares_leave_the_range_of_floats(factor):
+    def of_wide(scale: float) -> Weight:
+        return Weight("wide/kernel", (1, 8), lambda: np.arange(1.0, 9.0).reshape(1, 8) * scale)
+
+    other = of([[1, 1, 2, 9]])
+    assert allocate("lamp", [of_wide(factor), other], 0.5) == allocate("lamp", [of_wide(1.0), other], 0.5)
+
+
 def test_lamp_scores_of_a_constant_weight_end_at_one():
     """The last of equal entries to go scores 1, as the largest entry of any weight does."""
     weights = [of(np.ones((1, 4))), of([[1, 2, 4, 8]])]

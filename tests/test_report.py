@@ -106,6 +106,7 @@ def test_as_dict_is_json():
         ],
         "skipped": [{"layer": "norm", "reason": "has only scales"}],
     }
+    assert REPORT.as_dict() == expected
     assert json.loads(json.dumps(REPORT.as_dict())) == expected
 
 
