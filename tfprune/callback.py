@@ -21,7 +21,8 @@ class PruningCallback(keras.callbacks.Callback):
     Steps are optimizer updates, counted by `model.optimizer.iterations`, so a resumed or second `fit` goes on
     counting. Masks are updated at the schedule's begin, every `every` steps after it, and at its end; the final
     sparsity is reached exactly. Its value goes into `logs` as `sparsity`, and so into `History`, the progress bar
-    and the callbacks listed after this one. A warning says what was reached if training ends before the schedule does.
+    and the callbacks listed after this one. A warning says what was reached if training ends before the schedule
+    does.
 
     Args:
         schedule: How sparse at which step, such as `schedules.Polynomial(0.9, end=5000)`. Fractions (floats) are
