@@ -312,3 +312,13 @@ def test_the_random_criterion_repeats_itself():
     tfprune.update_masks(one, 0.5), tfprune.update_masks(other, 0.5)
     np.testing.assert_array_equal(mask_of(one), mask_of(other))
     assert 40 < np.count_nonzero(kernel_of(one)) <= 50
+
+
+def test_a_share_that_a_pattern_cannot_reach_names_the_weight():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(8, name="b")])
+    wrapped = tfprune.wrap(model, pattern=tfprune.patterns.NM(2, 4))
+    kernel = wrapped.get_layer("a").kernels["kernel"].variable
+    kernel.assign(kernel * 100)
+    with pytest.raises(ValueError, match=r"^b/kernel cannot be pruned .* at most 1 - n/m = 0.5 .* Received: 0\.\d+"):
+        tfprune.update_masks(wrapped, 0.4, allocation="global")
+    assert tfprune.sparsity_report(wrapped).sparsity == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfprune.prunable import as_numpy, kernels, walk
+from tfprune.prunable import as_numpy, is_registered, kernels, walk
 from tfprune.rebuild import units
 from tfprune.report import Skipped, SparsityReport, WeightRow
 from tfprune.wrapper import Pruned
@@ -80,4 +80,6 @@ def _reason(layer: keras.layers.Layer, is_wrapped: bool) -> str | None:
         return f"{names} left out by `filters` or by the pattern" if is_wrapped else None
     if all(len(weight.shape) < 2 for weight in layer.weights):
         return f"{type(layer).__name__} has only biases, scales or statistics"
+    if is_registered(layer):
+        return f"the rule for {type(layer).__name__} names no weight that it has"
     return f"no rule for {type(layer).__name__}: tfprune.register_prunable names the weights to prune"

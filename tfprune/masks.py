@@ -123,9 +123,16 @@ def _plan_masks(
     split = allocate(allocation, weights, sparsity) if weights else []
     for (_, layer, name), weight, share in zip(places, weights, split, strict=True):
         if share is not None:
-            mask = layer.pattern(weight.scores(), share)
-            plan.append((layer, name, from_matrix(mask, layer.kernels[name])))
+            plan.append((layer, name, from_matrix(_mask(layer, weight, share), layer.kernels[name])))
     return plan
+
+
+def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
+    scores = weight.scores()
+    try:
+        return layer.pattern(scores, sparsity)
+    except ValueError as error:
+        raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
 
 
 def _scores(layer: Pruned, name: str, path: str) -> np.ndarray:
