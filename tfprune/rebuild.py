@@ -54,6 +54,7 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     config = _config(model)
     config.pop("compile_config", None)
     for path, layer in units(model):
+        _inline(layer, _entry(config, path)["config"])
         replacement = replace(path, layer)
         if replacement is not None:
             _entry(config, path).update(_config(replacement))
@@ -67,6 +68,19 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
             f"the sharing, in Keras' own save and load too; call it from one of them only"
         )
     return copy
+
+
+def _inline(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
+    """Put into a layer's configuration what Keras would lose: the names a lambda uses, an adapted vocabulary."""
+    if isinstance(layer, keras.layers.Lambda) and isinstance(layer.function, types.FunctionType):
+        name = _lambda_name(layer)
+        config["function"] = {"module": "builtins", "class_name": "function", "config": name, "registered_name": name}
+    if hasattr(layer, "get_vocabulary"):
+        config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False)
+
+
+def _lambda_name(layer: keras.layers.Lambda) -> str:
+    return f"{layer.function.__name__}_of_{layer.name}_{id(layer)}"
 
 
 def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -89,7 +103,7 @@ def _from_config(config: dict[str, Any], source: keras.layers.Layer) -> Any:
     objects = _custom_objects(source)
     try:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. "
             f"Received one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its "
@@ -112,14 +126,32 @@ def _entry(config: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _custom_objects(model: keras.Model) -> dict[str, Any]:
-    """Return the user's classes and functions that layers of a model are or hold, by the name Keras saves."""
+    """Return the user's classes and functions that layers of a model are or hold, by the name Keras saves.
+
+    Raises:
+        ValueError: If two of them have the same name, so that Keras would take one for the other.
+    """
     found: dict[str, Any] = {}
+    for name, thing in _named_things(model):
+        if found.setdefault(name, thing) is not thing:
+            raise ValueError(
+                f"Expected custom classes and functions to have different names. Received: two called {name!r} in "
+                f"{model.name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one"
+            )
+    return found
+
+
+def _named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
     for _, layer in walk(model):
-        for value in (layer, *vars(layer).values()):
+        # A function over a method of the class is Keras' wrapper around it, not an argument of the layer.
+        held = {name: value for name, value in vars(layer).items() if not callable(getattr(type(layer), name, None))}
+        if isinstance(layer, keras.layers.Lambda) and isinstance(held.pop("function"), types.FunctionType):
+            yield _lambda_name(layer), layer.function
+        for value in (layer, *held.values()):
             thing = value if isinstance(value, types.FunctionType) else type(value)
-            if hasattr(thing, "get_config") or isinstance(thing, types.FunctionType):
-                found[keras.saving.get_registered_name(thing)] = thing
-    return {name: thing for name, thing in found.items() if not thing.__module__.startswith("keras.")}
+            is_custom = hasattr(thing, "get_config") or isinstance(thing, types.FunctionType)
+            if is_custom and not thing.__module__.startswith("keras."):
+                yield keras.saving.get_registered_name(thing), thing
 
 
 def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
@@ -139,5 +171,5 @@ def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> No
     for one, other in pairs:
         other.assign(one)
     for _, layer in walk(target):
-        if hasattr(layer, "finalize_state"):  # a Normalization derives constants from its variables
+        if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables
             layer.finalize_state()
