@@ -110,6 +110,17 @@ def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> Non
         _apply_masks(source, target)
 
 
+def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
+    for path, layer in units(model):
+        for inner, part in walk(layer, stop=Pruned):
+            if part is not layer and isinstance(part, Pruned):
+                kind = type(layer).__name__
+                raise ValueError(
+                    f"Expected pruned layers to stand in the model's own list of layers. Received: {inner} inside of "
+                    f"{path or layer.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it"
+                )
+
+
 def _apply_masks(source: Pruned, target: keras.layers.Layer) -> None:
     places = {id(variable): place for place, variable in enumerate(source.layer.variables)}
     for name, kernel in source.kernels.items():
@@ -177,7 +188,8 @@ def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
         model_or_layer: A built Sequential or Functional model, wrapped or not, or a single built layer.
 
     Raises:
-        ValueError: For an unbuilt model, or one that is neither Sequential nor Functional.
+        ValueError: For an unbuilt model, one that is neither Sequential nor Functional, or one that has `Pruned`
+            inside another layer, whose code would create it again.
         TypeError: If it is no Keras model or layer.
 
     Example:
@@ -187,11 +199,13 @@ def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
     """
     if isinstance(model_or_layer, keras.Model):
         _check_model(model_or_layer)
+        _check_no_inner_wrapper(model_or_layer)
         return _copy(model_or_layer, lambda path, layer: layer.layer if isinstance(layer, Pruned) else None)
     if not isinstance(model_or_layer, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model or layer. Received: an object of {type(model_or_layer).__name__}")
     if not model_or_layer.built:
         raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet")
+    _check_no_inner_wrapper(model_or_layer)
     copy = copy_of(model_or_layer.layer if isinstance(model_or_layer, Pruned) else model_or_layer)
     _copy_weights(model_or_layer, copy)
     return copy
