@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import keras
@@ -322,3 +323,33 @@ def test_a_share_that_a_pattern_cannot_reach_names_the_weight():
     with pytest.raises(ValueError, match=r"^b/kernel cannot be pruned .* at most 1 - n/m = 0.5 .* Received: 0\.\d+"):
         tfprune.update_masks(wrapped, 0.4, allocation="global")
     assert tfprune.sparsity_report(wrapped).sparsity == 0
+
+
+def test_an_error_halfway_leaves_every_variable_as_it_was():
+    @dataclasses.dataclass(frozen=True)
+    class Fails(tfprune.criteria.Criterion):
+        def __call__(self, evidence):
+            if evidence.path.startswith("b"):
+                raise ValueError("no scores for b")
+            return np.abs(evidence.weight)
+
+    layers = [keras.layers.Dense(8, name="a"), keras.layers.Dense(8, name="b")]
+    wrapped = tfprune.wrap(keras.Sequential([keras.Input((8,)), *layers]), criterion=Fails())
+    wrapped.get_layer("a").set_mask("kernel", np.arange(64).reshape(8, 8) % 2)
+    before = [np.array(variable) for variable in wrapped.variables]
+    with pytest.raises(ValueError, match="no scores for b"):
+        tfprune.update_masks(wrapped, 0.9)
+    for variable, value in zip(wrapped.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_a_weight_that_an_allocation_looks_at_and_leaves_alone_stays_sparse():
+    def look(weights, sparsity):
+        return [None if weight.scores().size else sparsity for weight in weights]
+
+    wrapped = tfprune.wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="a")]))
+    tfprune.update_masks(wrapped, 0.5)
+    before = [np.array(variable) for variable in wrapped.variables]
+    tfprune.update_masks(wrapped, 0.9, allocation=look)
+    for variable, value in zip(wrapped.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ import numpy as np
 from tfprune.allocation import Allocation, Weight, allocate
 from tfprune.counting import sparsity_report
 from tfprune.criteria import Evidence
-from tfprune.prunable import from_matrix, to_matrix, walk
+from tfprune.prunable import as_numpy, from_matrix, to_matrix, walk
 from tfprune.report import SparsityReport
 from tfprune.slots import slots_by_variable
 from tfprune.spec import check_sparsity
@@ -76,7 +77,9 @@ def update_masks(
     layers = pruned_layers(model)
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     check_optimizer(optimizer)
-    plan = _plan_masks(layers, sparsity, allocation)
+    with ExitStack() as undo:
+        plan = _plan_masks(layers, sparsity, allocation, undo)
+        undo.pop_all()
     slots = slots_by_variable(optimizer, model.trainable_variables)
     for layer, name, mask in plan:
         layer.set_mask(name, mask, slots=slots.get(id(layer.kernels[name].variable), ()))
@@ -103,8 +106,9 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer | None) -> None:
 
 
 def _plan_masks(
-    layers: list[tuple[str, Pruned]], sparsity: float, allocation: Any
+    layers: list[tuple[str, Pruned]], sparsity: float, allocation: Any, undo: ExitStack
 ) -> list[tuple[Pruned, str, np.ndarray]]:
+    """Compute all masks; what has to be taken back if one cannot be computed goes into `undo`."""
     places = [
         (path, layer, name)
         for path, layer in layers
@@ -115,14 +119,16 @@ def _plan_masks(
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
-            scores=functools.partial(_scores, layer, name, f"{path}/{name}"),
+            scores=functools.partial(_scores, layer, name, f"{path}/{name}", undo),
         )
         for path, layer, name in places
     ]
     plan = []
     split = allocate(allocation, weights, sparsity) if weights else []
     for (_, layer, name), weight, share in zip(places, weights, split, strict=True):
-        if share is not None:
+        if share is None:
+            layer.conceal(name)  # a function may have looked at its scores
+        else:
             plan.append((layer, name, from_matrix(_mask(layer, weight, share), layer.kernels[name])))
     return plan
 
@@ -135,9 +141,11 @@ def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
         raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
 
 
-def _scores(layer: Pruned, name: str, path: str) -> np.ndarray:
+def _scores(layer: Pruned, name: str, path: str, undo: ExitStack) -> np.ndarray:
     """Return the scores of a weight in the matrix view."""
-    scores = layer.criterion(Evidence(layer.latent(name), path))
+    layer.reveal(name)  # saves a copy of the weight
+    undo.callback(layer.conceal, name)
+    scores = layer.criterion(Evidence(as_numpy(layer.kernels[name].variable), path))
     if not np.isfinite(scores.max()) or not np.isfinite(scores.min()):
         raise ValueError(
             f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "

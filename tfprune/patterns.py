@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.spec import Spec, check_count
 
-_SAMPLE = 1 << 14
+_SAMPLE = 1 << 12
 
 
 class Pattern(Spec):
@@ -81,7 +81,9 @@ def _ranked(values: np.ndarray, rank: int) -> np.floating:
     place, margin = rank * sample.size // values.size, 2 * int(sample.size**0.5)
     low = sample[place - margin] if place > margin else -np.inf
     high = sample[place + margin] if place + margin < sample.size else np.inf
-    inside = values[(values >= low) & (values <= high)]
+    is_inside = values >= low
+    is_inside &= values <= high
+    inside = values[np.flatnonzero(is_inside)]
     rank_inside = rank - int(np.count_nonzero(values < low))
     if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and slower only
         inside, rank_inside = values.copy(), rank

@@ -101,6 +101,7 @@ class Pruned(keras.layers.Wrapper):
         self.kernels: dict[str, Kernel] = {}
         self.masks: dict[str, keras.Variable] = {}
         self._latents: dict[str, keras.Variable] = {}
+        self._revealed: set[str] = set()
         if layer.built:
             self._choose_kernels()
 
@@ -166,7 +167,18 @@ class Pruned(keras.layers.Wrapper):
     def _with_latent(self, name: str) -> Any:
         value = ops.convert_to_tensor(self.kernels[name].variable)
         # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
-        return ops.where(ops.equal(value, 0), self._latents[name], value)
+        return ops.where(ops.cast(value, "bool"), value, self._latents[name])
+
+    def reveal(self, name: str) -> None:
+        """Put the values that a mask hides back into the weight itself, until `set_mask` parts them again."""
+        if name not in self._revealed:
+            self.kernels[name].variable.assign(self._with_latent(name))
+            self._revealed.add(name)
+
+    def conceal(self, name: str) -> None:
+        """Undo `reveal`, if it was called."""
+        if name in self._revealed:
+            self.set_mask(name, prunable.as_numpy(self.masks[name]).view(bool))
 
     def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
         """Put a mask into force: set aside what it hides, bring back what it shows again.
@@ -190,12 +202,13 @@ class Pruned(keras.layers.Wrapper):
         keep = ops.convert_to_tensor(mask, dtype="bool")
         variable, latent = self.kernels[name].variable, self._latents[name]
         zero = ops.zeros((), variable.dtype)
-        variable.assign(self._with_latent(name))  # in place, so that one copy of the weight is the most that is made
+        self.reveal(name)
         latent.assign(ops.where(keep, zero, variable))
         variable.assign(ops.where(keep, variable, zero))
         self.masks[name].assign(ops.cast(keep, "uint8"))
+        self._revealed.discard(name)
         for slot in slots:
-            slot.assign(ops.where(keep, slot, ops.zeros((), slot.dtype)))
+            slot.assign(ops.where(keep, slot, ops.cast(zero, slot.dtype)))
 
     def _read(self, name: str, training: bool | None) -> Any:
         weight, mask = self.kernels[name].variable, self.masks[name]

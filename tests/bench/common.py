@@ -19,11 +19,11 @@ class Row:
 
 
 def at_most(what: str, value: float, bar: float, *, unit: str = "x", digits: int = 3) -> Row:
-    return Row(what, f"{value:.{digits}f}{unit}", f"<= {bar:g}{unit}", value <= bar)
+    return Row(what, f"{value:.{digits}f}{unit}", f"<= {bar:g}{unit}", round(value, digits) <= bar)
 
 
 def at_least(what: str, value: float, bar: float, *, unit: str = "x", digits: int = 2) -> Row:
-    return Row(what, f"{value:.{digits}f}{unit}", f">= {bar:g}{unit}", value >= bar)
+    return Row(what, f"{value:.{digits}f}{unit}", f">= {bar:g}{unit}", round(value, digits) >= bar)
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
