@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -53,12 +54,14 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     """
     config = _config(model)
     config.pop("compile_config", None)
+    replacements = []
     for path, layer in units(model):
         _inline(layer, _entry(config, path)["config"])
         replacement = replace(path, layer)
         if replacement is not None:
             _entry(config, path).update(_config(replacement))
-    copy = _from_config(config, model)
+            replacements.append(replacement)
+    copy = _from_config(config, model, replacements)
     before, after = [path for path, _ in units(model)], [path for path, _ in units(copy)]
     if sorted(before) != sorted(after):
         shared = ", ".join(sorted(set(after) ^ set(before)))
@@ -85,7 +88,7 @@ def _lambda_name(layer: keras.layers.Lambda) -> str:
 
 def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a copy of a layer by its configuration, built if the layer is; weights are not copied."""
-    return _from_config(_config(layer), layer)
+    return _from_config(_config(layer), layer, [])
 
 
 def _config(layer: keras.layers.Layer) -> dict[str, Any]:
@@ -98,9 +101,9 @@ def _config(layer: keras.layers.Layer) -> dict[str, Any]:
         ) from None
 
 
-def _from_config(config: dict[str, Any], source: keras.layers.Layer) -> Any:
+def _from_config(config: dict[str, Any], source: keras.layers.Layer, replacements: list[keras.layers.Layer]) -> Any:
+    objects = _custom_objects([source, *replacements])
     # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
-    objects = _custom_objects(source)
     try:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -125,18 +128,18 @@ def _entry(config: dict[str, Any], path: str) -> dict[str, Any]:
     return config
 
 
-def _custom_objects(model: keras.Model) -> dict[str, Any]:
-    """Return the user's classes and functions that layers of a model are or hold, by the name Keras saves.
+def _custom_objects(sources: list[keras.layers.Layer]) -> dict[str, Any]:
+    """Return the user's classes and functions that layers are or hold, by the name Keras saves.
 
     Raises:
         ValueError: If two of them have the same name, so that Keras would take one for the other.
     """
     found: dict[str, Any] = {}
-    for name, thing in _named_things(model):
+    for name, thing in itertools.chain.from_iterable(map(_named_things, sources)):
         if found.setdefault(name, thing) is not thing:
             raise ValueError(
                 f"Expected custom classes and functions to have different names. Received: two called {name!r} in "
-                f"{model.name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one"
+                f"{sources[0].name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one"
             )
     return found
 
