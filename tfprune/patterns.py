@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.spec import Spec, check_count
 
-_SAMPLE = 1 << 12
+_SAMPLE, _STRIDE = 1 << 12, 1 << 8  # at least so many of all values, and one of so many
 
 
 class Pattern(Spec):
@@ -77,7 +77,7 @@ def _ranked(values: np.ndarray, rank: int) -> np.floating:
     Reference:
         Floyd & Rivest, 1975, "Expected time bounds for selection", Communications of the ACM 18(3).
     """
-    sample = np.sort(values[:: max(values.size // _SAMPLE, 1)])
+    sample = np.sort(values[:: min(max(values.size // _SAMPLE, 1), _STRIDE)])
     place, margin = rank * sample.size // values.size, 2 * int(sample.size**0.5)
     low = sample[place - margin] if place > margin else -np.inf
     high = sample[place + margin] if place + margin < sample.size else np.inf
