@@ -18,20 +18,48 @@ def is_graph(layer: Any) -> bool:
     """Tell whether it is a Sequential or Functional model, which is built from a list of layers."""
     if not isinstance(layer, keras.Model) or isinstance(layer, keras.Sequential):
         return isinstance(layer, keras.Sequential)
+    if type(layer).__module__.startswith("keras."):  # known without a configuration, which takes a while to write
+        return hasattr(layer, "operations")
     try:
         return {"layers", "input_layers"} <= layer.get_config().keys()
     except NotImplementedError:  # a subclassed model that cannot tell its arguments
         return False
 
 
-def units(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yield the layers that the graph of a model and of the models nested in it is made of, with their paths."""
+def is_subclassed(layer: Any) -> bool:
+    """Tell whether it is a model whose own code creates its layers and calls them."""
+    return isinstance(layer, keras.Model) and as_graph(layer) is None and not hasattr(layer, "inputs")
 
+
+def as_graph(layer: Any) -> keras.Model | None:
+    """Return a model as a Sequential or Functional one over the same layers; None if it is not built from a graph."""
+    if is_graph(layer):
+        return layer
+    if not (isinstance(layer, keras.Model) and hasattr(layer, "inputs")):
+        return None
+    # A class around a graph, whose arguments stand in its configuration instead of the layers.
+    graph = keras.Model(layer.inputs, layer.outputs, name=layer.name, trainable=layer.trainable)
+    return graph if type(layer).call is type(graph).call else None
+
+
+def units(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield the layers that a model and the models in it, subclassed ones too, are made of, with their paths."""
+    return _leaves(model, lambda layer: as_graph(layer) is not None or is_subclassed(layer))
+
+
+def _nodes(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield the layers that the graph of a model and of the models nested in it is made of, with their paths."""
+    return _leaves(model, lambda layer: as_graph(layer) is not None)
+
+
+def _leaves(
+    model: keras.Model, is_entered: Callable[[keras.layers.Layer], bool]
+) -> Iterator[tuple[str, keras.layers.Layer]]:
     def visit(path: str, layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
         if id(layer) in seen:
             return
         seen.add(id(layer))
-        if not is_graph(layer):
+        if not is_entered(layer):
             yield path, layer
             return
         for child in layer.layers:
@@ -52,25 +80,35 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     Raises:
         ValueError: If the model cannot be rebuilt from its configuration.
     """
-    config = _config(model)
+    config = config_of(model)
     config.pop("compile_config", None)
-    replacements = []
-    for path, layer in units(model):
+    replacements, layers = [], dict(units(model))
+    for path, layer in layers.items():
         _inline(layer, _entry(config, path)["config"])
         replacement = replace(path, layer)
         if replacement is not None:
-            _entry(config, path).update(_config(replacement))
+            _entry(config, path).update(config_of(replacement))
             replacements.append(replacement)
-    copy = _from_config(config, model, replacements)
-    before, after = [path for path, _ in units(model)], [path for path, _ in units(copy)]
-    if sorted(before) != sorted(after):
-        shared = ", ".join(sorted(set(after) ^ set(before)))
+    copy = revive(config, model, replacements)
+    changed = layers.keys() ^ dict(units(copy)).keys()
+    if changed:
         raise ValueError(
             f"Expected model {model.name!r} to be the same when it is rebuilt from its configuration. Received: one "
-            f"where these differ: {shared}. A layer that is shared between a model and a model nested in it loses "
-            f"the sharing, in Keras' own save and load too; call it from one of them only"
+            f"where these differ: {', '.join(sorted(changed))}. A layer that is shared between a model and a model "
+            f"nested in it loses the sharing, in Keras' own save and load too; call it from one of them only"
         )
     return copy
+
+
+def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
+    """Put the layers of nested graphs into a configuration where a class of the user's leaves them out."""
+    for child in model.layers:
+        graph = as_graph(child)
+        if graph is not None:
+            entry = _entry(config, child.name)
+            if graph is not child:
+                entry.update(config_of(graph))
+            _spell_out(graph, entry)
 
 
 def _inline(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
@@ -88,10 +126,11 @@ def _lambda_name(layer: keras.layers.Lambda) -> str:
 
 def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a copy of a layer by its configuration, built if the layer is; weights are not copied."""
-    return _from_config(_config(layer), layer, [])
+    return revive(config_of(layer), layer, [])
 
 
-def _config(layer: keras.layers.Layer) -> dict[str, Any]:
+def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Return the configuration that Keras saves of a layer or model."""
     try:
         return keras.saving.serialize_keras_object(layer)
     except NotImplementedError as error:
@@ -101,7 +140,8 @@ def _config(layer: keras.layers.Layer) -> dict[str, Any]:
         ) from None
 
 
-def _from_config(config: dict[str, Any], source: keras.layers.Layer, replacements: list[keras.layers.Layer]) -> Any:
+def revive(config: dict[str, Any], source: keras.layers.Layer, replacements: list[keras.layers.Layer]) -> Any:
+    """Build a layer or model from a configuration made of live ones, whose custom classes and functions it uses."""
     objects = _custom_objects([source, *replacements])
     # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
     try:
