@@ -212,7 +212,7 @@ def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> No
             f"Create all variables in `__init__` or `build`, and return every argument in `get_config`"
         )
     for one, other in pairs:
-        other.assign(one)
+        other.assign(keras.ops.copy(one.value))  # on JAX both would hold one buffer, which training gives away
     for _, layer in walk(target):
         if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables
             layer.finalize_state()

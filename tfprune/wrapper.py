@@ -167,7 +167,7 @@ class Pruned(keras.layers.Wrapper):
     def _with_latent(self, name: str) -> Any:
         value = ops.convert_to_tensor(self.kernels[name].variable)
         # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
-        return ops.where(ops.cast(value, "bool"), value, self._latents[name])
+        return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
 
     def reveal(self, name: str) -> None:
         """Put the values that a mask hides back into the weight itself, until `set_mask` parts them again."""
@@ -203,12 +203,12 @@ class Pruned(keras.layers.Wrapper):
         variable, latent = self.kernels[name].variable, self._latents[name]
         zero = ops.zeros((), variable.dtype)
         self.reveal(name)
-        latent.assign(ops.where(keep, zero, variable))
-        variable.assign(ops.where(keep, variable, zero))
+        latent.assign(ops.where(keep, zero, variable.value))
+        variable.assign(ops.where(keep, variable.value, zero))
         self.masks[name].assign(ops.cast(keep, "uint8"))
         self._revealed.discard(name)
         for slot in slots:
-            slot.assign(ops.where(keep, slot, ops.cast(zero, slot.dtype)))
+            slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
 
     def _read(self, name: str, training: bool | None) -> Any:
         weight, mask = self.kernels[name].variable, self.masks[name]
