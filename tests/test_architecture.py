@@ -45,6 +45,7 @@ GROUP = {
     "tfprune.masks": MODEL,
     "tfprune.counting": MODEL,
     "tfprune.callback": FIT,
+    "tfprune.summaries": FIT,
     "tfprune.tfmot": FIT,
     "tfprune.export": NAMES,
     "tfprune.export.codec": RUN,

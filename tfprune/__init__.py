@@ -16,6 +16,7 @@ _HOMES = {
     "strip": "model",
     "Pruned": "wrapper",
     "PruningCallback": "callback",
+    "PruningSummaries": "summaries",
     "update_masks": "masks",
     "sparsity_report": "counting",
     "SparsityReport": "report",
