@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import warnings
@@ -300,6 +301,126 @@ def test_no_warning_when_all_is_reached():
         warnings.simplefilter("error", UserWarning)
         fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=3))
         fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=3))
+
+
+LATE = {"epochs": 10, "batch_size": 10}  # 4 updates an epoch, 40 in all
+TOO_LOW = "less than a tenth of its peak"
+
+
+def by_epoch(rates):
+    return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[min(epoch, len(rates) - 1)])
+
+
+def warned(model, *callbacks) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        fit(model, *callbacks, **LATE)
+    return [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "schedule", "step"),
+    [
+        ([1e-2] * 5 + [9e-4], Polynomial(0.8, begin=8, end=30), 24),  # the first update after the drop, at step 20
+        ([1e-2] * 5 + [2e-3], Polynomial(0.8, begin=8, end=30), None),  # a fifth
+        ([1e-2] * 5 + [1e-4], Polynomial(0.8, begin=8, end=18), None),  # pruned before
+        ([1e-2] * 5 + [1e-4], Constant(0.8, begin=4), None),  # updated for ever, but nothing more is pruned
+        ([1e-2] * 5 + [1e-4], Constant(0.8, begin=32), 32),
+        ([1e-5, 1e-4, 1e-3, 1e-2], Polynomial(0.8, end=30), None),  # a warm-up
+        ([1e-4, 1e-2, 1e-2, 1e-4], Polynomial(0.8, end=14, power=1), 14),  # the peak is not at the start
+        ([1e-5], Polynomial(0.8, end=30), None),  # fine-tuning, after `compile` with another rate
+        ([0.0], Polynomial(0.8, end=30), None),
+    ],
+)
+def test_pruning_under_a_low_learning_rate_warns_once(rates, schedule, step):
+    # First in the list, so that `compile`'s rate still stands when an epoch begins.
+    messages = warned(make(), tfprune.PruningCallback(schedule, every=4), by_epoch(rates))
+    assert len(messages) == (step is not None)
+    if step is not None:
+        assert TOO_LOW in messages[0] and f"at step {step}, where" in messages[0]
+
+
+class Reached(keras.callbacks.Callback):
+    """Note sparsity and learning rate after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.rows[int(self.model.optimizer.iterations)] = logs["sparsity"], float(self.model.optimizer.learning_rate)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_warning_has_the_numbers_of_a_learning_rate_schedule(scaled):
+    optimizer = keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(0.05, 40, 0.0))
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    reached = Reached()
+    (message,) = warned(make(optimizer), tfprune.PruningCallback(Polynomial(0.8, end=40, power=1), every=5), reached)
+    sparsity, rate = reached.rows[40]  # at 35 the rate is 0.00625
+    assert f"The sparsity rose to {sparsity:.4f} at step 40" in message and rate < 0.005
+    assert f"rate is {rate:.3g}, less than a tenth of its peak in this fit, 0.0488" in message
+
+
+def test_a_rate_lowered_on_a_plateau_warns():
+    plateau = keras.callbacks.ReduceLROnPlateau("flat", factor=0.01, patience=3, mode="min")
+
+    class Flat(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["flat"] = 1.0
+
+    messages = warned(make(), Flat(), plateau, tfprune.PruningCallback(Polynomial(0.8, end=30), every=4))
+    assert len(messages) == 1 and "at step 20, where the learning rate is 1e-05" in messages[0]
+
+
+def test_each_fit_has_a_peak_of_its_own():
+    model = make()
+    high = tfprune.PruningCallback(Polynomial(0.4, end=40), every=4)
+    low = tfprune.PruningCallback(Polynomial(0.8, begin=40, end=70, initial=0.4), every=4)
+    assert warned(model, by_epoch([1e-2]), high) == warned(model, by_epoch([1e-4]), low) == []
+
+
+def test_the_learning_rate_is_read_rarely():
+    read = []
+
+    class Noted(keras.optimizers.SGD):
+        @property
+        def learning_rate(self):
+            with contextlib.suppress(AttributeError):  # while the training step is traced, no step has a value
+                read.append(int(self.iterations))
+            return super().learning_rate
+
+    model, many = make(Noted()), np.repeat(X, 25, 0)
+    callback = tfprune.PruningCallback(Polynomial(0.8, begin=50, end=150), every=50)
+    model.fit(many, many[:, :2], batch_size=4, epochs=2, verbose=0, callbacks=[callback])  # 250 updates an epoch
+    # The first step of an epoch, whenever sparsity rises, and a hundred steps after the last reading.
+    assert read == [1, 100, 150, 250, 251, 351, 451]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step"), [(Polynomial(0.8, end=40), 0), (Polynomial(0.8, begin=8, end=40), 8), (Constant(0.6), 0)]
+)
+def test_a_schedule_below_the_models_sparsity_warns_that_weights_come_back(schedule, step):
+    model = make()
+    fit(model, tfprune.PruningCallback(Constant(0.7)))
+    model.compile("adam", "mse")  # counts steps from 0
+    reached = Reached()
+    messages = warned(model, tfprune.PruningCallback(schedule, every=4), reached)
+    assert len(messages) == 1
+    assert f"0.7000 before this fit, {schedule(step):.4f} at step {step}" in messages[0]
+    assert "Constant(0.7)" in messages[0] and "initial=0.7)" in messages[0]
+    assert sparsities(model) == [schedule.target] * 2  # it warns, and does what it was told
+
+
+@pytest.mark.parametrize("schedule", [Constant(0.7), Polynomial(0.9, end=40, initial=0.7)])
+def test_what_the_warning_advises_keeps_the_sparsity(schedule):
+    model = make()
+    fit(model, tfprune.PruningCallback(Constant(0.7)))
+    model.compile("adam", "mse")
+    reached = Reached()
+    assert warned(model, tfprune.PruningCallback(schedule, every=4), reached) == []
+    assert min(sparsity for sparsity, _ in reached.rows.values()) == pytest.approx(0.7)
 
 
 def test_a_dict_follows_the_progress_and_its_own_schedules():

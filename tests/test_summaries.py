@@ -128,7 +128,7 @@ def test_constant_sparsity_is_written_under_steps_per_execution(tmp_path):
     model = make()
     model.compile("adam", "mse", steps_per_execution=5)
     fit(model, tfprune.PruningCallback(Constant(0.6)), tfprune.PruningSummaries(tmp_path, update_freq="batch"))
-    assert scalars(tmp_path, "batch_")["sparsity"] == pytest.approx({step: 0.6 for step in range(1, 7)})
+    assert scalars(tmp_path, "batch_")["sparsity"] == pytest.approx(dict.fromkeys(range(1, 7), 0.6))
 
 
 def test_without_tensorboard_the_error_says_what_to_install(monkeypatch, tmp_path):

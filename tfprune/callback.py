@@ -14,6 +14,9 @@ from tfprune.masks import check_optimizer, pruned_layers, update_masks
 from tfprune.schedules import Schedule
 from tfprune.spec import check_count, check_sparsity
 
+_TOO_LOW = 0.1  # part of the peak rate below which a network hardly recovers from pruning
+_READ_EVERY = 100  # steps; evaluating a LearningRateSchedule can take as long as a small training step
+
 
 class PruningCallback(keras.callbacks.Callback):
     """Update the masks of a wrapped model during `fit`, on a schedule.
@@ -21,8 +24,11 @@ class PruningCallback(keras.callbacks.Callback):
     Steps are optimizer updates, counted by `model.optimizer.iterations`, so a resumed or second `fit` goes on
     counting. Masks are updated at the schedule's begin, every `every` steps after it, and at its end; the final
     sparsity is reached exactly. Its value goes into `logs` as `sparsity`, and so into `History`, the progress bar
-    and the callbacks listed after this one. A warning says what was reached if training ends before the schedule
-    does.
+    and the callbacks listed after this one.
+
+    Warnings, with the numbers, say when training ends before the schedule does; when the first update brings pruned
+    weights back, because the model was sparser than the schedule; and, once a fit, when sparsity rises while the
+    learning rate is below a tenth of its peak so far in the fit, which costs accuracy that training cannot win back.
 
     Args:
         schedule: How sparse at which step, such as `schedules.Polynomial(0.9, end=5000)`. Fractions (floats) are
@@ -83,6 +89,7 @@ class PruningCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._started:
             self._start(epoch)
+        self._rate.next_reading = 0  # callbacks change the rate between epochs
 
     def _start(self, epoch: int) -> None:
         """Turn fractions into steps, and do what is due at the step that training starts from."""
@@ -98,6 +105,8 @@ class PruningCallback(keras.callbacks.Callback):
         # A run that was cut off may have stopped between the optimizer's update and the masks that were due.
         self._previous = step - 1
         self._sparsity = sparsity_report(self.model).sparsity
+        self._rate = _LearningRate(self.model.optimizer)
+        self._has_updated = False
         self._update(step)
         end = self._schedule.end
         if end is not None and step > end and self._sparsity < self._schedule.target:
@@ -126,7 +135,9 @@ class PruningCallback(keras.callbacks.Callback):
         return int(self.model.optimizer.iterations)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._update(self._step())
+        step, before = self._step(), self._sparsity
+        self._update(step)
+        self._rate.watch(step, sparsity=self._sparsity, is_raised=self._sparsity > before)
         if logs is not None:
             logs["sparsity"] = self._sparsity
 
@@ -142,7 +153,17 @@ class PruningCallback(keras.callbacks.Callback):
         if isinstance(allocation, Mapping):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
+            before = self._sparsity
             self._sparsity = update_masks(self.model, sparsity, allocation=allocation).sparsity
+            if self._sparsity < before and not self._has_updated:
+                warnings.warn(
+                    f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "
+                    f"before this fit, {self._sparsity:.4f} at step {step}. Steps are counted by "
+                    f"model.optimizer.iterations, which starts at 0 again when the model is compiled. To keep the "
+                    f"sparsity pass Constant({before:.4g}), to go on from it Polynomial(..., initial={before:.4g})",
+                    stacklevel=2,
+                )
+            self._has_updated = True
 
     def _rules(
         self, allocation: Mapping[str, Any], due: int | None, previous: int, step: int
@@ -172,5 +193,31 @@ class PruningCallback(keras.callbacks.Callback):
                 f"Training ended at step {step}, before the pruning schedule did at step {end}: the sparsity is "
                 f"{self._sparsity:.4f} instead of {self._schedule.target:.4f}. Train longer, or let the schedule end "
                 f"earlier (end=0.7 ends it after 70 % of the fit)",
+                stacklevel=2,
+            )
+
+
+class _LearningRate:
+    """The learning rate's peak in a fit; warns once when sparsity rises far below it."""
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.peak = 0.0
+        self.next_reading = 0
+        self.has_warned = False
+
+    def watch(self, step: int, *, sparsity: float, is_raised: bool) -> None:
+        """Read the rate after a batch if it is time to, or if the sparsity was raised."""
+        if self.has_warned or not (is_raised or step >= self.next_reading):
+            return
+        self.next_reading = step + _READ_EVERY
+        rate = float(self.optimizer.learning_rate)
+        self.peak = max(self.peak, rate)
+        if is_raised and rate < _TOO_LOW * self.peak:
+            self.has_warned = True
+            warnings.warn(
+                f"The sparsity rose to {sparsity:.4f} at step {step}, where the learning rate is {rate:.3g}, less "
+                f"than a tenth of its peak in this fit, {self.peak:.3g}: too low to recover from pruning. End the "
+                f"schedule earlier, or lower the learning rate later",
                 stacklevel=2,
             )
