@@ -46,6 +46,8 @@ GROUP = {
     "tfprune.counting": MODEL,
     "tfprune.callback": FIT,
     "tfprune.summaries": FIT,
+    "tfprune.scan": FIT,
+    "tfprune.scan_report": FIT,
     "tfprune.tfmot": FIT,
     "tfprune.export": NAMES,
     "tfprune.export.codec": RUN,
@@ -87,6 +89,7 @@ AT_IMPORT = {
     NAMES: set(),
 }
 INSIDE = {
+    FIT: {"matplotlib"},
     FILE: {"ai_edge_litert", "flatbuffers"},
     BUILD: {"tensorflow"},
     COMMAND: {"keras", "rich"},
@@ -247,7 +250,7 @@ def test_public_functions_take_two_positional_arguments_at_most(name):
 
 
 # Inside the library, where every caller passes all of them: a name, choices, a base and an argument.
-MORE = {("tfprune.spec", "resolve"), ("tfprune.allocation", "allocate")}
+MORE = {("tfprune.spec", "resolve"), ("tfprune.allocation", "allocate"), ("tfprune.scan", "sensitivity")}
 
 
 def test_a_lazy_import_and_a_type_are_told_apart():

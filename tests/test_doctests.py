@@ -28,7 +28,17 @@ def test_examples(name, tmp_path, monkeypatch):
 
 
 SPECS = ["Polynomial", "Constant", "Unstructured", "Block", "NM", "Magnitude"]
-USED = ["wrap", "strip", "Pruned", "PruningCallback", "update_masks", "sparsity_report", "register_prunable"]
+USED = [
+    "wrap",
+    "strip",
+    "Pruned",
+    "PruningCallback",
+    "PruningSummaries",
+    "update_masks",
+    "sensitivity",
+    "sparsity_report",
+    "register_prunable",
+]
 
 
 @pytest.mark.parametrize("name", [*SPECS, *USED])

@@ -18,6 +18,8 @@ _HOMES = {
     "PruningCallback": "callback",
     "PruningSummaries": "summaries",
     "update_masks": "masks",
+    "sensitivity": "scan",
+    "SensitivityReport": "scan_report",
     "sparsity_report": "counting",
     "SparsityReport": "report",
     "register_prunable": "prunable",

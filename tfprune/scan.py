@@ -1,0 +1,184 @@
+"""Sensitivity scan: what each weight alone costs at each sparsity, and the allocation that this suggests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from tfprune.masks import pruned_layers, update_masks
+from tfprune.model import wrap
+from tfprune.prunable import as_numpy, walk
+from tfprune.report import Skipped
+from tfprune.scan_report import SensitivityReport, SensitivityRow
+from tfprune.spec import check_sparsity
+from tfprune.wrapper import Pruned
+
+MODES = ("max", "min")
+
+
+def sensitivity(
+    model: keras.Model,
+    data: Any,
+    sparsities: Sequence[float] = (0.5, 0.75, 0.9, 0.95),
+    *,
+    metric: str = "accuracy",
+    mode: str | None = None,
+) -> SensitivityReport:
+    """Prune each weight alone to each sparsity, without training, and evaluate the model.
+
+    It takes one evaluation per weight and sparsity, and leaves the model as it was: a plain one is copied, of a
+    wrapped one each weight is put back after its turn, optimizer and other masks untouched.
+
+    Args:
+        model: Compiled. A plain model is wrapped by default arguments; for others, and for a subclassed model, pass
+            one that is wrapped and compiled.
+        data: A tuple (x, y) or (x, y, sample weights), or a data set that can be read again and again, such as
+            `tf.data.Dataset` or `keras.utils.PyDataset`. A part of the validation data will do.
+        sparsities: Fractions of zeros, in [0, 1). One that a weight's pattern cannot reach is skipped and reported.
+        metric: A name that `model.evaluate` reports, `"loss"` included.
+        mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None knows it of accuracies and of
+            losses.
+
+    Returns:
+        The metric and its drop for each weight and sparsity: a table when printed, `plot(path)` draws it, and
+        `suggest(max_drop)` makes an allocation of it.
+
+    Raises:
+        TypeError: For what is no model, no such data, or no sequence of numbers.
+        ValueError: For a model that is not compiled, a metric that it does not report or whose mode is not known, a
+            sparsity outside [0, 1), or if no weight can be pruned to any of them.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, name="out")])
+        >>> model.compile(loss="mse")
+        >>> x = keras.ops.ones((32, 8))
+        >>> report = sensitivity(model, (x, model(x)), (0.25, 0.5), metric="loss")
+        >>> report.baseline, [row.path for row in report.rows]
+        (0.0, ['out/kernel', 'out/kernel'])
+    """
+    levels, arguments, sign = _levels(sparsities), _arguments(data), _sign(metric, mode)
+    subject = _subject(model)
+
+    def measure() -> float:
+        values = subject.evaluate(**arguments, verbose=0, return_dict=True)
+        if metric not in values:
+            raise ValueError(
+                f"Expected `metric` to be one of {', '.join(map(repr, values))}. Received: metric={metric!r}. "
+                f"Compile the model with metrics=[{metric!r}] to have it"
+            )
+        return float(values[metric])
+
+    baseline = measure()
+    rows: list[SensitivityRow] = []
+    skipped: list[Skipped] = []
+    for path, layer in _weights(subject, skipped):
+        with _restored(layer):
+            for level in levels:
+                refusal = _prune(subject, path, level)
+                if refusal:
+                    skipped.append(Skipped(path, f"at {level:g}: {refusal}"))
+                else:
+                    value = measure()
+                    rows.append(SensitivityRow(path, level, value, sign * (baseline - value)))
+    if not rows:
+        reasons = "; ".join(f"{one.layer} {one.reason}" for one in skipped)
+        raise ValueError(f"Expected a weight that can be pruned to one of {levels}. Received: {reasons}")
+    return SensitivityReport(metric, baseline, tuple(rows), tuple(skipped))
+
+
+def _levels(sparsities: Any) -> tuple[float, ...]:
+    if isinstance(sparsities, str) or not isinstance(sparsities, Iterable):
+        raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}")
+    levels = sorted({check_sparsity(value, "sparsities") for value in sparsities})
+    if not levels:
+        raise ValueError("Expected at least one of `sparsities`. Received: none")
+    return tuple(levels)
+
+
+def _arguments(data: Any) -> dict[str, Any]:
+    """Return the data as arguments of `evaluate`."""
+    if isinstance(data, tuple):
+        if len(data) not in (2, 3):
+            raise ValueError(f"Expected `data` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts")
+        return dict(zip(("x", "y", "sample_weight"), data, strict=False))
+    is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):
+        raise TypeError(
+            f"Expected `data` to be a tuple (x, y), or a data set that can be read again and again, such as a "
+            f"tf.data.Dataset. Received: an object of type {type(data).__name__}"
+        )
+    return {"x": data}
+
+
+def _sign(metric: str, mode: str | None) -> int:
+    """Return 1 if a larger metric is better, -1 if a smaller one is."""
+    if not isinstance(metric, str):
+        raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}")
+    if mode is None and "acc" in metric:
+        return 1
+    if mode is None and metric.endswith("loss"):
+        return -1
+    if mode not in MODES:
+        raise ValueError(
+            f"Expected `mode` to be 'max' if a larger {metric!r} is better, 'min' if a smaller one is. Received: "
+            f"mode={mode!r}"
+        )
+    return 1 if mode == "max" else -1
+
+
+def _subject(model: Any) -> keras.Model:
+    """Return the model to scan: a wrapped one as it is, of a plain one a compiled copy."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
+    if not model.compiled:
+        raise ValueError(
+            f"Expected a compiled model. Received: {model.name!r}, which is not. Call "
+            f"model.compile(loss=..., metrics=[...]) first"
+        )
+    if any(isinstance(layer, Pruned) for _, layer in walk(model, stop=Pruned)):
+        return model
+    copy = wrap(model)
+    try:
+        arguments = keras.saving.deserialize_keras_object(model.get_compile_config())
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected a loss and metrics that Keras can save and load. Received: those of {model.name!r}, which it "
+            f"cannot. Pass a model that you wrapped and compiled yourself: tfprune.wrap(model)"
+        ) from error
+    copy.compile(**{**arguments, "optimizer": "sgd"})  # not used, but needed; this one takes no memory
+    return copy
+
+
+def _weights(model: keras.Model, skipped: list[Skipped]) -> Iterator[tuple[str, Pruned]]:
+    """Yield the path and wrapper of each weight whose mask can change; add the others to `skipped`."""
+    for path, layer in pruned_layers(model):
+        for name, kernel in layer.kernels.items():
+            if kernel.variable.trainable:
+                yield f"{path}/{name}", layer
+            else:
+                skipped.append(Skipped(f"{path}/{name}", "frozen (trainable=False), so its mask never changes"))
+
+
+def _prune(model: keras.Model, path: str, sparsity: float) -> str | None:
+    """Prune one weight and leave the others as they are; say why if it cannot be."""
+    rules = {f"^{re.escape(path)}$": sparsity, "": None}
+    try:
+        update_masks(model, sparsity, allocation=rules, optimizer=keras.optimizers.SGD())  # has no slots to clear
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _restored(layer: Pruned) -> Iterator[None]:
+    """Put back every variable of a layer, to the bit."""
+    before = [(variable, as_numpy(variable).copy()) for variable in layer.variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
