@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench device-check clean
+.PHONY: demo test lint bench zoo device-check clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -19,6 +19,10 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python tests/bench/run.py
+
+# Every family of keras.applications, half an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16".
+zoo: .venv/dev
+	$(BIN)/python tests/zoo/run.py $(FAMILIES)
 
 # The device half, where neither Keras nor TensorFlow is installed, on files made where they are.
 device-check: .venv/dev

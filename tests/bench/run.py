@@ -17,6 +17,7 @@ COMMANDS = [
     ["steps.py", "cnn"],
     ["steps.py", "lstm"],
     ["steps.py", "mlp"],
+    ["wrapping.py"],
     ["digits.py"],
 ]
 

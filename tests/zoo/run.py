@@ -1,0 +1,68 @@
+"""Take every family of keras.applications from the model to the file, and print one table: `make zoo`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+# The smallest side of an image that each accepts, and the brightest pixel that it expects.
+FAMILIES = {
+    "MobileNet": (32, 1),
+    "MobileNetV2": (32, 1),
+    "MobileNetV3Small": (32, 255),
+    "MobileNetV3Large": (32, 255),
+    "EfficientNetB0": (32, 255),
+    "EfficientNetV2B0": (32, 255),
+    "ResNet50": (32, 1),
+    "ResNet50V2": (32, 1),
+    "DenseNet121": (32, 1),
+    "NASNetMobile": (32, 1),
+    "Xception": (71, 1),
+    "InceptionV3": (75, 1),
+    "InceptionResNetV2": (75, 1),
+    "ConvNeXtTiny": (32, 255),
+    "VGG16": (32, 1),
+    "VGG19": (32, 1),
+}
+# What family.py notes, in the order in which it is shown.
+COLUMNS = [
+    "input", "parameters", "pruned weights", "skipped layers", "sparsity", "|wrap|", "|strip|", "|tflite| / max",
+    "wrap, s", "update, s",
+]  # fmt: skip
+
+
+def row(name: str) -> dict[str, str]:
+    """Return a family's figures by column and its verdict, measured in a process of its own for its memory."""
+    command = [sys.executable, str(Path(__file__).with_name("family.py")), name, *map(str, FAMILIES[name])]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    figures = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
+    problem = done.stderr.strip().rpartition("\n")[2] or f"its process ended with {done.returncode}"
+    return {**figures, "verdict": problem if done.returncode else "holds"}
+
+
+def main() -> int:
+    wanted = sys.argv[1:] or list(FAMILIES)
+    unknown = [name for name in wanted if name not in FAMILIES]
+    if unknown:
+        raise SystemExit(f"Expected families among {', '.join(FAMILIES)}. Received: {', '.join(unknown)}")
+    console = Console(width=170)
+    columns = [*COLUMNS, "verdict"]
+    table = Table("family", *columns)
+    verdicts = []
+    for name in wanted:
+        figures = row(name)
+        console.print(f"{name}: {figures['verdict']}", style="dim")
+        verdicts.append(figures["verdict"])
+        table.add_row(name, *(figures.get(column, "-") for column in columns))
+    console.print(table)
+    return int(any(verdict != "holds" for verdict in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
