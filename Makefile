@@ -10,6 +10,14 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest
 
+# Training on the other backends of Keras, in a process each, where TensorFlow is not installed. pip takes PyTorch
+# with CUDA, some gigabytes, unless it is pointed to wheels for the CPU (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL).
+test-backends:
+	test -x .venv-backends/bin/python || $(PYTHON) -m venv .venv-backends
+	.venv-backends/bin/pip install --quiet --editable '.[backends]'
+	KERAS_BACKEND=jax .venv-backends/bin/python -m pytest tests/backends
+	KERAS_BACKEND=torch .venv-backends/bin/python -m pytest tests/backends
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +48,4 @@ device-check: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-device build demo-output *.egg-info
+	rm -rf .venv .venv-backends .venv-device build demo-output *.egg-info

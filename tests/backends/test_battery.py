@@ -1,0 +1,266 @@
+"""What a pruned model does on every backend of Keras: `make test-backends` runs this file once on each."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import tfprune
+from tfprune import patterns
+from tfprune.schedules import Polynomial
+
+BACKEND = keras.backend.backend()
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 10)).astype("float32")
+Y = RNG.normal(size=(40, 2)).astype("float32")
+IMAGES = RNG.normal(size=(8, 6, 6, 3)).astype("float32")
+TOKENS = RNG.integers(0, 9, size=(8, 5))
+SERIES = RNG.normal(size=(8, 5, 4)).astype("float32")
+
+# Name -> (inputs, layers): one of each way in which a layer reads its weights.
+STACKS = {
+    "dense": (X, lambda: [layers.Dense(10, "tanh", kernel_regularizer="l2", activity_regularizer="l1")]),
+    "conv": (IMAGES, lambda: [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten()]),
+    "separable": (IMAGES, lambda: [layers.SeparableConv2D(4, 3), layers.GlobalMaxPooling2D()]),
+    "transpose": (IMAGES, lambda: [layers.Conv2DTranspose(4, 3, strides=2), layers.GlobalMaxPooling2D()]),
+    "lstm": (TOKENS, lambda: [layers.Embedding(9, 4, mask_zero=True), layers.LSTM(3)]),
+    "gru": (SERIES, lambda: [layers.Bidirectional(layers.GRU(3))]),
+    "dropout": (SERIES, lambda: [layers.LSTM(3, dropout=0.5, recurrent_dropout=0.5, seed=1)]),
+    "attention": (SERIES, lambda: [SelfAttention(), layers.Flatten()]),
+    "distributed": (SERIES, lambda: [layers.TimeDistributed(layers.Dense(3)), layers.Flatten()]),
+}
+
+
+@keras.saving.register_keras_serializable(package="battery")
+class SelfAttention(layers.MultiHeadAttention):
+    """Attention with one input, so that it stands in a Sequential."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"num_heads": 2, "key_dim": 3, **kwargs})
+
+    def build(self, shape):
+        super().build(shape, shape)
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, inputs, training=training)
+
+    def compute_output_spec(self, inputs, **kwargs):
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+
+def plain(case: str = "small", seed: int = 1) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    if case == "small":
+        stack = [
+            layers.Dense(10, activation="tanh", name="hidden"),
+            layers.Dropout(0.2, seed=3),
+            layers.BatchNormalization(name="norm"),
+        ]
+        return keras.Sequential([keras.Input((10,)), *stack, layers.Dense(2, name="out")])
+    inputs, stack = STACKS[case]
+    return keras.Sequential(
+        [keras.Input(inputs.shape[1:], dtype=inputs.dtype), *stack(), layers.Dense(2, name="out")]
+    )
+
+
+def wrapped(case: str = "small", optimizer="adam", **arguments) -> keras.Model:
+    model = tfprune.wrap(plain(case), **arguments)
+    model.compile(optimizer, "mse")
+    return model
+
+
+def array(value) -> np.ndarray:
+    return np.array(ops.convert_to_numpy(value))
+
+
+def hidden(model: keras.Model) -> tfprune.Pruned:
+    return model.get_layer("hidden")
+
+
+def zeros_of(model: keras.Model) -> np.ndarray:
+    return array(hidden(model).masks["kernel"]) == 0
+
+
+def fit(model: keras.Model, *callbacks, x=X, **arguments) -> dict[str, list[float]]:
+    arguments = {"batch_size": 4, "shuffle": False, "verbose": 0, **arguments}
+    return model.fit(x, Y[: len(x)], callbacks=list(callbacks), **arguments).history
+
+
+@pytest.mark.parametrize("case", STACKS)
+def test_training_without_zeros_is_training_the_unwrapped_twin(case):
+    twin, model = plain(case), tfprune.wrap(plain(case))
+    losses = []
+    for one in (twin, model):
+        one.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+        losses.append(fit(one, x=STACKS[case][0], epochs=2)["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)  # a compiler may fuse the two differently
+    for one, other in zip(tfprune.strip(model).weights, twin.weights, strict=True):
+        np.testing.assert_allclose(array(one), array(other), atol=1e-6)
+
+
+@pytest.mark.parametrize("case", STACKS)
+def test_masked_entries_stay_zero_while_training_and_after_a_file(case, tmp_path):
+    model, inputs = wrapped(case), STACKS[case][0]
+    tfprune.update_masks(model, 0.5)
+    before = [array(layer.masks[name]) for layer in model.layers if hasattr(layer, "masks") for name in layer.masks]
+    fit(model, x=inputs, epochs=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        places = [(layer, name) for layer in one.layers if hasattr(layer, "masks") for name in layer.masks]
+        for (layer, name), mask in zip(places, before, strict=True):
+            np.testing.assert_array_equal(array(layer.masks[name]), mask)
+            assert np.count_nonzero(array(layer.kernels[name].variable)[mask == 0]) == 0 < mask.sum() < mask.size
+    expected = model.predict(inputs, verbose=0)
+    np.testing.assert_allclose(loaded.predict(inputs, verbose=0), expected, atol=1e-6)
+    np.testing.assert_allclose(tfprune.strip(model).predict(inputs, verbose=0), expected, atol=1e-6)
+
+
+def test_fit_follows_the_schedule_and_ends_exactly():
+    class Record(keras.callbacks.Callback):
+        zeros: list[int] = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.zeros.append(int(zeros_of(self.model).sum()))
+
+    model, record = wrapped(), Record()
+    history = fit(model, tfprune.PruningCallback(Polynomial(0.8, begin=3, end=17), every=4), record, epochs=2)
+    truth, current = [], 0
+    for step in range(1, 21):
+        if step in (3, 7, 11, 15, 17):
+            current = round(100 * (0.8 - 0.8 * (1 - (step - 3) / 14) ** 3))
+        truth.append(current)
+    assert record.zeros == truth and history["sparsity"][-1] == 0.8
+    kernel = array(hidden(model).layer.kernel)
+    assert np.count_nonzero(kernel) == 20 and np.isfinite(kernel).all()
+    slots = [v for v in model.optimizer.variables if "hidden_kernel" in v.path]
+    assert len(slots) == 2
+    for slot in slots:
+        assert np.count_nonzero(array(slot)[zeros_of(model)]) == 0 < np.count_nonzero(array(slot))
+
+
+def test_a_hidden_value_comes_back_as_it_was():
+    model = wrapped()
+    fit(model)
+    before = array(hidden(model).layer.kernel)
+    tfprune.update_masks(model, 0.7)
+    masked = zeros_of(model)
+    fit(model)
+    tfprune.update_masks(model, 0.0)
+    after = array(hidden(model).layer.kernel)
+    np.testing.assert_array_equal(after[masked], before[masked])
+    assert (after[~masked] != before[~masked]).any()
+
+
+def test_a_copy_and_its_source_train_independently():
+    source = plain()
+    model = tfprune.wrap(source)
+    for one in (model, source, tfprune.strip(model), model):
+        one.compile("sgd", "mse")
+        assert np.isfinite(fit(one)["loss"]).all()
+
+
+def test_statistics_and_seeds_are_updated_by_training():
+    model = wrapped()
+    before = {v.path: array(v) for v in model.non_trainable_variables}
+    fit(model)
+    after = {v.path: array(v) for v in model.non_trainable_variables}
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert {path.rsplit("/", 1)[-1] for path in changed} == {"moving_mean", "moving_variance", "seed_generator_state"}
+
+
+def test_a_stateful_layer_carries_its_state_in_calls():
+    twin = layers.LSTM(3, stateful=True)
+    x = SERIES[:2]
+    expected = [array(twin(x)) for _ in range(2)]
+    model = tfprune.Pruned(layers.LSTM(3, stateful=True))
+    model(x)
+    for one, other in zip(model.layer.weights, twin.weights, strict=True):
+        one.assign(ops.copy(other.value))
+    model.layer.reset_states()
+    for outputs in expected:
+        np.testing.assert_allclose(array(model(x)), outputs, atol=1e-6)
+    assert not np.allclose(expected[0], expected[1])
+
+
+def gradients_in_the_backends_own_way(model: keras.Model, x, y) -> list[np.ndarray]:
+    """Return the gradients of the mean squared error, and keep what the forward pass changed in the model."""
+    if BACKEND == "torch":
+        model.zero_grad()
+        ops.mean((model(x, training=True) - ops.convert_to_tensor(y)) ** 2).backward()
+        return [variable.value.grad for variable in model.trainable_variables]
+    if BACKEND == "jax":
+        import jax
+
+        def loss(trainable, rest):
+            outputs, rest = model.stateless_call(trainable, rest, x, training=True)
+            return ops.mean((outputs - y) ** 2), rest
+
+        values = [[v.value for v in some] for some in (model.trainable_variables, model.non_trainable_variables)]
+        (_, rest), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(*values)
+        for variable, value in zip(model.non_trainable_variables, rest, strict=True):
+            variable.assign(value)
+        return gradients
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = ops.mean((model(x, training=True) - y) ** 2)
+    return tape.gradient(loss, model.trainable_variables)
+
+
+def test_gradients_are_zero_under_zeros_and_the_twins_elsewhere():
+    model, twin = wrapped(), plain()
+    tfprune.update_masks(model, 0.5)
+    twin.set_weights([array(weight) for weight in tfprune.strip(model).weights])
+    received, expected = (gradients_in_the_backends_own_way(one, X, Y) for one in (model, twin))
+    masks = {
+        id(layer.layer.kernel): array(layer.masks["kernel"]) for layer in (hidden(model), model.get_layer("out"))
+    }
+    for variable, one, other in zip(model.trainable_variables, received, expected, strict=True):
+        mask = masks.get(id(variable), 1)
+        np.testing.assert_allclose(array(one), array(other) * mask, atol=1e-6)
+
+
+def test_an_own_loop_prunes_through_update_masks():
+    model, optimizer = tfprune.wrap(plain()), keras.optimizers.Adam(0.01)
+    optimizer.build(model.trainable_variables)
+    means = array(model.get_layer("norm").moving_mean)
+    for step in range(6):
+        gradients = gradients_in_the_backends_own_way(model, X, Y)
+        optimizer.apply(gradients, model.trainable_variables)
+        if step in (2, 4):
+            tfprune.update_masks(model, 0.2 * step, optimizer=optimizer)
+    masked = zeros_of(model)
+    assert masked.sum() == 80
+    for variable in [hidden(model).layer.kernel, *(v for v in optimizer.variables if "hidden_kernel" in v.path)]:
+        assert np.count_nonzero(array(variable)[masked]) == 0 < np.count_nonzero(array(variable))
+    assert not np.allclose(means, array(model.get_layer("norm").moving_mean))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_prunes_too(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = wrapped()
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=15), every=2), epochs=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    kernel = array(hidden(model).layer.kernel)
+    assert np.count_nonzero(kernel) == 20 and np.isfinite(kernel).all()
+
+
+def test_patterns_hold_in_fit():
+    model = wrapped(pattern=patterns.NM(1, 2))
+    fit(model, tfprune.PruningCallback(Polynomial(0.5, end=8), every=3))
+    groups = array(hidden(model).layer.kernel).T.reshape(10, 5, 2)
+    assert (np.count_nonzero(groups, axis=-1) == 1).all()
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="export works on this backend")
+def test_export_is_refused_with_the_way_out(tmp_path):
+    from tfprune import export
+
+    with pytest.raises(ValueError, match=rf"Received: '{BACKEND}'. Save the stripped model"):
+        export.to_tflite(tfprune.wrap(plain()), tmp_path / "model.tflite")
