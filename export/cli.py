@@ -130,7 +130,7 @@ def _load_keras() -> Any:
         try:
             import keras
 
-            import tfprune.wrapper  # noqa: F401  (Keras has to know the wrapper before it loads one)
+            import tfprune.tfmot_wrapper  # noqa: F401  (Keras has to know both wrappers before it loads one)
 
             keras.ops.zeros(1)
         finally:

@@ -37,7 +37,7 @@ class Weight:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-Allocation = Callable[[Sequence[Weight], float], Sequence[float]]
+Allocation = Callable[[Sequence[Weight], float], Sequence[float | None]]
 
 
 def uniform(weights: Sequence[Weight], sparsity: float) -> list[float]:
