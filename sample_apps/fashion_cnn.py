@@ -1,0 +1,158 @@
+"""Fashion-MNIST: train one small CNN densely and one pruned to 90 %, export both, and compare the files.
+
+python sample_apps/fashion_cnn.py              # a few minutes on two cores
+python sample_apps/fashion_cnn.py --smoke      # seconds, on made-up images
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+
+import keras
+import numpy as np
+
+import tfprune
+from tfprune.export import Runner, benchmark, to_tflite
+from tfprune.report import table
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and labels to train on, then to test on
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one exported file is worth; accuracy in [0, 1], time of one image in milliseconds."""
+
+    accuracy: float
+    nonzeros: int
+    plain_bytes: int
+    xz_bytes: int
+    latency: float
+
+
+def main() -> None:
+    options = parse()
+    data = synthetic() if options.smoke else fashion_mnist()
+    epochs, formats = (2, ("int8",)) if options.smoke else (options.epochs, (None, "int8"))
+    options.output.mkdir(parents=True, exist_ok=True)
+    files: dict[str, list[Measured]] = {}
+    for seed in range(options.seeds):
+        for name in ("dense", "pruned"):
+            print(f"training: {name}, seed {seed}", flush=True)
+            model = train(name, data, epochs=epochs, sparsity=options.sparsity, seed=seed)
+            for quantize in formats:
+                path = options.output / f"{name}-{quantize or 'float32'}.tflite.xz"
+                measured = measure(model, path, quantize, data)
+                print(f"{path.name}: accuracy {measured.accuracy:.1%}, {measured.xz_bytes:,} bytes", flush=True)
+                files.setdefault(f"{name}, {quantize or 'float32'}", []).append(measured)
+    print()
+    print(table(["file", "accuracy", "non-zeros", "bytes", "bytes, xz", "latency, ms"], rows(files)))
+    note = "Means over the seeds, accuracy with its standard deviation. " if options.seeds > 1 else ""
+    print(f"\n{note}Accuracy on {len(data[2]):,} test images, through Runner.\nFiles: {options.output}")
+
+
+def train(name: str, data: Data, *, epochs: int, sparsity: float, seed: int) -> keras.Model:
+    """Train from the same first weights on the same batches: all that differs is the pruning."""
+    keras.utils.set_random_seed(seed)
+    model, callbacks = build(), []
+    if name == "pruned":
+        model = tfprune.wrap(model)
+        # The first epochs find out which weights matter, the last ones recover what pruning cost.
+        schedule = tfprune.schedules.Polynomial(sparsity, begin=0.15, end=0.65)
+        callbacks = [tfprune.PruningCallback(schedule, every=50)]
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x, y, _, _ = data
+    model.fit(x, y, batch_size=128, epochs=epochs, callbacks=callbacks, verbose=2)
+    return tfprune.strip(model) if name == "pruned" else model
+
+
+def build() -> keras.Model:
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1), name="image"),
+            layers.Conv2D(32, 3, padding="same", activation="relu", name="conv_1"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, padding="same", activation="relu", name="conv_2"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu", name="hidden"),
+            layers.Dense(10, activation="softmax", name="class"),
+        ]
+    )
+
+
+def measure(model: keras.Model, path: Path, quantize: str | None, data: Data) -> Measured:
+    """Export a model, then judge the file, not the model: it is the file that is shipped."""
+    x, _, test_x, test_y = data
+    calibration = [x[:100]] if quantize else None
+    report = to_tflite(model, path, quantize=quantize, calibration=calibration, compress="xz", check_on=test_x[:500])
+    accuracy = float(np.mean(Runner(path).predict(test_x).argmax(axis=1) == test_y))
+    return Measured(accuracy, report.nnz, report.tflite_bytes, report.bytes, benchmark(path, runs=300).median_ms)
+
+
+def rows(files: dict[str, list[Measured]]) -> Iterator[list[str]]:
+    for name, seeds in files.items():
+        values = np.array([astuple(measured) for measured in seeds])
+        accuracy, nonzeros, plain, packed, latency = values.mean(axis=0)
+        spread = f" ± {values[:, 0].std(ddof=1):.1%}" if len(seeds) > 1 else ""
+        yield [name, f"{accuracy:.1%}{spread}", *(f"{n:,.0f}" for n in (nonzeros, plain, packed)), f"{latency:.3f}"]
+
+
+def fashion_mnist() -> Data:
+    """Read the files of the Debian package if it is installed; else let Keras download them."""
+    if DEBIAN.is_dir():
+        x, y = idx("train-images-idx3"), idx("train-labels-idx1")
+        test_x, test_y = idx("t10k-images-idx3"), idx("t10k-labels-idx1")
+    else:
+        print(f"Downloading Fashion-MNIST. Without a network: apt-get install dataset-fashion-mnist, for {DEBIAN}")
+        (x, y), (test_x, test_y) = keras.datasets.fashion_mnist.load_data()
+    return pixels(x), y, pixels(test_x), test_y
+
+
+def idx(name: str) -> np.ndarray:
+    """Read a file in MNIST's format: the fourth byte counts the dimensions, whose sizes follow, then come bytes."""
+    content = gzip.decompress((DEBIAN / f"{name}-ubyte.gz").read_bytes())
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    return (images[..., np.newaxis] / 255).astype("float32")
+
+
+def synthetic() -> Data:
+    """Make images that are easy to tell apart: each class lights up rows of its own."""
+    print("--smoke: two epochs on made-up images instead of Fashion-MNIST; the accuracy means nothing")
+    random = np.random.default_rng(0)
+    y = random.integers(0, 10, 2000)
+    images = random.uniform(0, 128, (2000, 28, 28))
+    images[np.arange(2000), 4 + 2 * y] += 127
+    return pixels(images[:1500]), y[:1500], pixels(images[1500:]), y[1500:]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a CNN on Fashion-MNIST, dense and pruned with the same settings, and compare their files."
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
+    )
+    parser.add_argument("--sparsity", type=float, default=0.9, help="fraction of zeros (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("fashion-output"), metavar="DIR", help="folder for the files"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

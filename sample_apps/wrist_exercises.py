@@ -1,0 +1,225 @@
+"""Recognise shoulder exercises from a smartwatch: train, prune and export for a Raspberry Pi.
+
+    pip download --no-deps seglearn==1.2.5 --dest wrist-data      # the data: 11 MB, BSD licence
+    python sample_apps/wrist_exercises.py                         # minutes; --smoke: seconds, on made-up motion
+    python sample_apps/wrist_device.py wrist-output/conv-pruned-int8.tflite.xz wrist-output/recording.npz
+
+Ten people did seven exercises; six axes were recorded at 50 Hz. People 8 to 10 are held out: the file has to
+recognise the exercises of someone it never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import itertools
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+
+import keras
+import numpy as np
+
+import tfprune
+from tfprune.export import Runner, benchmark, to_tflite
+from tfprune.report import table
+
+WHEEL = "seglearn-1.2.5-py3-none-any.whl"
+SHA256 = "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd"
+RATE, WINDOW, STEP = 50, 128, 64  # samples per second, per window, and from one window to the next
+HELD_OUT = (8, 9, 10)
+Windows = tuple[np.ndarray, np.ndarray]  # motion of shape (windows, WINDOW, axes), and exercises by number
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Recordings of shape (samples, axes), and of each one the exercise, by number, and the person."""
+
+    motion: list[np.ndarray]
+    exercise: np.ndarray
+    person: np.ndarray
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one exported file is worth; accuracy in [0, 1], time of one window in milliseconds."""
+
+    accuracy: float
+    nonzeros: int
+    plain_bytes: int
+    xz_bytes: int
+    latency: float
+
+
+def main() -> None:
+    options = parse()
+    watch = synthetic() if options.smoke else read(options.data)
+    epochs, formats = (2, ("int8",)) if options.smoke else (options.epochs, (None, "int8"))
+    known = windows(watch, [person for person in set(watch.person) if person not in HELD_OUT])
+    unknown = windows(watch, HELD_OUT)
+    options.output.mkdir(parents=True, exist_ok=True)
+    files: dict[str, list[Measured]] = {}
+    models = [(kind, name) for kind in (conv, lstm) for name in ("dense", "pruned")]
+    for seed, (kind, name) in itertools.product(range(options.seeds), models):
+        sparsity = options.sparsity if name == "pruned" else None
+        model = train(kind, known, classes=len(watch.names), epochs=epochs, sparsity=sparsity, seed=seed)
+        for quantize in formats:
+            path = options.output / f"{kind.__name__}-{name}-{quantize or 'float32'}.tflite.xz"
+            measured = measure(model, path, quantize, known, unknown)
+            print(f"{path.name}: accuracy {measured.accuracy:.1%}, {measured.xz_bytes:,} bytes", flush=True)
+            files.setdefault(path.name, []).append(measured)
+    recording = options.output / "recording.npz"
+    record(watch, HELD_OUT[-1], recording)
+    print()
+    print(table(["file", "accuracy", "non-zeros", "bytes", "bytes, xz", "latency, ms"], rows(files)))
+    note = "Means over the seeds, accuracy with its standard deviation. " if options.seeds > 1 else ""
+    print(f"\n{note}Accuracy on {len(unknown[0]):,} windows of people that the model never saw, through Runner.")
+    device, file = Path(__file__).with_name("wrist_device.py"), options.output / "conv-pruned-int8.tflite.xz"
+    print(f"Now here, or copied to a Raspberry Pi: python {device} {file} {recording}")
+
+
+def conv(classes: int) -> list[keras.layers.Layer]:
+    layers = keras.layers
+    return [
+        layers.Conv1D(64, 5, strides=2, activation="relu", name="conv_1"),
+        layers.Conv1D(128, 5, strides=2, activation="relu", name="conv_2"),
+        layers.Conv1D(128, 3, activation="relu", name="conv_3"),
+        layers.GlobalAveragePooling1D(),
+        layers.Dropout(0.5),
+        layers.Dense(classes, activation="softmax", name="exercise"),
+    ]
+
+
+def lstm(classes: int) -> list[keras.layers.Layer]:
+    layers = keras.layers
+    return [
+        layers.AveragePooling1D(4),  # 12.5 samples per second show a movement as well, in a quarter of the steps
+        layers.LSTM(96, name="lstm"),
+        layers.Dropout(0.5),
+        layers.Dense(classes, activation="softmax", name="exercise"),
+    ]
+
+
+def train(
+    kind: Callable[[int], list[keras.layers.Layer]],
+    known: Windows,
+    *,
+    classes: int,
+    epochs: int,
+    sparsity: float | None,
+    seed: int,
+) -> keras.Model:
+    """Train from the same first weights on the same batches, pruned or (sparsity None) not."""
+    keras.utils.set_random_seed(seed)
+    x, y = known
+    scale = keras.layers.Normalization(name="scale")  # part of the model, so that the device feeds plain measurements
+    scale.adapt(x)
+    model = keras.Sequential([keras.Input(x.shape[1:], name="motion"), scale, *kind(classes)])
+    callbacks: list[keras.callbacks.Callback] = []
+    if sparsity is not None:
+        model = tfprune.wrap(model)
+        schedule = tfprune.schedules.Polynomial(sparsity, begin=0.1, end=0.7)
+        callbacks.append(tfprune.PruningCallback(schedule, every=20))
+    rate = keras.optimizers.schedules.CosineDecay(0.002, epochs * -(-len(x) // 32))
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.fit(x, y, batch_size=32, epochs=epochs, callbacks=callbacks, verbose=0)
+    return model if sparsity is None else tfprune.strip(model)
+
+
+def measure(model: keras.Model, path: Path, quantize: str | None, known: Windows, unknown: Windows) -> Measured:
+    """Export a model, then judge the file, not the model: it is the file that is shipped."""
+    x, (new_x, new_y) = known[0], unknown
+    # Windows of all people and exercises: the ranges of int8 are taken from what is seen here.
+    calibration = [x[:: len(x) // 200]] if quantize else None
+    report = to_tflite(model, path, quantize=quantize, calibration=calibration, compress="xz", check_on=new_x[:200])
+    accuracy = float(np.mean(Runner(path).predict(new_x).argmax(axis=1) == new_y))
+    return Measured(accuracy, report.nnz, report.tflite_bytes, report.bytes, benchmark(path, runs=300).median_ms)
+
+
+def rows(files: dict[str, list[Measured]]) -> Iterator[list[str]]:
+    for name, seeds in files.items():
+        values = np.array([astuple(measured) for measured in seeds])
+        accuracy, nonzeros, plain, packed, latency = values.mean(axis=0)
+        spread = f" ± {values[:, 0].std(ddof=1):.1%}" if len(seeds) > 1 else ""
+        yield [name, f"{accuracy:.1%}{spread}", *(f"{n:,.0f}" for n in (nonzeros, plain, packed)), f"{latency:.3f}"]
+
+
+def windows(watch: Watch, people: Sequence[int]) -> Windows:
+    """Cut the recordings of some people into windows that overlap by half."""
+    parts, exercises = [], []
+    for motion, exercise, person in zip(watch.motion, watch.exercise, watch.person, strict=True):
+        if person in people:
+            cut = np.lib.stride_tricks.sliding_window_view(motion, WINDOW, axis=0)[::STEP]
+            parts.append(cut.transpose(0, 2, 1).astype("float32"))
+            exercises += [exercise] * len(cut)
+    return np.concatenate(parts), np.array(exercises)
+
+
+def record(watch: Watch, person: int, path: Path) -> None:
+    """Write ten seconds of each exercise of a person, one after the other: plain numbers and names, no pickle."""
+    mine = np.flatnonzero(watch.person == person)
+    first = [next(index for index in mine if watch.exercise[index] == number) for number in range(len(watch.names))]
+    motion = [watch.motion[index][: 10 * RATE].astype("float32") for index in first]
+    exercise = np.repeat(np.arange(len(motion)), [len(part) for part in motion])
+    np.savez(path, motion=np.concatenate(motion), exercise=exercise, names=np.array(watch.names), rate=RATE)
+
+
+def read(folder: Path) -> Watch:
+    """Read the recordings out of the wheel of seglearn, which need not be installed."""
+    wheel = folder / WHEEL
+    command = f"pip download --no-deps seglearn==1.2.5 --dest {folder}"
+    if not wheel.is_file():
+        sys.exit(f"Expected the data in {wheel}. Received: no such file. Get it with: {command}")
+    content = wheel.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256:
+        sys.exit(f"Expected {wheel} with SHA-256 {SHA256}. Received: {digest}. Delete it, then run: {command}")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        stored = archive.read("seglearn/data/watch_dataset.npy")
+    # This is a pickle, which may run code when it is loaded. It is loaded because the hash says that it is the one
+    # file that was looked through and holds lists and arrays only; never do so with a file that you do not know.
+    data = np.load(io.BytesIO(stored), allow_pickle=True).item()
+    return Watch(data["X"], data["y"], data["subject"], data["y_labels"])
+
+
+def synthetic() -> Watch:
+    """Make motion that is easy to tell apart: each exercise has a rhythm of its own."""
+    print("--smoke: two epochs on made-up motion instead of recordings; the accuracy means nothing")
+    random = np.random.default_rng(0)
+    pairs = [(person, exercise) for person in range(1, 11) for exercise in range(7)]
+    seconds = np.arange(12 * RATE)[:, np.newaxis] / RATE
+    motion = [
+        np.sin(2 * np.pi * (0.4 + 0.3 * exercise) * seconds + random.uniform(0, 6, 6)) + random.normal(0, 0.3, (1, 6))
+        for _, exercise in pairs
+    ]
+    person, exercise = np.array(pairs).T
+    return Watch(motion, exercise, person, [f"exercise {number}" for number in range(7)])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train models on the motion of a smartwatch, dense and pruned, and export them for a Raspberry Pi.",
+        epilog="The data: pip download --no-deps seglearn==1.2.5 --dest wrist-data",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="run for seconds on made-up motion, to see that it works"
+    )
+    parser.add_argument("--data", type=Path, default=Path("wrist-data"), metavar="DIR", help="where the wheel lies")
+    parser.add_argument("--sparsity", type=float, default=0.9, help="fraction of zeros (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("wrist-output"), metavar="DIR", help="folder for what is written"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
