@@ -33,6 +33,10 @@ class Pattern(Spec):
         """Say why a matrix view of this shape cannot take the pattern; None if it can."""
         return None
 
+    def allows(self, mask: np.ndarray) -> bool:
+        """Tell whether a mask in the matrix view has its zeros where this pattern puts them."""
+        return True
+
 
 def kept_count(size: int, sparsity: float) -> int:
     """Return how many of `size` entries stay: size - round(sparsity * size), half to even, and at least one.
@@ -135,15 +139,23 @@ class Block(Pattern):
             return f"{self!r} runs along the inputs, and each kernel position has only one"
         return None
 
+    def allows(self, mask: np.ndarray) -> bool:
+        means, _, _ = self._means(mask)
+        return bool(np.isin(means, (0, 1)).all())
+
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
-        rows = np.arange(0, scores.shape[0], self.rows)
-        cols = np.arange(0, scores.shape[-1], self.cols)
-        sums = np.add.reduceat(np.add.reduceat(scores, cols, axis=-1, dtype=np.float64), rows, axis=0)
-        heights = np.diff(rows, append=scores.shape[0])
-        widths = np.diff(cols, append=scores.shape[-1])
-        heights_column = heights.reshape(-1, *[1] * (scores.ndim - 1))
-        keep = keep_largest(sums / (heights_column * widths), kept_count(sums.size, sparsity))
+        means, heights, widths = self._means(scores)
+        keep = keep_largest(means, kept_count(means.size, sparsity))
         return np.repeat(np.repeat(keep, heights, axis=0), widths, axis=-1)
+
+    def _means(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the mean of every block, and the heights and widths of the blocks."""
+        rows = np.arange(0, values.shape[0], self.rows)
+        cols = np.arange(0, values.shape[-1], self.cols)
+        sums = np.add.reduceat(np.add.reduceat(values, cols, axis=-1, dtype=np.float64), rows, axis=0)
+        heights = np.diff(rows, append=values.shape[0])
+        widths = np.diff(cols, append=values.shape[-1])
+        return sums / (heights.reshape(-1, *[1] * (values.ndim - 1)) * widths), heights, widths
 
 
 @dataclass(frozen=True)
@@ -183,6 +195,12 @@ class NM(Pattern):
         if shape[-1] <= self.n:
             return f"{self!r} runs along the inputs, and {shape[-1]} of them make no group with a zero"
         return None
+
+    def allows(self, mask: np.ndarray) -> bool:
+        starts = np.arange(0, mask.shape[-1], self.m)
+        kept = np.add.reduceat(mask, starts, axis=-1, dtype=np.int64)
+        # A sparsity below 1 - n/m leaves groups whole.
+        return bool(((kept <= self.n) | (kept == np.diff(starts, append=mask.shape[-1]))).all())
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         most = 1 - self.n / self.m

@@ -160,6 +160,34 @@ class Pruned(keras.layers.Wrapper):
             )
             _guard_regularizer(kernel.variable, self.masks[name])
 
+    def save_own_variables(self, store: dict[str, Any]) -> None:
+        """Save masks and latent values by name, so that no other layer's weights are taken for them."""
+        for variable in (*self.masks.values(), *self._latents.values()):
+            store[variable.name] = variable
+
+    def load_own_variables(self, store: dict[str, Any]) -> None:
+        """Load masks and latent values.
+
+        Raises:
+            ValueError: If the file has none for these weights, or a mask that the pattern does not allow.
+        """
+        own = {variable.name: variable for variable in (*self.masks.values(), *self._latents.values())}
+        if set(store.keys()) != set(own):
+            raise ValueError(
+                f"Expected the masks of layer {self.name!r}: {', '.join(own) or 'none, as it is not built'}. "
+                f"Received a file with {', '.join(store.keys()) or 'nothing'} in their place. Load weights of a "
+                f"model that is not wrapped before you wrap it: model.load_weights(path), then tfprune.wrap(model)"
+            )
+        for name, mask in self.masks.items():
+            values = np.asarray(store[mask.name])
+            if values.shape == mask.shape and not self.pattern.allows(prunable.to_matrix(values, self.kernels[name])):
+                raise ValueError(
+                    f"Expected a mask of {self.name}/{name} with zeros as in {self.pattern!r}. Received a file whose "
+                    f"mask has them elsewhere. Wrap with the pattern that the file was trained with"
+                )
+        for name, variable in own.items():
+            variable.assign(store[name])
+
     def latent(self, name: str) -> np.ndarray:
         """Return a weight's values with those that its mask hides, in the weight's own shape."""
         return prunable.as_numpy(self._with_latent(name))
