@@ -40,6 +40,7 @@ GROUP = {
     "tfprune.prunable": LAYERS,
     "tfprune.rebuild": LAYERS,
     "tfprune.slots": LAYERS,
+    "tfprune.gradients": LAYERS,
     "tfprune.wrapper": WRAPPER,
     "tfprune.model": MODEL,
     "tfprune.masks": MODEL,

@@ -40,6 +40,15 @@ CASES = {
         (None, 5),
         {"embeddings": lambda k: [[k[i, o] for i in range(7)] for o in range(3)]},
     ),
+    # Looking up: a row per token. Turning back: the tokens are the outputs.
+    "ReversibleEmbedding": (
+        lambda: layers.ReversibleEmbedding(7, 3, tie_weights=False),
+        (None, 5),
+        {
+            "embeddings": lambda k: [[k[i, o] for i in range(7)] for o in range(3)],
+            "reverse_embeddings": lambda k: [[k[i, o] for i in range(3)] for o in range(7)],
+        },
+    ),
     "Conv1D": (
         lambda: layers.Conv1D(3, 2),
         SERIES,
@@ -156,6 +165,27 @@ def recurrent(layer_class: type[layers.Layer], gates: int, shape: tuple[int | No
 for name, gates in (("SimpleRNN", 1), ("LSTM", 4), ("GRU", 3)):
     CASES[name] = recurrent(getattr(layers, name), gates, SERIES)
     CASES[f"{name}Cell"] = recurrent(getattr(layers, f"{name}Cell"), gates, (None, 4))
+
+
+def convolutional(rank: int) -> tuple:
+    """Two filters with four gates each, and two kernel positions along every dimension."""
+
+    def matrix(inputs):
+        return lambda k: [
+            [[k[(*np.unravel_index(p, (2,) * rank), i, o)] for i in range(inputs)] for p in range(2**rank)]
+            for o in range(8)
+        ]
+
+    shape = (None, 3, *[4] * rank, 5)
+    return (
+        lambda: getattr(layers, f"ConvLSTM{rank}D")(2, 2),
+        shape,
+        {"kernel": matrix(5), "recurrent_kernel": matrix(2)},
+    )
+
+
+for rank in (1, 2, 3):
+    CASES[f"ConvLSTM{rank}D"] = convolutional(rank)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -83,6 +83,7 @@ _REGISTRY: dict[type, dict[str, Axes]] = {
     keras.layers.Dense: {"kernel": "io"},
     keras.layers.EinsumDense: {"kernel": _einsum_axes},
     keras.layers.Embedding: {"embeddings": "io"},
+    keras.layers.ReversibleEmbedding: {"embeddings": "io", "reverse_embeddings": "io"},
     keras.layers.Conv1D: {"kernel": "wio"},
     keras.layers.Conv2D: {"kernel": "hwio"},
     keras.layers.Conv3D: {"kernel": "dhwio"},
@@ -99,6 +100,9 @@ _REGISTRY: dict[type, dict[str, Axes]] = {
     keras.layers.LSTMCell: _RECURRENT,
     keras.layers.GRU: _RECURRENT,
     keras.layers.GRUCell: _RECURRENT,
+    keras.layers.ConvLSTM1D: {"kernel": "wio", "recurrent_kernel": "wio"},
+    keras.layers.ConvLSTM2D: {"kernel": "hwio", "recurrent_kernel": "hwio"},
+    keras.layers.ConvLSTM3D: {"kernel": "dhwio", "recurrent_kernel": "dhwio"},
 }
 
 

@@ -19,37 +19,13 @@ from keras import ops
 
 from tfprune import criteria, patterns, prunable
 from tfprune.criteria import CRITERIA, Criterion
+from tfprune.gradients import Scope, guard, mask_gradient
 from tfprune.patterns import PATTERNS, Pattern
 from tfprune.prunable import Kernel
 from tfprune.spec import resolve
 
 for _spec in (criteria.Magnitude, criteria.Random, patterns.Unstructured, patterns.Block, patterns.NM):
     keras.saving.register_keras_serializable(package="tfprune")(_spec)
-
-
-def _mask_gradient(weight: Any, mask: Any) -> Any:
-    """Return the weight unchanged, with a gradient that is zero wherever the mask is."""
-
-    @ops.custom_gradient
-    def identity(value: Any) -> tuple[Any, Callable]:
-        def gradient(*args: Any, upstream: Any = None) -> Any:
-            received = args[0] if upstream is None else upstream
-            return ops.multiply(received, ops.cast(mask, received.dtype))
-
-        return ops.copy(value), gradient
-
-    return identity(ops.copy(weight))  # a tensor: what reads a variable inside cannot have a custom gradient
-
-
-# Their gradient is zero wherever the weight is; another regulariser may move entries that the mask hides.
-_ENTRY_BY_ENTRY = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
-
-
-def _guard_regularizer(weight: keras.Variable, mask: keras.Variable) -> None:
-    """Mask the gradient of a weight's regulariser too, which Keras calls outside the layer's forward pass."""
-    regularizer = weight.regularizer
-    if regularizer is not None and not isinstance(regularizer, _ENTRY_BY_ENTRY):
-        weight.regularizer = lambda value: regularizer(_mask_gradient(value, mask))
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
@@ -102,8 +78,14 @@ class Pruned(keras.layers.Wrapper):
         self.masks: dict[str, keras.Variable] = {}
         self._latents: dict[str, keras.Variable] = {}
         self._revealed: set[str] = set()
-        if layer.built:
+        if layer.built and not self._waits():
             self._choose_kernels()
+
+    def _waits(self) -> bool:
+        """Tell whether weights to prune are missing that the layer's first call may build."""
+        offered = {kernel.path for kernel in prunable.kernels(self.layer)}
+        is_missing = not offered or not offered.issuperset(self.weight_names or ())
+        return is_missing and bool(_unbuilt(self.layer))
 
     def _choose_kernels(self) -> dict[str, Kernel]:
         """Return the kernels to prune by name, and refuse what cannot be."""
@@ -113,10 +95,12 @@ class Pruned(keras.layers.Wrapper):
             names = tuple(name for name, kernel in offered.items() if kernel.mixes_inputs)
         unknown = [name for name in names if name not in offered]
         if unknown or not names:
+            unbuilt = ", ".join(_unbuilt(self.layer))
             raise ValueError(
                 f"Expected weights of layer {self.layer.name!r} ({type(self.layer).__name__}) that can be pruned. "
                 f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
-                f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer"
+                + (f"Not built yet: {unbuilt}; call the layer on data first. " if unbuilt else "")
+                + f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer"
             )
         chosen = {name: offered[name] for name in names}
         for name, kernel in chosen.items():
@@ -126,7 +110,8 @@ class Pruned(keras.layers.Wrapper):
         return chosen
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.layer.built:  # by a symbolic call, as Keras hands `build` the shape of the first input only
+        # By a symbolic call: Keras hands `build` the shape of one input only, and parts may be built in the call.
+        if not self.built and _unbuilt(self.layer):
             symbols = keras.tree.map_structure(_symbol, (args, kwargs))
             self.layer(*symbols[0], **symbols[1])
         return super().__call__(*args, **kwargs)
@@ -139,13 +124,15 @@ class Pruned(keras.layers.Wrapper):
     def build_from_config(self, config: dict[str, Any]) -> None:
         if not self.layer.built:
             self.layer.build_from_config(config)
-        self.build()
+        if not self._waits():
+            self.build()
 
     def get_build_config(self) -> dict[str, Any] | None:
         return self.layer.get_build_config()
 
     def _add_masks(self) -> None:
         self.kernels = self._choose_kernels()
+        self.weight_names = tuple(self.kernels)  # so that a file tells which weights it has masks for
         for name, kernel in self.kernels.items():
             shape, flat_name = kernel.variable.shape, name.replace("/", "_")
             self.masks[name] = self.add_weight(
@@ -158,7 +145,7 @@ class Pruned(keras.layers.Wrapper):
                 initializer="zeros",
                 trainable=False,
             )
-            _guard_regularizer(kernel.variable, self.masks[name])
+            guard(kernel.variable, self.masks[name])
 
     def save_own_variables(self, store: dict[str, Any]) -> None:
         """Save masks and latent values by name, so that no other layer's weights are taken for them."""
@@ -241,7 +228,7 @@ class Pruned(keras.layers.Wrapper):
     def _read(self, name: str, training: bool | None) -> Any:
         weight, mask = self.kernels[name].variable, self.masks[name]
         if training:
-            return _mask_gradient(ops.convert_to_tensor(weight), ops.convert_to_tensor(mask))
+            return mask_gradient(ops.convert_to_tensor(weight), ops.convert_to_tensor(mask))
         return ops.multiply(weight, ops.cast(mask, weight.dtype))
 
     def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
@@ -252,12 +239,10 @@ class Pruned(keras.layers.Wrapper):
             (variable, self._read(masked[id(variable)], training) if id(variable) in masked else variable.value)
             for variable in variables
         ]
-        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
-            before = [scope.get_current_value(variable) for variable, _ in mapping]
+        with Scope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = self.layer(inputs, *args, **kwargs)
-        for (variable, _), value in zip(mapping, before, strict=True):
-            if scope.get_current_value(variable) is not value:
-                variable.assign(scope.get_current_value(variable))
+        for variable in scope.updated.values():
+            variable.assign(scope.get_current_value(variable))
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
@@ -320,6 +305,10 @@ def _recurrent_states(layer: keras.layers.Layer) -> Iterator[keras.Variable]:
     for _, part in prunable.walk(layer):
         if getattr(part, "stateful", False):
             yield from (state for state in keras.tree.flatten(part.states) if isinstance(state, keras.Variable))
+
+
+def _unbuilt(layer: keras.layers.Layer) -> list[str]:
+    return [path or layer.name for path, part in prunable.walk(layer) if not part.built]
 
 
 def _symbol(value: Any) -> Any:
