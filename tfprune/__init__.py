@@ -24,7 +24,7 @@ _HOMES = {
     "SparsityReport": "report",
     "register_prunable": "prunable",
 }
-_MODULES = ("schedules", "patterns", "criteria", "allocation")
+_MODULES = ("schedules", "patterns", "criteria", "allocation", "tfmot")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]  # noqa: PLE0604
 
@@ -44,3 +44,4 @@ def __dir__() -> list[str]:
 # Keras finds saved wrappers by their class, so it has to know it before `load_model` runs.
 if "keras" in sys.modules:
     importlib.import_module(f"{__name__}.wrapper")
+    importlib.import_module(f"{__name__}.tfmot_wrapper")

@@ -91,6 +91,12 @@ def _check_model(model: keras.Model) -> None:
         raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty")
 
 
+def copy_with(model: keras.Model, replace: Callable[[str, keras.layers.Layer], Any]) -> keras.Model:
+    """Return an uncompiled copy of a built model in which some layers are replaced, with the model's weights."""
+    _check_model(model)
+    return _copy(model, replace)
+
+
 def _copy(model: keras.Model, replace: Callable[[str, keras.layers.Layer], Any]) -> keras.Model:
     copy = rebuild(model, replace)
     copies = dict(units(copy))

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
@@ -43,6 +43,18 @@ class Kernel:
         groups = _groups(self.axes)
         sizes = [math.prod(self.variable.shape[axis] for axis in group) for group in groups]
         return tuple(sizes) if groups[1] else (sizes[0], sizes[2])
+
+
+@runtime_checkable
+class PrunableLayer(Protocol):
+    """A layer that says itself which of its weights are pruned; the name and the method are those of tfmot.
+
+    Weights have inputs and outputs along their last two axes; a vector, such as a bias, counts as one row of inputs.
+    """
+
+    def get_prunable_weights(self) -> list[keras.Variable]:
+        """Return the weights to prune, once the layer is built."""
+        ...
 
 
 def as_numpy(variable: keras.Variable) -> np.ndarray:
@@ -155,6 +167,9 @@ def is_registered(layer: keras.layers.Layer) -> bool:
 
 def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variable, str]]:
     """Yield name, variable and axes of what this layer itself offers, its sublayers aside."""
+    if isinstance(layer, PrunableLayer):
+        yield from _asked_for(layer)
+        return
     rule = _rule(layer)
     own = {id(variable) for variable in layer.weights if variable.path == f"{layer.path}/{variable.name}"}
     own_names = {variable.name for variable in layer.weights if id(variable) in own}
@@ -171,6 +186,18 @@ def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variabl
             axes = letters if isinstance(letters, str) else letters(layer)
             _check_rank(layer, variable, axes)
             yield variable.name, variable, axes
+
+
+def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
+    if not layer.built:
+        return
+    places = ((path, one) for path, part in walk(layer) for one in part.weights)  # the innermost layer comes last
+    names = {id(one): f"{path}/{one.name}" if path else one.name for path, one in places}
+    for variable in layer.get_prunable_weights():
+        name, rank = names[id(variable)], len(variable.shape)
+        letters = (_rule(layer) or {}).get(name)
+        known = letters(layer) if callable(letters) else letters
+        yield name, variable, known or ("p" * (rank - 2) + "io" if rank > 1 else "i")
 
 
 def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) -> None:
@@ -229,7 +256,7 @@ def kernels(root: keras.layers.Layer) -> list[Kernel]:
         ValueError: If two weights have the same path, or registered axes do not fit a weight.
     """
     found: dict[int, Kernel] = {}
-    for path, layer in walk(root):
+    for path, layer in walk(root, stop=PrunableLayer):
         for name, variable, axes in _own_kernels(layer):
             place = f"{path}/{name}" if path else name
             found.setdefault(id(variable), Kernel(place, variable, axes))
