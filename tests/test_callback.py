@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import re
 import warnings
 
@@ -322,7 +323,7 @@ def warned(model, *callbacks) -> list[str]:
     ("rates", "schedule", "step"),
     [
         ([1e-2] * 5 + [9e-4], Polynomial(0.8, begin=8, end=30), 24),  # the first update after the drop, at step 20
-        ([1e-2] * 5 + [2e-3], Polynomial(0.8, begin=8, end=30), None),  # a fifth
+        ([1e-1] * 5 + [1e-2], Polynomial(0.8, begin=8, end=30), None),  # a tenth is not below a tenth
         ([1e-2] * 5 + [1e-4], Polynomial(0.8, begin=8, end=18), None),  # pruned before
         ([1e-2] * 5 + [1e-4], Constant(0.8, begin=4), None),  # updated for ever, but nothing more is pruned
         ([1e-2] * 5 + [1e-4], Constant(0.8, begin=32), 32),
@@ -372,6 +373,50 @@ def test_a_rate_lowered_on_a_plateau_warns():
 
     messages = warned(make(), Flat(), plateau, tfprune.PruningCallback(Polynomial(0.8, end=30), every=4))
     assert len(messages) == 1 and "at step 20, where the learning rate is 1e-05" in messages[0]
+
+
+def test_what_is_warned_of_costs_twenty_points():
+    datasets = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
+    x, y = datasets.load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = (x[order] / 16).astype("float32"), y[order]
+
+    def accuracy_and_warnings(late_rate):
+        keras.utils.set_random_seed(0)
+        hidden = [layers.Dense(256, "relu"), layers.Dense(128, "relu")]
+        model = tfprune.wrap(keras.Sequential([keras.Input((64,)), *hidden, layers.Dense(10, "softmax")]))
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay([300], [0.1, late_rate])
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9)
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        pruning = tfprune.PruningCallback(Polynomial(0.98, begin=310, end=440), every=10)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            model.fit(x[:1280], y[:1280], batch_size=64, epochs=23, verbose=0, callbacks=[pruning])
+        messages = [str(warning.message) for warning in caught if TOO_LOW in str(warning.message)]
+        return model.evaluate(x[1280:], y[1280:], verbose=0)[1], messages
+
+    high, silent = accuracy_and_warnings(0.1)
+    low, messages = accuracy_and_warnings(0.001)
+    assert high - low > 0.2
+    assert silent == [] and len(messages) == 1 and "at step 320, where the learning rate is 0.001" in messages[0]
+
+
+SPLITS = ["uniform", "erk", "global", "lamp", {"mid": 0.999}]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "allocation"),
+    [
+        *itertools.product(["unstructured", tfprune.patterns.Block(2, 2)], [0.999], SPLITS),
+        (tfprune.patterns.NM(1, 2), 0.5, "uniform"),  # the most it takes
+    ],
+)
+def test_no_sparsity_empties_a_layer(pattern, sparsity, allocation):
+    stack = [keras.Input((2,)), layers.Dense(1, name="hidden"), layers.Dense(3, name="mid"), layers.Dense(2)]
+    model = tfprune.wrap(keras.Sequential(stack), pattern=pattern)
+    tfprune.update_masks(model, sparsity, allocation=allocation)
+    rows = tfprune.sparsity_report(model).rows
+    assert len(rows) >= 2 and all(row.nnz >= 1 for row in rows)
 
 
 def test_each_fit_has_a_peak_of_its_own():

@@ -14,7 +14,7 @@ from tfprune.masks import check_optimizer, pruned_layers, update_masks
 from tfprune.schedules import Schedule
 from tfprune.spec import check_count, check_sparsity
 
-_TOO_LOW = 0.1  # part of the peak rate below which a network hardly recovers from pruning
+_TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
 _READ_EVERY = 100  # steps; evaluating a LearningRateSchedule can take as long as a small training step
 
 
