@@ -34,8 +34,8 @@ def sensitivity(
     wrapped one each weight is put back after its turn, optimizer and other masks untouched.
 
     Args:
-        model: Compiled. A plain model is wrapped by default arguments; for others, and for a subclassed model, pass
-            one that is wrapped and compiled.
+        model: Compiled. A plain one is copied and wrapped with the default criterion and pattern; for others pass
+            a model that you wrapped and compiled.
         data: A tuple (x, y) or (x, y, sample weights), or a data set that can be read again and again, such as
             `tf.data.Dataset` or `keras.utils.PyDataset`. A part of the validation data will do.
         sparsities: Fractions of zeros, in [0, 1). One that a weight's pattern cannot reach is skipped and reported.
