@@ -45,3 +45,4 @@ def __dir__() -> list[str]:
 if "keras" in sys.modules:
     importlib.import_module(f"{__name__}.wrapper")
     importlib.import_module(f"{__name__}.tfmot_wrapper")
+    importlib.import_module(f"{__name__}.subclassed")

@@ -68,9 +68,16 @@ def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
             if frozen:
                 reason = f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}"
                 found.append(Skipped(path or layer.name, reason))
+        elif not layer.built and is_registered(layer):
+            found.append(Skipped(path or layer.name, "not built: the model has not called it yet"))
         elif layer.weights and not any(isinstance(part, Pruned) for part in parts):
             left_alone = _reason(layer, is_wrapped)
             found += [Skipped(path or layer.name, left_alone)] if left_alone else []
+    in_layers = {id(variable) for _, layer in units(model) for variable in layer.variables}
+    for kernel in kernels(model):
+        if id(kernel.variable) not in in_layers:
+            place = kernel.path.rpartition("/")[0] or model.name
+            found.append(Skipped(place, "its kernel is a weight of the model itself; move it into a layer"))
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,12 +9,22 @@ from keras import ops
 
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.patterns import PATTERNS, Pattern
-from tfprune.prunable import Kernel, kernels, walk
-from tfprune.rebuild import copy_of, copy_variables, is_graph, rebuild, units
+from tfprune.prunable import walk
+from tfprune.rebuild import (
+    Replace,
+    as_graph,
+    copy_all,
+    copy_of,
+    copy_variables,
+    is_graph,
+    is_subclassed,
+    rebuild,
+    units,
+)
+from tfprune.selection import Filters, choose
 from tfprune.spec import resolve
+from tfprune.subclassed import change, own_variables, pairs, reassemble, restore
 from tfprune.wrapper import Pruned
-
-Filters = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
 def wrap(
@@ -25,26 +33,32 @@ def wrap(
     criterion: str | Criterion = "magnitude",
     pattern: str | Pattern = "unstructured",
     filters: Filters = None,
+    in_place: bool = False,
 ) -> keras.layers.Layer:
     """Return an uncompiled copy whose layers are wrapped in `Pruned`; the original is left untouched.
 
     Names of layers stay as they are, so `get_layer` finds the wrapper by the name of its layer. Layers without a
     prunable weight are copied as they are, and `sparsity_report` lists them with the reason.
 
+    A subclassed model is built anew from its configuration, and the layers in its attributes are wrapped. The copy is
+    an instance of its class, with its methods, and is saved with its wrappers.
+
     Args:
-        model_or_layer: A built Sequential or Functional model, nested ones included, or a single layer.
+        model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), or a single layer.
         criterion: How important an entry is: `"magnitude"`, `"random"` or a `Criterion`.
         pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`.
         filters: Which weights. None takes every kernel that mixes inputs, embeddings and recurrent kernels too, but
             no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
             (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
+        in_place: Wrap the layers of the subclassed model given, instead of a copy: for one that has no
+            `get_config`, so that no copy can be made. Compile it again.
 
     Returns:
-        The wrapped copy.
+        The wrapped copy, or the model given.
 
     Raises:
-        ValueError: For an unbuilt or empty model, one that is neither Sequential nor Functional, a filter that
-            matches nothing, or a weight that was asked for and cannot take the pattern.
+        ValueError: For an unbuilt or empty model, one that cannot be copied or, with `in_place`, is not subclassed,
+            a filter that matches nothing, or a weight that was asked for and cannot take the pattern.
         TypeError: If it is no Keras model or layer, or an argument is of the wrong type.
 
     Example:
@@ -54,17 +68,35 @@ def wrap(
     """
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+    if in_place and not is_subclassed(model_or_layer):
+        raise ValueError(
+            f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
+            f"wrap copies: call it without `in_place`"
+        )
     if not isinstance(model_or_layer, keras.Model):
         return _wrap_layer(model_or_layer, criterion, pattern, filters)
     _check_model(model_or_layer)
-    chosen = _choose(model_or_layer, pattern, filters)
+    chosen = choose(model_or_layer, pattern=pattern, filters=filters)
 
-    def replace(path: str, layer: keras.layers.Layer) -> Pruned | None:
+    def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if is_subclassed(layer):
+            return reassemble(layer, wrapped, path=path)
         if path not in chosen:
             return None
         return Pruned(layer, criterion=criterion, pattern=pattern, weights=chosen[path])
 
-    return _copy(model_or_layer, replace)
+    def wrapped_in_place(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if as_graph(layer) is not None:
+            return _copy(layer, lambda inner, one: wrapped(f"{path}/{inner}", one))
+        replacement = wrapped(path, layer)
+        if replacement is not None:
+            replacement.build()
+        return replacement
+
+    if not in_place:
+        return _copy(model_or_layer, wrapped)
+    change(model_or_layer, wrapped_in_place)
+    return model_or_layer
 
 
 def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Filters) -> Pruned:
@@ -77,37 +109,44 @@ def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Fil
 
 
 def _check_model(model: keras.Model) -> None:
-    if not is_graph(model):
+    if not is_graph(model) and not is_subclassed(model):
         raise ValueError(
-            f"Expected a Sequential or Functional model. Received: {model.name!r} of class {type(model).__name__}. "
-            f"In a subclassed model write tfprune.Pruned(layer) where the layer is created"
+            f"Expected a Sequential, Functional or subclassed model. Received: {model.name!r} of class "
+            f"{type(model).__name__}, which is built around a graph. Pass that graph, "
+            f"keras.Model(model.inputs, model.outputs)"
         )
-    if not model.built:
+    is_built = model.built if is_graph(model) else any(layer.weights for _, layer in units(model))
+    if not is_built and model.layers:
         raise ValueError(
             f"Expected a built model. Received: {model.name!r}, whose weights do not exist yet. Start it with "
-            f"keras.Input(shape), or call model.build(input_shape) first"
+            f"keras.Input(shape), call model.build(input_shape), or call the model on a batch first"
         )
     if not model.layers:
         raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty")
 
 
-def copy_with(model: keras.Model, replace: Callable[[str, keras.layers.Layer], Any]) -> keras.Model:
+def copy_with(model: keras.Model, replace: Replace) -> keras.Model:
     """Return an uncompiled copy of a built model in which some layers are replaced, with the model's weights."""
+
+    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        return reassemble(layer, replaced, path) if is_subclassed(layer) else replace(path, layer)
+
     _check_model(model)
-    return _copy(model, replace)
+    return _copy(model, replaced)
 
 
-def _copy(model: keras.Model, replace: Callable[[str, keras.layers.Layer], Any]) -> keras.Model:
-    copy = rebuild(model, replace)
-    copies = dict(units(copy))
-    for path, layer in units(model):
-        _copy_weights(layer, copies[path])
+def _copy(model: keras.Model, replace: Replace) -> keras.Model:
+    copy = replace("", model) if is_subclassed(model) else rebuild(as_graph(model), replace)
+    for layer, counterpart in pairs(model, copy):
+        _copy_weights(layer, counterpart)
     return copy
 
 
 def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Copy the weights of a layer into its wrapped, stripped or plain copy."""
-    if isinstance(source, Pruned) == isinstance(target, Pruned):
+    """Copy the weights of a layer into its wrapped, stripped or plain copy; of a model those that no layer has."""
+    if is_subclassed(source):
+        copy_all(own_variables(source), own_variables(target), source=source)
+    elif isinstance(source, Pruned) == isinstance(target, Pruned):
         copy_variables(source, target)
     elif isinstance(target, Pruned):
         copy_variables(source, target.layer)
@@ -134,68 +173,21 @@ def _apply_masks(source: Pruned, target: keras.layers.Layer) -> None:
         variable.assign(ops.multiply(variable, ops.cast(source.masks[name], variable.dtype)))
 
 
-def _choose(model: keras.Model, pattern: Pattern, filters: Filters) -> dict[str, list[str]]:
-    """Return the names of the weights to prune, by the path of their layer."""
-    offered = [
-        (path, layer, kernel)
-        for path, layer in units(model)
-        if not any(isinstance(part, Pruned) for _, part in walk(layer, stop=Pruned))
-        for kernel in kernels(layer)
-    ]
-    paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
-    wanted = _selector(filters, pattern, paths)
-    chosen: dict[str, list[str]] = {}
-    for path, layer, kernel in offered:
-        if wanted(f"{path}/{kernel.path}", layer, kernel):
-            chosen.setdefault(path, []).append(kernel.path)
-    if not chosen:
-        raise ValueError(
-            f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "
-            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}"
-        )
-    return chosen
-
-
-def _selector(
-    filters: Filters, pattern: Pattern, paths: list[str]
-) -> Callable[[str, keras.layers.Layer, Kernel], bool]:
-    """Turn `filters` into a function of path, layer and kernel; refuse an expression that matches no path."""
-    if filters is None:  # of a whole model, what cannot take the pattern is left out instead of refused
-        return lambda path, layer, kernel: kernel.mixes_inputs and not pattern.refusal(kernel.matrix_shape)
-    if callable(filters):
-        return lambda path, layer, kernel: bool(filters(layer))
-    expressions = [filters] if isinstance(filters, str) else filters
-    if not isinstance(expressions, Sequence) or not all(isinstance(one, str) for one in expressions):
-        raise TypeError(
-            f"Expected `filters` to be None, regular expressions or a function of a layer. Received: {filters!r}"
-        )
-    for expression in expressions:
-        if not any(_regex(expression).search(path) for path in paths):
-            raise ValueError(
-                f"Expected the filter to match a weight. Received: {expression!r}, which is found in none of "
-                f"{', '.join(paths) or 'no weights at all'}"
-            )
-    return lambda path, layer, kernel: any(re.search(expression, path) for expression in expressions)
-
-
-def _regex(expression: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression)
-    except re.error as error:
-        raise ValueError(
-            f"Expected `filters` to be regular expressions. Received: {expression!r} ({error})"
-        ) from error
+def _stripped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    if is_subclassed(layer):
+        return restore(layer, _stripped, path=path)
+    return layer.layer if isinstance(layer, Pruned) else None
 
 
 def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a plain, uncompiled copy without wrappers, the masked entries zero; it loads without tfprune.
 
     Args:
-        model_or_layer: A built Sequential or Functional model, wrapped or not, or a single built layer.
+        model_or_layer: A built model, wrapped or not, or a single built layer.
 
     Raises:
-        ValueError: For an unbuilt model, one that is neither Sequential nor Functional, or one that has `Pruned`
-            inside another layer, whose code would create it again.
+        ValueError: For an unbuilt model, or one that has `Pruned` inside another layer or in its own code, which
+            would create it again.
         TypeError: If it is no Keras model or layer.
 
     Example:
@@ -206,7 +198,7 @@ def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(model_or_layer, keras.Model):
         _check_model(model_or_layer)
         _check_no_inner_wrapper(model_or_layer)
-        return _copy(model_or_layer, lambda path, layer: layer.layer if isinstance(layer, Pruned) else None)
+        return _copy(model_or_layer, _stripped)
     if not isinstance(model_or_layer, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model or layer. Received: an object of {type(model_or_layer).__name__}")
     if not model_or_layer.built:

@@ -171,7 +171,8 @@ def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variabl
         yield from _asked_for(layer)
         return
     rule = _rule(layer)
-    own = {id(variable) for variable in layer.weights if variable.path == f"{layer.path}/{variable.name}"}
+    inner = {id(variable) for child in _sublayers(layer) for variable in child.weights}
+    own = {id(variable) for variable in layer.weights} - inner
     own_names = {variable.name for variable in layer.weights if id(variable) in own}
     for variable in layer.weights:
         is_own, rank = id(variable) in own, len(variable.shape)
@@ -249,6 +250,12 @@ def walk(
     yield from visit("", root)
 
 
+def rename(root: keras.layers.Layer, names: Iterable[str]) -> None:
+    """Give the layers of `walk(root)` other names, those of the layer that it is a copy of."""
+    for (_, layer), name in zip(list(walk(root)), names, strict=False):
+        layer.name = name
+
+
 def kernels(root: keras.layers.Layer) -> list[Kernel]:
     """Return every prunable weight of a layer or model, each once, with its path below it.
 
@@ -263,5 +270,8 @@ def kernels(root: keras.layers.Layer) -> list[Kernel]:
     counts = Counter(kernel.path for kernel in found.values())
     twice = [path for path, count in counts.items() if count > 1]
     if twice:
-        raise ValueError(f"Expected layers to have different names. Received two weights called {', '.join(twice)}")
+        raise ValueError(
+            f"Expected layers to have different names. Received two weights called {', '.join(twice)} in "
+            f"{root.name!r}. Give each layer a name of its own"
+        )
     return list(found.values())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 
-from tfprune.prunable import walk
+from tfprune.prunable import rename, walk
 
 Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
 
@@ -82,15 +82,16 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     """
     config = config_of(model)
     config.pop("compile_config", None)
-    replacements, layers = [], dict(units(model))
+    _spell_out(model, config)
+    replacements, layers = [], dict(_nodes(model))
     for path, layer in layers.items():
         _inline(layer, _entry(config, path)["config"])
         replacement = replace(path, layer)
         if replacement is not None:
             _entry(config, path).update(config_of(replacement))
             replacements.append(replacement)
-    copy = revive(config, model, replacements)
-    changed = layers.keys() ^ dict(units(copy)).keys()
+    copy = revive(config, model, replacements=replacements)
+    changed = layers.keys() ^ dict(_nodes(copy)).keys()
     if changed:
         raise ValueError(
             f"Expected model {model.name!r} to be the same when it is rebuilt from its configuration. Received: one "
@@ -126,21 +127,31 @@ def _lambda_name(layer: keras.layers.Lambda) -> str:
 
 def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a copy of a layer by its configuration, built if the layer is; weights are not copied."""
-    return revive(config_of(layer), layer, [])
+    return revive(config_of(layer), layer)
 
 
 def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Return the configuration that Keras saves of a layer or model."""
+    """Return the configuration that Keras saves of a layer or model, what cannot build it left out."""
     try:
-        return keras.saving.serialize_keras_object(layer)
+        config = keras.saving.serialize_keras_object(layer)
     except NotImplementedError as error:
         reason = " ".join(str(error).partition("Example:")[0].split())
         raise ValueError(
             f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: {reason}"
         ) from None
+    if not builds_itself(layer):
+        config.pop("build_config", None)
+    return config
 
 
-def revive(config: dict[str, Any], source: keras.layers.Layer, replacements: list[keras.layers.Layer]) -> Any:
+def builds_itself(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer can be built from a shape; one without `build` gets its weights when it is called."""
+    return type(layer).build is not keras.layers.Layer.build or isinstance(layer, keras.Model)
+
+
+def revive(
+    config: dict[str, Any], source: keras.layers.Layer, *, replacements: Sequence[keras.layers.Layer] = ()
+) -> Any:
     """Build a layer or model from a configuration made of live ones, whose custom classes and functions it uses."""
     objects = _custom_objects([source, *replacements])
     # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
@@ -191,7 +202,8 @@ def _named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
         if isinstance(layer, keras.layers.Lambda) and isinstance(held.pop("function"), types.FunctionType):
             yield _lambda_name(layer), layer.function
         for value in (layer, *held.values()):
-            thing = value if isinstance(value, types.FunctionType) else type(value)
+            # A copy of a subclassed model has a class of its own, and is made by the user's.
+            thing = value if isinstance(value, types.FunctionType) else getattr(value, "copied_class", type(value))
             is_custom = hasattr(thing, "get_config") or isinstance(thing, types.FunctionType)
             if is_custom and not thing.__module__.startswith("keras."):
                 yield keras.saving.get_registered_name(thing), thing
@@ -203,16 +215,24 @@ def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> No
     Raises:
         ValueError: If the two do not have the same variables.
     """
-    pairs = list(zip(source.variables, target.variables, strict=False))
-    same = len(source.variables) == len(target.variables)
+    copy_all(source.variables, target.variables, source=source)
+    rename(target, [layer.name for _, layer in walk(source)])  # Keras numbers layers anew in each copy
+    for _, layer in walk(target):
+        if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables
+            layer.finalize_state()
+
+
+def copy_all(
+    variables: Sequence[keras.Variable], counterparts: Sequence[keras.Variable], *, source: keras.layers.Layer
+) -> None:
+    """Assign variables of a layer, `source`, to as many others of the same shapes."""
+    pairs = list(zip(variables, counterparts, strict=False))
+    same = len(variables) == len(counterparts)
     if not (same and all(one.shape == other.shape for one, other in pairs)):
         raise ValueError(
             f"Expected layer {source.name!r} ({type(source).__name__}) to have the same variables when it is rebuilt "
-            f"from its configuration. Received: {len(target.variables)} where it has {len(source.variables)}. "
+            f"from its configuration. Received: {len(counterparts)} where it has {len(variables)}. "
             f"Create all variables in `__init__` or `build`, and return every argument in `get_config`"
         )
     for one, other in pairs:
         other.assign(keras.ops.copy(one.value))  # on JAX both would hold one buffer, which training gives away
-    for _, layer in walk(target):
-        if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables
-            layer.finalize_state()

@@ -22,6 +22,7 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.gradients import Scope, guard, mask_gradient
 from tfprune.patterns import PATTERNS, Pattern
 from tfprune.prunable import Kernel
+from tfprune.rebuild import builds_itself, config_of
 from tfprune.spec import resolve
 
 for _spec in (criteria.Magnitude, criteria.Random, patterns.Unstructured, patterns.Block, patterns.NM):
@@ -78,6 +79,7 @@ class Pruned(keras.layers.Wrapper):
         self.masks: dict[str, keras.Variable] = {}
         self._latents: dict[str, keras.Variable] = {}
         self._revealed: set[str] = set()
+        self._names: list[str] | None = None  # of the layers inside, where they were given by a configuration
         if layer.built and not self._waits():
             self._choose_kernels()
 
@@ -89,6 +91,8 @@ class Pruned(keras.layers.Wrapper):
 
     def _choose_kernels(self) -> dict[str, Kernel]:
         """Return the kernels to prune by name, and refuse what cannot be."""
+        if self._names is not None:
+            prunable.rename(self.layer, self._names)
         offered = {kernel.path: kernel for kernel in prunable.kernels(self.layer)}
         names = self.weight_names
         if names is None:
@@ -128,7 +132,7 @@ class Pruned(keras.layers.Wrapper):
             self.build()
 
     def get_build_config(self) -> dict[str, Any] | None:
-        return self.layer.get_build_config()
+        return self.layer.get_build_config() if builds_itself(self.layer) else None
 
     def _add_masks(self) -> None:
         self.kernels = self._choose_kernels()
@@ -270,6 +274,8 @@ class Pruned(keras.layers.Wrapper):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
+            "layer": config_of(self.layer),
+            "names": [part.name for _, part in prunable.walk(self.layer)],  # Keras numbers them anew in each copy
             "criterion": serialize(self.criterion),
             "pattern": serialize(self.pattern),
             "weights": self.weight_names,
@@ -281,7 +287,10 @@ class Pruned(keras.layers.Wrapper):
             name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
             for name in ("layer", "criterion", "pattern", "dtype")
         }
-        return cls(**{**config, **parts})
+        names = config.get("names")
+        pruned = cls(**{**{name: value for name, value in config.items() if name != "names"}, **parts})
+        pruned._names = names
+        return pruned
 
 
 def _like_call_of(layer: keras.layers.Layer, call: Callable) -> Callable:

@@ -1,0 +1,73 @@
+"""Which weights of a model to prune: what `filters` means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import keras
+
+from tfprune.patterns import Pattern
+from tfprune.prunable import Kernel, kernels, walk
+from tfprune.rebuild import units
+from tfprune.wrapper import Pruned
+
+Filters = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
+
+
+def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> dict[str, list[str]]:
+    """Return the names of the weights to prune, by the path of their layer.
+
+    Raises:
+        ValueError: If none is chosen, or a filter matches nothing.
+        TypeError: If `filters` is neither None, nor regular expressions, nor a function.
+    """
+    offered = [
+        (path, layer, kernel)
+        for path, layer in units(model)
+        if not any(isinstance(part, Pruned) for _, part in walk(layer, stop=Pruned))
+        for kernel in kernels(layer)
+    ]
+    paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
+    wanted = _selector(filters, pattern, paths)
+    chosen: dict[str, list[str]] = {}
+    for path, layer, kernel in offered:
+        if wanted(f"{path}/{kernel.path}", layer, kernel):
+            chosen.setdefault(path, []).append(kernel.path)
+    if not chosen:
+        raise ValueError(
+            f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "
+            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}"
+        )
+    return chosen
+
+
+def _selector(
+    filters: Filters, pattern: Pattern, paths: list[str]
+) -> Callable[[str, keras.layers.Layer, Kernel], bool]:
+    """Turn `filters` into a function of path, layer and kernel; refuse an expression that matches no path."""
+    if filters is None:  # of a whole model, what cannot take the pattern is left out instead of refused
+        return lambda path, layer, kernel: kernel.mixes_inputs and not pattern.refusal(kernel.matrix_shape)
+    if callable(filters):
+        return lambda path, layer, kernel: bool(filters(layer))
+    expressions = [filters] if isinstance(filters, str) else filters
+    if not isinstance(expressions, Sequence) or not all(isinstance(one, str) for one in expressions):
+        raise TypeError(
+            f"Expected `filters` to be None, regular expressions or a function of a layer. Received: {filters!r}"
+        )
+    for expression in expressions:
+        if not any(_regex(expression).search(path) for path in paths):
+            raise ValueError(
+                f"Expected the filter to match a weight. Received: {expression!r}, which is found in none of "
+                f"{', '.join(paths) or 'no weights at all'}"
+            )
+    return lambda path, layer, kernel: any(re.search(expression, path) for expression in expressions)
+
+
+def _regex(expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise ValueError(
+            f"Expected `filters` to be regular expressions. Received: {expression!r} ({error})"
+        ) from error
