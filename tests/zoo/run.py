@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-# The smallest side of an image that each accepts, and the brightest pixel that it expects.
+# The smallest side of an image that each accepts, and a brightest pixel with which untrained weights tell images apart.
 FAMILIES = {
     "MobileNet": (32, 1),
     "MobileNetV2": (32, 1),
@@ -26,8 +26,8 @@ FAMILIES = {
     "InceptionV3": (75, 1),
     "InceptionResNetV2": (75, 1),
     "ConvNeXtTiny": (32, 255),
-    "VGG16": (32, 1),
-    "VGG19": (32, 1),
+    "VGG16": (32, 255),
+    "VGG19": (32, 255),
 }
 # What family.py notes, in the order in which it is shown.
 COLUMNS = [
