@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-# The smallest side of an image that each accepts, and a brightest pixel with which untrained weights tell images apart.
+# The smallest side of an image that each accepts, and a brightness at which untrained weights tell images apart.
 FAMILIES = {
     "MobileNet": (32, 1),
     "MobileNetV2": (32, 1),
