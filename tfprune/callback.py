@@ -11,6 +11,7 @@ import keras
 from tfprune.allocation import Allocation, check_allocation
 from tfprune.counting import sparsity_report
 from tfprune.masks import check_optimizer, pruned_layers, update_masks
+from tfprune.prunable import as_numpy
 from tfprune.schedules import Schedule
 from tfprune.spec import check_count, check_sparsity
 
@@ -132,7 +133,7 @@ class PruningCallback(keras.callbacks.Callback):
         return schedule.resolve(self.params["epochs"] * batches // accumulated, first=first)
 
     def _step(self) -> int:
-        return int(self.model.optimizer.iterations)
+        return int(as_numpy(self.model.optimizer.iterations))  # int() refuses what is on several devices
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step, before = self._step(), self._sparsity
@@ -211,7 +212,7 @@ class _LearningRate:
         if self.has_warned or not (is_raised or step >= self.next_reading):
             return
         self.next_reading = step + _READ_EVERY
-        rate = float(self.optimizer.learning_rate)
+        rate = float(as_numpy(self.optimizer.learning_rate))
         self.peak = max(self.peak, rate)
         if is_raised and rate < _TOO_LOW * self.peak:
             self.has_warned = True
