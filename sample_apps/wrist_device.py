@@ -38,11 +38,9 @@ def main() -> None:
         lines.append([f"{end / rate:.1f}", names[found], f"{scores[found]:.0%}", names[actual], f"{times[-1]:.3f}"])
     print(table(["second", "recognised", "score", "performed", "ms"], lines, left=0))
     median, slowest = np.percentile(times, [50, 100])
-    print(
-        f"\n{sum(right)} of {len(right)} windows right; {median:.3f} ms per window, {slowest:.3f} ms at most.",
-        end=" ",
-    )
-    print(f"A new one is due every {1000 * options.step / rate:.0f} ms.")
+    print(f"\nRight: {sum(right)} of {len(right)} windows, those that span two exercises included.")
+    due = 1000 * options.step / rate
+    print(f"Time: {median:.3f} ms per window, {slowest:.3f} ms at most; a new window comes every {due:.0f} ms.")
 
 
 def samples(motion: np.ndarray) -> Iterator[np.ndarray]:

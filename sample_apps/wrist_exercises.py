@@ -61,12 +61,14 @@ class Measured:
 def main() -> None:
     options = parse()
     watch = synthetic() if options.smoke else read(options.data)
-    epochs, formats = (2, ("int8",)) if options.smoke else (options.epochs, (None, "int8"))
+    epochs, names, formats = options.epochs, ("dense", "pruned"), (None, "int8")
+    if options.smoke:
+        epochs, names, formats = 2, ("pruned",), ("int8",)
     known = windows(watch, [person for person in set(watch.person) if person not in HELD_OUT])
     unknown = windows(watch, HELD_OUT)
     options.output.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[Measured]] = {}
-    models = [(kind, name) for kind in (conv, lstm) for name in ("dense", "pruned")]
+    models = [(kind, name) for kind in (conv, lstm) for name in names]
     for seed, (kind, name) in itertools.product(range(options.seeds), models):
         sparsity = options.sparsity if name == "pruned" else None
         model = train(kind, known, classes=len(watch.names), epochs=epochs, sparsity=sparsity, seed=seed)
@@ -205,12 +207,10 @@ def synthetic() -> Watch:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train models on the motion of a smartwatch, dense and pruned, and export them for a Raspberry Pi.",
+        description="Recognise exercises from a smartwatch: train dense and pruned models, and export them for a Pi.",
         epilog="The data: pip download --no-deps seglearn==1.2.5 --dest wrist-data",
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="run for seconds on made-up motion, to see that it works"
-    )
+    parser.add_argument("--smoke", action="store_true", help="run for seconds on made-up motion, to try it")
     parser.add_argument("--data", type=Path, default=Path("wrist-data"), metavar="DIR", help="where the wheel lies")
     parser.add_argument("--sparsity", type=float, default=0.9, help="fraction of zeros (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: %(default)s)")
