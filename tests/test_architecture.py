@@ -53,7 +53,7 @@ GROUP = {
     "tfprune.scan_report": FIT,
     "tfprune.tfmot": FIT,
     "tfprune.tfmot_schedules": PURE,
-    "tfprune.tfmot_policy": LAYERS,
+    "tfprune.tfmot_policy": WRAPPER,
     "tfprune.tfmot_wrapper": WRAPPER,
     "tfprune.export": NAMES,
     "tfprune.export.codec": RUN,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 
@@ -125,6 +126,23 @@ def test_stripped_weights_are_equal(tfmot):
 
 # From here on through the drop-in names: the same calls on both sides.
 
+
+def test_every_public_name_is_there(tfmot):
+    theirs = {name for name, thing in vars(tfmot.sparsity.keras).items() if callable(thing)}
+    assert theirs == set(dropin.__all__)
+
+
+@pytest.mark.parametrize(
+    "name", ["PolynomialDecay", "ConstantSparsity", "PruningSummaries", "UpdatePruningStep", "strip_pruning"]
+)
+def test_arguments_have_the_same_names_order_and_defaults(tfmot, name):
+    theirs, ours = (
+        {one: each.default for one, each in inspect.signature(getattr(names, name)).parameters.items()}
+        for names in (tfmot.sparsity.keras, dropin)
+    )
+    assert list(ours.items()) == list(theirs.items())
+
+
 LAYERS = {
     "dense": (lambda library: library.layers.Dense(8), (None, 13)),
     "embedding": (lambda library: library.layers.Embedding(11, 6), (None, 5)),
@@ -214,7 +232,7 @@ def test_the_masks_of_every_kind_of_layer_are_equal_all_along_a_schedule(tfmot, 
         tfmot, kind, pruning_schedule=lambda names: names.PolynomialDecay(0.213, 0.913, 2, 22, power=1, frequency=5)
     )
     seen = set()
-    for step in range(1, 26):
+    for step in (1, 2, 3, 6, 7, 12, 17, 21, 22, 23, 27):
         masks = theirs.masks_at(step)
         assert_equal_masks(masks, ours.masks_at(step))
         seen.add(sum(int(mask.sum()) for mask in masks))

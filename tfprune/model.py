@@ -129,7 +129,7 @@ def copy_with(model: keras.Model, replace: Replace) -> keras.Model:
     """Return an uncompiled copy of a built model in which some layers are replaced, with the model's weights."""
 
     def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        return reassemble(layer, replaced, path) if is_subclassed(layer) else replace(path, layer)
+        return reassemble(layer, replaced, path=path) if is_subclassed(layer) else replace(path, layer)
 
     _check_model(model)
     return _copy(model, replaced)

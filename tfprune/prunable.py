@@ -6,11 +6,12 @@ that are both (a depthwise kernel), any other letter for a kernel position. `hwi
 
 from __future__ import annotations
 
+import abc
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,16 +46,19 @@ class Kernel:
         return tuple(sizes) if groups[1] else (sizes[0], sizes[2])
 
 
-@runtime_checkable
-class PrunableLayer(Protocol):
-    """A layer that says itself which of its weights are pruned; the name and the method are those of tfmot.
+class PrunableLayer(abc.ABC):
+    """A layer that says itself which of its weights are pruned: any whose class has the method, as with tfmot.
 
     Weights have inputs and outputs along their last two axes; a vector, such as a bias, counts as one row of inputs.
     """
 
+    @abc.abstractmethod
     def get_prunable_weights(self) -> list[keras.Variable]:
         """Return the weights to prune, once the layer is built."""
-        ...
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return hasattr(other, "get_prunable_weights") if cls is PrunableLayer else NotImplemented
 
 
 def as_numpy(variable: keras.Variable) -> np.ndarray:

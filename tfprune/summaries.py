@@ -40,7 +40,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         >>> history = model.fit(x, x[:, :1], callbacks=callbacks, verbose=0)
     """
 
-    def __init__(self, log_dir: str | Path, *, update_freq: str | int = "epoch", **kwargs: Any) -> None:
+    def __init__(self, log_dir: str | Path, update_freq: str | int = "epoch", **kwargs: Any) -> None:
         if isinstance(update_freq, str):
             if update_freq not in ("epoch", "batch"):
                 raise ValueError(

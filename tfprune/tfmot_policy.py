@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from tfprune.rebuild import as_graph
+from tfprune.wrapper import Pruned
 
 
 class PruningPolicy(abc.ABC):
@@ -95,7 +96,7 @@ def _connections(model: keras.Model) -> tuple[dict[str, Any], dict[str, list[str
         producers = {entry["name"]: sorted(set(_origins(entry["inbound_nodes"]))) for entry in config["layers"]}
         inputs, outputs = list(_ends(config["input_layers"])), list(_ends(config["output_layers"]))
         operations = model.operations
-    parts = {one.name: getattr(one, "layer", one) for one in operations}  # of a wrapper, the layer in it
+    parts = {one.name: one.layer if isinstance(one, Pruned) else one for one in operations}
     return parts, producers, inputs, outputs
 
 

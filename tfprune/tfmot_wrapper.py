@@ -99,6 +99,7 @@ class PruneLowMagnitude(Pruned):
             )
         super().__init__(layer, **kwargs)
         self.pruning_schedule = pruning_schedule
+        self.pruning_step: keras.Variable | None = None
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
@@ -112,6 +113,10 @@ class PruneLowMagnitude(Pruned):
         if offers_none and not self.weight_names and type(self.layer).__module__.startswith("keras."):
             return {}
         return super()._choose_kernels()
+
+    def _saved(self) -> dict[str, keras.Variable]:
+        step = self.pruning_step
+        return super()._saved() if step is None else {**super()._saved(), step.name: step}
 
     def shares(self, sparsity: float) -> dict[str, float]:
         """Return the sparsity of each weight that leaves as many of its entries as tfmot does, by name.

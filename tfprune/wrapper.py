@@ -151,10 +151,14 @@ class Pruned(keras.layers.Wrapper):
             )
             guard(kernel.variable, self.masks[name])
 
+    def _saved(self) -> dict[str, keras.Variable]:
+        """Return what files hold of the wrapper itself, by name."""
+        return {variable.name: variable for variable in (*self.masks.values(), *self._latents.values())}
+
     def save_own_variables(self, store: dict[str, Any]) -> None:
         """Save masks and latent values by name, so that no other layer's weights are taken for them."""
-        for variable in (*self.masks.values(), *self._latents.values()):
-            store[variable.name] = variable
+        for name, variable in self._saved().items():
+            store[name] = variable
 
     def load_own_variables(self, store: dict[str, Any]) -> None:
         """Load masks and latent values.
@@ -162,7 +166,7 @@ class Pruned(keras.layers.Wrapper):
         Raises:
             ValueError: If the file has none for these weights, or a mask that the pattern does not allow.
         """
-        own = {variable.name: variable for variable in (*self.masks.values(), *self._latents.values())}
+        own = self._saved()
         if set(store.keys()) != set(own):
             raise ValueError(
                 f"Expected the masks of layer {self.name!r}: {', '.join(own) or 'none, as it is not built'}. "
