@@ -419,6 +419,30 @@ def test_filters_and_allocation_find_layers_by_the_path_through_nested_models():
     assert {skipped.layer for skipped in report.skipped} >= {model.blocks[0].name}
 
 
+def test_weights_tied_by_an_attribute_stay_tied_and_masked():
+    @keras.saving.register_keras_serializable(PACKAGE)
+    class Tied(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.embedding = layers.Embedding(12, 4, name="embedding")
+
+        def call(self, inputs):
+            return self.embedding(inputs) @ ops.transpose(self.embedding.embeddings)
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model, x, y = Tied(), np.arange(24).reshape(8, 3) % 12, random(8, 3, 12)
+    before = model(x)
+    wrapped = tfprune.wrap(model)
+    np.testing.assert_array_equal(wrapped(x), before)
+    prune(wrapped, x, y, 0.5)
+    kernel = wrapped.embedding.layer.embeddings.numpy()
+    np.testing.assert_array_equal(kernel != 0, wrapped.embedding.masks["embeddings"].numpy() != 0)
+    np.testing.assert_allclose(wrapped(x), kernel[x] @ kernel.T, atol=1e-6)
+    np.testing.assert_array_equal(tfprune.strip(wrapped)(x), wrapped(x))
+
+
 def test_an_unbuilt_model_is_refused_and_says_to_call_it():
     with pytest.raises(ValueError, match="call the model on a batch first"):
         tfprune.wrap(Encoder())

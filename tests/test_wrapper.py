@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import tfprune
 from tfprune import criteria, patterns, prunable
 from tfprune.wrapper import Pruned
 
@@ -530,3 +531,61 @@ def test_a_subclass_of_a_registered_layer_with_parts_of_its_own_is_pruned():
     layer = Gated(4)
     layer.build((None, 6))
     assert {kernel.path: kernel.axes for kernel in prunable.kernels(layer)} == {"kernel": "io", "gate/kernel": "wio"}
+
+
+def test_attributes_of_the_layer_are_found_on_the_wrapper():
+    layer = tfprune.wrap(keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, strides=2)])).layers[0]
+    assert (layer.filters, layer.kernel_size, layer.strides) == (4, (3, 3), (2, 2))
+    for name in ("no_such_thing", "_private"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(layer, name)
+
+
+def test_a_weight_read_by_its_attribute_is_masked_and_so_is_its_gradient():
+    layer = Pruned(layers.Embedding(6, 4))
+    layer(np.array([0]))
+    tfprune.update_masks(layer, 0.5)
+    mask = layer.masks["embeddings"].numpy()
+    with tf.GradientTape() as tape:
+        weight = layer.embeddings
+        loss = keras.ops.sum(weight * 3.0)
+    np.testing.assert_array_equal(weight.numpy() != 0, mask.astype(bool))
+    np.testing.assert_array_equal(tape.gradient(loss, layer.layer.embeddings.value), 3.0 * mask)
+
+
+def test_a_method_of_the_layer_reads_masked_weights_and_keeps_what_it_assigns():
+    class Codec(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = layers.Dense(3, use_bias=False, name="dense")
+
+        def build(self, input_shape):
+            self.dense.build(input_shape)
+            self.count = self.add_weight(name="count", shape=(), initializer="zeros", trainable=False)
+
+        def call(self, inputs):
+            return self.encode(inputs)
+
+        def encode(self, inputs):
+            self.count.assign(self.count + 1)
+            return self.dense(inputs)
+
+    layer = Pruned(Codec())
+    x = np.ones((2, 4), "float32")
+    layer(x)
+    tfprune.update_masks(layer, 0.5)
+    layer.layer.dense.kernel.assign(np.ones((4, 3)))  # values under the mask, which a masked read does not see
+    with tf.GradientTape() as tape:
+        loss = keras.ops.sum(layer.encode(x))
+    gradient = tape.gradient(loss, layer.layer.dense.kernel.value)
+    np.testing.assert_array_equal(gradient, 2.0 * layer.masks["dense/kernel"].numpy())
+    assert float(layer.count) == 2
+
+
+def test_a_stateful_layer_is_reset_through_its_wrapper():
+    layer = Pruned(layers.LSTM(3, stateful=True))
+    x = np.ones((2, 4, 5), "float32")
+    first = layer(x)
+    assert not np.array_equal(layer(x), first)
+    layer.reset_state()
+    np.testing.assert_array_equal(layer(x), first)

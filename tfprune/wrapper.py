@@ -34,7 +34,8 @@ class Pruned(keras.layers.Wrapper):
     """Wrap a layer so that its weights are pruned by masks.
 
     The wrapper has the layer's name, and forward pass and gradient see weight * mask. All masks are ones at first;
-    `PruningCallback` and `tfprune.update_masks` change them.
+    `PruningCallback` and `tfprune.update_masks` change them. Attributes and methods of the layer are found on the
+    wrapper, and see masked weights too.
 
     Args:
         layer: The layer, built or not. It is used as it is, not copied.
@@ -152,8 +153,10 @@ class Pruned(keras.layers.Wrapper):
             guard(kernel.variable, self.masks[name])
 
     def _saved(self) -> dict[str, keras.Variable]:
-        """Return what files hold of the wrapper itself, by name."""
-        return {variable.name: variable for variable in (*self.masks.values(), *self._latents.values())}
+        """Return what files hold of the wrapper itself, by names that are the same in every copy."""
+        places = {path: f"{place}_{path.rpartition('/')[2]}" for place, path in enumerate(self.masks)}
+        masks = {f"{places[path]}_mask": mask for path, mask in self.masks.items()}
+        return masks | {f"{places[path]}_latent": latent for path, latent in self._latents.items()}
 
     def save_own_variables(self, store: dict[str, Any]) -> None:
         """Save masks and latent values by name, so that no other layer's weights are taken for them."""
@@ -173,8 +176,8 @@ class Pruned(keras.layers.Wrapper):
                 f"Received a file with {', '.join(store.keys()) or 'nothing'} in their place. Load weights of a "
                 f"model that is not wrapped before you wrap it: model.load_weights(path), then tfprune.wrap(model)"
             )
-        for name, mask in self.masks.items():
-            values = np.asarray(store[mask.name])
+        for (name, mask), stored in zip(self.masks.items(), own, strict=False):  # own begins with the masks
+            values = np.asarray(store[stored])
             if values.shape == mask.shape and not self.pattern.allows(prunable.to_matrix(values, self.kernels[name])):
                 raise ValueError(
                     f"Expected a mask of {self.name}/{name} with zeros as in {self.pattern!r}. Received a file whose "
@@ -240,6 +243,10 @@ class Pruned(keras.layers.Wrapper):
         return ops.multiply(weight, ops.cast(mask, weight.dtype))
 
     def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self._through_masks(self.layer, training, inputs, *args, **kwargs)
+
+    def _through_masks(self, function: Callable, training: bool | None, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer, or a method of it, where it reads its weights through the masks."""
         masked = {id(kernel.variable): name for name, kernel in self.kernels.items()}
         variables = [*self.layer.variables, *_recurrent_states(self.layer)]
         # Every variable enters the scope: where the trainer runs in one, a nested scope would read stale values.
@@ -248,12 +255,25 @@ class Pruned(keras.layers.Wrapper):
             for variable in variables
         ]
         with Scope(state_mapping=mapping, collect_losses=True) as scope:
-            outputs = self.layer(inputs, *args, **kwargs)
+            outputs = function(*args, **kwargs)
         for variable in scope.updated.values():
             variable.assign(scope.get_current_value(variable))
         for loss in scope.losses:
             self.add_loss(loss)
         return outputs
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the wrapper lacks from its layer: a pruned weight masked, a method that reads masked weights."""
+        try:
+            return super().__getattr__(name)  # type: ignore[misc]  # PyTorch's modules keep their layers there
+        except AttributeError:
+            if name == "layer" or name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+        value = getattr(self.layer, name)
+        for weight, kernel in self.kernels.items():
+            if kernel.variable is value:
+                return self._read(weight, training=True)
+        return functools.partial(self._through_masks, value, True) if inspect.ismethod(value) else value
 
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_shape(*args, **kwargs)
