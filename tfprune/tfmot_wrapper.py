@@ -99,7 +99,7 @@ class PruneLowMagnitude(Pruned):
             )
         super().__init__(layer, **kwargs)
         self.pruning_schedule = pruning_schedule
-        self.pruning_step: keras.Variable | None = None
+        self.pruning_step: Any = None  # a variable, once the layer is built
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
