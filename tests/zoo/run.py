@@ -42,8 +42,13 @@ def row(name: str) -> dict[str, str]:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     figures = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
-    problem = done.stderr.strip().rpartition("\n")[2] or f"its process ended with {done.returncode}"
-    return {**figures, "verdict": problem if done.returncode else "holds"}
+    return {**figures, "verdict": _verdict(done)}
+
+
+def _verdict(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:  # its last line is then no error message
+        return f"killed by signal {-done.returncode}"
+    return (done.stderr.strip().rpartition("\n")[2] or "it says nothing") if done.returncode else "holds"
 
 
 def main() -> int:
