@@ -1,6 +1,6 @@
 """Recognise exercises from a wrist's motion, sample by sample: the half that runs on a Raspberry Pi.
 
-    python wrist_device.py wrist-output/conv-pruned-int8.tflite.xz wrist-output/recording.npz
+    python wrist_device.py wrist-output/conv-pruned-dynamic.tflite.xz wrist-output/recording.npz
 
 It needs NumPy and LiteRT (`pip install "tfprune[device]"`), neither TensorFlow nor Keras. Both files are made by
 `wrist_exercises.py`.

@@ -2,7 +2,7 @@
 
     pip download --no-deps seglearn==1.2.5 --dest wrist-data      # the data: 11 MB, BSD licence
     python sample_apps/wrist_exercises.py                         # minutes; --smoke: seconds, on made-up motion
-    python sample_apps/wrist_device.py wrist-output/conv-pruned-int8.tflite.xz wrist-output/recording.npz
+    python sample_apps/wrist_device.py wrist-output/conv-pruned-dynamic.tflite.xz wrist-output/recording.npz
 
 Ten people did seven exercises; six axes were recorded at 50 Hz. People 8 to 10 are held out: the file has to
 recognise the exercises of someone it never saw.
@@ -61,9 +61,9 @@ class Measured:
 def main() -> None:
     options = parse()
     watch = synthetic() if options.smoke else read(options.data)
-    epochs, names, formats = options.epochs, ("dense", "pruned"), (None, "int8")
+    epochs, names, formats = options.epochs, ("dense", "pruned"), (None, "dynamic")
     if options.smoke:
-        epochs, names, formats = 2, ("pruned",), ("int8",)
+        epochs, names, formats = 2, ("pruned",), ("dynamic",)
     known = windows(watch, [person for person in set(watch.person) if person not in HELD_OUT])
     unknown = windows(watch, HELD_OUT)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def main() -> None:
         model = train(kind, known, classes=len(watch.names), epochs=epochs, sparsity=sparsity, seed=seed)
         for quantize in formats:
             path = options.output / f"{kind.__name__}-{name}-{quantize or 'float32'}.tflite.xz"
-            measured = measure(model, path, quantize, known, unknown)
+            measured = measure(model, path, quantize, unknown)
             print(f"{path.name}: accuracy {measured.accuracy:.1%}, {measured.xz_bytes:,} bytes", flush=True)
             files.setdefault(path.name, []).append(measured)
     recording = options.output / "recording.npz"
@@ -83,7 +83,7 @@ def main() -> None:
     print(table(["file", "accuracy", "non-zeros", "bytes", "bytes, xz", "latency, ms"], rows(files)))
     note = "Means over the seeds, accuracy with its standard deviation. " if options.seeds > 1 else ""
     print(f"\n{note}Accuracy on {len(unknown[0]):,} windows of people that the model never saw, through Runner.")
-    device, file = Path(__file__).with_name("wrist_device.py"), options.output / "conv-pruned-int8.tflite.xz"
+    device, file = Path(__file__).with_name("wrist_device.py"), options.output / "conv-pruned-dynamic.tflite.xz"
     print(f"Now here, or copied to a Raspberry Pi: python {device} {file} {recording}")
 
 
@@ -135,13 +135,12 @@ def train(
     return model if sparsity is None else tfprune.strip(model)
 
 
-def measure(model: keras.Model, path: Path, quantize: str | None, known: Windows, unknown: Windows) -> Measured:
+def measure(model: keras.Model, path: Path, quantize: str | None, unknown: Windows) -> Measured:
     """Export a model, then judge the file, not the model: it is the file that is shipped."""
-    x, (new_x, new_y) = known[0], unknown
-    # Windows of all people and exercises: the ranges of int8 are taken from what is seen here.
-    calibration = [x[:: len(x) // 200]] if quantize else None
-    report = to_tflite(model, path, quantize=quantize, calibration=calibration, compress="xz", check_on=new_x[:200])
-    accuracy = float(np.mean(Runner(path).predict(new_x).argmax(axis=1) == new_y))
+    # "dynamic" has 8-bit weights. "int8" rounds what flows through the model, too: one score of the dense Conv1D was
+    # then off by 0.37, and the check against Keras refused the file.
+    report = to_tflite(model, path, quantize=quantize, compress="xz", check_on=unknown[0][:200])
+    accuracy = float(np.mean(Runner(path).predict(unknown[0]).argmax(axis=1) == unknown[1]))
     return Measured(accuracy, report.nnz, report.tflite_bytes, report.bytes, benchmark(path, runs=300).median_ms)
 
 

@@ -94,7 +94,7 @@ def wrist(tmp_path_factory):
 def test_the_wrist_app_exports_two_pruned_models(wrist):
     folder, printed = wrist
     assert "made-up motion" in printed
-    for name in ("conv-pruned-int8.tflite.xz", "lstm-pruned-int8.tflite.xz"):
+    for name in ("conv-pruned-dynamic.tflite.xz", "lstm-pruned-dynamic.tflite.xz"):
         assert name in printed
         assert sparsity_of(folder / name) == pytest.approx(0.9, abs=0.005)
 
@@ -109,7 +109,7 @@ def test_the_recording_holds_numbers_and_names_only(wrist):
 
 @pytest.mark.parametrize("name", ["conv", "lstm"])
 def test_the_device_recognises_exercises_where_keras_cannot_be_imported(wrist, tmp_path, name):
-    model, recording = wrist[0] / f"{name}-pruned-int8.tflite.xz", wrist[0] / "recording.npz"
+    model, recording = wrist[0] / f"{name}-pruned-dynamic.tflite.xz", wrist[0] / "recording.npz"
     copy = tmp_path / "wrist_device.py"  # alone, as on the device
     copy.write_bytes((APPS / "wrist_device.py").read_bytes())
     printed = printed_by("-c", WITHOUT_KERAS, copy, model, recording, folder=tmp_path)
