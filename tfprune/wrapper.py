@@ -100,11 +100,11 @@ class Pruned(keras.layers.Wrapper):
             names = tuple(name for name, kernel in offered.items() if kernel.mixes_inputs)
         unknown = [name for name in names if name not in offered]
         if unknown or not names:
-            unbuilt = ", ".join(_unbuilt(self.layer))
+            missing = ", ".join(_unbuilt(self.layer))
             raise ValueError(
                 f"Expected weights of layer {self.layer.name!r} ({type(self.layer).__name__}) that can be pruned. "
                 f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
-                + (f"Not built yet: {unbuilt}; call the layer on data first. " if unbuilt else "")
+                + (f"Not built yet: {missing}; call the layer on data first. " if missing else "")
                 + f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer"
             )
         chosen = {name: offered[name] for name in names}
@@ -115,6 +115,8 @@ class Pruned(keras.layers.Wrapper):
         return chosen
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.masks:
+            self.built = False  # Keras sets it when it revives a layer, though parts may still be missing
         # By a symbolic call: Keras hands `build` the shape of one input only, and parts may be built in the call.
         if not self.built and _unbuilt(self.layer):
             symbols = keras.tree.map_structure(_symbol, (args, kwargs))
