@@ -42,6 +42,7 @@ GROUP = {
     "tfprune.slots": LAYERS,
     "tfprune.gradients": LAYERS,
     "tfprune.subclassed": LAYERS,
+    "tfprune.calls": LAYERS,
     "tfprune.wrapper": WRAPPER,
     "tfprune.model": MODEL,
     "tfprune.selection": MODEL,

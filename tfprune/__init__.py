@@ -42,7 +42,7 @@ def __dir__() -> list[str]:
 
 
 # Keras finds saved wrappers by their class, so it has to know it before `load_model` runs.
-if "keras" in sys.modules:
+if sys.modules.get("keras"):  # None where a program blocks it
     importlib.import_module(f"{__name__}.wrapper")
     importlib.import_module(f"{__name__}.tfmot_wrapper")
     importlib.import_module(f"{__name__}.subclassed")

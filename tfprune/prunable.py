@@ -217,7 +217,15 @@ def _sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers that a layer holds: a model's own list, else its attributes, lists and dicts included."""
     if isinstance(layer, keras.Model):
         return list(layer.layers)
-    return list(_layers_in(vars(layer).values()))
+    return list(_layers_in(attributes(layer).values()))
+
+
+def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Return what a layer holds, by name."""
+    held = dict(vars(layer))
+    if hasattr(layer, "named_children"):  # as a module of PyTorch, which keeps the layers in it apart
+        held |= {name: child for name, child in layer.named_children() if isinstance(child, keras.layers.Layer)}
+    return held
 
 
 def _layers_in(values: Iterable[Any]) -> Iterator[keras.layers.Layer]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from tfprune.prunable import attributes
 from tfprune.rebuild import Replace, as_graph, config_of, copy_of, is_subclassed, rebuild, revive, units
 
 Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
@@ -203,7 +204,7 @@ def _names_of_keras() -> frozenset[str]:
 
 
 def _attributes(model: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(model).items() if name not in _names_of_keras()}
+    return {name: value for name, value in attributes(model).items() if name not in _names_of_keras()}
 
 
 def _held(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:

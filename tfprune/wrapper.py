@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from tfprune import criteria, patterns, prunable
+from tfprune.calls import like_call_of, recurrent_states, symbol, unbuilt
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.gradients import Scope, guard, mask_gradient
 from tfprune.patterns import PATTERNS, Pattern
@@ -68,7 +69,7 @@ class Pruned(keras.layers.Wrapper):
         **kwargs: Any,
     ) -> None:
         _check_layer(layer)
-        self.call = _like_call_of(layer, self.call)  # type: ignore[method-assign]
+        self.call = like_call_of(layer, self.call)  # type: ignore[method-assign]
         # Without a compute dtype of its own the wrapper hands full precision on, for each part to cast as it needs.
         defaults = {"name": layer.name, "dtype": layer.variable_dtype, "trainable": layer.trainable}
         super().__init__(layer, **{**defaults, **kwargs})
@@ -88,7 +89,7 @@ class Pruned(keras.layers.Wrapper):
         """Tell whether weights to prune are missing that the layer's first call may build."""
         offered = {kernel.path for kernel in prunable.kernels(self.layer)}
         is_missing = not offered or not offered.issuperset(self.weight_names or ())
-        return is_missing and bool(_unbuilt(self.layer))
+        return is_missing and bool(unbuilt(self.layer))
 
     def _choose_kernels(self) -> dict[str, Kernel]:
         """Return the kernels to prune by name, and refuse what cannot be."""
@@ -100,7 +101,7 @@ class Pruned(keras.layers.Wrapper):
             names = tuple(name for name, kernel in offered.items() if kernel.mixes_inputs)
         unknown = [name for name in names if name not in offered]
         if unknown or not names:
-            missing = ", ".join(_unbuilt(self.layer))
+            missing = ", ".join(unbuilt(self.layer))
             raise ValueError(
                 f"Expected weights of layer {self.layer.name!r} ({type(self.layer).__name__}) that can be pruned. "
                 f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
@@ -118,8 +119,8 @@ class Pruned(keras.layers.Wrapper):
         if not self.masks:
             self.built = False  # Keras sets it when it revives a layer, though parts may still be missing
         # By a symbolic call: Keras hands `build` the shape of one input only, and parts may be built in the call.
-        if not self.built and _unbuilt(self.layer):
-            symbols = keras.tree.map_structure(_symbol, (args, kwargs))
+        if not self.built and unbuilt(self.layer):
+            symbols = keras.tree.map_structure(symbol, (args, kwargs))
             self.layer(*symbols[0], **symbols[1])
         return super().__call__(*args, **kwargs)
 
@@ -250,7 +251,7 @@ class Pruned(keras.layers.Wrapper):
     def _through_masks(self, function: Callable, training: bool | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call the layer, or a method of it, where it reads its weights through the masks."""
         masked = {id(kernel.variable): name for name, kernel in self.kernels.items()}
-        variables = [*self.layer.variables, *_recurrent_states(self.layer)]
+        variables = [*self.layer.variables, *recurrent_states(self.layer)]
         # Every variable enters the scope: where the trainer runs in one, a nested scope would read stale values.
         mapping = [
             (variable, self._read(masked[id(variable)], training) if id(variable) in masked else variable.value)
@@ -265,7 +266,7 @@ class Pruned(keras.layers.Wrapper):
         return outputs
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the wrapper lacks from its layer: a pruned weight masked, a method that reads masked weights."""
+        """Return what the wrapper lacks from its layer: a pruned weight masked, a method that reads it so."""
         try:
             return super().__getattr__(name)  # type: ignore[misc]  # PyTorch's modules keep their layers there
         except AttributeError:
@@ -317,40 +318,6 @@ class Pruned(keras.layers.Wrapper):
         pruned = cls(**{**{name: value for name, value in config.items() if name != "names"}, **parts})
         pruned._names = names
         return pruned
-
-
-def _like_call_of(layer: keras.layers.Layer, call: Callable) -> Callable:
-    """Give a function the signature of the layer's `call`, `training` added: Keras reads argument names off it."""
-    parameters = dict(inspect.signature(layer.call).parameters)
-    if "training" not in parameters:
-        training = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY, default=None)
-        parameters = {**parameters, "training": training}
-
-    @functools.wraps(call)
-    def like_it(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
-
-    ordered = sorted(parameters.values(), key=lambda one: one.kind)
-    like_it.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-    return like_it
-
-
-def _recurrent_states(layer: keras.layers.Layer) -> Iterator[keras.Variable]:
-    """Yield the states that stateful recurrent layers carry from batch to batch; Keras leaves them untracked."""
-    for _, part in prunable.walk(layer):
-        if getattr(part, "stateful", False):
-            yield from (state for state in keras.tree.flatten(part.states) if isinstance(state, keras.Variable))
-
-
-def _unbuilt(layer: keras.layers.Layer) -> list[str]:
-    return [path or layer.name for path, part in prunable.walk(layer) if not part.built]
-
-
-def _symbol(value: Any) -> Any:
-    """Return a placeholder for an array or tensor; let anything else through."""
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-        return value
-    return keras.KerasTensor(value.shape, dtype=keras.backend.standardize_dtype(value.dtype))
 
 
 def _check_layer(layer: Any) -> None:
