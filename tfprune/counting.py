@@ -64,7 +64,8 @@ def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
     for path, layer in units(model):
         parts = [part for _, part in walk(layer, stop=Pruned)]
         if isinstance(layer, Pruned):
-            frozen = [name for name, kernel in layer.kernels.items() if not kernel.variable.trainable]
+            trained = {id(variable) for variable in layer.trainable_variables}
+            frozen = [name for name, kernel in layer.kernels.items() if id(kernel.variable) not in trained]
             if frozen:
                 reason = f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}"
                 found.append(Skipped(path or layer.name, reason))

@@ -113,7 +113,7 @@ def _plan_masks(
         (path, layer, name)
         for path, layer in layers
         for name, kernel in layer.kernels.items()
-        if kernel.variable.trainable  # of a layer with frozen parts, the others are pruned
+        if any(kernel.variable is one for one in layer.trainable_variables)  # parts of a layer may be frozen
     ]
     weights = [
         Weight(
