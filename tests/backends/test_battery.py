@@ -255,6 +255,55 @@ def test_patterns_hold_in_fit():
     assert (np.count_nonzero(groups, axis=-1) == 1).all()
 
 
+@keras.saving.register_keras_serializable(package="battery")
+class Subclassed(keras.Model):
+    """Hold a layer without `build`, a layer in a list, and a weight of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.residual = Residual()
+        self.stack = [layers.Dense(6, "tanh"), layers.Dense(2)]
+        self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
+
+    def call(self, inputs):
+        return self.stack[1](self.stack[0](self.residual(inputs))) * self.scale
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="battery")
+class Residual(layers.Layer):
+    """A layer with a sublayer, which gets its weights when it is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(10)
+
+    def call(self, inputs):
+        return inputs + self.dense(inputs)
+
+
+@pytest.mark.parametrize("way", ["copied", "in place"])
+def test_a_subclassed_model_is_pruned_saved_and_stripped(way, tmp_path):
+    model = Subclassed()
+    model(X)
+    model.scale.assign(1.5)
+    before = ops.convert_to_numpy(model(X))
+    wrapped = tfprune.wrap(model, in_place=way == "in place")
+    np.testing.assert_array_equal(ops.convert_to_numpy(wrapped(X)), before)
+    wrapped.compile("adam", "mse")
+    wrapped.fit(X, Y, verbose=0, callbacks=[tfprune.PruningCallback(Polynomial(0.5, end=1.0), every=1)])
+    assert tfprune.sparsity_report(wrapped).nnz == 50 + 30 + 6
+    after = ops.convert_to_numpy(wrapped(X))
+    wrapped.save(tmp_path / "wrapped.keras")
+    loaded = keras.models.load_model(tmp_path / "wrapped.keras")
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(X)), after)
+    stripped = tfprune.strip(wrapped)
+    assert type(stripped) is Subclassed
+    np.testing.assert_allclose(ops.convert_to_numpy(stripped(X)), after, atol=1e-6)
+
+
 def test_export_is_refused_with_the_way_out(tmp_path):
     from tfprune import export
 
