@@ -40,14 +40,20 @@ class _Holding:
 keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(_Holding)
 
 
-@functools.cache
-def _holding(model_class: type[keras.Model]) -> type[keras.Model]:
+_DERIVED: dict[type, Any] = {}  # by the class that each is derived from
+
+
+def _holding(model_class: Any) -> Any:
     """Return a subclass of a model's class whose instances are saved with the layers that they hold."""
     if issubclass(model_class, _Holding):
         return model_class
-    members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
-    derived = type(model_class.__name__, (_Holding, model_class), members)
-    return keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(derived)
+    if model_class not in _DERIVED:
+        members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
+        derived = type(model_class.__name__, (_Holding, model_class), members)
+        _DERIVED[model_class] = keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(
+            derived
+        )
+    return _DERIVED[model_class]
 
 
 def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
@@ -222,7 +228,7 @@ def _held(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
 
 
 def _assemble(
-    model_class: type[keras.Model], shell: keras.Model, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
+    model_class: Any, shell: keras.Model, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
 ) -> keras.Model:
     """Build a model that has the attributes of another, with other layers in them."""
     held = dict(_held(shell))

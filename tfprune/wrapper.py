@@ -268,7 +268,7 @@ class Pruned(keras.layers.Wrapper):
     def __getattr__(self, name: str) -> Any:
         """Return what the wrapper lacks from its layer: a pruned weight masked, a method that reads it so."""
         try:
-            return super().__getattr__(name)  # type: ignore[misc]  # PyTorch's modules keep their layers there
+            return super().__getattr__(name)  # PyTorch's modules keep their layers there
         except AttributeError:
             if name == "layer" or name.startswith("_"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
