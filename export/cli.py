@@ -103,6 +103,9 @@ def _add_export(commands: Any) -> None:
     )
     parser.add_argument("--check-on", metavar="FILE", help="samples on which the file is compared with Keras")
     parser.add_argument("--compress", choices=["gzip", "xz"], help="compress the file; Runner reads it directly")
+    parser.add_argument(
+        "--tolerance", type=float, help="largest difference from Keras allowed, as a fraction of its largest output"
+    )
 
 
 def _export(options: argparse.Namespace) -> Any:
@@ -119,6 +122,7 @@ def _export(options: argparse.Namespace) -> Any:
         io_dtype=options.io_dtype,
         compress=options.compress,
         check_on=check_on,
+        tolerance=options.tolerance,
     )
 
 
@@ -130,7 +134,8 @@ def _load_keras() -> Any:
         try:
             import keras
 
-            import tfprune.tfmot_wrapper  # noqa: F401  (Keras has to know both wrappers before it loads one)
+            import tfprune.subclassed
+            import tfprune.tfmot_wrapper  # noqa: F401  (Keras has to know what is saved before it loads it)
 
             keras.ops.zeros(1)
         finally:

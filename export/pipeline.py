@@ -16,7 +16,7 @@ from tfprune.export.convert import check_options, convert
 from tfprune.export.flatbuffer import Graph, read
 from tfprune.export.report import Candidate, ExportReport, VerifyReport
 from tfprune.export.signature import Signature, signature, smallest_vocabulary
-from tfprune.export.verification import missing_zeros, verify
+from tfprune.export.verification import check_tolerance, missing_zeros, verify
 from tfprune.report import SparsityReport
 
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
@@ -36,11 +36,12 @@ def to_tflite(
     io_dtype: str = "float32",
     compress: str | None = None,
     check_on: Any = None,
+    tolerance: float | None = None,
 ) -> ExportReport:
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
 
-    The file passes if max|file - Keras| <= tolerance * max|Keras| for every output, with tolerance 1e-4 (float32),
-    1e-2 (float16), 0.1 (dynamic) or 0.35 (int8), and if it holds at least the zeros that the kernels hold.
+    The file passes if max|file - Keras| <= tolerance * max|Keras| for every output, and if it holds at least the
+    zeros that the kernels hold.
 
     Args:
         model: A built Sequential or Functional model, wrapped for pruning or plain. It is left untouched.
@@ -53,6 +54,9 @@ def to_tflite(
         compress: None, `"gzip"` or `"xz"`; `Runner` reads each.
         check_on: Data on which the file is compared with Keras: an array, or a list or dict of arrays for several
             inputs, any number of samples. None takes the first calibration batch, or random numbers.
+        tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
+            1e-4 (float32), 1e-2 (float16), 0.1 (dynamic) or 0.35 (int8). Scores of a softmax may move more where two
+            classes are close: judge such a file by its accuracy, and allow what it needs.
 
     Returns:
         What was written and how it was checked.
@@ -69,6 +73,7 @@ def to_tflite(
     target = check_target(path)
     check_method(compress)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
+    allowed = TOLERANCES[quantize] if tolerance is None else check_tolerance(tolerance)
     signature(model)
     plain = tfprune.strip(model)
     inputs = signature(plain)
@@ -77,7 +82,7 @@ def to_tflite(
     content = convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype)
     graph, sparsity = read(content), tfprune.sparsity_report(plain)
     _check_zeros(graph, sparsity)
-    verified = _check_outputs(content, data, _predict(plain, inputs, data), TOLERANCES[quantize])
+    verified = _check_outputs(content, data, _predict(plain, inputs, data), allowed)
     packed = encode(content, compress)
     write_atomically(target, packed)
     return ExportReport(
@@ -141,6 +146,7 @@ def _check_outputs(
     if not verified.passed:
         raise ValueError(
             f"Expected the converted file to give Keras' outputs. Received: {verified.reason}. Nothing was written. "
-            "Try another value of `quantize`, or for 'int8' more calibration data that looks like `check_on`."
+            "Try another value of `quantize`, for 'int8' more calibration data that looks like `check_on`, or "
+            "allow more with `tolerance` if the file is accurate enough for you."
         )
     return verified

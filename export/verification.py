@@ -52,8 +52,7 @@ def verify(
     _check_positive("timeout", timeout)
     if inputs is None and expected is not None:
         raise ValueError("Expected the inputs that give `expected`. Received: inputs=None.")
-    if not isinstance(tolerance, numbers.Real) or not 0 <= float(tolerance) < math.inf:
-        raise ValueError(f"Expected `tolerance` to be a number of at least 0. Received: tolerance={tolerance!r}")
+    check_tolerance(tolerance)
     outputs, runtime, reason = _run(read_model(source), inputs, timeout)
     comparison = Comparison(reason)
     if not reason:
@@ -152,6 +151,17 @@ def _work(folder: Path) -> None:
         outputs = [outputs]
     names = [info.name for info in runner.outputs]
     write_job(folder, "result", arrays=dict(zip(names, outputs, strict=True)))
+
+
+def check_tolerance(tolerance: Any) -> float:
+    """Return a tolerance as a float; refuse what is no finite number of at least 0.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if not isinstance(tolerance, numbers.Real) or not 0 <= float(tolerance) < math.inf:
+        raise ValueError(f"Expected `tolerance` to be a number of at least 0. Received: tolerance={tolerance!r}")
+    return float(tolerance)
 
 
 def _compare(outputs: dict[str, np.ndarray], expected: Any, tolerance: float) -> Comparison:

@@ -104,7 +104,7 @@ INSIDE = {
 # What runs where neither Keras nor TensorFlow is installed.
 DEVICE_HALF = {PURE, RUN, FILE, CHECK}
 # The command line opens every other module, each when its command is called.
-INSIDE_GROUPS = {COMMAND: {BUILD, WRAPPER, NAMES}}
+INSIDE_GROUPS = {COMMAND: {BUILD, LAYERS, WRAPPER, NAMES}}
 
 
 def module_names() -> dict[str, Path]:

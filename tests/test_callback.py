@@ -610,3 +610,29 @@ def test_embeddings_and_recurrent_layers_train_as_their_twins_do():
         one.fit(tokens, Y, batch_size=4, shuffle=False, verbose=0)
     for one, other in zip(tfprune.strip(model).weights, twin.weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_schedule_of_its_own_for_all_other_weights_is_followed():
+    model = tfprune.wrap(keras.Sequential([keras.Input((8,)), layers.Dense(8, name="a"), layers.Dense(8, name="b")]))
+    model.compile("sgd", "mse")
+    allocation = {"^a/": 0.25, "": Polynomial(0.75, end=6)}
+    callback = tfprune.PruningCallback(Constant(0.25, end=0), every=1, allocation=allocation)
+    model.fit(np.ones((8, 8)), np.ones((8, 8)), batch_size=1, verbose=0, callbacks=[callback])
+    rows = tfprune.sparsity_report(model).rows
+    assert {row.path: row.sparsity for row in rows} == {
+        "a/kernel": 0.25,
+        "b/kernel": 0.75,
+    }
+
+
+def test_a_falling_schedule_never_asks_a_weight_for_more_than_its_own_sparsity():
+    model = tfprune.wrap(keras.Sequential([keras.Input((8,)), layers.Dense(8, name="a"), layers.Dense(8, name="b")]))
+    model.compile("sgd", "mse")
+    schedule = Polynomial(0.5, initial=0.75, end=6)
+    callback = tfprune.PruningCallback(schedule, every=1, allocation={"^a/": 0.625})
+    model.fit(np.ones((8, 8)), np.ones((8, 8)), batch_size=1, verbose=0, callbacks=[callback])
+    rows = tfprune.sparsity_report(model).rows
+    assert {row.path: row.sparsity for row in rows} == {
+        "a/kernel": 0.625,
+        "b/kernel": 0.5,
+    }

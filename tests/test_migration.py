@@ -34,7 +34,7 @@ def test_code_for_tfmot_runs_with_one_import_changed(place, tmp_path, monkeypatc
     old, new = IMPORT.splitlines()
     names = run(BLOCKS[2 * place].replace(old.removeprefix("# "), new))
     assert names["tfmot"] is tfprune.tfmot
-    assert tfprune.sparsity_report(names["pruned"]).rows
+    assert any(isinstance(layer, tfprune.Pruned) for layer in names["pruned"].layers)
 
 
 @pytest.mark.parametrize("place", range(len(SECTIONS)), ids=SECTIONS)

@@ -274,7 +274,11 @@ def built(model: keras.Model) -> keras.Model:
         ),
         (lambda: tfprune.wrap(branches(), filters=["conv", "x$"]), ValueError, "Received: 'x$'"),
         (lambda: tfprune.wrap(branches(), filters=lambda layer: False), ValueError, "which leave none of those"),
-        (lambda: tfprune.wrap(branches(), filters=[3]), TypeError, "regular expressions or a function"),
+        (
+            lambda: tfprune.wrap(branches(), filters=[3]),
+            TypeError,
+            "`filters` to be regular expressions. Received: 3",
+        ),
         (lambda: tfprune.wrap(branches(), filters=3), TypeError, "regular expressions or a function"),
         (
             lambda: tfprune.wrap(branches(), filters="("),

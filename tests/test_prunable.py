@@ -475,3 +475,14 @@ def test_a_parent_that_is_held_by_its_child_is_entered_once():
     assert [path for path, _ in walk(child)][:3] == ["", "parent", "parent/one"]
     object.__setattr__(parent.one, "owner", parent)
     assert len(kernels(parent)) == 5
+
+
+def test_get_prunable_weights_has_to_return_weights_of_the_layer():
+    class Wrong(layers.Dense):
+        def get_prunable_weights(self):
+            return [self.kernel * 1]
+
+    layer = Wrong(3, name="wrong")
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match=r"get_prunable_weights to return weights of layer 'wrong' \(Wrong\)"):
+        kernels(layer)

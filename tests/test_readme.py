@@ -7,6 +7,9 @@ import keras
 import numpy as np
 import pytest
 
+import tfprune
+import tfprune.export
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
@@ -28,6 +31,19 @@ def test_first_block_prunes_and_exports(tmp_path, monkeypatch, capsys):
     assert "non-zero" in capsys.readouterr().out
     labels = names["tfprune"].export.Runner("digits.tflite.xz").predict(names["x"] / 16).argmax(axis=1)
     assert np.mean(labels == names["y"]) > 0.9
+
+
+def test_the_other_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, y = np.random.default_rng(0).normal(size=(200, 8)).astype("float32"), np.arange(200) % 3
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax", name="out")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    names = {"x": x, "x_test": x[:20], "x_val": x, "y_val": y, "model": model, "tfprune": tfprune}
+    names |= {"to_tflite": tfprune.export.to_tflite, "schedule": tfprune.schedules.Constant(0.5)}
+    for block in BLOCKS[1:-1]:
+        exec(compile(block, "README.md", "exec"), names)
+    assert {"sensitivity.png", "model.tflite"} <= {path.name for path in tmp_path.iterdir()}
+    assert isinstance(names["pruning"], tfprune.PruningCallback)
 
 
 def test_device_block_runs_an_exported_file(tmp_path, monkeypatch):

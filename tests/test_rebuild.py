@@ -41,7 +41,7 @@ def test_a_layer_shared_between_levels_is_refused(shared):
     outer = keras.Input((4,))
     model = keras.Model(outer, dense(inner(outer)), name="outer")
     if shared:
-        with pytest.raises(ValueError, match="shared between a model and a model nested in it loses the sharing"):
+        with pytest.raises(ValueError, match="'tied', which both 'outer' and 'inner' hold"):
             tfprune.wrap(model)
     else:
         assert tfprune.sparsity_report(tfprune.wrap(model)).size == 32
@@ -202,3 +202,30 @@ def test_variables_that_do_not_fit_are_refused():
     one.build((None, 4)), other.build((None, 4))
     with pytest.raises(ValueError, match=re.escape("Received: 1 where it has 2")):
         copy_variables(one, other)
+
+
+class NamedByKeras(layers.Layer):
+    """Keras makes up its configuration, without the name that it chose."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "functional", "nested"])
+def test_layers_whose_configuration_has_no_name_are_rebuilt(kind):
+    inputs = keras.Input((4,))
+    model = keras.Sequential([inputs, NamedByKeras(), NamedByKeras()])
+    if kind == "functional":
+        model = keras.Model(inputs, layers.Dense(2)(NamedByKeras()(inputs)))
+    if kind == "nested":
+        model = keras.Model(inputs, layers.Dense(2)(model(inputs)))
+    wrapped = tfprune.wrap(model)
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(wrapped(x), model(x))
+    assert [layer.name for layer in wrapped.layers] == [layer.name for layer in model.layers]
+    tfprune.update_masks(wrapped, 0.5)
+    np.testing.assert_array_equal(tfprune.strip(wrapped)(x), wrapped(x))

@@ -287,7 +287,7 @@ def test_without_matplotlib_the_error_says_what_to_install(report, monkeypatch, 
     ("change", "error", "message"),
     [
         ({"sparsities": 0.5}, TypeError, "Expected `sparsities` to be a sequence"),
-        ({"sparsities": ()}, ValueError, "at least one of `sparsities`"),
+        ({"sparsities": ()}, ValueError, "at least one number in `sparsities`"),
         ({"sparsities": (0.5, 90)}, ValueError, "For 90 % pass 0.9"),
         ({"sparsities": ("half",)}, TypeError, "sparsities='half'"),
         ({"metric": "accuracy"}, ValueError, "one of 'loss', 'mae'. Received: metric='accuracy'"),
@@ -329,3 +329,45 @@ def test_a_loss_that_keras_cannot_load_is_refused_with_a_way_out():
 def test_a_wrong_drop_is_refused(report, value, error):
     with pytest.raises(error, match="max_drop="):
         report.suggest(value)
+
+
+def test_a_layer_made_frozen_is_skipped_though_its_parts_are_not_marked():
+    class Block(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = layers.Dense(4, name="dense")
+
+        def build(self, input_shape):
+            self.dense.build(input_shape)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = keras.Sequential([keras.Input((4,)), Block(name="block", trainable=False), layers.Dense(1, name="out")])
+    model.compile("sgd", "mse")
+    report = tfprune.sensitivity(model, (np.ones((8, 4)), np.ones((8, 1))), (0.5,), metric="loss")
+    assert {row.path for row in report.rows} == {"out/kernel"}
+    assert [one.layer for one in report.skipped] == ["block/dense/kernel"]
+
+
+def test_a_model_with_a_compile_of_its_own_is_refused_with_the_way_out():
+    @keras.saving.register_keras_serializable("tests.scan")
+    class Own(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = layers.Dense(1)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+        def compile(self, optimizer, loss_fn):
+            super().compile(optimizer, loss=loss_fn)
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model = Own()
+    model(np.ones((2, 3)))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"own `compile` it cannot.*wrapped and compiled yourself"):
+        tfprune.sensitivity(model, (np.ones((2, 3)), np.ones((2, 1))), (0.5,), metric="loss")

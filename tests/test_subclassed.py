@@ -265,6 +265,16 @@ def test_a_stripped_file_loads_where_tfprune_is_not_imported(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_keras_exports_the_copies_once_they_were_called(tmp_path):
+    model, x = Encoder(4), random(2, 5)
+    model(x)
+    wrapped = tfprune.wrap(model)
+    for name, copy in (("wrapped", wrapped), ("stripped", tfprune.strip(wrapped))):
+        copy(x)
+        copy.export(tmp_path / name, verbose=False)
+        assert (tmp_path / name / "saved_model.pb").is_file()
+
+
 def test_layers_created_in_build_are_wrapped(tmp_path):
     model = Builds()
     x, y = random(16, 4), random(16, 4, seed=1)
@@ -443,6 +453,77 @@ def test_weights_tied_by_an_attribute_stay_tied_and_masked():
     np.testing.assert_array_equal(tfprune.strip(wrapped)(x), wrapped(x))
 
 
+def test_functions_over_the_model_itself_call_the_wrapped_layers():
+    @keras.saving.register_keras_serializable(PACKAGE)
+    class Bound(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = layers.Dense(4, name="dense")
+            self.steps = (lambda inputs: self.dense(inputs), self.shift)
+
+        def shift(self, inputs):
+            return self.dense(inputs) + 1
+
+        def call(self, inputs):
+            return self.steps[0](inputs) + self.steps[1](inputs)
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model, x = Bound(), random(8, 4)
+    before = model(x)
+    wrapped = tfprune.wrap(model)
+    np.testing.assert_array_equal(wrapped(x), before)
+    prune(wrapped, x, before, 0.5)
+    kernel, bias = wrapped.dense.layer.kernel.numpy(), wrapped.dense.layer.bias.numpy()
+    assert np.count_nonzero(kernel) == 8
+    np.testing.assert_allclose(wrapped(x), 2 * (x @ kernel + bias) + 1, atol=1e-5)
+    np.testing.assert_array_equal(tfprune.strip(wrapped)(x), wrapped(x))
+
+
+def test_a_layer_that_two_models_hold_is_refused_and_named():
+    @keras.saving.register_keras_serializable(PACKAGE)
+    class Shares(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.encoder = Encoder(4, name="encoder")
+            self.tied = self.encoder.dense
+
+        def call(self, inputs):
+            return self.encoder(inputs) + self.tied(inputs)
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model = Shares(name="shares")
+    model(random(2, 4))
+    for in_place in (False, True):
+        with pytest.raises(ValueError, match="which both '(shares|encoder)' and '(shares|encoder)' hold"):
+            tfprune.wrap(model, in_place=in_place)
+    assert type(model.tied) is layers.Dense
+
+
+def test_the_stripped_copy_of_a_model_without_a_configuration_has_variables_of_its_own():
+    class Scaled(NoArguments):
+        def __init__(self):
+            super().__init__()
+            self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
+
+        def call(self, inputs):
+            return super().call(inputs) * self.scale
+
+    model, x = Scaled(), random(8, 4)
+    model(x)
+    model.scale.assign(2.0)
+    stripped = tfprune.strip(tfprune.wrap(model, in_place=True))
+    before = model(x)
+    np.testing.assert_array_equal(stripped(x), before)
+    assert len(stripped.trainable_variables) == 5
+    stripped.scale.assign(3.0)
+    np.testing.assert_array_equal(model(x), before)
+    np.testing.assert_allclose(stripped(x), before * 1.5, rtol=1e-6)
+
+
 def test_an_unbuilt_model_is_refused_and_says_to_call_it():
     with pytest.raises(ValueError, match="call the model on a batch first"):
         tfprune.wrap(Encoder())
@@ -533,3 +614,160 @@ def test_a_kernel_of_the_model_itself_is_reported_as_left_alone():
     report = tfprune.sparsity_report(wrapped)
     assert [row.path for row in report.rows] == [f"{model.dense.name}/kernel"]
     assert [(one.layer, "the model itself" in one.reason) for one in report.skipped] == [("bare", True)]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Composed(keras.Model):
+    """Take a model, and take its own configuration apart to build it."""
+
+    def __init__(self, encoder, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.head = layers.Dense(2, name="head")
+
+    def call(self, inputs):
+        return self.head(self.encoder(inputs))
+
+    def get_config(self):
+        return {"encoder": keras.saving.serialize_keras_object(self.encoder), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("encoder")), **config)
+
+
+def test_a_from_config_that_takes_its_argument_apart_is_called_again_and_again(tmp_path):
+    model, x = Composed(keras.Sequential([keras.Input((5,)), layers.Dense(4, name="inner")])), random(4, 5)
+    model(x)
+    wrapped = tfprune.wrap(model)
+    tfprune.update_masks(wrapped, 0.5)
+    np.testing.assert_array_equal(tfprune.strip(wrapped)(x), wrapped(x))
+    wrapped.save(tmp_path / "wrapped.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "wrapped.keras")(x), wrapped(x))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FeedForward(layers.Layer):
+    """Build layers in `build`, so that a copy is built, and its layers numbered, before it is wrapped."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.up, self.down = layers.Dense(8), layers.Dense(5)
+
+    def build(self, input_shape):
+        self.up.build(input_shape)
+        self.down.build((*input_shape[:-1], 8))
+
+    def call(self, inputs):
+        return self.down(self.up(inputs))
+
+
+def test_layers_inside_keep_their_names_in_copies_that_are_built_at_once(tmp_path):
+    model, x = (
+        keras.Sequential([keras.Input((5,)), FeedForward(name="feed"), FeedForward(name="forward")]),
+        random(4, 5),
+    )
+    paths = [row.path for row in tfprune.sparsity_report(model).rows]
+    wrapped = tfprune.wrap(model)
+    np.testing.assert_array_equal(wrapped(x), model(x))
+    assert [row.path for row in tfprune.sparsity_report(wrapped).rows] == paths
+    wrapped.save(tmp_path / "wrapped.keras")
+    loaded = keras.models.load_model(tmp_path / "wrapped.keras")
+    assert [row.path for row in tfprune.sparsity_report(loaded).rows] == paths
+
+
+class Adversaries(keras.Model):
+    """Train two models in turn, each with its optimizer; the one of `compile` stays unused."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def compile(self, first_optimizer, second_optimizer):
+        super().compile()
+        self.first_optimizer, self.second_optimizer = first_optimizer, second_optimizer
+
+    def train_step(self, data):
+        import tensorflow as tf
+
+        losses = {}
+        for name in ("first", "second"):
+            part, optimizer = getattr(self, name), getattr(self, f"{name}_optimizer")
+            with tf.GradientTape() as tape:
+                losses[name] = ops.mean(ops.square(part(data, training=True) - 1.0))
+            variables = part.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(losses[name], variables), variables, strict=True))
+        return losses
+
+
+def test_a_model_with_two_optimizers_is_pruned_on_schedule_and_stays_sparse():
+    first, second = (keras.Sequential([keras.Input((6,)), layers.Dense(6)], name=name) for name in ("one", "two"))
+    model, x = tfprune.wrap(Adversaries(first, second), in_place=True), random(32, 6)
+    model.compile(keras.optimizers.Adam(), keras.optimizers.SGD(momentum=0.9))
+    model.fit(x, batch_size=4, verbose=0)
+    tfprune.update_masks(model, 0.5)
+    model.fit(x, batch_size=4, verbose=0)
+    kernels = [part.layers[0].layer.kernel.numpy() for part in (model.first, model.second)]
+    assert [np.count_nonzero(kernel) for kernel in kernels] == [18, 18]
+    schedule = tfprune.schedules.Polynomial(0.75, begin=16, initial=0.5, end=24)
+    model.fit(x, batch_size=4, verbose=0, callbacks=[tfprune.PruningCallback(schedule, every=2)])
+    assert tfprune.sparsity_report(model).sparsity == 0.75
+
+
+def test_adapted_vocabularies_lambdas_and_masking_are_kept():
+    factor = 3.0
+
+    @keras.saving.register_keras_serializable(PACKAGE)
+    class Reads(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.supports_masking = True
+            self.lookup = layers.StringLookup(vocabulary=["a", "b"])
+            self.embedding = layers.Embedding(4, 6, mask_zero=True)
+            self.times = layers.Lambda(lambda value: value * factor)
+            self.lstm = layers.LSTM(3)
+
+        def call(self, inputs):
+            return self.lstm(self.times(self.embedding(self.lookup(inputs))))
+
+        def get_config(self):
+            return {"name": self.name}
+
+    import tensorflow as tf
+
+    model, x = Reads(), tf.constant([["a", "b"], ["b", "c"]])
+    model.lookup.set_vocabulary(["b", "c"])
+    before = model(x)
+    wrapped = tfprune.wrap(model)
+    assert wrapped.supports_masking
+    np.testing.assert_array_equal(wrapped(x), before)
+    np.testing.assert_array_equal(tfprune.strip(wrapped)(x), before)
+
+
+def test_layers_in_a_set_are_refused_and_a_namedtuple_stays_one():
+    from collections import namedtuple
+
+    Pair = namedtuple("Pair", "left right")
+
+    @keras.saving.register_keras_serializable(PACKAGE)
+    class Pairs(keras.Model):
+        def __init__(self, kind="tuple", **kwargs):
+            super().__init__(**kwargs)
+            self.kind, parts = kind, (layers.Dense(3, name="left"), layers.Dense(3, name="right"))
+            self.pair = set(parts) if kind == "set" else Pair(*parts)
+
+        def call(self, inputs):
+            return sum(layer(inputs) for layer in self.pair)
+
+        def get_config(self):
+            return {"name": self.name, "kind": self.kind}
+
+    model, x = Pairs("tuple"), random(2, 3)
+    model(x)
+    wrapped = tfprune.wrap(model)
+    assert isinstance(wrapped.pair.left, tfprune.Pruned)
+    np.testing.assert_array_equal(wrapped(x), model(x))
+    model = Pairs("set")
+    model(x)
+    with pytest.raises(ValueError, match="in attributes, or in lists, tuples and dicts"):
+        tfprune.wrap(model)

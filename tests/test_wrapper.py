@@ -471,7 +471,7 @@ def test_set_mask_refuses_what_is_no_mask(name, mask, message):
     [
         (lambda: Pruned("dense"), TypeError, "Expected a Keras layer. Received: layer='dense'"),
         (lambda: Pruned(keras.Sequential(name="net")), ValueError, "tfprune.wrap takes models"),
-        (lambda: Pruned(Pruned(layers.Dense(1, name="one"))), ValueError, "layer 'one', wrapped already"),
+        (lambda: Pruned(Pruned(layers.Dense(1, name="one"))), ValueError, "layer 'one', which is wrapped already"),
         (lambda: wrapped(built("dense"), criterion="size"), ValueError, "Received: criterion='size'"),
         (lambda: wrapped(built("dense"), pattern=criteria.Random()), TypeError, "an instance of a Pattern"),
         (lambda: wrapped(built("dense"), pattern=patterns.NM), TypeError, "Did you mean NM()?"),
@@ -589,3 +589,20 @@ def test_a_stateful_layer_is_reset_through_its_wrapper():
     assert not np.array_equal(layer(x), first)
     layer.reset_state()
     np.testing.assert_array_equal(layer(x), first)
+
+
+def test_a_layer_called_by_keywords_is_pruned_and_saved(tmp_path):
+    inputs = keras.Input((5, 4))
+    attended = layers.MultiHeadAttention(2, 3)(query=inputs, value=inputs, key=inputs)
+    model = keras.Model(inputs, attended)
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    wrapped = tfprune.wrap(model)
+    np.testing.assert_array_equal(wrapped(x), model(x))
+    tfprune.update_masks(wrapped, 0.5)
+    wrapped.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), wrapped(x))
+
+
+def test_a_layer_with_a_wrapper_inside_is_refused():
+    with pytest.raises(ValueError, match="has a wrapper inside. Use the wrapper that there is"):
+        Pruned(layers.TimeDistributed(Pruned(layers.Dense(3))))

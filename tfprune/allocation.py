@@ -7,14 +7,13 @@ function of the same form will do.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfprune.patterns import keep_largest
-from tfprune.spec import check_sparsity
+from tfprune.spec import check_regex, check_sparsity
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +115,7 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
     """
     if isinstance(allocation, Mapping):
         for pattern in allocation:
-            _compile(pattern)
+            check_regex(pattern, "the keys of `allocation`")
     elif isinstance(allocation, str):
         if allocation not in ALLOCATIONS:
             names = ", ".join(repr(name) for name in ALLOCATIONS)
@@ -131,20 +130,9 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
         )
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    if not isinstance(pattern, str):
-        raise TypeError(f"Expected the keys of `allocation` to be regular expressions. Received: {pattern!r}")
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(
-            f"Expected the keys of `allocation` to be regular expressions. Received: {pattern!r} ({error})"
-        ) from error
-
-
 def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], sparsity: float) -> list[float | None]:
     """Give each weight the value of the first pattern found in its path, else the overall sparsity."""
-    compiled = {pattern: _compile(pattern) for pattern in rules}
+    compiled = {pattern: check_regex(pattern, "the keys of `allocation`") for pattern in rules}
     paths = [weight.path for weight in weights]
     for pattern, regex in compiled.items():
         if not any(regex.search(path) for path in paths):

@@ -13,6 +13,7 @@ from tfprune.counting import sparsity_report
 from tfprune.masks import check_optimizer, pruned_layers, update_masks
 from tfprune.prunable import as_numpy
 from tfprune.schedules import Schedule
+from tfprune.slots import optimizers_of
 from tfprune.spec import check_count, check_sparsity
 
 _TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
@@ -22,10 +23,10 @@ _READ_EVERY = 100  # steps; evaluating a LearningRateSchedule can take as long a
 class PruningCallback(keras.callbacks.Callback):
     """Update the masks of a wrapped model during `fit`, on a schedule.
 
-    Steps are optimizer updates, counted by `model.optimizer.iterations`, so a resumed or second `fit` goes on
-    counting. Masks are updated at the schedule's begin, every `every` steps after it, and at its end; the final
-    sparsity is reached exactly. Its value goes into `logs` as `sparsity`, and so into `History`, the progress bar
-    and the callbacks listed after this one.
+    Steps are optimizer updates, counted by `model.optimizer.iterations` (where a model has several optimizers, by the
+    busiest), so a resumed or second `fit` goes on counting. Masks are updated at the schedule's begin, every `every`
+    steps after it, and at its end; the final sparsity is reached exactly. Its value goes into `logs` as `sparsity`,
+    and so into `History`, the progress bar and the callbacks listed after this one.
 
     Warnings, with the numbers, say when training ends before the schedule does; when the first update brings pruned
     weights back, because the model was sparser than the schedule; and, once a fit, when sparsity rises while the
@@ -84,7 +85,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         pruned_layers(self.model)
-        check_optimizer(self.model.optimizer)
+        for optimizer in optimizers_of(self.model):
+            check_optimizer(optimizer)
         self._started = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -106,7 +108,7 @@ class PruningCallback(keras.callbacks.Callback):
         # A run that was cut off may have stopped between the optimizer's update and the masks that were due.
         self._previous = step - 1
         self._sparsity = sparsity_report(self.model).sparsity
-        self._rate = _LearningRate(self.model.optimizer)
+        self._rate = _LearningRate(optimizers_of(self.model)[-1])
         self._has_updated = False
         self._update(step)
         end = self._schedule.end
@@ -133,7 +135,9 @@ class PruningCallback(keras.callbacks.Callback):
         return schedule.resolve(self.params["epochs"] * batches // accumulated, first=first)
 
     def _step(self) -> int:
-        return int(as_numpy(self.model.optimizer.iterations))  # int() refuses what is on several devices
+        # A model with steps of its own may hold several optimizers, `model.optimizer` unused; int() refuses a
+        # variable that is on several devices.
+        return max(int(as_numpy(optimizer.iterations)) for optimizer in optimizers_of(self.model))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step, before = self._step(), self._sparsity
@@ -178,12 +182,12 @@ class PruningCallback(keras.callbacks.Callback):
             else:
                 rules[pattern] = None if due is None or value is None else value * self._progress(due)
         if due is None:
-            rules[""] = None  # matches every path that no pattern before it does
+            rules.setdefault("", None)  # matches every path that no pattern before it does
         return rules
 
     def _progress(self, step: int) -> float:
         target = self._schedule.target
-        return self._schedule(step) / target if target else 1.0
+        return min(self._schedule(step) / target, 1.0) if target else 1.0
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._started:

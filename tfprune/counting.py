@@ -8,7 +8,7 @@ import numpy as np
 from tfprune.prunable import as_numpy, is_registered, kernels, walk
 from tfprune.rebuild import units
 from tfprune.report import Skipped, SparsityReport, WeightRow
-from tfprune.wrapper import Pruned
+from tfprune.wrapper import Pruned, holds_pruned
 
 
 def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
@@ -62,16 +62,14 @@ def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
     """List the layers whose weights are not pruned, with the reason."""
     found = []
     for path, layer in units(model):
-        parts = [part for _, part in walk(layer, stop=Pruned)]
         if isinstance(layer, Pruned):
-            trained = {id(variable) for variable in layer.trainable_variables}
-            frozen = [name for name, kernel in layer.kernels.items() if id(kernel.variable) not in trained]
+            frozen = [name for name in layer.kernels if name not in layer.trained()]
             if frozen:
                 reason = f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}"
                 found.append(Skipped(path or layer.name, reason))
         elif not layer.built and is_registered(layer):
             found.append(Skipped(path or layer.name, "not built: the model has not called it yet"))
-        elif layer.weights and not any(isinstance(part, Pruned) for part in parts):
+        elif layer.weights and not holds_pruned(layer):
             left_alone = _reason(layer, is_wrapped)
             found += [Skipped(path or layer.name, left_alone)] if left_alone else []
     in_layers = {id(variable) for _, layer in units(model) for variable in layer.variables}

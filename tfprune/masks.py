@@ -15,7 +15,7 @@ from tfprune.counting import sparsity_report
 from tfprune.criteria import Evidence
 from tfprune.prunable import as_numpy, from_matrix, to_matrix, walk
 from tfprune.report import SparsityReport
-from tfprune.slots import slots_by_variable
+from tfprune.slots import optimizers_of, slots_by_variable
 from tfprune.spec import check_sparsity
 from tfprune.wrapper import Pruned
 
@@ -58,7 +58,7 @@ def update_masks(
         sparsity: The fraction of zeros over all pruned weights, in [0, 1).
         allocation: How to split it over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, or a dict from
             regular expressions, searched in the weights' paths, to their own sparsities (None: leave as it is).
-        optimizer: The optimizer whose slots of masked entries become zero; None takes `model.optimizer`.
+        optimizer: The optimizer whose slots of masked entries become zero; None takes those of the model.
 
     Returns:
         What was reached.
@@ -75,25 +75,27 @@ def update_masks(
     """
     check_sparsity(sparsity, "sparsity")
     layers = pruned_layers(model)
-    optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
-    check_optimizer(optimizer)
+    optimizers = optimizers_of(model) if optimizer is None else [optimizer]
+    for one in optimizers:
+        check_optimizer(one)
     with ExitStack() as undo:
         plan = _plan_masks(layers, sparsity, allocation, undo)
         undo.pop_all()
-    slots = slots_by_variable(optimizer, model.trainable_variables)
+    found = [slots_by_variable(one, model.trainable_variables) for one in optimizers]
     for layer, name, mask in plan:
-        layer.set_mask(name, mask, slots=slots.get(id(layer.kernels[name].variable), ()))
+        variable = layer.kernels[name].variable
+        layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])
     return sparsity_report(model)
 
 
-def check_optimizer(optimizer: keras.optimizers.Optimizer | None) -> None:
+def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     """Refuse an optimizer that moves a weight whose gradient and slots are zero.
 
     Raises:
         TypeError: If it is no optimizer.
         ValueError: For Muon, which orthogonalises each weight as a whole.
     """
-    if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
             f"Expected a Keras optimizer or None. Received: optimizer={optimizer!r} of type "
             f"{type(optimizer).__name__}"
@@ -109,12 +111,7 @@ def _plan_masks(
     layers: list[tuple[str, Pruned]], sparsity: float, allocation: Any, undo: ExitStack
 ) -> list[tuple[Pruned, str, np.ndarray]]:
     """Compute all masks; what has to be taken back if one cannot be computed goes into `undo`."""
-    places = [
-        (path, layer, name)
-        for path, layer in layers
-        for name, kernel in layer.kernels.items()
-        if any(kernel.variable is one for one in layer.trainable_variables)  # parts of a layer may be frozen
-    ]
+    places = [(path, layer, name) for path, layer in layers for name in layer.trained()]
     weights = [
         Weight(
             path=f"{path}/{name}",

@@ -9,7 +9,7 @@ from keras import ops
 
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.patterns import PATTERNS, Pattern
-from tfprune.prunable import walk
+from tfprune.prunable import sublayers, walk
 from tfprune.rebuild import (
     Replace,
     as_graph,
@@ -101,7 +101,10 @@ def wrap(
 
 def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Filters) -> Pruned:
     if filters is not None:
-        raise ValueError("Expected `filters` with a model only; `Pruned(layer, weights=...)` chooses within a layer")
+        raise ValueError(
+            f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
+            f"within a layer with Pruned(layer, weights=[...])"
+        )
     copy = copy_of(Pruned(layer, criterion=criterion, pattern=pattern))
     if layer.built:
         _copy_weights(layer, copy)
@@ -123,6 +126,21 @@ def _check_model(model: keras.Model) -> None:
         )
     if not model.layers:
         raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty")
+    _check_held_once(model)
+
+
+def _check_held_once(model: keras.Model) -> None:
+    """Refuse a layer that two others hold: each would get a copy of its own."""
+    holders: dict[int, keras.layers.Layer] = {}
+    for _, holder in walk(model):
+        for part in sublayers(holder):
+            other = holders.setdefault(id(part), holder)
+            if other is not holder:
+                raise ValueError(
+                    f"Expected each layer to be held by one model or layer. Received: {part.name!r}, which both "
+                    f"{other.name!r} and {holder.name!r} hold: their copies would not share it. Hold it in one of "
+                    f"them, and pass the other its outputs or weights when it is called"
+                )
 
 
 def copy_with(model: keras.Model, replace: Replace) -> keras.Model:

@@ -175,7 +175,7 @@ def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variabl
         yield from _asked_for(layer)
         return
     rule = _rule(layer)
-    inner = {id(variable) for child in _sublayers(layer) for variable in child.weights}
+    inner = {id(variable) for child in sublayers(layer) for variable in child.weights}
     own = {id(variable) for variable in layer.weights} - inner
     own_names = {variable.name for variable in layer.weights if id(variable) in own}
     for variable in layer.weights:
@@ -199,6 +199,11 @@ def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
     places = ((path, one) for path, part in walk(layer) for one in part.weights)  # the innermost layer comes last
     names = {id(one): f"{path}/{one.name}" if path else one.name for path, one in places}
     for variable in layer.get_prunable_weights():
+        if id(variable) not in names:
+            raise ValueError(
+                f"Expected get_prunable_weights to return weights of layer {layer.name!r} ({type(layer).__name__}). "
+                f"Received: an object of type {type(variable).__name__} that is none of its weights"
+            )
         name, rank = names[id(variable)], len(variable.shape)
         letters = (_rule(layer) or {}).get(name)
         known = letters(layer) if callable(letters) else letters
@@ -213,7 +218,7 @@ def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) 
         )
 
 
-def _sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers that a layer holds: a model's own list, else its attributes, lists and dicts included."""
     if isinstance(layer, keras.Model):
         return list(layer.layers)
@@ -256,7 +261,7 @@ def walk(
         yield path, layer
         if isinstance(layer, stop):
             return
-        for child in _sublayers(layer):
+        for child in sublayers(layer):
             yield from visit(f"{path}/{child.name}" if path else child.name, child)
 
     yield from visit("", root)

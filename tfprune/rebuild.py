@@ -102,7 +102,10 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
 
 
 def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
-    """Put the layers of nested graphs into a configuration where a class of the user's leaves them out."""
+    """Put into the configuration of a graph what classes of the user's leave out: names, the layers of graphs."""
+    children = model.layers if isinstance(model, keras.Sequential) else model.operations
+    for child, entry in zip(reversed(children), reversed(config["config"]["layers"]), strict=False):
+        entry["config"].setdefault("name", child.name)
     for child in model.layers:
         graph = as_graph(child)
         if graph is not None:
@@ -114,11 +117,15 @@ def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
 
 def _inline(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
     """Put into a layer's configuration what Keras would lose: the names a lambda uses, an adapted vocabulary."""
+    _inline_lambda(layer, config)
+    if hasattr(layer, "get_vocabulary"):
+        config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False)
+
+
+def _inline_lambda(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
     if isinstance(layer, keras.layers.Lambda) and isinstance(layer.function, types.FunctionType):
         name = _lambda_name(layer)
         config["function"] = {"module": "builtins", "class_name": "function", "config": name, "registered_name": name}
-    if hasattr(layer, "get_vocabulary"):
-        config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False)
 
 
 def _lambda_name(layer: keras.layers.Lambda) -> str:
@@ -127,7 +134,12 @@ def _lambda_name(layer: keras.layers.Lambda) -> str:
 
 def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a copy of a layer by its configuration, built if the layer is; weights are not copied."""
-    return revive(config_of(layer), layer)
+    config = config_of(layer)
+    _inline_lambda(layer, config["config"])
+    copy = revive(config, layer)
+    if hasattr(layer, "get_vocabulary"):
+        copy.set_vocabulary(layer.get_vocabulary(include_special_tokens=False))
+    return copy
 
 
 def config_of(layer: keras.layers.Layer) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import keras
 
 from tfprune.masks import pruned_layers, update_masks
 from tfprune.model import wrap
-from tfprune.prunable import as_numpy, walk
+from tfprune.prunable import as_numpy
 from tfprune.report import Skipped
 from tfprune.scan_report import SensitivityReport, SensitivityRow
 from tfprune.spec import check_sparsity
-from tfprune.wrapper import Pruned
+from tfprune.wrapper import Pruned, holds_pruned
 
 MODES = ("max", "min")
 
@@ -95,7 +95,7 @@ def _levels(sparsities: Any) -> tuple[float, ...]:
         raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}")
     levels = sorted({check_sparsity(value, "sparsities") for value in sparsities})
     if not levels:
-        raise ValueError("Expected at least one of `sparsities`. Received: none")
+        raise ValueError("Expected at least one number in `sparsities`. Received: none. Pass (0.5, 0.75, 0.9), say")
     return tuple(levels)
 
 
@@ -139,25 +139,27 @@ def _subject(model: Any) -> keras.Model:
             f"Expected a compiled model. Received: {model.name!r}, which is not. Call "
             f"model.compile(loss=..., metrics=[...]) first"
         )
-    if any(isinstance(layer, Pruned) for _, layer in walk(model, stop=Pruned)):
+    if holds_pruned(model):
         return model
     copy = wrap(model)
     try:
         arguments = keras.saving.deserialize_keras_object(model.get_compile_config())
+        copy.compile(**{**arguments, "optimizer": "sgd"})  # not used, but needed; this one takes no memory
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected a loss and metrics that Keras can save and load. Received: those of {model.name!r}, which it "
-            f"cannot. Pass a model that you wrapped and compiled yourself: tfprune.wrap(model)"
+            f"Expected a model compiled with what Keras can save and load. Received: {model.name!r}, whose loss, "
+            f"metrics or own `compile` it cannot. Pass a model that you wrapped and compiled yourself, "
+            f"with tfprune.wrap(model)"
         ) from error
-    copy.compile(**{**arguments, "optimizer": "sgd"})  # not used, but needed; this one takes no memory
     return copy
 
 
 def _weights(model: keras.Model, skipped: list[Skipped]) -> Iterator[tuple[str, Pruned]]:
     """Yield the path and wrapper of each weight whose mask can change; add the others to `skipped`."""
     for path, layer in pruned_layers(model):
-        for name, kernel in layer.kernels.items():
-            if kernel.variable.trainable:
+        trained = layer.trained()
+        for name in layer.kernels:
+            if name in trained:
                 yield f"{path}/{name}", layer
             else:
                 skipped.append(Skipped(f"{path}/{name}", "frozen (trainable=False), so its mask never changes"))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
 import keras
 
 from tfprune.patterns import Pattern
-from tfprune.prunable import Kernel, kernels, walk
+from tfprune.prunable import Kernel, kernels
 from tfprune.rebuild import units
-from tfprune.wrapper import Pruned
+from tfprune.spec import check_regex
+from tfprune.wrapper import holds_pruned
 
 Filters = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
@@ -25,7 +25,7 @@ def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> dict[st
     offered = [
         (path, layer, kernel)
         for path, layer in units(model)
-        if not any(isinstance(part, Pruned) for _, part in walk(layer, stop=Pruned))
+        if not holds_pruned(layer) and not isinstance(layer, keras.Model)  # its class calls a graph
         for kernel in kernels(layer)
     ]
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
@@ -51,23 +51,15 @@ def _selector(
     if callable(filters):
         return lambda path, layer, kernel: bool(filters(layer))
     expressions = [filters] if isinstance(filters, str) else filters
-    if not isinstance(expressions, Sequence) or not all(isinstance(one, str) for one in expressions):
+    if not isinstance(expressions, Sequence):
         raise TypeError(
             f"Expected `filters` to be None, regular expressions or a function of a layer. Received: {filters!r}"
         )
-    for expression in expressions:
-        if not any(_regex(expression).search(path) for path in paths):
+    compiled = [check_regex(expression, "`filters`") for expression in expressions]
+    for regex in compiled:
+        if not any(regex.search(path) for path in paths):
             raise ValueError(
-                f"Expected the filter to match a weight. Received: {expression!r}, which is found in none of "
+                f"Expected the filter to match a weight. Received: {regex.pattern!r}, which is found in none of "
                 f"{', '.join(paths) or 'no weights at all'}"
             )
-    return lambda path, layer, kernel: any(re.search(expression, path) for expression in expressions)
-
-
-def _regex(expression: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression)
-    except re.error as error:
-        raise ValueError(
-            f"Expected `filters` to be regular expressions. Received: {expression!r} ({error})"
-        ) from error
+    return lambda path, layer, kernel: any(regex.search(path) for regex in compiled)

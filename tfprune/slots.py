@@ -8,6 +8,13 @@ from collections.abc import Sequence
 import keras
 
 
+def optimizers_of(model: keras.layers.Layer) -> list[keras.optimizers.Optimizer]:
+    """Return the optimizers that a model holds, `model.optimizer` first; one with steps of its own may have more."""
+    first = getattr(model, "optimizer", None)
+    others = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer)]
+    return ([] if first is None else [first]) + [one for one in others if one is not first]
+
+
 def slots_by_variable(
     optimizer: keras.optimizers.Optimizer | None, variables: Sequence[keras.Variable]
 ) -> dict[int, list[keras.Variable]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import re
 from typing import Any, TypeVar
 
 SpecType = TypeVar("SpecType", bound="Spec")
@@ -73,6 +74,21 @@ def check_sparsity(value: Any, argument: str) -> float:
             f"Expected `{argument}` in [0, 1), the fraction of zeros. Received: {argument}={value!r}.{hint}"
         )
     return sparsity
+
+
+def check_regex(value: Any, argument: str) -> re.Pattern[str]:
+    """Return a regular expression, compiled.
+
+    Raises:
+        TypeError: If it is no text.
+        ValueError: If it is no regular expression.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"Expected {argument} to be regular expressions. Received: {value!r}")
+    try:
+        return re.compile(value)
+    except re.error as error:
+        raise ValueError(f"Expected {argument} to be regular expressions. Received: {value!r} ({error})") from error
 
 
 def check_count(value: Any, argument: str, *, least: int) -> int:

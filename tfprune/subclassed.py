@@ -7,6 +7,7 @@ fresh ones. It is saved together with these layers, and so loads with them.
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from collections.abc import Callable, Iterator
@@ -26,15 +27,14 @@ class _Holding:
 
     def get_config(self) -> dict[str, Any]:
         parts = [[list(place), config_of(part)] for place, part in _held(self)]
-        state = {"name": self.name, "built": self.built, "origin": vars(self)[_ORIGIN]}  # type: ignore[attr-defined]
-        return {**state, "parts": parts}
+        return {**_state(self, vars(self)[_ORIGIN]), "parts": parts}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
         read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
         parts = {tuple(place): read(part) for place, part in config["parts"]}
         shell = _fresh(config["origin"], read)
-        return _assemble(_holding(type(shell)), shell, parts, config)
+        return _fill(shell, _holding(type(shell)), parts, config)
 
 
 keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(_Holding)
@@ -73,7 +73,7 @@ def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras
         shell = _fresh(origin, lambda entry: revive(entry, model))
     except ValueError as error:
         raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True)") from None
-    return _assemble(_holding(type(shell)), shell, _copied(model, replace, path), _state(model, origin))
+    return _fill(shell, _holding(type(shell)), _copied(model, replace, path), _state(model, origin))
 
 
 def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
@@ -84,7 +84,8 @@ def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Mo
     """
     parts = _copied(model, replace, path)
     if not is_loadable(model):
-        return _assemble(type(model), model, parts, _state(model, _origin(model)))
+        copies = {id(one): _variable_like(one) for one in own_variables(model)}
+        return _assemble(type(model), model, parts, _state(model, _origin(model)), variables=copies)
     origin = _origin(model)
     shell = _fresh(origin, lambda entry: revive(entry, model))
     for place, layer in _held(shell):
@@ -94,7 +95,7 @@ def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Mo
                 f"type {type(layer).__name__}, without which the model does not load. Create plain layers, and wrap "
                 f"the model with tfprune.wrap(model)"
             )
-    return _assemble(type(shell), shell, parts, _state(model, origin))
+    return _fill(shell, type(shell), parts, _state(model, origin))
 
 
 def change(model: keras.Model, replace: Replace, *, path: str = "") -> None:
@@ -106,21 +107,23 @@ def change(model: keras.Model, replace: Replace, *, path: str = "") -> None:
         path: The model's own path, which those of its layers begin with.
     """
 
-    def part(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if is_subclassed(layer):
-            change(layer, replace, path=_below(path, layer))
-            return layer
-        return replace(_below(path, layer), layer) or layer
+    plan: list[tuple[Any, ...]] = []
 
-    can_load = is_loadable(model)
-    origin = _origin(model) if can_load else {"build_config": model.get_build_config()}
-    target_class = _holding(type(model)) if can_load else type(model)
-    state = vars(_assemble(target_class, model, _each_once(model, part), _state(model, origin)))
-    for name in _names_of_keras() & (vars(model).keys() - state.keys()):
-        del vars(model)[name]
-    model.__class__ = target_class
-    # Keras lets a built model take no new layers: it takes over the state of one that has. Methods stay bound to it.
-    vars(model).update({name: value for name, value in state.items() if not isinstance(value, types.FunctionType)})
+    def look_at(model: keras.Model, path: str) -> None:
+        def part(layer: keras.layers.Layer) -> keras.layers.Layer:
+            if is_subclassed(layer):
+                look_at(layer, _below(path, layer))
+                return layer
+            return replace(_below(path, layer), layer) or layer
+
+        can_load = is_loadable(model)
+        origin = _origin(model) if can_load else {"build_config": model.get_build_config()}
+        target_class = _holding(type(model)) if can_load else type(model)
+        plan.append((model, target_class, _each_once(model, part), _state(model, origin)))
+
+    look_at(model, path)
+    for step in plan:  # only now, when nothing can fail any more
+        _fill(*step)
 
 
 def pairs(source: keras.layers.Layer, target: keras.layers.Layer) -> Iterator[tuple[Any, Any]]:
@@ -161,12 +164,13 @@ def _origin(model: keras.Model) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "compile_config"}
 
 
-def _state(model: keras.Model, origin: dict[str, Any]) -> dict[str, Any]:
-    return {"name": model.name, "built": model.built, "origin": origin}
+def _state(model: Any, origin: dict[str, Any]) -> dict[str, Any]:
+    return {"name": model.name, "built": model.built, "origin": origin, "trainable": model.trainable}
 
 
 def _fresh(origin: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> keras.Model:
     """Build a model as its class does; one with a `build` of its own creates its layers there."""
+    origin = copy.deepcopy(origin)  # as a `from_config` may take it apart
     entry = {name: value for name, value in origin.items() if name != "build_config"}
     model = read(entry)
     if type(model).build is not keras.Model.build:
@@ -181,20 +185,26 @@ def _below(path: str, layer: keras.layers.Layer) -> str:
 def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, keras.layers.Layer]:
     """Return copies of the layers that a model holds, some replaced."""
 
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         place, graph = _below(path, layer), as_graph(layer)
         if graph is not None:
             return rebuild(graph, lambda inner, one: replace(f"{place}/{inner}", one))
         replacement = replace(place, layer)
         return replacement if is_subclassed(layer) else copy_of(replacement or layer)
 
-    return _each_once(model, copy)
+    return _each_once(model, copied)
 
 
 def _each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[Place, Any]:
     """Call a function on every layer that a model holds; one that it holds twice gives one result."""
     made: dict[int, Any] = {}
     held = dict(_held(model))
+    lost = [layer.name for layer in model.layers if not any(layer is one for one in held.values())]
+    if lost:
+        raise ValueError(
+            f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "
+            f"{', '.join(lost)}, held elsewhere. Hold them in one of these"
+        )
     for layer in held.values():
         if id(layer) not in made:
             made[id(layer)] = make(layer)
@@ -210,7 +220,8 @@ def _names_of_keras() -> frozenset[str]:
 
 
 def _attributes(model: Any) -> dict[str, Any]:
-    return {name: value for name, value in attributes(model).items() if name not in _names_of_keras()}
+    names = _names_of_keras() if model.compiled else _names_of_keras() - {"loss", "optimizer"}  # of a loop of its own
+    return {name: value for name, value in attributes(model).items() if name not in names}
 
 
 def _held(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
@@ -227,8 +238,32 @@ def _held(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
         yield from visit((name,), value)
 
 
+def _fill(
+    model: keras.Model, model_class: Any, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
+) -> keras.Model:
+    """Put other layers into a model, and make it one of another class; it is uncompiled by this."""
+    filled = vars(_assemble(model_class, model, parts, state))
+    for name in _names_of_keras() & (vars(model).keys() - filled.keys()):
+        del vars(model)[name]
+    model.__class__ = model_class
+    # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
+    # taken over: those that the model's code made refer to the model itself.
+    vars(model).update({name: value for name, value in filled.items() if not isinstance(value, types.FunctionType)})
+    return model
+
+
+def _variable_like(variable: keras.Variable) -> keras.Variable:
+    value = keras.ops.copy(variable.value)
+    return keras.Variable(value, trainable=variable.trainable, dtype=variable.dtype, name=variable.name)
+
+
 def _assemble(
-    model_class: Any, shell: keras.Model, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
+    model_class: Any,
+    shell: keras.Model,
+    parts: dict[Place, keras.layers.Layer],
+    state: dict[str, Any],
+    *,
+    variables: dict[int, keras.Variable] | None = None,
 ) -> keras.Model:
     """Build a model that has the attributes of another, with other layers in them."""
     held = dict(_held(shell))
@@ -243,15 +278,21 @@ def _assemble(
     def fill(place: Place, value: Any) -> Any:
         if isinstance(value, keras.layers.Layer):
             return parts[place]
+        if isinstance(value, keras.Variable):
+            return (variables or {}).get(id(value), value)
         if not any(known[: len(place)] == place for known in parts):
             return value
         if isinstance(value, dict):
             return {key: fill((*place, key), item) for key, item in value.items()}
         items = [fill((*place, key), item) for key, item in enumerate(value)]
+        if hasattr(value, "_fields"):  # a namedtuple
+            return value._make(items)
         return tuple(items) if isinstance(value, tuple) else items
 
     model = model_class.__new__(model_class)
-    keras.Model.__init__(model, name=state["name"], trainable=shell.trainable, dtype=shell.dtype_policy)
+    keras.Model.__init__(model, name=state["name"], trainable=state["trainable"], dtype=shell.dtype_policy)
+    for name in ("supports_masking", "input_spec", "autocast"):
+        setattr(model, name, getattr(shell, name))
     for name, value in _attributes(shell).items():
         setattr(model, name, fill((name,), value))
     vars(model)[_ORIGIN] = state["origin"]  # past Keras, which would track a dict
@@ -264,6 +305,9 @@ def _build(model: keras.Model, build_config: dict[str, Any] | None) -> None:
     """Build what layers without a `build` of their own hold, and let the model remember its shapes."""
     if not build_config:
         return
-    if type(model).build is keras.Model.build and not all(layer.built for _, layer in units(model)):
-        model.build_from_config(build_config)
+    if type(model).build is keras.Model.build:
+        if not all(layer.built for _, layer in units(model)):
+            model.build_from_config(build_config)
+        elif "input_shape" in build_config:
+            model.build(build_config["input_shape"])
     vars(model)["get_build_config"] = functools.partial(dict, build_config)

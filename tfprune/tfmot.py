@@ -20,12 +20,12 @@ from tfprune.allocation import Weight
 from tfprune.masks import check_optimizer, pruned_layers, update_masks
 from tfprune.model import copy_with, strip
 from tfprune.patterns import Pattern
-from tfprune.prunable import PrunableLayer, as_numpy, kernels, walk
+from tfprune.prunable import PrunableLayer, as_numpy, kernels
 from tfprune.summaries import PruningSummaries
 from tfprune.tfmot_policy import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.tfmot_schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 from tfprune.tfmot_wrapper import PruneLowMagnitude, pattern_of
-from tfprune.wrapper import Pruned
+from tfprune.wrapper import Pruned, holds_pruned
 
 __all__ = [
     "ConstantSparsity",
@@ -107,16 +107,17 @@ def prune_low_magnitude(
 
 def _names_to_prune(layer: keras.layers.Layer, pattern: Pattern) -> list[str]:
     """Return the weights of a model's layer that are pruned unasked."""
-    if any(isinstance(part, Pruned) for _, part in walk(layer, stop=Pruned)):
+    if holds_pruned(layer):
         return []
     return [one.path for one in kernels(layer) if one.mixes_inputs and not pattern.refusal(one.matrix_shape)]
 
 
 def _check_pruned(model: keras.Model) -> None:
-    if not any(isinstance(layer, Pruned) for _, layer in walk(model, stop=Pruned)):
+    if not holds_pruned(model):
         raise ValueError(
             f"Expected a model with weights that can be pruned. Received: {model.name!r}, of which the policy, the "
-            f"pattern and the kinds of its layers leave none"
+            f"pattern and the kinds of its layers leave none. Choose others, or name the weights of your layers with "
+            f"tfprune.register_prunable"
         )
 
 
@@ -200,14 +201,15 @@ class UpdatePruningStep(keras.callbacks.Callback):
             logs["sparsity"] = self._sparsity
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        for path, layer in self._layers.items():
-            end, step = getattr(layer.pruning_schedule, "end_step", -1), self._seen + self._offsets[path]
-            if end > step:
-                warnings.warn(
-                    f"Training ended with batch {step}, before the pruning schedule of {path} did with batch {end}: "
-                    f"its final sparsity is not reached. Train longer, or let the schedule end earlier",
-                    stacklevel=2,
-                )
+        steps = {path: self._seen + offset for path, offset in self._offsets.items()}
+        ends = {path: getattr(layer.pruning_schedule, "end_step", -1) for path, layer in self._layers.items()}
+        early = [f"{path} (batch {steps[path]} of {end})" for path, end in ends.items() if end > steps[path]]
+        if early:
+            warnings.warn(
+                f"Training ended before the pruning schedules of these layers did, and their final sparsity is not "
+                f"reached: {', '.join(early)}. Train longer, or let the schedules end earlier",
+                stacklevel=2,
+            )
 
 
 def _due(schedule: PruningSchedule, previous: int, step: int) -> float | None:

@@ -129,7 +129,7 @@ class PruneLowMagnitude(Pruned):
     def _share(self, shape: tuple[int, ...], sparsity: float) -> float:
         if isinstance(self.pattern, NM):
             target = self.pruning_schedule.target
-            return (sparsity / target if target else 1.0) * (1 - self.pattern.n / self.pattern.m)
+            return (min(sparsity / target, 1.0) if target else 1.0) * (1 - self.pattern.n / self.pattern.m)
         if isinstance(self.pattern, Block):
             shape = (-(-shape[0] // self.pattern.rows), *shape[1:-1], -(-shape[-1] // self.pattern.cols))
         units = math.prod(shape)

@@ -36,7 +36,7 @@ class Pruned(keras.layers.Wrapper):
 
     The wrapper has the layer's name, and forward pass and gradient see weight * mask. All masks are ones at first;
     `PruningCallback` and `tfprune.update_masks` change them. Attributes and methods of the layer are found on the
-    wrapper, and see masked weights too.
+    wrapper, and see masked weights too; to set an attribute, set it on `wrapper.layer`.
 
     Args:
         layer: The layer, built or not. It is used as it is, not copied.
@@ -81,6 +81,7 @@ class Pruned(keras.layers.Wrapper):
         self.masks: dict[str, keras.Variable] = {}
         self._latents: dict[str, keras.Variable] = {}
         self._revealed: set[str] = set()
+        self._has_masks = False
         self._names: list[str] | None = None  # of the layers inside, where they were given by a configuration
         if layer.built and not self._waits():
             self._choose_kernels()
@@ -116,7 +117,7 @@ class Pruned(keras.layers.Wrapper):
         return chosen
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.masks:
+        if not self._has_masks:
             self.built = False  # Keras sets it when it revives a layer, though parts may still be missing
         # By a symbolic call: Keras hands `build` the shape of one input only, and parts may be built in the call.
         if not self.built and unbuilt(self.layer):
@@ -154,6 +155,7 @@ class Pruned(keras.layers.Wrapper):
                 trainable=False,
             )
             guard(kernel.variable, self.masks[name])
+        self._has_masks = True
 
     def _saved(self) -> dict[str, keras.Variable]:
         """Return what files hold of the wrapper itself, by names that are the same in every copy."""
@@ -188,6 +190,11 @@ class Pruned(keras.layers.Wrapper):
                 )
         for name, variable in own.items():
             variable.assign(store[name])
+
+    def trained(self) -> list[str]:
+        """Return the names of the weights whose masks may change: a layer, or parts of it, may be frozen."""
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [name for name, kernel in self.kernels.items() if id(kernel.variable) in trained]
 
     def latent(self, name: str) -> np.ndarray:
         """Return a weight's values with those that its mask hides, in the weight's own shape."""
@@ -245,8 +252,8 @@ class Pruned(keras.layers.Wrapper):
             return mask_gradient(ops.convert_to_tensor(weight), ops.convert_to_tensor(mask))
         return ops.multiply(weight, ops.cast(mask, weight.dtype))
 
-    def call(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        return self._through_masks(self.layer, training, inputs, *args, **kwargs)
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self._through_masks(self.layer, training, *args, **kwargs)
 
     def _through_masks(self, function: Callable, training: bool | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call the layer, or a method of it, where it reads its weights through the masks."""
@@ -272,7 +279,9 @@ class Pruned(keras.layers.Wrapper):
         except AttributeError:
             if name == "layer" or name.startswith("_"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
-        value = getattr(self.layer, name)
+        is_property = isinstance(inspect.getattr_static(type(self.layer), name, None), property)
+        read = functools.partial(self._through_masks, getattr, True) if is_property else getattr
+        value = read(self.layer, name)
         for weight, kernel in self.kernels.items():
             if kernel.variable is value:
                 return self._read(weight, training=True)
@@ -315,9 +324,16 @@ class Pruned(keras.layers.Wrapper):
             for name in ("layer", "criterion", "pattern", "dtype")
         }
         names = config.get("names")
+        if names and not unbuilt(parts["layer"]):
+            prunable.rename(parts["layer"], names)
         pruned = cls(**{**{name: value for name, value in config.items() if name != "names"}, **parts})
         pruned._names = names
         return pruned
+
+
+def holds_pruned(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer or model is a wrapper or has one inside."""
+    return any(isinstance(part, Pruned) for _, part in prunable.walk(layer, stop=Pruned))
 
 
 def _check_layer(layer: Any) -> None:
@@ -325,5 +341,8 @@ def _check_layer(layer: Any) -> None:
         raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}")
     if isinstance(layer, keras.Model):
         raise ValueError(f"Expected a layer. Received: the model {layer.name!r}; tfprune.wrap takes models")
-    if isinstance(layer, Pruned):
-        raise ValueError(f"Expected a layer that is not pruned yet. Received: layer {layer.name!r}, wrapped already")
+    if holds_pruned(layer):
+        raise ValueError(
+            f"Expected a layer that is not pruned yet. Received: layer {layer.name!r}, which is wrapped already or "
+            f"has a wrapper inside. Use the wrapper that there is, or wrap the plain layer, `wrapper.layer`"
+        )

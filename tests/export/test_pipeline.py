@@ -231,3 +231,15 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(monkeypatch,
     monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)
     with pytest.raises(ValueError, match="no permission to write"):
         to_tflite(build_cnn(), tmp_path / "file")
+
+
+def test_a_tolerance_of_ones_own_replaces_the_default(tmp_path):
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(8)])
+    x = np.random.default_rng(0).normal(size=(32, 16)).astype("float32")
+    with pytest.raises(ValueError, match="allow more with `tolerance`"):
+        to_tflite(model, tmp_path / "model.tflite", quantize="dynamic", check_on=x, tolerance=1e-9)
+    assert not (tmp_path / "model.tflite").exists()
+    report = to_tflite(model, tmp_path / "model.tflite", quantize="dynamic", check_on=x, tolerance=0.5)
+    assert report.tolerance == 0.5
+    with pytest.raises(ValueError, match="`tolerance` to be a number of at least 0. Received: tolerance=-1"):
+        to_tflite(model, tmp_path / "model.tflite", tolerance=-1)
