@@ -48,4 +48,4 @@ device-check: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-backends .venv-device build demo-output *.egg-info
+	rm -rf .venv .venv-backends .venv-device build demo-output fashion-output wrist-output *.egg-info
