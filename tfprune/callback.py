@@ -13,7 +13,7 @@ from tfprune.counting import sparsity_report
 from tfprune.masks import check_optimizer, pruned_layers, update_masks
 from tfprune.prunable import as_numpy
 from tfprune.schedules import Schedule
-from tfprune.slots import optimizers_of
+from tfprune.slots import optimizers_of, updates_of
 from tfprune.spec import check_count, check_sparsity
 
 _TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
@@ -135,9 +135,8 @@ class PruningCallback(keras.callbacks.Callback):
         return schedule.resolve(self.params["epochs"] * batches // accumulated, first=first)
 
     def _step(self) -> int:
-        # A model with steps of its own may hold several optimizers, `model.optimizer` unused; int() refuses a
-        # variable that is on several devices.
-        return max(int(as_numpy(optimizer.iterations)) for optimizer in optimizers_of(self.model))
+        # A model with steps of its own may hold several optimizers, `model.optimizer` unused.
+        return max(map(updates_of, optimizers_of(self.model)))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step, before = self._step(), self._sparsity

@@ -15,6 +15,11 @@ def optimizers_of(model: keras.layers.Layer) -> list[keras.optimizers.Optimizer]
     return ([] if first is None else [first]) + [one for one in others if one is not first]
 
 
+def updates_of(optimizer: keras.optimizers.Optimizer) -> int:
+    """Return how many updates an optimizer has made, cheaply, also where a variable is on many devices."""
+    return int(keras.ops.convert_to_tensor(optimizer.iterations))
+
+
 def slots_by_variable(
     optimizer: keras.optimizers.Optimizer | None, variables: Sequence[keras.Variable]
 ) -> dict[int, list[keras.Variable]]:

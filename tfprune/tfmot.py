@@ -21,6 +21,7 @@ from tfprune.masks import check_optimizer, pruned_layers, update_masks
 from tfprune.model import copy_with, strip
 from tfprune.patterns import Pattern
 from tfprune.prunable import PrunableLayer, as_numpy, kernels
+from tfprune.slots import updates_of
 from tfprune.summaries import PruningSummaries
 from tfprune.tfmot_policy import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.tfmot_schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
@@ -176,7 +177,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 f"which has none. Set model.optimizer = optimizer first, or compile the model"
             )
         check_optimizer(optimizer)
-        count = self._seen = int(as_numpy(optimizer.iterations))
+        count = self._seen = updates_of(optimizer)
         # The last mask update may belong to a batch that is not counted yet; further off, the optimizer is a new one.
         ahead = {path: int(as_numpy(layer.pruning_step)) - count for path, layer in self._layers.items()}
         self._offsets = {path: steps if steps > 1 else 0 for path, steps in ahead.items()}
@@ -184,7 +185,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Update the masks that are due before the next optimizer update."""
-        seen, self._seen = self._seen, int(as_numpy(self.model.optimizer.iterations)) + 1
+        seen, self._seen = self._seen, updates_of(self.model.optimizer) + 1
         shares: dict[str, float] = {}
         for path, layer in self._layers.items():
             first, step = seen + self._offsets[path], self._seen + self._offsets[path]
