@@ -69,6 +69,7 @@ GROUP = {
     "tfprune.export.demo_device": RUN,
     "tfprune.export.flatbuffer": FILE,
     "tfprune.export.structure": RUN,
+    "tfprune.export.editing": FILE,
     "tfprune.export.ordering": FILE,
     "tfprune.export.sparse": FILE,
     "tfprune.export.calibration": BUILD,
