@@ -8,7 +8,7 @@ demo: .venv/demo
 	$(BIN)/tfprune demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Training on the other backends of Keras, in a process each, where TensorFlow is not installed. pip takes PyTorch
 # with CUDA, some gigabytes, unless it is pointed to wheels for the CPU (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL).
