@@ -377,7 +377,9 @@ class Wrong(Basis):
 
 
 @pytest.mark.parametrize(
-    ("axes", "received"), [("hwio", "'hwio'"), (lambda layer: "o", "'o'"), (lambda layer: None, "None")], ids=str
+    ("axes", "received"),
+    [("hwio", "'hwio'"), (lambda layer: "o", "'o'"), (lambda layer: None, "None")],
+    ids=["text", "function that gives a text", "function that gives None"],
 )
 def test_axes_that_do_not_fit_are_refused(axes, received):
     register_prunable(Wrong, basis=axes)
