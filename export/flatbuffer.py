@@ -4,104 +4,21 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfprune.export.codec import IDENTIFIER
+from tfprune.export.entries import Entries
+from tfprune.export.graph import Graph, Operator, Subgraph, Tensor
+from tfprune.export.levels import Level, arrange
 from tfprune.export.report import TensorInfo
 from tfprune.export.runtime import MissingPackage, in_order
 
 VERSION = 3
 VISITS = 8  # bytes read for each byte of the file, at most: parts that point at each other could go on for ever
-PLAIN = {"float64", "float32", "float16", "int16", "int8", "uint8"}  # weights that NumPy has a type for
-WEIGHTS = PLAIN | {"bfloat16", "int4", "uint4", "int2"}
-NUMBERS = PLAIN | {"bool", "int32", "uint32", "int64", "uint64", "uint16", "complex64", "complex128"}
-PACKED = {"int4": 4, "uint4": 4, "int2": 2}  # bits per entry of the types that share bytes
 WRONG = (struct.error, IndexError, TypeError, ValueError, OverflowError)  # what reading nonsense raises
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of one graph.
-
-    Attributes:
-        name: Its name in the file.
-        shape: Its shape, as the interpreter allocates it; free dimensions are 1.
-        dtype: Type of its entries, such as `int8`.
-        constant: True when its values are in the file.
-        sparse: True when only some of the entries are stored.
-        size: Number of entries.
-        nnz: Entries that do not mean zero (for quantized values: that differ from the zero point). None when
-            there are no values in the file, or the type is no number.
-        bytes: What the values take in the file, without the positions of a sparse tensor.
-        buffer: Where they lie: tensors with the same buffer share their values.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    constant: bool
-    sparse: bool
-    size: int
-    nnz: int | None
-    bytes: int
-    buffer: int
-
-    @property
-    def weight(self) -> bool:
-        """True for a kernel or an embedding: constant real numbers of rank 2 or more."""
-        return self.constant and len(self.shape) >= 2 and self.dtype in WEIGHTS and self.nnz is not None
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One step of a graph: its name and the places of its tensors (-1 for an optional one left out)."""
-
-    name: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Subgraph:
-    """A graph: the main one, or the body of a loop or a branch."""
-
-    name: str
-    tensors: tuple[Tensor, ...]
-    operators: tuple[Operator, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """What a .tflite file holds.
-
-    Attributes:
-        subgraphs: The main graph first.
-        inputs: Inputs of the main graph, in the order in which `Runner` takes a list.
-        outputs: Outputs of the main graph, in the order in which `Runner` returns a list.
-    """
-
-    subgraphs: tuple[Subgraph, ...]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-
-    @property
-    def ops(self) -> dict[str, int]:
-        """How often each operator occurs, in all graphs, by name."""
-        names = [operator.name for graph in self.subgraphs for operator in graph.operators]
-        return dict(sorted(Counter(names).items()))
-
-    @property
-    def weights(self) -> tuple[Tensor, ...]:
-        """Kernels and embeddings of all graphs, those that share their values once."""
-        found = {tensor.buffer: tensor for graph in self.subgraphs for tensor in graph.tensors if tensor.weight}
-        return tuple(found.values())
 
 
 def read(data: bytes) -> Graph:
@@ -145,10 +62,17 @@ class _Reader:
         self._data = data
         self._model = schema.Model.GetRootAs(data, 0)
         self._left = VISITS * len(data)
-        self._counted: dict[tuple[Any, ...], int] = {}
+        self._counted: dict[tuple[Any, ...], int | None] = {}
         self._types = _names(schema.TensorType)
         self._builtins = _names(schema.BuiltinOperator)
         self._custom = schema.BuiltinOperator.CUSTOM
+        self._dense = schema.DimensionType.DENSE
+        kinds = schema.SparseIndexVector
+        self._vectors = {
+            kinds.Uint8Vector: schema.Uint8Vector,
+            kinds.Uint16Vector: schema.Uint16Vector,
+            kinds.Int32Vector: schema.Int32Vector,
+        }
 
     def graph(self) -> Graph:
         model = self._model
@@ -195,26 +119,48 @@ class _Reader:
         place = _place(table.Buffer(), buffers)
         values = self._values(buffers[place]) if place else b""
         constant = len(values) > 0 and not table.IsVariable()
-        sparse = table.Sparsity() is not None
-        size = math.prod(shape)
-        nnz = None
+        sparse, size = table.Sparsity() is not None, math.prod(shape)
+        entries = nnz = None
         if constant and not table.ExternalBuffer():
-            stored = None if sparse else size
-            nnz = self._nnz(values, dtype, stored, shape=shape, table=table, key=place)
-        return Tensor(name, shape, dtype, constant, sparse, size, nnz, len(values), place)
+            zeros, axis = self._zero_points(table) if "int" in dtype else ((0,), 0)
+            raw = np.frombuffer(values, np.uint8)
+            entries = Entries(raw, dtype, shape, zeros, axis, self._levels(table.Sparsity(), shape))
+            nnz = self._nnz(entries, place)
+        if nnz is None:
+            entries = None
+        return Tensor(name, shape, dtype, constant, sparse, size, nnz, len(values), place, entries)
 
-    def _nnz(
-        self, values: Any, dtype: str, stored: int | None, *, shape: tuple[int, ...], table: Any, key: int
-    ) -> int | None:
-        zeros, axis = self._zero_points(table) if "int" in dtype else ((0,), 0)
-        seen = (key, dtype, shape, zeros, axis)
+    def _nnz(self, entries: Entries, place: int) -> int | None:
+        seen = (place, entries.dtype, entries.shape, entries.zeros, entries.axis, entries.levels is None)
         if seen not in self._counted:
-            self._spend(len(values))
-            entries = _entries(values, dtype, stored)
-            if entries is None:
-                return None
-            self._counted[seen] = _count(entries, zeros, axis, None if stored is None else shape)
+            self._spend(entries.raw.nbytes)
+            self._counted[seen] = entries.nnz()
         return self._counted[seen]
+
+    def _levels(self, table: Any, shape: tuple[int, ...]) -> tuple[Level, ...] | None:
+        if table is None:
+            return None
+        tables = self._tables(table.DimMetadata, table.DimMetadataLength())
+        stored = [self._level(dimension) for dimension in tables]
+        order = self._numbers(table.TraversalOrderAsNumpy())
+        return arrange(shape, order, blocks=self._numbers(table.BlockMapAsNumpy()), stored=stored)
+
+    def _level(self, table: Any) -> Level:
+        if table.Format() == self._dense:
+            return Level(table.DenseSize())
+        segments = self._indices(table.ArraySegmentsType(), table.ArraySegments())
+        return Level(0, 0, segments, self._indices(table.ArrayIndicesType(), table.ArrayIndices()))
+
+    def _indices(self, kind: int, table: Any) -> np.ndarray:
+        if kind not in self._vectors or table is None:
+            raise ValueError("a dimension of a sparse tensor has no places")
+        vector = self._vectors[kind]()
+        vector.Init(table.Bytes, table.Pos)
+        numbers = vector.ValuesAsNumpy()
+        if isinstance(numbers, int):
+            return np.zeros(0, np.uint8)
+        self._spend(numbers.nbytes)
+        return numbers
 
     def _zero_points(self, table: Any) -> tuple[tuple[int, ...], int]:
         quantization = table.Quantization()
@@ -287,33 +233,3 @@ def _place(index: int, items: Any) -> int:
 
 def _names(enumeration: Any) -> dict[int, str]:
     return {value: name.lower() for name, value in vars(enumeration).items() if isinstance(value, int)}
-
-
-def _entries(values: Any, dtype: str, stored: int | None) -> np.ndarray | None:
-    """Return the stored entries as a flat array of numbers, None for a type that NumPy does not have."""
-    raw = np.frombuffer(values, np.uint8)
-    if dtype in PACKED:
-        bits = PACKED[dtype]
-        parts = [raw >> shift & (2**bits - 1) for shift in range(0, 8, bits)]
-        entries = np.stack(parts, axis=-1).ravel()[:stored].astype(np.int8)
-        if dtype.startswith("int"):
-            entries[entries >= 2 ** (bits - 1)] -= 2**bits
-    elif dtype == "bfloat16":
-        entries = raw.view("<u2") & 0x7FFF  # the sign does not matter: -0.0 is zero
-    elif dtype in NUMBERS:
-        entries = raw.view(np.dtype(dtype).newbyteorder("<"))
-    else:
-        return None
-    if stored is not None and entries.size != stored:
-        raise ValueError(f"a {dtype} tensor of {stored:,} entries has {len(raw):,} bytes")
-    return entries
-
-
-def _count(entries: np.ndarray, zeros: tuple[int, ...], axis: int, shape: tuple[int, ...] | None) -> int:
-    if len(zeros) == 1:
-        return int(np.count_nonzero(entries != zeros[0] if zeros[0] else entries))
-    if shape is None or not 0 <= axis < len(shape) or shape[axis] != len(zeros):
-        raise ValueError(f"{len(zeros)} zero points do not fit the tensor")
-    along = [1] * len(shape)
-    along[axis] = len(zeros)
-    return int(np.count_nonzero(entries.reshape(shape) != np.reshape(zeros, along)))

@@ -14,7 +14,8 @@ import numpy as np
 
 from tfprune.export.codec import Source, read_model
 from tfprune.export.endpoint import random_input
-from tfprune.export.flatbuffer import WEIGHTS, Graph
+from tfprune.export.entries import WEIGHTS
+from tfprune.export.graph import Graph
 from tfprune.export.process import read_job, run_module, serve, write_job
 from tfprune.export.report import VerifyReport
 from tfprune.export.runtime import Runner

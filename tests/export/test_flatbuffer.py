@@ -55,6 +55,21 @@ def quantization(*zero_points, axis=0):
     return parameters
 
 
+def sparsity(rows=10, order=(0, 1), kind=schema.SparseIndexVector.Uint8Vector):
+    """Three stored entries of a matrix: one in the first row, two in the last."""
+    parameters = schema.SparsityParametersT()
+    parameters.traversalOrder = list(order)
+    dense, sparse = schema.DimensionMetadataT(), schema.DimensionMetadataT()
+    dense.format, dense.denseSize = schema.DimensionType.DENSE, rows
+    sparse.format = schema.DimensionType.SPARSE_CSR
+    sparse.arraySegmentsType, sparse.arraySegments = kind, schema.Uint8VectorT()
+    sparse.arraySegments.values = [0] + [1] * 9 + [3]
+    sparse.arrayIndicesType, sparse.arrayIndices = schema.SparseIndexVector.Int32Vector, schema.Int32VectorT()
+    sparse.arrayIndices.values = [7, 2, 5]
+    parameters.dimMetadata = [dense, sparse]
+    return parameters
+
+
 def only_tensor(data):
     return read(data).subgraphs[0].tensors[0]
 
@@ -150,9 +165,20 @@ def test_strings_and_sparse_tensors_are_told_apart():
     text = only_tensor(build({"shape": [2, 1], "type": TYPES.STRING, "name": b"s", "data": b"some text"}))
     assert (text.constant, text.nnz, text.weight) == (True, None, False)
     stored = np.array([1, 0, 2], "<f4").tobytes()
-    sparse = {"shape": [10, 10], "name": b"w", "data": stored, "sparsity": schema.SparsityParametersT()}
-    tensor = only_tensor(build(sparse))
+    tensor = only_tensor(build({"shape": [10, 10], "name": b"w", "data": stored, "sparsity": sparsity()}))
     assert (tensor.sparse, tensor.size, tensor.nnz, tensor.bytes) == (True, 100, 2, 12)
+    assert tensor.entries.index_bytes == 11 + 3 * 4
+    ((places, values),) = tensor.entries.pieces()
+    assert (places.tolist(), values.tolist()) == ([7, 95], [1, 2])
+
+
+def test_sparse_tensors_whose_dimensions_lie_are_refused():
+    fields = {"shape": [10, 10], "name": b"w", "data": bytes(12)}
+    for change in ({"rows": 9}, {"order": [0]}, {"order": [0, 0]}, {"kind": 0}):
+        with pytest.raises(ValueError, match="of a sparse tensor"):
+            read(build({**fields, "sparsity": sparsity(**change)}))
+    with pytest.raises(ValueError, match="of a sparse tensor"):
+        read(build({**fields, "sparsity": schema.SparsityParametersT()}))
 
 
 def test_shared_values_are_one_weight():
