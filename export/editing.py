@@ -45,8 +45,8 @@ def load(data: bytes) -> schema.ModelT:
         ) from error
     if _keeps_values_outside(model):
         raise ValueError(
-            "Expected a TFLite file that keeps its values in the flatbuffer. Received: one of more than 2 GB, or with "
-            "files beside it. Leave it as it is."
+            "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
+            "other files. Leave it as it is."
         )
     return model
 

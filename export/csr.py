@@ -1,0 +1,104 @@
+"""Sparse forms of one array: the stored values, and where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+INDEX_TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<i4"))  # those that the format has, smallest first
+BLOCK = 4  # entries: the only length for which the runtime has a kernel
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An array of which runs of entries are stored.
+
+    The array is walked in `order`; all dimensions are walked in full, but for the last of the order, of which only
+    the entries named in `indices` are stored.
+
+    Attributes:
+        values: The stored entries, one after the other.
+        order: Dimensions, outermost first.
+        segments: Where the entries of each row begin in `indices`, and where the last one ends.
+        indices: Places along the last dimension, counted in blocks.
+        block: Consecutive entries of the last dimension that are stored together; 1 for single entries.
+    """
+
+    values: np.ndarray
+    order: tuple[int, ...]
+    segments: np.ndarray
+    indices: np.ndarray
+    block: int = 1
+
+    @property
+    def form(self) -> str:
+        """How reports call it."""
+        return "csr" if self.block == 1 else "block"
+
+    @property
+    def raw(self) -> np.ndarray:
+        """The values as plain bytes."""
+        return np.ascontiguousarray(self.values).view(np.uint8)
+
+    @property
+    def bytes(self) -> int:
+        """What values and places take together."""
+        return self.values.nbytes + self.segments.nbytes + self.indices.nbytes
+
+
+def encode(array: np.ndarray) -> Encoded:
+    """Keep the entries that are not zero, walked in the order that takes the fewest bytes.
+
+    A dimension of at most 256 entries needs one byte for a place, so it can pay to walk another one last.
+
+    Args:
+        array: Any numbers, of rank 1 or more.
+
+    Returns:
+        The smallest form; of two equal ones that with the later dimension last.
+
+    Example:
+        >>> encode(np.array([[0, 7, 0], [5, 0, 6]], np.int8)).indices
+        array([1, 0, 2], dtype=uint8)
+    """
+    return min((_rows(array, order) for order in _orders(array.shape)), key=lambda encoded: encoded.bytes)
+
+
+def encode_blocks(array: np.ndarray) -> Encoded:
+    """Keep the blocks of four entries along the last dimension that are not all zero.
+
+    Args:
+        array: Any numbers; the length of the last dimension is a multiple of four.
+
+    Returns:
+        The blocks in row-major order.
+    """
+    blocks = array.reshape(-1, array.shape[-1] // BLOCK, BLOCK)
+    kept = (blocks != 0).any(axis=-1)
+    return _encoded(kept, blocks[kept].ravel(), tuple(range(array.ndim)), BLOCK)
+
+
+def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the orders worth a try: with each dimension last that is longer than one entry."""
+    dimensions = range(len(shape))
+    for last in [place for place in reversed(dimensions) if shape[place] > 1] or [len(shape) - 1]:
+        yield (*(place for place in dimensions if place != last), last)
+
+
+def _rows(array: np.ndarray, order: tuple[int, ...]) -> Encoded:
+    rows = array.transpose(order).reshape(-1, array.shape[order[-1]])
+    kept = rows != 0
+    return _encoded(kept, rows[kept], order, 1)
+
+
+def _encoded(kept: np.ndarray, values: np.ndarray, order: tuple[int, ...], block: int) -> Encoded:
+    segments = np.concatenate([[0], np.cumsum(np.count_nonzero(kept, axis=1))])
+    return Encoded(values, order, _narrow(segments), _narrow(np.nonzero(kept)[1]), block)
+
+
+def _narrow(numbers: np.ndarray) -> np.ndarray:
+    """Store whole numbers in the smallest type that holds them all."""
+    most = numbers.max(initial=0)
+    return numbers.astype(next(kind for kind in INDEX_TYPES if most <= np.iinfo(kind).max))
