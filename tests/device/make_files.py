@@ -1,29 +1,60 @@
-"""Make the files that check.py runs where Keras and TensorFlow are not installed."""
+"""Make the files that check.py runs where Keras and TensorFlow are not installed: python make_files.py FOLDER."""
 
+from __future__ import annotations
+
+import json
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
+from models import MODELS, Network, network
 
-import tfprune
-from tfprune.export import to_tflite
+from tfprune.export import codec, to_tflite
 
-folder = Path(sys.argv[1])
-folder.mkdir(parents=True, exist_ok=True)
-keras.utils.set_random_seed(0)
-model = tfprune.wrap(
-    keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Conv2D(8, 3, activation="relu"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10),
-        ]
-    )
-)
-tfprune.update_masks(model, 0.8)
-x = np.random.default_rng(0).random((20, 8, 8, 1), dtype=np.float32)
-to_tflite(model, folder / "float32.tflite", check_on=x)
-to_tflite(model, folder / "int8.tflite.xz", quantize="int8", calibration=[x], compress="xz")
-np.savez(folder / "samples.npz", x=x, y=model.predict(x, verbose=0))
+# How far a file may be from Keras, as a fraction of the largest output.
+TOLERANCES = {None: 1e-5, "float16": 2e-3, "dynamic": 0.05, "int8": 0.15}
+FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "tflite": bytes,
+    "tflite.xz": lambda content: codec.encode(content, "xz"),
+}
+
+
+def make(name: str, folder: Path) -> list[dict]:
+    """Write every form of a model's files, the samples and Keras' outputs; return a row for each file."""
+    made = network(name)
+    _write_arrays(folder / f"{name}.npz", made)
+    rows = []
+    for quantize, tolerance in TOLERANCES.items():
+        content = _converted(made, quantize)
+        for suffix, form in FORMS.items():
+            path = folder / f"{name}_{quantize or 'float32'}.{suffix}"
+            path.write_bytes(form(content))
+            rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": tolerance})
+    return rows
+
+
+def _converted(made: Network, quantize: str | None) -> bytes:
+    calibration = [made.samples] if quantize == "int8" else None
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "model.tflite")
+        to_tflite(made.model, path, quantize=quantize, calibration=calibration, check_on=made.samples)
+        return path.read_bytes()
+
+
+def _write_arrays(path: Path, made: Network) -> None:
+    """Name the arrays so that their order survives: input_0 and on in the model's order, output_0 and on."""
+    outputs = made.model(made.samples if len(made.samples) > 1 else next(iter(made.samples.values())))
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    arrays = {f"input_{place}": array for place, array in enumerate(made.samples.values())}
+    arrays |= {f"output_{place}": keras.ops.convert_to_numpy(array) for place, array in enumerate(outputs)}
+    np.savez(path, **arrays)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    files = {name: make(name, target) for name in MODELS}
+    (target / "files.json").write_text(json.dumps(files, indent=2), encoding="utf-8")

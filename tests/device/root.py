@@ -13,8 +13,24 @@ import sys
 import tarfile
 from pathlib import Path
 
-PACKAGES = """python3.13-minimal libpython3.13-minimal libpython3.13-stdlib python3.13-venv python3-pip-whl libc6
-libgcc-s1 libstdc++6 zlib1g libexpat1 libssl3t64 libffi8 libbz2-1.0 liblzma5 libuuid1 libzstd1""".split()
+PACKAGES = [
+    "python3.13-minimal",
+    "libpython3.13-minimal",
+    "libpython3.13-stdlib",
+    "python3.13-venv",
+    "python3-pip-whl",
+    "libc6",
+    "libgcc-s1",
+    "libstdc++6",
+    "zlib1g",
+    "libexpat1",
+    "libssl3t64",
+    "libffi8",
+    "libbz2-1.0",
+    "liblzma5",
+    "libuuid1",
+    "libzstd1",
+]
 WHEELS = ("ai-edge-litert", "numpy")
 TAGS = [f"manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_17", "2014")]
 EMULATOR = "./usr/bin/qemu-aarch64"  # static, so that it runs from any place
@@ -37,7 +53,7 @@ def obstacle() -> str:
 
 def build(root: Path) -> Path:
     """Return the Python of a whole root; what the same script built before is kept."""
-    stamp = hashlib.sha256(Path(__file__).read_bytes() + str(root).encode()).hexdigest()
+    stamp = hashlib.sha256(repr((PACKAGES, WHEELS, SCRIPT, str(root))).encode()).hexdigest()
     ready = root / "READY"
     if not (ready.exists() and ready.read_text(encoding="utf-8") == stamp):
         shutil.rmtree(root, ignore_errors=True)
