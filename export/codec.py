@@ -9,12 +9,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tfprune.export.structure import check_whole
+from tfprune.export.packed import LIMIT, MAGIC, unpack
+from tfprune.export.packing import pack
+from tfprune.export.structure import IDENTIFIER, check_whole
 
-LIMIT = 2**31  # a flatbuffer's offsets reach no further
+__all__ = ["IDENTIFIER", "Source", "check_method", "check_target", "decode", "encode", "read_model", "source_name"]
+__all__ += ["read_source", "write_atomically"]
+
+METHODS = (None, "gzip", "xz", "packed")
 XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
-IDENTIFIER = b"TFL3"
 GZIP = b"\x1f\x8b"
 XZ = b"\xfd7zXZ\x00"
 
@@ -26,13 +30,14 @@ def encode(data: bytes, method: str | None) -> bytes:
 
     Args:
         data: What to pack.
-        method: None (as it is), "gzip" or "xz", each at its strongest setting.
+        method: None (as it is), "gzip" or "xz", each at its strongest setting, or "packed", which is smaller for
+            a TFLite file, and for nothing else.
 
     Returns:
         The packed bytes, which `decode` turns back.
 
     Raises:
-        ValueError: For another method.
+        ValueError: For another method, or for "packed" with what is no TFLite file.
 
     Example:
         >>> decode(encode(b"weights", "xz"))
@@ -45,6 +50,8 @@ def encode(data: bytes, method: str | None) -> bytes:
         return packer.compress(data) + packer.flush()
     if method == "xz":
         return lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+    if method == "packed":
+        return pack(data)
     return bytes(data)
 
 
@@ -52,14 +59,14 @@ def check_method(method: str | None) -> None:
     """Refuse what `encode` cannot do.
 
     Raises:
-        ValueError: For anything but None, "gzip" and "xz".
+        ValueError: For anything but None, "gzip", "xz" and "packed".
     """
-    if method not in (None, "gzip", "xz"):
-        raise ValueError(f"Expected `compress` to be None, 'gzip' or 'xz'. Received: compress={method!r}")
+    if method not in METHODS:
+        raise ValueError(f"Expected `compress` to be None, 'gzip', 'xz' or 'packed'. Received: compress={method!r}")
 
 
 def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
-    """Unpack gzip or xz bytes, known by how they begin; let all others through.
+    """Unpack gzip, xz or packed bytes, known by how they begin; let all others through.
 
     Args:
         data: Packed or plain bytes.
@@ -76,6 +83,8 @@ def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
         return _unpack(zlib.decompressobj(GZIP_FORMAT), data, method="gzip", limit=limit)
     if data.startswith(XZ):
         return _unpack(lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY), data, method="xz", limit=limit)
+    if data.startswith(MAGIC):
+        return unpack(data, limit=limit)
     if len(data) > limit:
         raise ValueError(f"Expected at most {limit:,} bytes. Received: {len(data):,}. This is no TFLite file.")
     return data
@@ -122,7 +131,7 @@ def read_model(source: Source) -> bytes:
         raise ValueError(f"Cannot unpack {name}. {error}") from error
     if data[4:8] != IDENTIFIER:
         raise ValueError(
-            f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain or packed with gzip or xz. "
+            f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "
             f"Received: {name}, whose content begins with {data[:8]!r}."
         )
     try:
@@ -133,6 +142,15 @@ def read_model(source: Source) -> bytes:
             "Copy the file again."
         ) from error
     return data
+
+
+def is_model_file(path: str | os.PathLike[str]) -> bool:
+    """Tell by its first bytes whether a file is a TFLite file, plain or packed; a missing file is none."""
+    if not Path(path).is_file():
+        return False
+    with Path(path).open("rb") as stream:
+        head = stream.read(8)
+    return head[4:] == IDENTIFIER or head.startswith((GZIP, XZ))
 
 
 def source_name(source: Source) -> str:
