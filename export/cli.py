@@ -74,9 +74,10 @@ def _demo(options: argparse.Namespace) -> Any:
 
 
 def _add_inspect(commands: Any) -> None:
-    text = "List what a .tflite file holds: inputs, outputs, operators, and the zeros of each weight."
+    text = "List what a .tflite file holds: inputs, outputs, operators, the zeros of each weight and what they save."
     parser = _add(commands, "inspect", _inspect, text=text, extra="device")
     _add_model(parser)
+    parser.add_argument("--html", metavar="PAGE", help="also write a page with pictures of the zeros, for a browser")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +85,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> Any:
+    from tfprune.export.codec import write_atomically
     from tfprune.export.inspection import inspect
+    from tfprune.export.page import page
 
+    if options.html:
+        write_atomically(options.html, page(options.model).encode())
     return inspect(options.model)
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from tfprune.export.codec import Source, read_model, read_source, source_name
 from tfprune.export.flatbuffer import read
 from tfprune.export.graph import Graph, Tensor
-from tfprune.export.report import Report, TensorInfo, fraction_of_zeros, shape_text
+from tfprune.export.report import Report, TensorInfo, fraction_of_zeros, shape_text, shortened
 from tfprune.export.storage import TITLES, Coding, codings, total
 from tfprune.report import table
+
+NAME = 48  # characters of a name in a table; the converter joins the names of all that it fuses
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class ModelReport(Report):
     def _weights(self) -> str:
         lines = [
             [
-                row.name,
+                shortened(row.name, NAME),
                 shape_text(row.shape),
                 row.type_text,
                 f"{row.size:,}",
@@ -113,7 +115,7 @@ class ModelReport(Report):
 
     def _storage(self) -> str:
         header = ["bytes of values + positions", *TITLES.values()]
-        lines = [[row.name, *map(_cell, row.codings)] for row in self.rows]
+        lines = [[shortened(row.name, NAME), *map(_cell, row.codings)] for row in self.rows]
         return table(header, [*lines, ["all weights", *map(_cell, self.codings)]])
 
     def _totals(self) -> str:

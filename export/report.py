@@ -197,6 +197,11 @@ def shape_text(shape: tuple[int | None, ...]) -> str:
     return "x".join("?" if length is None else str(length) for length in shape) or "scalar"
 
 
+def shortened(text: str, length: int) -> str:
+    """Cut the middle out of a text that is longer than so many characters."""
+    return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
+
+
 def _zeros(nnz: int, size: int, sparsity: float) -> str:
     return f"{nnz:,} of {size:,} entries non-zero ({sparsity:.1%} zeros)"
 
