@@ -12,11 +12,14 @@ _HOME = {
     "Runner": "tfprune.export.runtime",
     "benchmark": "tfprune.export.benchmarking",
     "inspect": "tfprune.export.inspection",
+    "make_sparse_ready": "tfprune.export.mirror",
+    "pack": "tfprune.export.packing",
     "to_tflite": "tfprune.export.pipeline",
+    "unpack": "tfprune.export.packed",
     "verify": "tfprune.export.verification",
 }
 
-__all__ = ["Runner", "benchmark", "inspect", "to_tflite", "verify"]
+__all__ = ["Runner", "benchmark", "inspect", "make_sparse_ready", "pack", "to_tflite", "unpack", "verify"]
 
 
 def __getattr__(name: str) -> Any:
