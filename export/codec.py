@@ -13,9 +13,6 @@ from tfprune.export.packed import LIMIT, MAGIC, unpack
 from tfprune.export.packing import pack
 from tfprune.export.structure import IDENTIFIER, check_whole
 
-__all__ = ["IDENTIFIER", "Source", "check_method", "check_target", "decode", "encode", "read_model", "source_name"]
-__all__ += ["read_source", "write_atomically"]
-
 METHODS = (None, "gzip", "xz", "packed")
 XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum

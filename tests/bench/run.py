@@ -19,6 +19,7 @@ COMMANDS = [
     ["steps.py", "mlp"],
     ["wrapping.py"],
     ["digits.py"],
+    ["sizes.py"],
 ]
 
 

@@ -1,0 +1,129 @@
+"""Pack a .tflite file: take its weights out, code each as streams that suit it, and the rest as it is."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from tfprune.export.coders import compress, compress_quickly
+from tfprune.export.packed import HEADER, LARGEST, LIMIT, MAGIC, PIECE, SMALLEST, STREAM, VERSION, as_bytes
+from tfprune.export.scales import find_scaled
+from tfprune.export.streams import FORMS, SCALED, SPLITS, Form, split
+from tfprune.export.structure import IDENTIFIER, long_vectors
+
+WHOLE = 2**16  # files up to so many bytes are packed in one stream, too, in case that is smaller
+SAMPLE = 2**15  # bytes of a piece on which forms are compared
+PLAIN = Form(1, "plain")
+
+
+class Piece(NamedTuple):
+    """A part of the file, split and packed."""
+
+    start: int
+    size: int
+    form: Form
+    detail: int
+    streams: tuple[tuple[int, bytes], ...]
+
+    @property
+    def cost(self) -> int:
+        """Bytes in the packed file, those in the table counted before it is packed."""
+        return PIECE.itemsize + sum(STREAM.itemsize + len(packed) for _, packed in self.streams)
+
+
+def pack(data: bytes) -> bytes:
+    """Pack a .tflite file without loss; pruned and quantized weights get within about 1 % of their entropy.
+
+    Nothing but the standard library and NumPy is needed to unpack it. The same bytes give the same result with the
+    same zlib and liblzma.
+
+    Args:
+        data: A plain .tflite file, at most 2 GiB.
+
+    Returns:
+        The packed file, usually named `.tfz`: for `unpack`, and for all that reads model files here. It is at most
+        30 bytes longer than the original.
+
+    Raises:
+        TypeError: If `data` is no bytes.
+        ValueError: If this is no whole TFLite file, or one above 2 GiB.
+
+    Reference:
+        Han, S., Mao, H. and Dally, W. J. Deep Compression. ICLR 2016. arXiv:1510.00149 (coding of pruned weights).
+
+    Example:
+        >>> Path("digits.tfz").write_bytes(pack(Path("digits.tflite").read_bytes()))  # doctest: +SKIP
+    """
+    data = as_bytes(data)
+    if data[4:8] != IDENTIFIER or len(data) > LIMIT:
+        raise ValueError(
+            f"Expected a plain TFLite file (bytes 4 to 8 are {IDENTIFIER!r}) of at most {LIMIT:,} bytes. Received: "
+            f"{len(data):,} bytes that begin with {data[:8]!r}."
+        )
+    try:
+        ranges = [*_ranges(data)]
+    except ValueError as error:
+        raise ValueError(
+            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short ({error}). "
+            "Copy the file again."
+        ) from error
+    packed = _build(data, _pieces(data, ranges))
+    return packed if len(data) > WHOLE else min(packed, _build(data, []), key=len)
+
+
+def _pieces(data: bytes, ranges: list[tuple[int, int]]) -> list[Piece]:
+    """Split and pack parts of a file where that makes them smaller; those last that come from others."""
+    found = find_scaled([memoryview(data)[start : start + size] for start, size in ranges])
+    needed = {other for other, _ in found.values()}
+    places, pieces = {}, []
+    for place, (start, size) in enumerate(ranges):
+        if place in found:
+            continue
+        content = data[start : start + size]
+        piece = _piece(content, _form(content), compress, start=start)
+        if place in needed or piece.cost < size:
+            places[place] = len(pieces)
+            pieces.append(piece)
+    for place, (other, factor) in found.items():
+        pieces.append(Piece(*ranges[place], SCALED, places[other] + factor * 2**32, ()))
+    return pieces
+
+
+def _ranges(data: bytes) -> Iterator[tuple[int, int]]:
+    for start, size in long_vectors(data, smallest=SMALLEST):
+        for first in range(0, size, LARGEST):
+            length = min(LARGEST, size - first)
+            if length >= SMALLEST:
+                yield start + first, length
+
+
+def _piece(content: bytes, form: Form, coder: Callable[[bytes], tuple[int, bytes]], *, start: int = 0) -> Piece:
+    common, streams = split(content, form)
+    return Piece(start, len(content), form, common, tuple(map(coder, streams)))
+
+
+def _form(content: bytes) -> Form:
+    """Choose how to split: by quick coders, unless repeats in the whole count for more, which a slow one shows."""
+    size = min(len(content), SAMPLE)
+    start = (len(content) - size) // 2 // 4 * 4
+    sample = content[start : start + size]
+    fitting = [form for form in SPLITS if len(content) % form.width == 0]
+    quick = min(fitting, key=lambda form: _piece(sample, form, compress_quickly).cost)
+    return min((quick, PLAIN), key=lambda form: _piece(sample, form, compress).cost)
+
+
+def _build(data: bytes, pieces: list[Piece]) -> bytes:
+    rest, end = bytearray(), 0
+    for piece in sorted(pieces):
+        rest += data[end : piece.start]
+        end = piece.start + piece.size
+    rest += data[end:]
+    streams = [compress(bytes(rest)), *(stream for piece in pieces for stream in piece.streams)]
+    records = [(piece.start, piece.size, FORMS.index(piece.form), piece.detail) for piece in pieces]
+    sizes = [(coder, len(packed)) for coder, packed in streams]
+    coder, table = compress(np.array(records, PIECE).tobytes() + np.array(sizes, STREAM).tobytes())
+    header = HEADER.pack(MAGIC, VERSION, len(data), zlib.crc32(data), len(pieces), coder, len(table))
+    return b"".join([header, table, *(packed for _, packed in streams)])

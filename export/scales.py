@@ -1,0 +1,80 @@
+"""Vectors of floats that are another one times a number: in an integer file the scales of every bias are such.
+
+A bias is held in steps of (scale of the input) x (scale of the weight), channel by channel, so that its scales need
+not be stored beside those of the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+Buffer = bytes | memoryview
+TRIED = 3  # vectors of a group that are tried as the one that the others come from
+TINY = np.finfo(np.float32).tiny  # smaller products are not the same on every processor
+
+
+def scaled(reference: Buffer, factor: int) -> bytes:
+    """Multiply a vector of float32.
+
+    Args:
+        reference: The vector's bytes.
+        factor: The number's bits.
+
+    Returns:
+        The product's bytes.
+
+    Example:
+        >>> scaled(np.float32([1, 2]).tobytes(), int(np.float32(3).view(np.uint32))) == np.float32([3, 6]).tobytes()
+        True
+    """
+    number = np.uint32(factor).view(np.float32)
+    with np.errstate(all="ignore"):
+        return (np.frombuffer(reference, "<f4") * number).astype("<f4").tobytes()
+
+
+def find_scaled(vectors: Sequence[Buffer]) -> dict[int, tuple[int, int]]:
+    """Find vectors that are another one times a number, to the bit.
+
+    Args:
+        vectors: Bytes of any kind.
+
+    Returns:
+        For the place of each such vector the place of the other, which is not itself such a vector, and the bits of
+        the number.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    for group in _groups(vectors):
+        tried = [_from_one(vectors, group, place) for place in group[:TRIED]]
+        found |= max(tried, key=len)
+    return found
+
+
+def _groups(vectors: Sequence[Buffer]) -> Iterator[list[int]]:
+    """Yield places of vectors with their largest and smallest entries at the same places, as a factor leaves them."""
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for place, vector in enumerate(vectors):
+        if len(vector) % 4 == 0:
+            entries = np.abs(np.frombuffer(vector, "<f4"))
+            if np.isfinite(entries).all() and entries.max(initial=0) >= TINY:
+                key = (len(vector), int(entries.argmax()), int(entries.argmin()))
+                groups.setdefault(key, []).append(place)
+    yield from (group for group in groups.values() if len(group) > 1)
+
+
+def _from_one(vectors: Sequence[Buffer], group: list[int], place: int) -> dict[int, tuple[int, int]]:
+    factors = {other: _factor(vectors[place], vectors[other]) for other in group if other != place}
+    return {other: (place, factor) for other, factor in factors.items() if factor is not None}
+
+
+def _factor(reference: Buffer, vector: Buffer) -> int | None:
+    """Return the bits of the number that turns one vector into the other, if there is one."""
+    entries, wanted = np.frombuffer(reference, "<f4"), np.frombuffer(vector, "<f4")
+    if (np.abs(wanted[wanted != 0]) < TINY).any():
+        return None
+    largest = np.abs(entries).argmax()
+    with np.errstate(all="ignore"):
+        guess = int((wanted[largest] / entries[largest]).view(np.uint32))
+    # Both the product and the quotient are rounded, so the number may be two steps away.
+    return next((bits for bits in range(max(guess - 2, 0), guess + 3) if scaled(reference, bits) == vector), None)

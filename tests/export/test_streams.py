@@ -1,0 +1,108 @@
+"""Splitting of entries into streams. The truth is a table worked out by hand, and a decoder in plain loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfprune.export.streams import FORMS, SCALED, SPLITS, Form, join, split
+
+ENTRIES = np.array([5, 0, 0, 0x1234, 0, 0x0100], "<u2").tobytes()
+BY_HAND = {
+    Form(1, "plain"): (0, [ENTRIES]),
+    Form(2, "plain"): (0, [bytes([5, 0, 0, 0x34, 0, 0]), bytes([0, 0, 0, 0x12, 0, 1])]),
+    Form(4, "plain"): (0, [bytes([5, 0, 0]), bytes(3), bytes([0, 0x34, 0]), bytes([0, 0x12, 1])]),
+    # 5, -5, 0, 0x1234, -0x1234, 0x100
+    Form(2, "steps"): (0, [bytes([5, 0xFB, 0, 0x34, 0xCC, 0]), bytes([0, 0xFF, 0, 0x12, 0xED, 1])]),
+    Form(2, "runs"): (0, [bytes([0, 2, 1]), bytes([5, 0x34, 0]), bytes([0, 0x12, 1])]),
+    Form(2, "mask"): (0, [bytes([0b10010100]), bytes([5, 0x34, 0]), bytes([0, 0x12, 1])]),
+}
+
+
+def reader(streams):
+    rest = iter(streams)
+
+    def read(limit):
+        stream = next(rest)
+        if len(stream) > limit:
+            raise ValueError("too long")
+        return stream
+
+    return read
+
+
+def joined_plainly(form, common, streams, count):
+    """Put streams together entry by entry."""
+    streams = list(streams)
+    places = list(range(count))
+    if form.kind == "mask":
+        mask = streams.pop(0)
+        places = [place for place in range(count) if mask[place // 8] >> (7 - place % 8) & 1]
+    if form.kind == "runs":
+        places, place = [], 0
+        for byte in streams.pop(0):
+            place += byte
+            if byte < 255:
+                places.append(place)
+                place += 1
+    entries, before = [common] * count, 0
+    for place, parts in zip(places, zip(*streams, strict=True), strict=True):
+        number = sum(part << 8 * index for index, part in enumerate(parts))
+        before = (before + number) % 256**form.width if form.kind == "steps" else number
+        entries[place] = before
+    return b"".join(entry.to_bytes(form.width, "little") for entry in entries)
+
+
+@pytest.mark.parametrize("form", BY_HAND)
+def test_streams_are_those_worked_out_by_hand(form):
+    assert split(ENTRIES, form) == BY_HAND[form]
+
+
+def test_the_numbers_of_forms_stay_those_of_the_format():
+    kinds = ["plain", "plain", "plain", "steps", "steps", "steps", "runs", "runs", "runs", "mask", "mask", "mask"]
+    assert [form.kind for form in FORMS] == [*kinds, "scaled"]
+    assert [form.width for form in FORMS] == [1, 2, 4] * 4 + [4]
+    assert [form.streams for form in FORMS] == [1, 2, 4, 1, 2, 4, 2, 3, 5, 2, 3, 5, 0]
+    assert (*SPLITS, SCALED) == FORMS
+
+
+@st.composite
+def contents(draw):
+    """Entries of which most are alike, with runs on both sides of the longest that a byte tells."""
+    common, other = draw(st.binary(min_size=4, max_size=4)), draw(st.binary(min_size=4, max_size=4))
+    lengths = st.sampled_from([0, 1, 2, 7, 63, 64, 253, 254, 255, 256, 300, 509, 510, 511])
+    parts = [common * draw(lengths) + other * draw(st.integers(0, 3)) for _ in range(draw(st.integers(1, 4)))]
+    return b"".join(parts) + draw(st.binary(max_size=40).map(lambda raw: raw[: len(raw) // 4 * 4]))
+
+
+@given(content=contents(), form=st.sampled_from(SPLITS))
+def test_what_was_split_comes_back_and_plain_loops_agree(content, form):
+    common, streams = split(content, form)
+    assert len(streams) == form.streams
+    assert join(reader(streams), form, size=len(content), common=common) == content
+    assert joined_plainly(form, common, streams, len(content) // form.width) == content
+
+
+@given(
+    form=st.sampled_from(SPLITS),
+    streams=st.lists(st.binary(max_size=12), min_size=5, max_size=5),
+    size=st.integers(0, 40),
+    common=st.integers(0, 2**64 - 1),
+)
+def test_streams_that_fit_nothing_raise_nothing_but_value_errors(form, streams, size, common):
+    try:
+        content = join(reader(streams), form, size=size, common=common)
+    except ValueError:
+        return
+    assert len(content) == size
+
+
+def test_streams_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="5 bytes are no whole number of entries of 2 bytes"):
+        join(reader([]), Form(2, "plain"), size=5, common=0)
+    with pytest.raises(ValueError, match="a stream has 3 bytes, not 4"):
+        join(reader([bytes(3)]), Form(1, "plain"), size=4, common=0)
+    with pytest.raises(ValueError, match="runs end at 9 in 4 entries"):
+        join(reader([bytes([9]), bytes(1)]), Form(1, "runs"), size=4, common=0)
+    with pytest.raises(ValueError, match="common entry 256 does not fit 1 bytes"):
+        join(reader([bytes([0]), bytes(1)]), Form(1, "runs"), size=4, common=256)
