@@ -20,7 +20,8 @@ WEIGHT = {
     "EMBEDDING_LOOKUP": 1,
 }
 ACTIVATION = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 2, "BATCH_MATMUL": 0}
-HYBRID = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}  # turned to float32 where their weight is unpacked
+# XNNPACK unpacks what stands before DEQUANTIZE for its own operators only: others would read memory never written.
+CHAINED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 TYPES = ("float32", "float16", "int8")  # those that DENSIFY unpacks
 
 
@@ -63,22 +64,42 @@ def places(graph: Subgraph) -> list[Place]:
 
 def _place(graph: Subgraph, number: int, users: Users) -> Place:
     tensor = graph.tensors[number]
+    direct = [end for end in users[number] if end[0].name != "DEQUANTIZE"]
     unpacked = [place for operator, _ in users[number] if operator.name == "DEQUANTIZE" for place in operator.outputs]
-    ends = [end for place in [number, *unpacked] for end in users[place] if end[0].name != "DEQUANTIZE"]
+    chained = [end for place in unpacked for end in users[place]]
+    kinds = {operator.name for operator, _ in users[number]}
     mixed = {_is_hybrid(graph, tensor, operator) for operator, _ in users[number]}
-    native = {operator.name for operator, _ in users[number]} == {"FULLY_CONNECTED"}
+    hybrid = mixed == {True}
+    native = kinds == {"FULLY_CONNECTED"} and tensor.dtype == "float32" and len(tensor.shape) == 2
     if tensor.dtype not in TYPES:
         reason = f"DENSIFY does not unpack {tensor.dtype}"
     elif {number, *unpacked} & {*graph.inputs, *graph.outputs}:
         reason = "it is an input or output of its graph"
-    elif not ends:
+    elif not direct + chained:
         reason = "no operator computes with it"
     elif len(mixed) > 1:
         reason = "operators use it in two ways"
     else:
-        reason = _refusal(ends, hybrid=mixed == {True})
-    hybrid = mixed == {True} and {operator.name for operator, _ in users[number]} <= HYBRID
-    return Place(number, hybrid, native and tensor.dtype == "float32" and len(tensor.shape) == 2, reason)
+        reason = _refusal(direct + chained) or _chain(chained + direct * hybrid)
+        reason = reason or ("" if hybrid or tensor.dtype != "int8" else _integer(direct))
+    return Place(number, hybrid and kinds <= CHAINED, native, reason)
+
+
+def _refusal(ends: list[tuple[Operator, int]]) -> str:
+    bad = [operator.name for operator, slot in ends if WEIGHT.get(operator.name) != slot]
+    return f"{bad[0]} may need a constant there" if bad else ""
+
+
+def _chain(ends: list[tuple[Operator, int]]) -> str:
+    bad = [operator.name for operator, _ in ends if operator.name not in CHAINED]
+    return f"{bad[0]} cannot follow DENSIFY and DEQUANTIZE" if bad else ""
+
+
+def _integer(ends: list[tuple[Operator, int]]) -> str:
+    # XNNPACK refuses to load such a file, on every machine.
+    if any(operator.name == "FULLY_CONNECTED" for operator, _ in ends):
+        return "FULLY_CONNECTED takes no unpacked weights where it computes in int8"
+    return ""
 
 
 def _is_hybrid(graph: Subgraph, tensor: Tensor, operator: Operator) -> bool:
@@ -86,12 +107,3 @@ def _is_hybrid(graph: Subgraph, tensor: Tensor, operator: Operator) -> bool:
     if tensor.dtype != "int8" or operator.name not in ACTIVATION or slot >= len(operator.inputs):
         return False
     return graph.tensors[operator.inputs[slot]].dtype == "float32"
-
-
-def _refusal(ends: list[tuple[Operator, int]], *, hybrid: bool) -> str:
-    for operator, slot in ends:
-        if WEIGHT.get(operator.name) != slot:
-            return f"{operator.name} may need a constant there"
-        if hybrid and operator.name not in HYBRID:
-            return f"{operator.name} computes in float32 with 8-bit values"
-    return ""
