@@ -86,11 +86,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _inspect(options: argparse.Namespace) -> Any:
     from tfprune.export.codec import write_atomically
+    from tfprune.export.eligibility import sparse_inference
     from tfprune.export.inspection import inspect
     from tfprune.export.page import page
 
     if options.html:
-        write_atomically(options.html, page(options.model).encode())
+        content = page(options.model, inference=sparse_inference(options.model))
+        write_atomically(options.html, content.encode())
     return inspect(options.model)
 
 

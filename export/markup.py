@@ -29,9 +29,9 @@ def document(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def text(content: str) -> str:
-    """Make any text safe to stand in a page: one line of bounded length, without marks that turn it around."""
-    shown = shortened(content, NAME)
+def text(content: str, length: int = NAME) -> str:
+    """Make any text safe to stand in a page: of bounded length, without marks that turn it around."""
+    shown = shortened(content, length)
     return escape("".join(sign if sign.isprintable() else "\ufffd" for sign in shown))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,10 +29,14 @@ from tfprune.export.markup import (
 )
 from tfprune.export.storage import TITLES, Coding
 
+if TYPE_CHECKING:
+    from tfprune.export.eligibility import OperatorRow, SparseInference
+
 # A file may hold any number of anything; a page has to open on a phone.
 PICTURED = 120  # largest weights, which get a picture
 LISTED = 400  # weights, operators, inputs and outputs named at most
 OPENED = 2  # weights unfolded at first
+SENTENCE = 600  # characters of a reason
 
 NOTES = {
     "dense": "Every entry, zeros included.",
@@ -46,11 +51,12 @@ NOTES = {
 }
 
 
-def page(source: Source) -> str:
+def page(source: Source, *, inference: SparseInference | None = None) -> str:
     """Describe a file as one HTML page that needs nothing besides itself.
 
     Args:
         source: A path, or the content of such a file, plain or packed.
+        inference: What `sparse_inference` says of the file; None leaves that section out.
 
     Returns:
         The page. It loads nothing and runs no code, and what the file says is text to it.
@@ -70,6 +76,7 @@ def page(source: Source) -> str:
         section("What the file is made of", _parts(report)),
         section("All weights, stored in other ways", _sums(report.codings)),
         section("Weights", _weights(report.rows, weights)),
+        section("Sparse kernels", _inference(inference)) if inference else "",
         section("Inputs, outputs, operators", _graph(report)),
         section("What the sizes mean", _notes()),
     ]
@@ -180,6 +187,31 @@ def _picture(row: TensorRow, weight: Tensor) -> str:
     note = f"; {empty} lines of cells are all zero" if empty else ""
     cells = f"{grid.shape[0]} &times; {grid.shape[1]} cells"
     return f"<figure>{picture}<figcaption>{size}, drawn in {cells}{note}</figcaption></figure>"
+
+
+def _inference(inference: SparseInference) -> str:
+    verdict = "Runs sparse." if inference.active else "Can run sparse, but does not yet."
+    zeros = (
+        f"{inference.sparsity:.1%} of the kernels that count are zero; more than {inference.needed:.1%} are needed."
+    )
+    if not inference.eligible:
+        verdict, zeros = "Runs dense.", ""
+    reasons = [f"Wrong outputs on ARM: {hazard}" for hazard in inference.hazards] + [*inference.reasons]
+    items = [f"<li>{text(reason, SENTENCE)}</li>" for reason in reasons[:LISTED]]
+    rows = rows_table(["Layer", "Zeros", "Sparse"], map(_operator, inference.rows[:LISTED]))
+    return (
+        f"<p><strong>{verdict}</strong> {zeros} This holds for {text(inference.runtime, SENTENCE)}.</p>"
+        f"<ul>{''.join(items)}</ul><details><summary>"
+        f'<span class="name">operators one by one</span><span class="size">{len(inference.rows):,}</span></summary>'
+        f"{rows}{_more(len(inference.rows))}</details>"
+    )
+
+
+def _operator(row: OperatorRow) -> list[str]:
+    why = f": {text(row.reason, SENTENCE)}" if row.reason else ""
+    zeros = "" if row.sparsity is None else f"{row.sparsity:.1%}"
+    name = f'{name_text(row.name)}<span class="why">{text(row.kind)}{why}</span>'
+    return [name, zeros, '<span class="yes">yes</span>' if row.sparse else '<span class="no">no</span>']
 
 
 def _graph(report: ModelReport) -> str:

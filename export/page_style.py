@@ -66,6 +66,10 @@ figure { margin: 0; }
 figure img { display: block; width: 100%; max-width: 16rem; height: auto; border: 1px solid var(--line);
   image-rendering: pixelated; }
 figcaption { margin-top: 0.4rem; font-size: 0.85rem; line-height: 1.4; }
+.why { display: block; font-size: 0.85rem; color: var(--soft); overflow-wrap: anywhere; max-width: 48rem; }
+ul { margin: 0 0 1rem; padding-left: 1.1rem; max-width: 48rem; overflow-wrap: anywhere; }
+ul:empty { display: none; }
+li { margin-bottom: 0.3rem; }
 .yes { color: var(--yes); }
 .no { color: var(--no); }
 .notes dt { font-weight: 600; }

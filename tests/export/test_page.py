@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
@@ -16,6 +17,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tfprune.export.cli import main
+from tfprune.export.eligibility import OperatorRow, SparseInference, sparse_inference
 from tfprune.export.inspection import inspect
 from tfprune.export.markup import size_text, text
 from tfprune.export.page import LISTED, PICTURED, page
@@ -59,6 +61,27 @@ class Elements(HTMLParser):
 
     def all(self, tag):
         return [attributes for name, attributes in self.found if name == tag]
+
+
+def test_the_page_says_what_runs_sparse_and_why_the_rest_does_not():
+    data = file_of(["kernel"])
+    rows = (
+        OperatorRow("conv", "CONV_2D", 0.9, sparse=True),
+        OperatorRow("pool", "MAX_POOL_2D", None, False, "it leaks"),
+    )
+    whole = SparseInference(True, True, 0.9, 2 / 3, (), (), rows, "ARM")
+    assert (
+        "Runs sparse. 90.0% of the kernels that count are zero; more than 66.7%"
+        in Elements(page(data, inference=whole)).text
+    )
+    idle = Elements(page(data, inference=replace(whole, active=False, reasons=("too few zeros",))))
+    assert "Can run sparse, but does not yet." in idle.text
+    assert "too few zeros" in idle.text
+    wrong = Elements(page(data, inference=replace(whole, eligible=False, active=False, hazards=("pool: it leaks",))))
+    assert "Runs dense." in wrong.text
+    assert "Wrong outputs on ARM: pool: it leaks" in wrong.text
+    assert "MAX_POOL_2D: it leaks" in wrong.text
+    assert "Sparse kernels" not in Elements(page(data)).text
 
 
 @pytest.mark.parametrize("name", ["dense", "int8", "int8_float_io", "two", "tokens"])
@@ -113,8 +136,15 @@ HOSTILE = [
 ]
 
 
+def inference_of(names):
+    rows = tuple(OperatorRow(name, name, 0.5, sparse=False, reason=f"because of {name}") for name in names)
+    return SparseInference(False, False, 0.5, 2 / 3, tuple(names), tuple(names), rows, "ARM")
+
+
 def test_names_stay_text():
-    plain, hostile = Elements(page(file_of(["w"] * len(HOSTILE)))), Elements(page(file_of(HOSTILE)))
+    plain, hostile = (
+        Elements(page(file_of(names), inference=inference_of(names))) for names in (["w"] * len(HOSTILE), HOSTILE)
+    )
     assert [tag for tag, _ in hostile.found] == [tag for tag, _ in plain.found]
     assert {key for _, attributes in hostile.found for key in attributes} == {
         key for _, attributes in plain.found for key in attributes
@@ -142,11 +172,12 @@ def test_a_file_without_weights_has_a_page():
 def test_the_command_writes_the_page_whole_or_not_at_all(cases, tmp_path, capsys):
     target = tmp_path / "page.html"
     assert main(["inspect", str(cases["dense"].path), "--html", str(target), "--json"]) == 0
-    assert target.read_text(encoding="utf-8") == page(cases["dense"].path)
+    right = page(cases["dense"].path, inference=sparse_inference(cases["dense"].path))
+    assert target.read_text(encoding="utf-8") == right
     assert json.loads(capsys.readouterr().out) == inspect(cases["dense"].path).as_dict()
     assert main(["inspect", str(cases["dense"].path), "--html", str(tmp_path / "missing" / "page.html")]) == 2
     assert main(["inspect", str(tmp_path / "none.tflite"), "--html", str(target)]) == 2
-    assert target.read_text(encoding="utf-8") == page(cases["dense"].path)
+    assert target.read_text(encoding="utf-8") == right
 
 
 def test_sizes_have_three_digits():
@@ -193,7 +224,7 @@ def browse(tmp_path, content, *more):
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_nothing_sticks_out_of_the_window(tmp_path, width):
     names = ["conv/kernel", "no_place_to_break_" * 9, "\u00e4\u4e2d" * 60, *HOSTILE]
-    content = page(file_of(names, shape=(300, 1, 1, 70)))
+    content = page(file_of(names, shape=(300, 1, 1, 70)), inference=inference_of(names))
     quoted = content.replace("&", "&amp;").replace('"', "&quot;")
     dumped = browse(tmp_path, MEASURE.format(width=width, page=quoted), "--dump-dom")
     measured = json.loads(unescape(re.search(r"<pre>(.*?)</pre>", dumped, re.S)[1]))
