@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class Runner:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     _name: str
+    _load: Callable[[], Any]
     _interpreter: Any
     _inputs: list[Endpoint]
     _outputs: list[Endpoint]
@@ -65,7 +67,8 @@ class Runner:
         self._name = source_name(source)
         interpreter, self.runtime = _find_interpreter()
         try:
-            self._interpreter = interpreter(model_content=data, num_threads=int(threads))
+            self._load = partial(interpreter, model_content=data, num_threads=int(threads))
+            self._interpreter = self._load()
             self._interpreter.allocate_tensors()
             self._inputs, self._outputs = _endpoints(self._interpreter)
         except (MemoryError, RuntimeError, ValueError) as error:
@@ -75,7 +78,9 @@ class Runner:
             ) from error
         self.inputs = tuple(endpoint.info for endpoint in self._inputs)
         self.outputs = tuple(endpoint.info for endpoint in self._outputs)
-        self._shapes: list[tuple[int, ...]] | None = None  # those that memory is allocated for
+        allocated = {detail["index"]: tuple(detail["shape"]) for detail in self._interpreter.get_input_details()}
+        # Those that memory is allocated for.
+        self._shapes: list[tuple[int, ...]] | None = [allocated[endpoint.index] for endpoint in self._inputs]
 
     def predict(self, inputs: Any) -> Any:
         """Run the model on any number of rows.
@@ -160,6 +165,8 @@ class Runner:
         try:
             if shapes != self._shapes:
                 self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
+                # Not resized once memory is allocated: there tflite-runtime 2.14 crashes on sparse float16 weights.
+                self._interpreter = self._load()
                 for endpoint, shape in zip(self._inputs, shapes, strict=True):
                     self._interpreter.resize_tensor_input(endpoint.index, shape)
                 self._interpreter.allocate_tensors()
