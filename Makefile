@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench zoo device-check clean
+.PHONY: demo test lint bench zoo fuzz device-check clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -31,6 +31,12 @@ bench: .venv/dev
 # Every family of keras.applications, half an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16".
 zoo: .venv/dev
 	$(BIN)/python tests/zoo/run.py $(FAMILIES)
+
+# Damaged and foreign files for everything that reads files, an hour: make fuzz, or make fuzz TARGETS=inspect RUNS=1000.
+RUNS ?= 100000
+fuzz: .venv/dev
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py $(TARGETS) --runs $(RUNS)
 
 # The device half, where neither Keras nor TensorFlow is installed, on files made where they are.
 device-check: .venv/dev

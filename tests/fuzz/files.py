@@ -1,0 +1,65 @@
+"""Small real files for the fuzzer to start from: plain, sparse, with loops, packed in every way."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.export.codec import encode
+from tfprune.export.packing import pack
+from tfprune.export.sparse import sparsify
+
+INT8 = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+
+
+def main(folder: Path) -> None:
+    """Write the files into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in plain_files().items():
+        forms = {"plain": data, "sparse": sparsify(data).data, "packed": pack(data), "xz": encode(data, "xz")}
+        for form, content in {**forms, "gzip": encode(data, "gzip")}.items():
+            (folder / f"{name}-{form}").write_bytes(content)
+
+
+def plain_files() -> dict[str, bytes]:
+    """Convert small pruned models."""
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    dense = keras.Sequential([keras.Input((12,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(3)])
+    conv = keras.Sequential(
+        [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    loop = keras.Sequential([keras.Input((4, 3), batch_size=1), keras.layers.LSTM(4)])
+    for weight in [*dense.weights, *conv.weights, *loop.weights]:
+        if len(weight.shape) > 1:
+            weight.assign(np.where(generator.random(weight.shape) < 0.8, 0, weight))
+    images = [[generator.random((1, 6, 6, 3), np.float32)] for _ in range(4)]
+    stock = tf.lite.Optimize.EXPERIMENTAL_SPARSITY
+    return {
+        "dense": converted(dense),
+        "stock": converted(dense, stock),
+        "dynamic": converted(conv, tf.lite.Optimize.DEFAULT),
+        "int8": converted(conv, tf.lite.Optimize.DEFAULT, samples=images),
+        "loop": converted(loop),
+    }
+
+
+def converted(model: keras.Model, *optimizations: tf.lite.Optimize, samples: list | None = None) -> bytes:
+    """Run the stock converter."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = list(optimizations)
+    if samples:
+        converter.representative_dataset = lambda: iter(samples)
+        converter.target_spec.supported_ops = [INT8]
+    return converter.convert()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,143 @@
+"""Feed damaged and foreign files to everything that reads files: `make fuzz`, or `run.py TARGET ... --runs 100000`.
+
+A finding is another exception than ValueError, more than `MEMORY` on top of what the libraries take, or more than
+`SECONDS` for one input. It stops its target, and libFuzzer leaves the input in build/fuzz. The interpreter is native
+code: it runs in a forked child, where its crashes are counted apart from findings and their inputs are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+MEMORY = 2**29  # bytes of address space; inputs have some ten kilobytes
+SECONDS = 10
+FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
+CRASHES = FOLDER / "crashes"
+TARGETS = ("read", "load", "inspect", "page", "unpack", "runner")
+
+
+def main() -> int:
+    """Run the targets one after the other, each in a process of its own; return 1 when one has a finding."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--runs", type=int, default=100_000, help="inputs for each target (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="where the mutations begin (default: %(default)s)")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := set(options.targets) - set(TARGETS):
+        parser.error(f"no such target: {', '.join(unknown)}")
+    if options.child:
+        fuzz(options.targets[0], runs=options.runs, seed=options.seed)
+    seeds = FOLDER / "files"
+    if not seeds.exists():
+        subprocess.run([sys.executable, Path(__file__).with_name("files.py"), seeds], check=True)
+    failed = [name for name in options.targets or TARGETS if not passes(name, runs=options.runs, seed=options.seed)]
+    return 1 if failed else 0
+
+
+def passes(target: str, *, runs: int, seed: int) -> bool:
+    """Fuzz one target in a child; tell how it went."""
+    CRASHES.mkdir(parents=True, exist_ok=True)
+    before = len([*CRASHES.iterdir()])
+    command = [sys.executable, __file__, target, "--child", f"--runs={runs}", f"--seed={seed}"]
+    log = FOLDER / f"{target}.log"
+    with log.open("wb") as stream:
+        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False, cwd=FOLDER).returncode
+    crashed = len([*CRASHES.iterdir()]) - before
+    native = f", native crashes of the interpreter kept in {CRASHES}: {crashed}" if target == "runner" else ""
+    print(f"{target}: {f'no finding in {runs:,} inputs' if code == 0 else f'A FINDING, see {log}'}{native}")
+    return code == 0
+
+
+def fuzz(target: str, *, runs: int, seed: int) -> None:
+    """Hand this process to libFuzzer, which ends it."""
+    import atheris
+
+    with atheris.instrument_imports(include=["tfprune.export", "flatbuffers", "ai_edge_litert.schema_py_generated"]):
+        work = targets()[target]
+
+    def one(data: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            work(data)
+
+    found = FOLDER / f"found-{target}"  # inputs that reached new code, for the next run
+    found.mkdir(exist_ok=True)
+    longest = max(path.stat().st_size for path in (FOLDER / "files").iterdir()) + 200
+    limits = [f"-timeout={SECONDS}", f"-max_len={longest}", "-rss_limit_mb=4096", f"-seed={seed}", f"-runs={runs}"]
+    more = ["-len_control=0", f"-artifact_prefix={target}-", "-print_final_stats=1"]
+    atheris.Setup([sys.argv[0], *limits, *more, str(found), str(FOLDER / "files")], one)
+    limit_memory()
+    atheris.Fuzz()
+
+
+def targets() -> dict:
+    """Import what is fuzzed."""
+    from ai_edge_litert import interpreter, schema_py_generated  # noqa: F401  (loaded before memory is limited)
+
+    from tfprune.export import editing, flatbuffer, inspection, packed, page
+
+    return {
+        "read": flatbuffer.read,
+        "load": editing.load,
+        "inspect": inspection.inspect,
+        "page": page.page,
+        "unpack": packed.unpack,
+        "runner": run_in_child,
+    }
+
+
+def limit_memory() -> None:
+    """Let this process grow by no more than `MEMORY`."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+
+
+def run_in_child(data: bytes) -> None:
+    """Run a file in a child; a native crash ends the child alone, and its input is kept."""
+    from tfprune.export.codec import read_model
+
+    plain = read_model(data)  # here, so that libFuzzer sees the way through our own checks
+    child = os.fork()
+    if child == 0:
+        os._exit(run(plain))
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        (CRASHES / f"{name}-{abs(hash(data)):016x}").write_bytes(data)
+    elif status:
+        raise RuntimeError("Runner raised another exception than ValueError")
+
+
+def run(plain: bytes) -> int:
+    """Load and run a file; return 1 for an exception that is no ValueError."""
+    from tfprune.export.endpoint import random_input
+    from tfprune.export.runtime import Runner
+
+    for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)  # libFuzzer's own would take the crash for its own
+    signal.alarm(SECONDS)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    errors = os.dup(2)
+    os.dup2(nowhere, 2)
+    try:
+        runner = Runner(plain)
+        runner.predict([random_input(info, 1) for info in runner.inputs])
+    except ValueError:
+        return 0
+    except BaseException:  # noqa: BLE001 (each is a finding)
+        os.write(errors, traceback.format_exc().encode())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
