@@ -38,12 +38,16 @@ fuzz: .venv/dev
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(TARGETS) --runs $(RUNS)
 
-# The device half, where neither Keras nor TensorFlow is installed, on files made where they are.
-device-check: .venv/dev
+# The device half, where neither Keras nor TensorFlow is installed, on files made where they are: with the interpreter of
+# this machine, and device-test also on an emulated Raspberry Pi and with tflite-runtime, as 32-bit systems have it.
+device-check: build/device/files.json
+	$(BIN)/python tests/device/run.py build/device native
+
+device-test: build/device/files.json
+	$(BIN)/python tests/device/run.py build/device
+
+build/device/files.json: $(wildcard tfprune/*.py export/*.py tests/device/*.py) | .venv/dev
 	$(BIN)/python tests/device/make_files.py build/device
-	test -x .venv-device/bin/python || $(PYTHON) -m venv .venv-device
-	.venv-device/bin/pip install --quiet '.[device]'
-	.venv-device/bin/python tests/device/check.py build/device
 
 .venv/demo .venv/dev: .venv/%: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
@@ -54,4 +58,4 @@ device-check: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv .venv-backends .venv-device build demo-output fashion-output wrist-output *.egg-info
+	rm -rf .venv .venv-backends build demo-output fashion-output wrist-output *.egg-info

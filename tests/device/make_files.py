@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import keras
 import numpy as np
 from models import MODELS, Network, network
 
-from tfprune.export import codec, to_tflite
+import tfprune
+from tfprune.export.codec import encode
+from tfprune.export.convert import convert
+from tfprune.export.sparse import sparsify
 
 # How far a file may be from Keras, as a fraction of the largest output.
 TOLERANCES = {None: 1e-5, "float16": 2e-3, "dynamic": 0.05, "int8": 0.15}
 FORMS: dict[str, Callable[[bytes], bytes]] = {
     "tflite": bytes,
-    "tflite.xz": lambda content: codec.encode(content, "xz"),
+    "sparse.tflite": lambda content: sparsify(content).data,
+    "tflite.xz": lambda content: encode(content, "xz"),
+    "tfz": lambda content: encode(content, "packed"),
+    "sparse.tfz": lambda content: encode(sparsify(content).data, "packed"),
 }
 
 
@@ -38,10 +46,7 @@ def make(name: str, folder: Path) -> list[dict]:
 
 def _converted(made: Network, quantize: str | None) -> bytes:
     calibration = [made.samples] if quantize == "int8" else None
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name, "model.tflite")
-        to_tflite(made.model, path, quantize=quantize, calibration=calibration, check_on=made.samples)
-        return path.read_bytes()
+    return convert(tfprune.strip(made.model), quantize=quantize, calibration=calibration)
 
 
 def _write_arrays(path: Path, made: Network) -> None:
@@ -56,5 +61,8 @@ def _write_arrays(path: Path, made: Network) -> None:
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
-    files = {name: make(name, target) for name in MODELS}
+    # Side by side, as most of the time is TensorFlow's start for each file; afresh, as it does not survive a fork.
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        made = {name: pool.submit(make, name, target) for name in MODELS}
+        files = {name: job.result() for name, job in made.items()}
     (target / "files.json").write_text(json.dumps(files, indent=2), encoding="utf-8")
