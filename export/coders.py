@@ -30,10 +30,12 @@ def compress(data: bytes) -> tuple[int, bytes]:
         True
     """
     quick = compress_quickly(data)
+    if len(data) <= 2 * SAMPLE:
+        return min(quick, (LZMA, _lzma(data)), key=_size)
     sample = _sample(data)
-    if len(_lzma(sample)) >= len(compress_quickly(sample)[1]):
-        return quick
-    return min(quick, (LZMA, _lzma(data)), key=_size)
+    if len(_lzma(sample)) < len(compress_quickly(sample)[1]):
+        return min(quick, (LZMA, _lzma(data)), key=_size)
+    return quick
 
 
 def compress_quickly(data: bytes) -> tuple[int, bytes]:
@@ -58,8 +60,6 @@ def _lzma(data: bytes) -> bytes:
 
 
 def _sample(data: bytes) -> bytes:
-    if len(data) <= 2 * SAMPLE:
-        return data
     step, size = len(data) // SLICES, SAMPLE // SLICES
     return b"".join(data[start : start + size] for start in range(0, step * SLICES, step))
 

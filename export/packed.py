@@ -35,8 +35,8 @@ MOST_STREAMS = max(form.streams for form in FORMS)
 def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
     """Return the .tflite file that `pack` packed, bit for bit.
 
-    Memory grows with what really comes out of the streams: at most the size that the header declares, which may not
-    exceed `limit`, and 50 MB besides.
+    Memory grows with what really comes out of the streams, to three times the size that the header declares at most;
+    a header that declares more than `limit` is refused.
 
     Args:
         data: The packed file.
@@ -47,7 +47,7 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
 
     Raises:
         TypeError: If `data` is no bytes.
-        ValueError: If this is no packed file, a newer version, damaged, cut short, or larger than `limit`.
+        ValueError: If this is no packed file, one of another version, damaged, cut short, or larger than `limit`.
 
     Example:
         >>> unpack(pack(data)) == data  # doctest: +SKIP
@@ -59,10 +59,10 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
             f"Expected a packed file, which begins with {MAGIC!r}. Received: {len(data):,} bytes that begin with "
             f"{data[:8]!r}. Only what `tfprune.export.pack` returned can be unpacked."
         )
-    if data[3:4] > bytes([VERSION]):
+    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
         raise ValueError(
-            f"Expected a packed file of version {VERSION}. Received: version {data[3]}, which is newer. "
-            "Install a newer tfprune."
+            f"Expected a packed file of version {VERSION}. Received: version {data[len(MAGIC)]}. "
+            "Install the newest tfprune, or copy the file again."
         )
     try:
         return _unpack(memoryview(data), limit)
@@ -107,7 +107,7 @@ def _unpack(data: memoryview, limit: int) -> bytes:
 
 def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
     contents: list[bytes] = []
-    for _, size, form, detail in pieces.tolist():
+    for _, size, form, detail in map(np.void.item, pieces):
         if FORMS[form] != SCALED:
             contents.append(join(read, FORMS[form], size=size, common=detail))
             continue
@@ -141,7 +141,8 @@ def _table(table: Any, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     streams = np.frombuffer(memoryview(table)[pieces.nbytes :], STREAM)
     if count and pieces["form"].max() >= len(FORMS):
         raise ValueError("a piece has a form that does not exist")
-    if len(streams) != 1 + sum(FORMS[form].streams for form in pieces["form"].tolist()):
+    needed = np.array([form.streams for form in FORMS])[pieces["form"]]
+    if len(streams) != 1 + needed.sum():
         raise ValueError("its table names too few streams, or too many")
     sizes = pieces["size"]
     if count and not SMALLEST <= sizes.min() <= sizes.max() <= LARGEST:
@@ -156,7 +157,7 @@ class _Streams:
 
     def __init__(self, data: memoryview, streams: np.ndarray) -> None:
         self._data = data
-        self._streams = iter(streams.tolist())
+        self._streams = map(np.void.item, streams)
         self._at = 0
 
     def __call__(self, limit: int) -> Any:

@@ -28,11 +28,6 @@ class Piece(NamedTuple):
     detail: int
     streams: tuple[tuple[int, bytes], ...]
 
-    @property
-    def cost(self) -> int:
-        """Bytes in the packed file, those in the table counted before it is packed."""
-        return PIECE.itemsize + sum(STREAM.itemsize + len(packed) for _, packed in self.streams)
-
 
 def pack(data: bytes) -> bytes:
     """Pack a .tflite file without loss; pruned and quantized weights get within about 1 % of their entropy.
@@ -83,8 +78,8 @@ def _pieces(data: bytes, ranges: list[tuple[int, int]]) -> list[Piece]:
         if place in found:
             continue
         content = data[start : start + size]
-        piece = _piece(content, _form(content), compress, start=start)
-        if place in needed or piece.cost < size:
+        piece = _piece(content)._replace(start=start)
+        if place in needed or _cost(piece) < size:
             places[place] = len(pieces)
             pieces.append(piece)
     for place, (other, factor) in found.items():
@@ -100,19 +95,25 @@ def _ranges(data: bytes) -> Iterator[tuple[int, int]]:
                 yield start + first, length
 
 
-def _piece(content: bytes, form: Form, coder: Callable[[bytes], tuple[int, bytes]], *, start: int = 0) -> Piece:
-    common, streams = split(content, form)
-    return Piece(start, len(content), form, common, tuple(map(coder, streams)))
-
-
-def _form(content: bytes) -> Form:
-    """Choose how to split: by quick coders, unless repeats in the whole count for more, which a slow one shows."""
+def _piece(content: bytes) -> Piece:
+    """Split by the form that quick coders like best, unless repeats in the whole, which slow ones find, save more."""
     size = min(len(content), SAMPLE)
     start = (len(content) - size) // 2 // 4 * 4
     sample = content[start : start + size]
     fitting = [form for form in SPLITS if len(content) % form.width == 0]
-    quick = min(fitting, key=lambda form: _piece(sample, form, compress_quickly).cost)
-    return min((quick, PLAIN), key=lambda form: _piece(sample, form, compress).cost)
+    quick = min((_split(sample, form, compress_quickly) for form in fitting), key=_cost)
+    best = min((_split(sample, form, compress) for form in (quick.form, PLAIN)), key=_cost)
+    return best if size == len(content) else _split(content, best.form, compress)
+
+
+def _split(content: bytes, form: Form, coder: Callable[[bytes], tuple[int, bytes]]) -> Piece:
+    common, streams = split(content, form)
+    return Piece(0, len(content), form, common, tuple(map(coder, streams)))
+
+
+def _cost(piece: Piece) -> int:
+    """Return the bytes that a piece takes in the packed file, those in the table as they are before it is packed."""
+    return PIECE.itemsize + sum(STREAM.itemsize + len(packed) for _, packed in piece.streams)
 
 
 def _build(data: bytes, pieces: list[Piece]) -> bytes:

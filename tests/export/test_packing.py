@@ -1,0 +1,228 @@
+"""Packing of files. The truth is the bytes that went in, and a decoder written here in plain loops."""
+
+import lzma
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.stats import entropy
+
+from tfprune.export import Runner, inspect, pack, unpack
+from tfprune.export.codec import encode, read_model
+from tfprune.export.packing import LARGEST, WHOLE
+
+NAMES = ["dense", "int8", "int8_float_io", "two", "tokens", "fixed"]
+KINDS = [(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4)] + [(4, "scaled")]
+LZMA2 = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**22}]
+
+
+def file_of(*vectors):
+    """Return a model without a graph that holds these vectors as buffers."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT()
+    model.version = 3
+    model.buffers = []
+    for vector in vectors:
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(vector, np.uint8)
+        model.buffers.append(buffer)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def unpacked_plainly(data):
+    """Read a packed file as its description says, entry by entry."""
+    decoders = [
+        bytes,
+        lambda packed: zlib.decompress(packed, -15),
+        lambda packed: lzma.decompress(packed, lzma.FORMAT_RAW, filters=LZMA2),
+    ]
+    magic, version, size, checksum, count, coder, length = struct.unpack_from("<3sBQIIBI", data)
+    assert (magic, version) == (b"TFZ", 1)
+    table, at = decoders[coder](data[25 : 25 + length]), 25 + length
+    pieces = [struct.unpack_from("<IIBQ", table, 17 * place) for place in range(count)]
+    streams = []
+    for coder, length in struct.iter_unpack("<BI", table[17 * count :]):
+        streams.append(decoders[coder](data[at : at + length]))
+        at += length
+    assert at == len(data)
+    rest, *streams = streams
+    contents = []
+    for _, piece, form, detail in pieces:
+        width, kind = KINDS[form]
+        if kind == "scaled":
+            factor = np.uint32(detail >> 32).view(np.float32)
+            contents.append((np.frombuffer(contents[detail % 2**32], np.float32) * factor).tobytes())
+        else:
+            own = [streams.pop(0) for _ in range(width + (kind in ("runs", "mask")))]
+            contents.append(entries_plainly(own, width, kind, piece // width, detail))
+    whole = b""
+    for (start, *_), content in sorted(zip(pieces, contents, strict=True)):
+        gap = start - len(whole)
+        whole, rest = whole + rest[:gap] + content, rest[gap:]
+    whole += rest
+    assert (len(whole), zlib.crc32(whole)) == (size, checksum)
+    return whole
+
+
+def entries_plainly(streams, width, kind, count, common):
+    places = range(count)
+    if kind == "mask":
+        mask = streams.pop(0)
+        places = [place for place in range(count) if mask[place // 8] >> (7 - place % 8) & 1]
+    if kind == "runs":
+        places, place = [], 0
+        for byte in streams.pop(0):
+            place += byte
+            if byte < 255:
+                places.append(place)
+                place += 1
+    entries, before = [common] * count, 0
+    for place, *parts in zip(places, *streams, strict=True):
+        number = sum(part << 8 * index for index, part in enumerate(parts))
+        before = (before + number) % 256**width if kind == "steps" else number
+        entries[place] = before
+    return b"".join(entry.to_bytes(width, "little") for entry in entries)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exports_come_back_bit_for_bit_and_plain_loops_agree(cases, name):
+    data = cases[name].data
+    packed = pack(data)
+    assert unpack(packed) == unpacked_plainly(packed) == data
+    assert packed == pack(bytearray(data)) == encode(data, "packed"), "the same bytes give the same bytes"
+    assert len(packed) < len(encode(data, "gzip"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vectors=st.lists(
+        arrays.arrays(
+            st.sampled_from(["<f4", "<f2", "i1", "<i4", "<u2", "<i8"]),
+            st.integers(0, 700),
+            fill=st.just(0),
+        ).map(np.ndarray.tobytes),
+        max_size=4,
+    )
+)
+def test_arrays_of_any_kind_come_back(vectors):
+    data = file_of(*vectors)
+    packed = pack(data)
+    assert unpack(packed) == unpacked_plainly(packed) == data
+    assert len(packed) <= len(data) + 30
+
+
+def pruned(zeros, size=30_000):
+    random = np.random.default_rng(1)
+    return np.where(random.uniform(size=size) < zeros, 0, random.normal(0, 30, size))
+
+
+@pytest.mark.parametrize("zero", [0, 128])  # older files hold weights as unsigned numbers around a zero point
+@pytest.mark.parametrize("zeros", [0.5, 0.9, 0.99])
+def test_pruned_integers_come_near_their_entropy(zero, zeros):
+    weights = (pruned(zeros).round().clip(-127, 127) + zero).astype("i2").astype("u1")
+    _, counts = np.unique(weights, return_counts=True)
+    bound = weights.size * entropy(counts, base=2) / 8
+    assert bound < len(pack(file_of(weights.tobytes()))) <= 1.03 * bound + 200
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4"])
+@pytest.mark.parametrize("zeros", [0.5, 0.9, 0.99])
+def test_pruned_floats_take_less_than_positions_at_their_entropy_and_values_as_they_are(dtype, zeros):
+    weights = pruned(zeros).astype(dtype)
+    bound = weights.size * entropy([zeros, 1 - zeros], base=2) / 8 + np.count_nonzero(weights) * weights.itemsize
+    assert len(pack(file_of(weights.tobytes()))) <= bound + 100
+
+
+def test_groups_of_two_in_four_need_no_more_than_their_choices():
+    """Six ways to choose two of four take log2(6) bits, which single entries do not show."""
+    random = np.random.default_rng(2)
+    scores = random.uniform(size=(8000, 4))
+    kept = scores >= np.sort(scores, axis=1)[:, 2:3]
+    weights = np.where(kept, random.integers(1, 100, kept.shape), 0).astype(np.int8)
+    bound = len(weights) * (np.log2(6) + 2 * np.log2(99)) / 8
+    assert len(pack(file_of(weights.tobytes()))) < 1.03 * bound + 300
+
+
+def test_positions_in_rising_order_are_packed_as_steps():
+    """Columns of a sparse matrix, row by row, take no more than the zeros between them would."""
+    random = np.random.default_rng(3)
+    kept = random.uniform(size=(100, 1000)) > 0.9
+    columns = np.concatenate([np.flatnonzero(row) for row in kept]).astype("<u2")
+    bound = kept.size * entropy([0.1, 0.9], base=2) / 8
+    assert len(pack(file_of(columns.tobytes()))) < 1.2 * bound
+
+
+def test_scales_of_biases_are_not_stored_beside_those_of_weights():
+    weight = np.random.default_rng(4).uniform(1e-3, 1e-2, 3000).astype("<f4")
+    bias = weight * np.float32(0.0235)
+    one, both = (len(pack(file_of(*vectors))) for vectors in ([weight.tobytes()], [bias.tobytes(), weight.tobytes()]))
+    assert both - one < 60
+    data = file_of(bias.tobytes(), weight.tobytes())
+    assert unpack(pack(data)) == unpacked_plainly(pack(data)) == data
+
+
+def test_long_vectors_are_cut_into_pieces():
+    weights = np.random.default_rng(5).integers(0, 256, LARGEST + 300, np.uint8).tobytes() + bytes(LARGEST)
+    data = file_of(weights)
+    packed = pack(data)
+    assert unpack(packed) == data
+    assert len(packed) < LARGEST + 2000
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 3000, WHOLE])
+def test_what_cannot_be_packed_grows_by_the_header_only(size):
+    noise = np.random.default_rng(6).integers(0, 256, (size // 300 + 1, 300), np.uint8)
+    data = file_of(*(row.tobytes() for row in noise), noise.tobytes())
+    assert unpack(pack(data)) == data
+    assert len(pack(data)) <= len(data) + 30
+    garbage = file_of(b"") + np.random.default_rng(7).bytes(size)
+    assert unpack(pack(garbage)) == garbage, "what follows the flatbuffer is kept, too"
+    assert len(pack(garbage)) <= len(garbage) + 30
+
+
+def test_what_is_no_model_is_refused(cases):
+    for data in (b"", b"TFL3", b"PK\x03\x04 a zip", pack(cases["dense"].data)):
+        with pytest.raises(ValueError, match="Expected a plain TFLite file.*bytes that begin with"):
+            pack(data)
+    with pytest.raises(ValueError, match=r"whole TFLite file.*cut short \(a part .*Copy the file again"):
+        pack(cases["dense"].data[:-100])
+    with pytest.raises(TypeError, match="content of a file, as bytes. Received: 'model.tflite' of type str"):
+        pack("model.tflite")
+
+
+@settings(max_examples=150, deadline=None)
+@given(flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=4), name=st.sampled_from(NAMES))
+def test_damaged_files_are_refused_or_come_back_as_they_are(cases, flips, name):
+    data = bytearray(cases[name].data)
+    for flip in flips:
+        data[flip // 8 % len(data)] ^= 1 << flip % 8
+    try:
+        packed = pack(data)
+    except ValueError:
+        return
+    assert unpack(packed) == data
+
+
+def test_parts_that_share_parts_without_end_are_refused_at_once(endless):
+    with pytest.raises(ValueError, match="used without end"):
+        pack(endless)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_files_are_read_like_plain_ones(cases, name, tmp_path):
+    case = cases[name]
+    path = tmp_path / "model.tfz"
+    path.write_bytes(pack(case.data))
+    assert read_model(path) == read_model(path.read_bytes()) == case.data
+    plain, packed = Runner(case.path).predict(case.inputs), Runner(path).predict(case.inputs)
+    pairs = zip(plain.values(), packed.values(), strict=True) if isinstance(plain, dict) else [(plain, packed)]
+    assert all(np.array_equal(one, other) for one, other in pairs)
+    assert inspect(path).file_bytes == path.stat().st_size
