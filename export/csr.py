@@ -45,7 +45,11 @@ class Encoded:
     @property
     def bytes(self) -> int:
         """What values and places take together."""
-        return self.values.nbytes + self.segments.nbytes + self.indices.nbytes
+        return self.bytes_for(1)
+
+    def bytes_for(self, tensors: int) -> int:
+        """What they take when several tensors share the values: each has places of its own."""
+        return self.values.nbytes + tensors * (self.segments.nbytes + self.indices.nbytes)
 
 
 def encode(array: np.ndarray) -> Encoded:

@@ -26,6 +26,7 @@ from tfprune.export.flatbuffer import Subgraph, Tensor, read
 from tfprune.export.placement import Place, places
 from tfprune.export.report import Report, fraction_of_zeros, shape_text
 from tfprune.export.rewriting import Rewriter
+from tfprune.export.xnnpack import analyse
 from tfprune.report import table
 
 if TYPE_CHECKING:
@@ -35,8 +36,11 @@ FORMS = ("csr", "block")
 DENSE = "dense"
 SHARED = "it shares its values with a tensor that stays dense"
 GAINLESS = "the file would not be smaller"
+KERNELLESS = "no kernel takes its blocks"
 OVERHEAD = 400  # bytes that a sparse tensor and its operators take besides values and places, about
-ORDER = "model_control_dependencies"  # metadata that names operators by their number, which would be wrong afterwards
+ORDER = (
+    b"model_control_dependencies"  # metadata that names operators by their number, which would be wrong afterwards
+)
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,20 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
         >>> print(sparsify(Path("digits.tflite").read_bytes()))  # doctest: +SKIP
     """
     _check(forms, least)
-    model, graphs = load(data), read(data).subgraphs
-    groups = _groups(graphs)
+    result = _sparsify(data, forms, least, KERNELLESS)
+    hazards = any(row.form == "csr" for row in result.rows) and analyse(result.data).hazards
+    if hazards:
+        rest = [form for form in forms if form != "csr"]
+        result = _sparsify(data, rest, least, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")
+    return result
+
+
+def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str) -> Sparsified:
+    model = load(data)
+    groups = _groups(read(data).subgraphs)
     for group in groups:
         _choose(group, model, forms, least)
+        group.reason = group.reason or ("" if group.encoded else otherwise)
     result = data
     if any(group.encoded for group in groups):
         _rewrite(model, groups)
@@ -152,7 +166,7 @@ class _Group:
             sparsity=fraction_of_zeros(tensor.nnz or 0, tensor.size),
             form=DENSE if encoded is None else encoded.form,
             dense_bytes=tensor.bytes,
-            bytes=tensor.bytes if encoded is None else encoded.bytes,
+            bytes=tensor.bytes if encoded is None else encoded.bytes_for(len(self.members)),
             reason=self.reason,
         )
 
@@ -172,7 +186,8 @@ def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:
             group = groups.setdefault(tensor.buffer, _Group(tensor, []))
             group.members.append((number, place))
             same = (tensor.shape, tensor.dtype) == (group.tensor.shape, group.tensor.dtype)
-            group.reason = group.reason or place.reason or ("" if same else SHARED)
+            alone = len(group.members) == 1
+            group.reason = group.reason or (place.reason if alone else SHARED if place.reason or not same else "")
     holders = Counter(tensor.buffer for graph in graphs for tensor in graph.tensors)
     for buffer, group in groups.items():
         if holders[buffer] > len(group.members):
@@ -196,12 +211,9 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], least: 
     if "csr" in forms:
         found.append(encode(array))
     encoded = min(found, key=lambda one: one.bytes, default=None)
-    if encoded is None:
-        group.reason = "no kernel takes its blocks"
-    elif encoded.bytes + OVERHEAD * len(group.members) >= tensor.bytes:
-        group.reason = (
-            f"sparse it takes {encoded.bytes:,} bytes and {OVERHEAD * len(group.members)} for its operators"
-        )
+    copies, overhead = len(group.members), OVERHEAD * len(group.members)
+    if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:
+        group.reason = f"sparse it takes {encoded.bytes_for(copies):,} bytes, and about {overhead} for its operators"
     else:
         group.encoded = encoded
 
@@ -222,8 +234,7 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
 
 def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
     rewriters = [Rewriter(model, graph) for graph in model.subgraphs]
-    sparse = [(group, *member) for group in groups if group.encoded for member in group.members]
-    floating = {number for _, number, place in sparse if place.hybrid}
+    floating = {number for group in groups if group.encoded for number, place in group.members if place.hybrid}
     for group in groups:
         if group.encoded:
             model.buffers[group.tensor.buffer].data = group.encoded.raw
