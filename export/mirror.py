@@ -9,7 +9,7 @@ import numpy as np
 
 import tfprune
 from tfprune.export.facing import MirrorPlan, MirrorStep, plan
-from tfprune.export.flat import Graph, flatten, is_plain, retrace, trace, unused_name
+from tfprune.export.flat import Call, Graph, flatten, is_plain, retrace, trace, unused_name
 from tfprune.export.passing import CONVOLUTIONS
 from tfprune.export.vectors import rewrite_vectors
 from tfprune.prunable import walk
@@ -96,11 +96,10 @@ class _Mirroring:
         # The tensors that are mirrored, and along which axes; each is kept alive, so that its id stays its own.
         self.mirrored: dict[int, tuple[keras.KerasTensor, tuple[int, ...]]] = {}
         self.flipped: dict[tuple[int, tuple[int, ...]], keras.KerasTensor] = {}
-        done: set[int] = set()
+        self.layers: dict[int, Any] = {}
         for call, step in zip(graph.calls, steps.steps, strict=True):
-            if id(call.layer) not in done:
-                _change(call.layer, step)
-                done.add(id(call.layer))
+            if id(call.layer) not in self.layers:
+                self.layers[id(call.layer)] = _changed(call, step)
 
     def apply(self) -> keras.Model:
         """Return the model made of the changed layers."""
@@ -114,7 +113,7 @@ class _Mirroring:
         args, kwargs = keras.tree.map_structure(lambda leaf: self.facing(leaf, step.mirrored), (args, kwargs))
         if step.padding is not None and type(layer) in CONVOLUTIONS:
             args = (self.padded(args[0], step.padding, layer), *args[1:])
-        outputs = layer(*args, **kwargs)
+        outputs = self.layers[id(layer)](*args, **kwargs)
         for tensor in keras.tree.flatten(outputs):
             self.mirrored[id(tensor)] = tensor, step.mirrored
         return outputs
@@ -145,12 +144,22 @@ class _Mirroring:
         return value
 
 
-def _change(layer: Any, step: MirrorStep) -> None:
-    """Turn a layer's kernel around, and set the padding that it is to have."""
+def _changed(call: Call, step: MirrorStep) -> Any:
+    """Return the layer of a call with its kernel turned around and the padding that it is to have."""
+    layer = call.layer
     if type(layer) in CONVOLUTIONS:
+        layer = layer if step.padding is None else _without_padding(layer, call.inputs[0].shape[-1])
         kernel = layer.depthwise_kernel if isinstance(layer, layers.SeparableConv2D) else layer.kernel
         kernel.assign(np.flip(keras.ops.convert_to_numpy(kernel), [axis - 1 for axis in step.mirrored]))
-        if step.padding is not None:
-            layer.padding = "valid"
     elif step.padding is not None:
         setattr(layer, "padding" if isinstance(layer, layers.ZeroPadding2D) else "cropping", step.padding)
+    return layer
+
+
+def _without_padding(layer: Any, channels: int) -> Any:
+    """Return a copy of a convolution that adds no padding; a new one, as layers remember the sizes they saw first."""
+    copy = type(layer).from_config({**layer.get_config(), "padding": "valid"})
+    copy.build((None, None, None, channels))
+    for variable, counterpart in zip(layer.weights, copy.weights, strict=True):
+        counterpart.assign(variable)
+    return copy

@@ -45,7 +45,7 @@ def _ranks(graph: Graph) -> dict[int, int]:
         (members[id(producer)], call)
         for call in members.values()
         for tensor in call.inputs
-        if id(producer := graph.producer(tensor)) in members
+        if id(producer := graph.producer(tensor)) in members and type(call.layer) not in GLOBAL_POOLS
     ]
     ranks: dict[int, int] = {}
     for group in grouped(list(members.values()), links):
@@ -117,8 +117,9 @@ class _Rewriting:
         """Call a layer, or what replaces it, on tensors of the right rank."""
         call = next(self.calls)
         rank = self.ranks.get(id(call))
+        taken = None if type(layer) in GLOBAL_POOLS else rank
         args, kwargs = keras.tree.map_structure(
-            lambda value, original: self.shaped(value, original, rank), (args, kwargs), (call.args, call.kwargs)
+            lambda value, original: self.shaped(value, original, taken), (args, kwargs), (call.args, call.kwargs)
         )
         if rank is None:
             return layer(*args, **kwargs)
