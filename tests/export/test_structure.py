@@ -1,11 +1,13 @@
 """Whole or not. The truth is files cut at every place, and what the interpreter makes of them."""
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.structure import check_whole
+from tfprune.export.structure import check_whole, long_vectors
 
 NAMES = ["dense", "int8", "int8_float_io", "two", "tokens", "fixed"]
 
@@ -52,3 +54,52 @@ def test_values_may_be_anything(cases):
     start = bytes(data).index(kernel)
     data[start : start + len(kernel)] = np.full(len(kernel), 0xFF, np.uint8).tobytes()
     check_whole(bytes(data))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_long_vectors_lie_where_the_schema_finds_them(cases, name):
+    data = cases[name].data
+    found = long_vectors(data, smallest=32)
+    assert set(_vectors(data, smallest=32)) <= {data[start : start + size] for start, size in found}
+    ends = [0, *(start + size for start, size in found)]
+    assert all(size >= 32 and start >= end for (start, size), end in zip(found, ends, strict=False))
+    assert ends[-1] <= len(data)
+
+
+def test_positions_of_a_sparse_tensor_are_long_vectors_of_their_width():
+    wide, narrow, bytewise = np.arange(20, dtype="<i4"), np.arange(30, dtype="<u2"), np.arange(40, dtype="u1")
+    kinds = schema.SparseIndexVector
+    data = _sparse_file((kinds.Int32Vector, wide), (kinds.Uint16Vector, narrow), (kinds.Uint8Vector, bytewise))
+    found = [data[start : start + size] for start, size in long_vectors(data, smallest=32)]
+    assert sorted(found) == sorted(vector.tobytes() for vector in (wide, narrow, bytewise))
+
+
+def test_vectors_that_overlap_are_listed_once_and_do_not_fill_the_memory(endless):
+    with pytest.raises(ValueError, match="a part is used without end"):
+        long_vectors(endless, smallest=1)
+
+
+def _vectors(data, smallest):
+    """Return the values of buffers, and the scales of tensors, that take so many bytes."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    scales = [tensor.quantization.scale for tensor in tensors if tensor.quantization is not None]
+    vectors = [buffer.data for buffer in model.buffers] + scales
+    return [vector.tobytes() for vector in vectors if vector is not None and vector.nbytes >= smallest]
+
+
+def _sparse_file(*vectors):
+    """Return a file with a tensor that has a dimension for each vector, given with the number of its kind."""
+    holders = {1: schema.Int32VectorT, 2: schema.Uint16VectorT, 3: schema.Uint8VectorT}
+    model, graph, tensor = schema.ModelT(), schema.SubGraphT(), schema.TensorT()
+    model.version, model.subgraphs, graph.tensors = 3, [graph], [tensor]
+    tensor.sparsity = schema.SparsityParametersT()
+    tensor.sparsity.dimMetadata = []
+    for kind, vector in vectors:
+        dimension = schema.DimensionMetadataT()
+        dimension.arrayIndicesType, dimension.arrayIndices = kind, holders[kind]()
+        dimension.arrayIndices.values = vector
+        tensor.sparsity.dimMetadata.append(dimension)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
