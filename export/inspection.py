@@ -63,7 +63,7 @@ class ModelReport(Report):
         weight_bytes: What they take in the file, positions included.
         constant_bytes: What other constants take: biases, shapes, tables.
         other_bytes: The rest of the plain file: operators, names, scales, metadata.
-        codings: The sums of the weights' sizes, coding by coding.
+        codings: The sums of the weights' sizes, coding by coding, and last each weight in its smallest coding.
     """
 
     file_bytes: int
@@ -114,9 +114,9 @@ class ModelReport(Report):
         return table(header, [*lines, ["all weights", "", "", *sums]], left=3)
 
     def _storage(self) -> str:
-        header = ["bytes of values + positions", *TITLES.values()]
+        header = ["bytes of values + positions", *(TITLES[coding.name] for coding in self.rows[0].codings)]
         lines = [[shortened(row.name, NAME), *map(_cell, row.codings)] for row in self.rows]
-        return table(header, [*lines, ["all weights", *map(_cell, self.codings)]])
+        return table(header, [*lines, ["all weights", *map(_cell, self.codings[: len(header) - 1])]])
 
     def _totals(self) -> str:
         dense = self.codings[0].bytes
@@ -127,7 +127,7 @@ class ModelReport(Report):
                 f"{coding.index_bytes:,}",
                 f"{coding.bytes:,}",
                 f"{coding.bytes / dense:.1%}" if dense else "-",
-                f"{coding.padding:,}" if coding.name == "offsets" else "",
+                f"{coding.padding:,}" if coding.name in ("offsets", "best") else "",
             ]
             for coding in self.codings
         ]
@@ -184,7 +184,7 @@ def inspect(source: Source) -> ModelReport:
         constant_bytes=constant_bytes,
         # Parts of a file may overlap, which nothing forbids; then there is no rest.
         other_bytes=max(0, len(data) - weight_bytes - constant_bytes),
-        codings=total(row.codings for row in rows),
+        codings=total([row.codings for row in rows]),
     )
 
 

@@ -48,6 +48,7 @@ NOTES = {
     "entropy": "What no coder can beat that codes each run of zeros and each value by itself. Floats hardly repeat: "
     "their values are counted as they are, and only the positions are at their bound.",
     "file": "What the weight takes in this file before the whole is compressed.",
+    "best": "Each weight in the smallest of the first four.",
 }
 
 

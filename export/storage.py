@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ TITLES = {
     "csr": "CSR, indices",
     "entropy": "entropy bound",
     "file": "in the file",
+    "best": "best of each weight",
 }
 
 
@@ -34,7 +35,8 @@ class Coding(Report):
         name: `dense`: every entry. `mask`: one bit for each entry, and the non-zero values. `offsets`: rows of
             non-zero values, each with the number of zeros before it in its row; a longer run of zeros forces a zero
             to be stored as a value. `csr`: the same with the place in the row. `entropy`: what no coder can beat that
-            codes runs of zeros and values one by one. `file`: as the file has it.
+            codes runs of zeros and values one by one. `file`: as the file has it. `best`, in sums: each weight in the
+            smallest of the first four.
         value_bytes: Bytes of the values, for `offsets` with the zeros that are stored among them.
         index_bytes: Bytes that say where the values belong; for rows also where each begins.
         bits: Width of one offset or index; None where there are none, or several widths in a sum.
@@ -133,21 +135,21 @@ def indices(counts: Counts, columns: int) -> Coding:
     return Coding("csr", _bytes(counts.nnz * counts.bits), index, 8 * width)
 
 
-def total(rows: Iterable[Sequence[Coding]]) -> tuple[Coding, ...]:
-    """Add up the sizes of several weights, coding by coding."""
-    sums = []
-    for parts in zip(*rows, strict=True):
-        widths = {part.bits for part in parts}
-        sums.append(
-            Coding(
-                parts[0].name,
-                sum(part.value_bytes for part in parts),
-                sum(part.index_bytes for part in parts),
-                widths.pop() if len(widths) == 1 else None,
-                sum(part.padding for part in parts),
-            )
-        )
-    return tuple(sums)
+def total(rows: Sequence[Sequence[Coding]]) -> tuple[Coding, ...]:
+    """Add up the sizes of several weights, coding by coding, and each weight in its smallest one."""
+    best = [replace(min(row[:4], key=lambda coding: coding.bytes), name="best") for row in rows]
+    return tuple(_sum(parts) for parts in [*zip(*rows, strict=True), best] if parts)
+
+
+def _sum(parts: Sequence[Coding]) -> Coding:
+    widths = {part.bits for part in parts}
+    return Coding(
+        parts[0].name,
+        sum(part.value_bytes for part in parts),
+        sum(part.index_bytes for part in parts),
+        widths.pop() if len(widths) == 1 else None,
+        sum(part.padding for part in parts),
+    )
 
 
 def _pointers(rows: int, stored: int) -> int:

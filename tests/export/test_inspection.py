@@ -10,7 +10,7 @@ from tfprune.export.codec import encode
 from tfprune.export.inspection import ModelReport, TensorRow, inspect
 from tfprune.export.report import TensorInfo
 from tfprune.export.runtime import MissingPackage, Runner
-from tfprune.export.storage import Coding
+from tfprune.export.storage import TITLES, Coding
 
 CODINGS = (
     Coding("dense", 1000, 0),
@@ -33,7 +33,7 @@ MODEL = ModelReport(
     weight_bytes=1000,
     constant_bytes=40,
     other_bytes=2960,
-    codings=CODINGS,
+    codings=(*CODINGS, Coding("best", 250, 125)),
 )
 
 
@@ -88,7 +88,7 @@ def test_the_parts_of_a_file_add_up(cases, name):
     report = inspect(cases[name].path)
     assert report.weight_bytes + report.constant_bytes + report.other_bytes == cases[name].path.stat().st_size
     assert report.codings[0].bytes == sum(row.codings[0].bytes for row in report.rows) == report.weight_bytes
-    assert [coding.name for coding in report.codings] == ["dense", "mask", "offsets", "csr", "entropy", "file"]
+    assert [coding.name for coding in report.codings] == [*TITLES]
 
 
 def test_the_tables_show_weights_sums_and_codings():
@@ -100,6 +100,7 @@ def test_the_tables_show_weights_sums_and_codings():
     assert "251 + 157 (5 bits)" in storage
     found = {line.split("  ")[0]: line.split()[-5:] for line in totals.splitlines()[2:]}
     assert found["CSR, offsets"] == ["251", "157", "408", "40.8%", "1"]
+    assert found["best of each weight"] == ["250", "125", "375", "37.5%", "0"]
     assert found["entropy bound"][1:] == ["200", "100", "300", "30.0%"]
 
 

@@ -209,8 +209,10 @@ def test_empty_and_all_zero_weights_have_sizes():
 def test_sums_add_every_part():
     one, two = codings(entries(np.eye(20, dtype=np.int8))), codings(entries(random_weights(0.99, 5000, np.int8)))
     sums = total([one, two])
-    for first, second, both in zip(one, two, sums, strict=True):
+    for first, second, both in zip(one, two, sums[:-1], strict=True):
         assert both.bytes == first.bytes + second.bytes
         assert both.padding == first.padding + second.padding
     assert {coding.name: coding.bits for coding in sums}["offsets"] is None
+    assert sums[-1].name == "best"
+    assert sums[-1].bytes == sum(min(coding.bytes for coding in sizes[:4]) for sizes in (one, two))
     assert total([]) == ()
