@@ -101,7 +101,7 @@ def _sizes(what: str, files: dict[str, bytes]) -> list[Row]:
 
 def _bound(data: bytes) -> float:
     rest, bits = data, 0.0
-    for values in _weights(data):
+    for values in int8_weights(data):
         rest = rest.replace(values.tobytes(), b"", 1)
         places = np.flatnonzero(values)
         runs = np.diff(places, prepend=-1) - 1
@@ -109,7 +109,7 @@ def _bound(data: bytes) -> float:
     return bits / 8 + len(lzma.compress(rest, preset=9 | lzma.PRESET_EXTREME))
 
 
-def _weights(data: bytes) -> list[np.ndarray]:
+def int8_weights(data: bytes) -> list[np.ndarray]:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(data, 0)

@@ -14,6 +14,7 @@ from scipy.stats import entropy
 from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.codec import encode, read_model
 from tfprune.export.packing import LARGEST, WHOLE
+from tfprune.export.sparse import sparsify
 
 NAMES = ["dense", "int8", "int8_float_io", "two", "tokens", "fixed"]
 KINDS = [(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4)] + [(4, "scaled")]
@@ -99,6 +100,41 @@ def test_exports_come_back_bit_for_bit_and_plain_loops_agree(cases, name):
     assert unpack(packed) == unpacked_plainly(packed) == data
     assert packed == pack(bytearray(data)) == encode(data, "packed"), "the same bytes give the same bytes"
     assert len(packed) < len(encode(data, "gzip"))
+
+
+@pytest.fixture(scope="module")
+def formats():
+    """Return a pruned layer in each number format, dense and sparse, and a recurrent layer, by name."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(3)
+    pruned = keras.Sequential([keras.Input((64,), batch_size=1), keras.layers.Dense(96), keras.layers.Dense(8)])
+    kernel = pruned.layers[0].kernel.numpy()
+    pruned.layers[0].kernel.assign(np.where(np.abs(kernel) > np.quantile(np.abs(kernel), 0.9), kernel, 0))
+    recurrent = keras.Sequential([keras.Input((5, 8), batch_size=1), keras.layers.LSTM(24)])
+
+    def convert(model, *, optimizations=(), types=()):
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        converter.optimizations, converter.target_spec.supported_types = [*optimizations], [*types]
+        return converter.convert()
+
+    smaller = [tf.lite.Optimize.DEFAULT]
+    files = {
+        "float32": convert(pruned),
+        "float16": convert(pruned, optimizations=smaller, types=[tf.float16]),
+        "dynamic": convert(pruned, optimizations=smaller),
+        "recurrent": convert(recurrent),
+    }
+    return files | {f"{name}, sparse": sparsify(files[name]).data for name in ("float32", "float16")}
+
+
+def test_every_format_comes_back_and_is_smaller_than_under_xz(formats):
+    assert formats["float32, sparse"] != formats["float32"]
+    for name, data in formats.items():
+        packed = pack(data)
+        assert unpack(packed) == unpacked_plainly(packed) == data, name
+        assert len(packed) < len(encode(data, "xz")), name
 
 
 @settings(max_examples=60, deadline=None)
