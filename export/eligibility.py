@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfprune.export.codec import Source, read_model, source_name
+from tfprune.export.padding import spell_out_padding
 from tfprune.export.report import Report
 from tfprune.export.steps import Step
 from tfprune.export.xnnpack import NEEDED, Analysis, Group, analyse
@@ -135,7 +136,7 @@ def _of_model(model: Any) -> SparseInference:
             f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}"
         )
     plain = tfprune.strip(model)
-    return _report(analyse(convert(plain)), _layers(plain), ())
+    return _report(analyse(spell_out_padding(convert(plain))), _layers(plain), ())
 
 
 def _layers(model: keras.Model) -> Layers:

@@ -89,6 +89,7 @@ GROUP = {
     "tfprune.export.rewriting": FILE,
     "tfprune.export.sparse": FILE,
     "tfprune.export.steps": FILE,
+    "tfprune.export.padding": FILE,
     "tfprune.export.layouts": FILE,
     "tfprune.export.xnnpack": FILE,
     "tfprune.export.calibration": BUILD,

@@ -1,0 +1,109 @@
+"""Write the zeros that `padding="same"` adds into the file, where XNNPACK has to know them to run a network sparse.
+
+The converter turns `ZeroPadding2D` and `padding="valid"` into `padding="same"` wherever both are the same, which they
+are with stride 2 on maps of odd size. XNNPACK adds such zeros while it runs, so its sparse kernels do not take them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfprune.export.editing import add_values, builtin_code, load, operator_code, save
+
+if TYPE_CHECKING:
+    from ai_edge_litert import schema_py_generated as schema
+
+NUMBERED = b"model_control_dependencies"  # metadata that names operators by their number, which would be wrong
+
+
+def spell_out_padding(data: bytes) -> bytes:
+    """Give strided float32 convolutions that pad evenly a PAD operator and no padding of their own.
+
+    The outputs stay the same, bit for bit. XNNPACK joins the two again, so it costs no time there.
+
+    Args:
+        data: A plain .tflite file.
+
+    Returns:
+        The file; the bytes given where there is nothing to change.
+
+    Raises:
+        ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if ai-edge-litert is
+            not installed.
+    """
+    model = load(data)
+    if any(entry.name == NUMBERED for entry in model.metadata or ()):
+        return data
+    graph = model.subgraphs[0]
+    operators: list[schema.OperatorT] = []
+    for operator in graph.operators or ():
+        amount = _even_padding(model, graph, operator)
+        if amount:
+            operators.append(_pad(model, graph, operator, amount))
+        operators.append(operator)
+    if len(operators) == len(graph.operators or ()):
+        return data
+    graph.operators = operators
+    return save(model)
+
+
+def _even_padding(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> int:
+    """Return the zeros on each side of the image; 0 where the sides differ, or another kind of operator is met."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+    options = operator.builtinOptions
+    if builtin_code(model.operatorCodes[operator.opcodeIndex]) not in kinds or options is None:
+        return 0
+    image, kernel = (graph.tensors[place] for place in operator.inputs[:2])
+    if image.type != schema.TensorType.FLOAT32 or len(image.shape) != 4 or len(kernel.shape) != 4:
+        return 0
+    free = image.shapeSignature is not None and min(image.shapeSignature[1:3]) < 0
+    strides = options.strideH, options.strideW
+    if options.padding != schema.Padding.SAME or free or min(strides) < 2:
+        return 0
+    dilations = options.dilationHFactor, options.dilationWFactor
+    totals = {
+        _total(int(size), int(window), stride, dilation)
+        for size, window, stride, dilation in zip(
+            image.shape[1:3], kernel.shape[1:3], strides, dilations, strict=True
+        )
+    }
+    total = totals.pop()
+    return 0 if totals or total % 2 else total // 2
+
+
+def _total(size: int, window: int, stride: int, dilation: int) -> int:
+    steps = -(-size // stride)
+    return max((steps - 1) * stride + (window - 1) * dilation + 1 - size, 0)
+
+
+def _pad(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, amount: int) -> schema.OperatorT:
+    from ai_edge_litert import schema_py_generated as schema
+
+    image = graph.tensors[operator.inputs[0]]
+    around = np.array([[0, 0], [amount, amount], [amount, amount], [0, 0]], np.int32)
+    amounts = schema.TensorT(
+        name=image.name + b"/padding", shape=[4, 2], type=schema.TensorType.INT32, buffer=add_values(model, around)
+    )
+    padded = copy.copy(image)
+    padded.name, padded.buffer = image.name + b"/padded", 0
+    padded.shape = (np.asarray(image.shape) + around.sum(1)).astype(np.int32)  # the type that the packer writes
+    if image.shapeSignature is not None:
+        free = np.asarray(image.shapeSignature)
+        padded.shapeSignature = np.where(free < 0, free, padded.shape).astype(np.int32)
+    first = len(graph.tensors)
+    graph.tensors += [amounts, padded]
+    pad = schema.OperatorT(
+        opcodeIndex=operator_code(model, schema.BuiltinOperator.PAD),
+        inputs=[operator.inputs[0], first],
+        outputs=[first + 1],
+        builtinOptionsType=schema.BuiltinOptions.PadOptions,
+        builtinOptions=schema.PadOptionsT(),
+    )
+    operator.inputs = [first + 1, *operator.inputs[1:]]
+    operator.builtinOptions.padding = schema.Padding.VALID
+    return pad
