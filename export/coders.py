@@ -64,7 +64,7 @@ def _sample(data: bytes) -> bytes:
     return b"".join(data[start : start + size] for start in range(0, step * SLICES, step))
 
 
-def expand(packed: bytes, coder: int, *, limit: int) -> bytes:
+def expand(packed: bytes | memoryview, coder: int, *, limit: int) -> bytes:
     """Unpack a stream; memory grows with what comes out, never past the limit.
 
     Args:
@@ -79,7 +79,7 @@ def expand(packed: bytes, coder: int, *, limit: int) -> bytes:
         ValueError: If the stream is damaged or cut short, holds more than `limit` bytes, or has an unknown coder.
     """
     if coder == STORED:
-        whole, data = True, packed
+        whole, data = True, bytes(packed)
     elif coder in (DEFLATE, LZMA):
         whole, data = _expand(_decompressor(coder), packed, limit)
     else:
@@ -98,7 +98,7 @@ def _decompressor(coder: int) -> Any:
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
-def _expand(decompressor: Any, packed: bytes, limit: int) -> tuple[bool, bytes]:
+def _expand(decompressor: Any, packed: bytes | memoryview, limit: int) -> tuple[bool, bytes]:
     try:
         data = decompressor.decompress(packed, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:

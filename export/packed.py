@@ -135,7 +135,7 @@ def _table_limit(count: int) -> int:
     return count * (PIECE.itemsize + MOST_STREAMS * STREAM.itemsize) + STREAM.itemsize
 
 
-def _table(table: Any, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _table(table: bytes, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the records of the pieces and of all streams, checked against the header."""
     pieces = np.frombuffer(_cut(memoryview(table), 0, count * PIECE.itemsize), PIECE)
     streams = np.frombuffer(memoryview(table)[pieces.nbytes :], STREAM)
@@ -160,7 +160,7 @@ class _Streams:
         self._streams = map(np.void.item, streams)
         self._at = 0
 
-    def __call__(self, limit: int) -> Any:
+    def __call__(self, limit: int) -> bytes:
         coder, size = next(self._streams)
         packed = _cut(self._data, self._at, size)
         self._at += size

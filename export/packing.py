@@ -73,7 +73,8 @@ def _pieces(data: bytes, ranges: list[tuple[int, int]]) -> list[Piece]:
     """Split and pack parts of a file where that makes them smaller; those last that come from others."""
     found = find_scaled([memoryview(data)[start : start + size] for start, size in ranges])
     needed = {other for other, _ in found.values()}
-    places, pieces = {}, []
+    places: dict[int, int] = {}
+    pieces: list[Piece] = []
     for place, (start, size) in enumerate(ranges):
         if place in found:
             continue

@@ -47,7 +47,8 @@ def find_scaled(vectors: Sequence[Buffer]) -> dict[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
     for group in _groups(vectors):
         tried = [_from_one(vectors, group, place) for place in group[:TRIED]]
-        found |= max(tried, key=len)
+        best = max(tried, key=len)
+        found |= best
     return found
 
 
