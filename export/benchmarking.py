@@ -29,7 +29,7 @@ def benchmark(
     """Time `Runner.predict` in a process that does nothing else, on random inputs that are the same each time.
 
     Args:
-        source: A path, or the content of such a file: plain, gzip or xz.
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
         runs: How often it is timed, at least 1.
         warmup: How often it runs before that, at least 0.
         threads: Threads of the interpreter, at least 1.

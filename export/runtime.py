@@ -33,7 +33,7 @@ class Runner:
     """Load a TFLite file once and run it on NumPy arrays.
 
     Args:
-        source: A path, or the content of such a file: plain, gzip or xz.
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
         threads: Threads the interpreter may use, at least 1.
 
     Attributes:
