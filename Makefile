@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench zoo fuzz device-check clean
+.PHONY: demo test lint bench zoo fuzz device-check device-test device-page clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -45,6 +45,10 @@ device-check: build/device/files.json
 
 device-test: build/device/files.json
 	$(BIN)/python tests/device/run.py build/device
+
+# What docs/raspberry_pi.md says, from an empty folder, with the Pi's own pip: two to three minutes.
+device-page: build/device/files.json
+	$(BIN)/python tests/device/page.py build/device
 
 build/device/files.json: $(wildcard tfprune/*.py export/*.py tests/device/*.py) | .venv/dev
 	$(BIN)/python tests/device/make_files.py build/device
