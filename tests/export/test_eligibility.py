@@ -170,10 +170,7 @@ def test_other_things_are_refused(source):
         sparse_inference(source)
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [(b"nonsense", "Expected a TFLite file"), (b"\x1c\x00\x00\x00TFL3" + b"\xff" * 64, "Cannot tell how")],
-)
-def test_nonsense_is_refused(source, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("source", [b"nonsense", b"\x1c\x00\x00\x00TFL3" + b"\xff" * 64])
+def test_nonsense_is_refused(source):
+    with pytest.raises(ValueError, match="Expected a"):
         sparse_inference(source)
