@@ -14,12 +14,23 @@ _HOME = {
     "inspect": "tfprune.export.inspection",
     "make_sparse_ready": "tfprune.export.mirror",
     "pack": "tfprune.export.packing",
+    "share_weights": "tfprune.export.sharing",
     "to_tflite": "tfprune.export.pipeline",
     "unpack": "tfprune.export.packed",
     "verify": "tfprune.export.verification",
 }
 
-__all__ = ["Runner", "benchmark", "inspect", "make_sparse_ready", "pack", "to_tflite", "unpack", "verify"]
+__all__ = [
+    "Runner",
+    "benchmark",
+    "inspect",
+    "make_sparse_ready",
+    "pack",
+    "share_weights",
+    "to_tflite",
+    "unpack",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

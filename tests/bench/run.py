@@ -20,6 +20,7 @@ COMMANDS = [
     ["wrapping.py"],
     ["digits.py"],
     ["sizes.py"],
+    ["sharing.py"],
 ]
 
 
