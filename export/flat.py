@@ -123,6 +123,9 @@ def is_plain(layer: Any) -> bool:
 
 
 def _functional(model: keras.Model) -> keras.Model:
+    """Return a model as one that is nothing but a graph."""
+    if isinstance(model, keras.Sequential):  # whose `input` is what it was called on
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return keras.Model(model.input, model.output, name=model.name)
 
 

@@ -52,6 +52,8 @@ def make_sparse_ready(model: keras.Model) -> keras.Model:
         >>> ready.get_layer("stem_pad").padding, ready.get_layer("stem").padding
         (((1, 1), (1, 1)), 'valid')
     """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: an object of {type(model).__name__}")
     copy = tfprune.strip(model)
     _check(copy)
     # Stripped again, because the layers of the copy have been called several times and so look shared.
