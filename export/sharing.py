@@ -26,8 +26,8 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
         The changed file.
 
     Raises:
-        ValueError: If the bytes are no whole TFLite file, none of its weights has 8 bits, `levels` is out of range, or
-            (also an ImportError) ai-edge-litert is not installed.
+        ValueError: If the bytes are no whole TFLite file, none of its weights has 8 bits, or `levels` is out of
+            range; or (also an ImportError) if ai-edge-litert is not installed.
 
     Reference:
         Han, S., Mao, H. and Dally, W. J. Deep Compression. ICLR 2016. arXiv:1510.00149, section 3.
