@@ -11,6 +11,7 @@ from typing import Any
 
 from tfprune.export.packed import LIMIT, MAGIC, unpack
 from tfprune.export.packing import pack
+from tfprune.export.sparse_check import check_sparse
 from tfprune.export.structure import IDENTIFIER, check_whole
 
 METHODS = (None, "gzip", "xz", "packed")
@@ -133,6 +134,7 @@ def read_model(source: Source) -> bytes:
         )
     try:
         check_whole(data)
+        check_sparse(data)
     except ValueError as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({error}). "

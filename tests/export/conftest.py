@@ -79,6 +79,20 @@ def refused(cases: dict[str, Case]) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def sparse() -> bytes:
+    """Return a file with a sparse kernel: rows of compressed entries behind DENSIFY."""
+    import keras
+
+    from tfprune.export.sparse import sparsify
+
+    layer = keras.layers.Dense(24)
+    model = keras.Sequential([keras.Input((48,), name="vector"), layer])
+    places = np.arange(48 * 24).reshape(48, 24)
+    layer.kernel.assign(np.where(places % 11 == 0, places, 0))
+    return sparsify(_convert(model)).data
+
+
+@pytest.fixture(scope="session")
 def endless() -> bytes:
     """Return a graph listed 5,000 times with the same 5,000 operators: 45 kB, and minutes to walk."""
     import flatbuffers
