@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfprune.export.attachments import carry_over
 from tfprune.export.csr import BLOCK, Encoded, encode, encode_blocks
 from tfprune.export.editing import load, save
 from tfprune.export.flatbuffer import Subgraph, Tensor, read
@@ -140,7 +141,7 @@ def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str)
     result = data
     if any(group.encoded for group in groups):
         _rewrite(model, groups)
-        result = save(model)
+        result = carry_over(data, save(model))
     if len(result) >= len(data):
         result, groups = data, [replace(group, reason=group.reason or GAINLESS) for group in groups]
     rows = tuple(group.row() for group in groups)

@@ -86,6 +86,7 @@ GROUP = {
     "tfprune.export.sharing": FILE,
     "tfprune.export.editing": FILE,
     "tfprune.export.ordering": FILE,
+    "tfprune.export.attachments": RUN,
     "tfprune.export.csr": RUN,
     "tfprune.export.placement": FILE,
     "tfprune.export.rewriting": FILE,

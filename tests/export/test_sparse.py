@@ -1,5 +1,7 @@
 """Files with sparse weights. The truth is what the dense file gives in another process, and the values themselves."""
 
+import io
+import zipfile
 from collections import Counter
 from contextlib import suppress
 
@@ -389,6 +391,17 @@ def test_signatures_metadata_and_names_survive(made):
     assert (old.inputs, old.outputs) == (new.inputs, new.outputs)
     names = {tensor.name for tensor in read(data).subgraphs[0].tensors}
     assert names <= {tensor.name for tensor in read(save(after)).subgraphs[0].tensors}
+
+
+def test_labels_behind_a_file_stay_there(dense):
+    stream = io.BytesIO(dense[1])
+    with zipfile.ZipFile(stream, mode="a") as archive:  # as TFLite's metadata tools do
+        archive.writestr("labels.txt", "cat\ndog\n")
+    moved = sparsify(stream.getvalue()).data
+    assert moved.startswith(sparsify(dense[1]).data)
+    with zipfile.ZipFile(io.BytesIO(moved)) as archive:
+        assert archive.read("labels.txt") == b"cat\ndog\n"
+    assert agree(moved, dense[1], dense[0], 1e-6)
 
 
 def test_operators_stay_in_an_order_that_runs(made):

@@ -1,0 +1,54 @@
+"""Files behind a .tflite: TFLite's metadata tools append labels and vocabularies as a zip archive."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+END, ENTRY, LOCAL = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
+END_SIZE = 22  # bytes of the archive's last record, before its comment
+COMMENT = 2**16 - 1  # the longest comment behind it
+
+
+def carry_over(source: bytes, target: bytes) -> bytes:
+    """Append to a rewritten file the archive that stands behind the one it was made from.
+
+    Args:
+        source: The file before, whole.
+        target: The flatbuffer after.
+
+    Returns:
+        The flatbuffer and the archive, whose offsets count from the new file's start; the flatbuffer alone where
+        there is no archive.
+    """
+    try:
+        start, offsets = _archive(source)
+    except (struct.error, ValueError):
+        return target
+    shift = len(target) - start
+    archive = bytearray(source[start:])
+    for place in offsets:
+        (offset,) = struct.unpack_from("<I", archive, place - start)
+        struct.pack_into("<I", archive, place - start, offset + shift)
+    return target + bytes(archive)
+
+
+def _archive(data: bytes) -> tuple[int, list[int]]:
+    """Return where the archive begins, and where it says where something is."""
+    end = data.rfind(END, max(0, len(data) - END_SIZE - COMMENT))
+    count, size, directory = struct.unpack_from("<HII", data, end + 10)
+    if end < 0 or directory + size != end or not count:
+        raise ValueError("no archive that counts from the file's start")
+    entries = [*_entries(data, directory, count)]
+    starts = [struct.unpack_from("<I", data, place + 42)[0] for place in entries]
+    if any(start > directory or data[start : start + 4] != LOCAL for start in starts):
+        raise ValueError("an entry that is not where it should be")
+    return min(starts), [place + 42 for place in entries] + [end + 16]
+
+
+def _entries(data: bytes, place: int, count: int) -> Iterator[int]:
+    for _ in range(count):
+        if data[place : place + 4] != ENTRY:
+            raise ValueError("fewer entries than it says")
+        yield place
+        place += 46 + sum(struct.unpack_from("<HHH", data, place + 28))
