@@ -40,7 +40,7 @@ def compress(data: bytes) -> tuple[int, bytes]:
 
 def compress_quickly(data: bytes) -> tuple[int, bytes]:
     """Do what `compress` does without the search for repeats: some megabytes in a tenth of a second."""
-    return min((STORED, data), *((DEFLATE, _deflate(data, strategy)) for strategy in QUICK), key=_size)
+    return min([(STORED, data), *((DEFLATE, _deflate(data, strategy)) for strategy in QUICK)], key=_size)
 
 
 def _size(entry: tuple[int, bytes]) -> int:

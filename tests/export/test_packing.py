@@ -214,11 +214,11 @@ def test_long_vectors_are_cut_into_pieces():
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 3000, WHOLE])
-def test_what_cannot_be_packed_grows_by_the_header_only(size):
+def test_what_cannot_be_packed_grows_by_the_header_and_next_to_nothing(size):
     noise = np.random.default_rng(6).integers(0, 256, (size // 300 + 1, 300), np.uint8)
     data = file_of(*(row.tobytes() for row in noise), noise.tobytes())
     assert unpack(pack(data)) == data
-    assert len(pack(data)) <= len(data) + 30
+    assert len(pack(data)) <= len(data) * 1.001 + 30
     garbage = file_of(b"") + np.random.default_rng(7).bytes(size)
     assert unpack(pack(garbage)) == garbage, "what follows the flatbuffer is kept, too"
     assert len(pack(garbage)) <= len(garbage) + 30
