@@ -42,6 +42,8 @@ INSIDE = Role(inside=True)
 
 def role(graph: Steps, step: Step) -> Role:
     """Say what a step can do."""
+    if not step.inputs or not step.outputs or min(step.outputs) < 0:
+        return _no("it computes nothing")
     taken = step.inputs[: 2 if step.kind in FLOAT_PAIRS else 1]
     types = {graph.tensors[place].dtype for place in (*taken, *step.outputs[:1]) if place >= 0}
     if types - {"float32"}:
@@ -51,7 +53,7 @@ def role(graph: Steps, step: Step) -> Role:
     if step.kind == "DEPTH_TO_SPACE":
         return Role(leaves=True)
     rule = RULES.get(step.kind)
-    if rule is None or len(step.inputs) < 2 or not step.outputs:
+    if rule is None or len(step.inputs) < 2:
         return _no(f"{step.kind} has no form with channels first")
     return rule(graph, step)
 
@@ -79,14 +81,14 @@ def _rank(graph: Steps, place: int) -> int:
 
 
 def _unary(graph: Steps, step: Step) -> Role:
-    rank = _rank(graph, step.inputs[0]) if step.inputs else -1
+    rank = _rank(graph, step.inputs[0])
     return INSIDE if rank == 4 else _no(f"it works on {rank} dimensions instead of 4")
 
 
 def _convolution(graph: Steps, step: Step) -> Role:
     weight = graph.values(step.inputs[1])
-    if weight is None or len(weight.shape) != 4:
-        return _no("its kernel is no constant of 4 dimensions")
+    if weight is None or len(weight.shape) != 4 or _rank(graph, step.inputs[0]) != 4:
+        return _no("its kernel is no constant, or its image has not 4 dimensions")
     _, height, width, channels = weight.shape
     if channels != graph.tensors[step.inputs[0]].shape[-1]:
         return _no("it has groups")
@@ -107,8 +109,8 @@ def _convolution(graph: Steps, step: Step) -> Role:
 
 def _depthwise(graph: Steps, step: Step) -> Role:
     weight = graph.values(step.inputs[1])
-    if weight is None or len(weight.shape) != 4:
-        return _no("its kernel is no constant of 4 dimensions")
+    if weight is None or len(weight.shape) != 4 or _rank(graph, step.inputs[0]) != 4:
+        return _no("its kernel is no constant, or its image has not 4 dimensions")
     _, height, width, channels = weight.shape
     if channels != graph.tensors[step.inputs[0]].shape[-1]:
         return _no("its depth multiplier is not 1")
@@ -125,11 +127,14 @@ def _depthwise(graph: Steps, step: Step) -> Role:
 
 
 def _padding_reason(step: Step, wanted: int) -> str:
-    need = f"XNNPACK needs {wanted} on each side, as ZeroPadding2D({wanted}) and padding='valid': {READY}"
+    need = f"XNNPACK needs {wanted} on each side, as ZeroPadding2D({wanted}) and padding='valid'"
     if step.padding is None:
-        return f"padding='same' with strides; {need}"
+        return f"padding='same' with strides; {need}: {READY}"
     top, bottom, left, right = step.padding
-    return f"it pads {top}, {bottom}, {left}, {right} (top, bottom, left, right); {need}"
+    # One zero less on one side: what TensorFlow pads on an even size, which mirroring makes up for.
+    uneven = (top + bottom, left + right) == (2 * wanted - 1, 2 * wanted - 1)
+    told = f"it pads {top}, {bottom}, {left}, {right} (top, bottom, left, right); {need}"
+    return f"{told}: {READY}" if uneven else told
 
 
 def _strides(step: Step) -> tuple[int, int]:
@@ -176,7 +181,7 @@ def _fully_connected(graph: Steps, step: Step) -> Role:
 
 def _resize(graph: Steps, step: Step) -> Role:
     shape = graph.tensors[step.inputs[0]].shape
-    return INSIDE if len(shape) == 4 and min(shape[1:3]) > 1 else _no("it enlarges a single pixel")
+    return INSIDE if len(shape) == 4 and min(shape[1:3], default=0) > 1 else _no("it enlarges a single pixel")
 
 
 RULES: dict[str, Callable[[Steps, Step], Role]] = {
