@@ -35,7 +35,7 @@ class Rewriter:
         weight = self._graph.tensors[tensor]
         weight.sparsity = self._sparsity(encoded, weight.shape)
         for operator in self._graph.operators:
-            if tensor in operator.inputs:
+            if tensor in _inputs(operator):
                 code = self._model.operatorCodes[operator.opcodeIndex]
                 code.version = max(code.version, BLOCKS_SINCE)
 
@@ -58,9 +58,9 @@ class Rewriter:
     def finish(self) -> None:
         """Put each new operator in front of the first that needs it."""
         placed: list[Any] = []
-        for operator in self._graph.operators:
-            for tensor in operator.inputs:
-                self._place(int(tensor), placed)
+        for operator in self._graph.operators or ():
+            for tensor in _inputs(operator):
+                self._place(tensor, placed)
             placed.append(operator)
         self._graph.operators = placed
 
@@ -113,3 +113,8 @@ class Rewriter:
         name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[numbers.itemsize]
         kinds = self._schema.SparseIndexVector
         return getattr(kinds, name), getattr(self._schema, f"{name}T")(values=numbers)
+
+
+def _inputs(operator: schema.OperatorT) -> list[int]:
+    """Return the tensors that an operator takes; one without any may have no list of them."""
+    return [] if operator.inputs is None else operator.inputs.tolist()

@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.editing import load, save
+from tfprune.export.editing import load, operator_code, save
 from tfprune.export.flatbuffer import read
 from tfprune.export.runtime import Runner
 from tfprune.export.sparse import OVERHEAD, sparsify
@@ -391,6 +391,46 @@ def test_signatures_metadata_and_names_survive(made):
     assert (old.inputs, old.outputs) == (new.inputs, new.outputs)
     names = {tensor.name for tensor in read(data).subgraphs[0].tensors}
     assert names <= {tensor.name for tensor in read(save(after)).subgraphs[0].tensors}
+
+
+def test_variables_keep_their_state():
+    """A sum over calls, in a resource that another graph initializes, times a kernel with zeros."""
+    import tensorflow as tf
+
+    random = np.random.default_rng(2)
+    kernel = (random.normal(size=(64, 64)) * (random.random((64, 64)) > 0.9)).astype(np.float32)
+
+    class Counting(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.sum = tf.Variable(tf.zeros((1, 64)))
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 64))])
+        def call(self, x):
+            self.sum.assign_add(x)
+            return tf.matmul(self.sum, kernel)
+
+    counting = Counting()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([counting.call.get_concrete_function()], counting)
+    converter.experimental_enable_resource_variables = True
+    result = sparsify(converter.convert())
+    assert {row.shape: row.form for row in result.rows} == {(64, 64): "csr", (1, 64): "dense"}
+    assert {"CALL_ONCE", "VAR_HANDLE", "DENSIFY"} <= {*read(result.data).ops}
+    runner = Runner(result.data)
+    inputs = random.normal(size=(3, 1, 64)).astype(np.float32)
+    for sum_, x in zip(np.cumsum(inputs, axis=0), inputs, strict=True):
+        np.testing.assert_allclose(runner.predict(x), sum_ @ kernel, rtol=1e-5, atol=1e-5)
+
+
+def test_operators_without_inputs_are_left_alone(dense):
+    def handle(model, graph, kernel):
+        place = operator_code(model, schema.BuiltinOperator.VAR_HANDLE)
+        graph.tensors.append(schema.TensorT(type=schema.TensorType.RESOURCE, name=b"handle"))
+        graph.operators.insert(0, schema.OperatorT(place, outputs=np.array([len(graph.tensors) - 1], np.int32)))
+
+    result = sparsify(changed(dense[1], handle), forms=("csr",))
+    names = [step.name for step in read(result.data).subgraphs[0].operators]
+    assert names == ["VAR_HANDLE", "DENSIFY", "FULLY_CONNECTED", "FULLY_CONNECTED"]
 
 
 def test_labels_behind_a_file_stay_there(dense):
