@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,8 @@ from typing import Any
 import keras
 
 from tfprune.rebuild import is_graph
+
+INSERTED = ("flip", "add", "multiply", "relu6")  # what rewriting puts in besides layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +112,19 @@ def flatten(model: keras.Model) -> keras.Model:
         while operation.name in taken:
             operation.name = f"{owner.name}_{operation.name}"
         taken.add(operation.name)
+    _number_after(taken)
     flat = _functional(model)
     while any(map(is_plain, flat.layers)):
         flat = retrace(flat, _call_inline)
     return flat
+
+
+def _number_after(taken: set[str]) -> None:
+    """Let Keras number operations that are put in after those there are: their names cannot be chosen."""
+    for prefix in INSERTED:
+        numbers = [int(found[1]) for name in taken if (found := re.fullmatch(rf"{prefix}_(\d+)", name))]
+        while keras.backend.get_uid(prefix) <= max(numbers, default=0):
+            pass
 
 
 def is_plain(layer: Any) -> bool:

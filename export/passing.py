@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.export.flat import Call
 from tfprune.export.window import window_of
@@ -20,7 +21,7 @@ POINTWISE = {
     *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Identity, layers.ActivityRegularization),
     *(layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout),
     *(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum),
-    *(layers.Rescaling, layers.Dense),
+    layers.Dense,
 }
 ALONG_CHANNELS = {  # pointwise if their axis is the channels
     *(layers.BatchNormalization, layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization),
@@ -45,7 +46,7 @@ def passes(call: Call, axis: int) -> bool:
     layer, kind = call.layer, type(call.layer)
     if not _takes_maps(call) or not has_pointwise_activation(layer) or _is_channels_first(layer):
         return False
-    if kind in SPATIAL or kind in POINTWISE or kind in GLOBAL_POOLS:
+    if kind in SPATIAL or kind in GLOBAL_POOLS or is_pointwise(layer):
         return True
     if kind in POOLS:
         size = call.inputs[0].shape[axis]
@@ -57,12 +58,14 @@ def passes(call: Call, axis: int) -> bool:
         return axis in (layer.shared_axes or ())
     if kind is layers.UpSampling2D:
         return layer.interpolation in ("nearest", "bilinear")
-    return is_pointwise_operation(layer) or is_global_reduction(layer)
+    return is_global_reduction(layer)
 
 
-def is_pointwise_operation(layer: Any) -> bool:
-    """Tell whether it is an operation of Keras that treats each entry, or pair of entries, by itself."""
-    return operation_name(layer) in POINTWISE_OPERATIONS.split()
+def is_pointwise(layer: Any) -> bool:
+    """Tell whether it is a layer or operation of Keras that treats each place of a map by itself, and all alike."""
+    if isinstance(layer, layers.Rescaling):
+        return type(layer) is layers.Rescaling and max(np.ndim(layer.scale), np.ndim(layer.offset)) < 2
+    return type(layer) in POINTWISE or operation_name(layer) in POINTWISE_OPERATIONS.split()
 
 
 def operation_name(layer: Any) -> str:

@@ -16,9 +16,8 @@ import numpy as np
 from tfprune.export.flat import Call, Graph, grouped, retrace, trace, unused_name
 from tfprune.export.passing import (
     GLOBAL_POOLS,
-    POINTWISE,
     has_pointwise_activation,
-    is_pointwise_operation,
+    is_pointwise,
     operation_name,
 )
 
@@ -86,7 +85,8 @@ def _works_on_vectors(call: Call) -> bool:
         return math.prod(layer.kernel_size) == layer.groups == 1 and layer.data_format == "channels_last"
     if kind is layers.BatchNormalization:
         return layer.axis == -1
-    return kind in POINTWISE or (is_pointwise_operation(layer) and _has_numbers_only(call))
+    # SpatialDropout2D takes nothing but maps.
+    return is_pointwise(layer) and kind is not layers.SpatialDropout2D and _has_numbers_only(call)
 
 
 def _has_numbers_only(call: Call) -> bool:

@@ -56,7 +56,7 @@ class Window:
         return self.unused == 0 and self.padding[0] == self.padding[1]
 
 
-def same_padding(size: int, kernel: int, stride: int) -> Padding:
+def same_padding(size: int, *, kernel: int, stride: int) -> Padding:
     """Return what TensorFlow adds before and after with `padding="same"`."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -75,5 +75,5 @@ def window_of(layer: Any, size: int, *, axis: int, padded: Padding = (0, 0)) -> 
     dilation = getattr(layer, "dilation_rate", (1, 1))
     dilation = dilation[axis - 1] if isinstance(dilation, tuple | list) else dilation
     kernel, stride = (lengths[axis - 1] - 1) * dilation + 1, layer.strides[axis - 1]
-    padding = same_padding(size, kernel, stride) if layer.padding == "same" else padded
+    padding = same_padding(size, kernel=kernel, stride=stride) if layer.padding == "same" else padded
     return Window(size, kernel, stride, padding)

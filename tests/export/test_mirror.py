@@ -83,7 +83,9 @@ def seen(window):
 def windows(draw):
     size, kernel, stride = draw(st.integers(3, 20)), draw(st.integers(1, 7)), draw(st.integers(1, 4))
     padding = draw(st.tuples(st.integers(-1, 4), st.integers(-1, 4)))
-    return Window(size, kernel, stride, padding if draw(st.booleans()) else same_padding(size, kernel, stride))
+    return Window(
+        size, kernel, stride, padding if draw(st.booleans()) else same_padding(size, kernel=kernel, stride=stride)
+    )
 
 
 @given(windows())
@@ -120,7 +122,7 @@ def test_centred_padding_gives_the_same_windows_and_is_found_whenever_it_does(wi
     ],
 )
 def test_same_padding_is_tensorflows(size, kernel, stride, before, after):
-    assert same_padding(size, kernel, stride) == (before, after)
+    assert same_padding(size, kernel=kernel, stride=stride) == (before, after)
 
 
 # Whole models
@@ -356,13 +358,15 @@ def test_a_shared_backbone_stays_shared():
     assert difference(model, ready) < CLOSE
 
 
-def test_a_shared_layer_that_two_sizes_need_otherwise_is_refused():
-    conv = layers.DepthwiseConv2D(3, 2, padding="same", name="both")
-    one, two = keras.Input((7, 7, 3)), keras.Input((8, 8, 3))
-    pool = layers.GlobalAveragePooling2D()
-    other = layers.Conv2D(3, 3, 2, padding="same")(layers.ZeroPadding2D(((2, 0), (2, 0)))(two))
-    ready = make_sparse_ready(model := keras.Model([one, two], [pool(conv(one)), pool(conv(two)), pool(other)]))
-    assert difference(model, ready) < CLOSE
+def shared_on(*sizes, stride):
+    conv, pool = layers.DepthwiseConv2D(3, stride, padding="same", name="both"), layers.GlobalAveragePooling2D()
+    images = [keras.Input((size, size, 3)) for size in sizes]
+    return randomize(keras.Model(images, [pool(conv(image)) for image in images]))
+
+
+def test_a_layer_shared_by_odd_and_even_sizes_is_mirrored_for_both():
+    ready = make_sparse_ready(model := shared_on(7, 8, stride=2))
+    assert len(flips(ready)) == 2 and difference(model, ready) < CLOSE
 
 
 def test_inputs_keep_names_order_and_structure():
@@ -409,6 +413,19 @@ def test_a_gate_becomes_convolutions_on_maps(written):
     ready = make_sparse_ready(model)
     assert ready.get_layer("squeeze").keepdims and type(ready.get_layer("excite")) is layers.Conv2D
     assert type(ready.get_layer("shape")) is layers.Identity and type(ready.get_layer("top")) is layers.Dense
+    assert difference(model, ready) < CLOSE
+
+
+def test_names_that_a_loaded_model_brings_along_are_kept_apart_from_new_ones():
+    image = keras.Input((8, 8, 3), name="image")
+    maps = layers.Conv2D(4, 3, 2, padding="same", name="flip")(image)
+    x = layers.GlobalAveragePooling2D(keepdims=True, name="add")(maps)
+    x = layers.Conv2D(4, 1, activation="hard_sigmoid", name="relu6_1")(x)
+    x = layers.GlobalAveragePooling2D(name="add_1")(layers.Multiply(name="multiply")([maps, x]))
+    model = randomize(keras.Model(image, x))
+    keras.backend.clear_session()  # numbers start again, as in another process
+    ready = make_sparse_ready(model)
+    assert {layer.name for layer in model.layers} <= {layer.name for layer in ready.layers}
     assert difference(model, ready) < CLOSE
 
 
@@ -479,7 +496,7 @@ def coded():
 
 def first_channels():
     image = keras.Input((3, 8, 8))
-    return keras.Model(image, layers.ZeroPadding2D(1, data_format="channels_first")(image))
+    return keras.Model(image, layers.Conv2D(2, 3, data_format="channels_first", name="first")(image))
 
 
 def unknown_size():
@@ -492,7 +509,9 @@ def unknown_size():
     [
         (coded, "Sequential or Functional.*'coded' of class Coded"),
         (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(2)], name="plain"), "'plain', which has none"),
+        (first_channels, "channels last.*'first'"),
         (unknown_size, "fixed size.*'stem'"),
+        (lambda: shared_on(9, 10, stride=3), "same padding each time.*'both'"),
         (lambda: keras.Sequential([layers.Conv2D(2, 3)]), "built model"),
     ],
 )
