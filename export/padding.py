@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfprune.export.editing import add_values, builtin_code, load, operator_code, save
+from tfprune.export.editing import add_values, load, operator_code, save
 
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
@@ -40,7 +40,7 @@ def spell_out_padding(data: bytes) -> bytes:
     graph = model.subgraphs[0]
     operators: list[schema.OperatorT] = []
     for operator in graph.operators or ():
-        amount = _even_padding(model, graph, operator)
+        amount = _even_padding(graph, operator)
         if amount:
             operators.append(_pad(model, graph, operator, amount))
         operators.append(operator)
@@ -50,18 +50,19 @@ def spell_out_padding(data: bytes) -> bytes:
     return save(model)
 
 
-def _even_padding(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> int:
+def _even_padding(graph: schema.SubGraphT, operator: schema.OperatorT) -> int:
     """Return the zeros on each side of the image; 0 where the sides differ, or another kind of operator is met."""
     from ai_edge_litert import schema_py_generated as schema
 
-    kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
-    options = operator.builtinOptions
-    if builtin_code(model.operatorCodes[operator.opcodeIndex]) not in kinds or options is None:
+    options, inputs = operator.builtinOptions, operator.inputs
+    convolution = isinstance(options, (schema.Conv2DOptionsT, schema.DepthwiseConv2DOptionsT))
+    if not convolution or inputs is None or len(inputs) < 2 or min(inputs[:2]) < 0:
         return 0
-    image, kernel = (graph.tensors[place] for place in operator.inputs[:2])
-    if image.type != schema.TensorType.FLOAT32 or len(image.shape) != 4 or len(kernel.shape) != 4:
+    image, kernel = (graph.tensors[place] for place in inputs[:2])
+    if image.type != schema.TensorType.FLOAT32 or np.size(image.shape) != 4 or np.size(kernel.shape) != 4:
         return 0
-    free = image.shapeSignature is not None and min(image.shapeSignature[1:3]) < 0
+    signature = image.shape if image.shapeSignature is None else image.shapeSignature
+    free = len(signature) != 4 or min(signature[1:3]) < 0
     strides = options.strideH, options.strideW
     if options.padding != schema.Padding.SAME or free or min(strides) < 2:
         return 0
