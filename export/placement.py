@@ -67,13 +67,13 @@ def _place(graph: Subgraph, number: int, users: Users) -> Place:
     direct = [end for end in users[number] if end[0].name != "DEQUANTIZE"]
     unpacked = [place for operator, _ in users[number] if operator.name == "DEQUANTIZE" for place in operator.outputs]
     chained = [end for place in unpacked for end in users[place]]
-    kinds = {operator.name for operator, _ in users[number]}
+    kinds, border = {operator.name for operator, _ in users[number]}, {*graph.inputs, *graph.outputs}
     mixed = {_is_hybrid(graph, tensor, operator) for operator, _ in users[number]}
     hybrid = mixed == {True}
     native = kinds == {"FULLY_CONNECTED"} and tensor.dtype == "float32" and len(tensor.shape) == 2
     if tensor.dtype not in TYPES:
         reason = f"DENSIFY does not unpack {tensor.dtype}"
-    elif {number, *unpacked} & {*graph.inputs, *graph.outputs}:
+    elif {number, *unpacked} & border:
         reason = "it is an input or output of its graph"
     elif not direct + chained:
         reason = "no operator computes with it"
@@ -82,7 +82,7 @@ def _place(graph: Subgraph, number: int, users: Users) -> Place:
     else:
         reason = _refusal(direct + chained) or _chain(chained + direct * hybrid)
         reason = reason or ("" if hybrid or tensor.dtype != "int8" else _integer(direct))
-    return Place(number, hybrid and kinds <= CHAINED, native, reason)
+    return Place(number, hybrid and kinds <= CHAINED and number not in border, native, reason)
 
 
 def _refusal(ends: list[tuple[Operator, int]]) -> str:

@@ -183,6 +183,12 @@ def test_a_graph_of_eight_bit_weights_becomes_float_altogether(made):
     assert set(kinds) == {"float32"}
 
 
+def test_an_eight_bit_weight_that_is_an_output_keeps_its_type(made):
+    _, data = made("image", "dynamic")
+    for graph in read(sparsify(changed(data, an_output)).data).subgraphs:
+        assert [graph.tensors[place].dtype for place in graph.outputs] == ["float32", "int8"]
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_twice_changes_nothing_and_the_same_file_gives_the_same_bytes(made, name, kind):
     _, data = made(name, kind)
