@@ -14,6 +14,7 @@ from keras import layers
 
 import tfprune
 from tfprune.export import make_sparse_ready, to_tflite
+from tfprune.export.eligibility import sparse_inference
 from tfprune.export.facing import plan
 from tfprune.export.flat import flatten, trace
 from tfprune.export.window import Window, same_padding
@@ -448,6 +449,20 @@ def test_mobile_nets_give_the_same_outputs_with_symmetric_padding(family, size):
             padding = next(layer for layer in ready.layers if layer.output is call.layer.input).padding
             assert call.layer.padding == "valid" and padding == ((half, half), (half, half))
     assert not [layer for layer in ready.layers if isinstance(layer, layers.Flatten | layers.Reshape)]
+
+
+def test_a_net_with_everything_that_stops_the_sparse_kernels_becomes_eligible():
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, 2, padding="same", activation="hard_swish")(layers.Rescaling(2.0)(image))
+    x = layers.Conv2D(8, 1, activation="hard_swish")(x)
+    x = layers.BatchNormalization()(layers.DepthwiseConv2D(5, strides=2, padding="same")(x))
+    gate = layers.Dense(4, activation="relu")(layers.GlobalAveragePooling2D()(x))
+    gate = layers.Reshape((1, 1, 8))(layers.Dense(8, activation="hard_sigmoid")(gate))
+    x = layers.Conv2D(16, 1, activation="relu")(layers.Multiply()([x, gate]))
+    x = layers.Conv2D(5, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    model = randomize(keras.Model(image, layers.Softmax()(layers.Reshape((5,))(x))))
+    assert not sparse_inference(model).eligible
+    assert sparse_inference(make_sparse_ready(model)).eligible
 
 
 def test_the_model_is_saved_and_loaded_where_tfprune_is_not_installed(tmp_path):
