@@ -116,6 +116,7 @@ class _Grouping:
         for number, places in enumerate(self._inputs):
             for place in places:
                 self._consumers[place].append(number)
+        self._outputs = set(graph.outputs)
         self._leader = list(range(len(graph.steps)))
         self._spoiled: dict[int, tuple[int, str]] = {}  # by step: what gives it channels last, and why
 
@@ -139,7 +140,7 @@ class _Grouping:
 
     def _root(self, number: int) -> int:
         while self._leader[number] != number:
-            number = self._leader[number]
+            self._leader[number] = number = self._leader[self._leader[number]]
         return number
 
     def _join(self, numbers: list[int]) -> bool:
@@ -173,20 +174,21 @@ class _Grouping:
         weights = [pointwise(self._graph, self._graph.steps[number]) for number in members]
         found = [weight for weight in weights if weight is not None]
         size = sum(weight.size for weight in found)
-        obstacles = [obstacle for number in members for obstacle in self._obstacles(number)]
+        obstacles = self._obstacles(members)
         if not sought:
             obstacles.append((members[-1], "no mean over the image follows"))
         leaks = [leak for number in members for leak in self._leaks(number)]
         zeros = size - sum(weight.nnz or 0 for weight in found)
         return Group(tuple(members), tuple(dict.fromkeys(obstacles)), tuple(dict.fromkeys(leaks)), size, zeros)
 
-    def _obstacles(self, number: int) -> list[tuple[int, str]]:
-        found = [self._spoiled[number]] if number in self._spoiled else []
-        for place in self._inputs[number] if self._takes(number) else ():
+    def _obstacles(self, members: list[int]) -> list[tuple[int, str]]:
+        found = [self._spoiled[number] for number in members if number in self._spoiled]
+        shared = dict.fromkeys(place for number in members if self._takes(number) for place in self._inputs[number])
+        for place in shared:
             outside = [other for other in self._consumers[place] if not self._takes(other)]
             found += [(other, self._roles[other].reason or LAST) for other in outside]
-            if place in self._graph.outputs:
-                found.append((self._producer.get(place, number), "its output is used further and given to the user"))
+            if place in self._outputs:
+                found.append((self._producer.get(place, members[0]), "its output is an output of the model as well"))
         return found
 
     def _leaks(self, number: int) -> list[tuple[int, str]]:
@@ -195,7 +197,7 @@ class _Grouping:
         inputs = [self._producer.get(place) for place in self._inputs[number]]
         after_mean = any(other is not None and self._keeps_mean(other) for other in inputs)
         consumers = [other for place in step.outputs for other in self._consumers[place]]
-        final = any(place in self._graph.outputs for place in step.outputs)
+        final = any(place in self._outputs for place in step.outputs)
         goes_on = bool(consumers) and not final and all(self._takes(other) for other in consumers)
         if after_mean and not (goes_on and pointwise(self._graph, step) is not None):
             return [(number, KEEPDIMS + (f": {READY}" if step.kind == "CONV_2D" else ""))]
