@@ -152,7 +152,7 @@ def _changed(call: Call, step: MirrorStep) -> Any:
     if type(layer) in CONVOLUTIONS:
         layer = layer if step.padding is None else _without_padding(layer, call.inputs[0].shape[-1])
         kernel = layer.depthwise_kernel if isinstance(layer, layers.SeparableConv2D) else layer.kernel
-        kernel.assign(np.flip(keras.ops.convert_to_numpy(kernel), [axis - 1 for axis in step.mirrored]))
+        kernel.assign(np.flip(keras.ops.convert_to_numpy(kernel), tuple(axis - 1 for axis in step.mirrored)))
     elif step.padding is not None:
         setattr(layer, "padding" if isinstance(layer, layers.ZeroPadding2D) else "cropping", step.padding)
     return layer
