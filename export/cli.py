@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.codec import is_model_file
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
+
+
+SPARSE = {"auto": "auto", "yes": True, "no": False}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,56 +86,84 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .tflite file, plain or compressed with gzip or xz")
+    parser.add_argument("model", metavar="MODEL", help="a .tflite file, plain, packed, or compressed with gzip or xz")
 
 
 def _inspect(options: argparse.Namespace) -> Any:
     from tfprune.export.codec import write_atomically
-    from tfprune.export.eligibility import sparse_inference
+    from tfprune.export.inference import inference_of_file
     from tfprune.export.inspection import inspect
     from tfprune.export.page import page
 
     if options.html:
-        content = page(options.model, inference=sparse_inference(options.model))
+        content = page(options.model, inference=inference_of_file(options.model))
         write_atomically(options.html, content.encode())
     return inspect(options.model)
 
 
 def _add_export(commands: Any) -> None:
-    text = "Convert a saved Keras model to a .tflite file, wrappers stripped, and check it before it is written."
+    text = (
+        "Convert a saved Keras model to a .tflite file, wrappers stripped, or write a .tflite file anew; either way "
+        "sparse where that pays, and checked before it is written."
+    )
     parser = _add(commands, "export", _export, text=text, extra="train")
-    parser.add_argument("keras_model", metavar="KERAS_MODEL", help="a model saved by model.save('name.keras')")
+    parser.add_argument("source", metavar="SOURCE", help="a model saved by model.save('x.keras'), or a .tflite file")
     parser.add_argument("target", metavar="TARGET", help="where the file goes, exactly as written here")
     parser.add_argument("--quantize", choices=["float16", "dynamic", "int8"], help="number format (default: float32)")
     parser.add_argument(
-        "--io-dtype", choices=["float32", "int8"], default="float32", help="inputs and outputs of an int8 file"
+        "--levels", type=int, help="different non-zero values of an 8-bit weight, 1 to 255 (default: all)"
     )
+    parser.add_argument("--io-dtype", choices=["float32", "int8"], help="inputs and outputs of an int8 file")
     parser.add_argument(
         "--calibration", metavar="FILE", help="samples for --quantize int8: .npy, or .npz with one array per input"
     )
-    parser.add_argument("--check-on", metavar="FILE", help="samples on which the file is compared with Keras")
-    parser.add_argument("--compress", choices=["gzip", "xz"], help="compress the file; Runner reads it directly")
     parser.add_argument(
-        "--tolerance", type=float, help="largest difference from Keras allowed, as a fraction of its largest output"
+        "--sparse", choices=[*SPARSE], default="auto", help="try sparse forms, take them only, or not (default: auto)"
+    )
+    parser.add_argument(
+        "--optimize", choices=["size", "latency"], default="size", help="what the best form is (default: %(default)s)"
+    )
+    parser.add_argument("--check-on", metavar="FILE", help="samples on which the file is compared with the model")
+    parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
+    parser.add_argument(
+        "--tolerance", type=float, help="largest difference allowed, as a fraction of the model's largest output"
     )
 
 
 def _export(options: argparse.Namespace) -> Any:
-    model = _keras_model(options.keras_model)
+    settings = {
+        "sparse": SPARSE[options.sparse],
+        "optimize": options.optimize,
+        "compress": options.compress,
+        "check_on": _arrays(options.check_on) if options.check_on else None,
+        "tolerance": options.tolerance,
+    }
+    if is_model_file(options.source):
+        return _rewrite(options, settings)
+    model = _keras_model(options.source)
     from tfprune.export.pipeline import to_tflite
 
-    calibration = options.calibration and _batches(_arrays(options.calibration))
-    check_on = _arrays(options.check_on) if options.check_on else None
     return to_tflite(
         model,
         options.target,
         quantize=options.quantize,
-        calibration=calibration,
-        io_dtype=options.io_dtype,
-        compress=options.compress,
-        check_on=check_on,
-        tolerance=options.tolerance,
+        levels=options.levels,
+        calibration=options.calibration and _batches(_arrays(options.calibration)),
+        io_dtype=options.io_dtype or "float32",
+        **settings,
     )
+
+
+def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
+    from tfprune.export.existing import rewrite
+
+    for name in ("quantize", "levels", "io_dtype", "calibration"):
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
+                "numbers have their type. Leave the option out, or export the Keras model"
+            )
+    return rewrite(options.source, options.target, **settings)
 
 
 def _load_keras() -> Any:

@@ -15,8 +15,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfprune
-from tfprune.export import codec
 from tfprune.export.benchmarking import benchmark
+from tfprune.export.existing import rewrite
 from tfprune.export.pipeline import to_tflite
 from tfprune.export.process import read_job, run_module, write_job
 from tfprune.report import table
@@ -40,7 +40,7 @@ class DemoRow:
         accuracy: Fraction of held-out digits recognised by the file, in [0, 1].
         nnz: Non-zero entries of its kernels.
         bytes: Size of the .tflite file.
-        xz_bytes: Size of the same file under xz, which `Runner` reads directly.
+        packed_bytes: Size of the smallest form of the model when packed, which `Runner` reads directly.
         latency_ms: Median time of one image, one thread, on this machine.
     """
 
@@ -48,7 +48,7 @@ class DemoRow:
     accuracy: float
     nnz: int
     bytes: int
-    xz_bytes: int
+    packed_bytes: int
     latency_ms: float
 
 
@@ -71,12 +71,12 @@ class DemoReport:
                 f"{row.accuracy:.1%}",
                 f"{row.nnz:,}",
                 f"{row.bytes:,}",
-                f"{row.xz_bytes:,}",
+                f"{row.packed_bytes:,}",
                 f"{row.latency_ms:.3f}",
             ]
             for row in self.rows
         ]
-        header = ["model", "accuracy", "non-zeros", "bytes", "bytes, xz", "latency, ms"]
+        header = ["model", "accuracy", "non-zeros", "bytes", "bytes, packed", "latency, ms"]
         note = f"Accuracy was measured by {self.runtime} in a process where TensorFlow and Keras cannot be imported."
         return f"{table(header, cells)}\n\n{note}\nModels and picture: {self.folder}"
 
@@ -179,24 +179,24 @@ def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder
         for quantize in (None, "int8"):
             label = f"{name}, {quantize or 'float32'}"
             tell(f"exporting and verifying: {label}", 0.35 + 0.13 * len(exports))
-            path = folder / f"{name}-{quantize or 'float32'}.tflite"
+            packed, path = (folder / f"{name}-{quantize or 'float32'}.{suffix}" for suffix in ("tfz", "tflite"))
             calibration = [x[:100]] if quantize else None
-            built = to_tflite(model, path, quantize=quantize, calibration=calibration, check_on=held_x)
-            packed = codec.encode(path.read_bytes(), "xz")
-            codec.write_atomically(Path(f"{path}.xz"), packed)
-            exports.append((label, path, built.nnz, built.bytes, len(packed)))
+            settings: dict[str, Any] = {"quantize": quantize, "calibration": calibration, "check_on": held_x}
+            built = to_tflite(model, packed, compress="packed", **settings)
+            plain = rewrite(packed, path, check_on=held_x)
+            exports.append((label, path, built.nnz, plain.bytes, built.bytes))
     tell("running the files without TensorFlow", 0.87)
     accuracies, runtime = _without_tensorflow([path for _, path, *_ in exports], held_x, held_y)
     rows: list[DemoRow] = []
-    for (label, path, nnz, size, xz_size), accuracy in zip(exports, accuracies, strict=True):
+    for (label, path, nnz, size, packed_size), accuracy in zip(exports, accuracies, strict=True):
         tell(f"timing: {label}", 0.88 + 0.03 * len(rows))
-        rows.append(DemoRow(label, accuracy, nnz, size, xz_size, benchmark(path, runs=500).median_ms))
+        rows.append(DemoRow(label, accuracy, nnz, size, packed_size, benchmark(path, runs=500).median_ms))
     return DemoReport(tuple(rows), runtime, str(folder))
 
 
 def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tuple[list[float], str]:
-    """Measure the accuracy of the compressed files in a process where TensorFlow cannot be imported."""
-    files = [str(Path(f"{path}.xz").resolve()) for path in paths]
+    """Measure the accuracy of the packed files in a process where TensorFlow cannot be imported."""
+    files = [str(path.with_suffix(".tfz").resolve()) for path in paths]
     with tempfile.TemporaryDirectory() as folder:
         write_job(folder, "job", settings={"files": files}, arrays={"x": x, "y": y})
         completed = run_module("tfprune.export.demo_device", folder, timeout=300)

@@ -1,87 +1,17 @@
-"""Whether zeros make a model faster: what XNNPACK runs with its sparse kernels, and why not the rest."""
+"""Whether zeros make a model faster, asked of a Keras model or of a file."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tfprune.export.codec import Source, read_model, source_name
+from tfprune.export.codec import Source
+from tfprune.export.inference import Layers, SparseInference, describe, inference_of_file
 from tfprune.export.padding import spell_out_padding
-from tfprune.export.report import Report
-from tfprune.export.steps import Step
-from tfprune.export.xnnpack import NEEDED, Analysis, Group, analyse
-from tfprune.report import table
+from tfprune.export.xnnpack import analyse
 
 if TYPE_CHECKING:
     import keras
-
-RUNTIME = "XNNPACK in ai-edge-litert 2.3 on ARM; on x86 processors with AVX it always runs dense"
-Layers = tuple[Mapping[str, str], Mapping[str, str]]  # paths by name: of layers with kernels, and of all
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-DENSE_FILE = (
-    "the file holds no sparse weight, without which XNNPACK does not look for zeros: export with sparse weights"
-)
-
-
-@dataclass(frozen=True)
-class OperatorRow(Report):
-    """One operator: a layer with weights, or one that stands in the way of those.
-
-    Attributes:
-        name: The Keras layer, where it is known, or the operator's output in the file.
-        kind: The operator, such as `CONV_2D`.
-        sparsity: Fraction of zeros in its kernel; None without one.
-        sparse: True when it belongs to a group that can run sparse.
-        reason: Why it does not; empty when it does.
-    """
-
-    name: str
-    kind: str
-    sparsity: float | None
-    sparse: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class SparseInference(Report):
-    """Whether sparse kernels can run a model, and whether they do as it stands.
-
-    Attributes:
-        eligible: True when the model's structure lets XNNPACK run its 1x1 convolutions sparse, however many zeros
-            they hold now.
-        active: True when they also hold enough zeros and, for a file, the file stores them sparse.
-        sparsity: Fraction of zeros in the kernels that can run sparse, taken together.
-        needed: What `sparsity` has to exceed.
-        reasons: What stands between the model and sparse kernels, one sentence for each cause.
-        hazards: Why the outputs are wrong on ARM as soon as a weight of the file is sparse; empty when they are not.
-        rows: The operators.
-        runtime: What the answer holds for.
-    """
-
-    eligible: bool
-    active: bool
-    sparsity: float
-    needed: float
-    reasons: tuple[str, ...]
-    hazards: tuple[str, ...]
-    rows: tuple[OperatorRow, ...]
-    runtime: str
-
-    def __str__(self) -> str:
-        facts = [["runs sparse now", _yes(self.active)]]
-        facts += [["zeros", f"{self.sparsity:.1%} (more than {self.needed:.1%} needed)"]]
-        facts += [["because", reason] for reason in self.reasons]
-        facts += [["WRONG OUTPUTS", hazard] for hazard in self.hazards]
-        facts += [["holds for", self.runtime]]
-        rows = [
-            [row.name, row.kind, "-" if row.sparsity is None else f"{row.sparsity:.1%}", _yes(row.sparse), row.reason]
-            for row in self.rows
-        ]
-        operators = table(["layer", "operator", "zeros", "sparse", "reason"], rows, left=5)
-        return table(["can run sparse", _yes(self.eligible)], facts, left=2) + "\n\n" + operators
 
 
 def sparse_inference(model_or_source: keras.Model | Source) -> SparseInference:
@@ -110,19 +40,8 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInference:
         E. Elsen, M. Dukhan, T. Gale, K. Simonyan, "Fast Sparse ConvNets", CVPR 2020.
     """
     if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
-        return _of_file(model_or_source)
+        return inference_of_file(model_or_source)
     return _of_model(model_or_source)
-
-
-def _of_file(source: Source) -> SparseInference:
-    data = read_model(source)
-    try:
-        analysis = analyse(data)
-    except ImportError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"Cannot tell how {source_name(source)} runs. {error}") from error
-    return _report(analysis, ({}, {}), () if analysis.sparse else (DENSE_FILE,))
 
 
 def _of_model(model: Any) -> SparseInference:
@@ -136,7 +55,7 @@ def _of_model(model: Any) -> SparseInference:
             f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}"
         )
     plain = tfprune.strip(model)
-    return _report(analyse(spell_out_padding(convert(plain))), _layers(plain), ())
+    return describe(analyse(spell_out_padding(convert(plain))), layers=_layers(plain))
 
 
 def _layers(model: keras.Model) -> Layers:
@@ -145,85 +64,3 @@ def _layers(model: keras.Model) -> Layers:
     found = [(layer, path) for path, layer in walk(model) if path]
     kernels = {layer.name: path for layer, path in found if any(len(weight.shape) > 1 for weight in layer.weights)}
     return kernels, {layer.name: path for layer, path in found}
-
-
-def _report(analysis: Analysis, layers: Layers, missing: tuple[str, ...]) -> SparseInference:
-    names = [_name(analysis, step, layers) for step in analysis.steps]
-    ready = [group for group in analysis.groups if group.whole]
-    leaking = [leak for group in analysis.groups if group.size and not group.obstacles for leak in group.leaks]
-    size, zeros = sum(group.size for group in ready), sum(group.zeros for group in ready)
-    eligible = bool(ready) and not leaking
-    taken = eligible and any(group.taken for group in ready)
-    reasons = [] if eligible else _causes(analysis, names)
-    if eligible and not taken:
-        reasons.append(f"more than {NEEDED:.1%} of the 1x1 kernels have to be zero; {zeros / size:.1%} are")
-    hazards = [leak for group in analysis.groups if group.taken for leak in group.leaks]
-    return SparseInference(
-        eligible=eligible,
-        active=taken and not missing,
-        sparsity=zeros / size if size else 0.0,
-        needed=NEEDED,
-        reasons=(*reasons, *(missing if eligible else ())),
-        hazards=tuple(_sentence(analysis, names, hazard) for hazard in hazards),
-        rows=_rows(analysis, names),
-        runtime=RUNTIME,
-    )
-
-
-def _causes(analysis: Analysis, names: list[str]) -> list[str]:
-    """Return what to change, each cause once, in the order of the operators."""
-    found = {cause for group in analysis.groups if group.size for cause in (*group.obstacles, *group.leaks)}
-    if not found:
-        return ["it has no 1x1 convolution behind a 3x3 convolution with stride 2 on 3 channels"]
-    return [_sentence(analysis, names, cause) for cause in sorted(found)]
-
-
-def _sentence(analysis: Analysis, names: list[str], cause: tuple[int, str]) -> str:
-    number, reason = cause
-    return f"{names[number]} ({analysis.steps[number].kind}): {reason}"
-
-
-def _rows(analysis: Analysis, names: list[str]) -> tuple[OperatorRow, ...]:
-    group_of = {number: group for group in analysis.groups for number in group.members}
-    causes = {number: reason for group in analysis.groups for number, reason in (*group.leaks, *group.obstacles)}
-    rows = []
-    for number, step in enumerate(analysis.steps):
-        if step.kind not in WEIGHTED and number not in causes:
-            continue
-        group = group_of.get(number)
-        sparse = group is not None and group.whole
-        reason = causes.get(number) or analysis.roles[number].reason or _because(analysis, names, group)
-        rows.append(
-            OperatorRow(names[number], step.kind, _sparsity(analysis, step), sparse, "" if sparse else reason)
-        )
-    return tuple(rows)
-
-
-def _because(analysis: Analysis, names: list[str], group: Group | None) -> str:
-    causes = [] if group is None else [*group.obstacles, *group.leaks]
-    return _sentence(analysis, names, causes[0]) if causes else "no 1x1 convolution follows that could be sparse"
-
-
-def _sparsity(analysis: Analysis, step: Step) -> float | None:
-    weight = analysis.graph.values(step.inputs[1]) if len(step.inputs) > 1 and step.kind in WEIGHTED else None
-    return None if weight is None or weight.nnz is None or not weight.size else 1 - weight.nnz / weight.size
-
-
-def _name(analysis: Analysis, step: Step, layers: Layers) -> str:
-    """Return the path of the layer that an operator comes from; the converter writes it into names of tensors."""
-    tensors = [*step.outputs, *(place for place in step.inputs if place in analysis.graph.origin)]
-    texts = [analysis.graph.tensors[place].name for place in tensors]
-    parts = [part for text in texts for part in reversed(re.split("[/;]", text))]
-    kernels, every = layers
-    for names in (kernels, every) if step.kind in WEIGHTED else (every,):
-        for part in parts:
-            # An exported model is traced a second time, which numbers its layers.
-            layer = names.get(part) or names.get(re.sub(r"_\d+$", "", part))
-            if layer:
-                return layer
-    named = [text.partition(";")[0] for text in texts if "/" in text]
-    return named[0] if named and not every else step.name
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "NO"

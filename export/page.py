@@ -30,7 +30,7 @@ from tfprune.export.markup import (
 from tfprune.export.storage import TITLES, Coding
 
 if TYPE_CHECKING:
-    from tfprune.export.eligibility import OperatorRow, SparseInference
+    from tfprune.export.inference import OperatorRow, SparseInference
 
 # A file may hold any number of anything; a page has to open on a phone.
 PICTURED = 120  # largest weights, which get a picture

@@ -11,19 +11,28 @@ import numpy as np
 
 import tfprune
 from tfprune.export.calibration import read_batches
-from tfprune.export.codec import check_method, check_target, encode, write_atomically
+from tfprune.export.candidates import Form, check_choice, choose, exported, forms
+from tfprune.export.codec import check_method, check_target, write_atomically
 from tfprune.export.convert import check_options, convert
-from tfprune.export.flatbuffer import Graph, read
-from tfprune.export.report import Candidate, ExportReport, VerifyReport
+from tfprune.export.flatbuffer import read
+from tfprune.export.graph import Graph
+from tfprune.export.inference import inference_of_file
+from tfprune.export.mirror import make_sparse_ready
+from tfprune.export.report import ExportReport
+from tfprune.export.sharing import check_levels, share_weights
 from tfprune.export.signature import Signature, signature, smallest_vocabulary
-from tfprune.export.verification import check_tolerance, missing_zeros, verify
+from tfprune.export.verification import check_tolerance, missing_zeros
+from tfprune.export.xnnpack import NEEDED
 from tfprune.report import SparsityReport
 
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
 # an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35}
+ADVICE = (
+    "Try another value of `quantize`, for 'int8' more calibration data that looks like `check_on`, or allow more "
+    "with `tolerance` if the file is accurate enough for you."
+)
 ROWS = 32  # of one call of the model, which bounds memory
-TIMEOUT = 600.0  # seconds for the check in the other process
 SAMPLES = 8  # drawn for the check when no data is given
 
 
@@ -32,6 +41,9 @@ def to_tflite(
     path: str | os.PathLike[str],
     *,
     quantize: str | None = None,
+    levels: int | None = None,
+    sparse: str | bool = "auto",
+    optimize: str = "size",
     calibration: Any = None,
     io_dtype: str = "float32",
     compress: str | None = None,
@@ -40,18 +52,27 @@ def to_tflite(
 ) -> ExportReport:
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
 
-    The file passes if max|file - Keras| <= tolerance * max|Keras| for every output, and if it holds at least the
-    zeros that the kernels hold.
+    Several forms of the file are built: dense, and with the zeros of the weights left out. Each is run, and the best
+    of those that pass is written; the report lists all. The same model gives the same bytes. A form passes if
+    max|file - Keras| <= tolerance * max|Keras| for every output; the converter's file has to hold at least the zeros
+    that the kernels hold.
 
     Args:
         model: A built Sequential or Functional model, wrapped for pruning or plain. It is left untouched.
         path: Where the file goes, exactly as given.
         quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights) or `"int8"` (8-bit weights and
             activations; needs `calibration`).
+        levels: With `quantize="dynamic"` or `"int8"`: how many different non-zero values each weight may hold, 1 to
+            255, which makes packed files smaller (`share_weights`). None leaves them as they are.
+        sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none. With
+            `quantize="dynamic"` the sparse form computes in float32, and with 8-bit weights as the dense one.
+        optimize: `"size"` for the fewest bytes; `"latency"` for the fastest kernels that a form reaches, which is
+            read from the file (`sparse_inference`) and measured by no clock. It also tries
+            `make_sparse_ready(model)`.
         calibration: An iterable of batches of real data, each an array, or a list or dict of arrays for several
             inputs: `[x[:32], x[32:64]]`. About 100 samples; more than 500 are not read.
         io_dtype: `"float32"`, or with `quantize="int8"` also `"int8"`.
-        compress: None, `"gzip"` or `"xz"`; `Runner` reads each.
+        compress: None, `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads each.
         check_on: Data on which the file is compared with Keras: an array, or a list or dict of arrays for several
             inputs, any number of samples. None takes the first calibration batch, or random numbers.
         tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
@@ -63,8 +84,8 @@ def to_tflite(
 
     Raises:
         TypeError: If `model` is no Keras model.
-        ValueError: If an argument does not fit, the target cannot be written, the converter fails, or the file does
-            not pass. What was at `path` before is then untouched.
+        ValueError: If an argument does not fit, the target cannot be written, the converter fails, or no form
+            passes. What was at `path` before is then untouched.
 
     Example:
         >>> report = to_tflite(model, "model.tflite.xz", quantize="float16", compress="xz")  # doctest: +SKIP
@@ -73,31 +94,60 @@ def to_tflite(
     target = check_target(path)
     check_method(compress)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
+    check_choice(sparse=sparse, optimize=optimize)
+    _check_levels(levels, quantize)
     allowed = TOLERANCES[quantize] if tolerance is None else check_tolerance(tolerance)
     signature(model)
     plain = tfprune.strip(model)
     inputs = signature(plain)
     batches = None if calibration is None else read_batches(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
+    expected, sparsity = _predict(plain, inputs, data), tfprune.sparsity_report(plain)
     content = convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype)
-    graph, sparsity = read(content), tfprune.sparsity_report(plain)
-    _check_zeros(graph, sparsity)
-    verified = _check_outputs(content, data, _predict(plain, inputs, data), allowed)
-    packed = encode(content, compress)
-    write_atomically(target, packed)
-    return ExportReport(
-        path=str(target),
-        bytes=len(packed),
-        tflite_bytes=len(content),
-        nnz=sparsity.nnz,
-        size=sparsity.size,
-        sparsity=sparsity.sparsity,
-        max_abs_diff=verified.max_abs_diff,
-        tolerance=verified.tolerance,
-        ops=graph.ops,
-        candidates=(Candidate(quantize or "float32", len(content), len(packed), verified=True),),
-        runtime=verified.runtime,
+    if levels is not None:
+        content = share_weights(content, levels=levels)
+    _check_zeros(read(content), sparsity)
+    found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
+    if optimize == "latency" and sparse is not False and quantize != "int8":  # sparse kernels take float32 only
+        found += _sparse_ready(plain, quantize, levels)
+    choice = choose(
+        found,
+        inputs=data,
+        expected=expected,
+        tolerance=allowed,
+        optimize=optimize,
+        compress=compress,
+        advice=ADVICE,
     )
+    write_atomically(target, choice.packed)
+    return exported(str(target), choice, nnz=sparsity.nnz, size=sparsity.size)
+
+
+def _check_levels(levels: Any, quantize: str | None) -> None:
+    if levels is None:
+        return
+    check_levels(levels)
+    if quantize not in ("dynamic", "int8"):
+        raise ValueError(
+            f"Expected quantize='dynamic' or 'int8' with `levels`, which 8-bit weights share. Received: "
+            f"levels={levels}, quantize={quantize!r}."
+        )
+
+
+def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[Form]:
+    """Return forms of an equal model that sparse kernels run; none where there is no such model."""
+    if not any(row.sparsity > NEEDED for row in tfprune.sparsity_report(plain).rows):
+        return []
+    try:
+        ready = make_sparse_ready(plain)
+    except ValueError:  # says why this model has no such form, which `sparse_inference` of the file says as well
+        return []
+    content = convert(ready, quantize=quantize)
+    if levels is not None:
+        content = share_weights(content, levels=levels)
+    name = f"{quantize or 'float32'}, sparse-ready"
+    found = forms(content, name=name, sparse="auto", optimize="latency")
+    return [form for form in found if inference_of_file(form.content).active]
 
 
 def _check_data(
@@ -137,16 +187,3 @@ def _check_zeros(graph: Graph, sparsity: SparsityReport) -> None:
             f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
             "Nothing was written. Try another value of `quantize`."
         )
-
-
-def _check_outputs(
-    content: bytes, data: Mapping[str, np.ndarray], expected: list[np.ndarray], tolerance: float
-) -> VerifyReport:
-    verified = verify(content, inputs=data, expected=expected, tolerance=tolerance, timeout=TIMEOUT)
-    if not verified.passed:
-        raise ValueError(
-            f"Expected the converted file to give Keras' outputs. Received: {verified.reason}. Nothing was written. "
-            "Try another value of `quantize`, for 'int8' more calibration data that looks like `check_on`, or "
-            "allow more with `tolerance` if the file is accurate enough for you."
-        )
-    return verified

@@ -72,6 +72,7 @@ class ExportReport(Report):
         ops: How often each operator occurs.
         candidates: Everything that was tried.
         runtime: The interpreter that ran the check, with its version.
+        sparse_inference: Whether XNNPACK's sparse kernels run it, where, and if not, why.
     """
 
     path: str
@@ -85,6 +86,7 @@ class ExportReport(Report):
     ops: dict[str, int]
     candidates: tuple[Candidate, ...]
     runtime: str
+    sparse_inference: Report
 
     def __str__(self) -> str:
         rows = [

@@ -35,8 +35,7 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
     Example:
         >>> small = pack(share_weights(Path("digits.tflite").read_bytes(), levels=16))  # doctest: +SKIP
     """
-    if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MOST:
-        raise ValueError(f"Expected `levels` to be a whole number from 1 to {MOST}. Received: levels={levels!r}")
+    check_levels(levels)
     model = load(data)
     places = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or () if _is_weight(tensor)}
     buffers = [model.buffers[place] for place in sorted(places)]
@@ -48,6 +47,16 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
     for buffer in filled:
         buffer.data = share(buffer.data.view(np.int8), levels).view(np.uint8)
     return save(model)
+
+
+def check_levels(levels: Any) -> None:
+    """Refuse what is no number of values that 8 bits can tell apart from zero.
+
+    Raises:
+        ValueError: For anything but a whole number from 1 to 255.
+    """
+    if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MOST:
+        raise ValueError(f"Expected `levels` to be a whole number from 1 to {MOST}. Received: levels={levels!r}")
 
 
 def share(values: np.ndarray, levels: int) -> np.ndarray:

@@ -34,7 +34,7 @@ def verify(
     output is the same. Without expected values it passes when it runs and all outputs are finite.
 
     Args:
-        source: A path, or the content of such a file: plain, gzip or xz.
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
         inputs: What `Runner.predict` takes; None draws random numbers, which shows no more than that it runs.
         expected: The right outputs: one array; for several a list in the file's order or a dict by name.
         tolerance: The difference allowed, relative to the largest expected magnitude of the output; at least 0.
@@ -54,17 +54,17 @@ def verify(
     if inputs is None and expected is not None:
         raise ValueError("Expected the inputs that give `expected`. Received: inputs=None.")
     check_tolerance(tolerance)
-    outputs, runtime, reason = _run(read_model(source), inputs, timeout)
-    comparison = Comparison(reason)
-    if not reason:
-        comparison = _compare(outputs, expected, tolerance)
+    run = run_apart(read_model(source), inputs, timeout=timeout)
+    comparison = Comparison(run.reason)
+    if not run.reason:
+        comparison = _compare(run.outputs, expected, tolerance)
     return VerifyReport(
         passed=not comparison.reason,
         reason=comparison.reason,
         max_abs_diff=comparison.difference,
         scale=comparison.scale,
         tolerance=float(tolerance),
-        runtime=runtime,
+        runtime=run.runtime,
     )
 
 
@@ -115,8 +115,22 @@ class Comparison(NamedTuple):
     scale: float | None = None
 
 
-def _run(data: bytes, inputs: Any, timeout: float) -> tuple[dict[str, np.ndarray], str, str]:
-    """Return outputs by name, the interpreter, and why there are none."""
+class Run(NamedTuple):
+    """What a process of its own gave: outputs by name, the interpreter, and why there are none."""
+
+    outputs: dict[str, np.ndarray]
+    runtime: str
+    reason: str = ""
+
+
+def run_apart(data: bytes, inputs: Any, *, timeout: float) -> Run:
+    """Run a plain file in a process of its own; a crash there is a reason here.
+
+    Args:
+        data: The plain .tflite file.
+        inputs: What `Runner.predict` takes, or None for random numbers, the same each time.
+        timeout: Seconds after which the process is stopped.
+    """
     form = "dict" if isinstance(inputs, Mapping) else "list" if isinstance(inputs, (list, tuple)) else "array"
     arrays = dict(inputs) if form == "dict" else dict(enumerate(inputs if form == "list" else [inputs]))
     if inputs is None:
@@ -129,8 +143,8 @@ def _run(data: bytes, inputs: Any, timeout: float) -> tuple[dict[str, np.ndarray
         if Path(folder, "loaded.json").exists():
             runtime = read_job(folder, "loaded")[0]["runtime"]
         if not completed.ok:
-            return {}, runtime, completed.reason
-        return read_job(folder, "result")[1], runtime, ""
+            return Run({}, runtime, completed.reason)
+        return Run(read_job(folder, "result")[1], runtime)
 
 
 def _work(folder: Path) -> None:

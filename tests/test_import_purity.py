@@ -12,7 +12,18 @@ import pytest
 
 HEAVY = ["keras", "tensorflow", "torch", "jax", "ai_edge_litert", "matplotlib", "sklearn", "scipy"]
 PURE = ["schedules", "patterns", "criteria", "allocation", "report", "spec"]
-NEED_KERAS = {"calibration", "convert", "demo", "pipeline", "signature"}
+NEED_KERAS = {
+    "calibration",
+    "convert",
+    "demo",
+    "facing",
+    "flat",
+    "mirror",
+    "passing",
+    "pipeline",
+    "signature",
+    "vectors",
+}
 
 
 def device_half() -> list[str]:

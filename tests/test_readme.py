@@ -39,7 +39,8 @@ def test_the_other_blocks_run(tmp_path, monkeypatch):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax", name="out")])
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     names = {"x": x, "x_test": x[:20], "x_val": x, "y_val": y, "model": model, "tfprune": tfprune}
-    names |= {"to_tflite": tfprune.export.to_tflite, "schedule": tfprune.schedules.Constant(0.5)}
+    names |= {name: getattr(tfprune.export, name) for name in ("to_tflite", "sparse_inference")}
+    names |= {"schedule": tfprune.schedules.Constant(0.5)}
     for block in BLOCKS[1:-1]:
         exec(compile(block, "README.md", "exec"), names)
     assert {"sensitivity.png", "model.tflite"} <= {path.name for path in tmp_path.iterdir()}

@@ -17,7 +17,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tfprune.export.cli import main
-from tfprune.export.eligibility import OperatorRow, SparseInference, sparse_inference
+from tfprune.export.eligibility import sparse_inference
+from tfprune.export.inference import OperatorRow, SparseInference
 from tfprune.export.inspection import inspect
 from tfprune.export.markup import size_text, text
 from tfprune.export.page import LISTED, PICTURED, page
