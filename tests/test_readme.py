@@ -27,9 +27,9 @@ def test_first_block_prunes_and_exports(tmp_path, monkeypatch, capsys):
     exec(compile(BLOCKS[0], "README.md", "exec"), names)
     report = names["tfprune"].sparsity_report(names["model"])
     assert report.sparsity == pytest.approx(0.9, abs=1e-4)
-    assert (tmp_path / "digits.tflite.xz").stat().st_size < 20_000
+    assert (tmp_path / "digits.tfz").stat().st_size < 10_000
     assert "non-zero" in capsys.readouterr().out
-    labels = names["tfprune"].export.Runner("digits.tflite.xz").predict(names["x"] / 16).argmax(axis=1)
+    labels = names["tfprune"].export.Runner("digits.tfz").predict(names["x"] / 16).argmax(axis=1)
     assert np.mean(labels == names["y"]) > 0.9
 
 
@@ -52,7 +52,7 @@ def test_device_block_runs_an_exported_file(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    to_tflite(model, "model.tflite.xz", compress="xz")
+    to_tflite(model, "digits.tfz", compress="packed")
     names = {"samples": np.ones((3, 4), dtype=np.float32)}
     exec(compile(BLOCKS[-1], "README.md", "exec"), names)
     assert names["runner"].predict(names["samples"]) == pytest.approx(model.predict(names["samples"]), abs=1e-5)
