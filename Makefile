@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench zoo fuzz device-check device-test device-page clean
+.PHONY: demo test lint bench zoo fuzz device-check device-test device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -52,6 +52,13 @@ device-page: build/device/files.json
 
 build/device/files.json: $(wildcard tfprune/*.py export/*.py tests/device/*.py) | .venv/dev
 	$(BIN)/python tests/device/make_files.py build/device
+
+# Every network x format x dense or sparse, exported as a user would, in the three runtimes, in one table.
+grid: build/grid/files.json
+	$(BIN)/python tests/device/grid.py build/grid
+
+build/grid/files.json: $(wildcard tfprune/*.py export/*.py tests/device/*.py) | .venv/dev
+	$(BIN)/python tests/device/make_grid.py build/grid
 
 .venv/demo .venv/dev: .venv/%: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import keras
 import numpy as np
-from models import MODELS, Network, network
+from models import Network, network
 
-import tfprune
 from tfprune.export.codec import encode
 from tfprune.export.convert import convert
 from tfprune.export.sparse import sparsify
 
+NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all
 # How far a file may be from Keras, as a fraction of the largest output.
 TOLERANCES = {None: 1e-5, "float16": 2e-3, "dynamic": 0.05, "int8": 0.15}
 FORMS: dict[str, Callable[[bytes], bytes]] = {
@@ -33,36 +32,39 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
 def make(name: str, folder: Path) -> list[dict]:
     """Write every form of a model's files, the samples and Keras' outputs; return a row for each file."""
     made = network(name)
-    _write_arrays(folder / f"{name}.npz", made)
+    write_arrays(folder / f"{name}.npz", made)
     rows = []
     for quantize, tolerance in TOLERANCES.items():
         content = _converted(made, quantize)
         for suffix, form in FORMS.items():
             path = folder / f"{name}_{quantize or 'float32'}.{suffix}"
             path.write_bytes(form(content))
-            rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": tolerance})
+            apart = not rows  # one for each model: emulated, a process takes seconds to begin
+            rows.append({"file": path.name, "samples": f"{name}.npz", "tolerance": tolerance, "apart": apart})
     return rows
 
 
 def _converted(made: Network, quantize: str | None) -> bytes:
     calibration = [made.samples] if quantize == "int8" else None
-    return convert(tfprune.strip(made.model), quantize=quantize, calibration=calibration)
+    return convert(made.model, quantize=quantize, calibration=calibration)
 
 
-def _write_arrays(path: Path, made: Network) -> None:
+def write_arrays(path: Path, made: Network) -> None:
     """Name the arrays so that their order survives: input_0 and on in the model's order, output_0 and on."""
-    outputs = made.model(made.samples if len(made.samples) > 1 else next(iter(made.samples.values())))
-    outputs = outputs if isinstance(outputs, list) else [outputs]
     arrays = {f"input_{place}": array for place, array in enumerate(made.samples.values())}
-    arrays |= {f"output_{place}": keras.ops.convert_to_numpy(array) for place, array in enumerate(outputs)}
+    arrays |= {f"output_{place}": array for place, array in enumerate(made.outputs())}
     np.savez(path, **arrays)
 
 
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.mkdir(parents=True, exist_ok=True)
+def make_all(make: Callable[[str, Path], list[dict]], names: Iterable[str], folder: Path) -> None:
+    """Make the files of each network in a process, and write down what was made."""
+    folder.mkdir(parents=True, exist_ok=True)
     # Side by side, as most of the time is TensorFlow's start for each file; afresh, as it does not survive a fork.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        made = {name: pool.submit(make, name, target) for name in MODELS}
+        made = {name: pool.submit(make, name, folder) for name in names}
         files = {name: job.result() for name, job in made.items()}
-    (target / "files.json").write_text(json.dumps(files, indent=2), encoding="utf-8")
+    (folder / "files.json").write_text(json.dumps(files, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    make_all(make, NETWORKS, Path(sys.argv[1]))

@@ -14,7 +14,7 @@ import root
 from run import make_wheel
 
 PAGE = Path(__file__).parents[2] / "docs/raspberry_pi.md"
-MODEL = "lstm_float32.tfz"  # a window of readings in, classes out: what the page's loop takes
+MODEL = "recurrent_float32.tfz"  # a window of readings in, classes out: what the page's loop takes
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

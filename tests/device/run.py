@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 TIMEOUT = 1800
+BAD = {"wrong": "WRONG", "crash": "CRASH"}
 
 
 class MissingError(Exception):
@@ -98,51 +100,83 @@ def make_wheel(folder: Path) -> Path:
     return next(folder.glob("tfprune-*.whl"))
 
 
-def results(device: Device, folder: Path, model: str) -> list[dict]:
-    """Check a model's files in one process; the file on which it ended before its time is wrong."""
+def devices(names: Iterable[str], home: Path, console: Console) -> dict[str, Device]:
+    """Set up the runtimes of these names; say which cannot be had here."""
+    wheel, found = make_wheel(home / "wheel"), {}
+    for name in names:
+        try:
+            found[name] = RUNTIMES[name](home, wheel)
+        except MissingError as reason:
+            console.print(f"skipped: {name} ({reason})")
+    return found
+
+
+def results(devices: Mapping[str, Device], folder: Path, files: Mapping[str, list[dict]]) -> dict:
+    """Run all files on all devices; return what became of each, by the names of device and file."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {
+            (name, model): pool.submit(_of_model, device, folder, model, [row["file"] for row in rows])
+            for name, device in devices.items()
+            for model, rows in files.items()
+        }
+    return {(name, row["file"]): row for (name, _), job in jobs.items() for row in job.result()}
+
+
+def _of_model(device: Device, folder: Path, model: str, files: list[str]) -> list[dict]:
+    """Check a model's files in one process, and in a new one those after a file that ended it."""
+    rows: list[dict] = []
+    while len(rows) < len(files):
+        told, ending = _run(device, [str(folder), model, str(len(rows))])
+        rows += told
+        if len(rows) < len(files):
+            rows.append({"file": files[len(rows)], "crash": ending})
+    return rows
+
+
+def _run(device: Device, arguments: list[str]) -> tuple[list[dict], str]:
+    """Return what check.py says of the files that it came to the end of, and how it ended."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | device.environment
-    command = [str(device.python), str(HERE / "check.py"), str(folder), model]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    by_file = {line["file"]: line for line in lines} or {model: {"file": model, "begun": True}}
-    ending = f"ended with {done.returncode}: {done.stderr.strip()[-300:]}"
-    return [row | ({"wrong": ending} if "begun" in row else {}) for row in by_file.values()]
+    command = [str(device.python), str(HERE / "check.py"), *arguments]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as told, tempfile.TemporaryFile("w+") as errors:
+        try:
+            code = subprocess.run(
+                command, env=environment, stdout=told, stderr=errors, timeout=TIMEOUT, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = f"nothing after {TIMEOUT} s"
+        told.seek(0)
+        errors.seek(0)
+        lines = [json.loads(line) for line in told if line.startswith("{")]
+        return [line for line in lines if "begun" not in line], f"ended with {code}: {errors.read().strip()[-300:]}"
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]).resolve()
-    names, home = sys.argv[2:] or list(RUNTIMES), folder.parent
+    folder, console = Path(sys.argv[1]).resolve(), Console(width=150)
     files = json.loads((folder / "files.json").read_text(encoding="utf-8"))
-    wheel = make_wheel(home / "wheel")
-    devices, console = {}, Console(width=150)
-    for name in names:
-        try:
-            devices[name] = RUNTIMES[name](home, wheel)
-        except MissingError as reason:
-            console.print(f"skipped: {name} ({reason})")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = {
-            (name, model): pool.submit(results, devices[name], folder, model) for name in devices for model in files
-        }
-    found = {(name, row["file"]): row for (name, _), job in jobs.items() for row in job.result()}
-    table = Table("file", "bytes", "allowed", *devices, title="largest difference from Keras")
+    chosen = devices(sys.argv[2:] or RUNTIMES, folder.parent, console)
+    found = results(chosen, folder, files)
+    table = Table("file", "bytes", "allowed", *chosen, title="largest difference from Keras")
     for row in (row for rows in files.values() for row in rows):
-        told = [_told(found.get((name, row["file"]), {"wrong": "not reached"})) for name in devices]
+        told = [outcome(found[name, row["file"]]) for name in chosen]
         table.add_row(row["file"], f"{(folder / row['file']).stat().st_size:,}", f"{row['tolerance']:g}", *told)
     console.print(table)
+    tell(found, console)
+    return int(any(row.keys() & set(BAD) for row in found.values()))
+
+
+def tell(found: Mapping[tuple[str, str], dict], console: Console) -> None:
+    """Print why files are wrong or were refused."""
     for (name, file), row in found.items():
-        for kind in ("wrong", "refused"):
+        for kind in (*BAD, "refused"):
             if kind in row:
-                console.print(f"{kind}: {file} on {name}: {row[kind]}", soft_wrap=True)
-    reached = len(found) == len(devices) * sum(map(len, files.values()))
-    return int(not reached or any("wrong" in row for row in found.values()))
+                console.print(f"{kind}: {file} on {name}: {row[kind]}", soft_wrap=True, markup=False)
 
 
-def _told(row: dict) -> str:
-    if "wrong" in row:
-        return "WRONG"
-    if "refused" in row:
-        return "refused"
+def outcome(row: dict) -> str:
+    """Put what became of a file into a word or a number."""
+    for kind, word in (*BAD.items(), ("refused", "refused")):
+        if kind in row:
+            return word
     time = f", {row['milliseconds']:.3g} ms" if "milliseconds" in row else ""
     return f"{row['difference']:.1e}{time}"
 
