@@ -4,9 +4,13 @@ import gzip
 import lzma
 import os
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -182,3 +186,28 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
 def test_gzip_members_of_other_tools_are_read():
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)
     assert decode(packer.compress(MODEL) + packer.flush()) == MODEL
+
+
+WRITES_FOR_EVER = """
+import sys
+from tfprune.export.codec import write_atomically
+
+while True:
+    for letter in (b"a", b"b"):
+        write_atomically(sys.argv[1], letter * 5_000_000)
+        print("written", flush=True)
+"""
+
+
+def test_killing_a_process_while_it_writes_leaves_a_whole_file(tmp_path):
+    target = tmp_path / "model.tflite"
+    delays = np.random.default_rng(0).uniform(0, 0.05, 15)
+    for delay in delays:
+        writer = subprocess.Popen([sys.executable, "-c", WRITES_FOR_EVER, target], stdout=subprocess.PIPE)
+        writer.stdout.readline()  # it is at work
+        time.sleep(delay)
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        content = target.read_bytes()
+        assert content in (b"a" * 5_000_000, b"b" * 5_000_000)
