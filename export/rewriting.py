@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfprune.export.csr import Encoded
-from tfprune.export.editing import operator_code
+from tfprune.export.editing import builtin_code, operator_code
 
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
 
 BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
+SCALES_SINCE = 12  # and the one that takes 8-bit weights with a scale for each output, with float32 activations
 
 
 class Rewriter:
@@ -113,6 +114,21 @@ class Rewriter:
         name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[numbers.itemsize]
         kinds = self._schema.SparseIndexVector
         return getattr(kinds, name), getattr(self._schema, f"{name}T")(values=numbers)
+
+
+def lower_versions(model: schema.ModelT) -> None:
+    """Ask for no newer FULLY_CONNECTED than float32 weights need, so that older interpreters take the file."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    newer = {
+        operator.opcodeIndex
+        for graph in model.subgraphs
+        for operator in graph.operators or ()
+        if any(graph.tensors[tensor].type != schema.TensorType.FLOAT32 for tensor in _inputs(operator)[1:2])
+    }
+    for place, code in enumerate(model.operatorCodes):
+        if builtin_code(code) == schema.BuiltinOperator.FULLY_CONNECTED and place not in newer:
+            code.version = min(code.version, SCALES_SINCE - 1)
 
 
 def _inputs(operator: schema.OperatorT) -> list[int]:

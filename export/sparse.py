@@ -26,7 +26,7 @@ from tfprune.export.editing import load, save
 from tfprune.export.flatbuffer import Subgraph, Tensor, read
 from tfprune.export.placement import Place, places
 from tfprune.export.report import Report, fraction_of_zeros, shape_text
-from tfprune.export.rewriting import Rewriter
+from tfprune.export.rewriting import Rewriter, lower_versions
 from tfprune.export.xnnpack import analyse
 from tfprune.report import table
 
@@ -249,3 +249,4 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
                 rewriter.unpack(tensor, group.encoded)
     for rewriter in rewriters:
         rewriter.finish()
+    lower_versions(model)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tfprune.export.editing import load, operator_code, save
 from tfprune.export.flatbuffer import read
+from tfprune.export.rewriting import lower_versions
 from tfprune.export.runtime import Runner
 from tfprune.export.sparse import OVERHEAD, sparsify
 from tfprune.export.verification import verify
@@ -181,6 +182,29 @@ def test_a_graph_of_eight_bit_weights_becomes_float_altogether(made):
     kinds = [graph.tensors[step.inputs[1]].dtype for step in graph.operators if step.name in weights]
     assert len(kinds) >= 5
     assert set(kinds) == {"float32"}
+
+
+def fully_connected(data):
+    """Return the versions that a file asks for, and the types of the weights."""
+    model, kind = load(data), schema.BuiltinOperator.FULLY_CONNECTED
+    places = [place for place, code in enumerate(model.operatorCodes) if code.builtinCode == kind]
+    weights = {
+        graph.tensors[operator.inputs[1]].type
+        for graph in model.subgraphs
+        for operator in graph.operators
+        if operator.opcodeIndex in places
+    }
+    return [model.operatorCodes[place].version for place in places], weights
+
+
+def test_a_file_whose_weights_became_float_runs_on_interpreters_that_know_no_newer_operator(made):
+    """tflite-runtime 2.14 has FULLY_CONNECTED up to version 11; 12 is for 8-bit weights with several scales."""
+    _, data = made("words", "dynamic")
+    assert fully_connected(data) == ([12], {schema.TensorType.INT8})
+    assert fully_connected(sparsify(data).data) == ([11], {schema.TensorType.FLOAT32})
+    dense = load(data)
+    lower_versions(dense)
+    assert fully_connected(save(dense)) == fully_connected(data)
 
 
 def test_an_eight_bit_weight_that_is_an_output_keeps_its_type(made):
