@@ -129,7 +129,10 @@ class _Mirroring:
         if not axes:
             return value
         if (id(value), axes) not in self.flipped:
-            self.flipped[id(value), axes] = keras.ops.flip(value, axes)
+            mirrored = value
+            for axis in axes:  # one by one: of several in one operator tflite-runtime 2.14 takes the first, silently
+                mirrored = keras.ops.flip(mirrored, (axis,))
+            self.flipped[id(value), axes] = mirrored
         return self.flipped[id(value), axes]
 
     def padded(self, value: Any, padding: Any, layer: Any) -> Any:

@@ -246,7 +246,8 @@ def test_strided_convolutions_get_symmetric_padding_and_the_image_is_mirrored_on
     np.testing.assert_array_equal(
         ready.get_layer("stem").kernel, np.asarray(model.get_layer("stem").kernel)[::-1, ::-1]
     )
-    assert len(flips(ready)) == 1 and flips(ready)[0] is ready.operations[1]
+    # One for each axis: tflite-runtime 2.14 takes the first of several in one operator, and says nothing.
+    assert [list(flip.axis) for flip in flips(ready)] == [[1], [2]] and flips(ready) == ready.operations[1:3]
     assert difference(model, ready) < CLOSE
     assert _effect_of_mirroring(model) > 0.01
 
@@ -310,15 +311,15 @@ def slope(x):
 )
 def test_layers_that_do_not_work_on_mirrored_maps_get_them_as_they_were(layer):
     ready = make_sparse_ready(model := small(layer))
-    assert len(flips(ready)) == 2
+    assert len(flips(ready)) == 4
     assert difference(model, ready) < CLOSE
 
 
 def test_outputs_that_are_maps_and_what_is_flattened_are_turned_back():
     ready = make_sparse_ready(model := small(layers.Conv2D(2, 3, padding="same"), top=False))
-    assert len(flips(ready)) == 2 and difference(model, ready) < CLOSE
+    assert len(flips(ready)) == 4 and difference(model, ready) < CLOSE
     ready = make_sparse_ready(model := small(layers.Flatten(), layers.Dense(3), top=False))
-    assert len(flips(ready)) == 2 and difference(model, ready) < CLOSE
+    assert len(flips(ready)) == 4 and difference(model, ready) < CLOSE
 
 
 def test_the_plan_prints_what_changes_only():
@@ -355,7 +356,7 @@ def test_a_shared_backbone_stays_shared():
     pool = layers.GlobalAveragePooling2D()
     model = randomize(keras.Model([left, right], layers.Subtract()([pool(base(left)), pool(base(right))])))
     ready = make_sparse_ready(model)
-    assert ready.count_params() == model.count_params() and len(flips(ready)) == 2
+    assert ready.count_params() == model.count_params() and len(flips(ready)) == 4
     assert difference(model, ready) < CLOSE
 
 
@@ -367,7 +368,7 @@ def shared_on(*sizes, stride):
 
 def test_a_layer_shared_by_odd_and_even_sizes_is_mirrored_for_both():
     ready = make_sparse_ready(model := shared_on(7, 8, stride=2))
-    assert len(flips(ready)) == 2 and difference(model, ready) < CLOSE
+    assert len(flips(ready)) == 4 and difference(model, ready) < CLOSE
 
 
 def test_inputs_keep_names_order_and_structure():
