@@ -13,8 +13,7 @@ from tfprune.export.editing import builtin_code, operator_code
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
 
-BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
-SCALES_SINCE = 12  # and the one that takes 8-bit weights with a scale for each output, with float32 activations
+BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights; later ones are for integers only
 
 
 class Rewriter:
@@ -128,7 +127,7 @@ def lower_versions(model: schema.ModelT) -> None:
     }
     for place, code in enumerate(model.operatorCodes):
         if builtin_code(code) == schema.BuiltinOperator.FULLY_CONNECTED and place not in newer:
-            code.version = min(code.version, SCALES_SINCE - 1)
+            code.version = min(code.version, BLOCKS_SINCE)
 
 
 def _inputs(operator: schema.OperatorT) -> list[int]:
