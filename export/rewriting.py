@@ -13,7 +13,8 @@ from tfprune.export.editing import builtin_code, operator_code
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
 
-BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights; later ones are for integers only
+BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
+OLD = 10  # the last version that tflite-runtime 2.14 has; with 8 and 8-bit weights unpacked, outputs were wrong
 
 
 class Rewriter:
@@ -127,7 +128,7 @@ def lower_versions(model: schema.ModelT) -> None:
     }
     for place, code in enumerate(model.operatorCodes):
         if builtin_code(code) == schema.BuiltinOperator.FULLY_CONNECTED and place not in newer:
-            code.version = min(code.version, BLOCKS_SINCE)
+            code.version = min(code.version, OLD)
 
 
 def _inputs(operator: schema.OperatorT) -> list[int]:
