@@ -17,7 +17,7 @@ def optimizers_of(model: keras.layers.Layer) -> list[keras.optimizers.Optimizer]
 
 def updates_of(optimizer: keras.optimizers.Optimizer) -> int:
     """Return how many updates an optimizer has made, cheaply, also where a variable is on many devices."""
-    return int(keras.ops.convert_to_tensor(optimizer.iterations))
+    return int(keras.ops.cast(optimizer.iterations, "int32"))  # one tensor, also of a variable on several devices
 
 
 def slots_by_variable(

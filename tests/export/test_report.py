@@ -28,6 +28,7 @@ EXPORT = ExportReport(
     ops={"CONV_2D": 2, "FULLY_CONNECTED": 1},
     candidates=CANDIDATES,
     runtime="ai-edge-litert 2.3.0",
+    sparse_inference=TensorInfo("stands for a report", (), "float32"),
 )
 VERIFY = VerifyReport(False, "killed by SIGSEGV", None, None, 1e-4, "")
 BENCHMARK = BenchmarkReport(1.5, 1.25, 2.0, 3.0, 1.0, 50 * 2**20, 1234, "litert 2", "aarch64", 50, 5, 1, 2)
