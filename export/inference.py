@@ -113,14 +113,13 @@ def describe(analysis: Analysis, *, layers: Layers, missing: tuple[str, ...] = (
     reasons = [] if eligible else _causes(analysis, names)
     if eligible and not taken:
         reasons.append(f"more than {NEEDED:.1%} of the 1x1 kernels have to be zero; {zeros / size:.1%} are")
-    hazards = [leak for group in analysis.groups if group.taken for leak in group.leaks]
     return SparseInference(
         eligible=eligible,
         active=taken and not missing,
         sparsity=zeros / size if size else 0.0,
         needed=NEEDED,
         reasons=(*reasons, *(missing if eligible else ())),
-        hazards=tuple(_sentence(analysis, names, hazard) for hazard in hazards),
+        hazards=tuple(_sentence(analysis, names, hazard) for hazard in analysis.dangers),
         rows=_rows(analysis, names),
         runtime=RUNTIME,
     )

@@ -70,6 +70,12 @@ class Steps:
         """Return the tensor in the file that holds the values of a constant; None for what is computed."""
         return self.tensors[self.origin[place]] if place in self.origin else None
 
+    def is_batched(self, place: int) -> bool:
+        """Tell whether a tensor may hold more than one row."""
+        tensor = self._model.subgraphs[0].tensors[place]
+        lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+        return len(lengths) > 0 and lengths[0] != 1
+
     def integers(self, place: int) -> np.ndarray:
         """Return a constant of whole numbers in its shape; an empty array where there is none."""
         return _integers(self._model, self.tensors, place)

@@ -21,6 +21,7 @@ from tfprune.export.steps import Step, Steps, read_steps
 LAST = "it works with channels last"
 KEEPDIMS = "after a mean with keepdims=True XNNPACK gets the shape wrong, unless two or more 1x1 convolutions follow"
 VECTORS = {"RESHAPE", "FULLY_CONNECTED"}  # they count the entries of a pooled image, whatever its shape
+BATCHED = "in a batch it is right for the first row only: build the model with keras.Input(..., batch_size=1)"
 NEEDED = 2 / 3  # fraction of zeros in the 1x1 kernels of a group; more is needed
 
 
@@ -82,8 +83,23 @@ class Analysis:
     @property
     def hazards(self) -> tuple[str, ...]:
         """Why outputs are wrong on ARM as soon as any weight of the file is sparse; empty when they are right."""
-        leaks = [leak for group in self.groups if group.taken for leak in group.leaks]
-        return tuple(f"{self.steps[number].name} ({self.steps[number].kind}): {reason}" for number, reason in leaks)
+        return tuple(
+            f"{self.steps[number].name} ({self.steps[number].kind}): {text}" for number, text in self.dangers
+        )
+
+    @property
+    def dangers(self) -> tuple[tuple[int, str], ...]:
+        """The same with the numbers of the steps: leaks, and gates on more rows than one."""
+        taken = [group for group in self.groups if group.taken]
+        leaks = [leak for group in taken for leak in group.leaks]
+        gates = [(number, BATCHED) for group in taken for number in group.members if self._is_batched_gate(number)]
+        return (*leaks, *gates)
+
+    def _is_batched_gate(self, number: int) -> bool:
+        """Tell whether a step joins maps of different sizes in a batch, of which the second row comes out wrong."""
+        step = self.steps[number]
+        shapes = {self.graph.tensors[place].shape for place in self.graph.running(step)}
+        return step.kind in ("MUL", "ADD") and len(shapes) > 1 and self.graph.is_batched(step.outputs[0])
 
 
 def analyse(data: bytes) -> Analysis:

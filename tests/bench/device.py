@@ -49,7 +49,8 @@ def _write_files(model, folder: Path) -> None:
     from tfprune.export import make_sparse_ready, to_tflite
 
     # Statistics of one batch keep the size of the activations through a net that was not trained.
-    image = np.random.default_rng(0).uniform(-1, 1, (4, SIZE, SIZE, 3)).astype(np.float32)
+    rows = model.inputs[0].shape[0] or 4
+    image = np.random.default_rng(0).uniform(-1, 1, (rows, SIZE, SIZE, 3)).astype(np.float32)
     pruned = tfprune.wrap(model, filters=_is_pointwise)
     tfprune.update_masks(pruned, SPARSITY)
     pruned = tfprune.strip(pruned)
@@ -113,7 +114,9 @@ def _with_gates():
     import keras
     from keras import layers
 
-    image = keras.Input((SIZE, SIZE, 3))
+    image = keras.Input(
+        (SIZE, SIZE, 3), batch_size=1
+    )  # XNNPACK's sparse kernels get gates right in the first row only
     maps = _normalized(layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False)(image), active=layers.ReLU(6))
     for width, repeats, strides, expansion in BLOCKS:
         for repeat in range(repeats):
