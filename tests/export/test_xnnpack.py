@@ -467,3 +467,15 @@ def measured(result: dict[str, Any]) -> str:
     if result.get("difference", 1.0) > 1e-3:
         return "wrong"
     return "dense" if result["nan"] else "sparse"
+
+
+def test_a_gate_is_a_hazard_where_a_batch_may_hold_more_rows_than_one(files):
+    """Measured on an emulated ARM processor: in batches of 2, 3 and 4 all rows but the first were wrong."""
+    data = files("gate").dense
+    assert analyse(data).hazards == ()
+    model = load(data)
+    for tensor in model.subgraphs[0].tensors:
+        if len(tensor.shape) == 4:
+            tensor.shapeSignature = [-1, *(int(length) for length in tensor.shape[1:])]
+    (hazard,) = analyse(save(model)).hazards
+    assert "(MUL): in a batch it is right for the first row only" in hazard
