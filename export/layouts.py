@@ -86,14 +86,10 @@ def _unary(graph: Steps, step: Step) -> Role:
 
 
 def _convolution(graph: Steps, step: Step) -> Role:
-    weight = graph.values(step.inputs[1])
-    if weight is None or len(weight.shape) != 4 or _rank(graph, step.inputs[0]) != 4:
-        return _no("its kernel is no constant, or its image has not 4 dimensions")
-    _, height, width, channels = weight.shape
-    if channels != graph.tensors[step.inputs[0]].shape[-1]:
-        return _no("it has groups")
-    if _dilated(step):
-        return _no("it is dilated")
+    reason = _kernel_reason(graph, step, other="it has groups")
+    if reason:
+        return _no(reason)
+    _, height, width, channels = graph.tensors[step.inputs[1]].shape
     strides = _strides(step)
     if (height, width) == (1, 1):
         if strides != (1, 1) or step.padding != (0, 0, 0, 0):
@@ -108,14 +104,10 @@ def _convolution(graph: Steps, step: Step) -> Role:
 
 
 def _depthwise(graph: Steps, step: Step) -> Role:
-    weight = graph.values(step.inputs[1])
-    if weight is None or len(weight.shape) != 4 or _rank(graph, step.inputs[0]) != 4:
-        return _no("its kernel is no constant, or its image has not 4 dimensions")
-    _, height, width, channels = weight.shape
-    if channels != graph.tensors[step.inputs[0]].shape[-1]:
-        return _no("its depth multiplier is not 1")
-    if _dilated(step):
-        return _no("it is dilated")
+    reason = _kernel_reason(graph, step, other="its depth multiplier is not 1")
+    if reason:
+        return _no(reason)
+    _, height, width, _ = graph.tensors[step.inputs[1]].shape
     strides = _strides(step)
     if (height, width) not in ((3, 3), (5, 5)) or strides not in ((1, 1), (2, 2)):
         return _no(
@@ -124,6 +116,16 @@ def _depthwise(graph: Steps, step: Step) -> Role:
         )
     wanted = height // 2
     return INSIDE if step.padding == (wanted,) * 4 else _no(_padding_reason(step, wanted))
+
+
+def _kernel_reason(graph: Steps, step: Step, *, other: str) -> str:
+    """Say what keeps any kernel from being taken; `other` where it has other channels than the image."""
+    weight = graph.values(step.inputs[1])
+    if weight is None or len(weight.shape) != 4 or _rank(graph, step.inputs[0]) != 4:
+        return "its kernel is no constant, or its image has not 4 dimensions"
+    if weight.shape[-1] != graph.tensors[step.inputs[0]].shape[-1]:
+        return other
+    return "it is dilated" if _dilated(step) else ""
 
 
 def _padding_reason(step: Step, wanted: int) -> str:

@@ -103,9 +103,7 @@ def to_tflite(
     batches = None if calibration is None else read_batches(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
     expected, sparsity = _predict(plain, inputs, data), tfprune.sparsity_report(plain)
-    content = convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype)
-    if levels is not None:
-        content = share_weights(content, levels=levels)
+    content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
     _check_zeros(read(content), sparsity)
     found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
     if optimize == "latency" and sparse is not False and quantize != "int8":  # sparse kernels take float32 only
@@ -121,6 +119,10 @@ def to_tflite(
     )
     write_atomically(target, choice.packed)
     return exported(str(target), choice, nnz=sparsity.nnz, size=sparsity.size)
+
+
+def _shared(content: bytes, levels: int | None) -> bytes:
+    return content if levels is None else share_weights(content, levels=levels)
 
 
 def _check_levels(levels: Any, quantize: str | None) -> None:
@@ -142,9 +144,7 @@ def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) 
         ready = make_sparse_ready(plain)
     except ValueError:  # says why this model has no such form, which `sparse_inference` of the file says as well
         return []
-    content = convert(ready, quantize=quantize)
-    if levels is not None:
-        content = share_weights(content, levels=levels)
+    content = _shared(convert(ready, quantize=quantize), levels)
     name = f"{quantize or 'float32'}, sparse-ready"
     found = forms(content, name=name, sparse="auto", optimize="latency")
     return [form for form in found if inference_of_file(form.content).active]

@@ -175,3 +175,29 @@ def _convert(model: Any, calibration: np.ndarray | None = None, io: str = "float
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
     return converter.convert()
+
+
+@pytest.fixture(scope="session")
+def join_plainly():
+    """Return a function that puts the streams of a packed array together entry by entry."""
+
+    def join(streams, width, kind, count, common):
+        places = range(count)
+        if kind == "mask":
+            mask = streams.pop(0)
+            places = [place for place in range(count) if mask[place // 8] >> (7 - place % 8) & 1]
+        if kind == "runs":
+            places, place = [], 0
+            for byte in streams.pop(0):
+                place += byte
+                if byte < 255:
+                    places.append(place)
+                    place += 1
+        entries, before = [common] * count, 0
+        for place, *parts in zip(places, *streams, strict=True):
+            number = sum(part << 8 * index for index, part in enumerate(parts))
+            before = (before + number) % 256**width if kind == "steps" else number
+            entries[place] = before
+        return b"".join(entry.to_bytes(width, "little") for entry in entries)
+
+    return join

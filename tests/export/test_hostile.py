@@ -9,13 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tfprune.export.codec import XZ, XZ_MEMORY, encode
+from tfprune.export.editing import load
 from tfprune.export.eligibility import sparse_inference
 from tfprune.export.flatbuffer import read
 from tfprune.export.inspection import inspect
+from tfprune.export.padding import spell_out_padding
 from tfprune.export.page import page
+from tfprune.export.sparse import sparsify
 from tfprune.export.structure import check_whole
 
-READERS = [check_whole, read, inspect, page, sparse_inference]
+READERS = [check_whole, read, load, inspect, page, sparse_inference, spell_out_padding, sparsify]
 MEMORY = 2**25  # bytes at once; the files have a few thousand
 LIES = [0, 1, 0x7F, 0xFF, 0x7FFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1]
 

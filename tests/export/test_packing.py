@@ -38,63 +38,47 @@ def file_of(*vectors):
     return bytes(builder.Output())
 
 
-def unpacked_plainly(data):
-    """Read a packed file as its description says, entry by entry."""
-    decoders = [
-        bytes,
-        lambda packed: zlib.decompress(packed, -15),
-        lambda packed: lzma.decompress(packed, lzma.FORMAT_RAW, filters=LZMA2),
-    ]
-    magic, version, size, checksum, count, coder, length = struct.unpack_from("<3sBQIIBI", data)
-    assert (magic, version) == (b"TFZ", 1)
-    table, at = decoders[coder](data[25 : 25 + length]), 25 + length
-    pieces = [struct.unpack_from("<IIBQ", table, 17 * place) for place in range(count)]
-    streams = []
-    for coder, length in struct.iter_unpack("<BI", table[17 * count :]):
-        streams.append(decoders[coder](data[at : at + length]))
-        at += length
-    assert at == len(data)
-    rest, *streams = streams
-    contents = []
-    for _, piece, form, detail in pieces:
-        width, kind = KINDS[form]
-        if kind == "scaled":
-            factor = np.uint32(detail >> 32).view(np.float32)
-            contents.append((np.frombuffer(contents[detail % 2**32], np.float32) * factor).tobytes())
-        else:
-            own = [streams.pop(0) for _ in range(width + (kind in ("runs", "mask")))]
-            contents.append(entries_plainly(own, width, kind, piece // width, detail))
-    whole = b""
-    for (start, *_), content in sorted(zip(pieces, contents, strict=True)):
-        gap = start - len(whole)
-        whole, rest = whole + rest[:gap] + content, rest[gap:]
-    whole += rest
-    assert (len(whole), zlib.crc32(whole)) == (size, checksum)
-    return whole
+@pytest.fixture(scope="session")
+def unpacked_plainly(join_plainly):
+    def decode(data):
+        """Read a packed file as its description says, entry by entry."""
+        decoders = [
+            bytes,
+            lambda packed: zlib.decompress(packed, -15),
+            lambda packed: lzma.decompress(packed, lzma.FORMAT_RAW, filters=LZMA2),
+        ]
+        magic, version, size, checksum, count, coder, length = struct.unpack_from("<3sBQIIBI", data)
+        assert (magic, version) == (b"TFZ", 1)
+        table, at = decoders[coder](data[25 : 25 + length]), 25 + length
+        pieces = [struct.unpack_from("<IIBQ", table, 17 * place) for place in range(count)]
+        streams = []
+        for coder, length in struct.iter_unpack("<BI", table[17 * count :]):
+            streams.append(decoders[coder](data[at : at + length]))
+            at += length
+        assert at == len(data)
+        rest, *streams = streams
+        contents = []
+        for _, piece, form, detail in pieces:
+            width, kind = KINDS[form]
+            if kind == "scaled":
+                factor = np.uint32(detail >> 32).view(np.float32)
+                contents.append((np.frombuffer(contents[detail % 2**32], np.float32) * factor).tobytes())
+            else:
+                own = [streams.pop(0) for _ in range(width + (kind in ("runs", "mask")))]
+                contents.append(join_plainly(own, width, kind, piece // width, detail))
+        whole = b""
+        for (start, *_), content in sorted(zip(pieces, contents, strict=True)):
+            gap = start - len(whole)
+            whole, rest = whole + rest[:gap] + content, rest[gap:]
+        whole += rest
+        assert (len(whole), zlib.crc32(whole)) == (size, checksum)
+        return whole
 
-
-def entries_plainly(streams, width, kind, count, common):
-    places = range(count)
-    if kind == "mask":
-        mask = streams.pop(0)
-        places = [place for place in range(count) if mask[place // 8] >> (7 - place % 8) & 1]
-    if kind == "runs":
-        places, place = [], 0
-        for byte in streams.pop(0):
-            place += byte
-            if byte < 255:
-                places.append(place)
-                place += 1
-    entries, before = [common] * count, 0
-    for place, *parts in zip(places, *streams, strict=True):
-        number = sum(part << 8 * index for index, part in enumerate(parts))
-        before = (before + number) % 256**width if kind == "steps" else number
-        entries[place] = before
-    return b"".join(entry.to_bytes(width, "little") for entry in entries)
+    return decode
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_exports_come_back_bit_for_bit_and_plain_loops_agree(cases, name):
+def test_exports_come_back_bit_for_bit_and_plain_loops_agree(unpacked_plainly, cases, name):
     data = cases[name].data
     packed = pack(data)
     assert unpack(packed) == unpacked_plainly(packed) == data
@@ -129,7 +113,7 @@ def formats():
     return files | {f"{name}, sparse": sparsify(files[name]).data for name in ("float32", "float16")}
 
 
-def test_every_format_comes_back_and_is_smaller_than_under_xz(formats):
+def test_every_format_comes_back_and_is_smaller_than_under_xz(unpacked_plainly, formats):
     assert formats["float32, sparse"] != formats["float32"]
     for name, data in formats.items():
         packed = pack(data)
@@ -148,7 +132,7 @@ def test_every_format_comes_back_and_is_smaller_than_under_xz(formats):
         max_size=4,
     )
 )
-def test_arrays_of_any_kind_come_back(vectors):
+def test_arrays_of_any_kind_come_back(unpacked_plainly, vectors):
     data = file_of(*vectors)
     packed = pack(data)
     assert unpack(packed) == unpacked_plainly(packed) == data
@@ -196,7 +180,7 @@ def test_positions_in_rising_order_are_packed_as_steps():
     assert len(pack(file_of(columns.tobytes()))) < 1.2 * bound
 
 
-def test_scales_of_biases_are_not_stored_beside_those_of_weights():
+def test_scales_of_biases_are_not_stored_beside_those_of_weights(unpacked_plainly):
     weight = np.random.default_rng(4).uniform(1e-3, 1e-2, 3000).astype("<f4")
     bias = weight * np.float32(0.0235)
     one, both = (len(pack(file_of(*vectors))) for vectors in ([weight.tobytes()], [bias.tobytes(), weight.tobytes()]))

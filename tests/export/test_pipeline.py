@@ -241,3 +241,35 @@ def test_a_tolerance_of_ones_own_replaces_the_default(tmp_path):
     assert report.tolerance == 0.5
     with pytest.raises(ValueError, match="`tolerance` to be a number of at least 0. Received: tolerance=-1"):
         to_tflite(model, tmp_path / "model.tflite", tolerance=-1)
+
+
+def test_weights_share_as_many_levels_as_asked(folder):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(64)])
+    to_tflite(model, folder / "shared", quantize="dynamic", levels=4, tolerance=1.0)
+    (kernel,) = [array for array in constants((folder / "shared").read_bytes()) if array.ndim == 2]
+    assert (kernel.dtype, kernel.shape) == (np.int8, (64, 64))
+    assert len(set(kernel.ravel().tolist()) - {0}) == 4
+
+
+def test_levels_of_float_weights_are_refused(pruned, folder):
+    with pytest.raises(
+        ValueError, match="8-bit weights share. Received: levels=4, quantize=None"
+    ):
+        to_tflite(pruned, folder / "refused", levels=4)
+
+
+def test_for_latency_the_mirrored_form_is_written_where_it_reaches_sparse_kernels(folder):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    maps = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(image)
+    maps = layers.Conv2D(128, 1, activation="relu")(maps)
+    model = tfprune.wrap(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(maps))), filters="kernel")
+    tfprune.update_masks(model, 0.9)
+    samples = RNG.normal(size=(4, 16, 16, 3)).astype("float32")
+    report = to_tflite(model, folder / "fast", optimize="latency", check_on=samples)
+    (taken,) = [row.name for row in report.candidates if not row.reason]
+    assert taken == "float32, sparse-ready, sparse"
+    assert report.sparse_inference.active
+    assert report.sparse_inference.hazards == ()
+    np.testing.assert_allclose(Runner(folder / "fast").predict(samples), model.predict(samples, verbose=0), atol=1e-5)

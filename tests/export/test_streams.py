@@ -31,28 +31,6 @@ def reader(streams):
     return read
 
 
-def joined_plainly(form, common, streams, count):
-    """Put streams together entry by entry."""
-    streams = list(streams)
-    places = list(range(count))
-    if form.kind == "mask":
-        mask = streams.pop(0)
-        places = [place for place in range(count) if mask[place // 8] >> (7 - place % 8) & 1]
-    if form.kind == "runs":
-        places, place = [], 0
-        for byte in streams.pop(0):
-            place += byte
-            if byte < 255:
-                places.append(place)
-                place += 1
-    entries, before = [common] * count, 0
-    for place, parts in zip(places, zip(*streams, strict=True), strict=True):
-        number = sum(part << 8 * index for index, part in enumerate(parts))
-        before = (before + number) % 256**form.width if form.kind == "steps" else number
-        entries[place] = before
-    return b"".join(entry.to_bytes(form.width, "little") for entry in entries)
-
-
 @pytest.mark.parametrize("form", BY_HAND)
 def test_streams_are_those_worked_out_by_hand(form):
     assert split(ENTRIES, form) == BY_HAND[form]
@@ -76,11 +54,11 @@ def contents(draw):
 
 
 @given(content=contents(), form=st.sampled_from(SPLITS))
-def test_what_was_split_comes_back_and_plain_loops_agree(content, form):
+def test_what_was_split_comes_back_and_plain_loops_agree(join_plainly, content, form):
     common, streams = split(content, form)
     assert len(streams) == form.streams
     assert join(reader(streams), form, size=len(content), common=common) == content
-    assert joined_plainly(form, common, streams, len(content) // form.width) == content
+    assert join_plainly(list(streams), form.width, form.kind, len(content) // form.width, common) == content
 
 
 @given(
