@@ -253,9 +253,7 @@ def test_weights_share_as_many_levels_as_asked(folder):
 
 
 def test_levels_of_float_weights_are_refused(pruned, folder):
-    with pytest.raises(
-        ValueError, match="8-bit weights share. Received: levels=4, quantize=None"
-    ):
+    with pytest.raises(ValueError, match="8-bit weights share. Received: levels=4, quantize=None"):
         to_tflite(pruned, folder / "refused", levels=4)
 
 
