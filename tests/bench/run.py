@@ -21,6 +21,7 @@ COMMANDS = [
     ["digits.py"],
     ["sizes.py"],
     ["sharing.py"],
+    ["sparse_files.py"],
     ["device.py"],
 ]
 
