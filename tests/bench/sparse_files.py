@@ -40,7 +40,7 @@ def _blocks(folder: Path) -> list[Row]:
 
 def _mobilenet(folder: Path) -> list[Row]:
     keras.utils.set_random_seed(0)
-    model = tfprune.wrap(keras.applications.MobileNet(weights=None), filters=POINTWISE)
+    model = tfprune.wrap(keras.applications.MobileNet(weights=None, classifier_activation=None), filters=POINTWISE)
     tfprune.update_masks(model, SPARSITY)
     start = time.perf_counter()
     to_tflite(model, folder / "float32")
