@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from tfprune.export.flat import Call, Graph, grouped
 from tfprune.export.passing import CONVOLUTIONS, passes
 from tfprune.export.report import Report
 from tfprune.export.window import Padding, Window, window_of
+from tfprune.flat import Call, Graph, grouped
 from tfprune.report import table
 
 layers = keras.layers

@@ -9,9 +9,9 @@ import numpy as np
 
 import tfprune
 from tfprune.export.facing import MirrorPlan, MirrorStep, plan
-from tfprune.export.flat import Call, Graph, flatten, is_plain, retrace, trace, unused_name
 from tfprune.export.passing import CONVOLUTIONS
 from tfprune.export.vectors import rewrite_vectors
+from tfprune.flat import Call, Graph, flatten, is_plain, retrace, trace, unused_name
 from tfprune.prunable import walk
 
 layers = keras.layers

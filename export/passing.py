@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.flat import Call
 from tfprune.export.window import window_of
+from tfprune.flat import Call
 
 layers = keras.layers
 

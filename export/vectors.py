@@ -13,13 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.flat import Call, Graph, grouped, retrace, trace, unused_name
 from tfprune.export.passing import (
     GLOBAL_POOLS,
     has_pointwise_activation,
     is_pointwise,
     operation_name,
 )
+from tfprune.flat import Call, Graph, grouped, retrace, trace, unused_name
 
 layers = keras.layers
 MAP, VECTOR = 4, 2  # ranks

@@ -101,7 +101,7 @@ GROUP = {
     "tfprune.export.calibration": BUILD,
     "tfprune.export.signature": BUILD,
     "tfprune.export.convert": BUILD,
-    "tfprune.export.flat": BUILD,
+    "tfprune.flat": LAYERS,
     "tfprune.export.window": BUILD,
     "tfprune.export.passing": BUILD,
     "tfprune.export.vectors": BUILD,

@@ -17,7 +17,6 @@ NEED_KERAS = {
     "convert",
     "demo",
     "facing",
-    "flat",
     "mirror",
     "passing",
     "pipeline",

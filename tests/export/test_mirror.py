@@ -16,8 +16,8 @@ import tfprune
 from tfprune.export import make_sparse_ready, to_tflite
 from tfprune.export.eligibility import sparse_inference
 from tfprune.export.facing import plan
-from tfprune.export.flat import flatten, trace
 from tfprune.export.window import Window, same_padding
+from tfprune.flat import flatten, trace
 
 CLOSE = 1e-5  # of the largest output
 
