@@ -43,11 +43,23 @@ GROUP = {
     "tfprune.gradients": LAYERS,
     "tfprune.subclassed": LAYERS,
     "tfprune.calls": LAYERS,
+    "tfprune.channels": PURE,
+    "tfprune.flow": LAYERS,
+    "tfprune.rules": LAYERS,
+    "tfprune.rules_kernels": LAYERS,
+    "tfprune.rules_shapes": LAYERS,
+    "tfprune.rules_sequences": LAYERS,
+    "tfprune.network": LAYERS,
+    "tfprune.ranking": LAYERS,
     "tfprune.wrapper": WRAPPER,
     "tfprune.model": MODEL,
     "tfprune.selection": MODEL,
     "tfprune.masks": MODEL,
     "tfprune.counting": MODEL,
+    "tfprune.plan": MODEL,
+    "tfprune.shrink_plan": MODEL,
+    "tfprune.budgets": MODEL,
+    "tfprune.shrinking": MODEL,
     "tfprune.callback": FIT,
     "tfprune.summaries": FIT,
     "tfprune.scan": FIT,
@@ -130,6 +142,7 @@ AT_IMPORT = {
     NAMES: set(),
 }
 INSIDE = {
+    MODEL: {"matplotlib"},
     FIT: {"matplotlib"},
     FILE: {"ai_edge_litert", "flatbuffers"},
     BUILD: {"tensorflow"},
@@ -292,6 +305,10 @@ def test_public_functions_take_two_positional_arguments_at_most(name):
 
 # Inside the library, where every caller passes all of them; and what has to take the arguments that tfmot takes.
 MORE = {
+    ("tfprune.flow", "placed"),
+    ("tfprune.ranking", "as_weights"),
+    ("tfprune.ranking", "keep_best"),
+    ("tfprune.selection", "selector"),
     ("tfprune.spec", "resolve"),
     ("tfprune.allocation", "allocate"),
     ("tfprune.scan", "sensitivity"),

@@ -23,6 +23,12 @@ _HOMES = {
     "sparsity_report": "counting",
     "SparsityReport": "report",
     "register_prunable": "prunable",
+    "plan_shrink": "plan",
+    "ShrinkPlan": "shrink_plan",
+    "shrink": "shrinking",
+    "zero_channels": "shrinking",
+    "budget": "budgets",
+    "register_shrinkable": "rules",
 }
 _MODULES = ("schedules", "patterns", "criteria", "allocation", "tfmot")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -132,14 +132,31 @@ def _lambda_name(layer: keras.layers.Lambda) -> str:
     return f"{layer.function.__name__}_of_{layer.name}_{id(layer)}"
 
 
-def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a copy of a layer by its configuration, built if the layer is; weights are not copied."""
+def copy_of(layer: keras.layers.Layer, *, changes: Mapping[str, Any] | None = None) -> keras.layers.Layer:
+    """Return a copy of a layer by its configuration, built if the layer is; weights are not copied.
+
+    Args:
+        layer: The layer.
+        changes: Arguments of other values, a dict for a layer inside; the copy is then not built.
+    """
     config = config_of(layer)
     _inline_lambda(layer, config["config"])
+    if changes is not None:
+        config.pop("build_config", None)
+        _change(config["config"], changes)
     copy = revive(config, layer)
     if hasattr(layer, "get_vocabulary"):
         copy.set_vocabulary(layer.get_vocabulary(include_special_tokens=False))
     return copy
+
+
+def _change(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            config[name].pop("build_config", None)
+            _change(config[name]["config"], value)
+        else:
+            config[name] = value
 
 
 def config_of(layer: keras.layers.Layer) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> dict[st
         for kernel in kernels(layer)
     ]
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
-    wanted = _selector(filters, pattern, paths)
+    wanted = selector(filters, pattern, paths)
     chosen: dict[str, list[str]] = {}
     for path, layer, kernel in offered:
         if wanted(f"{path}/{kernel.path}", layer, kernel):
@@ -42,7 +42,7 @@ def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> dict[st
     return chosen
 
 
-def _selector(
+def selector(
     filters: Filters, pattern: Pattern, paths: list[str]
 ) -> Callable[[str, keras.layers.Layer, Kernel], bool]:
     """Turn `filters` into a function of path, layer and kernel; refuse an expression that matches no path."""

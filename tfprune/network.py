@@ -1,0 +1,179 @@
+"""The channels of a model as data: the groups that can only go together, and what each layer holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.channels import Layout, joined
+from tfprune.flat import trace
+from tfprune.flow import Flow, Slices, Work
+from tfprune.prunable import kernels
+from tfprune.rules import follow
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What one weight holds of channels.
+
+    Attributes:
+        name: Its path in its layer, `kernel`.
+        shape: Its shape.
+        layout: The class of the channel at each place along its axes, or None for an axis without channels.
+        itemsize: Bytes of an entry.
+        reads: The axes whose channels it mixes into others.
+        writes: The axes whose channels it makes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layout: Layout
+    itemsize: int
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+
+    def size(self, keep: np.ndarray) -> int:
+        """Return the number of entries where only the classes in `keep` are left."""
+        sizes = zip(self.shape, self.layout, strict=True)
+        return _product(1, (size if classes is None else classes for size, classes in sizes), keep)
+
+    def holds(self, classes: np.ndarray) -> bool:
+        """Tell whether any of these classes is along one of its axes."""
+        return any(np.isin(line, classes).any() for line in self.layout if line is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one layer holds of channels: its weights, arguments that count channels, and its multiplications."""
+
+    name: str
+    weights: tuple[Held, ...]
+    config: dict[str, Any]
+    work: tuple[Work, ...]
+
+    def flops(self, keep: np.ndarray) -> int:
+        """Return twice its multiplications on one sample."""
+        return sum(2 * _product(factor, sizes, keep) for factor, sizes in self.work)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that are ranked with each other: those of one layer, and of all it is added to.
+
+    Attributes:
+        name: The first layer that makes them.
+        kind: "channels", or "heads" of attention.
+        classes: Their numbers; a class is what can only go as a whole.
+        members: The layers that make, read or pass them.
+    """
+
+    name: str
+    kind: str
+    classes: np.ndarray
+    members: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The channels of a flat model.
+
+    Attributes:
+        parts: Its layers, by name, in the model's order.
+        groups: Its channels.
+        reasons: Why a class has to stay, for those that do.
+        size: The number of classes.
+    """
+
+    parts: dict[str, Part]
+    groups: tuple[Group, ...]
+    reasons: dict[int, str]
+    size: int
+
+    def everything(self) -> np.ndarray:
+        """Return the choice that keeps all classes, True for each."""
+        return np.ones(self.size, dtype=bool)
+
+    def free(self, group: Group) -> np.ndarray:
+        """Tell of each class of a group whether it may go."""
+        return np.array([int(label) not in self.reasons for label in group.classes], dtype=bool)
+
+    def parameters(self, keep: np.ndarray) -> int:
+        """Return the number of entries of all weights."""
+        return sum(held.size(keep) for part in self.parts.values() for held in part.weights)
+
+    def bytes(self, keep: np.ndarray) -> int:
+        """Return the bytes of all weights as they are in the model."""
+        return sum(held.itemsize * held.size(keep) for part in self.parts.values() for held in part.weights)
+
+    def flops(self, keep: np.ndarray) -> int:
+        """Return the floating-point operations of one sample: two for each multiplication by a weight."""
+        return sum(part.flops(keep) for part in self.parts.values())
+
+
+def _product(factor: int, sizes: Iterable[int | np.ndarray], keep: np.ndarray) -> int:
+    for size in sizes:
+        factor *= int(np.count_nonzero(keep[size])) if isinstance(size, np.ndarray) else size
+    return factor
+
+
+def analyse(model: keras.Model) -> Network:
+    """Follow the channels of a flat model, such as `flatten` returns."""
+    flow = follow(trace(model))
+    classes = flow.classes()
+    layers = [layer for layer in flow.layers.values() if isinstance(layer, keras.layers.Layer)]
+    parts = {layer.name: _part(flow, layer, classes) for layer in layers}
+    reasons = flow.reasons(classes)
+    groups = []
+    for places in joined(flow.births, classes):
+        births = [flow.births[place] for place in places]
+        labels = np.unique(np.concatenate([classes[birth.channels] for birth in births]))
+        members = tuple(name for name, part in parts.items() if any(held.holds(labels) for held in part.weights))
+        groups.append(Group(births[0].name, births[0].kind, labels, members))
+    return Network(parts, tuple(groups), reasons, int(classes.max(initial=-1)) + 1)
+
+
+def _part(flow: Flow, layer: keras.layers.Layer, classes: np.ndarray) -> Part:
+    slices = flow.slices.get(id(layer), Slices())
+    letters = {id(kernel.variable): kernel for kernel in kernels(layer)}
+    weights = []
+    for place, variable in enumerate(layer.weights):
+        layout = slices.weights.get(place, (None,) * len(variable.shape))
+        numbered = tuple(None if channels is None else classes[channels] for channels in layout)
+        kernel = letters.get(id(variable))
+        reads, writes = _roles(layer, numbered, None if kernel is None else kernel.axes)
+        name = variable.name if kernel is None else kernel.path
+        shape, itemsize = tuple(map(int, variable.shape)), np.dtype(_storage(variable.dtype)).itemsize
+        weights.append(Held(name, shape, numbered, itemsize, reads, writes))
+    work = tuple((factor, tuple(_numbered(size, flow, classes) for size in sizes)) for factor, sizes in slices.work)
+    return Part(layer.name, tuple(weights), _numbered(slices.config, flow, classes), work)
+
+
+def _storage(dtype: str) -> str:
+    return "float16" if dtype == "bfloat16" else dtype
+
+
+def _roles(layer: keras.layers.Layer, layout: Layout, axes: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the axes along which a weight reads channels and those along which it makes them."""
+    tracked = [axis for axis, channels in enumerate(layout) if channels is not None]
+    if axes is not None:
+        return tuple(a for a in tracked if axes[a] == "i"), tuple(a for a in tracked if axes[a] == "o")
+    if len(layout) < 2 or isinstance(layer, keras.layers.PReLU):  # a scale of each channel by itself
+        return (), ()
+    return tuple(tracked), ()  # of a weight that `register_prunable` does not know: it may read all it holds
+
+
+def _numbered(value: Any, flow: Flow, classes: np.ndarray) -> Any:
+    """Put classes in place of channels, and what a layer's part counts in place of the part."""
+    if isinstance(value, np.ndarray):
+        return classes[value]
+    if isinstance(value, tuple):
+        return tuple(_numbered(entry, flow, classes) for entry in value)
+    if isinstance(value, dict):
+        return {name: _numbered(entry, flow, classes) for name, entry in value.items()}
+    if isinstance(value, keras.layers.Layer):
+        return _numbered(flow.slices[id(value)].config, flow, classes)
+    return value
