@@ -60,6 +60,7 @@ GROUP = {
     "tfprune.shrink_plan": MODEL,
     "tfprune.budgets": MODEL,
     "tfprune.shrinking": MODEL,
+    "tfprune.structured": MODEL,
     "tfprune.callback": FIT,
     "tfprune.summaries": FIT,
     "tfprune.scan": FIT,
@@ -306,7 +307,6 @@ def test_public_functions_take_two_positional_arguments_at_most(name):
 # Inside the library, where every caller passes all of them; and what has to take the arguments that tfmot takes.
 MORE = {
     ("tfprune.flow", "placed"),
-    ("tfprune.ranking", "as_weights"),
     ("tfprune.ranking", "keep_best"),
     ("tfprune.selection", "selector"),
     ("tfprune.spec", "resolve"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfprune import patterns
-from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured, keep_largest, kept_count
+from tfprune.patterns import NM, PATTERNS, Block, Channel, Head, Pattern, Unstructured, keep_largest, kept_count
 
 # Few distinct values, so that ties are the rule; all of them and their sums are exact in every float type.
 TIED = st.integers(-2, 3).map(float)
@@ -368,7 +368,7 @@ def test_masks_are_nested_and_scores_untouched(pattern, scores, sparsities):
 
 
 def test_patterns_by_name():
-    assert {"unstructured": Unstructured} == PATTERNS
+    assert {"unstructured": Unstructured, "channel": Channel, "head": Head} == PATTERNS
 
 
 @dataclass(frozen=True)

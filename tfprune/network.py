@@ -41,6 +41,11 @@ class Held:
         sizes = zip(self.shape, self.layout, strict=True)
         return _product(1, (size if classes is None else classes for size, classes in sizes), keep)
 
+    def axes_of(self, classes: np.ndarray) -> tuple[list[int], list[int]]:
+        """Return the axes along which it reads, and those along which it makes, any of these classes."""
+        touching = [axis for axis in (*self.reads, *self.writes) if np.isin(self.layout[axis], classes).any()]
+        return [axis for axis in touching if axis in self.reads], [a for a in touching if a in self.writes]
+
     def holds(self, classes: np.ndarray) -> bool:
         """Tell whether any of these classes is along one of its axes."""
         return any(np.isin(line, classes).any() for line in self.layout if line is not None)

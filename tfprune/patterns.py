@@ -9,6 +9,7 @@ row-major order, is kept. A new pattern is a frozen dataclass that derives from 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,7 +19,14 @@ _SAMPLE, _STRIDE = 1 << 12, 1 << 8  # at least so many of all values, and one of
 
 
 class Pattern(Spec):
-    """Base of all patterns."""
+    """Base of all patterns.
+
+    Attributes:
+        kind: What the pattern removes from a whole model, "channels" or "heads", wherever kernels make or read it;
+            None for a pattern of each weight by itself.
+    """
+
+    kind: ClassVar[str | None] = None
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         """Return a boolean mask, True = keep.
@@ -232,4 +240,59 @@ class NM(Pattern):
             keep[candidates[keep_largest(lost[candidates], spared)]] = True
 
 
-PATTERNS: dict[str, type[Pattern]] = {"unstructured": Unstructured}
+@dataclass(frozen=True)
+class Channel(Pattern):
+    """Zeros in whole channels, of every kernel that makes or reads them, so that `shrink` can remove them.
+
+    The sparsity counts channels: at 0.5 a kernel between two halved layers keeps a quarter of its entries. Channels
+    that meet, in an addition say, go together, and are as important as the entries that make them, on average. Of a
+    weight by itself whole outputs are masked, the rows of its matrix view.
+
+    Args:
+        makes: Whether the channels may go that the layer's kernels make; False for a layer that is wrapped only
+            because its kernels read the channels of others.
+
+    Example:
+        >>> Channel()(np.array([[4.0, 1.0], [2.0, 2.0]]), 0.5)
+        array([[ True,  True],
+               [False, False]])
+    """
+
+    kind: ClassVar[str] = "channels"
+    makes: bool = True
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        means = scores.reshape(len(scores), -1).mean(axis=1, dtype=np.float64)
+        keep = keep_largest(means, kept_count(means.size, sparsity))
+        return np.broadcast_to(keep.reshape(-1, *[1] * (scores.ndim - 1)), scores.shape).copy()
+
+    def allows(self, mask: np.ndarray) -> bool:
+        rows = mask.any(axis=tuple(range(1, mask.ndim)), keepdims=True)
+        inputs = mask.any(axis=tuple(range(mask.ndim - 1)), keepdims=True)
+        return bool((mask.astype(bool) == (rows & inputs)).all())
+
+
+@dataclass(frozen=True)
+class Head(Channel):
+    """Zeros in whole heads of attention: all that a head reads, and all that reads it.
+
+    For the layers `MultiHeadAttention` and `GroupQueryAttention` in a model; there heads that share their keys go
+    together. The sparsity counts heads.
+
+    Args:
+        makes: As of `Channel`.
+
+    Example:
+        >>> import keras
+        >>> from tfprune import update_masks, wrap
+        >>> tokens = keras.Input((6, 8))
+        >>> attention = keras.layers.MultiHeadAttention(4, 2, name="attention")
+        >>> model = wrap(keras.Model(tokens, attention(tokens, tokens)), pattern=Head())
+        >>> update_masks(model, 0.75).sparsity
+        0.75
+    """
+
+    kind: ClassVar[str] = "heads"
+
+
+PATTERNS: dict[str, type[Pattern]] = {"unstructured": Unstructured, "channel": Channel, "head": Head}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -13,10 +13,10 @@ from tfprune.budgets import Budget
 from tfprune.criteria import CRITERIA, Criterion, Evidence
 from tfprune.flat import flatten, is_plain
 from tfprune.model import strip
-from tfprune.network import Group, Network, analyse
+from tfprune.network import Group, Held, Network, analyse
 from tfprune.patterns import Unstructured
 from tfprune.prunable import as_numpy, kernels
-from tfprune.ranking import as_weights, class_scores, keep_best
+from tfprune.ranking import as_weights, class_scores, finite, keep_best
 from tfprune.report import Skipped
 from tfprune.selection import Filters, selector
 from tfprune.shrink_plan import ShrinkPlan
@@ -71,8 +71,8 @@ def plan_shrink(
     if sparsity is None and not isinstance(allocation, Budget):
         keep = _alive(network, flat)
         return ShrinkPlan(network, keep, _skipped(network, groups))
-    scores = class_scores(network, _scores(flat, criterion))
-    weights = as_weights(network, groups, scores)
+    scores = class_scores(network, _scored(network, flat, criterion))
+    weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
         return keep_best(network, groups, scores, split, round_to=round_to)
@@ -104,13 +104,13 @@ def _check_model(model: Any) -> None:
         )
 
 
-def makers(network: Network, group: Group) -> list[str]:
+def _makers(network: Network, group: Group) -> list[str]:
     """Return the paths of the kernels that make the channels of a group."""
     return [
         f"{name}/{held.name}"
         for name in group.members
         for held in network.parts[name].weights
-        if any(np.isin(held.layout[axis], group.classes).any() for axis in held.writes)
+        if held.axes_of(group.classes)[1]
     ]
 
 
@@ -119,7 +119,7 @@ def _chosen(network: Network, flat: keras.Model, filters: Filters) -> list[Group
     offered = {f"{layer.name}/{kernel.path}": (layer, kernel) for layer in flat.layers for kernel in kernels(layer)}
     wanted = selector(filters, Unstructured(), list(offered))
     groups = [
-        group for group in network.groups if any(wanted(path, *offered[path]) for path in makers(network, group))
+        group for group in network.groups if any(wanted(path, *offered[path]) for path in _makers(network, group))
     ]
     free = [group for group in groups if network.free(group).any() and group.classes.size > 1]
     if len(free) < len(groups) and filters is not None or not free:
@@ -151,21 +151,13 @@ def _left_alone(network: Network, group: Group) -> str:
     return _reason(network, group)
 
 
-def _scores(flat: keras.Model, criterion: Criterion) -> Any:
-    layers = {layer.name: layer for layer in flat.layers}
-
-    def scores_of(name: str, place: int) -> np.ndarray:
-        variable = layers[name].weights[place]
-        path = next(kernel.path for kernel in kernels(layers[name]) if kernel.variable is variable)
-        scores = criterion(Evidence(as_numpy(variable), f"{name}/{path}"))
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                f"Expected finite values in {name}/{path}. Received: NaN or infinity. Training has diverged: lower "
-                f"the learning rate, or load an earlier checkpoint"
-            )
-        return scores
-
-    return scores_of
+def _scored(network: Network, flat: keras.Model, criterion: Criterion) -> Iterator[tuple[Held, np.ndarray]]:
+    for layer in flat.layers:
+        for kernel in kernels(layer):
+            part, path = network.parts[layer.name], f"{layer.name}/{kernel.path}"
+            held = next(one for one in part.weights if one.name == kernel.path)
+            if held.writes:
+                yield held, finite(criterion(Evidence(as_numpy(kernel.variable), path)), path)
 
 
 def _alive(network: Network, flat: keras.Model) -> np.ndarray:

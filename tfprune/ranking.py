@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from tfprune.allocation import Weight
-from tfprune.network import Group, Network
+from tfprune.network import Group, Held, Network
 from tfprune.patterns import keep_largest, kept_count
 
-Scores = Callable[[str, int], np.ndarray]  # of a weight, by the name of its layer and its place there
+
+def finite(scores: np.ndarray, path: str) -> np.ndarray:
+    """Return the scores of a weight; refuse NaN and infinity among them."""
+    if not np.isfinite(scores.max()) or not np.isfinite(scores.min()):
+        raise ValueError(
+            f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "
+            f"rate, or load an earlier checkpoint"
+        )
+    return scores
 
 
-def class_scores(network: Network, scores_of: Scores) -> np.ndarray:
-    """Return the mean score of the entries that make each class; NaN where no kernel does."""
+def class_scores(network: Network, scored: Iterable[tuple[Held, np.ndarray]]) -> np.ndarray:
+    """Return the mean score of the entries that make each class; NaN where no kernel does.
+
+    Args:
+        network: The channels.
+        scored: Kernels that make channels, each with its scores in its own shape.
+    """
     sums, counts = np.zeros(network.size), np.zeros(network.size)
-    for name, part in network.parts.items():
-        for place, held in enumerate(part.weights):
-            if not held.writes:
-                continue
-            scores = scores_of(name, place)
-            for axis in held.writes:
-                others = tuple(other for other in range(scores.ndim) if other != axis)
-                line = scores.sum(axis=others, dtype=np.float64)
-                np.add.at(sums, held.layout[axis], line)
-                np.add.at(counts, held.layout[axis], scores.size / line.size)
+    for held, scores in scored:
+        for axis in held.writes:
+            others = tuple(other for other in range(scores.ndim) if other != axis)
+            line = scores.sum(axis=others, dtype=np.float64)
+            np.add.at(sums, held.layout[axis], line)
+            np.add.at(counts, held.layout[axis], scores.size / line.size)
     with np.errstate(invalid="ignore"):
         return sums / counts
 
 
-def as_weights(network: Network, groups: list[Group], scores: np.ndarray) -> list[Weight]:
+def as_weights(groups: list[Group], scores: Callable[[], np.ndarray]) -> list[Weight]:
     """Return groups in the form that allocations take: one entry for each class."""
 
     def scored(group: Group) -> Callable[[], np.ndarray]:
-        return lambda: scores[group.classes]
+        return lambda: scores()[group.classes]
 
     return [Weight(group.name, group.classes.shape, scored(group)) for group in groups]
 
 
 def keep_best(
-    network: Network, groups: list[Group], scores: np.ndarray, split: list[float | None], *, round_to: int = 1
+    network: Network, groups: list[Group], scores: np.ndarray, split: Sequence[float | None], *, round_to: int = 1
 ) -> np.ndarray:
     """Return which classes stay where each group loses its share of its lowest-scored free classes.
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune import criteria, patterns, prunable
+from tfprune import patterns, prunable
 from tfprune.calls import like_call_of, recurrent_states, symbol, unbuilt
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.gradients import Scope, guard, mask_gradient
@@ -26,7 +26,7 @@ from tfprune.prunable import Kernel
 from tfprune.rebuild import builds_itself, config_of
 from tfprune.spec import resolve
 
-for _spec in (criteria.Magnitude, criteria.Random, patterns.Unstructured, patterns.Block, patterns.NM):
+for _spec in (*CRITERIA.values(), *PATTERNS.values(), patterns.Block, patterns.NM):
     keras.saving.register_keras_serializable(package="tfprune")(_spec)
 
 

@@ -1,0 +1,157 @@
+"""Prune channels and heads of a wrapped model: one decision for all kernels that make or read them."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from tfprune.allocation import Weight
+from tfprune.flat import flatten, is_plain
+from tfprune.model import strip
+from tfprune.network import Group, Held, Network, analyse
+from tfprune.prunable import as_numpy
+from tfprune.ranking import as_weights, class_scores, keep_best
+from tfprune.shrinking import mask_of
+from tfprune.subclassed import pairs
+from tfprune.wrapper import Pruned
+
+Scores = Callable[[Pruned, str], np.ndarray]  # of a weight, in its own shape
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Which wrapped kernels of a model make and read which channels.
+
+    Attributes:
+        network: The channels.
+        kernels: The layer and the name of each wrapped kernel, by its layer and place in the network.
+    """
+
+    network: Network
+    kernels: dict[tuple[str, int], tuple[Pruned, str]]
+
+    def refusal(self, group: Group) -> str | None:
+        """Say why the channels of a group cannot go; None if some can."""
+        if not self.network.free(group).any():
+            return self.network.reasons[int(group.classes[0])]
+        for name in group.members:
+            for place, held in enumerate(self.network.parts[name].weights):
+                reads, makes = held.axes_of(group.classes)
+                if reads or makes:
+                    reason = self._uncovered(name, place, group.kind, makes=makes)
+                    if reason:
+                        return reason
+        return "only one" if group.classes.size < 2 else None
+
+    def _uncovered(self, name: str, place: int, kind: str, *, makes: bool) -> str | None:
+        path = f"{name}/{self.network.parts[name].weights[place].name}"
+        if (name, place) not in self.kernels:
+            return f"{path} is not wrapped"
+        layer, weight = self.kernels[name, place]
+        if layer.pattern.kind != kind:
+            return f"{path} is pruned by {layer.pattern!r}"
+        if makes and not layer.pattern.makes:
+            return "left out by `filters`"
+        return None if weight in layer.trained() else f"{path} is frozen (trainable=False)"
+
+    def groups(self) -> list[Group]:
+        """Return the groups that may lose channels.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        reasons = {group.name: self.refusal(group) for group in self.network.groups}
+        found = [group for group in self.network.groups if reasons[group.name] is None]
+        if not found:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
+            raise ValueError(
+                f"Expected channels that all kernels which make or read them are wrapped for. Received a model where "
+                f"none can go: {listed}. Wrap the whole model: tfprune.wrap(model, pattern='channel')"
+            )
+        return found
+
+
+_KNOWN: weakref.WeakKeyDictionary[keras.layers.Layer, Coupling] = weakref.WeakKeyDictionary()
+
+
+def coupling(model: keras.layers.Layer) -> Coupling | None:
+    """Return how the wrapped kernels of a graph model are coupled; None of what is no graph.
+
+    It is found once for each model: neither its graph nor its wrappers change.
+    """
+    if not is_plain(model):
+        return None
+    if model not in _KNOWN:
+        copy = strip(model)
+        wrappers = {id(plain): layer for layer, plain in pairs(model, copy) if isinstance(layer, Pruned)}
+        flat = flatten(copy)
+        found = {}
+        for plain in flat.layers:
+            layer = wrappers.get(id(plain))
+            names = {} if layer is None else {id(kernel.variable): name for name, kernel in layer.kernels.items()}
+            for place, variable in enumerate(layer.layer.weights if layer else ()):
+                if id(variable) in names:
+                    found[plain.name, place] = layer, names[id(variable)]
+        _KNOWN[model] = Coupling(analyse(flat), found)
+    return _KNOWN[model]
+
+
+class Structured:
+    """The groups of a model whose channels are pruned, as weights to split a sparsity over, and as masks.
+
+    Args:
+        found: How the kernels are coupled.
+        scores: Returns the scores of a kernel.
+    """
+
+    def __init__(self, found: Coupling, scores: Scores) -> None:
+        self.network, self.kernels = found.network, found.kernels
+        self.groups = found.groups()
+        self._scores_of = scores
+
+    @functools.cached_property
+    def scores(self) -> np.ndarray:
+        """The score of each class."""
+        made = np.concatenate([group.classes for group in self.groups])
+        held = ((self._held(place), kernel) for place, kernel in self.kernels.items())
+        return class_scores(
+            self.network, ((one, self._scores_of(*kernel)) for one, kernel in held if one.axes_of(made)[1])
+        )
+
+    def _held(self, place: tuple[str, int]) -> Held:
+        return self.network.parts[place[0]].weights[place[1]]
+
+    def weights(self) -> list[Weight]:
+        """Return the groups in the form that allocations take."""
+        return as_weights(self.network, self.groups, lambda: self.scores)
+
+    def keep(self, split: Sequence[float | None]) -> np.ndarray:
+        """Return which classes stay; of a group whose share is None those that its masks show now."""
+        keep = keep_best(self.network, self.groups, self.scores, split)
+        for group, share in zip(self.groups, split, strict=True):
+            if share is None:
+                keep[group.classes] = self._shown[group.classes]
+        return keep
+
+    @functools.cached_property
+    def _shown(self) -> np.ndarray:
+        shown = np.zeros(self.network.size, dtype=bool)
+        for place, (layer, name) in self.kernels.items():
+            held, mask = self._held(place), as_numpy(layer.masks[name]).view(bool)
+            for axis in held.reads:
+                others = tuple(other for other in range(mask.ndim) if other != axis)
+                shown[held.layout[axis][mask.any(axis=others)]] = True
+        return shown
+
+    def masks(self, keep: np.ndarray) -> list[tuple[Pruned, str, np.ndarray]]:
+        """Return the mask of each kernel that makes or reads one of the channels."""
+        return [
+            (layer, name, mask_of(self._held(place), keep))
+            for place, (layer, name) in self.kernels.items()
+            if layer.pattern.kind is not None and name in layer.trained()
+        ]
