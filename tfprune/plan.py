@@ -67,10 +67,9 @@ def plan_shrink(
     _check_model(model)
     flat = flatten(strip(model))
     network = analyse(flat)
-    groups = _chosen(network, flat, filters)
     if sparsity is None and not isinstance(allocation, Budget):
-        keep = _alive(network, flat)
-        return ShrinkPlan(network, keep, _skipped(network, groups))
+        return ShrinkPlan(network, _alive(network, flat), _skipped(network, list(network.groups)))
+    groups = _chosen(network, flat, filters)
     scores = class_scores(network, _scored(network, flat, criterion))
     weights = as_weights(groups, lambda: scores)
 

@@ -23,7 +23,7 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
         raise NoRule("it keeps states from batch to batch")
     inputs = along(flow.inputs(call)[0], -1)
     units = flow.fresh(layer.units, name=layer.name)
-    for state in keras.tree.flatten(_bound(call).get("initial_state")):
+    for state in keras.tree.flatten(_bound(call).get("initial_state") or ()):
         flow.tie_layouts((units,), flow.layout(state)[1:])
     gates = np.tile(units, next(count for kind, count in _GATES.items() if isinstance(layer, kind)))
     bias = next((variable for variable in layer.weights if variable.path.endswith("bias")), None)
@@ -49,9 +49,8 @@ def bidirectional(flow: Flow, call: Call) -> Sequence[Layout]:
         directions.append(list(flow.follow_part(part, flow.inputs(call), given)))
     forward, backward = directions
     flow.tie_layouts(forward[0], backward[0])  # one argument, `units`, counts both
-    flow.record(
-        layer, _held(flow, layer), config={"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
-    )
+    parts = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
+    flow.record(layer, _held(flow, parts), config=parts, work=_moved_work(flow, parts))
     if layer.merge_mode is None:
         return [forward[0], backward[0], *forward[1:], *backward[1:]]
     merged = forward[0]
