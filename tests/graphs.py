@@ -69,7 +69,10 @@ class RandomGraph:
         return layers.Dense(self.count(), activation=self.pick(*ACTIVATIONS), use_bias=self.pick(True, False))(x)
 
     def conv(self, x, _=None):
-        options = {"padding": self.pick("same", "valid") if x.shape[1] > 3 else "same", "use_bias": self.pick(True, False)}
+        options = {
+            "padding": self.pick("same", "valid") if x.shape[1] > 3 else "same",
+            "use_bias": self.pick(True, False),
+        }
         return layers.Conv2D(self.count(), self.pick(1, 3), activation=self.pick(*ACTIVATIONS), **options)(x)
 
     def grouped(self, x, _):
@@ -88,7 +91,10 @@ class RandomGraph:
     def norm(self, x, _):
         groups = self.pick(*(count for count in (1, 2, x.shape[-1]) if x.shape[-1] % count == 0))
         return self.pick(
-            layers.BatchNormalization(), layers.GroupNormalization(groups), layers.LayerNormalization(), layers.PReLU()
+            layers.BatchNormalization(),
+            layers.GroupNormalization(groups),
+            layers.LayerNormalization(),
+            layers.PReLU(),
         )(x)
 
     def pool(self, x, _):

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "wrap": "model",
-    "strip": "model",
+    "strip": "stripping",
     "Pruned": "wrapper",
     "PruningCallback": "callback",
     "PruningSummaries": "summaries",

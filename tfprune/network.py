@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.channels import Layout, joined
+from tfprune.channels import joined
 from tfprune.flat import trace
 from tfprune.flow import Flow, Slices, Work
 from tfprune.prunable import kernels
@@ -23,7 +23,7 @@ class Held:
     Attributes:
         name: Its path in its layer, `kernel`.
         shape: Its shape.
-        layout: The class of the channel at each place along its axes, or None for an axis without channels.
+        lines: The class of the channel at each place along an axis, for each axis that has channels.
         itemsize: Bytes of an entry.
         reads: The axes whose channels it mixes into others.
         writes: The axes whose channels it makes.
@@ -31,24 +31,23 @@ class Held:
 
     name: str
     shape: tuple[int, ...]
-    layout: Layout
+    lines: dict[int, np.ndarray]
     itemsize: int
     reads: tuple[int, ...] = ()
     writes: tuple[int, ...] = ()
 
     def size(self, keep: np.ndarray) -> int:
         """Return the number of entries where only the classes in `keep` are left."""
-        sizes = zip(self.shape, self.layout, strict=True)
-        return _product(1, (size if classes is None else classes for size, classes in sizes), keep)
+        return _product(1, (self.lines.get(axis, size) for axis, size in enumerate(self.shape)), keep)
 
     def axes_of(self, classes: np.ndarray) -> tuple[list[int], list[int]]:
         """Return the axes along which it reads, and those along which it makes, any of these classes."""
-        touching = [axis for axis in (*self.reads, *self.writes) if np.isin(self.layout[axis], classes).any()]
+        touching = [axis for axis in (*self.reads, *self.writes) if np.isin(self.lines[axis], classes).any()]
         return [axis for axis in touching if axis in self.reads], [a for a in touching if a in self.writes]
 
     def holds(self, classes: np.ndarray) -> bool:
         """Tell whether any of these classes is along one of its axes."""
-        return any(np.isin(line, classes).any() for line in self.layout if line is not None)
+        return any(np.isin(line, classes).any() for line in self.lines.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +146,12 @@ def _part(flow: Flow, layer: keras.layers.Layer, classes: np.ndarray) -> Part:
     weights = []
     for place, variable in enumerate(layer.weights):
         layout = slices.weights.get(place, (None,) * len(variable.shape))
-        numbered = tuple(None if channels is None else classes[channels] for channels in layout)
+        lines = {axis: classes[channels] for axis, channels in enumerate(layout) if channels is not None}
         kernel = letters.get(id(variable))
-        reads, writes = _roles(layer, numbered, None if kernel is None else kernel.axes)
+        reads, writes = _roles(layer, lines, None if kernel is None else kernel.axes, len(layout))
         name = variable.name if kernel is None else kernel.path
         shape, itemsize = tuple(map(int, variable.shape)), np.dtype(_storage(variable.dtype)).itemsize
-        weights.append(Held(name, shape, numbered, itemsize, reads, writes))
+        weights.append(Held(name, shape, lines, itemsize, reads, writes))
     work = tuple((factor, tuple(_numbered(size, flow, classes) for size in sizes)) for factor, sizes in slices.work)
     return Part(layer.name, tuple(weights), _numbered(slices.config, flow, classes), work)
 
@@ -161,12 +160,13 @@ def _storage(dtype: str) -> str:
     return "float16" if dtype == "bfloat16" else dtype
 
 
-def _roles(layer: keras.layers.Layer, layout: Layout, axes: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _roles(
+    layer: keras.layers.Layer, tracked: Collection[int], axes: str | None, rank: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the axes along which a weight reads channels and those along which it makes them."""
-    tracked = [axis for axis, channels in enumerate(layout) if channels is not None]
     if axes is not None:
         return tuple(a for a in tracked if axes[a] == "i"), tuple(a for a in tracked if axes[a] == "o")
-    if len(layout) < 2 or isinstance(layer, keras.layers.PReLU):  # a scale of each channel by itself
+    if rank < 2 or isinstance(layer, keras.layers.PReLU):  # a scale of each channel by itself
         return (), ()
     return tuple(tracked), ()  # of a weight that `register_prunable` does not know: it may read all it holds
 

@@ -63,8 +63,8 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     layout = tuple(found[letter] for letter in result_letters)
     weights = {"kernel": kernel}
     if layer.bias is not None:
-        tail = result_letters[len(result_letters) - len(layer.bias.shape) :]
-        weights["bias"] = tuple(found[letter] if letter in layer.bias_axes else None for letter in tail)
+        last = result_letters[len(result_letters) - len(layer.bias.shape) :]
+        weights["bias"] = tuple(found[letter] if letter in layer.bias_axes else None for letter in last)
     asked = layer.get_config()["output_shape"]
     asked = [asked] if isinstance(asked, int) else list(asked)
     tail = layout[len(layout) - len(asked) :]
