@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+import tfprune
+
 layers = keras.layers
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "swish", "softplus", "hard_sigmoid", "gelu", None)
 
@@ -185,3 +187,40 @@ SEQUENCE_STEPS = (
     *("conv_in_time", "norm_of_sequences", "joined", "met"),
 )
 VECTOR_STEPS = ("dense", "dense", "twice", "nested", "folded", "joined", "met", "expression")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Positions(layers.Layer):
+    """Adds a learned vector to each place: a layer of a user's own."""
+
+    def build(self, input_shape):
+        self.table = self.add_weight(name="table", shape=input_shape[1:], initializer="random_normal")
+
+    def call(self, inputs):
+        return inputs + self.table
+
+
+def follow_positions(flow, call):
+    layout = flow.inputs(call)[0]
+    flow.record(call.layer, {"table": layout[1:]})
+    return [layout]
+
+
+tfprune.register_shrinkable(Positions, follow_positions)
+tfprune.register_prunable(Positions, table="po")
+
+
+def small_vit(blocks: int = 2, width: int = 16, heads: int = 4) -> keras.Model:
+    """Return a vision transformer on images of 16 px: patches of 4 px, blocks of attention and dense layers."""
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(width, 4, strides=4, name="patches")(image)
+    x = Positions(name="positions")(layers.Reshape((16, width))(x))
+    for block in range(blocks):
+        y = layers.LayerNormalization(name=f"norm_{block}")(x)
+        y = layers.MultiHeadAttention(heads, width // heads, name=f"attention_{block}")(y, y)
+        x = layers.Add()([x, y])
+        y = layers.LayerNormalization()(x)
+        y = layers.Dense(2 * width, activation="gelu", name=f"wide_{block}")(y)
+        x = layers.Add()([x, layers.Dense(width, name=f"narrow_{block}")(y)])
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model(image, layers.Dense(5, name="out")(x))

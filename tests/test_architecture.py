@@ -125,6 +125,7 @@ GROUP = {
     "tfprune.export.mirror": BUILD,
     "tfprune.export.eligibility": BUILD,
     "tfprune.export.pipeline": BUILD,
+    "tfprune.export.timing": BUILD,
     "tfprune.export.demo": BUILD,
     "tfprune.export.cli": COMMAND,
 }

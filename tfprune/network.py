@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from tfprune.channels import joined
-from tfprune.flat import trace
+from tfprune.flat import trace, unused_name
 from tfprune.flow import Flow, Slices, Work
-from tfprune.prunable import kernels
+from tfprune.prunable import Kernel, kernels, walk
 from tfprune.rules import follow
 
 
@@ -69,7 +69,7 @@ class Group:
     """Channels that are ranked with each other: those of one layer, and of all it is added to.
 
     Attributes:
-        name: The first layer that makes them.
+        name: The first layer that makes them, and what of it if it makes several kinds; no two have the same.
         kind: "channels", or "heads" of attention.
         classes: Their numbers; a class is what can only go as a whole.
         members: The layers that make, read or pass them.
@@ -131,24 +131,27 @@ def analyse(model: keras.Model) -> Network:
     layers = [layer for layer in flow.layers.values() if isinstance(layer, keras.layers.Layer)]
     parts = {layer.name: _part(flow, layer, classes) for layer in layers}
     reasons = flow.reasons(classes)
-    groups = []
+    groups: list[Group] = []
+    taken: set[str] = set()
     for places in joined(flow.births, classes):
         births = [flow.births[place] for place in places]
         labels = np.unique(np.concatenate([classes[birth.channels] for birth in births]))
         members = tuple(name for name, part in parts.items() if any(held.holds(labels) for held in part.weights))
-        groups.append(Group(births[0].name, births[0].kind, labels, members))
+        groups.append(Group(unused_name(births[0].name, taken), births[0].kind, labels, members))
     return Network(parts, tuple(groups), reasons, int(classes.max(initial=-1)) + 1)
 
 
 def _part(flow: Flow, layer: keras.layers.Layer, classes: np.ndarray) -> Part:
     slices = flow.slices.get(id(layer), Slices())
     letters = {id(kernel.variable): kernel for kernel in kernels(layer)}
+    of_keras = [part for _, part in walk(layer) if type(part).__module__.startswith("keras.")]
+    plain = {id(weight) for part in of_keras for weight in part.weights}
     weights = []
     for place, variable in enumerate(layer.weights):
         layout = slices.weights.get(place, (None,) * len(variable.shape))
         lines = {axis: classes[channels] for axis, channels in enumerate(layout) if channels is not None}
         kernel = letters.get(id(variable))
-        reads, writes = _roles(layer, lines, None if kernel is None else kernel.axes, len(layout))
+        reads, writes = _roles(lines, kernel, mixes=id(variable) not in plain and len(layout) > 1)
         name = variable.name if kernel is None else kernel.path
         shape, itemsize = tuple(map(int, variable.shape)), np.dtype(_storage(variable.dtype)).itemsize
         weights.append(Held(name, shape, lines, itemsize, reads, writes))
@@ -161,14 +164,15 @@ def _storage(dtype: str) -> str:
 
 
 def _roles(
-    layer: keras.layers.Layer, tracked: Collection[int], axes: str | None, rank: int
+    tracked: Collection[int], kernel: Kernel | None, *, mixes: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the axes along which a weight reads channels and those along which it makes them."""
-    if axes is not None:
-        return tuple(a for a in tracked if axes[a] == "i"), tuple(a for a in tracked if axes[a] == "o")
-    if rank < 2 or isinstance(layer, keras.layers.PReLU):  # a scale of each channel by itself
-        return (), ()
-    return tuple(tracked), ()  # of a weight that `register_prunable` does not know: it may read all it holds
+    """Return the axes along which a weight reads channels and those along which it makes them.
+
+    What is no kernel of a Keras layer shifts or scales each channel by itself; that of another may read all it holds.
+    """
+    if kernel is None:
+        return (tuple(tracked), ()) if mixes else ((), ())
+    return tuple(a for a in tracked if kernel.axes[a] == "i"), tuple(a for a in tracked if kernel.axes[a] == "o")
 
 
 def _numbered(value: Any, flow: Flow, classes: np.ndarray) -> Any:

@@ -20,7 +20,7 @@ class GroupRow:
     """What becomes of channels that are ranked with each other.
 
     Attributes:
-        group: The first layer that makes them.
+        group: The first layer that makes them, `conv`, or for the heads of an attention `attention/heads`.
         kind: "channels", or "heads" of attention.
         members: The layers that make, read or pass them.
         channels: How many there are; tied ones, which can only go together, count as one.
