@@ -37,6 +37,7 @@ GROUP = {
     "tfprune.patterns": PURE,
     "tfprune.allocation": PURE,
     "tfprune.report": PURE,
+    "tfprune.least_squares": PURE,
     "tfprune.prunable": LAYERS,
     "tfprune.rebuild": LAYERS,
     "tfprune.slots": LAYERS,
