@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.least_squares import Moments, greedy_obs, solve, sweep
+from tfprune.least_squares import Moments, solve, sweep
+from tfprune.surgery import greedy_obs
 
 
 def correlated(seed: int, *, inputs: int = 10, outputs: int = 4, rows: int = 200):

@@ -27,6 +27,8 @@ _HOMES = {
     "ShrinkPlan": "shrink_plan",
     "shrink": "shrinking",
     "zero_channels": "shrinking",
+    "reconstruct": "reconstruction",
+    "ReconstructionReport": "reconstruction_report",
     "budget": "budgets",
     "register_shrinkable": "rules",
 }

@@ -6,8 +6,8 @@ second moments, in double precision.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -42,6 +42,12 @@ class Moments:
         self.gram += x.T @ x
         self.cross += y.T @ x
         self.energy += np.einsum("ro,ro->o", y, y)
+
+    def of(self, outputs: np.ndarray) -> Moments:
+        """Return the moments of some of the outputs; those of the inputs are shared."""
+        part = copy.copy(self)
+        part.cross, part.energy = self.cross[outputs], self.energy[outputs]
+        return part
 
     def errors(self, weights: np.ndarray) -> np.ndarray:
         """Return the mean squared error of each output of some weights."""
@@ -82,7 +88,7 @@ def solve(moments: Moments, weights: np.ndarray, *, free: np.ndarray, ridge: flo
     found = weights.astype(np.float64)
     missing = moments.cross - found @ moments.gram
     for pattern, rows in _patterns(free):
-        gram = _damped(moments.gram[np.ix_(pattern, pattern)], ridge)
+        gram = damped(moments.gram[np.ix_(pattern, pattern)], ridge)
         found[np.ix_(rows, pattern)] += np.linalg.solve(gram, missing[np.ix_(rows, pattern)].T).T
     return moments.better(weights, found)
 
@@ -95,7 +101,7 @@ def _patterns(free: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield np.flatnonzero(pattern), np.flatnonzero(which.ravel() == number)
 
 
-def _damped(gram: np.ndarray, ridge: float) -> np.ndarray:
+def damped(gram: np.ndarray, ridge: float) -> np.ndarray:
     """Return a matrix of moments with as much added to its diagonal as it takes to be safely positive definite."""
     scale = np.trace(gram) / len(gram) or 1.0  # 1 where all inputs are dead
     if not np.isfinite(gram).all():
@@ -116,9 +122,9 @@ def _damped(gram: np.ndarray, ridge: float) -> np.ndarray:
 def sweep(moments: Moments, weights: np.ndarray, *, free: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
     """Return weights that are zero wherever they are not free, by one sweep over the inputs.
 
-    Each entry that has to go is spread over the inputs after it, so that one factorisation serves all outputs; `solve`
-    finds the least error, at the price of one for each row of `free` that differs from the others. An output only
-    loses its entries where spreading them would not lower its error.
+    Each entry that has to go is spread over the inputs after it, so that one factorisation serves all outputs;
+    `solve` finds the least error, at the price of one for each row of `free` that differs from the others. An output
+    only loses its entries where spreading them would not lower its error.
 
     Args:
         moments: Of the inputs and the wanted outputs.
@@ -140,88 +146,8 @@ def sweep(moments: Moments, weights: np.ndarray, *, free: np.ndarray, ridge: flo
     """
     found = solve(moments, weights, free=np.ones_like(free), ridge=ridge)
     # Row j of the factor is, up to its scale, the first one of the inverse of the moments of the inputs from j on.
-    factor = np.linalg.inv(np.linalg.cholesky(_damped(moments.gram, ridge)[::-1, ::-1])[::-1, ::-1])
+    factor = np.linalg.inv(np.linalg.cholesky(damped(moments.gram, ridge)[::-1, ::-1])[::-1, ::-1])
     for column, row in enumerate(factor):
         gone = np.where(free[:, column], 0, found[:, column]) / row[column]
         found[:, column:] -= np.outer(gone, row[column:])
     return moments.better(weights * free, np.where(free, found, 0))
-
-
-class Surgeon:
-    """Removes inputs of a linear map one after the other, its other weights re-solved after each.
-
-    Args:
-        gram: The moments of the inputs.
-        weights: Of shape (outputs, inputs).
-        channels: The inputs of each channel, of shape (channels, size): a channel goes as a whole.
-        ridge: What is added to the diagonal, as a part of its mean.
-    """
-
-    def __init__(self, gram: np.ndarray, weights: np.ndarray, *, channels: np.ndarray, ridge: float = RIDGE) -> None:
-        self._inverse = np.linalg.inv(_damped(gram, ridge))
-        self._weights = weights.astype(np.float64)
-        self._channels = channels
-
-    def costs(self, left: np.ndarray) -> np.ndarray:
-        """Return by how much the squared error of all outputs would grow without each of some channels."""
-        places = self._channels[left]
-        blocks = self._inverse[places[:, :, np.newaxis], places[:, np.newaxis, :]]
-        weights = self._weights.T[places]  # (channels, size, outputs)
-        return np.einsum("cso,cso->c", weights, np.linalg.solve(blocks, weights))
-
-    def remove(self, channel: int) -> None:
-        """Remove a channel."""
-        places = self._channels[channel]
-        rows = self._inverse[places]
-        change = np.linalg.solve(rows[:, places], rows)
-        self._weights -= self._weights[:, places] @ change
-        self._inverse -= rows.T @ change
-
-
-def removals(surgeons: Sequence[Surgeon], channels: int) -> Iterator[tuple[int, float]]:
-    """Yield the channel that costs least, then the next, each with the squared error that it adds to those before it.
-
-    Args:
-        surgeons: Of all linear maps that read the channels.
-        channels: Their number.
-    """
-    left = np.arange(channels)
-    while left.size:
-        costs = sum(surgeon.costs(left) for surgeon in surgeons)
-        place = int(np.argmin(costs))
-        yield int(left[place]), float(costs[place])
-        for surgeon in surgeons:
-            surgeon.remove(int(left[place]))
-        left = np.delete(left, place)
-
-
-def greedy_obs(gram: np.ndarray, weights: np.ndarray, *, keep: int, ridge: float = RIDGE) -> np.ndarray:
-    """Choose the inputs of a linear map to keep: remove the cheapest, re-solve the rest, and so on.
-
-    The score of an input is the sum over the outputs of w^2 / [H^-1]_jj, with w and H^-1 of the inputs that are left.
-    Permuted inputs give the same choice, permuted.
-
-    Args:
-        gram: The moments of the inputs, of shape (inputs, inputs).
-        weights: Of shape (outputs, inputs).
-        keep: The number of inputs to keep.
-        ridge: What is added to the diagonal, as a part of its mean.
-
-    Returns:
-        Booleans, one for each input: whether it is kept.
-
-    Example:
-        >>> greedy_obs(np.diag([1.0, 4.0, 9.0]), np.array([[3.0, 1.0, 0.1]]), keep=2)
-        array([ True,  True, False])
-
-    Reference:
-        Hassibi & Stork, 1993; greedy inside of blocks as Kuznedelev et al., 2023, "CAP", arXiv:2210.09223.
-    """
-    # In an order that the inputs themselves give, so that neither rounding nor ties depend on the one they came in.
-    order = np.lexsort(np.vstack([np.sort(gram, axis=0), weights, np.diag(gram)]))
-    gram, weights = gram[np.ix_(order, order)], weights[:, order]
-    surgeon = Surgeon(gram, weights, channels=np.arange(order.size)[:, np.newaxis], ridge=ridge)
-    gone = [place for place, _ in itertools.islice(removals([surgeon], order.size), order.size - keep)]
-    kept = np.ones(order.size, dtype=bool)
-    kept[order[gone]] = False
-    return kept
