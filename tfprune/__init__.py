@@ -29,6 +29,9 @@ _HOMES = {
     "zero_channels": "shrinking",
     "reconstruct": "reconstruction",
     "ReconstructionReport": "reconstruction_report",
+    "rank_heads": "head_ranking",
+    "rank_channels": "channel_ranking",
+    "transformer_budget": "transformer_shares",
     "budget": "budgets",
     "register_shrinkable": "rules",
 }

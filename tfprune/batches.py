@@ -66,10 +66,14 @@ class Batches:
         if not fits or len({len(array) for array in arrays}) > 1:
             expected = ", ".join(f"{tensor.name} of shape {tuple(tensor.shape)}" for tensor in self._inputs)
             received = ", ".join(str(array.shape) for array in arrays)
-            raise ValueError(f"Expected calibration data for {expected}. Received: arrays of shape {received or 'none'}")
+            raise ValueError(
+                f"Expected calibration data for {expected}. Received: arrays of shape {received or 'none'}"
+            )
         for array, name in zip(arrays, names, strict=True):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"Expected finite calibration data. Received: NaN or infinity among those for {name}")
+                raise ValueError(
+                    f"Expected finite calibration data. Received: NaN or infinity among those for {name}"
+                )
         return arrays
 
 

@@ -28,7 +28,7 @@ class LinearMap:
         kernel: The kernel.
         bias: The bias, one number for each output, or None.
         groups: In how many parts inputs and outputs are split, each with a matrix of its own.
-        rows: Takes what the layer is called with; returns what its kernel multiplies, of shape (groups, rows, inputs).
+        rows: From what the layer is called with, returns what its kernel multiplies, of shape (groups, rows, inputs).
     """
 
     kernel: Kernel

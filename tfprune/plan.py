@@ -27,7 +27,7 @@ def plan_shrink(
     model: keras.Model,
     sparsity: float | None = None,
     *,
-    criterion: str | Criterion = "magnitude",
+    criterion: str | Criterion | Mapping[str, np.ndarray] = "magnitude",
     allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     filters: Filters = None,
     round_to: int = 1,
@@ -41,7 +41,9 @@ def plan_shrink(
         model: A built Sequential or Functional model, models nested in it included, wrapped or not.
         sparsity: The fraction of channels to remove, in [0, 1). None removes those that no kernel reads any more, as
             after training with `patterns.Channel()`, or with a budget as many as it asks for.
-        criterion: How important an entry is; a channel is as important as the entries that make it, on average.
+        criterion: How important an entry is; a channel is as important as the entries that make it, on average. Or
+            the scores of the channels themselves, by the name of their group, as `rank_channels` and `rank_heads`
+            return them: other groups then stay as they are.
         allocation: How to split the sparsity over the groups: `"uniform"`, `"global"`, `"lamp"`, a dict from regular
             expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
         filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
@@ -61,7 +63,8 @@ def plan_shrink(
         >>> [(row.group, row.channels, row.kept) for row in plan.rows]
         [('hidden', 6, 3), ('out', 2, 2)]
     """
-    criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    if not isinstance(criterion, Mapping):
+        criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     round_to = check_count(round_to, "round_to", least=1)
     _check_amount(sparsity, allocation)
     _check_model(model)
@@ -70,7 +73,10 @@ def plan_shrink(
     if sparsity is None and not isinstance(allocation, Budget):
         return ShrinkPlan(network, _alive(network, flat), _skipped(network, list(network.groups)))
     groups = _chosen(network, flat, filters)
-    scores = class_scores(network, _scored(network, flat, criterion))
+    if isinstance(criterion, Mapping):
+        groups, scores = _ranked(network, groups, criterion)
+    else:
+        scores = class_scores(network, _scored(network, flat, criterion))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -81,6 +87,27 @@ def plan_shrink(
     else:
         keep = keeping(allocate(allocation, weights, sparsity))
     return ShrinkPlan(network, keep, _skipped(network, groups))
+
+
+def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
+    """Return the groups that have scores, and the score of each class."""
+    scores = np.full(network.size, np.nan)
+    ranked = [group for group in groups if group.name in given]
+    unknown = sorted(given.keys() - {group.name for group in network.groups})
+    if unknown or not ranked:
+        names = ", ".join(repr(group.name) for group in groups)
+        raise ValueError(
+            f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
+            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for"
+        )
+    for group in ranked:
+        values = np.asarray(given[group.name], dtype=np.float64)
+        if values.shape != group.classes.shape:
+            raise ValueError(
+                f"Expected {group.classes.size} scores for {group.name!r}. Received: an array of shape {values.shape}"
+            )
+        scores[group.classes] = finite(values, group.name)
+    return ranked, scores
 
 
 def _check_amount(sparsity: Any, allocation: Any) -> None:

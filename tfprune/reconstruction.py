@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfprune.batches import Batches
-from tfprune.flat import Call, Graph, flatten, is_plain, trace
+from tfprune.flat import flatten, is_plain, trace
+from tfprune.layer_moments import Site, moments_of, sites_of
 from tfprune.least_squares import RIDGE, Moments, solve, sweep
-from tfprune.linear import LinearMap, NotLinear, linear_map
 from tfprune.model import copy_with, strip
-from tfprune.prunable import kernels, rename, walk
+from tfprune.prunable import rename, walk
 from tfprune.reconstruction_report import ReconstructionReport, ReconstructionRow
-from tfprune.report import Skipped
 from tfprune.spec import check_count
-from tfprune.wrapper import Pruned
 
 MODES = ("sequential", "parallel")
 METHODS = ("exact", "sweep")
-_ROWS = 8192  # taken to double precision at a time
 
 
 def reconstruct(
@@ -38,9 +33,9 @@ def reconstruct(
     """Solve for the weights that pruning has left, so that each layer gives what it gives in the unpruned model.
 
     Layer by layer, the non-zero entries of the kernel and the bias become those of least squared error on the
-    calibration data, before the activation. Zeros stay zeros: those of `zero_channels`, whose model `shrink` then makes
-    small, as those of masks. A bias takes over the mean of what was removed. An output keeps its weights where new
-    ones are no better, and an output without any is left alone.
+    calibration data, before the activation. Zeros stay zeros: those of `zero_channels`, whose model `shrink` then
+    makes small, as those of masks. A bias takes over the mean of what was removed. An output keeps its weights where
+    new ones are no better, and an output without any is left alone.
 
     Memory does not depend on the number of samples, but on the square of the inputs of the widest layer. What a
     network computes between its layers is not kept: in sequential mode it is computed anew for each layer.
@@ -91,13 +86,16 @@ def reconstruct(
     batches = Batches(data, reference, batch_size=batch_size)
     copy = _copy(pruned)
     names = [layer.name for _, layer in walk(copy)]
-    ours, theirs = trace(flatten(copy)), trace(flatten(strip(reference)))
-    pairs, skipped = _pairs(ours, theirs)
+    sites, skipped = sites_of(trace(flatten(copy)), trace(flatten(strip(reference))))
+    found: Iterable[list[Moments]]
     if mode == "parallel":
-        found = [(pair, moments) for pair, moments in zip(pairs, _moments(pairs, batches, theirs), strict=True)]
-        rows = [_improve(pair, moments, method, ridge) for pair, moments in found]
+        found = moments_of([reference for _, reference in sites], batches)
     else:
-        rows = [_improve(pair, _moments([pair], batches, theirs, ours)[0], method, ridge) for pair in pairs]
+        found = (moments_of([reference], batches, given=[ours])[0] for ours, reference in sites)
+    rows = [
+        _improve(ours, reference, moments, method=method, ridge=ridge)
+        for (ours, reference), moments in zip(sites, found, strict=True)
+    ]
     rename(copy, names)  # some may have got others in the flat form
     return _copy(copy), ReconstructionReport(tuple(rows), tuple(skipped))
 
@@ -121,7 +119,8 @@ def check_graph(model: Any) -> None:
     if not is_plain(model):
         raise ValueError(
             f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, whose layers cannot be called one by one. Build it as keras.Model(inputs, outputs)"
+            f"{type(model).__name__}, whose layers cannot be called one by one. Build it as "
+            f"keras.Model(inputs, outputs)"
         )
 
 
@@ -129,123 +128,21 @@ def _copy(model: keras.Model) -> keras.Model:
     return copy_with(model, lambda path, layer: None)
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """A layer of the pruned model and its counterpart in the reference, with the calls of either."""
-
-    name: str
-    ours: LinearMap
-    theirs: LinearMap
-    our_calls: list[Call]
-    their_calls: list[Call]
-
-
-def _pairs(ours: Graph, theirs: Graph) -> tuple[list[_Pair], list[Skipped]]:
-    """Return the layers to solve for, in the order of their calls, and those with kernels that are left alone."""
-    calls, others = _by_name(ours), _by_name(theirs)
-    _check_same(calls, others)
-    pairs, skipped = [], []
-    for name, made in calls.items():
-        layer = _plain(made[0])
-        if not kernels(layer):
-            continue
-        try:
-            if not layer.trainable:
-                raise NotLinear("frozen (trainable=False)")
-            maps = linear_map(layer), linear_map(others[name][0].layer)
-        except NotLinear as reason:
-            skipped.append(Skipped(name, str(reason)))
-            continue
-        for one in maps:
-            if not np.isfinite(one.weights()).all():
-                raise ValueError(f"Expected finite weights. Received: NaN or infinity in {name}/{one.kernel.path}")
-        pairs.append(_Pair(name, *maps, made, others[name]))
-    if not pairs:
-        listed = "; ".join(f"{one.layer}: {one.reason}" for one in skipped)
-        raise ValueError(f"Expected layers to solve for. Received: {ours.model.name!r}, with {listed or 'no kernels'}")
-    return pairs, skipped
-
-
-def _by_name(graph: Graph) -> dict[str, list[Call]]:
-    """Return the calls of each layer that has weights."""
-    found: dict[str, list[Call]] = {}
-    for call in graph.calls:
-        if isinstance(call.layer, keras.layers.Layer) and call.layer.weights:
-            found.setdefault(call.layer.name, []).append(call)
-    return found
-
-
-def _plain(call: Call) -> keras.layers.Layer:
-    return call.layer.layer if isinstance(call.layer, Pruned) else call.layer
-
-
-def _check_same(ours: dict[str, list[Call]], theirs: dict[str, list[Call]]) -> None:
-    def shapes(calls: dict[str, list[Call]]) -> dict[str, Any]:
-        return {
-            name: (len(made), type(_plain(made[0])), [tuple(one.shape) for one in _plain(made[0]).weights])
-            for name, made in calls.items()
-        }
-
-    one, other = shapes(ours), shapes(theirs)
-    differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    if differing:
-        raise ValueError(
-            f"Expected the reference to be the model that was pruned, with layers of the same names and weights of the "
-            f"same shapes. Received models where these differ: {', '.join(differing[:5])}. Shrink after "
-            f"reconstruct: tfprune.shrink(reconstructed, plan)"
-        )
-
-
-def _reader(graph: Graph, calls: list[Call]) -> Callable[[list[np.ndarray]], list[tuple[Any, Any]]]:
-    """Return a function from inputs of the model to what some calls are made with, arguments and those by name."""
-    function = keras.Function(graph.model.inputs, [tensor for call in calls for tensor in call.inputs])
-
-    def read(inputs: list[np.ndarray]) -> list[tuple[Any, Any]]:
-        values = iter(function([keras.ops.convert_to_tensor(array) for array in inputs]))
-
-        def value(leaf: Any) -> Any:
-            return next(values) if isinstance(leaf, keras.KerasTensor) else leaf
-
-        return [keras.tree.map_structure(value, (call.args, call.kwargs)) for call in calls]
-
-    return read
-
-
-def _moments(pairs: list[_Pair], batches: Batches, theirs: Graph, ours: Graph | None = None) -> list[list[Moments]]:
-    """Return the moments of each group of each layer, of what it is given in the pruned model, if there is one."""
-    wanted = [pair.theirs.weights().astype(np.float64) for pair in pairs]
-    found = [[Moments(group.shape[1], group.shape[0]) for group in weights] for weights in wanted]
-    read_theirs = _reader(theirs, [call for pair in pairs for call in pair.their_calls])
-    read_ours = None if ours is None else _reader(ours, [call for pair in pairs for call in pair.our_calls])
-    places = [place for place, pair in enumerate(pairs) for _ in pair.their_calls]
-    for inputs, _ in batches:
-        given = read_theirs(inputs)
-        actual = [None] * len(given) if read_ours is None else read_ours(inputs)
-        for place, target, source in zip(places, given, actual, strict=True):
-            meant = pairs[place].theirs.inputs(*target[0], **target[1])
-            x = meant if source is None else pairs[place].ours.inputs(*source[0], **source[1])
-            for moments, weights, rows, meant_rows in zip(found[place], wanted[place], x, meant, strict=True):
-                for start in range(0, len(rows), _ROWS):
-                    part = slice(start, start + _ROWS)
-                    moments.add(rows[part], meant_rows[part] @ weights.T)
-    return found
-
-
-def _improve(pair: _Pair, moments: list[Moments], method: str, ridge: float) -> ReconstructionRow:
+def _improve(ours: Site, reference: Site, found: list[Moments], *, method: str, ridge: float) -> ReconstructionRow:
     """Solve for the weights of one layer, and set them."""
-    weights, free, dense = pair.ours.weights(), pair.ours.free(), pair.theirs.weights()
+    weights, free, dense = ours.map.weights(), ours.map.free(), reference.map.weights()
     before = after = energy = 0.0
-    for group, all_outputs in enumerate(moments):
+    for group, all_outputs in enumerate(found):
         live = free[group].any(axis=1)
         some, old, places = all_outputs.of(live), weights[group][live], free[group][live]
         if method == "sweep":
-            found = sweep(some, dense[group][live], free=places, ridge=ridge)
+            solved = sweep(some, dense[group][live], free=places, ridge=ridge)
         else:
-            found = solve(some, old, free=places, ridge=ridge)
-        new = some.better(old, found.astype(old.dtype))  # judged as the model holds them
+            solved = solve(some, old, free=places, ridge=ridge)
+        new = some.better(old, solved.astype(old.dtype))  # judged as the model holds them
         weights[group][live] = new
         before, after = before + some.errors(old).sum(), after + some.errors(new).sum()
         energy += some.energy.sum() / some.count
-    pair.ours.assign(weights)
+    ours.map.assign(weights)
     scale = energy or 1.0
-    return ReconstructionRow(pair.name, pair.ours.kernel.path, float(before / scale), float(after / scale))
+    return ReconstructionRow(ours.name, ours.map.kernel.path, float(before / scale), float(after / scale))
