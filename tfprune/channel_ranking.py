@@ -8,14 +8,13 @@ import keras
 import numpy as np
 
 from tfprune.batches import Batches
-from tfprune.flat import Graph, flatten, trace
+from tfprune.flat import Graph, check_graph, flatten, trace
 from tfprune.layer_moments import Site, calls_by_name, moments_of, site_of
 from tfprune.least_squares import RIDGE
 from tfprune.linear import NotLinear
 from tfprune.model import strip
 from tfprune.network import Group, Held, Network, analyse
 from tfprune.prunable import Kernel, to_matrix
-from tfprune.reconstruction import check_graph
 from tfprune.surgery import Surgeon, removals
 
 
@@ -35,7 +34,7 @@ def rank_channels(
         batch_size: Samples in a batch.
 
     Returns:
-        For each group of channels, by the name that a plan has for it, the scores:
+        For each group of channels, by its name, that of the layer that makes them, the scores:
         `plan_shrink(model, sparsity, criterion=rank_channels(model, data))`, then `zero_channels` and `reconstruct`.
         Groups are left out that a layer reads whose inputs are not known, such as a recurrent one.
 
@@ -47,7 +46,7 @@ def rank_channels(
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)]
         >>> model = keras.Sequential(layers)
-        >>> model.layers[0].kernel.assign(keras.ops.eye(8, 4) * [[1.0, 2.0, 0.0, 3.0]])
+        >>> model.layers[0].set_weights([np.eye(8, 4) * [1, 2, 0, 3], np.zeros(4)])
         >>> int(rank_channels(model, keras.random.normal((64, 8), seed=0))["hidden"].argmin())
         2
 
@@ -59,7 +58,7 @@ def rank_channels(
     network, graph = analyse(flat), trace(flat)
     batches = Batches(data, flat, batch_size=batch_size)
     found: dict[str, np.ndarray] = {}
-    for group in network.groups:
+    for name, group in network.named().items():
         free = group.classes[network.free(group)]
         if group.kind == "channels" and free.size > 1:
             try:
@@ -67,7 +66,7 @@ def rank_channels(
             except NotLinear:
                 continue
             if readers:
-                found[group.name] = _scores(group, free, _surgeons(readers, batches, ridge))
+                found[name] = _scores(group, free, _surgeons(readers, batches, ridge))
     if not found:
         raise ValueError(
             f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any"

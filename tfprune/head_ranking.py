@@ -10,11 +10,10 @@ import keras
 import numpy as np
 
 from tfprune.batches import Batches
-from tfprune.flat import flatten
+from tfprune.flat import check_graph, flatten
 from tfprune.model import strip
 from tfprune.network import Network, analyse
 from tfprune.prunable import as_numpy
-from tfprune.reconstruction import check_graph
 from tfprune.shrinking import mask_of
 
 
@@ -28,14 +27,14 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
         batch_size: Samples in a batch.
 
     Returns:
-        For each group of heads, by the name that a plan has for it, the growth of the mean loss without each head:
+        For each group of heads, by its name, `attention/heads`, the growth of the mean loss without each head:
         `plan_shrink(model, sparsity, criterion=rank_heads(model, data))`. Heads depend on each other: to remove many,
         shrink and rank again.
 
     Raises:
         TypeError: For what is no model or no data.
-        ValueError: For a model that is no graph or has no heads, without a loss, or for data that have no targets, are
-            empty, of another shape or not finite.
+        ValueError: For a model that is no graph or has no heads, without a loss, or for data without targets, none at
+            all, of another shape or not finite.
 
     Example:
         >>> from tfprune import plan_shrink
@@ -54,18 +53,18 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     measured = _loss(model, loss)
     flat = flatten(strip(model))
     network = analyse(flat)
-    groups = [group for group in network.groups if group.kind == "heads"]
+    groups = {name: group for name, group in network.named().items() if group.kind == "heads"}
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}")
     batches = Batches(data, flat, batch_size=batch_size)
     whole = _mean_loss(flat, batches, measured)
     scores: dict[str, np.ndarray] = {}
-    for group in groups:
+    for name, group in groups.items():
         losses = []
         for label in group.classes:
             with _without(flat, network, int(label)):
                 losses.append(_mean_loss(flat, batches, measured))
-        scores[group.name] = np.array(losses) - whole
+        scores[name] = np.array(losses) - whole
     return scores
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.channels import Layout, joined
-from tfprune.flat import trace
+from tfprune.flat import trace, unused_name
 from tfprune.flow import Flow, Slices, Work
 from tfprune.prunable import kernels
 from tfprune.rules import follow
@@ -101,6 +101,15 @@ class Network:
     def everything(self) -> np.ndarray:
         """Return the choice that keeps all classes, True for each."""
         return np.ones(self.size, dtype=bool)
+
+    def named(self) -> dict[str, Group]:
+        """Return the groups, each by a name of its own: that of its layer, for heads with `/heads` at its end.
+
+        Where a layer makes several groups, an underscore at the end tells them apart.
+        """
+        taken: set[str] = set()
+        names = (group.name + "/heads" * (group.kind == "heads") for group in self.groups)
+        return {unused_name(name, taken): group for name, group in zip(names, self.groups, strict=True)}
 
     def free(self, group: Group) -> np.ndarray:
         """Tell of each class of a group whether it may go."""

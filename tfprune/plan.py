@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.allocation import Allocation, allocate
 from tfprune.budgets import Budget
 from tfprune.criteria import CRITERIA, Criterion, Evidence
-from tfprune.flat import flatten, is_plain
+from tfprune.flat import check_graph, flatten
 from tfprune.model import strip
 from tfprune.network import Group, Held, Network, analyse
 from tfprune.patterns import Unstructured
@@ -67,7 +67,7 @@ def plan_shrink(
         criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     round_to = check_count(round_to, "round_to", least=1)
     _check_amount(sparsity, allocation)
-    _check_model(model)
+    check_graph(model)
     flat = flatten(strip(model))
     network = analyse(flat)
     if sparsity is None and not isinstance(allocation, Budget):
@@ -92,22 +92,23 @@ def plan_shrink(
 def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
     """Return the groups that have scores, and the score of each class."""
     scores = np.full(network.size, np.nan)
-    ranked = [group for group in groups if group.name in given]
-    unknown = sorted(given.keys() - {group.name for group in network.groups})
+    named = network.named()
+    ranked = {name: group for name, group in named.items() if name in given and group in groups}
+    unknown = sorted(given.keys() - named.keys())
     if unknown or not ranked:
-        names = ", ".join(repr(group.name) for group in groups)
+        names = ", ".join(repr(name) for name, group in named.items() if group in groups)
         raise ValueError(
             f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
             f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for"
         )
-    for group in ranked:
-        values = np.asarray(given[group.name], dtype=np.float64)
+    for name, group in ranked.items():
+        values = np.asarray(given[name], dtype=np.float64)
         if values.shape != group.classes.shape:
             raise ValueError(
-                f"Expected {group.classes.size} scores for {group.name!r}. Received: an array of shape {values.shape}"
+                f"Expected {group.classes.size} scores for {name!r}. Received: an array of shape {values.shape}"
             )
-        scores[group.classes] = finite(values, group.name)
-    return ranked, scores
+        scores[group.classes] = finite(values, name)
+    return list(ranked.values()), scores
 
 
 def _check_amount(sparsity: Any, allocation: Any) -> None:
@@ -117,16 +118,6 @@ def _check_amount(sparsity: Any, allocation: Any) -> None:
         raise ValueError(
             f"Expected a sparsity or a budget, as either says how much to remove. Received: sparsity={sparsity!r} "
             f"and allocation={allocation!r}. Leave the sparsity out"
-        )
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
-    if not is_plain(model):
-        raise ValueError(
-            f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, whose channels cannot be followed. Build it as keras.Model(inputs, outputs)"
         )
 
 
@@ -173,7 +164,7 @@ def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
 
 def _left_alone(network: Network, group: Group) -> str:
     if network.free(group).all() and group.classes.size > 1:
-        return "left out by `filters`"
+        return "left out by `filters`, or without scores"
     return _reason(network, group)
 
 

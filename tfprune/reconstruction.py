@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfprune.batches import Batches
-from tfprune.flat import flatten, is_plain, trace
+from tfprune.flat import check_graph, flatten, trace
 from tfprune.layer_moments import Site, moments_of, sites_of
 from tfprune.least_squares import RIDGE, Moments, solve, sweep
 from tfprune.model import copy_with, strip
@@ -104,23 +104,6 @@ def _check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(
             f"Expected `{argument}` to be {' or '.join(map(repr, choices))}. Received: {argument}={value!r}"
-        )
-
-
-def check_graph(model: Any) -> None:
-    """Refuse what is no built model of which every layer is known.
-
-    Raises:
-        TypeError: If it is no model.
-        ValueError: If it is no graph, or not built.
-    """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
-    if not is_plain(model):
-        raise ValueError(
-            f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, whose layers cannot be called one by one. Build it as "
-            f"keras.Model(inputs, outputs)"
         )
 
 

@@ -46,7 +46,7 @@ def transformer_budget(
     kept = min(round(width * (1 - lost)), width)  # more attention may go than was asked for
     if kept < 1:
         raise ValueError(
-            f"Expected a sparsity that leaves a unit of the feed-forward networks. Received: sparsity={sparsity!r}, with "
-            f"{removed} of {blocks} layers of attention removed. Lower it"
+            f"Expected a sparsity that leaves a unit of the feed-forward networks. Received: sparsity={sparsity!r}, "
+            f"with {removed} of {blocks} layers of attention removed. Lower it"
         )
     return removed, kept
