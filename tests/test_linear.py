@@ -94,7 +94,7 @@ class Doubled(layers.Dense):
     [
         (Doubled(2), (None, 3), "Doubled computes something else than Dense"),
         (layers.LSTM(2), (None, 3, 3), "what the kernels of LSTM multiply"),
-        (layers.EinsumDense("abc,bcd->abd", (None, 3)), (None, 2, 3), "more than a product"),
+        (layers.EinsumDense("abc,bcd->abd", (2, 3)), (None, 2, 3), "more than a product"),
         (layers.EinsumDense("abc,cd->ad", (3,)), (None, 2, 3), "more than a product"),
         (layers.EinsumDense("abc,cd->abd", (2, 3), bias_axes="b"), (None, 2, 3), "bias_axes 'b'"),
     ],

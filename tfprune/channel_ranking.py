@@ -92,7 +92,7 @@ def _readers(network: Network, graph: Graph, classes: np.ndarray) -> list[tuple[
 
 
 def _places(kernel: Kernel, held: Held, axis: int, classes: np.ndarray) -> np.ndarray:
-    line = held.layout[axis].reshape([-1 if place == axis else 1 for place in range(len(held.shape))])
+    line = np.asarray(held.layout[axis]).reshape([-1 if place == axis else 1 for place in range(len(held.shape))])
     labels = to_matrix(np.broadcast_to(line, held.shape), kernel)[0].ravel()
     places = [np.flatnonzero(labels == label) for label in classes]
     if len({one.size for one in places}) > 1:

@@ -40,7 +40,7 @@ class LinearMap:
         """Return the kernel, with the bias as its last input, of shape (groups, outputs, inputs)."""
         matrix = self._matrix(as_numpy(self.kernel.variable))
         if self.bias is None:
-            return matrix
+            return matrix.copy()
         return np.concatenate([matrix, as_numpy(self.bias).reshape(*matrix.shape[:2], 1)], axis=2)
 
     def free(self) -> np.ndarray:
@@ -66,7 +66,7 @@ class LinearMap:
         return matrix.reshape(self.groups, len(matrix) // self.groups, -1)
 
 
-def linear_map(layer: keras.layers.Layer) -> LinearMap:
+def linear_map(layer: Any) -> LinearMap:
     """Return a layer as a linear map.
 
     Raises:
@@ -184,7 +184,7 @@ def _attention(layer: Any) -> LinearMap:
     return LinearMap(kernel, bias, 1, rows)
 
 
-_VIEWS: dict[type, Callable[[Any], LinearMap]] = {
+_VIEWS: dict[Any, Callable[[Any], LinearMap]] = {
     layers.Dense: _dense,
     layers.EinsumDense: _einsum_dense,
     **dict.fromkeys([layers.Conv1D, layers.Conv2D, layers.Conv3D], _convolution),

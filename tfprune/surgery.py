@@ -50,7 +50,7 @@ def removals(surgeons: Sequence[Surgeon], channels: int) -> Iterator[tuple[int, 
     """
     left = np.arange(channels)
     while left.size:
-        costs = sum(surgeon.costs(left) for surgeon in surgeons)
+        costs = np.sum([surgeon.costs(left) for surgeon in surgeons], axis=0)
         place = int(np.argmin(costs))
         yield int(left[place]), float(costs[place])
         for surgeon in surgeons:
