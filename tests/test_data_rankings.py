@@ -127,8 +127,8 @@ def test_permuted_channels_get_permuted_scores():
     maps.set_weights([values[..., order] for values in maps.get_weights()])
     kernel, bias = more.get_weights()
     more.set_weights([kernel[:, :, order], bias])
-    scores, permuted = (np.sort(tfprune.rank_channels(one, x)["maps"]) for one in (model, other))
-    np.testing.assert_allclose(permuted, scores, atol=1e-6)
+    scores, permuted = (tfprune.rank_channels(one, x)["maps"] for one in (model, other))
+    np.testing.assert_allclose(permuted, scores[order], rtol=1e-4, atol=1e-6)
 
 
 def test_channels_that_something_unknown_reads_are_left_out():
@@ -137,7 +137,7 @@ def test_channels_that_something_unknown_reads_are_left_out():
     model = keras.Model(series, layers.Dense(2)(layers.Dense(4, name="read")(layers.LSTM(3, name="lstm")(hidden))))
     x = normal(10, 5, 3)
     ranks = tfprune.rank_channels(model, x)
-    assert set(ranks) == {"lstm", "read"} - ({"lstm"} if "lstm" not in ranks else set())
+    assert set(ranks) == {"read"}  # the states of the recurrent layer are read by itself, too
     plan = tfprune.plan_shrink(model, 0.5, criterion=ranks)
     assert {row.group: row.kept for row in plan.rows}["read_by_lstm"] == 4
     assert ("read_by_lstm", "left out by `filters`, or without scores") in [

@@ -21,7 +21,9 @@ class Surgeon:
     """
 
     def __init__(self, gram: np.ndarray, weights: np.ndarray, *, channels: np.ndarray, ridge: float = RIDGE) -> None:
-        self._inverse = np.linalg.inv(damped(gram, ridge))
+        # By the factor, whose inverse keeps the digits that the inverse of a nearly singular matrix loses.
+        factor = np.linalg.inv(np.linalg.cholesky(damped(gram, ridge)).T)
+        self._inverse = factor @ factor.T
         self._weights = weights.astype(np.float64)
         self._channels = channels
 
@@ -33,12 +35,12 @@ class Surgeon:
         return np.einsum("cso,cso->c", weights, np.linalg.solve(blocks, weights))
 
     def remove(self, channel: int) -> None:
-        """Remove a channel."""
-        places = self._channels[channel]
-        rows = self._inverse[places]
-        change = np.linalg.solve(rows[:, places], rows)
-        self._weights -= self._weights[:, places] @ change
-        self._inverse -= rows.T @ change
+        """Remove a channel, input by input: all at once would lose digits where inputs depend on each other."""
+        for place in self._channels[channel]:
+            row = self._inverse[place] / self._inverse[place, place]
+            self._weights -= np.outer(self._weights[:, place], row)
+            self._inverse -= np.outer(self._inverse[place], row)
+            self._inverse[place] = self._inverse[:, place] = 0
 
 
 def removals(surgeons: Sequence[Surgeon], channels: int) -> Iterator[tuple[int, float]]:
