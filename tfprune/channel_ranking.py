@@ -10,16 +10,15 @@ import numpy as np
 from tfprune.batches import Batches
 from tfprune.flat import Graph, check_graph, flatten, trace
 from tfprune.layer_moments import Site, calls_by_name, moments_of, site_of
-from tfprune.least_squares import RIDGE
 from tfprune.linear import NotLinear
 from tfprune.model import strip
 from tfprune.network import Group, Held, Network, analyse
 from tfprune.prunable import Kernel, to_matrix
-from tfprune.surgery import Surgeon, removals
+from tfprune.surgery import DAMPING, Surgeon, removals
 
 
 def rank_channels(
-    model: keras.Model, data: Any, *, ridge: float = RIDGE, batch_size: int = 32
+    model: keras.Model, data: Any, *, ridge: float = DAMPING, batch_size: int = 32
 ) -> dict[str, np.ndarray]:
     """Score channels by greedy optimal brain surgery on the layers that read them.
 
@@ -30,7 +29,7 @@ def rank_channels(
     Args:
         model: A built Sequential or Functional model, wrapped or not. It is left untouched.
         data: Some hundred samples, as for `reconstruct`.
-        ridge: As for `reconstruct`.
+        ridge: What is added to the diagonal of the moments, as a part of its mean.
         batch_size: Samples in a batch.
 
     Returns:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-RIDGE = 1e-9
+RIDGE = 1e-5
 _PRECISION = np.finfo(np.float64).eps
 
 
@@ -64,8 +64,9 @@ def solve(moments: Moments, weights: np.ndarray, *, free: np.ndarray, ridge: flo
     """Return the weights of least squared error among those that differ from the given ones in free entries only.
 
     With F the free entries of an output, H the moments of the inputs and c those of the inputs with it, its weights w
-    change by the d that solves (H_FF + r I) d_F = (c - H w)_F, with r as `ridge` says. Directions in which there are
-    no data stay as they are, and an output is left alone where its error would not be lower.
+    change by the d that solves (H_FF + r I) d_F = (c - H w)_F, with r as `ridge` says, and then once more (iterated
+    Tikhonov regularisation). Directions with hardly any data stay as they are, and an output is left alone where its
+    error would not be lower.
 
     Args:
         moments: Of the inputs and the wanted outputs.
@@ -86,10 +87,11 @@ def solve(moments: Moments, weights: np.ndarray, *, free: np.ndarray, ridge: flo
         Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
     """
     found = weights.astype(np.float64)
-    missing = moments.cross - found @ moments.gram
     for pattern, rows in _patterns(free):
         gram = damped(moments.gram[np.ix_(pattern, pattern)], ridge)
-        found[np.ix_(rows, pattern)] += np.linalg.solve(gram, missing[np.ix_(rows, pattern)].T).T
+        for _ in range(2):  # the second time gives back what the ridge has held of directions with data
+            missing = moments.cross[rows] - found[rows] @ moments.gram
+            found[np.ix_(rows, pattern)] += np.linalg.solve(gram, missing[:, pattern].T).T
     return moments.better(weights, found)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -51,8 +53,8 @@ def reconstruct(
         method: `"exact"`, or `"sweep"` for masks without structure in wide layers: SparseGPT's sweep, of which one
             factorisation serves all outputs of a layer.
         ridge: Pulls towards the weights there were, as a part of the mean square of the inputs. More of it for few
-            samples: 0.01, say.
-        batch_size: Samples in a batch.
+            samples: 0.001, say.
+        batch_size: Samples in a batch. A convolution's patches of one batch are held at once.
 
     Returns:
         An uncompiled model like `pruned`, with the new weights, and a report of the errors, which prints as a table.
@@ -80,6 +82,8 @@ def reconstruct(
     """
     _check_choice("mode", mode, MODES)
     _check_choice("method", method, METHODS)
+    if isinstance(ridge, bool) or not isinstance(ridge, numbers.Real) or not 0 <= float(ridge) < math.inf:
+        raise ValueError(f"Expected `ridge` to be a number of at least 0. Received: ridge={ridge!r}")
     batch_size = check_count(batch_size, "batch_size", least=1)
     for model in (pruned, reference):
         check_graph(model)

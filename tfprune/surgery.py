@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfprune.least_squares import RIDGE, damped
+from tfprune.least_squares import damped
+
+DAMPING = 1e-9
 
 
 class Surgeon:
@@ -20,7 +22,9 @@ class Surgeon:
         ridge: What is added to the diagonal, as a part of its mean.
     """
 
-    def __init__(self, gram: np.ndarray, weights: np.ndarray, *, channels: np.ndarray, ridge: float = RIDGE) -> None:
+    def __init__(
+        self, gram: np.ndarray, weights: np.ndarray, *, channels: np.ndarray, ridge: float = DAMPING
+    ) -> None:
         # By the factor, whose inverse keeps the digits that the inverse of a nearly singular matrix loses.
         factor = np.linalg.inv(np.linalg.cholesky(damped(gram, ridge)).T)
         self._inverse = factor @ factor.T
@@ -60,7 +64,7 @@ def removals(surgeons: Sequence[Surgeon], channels: int) -> Iterator[tuple[int, 
         left = np.delete(left, place)
 
 
-def greedy_obs(gram: np.ndarray, weights: np.ndarray, *, keep: int, ridge: float = RIDGE) -> np.ndarray:
+def greedy_obs(gram: np.ndarray, weights: np.ndarray, *, keep: int, ridge: float = DAMPING) -> np.ndarray:
     """Choose the inputs of a linear map to keep: remove the cheapest, re-solve the rest, and so on.
 
     The score of an input is the sum over the outputs of w^2 / [H^-1]_jj, with w and H^-1 of the inputs that are left.

@@ -111,7 +111,7 @@ def duplicate() -> Row:
 def chain(seed: int) -> keras.Model:
     """Six layers that each let some directions through a hundred times less than others."""
     generator = np.random.default_rng(seed)
-    hidden = [layers.Dense(32, activation="tanh") for _ in range(5)]
+    hidden = [layers.Dense(32, activation="relu") for _ in range(5)]
     model = keras.Sequential([keras.Input((32,)), *hidden, layers.Dense(32)])
     for layer in model.layers:
         one, other = (np.linalg.qr(generator.normal(size=(32, 32)))[0] for _ in range(2))
