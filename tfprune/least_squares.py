@@ -140,7 +140,7 @@ def sweep(moments: Moments, weights: np.ndarray, *, free: np.ndarray, ridge: flo
     Example:
         >>> moments = Moments(2, 1)
         >>> moments.add(np.array([[1.0, 1.0], [2.0, 2.0]]), np.array([[3.0], [6.0]]))
-        >>> sweep(moments, np.array([[2.0, 1.0]]), free=np.array([[False, True]])).round(6)
+        >>> sweep(moments, np.array([[2.0, 1.0]]), free=np.array([[False, True]])).round(3)
         array([[0., 3.]])
 
     Reference:
