@@ -270,7 +270,7 @@ def test_a_subclassed_model_is_refused():
 
     model = Mine()
     model(np.ones((1, 4)))
-    with pytest.raises(ValueError, match="of class Mine, whose channels cannot be followed. Build it as"):
+    with pytest.raises(ValueError, match="of class Mine, whose layers cannot be followed. Build it as"):
         plan_shrink(model, 0.5)
 
 

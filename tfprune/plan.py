@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +11,7 @@ from tfprune.allocation import Allocation, allocate
 from tfprune.budgets import Budget, check_amount
 from tfprune.choosing import choose_groups, first_reason, offered, stuck
 from tfprune.criteria import CRITERIA, Criterion, Evidence
-from tfprune.flat import flatten, is_plain
+from tfprune.flat import check_graph, flatten
 from tfprune.network import Group, Held, Network, analyse
 from tfprune.patterns import Unstructured
 from tfprune.prunable import as_numpy, kernels
@@ -28,7 +27,7 @@ def plan_shrink(
     model: keras.Model,
     sparsity: float | None = None,
     *,
-    criterion: str | Criterion = "magnitude",
+    criterion: str | Criterion | Mapping[str, np.ndarray] = "magnitude",
     allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     filters: Filters = None,
     round_to: int = 1,
@@ -42,7 +41,9 @@ def plan_shrink(
         model: A built Sequential or Functional model, models nested in it included, wrapped or not.
         sparsity: The fraction of channels to remove, in [0, 1). None removes those that no kernel reads any more, as
             after training with `patterns.Channel()`, or with a budget as many as it asks for.
-        criterion: How important an entry is; a channel is as important as the entries that make it, on average.
+        criterion: How important an entry is; a channel is as important as the entries that make it, on average. Or
+            the scores of the channels themselves, by the name of their group, as `rank_channels` and `rank_heads`
+            return them: other groups then stay as they are.
         allocation: How to split the sparsity over the groups: `"uniform"`, `"global"`, `"lamp"`, a dict from regular
             expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
         filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
@@ -62,11 +63,12 @@ def plan_shrink(
         >>> [(row.group, row.channels, row.kept) for row in plan.rows]
         [('hidden', 6, 3), ('out', 2, 2)]
     """
-    criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    if not isinstance(criterion, Mapping):
+        criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     round_to = check_count(round_to, "round_to", least=1)
     if sparsity is not None or isinstance(allocation, Budget):
         check_amount(sparsity, allocation)
-    _check_model(model)
+    check_graph(model)
     flat = flatten(strip(model))
     network = analyse(flat)
     if sparsity is None and not isinstance(allocation, Budget):
@@ -79,7 +81,10 @@ def plan_shrink(
         filters=filters,
         refusal=lambda group: stuck(network, group),
     )
-    scores = class_scores(network, _scored(network, flat, criterion))
+    if isinstance(criterion, Mapping):
+        groups, scores = _ranked(network, groups, criterion)
+    else:
+        scores = class_scores(network, _scored(network, flat, criterion))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -92,21 +97,32 @@ def plan_shrink(
     return ShrinkPlan(network, keep, _skipped(network, groups))
 
 
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
-    if not is_plain(model):
+def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
+    """Return the groups that have scores, and the score of each class."""
+    scores = np.full(network.size, np.nan)
+    ranked = {group.name: group for group in groups if group.name in given}
+    unknown = sorted(given.keys() - {group.name for group in network.groups})
+    if unknown or not ranked:
+        names = ", ".join(repr(group.name) for group in groups)
         raise ValueError(
-            f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, whose channels cannot be followed. Build it as keras.Model(inputs, outputs)"
+            f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
+            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for"
         )
+    for name, group in ranked.items():
+        values = np.asarray(given[name], dtype=np.float64)
+        if values.shape != group.classes.shape:
+            raise ValueError(
+                f"Expected {group.classes.size} scores for {name!r}. Received: an array of shape {values.shape}"
+            )
+        scores[group.classes] = finite(values, name)
+    return list(ranked.values()), scores
 
 
 def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
     rest = [group for group in network.groups if group not in chosen]
     partly = [group for group in chosen if not network.free(group).all()]
     return tuple(
-        [Skipped(group.name, stuck(network, group) or "left out by `filters`") for group in rest]
+        [Skipped(group.name, stuck(network, group) or "left out by `filters`, or without scores") for group in rest]
         + [Skipped(group.name, f"in part: {first_reason(network, group)}") for group in partly]
     )
 
