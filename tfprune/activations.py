@@ -128,7 +128,9 @@ class Activations:
                     squares = np.asarray(values, dtype=np.float64)
                     self._squares[one.key] = self._squares.get(one.key, 0.0) + squares
                 elif len(values) != len(labels):
-                    self._unknown[one.key] = Unknown(f"its layer saw {len(values)} samples of a batch of {len(labels)}")
+                    self._unknown[one.key] = Unknown(
+                        f"its layer saw {len(values)} samples of a batch of {len(labels)}"
+                    )
                 else:
                     self._moments.setdefault(one.key, ClassMoments(values.shape[1])).add(values, labels)
 

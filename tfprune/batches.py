@@ -68,7 +68,9 @@ def _as_batch(value: Any) -> Batch:
 def _cut(whole: Batch) -> Iterator[Batch]:
     rows = size_of(whole)
     for start in range(0, rows, _ROWS):
-        yield Batch(*keras.tree.map_structure(lambda part, at=start: part[at : at + _ROWS], tuple(whole), none_is_leaf=False))
+        yield Batch(
+            *keras.tree.map_structure(lambda part, at=start: part[at : at + _ROWS], tuple(whole), none_is_leaf=False)
+        )
 
 
 def _arrays(structure: Any) -> list[np.ndarray]:

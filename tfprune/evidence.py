@@ -133,7 +133,9 @@ class _Pass:
         facts = [fact for fact in OF_LOSS if any(fact in subject.criterion.needs for subject in subjects)]
         if facts:
             trained = {id(variable) for variable in model.trainable_variables}
-            derived = [s for s in subjects if set(s.criterion.needs) & set(facts) and id(s.kernel.variable) in trained]
+            derived = [
+                s for s in subjects if set(s.criterion.needs) & set(facts) and id(s.kernel.variable) in trained
+            ]
             self._derived = {subject.path: place for place, subject in enumerate(derived)}
             self._recorder = Recorder([subject.kernel for subject in derived], facts)
             masks = [subject.mask for subject in derived if subject.mask is not None]

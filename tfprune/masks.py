@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from tfprune.allocation import Allocation, Weight, allocate
 from tfprune.counting import sparsity_report
-from tfprune.criteria import Evidence
+from tfprune.evidence import Facts, Gatherer, Subject, check_needs, gather
+from tfprune.facts import Evidence
 from tfprune.prunable import as_numpy, from_matrix, to_matrix, walk
 from tfprune.report import SparsityReport
 from tfprune.slots import optimizers_of, slots_by_variable
@@ -47,6 +48,8 @@ def update_masks(
     *,
     allocation: str | Mapping[str, float | None] | Allocation = "uniform",
     optimizer: keras.optimizers.Optimizer | None = None,
+    data: Any = None,
+    loss: Any = None,
 ) -> SparsityReport:
     """Rank the entries of every pruned weight and set its mask: one step of pruning, for loops of your own.
 
@@ -59,13 +62,17 @@ def update_masks(
         allocation: How to split it over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, or a dict from
             regular expressions, searched in the weights' paths, to their own sparsities (None: leave as it is).
         optimizer: The optimizer whose slots of masked entries become zero; None takes those of the model.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or a
+            `tfprune.evidence.Gatherer`, which remembers `criteria.Movement` from one update to the next.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Returns:
         What was reached.
 
     Raises:
         ValueError: For a sparsity outside [0, 1), a model without pruned layers, weights with NaN or infinity, a
-            sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing.
+            sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing, data that a
+            criterion needs and lacks, that none looks at, or that is empty, of the wrong shape or has NaN.
 
     Example:
         >>> from tfprune import wrap
@@ -78,8 +85,9 @@ def update_masks(
     optimizers = optimizers_of(model) if optimizer is None else [optimizer]
     for one in optimizers:
         check_optimizer(one)
+    facts = gather(gatherer_of(model, data, loss), model, _subjects(layers))
     with ExitStack() as undo:
-        plan = _plan_masks(layers, sparsity, allocation, undo)
+        plan = _plan_masks(layers, sparsity, allocation, functools.partial(_scores, facts, undo))
         undo.pop_all()
     found = [slots_by_variable(one, model.trainable_variables) for one in optimizers]
     for layer, name, mask in plan:
@@ -107,16 +115,50 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
         )
 
 
+def _subjects(layers: list[tuple[str, Pruned]]) -> list[Subject]:
+    return [
+        Subject(
+            path=f"{path}/{name}",
+            kernel=layer.kernels[name],
+            criterion=layer.criterion,
+            latent=functools.partial(layer.latent, name),
+            mask=layer.masks[name],
+        )
+        for path, layer in layers
+        for name in layer.trained()
+    ]
+
+
+def gatherer_of(model: keras.layers.Layer, data: Any, loss: Any) -> Gatherer | None:
+    """Return what gathers the evidence that the criteria of a model need; None if they need no data.
+
+    Raises:
+        ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
+    """
+    check_needs((subject.criterion for subject in _subjects(pruned_layers(model))), data, loss)
+    if not isinstance(data, Gatherer):
+        return None if data is None else Gatherer(model, data, loss=loss)
+    if data.model is not model or loss is not None:
+        raise ValueError(
+            f"Expected a gatherer of {model.name!r}, which has its own loss. Received: one of {data.model.name!r}, "
+            f"and loss={loss!r}. Make it by Gatherer(model, data, loss=...)"
+        )
+    return data
+
+
 def _plan_masks(
-    layers: list[tuple[str, Pruned]], sparsity: float, allocation: Any, undo: ExitStack
+    layers: list[tuple[str, Pruned]],
+    sparsity: float,
+    allocation: Any,
+    scores: Callable[[Pruned, str, str], np.ndarray],
 ) -> list[tuple[Pruned, str, np.ndarray]]:
-    """Compute all masks; what has to be taken back if one cannot be computed goes into `undo`."""
+    """Compute all masks; `scores(layer, name, path)` returns those of a weight in the matrix view."""
     places = [(path, layer, name) for path, layer in layers for name in layer.trained()]
     weights = [
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
-            scores=functools.partial(_scores, layer, name, f"{path}/{name}", undo),
+            scores=functools.partial(scores, layer, name, f"{path}/{name}"),
         )
         for path, layer, name in places
     ]
@@ -138,14 +180,15 @@ def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
         raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
 
 
-def _scores(layer: Pruned, name: str, path: str, undo: ExitStack) -> np.ndarray:
-    """Return the scores of a weight in the matrix view."""
+def _scores(facts: Facts, undo: ExitStack, layer: Pruned, name: str, path: str) -> np.ndarray:
+    """Return the scores of a weight in the matrix view; what has to be taken back on an error goes into `undo`."""
     layer.reveal(name)  # saves a copy of the weight
     undo.callback(layer.conceal, name)
-    scores = layer.criterion(Evidence(as_numpy(layer.kernels[name].variable), path))
+    kernel = layer.kernels[name]
+    scores = layer.criterion(Evidence(as_numpy(kernel.variable), path, kernel.axes, facts[path]))
     if not np.isfinite(scores.max()) or not np.isfinite(scores.min()):
         raise ValueError(
             f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "
             f"rate, or load an earlier checkpoint"
         )
-    return to_matrix(scores, layer.kernels[name])
+    return to_matrix(scores, kernel)

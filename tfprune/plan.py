@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from tfprune.allocation import Allocation, allocate
 from tfprune.budgets import Budget
 from tfprune.criteria import CRITERIA, Criterion, Evidence
+from tfprune.evidence import Gatherer, Subject, check_needs, gather
 from tfprune.flat import flatten, is_plain
 from tfprune.model import strip
 from tfprune.network import Group, Held, Network, analyse
@@ -31,6 +33,8 @@ def plan_shrink(
     allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     filters: Filters = None,
     round_to: int = 1,
+    data: Any = None,
+    loss: Any = None,
 ) -> ShrinkPlan:
     """Plan which channels, units and attention heads of a model to remove; the model is left untouched.
 
@@ -46,6 +50,8 @@ def plan_shrink(
             expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
         filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
         round_to: The number of channels kept is rounded up to a multiple of this, for kernels that like multiples.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, or an iterable of batches.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Returns:
         The plan. It prints as a table, with what was left alone and why.
@@ -53,7 +59,8 @@ def plan_shrink(
     Raises:
         TypeError: For what is no model, or arguments of the wrong type.
         ValueError: For a model that is no graph of layers, one in which nothing can be removed, a filter that matches
-            nothing or asks for channels that have to stay, or a budget that cannot be met.
+            nothing or asks for channels that have to stay, a budget that cannot be met, or data that a criterion
+            needs and lacks, that none looks at, or that is empty, of the wrong shape or has NaN.
 
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
@@ -67,10 +74,13 @@ def plan_shrink(
     _check_model(model)
     flat = flatten(strip(model))
     network = analyse(flat)
-    if sparsity is None and not isinstance(allocation, Budget):
+    is_ranked = sparsity is not None or isinstance(allocation, Budget)
+    check_needs([criterion] if is_ranked else [], data, loss)
+    if not is_ranked:
         return ShrinkPlan(network, _alive(network, flat), _skipped(network, list(network.groups)))
     groups = _chosen(network, flat, filters)
-    scores = class_scores(network, _scored(network, flat, criterion))
+    gatherer = None if data is None else Gatherer(flat, data, loss=loss, compiled=model)
+    scores = class_scores(network, _scored(network, flat, criterion, groups, gatherer))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -150,13 +160,22 @@ def _left_alone(network: Network, group: Group) -> str:
     return _reason(network, group)
 
 
-def _scored(network: Network, flat: keras.Model, criterion: Criterion) -> Iterator[tuple[Held, np.ndarray]]:
+def _scored(
+    network: Network, flat: keras.Model, criterion: Criterion, groups: list[Group], gatherer: Gatherer | None
+) -> Iterator[tuple[Held, np.ndarray]]:
+    """Yield the kernels that make channels of some groups, with their scores."""
+    classes = np.concatenate([group.classes for group in groups])
+    made = []
     for layer in flat.layers:
         for kernel in kernels(layer):
-            part, path = network.parts[layer.name], f"{layer.name}/{kernel.path}"
-            held = next(one for one in part.weights if one.name == kernel.path)
-            if held.writes:
-                yield held, finite(criterion(Evidence(as_numpy(kernel.variable), path)), path)
+            held = next(one for one in network.parts[layer.name].weights if one.name == kernel.path)
+            if held.axes_of(classes)[1]:
+                latent = functools.partial(as_numpy, kernel.variable)
+                made.append((held, Subject(f"{layer.name}/{kernel.path}", kernel, criterion, latent)))
+    facts = gather(gatherer, flat, [subject for _, subject in made])
+    for held, subject in made:
+        evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
+        yield held, finite(criterion(evidence), subject.path)
 
 
 def _alive(network: Network, flat: keras.Model) -> np.ndarray:

@@ -52,7 +52,9 @@ def by_unit(tensor: Any, side: str, kernel: Kernel, layer: keras.layers.Layer) -
     axes = [axis % rank for axis in _axes(kernel, side, layer) if -rank <= axis < rank]
     found = math.prod(tensor.shape[axis] or 0 for axis in axes) if axes else 0
     whole = count * getattr(layer, "groups", 1) if side == INPUTS else count
-    gates = whole // found if side == OUTPUTS and kernel.variable.name in ("kernel", "recurrent_kernel") and found else 1
+    gates = (
+        whole // found if side == OUTPUTS and kernel.variable.name in ("kernel", "recurrent_kernel") and found else 1
+    )
     if 0 in axes or found * gates != whole or (gates > 1 and not hasattr(layer, "state_size")):
         return Unknown(f"its {whole} {side} are not found in a tensor of shape {tuple(tensor.shape)}")
     rest = [axis for axis in range(1, rank) if axis not in axes]
