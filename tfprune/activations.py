@@ -128,9 +128,8 @@ class Activations:
                     squares = np.asarray(values, dtype=np.float64)
                     self._squares[one.key] = self._squares.get(one.key, 0.0) + squares
                 elif len(values) != len(labels):
-                    self._unknown[one.key] = Unknown(
-                        f"its layer saw {len(values)} samples of a batch of {len(labels)}"
-                    )
+                    reason = f"its layer saw {len(values)} samples of a batch of {len(labels)}"
+                    self._unknown[one.key] = Unknown(reason)
                 else:
                     self._moments.setdefault(one.key, ClassMoments(values.shape[1])).add(values, labels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -66,11 +67,9 @@ def _as_batch(value: Any) -> Batch:
 
 
 def _cut(whole: Batch) -> Iterator[Batch]:
-    rows = size_of(whole)
-    for start in range(0, rows, _ROWS):
-        yield Batch(
-            *keras.tree.map_structure(lambda part, at=start: part[at : at + _ROWS], tuple(whole), none_is_leaf=False)
-        )
+    for start in range(0, size_of(whole), _ROWS):
+        rows = slice(start, start + _ROWS)
+        yield Batch(*keras.tree.map_structure(operator.itemgetter(rows), tuple(whole), none_is_leaf=False))
 
 
 def _arrays(structure: Any) -> list[np.ndarray]:

@@ -40,8 +40,8 @@ class PruningCallback(keras.callbacks.Callback):
             function, or a dict from regular expressions, searched in the weights' paths, to the final sparsity of
             these weights, which then follows the schedule's progress, to a schedule of their own, or to None,
             which leaves them as they are.
-        data: For criteria that need evidence, gathered anew at each mask update: a tuple (x, y) of arrays, a data set,
-            or a list of batches. A part of the training data will do.
+        data: For criteria that need evidence, gathered anew at each mask update: a tuple (x, y) of arrays, a data
+            set, or a list of batches. A part of the training data will do.
         loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Raises:
@@ -88,8 +88,8 @@ class PruningCallback(keras.callbacks.Callback):
         self.allocation = allocation
         if isinstance(data, Iterator):
             raise TypeError(
-                f"Expected `data` that can be read again at each mask update, such as arrays, a data set or a list of "
-                f"batches. Received: an iterator of type {type(data).__name__}"
+                f"Expected `data` that can be read again at each mask update, such as arrays, a data set or a list "
+                f"of batches. Received: an iterator of type {type(data).__name__}"
             )
         self.data, self.loss = data, loss
         self._started = False

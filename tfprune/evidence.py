@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.activations import SIDES, Activations, Wanted
-from tfprune.batches import Batch, batches, check_batch, check_source, size_of
+from tfprune.batches import batches, check_batch, check_source, size_of
 from tfprune.facts import FACTS, OF_LOSS, WITHOUT_DATA, Criterion, Unknown
 from tfprune.listening import holders
 from tfprune.loss_gradients import Gradients, Recorder, loss_of
@@ -129,39 +129,29 @@ class _Pass:
             if fact in SIDES
         ]
         self._activations = Activations(model, wanted) if wanted else None
-        self._recorder: Recorder | None = None
-        facts = [fact for fact in OF_LOSS if any(fact in subject.criterion.needs for subject in subjects)]
-        if facts:
-            trained = {id(variable) for variable in model.trainable_variables}
-            derived = [
-                s for s in subjects if set(s.criterion.needs) & set(facts) and id(s.kernel.variable) in trained
-            ]
-            self._derived = {subject.path: place for place, subject in enumerate(derived)}
-            self._recorder = Recorder([subject.kernel for subject in derived], facts)
+        trained = {id(variable) for variable in model.trainable_variables}
+        derived = [s for s in subjects if set(s.criterion.needs) & set(OF_LOSS) and id(s.kernel.variable) in trained]
+        self._derived = {subject.path: place for place, subject in enumerate(derived)}
+        self._gradients: Gradients | None = None
+        if derived:
+            facts = [fact for fact in OF_LOSS if any(fact in subject.criterion.needs for subject in derived)]
             masks = [subject.mask for subject in derived if subject.mask is not None]
-            self._gradients = Gradients(model, loss(), masks)
-            self._gradients.compile(optimizer=self._recorder)
-            self._recorder.build(self._gradients.trainable_variables)
+            self._gradients = Gradients(model, loss(), masks, Recorder([one.kernel for one in derived], facts))
 
     def over(self, data: Any) -> Facts:
         """Read the data once."""
         samples = 0
-        for part in (self._activations, self._recorder):
-            if part is not None:
-                part.reset()
+        parts = [part for part in (self._activations, self._gradients) if part is not None]
+        for part in parts:
+            part.reset()
         for batch in batches(data):
             check_batch(batch, self._model)
             samples += size_of(batch)
-            self._record(batch)
+            for part in parts:
+                part.record(batch)
         if not samples:
             raise ValueError("Expected `data` with at least one sample. Received: none. Is an iterator used up?")
         return self._facts()
-
-    def _record(self, batch: Batch) -> None:
-        if self._activations is not None:
-            self._activations.record(batch)
-        if self._recorder is not None:
-            self._gradients.record(batch)
 
     def _facts(self) -> Facts:
         facts: Facts = defaultdict(dict)
@@ -175,13 +165,13 @@ class _Pass:
         return facts
 
     def _gradient(self, path: str, fact: str) -> Any:
-        if self._recorder is None or path not in self._derived:
+        if self._gradients is None or path not in self._derived:
             return Unknown("it is frozen (trainable=False), so it has no gradient")
-        return self._recorder.mean(fact, self._derived[path])
+        return self._gradients.recorder.mean(fact, self._derived[path])
 
 
 def gather(gatherer: Gatherer | None, model: keras.layers.Layer, subjects: Sequence[Subject]) -> Facts:
-    """Return the facts that the criteria of some weights need: those of the model, and with a gatherer those of data."""
+    """Return the facts that the criteria of some weights need: of the model, and with a gatherer of its data."""
     needing = [subject for subject in subjects if set(subject.criterion.needs) - set(WITHOUT_DATA)]
     facts: Facts = {subject.path: {} for subject in subjects}
     if gatherer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,12 +90,12 @@ def _output_axes(kernel: Kernel) -> list[int]:
 
 def _shape(kernel: Kernel, fact: str) -> tuple[int, ...]:
     shape = tuple(kernel.variable.shape)
-    return tuple(shape[axis] for axis in _output_axes(kernel)) if fact == "gradient_norms" else shape
+    return (math.prod(shape[axis] for axis in _output_axes(kernel)),) if fact == "gradient_norms" else shape
 
 
 def _norms(gradient: Any, kernel: Kernel) -> Any:
     rest = [axis for axis in range(len(kernel.axes)) if axis not in _output_axes(kernel)]
-    return ops.sqrt(ops.sum(ops.square(gradient), axis=rest))
+    return ops.reshape(ops.sqrt(ops.sum(ops.square(gradient), axis=rest)), (-1,))
 
 
 _REDUCED: dict[str, Callable[[Any, Kernel], Any]] = {
@@ -111,14 +112,20 @@ class Gradients(keras.Model):
         model: The model.
         loss: Its loss.
         masks: Masks that let gradients of hidden entries through; the weights themselves hold the zeros.
+        recorder: Is told of them.
     """
 
-    def __init__(self, model: keras.layers.Layer, loss: Loss, masks: Sequence[keras.Variable]) -> None:
+    def __init__(
+        self, model: keras.layers.Layer, loss: Loss, masks: Sequence[keras.Variable], recorder: Recorder
+    ) -> None:
         super().__init__(dtype="float32", autocast=False)
         self.model = model
         self._scope = lambda: untouched(model, masks)
         self._loss = loss
         self.built = True
+        self.recorder = recorder
+        self.compile(optimizer=recorder)
+        recorder.build(self.trainable_variables)
 
     def call(self, inputs: Any) -> Any:
         self._entered = self._scope()
@@ -130,6 +137,10 @@ class Gradients(keras.Model):
     ) -> Any:
         with self._entered:  # which holds the losses that layers added in the call
             return self._loss(x, y, y_pred, sample_weight)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.recorder.reset()
 
     def record(self, batch: Batch) -> None:
         """Let the recorder see the gradients of one batch."""

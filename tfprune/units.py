@@ -52,10 +52,9 @@ def by_unit(tensor: Any, side: str, kernel: Kernel, layer: keras.layers.Layer) -
     axes = [axis % rank for axis in _axes(kernel, side, layer) if -rank <= axis < rank]
     found = math.prod(tensor.shape[axis] or 0 for axis in axes) if axes else 0
     whole = count * getattr(layer, "groups", 1) if side == INPUTS else count
-    gates = (
-        whole // found if side == OUTPUTS and kernel.variable.name in ("kernel", "recurrent_kernel") and found else 1
-    )
-    if 0 in axes or found * gates != whole or (gates > 1 and not hasattr(layer, "state_size")):
+    has_gates = side == OUTPUTS and hasattr(layer, "state_size")
+    gates = whole // found if has_gates and found else 1
+    if 0 in axes or found * gates != whole:
         return Unknown(f"its {whole} {side} are not found in a tensor of shape {tuple(tensor.shape)}")
     rest = [axis for axis in range(1, rank) if axis not in axes]
     order = [0, *rest, *axes]
@@ -94,9 +93,8 @@ def _einsum_axes(kernel: Kernel, side: str, equation: str) -> list[int]:
     before, dots, after = term.rpartition("...")
     if side == INPUTS and any(letter in inputs and letter in outputs for letter in letters):
         return []  # each position has inputs of its own
-    places = [
+    return [
         before.index(letter) if dots and letter in before else after.index(letter) - len(after)
         for letter, kind in zip(letters, kernel.axes, strict=True)
         if kind in _letters(kernel, side)
     ]
-    return places
