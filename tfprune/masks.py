@@ -85,7 +85,7 @@ def update_masks(
     optimizers = optimizers_of(model) if optimizer is None else [optimizer]
     for one in optimizers:
         check_optimizer(one)
-    facts = gather(gatherer_of(model, data, loss), model, _subjects(layers))
+    facts = gather(gatherer_of(model, data, loss), model, subjects_of(model))
     with ExitStack() as undo:
         plan = _plan_masks(layers, sparsity, allocation, functools.partial(_scores, facts, undo))
         undo.pop_all()
@@ -115,7 +115,8 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
         )
 
 
-def _subjects(layers: list[tuple[str, Pruned]]) -> list[Subject]:
+def subjects_of(model: keras.layers.Layer) -> list[Subject]:
+    """Return the weights of a model whose masks may change, as what to gather evidence of."""
     return [
         Subject(
             path=f"{path}/{name}",
@@ -124,7 +125,7 @@ def _subjects(layers: list[tuple[str, Pruned]]) -> list[Subject]:
             latent=functools.partial(layer.latent, name),
             mask=layer.masks[name],
         )
-        for path, layer in layers
+        for path, layer in pruned_layers(model)
         for name in layer.trained()
     ]
 
@@ -135,7 +136,7 @@ def gatherer_of(model: keras.layers.Layer, data: Any, loss: Any) -> Gatherer | N
     Raises:
         ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
     """
-    check_needs((subject.criterion for subject in _subjects(pruned_layers(model))), data, loss)
+    check_needs((subject.criterion for subject in subjects_of(model)), data, loss)
     if not isinstance(data, Gatherer):
         return None if data is None else Gatherer(model, data, loss=loss)
     if data.model is not model or loss is not None:
