@@ -33,7 +33,12 @@ def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
     function = keras.losses.get(loss)
     if isinstance(function, keras.losses.Loss):
         return lambda x, y, outputs, weight: function(y, outputs, sample_weight=weight)
-    return lambda x, y, outputs, weight: ops.mean(function(y, outputs) * (1.0 if weight is None else weight))
+
+    def mean(x: Any, y: Any, outputs: Any, weight: Any) -> Any:
+        losses = function(y, outputs)
+        return ops.mean(losses if weight is None else losses * ops.cast(weight, losses.dtype))
+
+    return mean
 
 
 class Recorder(keras.optimizers.Optimizer):
