@@ -346,8 +346,8 @@ def test_gradients_need_a_loss_and_targets():
 
 
 def test_memory_does_not_grow_with_the_samples():
-    """What 20 more batches add is TensorFlow's rubbish of less than 2 kB a call; their means alone would be 36 kB."""
-    model, batch = pruned(DACIS()), (np.tile(X, (10, 1, 1, 1)), np.tile(Y, 10))
+    """What 20 more batches add is TensorFlow's rubbish of less than 2 kB a call; their means alone would be 14 kB."""
+    model, batch = pruned(DACIS()), (np.tile(X, (4, 1, 1, 1)), np.tile(Y, 4))
     gatherer = Gatherer(model, [batch])
     gatherer.gather(subjects_of(model))  # compiles
     peaks = []
@@ -385,6 +385,57 @@ def test_movement_is_added_up_over_passes():
     tfprune.update_masks(model, 0.5, data=gatherer)
     found = gatherer.gather(subjects_of(model))["line/kernel"]["movement"]
     np.testing.assert_allclose(found, [[0.18], [-0.64]], rtol=1e-5)
+
+
+def test_a_frozen_layer_is_left_out():
+    model = pruned(Taylor())
+    model.get_layer("conv").trainable = False
+    tfprune.update_masks(model, 0.5, data=(X[:32], Y[:32]))
+    assert model.get_layer("conv").masks["kernel"].numpy().all()
+    assert not model.get_layer("grouped").masks["kernel"].numpy().all()
+    model.trainable = False
+    tfprune.update_masks(model, 0.5, data=(X[:32], Y[:32]))
+
+
+@dataclass(frozen=True)
+class Varied(Criterion):
+    """One class is all that a new criterion takes: keep what reads inputs that vary."""
+
+    needs = ("input_moments",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return evidence.everywhere(evidence.over_inputs(evidence.fact("input_moments").variance()))
+
+
+@dataclass(frozen=True)
+class Wishful(Criterion):
+    needs = ("hopes",)
+
+
+def test_a_criterion_from_outside():
+    model = pruned(Varied(), keras.Sequential([keras.Input((3,)), layers.Dense(2, name="dense")]))
+    x = np.outer(np.arange(8) - 3.5, [1.0, -3, 0.1]) + 100
+    tfprune.update_masks(model, 2 / 3, data=(x, np.arange(8) % 2))
+    np.testing.assert_array_equal(model.get_layer("dense").masks["kernel"], [[0, 0], [1, 1], [0, 0]])
+    with pytest.raises(ValueError, match=re.escape("Expected `needs` among input_norms, input_moments")):
+        tfprune.update_masks(pruned(Wishful()), 0.5, data=(x, x))
+
+
+def test_mixed_precision_nested_models_and_states():
+    """Evidence is float64 whatever the model computes in; a recurrent layer's states stay as they were."""
+    inner = keras.Sequential([keras.Input((5, 4)), layers.Dense(3, dtype="mixed_float16", name="half")], name="inner")
+    inputs = keras.Input(batch_shape=(8, 5, 4))
+    lstm = layers.LSTM(2, stateful=True, name="lstm")
+    model = pruned("wanda", keras.Model(inputs, lstm(inner(inputs))), filters=["half", "lstm/kernel"])
+    x = GENERATOR.standard_normal((16, 5, 4)).astype(np.float32)
+    model.predict(x[:8], verbose=0)
+    states = [np.array(state) for state in model.get_layer("lstm").layer.states]
+    facts = facts_of(model, [x[:8], x[8:]])
+    for before, after in zip(states, model.get_layer("lstm").layer.states, strict=True):
+        np.testing.assert_array_equal(before, after)
+    norms = facts["inner/half/kernel"]["input_norms"]
+    np.testing.assert_allclose(norms, np.sqrt(np.square(x).sum(axis=(0, 1))), rtol=1e-3)
+    assert norms.dtype == np.float64
 
 
 class Counted(list):

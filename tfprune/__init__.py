@@ -18,6 +18,7 @@ _HOMES = {
     "PruningCallback": "callback",
     "PruningSummaries": "summaries",
     "update_masks": "masks",
+    "Gatherer": "evidence",
     "sensitivity": "scan",
     "SensitivityReport": "scan_report",
     "sparsity_report": "counting",

@@ -174,7 +174,7 @@ def gather(gatherer: Gatherer | None, model: keras.layers.Layer, subjects: Seque
     """Return the facts that the criteria of some weights need: of the model, and with a gatherer of its data."""
     needing = [subject for subject in subjects if set(subject.criterion.needs) - set(WITHOUT_DATA)]
     facts: Facts = {subject.path: {} for subject in subjects}
-    if gatherer is not None:
+    if gatherer is not None and needing:  # all of them may be frozen
         facts |= gatherer.gather(needing)
     scaled = [subject for subject in subjects if "gamma" in subject.criterion.needs]
     if scaled:

@@ -136,7 +136,7 @@ def gatherer_of(model: keras.layers.Layer, data: Any, loss: Any) -> Gatherer | N
     Raises:
         ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
     """
-    check_needs((subject.criterion for subject in subjects_of(model)), data, loss)
+    check_needs((layer.criterion for _, layer in pruned_layers(model)), data, loss)
     if not isinstance(data, Gatherer):
         return None if data is None else Gatherer(model, data, loss=loss)
     if data.model is not model or loss is not None:
