@@ -34,7 +34,7 @@ SPECS = [
     "Unstructured",
     "Block",
     "NM",
-    *(made.__name__ for made in criteria.CRITERIA.values()),
+    *(one.__name__ for one in CRITERIA.values()),
 ]
 USED = [
     "wrap",

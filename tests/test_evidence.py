@@ -52,7 +52,7 @@ def pruned(criterion, model: keras.Model | None = None, **arguments) -> keras.Mo
 
 
 def facts_of(model: keras.Model, data=(X, Y), loss=None) -> dict:
-    return gather(gatherer_of(model, data, loss), model, subjects_of(model))
+    return gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +172,14 @@ def test_what_lies_inside_of_layers():
     """Parts of attention are heard one by one, what runs in a loop as a whole, and what cannot be heard is said."""
     inputs = keras.Input((5, 4))
     x = layers.MultiHeadAttention(2, 3, name="heads")(inputs, inputs)
-    x = layers.TimeDistributed(layers.Dense(6), name="steps")(x)
+    x = layers.TimeDistributed(layers.Dense(6, name="step"), name="steps")(x)
     x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 7), name="einsum")(x)
     model = keras.Model(inputs, layers.LSTM(2, name="lstm")(x))
     wrapped, x = pruned(Wanda(), model), GENERATOR.standard_normal((9, 5, 4)).astype(np.float32)
     facts = {path: found["input_norms"] for path, found in facts_of(wrapped, x).items()}
     for path, values in (
         ("heads/query/kernel", x),
-        ("steps/dense/kernel", keras.Model(inputs, model.get_layer("heads").output)(x)),
+        ("steps/step/kernel", keras.Model(inputs, model.get_layer("heads").output)(x)),
         ("einsum/kernel", keras.Model(inputs, model.get_layer("steps").output)(x)),
         ("lstm/kernel", keras.Model(inputs, model.get_layer("einsum").output)(x)),
     ):
@@ -209,7 +209,7 @@ def test_units_of_a_tensor(layer, shape, side, units):
     kernel = tfprune.prunable.kernels(layer)[0]
     axis, size = units
     values = np.moveaxis(np.broadcast_to(np.arange(size), (2, *[3] * (len(shape) - 2), size)), -1, axis)
-    found = keras.ops.convert_to_numpy(by_unit(keras.ops.convert_to_tensor(values), side, kernel, layer))
+    found = keras.ops.convert_to_numpy(by_unit(keras.ops.convert_to_tensor(values), side, kernel=kernel, layer=layer))
     assert found.shape[0] == 2
     np.testing.assert_array_equal(found, np.broadcast_to(np.arange(size), found.shape))
 
@@ -218,7 +218,8 @@ def test_outputs_along_two_axes_are_in_the_kernels_order():
     layer = layers.EinsumDense("abc,cde->abed", output_shape=(None, 3, 2))
     layer.build((None, 5, 4))
     values = np.arange(6).reshape(1, 1, 2, 3).transpose(0, 1, 3, 2)  # numbered in the kernel's order, d before e
-    found = by_unit(keras.ops.convert_to_tensor(values), OUTPUTS, tfprune.prunable.kernels(layer)[0], layer)
+    kernel = tfprune.prunable.kernels(layer)[0]
+    found = by_unit(keras.ops.convert_to_tensor(values), OUTPUTS, kernel=kernel, layer=layer)
     np.testing.assert_array_equal(found, [[np.arange(6)]])
 
 

@@ -86,7 +86,7 @@ def _listen(model: keras.layers.Layer, wanted: Sequence[Wanted]) -> Callable:
             for one in wanted:
                 if one.heard is layer:
                     side = SIDES[one.fact]
-                    units = by_unit(given if side == INPUTS else returned, side, one.kernel, one.holder)
+                    units = by_unit(given if side == INPUTS else returned, side, kernel=one.kernel, layer=one.holder)
                     if isinstance(units, Unknown):
                         unknown[one.key] = units
                     else:

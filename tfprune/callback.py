@@ -95,7 +95,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._started = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._gatherer = gatherer_of(self.model, self.data, self.loss)
+        self._gatherer = gatherer_of(self.model, self.data, loss=self.loss)
         for optimizer in optimizers_of(self.model):
             check_optimizer(optimizer)
         self._started = False

@@ -46,7 +46,7 @@ class FStatistic(Criterion):
     mix: float | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self.unit, ("input", "output"), "unit")
+        check_choice(self.unit, "unit", choices=("input", "output"))
         if self.mix is not None:
             mix = check_amount(self.mix, "mix")
             if mix > 1:

@@ -104,7 +104,7 @@ class Wanda(Criterion):
     needs: ClassVar[tuple[str, ...]] = ("input_norms",)
 
     def __post_init__(self) -> None:
-        check_choice(self.compare, ("layer", "output"), "compare")
+        check_choice(self.compare, "compare", choices=("layer", "output"))
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         scores = np.abs(evidence.weight) * evidence.over_inputs(evidence.fact("input_norms"))

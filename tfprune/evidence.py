@@ -40,7 +40,7 @@ class Subject:
     mask: keras.Variable | None = None
 
 
-def check_needs(criteria: Iterable[Criterion], data: Any, loss: Any) -> None:
+def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
     """Refuse evidence that is missing, and data or a loss that nothing looks at.
 
     Raises:
@@ -170,7 +170,7 @@ class _Pass:
         return self._gradients.recorder.mean(fact, self._derived[path])
 
 
-def gather(gatherer: Gatherer | None, model: keras.layers.Layer, subjects: Sequence[Subject]) -> Facts:
+def gather(model: keras.layers.Layer, subjects: Sequence[Subject], *, gatherer: Gatherer | None) -> Facts:
     """Return the facts that the criteria of some weights need: of the model, and with a gatherer of its data."""
     needing = [subject for subject in subjects if set(subject.criterion.needs) - set(WITHOUT_DATA)]
     facts: Facts = {subject.path: {} for subject in subjects}

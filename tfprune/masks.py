@@ -85,7 +85,7 @@ def update_masks(
     optimizers = optimizers_of(model) if optimizer is None else [optimizer]
     for one in optimizers:
         check_optimizer(one)
-    facts = gather(gatherer_of(model, data, loss), model, subjects_of(model))
+    facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
     with ExitStack() as undo:
         plan = _plan_masks(layers, sparsity, allocation, functools.partial(_scores, facts, undo))
         undo.pop_all()
@@ -130,13 +130,13 @@ def subjects_of(model: keras.layers.Layer) -> list[Subject]:
     ]
 
 
-def gatherer_of(model: keras.layers.Layer, data: Any, loss: Any) -> Gatherer | None:
+def gatherer_of(model: keras.layers.Layer, data: Any, *, loss: Any) -> Gatherer | None:
     """Return what gathers the evidence that the criteria of a model need; None if they need no data.
 
     Raises:
         ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
     """
-    check_needs((layer.criterion for _, layer in pruned_layers(model)), data, loss)
+    check_needs((layer.criterion for _, layer in pruned_layers(model)), data=data, loss=loss)
     if not isinstance(data, Gatherer):
         return None if data is None else Gatherer(model, data, loss=loss)
     if data.model is not model or loss is not None:

@@ -75,7 +75,7 @@ def plan_shrink(
     flat = flatten(strip(model))
     network = analyse(flat)
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
-    check_needs([criterion] if is_ranked else [], data, loss)
+    check_needs([criterion] if is_ranked else [], data=data, loss=loss)
     if not is_ranked:
         return ShrinkPlan(network, _alive(network, flat), _skipped(network, list(network.groups)))
     groups = _chosen(network, flat, filters)
@@ -172,7 +172,7 @@ def _scored(
             if held.axes_of(classes)[1]:
                 latent = functools.partial(as_numpy, kernel.variable)
                 made.append((held, Subject(f"{layer.name}/{kernel.path}", kernel, criterion, latent)))
-    facts = gather(gatherer, flat, [subject for _, subject in made])
+    facts = gather(flat, [subject for _, subject in made], gatherer=gatherer)
     for held, subject in made:
         evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
         yield held, finite(criterion(evidence), subject.path)

@@ -108,7 +108,7 @@ def check_count(value: Any, argument: str, *, least: int) -> int:
     return int(value)
 
 
-def check_choice(value: Any, choices: tuple[str, ...], argument: str) -> None:
+def check_choice(value: Any, argument: str, *, choices: tuple[str, ...]) -> None:
     """Refuse what is not one of some names.
 
     Raises:

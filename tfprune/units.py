@@ -29,7 +29,7 @@ _INSIDE = {
 }
 
 
-def by_unit(tensor: Any, side: str, kernel: Kernel, layer: keras.layers.Layer) -> Any:
+def by_unit(tensor: Any, side: str, *, kernel: Kernel, layer: keras.layers.Layer) -> Any:
     """Return what a layer takes or returns as a tensor (samples, positions, units), or `Unknown` if it cannot be.
 
     Units lie along the last axis, or where the layer's `data_format` or `equation` says; those of a recurrent layer's

@@ -57,7 +57,7 @@ def cost(name: str, model: keras.Model, criterion: Criterion, *, rounds: int) ->
     data = _data(SAMPLES)
     wrapped = tfprune.wrap(model, criterion=criterion)
     wrapped.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    gatherer, subjects = gatherer_of(wrapped, data, None), subjects_of(wrapped)
+    gatherer, subjects = gatherer_of(wrapped, data, loss=None), subjects_of(wrapped)
     runs = {
         "gather": lambda: gatherer.gather(subjects),
         "predict": lambda: model.predict(data[0], batch_size=32, verbose=0),
