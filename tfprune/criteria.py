@@ -80,6 +80,10 @@ class Random(Criterion):
 
     Args:
         seed: At least 0.
+
+    Example:
+        >>> Random(seed=1)(Evidence(np.zeros((2, 3)), "dense/kernel")).shape
+        (2, 3)
     """
 
     seed: int = 0

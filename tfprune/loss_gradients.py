@@ -75,11 +75,11 @@ class Recorder(keras.optimizers.Optimizer):
     def reset(self) -> None:
         """Forget all batches."""
         for variable in self.variables:
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros_like(variable.value))
 
     def mean(self, fact: str, place: int) -> np.ndarray:
         """Return a fact of the kernel at some place, the mean over batches."""
-        return as_numpy(self.sums[f"{fact}_{place}"]) / int(self.iterations)
+        return as_numpy(self.sums[f"{fact}_{place}"]).astype(np.float64) / int(self.iterations)
 
 
 def _dense(gradient: Any) -> Any:

@@ -48,6 +48,8 @@ def normalisers(model: keras.layers.Layer) -> dict[int, keras.layers.BatchNormal
 
 
 def _placeholders(model: keras.layers.Layer) -> Any:
+    if isinstance(model, keras.Sequential) and model.built:  # whose `input` is what it was called on
+        return symbol(model.inputs[0])
     if getattr(model, "inputs", None):
         return keras.tree.map_structure(symbol, model.input)
     config = model.get_build_config() or {}
