@@ -10,6 +10,7 @@ import pytest
 
 import tfprune
 import tfprune.export
+from tfprune.criteria import CRITERIA
 
 MODULES = ["tfprune", "tfprune.export"] + [
     module.name
@@ -27,7 +28,14 @@ def test_examples(name, tmp_path, monkeypatch):
     assert results.failed == 0, f"run python -m doctest on {name}"
 
 
-SPECS = ["Polynomial", "Constant", "Unstructured", "Block", "NM", "Magnitude"]
+SPECS = [
+    "Polynomial",
+    "Constant",
+    "Unstructured",
+    "Block",
+    "NM",
+    *(one.__name__ for one in CRITERIA.values()),
+]
 USED = [
     "wrap",
     "strip",
@@ -35,6 +43,7 @@ USED = [
     "PruningCallback",
     "PruningSummaries",
     "update_masks",
+    "Gatherer",
     "sensitivity",
     "sparsity_report",
     "register_prunable",

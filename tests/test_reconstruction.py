@@ -339,12 +339,12 @@ def test_a_data_set_of_keras():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (np.zeros((0, 9, 8, 2)), "Expected calibration data. Received: none"),
-        ([], "Received: arrays of shape none|Received: none"),
-        (normal(4, 9, 8, 3), r"Received: arrays of shape \(4, 9, 8, 3\)"),
-        (normal(4, 9), r"Received: arrays of shape \(4, 9\)"),
-        ([normal(4, 9, 8, 2), normal(4, 9, 8, 2)], "Expected calibration data for"),
-        (np.full((4, 9, 8, 2), np.nan), "NaN or infinity among those"),
+        (np.zeros((0, 9, 8, 2)), "with at least one sample. Received: none"),
+        ([], "with at least one sample. Received: none"),
+        (normal(4, 9, 8, 3), r"of shape \(None, 9, 8, 2\).*Received: \(4, 9, 8, 3\)"),
+        (normal(4, 9), r"Received: \(4, 9\)"),
+        (([normal(4, 9, 8, 2), normal(4, 9, 8, 2)],), r"Received: \(4, 9, 8, 2\), \(4, 9, 8, 2\)"),
+        (np.full((4, 9, 8, 2), np.nan), "Received: NaN or infinity"),
     ],
 )
 def test_data_that_do_not_fit(data, reason):
@@ -356,7 +356,7 @@ def test_data_that_do_not_fit(data, reason):
 @pytest.mark.parametrize("data", [iter([normal(4, 9, 8, 2)]), None, 3, "x"])
 def test_data_of_the_wrong_type(data):
     model = convolutions()
-    with pytest.raises(TypeError, match="read again and again"):
+    with pytest.raises(TypeError, match="read again and again|Expected `data` to be a tuple"):
         tfprune.reconstruct(model, model, data)
 
 

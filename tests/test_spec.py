@@ -108,15 +108,14 @@ def test_resolve_takes_names_and_specs():
     assert resolve(pattern, PATTERNS, Pattern, "pattern") is pattern
 
 
+NAMES = "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'movement', 'wanda', 'f_statistic', 'dacis'"
+
+
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        ("size", ValueError, "Expected `criterion` to be one of 'magnitude', 'random'. Received: criterion='size'"),
-        (
-            3,
-            TypeError,
-            "one of 'magnitude', 'random' or an instance of a Criterion. Received: criterion=3 of type int",
-        ),
+        ("size", ValueError, f"Expected `criterion` to be one of {NAMES}. Received: criterion='size'"),
+        (3, TypeError, f"one of {NAMES} or an instance of a Criterion. Received: criterion=3 of type int"),
         (None, TypeError, "criterion=None of type NoneType"),
         (Random, TypeError, "of type type. Did you mean Random()?"),
         (NM(2, 4), TypeError, "criterion=NM(n=2, m=4) of type NM"),

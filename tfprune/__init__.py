@@ -18,6 +18,7 @@ _HOMES = {
     "PruningCallback": "callback",
     "PruningSummaries": "summaries",
     "update_masks": "masks",
+    "Gatherer": "evidence",
     "sensitivity": "scan",
     "SensitivityReport": "scan_report",
     "sparsity_report": "counting",
@@ -33,6 +34,8 @@ _HOMES = {
     "rank_channels": "channel_ranking",
     "transformer_budget": "transformer_shares",
     "budget": "budgets",
+    "prune_to": "rounds",
+    "PruneReport": "rounds",
     "register_shrinkable": "rules",
 }
 _MODULES = ("schedules", "patterns", "criteria", "allocation", "tfmot")

@@ -43,6 +43,16 @@ class Budget:
         """Return the budget part of the way."""
         return replace(self, progress=progress)
 
+    def in_rounds(self, rounds: int, *, network: Network, model: keras.Model) -> list[Budget]:
+        """Return budgets that approach the limits by equal steps, as amounts: they hold for smaller models, too."""
+        costs = {name: self._cost(name, network, model)(network.everything()) for name, _ in self.limits}
+
+        def amounts(progress: float) -> tuple[tuple[str, int | float], ...]:
+            part = self.at(progress)
+            return tuple((name, max(int(part._target(limit, costs[name])), 1)) for name, limit in self.limits)
+
+        return [replace(self, limits=amounts(number / rounds)) for number in range(1, rounds + 1)]
+
     def meet(self, weights: Sequence[Weight], keeping: Keeping, network: Network, model: keras.Model) -> np.ndarray:
         """Return which classes stay, where as few go as the limits allow.
 

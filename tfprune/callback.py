@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ import keras
 from tfprune.allocation import Allocation, check_allocation
 from tfprune.budgets import Budget
 from tfprune.counting import sparsity_report
-from tfprune.masks import check_optimizer, pruned_layers, update_masks
+from tfprune.masks import check_optimizer, gatherer_of, update_masks
 from tfprune.prunable import as_numpy
 from tfprune.schedules import Schedule
 from tfprune.slots import optimizers_of, updates_of
@@ -42,11 +42,14 @@ class PruningCallback(keras.callbacks.Callback):
             these weights, which then follows the schedule's progress, to a schedule of their own, or to None,
             which leaves them as they are. For channels and heads also a `budget(...)`, which is met when the schedule
             reaches its final sparsity, and before that in part.
+        data: For criteria that need evidence, gathered anew at each mask update: a tuple (x, y) of arrays, a data
+            set, or a list of batches. A part of the training data will do.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Raises:
-        TypeError: If `schedule` is no schedule.
-        ValueError: When training begins, if the model has no pruned layers, or a fraction is used where the number
-            of steps is unknown.
+        TypeError: If `schedule` is no schedule, or `data` is an iterator, which can be read only once.
+        ValueError: When training begins, if the model has no pruned layers, a fraction is used where the number of
+            steps is unknown, or a criterion needs data that is missing, or none looks at what was given.
 
     Example:
         >>> from tfprune import schedules, wrap
@@ -68,6 +71,8 @@ class PruningCallback(keras.callbacks.Callback):
         *,
         every: int = 100,
         allocation: str | Mapping[str, float | Schedule | None] | Allocation | Budget = "uniform",
+        data: Any = None,
+        loss: Any = None,
     ) -> None:
         super().__init__()
         if not isinstance(schedule, Schedule):
@@ -79,10 +84,16 @@ class PruningCallback(keras.callbacks.Callback):
         self.schedule = schedule
         self.every = check_count(every, "every", least=1)
         self.allocation = allocation
+        if isinstance(data, Iterator):
+            raise TypeError(
+                f"Expected `data` that can be read again at each mask update, such as arrays, a data set or a list "
+                f"of batches. Received: an iterator of type {type(data).__name__}"
+            )
+        self.data, self.loss = data, loss
         self._started = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        pruned_layers(self.model)
+        self._gatherer = gatherer_of(self.model, self.data, loss=self.loss)
         for optimizer in optimizers_of(self.model):
             check_optimizer(optimizer)
         self._started = False
@@ -158,7 +169,7 @@ class PruningCallback(keras.callbacks.Callback):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
             before = self._sparsity
-            self._sparsity = update_masks(self.model, sparsity, allocation=allocation).sparsity
+            self._sparsity = update_masks(self.model, sparsity, allocation=allocation, data=self._gatherer).sparsity
             if self._sparsity < before and not self._has_updated:
                 warnings.warn(
                     f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "

@@ -1,7 +1,8 @@
 """Criteria: how important each entry of a weight is.
 
 A criterion is a pure function from evidence to scores of the weight's shape; the larger a score, the longer its
-entry is kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`.
+entry is kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`; what it looks at
+besides the weight it names in `needs`.
 """
 
 from __future__ import annotations
@@ -11,28 +12,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune.spec import Spec, check_count
+from tfprune.criteria_of_classes import DACIS, FStatistic
+from tfprune.criteria_of_data import BatchNormGamma, Movement, Taylor, Wanda
+from tfprune.facts import FACTS, Criterion, Evidence
+from tfprune.moments import ClassMoments
+from tfprune.spec import check_count
 
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a criterion may look at.
-
-    Attributes:
-        weight: The weight's latent values, those of masked entries included, in Keras' shape.
-        path: The weight's place in the model, `block_1/conv/kernel`.
-    """
-
-    weight: np.ndarray
-    path: str
-
-
-class Criterion(Spec):
-    """Base of all criteria."""
-
-    def __call__(self, evidence: Evidence) -> np.ndarray:
-        """Return finite scores of the weight's shape, larger = keep."""
-        raise NotImplementedError
+__all__ = [
+    "CRITERIA",
+    "DACIS",
+    "FACTS",
+    "L2",
+    "BatchNormGamma",
+    "ClassMoments",
+    "Criterion",
+    "Evidence",
+    "FStatistic",
+    "Magnitude",
+    "Movement",
+    "Random",
+    "Taylor",
+    "Wanda",
+]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,25 @@ class Magnitude(Criterion):
 
 
 @dataclass(frozen=True)
+class L2(Criterion):
+    """Score an entry by its square.
+
+    It ranks single entries as `Magnitude` does, but blocks, channels and heads, which count as much as their entries
+    on average, by their L2 norm instead of their L1 norm.
+
+    Example:
+        >>> L2()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel"))
+        array([[4., 1.]])
+
+    Reference:
+        Li et al., 2017, "Pruning Filters for Efficient ConvNets", arXiv:1608.08710, section 3.
+    """
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return np.square(evidence.weight, dtype=np.promote_types(evidence.weight.dtype, np.float32))
+
+
+@dataclass(frozen=True)
 class Random(Criterion):
     """Score entries at random: the baseline that any other criterion has to beat.
 
@@ -60,6 +80,10 @@ class Random(Criterion):
 
     Args:
         seed: At least 0.
+
+    Example:
+        >>> Random(seed=1)(Evidence(np.zeros((2, 3)), "dense/kernel")).shape
+        (2, 3)
     """
 
     seed: int = 0
@@ -72,4 +96,14 @@ class Random(Criterion):
         return generator.random(evidence.weight.shape, dtype=np.float32)
 
 
-CRITERIA: dict[str, type[Criterion]] = {"magnitude": Magnitude, "random": Random}
+CRITERIA: dict[str, type[Criterion]] = {
+    "magnitude": Magnitude,
+    "l2": L2,
+    "random": Random,
+    "gamma": BatchNormGamma,
+    "taylor": Taylor,
+    "movement": Movement,
+    "wanda": Wanda,
+    "f_statistic": FStatistic,
+    "dacis": DACIS,
+}

@@ -13,7 +13,8 @@ import numpy as np
 from tfprune.allocation import Allocation, Weight, allocate
 from tfprune.budgets import Budget, check_amount
 from tfprune.counting import sparsity_report
-from tfprune.criteria import Evidence
+from tfprune.evidence import Facts, Gatherer, Subject, check_needs, gather
+from tfprune.facts import Evidence
 from tfprune.prunable import as_numpy, from_matrix, to_matrix, walk
 from tfprune.ranking import finite
 from tfprune.report import SparsityReport
@@ -52,6 +53,8 @@ def update_masks(
     *,
     allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     optimizer: keras.optimizers.Optimizer | None = None,
+    data: Any = None,
+    loss: Any = None,
 ) -> SparsityReport:
     """Rank the entries of every pruned weight and set its mask: one step of pruning, for loops of your own.
 
@@ -66,6 +69,9 @@ def update_masks(
             `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names of groups, to
             their own sparsities (None: leave as it is). For channels and heads also a `budget(...)`.
         optimizer: The optimizer whose slots of masked entries become zero; None takes those of the model.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or a
+            `tfprune.evidence.Gatherer`, which remembers `criteria.Movement` from one update to the next.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Returns:
         What was reached.
@@ -73,7 +79,8 @@ def update_masks(
     Raises:
         ValueError: For a sparsity outside [0, 1), a model without pruned layers, weights with NaN or infinity, a
             sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing, a sparsity and a
-            budget or neither, a budget that cannot be met.
+            budget or neither, a budget that cannot be met, data that a criterion needs and lacks, that none looks at,
+            or that is empty, of the wrong shape or has NaN.
 
     Example:
         >>> from tfprune import wrap
@@ -86,8 +93,9 @@ def update_masks(
     optimizers = optimizers_of(model) if optimizer is None else [optimizer]
     for one in optimizers:
         check_optimizer(one)
+    facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
     with ExitStack() as undo:
-        plan = _plan_masks(model, layers, sparsity, allocation, functools.partial(_scores, undo))
+        plan = _plan_masks(model, layers, sparsity, allocation, functools.partial(_scores, facts, undo, {layer: path for path, layer in layers}))
         undo.pop_all()
     found = [slots_by_variable(one, model.trainable_variables) for one in optimizers]
     for layer, name, mask in plan:
@@ -115,6 +123,38 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
         )
 
 
+def subjects_of(model: keras.layers.Layer) -> list[Subject]:
+    """Return the weights of a model whose masks may change, as what to gather evidence of."""
+    return [
+        Subject(
+            path=f"{path}/{name}",
+            kernel=layer.kernels[name],
+            criterion=layer.criterion,
+            latent=functools.partial(layer.latent, name),
+            mask=layer.masks[name],
+        )
+        for path, layer in pruned_layers(model)
+        for name in layer.trained()
+    ]
+
+
+def gatherer_of(model: keras.layers.Layer, data: Any, *, loss: Any) -> Gatherer | None:
+    """Return what gathers the evidence that the criteria of a model need; None if they need no data.
+
+    Raises:
+        ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
+    """
+    check_needs((layer.criterion for _, layer in pruned_layers(model)), data=data, loss=loss)
+    if not isinstance(data, Gatherer):
+        return None if data is None else Gatherer(model, data, loss=loss)
+    if data.model is not model or loss is not None:
+        raise ValueError(
+            f"Expected a gatherer of {model.name!r}, which has its own loss. Received: one of {data.model.name!r}, "
+            f"and loss={loss!r}. Make it by Gatherer(model, data, loss=...)"
+        )
+    return data
+
+
 def _plan_masks(
     model: keras.layers.Layer,
     layers: list[tuple[str, Pruned]],
@@ -130,7 +170,7 @@ def _plan_masks(
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
-            scores=functools.partial(scores, layer, name, f"{path}/{name}"),
+            scores=functools.partial(scores, layer, name),
         )
         for path, layer, name in places
     ]
@@ -166,9 +206,11 @@ def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
         raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
 
 
-def _scores(undo: ExitStack, layer: Pruned, name: str, path: str) -> np.ndarray:
+def _scores(facts: Facts, undo: ExitStack, paths: dict[Pruned, str], layer: Pruned, name: str) -> np.ndarray:
     """Return the scores of a weight in the matrix view; what has to be taken back on an error goes into `undo`."""
+    path = f"{paths[layer]}/{name}"
     layer.reveal(name)  # saves a copy of the weight
     undo.callback(layer.conceal, name)
-    scores = layer.criterion(Evidence(as_numpy(layer.kernels[name].variable), path))
-    return to_matrix(finite(scores, path), layer.kernels[name])
+    kernel = layer.kernels[name]
+    scores = layer.criterion(Evidence(as_numpy(kernel.variable), path, kernel.axes, facts[path]))
+    return to_matrix(finite(scores, path), kernel)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from tfprune.allocation import Allocation, allocate
 from tfprune.budgets import Budget, check_amount
 from tfprune.choosing import choose_groups, first_reason, offered, stuck
 from tfprune.criteria import CRITERIA, Criterion, Evidence
+from tfprune.evidence import Gatherer, Subject, check_needs, gather
 from tfprune.flat import check_graph, flatten
 from tfprune.network import Group, Held, Network, analyse
 from tfprune.patterns import Unstructured
@@ -31,6 +34,8 @@ def plan_shrink(
     allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     filters: Filters = None,
     round_to: int = 1,
+    data: Any = None,
+    loss: Any = None,
 ) -> ShrinkPlan:
     """Plan which channels, units and attention heads of a model to remove; the model is left untouched.
 
@@ -48,6 +53,8 @@ def plan_shrink(
             expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
         filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
         round_to: The number of channels kept is rounded up to a multiple of this, for kernels that like multiples.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, or an iterable of batches.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Returns:
         The plan. It prints as a table, with what was left alone and why.
@@ -55,7 +62,8 @@ def plan_shrink(
     Raises:
         TypeError: For what is no model, or arguments of the wrong type.
         ValueError: For a model that is no graph of layers, one in which nothing can be removed, a filter that matches
-            nothing or asks for channels that have to stay, or a budget that cannot be met.
+            nothing or asks for channels that have to stay, a budget that cannot be met, or data that a criterion
+            needs and lacks, that none looks at, or that is empty, of the wrong shape or has NaN.
 
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
@@ -71,7 +79,9 @@ def plan_shrink(
     check_graph(model)
     flat = flatten(strip(model))
     network = analyse(flat)
-    if sparsity is None and not isinstance(allocation, Budget):
+    is_ranked = sparsity is not None or isinstance(allocation, Budget)
+    check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
+    if not is_ranked:
         free = [group for group in network.groups if stuck(network, group) is None]
         return ShrinkPlan(network, _alive(network, flat), _skipped(network, free))
     groups = choose_groups(
@@ -84,7 +94,8 @@ def plan_shrink(
     if isinstance(criterion, Mapping):
         groups, scores = _ranked(network, groups, criterion)
     else:
-        scores = class_scores(network, _scored(network, flat, criterion))
+        gatherer = None if data is None else Gatherer(flat, data, loss=loss, compiled=model)
+        scores = class_scores(network, _scored(network, flat, criterion, groups, gatherer))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -127,13 +138,22 @@ def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
     )
 
 
-def _scored(network: Network, flat: keras.Model, criterion: Criterion) -> Iterator[tuple[Held, np.ndarray]]:
+def _scored(
+    network: Network, flat: keras.Model, criterion: Criterion, groups: list[Group], gatherer: Gatherer | None
+) -> Iterator[tuple[Held, np.ndarray]]:
+    """Yield the kernels that make channels of some groups, with their scores."""
+    classes = np.concatenate([group.classes for group in groups])
+    made = []
     for layer in flat.layers:
         for kernel in kernels(layer):
-            part, path = network.parts[layer.name], f"{layer.name}/{kernel.path}"
-            held = next(one for one in part.weights if one.name == kernel.path)
-            if held.writes:
-                yield held, finite(criterion(Evidence(as_numpy(kernel.variable), path)), path)
+            held = next(one for one in network.parts[layer.name].weights if one.name == kernel.path)
+            if held.axes_of(classes)[1]:
+                latent = functools.partial(as_numpy, kernel.variable)
+                made.append((held, Subject(f"{layer.name}/{kernel.path}", kernel, criterion, latent)))
+    facts = gather(flat, [subject for _, subject in made], gatherer=gatherer)
+    for held, subject in made:
+        evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
+        yield held, finite(criterion(evidence), subject.path)
 
 
 def _alive(network: Network, flat: keras.Model) -> np.ndarray:

@@ -244,7 +244,7 @@ def _layers_in(values: Iterable[Any]) -> Iterator[keras.layers.Layer]:
 
 
 def walk(
-    root: keras.layers.Layer, *, stop: type[keras.layers.Layer] | tuple[()] = ()
+    root: keras.layers.Layer, *, stop: type[keras.layers.Layer] | tuple[type[keras.layers.Layer], ...] = ()
 ) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Yield every layer below `root`, itself first, with its path; a layer used twice comes once.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfprune.compiled import arguments_of, check_compiled, compile_like
 from tfprune.masks import pruned_layers, update_masks
 from tfprune.model import wrap
 from tfprune.prunable import as_numpy
@@ -60,7 +61,7 @@ def sensitivity(
         >>> report.baseline, [row.path for row in report.rows]
         (0.0, ['out/kernel', 'out/kernel'])
     """
-    levels, arguments, sign = _levels(sparsities), _arguments(data), _sign(metric, mode)
+    levels, arguments, sign = _levels(sparsities), arguments_of(data), _sign(metric, mode)
     subject = _subject(model)
 
     def measure() -> float:
@@ -99,21 +100,6 @@ def _levels(sparsities: Any) -> tuple[float, ...]:
     return tuple(levels)
 
 
-def _arguments(data: Any) -> dict[str, Any]:
-    """Return the data as arguments of `evaluate`."""
-    if isinstance(data, tuple):
-        if len(data) not in (2, 3):
-            raise ValueError(f"Expected `data` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts")
-        return dict(zip(("x", "y", "sample_weight"), data, strict=False))
-    is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
-    if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):
-        raise TypeError(
-            f"Expected `data` to be a tuple (x, y), or a data set that can be read again and again, such as a "
-            f"tf.data.Dataset. Received: an object of type {type(data).__name__}"
-        )
-    return {"x": data}
-
-
 def _sign(metric: str, mode: str | None) -> int:
     """Return 1 if a larger metric is better, -1 if a smaller one is."""
     if not isinstance(metric, str):
@@ -132,26 +118,10 @@ def _sign(metric: str, mode: str | None) -> int:
 
 def _subject(model: Any) -> keras.Model:
     """Return the model to scan: a wrapped one as it is, of a plain one a compiled copy."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
-    if not model.compiled:
-        raise ValueError(
-            f"Expected a compiled model. Received: {model.name!r}, which is not. Call "
-            f"model.compile(loss=..., metrics=[...]) first"
-        )
+    check_compiled(model)
     if holds_pruned(model):
         return model
-    copy = wrap(model)
-    try:
-        arguments = keras.saving.deserialize_keras_object(model.get_compile_config())
-        copy.compile(**{**arguments, "optimizer": "sgd"})  # not used, but needed; this one takes no memory
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected a model compiled with what Keras can save and load. Received: {model.name!r}, whose loss, "
-            f"metrics or own `compile` it cannot. Pass a model that you wrapped and compiled yourself, "
-            f"with tfprune.wrap(model)"
-        ) from error
-    return copy
+    return compile_like(wrap(model), model, optimizer="sgd")  # not used, but needed; this one takes no memory
 
 
 def _weights(model: keras.Model, skipped: list[Skipped]) -> Iterator[tuple[str, Pruned]]:

@@ -106,3 +106,32 @@ def check_count(value: Any, argument: str, *, least: int) -> int:
     if value < least:
         raise ValueError(f"Expected `{argument}` to be at least {least}. Received: {argument}={value!r}")
     return int(value)
+
+
+def check_choice(value: Any, argument: str, *, choices: tuple[str, ...]) -> None:
+    """Refuse what is not one of some names.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if value not in choices:
+        names = " or ".join(map(repr, choices))
+        raise ValueError(f"Expected `{argument}` to be {names}. Received: {argument}={value!r}")
+
+
+def check_amount(value: Any, argument: str) -> float:
+    """Return `value` as a finite float of at least 0.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is negative or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"Expected `{argument}` to be a number of at least 0. Received: {argument}={value!r} of type "
+            f"{type(value).__name__}"
+        )
+    amount = float(value)
+    if not 0 <= amount < float("inf"):
+        raise ValueError(f"Expected `{argument}` to be a number of at least 0. Received: {argument}={value!r}")
+    return amount

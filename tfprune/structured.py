@@ -20,7 +20,7 @@ from tfprune.stripping import strip
 from tfprune.subclassed import pairs
 from tfprune.wrapper import Pruned
 
-Scores = Callable[[Pruned, str, str], np.ndarray]  # of a wrapper's weight, with its path, in the matrix view
+Scores = Callable[[Pruned, str], np.ndarray]  # of a wrapper's weight, in the matrix view
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class Structured:
 
     def _scored(self, place: tuple[str, int]) -> np.ndarray:
         layer, name = self.kernels[place]
-        return from_matrix(self._scores_of(layer, name, f"{place[0]}/{name}"), layer.kernels[name])
+        return from_matrix(self._scores_of(layer, name), layer.kernels[name])
 
     def _held(self, place: tuple[str, int]) -> Held:
         return self.network.parts[place[0]].weights[place[1]]

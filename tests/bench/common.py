@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,27 @@ def interleaved(
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:
     """Return the median of the ratios round by round."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def _resident() -> int:
+    """Return the bytes of memory this process occupies."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) * 1024
+
+
+def peak_during(work: Callable[[], object]) -> tuple[float, int]:
+    """Run `work`; return its seconds and the most memory it added."""
+    before, peak, done = _resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.0005):
+            peak[0] = max(peak[0], _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    return seconds, max(peak[0] - before, 0)

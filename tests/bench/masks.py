@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import statistics
 import sys
-import threading
-import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras
-from common import Row, at_least, at_most, interleaved, median_ratio
+from common import Row, at_least, at_most, interleaved, median_ratio, peak_during
 
 import tfprune
 
@@ -49,37 +46,13 @@ def against_tfmot() -> list[Row]:
     return [at_least(text, median_ratio(seconds["tfmot"], seconds["tfprune"]), 8.0)]
 
 
-def _resident() -> int:
-    """Return the bytes of memory this process occupies."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) * 1024
-
-
-def _peak_during(work) -> tuple[float, int]:
-    """Run `work`; return its seconds and the most memory it added."""
-    before, peak, done = _resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.0005):
-            peak[0] = max(peak[0], _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    return seconds, max(peak[0] - before, 0)
-
-
 def growth() -> list[Row]:
     rows, per_entry = [], {}
     for side in (1000, 3162, 10000):
         model = tfprune.wrap(keras.Sequential([keras.Input((side,)), keras.layers.Dense(side, use_bias=False)]))
         tfprune.update_masks(model, 0.5)
         measured = [
-            _peak_during(lambda model=model, s=s: tfprune.update_masks(model, s)) for s in (0.6, 0.7, 0.8, 0.9)
+            peak_during(lambda model=model, s=s: tfprune.update_masks(model, s)) for s in (0.6, 0.7, 0.8, 0.9)
         ]
         per_entry[side] = 1e9 * statistics.median(seconds for seconds, _ in measured) / side**2
         if side == 10000:

@@ -14,6 +14,7 @@ COMMANDS = [
     ["imports.py"],
     ["counts.py"],
     ["masks.py"],
+    ["evidence.py"],
     ["steps.py", "cnn"],
     ["steps.py", "lstm"],
     ["steps.py", "mlp"],

@@ -1,0 +1,194 @@
+"""Shrink a model to a budget in rounds: score, remove, compensate, train a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tfprune.batches import Batch, batches, size_of
+from tfprune.budgets import Budget
+from tfprune.compiled import arguments_of, check_compiled, compile_like
+from tfprune.criteria import CRITERIA, Criterion
+from tfprune.facts import WITHOUT_DATA
+from tfprune.plan import plan_shrink
+from tfprune.reconstruction import reconstruct
+from tfprune.report import table
+from tfprune.selection import Filters
+from tfprune.shrink_plan import ShrinkPlan
+from tfprune.shrinking import shrink, zero_channels
+from tfprune.spec import check_count, resolve
+
+STAGES = ("removed", "compensated", "trained")
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One round of `prune_to`.
+
+    Attributes:
+        plan: What was removed.
+        removed: The metric right after that.
+        compensated: The metric with the weights that are left solved for again.
+        trained: The metric of the smaller model, trained.
+    """
+
+    plan: ShrinkPlan
+    removed: float
+    compensated: float
+    trained: float
+
+
+@dataclass(frozen=True, eq=False)
+class PruneReport:
+    """What `prune_to` has done; prints as a table.
+
+    Attributes:
+        metric: What was measured.
+        before: Its value for the model given.
+        rounds: One entry per round.
+    """
+
+    metric: str
+    before: float
+    rounds: tuple[Round, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists, ready for `json.dumps`."""
+        rounds = [
+            {"plan": one.plan.as_dict(), **{stage: getattr(one, stage) for stage in STAGES}} for one in self.rounds
+        ]
+        return {"metric": self.metric, "before": self.before, "rounds": rounds}
+
+    def __str__(self) -> str:
+        first = self.rounds[0].plan
+        rows = [["before", f"{first.flops:,}", f"{first.parameters:,}", "", "", f"{self.before:.4f}"]]
+        for number, one in enumerate(self.rounds, 1):
+            measured = (f"{getattr(one, stage):.4f}" for stage in STAGES)
+            rows.append([f"{number}", f"{one.plan.flops_kept:,}", f"{one.plan.parameters_kept:,}", *measured])
+        return table(["round", "FLOPs", "parameters", *(f"{self.metric}, {stage}" for stage in STAGES)], rows)
+
+
+def prune_to(
+    model: keras.Model,
+    budget: Budget,
+    data: Any,
+    *,
+    rounds: int = 3,
+    epochs: int = 1,
+    validation_data: Any = None,
+    metric: str = "loss",
+    criterion: str | Criterion = "magnitude",
+    filters: Filters = None,
+    round_to: int = 1,
+    compensation: str = "sequential",
+    samples: int = 512,
+    verbose: int = 1,
+) -> tuple[keras.Model, PruneReport]:
+    """Return a smaller model within a budget: in rounds, channels go, weights make up for them, the model trains.
+
+    Each round goes the same part of the way to the budget: it ranks the channels anew, removes those of least score,
+    solves for the weights that are left (`reconstruct`), builds the smaller model (`shrink`), and trains it as the
+    model was compiled, its optimizer and learning rate anew.
+
+    Args:
+        model: A built and compiled Sequential or Functional model, trained. It is left untouched.
+        budget: What the smaller model may cost, `tfprune.budget(flops=0.5)`.
+        data: What to train on: a tuple (x, y), or a data set that can be read again and again.
+        rounds: At least 1; with more of them fewer channels go at once.
+        epochs: Epochs of training in each round, at least 0.
+        validation_data: What `metric` is measured on, in the same forms; None takes the first samples of `data`.
+        metric: `"loss"`, or the name of a metric that the model was compiled with.
+        criterion: As of `plan_shrink`; what needs data is shown the first samples of `data`.
+        filters: As of `plan_shrink`.
+        round_to: As of `plan_shrink`.
+        compensation: The `mode` of `reconstruct`: `"sequential"`, or for deep models the quicker `"parallel"`.
+        samples: How many samples of `data` compensation and criteria look at, at least 1; whole batches are taken.
+        verbose: 1 shows a progress bar, 0 nothing.
+
+    Returns:
+        The smaller model, compiled, and a report with the plan and the metric of each round.
+
+    Raises:
+        TypeError: For what is no model, no budget or no data.
+        ValueError: For a model that is not compiled or no graph, a budget that cannot be met, an unknown metric, and
+            for data as `reconstruct` refuses them.
+
+    Example:
+        >>> import tfprune
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(16), keras.layers.Dense(1)]
+        >>> model = keras.Sequential(layers)
+        >>> model.compile("sgd", "mse")
+        >>> x = keras.random.normal((64, 8), seed=0)
+        >>> smaller, report = prune_to(model, tfprune.budget(flops=0.5), (x, x[:, :1]), rounds=2, verbose=0)
+        >>> len(report.rounds), report.rounds[-1].plan.flops_kept <= report.rounds[0].plan.flops / 2
+        (2, True)
+
+    Reference:
+        Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (the update between removals).
+    """
+    check_compiled(model)
+    if not isinstance(budget, Budget):
+        raise TypeError(f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={budget!r}")
+    criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    rounds, epochs = check_count(rounds, "rounds", least=1), check_count(epochs, "epochs", least=0)
+    to_train = arguments_of(data)
+    seen = _first(data, check_count(samples, "samples", least=1))
+    evidence = seen if set(criterion.needs) - set(WITHOUT_DATA) else None
+
+    def planned(current: keras.Model, target: Budget) -> ShrinkPlan:
+        settings = {"criterion": criterion, "filters": filters, "round_to": round_to, "data": evidence}
+        return plan_shrink(current, allocation=target, **settings)
+
+    judge = _Judge(model, metric, validation_data or seen)
+    network = planned(model, budget).network  # refused here, before anything is done
+    bar = keras.utils.Progbar(rounds * len(STAGES), stateful_metrics=[metric, "FLOPs"], verbose=verbose)
+    current, found, before = model, [], judge(model)
+    for target in budget.in_rounds(rounds, network=network, model=model):
+        plan = planned(current, target)
+        masked = zero_channels(current, plan)
+        better, _ = reconstruct(masked, current, [batch.x for batch in seen], mode=compensation)
+        smaller = compile_like(shrink(better, plan), model)
+        measured = [judge(masked), judge(better)]
+        bar.add(2, [("FLOPs", plan.flops_kept), (metric, measured[-1])])
+        smaller.fit(**to_train, epochs=epochs, verbose=0)
+        measured.append(judge(smaller))
+        bar.add(1, [("FLOPs", plan.flops_kept), (metric, measured[-1])])
+        found.append(Round(plan, *measured))
+        current = smaller
+    return current, PruneReport(metric, before, tuple(found))
+
+
+def _first(data: Any, samples: int) -> list[Batch]:
+    """Return the first batches, until there are so many samples."""
+    taken, count = [], 0
+    for batch in batches(data):
+        taken.append(batch)
+        count += size_of(batch)
+        if count >= samples:
+            break
+    return taken
+
+
+class _Judge:
+    """Measures models as one was compiled."""
+
+    def __init__(self, model: keras.Model, metric: str, data: Any) -> None:
+        self._model, self._metric, self._data = model, metric, data
+
+    def __call__(self, model: keras.Model) -> float:
+        copy = model if model.compiled else compile_like(model, self._model, optimizer="sgd")
+        if isinstance(self._data, list):
+            values: dict[str, float] = {}
+            copy.reset_metrics()
+            for batch in self._data:
+                values = copy.test_on_batch(*batch, return_dict=True)
+        else:
+            values = copy.evaluate(**arguments_of(self._data), verbose=0, return_dict=True)
+        if self._metric not in values:
+            raise ValueError(
+                f"Expected `metric` among {', '.join(map(repr, values))}. Received: metric={self._metric!r}"
+            )
+        return float(values[self._metric])
