@@ -11,6 +11,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tfprune
@@ -172,6 +173,77 @@ def test_steps_are_updates_when_gradients_are_accumulated():
     fit(model, tfprune.PruningCallback(Polynomial(0.5, begin=2, end=1.0), every=1), record, epochs=1)
     assert record.zeros[:3] == [0, 0, 0] and record.zeros[-1] == 50
     assert record.zeros.index(next(z for z in record.zeros if z)) >= 4
+
+
+class Trace(keras.callbacks.Callback):
+    """Note the step and the zeros of the first mask after every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.zeros = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(int(self.model.optimizer.iterations))
+        self.zeros.append(int(np.sum(self.model.get_layer("hidden").masks["kernel"].numpy() == 0)))
+
+
+def due_zeros(schedule: Polynomial, every: int, steps: list[int]) -> list[int]:
+    """Work out the zeros of a kernel of 100 entries after each of the steps, from the grid itself."""
+    grid = [*range(schedule.begin, schedule.end, every), schedule.end]
+    passed = [max((point for point in grid if point <= step), default=None) for step in steps]
+    return [0 if point is None else round(100 * schedule(point)) for point in passed]
+
+
+@pytest.mark.parametrize("bundled", [1, 3])
+@pytest.mark.parametrize("accumulated", [None, 3])
+@pytest.mark.parametrize(("begin", "end", "every"), [(0, 23, 7), (5, 19, 1), (2, 21, 100)])
+def test_masks_change_at_the_call_that_reaches_a_point(bundled, accumulated, begin, end, every):
+    schedule, trace = Polynomial(0.8, begin=begin, end=end, initial=0.1), Trace()
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=accumulated)
+    callback = tfprune.PruningCallback(schedule, every=every)
+    fit(make(optimizer, steps_per_execution=bundled), callback, trace, epochs=3 * (accumulated or 1))
+    assert trace.steps[-1] == 30 and trace.zeros == due_zeros(schedule, every, trace.steps)
+
+
+@keras.saving.register_keras_serializable(package="test_callback")
+class Several(keras.Sequential):
+    """Make one update with most batches, and four with every fifth."""
+
+    def train_step(self, data):
+        x, y = data
+        for _ in range(4 if self.rounds % 5 == 0 else 1):
+            with tf.GradientTape() as tape:
+                loss = keras.ops.mean(keras.ops.square(self(x, training=True) - y))
+            self.optimizer.apply_gradients(
+                zip(tape.gradient(loss, self.trainable_variables), self.trainable_variables, strict=True)
+            )
+        self.rounds += 1
+        return {"loss": loss}
+
+
+def test_a_training_step_may_make_any_number_of_updates():
+    schedule, trace = Polynomial(0.8, end=27), Trace()
+    model = Several(tfprune.wrap(plain()).layers)
+    model.rounds = 1
+    model.compile("sgd", run_eagerly=True)
+    fit(model, tfprune.PruningCallback(schedule, every=6), trace, epochs=2)
+    assert {1, 4} <= set(np.diff(trace.steps)) and trace.steps[-1] == 32
+    assert trace.zeros == due_zeros(schedule, 6, trace.steps)
+
+
+def test_steps_are_counted_only_when_something_may_be_due(monkeypatch):
+    read, count = [], tfprune.callback.updates_of
+
+    def noted(optimizer):
+        read.append(count(optimizer))
+        return read[-1]
+
+    monkeypatch.setattr(tfprune.callback, "updates_of", noted)
+    many = np.repeat(X, 25, 0)
+    callback = tfprune.PruningCallback(Polynomial(0.8, begin=50, end=170, initial=0.1), every=60)
+    make().fit(many, many[:, :2], batch_size=4, epochs=1, verbose=0, callbacks=[callback])
+    # The start, the first step of the epoch, masks at 50, 110, 170, the learning rate a hundred steps after, the end.
+    assert read == [0, 1, 50, 110, 170, 250]
 
 
 def test_a_shared_layer_counts_one_step_a_batch():

@@ -72,6 +72,23 @@ class Schedule(Spec):
         point = until if until == self.end else until - (until - self.begin) % every
         return int(point) if point > previous else None
 
+    def next_update(self, step: int, every: int) -> int | None:
+        """Return the first step after this one at which masks are due, or None after the end.
+
+        Raises:
+            ValueError: If `begin` or `end` are still fractions of a fit.
+
+        Example:
+            >>> Polynomial(0.8, begin=10, end=45).next_update(30, 10)
+            40
+        """
+        self._check_in_steps()
+        if step < self.begin:
+            return int(self.begin)
+        if self.end is None:
+            return int(step + every - (step - self.begin) % every)
+        return None if step >= self.end else int(min(step + every - (step - self.begin) % every, self.end))
+
     @property
     def target(self) -> float:
         """The sparsity that the window leads to."""
