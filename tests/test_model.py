@@ -288,7 +288,8 @@ def built(model: keras.Model) -> keras.Model:
         (lambda: tfprune.wrap(branches(), filters=[]), ValueError, "filters=[]"),
         (lambda: tfprune.wrap(branches(), criterion="size"), ValueError, "criterion='size'"),
         (lambda: tfprune.wrap(branches(), pattern="rows"), ValueError, "pattern='rows'"),
-        (lambda: tfprune.wrap("model"), TypeError, "Expected a Keras layer"),
+        (lambda: tfprune.wrap("model"), TypeError, "Expected a Keras model or layer. Received: 'model' of type str"),
+        (lambda: tfprune.wrap(tfprune.wrap(sequential())), ValueError, "a model whose wrappers hold all that can be"),
         (lambda: tfprune.wrap(layers.Dense(1), filters="kernel"), ValueError, "with a model only"),
         (
             lambda: tfprune.wrap(keras.Sequential([layers.Dense(2)], name="raw")),

@@ -203,6 +203,7 @@ POWER = "Expected `power` to be greater than 0. Received:"
         ({"begin": None}, TypeError, f"Expected `begin` {STEP} begin=None of type NoneType"),
         ({"begin": -1}, ValueError, "Expected the step `begin` to be at least 0. Received: begin=-1"),
         ({"end": 100.0}, ValueError, "Expected the fraction `end` in [0, 1]; steps are ints. Received: end=100.0"),
+        ({"end": 100.0}, ValueError, "end=100.0. For step 100 pass end=100"),
         ({"end": float("nan")}, ValueError, "Received: end=nan"),
         (
             {"begin": -0.1},
