@@ -111,7 +111,7 @@ def test_resolve_takes_names_and_specs():
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        ("size", ValueError, "one of 'magnitude', 'random' or an instance of a Criterion. Received: criterion='size'"),
+        ("size", ValueError, "'random' or an instance of a Criterion. Received: criterion='size'"),
         (
             3,
             TypeError,

@@ -31,8 +31,8 @@ def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> dict[st
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
     if not paths and holds_pruned(model):
         raise ValueError(
-            f"Expected weights that are not pruned yet in model {model.name!r}. Received: a model whose wrappers hold "
-            f"all that can be pruned. Use it as it is, or wrap tfprune.strip(model)"
+            f"Expected weights that are not wrapped yet in model {model.name!r}. Received: a model whose wrappers "
+            f"hold all that can be pruned. Use it as it is, or wrap tfprune.strip(model)"
         )
     wanted = selector(filters, pattern, paths)
     chosen: dict[str, list[str]] = {}
