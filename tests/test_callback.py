@@ -179,13 +179,6 @@ def test_eager_and_compiled_runs_agree():
     assert_equal(masks_of(models[0]), masks_of(models[1]))
 
 
-def test_two_runs_with_one_seed_are_identical():
-    models = [make(), make()]
-    for model in models:
-        fit(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2))
-    assert_equal([v.numpy() for v in models[0].variables], [v.numpy() for v in models[1].variables])
-
-
 def test_a_second_fit_goes_on_counting():
     model, once = make(), make()
     for _ in range(2):
