@@ -124,7 +124,7 @@ def _check_step(value: Any, argument: str) -> Step:
             raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
         return int(value)
     if not 0 <= float(value) <= 1:
-        hint = f". For step {value:.0f} pass {argument}={value:.0f}" if 1 < value < math.inf else ""
+        hint = f". For step {float(value):.0f} pass {argument}={float(value):.0f}" if 1 < float(value) < math.inf else ""
         raise ValueError(
             f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}{hint}"
         )
