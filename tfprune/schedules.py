@@ -123,12 +123,13 @@ def _check_step(value: Any, argument: str) -> Step:
         if value < 0:
             raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
         return int(value)
-    if not 0 <= float(value) <= 1:
-        hint = f". For step {float(value):.0f} pass {argument}={float(value):.0f}" if 1 < float(value) < math.inf else ""
+    fraction = float(value)
+    if not 0 <= fraction <= 1:
+        hint = f". For step {fraction:.0f} pass {argument}={fraction:.0f}" if 1 < fraction < math.inf else ""
         raise ValueError(
             f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}{hint}"
         )
-    return float(value)
+    return fraction
 
 
 def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:
