@@ -140,6 +140,11 @@ def _export(options: argparse.Namespace) -> Any:
     }
     if is_model_file(options.source):
         return _rewrite(options, settings)
+    if options.quantize == "int8" and not options.calibration:
+        raise ValueError(
+            "Expected samples with --quantize int8. Received: no --calibration FILE. Save about 100 samples of real "
+            "data with numpy.save"
+        )
     model = _keras_model(options.source)
     from tfprune.export.pipeline import to_tflite
 
@@ -237,8 +242,11 @@ def _predict(model: Any, inputs: Any) -> Any:
     if inputs is None:
         raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE")
     import tfprune
+    from tfprune.export.signature import signature
 
-    return tfprune.strip(model).predict(inputs, verbose=0)
+    plain = tfprune.strip(model)
+    signature(plain).arrays(inputs, "--inputs")  # Keras' own message would not name them
+    return plain.predict(inputs, verbose=0)
 
 
 def _add_bench(commands: Any) -> None:

@@ -187,7 +187,10 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: If it is a folder, or its folder is missing or not writable.
+        TypeError: If it is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"Expected the path of the file to write. Received: an object of type {type(path).__name__}")
     target = Path(path)
     try:
         is_folder, has_folder = target.is_dir(), target.parent.is_dir()

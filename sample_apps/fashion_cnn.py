@@ -146,13 +146,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
     )
-    parser.add_argument("--sparsity", type=float, default=0.9, help="fraction of zeros (default: %(default)s)")
+    parser.add_argument("--sparsity", type=fraction, default=0.9, help="fraction of zeros (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("fashion-output"), metavar="DIR", help="folder for the files"
     )
     return parser.parse_args()
+
+
+def fraction(text: str) -> float:
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected the fraction of zeros, at least 0 and below 1, and not {text}")
+    return float(text)
 
 
 if __name__ == "__main__":

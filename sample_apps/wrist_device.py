@@ -9,9 +9,11 @@ It needs NumPy and LiteRT (`pip install "tfprune[device]"`), neither TensorFlow 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +23,10 @@ from tfprune.report import table
 
 def main() -> None:
     options = parse()
+    if not Path(options.recording).is_file():
+        sys.exit(
+            f"Expected a recording. Received: {options.recording}, which is no file. wrist_exercises.py writes it"
+        )
     with np.load(options.recording, allow_pickle=False) as archive:
         recording = {name: archive[name] for name in archive.files}
     runner = Runner(options.model, threads=options.threads)

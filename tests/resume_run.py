@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -48,6 +49,20 @@ class Save(keras.callbacks.Callback):
             self.model.save(self.path)
 
 
+class Copy(keras.callbacks.Callback):
+    """Copy the backups as they lie at a step, which is how a kill at this step leaves them."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__()
+        self.folder, self.step = folder, step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == self.step:
+            for name in ("epoch", "steps"):
+                if (self.folder / name).exists():
+                    shutil.copytree(self.folder / name, self.folder / str(self.step) / name)
+
+
 class Kill(keras.callbacks.Callback):
     """End this process at a step, without a chance to tidy up."""
 
@@ -61,13 +76,15 @@ class Kill(keras.callbacks.Callback):
 
 
 if __name__ == "__main__":
-    folder, step = Path(sys.argv[1]), int(sys.argv[2])
+    # Models of each step in a folder of its name; the last step is where the process is killed.
+    folder, *steps = Path(sys.argv[1]), *map(int, sys.argv[2:])
     fit(
         make(),
-        Save(folder / "before.keras", step),
+        *(Save(folder / str(step) / "before.keras", step) for step in steps),
         pruning(end=18),
-        Save(folder / "after.keras", step),
+        *(Save(folder / str(step) / "after.keras", step) for step in steps),
         keras.callbacks.BackupAndRestore(folder / "epoch", save_freq="epoch"),
         keras.callbacks.BackupAndRestore(folder / "steps", save_freq=3),
-        Kill(step),
+        *(Copy(folder, step) for step in steps),
+        Kill(steps[-1]),
     )

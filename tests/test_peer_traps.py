@@ -230,7 +230,7 @@ def test_17_strip_applies_the_mask_after_a_loop_of_ones_own():
     np.testing.assert_array_equal(stripped(X), wrapped(X))
 
 
-def test_18_layers_inside_custom_layers_and_lists_are_found():
+def test_18_layers_inside_custom_layers_lists_and_subclassed_models_are_found():
     class Tower(layers.Layer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -250,10 +250,20 @@ def test_18_layers_inside_custom_layers_and_lists_are_found():
         def compute_output_shape(self, shape):
             return (shape[0], 4)
 
-    wrapped = tfprune.wrap(keras.Sequential([keras.Input((8,)), Tower(name="tower")]))
-    report = tfprune.update_masks(wrapped, 0.5)
-    assert [row.path for row in report.rows] == ["tower/dense_0/kernel", "tower/dense_1/kernel", "tower/conv/kernel"]
-    assert [row.sparsity for row in report.rows] == [0.5] * 3
+    class Own(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.tower = Tower(name="tower")
+
+        def call(self, inputs):
+            return self.tower(inputs)
+
+    own = Own()
+    own(X)
+    paths = ["tower/dense_0/kernel", "tower/dense_1/kernel", "tower/conv/kernel"]
+    for plain in (keras.Sequential([keras.Input((8,)), Tower(name="tower")]), own):
+        report = tfprune.update_masks(tfprune.wrap(plain), 0.5)
+        assert {row.path: row.sparsity for row in report.rows} == dict.fromkeys(paths, 0.5)
 
 
 def test_masks_take_a_quarter_of_the_weights_memory():

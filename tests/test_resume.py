@@ -51,14 +51,18 @@ def whole():
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """Return the folder of a killed run by the step it was killed at."""
-    folders = {step: tmp_path_factory.mktemp(f"killed_{step}") for step in KILLED_AT}
+    """Return what lay on the disk by the step that a run was killed at: at the last, and as copied at the others."""
+    folder = tmp_path_factory.mktemp("killed")
+    for step in KILLED_AT:
+        (folder / str(step)).mkdir()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    children = [
-        subprocess.Popen([sys.executable, SCRIPT, folder, str(step)], env=env) for step, folder in folders.items()
-    ]
-    assert [child.wait(timeout=300) for child in children] == [-signal.SIGKILL] * len(children)
-    return folders
+    command = [sys.executable, SCRIPT, folder, *map(str, KILLED_AT)]
+    assert subprocess.run(command, env=env, timeout=300, check=False).returncode == -signal.SIGKILL
+    # The copy of the last step is what the kill left.
+    for name in ("epoch", "steps"):
+        kept = {path.relative_to(folder / name) for path in (folder / name).rglob("*")}
+        assert kept == {path.relative_to(folder / "18" / name) for path in (folder / "18" / name).rglob("*")}
+    return {step: folder / str(step) for step in KILLED_AT}
 
 
 def assert_same_from(states, whole, first: int) -> None:

@@ -177,6 +177,20 @@ def test_help_says_what_each_option_does(app, name, monkeypatch, capsys):
     assert name == "wrist_device" or "--smoke" in [option[0] for option in options]
 
 
+@pytest.mark.parametrize("name", ["fashion_cnn", "wrist_exercises"])
+def test_a_sparsity_in_percent_is_refused_before_anything_is_trained(app, name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--sparsity", "90"])
+    with pytest.raises(SystemExit):
+        app(name).main()
+    assert "expected the fraction of zeros, at least 0 and below 1, and not 90" in capsys.readouterr().err
+
+
+def test_a_missing_recording_is_told(app, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["wrist_device", str(tmp_path / "m.tflite"), str(tmp_path / "none.npz")])
+    with pytest.raises(SystemExit, match=r"none\.npz.*wrist_exercises\.py writes it"):
+        app("wrist_device").main()
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_apps_do_not_lean_on_the_tests(name):
     assert "import tests" not in (APPS / f"{name}.py").read_text(encoding="utf-8")

@@ -102,6 +102,11 @@ def test_last_update_is_the_last_point_of_the_grid(schedule, every, previous, ah
     assert schedule.last_update(previous, previous + ahead, every) == max(passed, default=None)
 
 
+@given(windows(), st.integers(1, 120), st.integers(0, 700))
+def test_next_update_is_the_next_point_of_the_grid(schedule, every, step):
+    assert schedule.next_update(step, every) == min((p for p in grid(schedule, every) if p > step), default=None)
+
+
 @given(windows(), st.integers(1, 120))
 def test_single_steps_meet_the_whole_grid(schedule, every):
     met = {step for step in range(700) if schedule.last_update(step - 1, step, every) is not None}
@@ -140,8 +145,8 @@ def test_target():
 )
 @pytest.mark.parametrize(
     "use",
-    [lambda s: s(3), lambda s: s.last_update(0, 3, 1), lambda s: s.target],
-    ids=["call", "last_update", "target"],
+    [lambda s: s(3), lambda s: s.last_update(0, 3, 1), lambda s: s.next_update(0, 1), lambda s: s.target],
+    ids=["call", "last_update", "next_update", "target"],
 )
 def test_fractions_have_to_be_resolved_first(schedule, name, use):
     message = f"Expected a schedule in steps. Received: {name}, a fraction of a fit. Call `schedule.resolve(steps)`"
@@ -198,6 +203,7 @@ POWER = "Expected `power` to be greater than 0. Received:"
         ({"begin": None}, TypeError, f"Expected `begin` {STEP} begin=None of type NoneType"),
         ({"begin": -1}, ValueError, "Expected the step `begin` to be at least 0. Received: begin=-1"),
         ({"end": 100.0}, ValueError, "Expected the fraction `end` in [0, 1]; steps are ints. Received: end=100.0"),
+        ({"end": 100.0}, ValueError, "end=100.0. For step 100 pass end=100"),
         ({"end": float("nan")}, ValueError, "Received: end=nan"),
         (
             {"begin": -0.1},

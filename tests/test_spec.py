@@ -114,7 +114,11 @@ NAMES = "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'movement', 'wanda', 'f
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        ("size", ValueError, f"Expected `criterion` to be one of {NAMES}. Received: criterion='size'"),
+        (
+            "size",
+            ValueError,
+            f"Expected `criterion` to be one of {NAMES} or an instance of a Criterion. Received: criterion='size'",
+        ),
         (3, TypeError, f"one of {NAMES} or an instance of a Criterion. Received: criterion=3 of type int"),
         (None, TypeError, "criterion=None of type NoneType"),
         (Random, TypeError, "of type type. Did you mean Random()?"),

@@ -14,7 +14,7 @@ from tfprune.counting import sparsity_report
 from tfprune.masks import check_optimizer, gatherer_of, update_masks
 from tfprune.prunable import as_numpy
 from tfprune.schedules import Schedule
-from tfprune.slots import optimizers_of, updates_of
+from tfprune.slots import most_updates_a_call, optimizers_of, updates_of
 from tfprune.spec import check_count, check_sparsity
 
 _TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
@@ -102,6 +102,7 @@ class PruningCallback(keras.callbacks.Callback):
         if not self._started:
             self._start(epoch)
         self._rate.next_reading = 0  # callbacks change the rate between epochs
+        self._slack = 0.0
 
     def _start(self, epoch: int) -> None:
         """Turn fractions into steps, and do what is due at the step that training starts from."""
@@ -118,6 +119,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._previous = step - 1
         self._sparsity = sparsity_report(self.model).sparsity
         self._rate = _LearningRate(optimizers_of(self.model)[-1])
+        self._most_updates = most_updates_a_call(self.model)
         self._has_updated = False
         self._update(step)
         end = self._schedule.end
@@ -148,9 +150,13 @@ class PruningCallback(keras.callbacks.Callback):
         return max(map(updates_of, optimizers_of(self.model)))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        step, before = self._step(), self._sparsity
-        self._update(step)
-        self._rate.watch(step, sparsity=self._sparsity, is_raised=self._sparsity > before)
+        # Reading the optimizer's count shows beside a small training step: not before something may be due.
+        self._slack -= self._most_updates
+        if self._slack <= 0:
+            step, before = self._step(), self._sparsity
+            self._update(step)
+            self._rate.watch(step, sparsity=self._sparsity, is_raised=self._sparsity > before)
+            self._slack = self._next_due(step) - step
         if logs is not None:
             logs["sparsity"] = self._sparsity
 
@@ -179,6 +185,13 @@ class PruningCallback(keras.callbacks.Callback):
                     stacklevel=2,
                 )
             self._has_updated = True
+
+    def _next_due(self, step: int) -> int:
+        """Return the first step after this one at which masks are due, or the learning rate is to be read."""
+        own = self._allocation.values() if isinstance(self._allocation, Mapping) else ()
+        schedules = [self._schedule, *(value for value in own if isinstance(value, Schedule))]
+        points = [schedule.next_update(step, self.every) for schedule in schedules]
+        return min([self._rate.next_reading, *(point for point in points if point is not None)])
 
     def _rules(
         self, allocation: Mapping[str, Any], due: int | None, previous: int, step: int
@@ -238,9 +251,11 @@ class _LearningRate:
 
     def watch(self, step: int, *, sparsity: float, is_raised: bool) -> None:
         """Read the rate after a batch if it is time to, or if the sparsity was raised."""
-        if self.has_warned or not (is_raised or step >= self.next_reading):
+        if not (is_raised or step >= self.next_reading):
             return
         self.next_reading = step + _READ_EVERY
+        if self.has_warned:
+            return
         rate = float(as_numpy(self.optimizer.learning_rate))
         self.peak = max(self.peak, rate)
         if is_raised and rate < _TOO_LOW * self.peak:

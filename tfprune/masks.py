@@ -95,7 +95,13 @@ def update_masks(
         check_optimizer(one)
     facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
     with ExitStack() as undo:
-        plan = _plan_masks(model, layers, sparsity, allocation, functools.partial(_scores, facts, undo, {layer: path for path, layer in layers}))
+        plan = _plan_masks(
+            model,
+            layers,
+            sparsity,
+            allocation,
+            functools.partial(_scores, facts, undo, {layer: path for path, layer in layers}),
+        )
         undo.pop_all()
     found = [slots_by_variable(one, model.trainable_variables) for one in optimizers]
     for layer, name, mask in plan:

@@ -96,6 +96,8 @@ def wrap(
 
 
 def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Filters) -> Pruned:
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model or layer. Received: {layer!r} of type {type(layer).__name__}")
     if filters is not None:
         raise ValueError(
             f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "

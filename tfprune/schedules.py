@@ -72,6 +72,23 @@ class Schedule(Spec):
         point = until if until == self.end else until - (until - self.begin) % every
         return int(point) if point > previous else None
 
+    def next_update(self, step: int, every: int) -> int | None:
+        """Return the first step after this one at which masks are due, or None after the end.
+
+        Raises:
+            ValueError: If `begin` or `end` are still fractions of a fit.
+
+        Example:
+            >>> Polynomial(0.8, begin=10, end=45).next_update(30, 10)
+            40
+        """
+        self._check_in_steps()
+        if step < self.begin:
+            return int(self.begin)
+        if self.end is None:
+            return int(step + every - (step - self.begin) % every)
+        return None if step >= self.end else int(min(step + every - (step - self.begin) % every, self.end))
+
     @property
     def target(self) -> float:
         """The sparsity that the window leads to."""
@@ -106,11 +123,13 @@ def _check_step(value: Any, argument: str) -> Step:
         if value < 0:
             raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
         return int(value)
-    if not 0 <= float(value) <= 1:
+    fraction = float(value)
+    if not 0 <= fraction <= 1:
+        hint = f". For step {fraction:.0f} pass {argument}={fraction:.0f}" if 1 < fraction < math.inf else ""
         raise ValueError(
-            f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}"
+            f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}{hint}"
         )
-    return float(value)
+    return fraction
 
 
 def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:

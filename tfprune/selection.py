@@ -30,6 +30,11 @@ def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> Choice:
         for kernel in kernels(layer)
     ]
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
+    if not paths and holds_pruned(model):
+        raise ValueError(
+            f"Expected weights that are not wrapped yet in model {model.name!r}. Received: a model whose wrappers "
+            f"hold all that can be pruned. Use it as it is, or wrap tfprune.strip(model)"
+        )
     wanted = selector(filters, pattern, paths)
     chosen: Choice = {}
     for path, layer, kernel in offered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -16,8 +17,19 @@ def optimizers_of(model: keras.layers.Layer) -> list[keras.optimizers.Optimizer]
 
 
 def updates_of(optimizer: keras.optimizers.Optimizer) -> int:
-    """Return how many updates an optimizer has made, cheaply, also where a variable is on many devices."""
+    """Return how many updates an optimizer has made, also where a variable is on many devices."""
     return int(keras.ops.cast(optimizer.iterations, "int32"))  # one tensor, also of a variable on several devices
+
+
+def most_updates_a_call(model: keras.Model) -> float:
+    """Return how many updates there are at most between two calls of a callback at the end of a batch.
+
+    Keras' own training makes at most one a batch; a step of the model's own may make any number.
+    """
+    for name in ("train_step", "make_train_function"):
+        if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name):
+            return math.inf
+    return model.steps_per_execution
 
 
 def slots_by_variable(

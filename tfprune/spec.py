@@ -46,7 +46,10 @@ def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType]
     names = ", ".join(repr(name) for name in choices)
     if isinstance(value, str):
         if value not in choices:
-            raise ValueError(f"Expected `{argument}` to be one of {names}. Received: {argument}={value!r}")
+            raise ValueError(
+                f"Expected `{argument}` to be one of {names} or an instance of a {base.__name__}. "
+                f"Received: {argument}={value!r}"
+            )
         return choices[value]()
     hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, base) else ""
     raise TypeError(

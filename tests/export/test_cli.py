@@ -21,6 +21,7 @@ def folder(tmp_path_factory):
     model = tfprune.wrap(keras.Sequential([keras.Input((6,)), keras.layers.Dense(40), keras.layers.Dense(3)]))
     tfprune.update_masks(model, 0.75)
     model.save(folder / "model.keras")
+    np.save(folder / "wide.npy", np.ones((2, 9), np.float32))
     np.save(folder / "samples.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
     arguments = ["export", "model.keras", "model.tflite.gz", "--compress", "gzip", "--check-on", "samples.npy"]
     command = [sys.executable, "-m", "tfprune.export.cli", *arguments, "--json"]
@@ -102,8 +103,9 @@ def test_help_explains_every_argument(command, capsys):
         (["export", "nowhere.keras", "x.tflite"], ["nowhere.keras", "does not exist"]),
         (["export", "{samples}", "x.tflite"], ["samples.npy", "Keras"]),
         (["export", "{keras}", "{folder}/missing/x.tflite"], ["missing"]),
-        (["export", "{keras}", "x.tflite", "--quantize", "int8"], ["calibration"]),
+        (["export", "{keras}", "x.tflite", "--quantize", "int8"], ["--calibration FILE"]),
         (["verify", "{file}", "--against", "{keras}"], ["--inputs"]),
+        (["verify", "{file}", "--against", "{keras}", "--inputs", "{wide}"], ["(samples, 6)", "--inputs", "(2, 9)"]),
         (["verify", "{file}", "--inputs", "nowhere.npy"], ["nowhere.npy"]),
         (["bench", "{file}", "--runs", "0"], ["runs"]),
         (["demo", "--output", "{samples}"], ["samples.npy"]),
@@ -114,6 +116,7 @@ def test_a_mistake_prints_one_line_and_exits_2(arguments, words, folder, capsys,
     names = {
         "folder": folder,
         "samples": folder / "samples.npy",
+        "wide": folder / "wide.npy",
         "keras": folder / "model.keras",
         "file": folder / "model.tflite.gz",
     }

@@ -175,6 +175,8 @@ def test_targets_that_cannot_be_written_are_refused_by_name(tmp_path):
         write_atomically(tmp_path / "file" / "model.tflite", b"")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert check_target(str(tmp_path / "model.tflite")) == Path(tmp_path, "model.tflite")
+    with pytest.raises(TypeError, match=r"path of the file to write. Received: an object of type list$"):
+        check_target([tmp_path])
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
