@@ -25,7 +25,7 @@ from tfprune.report import table
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 BATCH = 128
 # Expansion, channels and stride of each block, as MobileNetV2 has them, for images of 28 px.
-BLOCKS = [(1, 32, 1), (4, 48, 2), (4, 48, 1), (4, 80, 2), (4, 80, 1), (4, 128, 1)]
+BLOCKS = [(1, 64, 1), (3, 96, 2), (3, 96, 1), (3, 192, 2)]
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and labels to train on, then to test on
 
 
@@ -64,7 +64,7 @@ def train_and_shrink(
     model: keras.Model, data: Data, *, epochs: int, flops: float
 ) -> tuple[tfprune.ShrinkPlan, keras.Model]:
     """Prune channels while the model trains, then leave them out."""
-    wrapped = tfprune.wrap(model, pattern="channel")
+    wrapped = tfprune.wrap(model, pattern=tfprune.patterns.Channel(round_to=8))  # kernels like multiples of 8
     # The first steps find out which channels matter, the last ones recover what pruning has cost. With a budget the
     # schedule says how fast it is approached.
     schedule = tfprune.schedules.Polynomial(0.5, begin=0.1, end=0.6)
@@ -178,7 +178,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--flops", type=float, default=0.48, help="part of the FLOPs that stays (default: %(default)s)"
     )
-    parser.add_argument("--epochs", type=int, default=8, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("mobilenet-output"), metavar="DIR", help="folder for files"

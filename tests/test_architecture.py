@@ -338,6 +338,7 @@ MORE = {
     ("tfprune.spec", "resolve"),
     ("tfprune.allocation", "allocate"),
     ("tfprune.scan", "sensitivity"),
+    ("tfprune.rounds", "prune_to"),
     ("tfprune.reconstruction", "reconstruct"),
     ("tfprune.tfmot_wrapper", "pattern_of"),
     ("tfprune.tfmot", "prune_low_magnitude"),

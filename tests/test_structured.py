@@ -140,6 +140,13 @@ def test_channels_come_back_when_they_rank_higher():
     assert mask(model, "expand").all() and mask(model, "project").all()
 
 
+def test_the_number_kept_is_a_multiple():
+    model = wrap(residual(), pattern=Channel(round_to=4))
+    update_masks(model, 0.6)  # 3.2 of 8 and 6.4 of 16 would stay
+    assert [row.kept for row in plan_shrink(model).rows] == [4, 8, 4]
+    assert wrapped_layers(model)["out"] == Channel(makes=False, round_to=4)
+
+
 def test_a_frozen_layer_keeps_its_channels():
     model = wrap(residual(), pattern="channel")
     model.get_layer("project").trainable = False
@@ -196,7 +203,7 @@ def test_what_cannot_be_wrapped_by_channels_is_refused():
 
     model = Mine()
     model(np.ones((1, 4)))
-    with pytest.raises(ValueError, match=r"a Sequential or Functional model with pattern=Channel\(makes=True\)"):
+    with pytest.raises(ValueError, match=r"a Sequential or Functional model with pattern=Channel\(makes=True, "):
         wrap(model, pattern="channel")
 
 

@@ -24,8 +24,14 @@ def check_compiled(model: Any) -> None:
         )
 
 
-def compile_like(copy: keras.Model, model: keras.Model, **changes: Any) -> keras.Model:
+def compile_like(copy: keras.Model, model: keras.Model, *, way_out: str, **changes: Any) -> keras.Model:
     """Compile a copy with the arguments of a model, its optimizer anew; return the copy.
+
+    Args:
+        copy: What to compile.
+        model: A compiled model.
+        way_out: What a user can do where Keras cannot save and load what the model was compiled with.
+        **changes: Arguments of `compile` to take instead.
 
     Raises:
         ValueError: If Keras cannot save and load what the model was compiled with.
@@ -36,7 +42,7 @@ def compile_like(copy: keras.Model, model: keras.Model, **changes: Any) -> keras
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a model compiled with what Keras can save and load. Received: {model.name!r}, whose loss, "
-            f"metrics or own `compile` it cannot. Register what is your own: keras.saving.register_keras_serializable"
+            f"metrics or own `compile` it cannot. {way_out}"
         ) from error
     return copy
 

@@ -46,14 +46,20 @@ class Pattern(Spec):
         return True
 
 
-def kept_count(size: int, sparsity: float) -> int:
+def kept_count(size: int, sparsity: float, *, round_to: int = 1) -> int:
     """Return how many of `size` entries stay: size - round(sparsity * size), half to even, and at least one.
 
+    Args:
+        size: At least 1.
+        sparsity: In [0, 1).
+        round_to: The number is rounded up to a multiple of this, and is at most `size`.
+
     Example:
-        >>> kept_count(6, 0.5), kept_count(100, 0.9), kept_count(10, 0.99)
-        (3, 10, 1)
+        >>> kept_count(6, 0.5), kept_count(100, 0.9), kept_count(10, 0.99), kept_count(100, 0.9, round_to=8)
+        (3, 10, 1, 16)
     """
-    return max(size - round(sparsity * size), 1)
+    kept = max(size - round(sparsity * size), 1)
+    return min(-(-kept // round_to) * round_to, size)
 
 
 def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -251,6 +257,7 @@ class Channel(Pattern):
     Args:
         makes: Whether the channels may go that the layer's kernels make; False for a layer that is wrapped only
             because its kernels read the channels of others.
+        round_to: The number of channels kept is rounded up to a multiple of this, at least 1: 8 suits most kernels.
 
     Example:
         >>> Channel()(np.array([[4.0, 1.0], [2.0, 2.0]]), 0.5)
@@ -260,10 +267,14 @@ class Channel(Pattern):
 
     kind: ClassVar[str] = "channels"
     makes: bool = True
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        self._hold(round_to=check_count(self.round_to, "round_to", least=1))
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         means = scores.reshape(len(scores), -1).mean(axis=1, dtype=np.float64)
-        keep = keep_largest(means, kept_count(means.size, sparsity))
+        keep = keep_largest(means, kept_count(means.size, sparsity, round_to=self.round_to))
         return np.broadcast_to(keep.reshape(-1, *[1] * (scores.ndim - 1)), scores.shape).copy()
 
     def allows(self, mask: np.ndarray) -> bool:
@@ -281,6 +292,7 @@ class Head(Channel):
 
     Args:
         makes: As of `Channel`.
+        round_to: As of `Channel`.
 
     Example:
         >>> import keras

@@ -82,6 +82,7 @@ def plan_shrink(
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:
+        _check_no_choice(filters, round_to)
         free = [group for group in network.groups if stuck(network, group) is None]
         return ShrinkPlan(network, _alive(network, flat), _skipped(network, free))
     groups = choose_groups(
@@ -99,13 +100,22 @@ def plan_shrink(
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
-        return keep_best(network, groups, scores, split, round_to=round_to)
+        return keep_best(network, groups, scores, split, round_to=[round_to] * len(groups))
 
     if isinstance(allocation, Budget):
         keep = allocation.meet(weights, keeping, network, model)
     else:
         keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
     return ShrinkPlan(network, keep, _skipped(network, groups))
+
+
+def _check_no_choice(filters: Filters, round_to: int) -> None:
+    if filters is not None or round_to != 1:
+        raise ValueError(
+            f"Expected a sparsity or a budget with `filters` or `round_to`, as without one what no kernel reads is "
+            f"removed, all of it. Received: filters={filters!r}, round_to={round_to}. For multiples in training: "
+            f"tfprune.patterns.Channel(round_to=8)"
+        )
 
 
 def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:

@@ -49,7 +49,12 @@ def as_weights(groups: list[Group], scores: Callable[[], np.ndarray]) -> list[We
 
 
 def keep_best(
-    network: Network, groups: list[Group], scores: np.ndarray, split: Sequence[float | None], *, round_to: int = 1
+    network: Network,
+    groups: list[Group],
+    scores: np.ndarray,
+    split: Sequence[float | None],
+    *,
+    round_to: Sequence[int],
 ) -> np.ndarray:
     """Return which classes stay where each group loses its share of its lowest-scored free classes.
 
@@ -58,13 +63,12 @@ def keep_best(
         groups: The groups that lose some.
         scores: Of every class.
         split: The fraction of each group that goes; None leaves it as it is.
-        round_to: The number kept is rounded up to a multiple of this.
+        round_to: For each group, the number kept is rounded up to a multiple of this.
     """
     keep = network.everything()
-    for group, share in zip(groups, split, strict=True):
+    for group, share, multiple in zip(groups, split, round_to, strict=True):
         if share is not None:
-            count = group.classes.size
-            kept = min(-(-kept_count(count, share) // round_to) * round_to, count)
+            kept = kept_count(group.classes.size, share, round_to=multiple)
             keep[group.classes] = _kept(scores[group.classes], network.free(group), kept)
     return keep
 

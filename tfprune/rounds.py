@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.batches import Batch, batches, size_of
+from tfprune.batches import Batch, batches, check_batch, size_of
 from tfprune.budgets import Budget
 from tfprune.compiled import arguments_of, check_compiled, compile_like
 from tfprune.criteria import CRITERIA, Criterion
@@ -21,6 +21,7 @@ from tfprune.shrinking import shrink, zero_channels
 from tfprune.spec import check_count, resolve
 
 STAGES = ("removed", "compensated", "trained")
+_WAY_OUT = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ def prune_to(
         (2, True)
 
     Reference:
-        Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (the update between removals).
+        Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331.
     """
     check_compiled(model)
     if not isinstance(budget, Budget):
@@ -134,12 +135,12 @@ def prune_to(
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     rounds, epochs = check_count(rounds, "rounds", least=1), check_count(epochs, "epochs", least=0)
     to_train = arguments_of(data)
-    seen = _first(data, check_count(samples, "samples", least=1))
+    seen = _first(data, model, samples=check_count(samples, "samples", least=1))
     evidence = seen if set(criterion.needs) - set(WITHOUT_DATA) else None
 
     def planned(current: keras.Model, target: Budget) -> ShrinkPlan:
-        settings = {"criterion": criterion, "filters": filters, "round_to": round_to, "data": evidence}
-        return plan_shrink(current, allocation=target, **settings)
+        settings: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
+        return plan_shrink(current, allocation=target, data=evidence, **settings)
 
     judge = _Judge(model, metric, validation_data or seen)
     network = planned(model, budget).network  # refused here, before anything is done
@@ -149,7 +150,7 @@ def prune_to(
         plan = planned(current, target)
         masked = zero_channels(current, plan)
         better, _ = reconstruct(masked, current, [batch.x for batch in seen], mode=compensation)
-        smaller = compile_like(shrink(better, plan), model)
+        smaller = compile_like(shrink(better, plan), model, way_out=_WAY_OUT)
         measured = [judge(masked), judge(better)]
         bar.add(2, [("FLOPs", plan.flops_kept), (metric, measured[-1])])
         smaller.fit(**to_train, epochs=epochs, verbose=0)
@@ -160,10 +161,11 @@ def prune_to(
     return current, PruneReport(metric, before, tuple(found))
 
 
-def _first(data: Any, samples: int) -> list[Batch]:
+def _first(data: Any, model: keras.Model, *, samples: int) -> list[Batch]:
     """Return the first batches, until there are so many samples."""
     taken, count = [], 0
     for batch in batches(data):
+        check_batch(batch, model)
         taken.append(batch)
         count += size_of(batch)
         if count >= samples:
@@ -178,7 +180,7 @@ class _Judge:
         self._model, self._metric, self._data = model, metric, data
 
     def __call__(self, model: keras.Model) -> float:
-        copy = model if model.compiled else compile_like(model, self._model, optimizer="sgd")
+        copy = model if model.compiled else compile_like(model, self._model, way_out=_WAY_OUT, optimizer="sgd")
         if isinstance(self._data, list):
             values: dict[str, float] = {}
             copy.reset_metrics()

@@ -121,7 +121,9 @@ def _subject(model: Any) -> keras.Model:
     check_compiled(model)
     if holds_pruned(model):
         return model
-    return compile_like(wrap(model), model, optimizer="sgd")  # not used, but needed; this one takes no memory
+    way_out = "Pass a model that you wrapped and compiled yourself, with tfprune.wrap(model)"
+    # An optimizer is not used, but needed; this one takes no memory.
+    return compile_like(wrap(model), model, way_out=way_out, optimizer="sgd")
 
 
 def _weights(model: keras.Model, skipped: list[Skipped]) -> Iterator[tuple[str, Pruned]]:

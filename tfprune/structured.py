@@ -134,9 +134,21 @@ class Structured:
         """Return the groups in the form that allocations take."""
         return as_weights(self.groups, lambda: self.scores)
 
+    @functools.cached_property
+    def _multiples(self) -> list[int]:
+        """Of what the number kept of each group is to be a multiple."""
+        return [
+            max(
+                getattr(layer.pattern, "round_to", 1)
+                for place, (layer, _) in self.kernels.items()
+                if self._held(place).axes_of(group.classes)[1]
+            )
+            for group in self.groups
+        ]
+
     def keep(self, split: Sequence[float | None]) -> np.ndarray:
         """Return which classes stay; of a group whose share is None those that its masks show now."""
-        keep = keep_best(self.network, self.groups, self.scores, split)
+        keep = keep_best(self.network, self.groups, self.scores, split, round_to=self._multiples)
         for group, share in zip(self.groups, split, strict=True):
             if share is None:
                 keep[group.classes] = self._shown[group.classes]
