@@ -181,7 +181,20 @@ def _convert(model: Any, calibration: np.ndarray | None = None, io: str = "float
 def join_plainly():
     """Return a function that puts the streams of a packed array together entry by entry."""
 
+    def join_rows(streams, count, length, common):
+        places, classes, *values = streams
+        values = [list(part) for part in values]
+        at, entries = -1, [common] * count
+        for byte in places:
+            at += byte + (byte < 255)
+            if byte < 255:
+                entries[at] = values[classes[at // length]].pop(0)
+        assert not any(values)
+        return bytes(entries)
+
     def join(streams, width, kind, count, common):
+        if kind == "rows":
+            return join_rows(streams, count, *divmod(common, 2**32))
         places = range(count)
         if kind == "mask":
             mask = streams.pop(0)
@@ -196,6 +209,8 @@ def join_plainly():
         entries, before = [common] * count, 0
         for place, *parts in zip(places, *streams, strict=True):
             number = sum(part << 8 * index for index, part in enumerate(parts))
+            if kind == "folded":
+                number = (-(number + 1) // 2 if number % 2 else number // 2) % 256**width
             before = (before + number) % 256**width if kind == "steps" else number
             entries[place] = before
         return b"".join(entry.to_bytes(width, "little") for entry in entries)
