@@ -177,6 +177,8 @@ def outcome(row: dict) -> str:
     for kind, word in (*BAD.items(), ("refused", "refused")):
         if kind in row:
             return word
+    if "same" in row:
+        return "same bytes"
     time = f", {row['milliseconds']:.3g} ms" if "milliseconds" in row else ""
     return f"{row['difference']:.1e}{time}"
 

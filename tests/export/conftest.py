@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tfprune.export.process import Completed
+
+APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def converter(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the converter work in this process: TensorFlow takes seconds to load, here it is loaded already."""
+    if request.module.__name__.rpartition(".")[2] in APART:
+        yield
+        return
+
+    def work(module: str, folder: Path, *, timeout: float) -> Completed:
+        convert._convert(folder)
+        return Completed(ok=True, reason="", output="")
+
+    from tfprune.export import convert
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "run_module", work)
+        yield
 
 
 @dataclass(frozen=True)
