@@ -46,7 +46,7 @@ def make(name: str, folder: Path) -> list[dict]:
         for suffix, data in {**plain, **packed}.items():
             path = folder / f"{stem}.{suffix}"
             path.write_bytes(data)
-            apart = not rows  # one for each model: emulated, a process takes seconds to begin
+            apart = name == NETWORKS[0] and not rows  # verify and bench, whose processes take seconds, emulated
             row = {"file": path.name, "samples": f"{name}.npz", "tolerance": tolerance, "apart": apart}
             if suffix in PACKED and quantize is not None:  # run once for each model; the same bytes give the same
                 row["same"] = f"{stem}.{PACKED[suffix][1]}"

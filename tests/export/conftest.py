@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,29 @@ from tfprune.export.process import Completed
 APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
 
 
-@pytest.fixture(scope="module", autouse=True)
-def converter(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let the converter work in this process: TensorFlow takes seconds to load, here it is loaded already."""
-    if request.module.__name__.rpartition(".")[2] in APART:
-        yield
-        return
+@contextmanager
+def _converting_here() -> Iterator[None]:
+    from tfprune.export import convert
 
     def work(module: str, folder: Path, *, timeout: float) -> Completed:
         convert._convert(folder)
         return Completed(ok=True, reason="", output="")
 
-    from tfprune.export import convert
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convert, "run_module", work)
+        yield
+
+
+@pytest.fixture(scope="session")
+def converting_here():
+    """Return a context in which the converter works in this process, where TensorFlow is loaded already."""
+    return _converting_here
+
+
+@pytest.fixture(scope="module", autouse=True)
+def converter(request: pytest.FixtureRequest, converting_here: Any) -> Iterator[None]:
+    """Spare modules that are not about the converter its process, which takes seconds to load TensorFlow."""
+    with nullcontext() if request.module.__name__.rpartition(".")[2] in APART else converting_here():
         yield
 
 
