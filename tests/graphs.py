@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+import tfprune
+
 layers = keras.layers
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "swish", "softplus", "hard_sigmoid", "gelu", None)
 
@@ -69,7 +71,10 @@ class RandomGraph:
         return layers.Dense(self.count(), activation=self.pick(*ACTIVATIONS), use_bias=self.pick(True, False))(x)
 
     def conv(self, x, _=None):
-        options = {"padding": self.pick("same", "valid") if x.shape[1] > 3 else "same", "use_bias": self.pick(True, False)}
+        options = {
+            "padding": self.pick("same", "valid") if x.shape[1] > 3 else "same",
+            "use_bias": self.pick(True, False),
+        }
         return layers.Conv2D(self.count(), self.pick(1, 3), activation=self.pick(*ACTIVATIONS), **options)(x)
 
     def grouped(self, x, _):
@@ -88,7 +93,10 @@ class RandomGraph:
     def norm(self, x, _):
         groups = self.pick(*(count for count in (1, 2, x.shape[-1]) if x.shape[-1] % count == 0))
         return self.pick(
-            layers.BatchNormalization(), layers.GroupNormalization(groups), layers.LayerNormalization(), layers.PReLU()
+            layers.BatchNormalization(),
+            layers.GroupNormalization(groups),
+            layers.LayerNormalization(),
+            layers.PReLU(),
         )(x)
 
     def pool(self, x, _):
@@ -179,3 +187,40 @@ SEQUENCE_STEPS = (
     *("conv_in_time", "norm_of_sequences", "joined", "met"),
 )
 VECTOR_STEPS = ("dense", "dense", "twice", "nested", "folded", "joined", "met", "expression")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Positions(layers.Layer):
+    """Adds a learned vector to each place: a layer of a user's own."""
+
+    def build(self, input_shape):
+        self.table = self.add_weight(name="table", shape=input_shape[1:], initializer="random_normal")
+
+    def call(self, inputs):
+        return inputs + self.table
+
+
+def follow_positions(flow, call):
+    layout = flow.inputs(call)[0]
+    flow.record(call.layer, {"table": layout[1:]})
+    return [layout]
+
+
+tfprune.register_shrinkable(Positions, follow_positions)
+tfprune.register_prunable(Positions, table="po")
+
+
+def small_vit(blocks: int = 2, width: int = 16, heads: int = 4) -> keras.Model:
+    """Return a vision transformer on images of 16 px: patches of 4 px, blocks of attention and dense layers."""
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(width, 4, strides=4, name="patches")(image)
+    x = Positions(name="positions")(layers.Reshape((16, width))(x))
+    for block in range(blocks):
+        y = layers.LayerNormalization(name=f"norm_{block}")(x)
+        y = layers.MultiHeadAttention(heads, width // heads, name=f"attention_{block}")(y, y)
+        x = layers.Add()([x, y])
+        y = layers.LayerNormalization()(x)
+        y = layers.Dense(2 * width, activation="gelu", name=f"wide_{block}")(y)
+        x = layers.Add()([x, layers.Dense(width, name=f"narrow_{block}")(y)])
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model(image, layers.Dense(5, name="out")(x))

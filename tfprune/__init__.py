@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "wrap": "model",
-    "strip": "model",
+    "strip": "stripping",
     "Pruned": "wrapper",
     "PruningCallback": "callback",
     "PruningSummaries": "summaries",
@@ -27,6 +27,11 @@ _HOMES = {
     "ShrinkPlan": "shrink_plan",
     "shrink": "shrinking",
     "zero_channels": "shrinking",
+    "reconstruct": "reconstruction",
+    "ReconstructionReport": "reconstruction_report",
+    "rank_heads": "head_ranking",
+    "rank_channels": "channel_ranking",
+    "transformer_budget": "transformer_shares",
     "budget": "budgets",
     "register_shrinkable": "rules",
 }

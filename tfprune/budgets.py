@@ -14,6 +14,7 @@ from tfprune.allocation import ALLOCATIONS, Weight, allocate
 from tfprune.network import Network
 from tfprune.shrink_plan import ShrinkPlan
 from tfprune.shrinking import shrink
+from tfprune.spec import check_sparsity
 
 Limit = int | float | None
 _STEPS_OF_LATENCY = 64  # sparsities to choose among where each has to be measured
@@ -143,6 +144,22 @@ def budget(
         names = ", ".join(map(repr, ALLOCATIONS))
         raise ValueError(f"Expected `base` to be one of {names}. Received: base={base!r}")
     return Budget(limits, base, measure)
+
+
+def check_amount(sparsity: Any, allocation: Any) -> None:
+    """Refuse a sparsity and a budget together, as either says how much goes, and neither.
+
+    Raises:
+        ValueError: For both, none, or a sparsity outside [0, 1).
+        TypeError: For a sparsity that is no number.
+    """
+    if not isinstance(allocation, Budget):
+        check_sparsity(sparsity, "sparsity")
+    elif sparsity is not None:
+        raise ValueError(
+            f"Expected a sparsity or a budget, as either says how much to remove. Received: sparsity={sparsity!r} "
+            f"and allocation={allocation!r}. Leave the sparsity out"
+        )
 
 
 def _limit(name: str, value: Any) -> int | float:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.allocation import Allocation, check_allocation
+from tfprune.budgets import Budget
 from tfprune.counting import sparsity_report
 from tfprune.masks import check_optimizer, pruned_layers, update_masks
 from tfprune.prunable import as_numpy
@@ -39,7 +40,8 @@ class PruningCallback(keras.callbacks.Callback):
         allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a
             function, or a dict from regular expressions, searched in the weights' paths, to the final sparsity of
             these weights, which then follows the schedule's progress, to a schedule of their own, or to None,
-            which leaves them as they are.
+            which leaves them as they are. For channels and heads also a `budget(...)`, which is met when the schedule
+            reaches its final sparsity, and before that in part.
 
     Raises:
         TypeError: If `schedule` is no schedule.
@@ -65,7 +67,7 @@ class PruningCallback(keras.callbacks.Callback):
         schedule: Schedule,
         *,
         every: int = 100,
-        allocation: str | Mapping[str, float | Schedule | None] | Allocation = "uniform",
+        allocation: str | Mapping[str, float | Schedule | None] | Allocation | Budget = "uniform",
     ) -> None:
         super().__init__()
         if not isinstance(schedule, Schedule):
@@ -73,11 +75,7 @@ class PruningCallback(keras.callbacks.Callback):
                 f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
                 f"schedule={schedule!r} of type {type(schedule).__name__}"
             )
-        check_allocation(allocation)
-        if isinstance(allocation, Mapping):
-            for pattern, value in allocation.items():
-                if not (value is None or isinstance(value, Schedule)):
-                    check_sparsity(value, f"allocation[{pattern!r}]")
+        _check_allocation(allocation)
         self.schedule = schedule
         self.every = check_count(every, "every", least=1)
         self.allocation = allocation
@@ -152,8 +150,10 @@ class PruningCallback(keras.callbacks.Callback):
     def _update(self, step: int) -> None:
         previous, self._previous = self._previous, step
         due = self._schedule.last_update(previous, step, self.every)
-        sparsity = 0.0 if due is None else self._schedule(due)
+        sparsity: float | None = 0.0 if due is None else self._schedule(due)
         allocation: Any = self._allocation
+        if isinstance(allocation, Budget) and due is not None:
+            sparsity, allocation = None, allocation.at(self._progress(due))
         if isinstance(allocation, Mapping):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
@@ -199,6 +199,21 @@ class PruningCallback(keras.callbacks.Callback):
                 f"earlier (end=0.7 ends it after 70 % of the fit)",
                 stacklevel=2,
             )
+
+
+def _check_allocation(allocation: Any) -> None:
+    if isinstance(allocation, Budget):
+        if allocation.measure is not None:
+            raise ValueError(
+                f"Expected a budget that is computed, of flops, parameters or bytes. Received: {allocation!r}; to "
+                f"measure at each update would take longer than training. Measure once, before training: "
+                f"allocation=tfprune.plan_shrink(model, allocation=budget(latency=...)).allocation()"
+            )
+        return
+    check_allocation(allocation)
+    for pattern, value in allocation.items() if isinstance(allocation, Mapping) else ():
+        if not (value is None or isinstance(value, Schedule)):
+            check_sparsity(value, f"allocation[{pattern!r}]")
 
 
 class _LearningRate:

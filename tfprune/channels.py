@@ -20,7 +20,7 @@ class Birth:
     """Channels that came into being together, as the outputs of one layer.
 
     Attributes:
-        name: The layer.
+        name: The layer, and what of it if it makes several kinds.
         kind: "channels", or "heads" of attention.
         channels: Their numbers.
     """

@@ -134,6 +134,22 @@ def is_plain(layer: Any) -> bool:
     return isinstance(layer, keras.Sequential) or type(layer).call is type(_functional(layer)).call
 
 
+def check_graph(model: Any) -> None:
+    """Refuse what is no model of which every call is known.
+
+    Raises:
+        TypeError: If it is no model.
+        ValueError: If it is not built, or no graph.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
+    if not is_plain(model):
+        raise ValueError(
+            f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
+            f"{type(model).__name__}, whose layers cannot be followed. Build it as keras.Model(inputs, outputs)"
+        )
+
+
 def _functional(model: keras.Model) -> keras.Model:
     """Return a model as one that is nothing but a graph."""
     if isinstance(model, keras.Sequential):  # whose `input` is what it was called on

@@ -11,13 +11,18 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, Weight, allocate
+from tfprune.budgets import Budget, check_amount
 from tfprune.counting import sparsity_report
 from tfprune.criteria import Evidence
 from tfprune.prunable import as_numpy, from_matrix, to_matrix, walk
+from tfprune.ranking import finite
 from tfprune.report import SparsityReport
 from tfprune.slots import optimizers_of, slots_by_variable
 from tfprune.spec import check_sparsity
+from tfprune.structured import Scores, Structured, structured
 from tfprune.wrapper import Pruned
+
+Masked = tuple[Pruned, str, np.ndarray]  # a wrapper, the name of a weight, its mask
 
 
 def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
@@ -43,9 +48,9 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
 
 def update_masks(
     model: keras.layers.Layer,
-    sparsity: float,
+    sparsity: float | None = None,
     *,
-    allocation: str | Mapping[str, float | None] | Allocation = "uniform",
+    allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     optimizer: keras.optimizers.Optimizer | None = None,
 ) -> SparsityReport:
     """Rank the entries of every pruned weight and set its mask: one step of pruning, for loops of your own.
@@ -55,9 +60,11 @@ def update_masks(
 
     Args:
         model: A model or layer with `Pruned` layers.
-        sparsity: The fraction of zeros over all pruned weights, in [0, 1).
-        allocation: How to split it over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, or a dict from
-            regular expressions, searched in the weights' paths, to their own sparsities (None: leave as it is).
+        sparsity: The fraction of zeros over all pruned weights, in [0, 1); of the channels or heads that go
+            together where the pattern is `Channel` or `Head`. None with a budget.
+        allocation: How to split it over the weights and the groups of channels: `"uniform"`, `"erk"`, `"global"`,
+            `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names of groups, to
+            their own sparsities (None: leave as it is). For channels and heads also a `budget(...)`.
         optimizer: The optimizer whose slots of masked entries become zero; None takes those of the model.
 
     Returns:
@@ -65,7 +72,8 @@ def update_masks(
 
     Raises:
         ValueError: For a sparsity outside [0, 1), a model without pruned layers, weights with NaN or infinity, a
-            sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing.
+            sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing, a sparsity and a
+            budget or neither, a budget that cannot be met.
 
     Example:
         >>> from tfprune import wrap
@@ -73,13 +81,13 @@ def update_masks(
         >>> update_masks(model, 0.9).nnz
         10
     """
-    check_sparsity(sparsity, "sparsity")
+    check_amount(sparsity, allocation)
     layers = pruned_layers(model)
     optimizers = optimizers_of(model) if optimizer is None else [optimizer]
     for one in optimizers:
         check_optimizer(one)
     with ExitStack() as undo:
-        plan = _plan_masks(layers, sparsity, allocation, undo)
+        plan = _plan_masks(model, layers, sparsity, allocation, functools.partial(_scores, undo))
         undo.pop_all()
     found = [slots_by_variable(one, model.trainable_variables) for one in optimizers]
     for layer, name, mask in plan:
@@ -108,26 +116,46 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def _plan_masks(
-    layers: list[tuple[str, Pruned]], sparsity: float, allocation: Any, undo: ExitStack
+    model: keras.layers.Layer,
+    layers: list[tuple[str, Pruned]],
+    sparsity: Any,
+    allocation: Any,
+    scores: Scores,
 ) -> list[tuple[Pruned, str, np.ndarray]]:
-    """Compute all masks; what has to be taken back if one cannot be computed goes into `undo`."""
-    places = [(path, layer, name) for path, layer in layers for name in layer.trained()]
-    weights = [
+    """Compute all masks, those of channels that go together and those of weights by themselves."""
+    together = structured(model, layers=[layer for _, layer in layers], scores=scores)
+    coupled = together.layers if together else set()
+    places = [(path, layer, name) for path, layer in layers if layer not in coupled for name in layer.trained()]
+    alone = [
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
-            scores=functools.partial(_scores, layer, name, f"{path}/{name}", undo),
+            scores=functools.partial(scores, layer, name, f"{path}/{name}"),
         )
         for path, layer, name in places
     ]
-    plan = []
-    split = allocate(allocation, weights, sparsity) if weights else []
-    for (_, layer, name), weight, share in zip(places, weights, split, strict=True):
+    groups = together.weights() if together else []
+    if isinstance(allocation, Budget):
+        return _within(allocation, together, alone, model)
+    split = allocate(allocation, alone + groups, check_sparsity(sparsity, "sparsity")) if alone or groups else []
+    plan = together.masks(together.keep(split[len(alone) :])) if together else []
+    for (_, layer, name), weight, share in zip(places, alone, split, strict=False):
         if share is None:
             layer.conceal(name)  # a function may have looked at its scores
         else:
             plan.append((layer, name, from_matrix(_mask(layer, weight, share), layer.kernels[name])))
     return plan
+
+
+def _within(budget: Budget, together: Structured | None, alone: list[Weight], model: Any) -> list[Masked]:
+    if together is None or alone:
+        raise ValueError(
+            f"Expected a model whose channels or heads alone are pruned, as a budget is met by removing these. "
+            f"Received: {model.name!r}, where masks of their own have: "
+            f"{', '.join(weight.path for weight in alone[:5]) or 'no weights'}. Wrap it with pattern='channel'"
+        )
+    keep = budget.meet(together.weights(), together.keep, together.network, model)
+    return together.masks(keep)
 
 
 def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
@@ -138,14 +166,9 @@ def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
         raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
 
 
-def _scores(layer: Pruned, name: str, path: str, undo: ExitStack) -> np.ndarray:
-    """Return the scores of a weight in the matrix view."""
+def _scores(undo: ExitStack, layer: Pruned, name: str, path: str) -> np.ndarray:
+    """Return the scores of a weight in the matrix view; what has to be taken back on an error goes into `undo`."""
     layer.reveal(name)  # saves a copy of the weight
     undo.callback(layer.conceal, name)
     scores = layer.criterion(Evidence(as_numpy(layer.kernels[name].variable), path))
-    if not np.isfinite(scores.max()) or not np.isfinite(scores.min()):
-        raise ValueError(
-            f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "
-            f"rate, or load an earlier checkpoint"
-        )
-    return to_matrix(scores, layer.kernels[name])
+    return to_matrix(finite(scores, path), layer.kernels[name])

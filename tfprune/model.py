@@ -1,29 +1,19 @@
-"""Whole models and layers: wrap them for pruning, strip the wrappers again."""
+"""Whole models and layers: wrap them for pruning."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
-from keras import ops
 
+from tfprune.covering import choose_channels
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.patterns import PATTERNS, Pattern
-from tfprune.prunable import sublayers, walk
-from tfprune.rebuild import (
-    Replace,
-    as_graph,
-    copy_all,
-    copy_of,
-    copy_variables,
-    is_graph,
-    is_subclassed,
-    rebuild,
-    units,
-)
+from tfprune.patterns import PATTERNS, Channel, Pattern
+from tfprune.rebuild import as_graph, copy_of, is_subclassed
 from tfprune.selection import Filters, choose
 from tfprune.spec import resolve
-from tfprune.subclassed import change, own_variables, pairs, reassemble, restore
+from tfprune.stripping import check_model, copied, copy_weights
+from tfprune.subclassed import change, reassemble
 from tfprune.wrapper import Pruned
 
 
@@ -46,10 +36,12 @@ def wrap(
     Args:
         model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), or a single layer.
         criterion: How important an entry is: `"magnitude"`, `"random"` or a `Criterion`.
-        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`.
+        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`; `"channel"` and `"head"` prune what
+            `shrink` can remove, and wrap every kernel that makes or reads it (graph models only).
         filters: Which weights. None takes every kernel that mixes inputs, embeddings and recurrent kernels too, but
             no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
             (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
+            With `"channel"` and `"head"` those whose channels or heads may go.
         in_place: Wrap the layers of the subclassed model given, instead of a copy: for one that has no
             `get_config`, so that no copy can be made. Compile it again.
 
@@ -75,26 +67,30 @@ def wrap(
         )
     if not isinstance(model_or_layer, keras.Model):
         return _wrap_layer(model_or_layer, criterion, pattern, filters)
-    _check_model(model_or_layer)
-    chosen = choose(model_or_layer, pattern=pattern, filters=filters)
+    check_model(model_or_layer)
+    if isinstance(pattern, Channel):
+        chosen = choose_channels(model_or_layer, pattern=pattern, filters=filters)
+    else:
+        chosen = choose(model_or_layer, pattern=pattern, filters=filters)
 
     def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if is_subclassed(layer):
             return reassemble(layer, wrapped, path=path)
         if path not in chosen:
             return None
-        return Pruned(layer, criterion=criterion, pattern=pattern, weights=chosen[path])
+        names, shape = chosen[path]
+        return Pruned(layer, criterion=criterion, pattern=shape, weights=names)
 
     def wrapped_in_place(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if as_graph(layer) is not None:
-            return _copy(layer, lambda inner, one: wrapped(f"{path}/{inner}", one))
+            return copied(layer, lambda inner, one: wrapped(f"{path}/{inner}", one))
         replacement = wrapped(path, layer)
         if replacement is not None:
             replacement.build()
         return replacement
 
     if not in_place:
-        return _copy(model_or_layer, wrapped)
+        return copied(model_or_layer, wrapped)
     change(model_or_layer, wrapped_in_place)
     return model_or_layer
 
@@ -107,121 +103,5 @@ def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Fil
         )
     copy = copy_of(Pruned(layer, criterion=criterion, pattern=pattern))
     if layer.built:
-        _copy_weights(layer, copy)
-    return copy
-
-
-def _check_model(model: keras.Model) -> None:
-    if not is_graph(model) and not is_subclassed(model):
-        raise ValueError(
-            f"Expected a Sequential, Functional or subclassed model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, which is built around a graph. Pass that graph, "
-            f"keras.Model(model.inputs, model.outputs)"
-        )
-    is_built = model.built if is_graph(model) else any(layer.weights for _, layer in units(model))
-    if not is_built and model.layers:
-        raise ValueError(
-            f"Expected a built model. Received: {model.name!r}, whose weights do not exist yet. Start it with "
-            f"keras.Input(shape), call model.build(input_shape), or call the model on a batch first"
-        )
-    if not model.layers:
-        raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty")
-    _check_held_once(model)
-
-
-def _check_held_once(model: keras.Model) -> None:
-    """Refuse a layer that two others hold: each would get a copy of its own."""
-    holders: dict[int, keras.layers.Layer] = {}
-    for _, holder in walk(model):
-        for part in sublayers(holder):
-            other = holders.setdefault(id(part), holder)
-            if other is not holder:
-                raise ValueError(
-                    f"Expected each layer to be held by one model or layer. Received: {part.name!r}, which both "
-                    f"{other.name!r} and {holder.name!r} hold: their copies would not share it. Hold it in one of "
-                    f"them, and pass the other its outputs or weights when it is called"
-                )
-
-
-def copy_with(model: keras.Model, replace: Replace) -> keras.Model:
-    """Return an uncompiled copy of a built model in which some layers are replaced, with the model's weights."""
-
-    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        return reassemble(layer, replaced, path=path) if is_subclassed(layer) else replace(path, layer)
-
-    _check_model(model)
-    return _copy(model, replaced)
-
-
-def _copy(model: keras.Model, replace: Replace) -> keras.Model:
-    copy = replace("", model) if is_subclassed(model) else rebuild(as_graph(model), replace)
-    for layer, counterpart in pairs(model, copy):
-        _copy_weights(layer, counterpart)
-    return copy
-
-
-def _copy_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    """Copy the weights of a layer into its wrapped, stripped or plain copy; of a model those that no layer has."""
-    if is_subclassed(source):
-        copy_all(own_variables(source), own_variables(target), source=source)
-    elif isinstance(source, Pruned) == isinstance(target, Pruned):
-        copy_variables(source, target)
-    elif isinstance(target, Pruned):
-        copy_variables(source, target.layer)
-    else:
-        copy_variables(source.layer, target)
-        _apply_masks(source, target)
-
-
-def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
-    for path, layer in units(model):
-        for inner, part in walk(layer, stop=Pruned):
-            if part is not layer and isinstance(part, Pruned):
-                kind = type(layer).__name__
-                raise ValueError(
-                    f"Expected pruned layers to stand in the model's own list of layers. Received: {inner} inside of "
-                    f"{path or layer.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it"
-                )
-
-
-def _apply_masks(source: Pruned, target: keras.layers.Layer) -> None:
-    places = {id(variable): place for place, variable in enumerate(source.layer.variables)}
-    for name, kernel in source.kernels.items():
-        variable = target.variables[places[id(kernel.variable)]]
-        variable.assign(ops.multiply(variable, ops.cast(source.masks[name], variable.dtype)))
-
-
-def _stripped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    if is_subclassed(layer):
-        return restore(layer, _stripped, path=path)
-    return layer.layer if isinstance(layer, Pruned) else None
-
-
-def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a plain, uncompiled copy without wrappers, the masked entries zero; it loads without tfprune.
-
-    Args:
-        model_or_layer: A built model, wrapped or not, or a single built layer.
-
-    Raises:
-        ValueError: For an unbuilt model, or one that has `Pruned` inside another layer or in its own code, which
-            would create it again.
-        TypeError: If it is no Keras model or layer.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-        >>> [type(layer).__name__ for layer in strip(wrap(model)).layers]
-        ['Dense']
-    """
-    if isinstance(model_or_layer, keras.Model):
-        _check_model(model_or_layer)
-        _check_no_inner_wrapper(model_or_layer)
-        return _copy(model_or_layer, _stripped)
-    if not isinstance(model_or_layer, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: an object of {type(model_or_layer).__name__}")
-    if not model_or_layer.built:
-        raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet")
-    _check_no_inner_wrapper(model_or_layer)
-    copy = copy_of(model_or_layer.layer if isinstance(model_or_layer, Pruned) else model_or_layer)
-    _copy_weights(model_or_layer, copy)
+        copy_weights(layer, copy)
     return copy

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.channels import Layout, joined
-from tfprune.flat import trace
+from tfprune.channels import joined
+from tfprune.flat import trace, unused_name
 from tfprune.flow import Flow, Slices, Work
-from tfprune.prunable import kernels
+from tfprune.prunable import Kernel, kernels, walk
 from tfprune.rules import follow
 
 
@@ -23,7 +23,7 @@ class Held:
     Attributes:
         name: Its path in its layer, `kernel`.
         shape: Its shape.
-        layout: The class of the channel at each place along its axes, or None for an axis without channels.
+        lines: The class of the channel at each place along an axis, for each axis that has channels.
         itemsize: Bytes of an entry.
         reads: The axes whose channels it mixes into others.
         writes: The axes whose channels it makes.
@@ -31,24 +31,23 @@ class Held:
 
     name: str
     shape: tuple[int, ...]
-    layout: Layout
+    lines: dict[int, np.ndarray]
     itemsize: int
     reads: tuple[int, ...] = ()
     writes: tuple[int, ...] = ()
 
     def size(self, keep: np.ndarray) -> int:
         """Return the number of entries where only the classes in `keep` are left."""
-        sizes = zip(self.shape, self.layout, strict=True)
-        return _product(1, (size if classes is None else classes for size, classes in sizes), keep)
+        return _product(1, (self.lines.get(axis, size) for axis, size in enumerate(self.shape)), keep)
 
     def axes_of(self, classes: np.ndarray) -> tuple[list[int], list[int]]:
         """Return the axes along which it reads, and those along which it makes, any of these classes."""
-        touching = [axis for axis in (*self.reads, *self.writes) if np.isin(self.layout[axis], classes).any()]
+        touching = [axis for axis in (*self.reads, *self.writes) if np.isin(self.lines[axis], classes).any()]
         return [axis for axis in touching if axis in self.reads], [a for a in touching if a in self.writes]
 
     def holds(self, classes: np.ndarray) -> bool:
         """Tell whether any of these classes is along one of its axes."""
-        return any(np.isin(line, classes).any() for line in self.layout if line is not None)
+        return any(np.isin(line, classes).any() for line in self.lines.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class Group:
     """Channels that are ranked with each other: those of one layer, and of all it is added to.
 
     Attributes:
-        name: The first layer that makes them.
+        name: The first layer that makes them, and what of it if it makes several kinds; no two have the same.
         kind: "channels", or "heads" of attention.
         classes: Their numbers; a class is what can only go as a whole.
         members: The layers that make, read or pass them.
@@ -132,27 +131,30 @@ def analyse(model: keras.Model) -> Network:
     layers = [layer for layer in flow.layers.values() if isinstance(layer, keras.layers.Layer)]
     parts = {layer.name: _part(flow, layer, classes) for layer in layers}
     reasons = flow.reasons(classes)
-    groups = []
+    groups: list[Group] = []
+    taken: set[str] = set()
     for places in joined(flow.births, classes):
         births = [flow.births[place] for place in places]
         labels = np.unique(np.concatenate([classes[birth.channels] for birth in births]))
         members = tuple(name for name, part in parts.items() if any(held.holds(labels) for held in part.weights))
-        groups.append(Group(births[0].name, births[0].kind, labels, members))
+        groups.append(Group(unused_name(births[0].name, taken), births[0].kind, labels, members))
     return Network(parts, tuple(groups), reasons, int(classes.max(initial=-1)) + 1)
 
 
 def _part(flow: Flow, layer: keras.layers.Layer, classes: np.ndarray) -> Part:
     slices = flow.slices.get(id(layer), Slices())
     letters = {id(kernel.variable): kernel for kernel in kernels(layer)}
+    of_keras = [part for _, part in walk(layer) if type(part).__module__.startswith("keras.")]
+    plain = {id(weight) for part in of_keras for weight in part.weights}
     weights = []
     for place, variable in enumerate(layer.weights):
         layout = slices.weights.get(place, (None,) * len(variable.shape))
-        numbered = tuple(None if channels is None else classes[channels] for channels in layout)
+        lines = {axis: classes[channels] for axis, channels in enumerate(layout) if channels is not None}
         kernel = letters.get(id(variable))
-        reads, writes = _roles(layer, numbered, None if kernel is None else kernel.axes)
+        reads, writes = _roles(lines, kernel, mixes=id(variable) not in plain and len(layout) > 1)
         name = variable.name if kernel is None else kernel.path
         shape, itemsize = tuple(map(int, variable.shape)), np.dtype(_storage(variable.dtype)).itemsize
-        weights.append(Held(name, shape, numbered, itemsize, reads, writes))
+        weights.append(Held(name, shape, lines, itemsize, reads, writes))
     work = tuple((factor, tuple(_numbered(size, flow, classes) for size in sizes)) for factor, sizes in slices.work)
     return Part(layer.name, tuple(weights), _numbered(slices.config, flow, classes), work)
 
@@ -161,14 +163,16 @@ def _storage(dtype: str) -> str:
     return "float16" if dtype == "bfloat16" else dtype
 
 
-def _roles(layer: keras.layers.Layer, layout: Layout, axes: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the axes along which a weight reads channels and those along which it makes them."""
-    tracked = [axis for axis, channels in enumerate(layout) if channels is not None]
-    if axes is not None:
-        return tuple(a for a in tracked if axes[a] == "i"), tuple(a for a in tracked if axes[a] == "o")
-    if len(layout) < 2 or isinstance(layer, keras.layers.PReLU):  # a scale of each channel by itself
-        return (), ()
-    return tuple(tracked), ()  # of a weight that `register_prunable` does not know: it may read all it holds
+def _roles(
+    tracked: Collection[int], kernel: Kernel | None, *, mixes: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the axes along which a weight reads channels and those along which it makes them.
+
+    What is no kernel of a Keras layer shifts or scales each channel by itself; that of another may read all it holds.
+    """
+    if kernel is None:
+        return (tuple(tracked), ()) if mixes else ((), ())
+    return tuple(a for a in tracked if kernel.axes[a] == "i"), tuple(a for a in tracked if kernel.axes[a] == "o")
 
 
 def _numbered(value: Any, flow: Flow, classes: np.ndarray) -> Any:

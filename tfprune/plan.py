@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, allocate
-from tfprune.budgets import Budget
+from tfprune.budgets import Budget, check_amount
+from tfprune.choosing import choose_groups, first_reason, offered, stuck
 from tfprune.criteria import CRITERIA, Criterion, Evidence
-from tfprune.flat import flatten, is_plain
-from tfprune.model import strip
+from tfprune.flat import check_graph, flatten
 from tfprune.network import Group, Held, Network, analyse
 from tfprune.patterns import Unstructured
 from tfprune.prunable import as_numpy, kernels
 from tfprune.ranking import as_weights, class_scores, finite, keep_best
 from tfprune.report import Skipped
-from tfprune.selection import Filters, selector
+from tfprune.selection import Filters
 from tfprune.shrink_plan import ShrinkPlan
 from tfprune.spec import check_count, check_sparsity, resolve
+from tfprune.stripping import strip
 
 
 def plan_shrink(
     model: keras.Model,
     sparsity: float | None = None,
     *,
-    criterion: str | Criterion = "magnitude",
+    criterion: str | Criterion | Mapping[str, np.ndarray] = "magnitude",
     allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     filters: Filters = None,
     round_to: int = 1,
@@ -41,7 +41,9 @@ def plan_shrink(
         model: A built Sequential or Functional model, models nested in it included, wrapped or not.
         sparsity: The fraction of channels to remove, in [0, 1). None removes those that no kernel reads any more, as
             after training with `patterns.Channel()`, or with a budget as many as it asks for.
-        criterion: How important an entry is; a channel is as important as the entries that make it, on average.
+        criterion: How important an entry is; a channel is as important as the entries that make it, on average. Or
+            the scores of the channels themselves, by the name of their group, as `rank_channels` and `rank_heads`
+            return them: other groups then stay as they are.
         allocation: How to split the sparsity over the groups: `"uniform"`, `"global"`, `"lamp"`, a dict from regular
             expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
         filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
@@ -61,16 +63,28 @@ def plan_shrink(
         >>> [(row.group, row.channels, row.kept) for row in plan.rows]
         [('hidden', 6, 3), ('out', 2, 2)]
     """
-    criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    if not isinstance(criterion, Mapping):
+        criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     round_to = check_count(round_to, "round_to", least=1)
-    _check_amount(sparsity, allocation)
-    _check_model(model)
+    if sparsity is not None or isinstance(allocation, Budget):
+        check_amount(sparsity, allocation)
+    check_graph(model)
     flat = flatten(strip(model))
     network = analyse(flat)
     if sparsity is None and not isinstance(allocation, Budget):
-        return ShrinkPlan(network, _alive(network, flat), _skipped(network, list(network.groups)))
-    groups = _chosen(network, flat, filters)
-    scores = class_scores(network, _scored(network, flat, criterion))
+        free = [group for group in network.groups if stuck(network, group) is None]
+        return ShrinkPlan(network, _alive(network, flat), _skipped(network, free))
+    groups = choose_groups(
+        network,
+        offered(flat),
+        pattern=Unstructured(),
+        filters=filters,
+        refusal=lambda group: stuck(network, group),
+    )
+    if isinstance(criterion, Mapping):
+        groups, scores = _ranked(network, groups, criterion)
+    else:
+        scores = class_scores(network, _scored(network, flat, criterion))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -79,75 +93,38 @@ def plan_shrink(
     if isinstance(allocation, Budget):
         keep = allocation.meet(weights, keeping, network, model)
     else:
-        keep = keeping(allocate(allocation, weights, sparsity))
+        keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
     return ShrinkPlan(network, keep, _skipped(network, groups))
 
 
-def _check_amount(sparsity: Any, allocation: Any) -> None:
-    if sparsity is not None:
-        check_sparsity(sparsity, "sparsity")
-    if isinstance(allocation, Budget) and sparsity is not None:
+def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
+    """Return the groups that have scores, and the score of each class."""
+    scores = np.full(network.size, np.nan)
+    ranked = {group.name: group for group in groups if group.name in given}
+    unknown = sorted(given.keys() - {group.name for group in network.groups})
+    if unknown or not ranked:
+        names = ", ".join(repr(group.name) for group in groups)
         raise ValueError(
-            f"Expected a sparsity or a budget, as either says how much to remove. Received: sparsity={sparsity!r} "
-            f"and allocation={allocation!r}. Leave the sparsity out"
+            f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
+            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for"
         )
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
-    if not is_plain(model):
-        raise ValueError(
-            f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, whose channels cannot be followed. Build it as keras.Model(inputs, outputs)"
-        )
-
-
-def _makers(network: Network, group: Group) -> list[str]:
-    """Return the paths of the kernels that make the channels of a group."""
-    return [
-        f"{name}/{held.name}"
-        for name in group.members
-        for held in network.parts[name].weights
-        if held.axes_of(group.classes)[1]
-    ]
-
-
-def _chosen(network: Network, flat: keras.Model, filters: Filters) -> list[Group]:
-    """Return the groups that may lose channels."""
-    offered = {f"{layer.name}/{kernel.path}": (layer, kernel) for layer in flat.layers for kernel in kernels(layer)}
-    wanted = selector(filters, Unstructured(), list(offered))
-    groups = [
-        group for group in network.groups if any(wanted(path, *offered[path]) for path in _makers(network, group))
-    ]
-    free = [group for group in groups if network.free(group).any() and group.classes.size > 1]
-    if len(free) < len(groups) and filters is not None or not free:
-        reasons = [f"{group.name}: {_reason(network, group)}" for group in groups if group not in free]
-        raise ValueError(
-            f"Expected channels that can be removed from {flat.name!r}. Received: filters={filters!r}, and these "
-            f"have to stay: {'; '.join(reasons[:5]) or 'none are made by a kernel that is known'}"
-        )
-    return free
-
-
-def _reason(network: Network, group: Group) -> str:
-    reasons = [network.reasons[label] for label in group.classes.tolist() if label in network.reasons]
-    return reasons[0] if reasons else "only one"
+    for name, group in ranked.items():
+        values = np.asarray(given[name], dtype=np.float64)
+        if values.shape != group.classes.shape:
+            raise ValueError(
+                f"Expected {group.classes.size} scores for {name!r}. Received: an array of shape {values.shape}"
+            )
+        scores[group.classes] = finite(values, name)
+    return list(ranked.values()), scores
 
 
 def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
     rest = [group for group in network.groups if group not in chosen]
     partly = [group for group in chosen if not network.free(group).all()]
     return tuple(
-        [Skipped(group.name, _left_alone(network, group)) for group in rest]
-        + [Skipped(group.name, f"in part: {_reason(network, group)}") for group in partly]
+        [Skipped(group.name, stuck(network, group) or "left out by `filters`, or without scores") for group in rest]
+        + [Skipped(group.name, f"in part: {first_reason(network, group)}") for group in partly]
     )
-
-
-def _left_alone(network: Network, group: Group) -> str:
-    if network.free(group).all() and group.classes.size > 1:
-        return "left out by `filters`"
-    return _reason(network, group)
 
 
 def _scored(network: Network, flat: keras.Model, criterion: Criterion) -> Iterator[tuple[Held, np.ndarray]]:
@@ -169,7 +146,7 @@ def _alive(network: Network, flat: keras.Model) -> np.ndarray:
             values = as_numpy(variable) != 0
             for axis in held.reads:
                 others = tuple(other for other in range(values.ndim) if other != axis)
-                keep[held.layout[axis][values.any(axis=others)]] = True
+                keep[held.lines[axis][values.any(axis=others)]] = True
     for group in network.groups:
         if not keep[group.classes].any():
             raise ValueError(

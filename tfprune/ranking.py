@@ -33,8 +33,8 @@ def class_scores(network: Network, scored: Iterable[tuple[Held, np.ndarray]]) ->
         for axis in held.writes:
             others = tuple(other for other in range(scores.ndim) if other != axis)
             line = scores.sum(axis=others, dtype=np.float64)
-            np.add.at(sums, held.layout[axis], line)
-            np.add.at(counts, held.layout[axis], scores.size / line.size)
+            np.add.at(sums, held.lines[axis], line)
+            np.add.at(counts, held.lines[axis], scores.size / line.size)
     with np.errstate(invalid="ignore"):
         return sums / counts
 
@@ -71,7 +71,7 @@ def keep_best(
 
 def _kept(scores: np.ndarray, free: np.ndarray, count: int) -> np.ndarray:
     keep = ~free
-    more = count - np.count_nonzero(keep)
+    more = count - int(np.count_nonzero(keep))
     if more > 0:
         keep[np.flatnonzero(free)[keep_largest(scores[free], more)]] = True
     return keep

@@ -58,7 +58,7 @@ def rule_of(layer: Any) -> Rule:
     Raises:
         NoRule: If there is none, or its class changes what the one it derives from computes.
     """
-    kind = type(layer)
+    kind: Any = type(layer)
     if not isinstance(layer, keras.layers.Layer):
         rule = OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None
         if rule is None:

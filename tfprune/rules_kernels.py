@@ -53,9 +53,9 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     given = dict(zip(_letters(taken, len(call.inputs[0].shape)), flow.inputs(call)[0], strict=True))
     result_letters = _letters(result, len(shape))
     found: dict[str, np.ndarray | None] = dict(given)
-    for letter, size in zip(kernel_letters, layer.kernel.shape, strict=True):
-        if letter not in given:
-            found[letter] = flow.fresh(size, name=layer.name)
+    new = {a: size for a, size in zip(kernel_letters, layer.kernel.shape, strict=True) if a not in given}
+    for letter, size in new.items():
+        found[letter] = flow.fresh(size, name=f"{layer.name}/{letter}" if len(new) > 1 else layer.name)
     lost = [found[letter] for letter in given if letter not in kernel_letters and letter not in result_letters]
     if any(channels is not None for channels in lost):
         raise NoRule("it adds up channels without a kernel")
@@ -63,8 +63,8 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     layout = tuple(found[letter] for letter in result_letters)
     weights = {"kernel": kernel}
     if layer.bias is not None:
-        tail = result_letters[len(result_letters) - len(layer.bias.shape) :]
-        weights["bias"] = tuple(found[letter] if letter in layer.bias_axes else None for letter in tail)
+        last = result_letters[len(result_letters) - len(layer.bias.shape) :]
+        weights["bias"] = tuple(found[letter] if letter in layer.bias_axes else None for letter in last)
     asked = layer.get_config()["output_shape"]
     asked = [asked] if isinstance(asked, int) else list(asked)
     tail = layout[len(layout) - len(asked) :]

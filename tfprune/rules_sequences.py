@@ -103,7 +103,7 @@ def attention(flow: Flow, call: Call) -> Sequence[Layout]:
     config = layer.get_config()
     is_grouped = isinstance(layer, layers.GroupQueryAttention)
     count = config["num_key_value_heads" if is_grouped else "num_heads"]
-    heads = flow.fresh(count, name=layer.name, kind="heads")
+    heads = flow.fresh(count, name=f"{layer.name}/heads", kind="heads")
     queries = np.repeat(heads, config["num_query_heads"] // count) if is_grouped else heads
     result, counted = _projected(flow, call, inputs["query"], is_grouped=is_grouped, asked=config)
     counted |= {"num_query_heads": queries, "num_key_value_heads": heads} if is_grouped else {"num_heads": heads}

@@ -63,7 +63,7 @@ def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
     given, rank = flow.inputs(call), len(call.outputs[0].shape)
     axis = call.layer.axis % rank
     for place in range(rank):
-        known = [layout[place] for layout in given if layout[place] is not None]
+        known = [channels for layout in given if (channels := layout[place]) is not None]
         if place != axis and known:
             flow.pin(known if len(known) < len(given) else [], f"{call.layer.name}: beside channels that are fixed")
             for channels in known[1:]:
@@ -120,13 +120,14 @@ def _reshaped(layout: Layout, shape: Sequence[int | None], result: Sequence[int 
     tracked = [axis for axis, channels in enumerate(layout) if channels is not None]
     if not tracked:
         return (None,) * len(result)
-    channels = along(layout, tracked[0])
+    channels: Any = along(layout, tracked[0])
     if tracked[0] == len(shape) - 1 and result[-1] == shape[-1]:
         return placed(len(result), -1, channels)
-    if None in (*shape[1:], *result[1:]):
+    before, after = ([size for size in sizes[1:] if size is not None] for sizes in (shape, result))
+    if len(before) < len(shape) - 1 or len(after) < len(result) - 1:
         raise NoRule("it reshapes positions whose number is not known")
     spread = channels.reshape([-1 if axis == tracked[0] else 1 for axis in range(1, len(shape))])
-    entries = np.broadcast_to(spread, shape[1:]).reshape(result[1:])
+    entries = np.broadcast_to(spread, before).reshape(after)
     for axis in range(entries.ndim):
         line = np.moveaxis(entries, axis, -1).reshape(-1, entries.shape[axis])
         if np.all(line == line[0]):

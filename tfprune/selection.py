@@ -13,10 +13,11 @@ from tfprune.spec import check_regex
 from tfprune.wrapper import holds_pruned
 
 Filters = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
+Choice = dict[str, tuple[list[str], Pattern]]  # names of weights and their pattern, by the path of their layer
 
 
-def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> dict[str, list[str]]:
-    """Return the names of the weights to prune, by the path of their layer.
+def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> Choice:
+    """Return the names of the weights to prune, by the path of their layer, with the pattern.
 
     Raises:
         ValueError: If none is chosen, or a filter matches nothing.
@@ -30,10 +31,10 @@ def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> dict[st
     ]
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
     wanted = selector(filters, pattern, paths)
-    chosen: dict[str, list[str]] = {}
+    chosen: Choice = {}
     for path, layer, kernel in offered:
         if wanted(f"{path}/{kernel.path}", layer, kernel):
-            chosen.setdefault(path, []).append(kernel.path)
+            chosen.setdefault(path, ([], pattern))[0].append(kernel.path)
     if not chosen:
         raise ValueError(
             f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "

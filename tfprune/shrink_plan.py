@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class GroupRow:
     """What becomes of channels that are ranked with each other.
 
     Attributes:
-        group: The first layer that makes them.
+        group: The first layer that makes them, `conv`, or for the heads of an attention `attention/heads`.
         kind: "channels", or "heads" of attention.
         members: The layers that make, read or pass them.
         channels: How many there are; tied ones, which can only go together, count as one.
@@ -90,6 +91,14 @@ class ShrinkPlan:
     def flops_kept(self) -> int:
         """Floating-point operations of the model on one sample once it is shrunk."""
         return self.network.flops(self.keep)
+
+    def allocation(self) -> dict[str, float]:
+        """Return the sparsity of each group by a regular expression, as `allocation` for `PruningCallback`.
+
+        So training prunes gradually what the plan would remove at once; it chooses the channels anew.
+        """
+        rows = [row for row in self.rows if row.kept < row.channels]
+        return {f"^{re.escape(row.group)}$": 1 - row.kept / row.channels for row in rows} | {"": 0.0}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, ready for `json.dumps`."""

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 
 from tfprune.flat import flatten, retrace
-from tfprune.model import strip
 from tfprune.network import Held
 from tfprune.prunable import as_numpy
 from tfprune.rebuild import copy_of
 from tfprune.shrink_plan import ShrinkPlan
+from tfprune.stripping import strip
 
 
 def shrink(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
@@ -88,7 +88,7 @@ def mask_of(held: Held, keep: np.ndarray) -> np.ndarray:
     """Return where a weight neither makes nor reads a class that is not kept: booleans of its shape."""
     mask = np.ones(held.shape, dtype=bool)
     for axis in (*held.reads, *held.writes):
-        line = keep[held.layout[axis]]
+        line = keep[held.lines[axis]]
         mask &= line.reshape([-1 if place == axis else 1 for place in range(mask.ndim)])
     return mask
 
@@ -130,7 +130,6 @@ def _copy_kept(source: keras.layers.Layer, target: keras.layers.Layer, plan: Shr
     for variable, counterpart in zip(source.variables, target.variables, strict=True):
         values = as_numpy(variable)
         if id(variable) in held:
-            for axis, classes in enumerate(held[id(variable)].layout):
-                if classes is not None:
-                    values = np.compress(plan.keep[classes], values, axis=axis)
+            for axis, classes in held[id(variable)].lines.items():
+                values = np.compress(plan.keep[classes], values, axis=axis)
         counterpart.assign(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -12,15 +12,15 @@ import numpy as np
 
 from tfprune.allocation import Weight
 from tfprune.flat import flatten, is_plain
-from tfprune.model import strip
 from tfprune.network import Group, Held, Network, analyse
-from tfprune.prunable import as_numpy
+from tfprune.prunable import as_numpy, from_matrix
 from tfprune.ranking import as_weights, class_scores, keep_best
 from tfprune.shrinking import mask_of
+from tfprune.stripping import strip
 from tfprune.subclassed import pairs
 from tfprune.wrapper import Pruned
 
-Scores = Callable[[Pruned, str], np.ndarray]  # of a weight, in its own shape
+Scores = Callable[[Pruned, str, str], np.ndarray]  # of a wrapper's weight, with its path, in the matrix view
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Coupling:
             for place, held in enumerate(self.network.parts[name].weights):
                 reads, makes = held.axes_of(group.classes)
                 if reads or makes:
-                    reason = self._uncovered(name, place, group.kind, makes=makes)
+                    reason = self._uncovered(name, place, group.kind, makes=bool(makes))
                     if reason:
                         return reason
         return "only one" if group.classes.size < 2 else None
@@ -55,7 +55,7 @@ class Coupling:
         layer, weight = self.kernels[name, place]
         if layer.pattern.kind != kind:
             return f"{path} is pruned by {layer.pattern!r}"
-        if makes and not layer.pattern.makes:
+        if makes and not getattr(layer.pattern, "makes", True):
             return "left out by `filters`"
         return None if weight in layer.trained() else f"{path} is frozen (trainable=False)"
 
@@ -90,13 +90,13 @@ def coupling(model: keras.layers.Layer) -> Coupling | None:
         copy = strip(model)
         wrappers = {id(plain): layer for layer, plain in pairs(model, copy) if isinstance(layer, Pruned)}
         flat = flatten(copy)
-        found = {}
+        found: dict[tuple[str, int], tuple[Pruned, str]] = {}
         for plain in flat.layers:
-            layer = wrappers.get(id(plain))
-            names = {} if layer is None else {id(kernel.variable): name for name, kernel in layer.kernels.items()}
-            for place, variable in enumerate(layer.layer.weights if layer else ()):
-                if id(variable) in names:
-                    found[plain.name, place] = layer, names[id(variable)]
+            if id(plain) in wrappers:
+                layer = wrappers[id(plain)]
+                names = {id(kernel.variable): name for name, kernel in layer.kernels.items()}
+                places = enumerate(layer.layer.weights)
+                found |= {(plain.name, at): (layer, names[id(one)]) for at, one in places if id(one) in names}
         _KNOWN[model] = Coupling(analyse(flat), found)
     return _KNOWN[model]
 
@@ -106,29 +106,33 @@ class Structured:
 
     Args:
         found: How the kernels are coupled.
-        scores: Returns the scores of a kernel.
+        scores: Returns the scores of a kernel in the matrix view.
     """
 
     def __init__(self, found: Coupling, scores: Scores) -> None:
         self.network, self.kernels = found.network, found.kernels
         self.groups = found.groups()
+        self.layers = {layer for layer, _ in found.kernels.values() if layer.pattern.kind}
         self._scores_of = scores
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
         """The score of each class."""
         made = np.concatenate([group.classes for group in self.groups])
-        held = ((self._held(place), kernel) for place, kernel in self.kernels.items())
-        return class_scores(
-            self.network, ((one, self._scores_of(*kernel)) for one, kernel in held if one.axes_of(made)[1])
-        )
+        held = {place: self._held(place) for place in self.kernels}
+        making = [place for place, one in held.items() if one.axes_of(made)[1]]
+        return class_scores(self.network, ((held[place], self._scored(place)) for place in making))
+
+    def _scored(self, place: tuple[str, int]) -> np.ndarray:
+        layer, name = self.kernels[place]
+        return from_matrix(self._scores_of(layer, name, f"{place[0]}/{name}"), layer.kernels[name])
 
     def _held(self, place: tuple[str, int]) -> Held:
         return self.network.parts[place[0]].weights[place[1]]
 
     def weights(self) -> list[Weight]:
         """Return the groups in the form that allocations take."""
-        return as_weights(self.network, self.groups, lambda: self.scores)
+        return as_weights(self.groups, lambda: self.scores)
 
     def keep(self, split: Sequence[float | None]) -> np.ndarray:
         """Return which classes stay; of a group whose share is None those that its masks show now."""
@@ -145,7 +149,7 @@ class Structured:
             held, mask = self._held(place), as_numpy(layer.masks[name]).view(bool)
             for axis in held.reads:
                 others = tuple(other for other in range(mask.ndim) if other != axis)
-                shown[held.layout[axis][mask.any(axis=others)]] = True
+                shown[held.lines[axis][mask.any(axis=others)]] = True
         return shown
 
     def masks(self, keep: np.ndarray) -> list[tuple[Pruned, str, np.ndarray]]:
@@ -155,3 +159,9 @@ class Structured:
             for place, (layer, name) in self.kernels.items()
             if layer.pattern.kind is not None and name in layer.trained()
         ]
+
+
+def structured(model: keras.layers.Layer, *, layers: Iterable[Pruned], scores: Scores) -> Structured | None:
+    """Return the groups of a graph model, if one of its wrappers has a pattern that removes channels or heads."""
+    found = coupling(model) if any(layer.pattern.kind for layer in layers) else None
+    return None if found is None else Structured(found, scores)

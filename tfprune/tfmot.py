@@ -18,10 +18,10 @@ import keras
 
 from tfprune.allocation import Weight
 from tfprune.masks import check_optimizer, pruned_layers, update_masks
-from tfprune.model import copy_with, strip
 from tfprune.patterns import Pattern
 from tfprune.prunable import PrunableLayer, as_numpy, kernels
 from tfprune.slots import updates_of
+from tfprune.stripping import copy_with, strip
 from tfprune.summaries import PruningSummaries
 from tfprune.tfmot_policy import PruneForLatencyOnXNNPack, PruningPolicy
 from tfprune.tfmot_schedules import ConstantSparsity, PolynomialDecay, PruningSchedule

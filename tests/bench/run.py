@@ -19,6 +19,7 @@ COMMANDS = [
     ["steps.py", "mlp"],
     ["wrapping.py"],
     ["digits.py"],
+    ["compensation.py"],
     ["sizes.py"],
     ["sharing.py"],
     ["sparse_files.py"],

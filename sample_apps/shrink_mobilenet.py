@@ -1,0 +1,190 @@
+"""Fashion-MNIST: a net like MobileNetV2, and the same with channels pruned in training until half its FLOPs are left.
+
+python sample_apps/shrink_mobilenet.py              # about ten minutes on two cores
+python sample_apps/shrink_mobilenet.py --smoke      # seconds, on made-up images
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+
+import keras
+import numpy as np
+
+import tfprune
+from tfprune.export import Runner, benchmark, to_tflite
+from tfprune.report import table
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+BATCH = 128
+# Expansion, channels and stride of each block, as MobileNetV2 has them, for images of 28 px.
+BLOCKS = [(1, 32, 1), (4, 48, 2), (4, 48, 1), (4, 80, 2), (4, 80, 1), (4, 128, 1)]
+Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and labels to train on, then to test on
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one exported file is worth; accuracy in [0, 1], latency of one image in milliseconds."""
+
+    accuracy: float
+    flops: int
+    parameters: int
+    bytes: int
+    latency: float
+
+
+def main() -> None:
+    options = parse()
+    data, epochs = (synthetic(), 2) if options.smoke else (fashion_mnist(), options.epochs)
+    options.output.mkdir(parents=True, exist_ok=True)
+    measured: dict[str, list[Measured]] = {"dense": [], "shrunk": []}
+    for seed in range(options.seeds):
+        dense = train(build(seed), data, epochs=epochs, callbacks=[])
+        measured["dense"].append(measure(dense, options.output / "dense.tflite", data))
+
+        plan, shrunk = train_and_shrink(build(seed), data, epochs=epochs, flops=options.flops)
+        measured["shrunk"].append(measure(shrunk, options.output / "shrunk.tflite", data))
+    print(f"\n{plan}\n")
+    plan.plot(options.output / "channels.png")
+    print(table(["file", "accuracy", "FLOPs", "parameters", "bytes", "latency, ms"], list(rows(measured))))
+    ratios = {name: ratio(measured, name) for name in ("flops", "latency")}
+    print(f"\nShrunk, against dense: {ratios['flops']:.2f} times fewer FLOPs, {ratios['latency']:.2f} times faster.")
+    note = "Means over the seeds, accuracy with its standard deviation. " if options.seeds > 1 else ""
+    print(f"{note}Accuracy on {len(data[2]):,} test images, through Runner.\nFiles: {options.output}")
+
+
+def train_and_shrink(
+    model: keras.Model, data: Data, *, epochs: int, flops: float
+) -> tuple[tfprune.ShrinkPlan, keras.Model]:
+    """Prune channels while the model trains, then leave them out."""
+    wrapped = tfprune.wrap(model, pattern="channel")
+    # The first steps find out which channels matter, the last ones recover what pruning has cost. With a budget the
+    # schedule says how fast it is approached.
+    schedule = tfprune.schedules.Polynomial(0.5, begin=0.1, end=0.6)
+    callback = tfprune.PruningCallback(schedule, every=50, allocation=tfprune.budget(flops=flops))
+    train(wrapped, data, epochs=epochs, callbacks=[callback])
+    plan = tfprune.plan_shrink(wrapped)
+    return plan, tfprune.shrink(wrapped, plan)
+
+
+def train(model: keras.Model, data: Data, *, epochs: int, callbacks: list[keras.callbacks.Callback]) -> keras.Model:
+    """Train on the same batches with the same settings: all that differs is the pruning."""
+    x, y, _, _ = data
+    rate = keras.optimizers.schedules.CosineDecay(0.003, epochs * -(-len(x) // BATCH))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    model.fit(x, y, batch_size=BATCH, epochs=epochs, callbacks=callbacks, verbose=2)
+    return model
+
+
+def build(seed: int) -> keras.Model:
+    """Return the untrained net: the same weights for the same seed."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    image = keras.Input((28, 28, 1), name="image")
+    x = conv(image, 32, 3, strides=2, name="stem")
+    for number, (expansion, channels, strides) in enumerate(BLOCKS):
+        y = x if expansion == 1 else conv(x, expansion * x.shape[-1], 1, name=f"expand_{number}")
+        y = layers.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False, name=f"depthwise_{number}")(y)
+        y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
+        y = layers.BatchNormalization()(layers.Conv2D(channels, 1, use_bias=False, name=f"project_{number}")(y))
+        x = layers.Add()([x, y]) if x.shape == y.shape else y
+    x = layers.GlobalAveragePooling2D()(conv(x, 256, 1, name="last"))
+    return keras.Model(image, layers.Dense(10, name="class")(x))
+
+
+def conv(x: keras.KerasTensor, filters: int, size: int, *, name: str, strides: int = 1) -> keras.KerasTensor:
+    layers = keras.layers
+    x = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False, name=name)(x)
+    return layers.ReLU(6.0)(layers.BatchNormalization()(x))
+
+
+def measure(model: keras.Model, path: Path, data: Data) -> Measured:
+    """Export a model, then judge the file, not the model: it is the file that is shipped."""
+    _, _, test_x, test_y = data
+    report = to_tflite(model, path, check_on=test_x[:200])
+    accuracy = float(np.mean(Runner(path).predict(test_x).argmax(axis=1) == test_y))
+    latency = benchmark(path, runs=500, warmup=50).median_ms
+    return Measured(accuracy, tfprune.plan_shrink(model).flops, model.count_params(), report.bytes, latency)
+
+
+def rows(measured: dict[str, list[Measured]]) -> Iterator[list[str]]:
+    for name, seeds in measured.items():
+        values = np.array([astuple(one) for one in seeds])
+        accuracy, flops, parameters, size, latency = values.mean(axis=0)
+        spread = f" ± {values[:, 0].std(ddof=1):.1%}" if len(seeds) > 1 else ""
+        yield [
+            name,
+            f"{accuracy:.1%}{spread}",
+            f"{flops:,.0f}",
+            f"{parameters:,.0f}",
+            f"{size:,.0f}",
+            f"{latency:.3f}",
+        ]
+
+
+def ratio(measured: dict[str, list[Measured]], name: str) -> float:
+    """Return how many times less of something the shrunk model takes, on average."""
+    pairs = zip(measured["dense"], measured["shrunk"], strict=True)
+    return float(np.mean([getattr(dense, name) / getattr(shrunk, name) for dense, shrunk in pairs]))
+
+
+def fashion_mnist() -> Data:
+    """Read the files of the Debian package if it is installed; else let Keras download them."""
+    if DEBIAN.is_dir():
+        x, y = idx("train-images-idx3"), idx("train-labels-idx1")
+        test_x, test_y = idx("t10k-images-idx3"), idx("t10k-labels-idx1")
+    else:
+        print(f"Downloading Fashion-MNIST. Without a network: apt-get install dataset-fashion-mnist, for {DEBIAN}")
+        (x, y), (test_x, test_y) = keras.datasets.fashion_mnist.load_data()
+    return pixels(x), y, pixels(test_x), test_y
+
+
+def idx(name: str) -> np.ndarray:
+    """Read a file in MNIST's format: the fourth byte counts the dimensions, whose sizes follow, then come bytes."""
+    content = gzip.decompress((DEBIAN / f"{name}-ubyte.gz").read_bytes())
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    return (images[..., np.newaxis] / 255).astype("float32")
+
+
+def synthetic() -> Data:
+    """Make images that are easy to tell apart: each class lights up rows of its own."""
+    print("--smoke: two epochs on made-up images instead of Fashion-MNIST; the accuracy means nothing")
+    random = np.random.default_rng(0)
+    y = random.integers(0, 10, 1000)
+    images = random.uniform(0, 128, (1000, 28, 28))
+    images[np.arange(1000), 4 + 2 * y] += 127
+    return pixels(images[:800]), y[:800], pixels(images[800:]), y[800:]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train a small MobileNetV2 on Fashion-MNIST, and one that loses channels meanwhile."
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
+    )
+    parser.add_argument(
+        "--flops", type=float, default=0.48, help="part of the FLOPs that stays (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("mobilenet-output"), metavar="DIR", help="folder for files"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The smaller model against the one of the same size with zeros, over random graphs and known families."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from graphs import RandomGraph, small_vit
+
+import tfprune
+from tfprune import plan_shrink, shrink, zero_channels
+from tfprune.export import Runner, to_tflite
+from tfprune.report import Skipped
+
+layers = keras.layers
+SEEDS = range(15)  # of each kind; tests/bench/shrinking.py takes 70
+
+
+def data_for(model, rows=3):
+    generator = np.random.default_rng(1)
+    return generator.normal(size=(rows, *model.input_shape[1:])).astype("float32")
+
+
+def check_equal(model, plan, *, tolerance=1e-5):
+    """Check the smaller model against the masked one, and its size against the plan's figures."""
+    smaller, masked, data = shrink(model, plan), zero_channels(model, plan), data_for(model)
+    expected = np.asarray(masked(data, training=False))
+    scale = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(smaller(data, training=False), expected, atol=tolerance * scale, rtol=0)
+    assert smaller.count_params() == plan.parameters_kept
+    return smaller
+
+
+@pytest.mark.parametrize("kind", ["vectors", "images", "sequences"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_graph_shrinks_to_what_it_computes_with_zeros(kind, seed):
+    model = getattr(RandomGraph(seed), kind)()
+    plan = plan_shrink(model, 0.4, allocation=["uniform", "global", "lamp"][seed % 3], round_to=1 + seed % 2)
+    check_equal(model, plan)
+
+
+def enlivened(model):
+    """Give scales, shifts and statistics values that a lost one would show."""
+    generator = np.random.default_rng(2)
+    for weight in model.weights:
+        if len(weight.shape) == 1:
+            weight.assign(np.abs(weight + generator.normal(0, 0.2, weight.shape)) + 0.1)
+    return model
+
+
+def test_a_mobilenet_with_gates():
+    model = enlivened(keras.applications.MobileNetV3Small((32, 32, 3), weights=None, classes=5))
+    smaller = check_equal(model, plan_shrink(model, 0.5, round_to=2))
+    assert smaller.count_params() < 0.35 * model.count_params()  # a quarter of most kernels
+
+
+def test_a_vision_transformer_loses_heads_and_hidden_units():
+    model = enlivened(small_vit())
+    plan = plan_shrink(model, 0.5)
+    kept = {row.group: row.kept for row in plan.rows}
+    assert kept == {
+        "patches": 16,
+        "attention_0/heads": 2,
+        "wide_0": 16,
+        "attention_1/heads": 2,
+        "wide_1": 16,
+        "out": 5,
+    }
+    assert plan.skipped[0] == Skipped("patches", "norm_0: it normalises all channels together")
+    smaller = check_equal(model, plan)
+    assert smaller.get_layer("attention_0").num_heads == 2
+
+
+def test_what_goes_is_sliced_out_of_every_weight():
+    stack = [keras.Input((3,)), layers.Dense(4, activation="relu", name="hidden"), layers.Dense(2, name="out")]
+    model = keras.Sequential(stack)
+    kernel = np.array([[5.0, 1, 4, 2]] * 3)
+    model.get_layer("hidden").set_weights([kernel, np.arange(4.0)])
+    out, shift = np.arange(8.0).reshape(4, 2), np.ones(2)
+    model.get_layer("out").set_weights([out, shift])
+    smaller = shrink(model, plan_shrink(model, 0.5))
+    expected = [kernel[:, [0, 2]], [0, 2], out[[0, 2]], shift]
+    assert all(np.array_equal(one, other) for one, other in zip(smaller.get_weights(), expected, strict=True))
+
+
+def test_statistics_of_normalisation_go_with_their_channels():
+    image = keras.Input((4, 4, 1))
+    x = layers.Conv2D(3, 1, name="conv")(image)
+    model = keras.Model(image, layers.Conv2D(1, 1)(layers.BatchNormalization(name="norm")(x)))
+    model.get_layer("conv").kernel.assign(np.array([3.0, 1, 2]).reshape(1, 1, 1, 3))
+    model.get_layer("norm").set_weights([np.arange(3.0) + shift for shift in (0, 10, 20, 30)])
+    smaller = shrink(model, plan_shrink(model, 1 / 3))
+    assert [weight.tolist() for weight in smaller.get_layer("norm").get_weights()] == [
+        *([0, 2], [10, 12]),
+        *([20, 22], [30, 32]),
+    ]
+
+
+def test_the_smaller_model_is_saved_and_loaded_without_tfprune(tmp_path):
+    model = RandomGraph(7).images()
+    smaller = shrink(model, plan_shrink(model, 0.5))
+    smaller.save(tmp_path / "small.keras")
+    np.save(tmp_path / "data.npy", data_for(model))
+    code = (
+        "import sys; sys.modules['tfprune'] = None\n"
+        "import keras, numpy as np\n"
+        "model = keras.models.load_model(sys.argv[1] + '/small.keras')\n"
+        "np.save(sys.argv[1] + '/out.npy', model(np.load(sys.argv[1] + '/data.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), smaller(data_for(model)), atol=1e-6)
+
+
+def test_the_smaller_model_is_exported(tmp_path):
+    model = RandomGraph(7).images()
+    smaller = shrink(model, plan_shrink(model, 0.5))
+    to_tflite(smaller, tmp_path / "small.tflite", sparse=False)
+    images = data_for(model)
+    np.testing.assert_allclose(Runner(tmp_path / "small.tflite").predict(images), smaller(images), atol=1e-5)
+
+
+def test_a_wrapped_model_shrinks_with_its_masks_applied():
+    model = RandomGraph(2).vectors()
+    wrapped = tfprune.wrap(model)
+    tfprune.update_masks(wrapped, 0.3)
+    plan = plan_shrink(wrapped, 0.3)
+    smaller = check_equal(tfprune.strip(wrapped), plan)
+    np.testing.assert_allclose(smaller(data_for(model)), shrink(wrapped, plan)(data_for(model)), atol=1e-6)
+
+
+def test_the_model_is_left_untouched_and_the_copy_trains():
+    model = RandomGraph(5).images()
+    before = model.get_weights()
+    smaller = shrink(model, plan_shrink(model, 0.5))
+    smaller.compile("sgd", "mse")
+    data = data_for(model, 8)
+    assert np.isfinite(smaller.fit(data, np.zeros((8, 3)), verbose=0).history["loss"][0])
+    assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), before, strict=True))
+    assert [layer.name for layer in smaller.layers] == [layer.name for layer in model.layers]
+
+
+def test_layers_keep_what_they_were_made_with():
+    stack = [
+        keras.Input((8,)),
+        layers.Dense(6, activation="relu", kernel_regularizer="l2", name="hidden", dtype="mixed_bfloat16"),
+        layers.Dense(2, name="out"),
+    ]
+    model = keras.Sequential(stack)
+    model.get_layer("hidden").trainable = False
+    hidden = shrink(model, plan_shrink(model, 0.5)).get_layer("hidden")
+    assert (hidden.units, hidden.trainable, hidden.dtype_policy.name) == (3, False, "mixed_bfloat16")
+    assert isinstance(hidden.kernel_regularizer, keras.regularizers.L2)
+
+
+def test_a_plan_for_another_model_is_refused():
+    model, other = RandomGraph(1).vectors(), RandomGraph(4).vectors()
+    plan = plan_shrink(model, 0.5)
+    for act in (shrink, zero_channels):
+        with pytest.raises(ValueError, match="Expected the model that the plan was made for.*these layers differ: "):
+            act(other, plan)
+    smaller = shrink(model, plan)
+    with pytest.raises(ValueError, match="Make a plan for this model"):
+        shrink(smaller, plan)

@@ -1,0 +1,74 @@
+"""Which layers to wrap so that channels can go: all whose kernels make or read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import keras
+
+from tfprune.choosing import choose_groups, offered, stuck
+from tfprune.flat import flatten, is_plain
+from tfprune.network import Group, Network, analyse
+from tfprune.patterns import Channel, Pattern
+from tfprune.rebuild import units
+from tfprune.selection import Choice, Filters
+from tfprune.stripping import strip
+from tfprune.subclassed import pairs
+from tfprune.wrapper import holds_pruned
+
+
+def choose_channels(model: keras.Model, *, pattern: Channel, filters: Filters) -> Choice:
+    """Return the kernels that make or read the channels to prune, by the path of their layer, with its pattern.
+
+    Raises:
+        ValueError: If the model is no graph, no channels can go, or those asked for cannot.
+    """
+    if not is_plain(model):
+        raise ValueError(
+            f"Expected a Sequential or Functional model with pattern={pattern!r}, which follows the channels from "
+            f"layer to layer. Received: {model.name!r} of class {type(model).__name__}. Build it as "
+            f"keras.Model(inputs, outputs), or wrap single layers of it"
+        )
+    copy = strip(model)
+    paths_by_id = {id(layer): path for path, layer in units(model)}
+    origins = {id(plain): layer for layer, plain in pairs(model, copy)}
+    flat = flatten(copy)
+    held = [layer for layer in flat.layers if id(layer) in origins]
+    paths = {layer.name: paths_by_id[id(origins[id(layer)])] for layer in held}
+    wrapped = {layer.name for layer in held if holds_pruned(origins[id(layer)])}
+    network, kernels = analyse(flat), offered(flat, paths)
+
+    def refusal(group: Group) -> str | None:
+        reason = stuck(network, group)
+        for layer, weight, _ in () if reason else _touching(network, group):
+            if layer in wrapped:
+                return f"{paths[layer]} is wrapped already"
+            if (layer, weight) not in kernels:
+                return f"{layer}/{weight} is no kernel that can be masked; tfprune.register_prunable names those"
+        return reason
+
+    groups = choose_groups(network, kernels, pattern=pattern, filters=filters, refusal=refusal)
+    return _cover(network, groups, paths, pattern)
+
+
+def _touching(network: Network, group: Group) -> Iterator[tuple[str, str, bool]]:
+    """Yield layer and name of each weight that makes or reads channels of a group, and whether it makes them."""
+    free = group.classes[network.free(group)]
+    for name in group.members:
+        for held in network.parts[name].weights:
+            reads, makes = held.axes_of(free)
+            if reads or makes:
+                yield name, held.name, bool(makes)
+
+
+def _cover(network: Network, groups: list[Group], paths: Mapping[str, str], pattern: Channel) -> Choice:
+    names: dict[str, list[str]] = {}
+    making = set()
+    for group in groups:
+        for layer, weight, makes in _touching(network, group):
+            known = names.setdefault(paths[layer], [])
+            known += [weight] if weight not in known else []
+            making |= {paths[layer]} if makes else set()
+    shapes: dict[str, Pattern] = {path: replace(pattern, makes=path in making) for path in names}
+    return {path: (names[path], shapes[path]) for path in names}
