@@ -4,9 +4,10 @@
     table    packed: PIECE for each piece, then STREAM for each stream
     streams  first what lies outside of the pieces, then those of each piece
 
-A piece is a part of the original that was split by `streams`. `detail` is its commonest entry; or, where the piece
-is another one times a number, that one's place in the table, which is an earlier one, and 2^32 times the bits of the
-number.
+A piece is a part of the original that was split by `streams`. `detail` is its commonest entry; where it was split by
+rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's place in the table,
+which is an earlier one, and 2^32 times the bits of the number. Files of version 1 have no pieces that are folded or
+split by rows, and are the same otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from tfprune.export.scales import scaled
 from tfprune.export.streams import FORMS, SCALED, join
 
 MAGIC = b"TFZ"
-VERSION = 1
+VERSION = 2
+READ = (1, VERSION)
 LIMIT = 2**31  # bytes of the original: a flatbuffer's offsets reach no further
 HEADER = struct.Struct("<3sBQIIBI")
 PIECE = np.dtype([("start", "<u4"), ("size", "<u4"), ("form", "u1"), ("detail", "<u8")])
@@ -59,9 +61,9 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
             f"Expected a packed file, which begins with {MAGIC!r}. Received: {len(data):,} bytes that begin with "
             f"{data[:8]!r}. Only what `tfprune.export.pack` returned can be unpacked."
         )
-    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
+    if len(data) > len(MAGIC) and data[len(MAGIC)] not in READ:
         raise ValueError(
-            f"Expected a packed file of version {VERSION}. Received: version {data[len(MAGIC)]}. "
+            f"Expected a packed file of version {VERSION} at most. Received: version {data[len(MAGIC)]}. "
             "Install the newest tfprune, or copy the file again."
         )
     try:

@@ -11,12 +11,14 @@ import numpy as np
 from tfprune.export.coders import compress, compress_quickly
 from tfprune.export.packed import HEADER, LARGEST, LIMIT, MAGIC, PIECE, SMALLEST, STREAM, VERSION, as_bytes
 from tfprune.export.scales import find_scaled
-from tfprune.export.streams import FORMS, SCALED, SPLITS, Form, split
-from tfprune.export.structure import IDENTIFIER, long_vectors
+from tfprune.export.streams import FORMS, ROWS, SCALED, SPLITS, Form, split, split_rows
+from tfprune.export.structure import IDENTIFIER, Vector, long_vectors
 
 WHOLE = 2**16  # files up to so many bytes are packed in one stream, too, in case that is smaller
 SAMPLE = 2**15  # bytes of a piece on which forms are compared
 PLAIN = Form(1, "plain")
+SPARSE = (Form(1, "runs"), Form(1, "mask"))  # what rows can be smaller than
+Coder = Callable[[bytes], tuple[int, bytes]]
 
 
 class Piece(NamedTuple):
@@ -69,35 +71,44 @@ def pack(data: bytes) -> bytes:
     return packed if len(data) > WHOLE else min(packed, _build(data, []), key=len)
 
 
-def _pieces(data: bytes, ranges: list[tuple[int, int]]) -> list[Piece]:
+def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
     """Split and pack parts of a file where that makes them smaller; those last that come from others."""
-    found = find_scaled([memoryview(data)[start : start + size] for start, size in ranges])
+    found = find_scaled([memoryview(data)[start : start + size] for start, size, _ in ranges])
     needed = {other for other, _ in found.values()}
     places: dict[int, int] = {}
     pieces: list[Piece] = []
-    for place, (start, size) in enumerate(ranges):
+    for place, (start, size, row) in enumerate(ranges):
         if place in found:
             continue
         content = data[start : start + size]
-        piece = _piece(content)._replace(start=start)
+        piece = _piece(content, row)._replace(start=start)
         # Long ones are kept out of the rest, whatever they cost: the rest is packed all at once, which takes memory.
         if place in needed or _cost(piece) < size or size >= SAMPLE:
             places[place] = len(pieces)
             pieces.append(piece)
     for place, (other, factor) in found.items():
-        pieces.append(Piece(*ranges[place], SCALED, places[other] + factor * 2**32, ()))
+        pieces.append(Piece(*ranges[place][:2], SCALED, places[other] + factor * 2**32, ()))
     return pieces
 
 
-def _ranges(data: bytes) -> Iterator[tuple[int, int]]:
-    for start, size in long_vectors(data, smallest=SMALLEST):
-        for first in range(0, size, LARGEST):
-            length = min(LARGEST, size - first)
+def _ranges(data: bytes) -> Iterator[Vector]:
+    for start, size, row in long_vectors(data, smallest=SMALLEST):
+        step = LARGEST - LARGEST % min(row, LARGEST)  # whole rows
+        for first in range(0, size, step):
+            length = min(step, size - first)
             if length >= SMALLEST:
-                yield start + first, length
+                yield Vector(start + first, length, row)
 
 
-def _piece(content: bytes) -> Piece:
+def _piece(content: bytes, row: int) -> Piece:
+    """Split by the form that suits a sample, or by rows if that is smaller."""
+    piece = _sampled(content)
+    if piece.form not in SPARSE or row >= len(content):
+        return piece
+    return min(piece, _coded(content, ROWS, split_rows(content, row), compress), key=_cost)
+
+
+def _sampled(content: bytes) -> Piece:
     """Split by the form that quick coders like best, unless repeats in the whole, which slow ones find, save more."""
     size = min(len(content), SAMPLE)
     start = (len(content) - size) // 2 // 4 * 4
@@ -108,9 +119,13 @@ def _piece(content: bytes) -> Piece:
     return best if size == len(content) else _split(content, best.form, compress)
 
 
-def _split(content: bytes, form: Form, coder: Callable[[bytes], tuple[int, bytes]]) -> Piece:
-    common, streams = split(content, form)
-    return Piece(0, len(content), form, common, tuple(map(coder, streams)))
+def _split(content: bytes, form: Form, coder: Coder) -> Piece:
+    return _coded(content, form, split(content, form), coder)
+
+
+def _coded(content: bytes, form: Form, parts: tuple[int, list[bytes]], coder: Coder) -> Piece:
+    detail, streams = parts
+    return Piece(0, len(content), form, detail, tuple(map(coder, streams)))
 
 
 def _cost(piece: Piece) -> int:

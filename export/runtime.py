@@ -71,7 +71,8 @@ class Runner:
             self._interpreter = self._load()
             self._interpreter.allocate_tensors()
             self._inputs, self._outputs = _endpoints(self._interpreter)
-        except (MemoryError, RuntimeError, ValueError) as error:
+        # A TypeError comes from a signature that names a tensor by a number too large for the interpreter.
+        except (MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
                 f"{_one_line(error)}. Export the model again."

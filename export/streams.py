@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 LONGEST = 255  # a run of so many goes on in the next byte
+CLASSES = 6  # of rows; fewer mix what differs, more take more tables
 
 
 class Form(NamedTuple):
@@ -16,9 +17,11 @@ class Form(NamedTuple):
     Attributes:
         width: Bytes of an entry.
         kind: `plain`, one stream for the first bytes of all entries, one for the second bytes, and so on; `steps`,
-            the same for the difference to the entry before; `runs` and `mask`, a stream that tells where the entries
-            lie that differ from the commonest one, and the plain streams of these; `scaled`, no stream at all,
-            because the entries are another piece's times a number.
+            the same for the difference to the entry before; `folded`, the same for entries with their sign in the
+            lowest bit, so that small ones begin with zeros; `runs` and `mask`, a stream that tells where the
+            entries lie that differ from the commonest one, and the plain streams of these; `rows`, runs, a stream
+            that gives each row a class, and the others class by class; `scaled`, no stream at all, because the
+            entries are another piece's times a number.
     """
 
     width: int
@@ -27,12 +30,14 @@ class Form(NamedTuple):
     @property
     def streams(self) -> int:
         """How many streams there are."""
-        return 0 if self.kind == "scaled" else self.width + (self.kind in ("runs", "mask"))
+        more = {"scaled": -self.width, "runs": 1, "mask": 1, "rows": 1 + CLASSES}
+        return self.width + more.get(self.kind, 0)
 
 
-SPLITS = tuple(Form(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4))
-SCALED = Form(4, "scaled")
-FORMS = (*SPLITS, SCALED)  # a packed file stores the number of a form: the order is part of the format
+ROWS, SCALED = Form(1, "rows"), Form(4, "scaled")
+_FIRST = tuple(Form(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4))
+SPLITS = (*_FIRST, Form(4, "folded"))  # what any entries can be split by
+FORMS = (*_FIRST, SCALED, Form(4, "folded"), ROWS)  # their numbers are part of the format: new ones come last
 
 
 def split(data: bytes | memoryview, form: Form) -> tuple[int, list[bytes]]:
@@ -40,7 +45,7 @@ def split(data: bytes | memoryview, form: Form) -> tuple[int, list[bytes]]:
 
     Args:
         data: The entries, a multiple of the form's width.
-        form: How to split, one of SPLITS.
+        form: How to split, one of SPLITS; `split_rows` does it by rows.
 
     Returns:
         The commonest entry, as an unsigned number (0 where the form does not need it), and the streams.
@@ -54,6 +59,8 @@ def split(data: bytes | memoryview, form: Form) -> tuple[int, list[bytes]]:
         return 0, _planes(entries)
     if form.kind == "steps":
         return 0, _planes(np.diff(entries, prepend=entries.dtype.type(0)))
+    if form.kind == "folded":
+        return 0, _planes(entries << 1 ^ -(entries >> 31))
     values, counts = np.unique(entries, return_counts=True)
     common = values[np.argmax(counts)]
     differs = entries != common
@@ -61,14 +68,42 @@ def split(data: bytes | memoryview, form: Form) -> tuple[int, list[bytes]]:
     return int(common), [places.tobytes(), *_planes(entries[differs])]
 
 
+def split_rows(data: bytes | memoryview, length: int) -> tuple[int, list[bytes]]:
+    """Split entries of one byte into streams, rows with entries of like size together.
+
+    Each row of quantized weights is scaled by its largest, so rows differ in how large the others are.
+
+    Args:
+        data: The entries.
+        length: Entries of a row, at least 1; the last row may be shorter.
+
+    Returns:
+        The commonest entry plus 2^32 times the length, and the streams.
+
+    Example:
+        >>> common, streams = split_rows(bytes([0, 0, 7, 0, 0, 0, 90, 0]), length=4)
+        >>> streams[:2]
+        [b'\\x02\\x03', b'\\x00\\x03']
+    """
+    common, (places, values) = split(data, Form(1, "runs"))
+    row = np.flatnonzero(np.frombuffer(data, np.uint8) != common) // length
+    rows = -(-len(data) // length)
+    sizes = np.abs((np.frombuffer(values, np.uint8) - np.uint8(common)).view(np.int8).astype(np.int64))
+    mean = np.bincount(row, sizes, rows) / np.maximum(np.bincount(row, minlength=rows), 1)
+    classes = np.empty(rows, np.uint8)
+    classes[np.argsort(mean, kind="stable")] = np.arange(rows) * CLASSES // rows
+    parts = [np.frombuffer(values, np.uint8)[classes[row] == one].tobytes() for one in range(CLASSES)]
+    return common + length * 2**32, [places, classes.tobytes(), *parts]
+
+
 def join(read: Callable[[int], bytes], form: Form, *, size: int, common: int) -> bytes:
-    """Put the streams of `split` together again.
+    """Put the streams of `split` or `split_rows` together again.
 
     Args:
         read: Gives the next stream; takes the most bytes it may have.
         form: How the entries were split.
         size: Bytes of all entries.
-        common: The commonest entry.
+        common: The commonest entry, or what else `split` and `split_rows` give first.
 
     Returns:
         The entries.
@@ -84,11 +119,30 @@ def join(read: Callable[[int], bytes], form: Form, *, size: int, common: int) ->
     if form.kind == "steps":
         steps = _entries(read, count, form.width)
         return np.cumsum(steps, dtype=steps.dtype).tobytes()
+    if form.kind == "folded":
+        folded = _entries(read, count, form.width)
+        return (folded >> 1 ^ -(folded & 1)).tobytes()
+    if form.kind == "rows":
+        return _join_rows(read, count, *divmod(common, 2**32))
     places = _marked(read, count) if form.kind == "mask" else _after_runs(read, count)
     if common >= 256**form.width:
         raise ValueError(f"the common entry {common} does not fit {form.width} bytes")
     entries = np.full(count, common, f"<u{form.width}")
     entries[places] = _entries(read, len(places), form.width)
+    return entries.tobytes()
+
+
+def _join_rows(read: Callable[[int], bytes], count: int, length: int, common: int) -> bytes:
+    if not length or common > 255:
+        raise ValueError(f"rows of {length:,} entries around {common:,} do not exist")
+    places = _after_runs(read, count)
+    classes = np.frombuffer(_exactly(read, -(-count // length)), np.uint8)
+    if classes.max(initial=0) >= CLASSES:
+        raise ValueError(f"a row has the class {classes.max()}, which does not exist")
+    entries, belongs = np.full(count, common, np.uint8), classes[places // length]
+    for one in range(CLASSES):
+        mine = places[belongs == one]
+        entries[mine] = np.frombuffer(_exactly(read, len(mine)), np.uint8)
     return entries.tobytes()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every TFLite file
 
@@ -45,7 +46,21 @@ def check_whole(data: bytes) -> None:
     _Walk(data, smallest=len(data)).model()
 
 
-def long_vectors(data: bytes, *, smallest: int) -> list[tuple[int, int]]:
+class Vector(NamedTuple):
+    """Where a vector lies in a file.
+
+    Attributes:
+        start: Its first byte.
+        size: Bytes that it takes.
+        row: Bytes of one entry of the first dimension, where it holds the values of a tensor; else all.
+    """
+
+    start: int
+    size: int
+    row: int
+
+
+def long_vectors(data: bytes, *, smallest: int) -> list[Vector]:
     """Find where weights and other long vectors of a TFLite flatbuffer lie.
 
     Args:
@@ -53,17 +68,19 @@ def long_vectors(data: bytes, *, smallest: int) -> list[tuple[int, int]]:
         smallest: Bytes that a vector needs to be listed, at least 1.
 
     Returns:
-        Where each begins and how many bytes it takes, in the order of the file. None overlaps another.
+        The vectors in the order of the file. None overlaps another.
 
     Raises:
         ValueError: If the file is not whole, as `check_whole` has it.
     """
     walk = _Walk(data, smallest=smallest)
     walk.model()
+    rows = {start: walk.rows.get(number, 1) for number, start in enumerate(walk.buffers)}
     found, end = [], 0
     for start, size in sorted(walk.vectors.items()):
         if start >= end:
-            found.append((start, size))
+            count = rows.get(start, 1)
+            found.append(Vector(start, size, size if count < 1 or size % count else size // count))
             end = start + size
     return found
 
@@ -71,6 +88,8 @@ def long_vectors(data: bytes, *, smallest: int) -> list[tuple[int, int]]:
 class _Walk:
     def __init__(self, data: bytes, *, smallest: int) -> None:
         self.vectors: dict[int, int] = {}
+        self.buffers: list[int] = []  # where the values of each begin; 0 without any
+        self.rows: dict[int, int] = {}  # by number of the buffer: first dimension of its tensor
         self._data = data
         self._smallest = smallest
         self._left = len(data)  # a table takes at least four bytes, so a sound file has fewer
@@ -96,6 +115,10 @@ class _Walk:
             offset = _number("<H", self._data, slots + entry) if entry < size else 0
             return offset and start + offset
 
+        if kind == "buffer":
+            self.buffers.append(place(0) and self._vector(place(0)) + 4)
+        if kind == "tensor" and place(0) and place(2):
+            self._shape(self._vector(place(0)), _number("<I", self._data, place(2)))
         for slot, part in LAYOUT[kind].items():
             if isinstance(part, dict):
                 named = place(slot - 1)
@@ -103,8 +126,15 @@ class _Walk:
             if place(slot):
                 self._part(place(slot), part)
 
+    def _vector(self, place: int) -> int:
+        return place + _number("<I", self._data, place)
+
+    def _shape(self, start: int, buffer: int) -> None:
+        if _number("<I", self._data, start):  # scalars have no dimension
+            self.rows[buffer] = _number("<i", self._data, start + 4)
+
     def _part(self, place: int, part: int | str | list[str]) -> None:
-        start = place + _number("<I", self._data, place)
+        start = self._vector(place)
         if isinstance(part, str):
             self.table(start, part)
             return

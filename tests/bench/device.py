@@ -1,13 +1,14 @@
 """Mobile nets with 1x1 convolutions at 90 % zeros on an emulated Raspberry Pi 4: dense files against sparse ones.
 
-Times are the emulator's, so only their ratio counts. They are processor time of one process, one thread, file after
-file in turn.
+Times are the emulator's, so only their ratio counts. They are processor time of one thread, file after file in turn,
+in several processes: within one they hardly differ, between two by some per cent.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from common import Row, at_least, at_most
 
 SPARSITY = 0.9
 SIZE = 224
-ROUNDS = 5
+PROCESSES, ROUNDS = 3, 3
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests/device"))
 BLOCKS = [(16, 1, 1, 1), (24, 2, 2, 6), (32, 3, 2, 6), (64, 4, 2, 6), (96, 3, 1, 6), (160, 3, 2, 6), (320, 1, 1, 6)]
@@ -35,11 +36,14 @@ def measure() -> list[Row]:
     for name, (build, bar) in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
             _write_files(build(), Path(folder))
-            told = _run(python, Path(folder))
-        rows.append(at_least(f"{name}, {SIZE} px, emulated: dense / sparse, median of {ROUNDS}", told["ratio"], bar))
-        rows.append(
-            at_most(f"{name}: sparse outputs from Keras', relative", told["difference"], 1e-4, unit="", digits=6)
-        )
+            _link_checkout(Path(folder))
+            told = [_run(python, Path(folder)) for _ in range(PROCESSES)]
+        ratios = sorted(run["ratio"] for run in told)
+        print(f"{name}: {ratios}")
+        what = f"{name}, {SIZE} px, emulated: dense / sparse, median of {PROCESSES} processes"
+        rows.append(at_least(what, statistics.median(ratios), bar))
+        difference = max(run["difference"] for run in told)
+        rows.append(at_most(f"{name}: sparse outputs from Keras', relative", difference, 1e-4, unit="", digits=6))
     return rows
 
 
@@ -68,11 +72,15 @@ def _is_pointwise(layer) -> bool:
     return tuple(getattr(layer, "kernel_size", ())) == (1, 1) or type(layer).__name__ == "Dense"
 
 
-def _run(python: Path, folder: Path) -> dict[str, float]:
-    """Time both files in one process of the emulated Python, which gets the checkout by links, as it is installed."""
+def _link_checkout(folder: Path) -> None:
+    """Let a Python whose path holds the folder find the checkout as if it were installed."""
     (folder / "tfprune").mkdir()
     for path in [*(ROOT / "tfprune").glob("*.py"), ROOT / "export"]:
         (folder / "tfprune" / path.name).symlink_to(path)
+
+
+def _run(python: Path, folder: Path) -> dict[str, float]:
+    """Time both files in one process of the emulated Python."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parent)])}
     command = [str(python), __file__, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -15,9 +15,21 @@ from typing import Any
 import numpy as np
 
 from tfprune.export import Runner, benchmark, inspect, verify
+from tfprune.export.codec import read_model
 
 LEAST_SPARSITY = 0.5  # of a file whose kernels are 90 % zeros: biases, tables and normalizations have none
 UNKNOWN = "Didn't find op"  # what an interpreter says that is older than a file's operators
+
+
+def check_row(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Do with a file what its row in files.json asks for."""
+    if "same" in row:
+        return check_same(folder / row["file"], folder / row["same"])
+    place_of = {"path": folder / row["file"], "samples": folder / row["samples"], "tolerance": row["tolerance"]}
+    result = check(**place_of)
+    if row["apart"] and not result.keys() & {"wrong", "refused"}:
+        result |= check_apart(**place_of)
+    return result
 
 
 def check(path: Path, samples: Path, tolerance: float) -> dict[str, Any]:
@@ -39,6 +51,14 @@ def check(path: Path, samples: Path, tolerance: float) -> dict[str, Any]:
     if importlib.util.find_spec("ai_edge_litert") and inspect(path).sparsity < LEAST_SPARSITY:
         return result | {"wrong": f"{inspect(path).sparsity:.0%} zeros: too few"}
     return result
+
+
+def check_same(path: Path, plain: Path) -> dict[str, Any]:
+    """Unpack a file, which has to give the one that was run."""
+    try:
+        return {"same": plain.name} if read_model(path) == plain.read_bytes() else {"wrong": "not what was packed"}
+    except ValueError as error:
+        return {"wrong": str(error)}
 
 
 def check_apart(path: Path, samples: Path, tolerance: float) -> dict[str, Any]:
@@ -71,8 +91,4 @@ if __name__ == "__main__":
     folder, model, first = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     for row in json.loads((folder / "files.json").read_text(encoding="utf-8"))[model][first:]:
         print(json.dumps({"file": row["file"], "begun": True}), flush=True)  # names the file that a crash is due to
-        place_of = {"path": folder / row["file"], "samples": folder / row["samples"], "tolerance": row["tolerance"]}
-        result = check(**place_of)
-        if row["apart"] and not result.keys() & {"wrong", "refused"}:
-            result |= check_apart(**place_of)
-        print(json.dumps({"file": row["file"], **result}), flush=True)
+        print(json.dumps({"file": row["file"], **check_row(row, folder)}), flush=True)

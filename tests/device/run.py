@@ -41,6 +41,7 @@ def _native(home: Path, wheel: Path) -> Device:
     """The interpreter of the `device` extra on this machine's processor."""
     python = _venv(home / "native", sys.executable)
     _pip(python, f"{wheel}[device]")
+    _pip(python, "--no-deps", "--force-reinstall", str(wheel))  # of the same version, and still not the one there
     return Device(python, {})
 
 
@@ -103,9 +104,11 @@ def make_wheel(folder: Path) -> Path:
 def devices(names: Iterable[str], home: Path, console: Console) -> dict[str, Device]:
     """Set up the runtimes of these names; say which cannot be had here."""
     wheel, found = make_wheel(home / "wheel"), {}
-    for name in names:
+    with ThreadPoolExecutor() as pool:  # most of it waits for downloads
+        jobs = {name: pool.submit(RUNTIMES[name], home, wheel) for name in names}
+    for name, job in jobs.items():
         try:
-            found[name] = RUNTIMES[name](home, wheel)
+            found[name] = job.result()
         except MissingError as reason:
             console.print(f"skipped: {name} ({reason})")
     return found
@@ -177,6 +180,8 @@ def outcome(row: dict) -> str:
     for kind, word in (*BAD.items(), ("refused", "refused")):
         if kind in row:
             return word
+    if "same" in row:
+        return "same bytes"
     time = f", {row['milliseconds']:.3g} ms" if "milliseconds" in row else ""
     return f"{row['difference']:.1e}{time}"
 

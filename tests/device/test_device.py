@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import lzma
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ for file in ["a", "bad", "b", "worse"][int(first):]:
         sys.exit("no such kernel")
     print(json.dumps({{"file": file, "difference": 0.0}}), flush=True)
 """
+
+EMPTY = bytes([12, 0, 0, 0]) + b"TFL3" + bytes([4, 0, 4, 0, 4, 0, 0, 0])  # a model that holds nothing
 
 
 class Outputs:
@@ -99,6 +102,18 @@ def test_right_outputs_agree_by_the_largest_relative_difference(checked) -> None
 )
 def test_a_difference_or_no_number_or_another_shape_in_any_output_is_wrong(checked, outputs: tuple) -> None:
     assert "wrong" in checked(*outputs)
+
+
+def test_a_packed_file_has_to_give_the_bytes_that_were_run(script, tmp_path: Path) -> None:
+    check, run = script("check"), script("run")
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    plain.write_bytes(EMPTY)
+    packed.write_bytes(lzma.compress(EMPTY))
+    assert run.outcome(check.check_same(packed, plain)) == "same bytes"
+    packed.write_bytes(lzma.compress(EMPTY + b"more"))
+    assert run.outcome(check.check_same(packed, plain)) == "WRONG"
+    packed.write_bytes(lzma.compress(EMPTY)[:-9])
+    assert "cut short" in check.check_same(packed, plain)["wrong"]
 
 
 def test_a_network_whose_outputs_do_not_tell_is_refused(script, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tfprune.export.process import Completed
+
+APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
+
+
+@contextmanager
+def _converting_here() -> Iterator[None]:
+    from tfprune.export import convert
+
+    def work(module: str, folder: Path, *, timeout: float) -> Completed:
+        convert._convert(folder)
+        return Completed(ok=True, reason="", output="")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "run_module", work)
+        yield
+
+
+@pytest.fixture(scope="session")
+def converting_here():
+    """Return a context in which the converter works in this process, where TensorFlow is loaded already."""
+    return _converting_here
+
+
+@pytest.fixture(scope="module", autouse=True)
+def converter(request: pytest.FixtureRequest, converting_here: Any) -> Iterator[None]:
+    """Spare modules that are not about the converter its process, which takes seconds to load TensorFlow."""
+    with nullcontext() if request.module.__name__.rpartition(".")[2] in APART else converting_here():
+        yield
 
 
 @dataclass(frozen=True)
@@ -181,7 +213,20 @@ def _convert(model: Any, calibration: np.ndarray | None = None, io: str = "float
 def join_plainly():
     """Return a function that puts the streams of a packed array together entry by entry."""
 
+    def join_rows(streams, count, length, common):
+        places, classes, *values = streams
+        values = [list(part) for part in values]
+        at, entries = -1, [common] * count
+        for byte in places:
+            at += byte + (byte < 255)
+            if byte < 255:
+                entries[at] = values[classes[at // length]].pop(0)
+        assert not any(values)
+        return bytes(entries)
+
     def join(streams, width, kind, count, common):
+        if kind == "rows":
+            return join_rows(streams, count, *divmod(common, 2**32))
         places = range(count)
         if kind == "mask":
             mask = streams.pop(0)
@@ -196,6 +241,8 @@ def join_plainly():
         entries, before = [common] * count, 0
         for place, *parts in zip(places, *streams, strict=True):
             number = sum(part << 8 * index for index, part in enumerate(parts))
+            if kind == "folded":
+                number = (-(number + 1) // 2 if number % 2 else number // 2) % 256**width
             before = (before + number) % 256**width if kind == "steps" else number
             entries[place] = before
         return b"".join(entry.to_bytes(width, "little") for entry in entries)

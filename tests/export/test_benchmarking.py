@@ -49,6 +49,13 @@ def test_inputs_are_the_same_each_time():
     assert endpoint.random_input(TensorInfo("s", (), "float32"), 2).shape == ()
 
 
+def test_a_random_input_larger_than_memory_is_refused():
+    with pytest.raises(
+        ValueError, match=r"Expected an input 'x' of at most .* Received: the shape \(1, 2147483647\)"
+    ):
+        endpoint.random_input(TensorInfo("x", (None, 2**31 - 1), "float32"), 1)
+
+
 def test_percentiles_by_hand():
     settings = {"runs": 5, "warmup": 0, "threads": 1, "batch": 1}
     times = np.array([5.0, 1.0, 3.0, 2.0, 4.0])

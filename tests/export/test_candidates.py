@@ -70,7 +70,7 @@ def test_only_wrong_forms_are_refused_with_the_reason_and_what_to_try(dense, inp
 
 def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
     candidates = forms(dense, name="float32", sparse="auto", optimize="size")
-    for compress in (None, "xz"):
+    for compress in (None, "gzip"):
         choice = take(candidates, inputs, expected, compress=compress)
         sizes = {form.name: len(encode(form.content, compress)) for form in candidates}
         assert len(choice.packed) == min(sizes.values())

@@ -50,11 +50,13 @@ def cnn():
 
 
 @pytest.fixture(scope="module")
-def files(cnn):
-    """The same network in every kind."""
+def files(cnn, converting_here):
+    """The same network in every kind, the first by a process that does not know the custom layer."""
     calibration = [IMAGES[:16], IMAGES[16:]]
-    kinds = {kind: convert(cnn, quantize=kind) for kind in (None, "float16", "dynamic")}
-    return kinds | {"int8": convert(cnn, quantize="int8", calibration=calibration, io_dtype="int8")}
+    kinds = {None: convert(cnn)}
+    with converting_here():
+        kinds |= {kind: convert(cnn, quantize=kind) for kind in ("float16", "dynamic")}
+        return kinds | {"int8": convert(cnn, quantize="int8", calibration=calibration, io_dtype="int8")}
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +99,14 @@ def test_a_network_without_loops_takes_any_batch(files):
     assert list(Interpreter(model_content=files[None]).get_input_details()[0]["shape_signature"]) == [-1, 8, 8, 3]
 
 
-def test_inputs_and_outputs_keep_names_and_order():
+def test_inputs_and_outputs_keep_names_and_order(converting_here):
     keras.utils.set_random_seed(3)
     inputs = [keras.Input((4,), name=name) for name in ("zeta", "alpha", "mid")]
     outputs = [layers.Dense(2 + place)(inputs[place % 3]) for place in range(11)]
     model = keras.Model(inputs, outputs)
     content = convert(model)
-    assert content == convert(model)
+    with converting_here():
+        assert content == convert(model)
     arrays = [RNG.normal(size=(3, 4)).astype("float32") for _ in inputs]
     expected = model.predict(arrays, verbose=0)
     interpreter = Interpreter(model_content=content)  # a plain one, as a device without this package has it
@@ -127,8 +130,9 @@ def test_recurrent_layers_run_as_loops_one_sample_at_a_time(recurrent, capfd):
     assert list(Interpreter(model_content=content).get_input_details()[0]["shape"]) == [1, 5]
 
 
-def test_recurrent_layers_are_unrolled_for_integers_and_only_in_the_file(recurrent):
-    content = convert(recurrent, quantize="int8", calibration=[TOKENS], io_dtype="int8")
+def test_recurrent_layers_are_unrolled_for_integers_and_only_in_the_file(recurrent, converting_here):
+    with converting_here():
+        content = convert(recurrent, quantize="int8", calibration=[TOKENS], io_dtype="int8")
     assert difference(content, recurrent, TOKENS) < 0.2
     interpreter = Interpreter(model_content=content)
     assert interpreter.get_input_details()[0]["dtype"] == np.int32  # tokens are no quantized numbers

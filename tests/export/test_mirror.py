@@ -452,6 +452,41 @@ def test_mobile_nets_give_the_same_outputs_with_symmetric_padding(family, size):
     assert not [layer for layer in ready.layers if isinstance(layer, layers.Flatten | layers.Reshape)]
 
 
+def efficient(activation, *, gated):
+    """Return blocks as EfficientNet has them, and as its Lite form: no gates, no swish, nothing before the stem."""
+    image = x = keras.Input((32, 32, 3), batch_size=1)
+    if gated:
+        x = layers.Normalization(mean=[0.5, 0.4, 0.3], variance=[0.2, 0.3, 0.4])(layers.Rescaling(1 / 255)(x))
+    x = layers.Conv2D(8, 3, 2, use_bias=False)(layers.ZeroPadding2D(((0, 1), (0, 1)))(x))
+    for kernel, strides, width in ((3, 1, 8), (5, 2, 12), (5, 1, 12)):
+        y = layers.Conv2D(4 * x.shape[-1], 1, use_bias=False)(x)
+        y = layers.Activation(activation)(layers.BatchNormalization()(y))
+        if strides == 2:
+            y = layers.ZeroPadding2D(((1, 2), (1, 2)))(y)
+        y = layers.DepthwiseConv2D(kernel, strides, "valid" if strides == 2 else "same", use_bias=False)(y)
+        y = layers.Activation(activation)(layers.BatchNormalization()(y))
+        if gated:
+            gate = layers.Reshape((1, 1, y.shape[-1]))(layers.GlobalAveragePooling2D()(y))
+            gate = layers.Conv2D(y.shape[-1], 1, activation="sigmoid")(layers.Conv2D(2, 1, activation="swish")(gate))
+            y = layers.Multiply()([y, gate])
+        y = layers.BatchNormalization()(layers.Conv2D(width, 1, use_bias=False)(y))
+        x = layers.Add()([layers.Dropout(0.2)(y), x]) if y.shape == x.shape else y
+    return randomize(keras.Model(image, layers.Dense(5)(layers.GlobalAveragePooling2D()(x))))
+
+
+@pytest.mark.parametrize(("activation", "gated"), [("swish", True), ("relu6", False)], ids=["EfficientNet", "Lite"])
+def test_efficient_nets_become_eligible_and_give_the_same_outputs(activation, gated):
+    model = efficient(activation, gated=gated)
+    wrapped = tfprune.wrap(model, filters="conv2d.*kernel")
+    tfprune.update_masks(wrapped, 0.9)
+    plain = tfprune.strip(wrapped)
+    ready = make_sparse_ready(plain)
+    assert difference(plain, ready, sample(plain, rows=1)) < CLOSE
+    assert not sparse_inference(plain).eligible
+    after = sparse_inference(ready)
+    assert (after.eligible, after.active, after.hazards) == (True, True, ())
+
+
 def test_a_net_with_everything_that_stops_the_sparse_kernels_becomes_eligible():
     image = keras.Input((16, 16, 3))
     x = layers.Conv2D(8, 3, 2, padding="same", activation="hard_swish")(layers.Rescaling(2.0)(image))

@@ -15,7 +15,7 @@ from tfprune.export.packed import unpack
 
 WORDS = np.random.default_rng(5).choice(4, 300, p=[0.7, 0.1, 0.1, 0.1]).astype("<u4").tobytes()
 STORED, DEFLATE, LZMA = range(3)
-PLAIN_1, STEPS_4, RUNS_1, SCALED = 0, 5, 6, 12
+PLAIN_1, STEPS_4, RUNS_1, SCALED, FOLDED_4, ROWS = 0, 5, 6, 12, 13, 14
 
 
 def deflate(data):
@@ -77,8 +77,21 @@ def test_what_is_no_packed_file_is_refused():
 
 
 def test_a_newer_version_is_refused_and_says_what_to_do():
-    with pytest.raises(ValueError, match="version 1. Received: version 2. Install the newest tfprune"):
-        unpack(container(FILE, PIECES, STREAMS, version=2))
+    with pytest.raises(ValueError, match="version 2 at most. Received: version 3. Install the newest"):
+        unpack(container(FILE, PIECES, STREAMS, version=3))
+
+
+def test_both_versions_are_read_and_so_are_rows_and_folded_entries():
+    assert unpack(container(FILE, PIECES, STREAMS, version=2)) == FILE
+    signed = np.arange(-64, 64, dtype="<i4")
+    folded = np.where(signed < 0, -2 * signed - 1, 2 * signed).astype("<u4").tobytes()
+    rows = np.zeros((32, 8), np.uint8)
+    rows[:, 3], classes = np.arange(32), np.arange(32) % 6
+    pieces = [(0, 512, FOLDED_4, 0), (512, 256, ROWS, 8 * 2**32)]
+    streams = [b"", *planes(folded), bytes([3] + 31 * [7]), bytes(classes.tolist())]
+    streams += [rows[classes == one, 3].tobytes() for one in range(6)]
+    whole = signed.tobytes() + rows.tobytes()
+    assert unpack(container(whole, pieces, [(STORED, stream) for stream in streams], version=2)) == whole
 
 
 def test_every_truncation_is_noticed():
@@ -112,7 +125,7 @@ LIES = {
     "goes on after its end": container(FILE, PIECES, STREAMS, end=b"more"),
     "content is not what was packed": container(FILE, PIECES, STREAMS, checksum=1),
     "too few streams, or too many": container(FILE, PIECES, STREAMS[:-1]),
-    "a form that does not exist": container(FILE, replaced(1, (1463, 256, 13, 0)), STREAMS),
+    "a form that does not exist": container(FILE, replaced(1, (1463, 256, 15, 0)), STREAMS),
     "fewer than 256 bytes": container(FILE, replaced(1, (1463, 255, PLAIN_1, 0)), STREAMS),
     "more than 1,048,576": container(FILE, replaced(1, (1463, 2**20 + 1, PLAIN_1, 0)), STREAMS),
     "pieces are longer than it is": container(FILE, replaced(0, (4, 1700, STEPS_4, 0)), STREAMS),
@@ -140,12 +153,20 @@ def test_the_caller_can_set_a_lower_limit():
 @given(data=st.binary(max_size=200))
 def test_random_bytes_behind_the_magic_raise_nothing_but_value_errors(data):
     with pytest.raises(ValueError, match="Expected a (whole )?packed file"):
-        unpack(b"TFZ\x01" + data)
+        unpack(b"TFZ\x02" + data)
+
+
+DETAILS = st.integers(0, 3) | st.just(2**34)  # a place, a common entry, rows of four
 
 
 @given(
     pieces=st.lists(
-        st.tuples(st.integers(0, 900), st.sampled_from([256, 260, 300, 512]), st.integers(0, 13), st.integers(0, 3)),
+        st.tuples(
+            st.integers(0, 900),
+            st.sampled_from([256, 260, 300, 512]),
+            st.integers(0, 15),
+            st.integers(0, 3) | st.just(2**34),
+        ),
         max_size=3,
     ),
     streams=st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=600)), min_size=1, max_size=9),

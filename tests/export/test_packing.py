@@ -1,5 +1,6 @@
 """Packing of files. The truth is the bytes that went in, and a decoder written here in plain loops."""
 
+import base64
 import lzma
 import struct
 import zlib
@@ -17,18 +18,27 @@ from tfprune.export.packing import LARGEST, WHOLE
 from tfprune.export.sparse import sparsify
 
 NAMES = ["dense", "int8", "int8_float_io", "two", "tokens", "fixed"]
-KINDS = [(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4)] + [(4, "scaled")]
+KINDS = [(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4)] + [
+    (4, "scaled"),
+    (4, "folded"),
+    (1, "rows"),
+]
+MORE = {"runs": 1, "mask": 1, "rows": 7}  # streams besides one for each byte of an entry
 LZMA2 = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**22}]
 
 
-def file_of(*vectors):
-    """Return a model without a graph that holds these vectors as buffers."""
+def file_of(*vectors, shapes=()):
+    """Return a model that holds these vectors as buffers, and a tensor of each shape for those after the first."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT()
     model.version = 3
-    model.buffers = []
+    model.buffers, graph = [], schema.SubGraphT()
+    model.subgraphs = [graph] if shapes else None
+    graph.tensors = [schema.TensorT() for _ in shapes]
+    for place, (tensor, shape) in enumerate(zip(graph.tensors, shapes, strict=True)):
+        tensor.buffer, tensor.shape = place + 1, shape
     for vector in vectors:
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(vector, np.uint8)
@@ -48,7 +58,7 @@ def unpacked_plainly(join_plainly):
             lambda packed: lzma.decompress(packed, lzma.FORMAT_RAW, filters=LZMA2),
         ]
         magic, version, size, checksum, count, coder, length = struct.unpack_from("<3sBQIIBI", data)
-        assert (magic, version) == (b"TFZ", 1)
+        assert (magic, version) == (b"TFZ", 2)
         table, at = decoders[coder](data[25 : 25 + length]), 25 + length
         pieces = [struct.unpack_from("<IIBQ", table, 17 * place) for place in range(count)]
         streams = []
@@ -64,7 +74,7 @@ def unpacked_plainly(join_plainly):
                 factor = np.uint32(detail >> 32).view(np.float32)
                 contents.append((np.frombuffer(contents[detail % 2**32], np.float32) * factor).tobytes())
             else:
-                own = [streams.pop(0) for _ in range(width + (kind in ("runs", "mask")))]
+                own = [streams.pop(0) for _ in range(width + MORE.get(kind, 0))]
                 contents.append(join_plainly(own, width, kind, piece // width, detail))
         whole = b""
         for (start, *_), content in sorted(zip(pieces, contents, strict=True)):
@@ -187,6 +197,45 @@ def test_scales_of_biases_are_not_stored_beside_those_of_weights(unpacked_plainl
     assert both - one < 60
     data = file_of(bias.tobytes(), weight.tobytes())
     assert unpack(pack(data)) == unpacked_plainly(pack(data)) == data
+
+
+# What pack wrote when its version was 1: a mask, floats, the same halved, and integers.
+FIRST_VERSION = (
+    b"R7P3>SOx$900000Rs3j11ONa40y_Wz0N?<605bppA^<XFbrldSMqw2LUy$5dF51rMCZm*#eZ0T|HL`mpF2!TY><3=W`lz~5XiLbU^iTi*1;McqL"
+    b"{Jm}!2P^2KQLl_=s{pEyx_{ZB9x#EbtpiLXLrPR{!9#d6%Yngv<U1iTf<riELUdWUpVf}fWrA?1{CO2p+n%;@B(9Cq&)xtW1s^70Arv7003j4"
+    b"0{{SHpb!86W1tWK0CQ*vFfdS%00I#nIN)Hz0$7=`0RXdSpbP*21;IfIfG`XMz)jLkVx(0Hil7hh;{U(r3~fg}Mx;U^wB+XHL8M!(GKK9_=%{1D"
+    b">k4aj_jeJFum1(X0TRF<2m`QFCi4H!N{f~yW>E60ZXe=pW<;oR)1S5(@TRodR}Fx4vJU$Coqm1"
+)
+
+
+def test_files_of_the_first_version_stay_readable():
+    random = np.random.default_rng(0)
+    weights = np.where(random.uniform(size=600) < 0.9, 0, random.integers(-9, 9, 600)).astype("i1")
+    scales = np.float32(1.5) * np.arange(1, 65, dtype="<f4")
+    halves = scales * np.float32(0.5)
+    packed = base64.b85decode(FIRST_VERSION)
+    assert packed[3] == 1
+    content = [vector.tobytes() for vector in (weights, scales, halves, np.arange(100, dtype="<i4"))]
+    assert unpack(packed) == file_of(*content)
+
+
+def test_rows_of_other_sizes_and_signs_take_less_than_one_table_for_all(unpacked_plainly):
+    """Each row is scaled by its largest entry, so what is a small one differs from row to row."""
+    random = np.random.default_rng(8)
+    rows = np.where(random.uniform(size=(512, 512)) < 0.9, 0, random.normal(size=(512, 512)) + 3)
+    rows = rows * random.uniform(5, 20, (512, 1)) * random.choice([-1, 1], rows.shape)
+    weights = rows.round().clip(-127, 127).astype(np.int8)
+    with_shape, without = (file_of(b"", weights.tobytes(), shapes=shapes) for shapes in ([weights.shape], []))
+    values = weights[weights != 0]
+    _, counts = np.unique(values, return_counts=True)
+    one_table = weights.size * entropy([0.9, 0.1], base=2) / 8 + len(values) * entropy(counts, base=2) / 8
+    assert len(pack(with_shape)) < 0.98 * one_table < len(pack(without))
+    assert unpack(pack(with_shape)) == unpacked_plainly(pack(with_shape)) == with_shape
+
+
+def test_small_integers_of_both_signs_take_little_more_than_their_bits():
+    biases = np.random.default_rng(9).integers(-256, 256, 4000).astype("<i4")
+    assert 4000 * 9 / 8 < len(pack(file_of(biases.tobytes()))) < 4000 * 10 / 8
 
 
 def test_long_vectors_are_cut_into_pieces():

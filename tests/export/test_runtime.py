@@ -204,6 +204,19 @@ def test_files_that_do_not_load_are_refused_by_name(cases, refused, tmp_path):
         Runner(tmp_path / "missing.tflite")
 
 
+@pytest.mark.parametrize("number", [1000, 2**32 - 1])
+def test_a_signature_that_names_no_tensor_is_refused(cases, number):
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(cases["dense"].data, 0))
+    model.signatureDefs[0].outputs[0].tensorIndex = number
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    with pytest.raises(ValueError, match="Expected a TFLite file that runs.*cannot load"):
+        Runner(bytes(builder.Output()))
+
+
 def test_other_interpreters_are_taken_in_turn(cases, monkeypatch):
     absent = ("no_such_package", "interpreter", "no-such-package")
     monkeypatch.setattr(runtime, "INTERPRETERS", (absent, *runtime.INTERPRETERS[2:]))

@@ -60,17 +60,29 @@ def test_values_may_be_anything(cases):
 def test_long_vectors_lie_where_the_schema_finds_them(cases, name):
     data = cases[name].data
     found = long_vectors(data, smallest=32)
-    assert set(_vectors(data, smallest=32)) <= {data[start : start + size] for start, size in found}
-    ends = [0, *(start + size for start, size in found)]
-    assert all(size >= 32 and start >= end for (start, size), end in zip(found, ends, strict=False))
+    assert set(_vectors(data, smallest=32)) <= {data[start : start + size] for start, size, _ in found}
+    ends = [0, *(start + size for start, size, _ in found)]
+    assert all(size >= 32 and start >= end for (start, size, _), end in zip(found, ends, strict=False))
     assert ends[-1] <= len(data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_know_how_long_an_entry_of_their_first_dimension_is(cases, name):
+    data = cases[name].data
+    rows = {data[start : start + size]: row for start, size, row in long_vectors(data, smallest=32)}
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    tensors = [(tensor, model.buffers[tensor.buffer].data) for tensor in model.subgraphs[0].tensors]
+    long = [(tensor.shape, values) for tensor, values in tensors if values is not None and values.nbytes >= 32]
+    assert long
+    for shape, values in long:
+        assert rows[values.tobytes()] == values.nbytes // shape[0]
 
 
 def test_positions_of_a_sparse_tensor_are_long_vectors_of_their_width():
     wide, narrow, bytewise = np.arange(20, dtype="<i4"), np.arange(30, dtype="<u2"), np.arange(40, dtype="u1")
     kinds = schema.SparseIndexVector
     data = _sparse_file((kinds.Int32Vector, wide), (kinds.Uint16Vector, narrow), (kinds.Uint8Vector, bytewise))
-    found = [data[start : start + size] for start, size in long_vectors(data, smallest=32)]
+    found = [data[start : start + size] for start, size, _ in long_vectors(data, smallest=32)]
     assert sorted(found) == sorted(vector.tobytes() for vector in (wide, narrow, bytewise))
 
 

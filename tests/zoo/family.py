@@ -97,10 +97,21 @@ def ship(wrapped: keras.Model, images: np.ndarray, folder: Path) -> None:
     zeros, kept = tfprune.sparsity_report(plain), tfprune.sparsity_report(wrapped)
     _expect(zeros.total_nnz == kept.total_nnz, "the stripped model holds the zeros of the masks")
 
-    tfprune.export.to_tflite(wrapped, folder / "model.tflite", check_on=images)
+    dense = export("|tflite| / max", wrapped, images, before, folder, sparse=False)
+    sparse = export("|sparse| / max", wrapped, images, before, folder, sparse="auto", optimize="latency")
+    note("sparse / dense", f"{sparse.bytes / dense.bytes:.2f}")
+    note("form", next(row.name for row in sparse.candidates if not row.reason).removeprefix("float32, "))
+
+
+def export(
+    column: str, wrapped: keras.Model, images: np.ndarray, before: np.ndarray, folder: Path, **options: str | bool
+) -> tfprune.export.ExportReport:
+    """Write the model as a file, and compare what this gives with the model in memory."""
+    report = tfprune.export.to_tflite(wrapped, folder / "model.tflite", check_on=images, **options)
     exported = tfprune.export.Runner(folder / "model.tflite").predict(images)
     largest = float(np.abs(before).max())
-    alike("|tflite| / max", exported / largest, before / largest, 1e-4)
+    alike(column, exported / largest, before / largest, 1e-4)
+    return report
 
 
 def pruned(model: keras.Model) -> list[tfprune.Pruned]:

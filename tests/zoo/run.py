@@ -32,7 +32,7 @@ FAMILIES = {
 # What family.py notes, in the order in which it is shown.
 COLUMNS = [
     "input", "parameters", "pruned weights", "skipped layers", "sparsity", "|wrap|", "|strip|", "|tflite| / max",
-    "wrap, s", "update, s",
+    "|sparse| / max", "sparse / dense", "form", "wrap, s", "update, s",
 ]  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def main() -> int:
     unknown = [name for name in wanted if name not in FAMILIES]
     if unknown:
         raise SystemExit(f"Expected families among {', '.join(FAMILIES)}. Received: {', '.join(unknown)}")
-    console = Console(width=170)
+    console = Console(width=210)
     columns = [*COLUMNS, "verdict"]
     table = Table("family", *columns)
     verdicts = []
