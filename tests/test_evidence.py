@@ -269,9 +269,10 @@ def test_gamma_is_that_of_the_layer_behind():
     assert facts["bare/kernel"].reason == "no BatchNormalization takes the outputs of its layer"
     plan = tfprune.plan_shrink(model, 1 / 3, criterion="gamma", filters="left")  # what is not ranked needs no scale
     np.testing.assert_array_equal(tfprune.shrink(model, plan).get_layer("a").gamma, [2, 3])
-    stack = [keras.Input((4,)), layers.Dense(3, name="dense"), layers.BatchNormalization(), layers.Dense(1)]
+    first, last = layers.Dense(3, name="first"), layers.Dense(1, name="last")
+    stack = [keras.Input((4,)), first, layers.BatchNormalization(), last]
     np.testing.assert_array_equal(
-        facts_of(pruned("gamma", keras.Sequential(stack)), None)["dense/kernel"]["gamma"], [1, 1, 1]
+        facts_of(pruned("gamma", keras.Sequential(stack)), None)["first/kernel"]["gamma"], [1, 1, 1]
     )
 
 
