@@ -293,7 +293,7 @@ def test_public_names_are_lazy_and_complete():
 
     files = {"rewrite", "share_weights", "sparsify", "pack", "unpack"}
     models = {"to_tflite", "make_sparse_ready", "sparse_inference"}
-    assert set(export.__all__) == {"Runner", "benchmark", "inspect", "verify"} | files | models
+    assert set(export.__all__) == {"Runner", "benchmark", "inspect", "latency", "verify"} | files | models
     assert set(export.__all__) <= set(dir(export))
     assert export.Runner is Runner
     assert callable(export.verify)
