@@ -21,6 +21,7 @@ NEED_KERAS = {
     "passing",
     "pipeline",
     "signature",
+    "timing",
     "vectors",
 }
 
