@@ -61,19 +61,18 @@ def main() -> None:
 
     attention, units = budget(model, options.sparsity)
     heads = attention * HEADS
-    print(
-        f"{options.sparsity:.0%} of the blocks: {heads} of {BLOCKS * HEADS} heads go, {units} of {HIDDEN} units stay"
-    )
+    print(f"Budget: {heads} of {BLOCKS * HEADS} heads and {HIDDEN - units} of {HIDDEN} units of each block go.")
+    print("Each layer keeps a head, so fewer go where one would lose all.")
     smaller = model
     for what, shares in (("heads", heads / (BLOCKS * HEADS)), ("units", 1 - units / HIDDEN)):
         if shares > 0:
             plan = plan_for(what, smaller, data, shares)
+            print(f"\n{plan}")
             masked = tfprune.zero_channels(smaller, plan)
             lines.append(row(f"{what} removed", masked, data))
             better, _ = tfprune.reconstruct(masked, smaller, data[0])
             smaller = tfprune.shrink(better, plan)
             lines.append(row("compensated, shrunk", smaller, data))
-            print(f"\n{plan}")
     smaller = train(smaller, data, epochs=max(epochs // 4, 1), rate=0.0005)
     lines.append(row("trained again", smaller, data))
     print("\n" + table(["model", "test accuracy", "FLOPs", "parameters"], lines))

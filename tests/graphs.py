@@ -224,3 +224,31 @@ def small_vit(blocks: int = 2, width: int = 16, heads: int = 4) -> keras.Model:
         x = layers.Add()([x, layers.Dense(width, name=f"narrow_{block}")(y)])
     x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
     return keras.Model(image, layers.Dense(5, name="out")(x))
+
+
+def residual(width: int = 8) -> keras.Model:
+    """Return one block as MobileNetV2 has them, with what comes before and after."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(width, 3, padding="same", name="stem")(image)
+    y = layers.BatchNormalization(name="norm")(layers.Conv2D(2 * width, 1, name="expand")(x))
+    y = layers.DepthwiseConv2D(3, padding="same", activation="relu6", name="depthwise")(y)
+    x = layers.Add()([x, layers.Conv2D(width, 1, name="project")(y)])
+    return keras.Model(image, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
+
+
+class Subclassed(keras.Model):
+    """A model of code."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def subclassed() -> keras.Model:
+    """Return a built model that is no graph."""
+    model = Subclassed()
+    model(np.ones((1, 4)))
+    return model

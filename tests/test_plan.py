@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from graphs import RandomGraph
+from flops import multiplications
+from graphs import RandomGraph, residual, subclassed
 
 import tfprune
 from tfprune import budget, plan_shrink
@@ -20,15 +20,6 @@ def table(model, sparsity=0.5, **settings):
 
 def members(model, sparsity=0.5, **settings):
     return {row.group: row.members for row in plan_shrink(model, sparsity, **settings).rows}
-
-
-def residual(width=8):
-    image = keras.Input((8, 8, 3))
-    x = layers.Conv2D(width, 3, padding="same", name="stem")(image)
-    y = layers.BatchNormalization(name="norm")(layers.Conv2D(2 * width, 1, name="expand")(x))
-    y = layers.DepthwiseConv2D(3, padding="same", activation="relu6", name="depthwise")(y)
-    x = layers.Add()([x, layers.Conv2D(width, 1, name="project")(y)])
-    return keras.Model(image, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
 
 
 def test_an_addition_ties_both_branches_and_a_depthwise_layer_passes_its_channels():
@@ -210,20 +201,6 @@ def test_a_picture_of_the_channels_kept(tmp_path):
     assert (tmp_path / "channels.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def multiplications(model):
-    """Return what TensorFlow's profiler counts for kernels: two for each multiplication, as the plan does."""
-    spec = tf.TensorSpec((1, *model.input_shape[1:]))
-    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec).graph
-    builder = tf.compat.v1.profiler.ProfileOptionBuilder
-    options = builder(builder.float_operation()).with_empty_output().build()
-    found = tf.compat.v1.profiler.Profiler(graph).profile_operations(options)
-    counts, todo = {}, [found]
-    for node in todo:
-        counts[node.name] = node.float_ops
-        todo += node.children
-    return sum(counts.get(name, 0) for name in ("Conv2D", "DepthwiseConv2dNative", "MatMul"))
-
-
 @pytest.mark.parametrize("make", [residual, lambda: keras.applications.MobileNetV2((64, 64, 3), 0.35, weights=None)])
 def test_flops_and_parameters_are_those_of_the_models(make):
     model = make()
@@ -261,18 +238,8 @@ def test_what_cannot_be_planned_is_refused(arguments, settings, error, text):
 
 
 def test_a_subclassed_model_is_refused():
-    class Mine(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = layers.Dense(3)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    model = Mine()
-    model(np.ones((1, 4)))
-    with pytest.raises(ValueError, match="of class Mine, whose layers cannot be followed. Build it as"):
-        plan_shrink(model, 0.5)
+    with pytest.raises(ValueError, match="of class Subclassed, whose layers cannot be followed. Build it as"):
+        plan_shrink(subclassed(), 0.5)
 
 
 def test_a_diverged_model_is_refused():

@@ -45,15 +45,18 @@ def test_first_block_prunes_and_exports(first):
 def test_the_other_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x, y = np.random.default_rng(0).normal(size=(200, 8)).astype("float32"), np.arange(200) % 3
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax", name="out")])
+    hidden = [keras.layers.Dense(width, "relu") for width in (16, 12)]
+    model = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(3, "softmax", name="out")])
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    names = {"x": x, "x_test": x[:20], "x_val": x, "y_val": y, "model": model, "tfprune": tfprune}
+    names = {"x": x, "y": y, "x_test": x[:20], "x_val": x, "y_val": y, "model": model, "tfprune": tfprune}
     names |= {name: getattr(tfprune.export, name) for name in ("to_tflite", "sparse_inference")}
     names |= {"schedule": tfprune.schedules.Constant(0.5)}
     for block in BLOCKS[1:-1]:
         exec(compile(block, "README.md", "exec"), names)
     assert {"sensitivity.png", "model.tflite"} <= {path.name for path in tmp_path.iterdir()}
     assert isinstance(names["pruning"], tfprune.PruningCallback)
+    assert names["history"].rounds[-1].plan.flops_kept <= 8 * 16 + 16 * 12 + 12 * 3  # half of twice as many
+    assert names["small"].count_params() < model.count_params()
 
 
 def test_device_block_runs_the_file_of_the_first(first, monkeypatch):

@@ -166,6 +166,23 @@ def test_the_data_are_read_out_of_the_wheel(app, tmp_path, monkeypatch):
     assert (watch.motion[0].shape, watch.person.tolist(), watch.names) == ((5, 6), [4], ["PEN"])
 
 
+def test_a_mobilenet_is_shrunk_to_half_its_flops(tmp_path):
+    printed = printed_by(APPS / "shrink_mobilenet.py", "--smoke", "--output", "here", folder=tmp_path)
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"dense.tflite", "shrunk.tflite", "channels.png"}
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.startswith(("dense ", "shrunk "))}
+    flops = {name: int(row[2].replace(",", "")) for name, row in rows.items()}
+    assert flops["dense"] == 19_634_112 and 0.4 < flops["shrunk"] / flops["dense"] <= 0.48
+
+
+def test_a_transformer_loses_heads_and_units(tmp_path):
+    printed = printed_by(APPS / "prune_transformer.py", "--smoke", "--output", "here", folder=tmp_path)
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"dense.tflite", "small.tflite"}
+    stages = [line for line in printed.splitlines() if "%" in line and line.count(",") == 3]
+    parameters = [int(line.split()[-1].replace(",", "")) for line in stages]
+    assert parameters[0] == 114_682 and parameters[-1] < 0.6 * parameters[0]
+    assert parameters == sorted(parameters, reverse=True)
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_says_what_each_option_does(app, name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from graphs import RandomGraph, small_vit
+from graphs import RandomGraph, residual, small_vit, subclassed
 
 import tfprune
 from tfprune import Pruned, PruningCallback, plan_shrink, shrink, update_masks, wrap
@@ -13,15 +13,6 @@ from tfprune.patterns import Channel, Head
 from tfprune.schedules import Polynomial
 
 layers = keras.layers
-
-
-def residual():
-    image = keras.Input((8, 8, 3))
-    x = layers.Conv2D(8, 3, padding="same", name="stem")(image)
-    y = layers.BatchNormalization(name="norm")(layers.Conv2D(16, 1, name="expand")(x))
-    y = layers.DepthwiseConv2D(3, padding="same", activation="relu6", name="depthwise")(y)
-    x = layers.Add()([x, layers.Conv2D(8, 1, name="project")(y)])
-    return keras.Model(image, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
 
 
 def wrapped_layers(model):
@@ -193,18 +184,8 @@ def test_what_cannot_be_wrapped_by_channels_is_refused():
     with pytest.raises(ValueError, match="stem: stem is wrapped already"):
         wrap(wrap(residual(), filters="stem"), pattern="channel", filters="stem")
 
-    class Mine(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = layers.Dense(3)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    model = Mine()
-    model(np.ones((1, 4)))
     with pytest.raises(ValueError, match=r"a Sequential or Functional model with pattern=Channel\(makes=True, "):
-        wrap(model, pattern="channel")
+        wrap(subclassed(), pattern="channel")
 
 
 def test_a_file_of_other_masks_is_refused(tmp_path):

@@ -118,7 +118,7 @@ def budget(
     A float in (0, 1) is a part of what the model costs now, an int an amount. Of several limits all are met.
 
     Args:
-        flops: Floating-point operations on one sample, two for each multiplication by a weight.
+        flops: Floating-point operations on one sample, two for each multiplication of kernels and attention.
         parameters: Entries of all weights.
         bytes: Bytes of all weights, as they are in the Keras model.
         latency: Microseconds of one inference, by `measure`.

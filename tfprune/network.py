@@ -114,7 +114,7 @@ class Network:
         return sum(held.itemsize * held.size(keep) for part in self.parts.values() for held in part.weights)
 
     def flops(self, keep: np.ndarray) -> int:
-        """Return the floating-point operations of one sample: two for each multiplication by a weight."""
+        """Return the floating-point operations of one sample: two for each multiplication."""
         return sum(part.flops(keep) for part in self.parts.values())
 
 

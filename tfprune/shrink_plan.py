@@ -27,7 +27,8 @@ class GroupRow:
         kept: How many stay.
         parameters: Entries of all weights that hold one of them, now.
         parameters_kept: The same once the model is shrunk.
-        flops: Floating-point operations of their layers on one sample, two for each multiplication by a weight, now.
+        flops: Floating-point operations of their layers on one sample, two for each multiplication of kernels and of
+            attention, now.
         flops_kept: The same once the model is shrunk.
     """
 
@@ -145,7 +146,7 @@ class ShrinkPlan:
         axes.set_yticks(places, [row.group for row in rows], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("channels")
-        axes.legend(loc="lower right", frameon=False)
+        figure.legend(loc="outside upper right", ncols=2, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=150)
 

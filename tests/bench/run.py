@@ -19,6 +19,7 @@ COMMANDS = [
     ["steps.py", "lstm"],
     ["steps.py", "mlp"],
     ["wrapping.py"],
+    ["shrinking.py"],
     ["digits.py"],
     ["compensation.py"],
     ["sizes.py"],
