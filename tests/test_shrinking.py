@@ -42,6 +42,55 @@ def test_a_random_graph_shrinks_to_what_it_computes_with_zeros(kind, seed):
     check_equal(model, plan)
 
 
+SERIES, VOLUME = (8, 3), (4, 4, 4, 2)
+KINDS = {
+    "Conv1D": (SERIES, lambda: layers.Conv1D(6, 3, dilation_rate=2)),
+    "Conv1DTranspose": (SERIES, lambda: layers.Conv1DTranspose(6, 3, strides=2)),
+    "DepthwiseConv1D": (SERIES, lambda: layers.DepthwiseConv1D(3, depth_multiplier=2)),
+    "SeparableConv1D": (SERIES, lambda: layers.SeparableConv1D(6, 3, depth_multiplier=2)),
+    "Conv3D": (VOLUME, lambda: layers.Conv3D(6, 2)),
+    "Conv3DTranspose": (VOLUME, lambda: layers.Conv3DTranspose(6, 2)),
+    "BatchNormalization3D": (VOLUME, lambda: layers.BatchNormalization()),
+    "MaxPooling3D": (VOLUME, lambda: layers.MaxPooling3D(2)),
+    "ZeroPadding3D": (VOLUME, lambda: layers.ZeroPadding3D(1)),
+    "PReLU": (SERIES, lambda: layers.PReLU(shared_axes=[1])),
+    "GRU": (SERIES, lambda: layers.GRU(5, return_sequences=True, reset_after=False)),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_between_others(name):
+    shape, make = KINDS[name]
+    rank = len(shape) - 1
+    first, pool = (
+        (layers.Conv1D, layers.GlobalMaxPooling1D) if rank == 1 else (layers.Conv3D, layers.GlobalMaxPooling3D)
+    )
+    stack = [
+        keras.Input(shape),
+        first(6, 1, name="first"),
+        make(),
+        first(4, 1, name="after"),
+        pool(),
+        layers.Dense(2),
+    ]
+    model = RandomGraph(1).trained(keras.Sequential(stack))
+    plan = plan_shrink(model, 0.5)
+    kept = {row.group: row.kept for row in plan.rows}
+    assert kept["first"] == 3 and kept["after"] == 2
+    check_equal(model, plan)
+
+
+def test_an_embedding_loses_the_entries_that_its_reader_does_not_read():
+    words = keras.Input((5,), dtype="int32")
+    x = layers.LSTM(4, name="lstm")(layers.Embedding(20, 6, name="words")(words))
+    model = RandomGraph(1).trained(keras.Model(words, layers.Dense(2)(x)))
+    plan = plan_shrink(model, 0.5)
+    smaller, masked = shrink(model, plan), zero_channels(model, plan)
+    tokens = np.arange(15).reshape(3, 5)
+    np.testing.assert_allclose(smaller(tokens), masked(tokens), atol=1e-6)
+    assert smaller.get_layer("words").output_dim == 3 and smaller.get_layer("lstm").units == 2
+
+
 def enlivened(model):
     """Give scales, shifts and statistics values that a lost one would show."""
     generator = np.random.default_rng(2)
