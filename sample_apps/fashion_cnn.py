@@ -40,6 +40,8 @@ class Measured:
 
 def main() -> None:
     options = parse()
+    if options.smoke:
+        print("--smoke: two epochs on made-up images instead of Fashion-MNIST; the accuracy means nothing")
     data = synthetic() if options.smoke else fashion_mnist()
     epochs, formats = (2, ("int8",)) if options.smoke else (options.epochs, (None, "int8"))
     options.output.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,6 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 def synthetic() -> Data:
     """Make images that are easy to tell apart: each class lights up rows of its own."""
-    print("--smoke: two epochs on made-up images instead of Fashion-MNIST; the accuracy means nothing")
     random = np.random.default_rng(0)
     y = random.integers(0, 10, 2000)
     images = random.uniform(0, 128, (2000, 28, 28))

@@ -18,6 +18,7 @@ from tfprune.slots import most_updates_a_call, optimizers_of, updates_of
 from tfprune.spec import check_count, check_sparsity
 
 _TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
+_NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
 _READ_EVERY = 100  # steps; evaluating a LearningRateSchedule can take as long as a small training step
 
 
@@ -176,7 +177,7 @@ class PruningCallback(keras.callbacks.Callback):
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
             before = self._sparsity
             self._sparsity = update_masks(self.model, sparsity, allocation=allocation, data=self._gatherer).sparsity
-            if self._sparsity < before and not self._has_updated:
+            if self._sparsity < before - _NOTICEABLE and not self._has_updated:
                 warnings.warn(
                     f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "
                     f"before this fit, {self._sparsity:.4f} at step {step}. Steps are counted by "

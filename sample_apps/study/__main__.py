@@ -1,0 +1,88 @@
+"""Command line of the study: `run` trains, `report` draws tables and figures from what the trainings left."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from sample_apps.study import grid, results
+
+OUTPUT = Path("study-output")
+
+
+def main() -> None:
+    options = parse()
+    options.action(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    from sample_apps.study import runner  # loads TensorFlow
+
+    todo = grid.expand(options.study, grid.read_config(options.study), seeds=options.seeds, smoke=options.smoke)
+    if options.replicas > 1:
+        todo = [{**settings, "replicas": options.replicas} for settings in todo]
+    path = options.output / f"{options.study}.jsonl"
+    known = results.read(path)
+    if known and not options.resume:
+        raise SystemExit(
+            f"Expected no results yet. Received: {len(known)} in {path}. Pass --resume to go on from them, or "
+            f"another --output"
+        )
+    left = sum(results.of(known, settings) is None for settings in todo)
+    print(f"{options.study}: {left} trainings to do, {len(todo) - left} done before, {options.jobs} at a time")
+    if options.smoke:
+        print("--smoke: for seconds, on made-up data; the figures mean nothing")
+    ended = runner.run(todo, path, jobs=options.jobs, backend=options.backend, address=options.address)
+    for count, one in enumerate(ended, start=1):
+        print(
+            f"{count}/{left}  {one['series']}, {one['size']}, {one['sparsity']:.1%} sparse, seed {one['seed']}: "
+            f"{one['quality']:.2f}  ({one['nnz']:,} non-zeros, {one['seconds']:.0f} s)",
+            flush=True,
+        )
+    print(f"Results: {path}")
+
+
+def report(options: argparse.Namespace) -> None:
+    from sample_apps.study.report import write
+
+    for study in options.studies or grid.STUDIES:
+        path = options.output / f"{study}.jsonl"
+        if path.exists():
+            print("Written: " + ", ".join(str(one) for one in write(study, path, smoke=options.smoke)))
+        elif options.studies:
+            raise SystemExit(
+                f"Expected results in {path}. Received: no such file. Run: python -m sample_apps.study "
+                f"run {study} --output {options.output}"
+            )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sample_apps.study", description=__doc__)
+    actions = parser.add_subparsers(required=True)
+    command = actions.add_parser("run", help="train, and append a line of results after each training")
+    command.add_argument("study", choices=grid.STUDIES)
+    command.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    command.add_argument("--resume", action="store_true", help="go on from the results that are there")
+    command.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time (default: the cores)")
+    command.add_argument(
+        "--backend", choices=("loky", "dask", "ray"), default="loky", help="who runs them (default: processes here)"
+    )
+    command.add_argument("--address", help="of a Dask scheduler or Ray cluster; without it one is started here")
+    command.add_argument(
+        "--replicas", type=int, default=1, help="devices that share each training (default: %(default)s)"
+    )
+    command.set_defaults(action=run)
+    command = actions.add_parser("report", help="draw tables and figures from the results")
+    command.add_argument("studies", nargs="*", metavar="study", help=f"{', '.join(grid.STUDIES)}; none takes all")
+    command.set_defaults(action=report)
+    for command in actions.choices.values():
+        command.add_argument("--output", type=Path, default=OUTPUT, help="folder of results (default: %(default)s)")
+        command.add_argument(
+            "--smoke", action="store_true", help="for seconds, on made-up data, to see that it works"
+        )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Tables and figures, made of nothing but the results on disk and the configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: no window, and no display needed
+import matplotlib.pyplot as plt
+
+from sample_apps.study import grid, results
+from sample_apps.study.summary import Comparison, Group, comparisons, groups
+
+COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # told apart by most eyes
+
+
+def write(study: str, path: Path, *, smoke: bool) -> list[Path]:
+    """Write the table beside a file of results as `.md`, and the figure as `.png`; return both paths."""
+    config, lines = grid.read_config(study), results.read(path)
+    found = groups(study, config, lines, smoke=smoke)
+    if not found:
+        raise SystemExit(f"Expected results of the present configuration in {path}. Received: {len(lines)} of others")
+    table, figure = path.with_suffix(".md"), path.with_suffix(".png")
+    machines = sorted({line["machine"] for line in lines})
+    table.write_text(text(config, found, machines), encoding="utf-8")
+    draw(config, found, figure)
+    return [table, figure]
+
+
+def text(config: dict[str, Any], found: Sequence[Group], machines: Iterable[str]) -> str:
+    """Lay out everything as Markdown."""
+    parts = [measurements(config, found)]
+    compared = comparisons(config, found)
+    if compared:
+        parts.append(differences(config, compared))
+    parts.append(
+        "Bytes are those of float32 kernels; `packed` is the whole exported file. " + "; ".join(machines) + "."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def measurements(config: dict[str, Any], found: Sequence[Group]) -> str:
+    header = ["model", "size", "sparsity", config["metric"], "seeds", "non-zeros"]
+    header += [f"{name}, kB" for name in found[0].bytes] + ["longest, s"]
+    warned = any(group.warned for group in found)
+    rows = [
+        [
+            group.series,
+            group.size,
+            f"{group.sparsity:.1%}" if group.sparsity else "-",
+            spread(group.mean, group.deviation),
+            str(len(group.qualities)),
+            f"{group.nnz:,.0f}",
+            *(f"{size / 1000:,.1f}" for size in group.bytes.values()),
+            f"{group.seconds:.0f}",
+            *([f"{group.warned} of {len(group.qualities)}"] if warned else []),
+        ]
+        for group in found
+    ]
+    return markdown(header + (["warned"] if warned else []), rows)
+
+
+def differences(config: dict[str, Any], compared: Sequence[Comparison]) -> str:
+    header = ["pruned", "sparsity", "non-zeros", "against", "its non-zeros", f"gain in {config['metric']}", "verdict"]
+    rows = [
+        [
+            one.of.series,
+            f"{one.of.sparsity:.1%}",
+            f"{one.of.nnz:,.0f}",
+            one.against.series + ("" if one.against.sparsity else f", {one.against.size}"),
+            f"{one.against.nnz:,.0f}",
+            spread(one.gain, one.deviation, sign="+"),
+            one.verdict,
+        ]
+        for one in compared
+    ]
+    return markdown(header, rows)
+
+
+def spread(mean: float, deviation: float, *, sign: str = "") -> str:
+    return f"{mean:{sign}.2f}" if math.isnan(deviation) else f"{mean:{sign}.2f} ± {deviation:.2f}"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw(config: dict[str, Any], found: Sequence[Group], path: Path) -> None:
+    """Draw quality against non-zeros and against packed bytes, a curve for each series, bars of one deviation."""
+    hidden = {run["series"] for run in config["runs"] if run.get("hidden")}
+    names = [name for name in dict.fromkeys(group.series for group in found) if name not in hidden]
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    axes = {"non-zero kernel entries": lambda group: group.nnz, "bytes, packed": lambda group: group.bytes["packed"]}
+    for panel, (title, measure) in zip(panels, axes.items(), strict=True):
+        for name, colour in zip(names, COLOURS, strict=False):
+            _curve(panel, sorted((one for one in found if one.series == name), key=measure), measure, colour)
+        panel.set(xscale="log", xlabel=title)
+        panel.grid(alpha=0.3, which="both")
+    panels[0].set_ylabel(config["metric"])
+    panels[0].set_ylim(bottom=config.get("lowest"), top=config.get("highest"))
+    panels[0].legend(loc="lower right" if config["better"] == "higher" else "upper right")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _curve(panel: Any, curve: Sequence[Group], measure: Any, colour: str) -> None:
+    dense = not curve[-1].sparsity
+    panel.errorbar(
+        [measure(group) for group in curve],
+        [group.mean for group in curve],
+        [0 if math.isnan(group.deviation) else group.deviation for group in curve],
+        label=curve[0].series,
+        color=colour,
+        marker="s" if dense else "o",
+        linestyle="--" if dense else "-",
+        capsize=3,
+    )

@@ -1,0 +1,41 @@
+"""Results on disk: a line of JSON for each training, appended when it ends, so that a killed study can go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sample_apps.study.grid import Settings
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file, none where there is no file; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    *whole, _ = path.read_bytes().split(b"\n")  # what follows the last newline is empty, or half a line
+    return [json.loads(line) for line in whole]
+
+
+def append(path: Path, result: dict[str, Any]) -> None:
+    """Add a line, in one piece and down to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _drop_half_a_line(path)
+    with path.open("ab") as file:
+        file.write(json.dumps(result).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_half_a_line(path: Path) -> None:
+    content = path.read_bytes() if path.exists() else b""
+    if not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def of(results: Iterable[dict[str, Any]], settings: Settings) -> dict[str, Any] | None:
+    """Return the result of a training with exactly these settings, or None."""
+    return next((one for one in results if settings.items() <= one.items()), None)

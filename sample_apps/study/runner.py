@@ -1,0 +1,55 @@
+"""Hand the trainings of a study to joblib, which runs them in processes here, or on the workers of Dask or Ray."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+from sample_apps.study import results
+from sample_apps.study.grid import Settings
+from sample_apps.study.training import train
+
+BACKENDS = ("loky", "dask", "ray")
+
+
+def run(
+    todo: list[Settings], path: Path, *, jobs: int, backend: str, address: str | None
+) -> Iterator[dict[str, Any]]:
+    """Train what has no result in the file yet; append each result as it comes, and yield it.
+
+    Args:
+        todo: Settings of the trainings.
+        path: The file with the results.
+        jobs: Trainings at a time, each on one core.
+        backend: "loky" for processes of joblib's own, "dask" or "ray".
+        address: Of a Dask scheduler or a Ray cluster that runs already; None starts one here.
+    """
+    known = results.read(path)
+    left = [settings for settings in todo if results.of(known, settings) is None]
+    with _workers(backend, jobs, address):
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)
+        for result in parallel(joblib.delayed(train)(settings) for settings in left):
+            results.append(path, result)
+            yield result
+
+
+@contextlib.contextmanager
+def _workers(backend: str, jobs: int, address: str | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if backend == "dask":
+            from distributed import Client
+
+            stack.enter_context(Client(address) if address else Client(n_workers=jobs, threads_per_worker=1))
+        elif backend == "ray":
+            import ray
+            from ray.util.joblib import register_ray
+
+            ray.init(address=address, num_cpus=None if address else jobs)
+            stack.callback(ray.shutdown)
+            register_ray()
+        stack.enter_context(joblib.parallel_config(backend=backend))
+        yield

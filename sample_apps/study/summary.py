@@ -1,0 +1,118 @@
+"""What the lines of results say together: means over the seeds, and comparisons at the same number of non-zeros."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sample_apps.study import grid, results
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trainings that differ in their seed alone.
+
+    Attributes:
+        series: Name of the curve.
+        size: Name of the model's size.
+        sparsity: Fraction of zeros asked for, 0 where the model is dense.
+        qualities: One for each seed, in the order of the seeds.
+        nnz: Non-zero kernel entries, the mean.
+        bytes: Bytes by storage, the means.
+        seconds: The longest training, evaluation and export included.
+        warned: How many trainings the library warned about.
+    """
+
+    series: str
+    size: str
+    sparsity: float
+    qualities: tuple[float, ...]
+    nnz: float
+    bytes: dict[str, float]
+    seconds: float
+    warned: int
+
+    @property
+    def mean(self) -> float:
+        """Mean quality."""
+        return statistics.mean(self.qualities)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the quality over the seeds, nan for one seed."""
+        return statistics.stdev(self.qualities) if len(self.qualities) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pruned model against a reference.
+
+    Attributes:
+        of: The pruned model.
+        against: The dense model with the next larger number of non-zeros, or another way to prune as far.
+        gain: Difference of the means, above 0 where the pruned model is better.
+        deviation: Standard deviation of a difference of two trainings; nan for one seed.
+    """
+
+    of: Group
+    against: Group
+    gain: float
+    deviation: float
+
+    @property
+    def verdict(self) -> str:
+        """Which is better by more than the deviation."""
+        if math.isnan(self.deviation):
+            return "one seed"
+        return "tie" if abs(self.gain) <= self.deviation else "better" if self.gain > 0 else "worse"
+
+
+def groups(study: str, config: dict[str, Any], lines: Sequence[dict[str, Any]], *, smoke: bool) -> list[Group]:
+    """Put the results that belong to the present configuration together, in its order."""
+    seeds = 1 + max((line["seed"] for line in lines), default=-1)
+    found: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
+    for settings in grid.expand(study, config, seeds=seeds, smoke=smoke):
+        line = results.of(lines, settings)
+        if line:
+            found.setdefault((line["series"], line["size"], line["sparsity"]), []).append(line)
+    return [_group(*key, trainings) for key, trainings in found.items()]
+
+
+def _group(series: str, size: str, sparsity: float, lines: list[dict[str, Any]]) -> Group:
+    return Group(
+        series=series,
+        size=size,
+        sparsity=sparsity,
+        qualities=tuple(line["quality"] for line in lines),
+        nnz=statistics.mean(line["nnz"] for line in lines),
+        bytes={name: statistics.mean(line["bytes"][name] for line in lines) for name in lines[0]["bytes"]},
+        seconds=max(line["seconds"] for line in lines),
+        warned=sum(bool(line["warnings"]) for line in lines),
+    )
+
+
+def comparisons(config: dict[str, Any], found: Sequence[Group]) -> list[Comparison]:
+    """Compare each pruned model with what its run names in `against`."""
+    return [
+        compare(group, reference, config["better"])
+        for run in config["runs"]
+        for series in run.get("against", [])
+        for group in found
+        if group.series == run["series"] and (reference := _reference(group, series, found))
+    ]
+
+
+def _reference(group: Group, series: str, found: Sequence[Group]) -> Group | None:
+    """Return the smallest dense model with no fewer non-zeros, or the model that is pruned as far in another way."""
+    others = [one for one in found if one.series == series]
+    fitting = [one for one in others if one.sparsity == group.sparsity or (not one.sparsity and one.nnz >= group.nnz)]
+    return min(fitting, key=lambda one: one.nnz, default=None)
+
+
+def compare(group: Group, reference: Group, better: str) -> Comparison:
+    sign = 1 if better == "higher" else -1
+    deviation = math.hypot(group.deviation, reference.deviation)
+    return Comparison(group, reference, sign * (group.mean - reference.mean), deviation)

@@ -1,0 +1,153 @@
+"""One training of a study, from its settings to one line of results."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+
+import keras
+import tensorflow as tf
+
+import tfprune
+from sample_apps.study.grid import Settings
+from tfprune.export import inspect, to_tflite
+
+
+def train(settings: Settings) -> dict[str, Any]:
+    """Train a model, dense or pruned while it trains, and measure it.
+
+    Dense and pruned models of a size get the same optimizer, batches and epochs, from the same first weights.
+    """
+    started = time.perf_counter()
+    # One thread: sums are then added up in the same order, whatever else runs and however many cores there are.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    devices = split_devices(settings.get("replicas", 1))
+    keras.backend.clear_session()
+    study = importlib.import_module(f"sample_apps.study.{settings['study']}")
+    data = study.load(seed=settings["seed"], smoke=settings["smoke"])
+    keras.utils.set_random_seed(settings["seed"])
+    with tf.distribute.MirroredStrategy(devices).scope() if len(devices) > 1 else contextlib.nullcontext():
+        model, told = fit(study, data, settings)
+    return {
+        **settings,
+        "quality": study.score(model, data),
+        **storage(model, settings),
+        "warnings": told,
+        "seconds": round(time.perf_counter() - started, 1),
+        "machine": machine(),
+    }
+
+
+def split_devices(count: int) -> list[str]:
+    """Name so many devices for the replicas of a training: accelerators if there are enough, else parts of a CPU."""
+    if count == 1:
+        return []
+    accelerators = tf.config.list_physical_devices("GPU")
+    if len(accelerators) >= count:
+        return [f"GPU:{number}" for number in range(count)]
+    parts = [tf.config.LogicalDeviceConfiguration()] * count
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
+    return [f"CPU:{number}" for number in range(count)]
+
+
+def fit(study: Any, data: Any, settings: Settings) -> tuple[keras.Model, list[str]]:
+    """Return the trained model without wrappers, and what the library warned of."""
+    training, callbacks = settings["training"], []
+    model = study.build(data, **settings["model"])
+    if settings["pruning"]:
+        model = tfprune.wrap(model, filters=study.PRUNED)
+        callbacks = [callback(settings["sparsity"], **settings["pruning"])]
+    steps = training["epochs"] * -(-len(data.y) // training["batch"])
+    model.compile(optimizer(steps, **training["optimizer"]), study.LOSS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(
+            data.x,
+            data.y,
+            batch_size=training["batch"],
+            epochs=training["epochs"],
+            callbacks=callbacks,
+            verbose=0,
+        )
+    told = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    return tfprune.strip(model) if settings["pruning"] else model, told
+
+
+def callback(
+    sparsity: float, *, schedule: str, begin: float, end: float, every: int, allocation: str | list[str]
+) -> tfprune.PruningCallback:
+    """Make the callback of a configuration.
+
+    Args:
+        sparsity: What the schedule leads to.
+        schedule: "gradual", or "one-shot", which prunes once, at `begin`.
+        begin: First step, or fraction of the training.
+        end: Last step, or fraction of the training.
+        every: Steps between mask updates.
+        allocation: What the library knows by name, or a list of layers that share the time among them: each in its
+            turn is pruned to the full sparsity.
+    """
+    if schedule == "one-shot":
+        once = tfprune.schedules.Constant(sparsity, begin=begin, end=begin)
+        return tfprune.PruningCallback(once, every=every, allocation=allocation)
+    gradual = tfprune.schedules.Polynomial(sparsity, begin=begin, end=end)
+    if isinstance(allocation, str):
+        return tfprune.PruningCallback(gradual, every=every, allocation=allocation)
+    part = (end - begin) / len(allocation)
+    turns = {
+        layer: tfprune.schedules.Polynomial(sparsity, begin=begin + part * turn, end=begin + part * (turn + 1))
+        for turn, layer in enumerate(allocation)
+    }
+    return tfprune.PruningCallback(gradual, every=every, allocation=turns)
+
+
+def optimizer(steps: int, *, name: str, rate: float, decay: dict[str, Any] | str, **options: Any) -> Any:
+    """Make an optimizer whose learning rate follows a cosine to zero, or drops once: {at = step, to = rate}."""
+    schedules = keras.optimizers.schedules
+    if decay == "cosine":
+        following = schedules.CosineDecay(rate, steps)
+    else:
+        following = schedules.PiecewiseConstantDecay([decay["at"]], [rate, decay["to"]])
+    return keras.optimizers.get({"class_name": name, "config": {"learning_rate": following, **options}})
+
+
+def storage(model: keras.Model, settings: Settings) -> dict[str, Any]:
+    """Count the non-zeros of the kernels, and the bytes that their exported float32 file takes, coding by coding."""
+    report = tfprune.sparsity_report(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tfz"
+        to_tflite(model, path, sparse=False, compress="packed")
+        found = inspect(path)
+    sizes = {coding.name: coding.bytes for coding in found.codings}
+    return {
+        "nnz": report.total_nnz,
+        "entries": report.total_size,
+        "bytes": {
+            "dense": sizes["dense"],
+            "bit mask": sizes["mask"],
+            "CSR": sizes["offsets"],
+            "packed": found.file_bytes,
+        },
+    }
+
+
+def machine() -> str:
+    """Name what a reader needs to know about where the seconds were measured."""
+    names = [line for line in _cpuinfo() if line.startswith("model name")]
+    name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores; Keras {keras.version()}, TensorFlow {tf.__version__}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
