@@ -413,6 +413,16 @@ def test_no_warning_when_all_is_reached():
         fit(model, tfprune.PruningCallback(Polynomial(0.8, end=10), every=3))
 
 
+def test_a_weight_that_is_zero_by_chance_was_not_pruned():
+    model = tfprune.wrap(keras.Sequential([keras.Input((10,)), layers.Dense(2000), layers.Dense(2)]))
+    kernel = model.layers[0].layer.kernel
+    kernel.assign(np.where(np.arange(20_000).reshape(10, 2000) == 7, 0, kernel))
+    model.compile("sgd", "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(model, tfprune.PruningCallback(Polynomial(0.8, begin=2, end=10), every=3))
+
+
 LATE = {"epochs": 10, "batch_size": 10}  # 4 updates an epoch, 40 in all
 TOO_LOW = "less than a tenth of its peak"
 

@@ -27,9 +27,9 @@ def load(*, seed: int, smoke: bool) -> Data:
     return Data(x.astype("float32"), y, test_x.astype("float32"), test_y)
 
 
-def build(data: Data, *, hidden: list[int]) -> keras.Model:
-    layers = [keras.layers.Dense(width, activation="relu") for width in hidden]
-    return keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10)])
+def build(data: Data, *, hidden: list[int], initializer: str = "glorot_uniform") -> keras.Model:
+    layers = [keras.layers.Dense(width, activation="relu", kernel_initializer=initializer) for width in hidden]
+    return keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10, kernel_initializer=initializer)])
 
 
 def score(model: keras.Model, data: Data) -> float:

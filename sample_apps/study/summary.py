@@ -72,20 +72,19 @@ class Comparison:
 
 def groups(study: str, config: dict[str, Any], lines: Sequence[dict[str, Any]], *, smoke: bool) -> list[Group]:
     """Put the results that belong to the present configuration together, in its order."""
-    seeds = 1 + max((line["seed"] for line in lines), default=-1)
-    found: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
-    for settings in grid.expand(study, config, seeds=seeds, smoke=smoke):
-        line = results.of(lines, settings)
-        if line:
-            found.setdefault((line["series"], line["size"], line["sparsity"]), []).append(line)
-    return [_group(*key, trainings) for key, trainings in found.items()]
+    seeds = sorted({line["seed"] for line in lines})
+    found = []
+    for settings in grid.expand(study, config, seeds=1, smoke=smoke):
+        trainings = [results.of(lines, {**settings, "seed": seed}) for seed in seeds]
+        found.append([line for line in trainings if line])
+    return [_group(trainings) for trainings in found if trainings]
 
 
-def _group(series: str, size: str, sparsity: float, lines: list[dict[str, Any]]) -> Group:
+def _group(lines: list[dict[str, Any]]) -> Group:
     return Group(
-        series=series,
-        size=size,
-        sparsity=sparsity,
+        series=lines[0]["series"],
+        size=lines[0]["size"],
+        sparsity=lines[0]["sparsity"],
         qualities=tuple(line["quality"] for line in lines),
         nnz=statistics.mean(line["nnz"] for line in lines),
         bytes={name: statistics.mean(line["bytes"][name] for line in lines) for name in lines[0]["bytes"]},

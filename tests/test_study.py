@@ -1,0 +1,340 @@
+"""The study: its grid, its results on disk, what it computes from them, its data, and each part run for seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sample_apps.study import grid, language, report, results, runner, summary, training, translation
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "sample_apps" / "study" / "results"
+
+
+def study(*arguments, expect=0):
+    """Run the study's command line in a process of its own; return what it printed."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "sample_apps.study", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=600)
+    assert done.returncode == expect, done.stderr[-2000:]
+    return done.stderr if expect else done.stdout
+
+
+def whole(name, seeds=1):
+    return grid.expand(name, grid.read_config(name), seeds=seeds, smoke=False)
+
+
+# The grid.
+
+
+def test_a_grid_holds_what_the_configuration_says():
+    runs = whole("image", seeds=2)
+    widths = [f"width {width}" for width in (0.25, 0.5, 0.75, 1.0)]
+    expected = [(width, 0.0) for width in widths] + [("width 1.0", sparsity) for sparsity in (0.5, 0.75, 0.9, 0.95)]
+    expected += [("inception", sparsity) for sparsity in (0.0, 0.5, 0.75, 0.875)]
+    assert [(one["size"], one["sparsity"], one["seed"]) for one in runs] == [
+        (*pair, seed) for seed in (0, 1) for pair in expected
+    ]
+
+
+@pytest.mark.parametrize("name", grid.STUDIES)
+def test_dense_and_sparse_models_of_a_size_train_alike(name):
+    alike = {}
+    for one in whole(name):
+        if not one["series"].startswith("window"):  # where the learning rate is what is compared
+            alike.setdefault(one["size"], []).append((one["model"], one["training"]))
+    assert all(all(other == first for other in others) for first, *others in alike.values())
+
+
+@pytest.mark.parametrize("name", grid.STUDIES)
+def test_settings_are_told_apart_and_survive_json(name):
+    runs = whole(name, seeds=2)
+    lines = [json.dumps(one, sort_keys=True) for one in runs]
+    assert len(set(lines)) == len(lines)
+    assert [json.loads(line) for line in lines] == runs
+
+
+# Results on disk.
+
+
+def test_results_are_appended_and_found_again(tmp_path):
+    path = tmp_path / "folder" / "digits.jsonl"
+    first, second = whole("digits")[:2]
+    assert results.read(path) == []
+    results.append(path, {**first, "quality": 97.5})
+    results.append(path, {**second, "quality": 96.0})
+    lines = results.read(path)
+    assert [line["quality"] for line in lines] == [97.5, 96.0]
+    assert results.of(lines, second)["quality"] == 96.0
+    assert results.of(lines, {**second, "seed": 1}) is None
+
+
+def test_half_a_line_is_not_read_and_makes_room(tmp_path):
+    path = tmp_path / "digits.jsonl"
+    results.append(path, {"quality": 1})
+    with path.open("ab") as file:
+        file.write(b'{"quality": 2, "nn')
+    assert results.read(path) == [{"quality": 1}]
+    results.append(path, {"quality": 3})
+    assert results.read(path) == [{"quality": 1}, {"quality": 3}]
+
+
+# What is computed from them.
+
+CONFIG = {
+    "metric": "perplexity",
+    "better": "lower",
+    "training": {},
+    "pruning": {"allocation": "uniform"},
+    "sizes": {"small": {}, "medium": {}, "large": {}},
+    "runs": [
+        {"series": "dense", "size": ["small", "medium", "large"]},
+        {"series": "sparse", "size": "large", "sparsity": [0.8, 0.95], "against": ["dense", "other"]},
+        {"series": "other", "size": "large", "sparsity": [0.8], "pruning": {"allocation": "erk"}},
+    ],
+}
+FOUND = {  # quality for each of two seeds, and non-zeros
+    ("dense", "small", 0.0): ((110, 114), 50),
+    ("dense", "medium", 0.0): ((100, 100), 300),
+    ("dense", "large", 0.0): ((90, 92), 1000),
+    ("sparse", "large", 0.8): ((91, 93), 200),
+    ("sparse", "large", 0.95): ((109, 111), 50),
+    ("other", "large", 0.8): ((90, 90), 200),
+}
+
+
+def lines_of(found):
+    made = []
+    for settings in grid.expand("made up", CONFIG, seeds=2, smoke=False):
+        qualities, nnz = found[settings["series"], settings["size"], settings["sparsity"]]
+        sizes = {"dense": 4 * 1000, "packed": 5 * nnz}
+        measured = {
+            "quality": qualities[settings["seed"]],
+            "nnz": nnz,
+            "bytes": sizes,
+            "seconds": 2 + settings["seed"],
+        }
+        made.append({**settings, **measured, "warnings": ["low"] if nnz == 50 else [], "machine": "one core"})
+    return made
+
+
+def test_seeds_are_put_together():
+    found = summary.groups("made up", CONFIG, lines_of(FOUND)[::-1], smoke=False)
+    assert [(one.series, one.size, one.sparsity) for one in found] == list(FOUND)
+    small = found[0]
+    assert small.qualities == (110, 114)
+    assert small.mean == 112
+    assert small.deviation == pytest.approx(math.sqrt(8))  # (2^2 + 2^2) / (2 - 1)
+    assert (small.nnz, small.bytes["packed"], small.seconds, small.warned) == (50, 250, 3, 2)
+
+
+def test_lines_of_another_configuration_are_left_out():
+    lines = lines_of(FOUND)
+    lines[0]["training"] = {"epochs": 1}
+    found = summary.groups("made up", CONFIG, lines, smoke=False)
+    assert found[0].qualities == (114,)
+    assert math.isnan(found[0].deviation)
+
+
+def test_a_sparse_model_is_compared_with_the_next_larger_dense_one_and_with_its_like():
+    found = summary.groups("made up", CONFIG, lines_of(FOUND), smoke=False)
+    compared = summary.comparisons(CONFIG, found)
+    assert [(one.of.sparsity, one.against.series, one.against.size) for one in compared] == [
+        (0.8, "dense", "medium"),  # 300 non-zeros, where the sparse one has 200
+        (0.95, "dense", "small"),  # exactly as many
+        (0.8, "other", "large"),
+    ]
+    assert [one.gain for one in compared] == [8, 2, -2]  # the perplexity is lower by so much
+    assert [one.deviation for one in compared] == pytest.approx([math.sqrt(2), math.sqrt(10), math.sqrt(2)])
+    assert [one.verdict for one in compared] == ["better", "tie", "worse"]
+
+
+def test_one_seed_decides_nothing():
+    found = summary.groups("made up", CONFIG, lines_of(FOUND)[:6], smoke=False)
+    assert {one.verdict for one in summary.comparisons(CONFIG, found)} == {"one seed"}
+
+
+def test_the_report_has_every_group_and_comparison(tmp_path, monkeypatch):
+    path = tmp_path / "made up.jsonl"
+    for line in lines_of(FOUND):
+        results.append(path, line)
+    monkeypatch.setattr(grid, "read_config", lambda study: CONFIG)
+    table, figure = report.write("made up", path, smoke=False)
+    text = table.read_text(encoding="utf-8")
+    assert "| dense | small | - | 112.00 ± 2.83 | 2 | 50 | 4.0 | 0.2 | 3 | 2 of 2 |" in text
+    assert "| sparse | 80.0% | 200 | dense, medium | 300 | +8.00 ± 1.41 | better |" in text
+    assert len(re.findall("^\\|", text, re.MULTILINE)) == 2 + 6 + 2 + 3
+    first = figure.read_bytes()
+    assert first.startswith(b"\x89PNG")
+    report.write("made up", path, smoke=False)
+    assert figure.read_bytes() == first
+
+
+@pytest.mark.parametrize("name", grid.STUDIES)
+def test_committed_tables_are_those_of_the_committed_results(name, tmp_path):
+    committed = FOLDER / f"{name}.jsonl"
+    path = tmp_path / committed.name
+    path.write_bytes(committed.read_bytes())
+    table, _ = report.write(name, path, smoke=False)
+    text = table.read_text(encoding="utf-8")
+    assert text == committed.with_suffix(".md").read_text(encoding="utf-8")
+    document = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    assert all(part.strip() in document for part in text.split("\n\n"))
+
+
+# The data.
+
+
+def test_the_bible_is_split_into_books_and_words(monkeypatch):
+    text = (
+        "$$$Ruth 1:0\n<title>A heading</title>\n"
+        "$$$Ruth 1:1\nIn the <w lemma='x'>days</w>,<note>a note</note> Naomi’s son.\n"
+        "$$$I John 2:3\nHe went.\n"
+    )
+    monkeypatch.setattr(language.shutil, "which", lambda name: "/usr/bin/mod2imp")
+    monkeypatch.setattr(language.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, text))
+    assert language.bible() == {
+        "Ruth": ["in", "the", "days", ",", "naomi’s", "son", "."],
+        "I John": ["he", "went", "."],
+    }
+
+
+def test_words_to_predict_are_the_next_words():
+    words = [f"word{number}" for number in range(80)]
+    numbers = {word: place for place, word in enumerate(words, start=1) if place != 40}
+    x, y = language.windows(words, numbers)
+    expected = [place if place != 40 else 0 for place in range(1, 81)]
+    assert x.shape == y.shape == (2, language.WINDOW)
+    assert x.ravel().tolist() == expected[:70]
+    assert y.ravel().tolist() == expected[1:71]
+
+
+def test_missing_data_are_told_with_the_command_that_gets_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(language.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="apt-get install sword-text-web libsword-utils"):
+        language.bible()
+    monkeypatch.setattr(translation, "DICTIONARY", tmp_path / "missing")
+    with pytest.raises(SystemExit, match="apt-get install trans-de-en"):
+        translation.dictionary()
+
+
+def test_whole_sentences_are_taken_out_of_the_dictionary(monkeypatch, tmp_path):
+    path = tmp_path / "de-en"
+    path.write_text(
+        "# a comment\n"
+        "Anfang {m} [geh.] | Das ist (erst) der Anfang.; Es beginnt. | am Anfang"
+        " :: beginning | This is the start. | at first\n"
+        "Haus {n} :: house\n"
+        "Ja. | Er geht jetzt heim. :: Yes. | He goes home now. | too many\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(translation, "DICTIONARY", path)
+    assert translation.dictionary() == [[("Das ist der Anfang.", "This is the start.")]]
+
+
+def test_no_held_out_sentence_is_trained_on():
+    entries = [[(f"Das ist {n}.", f"This is {n}."), (f"Es war {n}.", f"It was {n}.")] for n in range(40)]
+    entries[20].append(("Das ist 1.", "This is one."))
+    train, test = translation.split(entries)
+    assert len(train) == 2 * 38
+    assert test == entries[0] + entries[20][:2]
+
+
+def test_translations_end_at_the_first_end():
+    class Parrot:
+        """Says what it was given, a place later, and then END."""
+
+        def predict(self, inputs, **_):
+            german, _ = inputs
+            logits = np.zeros((*german.shape, 10), "float32")
+            np.put_along_axis(logits, np.where(german == 0, translation.END, german)[..., np.newaxis], 1, axis=-1)
+            return logits
+
+    german = translation.padded([[5, 6, 7], [9]])
+    assert [line.tolist() for line in translation.translate(Parrot(), german)] == [[5, 6, 7], [9]]
+
+
+# Trainings.
+
+
+def test_the_callback_prunes_as_the_configuration_says():
+    once = training.callback(0.9, schedule="one-shot", begin=600, end=600, every=20, allocation="erk")
+    assert (once.schedule.begin, once.schedule.end, once.schedule.target) == (600, 600, 0.9)
+    assert once.allocation == "erk"
+    turns = training.callback(
+        0.8, schedule="gradual", begin=0.1, end=0.7, every=5, allocation=["one", "two", "three"]
+    )
+    assert list(turns.allocation) == ["one", "two", "three"]
+    bounds = [(turn.begin, turn.end) for turn in turns.allocation.values()]
+    assert np.allclose(bounds, [(0.1, 0.3), (0.3, 0.5), (0.5, 0.7)])
+    assert {turn.final for turn in turns.allocation.values()} == {0.8}
+
+
+def test_a_learning_rate_that_drops_once():
+    made = training.optimizer(920, name="sgd", rate=0.1, momentum=0.9, decay={"at": 600, "to": 0.001})
+    assert [float(made._learning_rate(step)) for step in (0, 600, 601)] == pytest.approx([0.1, 0.1, 0.001])
+    assert made.momentum == 0.9
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Train the shortest part of the study once, in this process."""
+    settings = grid.expand("digits", grid.read_config("digits"), seeds=1, smoke=True)
+    folder = tmp_path_factory.mktemp("digits")
+    return settings, [training.train(one) for one in settings], folder
+
+
+def test_a_training_is_measured(digits):
+    _, (dense, sparse, late), _ = digits
+    assert dense["entries"] == dense["nnz"] == 64 * 256 + 256 * 128 + 128 * 10
+    assert sparse["nnz"] == sum(size - round(0.9 * size) for size in (64 * 256, 256 * 128, 128 * 10))
+    assert dense["bytes"]["dense"] == 4 * dense["entries"]
+    assert sparse["bytes"]["bit mask"] == 4 * sparse["nnz"] + dense["entries"] // 8
+    assert sparse["bytes"]["packed"] < sparse["bytes"]["dense"] / 5
+    assert late["nnz"] < sparse["nnz"]
+    assert 70 < dense["quality"] <= 100
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_every_backend_gives_the_same_numbers(digits, backend, tmp_path):
+    settings, expected, _ = digits
+    if backend == "dask":
+        pytest.importorskip("distributed", reason="needs the extra dev")
+    path = tmp_path / "digits.jsonl"
+    results.append(path, expected[0])  # done before: two are left
+    done = list(runner.run(settings, path, jobs=2, backend=backend, address=None))
+    assert len(done) == 2
+    for one in results.read(path):
+        reference = results.of(expected, {key: one[key] for key in settings[0]})
+        assert {**one, "seconds": 0} == {**reference, "seconds": 0}
+
+
+def test_replicas_share_a_training(digits, tmp_path):
+    printed = study("run", "digits", "--smoke", "--jobs", 1, "--replicas", 2, "--output", tmp_path)
+    assert "3/3" in printed
+    for one, reference in zip(results.read(tmp_path / "digits.jsonl"), digits[1], strict=True):
+        assert one["nnz"] == reference["nnz"]
+        assert one["quality"] == pytest.approx(reference["quality"], abs=2)  # sums are added up in another order
+
+
+@pytest.mark.parametrize("name", ["image", "language", "translation"])
+def test_each_part_runs_on_made_up_data(name, tmp_path):
+    printed = study("run", name, "--smoke", "--jobs", 2, "--output", tmp_path)
+    assert "2/2" in printed
+    assert "made-up data" in printed
+    dense, sparse = sorted(results.read(tmp_path / f"{name}.jsonl"), key=lambda one: one["sparsity"])
+    assert dense["nnz"] == dense["entries"]
+    assert sparse["nnz"] < sparse["entries"]
+    assert all(math.isfinite(one["quality"]) for one in (dense, sparse))
+    assert "Written" in study("report", name, "--smoke", "--output", tmp_path)
+    message = study("run", name, "--smoke", "--output", tmp_path, expect=1)
+    assert "--resume" in message
+    assert "0 trainings to do, 2 done before" in study("run", name, "--smoke", "--resume", "--output", tmp_path)
