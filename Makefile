@@ -69,4 +69,4 @@ build/grid/files.json: $(wildcard tfprune/*.py export/*.py tests/device/*.py) | 
 	touch $@
 
 clean:
-	rm -rf .venv .venv-backends build demo-output fashion-output mobilenet-output transformer-output wrist-output *.egg-info
+	rm -rf .venv .venv-backends build demo-output fashion-output mobilenet-output transformer-output wrist-output study-output *.egg-info

@@ -41,7 +41,7 @@ def train(settings: Settings) -> dict[str, Any]:
     return {
         **settings,
         "quality": study.score(model, data),
-        **storage(model, settings),
+        **storage(model),
         "warnings": told,
         "seconds": round(time.perf_counter() - started, 1),
         "machine": machine(),
@@ -121,7 +121,7 @@ def optimizer(steps: int, *, name: str, rate: float, decay: dict[str, Any] | str
     return keras.optimizers.get({"class_name": name, "config": {"learning_rate": following, **options}})
 
 
-def storage(model: keras.Model, settings: Settings) -> dict[str, Any]:
+def storage(model: keras.Model) -> dict[str, Any]:
     """Count the non-zeros of the kernels, and the bytes that their exported float32 file takes, coding by coding."""
     report = tfprune.sparsity_report(model)
     with tempfile.TemporaryDirectory() as folder:
