@@ -412,7 +412,7 @@ def _built_dense(regularizer) -> keras.layers.Layer:
 def test_masks_are_a_quarter_of_the_weights_and_have_their_shape():
     pruned = wrapped(built("conv2d"))
     assert {name: (tuple(mask.shape), mask.dtype) for name, mask in pruned.masks.items()} == {
-        "kernel": ((3, 3, 4, 4), "uint8")
+        "kernel": ((3, 3, 4, 4), "bool")
     }
     assert not any(mask.trainable for mask in pruned.masks.values())
     assert len(pruned.trainable_variables) == 2

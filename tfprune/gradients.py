@@ -28,7 +28,7 @@ def _masked(gradient: Any, mask: Any) -> Any:
     if hasattr(gradient, "dense_shape"):
         rows = _masked(gradient.values, ops.take(mask, gradient.indices, axis=0))
         return type(gradient)(rows, gradient.indices, gradient.dense_shape)
-    return ops.multiply(gradient, ops.cast(mask, gradient.dtype))
+    return ops.where(mask, gradient, ops.zeros((), gradient.dtype))  # one pass over the memory, in place
 
 
 # Their gradient is zero wherever the weight is; another regulariser may move entries that the mask hides.

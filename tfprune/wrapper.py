@@ -145,7 +145,7 @@ class Pruned(keras.layers.Wrapper):
         for name, kernel in self.kernels.items():
             shape, flat_name = kernel.variable.shape, name.replace("/", "_")
             self.masks[name] = self.add_weight(
-                name=f"{flat_name}_mask", shape=shape, dtype="uint8", initializer="ones", trainable=False
+                name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
             )
             self._latents[name] = self.add_weight(
                 name=f"{flat_name}_latent",
@@ -214,7 +214,7 @@ class Pruned(keras.layers.Wrapper):
     def conceal(self, name: str) -> None:
         """Undo `reveal`, if it was called."""
         if name in self._revealed:
-            self.set_mask(name, prunable.as_numpy(self.masks[name]).view(bool))
+            self.set_mask(name, prunable.as_numpy(self.masks[name]))
 
     def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
         """Put a mask into force: set aside what it hides, bring back what it shows again.
@@ -241,7 +241,7 @@ class Pruned(keras.layers.Wrapper):
         self.reveal(name)
         latent.assign(ops.where(keep, zero, variable.value))
         variable.assign(ops.where(keep, variable.value, zero))
-        self.masks[name].assign(ops.cast(keep, "uint8"))
+        self.masks[name].assign(keep)
         self._revealed.discard(name)
         for slot in slots:
             slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
@@ -250,7 +250,7 @@ class Pruned(keras.layers.Wrapper):
         weight, mask = self.kernels[name].variable, self.masks[name]
         if training:
             return mask_gradient(ops.convert_to_tensor(weight), ops.convert_to_tensor(mask))
-        return ops.multiply(weight, ops.cast(mask, weight.dtype))
+        return ops.where(mask, weight, ops.zeros((), weight.dtype))
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         return self._through_masks(self.layer, training, *args, **kwargs)
