@@ -24,11 +24,11 @@ def mask_gradient(weight: Any, mask: Any) -> Any:
 
 
 def _masked(gradient: Any, mask: Any) -> Any:
-    """Return the gradient times the mask; of an embedding only the rows that were looked up, as TensorFlow does."""
+    """Return the gradient under a mask; of an embedding only the rows that were looked up, as TensorFlow does."""
     if hasattr(gradient, "dense_shape"):
         rows = _masked(gradient.values, ops.take(mask, gradient.indices, axis=0))
         return type(gradient)(rows, gradient.indices, gradient.dense_shape)
-    return ops.where(mask, gradient, ops.zeros((), gradient.dtype))  # one pass over the memory, in place
+    return ops.where(mask, gradient, ops.zeros((), gradient.dtype))
 
 
 # Their gradient is zero wherever the weight is; another regulariser may move entries that the mask hides.

@@ -2,8 +2,9 @@
 
 Between mask updates a weight itself holds zeros where its mask is 0, so the optimizer, weight decay, checkpoints
 and averages of weights all see the sparse values; what the zeros replaced, the latent values, is set aside in a
-variable of its own and comes back when a later mask ranks it in. In training only the gradient is multiplied by
-the mask; multiplying the weight as well would cost a pass over the memory in every step and change nothing.
+variable of its own and comes back when a later mask ranks it in. In training only the gradient is masked; masking
+the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans, to select
+by: a product would have to turn them into floats first, a second pass.
 """
 
 from __future__ import annotations
