@@ -216,6 +216,18 @@ def test_files_keep_masks_latents_and_arguments(case, suffix, tmp_path):
     assert_same(loaded(data(case)), model(data(case)), atol=0)
 
 
+def test_files_of_earlier_versions_hold_masks_as_bytes():
+    saved, loaded, mask = wrapped(_built_dense(None)), wrapped(_built_dense(None)), half((6, 4))
+    saved.set_mask("kernel", mask)
+    store = {}
+    saved.save_own_variables(store)
+    assert len(store) == 2
+    masks_as_bytes = {name: np.array(one).astype("uint8" if "mask" in name else "f") for name, one in store.items()}
+    loaded.load_own_variables(masks_as_bytes)
+    np.testing.assert_array_equal(loaded.masks["kernel"], mask)
+    np.testing.assert_array_equal(loaded._latents["kernel"], saved._latents["kernel"])
+
+
 def test_config_round_trips_every_argument():
     layer = layers.Dense(8, name="hidden")
     arguments = {
