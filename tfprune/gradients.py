@@ -39,7 +39,7 @@ def guard(weight: keras.Variable, mask: keras.Variable) -> None:
     """Mask what Keras does to a weight outside the layer's forward pass: its regulariser and its constraint."""
     regularizer, constraint = weight.regularizer, weight.constraint
     if regularizer is not None and not isinstance(regularizer, _ENTRY_BY_ENTRY):
-        weight.regularizer = lambda value: regularizer(mask_gradient(value, mask))
+        weight.regularizer = lambda value: regularizer(mask_gradient(value, ops.convert_to_tensor(mask)))
     if constraint is not None:  # applied after each step, where a backend may not let it read the mask
         weight.constraint = lambda value: ops.where(ops.equal(value, 0), value, constraint(value))
 

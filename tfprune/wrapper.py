@@ -248,9 +248,9 @@ class Pruned(keras.layers.Wrapper):
             slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
 
     def _read(self, name: str, training: bool | None) -> Any:
-        weight, mask = self.kernels[name].variable, self.masks[name]
+        weight, mask = map(ops.convert_to_tensor, (self.kernels[name].variable, self.masks[name]))
         if training:
-            return mask_gradient(ops.convert_to_tensor(weight), ops.convert_to_tensor(mask))
+            return mask_gradient(weight, mask)
         return ops.where(mask, weight, ops.zeros((), weight.dtype))
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
