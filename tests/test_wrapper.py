@@ -216,6 +216,18 @@ def test_files_keep_masks_latents_and_arguments(case, suffix, tmp_path):
     assert_same(loaded(data(case)), model(data(case)), atol=0)
 
 
+def test_files_of_earlier_versions_hold_masks_as_bytes():
+    saved, loaded, mask = wrapped(_built_dense(None)), wrapped(_built_dense(None)), half((6, 4))
+    saved.set_mask("kernel", mask)
+    store = {}
+    saved.save_own_variables(store)
+    assert len(store) == 2
+    masks_as_bytes = {name: np.array(one).astype("uint8" if "mask" in name else "f") for name, one in store.items()}
+    loaded.load_own_variables(masks_as_bytes)
+    np.testing.assert_array_equal(loaded.masks["kernel"], mask)
+    np.testing.assert_array_equal(loaded._latents["kernel"], saved._latents["kernel"])
+
+
 def test_config_round_trips_every_argument():
     layer = layers.Dense(8, name="hidden")
     arguments = {
@@ -412,7 +424,7 @@ def _built_dense(regularizer) -> keras.layers.Layer:
 def test_masks_are_a_quarter_of_the_weights_and_have_their_shape():
     pruned = wrapped(built("conv2d"))
     assert {name: (tuple(mask.shape), mask.dtype) for name, mask in pruned.masks.items()} == {
-        "kernel": ((3, 3, 4, 4), "uint8")
+        "kernel": ((3, 3, 4, 4), "bool")
     }
     assert not any(mask.trainable for mask in pruned.masks.values())
     assert len(pruned.trainable_variables) == 2

@@ -54,7 +54,7 @@ def _split(path: str, root: keras.layers.Layer) -> tuple[str, str]:
 def _row(layer: str, weight: str, variable: keras.Variable, mask: keras.Variable | None = None) -> WeightRow:
     is_kept = as_numpy(variable) != 0
     if mask is not None:
-        is_kept &= as_numpy(mask).view(bool)
+        is_kept &= as_numpy(mask)
     return WeightRow(layer, weight, is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept)))
 
 

@@ -24,11 +24,11 @@ def mask_gradient(weight: Any, mask: Any) -> Any:
 
 
 def _masked(gradient: Any, mask: Any) -> Any:
-    """Return the gradient times the mask; of an embedding only the rows that were looked up, as TensorFlow does."""
+    """Return the gradient under a mask; of an embedding only the rows that were looked up, as TensorFlow does."""
     if hasattr(gradient, "dense_shape"):
         rows = _masked(gradient.values, ops.take(mask, gradient.indices, axis=0))
         return type(gradient)(rows, gradient.indices, gradient.dense_shape)
-    return ops.multiply(gradient, ops.cast(mask, gradient.dtype))
+    return ops.where(mask, gradient, ops.zeros((), gradient.dtype))
 
 
 # Their gradient is zero wherever the weight is; another regulariser may move entries that the mask hides.
@@ -39,7 +39,7 @@ def guard(weight: keras.Variable, mask: keras.Variable) -> None:
     """Mask what Keras does to a weight outside the layer's forward pass: its regulariser and its constraint."""
     regularizer, constraint = weight.regularizer, weight.constraint
     if regularizer is not None and not isinstance(regularizer, _ENTRY_BY_ENTRY):
-        weight.regularizer = lambda value: regularizer(mask_gradient(value, mask))
+        weight.regularizer = lambda value: regularizer(mask_gradient(value, ops.convert_to_tensor(mask)))
     if constraint is not None:  # applied after each step, where a backend may not let it read the mask
         weight.constraint = lambda value: ops.where(ops.equal(value, 0), value, constraint(value))
 

@@ -158,7 +158,7 @@ class Structured:
     def _shown(self) -> np.ndarray:
         shown = np.zeros(self.network.size, dtype=bool)
         for place, (layer, name) in self.kernels.items():
-            held, mask = self._held(place), as_numpy(layer.masks[name]).view(bool)
+            held, mask = self._held(place), as_numpy(layer.masks[name])
             for axis in held.reads:
                 others = tuple(other for other in range(mask.ndim) if other != axis)
                 shown[held.lines[axis][mask.any(axis=others)]] = True

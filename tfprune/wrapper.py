@@ -2,8 +2,9 @@
 
 Between mask updates a weight itself holds zeros where its mask is 0, so the optimizer, weight decay, checkpoints
 and averages of weights all see the sparse values; what the zeros replaced, the latent values, is set aside in a
-variable of its own and comes back when a later mask ranks it in. In training only the gradient is multiplied by
-the mask; multiplying the weight as well would cost a pass over the memory in every step and change nothing.
+variable of its own and comes back when a later mask ranks it in. In training only the gradient is masked; masking
+the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans, to select
+by: a product would have to turn them into floats first, a second pass.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class Pruned(keras.layers.Wrapper):
         for name, kernel in self.kernels.items():
             shape, flat_name = kernel.variable.shape, name.replace("/", "_")
             self.masks[name] = self.add_weight(
-                name=f"{flat_name}_mask", shape=shape, dtype="uint8", initializer="ones", trainable=False
+                name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
             )
             self._latents[name] = self.add_weight(
                 name=f"{flat_name}_latent",
@@ -214,7 +215,7 @@ class Pruned(keras.layers.Wrapper):
     def conceal(self, name: str) -> None:
         """Undo `reveal`, if it was called."""
         if name in self._revealed:
-            self.set_mask(name, prunable.as_numpy(self.masks[name]).view(bool))
+            self.set_mask(name, prunable.as_numpy(self.masks[name]))
 
     def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
         """Put a mask into force: set aside what it hides, bring back what it shows again.
@@ -241,16 +242,16 @@ class Pruned(keras.layers.Wrapper):
         self.reveal(name)
         latent.assign(ops.where(keep, zero, variable.value))
         variable.assign(ops.where(keep, variable.value, zero))
-        self.masks[name].assign(ops.cast(keep, "uint8"))
+        self.masks[name].assign(keep)
         self._revealed.discard(name)
         for slot in slots:
             slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
 
     def _read(self, name: str, training: bool | None) -> Any:
-        weight, mask = self.kernels[name].variable, self.masks[name]
+        weight, mask = map(ops.convert_to_tensor, (self.kernels[name].variable, self.masks[name]))
         if training:
-            return mask_gradient(ops.convert_to_tensor(weight), ops.convert_to_tensor(mask))
-        return ops.multiply(weight, ops.cast(mask, weight.dtype))
+            return mask_gradient(weight, mask)
+        return ops.where(mask, weight, ops.zeros((), weight.dtype))
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         return self._through_masks(self.layer, training, *args, **kwargs)
