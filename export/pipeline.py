@@ -53,8 +53,7 @@ def to_tflite(
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
 
     Several forms of the file are built: dense, and with the zeros of the weights left out. Each is run, and the best
-    of those that pass is written; the report lists all. The same model gives the same bytes, except that the
-    converter merges constants of unrolled int8 recurrent layers now one way, now another. A form passes if
+    of those that pass is written; the report lists all. The same model gives the same bytes. A form passes if
     max|file - Keras| <= tolerance * max|Keras| for every output; the converter's file has to hold at least the zeros
     that the kernels hold.
 
