@@ -1,4 +1,4 @@
-"""Float islands among 8-bit operators. The truth is NumPy's split, and what the interpreter says of the file before."""
+"""Float islands among 8-bit operators. The truth is NumPy, and what the interpreter says of both files."""
 
 from __future__ import annotations
 
