@@ -132,6 +132,7 @@ GROUP = {
     "tfprune.export.steps": FILE,
     "tfprune.export.padding": FILE,
     "tfprune.export.islands": FILE,
+    "tfprune.export.sequence": FILE,
     "tfprune.export.layouts": FILE,
     "tfprune.export.xnnpack": FILE,
     "tfprune.export.inference": CHECK,

@@ -130,6 +130,56 @@ def renamed(data):
     return save(model)
 
 
+@pytest.mark.parametrize("kind", ["SPLIT", "SPLIT_V", "UNPACK"])
+def test_an_input_is_quantized_before_it_is_split(kind):
+    """Written after the split, before it, and before it in another order of operators: it is the same file."""
+    files = []
+    for early in (None, True, False):
+        graph = Graph(kind)
+        floating = graph.graph.tensors[graph.graph.inputs[0]]
+        floating.type, floating.quantization = TYPES.FLOAT32, None
+        other = graph.tensor((2, 8), TYPES.FLOAT32)
+        graph.graph.inputs = [*graph.graph.inputs, other]
+        small = graph.rounded(other) if early is False else None
+        if early is None:
+            moved = graph.move(graph.graph.inputs[0], TYPES.FLOAT32)
+            moved = [graph.rounded(moved[0]), moved[1], graph.rounded(moved[2])]
+        else:
+            moved = graph.move(graph.rounded(graph.graph.inputs[0]), TYPES.INT8)
+        small = graph.rounded(other) if small is None else small
+        files.append(graph.bytes(moved[0], moved[2], small))
+    values = (VALUES.astype(np.float32) - 3) * SCALE
+    wanted = Runner(files[0]).predict([values, values])
+    joined = [join_islands(data) for data in files]
+    assert kinds(joined[0]) == ["QUANTIZE", "QUANTIZE", kind, "DEQUANTIZE", "DEQUANTIZE", "DEQUANTIZE"]
+    assert len({*map(renamed, joined)}) == 1
+    for output, expected in zip(Runner(joined[0]).predict([values, values]), wanted, strict=True):
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_integers_that_are_rounded_again_stay_as_they_are():
+    graph = Graph()
+    moved = graph.move(graph.graph.inputs[0], TYPES.INT8)
+    assert kinds(join_islands(graph.bytes(graph.rounded(moved[0], 2 * SCALE)))) == ["SPLIT", "QUANTIZE", "DEQUANTIZE"]
+
+
+def test_constants_among_the_outputs_stay():
+    graph = Graph()
+    constant = graph.tensor((2,), TYPES.FLOAT32, values=np.array([1, 2], np.float32))
+    results = graph.island()
+    graph.bytes(*results.values())
+    graph.graph.outputs = [*graph.graph.outputs, constant]
+    *_, output = Runner(join_islands(save(graph.model))).predict(VALUES)
+    np.testing.assert_array_equal(output, [1, 2])
+
+
+def test_a_file_that_numbers_its_operators_stays_as_it_is():
+    graph = Graph()
+    graph.model.metadata.append(schema.MetadataT(name=b"model_control_dependencies", buffer=1))
+    data = graph.bytes(*graph.island().values())
+    assert join_islands(data) is data
+
+
 def test_a_second_time_changes_nothing():
     once = joined()
     assert join_islands(once) == once

@@ -291,5 +291,7 @@ def test_for_latency_channels_that_no_kernel_reads_are_left_out(folder):
     shapes = {weight.shape for weight in read((folder / "narrow").read_bytes()).weights}
     read_by_dense = int(np.any(model.layers[-1].kernel.numpy() != 0, axis=1).sum())
     assert shapes == {(13, 3, 3, 3), (read_by_dense, 1, 1, 13), (3, read_by_dense)}
-    np.testing.assert_allclose(Runner(folder / "narrow").predict(samples), model.predict(samples, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(
+        Runner(folder / "narrow").predict(samples), model.predict(samples, verbose=0), atol=1e-5
+    )
     assert tuple(kernel.shape) == (1, 1, 16, 128)
