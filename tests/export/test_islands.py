@@ -61,6 +61,7 @@ class Graph:
         else:
             results = [self.tensor((2, 2), kind) for _ in range(4)]
             self.add("SPLIT", [self.axis, source], results, schema.SplitOptionsT(numSplits=4))
+        self.model.operatorCodes[-1].version = 1 if kind == TYPES.FLOAT32 else 2
         return results
 
     def island(self, scale=SCALE, order=(2, 0)):
@@ -190,6 +191,34 @@ def test_an_island_that_rounds_to_another_scale_stays():
     results = graph.island(scale=2 * SCALE)
     data = join_islands(graph.bytes(*results.values()))
     assert kinds(data).count("QUANTIZE") == 2
+
+
+def test_an_island_that_rounds_around_another_zero_stays():
+    graph = Graph()
+    results = graph.island()
+    graph.graph.tensors[results[2]].quantization.zeroPoint = [4]
+    assert kinds(join_islands(graph.bytes(*results.values()))).count("QUANTIZE") == 2
+
+
+@pytest.mark.parametrize("floating", [True, False])
+def test_an_island_with_an_output_of_the_model_stays(floating):
+    graph = Graph()
+    results = graph.island()
+    graph.bytes(results[0])
+    graph.graph.outputs = [*graph.graph.outputs, graph.moved[2] if floating else results[2]]
+    assert kinds(join_islands(save(graph.model))).count("QUANTIZE") == 2
+
+
+def test_quantized_inputs_are_numbered_as_the_inputs_stand():
+    graph = Graph()
+    graph.graph.inputs = [graph.tensor((2, 8), TYPES.FLOAT32) for _ in range(3)]
+    small = {number: graph.rounded(graph.graph.inputs[number]) for number in (2, 0, 1)}
+    for number, place in enumerate(small.values()):
+        graph.graph.tensors[place].name = b"tfl.quantize" + (b"%d" % number if number else b"")
+    joined = load(join_islands(graph.bytes(*small.values()))).subgraphs[0]
+    names = [joined.tensors[operator.outputs[0]].name for operator in joined.operators[:3]]
+    assert names == [b"tfl.quantize", b"tfl.quantize1", b"tfl.quantize2"]
+    assert [operator.inputs[0] for operator in joined.operators[:3]] == joined.inputs.tolist()
 
 
 def test_an_island_whose_float_results_are_taken_stays():
