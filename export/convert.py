@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfprune.export.islands import join_islands
 from tfprune.export.ordering import keep_order
 from tfprune.export.process import OUTPUT, read_job, run_module, serve, write_job
 
@@ -73,7 +74,8 @@ def convert(
         if not completed.ok:
             output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
             raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
-        return keep_order((folder / "model.tflite").read_bytes(), inputs.names)
+        data = keep_order((folder / "model.tflite").read_bytes(), inputs.names)
+        return join_islands(data) if quantize == "int8" else data
 
 
 def check_options(*, quantize: Any, calibration: Any, io_dtype: Any) -> None:

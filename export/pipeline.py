@@ -53,8 +53,7 @@ def to_tflite(
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
 
     Several forms of the file are built: dense, and with the zeros of the weights left out. Each is run, and the best
-    of those that pass is written; the report lists all. The same model gives the same bytes, except that the
-    converter merges constants of unrolled int8 recurrent layers now one way, now another. A form passes if
+    of those that pass is written; the report lists all. The same model gives the same bytes. A form passes if
     max|file - Keras| <= tolerance * max|Keras| for every output; the converter's file has to hold at least the zeros
     that the kernels hold.
 
@@ -69,7 +68,7 @@ def to_tflite(
             `quantize="dynamic"` the sparse form computes in float32, and with 8-bit weights as the dense one.
         optimize: `"size"` for the fewest bytes; `"latency"` for the fastest kernels that a form reaches, which is
             read from the file (`sparse_inference`) and measured by no clock. It also tries
-            `make_sparse_ready(model)`.
+            `make_sparse_ready(model)`, and with sparse forms leaves out channels that no kernel reads.
         calibration: An iterable of batches of real data, each an array, or a list or dict of arrays for several
             inputs: `[x[:32], x[32:64]]`. About 100 samples; more than 500 are not read.
         io_dtype: `"float32"`, or with `quantize="int8"` also `"int8"`.
@@ -103,7 +102,10 @@ def to_tflite(
     inputs = signature(plain)
     batches = None if calibration is None else read_batches(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
-    expected, sparsity = _predict(plain, inputs, data), tfprune.sparsity_report(plain)
+    expected = _predict(plain, inputs, data)
+    if optimize == "latency" and sparse is not False:
+        plain = _without_unread(plain)
+    sparsity = tfprune.sparsity_report(plain)
     content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
     _check_zeros(read(content), sparsity)
     found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
@@ -135,6 +137,15 @@ def _check_levels(levels: Any, quantize: str | None) -> None:
             f"Expected quantize='dynamic' or 'int8' with `levels`, which 8-bit weights share. Received: "
             f"levels={levels}, quantize={quantize!r}."
         )
+
+
+def _without_unread(plain: keras.Model) -> keras.Model:
+    """Return an equal model without the channels that no kernel reads, where they can be told."""
+    try:
+        plan = tfprune.plan_shrink(plain)
+    except ValueError:  # no graph of layers, or one that has no channels left somewhere
+        return plain
+    return plain if plan.keep.all() else tfprune.shrink(plain, plan)
 
 
 def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[Form]:

@@ -82,6 +82,7 @@ class Runner:
         allocated = {detail["index"]: tuple(detail["shape"]) for detail in self._interpreter.get_input_details()}
         # Those that memory is allocated for.
         self._shapes: list[tuple[int, ...]] | None = [allocated[endpoint.index] for endpoint in self._inputs]
+        self._check_batches(self._shapes)
 
     def predict(self, inputs: Any) -> Any:
         """Run the model on any number of rows.
@@ -110,6 +111,16 @@ class Runner:
         if isinstance(inputs, Mapping):
             return {info.name: result for info, result in zip(self.outputs, results, strict=True)}
         return results
+
+    def _check_batches(self, allocated: Sequence[tuple[int, ...]]) -> None:
+        """Refuse a fixed batch that is not what the interpreter takes: filling it up could take all the memory."""
+        for info, shape in zip(self.inputs, allocated, strict=True):
+            if info.shape and info.shape[0] not in (None, *shape[:1]):
+                raise ValueError(
+                    f"Expected a TFLite file with one shape per input. Received: {self._name}, whose input "
+                    f"{info.name!r} has the shape {shape_text(info.shape)} in its signature and "
+                    f"{shape_text(shape)} in its graph. Export the model again."
+                )
 
     def _values(self, inputs: Any) -> list[Any]:
         names = [info.name for info in self.inputs]

@@ -131,6 +131,8 @@ GROUP = {
     "tfprune.export.sparse": FILE,
     "tfprune.export.steps": FILE,
     "tfprune.export.padding": FILE,
+    "tfprune.export.islands": FILE,
+    "tfprune.export.sequence": FILE,
     "tfprune.export.layouts": FILE,
     "tfprune.export.xnnpack": FILE,
     "tfprune.export.inference": CHECK,

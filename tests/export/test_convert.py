@@ -9,6 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from tfprune.export import convert as module
 from tfprune.export.convert import convert
+from tfprune.export.flatbuffer import read
 from tfprune.export.runtime import Runner
 
 layers = keras.layers
@@ -138,6 +139,9 @@ def test_recurrent_layers_are_unrolled_for_integers_and_only_in_the_file(recurre
     assert interpreter.get_input_details()[0]["dtype"] == np.int32  # tokens are no quantized numbers
     assert interpreter.get_output_details()[0]["dtype"] == np.int8
     assert not recurrent.layers[1].forward_layer.unroll
+    graph = read(content).subgraphs[0]  # the converter itself leaves the first split in float, in two files of five
+    splits = [operator for operator in graph.operators if operator.name == "SPLIT"]
+    assert {graph.tensors[operator.inputs[1]].dtype for operator in splits} == {"int8"}
 
 
 def test_recurrent_layers_of_open_length_are_refused_for_integers():

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tfprune
 from tfprune.export import candidates, pipeline
+from tfprune.export.flatbuffer import read
 from tfprune.export.pipeline import to_tflite
 from tfprune.export.runtime import Runner
 
@@ -259,13 +260,19 @@ def test_levels_of_float_weights_are_refused(pruned, folder):
         to_tflite(pruned, folder / "refused", levels=4)
 
 
-def test_for_latency_the_mirrored_form_is_written_where_it_reaches_sparse_kernels(folder):
+def pointwise_net():
+    """A strided convolution to 16 channels, a 1x1 one with 90 % zeros that reads them, a pool."""
     keras.utils.set_random_seed(0)
     image = keras.Input((16, 16, 3))
-    maps = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(image)
-    maps = layers.Conv2D(128, 1, activation="relu")(maps)
+    maps = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", name="stem")(image)
+    maps = layers.Conv2D(128, 1, activation="relu", name="pointwise")(maps)
     model = tfprune.wrap(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(maps))), filters="kernel")
     tfprune.update_masks(model, 0.9)
+    return model
+
+
+def test_for_latency_the_mirrored_form_is_written_where_it_reaches_sparse_kernels(folder):
+    model = pointwise_net()
     samples = RNG.normal(size=(4, 16, 16, 3)).astype("float32")
     report = to_tflite(model, folder / "fast", optimize="latency", check_on=samples)
     (taken,) = [row.name for row in report.candidates if not row.reason]
@@ -273,3 +280,18 @@ def test_for_latency_the_mirrored_form_is_written_where_it_reaches_sparse_kernel
     assert report.sparse_inference.active
     assert report.sparse_inference.hazards == ()
     np.testing.assert_allclose(Runner(folder / "fast").predict(samples), model.predict(samples, verbose=0), atol=1e-5)
+
+
+def test_for_latency_channels_that_no_kernel_reads_are_left_out(folder):
+    model = tfprune.strip(pointwise_net())
+    kernel = model.get_layer("pointwise").kernel
+    kernel.assign(np.where(np.isin(np.arange(16), (0, 4, 5))[:, None], 0, kernel))
+    samples = RNG.normal(size=(4, 16, 16, 3)).astype("float32")
+    to_tflite(model, folder / "narrow", optimize="latency", check_on=samples)
+    shapes = {weight.shape for weight in read((folder / "narrow").read_bytes()).weights}
+    read_by_dense = int(np.any(model.layers[-1].kernel.numpy() != 0, axis=1).sum())
+    assert shapes == {(13, 3, 3, 3), (read_by_dense, 1, 1, 13), (3, read_by_dense)}
+    np.testing.assert_allclose(
+        Runner(folder / "narrow").predict(samples), model.predict(samples, verbose=0), atol=1e-5
+    )
+    assert tuple(kernel.shape) == (1, 1, 16, 128)

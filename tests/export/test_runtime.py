@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tfprune.export import runtime
 from tfprune.export.codec import encode
+from tfprune.export.editing import load, save
 from tfprune.export.endpoint import Endpoint
 from tfprune.export.runtime import MissingPackage, Runner, in_order
 
@@ -206,15 +207,18 @@ def test_files_that_do_not_load_are_refused_by_name(cases, refused, tmp_path):
 
 @pytest.mark.parametrize("number", [1000, 2**32 - 1])
 def test_a_signature_that_names_no_tensor_is_refused(cases, number):
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(cases["dense"].data, 0))
+    model = load(cases["dense"].data)
     model.signatureDefs[0].outputs[0].tensorIndex = number
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
     with pytest.raises(ValueError, match="Expected a TFLite file that runs.*cannot load"):
-        Runner(bytes(builder.Output()))
+        Runner(save(model))
+
+
+def test_a_batch_of_billions_that_only_the_signature_claims_is_refused(cases):
+    model = load(cases["fixed"].data)
+    graph = model.subgraphs[0]
+    graph.tensors[graph.inputs[0]].shapeSignature = np.array([2**31 - 1, 8], np.int32)
+    with pytest.raises(ValueError, match=r"2147483647x8 in its signature and \dx8 in its graph"):
+        Runner(save(model))
 
 
 def test_other_interpreters_are_taken_in_turn(cases, monkeypatch):
