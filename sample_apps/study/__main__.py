@@ -17,8 +17,6 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from sample_apps.study import runner  # loads TensorFlow
-
     todo = grid.expand(options.study, grid.read_config(options.study), seeds=options.seeds, smoke=options.smoke)
     if options.replicas > 1:
         todo = [{**settings, "replicas": options.replicas} for settings in todo]
@@ -29,18 +27,27 @@ def run(options: argparse.Namespace) -> None:
             f"Expected no results yet. Received: {len(known)} in {path}. Pass --resume to go on from them, or "
             f"another --output"
         )
-    left = sum(results.of(known, settings) is None for settings in todo)
-    print(f"{options.study}: {left} trainings to do, {len(todo) - left} done before, {options.jobs} at a time")
+    left = [settings for settings in todo if results.of(known, settings) is None]
+    print(
+        f"{options.study}: {len(left)} trainings to do, {len(todo) - len(left)} done before, {options.jobs} at a time"
+    )
     if options.smoke:
         print("--smoke: for seconds, on made-up data; the figures mean nothing")
-    ended = runner.run(todo, path, jobs=options.jobs, backend=options.backend, address=options.address)
+    if left:
+        train(left, path, options)
+    print(f"Results: {path}")
+
+
+def train(left: list[grid.Settings], path: Path, options: argparse.Namespace) -> None:
+    from sample_apps.study import runner  # loads TensorFlow
+
+    ended = runner.run(left, path, jobs=options.jobs, backend=options.backend, address=options.address)
     for count, one in enumerate(ended, start=1):
         print(
-            f"{count}/{left}  {one['series']}, {one['size']}, {one['sparsity']:.1%} sparse, seed {one['seed']}: "
+            f"{count}/{len(left)}  {one['series']}, {one['size']}, {one['sparsity']:.1%} sparse, seed {one['seed']}: "
             f"{one['quality']:.2f}  ({one['nnz']:,} non-zeros, {one['seconds']:.0f} s)",
             flush=True,
         )
-    print(f"Results: {path}")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only: no window, and no display needed
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from sample_apps.study import grid, results
 from sample_apps.study.summary import Comparison, Group, comparisons, groups
@@ -45,7 +46,7 @@ def text(config: dict[str, Any], found: Sequence[Group], machines: Iterable[str]
 
 def measurements(config: dict[str, Any], found: Sequence[Group]) -> str:
     header = ["model", "size", "sparsity", config["metric"], "seeds", "non-zeros"]
-    header += [f"{name}, kB" for name in found[0].bytes] + ["longest, s"]
+    header += [f"{name}, kB" for name in found[0].bytes] + ["median, s"]
     warned = any(group.warned for group in found)
     rows = [
         [
@@ -100,6 +101,9 @@ def draw(config: dict[str, Any], found: Sequence[Group], path: Path) -> None:
         for name, colour in zip(names, COLOURS, strict=False):
             _curve(panel, sorted((one for one in found if one.series == name), key=measure), measure, colour)
         panel.set(xscale="log", xlabel=title)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(alpha=0.3, which="both")
     panels[0].set_ylabel(config["metric"])
     panels[0].set_ylim(bottom=config.get("lowest"), top=config.get("highest"))

@@ -19,20 +19,18 @@ BACKENDS = ("loky", "dask", "ray")
 def run(
     todo: list[Settings], path: Path, *, jobs: int, backend: str, address: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Train what has no result in the file yet; append each result as it comes, and yield it.
+    """Run trainings; append each result to a file as it comes, and yield it.
 
     Args:
         todo: Settings of the trainings.
-        path: The file with the results.
+        path: The file of results.
         jobs: Trainings at a time, each on one core.
         backend: "loky" for processes of joblib's own, "dask" or "ray".
         address: Of a Dask scheduler or a Ray cluster that runs already; None starts one here.
     """
-    known = results.read(path)
-    left = [settings for settings in todo if results.of(known, settings) is None]
     with _workers(backend, jobs, address):
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)
-        for result in parallel(joblib.delayed(train)(settings) for settings in left):
+        for result in parallel(joblib.delayed(train)(settings) for settings in todo):
             results.append(path, result)
             yield result
 

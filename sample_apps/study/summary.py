@@ -22,7 +22,7 @@ class Group:
         qualities: One for each seed, in the order of the seeds.
         nnz: Non-zero kernel entries, the mean.
         bytes: Bytes by storage, the means.
-        seconds: The longest training, evaluation and export included.
+        seconds: The median of a training, evaluation and export included.
         warned: How many trainings the library warned about.
     """
 
@@ -88,7 +88,7 @@ def _group(lines: list[dict[str, Any]]) -> Group:
         qualities=tuple(line["quality"] for line in lines),
         nnz=statistics.mean(line["nnz"] for line in lines),
         bytes={name: statistics.mean(line["bytes"][name] for line in lines) for name in lines[0]["bytes"]},
-        seconds=max(line["seconds"] for line in lines),
+        seconds=statistics.median(line["seconds"] for line in lines),
         warned=sum(bool(line["warnings"]) for line in lines),
     )
 
