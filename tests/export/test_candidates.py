@@ -1,5 +1,7 @@
 """Forms of a file: each is run in its own process, and the best of those that are right is taken."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -54,10 +56,12 @@ def take(candidates, inputs, expected, **settings):
     return choose(candidates, inputs=inputs, expected=expected, **settings)
 
 
-def test_a_form_that_crashes_is_listed_with_the_signal_and_another_is_taken(dense, crashing, inputs, expected):
+def test_a_form_that_crashes_is_listed_with_the_reason_and_another_is_taken(dense, crashing, inputs, expected):
     choice = take([Form("stock", crashing), Form("dense", dense)], inputs, expected)
     stock, taken = choice.candidates
-    assert (stock.verified, stock.reason) == (False, "killed by SIGSEGV")
+    assert not stock.verified
+    # Its kernel reads beyond the weights: most often a crash, and other numbers where that memory is readable.
+    assert re.match(r"killed by SIGSEGV|output .* differs by up to", stock.reason)
     assert (taken.verified, taken.reason) == (True, "")
     assert choice.packed == choice.form.content == dense
     assert len(crashing) < len(dense)  # size alone would have taken it
