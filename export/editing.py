@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
 
 ALIGNMENT = 16  # bytes: what the format asks of the values of tensors
+NUMBERED = b"model_control_dependencies"  # metadata that name operators by their places
 
 
 def load(data: bytes) -> schema.ModelT:
@@ -49,6 +50,11 @@ def load(data: bytes) -> schema.ModelT:
             "other files. Leave it as it is."
         )
     return model
+
+
+def numbers_operators(model: schema.ModelT) -> bool:
+    """Tell whether a file names operators by their places, which would be wrong once some come or go."""
+    return any(entry.name == NUMBERED for entry in model.metadata or ())
 
 
 def save(model: schema.ModelT) -> bytes:

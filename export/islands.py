@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfprune.export.editing import builtin_code, load, save
-from tfprune.export.padding import NUMBERED
+from tfprune.export.editing import builtin_code, load, numbers_operators, save
 from tfprune.export.sequence import QUANTIZED, places_of, put_in_order
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def join_islands(data: bytes) -> bytes:
             not installed.
     """
     model = load(data)
-    if any(entry.name == NUMBERED for entry in model.metadata or ()):
+    if numbers_operators(model):
         return data
     for graph in model.subgraphs:
         if graph.operators:

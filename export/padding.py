@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfprune.export.editing import add_values, load, operator_code, save
+from tfprune.export.editing import add_values, load, numbers_operators, operator_code, save
 
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
-
-NUMBERED = b"model_control_dependencies"  # metadata that names operators by their number, which would be wrong
 
 
 def spell_out_padding(data: bytes) -> bytes:
@@ -35,7 +33,7 @@ def spell_out_padding(data: bytes) -> bytes:
             not installed.
     """
     model = load(data)
-    if any(entry.name == NUMBERED for entry in model.metadata or ()):
+    if numbers_operators(model):
         return data
     graph = model.subgraphs[0]
     operators: list[schema.OperatorT] = []

@@ -13,8 +13,6 @@ from sample_apps.study import results
 from sample_apps.study.grid import Settings
 from sample_apps.study.training import train
 
-BACKENDS = ("loky", "dask", "ray")
-
 
 def run(
     todo: list[Settings], path: Path, *, jobs: int, backend: str, address: str | None
