@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfprune.prunable import as_numpy, is_registered, kernels, walk
+from tfprune.prunable import Kernel, as_numpy, is_registered, kernels, walk
 from tfprune.rebuild import units
 from tfprune.report import Skipped, SparsityReport, WeightRow
 from tfprune.wrapper import Pruned, holds_pruned
@@ -31,16 +31,17 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         for path, layer in wrapped
         for name, kernel in layer.kernels.items()
     }
+    offered = kernels(model)
     every = {
         id(kernel.variable): _row(*_split(kernel.path, model), kernel.variable)
-        for kernel in kernels(model)
+        for kernel in offered
         if id(kernel.variable) not in masked
     }
     rows = tuple((masked or every).values())
     every |= masked
     return SparsityReport(
         rows=rows,
-        skipped=tuple(_skipped(model, is_wrapped=bool(wrapped))),
+        skipped=tuple(_skipped(model, offered, is_wrapped=bool(wrapped))),
         total_nnz=sum(row.nnz for row in every.values()),
         total_size=sum(row.size for row in every.values()),
     )
@@ -58,10 +59,10 @@ def _row(layer: str, weight: str, variable: keras.Variable, mask: keras.Variable
     return WeightRow(layer, weight, is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept)))
 
 
-def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
+def _skipped(model: keras.layers.Layer, offered: list[Kernel], *, is_wrapped: bool) -> list[Skipped]:
     """List the layers whose weights are not pruned, with the reason."""
-    found = []
-    for path, layer in units(model):
+    found, parts = [], list(units(model))
+    for path, layer in parts:
         if isinstance(layer, Pruned):
             frozen = [name for name in layer.kernels if name not in layer.trained()]
             if frozen:
@@ -72,8 +73,8 @@ def _skipped(model: keras.layers.Layer, *, is_wrapped: bool) -> list[Skipped]:
         elif layer.weights and not holds_pruned(layer):
             left_alone = _reason(layer, is_wrapped)
             found += [Skipped(path or layer.name, left_alone)] if left_alone else []
-    in_layers = {id(variable) for _, layer in units(model) for variable in layer.variables}
-    for kernel in kernels(model):
+    in_layers = {id(variable) for _, layer in parts for variable in layer.variables}
+    for kernel in offered:
         if id(kernel.variable) not in in_layers:
             place = kernel.path.rpartition("/")[0] or model.name
             found.append(Skipped(place, "its kernel is a weight of the model itself; move it into a layer"))
