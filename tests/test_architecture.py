@@ -84,6 +84,7 @@ GROUP = {
     "tfprune.budgets": MODEL,
     "tfprune.shrinking": MODEL,
     "tfprune.structured": MODEL,
+    "tfprune.ahead": FIT,
     "tfprune.callback": FIT,
     "tfprune.summaries": FIT,
     "tfprune.scan": FIT,

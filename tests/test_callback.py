@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import itertools
 import re
 import warnings
@@ -15,7 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 import tfprune
-from tfprune.schedules import Constant, Polynomial
+from tfprune.schedules import Constant, Polynomial, Schedule
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 10)).astype("float32")
@@ -613,6 +614,8 @@ def test_own_schedules_reach_their_end_after_the_overall_one():
     [
         (lambda: tfprune.PruningCallback(0.5), TypeError, "schedule=0.5 of type float"),
         (lambda: tfprune.PruningCallback(Polynomial), TypeError, "Expected a schedule"),
+        (lambda: tfprune.PruningCallback(NoWindow()), TypeError, "a NoWindow without begin and end"),
+        (lambda: tfprune.PruningCallback(Constant(0.5), allocation={"a": NoWindow()}), TypeError, "allocation['a']"),
         (lambda: tfprune.PruningCallback(Constant(0.5), every=0), ValueError, "every=0"),
         (lambda: tfprune.PruningCallback(Constant(0.5), every=1.5), TypeError, "every=1.5"),
         (lambda: tfprune.PruningCallback(Constant(0.5), allocation="even"), ValueError, "allocation='even'"),
@@ -623,6 +626,11 @@ def test_own_schedules_reach_their_end_after_the_overall_one():
             "has none. Use the model",
         ),
         (lambda: fit(make(), tfprune.PruningCallback(Constant(0.5), allocation={"x": 0.1})), ValueError, "'x'"),
+        (
+            lambda: fit(make(_several_with_muon()), tfprune.PruningCallback(Constant(0.5))),
+            ValueError,
+            "Received: Muon",
+        ),
         (lambda: fit(make("muon"), tfprune.PruningCallback(Constant(0.5))), ValueError, "Received: Muon"),
         (
             lambda: fit(make(), tfprune.PruningCallback(Polynomial(0.5, begin=8, end=0.5))),
@@ -634,6 +642,64 @@ def test_own_schedules_reach_their_end_after_the_overall_one():
 def test_what_cannot_be_done_is_refused(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def _several_with_muon() -> keras.optimizers.Optimizer:
+    inner = keras.optimizers.OptimizerMap(keras.optimizers.Adam(0.01))
+    inner["hidden/.*"] = keras.optimizers.Muon(0.1)
+    return keras.optimizers.MultiOptimizer(inner)
+
+
+class NoWindow(Schedule):
+    def sparsity_at(self, step):
+        return 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class TooMuch(Schedule):
+    begin: int = 0
+    end: int = 10
+
+    def sparsity_at(self, step):
+        return 0.1 if step < 5 else 1.5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "allocation", "message"),
+    [
+        (Polynomial(0.8, begin=6, end=8), {"none": 0.3}, "'none', which matches none of hidden/kernel, out/kernel"),
+        (Polynomial(0.8, begin=6, end=8), {"none": Constant(0.3, begin=7)}, "'none', which matches none"),
+        (TooMuch(), "uniform", "schedule.target=1.5"),
+        (Polynomial(0.8, end=8), "uniform", "hidden/kernel cannot be pruned as far as Polynomial(final=0.8"),
+        (Polynomial(0.4, end=8), {"out": Polynomial(0.9, end=8)}, "at most 1 - n/m = 0.5 for NM(n=2, m=4)"),
+    ],
+)
+def test_what_a_schedule_comes_to_later_is_refused_before_the_first_step(schedule, allocation, message):
+    model = tfprune.wrap(plain(), pattern=tfprune.patterns.NM(2, 4))
+    model.compile("sgd", "mse", run_eagerly=True)
+    before = [variable.numpy() for variable in model.weights]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(model, tfprune.PruningCallback(schedule, every=2, allocation=allocation))
+    assert_equal(before, [variable.numpy() for variable in model.weights])
+
+
+def test_rules_may_name_a_layer_that_is_frozen_until_later():
+    model = make("sgd")
+    model.get_layer("out").trainable = False
+    fit(model, tfprune.PruningCallback(Polynomial(0.8, begin=50, end=60), allocation={"out": 0.5}))
+
+
+def test_several_optimizers_in_one_prune_as_one_does():
+    inner = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1, momentum=0.9))
+    inner["out/.*"] = keras.optimizers.Adam(0.01)
+    model = make(keras.optimizers.MultiOptimizer(inner))
+    fit(model, tfprune.PruningCallback(Polynomial(0.8, end=6), every=2), epochs=2)
+    assert sparsities(model) == [0.8, 0.8]
+    masked = model.get_layer("hidden").masks["kernel"].numpy() == 0
+    slots = [slot for slot in model.optimizer.variables if slot.shape == masked.shape]
+    assert slots
+    for variable in [model.get_layer("hidden").layer.kernel, *slots]:
+        assert np.count_nonzero(variable.numpy()[masked]) == 0
 
 
 def _compiled(model: keras.Model) -> keras.Model:
@@ -694,6 +760,8 @@ def test_averaged_weights_are_sparse(order, on_epoch):
 def test_predict_and_evaluate_write_nothing():
     model = make()
     fit(model, tfprune.PruningCallback(Constant(0.5)))
+    hidden = model.get_layer("hidden")
+    hidden.layer.kernel.assign(1 + hidden.layer.kernel)  # also what a mask hides, so that masking it would show
     metrics = {id(variable) for variable in model.metrics_variables}
     states = [variable for variable in model.variables if id(variable) not in metrics]
     before = [variable.numpy() for variable in states]

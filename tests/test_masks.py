@@ -156,6 +156,8 @@ OPTIMIZERS = {
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
     "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
     "nadam": lambda: keras.optimizers.Nadam(0.01),
+    "adamax": lambda: keras.optimizers.Adamax(0.01),
+    "adadelta": lambda: keras.optimizers.Adadelta(0.1),
     "lion": lambda: keras.optimizers.Lion(0.01),
     "ftrl": lambda: keras.optimizers.Ftrl(0.1, l1_regularization_strength=0.01),
     "adagrad": lambda: keras.optimizers.Adagrad(0.1),
@@ -289,6 +291,11 @@ def test_a_sparsity_the_pattern_cannot_reach_changes_nothing():
         (lambda: tfprune.update_masks(dense(), 0.5, optimizer="adam"), TypeError, "optimizer='adam'"),
         (lambda: tfprune.update_masks("model", 0.5), TypeError, "Received: model='model'"),
         (lambda: masks.check_optimizer(_scaled_muon()), ValueError, "Received: Muon"),
+        (
+            lambda: masks.check_optimizer(keras.optimizers.ScheduleFreeAdamW()),
+            ValueError,
+            "keeps a copy of each weight",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(call, error, message):

@@ -354,6 +354,61 @@ def test_a_model_without_a_configuration_is_wrapped_in_place_and_trains_by_its_o
         tfprune.update_masks(stripped, 0.5)
 
 
+class Twins(keras.Model):
+    """A model of two layers of one name."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = layers.Dense(4, name="same"), layers.Dense(4, name="same")
+
+    def call(self, x):
+        return self.other(self.one(x))
+
+
+class HeldInASet(keras.Model):
+    """A model whose layers can be found, but not replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = {layers.Dense(4)}
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+class Around(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(4, kernel_constraint="max_norm", kernel_regularizer="orthogonal_regularizer")
+        self.rest = HeldInASet()
+
+    def call(self, x):
+        return self.rest(self.first(x))
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_two_weights_of_one_path_are_refused_before_anything_is_wrapped(in_place):
+    model = Twins()
+    model(random(2, 4))
+    with pytest.raises(ValueError, match="two weights called same/kernel"):
+        tfprune.wrap(model, in_place=in_place)
+    assert type(model.one) is layers.Dense
+
+
+def test_a_model_that_cannot_be_wrapped_in_place_is_left_as_it_was():
+    model = Around()
+    model(random(2, 4))
+    kernel = model.first.kernel
+    constraint, regularizer = kernel.constraint, kernel.regularizer
+    with pytest.raises(ValueError, match="Hold them in one of these"):
+        tfprune.wrap(model, in_place=True)
+    assert (kernel.constraint, kernel.regularizer) == (constraint, regularizer)
+    with pytest.raises(ValueError, match="cannot take the pattern"):  # found out at the last layer
+        tfprune.wrap(autoencoder(), in_place=True, pattern=tfprune.patterns.NM(7, 8), filters=".")
+
+
 def test_a_trained_and_compiled_model_is_wrapped_in_place():
     model, x, y = NoArguments(), random(32, 4), random(32, 1, seed=1)
     model.compile("adam", "mse")

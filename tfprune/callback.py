@@ -8,13 +8,14 @@ from typing import Any
 
 import keras
 
+from tfprune.ahead import check_ahead
 from tfprune.allocation import Allocation, check_allocation
 from tfprune.budgets import Budget
 from tfprune.counting import sparsity_report
 from tfprune.masks import check_optimizer, gatherer_of, update_masks
 from tfprune.prunable import as_numpy
-from tfprune.schedules import Schedule
-from tfprune.slots import most_updates_a_call, optimizers_of, updates_of
+from tfprune.schedules import Schedule, check_schedule
+from tfprune.slots import most_updates_a_call, optimizers_of, parts_of, updates_of
 from tfprune.spec import check_count, check_sparsity
 
 _TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
@@ -49,7 +50,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `schedule` is no schedule, or `data` is an iterator, which can be read only once.
-        ValueError: When training begins, if the model has no pruned layers, a fraction is used where the number of
+        ValueError: When training begins, if the model has no pruned layers, a pattern of theirs cannot reach the
+            final sparsity, a rule of `allocation` matches none of them, a fraction is used where the number of
             steps is unknown, or a criterion needs data that is missing, or none looks at what was given.
 
     Example:
@@ -76,13 +78,8 @@ class PruningCallback(keras.callbacks.Callback):
         loss: Any = None,
     ) -> None:
         super().__init__()
-        if not isinstance(schedule, Schedule):
-            raise TypeError(
-                f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
-                f"schedule={schedule!r} of type {type(schedule).__name__}"
-            )
         _check_allocation(allocation)
-        self.schedule = schedule
+        self.schedule = check_schedule(schedule, "schedule")
         self.every = check_count(every, "every", least=1)
         self.allocation = allocation
         if isinstance(data, Iterator):
@@ -115,6 +112,7 @@ class PruningCallback(keras.callbacks.Callback):
                 pattern: self._in_steps(value, epoch) if isinstance(value, Schedule) else value
                 for pattern, value in self.allocation.items()
             }
+        check_ahead(self.model, schedule=self._schedule, allocation=self._allocation)
         step = self._step()
         # A run that was cut off may have stopped between the optimizer's update and the masks that were due.
         self._previous = step - 1
@@ -237,12 +235,14 @@ def _check_allocation(allocation: Any) -> None:
         return
     check_allocation(allocation)
     for pattern, value in allocation.items() if isinstance(allocation, Mapping) else ():
-        if not (value is None or isinstance(value, Schedule)):
+        if isinstance(value, Schedule):
+            check_schedule(value, f"allocation[{pattern!r}]")
+        elif value is not None:
             check_sparsity(value, f"allocation[{pattern!r}]")
 
 
 class _LearningRate:
-    """The learning rate's peak in a fit; warns once when sparsity rises far below it."""
+    """The learning rate's peak in a fit, the largest of several; warns once when sparsity rises far below it."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
         self.optimizer = optimizer
@@ -257,7 +257,7 @@ class _LearningRate:
         self.next_reading = step + _READ_EVERY
         if self.has_warned:
             return
-        rate = float(as_numpy(self.optimizer.learning_rate))
+        rate = max(float(as_numpy(one.learning_rate)) for one in parts_of(self.optimizer))
         self.peak = max(self.peak, rate)
         if is_raised and rate < _TOO_LOW * self.peak:
             self.has_warned = True

@@ -18,11 +18,16 @@ from tfprune.facts import Evidence
 from tfprune.prunable import as_numpy, from_matrix, to_matrix, walk
 from tfprune.ranking import finite
 from tfprune.report import SparsityReport
-from tfprune.slots import optimizers_of, slots_by_variable
+from tfprune.slots import optimizers_of, parts_of, slots_by_variable
 from tfprune.spec import check_sparsity
 from tfprune.structured import Scores, Structured, structured
 from tfprune.wrapper import Pruned
 
+# By name, as not every version of Keras has them.
+_UNFIT = {
+    "Muon": "mixes the entries of a weight and so moves masked ones",
+    "ScheduleFreeAdamW": "keeps a copy of each weight that would pull entries which come back to zero",
+}
 Masked = tuple[Pruned, str, np.ndarray]  # a wrapper, the name of a weight, its mask
 
 
@@ -111,22 +116,25 @@ def update_masks(
 
 
 def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
-    """Refuse an optimizer that moves a weight whose gradient and slots are zero.
+    """Refuse an optimizer that moves a weight whose gradient and slots are zero, or needs a slot that is not.
 
     Raises:
         TypeError: If it is no optimizer.
-        ValueError: For Muon, which orthogonalises each weight as a whole.
+        ValueError: For Muon, which orthogonalises each weight as a whole, and ScheduleFreeAdamW, which keeps a second
+            copy of it.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
             f"Expected a Keras optimizer or None. Received: optimizer={optimizer!r} of type "
             f"{type(optimizer).__name__}"
         )
-    if isinstance(getattr(optimizer, "inner_optimizer", optimizer), keras.optimizers.Muon):
-        raise ValueError(
-            "Expected an optimizer that works entry by entry, as SGD, Adam and most others do. Received: Muon, which "
-            "mixes the entries of a weight and so moves masked ones. Train with Adam or SGD while pruning"
-        )
+    for part in parts_of(optimizer):
+        reason = next((_UNFIT[one.__name__] for one in type(part).__mro__ if one.__name__ in _UNFIT), None)
+        if reason:
+            raise ValueError(
+                f"Expected an optimizer that works entry by entry, as SGD, Adam and most others do. Received: "
+                f"{type(part).__name__}, which {reason}. Train with Adam or SGD while pruning"
+            )
 
 
 def subjects_of(model: keras.layers.Layer) -> list[Subject]:

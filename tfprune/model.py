@@ -85,8 +85,8 @@ def wrap(
         if as_graph(layer) is not None:
             return copied(layer, lambda inner, one: wrapped(f"{path}/{inner}", one))
         replacement = wrapped(path, layer)
-        if replacement is not None:
-            replacement.build()
+        if isinstance(replacement, Pruned):
+            replacement.choose_kernels()  # refuses what the layer cannot do, before anything is changed
         return replacement
 
     if not in_place:

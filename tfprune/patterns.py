@@ -41,6 +41,13 @@ class Pattern(Spec):
         """Say why a matrix view of this shape cannot take the pattern; None if it can."""
         return None
 
+    def check(self, sparsity: float) -> None:
+        """Refuse a sparsity that the pattern cannot reach.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+
     def allows(self, mask: np.ndarray) -> bool:
         """Tell whether a mask in the matrix view has its zeros where this pattern puts them."""
         return True
@@ -216,13 +223,19 @@ class NM(Pattern):
         # A sparsity below 1 - n/m leaves groups whole.
         return bool(((kept <= self.n) | (kept == np.diff(starts, append=mask.shape[-1]))).all())
 
-    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
-        most = 1 - self.n / self.m
-        if sparsity > most + 1e-9:
+    @property
+    def _most(self) -> float:
+        return 1 - self.n / self.m
+
+    def check(self, sparsity: float) -> None:
+        if sparsity > self._most + 1e-9:
             raise ValueError(
-                f"Expected a sparsity of at most 1 - n/m = {most:g} for {self!r}. Received: {sparsity:g}. Lower "
-                f"the schedule's final sparsity, or choose a smaller n/m"
+                f"Expected a sparsity of at most 1 - n/m = {self._most:g} for {self!r}. Received: {sparsity:g}. "
+                f"Lower the schedule's final sparsity, or choose a smaller n/m"
             )
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        self.check(sparsity)
         tail = -scores.shape[-1] % self.m
         padding = [(0, 0)] * (scores.ndim - 1) + [(0, tail)]
         if not np.issubdtype(scores.dtype, np.floating):  # counts and ranks have no -inf
@@ -232,7 +245,7 @@ class NM(Pattern):
         order = np.argsort(-groups, axis=1, kind="stable")
         keep = np.empty_like(groups, dtype=bool)
         np.put_along_axis(keep, order, np.arange(self.m) < self.n, axis=1)
-        self._spare_groups(keep, groups, min(sparsity / most, 1.0))
+        self._spare_groups(keep, groups, min(sparsity / self._most, 1.0))
         padded_shape = (*scores.shape[:-1], scores.shape[-1] + tail)
         return keep.reshape(padded_shape)[..., : scores.shape[-1]]
 

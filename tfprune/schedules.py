@@ -112,6 +112,26 @@ class Schedule(Spec):
         return dataclasses.replace(self, **fractions) if fractions else self  # type: ignore[type-var]
 
 
+def check_schedule(value: Any, argument: str) -> Schedule:
+    """Return a schedule that has a window.
+
+    Raises:
+        TypeError: If it is no schedule, or lacks `begin` or `end`.
+    """
+    if not isinstance(value, Schedule):
+        raise TypeError(
+            f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
+            f"{argument}={value!r} of type {type(value).__name__}"
+        )
+    missing = [name for name in ("begin", "end") if not hasattr(value, name)]
+    if missing:
+        raise TypeError(
+            f"Expected a schedule with the fields `begin` and `end`. Received: {argument}, a {type(value).__name__} "
+            f"without {' and '.join(missing)}. Make the class a frozen dataclass that has them"
+        )
+    return value
+
+
 def _check_step(value: Any, argument: str) -> Step:
     """Return a step as an int, a fraction of the fit as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -20,9 +20,10 @@ def choose(model: keras.Model, *, pattern: Pattern, filters: Filters) -> Choice:
     """Return the names of the weights to prune, by the path of their layer, with the pattern.
 
     Raises:
-        ValueError: If none is chosen, or a filter matches nothing.
+        ValueError: If none is chosen, a filter matches nothing, or two weights have the same path.
         TypeError: If `filters` is neither None, nor regular expressions, nor a function.
     """
+    kernels(model)  # refuses two weights of one path, of which no report could tell which is which
     offered = [
         (path, layer, kernel)
         for path, layer in units(model)

@@ -16,6 +16,12 @@ def optimizers_of(model: keras.layers.Layer) -> list[keras.optimizers.Optimizer]
     return ([] if first is None else [first]) + [one for one in others if one is not first]
 
 
+def parts_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Return the optimizers that move weights: itself, or those inside that it hands weights to."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return parts_of(inner) if inner is not None else getattr(optimizer, "optimizers", None) or [optimizer]
+
+
 def updates_of(optimizer: keras.optimizers.Optimizer) -> int:
     """Return how many updates an optimizer has made, also where a variable is on many devices."""
     return int(keras.ops.cast(optimizer.iterations, "int32"))  # one tensor, also of a variable on several devices

@@ -103,18 +103,22 @@ def change(model: keras.Model, replace: Replace, *, path: str = "") -> None:
 
     Args:
         model: A built subclassed model. It is uncompiled by this.
-        replace: Called with path and layer; returns the replacement itself, built, or None to keep the layer.
+        replace: Called with path and layer; returns the replacement itself, built or with a `build()` that cannot
+            fail, or None to keep the layer.
         path: The model's own path, which those of its layers begin with.
     """
 
     plan: list[tuple[Any, ...]] = []
+    made: list[keras.layers.Layer] = []
 
     def look_at(model: keras.Model, path: str) -> None:
         def part(layer: keras.layers.Layer) -> keras.layers.Layer:
             if is_subclassed(layer):
                 look_at(layer, _below(path, layer))
                 return layer
-            return replace(_below(path, layer), layer) or layer
+            replacement = replace(_below(path, layer), layer)
+            made.extend([] if replacement is None else [replacement])
+            return replacement or layer
 
         can_load = is_loadable(model)
         origin = _origin(model) if can_load else {"build_config": model.get_build_config()}
@@ -122,7 +126,10 @@ def change(model: keras.Model, replace: Replace, *, path: str = "") -> None:
         plan.append((model, target_class, _each_once(model, part), _state(model, origin)))
 
     look_at(model, path)
-    for step in plan:  # only now, when nothing can fail any more
+    for layer in made:  # only now, when nothing can fail any more: a build may change the layer inside
+        if not layer.built:
+            layer.build()
+    for step in plan:
         _fill(*step)
 
 

@@ -108,11 +108,11 @@ class PruneLowMagnitude(Pruned):
             name="pruning_step", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
 
-    def _choose_kernels(self) -> dict[str, Any]:
+    def choose_kernels(self) -> dict[str, Any]:
         offers_none = not any(kernel.mixes_inputs for kernel in kernels(self.layer))
         if offers_none and not self.weight_names and type(self.layer).__module__.startswith("keras."):
             return {}
-        return super()._choose_kernels()
+        return super().choose_kernels()
 
     def _saved(self) -> dict[str, keras.Variable]:
         step = self.pruning_step

@@ -85,7 +85,7 @@ class Pruned(keras.layers.Wrapper):
         self._has_masks = False
         self._names: list[str] | None = None  # of the layers inside, where they were given by a configuration
         if layer.built and not self._waits():
-            self._choose_kernels()
+            self.choose_kernels()
 
     def _waits(self) -> bool:
         """Tell whether weights to prune are missing that the layer's first call may build."""
@@ -93,8 +93,8 @@ class Pruned(keras.layers.Wrapper):
         is_missing = not offered or not offered.issuperset(self.weight_names or ())
         return is_missing and bool(unbuilt(self.layer))
 
-    def _choose_kernels(self) -> dict[str, Kernel]:
-        """Return the kernels to prune by name, and refuse what cannot be."""
+    def choose_kernels(self) -> dict[str, Kernel]:
+        """Return the kernels to prune by name; a ValueError says what cannot be."""
         if self._names is not None:
             prunable.rename(self.layer, self._names)
         offered = {kernel.path: kernel for kernel in prunable.kernels(self.layer)}
@@ -141,7 +141,7 @@ class Pruned(keras.layers.Wrapper):
         return self.layer.get_build_config() if builds_itself(self.layer) else None
 
     def _add_masks(self) -> None:
-        self.kernels = self._choose_kernels()
+        self.kernels = self.choose_kernels()
         self.weight_names = tuple(self.kernels)  # so that a file tells which weights it has masks for
         for name, kernel in self.kernels.items():
             shape, flat_name = kernel.variable.shape, name.replace("/", "_")

@@ -46,6 +46,7 @@ def main() -> int:
             failed = True
         for line in done.stdout.splitlines():
             if line.count("\t") == 3:
+                failed |= line.endswith("\tNO")
                 table.add_row(*line.split("\t"))
     console.print(table)
     return int(failed)
