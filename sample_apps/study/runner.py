@@ -26,11 +26,14 @@ def run(
         backend: "loky" for processes of joblib's own, "dask" or "ray".
         address: Of a Dask scheduler or a Ray cluster that runs already; None starts one here.
     """
+    # Ray hands joblib the results of a call all together: there a call is as many trainings as run at a time.
+    size, way = (jobs, "list") if backend == "ray" else (len(todo), "generator_unordered")
     with _workers(backend, jobs, address):
-        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)
-        for result in parallel(joblib.delayed(train)(settings) for settings in todo):
-            results.append(path, result)
-            yield result
+        parallel = joblib.Parallel(n_jobs=jobs, return_as=way, batch_size=1, pre_dispatch=jobs)
+        for first in range(0, len(todo), size):
+            for result in parallel(joblib.delayed(train)(settings) for settings in todo[first : first + size]):
+                results.append(path, result)
+                yield result
 
 
 @contextlib.contextmanager
