@@ -31,7 +31,8 @@ def verify(
 
     It passes when, for every output, max |output - expected| <= tolerance * max(1e-6, max |expected|), the
     maxima over all finite expected values of that output, and where the expected value is not finite, the
-    output is the same. Without expected values it passes when it runs and all outputs are finite.
+    output is the same. Without expected values it passes when it runs and all outputs are finite. As in `Runner`, the
+    file's first graph runs; signatures that start at others are not checked.
 
     Args:
         source: A path, or the content of such a file: plain, gzip, xz or packed.
