@@ -15,7 +15,7 @@ from tfprune.export.codec import Source, read_model, read_source
 from tfprune.export.endpoint import random_input
 from tfprune.export.process import read_job, run_module, serve, write_job
 from tfprune.export.report import BenchmarkReport
-from tfprune.export.runtime import Runner
+from tfprune.export.runtime import Runner, check_threads
 
 MODEL = "model.tflite"
 TIMEOUT = 3600  # a slow board, a large model, and many runs
@@ -32,7 +32,7 @@ def benchmark(
         source: A path, or the content of such a file: plain, gzip, xz or packed.
         runs: How often it is timed, at least 1.
         warmup: How often it runs before that, at least 0.
-        threads: Threads of the interpreter, at least 1.
+        threads: Threads of the interpreter, 1 to 1024.
         batch: Rows in each run, at least 1.
 
     Returns:
@@ -52,6 +52,7 @@ def benchmark(
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
             raise ValueError(f"Expected `{name}` to be an integer of at least {least}. Received: {name}={value!r}")
     settings = {name: int(value) for name, value in settings.items()}
+    check_threads(threads)
     data = read_model(source)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings=settings)
