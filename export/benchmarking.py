@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.codec import Source, read_model, read_source
+from tfprune.export.codec import Source, read_model, read_source, source_name
 from tfprune.export.endpoint import random_input
 from tfprune.export.process import read_job, run_module, serve, write_job
 from tfprune.export.report import BenchmarkReport
@@ -59,7 +59,8 @@ def benchmark(
         Path(folder, MODEL).write_bytes(data)
         completed = run_module(__name__, folder, timeout=TIMEOUT)
         if not completed.ok:
-            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {completed.reason}")
+            reason = completed.reason.replace(source_name(data), source_name(source))
+            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {reason}")
         measured, arrays = read_job(folder, "result")
     return _report(arrays["milliseconds"], file_bytes=len(read_source(source)), settings=settings, **measured)
 
