@@ -183,7 +183,7 @@ class Runner:
         try:
             if shapes != self._shapes:
                 self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
-                # Resized before memory is allocated: after that tflite-runtime 2.14 crashes on sparse float16 weights.
+                # Resized before memory is allocated: later, tflite-runtime 2.14 crashes on sparse float16 weights.
                 self._interpreter = self._load()
                 for endpoint, shape in zip(self._inputs, shapes, strict=True):
                     self._interpreter.resize_tensor_input(endpoint.index, shape)
@@ -219,7 +219,7 @@ def check_threads(threads: Any) -> int:
     Raises:
         ValueError: For anything but an integer from 1 to 1024.
     """
-    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= threads <= THREADS:
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= int(threads) <= THREADS:
         raise ValueError(f"Expected `threads` to be an integer from 1 to {THREADS}. Received: threads={threads!r}")
     return int(threads)
 
