@@ -450,9 +450,14 @@ def test_mobile_nets_give_the_same_outputs_with_symmetric_padding(family, size):
             padding = next(layer for layer in ready.layers if layer.output is call.layer.input).padding
             assert call.layer.padding == "valid" and padding == ((half, half), (half, half))
     assert not [layer for layer in ready.layers if isinstance(layer, layers.Flatten | layers.Reshape)]
-    if size == (64, 64) and "V3" not in family:
-        before, after = sparse_inference(model), sparse_inference(ready)
-        assert (before.eligible, after.eligible) == (False, True), after.reasons
+
+
+@pytest.mark.parametrize("family", ["MobileNet", "MobileNetV2"])
+def test_mobile_nets_can_run_sparse_once_they_are_ready(family):
+    build = getattr(keras.applications, family)
+    model = build(input_shape=(32, 32, 3), alpha=0.35 if family == "MobileNetV2" else 0.25, weights=None, classes=10)
+    before, after = sparse_inference(model), sparse_inference(make_sparse_ready(model))
+    assert (before.eligible, after.eligible) == (False, True), after.reasons
 
 
 def efficient(activation, *, gated):
