@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.codec import Source, read_model, read_source
+from tfprune.export.codec import Source, read_model, read_source, source_name
 from tfprune.export.endpoint import random_input
 from tfprune.export.process import read_job, run_module, serve, write_job
 from tfprune.export.report import BenchmarkReport
-from tfprune.export.runtime import Runner
+from tfprune.export.runtime import Runner, check_threads
 
 MODEL = "model.tflite"
 TIMEOUT = 3600  # a slow board, a large model, and many runs
@@ -32,7 +32,7 @@ def benchmark(
         source: A path, or the content of such a file: plain, gzip, xz or packed.
         runs: How often it is timed, at least 1.
         warmup: How often it runs before that, at least 0.
-        threads: Threads of the interpreter, at least 1.
+        threads: Threads of the interpreter, 1 to 1024.
         batch: Rows in each run, at least 1.
 
     Returns:
@@ -52,13 +52,15 @@ def benchmark(
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
             raise ValueError(f"Expected `{name}` to be an integer of at least {least}. Received: {name}={value!r}")
     settings = {name: int(value) for name, value in settings.items()}
+    check_threads(threads)
     data = read_model(source)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings=settings)
         Path(folder, MODEL).write_bytes(data)
         completed = run_module(__name__, folder, timeout=TIMEOUT)
         if not completed.ok:
-            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {completed.reason}")
+            reason = completed.reason.replace(source_name(data), source_name(source))
+            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {reason}")
         measured, arrays = read_job(folder, "result")
     return _report(arrays["milliseconds"], file_bytes=len(read_source(source)), settings=settings, **measured)
 

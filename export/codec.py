@@ -12,6 +12,7 @@ from typing import Any
 from tfprune.export.packed import LIMIT, MAGIC, unpack
 from tfprune.export.packing import pack
 from tfprune.export.sparse_check import check_sparse
+from tfprune.export.split_check import check_splits
 from tfprune.export.structure import IDENTIFIER, check_whole
 
 METHODS = (None, "gzip", "xz", "packed")
@@ -135,6 +136,7 @@ def read_model(source: Source) -> bytes:
     try:
         check_whole(data)
         check_sparse(data)
+        check_splits(data)
     except ValueError as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({error}). "

@@ -30,7 +30,8 @@ def rewrite(
 ) -> ExportReport:
     """Write a .tflite file anew: sparse where that pays, packed if asked, and checked against what it gave before.
 
-    Neither Keras nor TensorFlow is needed. Weights keep their values; signatures and metadata stay.
+    Neither Keras nor TensorFlow is needed. Weights keep their values; signatures and metadata stay. Only the first
+    graph is checked; where further signatures start at others, those stay as they are.
 
     Args:
         source: A path, or the content of such a file: plain or packed, of any origin.

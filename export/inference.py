@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfprune.export.codec import Source, read_model, source_name
@@ -51,6 +51,7 @@ class SparseInference(Report):
         needed: What `sparsity` has to exceed.
         reasons: What stands between the model and sparse kernels, one sentence for each cause.
         hazards: Why the outputs are wrong on ARM as soon as a weight of the file is sparse; empty when they are not.
+            Those of all graphs of a file: the rest is about the main one, which `Runner` runs.
         rows: The operators.
         runtime: What the answer holds for.
     """
@@ -88,23 +89,23 @@ def inference_of_file(source: Source) -> SparseInference:
     """
     data = read_model(source)
     try:
-        analysis = analyse(data)
+        analyses = analyse(data)
     except ImportError:
         raise
     except ValueError as error:
         raise ValueError(f"Cannot tell how {source_name(source)} runs. {error}") from error
-    return describe(analysis, layers=({}, {}), missing=() if analysis.sparse else (DENSE_FILE,))
+    return describe(analyses, layers=({}, {}), missing=() if analyses[0].sparse else (DENSE_FILE,))
 
 
-def describe(analysis: Analysis, *, layers: Layers, missing: tuple[str, ...] = ()) -> SparseInference:
+def describe(analyses: Sequence[Analysis], *, layers: Layers, missing: tuple[str, ...] = ()) -> SparseInference:
     """Put an analysis into words.
 
     Args:
-        analysis: What XNNPACK makes of the file.
+        analyses: What XNNPACK makes of the graphs of the file.
         layers: Paths of the Keras layers with kernels, and of all, by name; empty where they are not known.
         missing: What else the file lacks, in sentences.
     """
-    names = [_name(analysis, step, layers) for step in analysis.steps]
+    analysis, names = analyses[0], _names(analyses[0], layers)
     ready = [group for group in analysis.groups if group.whole]
     leaking = [leak for group in analysis.groups if group.size and not group.obstacles for leak in group.leaks]
     size, zeros = sum(group.size for group in ready), sum(group.zeros for group in ready)
@@ -119,7 +120,7 @@ def describe(analysis: Analysis, *, layers: Layers, missing: tuple[str, ...] = (
         sparsity=zeros / size if size else 0.0,
         needed=NEEDED,
         reasons=(*reasons, *(missing if eligible else ())),
-        hazards=tuple(_sentence(analysis, names, hazard) for hazard in analysis.dangers),
+        hazards=tuple(_sentence(one, _names(one, layers), danger) for one in analyses for danger in one.dangers),
         rows=_rows(analysis, names),
         runtime=RUNTIME,
     )
@@ -162,6 +163,10 @@ def _because(analysis: Analysis, names: list[str], group: Group | None) -> str:
 def _sparsity(analysis: Analysis, step: Step) -> float | None:
     weight = analysis.graph.values(step.inputs[1]) if len(step.inputs) > 1 and step.kind in WEIGHTED else None
     return None if weight is None or weight.nnz is None or not weight.size else 1 - weight.nnz / weight.size
+
+
+def _names(analysis: Analysis, layers: Layers) -> list[str]:
+    return [_name(analysis, step, layers) for step in analysis.steps]
 
 
 def _name(analysis: Analysis, step: Step, layers: Layers) -> str:

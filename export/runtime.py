@@ -13,7 +13,7 @@ import numpy as np
 
 from tfprune.export.codec import Source, read_model, source_name
 from tfprune.export.endpoint import Endpoint
-from tfprune.export.report import TensorInfo, shape_text
+from tfprune.export.report import TensorInfo, shape_text, shortened
 
 # The maintained one first; TensorFlow last, because it takes seconds and hundreds of megabytes to load.
 INTERPRETERS = (
@@ -22,6 +22,8 @@ INTERPRETERS = (
     ("tensorflow", "lite", "tensorflow"),
 )
 ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
+THREADS = 1024  # an interpreter starts as many as it is told to, and takes no number beyond 32 bits
+TELLING = 500  # characters of what an interpreter says; where it dislikes an argument it repeats the whole file
 NUMBERED = re.compile(r"output_(\d+)")
 
 
@@ -32,9 +34,14 @@ class MissingPackage(ImportError, ValueError):  # noqa: N818 (said in words, not
 class Runner:
     """Load a TFLite file once and run it on NumPy arrays.
 
+    The interpreter is native code in this process. It gets files that are whole, whose sparse tensors stay within
+    bounds, and whose operators have as many outputs as they say; a file that is made or damaged to crash it otherwise
+    still can, and takes the process along. `verify` and `benchmark` run a file in a process of its own: there a crash
+    is an answer. The file's first graph runs; signatures that start at others do not.
+
     Args:
         source: A path, or the content of such a file: plain, gzip, xz or packed.
-        threads: Threads the interpreter may use, at least 1.
+        threads: Threads the interpreter may use, 1 to 1024.
 
     Attributes:
         runtime: The interpreter in use, with its version, such as `ai-edge-litert 2.3.0`.
@@ -61,8 +68,7 @@ class Runner:
     _outputs: list[Endpoint]
 
     def __init__(self, source: Source, *, threads: int = 1) -> None:
-        if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or threads < 1:
-            raise ValueError(f"Expected `threads` to be an integer of at least 1. Received: threads={threads!r}")
+        check_threads(threads)
         data = read_model(source)
         self._name = source_name(source)
         interpreter, self.runtime = _find_interpreter()
@@ -177,7 +183,7 @@ class Runner:
         try:
             if shapes != self._shapes:
                 self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
-                # Not resized once memory is allocated: there tflite-runtime 2.14 crashes on sparse float16 weights.
+                # Resized before memory is allocated: later, tflite-runtime 2.14 crashes on sparse float16 weights.
                 self._interpreter = self._load()
                 for endpoint, shape in zip(self._inputs, shapes, strict=True):
                     self._interpreter.resize_tensor_input(endpoint.index, shape)
@@ -205,6 +211,17 @@ class Runner:
     def _received(self, arrays: Sequence[np.ndarray]) -> str:
         pairs = zip(self.inputs, arrays, strict=True)
         return ", ".join(f"{info.name!r} {shape_text(array.shape)}" for info, array in pairs)
+
+
+def check_threads(threads: Any) -> int:
+    """Return a number of threads; refuse what is none, or more than any device has.
+
+    Raises:
+        ValueError: For anything but an integer from 1 to 1024.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= int(threads) <= THREADS:
+        raise ValueError(f"Expected `threads` to be an integer from 1 to {THREADS}. Received: threads={threads!r}")
+    return int(threads)
 
 
 def in_order(tensors: Sequence[tuple[int, str]], signature: Mapping[str, tuple[int, str]]) -> dict[str, int]:
@@ -271,4 +288,4 @@ def _repeat_last(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    return shortened(" ".join(str(error).split()).rstrip("."), TELLING)

@@ -37,6 +37,7 @@ FORMS = ("csr", "block")
 DENSE = "dense"
 SHARED = "it shares its values with a tensor that stays dense"
 GAINLESS = "the file would not be smaller"
+UNCOMPARED = "other graphs than the first read it, which alone can be compared"
 KERNELLESS = "no kernel takes its blocks"
 OVERHEAD = 400  # bytes that a sparse tensor and its operators take besides values and places, about
 ORDER = (
@@ -107,6 +108,9 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
     The outputs stay the same, but for 8-bit weights with float32 activations: these compute in float32 afterwards,
     closer to what the weights say. What is sparse already is left alone.
 
+    Of a file with signatures that start at other graphs than the first, weights become sparse that only the first one
+    reads: no other can be compared with what it gave before, because `Runner`, `verify` and `rewrite` run the first.
+
     Args:
         data: The plain file, not packed.
         forms: `"csr"` (places of single entries) and `"block"` (float32 blocks of four inputs, which
@@ -125,7 +129,8 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
     """
     _check(forms, least)
     result = _sparsify(data, forms, least, KERNELLESS)
-    hazards = any(row.form == "csr" for row in result.rows) and analyse(result.data).hazards
+    written = any(row.form == "csr" for row in result.rows)
+    hazards = [text for analysis in analyse(result.data) for text in analysis.hazards] if written else []
     if hazards:
         rest = [form for form in forms if form != "csr"]
         result = _sparsify(data, rest, least, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")
@@ -226,6 +231,9 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
         return "the file names its operators by number"
     if any(entry.buffer == group.tensor.buffer for entry in metadata):
         return SHARED
+    starts = {entry.subgraphIndex for entry in model.signatureDefs or ()}
+    if starts - {0} and any(number for number, _ in group.members):
+        return UNCOMPARED
     for number, place in group.members:
         quantization = model.subgraphs[number].tensors[place.tensor].quantization
         if quantization is not None and (quantization.details is not None or np.any(quantization.zeroPoint)):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 
-import numpy as np
-
 from tfprune.export.levels import Level, arrange, positions
+from tfprune.export.tables import Table
 
 WORK = 8  # entries looked at for each byte of the file, at most: tensors can share their values
 WIDTHS = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1, 10: 8}  # bytes of an entry, by the number of its type
@@ -23,12 +22,12 @@ def check_sparse(data: bytes) -> None:
         ValueError: If there is one.
     """
     try:
-        _check_tensors(_Table(data, struct.unpack_from("<I", data, 0)[0]), WORK * len(data))
+        _check_tensors(Table.model(data), WORK * len(data))
     except struct.error as error:
         raise ValueError("a part lies outside the file") from error
 
 
-def _check_tensors(model: _Table, left: int) -> None:
+def _check_tensors(model: Table, left: int) -> None:
     buffers = model.tables(4)
     tensors = [tensor for graph in model.tables(2) for tensor in graph.tables(0)]
     for tensor in tensors:
@@ -43,13 +42,13 @@ def _check_tensors(model: _Table, left: int) -> None:
         positions(_levels(tensor, sparsity), count)
 
 
-def _levels(tensor: _Table, sparsity: _Table) -> tuple[Level, ...]:
+def _levels(tensor: Table, sparsity: Table) -> tuple[Level, ...]:
     shape = tuple(tensor.vector(0, "<i4").tolist())
     order, blocks = sparsity.vector(0, "<i4").tolist(), sparsity.vector(1, "<i4").tolist()
     return arrange(shape, order, blocks=blocks, stored=[_level(table) for table in sparsity.tables(2)])
 
 
-def _level(table: _Table) -> Level:
+def _level(table: Table) -> Level:
     if table.number(0, "<b") == 0:
         return Level(table.number(1, "<i"))
     kinds, vectors = (table.number(2, "<B"), table.number(4, "<B")), (table.table(3), table.table(5))
@@ -59,42 +58,3 @@ def _level(table: _Table) -> Level:
         vector.vector(0, INDICES[kind]) for kind, vector in zip(kinds, vectors, strict=True) if vector
     )
     return Level(0, 0, segments, indices)
-
-
-class _Table:
-    """A table of a flatbuffer that is known to be whole."""
-
-    def __init__(self, data: bytes, start: int) -> None:
-        self._data, self._start = data, start
-        self._slots = start - struct.unpack_from("<i", data, start)[0]
-        self._size = struct.unpack_from("<H", data, self._slots)[0]
-
-    def number(self, slot: int, layout: str) -> int:
-        place = self._place(slot)
-        return struct.unpack_from(layout, self._data, place)[0] if place else 0
-
-    def table(self, slot: int) -> _Table | None:
-        place = self._place(slot)
-        return _Table(self._data, self._follow(place)) if place else None
-
-    def tables(self, slot: int) -> list[_Table]:
-        place = self._place(slot)
-        if not place:
-            return []
-        places, first = self.vector(slot, "<u4"), self._follow(place) + 4
-        return [_Table(self._data, first + 4 * entry + int(offset)) for entry, offset in enumerate(places)]
-
-    def vector(self, slot: int, dtype: str) -> np.ndarray:
-        place = self._place(slot)
-        if not place:
-            return np.zeros(0, dtype)
-        start = self._follow(place)
-        return np.frombuffer(self._data, dtype, struct.unpack_from("<I", self._data, start)[0], start + 4)
-
-    def _follow(self, place: int) -> int:
-        return place + struct.unpack_from("<I", self._data, place)[0]
-
-    def _place(self, slot: int) -> int:
-        entry = 4 + 2 * slot
-        offset = struct.unpack_from("<H", self._data, self._slots + entry)[0] if entry < self._size else 0
-        return offset and self._start + offset

@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """The main graph of a file.
+    """One graph of a file.
 
     Attributes:
         tensors: Its tensors.
@@ -61,6 +61,7 @@ class Steps:
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
     _model: schema.ModelT = field(repr=False)
+    _number: int = 0
 
     def running(self, step: Step) -> list[int]:
         """Return the inputs of a step that are computed, or given, while the model runs."""
@@ -72,7 +73,7 @@ class Steps:
 
     def is_batched(self, place: int) -> bool:
         """Tell whether a tensor may hold more than one row."""
-        tensor = self._model.subgraphs[0].tensors[place]
+        tensor = self._model.subgraphs[self._number].tensors[place]
         lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
         return len(lengths) > 0 and lengths[0] != 1
 
@@ -81,23 +82,27 @@ class Steps:
         return _integers(self._model, self.tensors, place)
 
 
-def read_steps(data: bytes) -> Steps:
-    """Read the main graph of a plain .tflite file.
+def read_steps(data: bytes) -> tuple[Steps, ...]:
+    """Read the graphs of a plain .tflite file, the main one first.
 
     Raises:
         ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if ai-edge-litert is
             not installed.
     """
-    graph, model = read(data).subgraphs[0], load(data)
+    graphs, model = read(data).subgraphs, load(data)
+    return tuple(_steps(graph, model, number) for number, graph in enumerate(graphs))
+
+
+def _steps(graph: Subgraph, model: schema.ModelT, number: int) -> Steps:
     origin = _origins(graph)
-    options = [operator.builtinOptions for operator in model.subgraphs[0].operators or ()]
+    options = [operator.builtinOptions for operator in model.subgraphs[number].operators or ()]
     steps = [
-        _step(graph, operator, options[number])
-        for number, operator in enumerate(graph.operators)
+        _step(graph, operator, options[place])
+        for place, operator in enumerate(graph.operators)
         if not (operator.name in UNPACKERS and set(operator.outputs) <= origin.keys())
     ]
     joined = _join_padding(steps, graph, origin, model)
-    return Steps(graph.tensors, origin, tuple(joined), graph.outputs, model)
+    return Steps(graph.tensors, origin, tuple(joined), graph.outputs, model, number)
 
 
 def _origins(graph: Subgraph) -> dict[int, int]:

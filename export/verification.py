@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfprune.export.codec import Source, read_model
+from tfprune.export.codec import Source, read_model, source_name
 from tfprune.export.endpoint import random_input
 from tfprune.export.entries import WEIGHTS
 from tfprune.export.graph import Graph
@@ -31,7 +31,8 @@ def verify(
 
     It passes when, for every output, max |output - expected| <= tolerance * max(1e-6, max |expected|), the
     maxima over all finite expected values of that output, and where the expected value is not finite, the
-    output is the same. Without expected values it passes when it runs and all outputs are finite.
+    output is the same. Without expected values it passes when it runs and all outputs are finite. As in `Runner`, the
+    file's first graph runs; signatures that start at others are not checked.
 
     Args:
         source: A path, or the content of such a file: plain, gzip, xz or packed.
@@ -54,7 +55,7 @@ def verify(
     if inputs is None and expected is not None:
         raise ValueError("Expected the inputs that give `expected`. Received: inputs=None.")
     check_tolerance(tolerance)
-    run = run_apart(read_model(source), inputs, timeout=timeout)
+    run = run_apart(source, inputs, timeout=timeout)
     comparison = Comparison(run.reason)
     if not run.reason:
         comparison = _compare(run.outputs, expected, tolerance)
@@ -123,14 +124,15 @@ class Run(NamedTuple):
     reason: str = ""
 
 
-def run_apart(data: bytes, inputs: Any, *, timeout: float) -> Run:
-    """Run a plain file in a process of its own; a crash there is a reason here.
+def run_apart(source: Source, inputs: Any, *, timeout: float) -> Run:
+    """Run a file in a process of its own; a crash there is a reason here.
 
     Args:
-        data: The plain .tflite file.
+        source: A path, or the content of such a file.
         inputs: What `Runner.predict` takes, or None for random numbers, the same each time.
         timeout: Seconds after which the process is stopped.
     """
+    data = read_model(source)
     form = "dict" if isinstance(inputs, Mapping) else "list" if isinstance(inputs, (list, tuple)) else "array"
     arrays = dict(inputs) if form == "dict" else dict(enumerate(inputs if form == "list" else [inputs]))
     if inputs is None:
@@ -143,7 +145,7 @@ def run_apart(data: bytes, inputs: Any, *, timeout: float) -> Run:
         if Path(folder, "loaded.json").exists():
             runtime = read_job(folder, "loaded")[0]["runtime"]
         if not completed.ok:
-            return Run({}, runtime, completed.reason)
+            return Run({}, runtime, completed.reason.replace(source_name(data), source_name(source)))
         return Run(read_job(folder, "result")[1], runtime)
 
 

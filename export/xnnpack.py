@@ -61,13 +61,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What XNNPACK makes of a file on ARM.
+    """What XNNPACK makes of one graph of a file on ARM.
 
     Attributes:
         graph: The operators.
         roles: What each can do.
         groups: The groups they form.
-        sparse: True when the file holds a sparse weight, without which XNNPACK looks for no groups.
+        sparse: True when the graph holds a sparse weight, without which XNNPACK looks for no groups.
     """
 
     graph: Steps
@@ -102,20 +102,24 @@ class Analysis:
         return step.kind in ("MUL", "ADD") and len(shapes) > 1 and self.graph.is_batched(step.outputs[0])
 
 
-def analyse(data: bytes) -> Analysis:
+def analyse(data: bytes) -> tuple[Analysis, ...]:
     """Find the groups of operators that XNNPACK runs sparse, or would.
 
     Args:
-        data: A plain .tflite file. Only its main graph counts.
+        data: A plain .tflite file.
 
     Returns:
-        The operators, what each can do, and the groups.
+        For each of its graphs the operators, what each can do, and the groups. The main graph comes first; others
+        are where further signatures start, or bodies of loops.
 
     Raises:
         ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if ai-edge-litert is
             not installed.
     """
-    graph = read_steps(data)
+    return tuple(_analysis(graph) for graph in read_steps(data))
+
+
+def _analysis(graph: Steps) -> Analysis:
     roles = tuple(role(graph, step) for step in graph.steps)
     groups = _Grouping(graph, roles).groups()
     return Analysis(graph, roles, groups, any(graph.tensors[place].sparse for place in graph.origin.values()))

@@ -140,7 +140,9 @@ def test_the_grid_ends_with_an_error_for_a_wrong_file_and_names_it(
     rows = [row | {"file": name} for name in ("good", "old", "bad")]
     (tmp_path / "files.json").write_text(json.dumps({"net": rows}), encoding="utf-8")
     found = {"good": {"difference": 1e-6}, "old": {"refused": "Didn't find op"}, "bad": {"wrong": "differs"}}
-    monkeypatch.setattr(grid, "results", lambda *_: {("here", file): told for file, told in found.items()})
+    runtime = {"good": "here", "old": "tflite-runtime", "bad": "here"}
+    monkeypatch.setattr(grid, "results", lambda *_: {(runtime[file], file): told for file, told in found.items()})
+    monkeypatch.setattr(grid, "_table", lambda *_: "")
     monkeypatch.setattr(grid, "devices", lambda *_: {"here": None})
     monkeypatch.setattr(sys, "argv", ["grid.py", str(tmp_path)])
     assert grid.main() == 1
@@ -151,3 +153,29 @@ def test_the_grid_ends_with_an_error_for_a_wrong_file_and_names_it(
     del found["bad"]
     (tmp_path / "files.json").write_text(json.dumps({"net": rows[:2]}), encoding="utf-8")
     assert grid.main() == 0
+    runtime["old"] = "here"
+    assert grid.main() == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "runtime", "code"),
+    [
+        ({"difference": 0.0}, "native", 0),
+        ({"refused": "Didn't find op"}, "tflite-runtime", 0),
+        ({"refused": "Didn't find op"}, "native", 1),
+        ({"refused": "Didn't find op"}, "emulated", 1),
+        ({"wrong": "differs"}, "tflite-runtime", 1),
+    ],
+)
+def test_a_refusal_is_an_answer_of_the_old_runtime_alone(
+    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: dict, runtime: str, code: int
+) -> None:
+    pytest.importorskip("rich")
+    run, folder = script("run"), tmp_path / "device"
+    folder.mkdir()
+    (folder / "net").write_bytes(EMPTY)
+    (folder / "files.json").write_text(json.dumps({"net": [{"file": "net", "tolerance": 0.1}]}), encoding="utf-8")
+    monkeypatch.setattr(run, "devices", lambda *_: {runtime: None})
+    monkeypatch.setattr(run, "results", lambda *_: {(runtime, "net"): row})
+    monkeypatch.setattr(sys, "argv", ["run.py", str(folder)])
+    assert run.main() == code

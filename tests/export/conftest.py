@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,29 @@ def sparse() -> bytes:
     places = np.arange(48 * 24).reshape(48, 24)
     layer.kernel.assign(np.where(places % 11 == 0, places, 0))
     return sparsify(_convert(model)).data
+
+
+@pytest.fixture(scope="session")
+def joined() -> Callable[[bytes, bytes], bytes]:
+    """Return a function that puts two files into one, with the signatures `first` and `second`."""
+    from tfprune.export.editing import load, save
+
+    def join(first: bytes, second: bytes) -> bytes:
+        model, other = load(first), load(second)
+        (graph,) = other.subgraphs
+        for tensor in graph.tensors:
+            tensor.buffer += len(model.buffers)
+        for operator in graph.operators:
+            operator.opcodeIndex += len(model.operatorCodes)
+        model.buffers += other.buffers
+        model.operatorCodes += other.operatorCodes
+        model.subgraphs.append(graph)
+        model.signatureDefs += other.signatureDefs
+        for number, signature in enumerate(model.signatureDefs):
+            signature.signatureKey, signature.subgraphIndex = (b"first", b"second")[number], number
+        return save(model)
+
+    return join
 
 
 @pytest.fixture(scope="session")

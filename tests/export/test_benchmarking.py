@@ -89,6 +89,12 @@ def test_numbers_out_of_range_are_refused(cases, arguments):
 def test_files_that_do_not_run_are_refused_with_the_reason(cases, refused, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="whose run failed: .*cannot load"):
         benchmark(refused)
+    path = tmp_path / "refused.tflite"
+    path.write_bytes(encode(refused, "xz"))
+    with pytest.raises(ValueError, match=r"Received: '.*refused\.tflite', which ai-edge-litert .* cannot load"):
+        benchmark(path)
+    with pytest.raises(ValueError, match="from 1 to 1024. Received: threads=1099511627776$"):
+        benchmark(path, threads=2**40)
     with pytest.raises(ValueError, match="does not exist"):
         benchmark(tmp_path / "missing")
     crash = Completed(ok=False, reason="killed by SIGBUS", output="")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.export.candidates import Form, check_choice, choose, forms
+from tfprune.export.candidates import Form, check_choice, choose, exported, forms
 from tfprune.export.codec import encode
 from tfprune.export.convert import convert
 from tfprune.export.runtime import Runner
@@ -87,7 +87,9 @@ def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs
     assert choice.form.name == "float32, sparse in blocks"
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
     (slower,) = [row for row in choice.candidates if row.name == "float32"]
-    assert slower.reason == "reaches dense kernels, the one taken kernels for blocks"
+    assert slower.reason.startswith("reaches dense kernels, the one taken kernels for blocks (")
+    printed = str(exported("net.tflite", choice, nnz=1, size=1))
+    assert "kernels for blocks (TFLite's own kernels in ai-edge-litert 2.3, on any processor)" in printed
 
 
 def test_forms_differ_and_are_the_same_each_time(dense):

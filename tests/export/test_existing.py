@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 import tfprune
 from tfprune.export.codec import read_model
@@ -10,6 +11,7 @@ from tfprune.export.convert import convert
 from tfprune.export.existing import rewrite
 from tfprune.export.flatbuffer import read
 from tfprune.export.runtime import Runner
+from tfprune.export.sparse import sparsify
 
 layers = keras.layers
 
@@ -73,6 +75,41 @@ def test_a_file_that_does_not_run_is_refused_and_the_old_one_kept(network, tmp_p
     with pytest.raises(ValueError, match=r"Expected a file that runs.*Nothing was written"):
         rewrite(convert(network), target, check_on=np.zeros((1, 5), "float32"))
     assert target.read_bytes() == b"old"
+
+
+def run_signature(data, key, images):
+    (output,) = Interpreter(model_content=data).get_signature_runner(key)(image=images[:1]).values()
+    return output
+
+
+def test_a_graph_that_is_not_compared_stays_as_it_is(network, images, joined, tmp_path):
+    content = convert(network)
+    two = joined(content, content)
+    report = rewrite(two, tmp_path / "small.tflite")
+    small = (tmp_path / "small.tflite").read_bytes()
+    assert report.bytes == len(small) < len(two)
+    first, second = read(small).subgraphs
+    assert any(tensor.sparse for tensor in first.tensors)
+    assert second.operators == read(two).subgraphs[1].operators
+    assert not any(tensor.sparse for tensor in second.tensors)
+    np.testing.assert_array_equal(run_signature(small, "second", images), run_signature(two, "second", images))
+    before, after = (run_signature(data, "first", images) for data in (two, small))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
+    reasons = {row.reason for row in sparsify(two).rows if row.form == "dense" and row.sparsity > 0.8}
+    assert reasons == {"other graphs than the first read it, which alone can be compared"}
+
+
+def test_a_second_signature_that_sparse_weights_spoil_on_arm_is_reported(joined, tmp_path, network):
+    """A file that holds such weights already: it runs here, and is refused for what it gives on ARM."""
+    image = keras.Input((16, 16, 3), batch_size=1)
+    x = layers.Conv2D(16, 3, strides=2, activation="relu")(layers.ZeroPadding2D(1)(image))
+    x = layers.MaxPooling2D()(layers.Conv2D(64, 1, activation="relu")(x))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(64, 1, activation="relu")(x))
+    spoiled = tfprune.wrap(keras.Model(image, layers.Dense(10)(x)))
+    tfprune.update_masks(spoiled, 0.9)
+    two = joined(sparsify(convert(network)).data, convert(tfprune.strip(spoiled)))
+    with pytest.raises(ValueError, match=r"wrong outputs on ARM: .*MAX_POOL_2D.*Nothing was written"):
+        rewrite(two, tmp_path / "model.tflite")
 
 
 def test_sparse_only_is_refused_where_no_weight_gets_smaller(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.codec import XZ, XZ_MEMORY, encode
+from tfprune.export.codec import XZ, XZ_MEMORY, encode, read_model
 from tfprune.export.editing import load
 from tfprune.export.eligibility import sparse_inference
 from tfprune.export.flatbuffer import read
@@ -18,7 +18,7 @@ from tfprune.export.page import page
 from tfprune.export.sparse import sparsify
 from tfprune.export.structure import check_whole
 
-READERS = [check_whole, read, load, inspect, page, sparse_inference, spell_out_padding, sparsify]
+READERS = [check_whole, read_model, read, load, inspect, page, sparse_inference, spell_out_padding, sparsify]
 MEMORY = 2**25  # bytes at once; the files have a few thousand
 LIES = [0, 1, 0x7F, 0xFF, 0x7FFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1]
 
@@ -27,7 +27,7 @@ LIES = [0, 1, 0x7F, 0xFF, 0x7FFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1]
 def files(cases, sparse):
     """Return plain files, and sparse and packed ones."""
     plain = [case.data for case in cases.values()]
-    return [*plain, sparse, encode(cases["int8"].data, "gzip"), encode(cases["int8"].data, "xz")]
+    return [*plain, sparse, *(encode(cases["int8"].data, method) for method in ("gzip", "xz", "packed"))]
 
 
 @st.composite

@@ -452,6 +452,14 @@ def test_mobile_nets_give_the_same_outputs_with_symmetric_padding(family, size):
     assert not [layer for layer in ready.layers if isinstance(layer, layers.Flatten | layers.Reshape)]
 
 
+@pytest.mark.parametrize("family", ["MobileNet", "MobileNetV2"])
+def test_mobile_nets_can_run_sparse_once_they_are_ready(family):
+    build = getattr(keras.applications, family)
+    model = build(input_shape=(64, 64, 3), alpha=0.35 if family == "MobileNetV2" else 0.25, weights=None, classes=10)
+    before, after = sparse_inference(model), sparse_inference(make_sparse_ready(model))
+    assert (before.eligible, after.eligible) == (False, True), after.reasons
+
+
 def efficient(activation, *, gated):
     """Return blocks as EfficientNet has them, and as its Lite form: no gates, no swish, nothing before the stem."""
     image = x = keras.Input((32, 32, 3), batch_size=1)

@@ -1,5 +1,6 @@
 """Runner. The truth is Keras' predict, and the interpreter driven by hand."""
 
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -187,9 +188,9 @@ def test_a_failed_run_says_why_and_spoils_nothing(cases):
     np.testing.assert_allclose(runner.predict(cases["tokens"].inputs), cases["tokens"].expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, True, None])
-def test_threads_must_be_a_positive_integer(cases, threads):
-    with pytest.raises(ValueError, match=f"integer of at least 1. Received: threads={threads}"):
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, None, 1025, 2**40])
+def test_threads_must_be_an_integer_that_a_device_may_have(cases, threads):
+    with pytest.raises(ValueError, match=f"integer from 1 to 1024. Received: threads={threads}$"):
         Runner(cases["dense"].path, threads=threads)
 
 
@@ -203,6 +204,14 @@ def test_files_that_do_not_load_are_refused_by_name(cases, refused, tmp_path):
         Runner(path)
     with pytest.raises(ValueError, match="does not exist"):
         Runner(tmp_path / "missing.tflite")
+
+
+def test_an_error_does_not_repeat_the_file(cases, monkeypatch):
+    """What the interpreter says of an argument that is too large for it."""
+    monkeypatch.setattr(runtime, "THREADS", 2**41)
+    with pytest.raises(ValueError, match=r"cannot load: .*incompatible.*\. Export the model again") as caught:
+        Runner(cases["dense"].path, threads=2**40)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("number", [1000, 2**32 - 1])
@@ -232,6 +241,29 @@ def test_other_interpreters_are_taken_in_turn(cases, monkeypatch):
         Runner(cases["dense"].path)
     assert issubclass(MissingPackage, ImportError)
     assert issubclass(MissingPackage, ValueError)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["dense", "int8", "tokens", "fixed"]),
+    shape=st.lists(st.integers(0, 9), max_size=4),
+    dtype=st.sampled_from(["float32", "float16", "float64", "int8", "int32", "uint64", "bool"]),
+    value=st.sampled_from([0, 1, -1, 2**40, 0.5, np.nan, -np.inf]),
+)
+def test_any_array_is_run_or_refused_and_spoils_nothing(runners, cases, name, shape, dtype, value):
+    with np.errstate(all="ignore"):
+        array = np.full(shape, value).astype(dtype)
+    runner, wanted = runners[name]
+    with contextlib.suppress(ValueError):
+        assert len(runner.predict(array)) == len(array)
+    np.testing.assert_array_equal(runner.predict(cases[name].inputs), wanted)
+
+
+@pytest.fixture(scope="module")
+def runners(cases):
+    """Return runners, and what each gives for its case."""
+    made = {name: Runner(case.path) for name, case in cases.items()}
+    return {name: (runner, runner.predict(cases[name].inputs)) for name, runner in made.items()}
 
 
 FUZZ = """

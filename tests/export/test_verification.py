@@ -53,8 +53,11 @@ def test_int8_files_are_compared_in_float(cases):
     assert report.max_abs_diff > 0
 
 
-def test_a_refused_file_fails_with_the_interpreters_words(cases, refused):
+def test_a_refused_file_fails_with_the_interpreters_words(cases, refused, tmp_path):
     case = cases["dense"]
+    path = tmp_path / "refused.tflite"
+    path.write_bytes(refused)
+    assert "'" + str(path) + "', which ai-edge-litert" in verify(path).reason
     report = verify(refused, inputs=case.inputs, expected=case.expected)
     assert not report.passed
     assert "cannot load" in report.reason

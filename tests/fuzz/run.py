@@ -2,7 +2,8 @@
 
 A finding is another exception than ValueError, more than `MEMORY` on top of what the libraries take, or more than
 `SECONDS` for one input. It stops its target, and libFuzzer leaves the input in build/fuzz. The interpreter is native
-code: it runs in a forked child, where its crashes are counted apart from findings and their inputs are kept.
+code: it runs in a forked child. A crash there is a finding, too, which stops nothing: its input is kept. Files that
+`is_beyond` names are no findings when they crash it, because Runner's checks are not about what is wrong with them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import zlib
 from pathlib import Path
 from random import Random
 
@@ -55,9 +57,9 @@ def passes(target: str, *, runs: int, seed: int) -> bool:
     with log.open("wb") as stream:
         code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False, cwd=FOLDER).returncode
     crashed = len([*CRASHES.iterdir()]) - before
-    native = f", native crashes of the interpreter kept in {CRASHES}: {crashed}" if target == "runner" else ""
-    print(f"{target}: {f'no finding in {runs:,} inputs' if code == 0 else f'A FINDING, see {log}'}{native}")
-    return code == 0
+    native = f", CRASHES of the interpreter kept in {CRASHES}: {crashed}" if crashed else ""
+    print(f"{target}: {f'no other finding in {runs:,} inputs' if code == 0 else f'A FINDING, see {log}'}{native}")
+    return code == 0 and not crashed
 
 
 def fuzz(target: str, *, runs: int, seed: int) -> None:
@@ -139,9 +141,30 @@ def run_in_child(data: bytes) -> None:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        (CRASHES / f"{name}-{abs(hash(data)):016x}").write_bytes(data)
+        if not is_beyond(plain):
+            (CRASHES / f"{name}-{zlib.crc32(data):08x}").write_bytes(data)
     elif status:
         raise RuntimeError("Runner raised another exception than ValueError")
+
+
+def is_beyond(plain: bytes) -> bool:
+    """Tell whether a file is damaged in a way that nothing looks for before an interpreter runs it.
+
+    That is a weight whose shape does not fit its values, an operator without one of its first two inputs, or one that
+    writes over an input, a constant or what another operator gives.
+    """
+    from tfprune.export.flatbuffer import read
+
+    try:
+        graphs = read(plain).subgraphs
+    except ValueError:
+        return True
+    for graph in graphs:
+        constant = [place for place, tensor in enumerate(graph.tensors) if tensor.constant]
+        given = [*graph.inputs, *constant, *(place for step in graph.operators for place in step.outputs)]
+        if len(set(given)) < len(given) or any(-1 in step.inputs[:2] for step in graph.operators):
+            return True
+    return False
 
 
 def run(plain: bytes) -> int:

@@ -1,0 +1,76 @@
+"""Operators with another number of outputs than they say. The truth is the interpreter without XNNPACK."""
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from tfprune.export.codec import read_model
+from tfprune.export.editing import save
+from tfprune.export.runtime import Runner
+from tfprune.export.split_check import check_splits
+
+KINDS = {
+    "SPLIT": (schema.SplitOptionsT, "numSplits", ("axis", "x")),
+    "SPLIT_V": (schema.SplitVOptionsT, "numSplits", ("x", "sizes", "axis")),
+    "UNPACK": (schema.UnpackOptionsT, "num", ("x",)),
+}
+SIZES = {"axis": [1], "sizes": [1, 1, 1, 1]}
+
+
+def places(*numbers):
+    return np.array(numbers, np.int32)
+
+
+def parted(kind, told, outputs):
+    """Return a file that takes a row of four numbers apart."""
+    options, count, names = KINDS[kind]
+    code = getattr(schema.BuiltinOperator, kind)
+    buffers, tensors = [schema.BufferT()], []
+    for name in names:
+        if name == "x":
+            tensors.append(schema.TensorT(name=b"x", shape=places(1, 4), type=schema.TensorType.FLOAT32, buffer=0))
+            continue
+        buffers.append(schema.BufferT(data=places(*SIZES[name]).view(np.uint8)))
+        shape = places(4) if name == "sizes" else places()
+        integers = schema.TensorType.INT32
+        tensors.append(schema.TensorT(name=name.encode(), shape=shape, type=integers, buffer=len(buffers) - 1))
+    shape = places(1) if kind == "UNPACK" else places(1, 1)
+    for number in range(outputs):
+        tensors.append(schema.TensorT(name=b"%d" % number, shape=shape, type=schema.TensorType.FLOAT32, buffer=0))
+    taken = options(**{count: told}, **({"axis": 1} if kind == "UNPACK" else {}))
+    ends = places(*range(len(names), len(names) + outputs))
+    numbered = getattr(schema.BuiltinOptions, options.__name__.removesuffix("T"))
+    step = schema.OperatorT(0, places(*range(len(names))), ends, numbered, taken)
+    graph = schema.SubGraphT(tensors=tensors, inputs=places(names.index("x")), outputs=ends, operators=[step])
+    codes = [schema.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code, version=1)]
+    return save(schema.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_number_that_is_right_passes(kind):
+    pieces = Runner(parted(kind, 4, 4)).predict(np.array([[1, 2, 3, 4]], np.float32))
+    assert [piece.item() for piece in pieces] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("told", "outputs"), [(1, 4), (0, 4), (-1, 4), (5, 4), (4, 3), (4, 5), (4, 0)])
+def test_another_number_is_refused_as_the_interpreter_does_without_xnnpack(kind, told, outputs):
+    data = parted(kind, told, outputs)
+    plain = Interpreter(
+        model_content=data, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    with pytest.raises(RuntimeError):
+        plain.allocate_tensors()
+    for reader in (check_splits, read_model, Runner):
+        with pytest.raises(ValueError, match=f"{kind} with {outputs} outputs says that it has {told}"):
+            reader(data)
+
+
+def test_options_of_another_kind_are_no_answer():
+    """The interpreter reads none then."""
+    data = bytearray(parted("SPLIT", 4, 4))
+    table = schema.Model.GetRootAs(data, 0).Subgraphs(0).Operators(0)._tab
+    data[table.Pos + table.Offset(10)] = schema.BuiltinOptions.ReshapeOptions
+    with pytest.raises(ValueError, match="SPLIT with 4 outputs says that it has 0"):
+        check_splits(bytes(data))
