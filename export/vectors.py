@@ -62,7 +62,8 @@ def _rank(group: list[Call], takers: list[Call]) -> int | None:
         return MAP
     has_convolution = any(type(call.layer) is layers.Conv2D for call in group)
     takes_maps = any(len(tensor.shape) == MAP for taker in takers for tensor in taker.inputs)
-    return VECTOR if has_convolution and not takes_maps else None
+    # Of a small image the last maps are 1x1 as well: what comes before the pool has to stay a convolution.
+    return VECTOR if has_pool and has_convolution and not takes_maps else None
 
 
 def _is_vector(tensor: keras.KerasTensor) -> bool:
@@ -152,6 +153,8 @@ def _replacement(layer: Any, rank: int) -> tuple[Any, Callable]:
         layer.activation, after = keras.activations.linear, _hard_sigmoid
     if type(layer) is (layers.Conv2D if rank == VECTOR else layers.Dense):
         layer = _converted(layer, rank)
+    if type(layer) is layers.BatchNormalization:  # takes no other rank than it was built for
+        layer = _normalization(layer, rank)
     return layer, after
 
 
@@ -167,6 +170,14 @@ def _converted(layer: Any, rank: int) -> Any:
         new.build((None, 1, 1, layer.kernel.shape[0]))
     for old, variable in zip(layer.weights, new.weights, strict=True):
         variable.assign(keras.ops.reshape(old, variable.shape))
+    return new
+
+
+def _normalization(layer: Any, rank: int) -> Any:
+    new = layers.BatchNormalization.from_config(layer.get_config())
+    new.build((None, *[1] * (rank - 2), layer.moving_mean.shape[0]))
+    for old, variable in zip(layer.weights, new.weights, strict=True):
+        variable.assign(old)
     return new
 
 
