@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tfprune.export.packed import LIMIT, MAGIC, unpack
+from tfprune.export.packed import BOUND, LIMIT, MAGIC, check_expansion, most, unpack
 from tfprune.export.packing import pack
 from tfprune.export.sparse_check import check_sparse
 from tfprune.export.structure import IDENTIFIER, check_whole
@@ -19,6 +19,7 @@ XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could 
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 GZIP = b"\x1f\x8b"
 XZ = b"\xfd7zXZ\x00"
+HEAD = 2**16  # packed bytes that surely hold the first of the content
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -35,13 +36,20 @@ def encode(data: bytes, method: str | None) -> bytes:
         The packed bytes, which `decode` turns back.
 
     Raises:
-        ValueError: For another method, or for "packed" with what is no TFLite file.
+        ValueError: For another method, for "packed" with what is no TFLite file, or for data that pack so well that
+            `decode` would take them for a bomb.
 
     Example:
         >>> decode(encode(b"weights", "xz"))
         b'weights'
     """
     check_method(method)
+    packed = _encode(data, method)
+    check_expansion(data, packed)
+    return packed
+
+
+def _encode(data: bytes, method: str | None) -> bytes:
     if method == "gzip":
         # Not gzip.compress: what it writes into the header differs from one Python to the next.
         packer = zlib.compressobj(9, zlib.DEFLATED, GZIP_FORMAT, zlib.DEF_MEM_LEVEL + 1)
@@ -68,19 +76,17 @@ def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
 
     Args:
         data: Packed or plain bytes.
-        limit: The most bytes that may come out.
+        limit: The most bytes that may come out; never more than 64 MiB and 1,000 times the packed bytes do.
 
     Returns:
         The unpacked bytes.
 
     Raises:
-        ValueError: If the stream is damaged or cut short, or holds more than `limit` bytes.
+        ValueError: If the stream is damaged or cut short, or holds more.
     """
     data = bytes(data)
-    if data.startswith(GZIP):
-        return _unpack(zlib.decompressobj(GZIP_FORMAT), data, method="gzip", limit=limit)
-    if data.startswith(XZ):
-        return _unpack(lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY), data, method="xz", limit=limit)
+    if _method(data):
+        return _unpack(data, most(len(data), limit))
     if data.startswith(MAGIC):
         return unpack(data, limit=limit)
     if len(data) > limit:
@@ -88,7 +94,26 @@ def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
     return data
 
 
-def _unpack(decompressor: Any, data: bytes, *, method: str, limit: int) -> bytes:
+def _method(data: bytes) -> str | None:
+    return "gzip" if data.startswith(GZIP) else "xz" if data.startswith(XZ) else None
+
+
+def _decompressor(method: str | None) -> Any:
+    return zlib.decompressobj(GZIP_FORMAT) if method == "gzip" else lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+
+
+def _head(data: bytes) -> bytes:
+    """Return the first 8 bytes of what gzip or xz packed; nothing of other data, or where these are damaged."""
+    method = _method(data)
+    try:
+        return _decompressor(method).decompress(data[:HEAD], 8) if method else b""
+    except (lzma.LZMAError, zlib.error):
+        return b""
+
+
+def _unpack(data: bytes, limit: int) -> bytes:
+    method = _method(data)
+    decompressor = _decompressor(method)
     try:
         unpacked = decompressor.decompress(data, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
@@ -97,8 +122,8 @@ def _unpack(decompressor: Any, data: bytes, *, method: str, limit: int) -> bytes
         ) from error
     if len(unpacked) > limit:
         raise ValueError(
-            f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. "
-            "This is no TFLite file."
+            f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. This is no TFLite "
+            f"file: what is packed holds at most {BOUND}."
         )
     if not decompressor.eof or decompressor.unused_data.strip(b"\0"):
         problem = "go on after their end" if decompressor.eof else "are cut short"
@@ -124,7 +149,8 @@ def read_model(source: Source) -> bytes:
     if not raw:
         raise ValueError(f"Expected a TFLite file. Received: {name}, which is empty. Export the model again.")
     try:
-        data = decode(raw)
+        head = _head(raw)  # all of it may be much
+        data = decode(raw) if len(head) < 8 or head[4:] == IDENTIFIER else head
     except ValueError as error:
         raise ValueError(f"Cannot unpack {name}. {error}") from error
     if data[4:8] != IDENTIFIER:
@@ -149,7 +175,7 @@ def is_model_file(path: str | os.PathLike[str]) -> bool:
         return False
     with Path(path).open("rb") as stream:
         head = stream.read(8)
-    return head[4:] == IDENTIFIER or head.startswith((GZIP, XZ))
+    return head[4:] == IDENTIFIER or head.startswith((GZIP, XZ, MAGIC))
 
 
 def source_name(source: Source) -> str:

@@ -66,6 +66,41 @@ def test_a_bomb_stops_at_the_limit(method):
         decode(bomb, limit=99_999)
 
 
+CAPPED = """
+import resource, sys
+from pathlib import Path
+from tfprune.export.codec import read_model
+status = Path("/proc/self/status").read_text().splitlines()
+size = int(next(line for line in status if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 200 * 2**20,) * 2)
+for path in sys.argv[1:]:
+    try:
+        read_model(path)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is capped through /proc and RLIMIT_AS")
+def test_bombs_stay_within_200_megabytes(tmp_path):
+    """Zeros in much fewer bytes: half a gigabyte of no model, 96 MiB behind a model, half a gigabyte declared."""
+    packer = lzma.LZMACompressor(preset=0)
+    zeros = b"".join([*(packer.compress(bytes(2**22)) for _ in range(128)), packer.flush()])
+    packer = lzma.LZMACompressor(preset=0)
+    begun = b"".join([packer.compress(MODEL), *(packer.compress(bytes(2**22)) for _ in range(24)), packer.flush()])
+    packed = bytearray(encode(MODEL, "packed"))
+    packed[4:12] = struct.pack("<Q", 2**29)
+    words = ["begins with b'\\x00", "at most 1,000 for each", "at most 67,"]
+    (tmp_path / "zeros").write_bytes(zeros)
+    (tmp_path / "begun").write_bytes(begun)
+    (tmp_path / "packed").write_bytes(packed)
+    command = [sys.executable, "-c", CAPPED, *(tmp_path / name for name in ("zeros", "begun", "packed"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line, word in zip(done.stdout.splitlines(), words, strict=True):
+        assert word in line
+
+
 def test_plain_bytes_have_the_same_limit():
     with pytest.raises(ValueError, match="at most 3 bytes. Received: 4"):
         decode(b"1234", limit=3)
