@@ -214,7 +214,7 @@ SAMPLES = {
     "one.npz": "temperature is no array of samples",
     "objects.npz": "Object arrays",
     "cut.h5": "pickle",
-    "cut.keras": "pickle",
+    "cut.keras": "zip file",
     "folder.keras": "a folder",
 }
 
@@ -277,7 +277,7 @@ def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, t
         export.send_signal(end)
         assert export.wait(60) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[end]
         _wait_until(lambda: not _children(temporary))  # noqa: B023
-        assert list(temporary.iterdir()) == []
+        assert list(temporary.glob("*tfprune*")) == []  # TensorFlow leaves some of its own
         assert (tmp_path / end.name / "model.tflite").read_bytes() == b"old"
         assert [path.name for path in (tmp_path / end.name).iterdir() if path != temporary] == ["model.tflite"]
 
