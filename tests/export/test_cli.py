@@ -183,7 +183,8 @@ def _write_samples(path):
     with (path / "huge.npy").open("wb") as stream:
         header = {"descr": "<f4", "fortran_order": False, "shape": (10**15,)}
         np.lib.format.write_array_header_1_0(stream, header)
-    np.save(path / "good.npy", samples)
+    np.save(path / "open.npy", samples)
+    (path / "open.npy").write_bytes((path / "open.npy").read_bytes().replace(b"}", b" ", 1))  # its header has no end
 
 
 def _zip(path, parts):
@@ -210,6 +211,7 @@ SAMPLES = {
     "cut.npz": "zip file",
     "flipped.npz": "CRC",
     "huge.npy": "allocate",
+    "open.npy": "EOF",
     "one.npy": "its array is no array of samples",
     "one.npz": "temperature is no array of samples",
     "objects.npz": "Object arrays",
