@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from tfprune.export.codec import is_model_file
+from tfprune.export.codec import check_apart, is_model_file
+from tfprune.export.loading import load_arrays, load_keras, load_model
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
 
@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 when a check failed, 2 for what could not be done."""
     options = _parser().parse_args(arguments)
     try:
-        report = options.command(options)
+        with _orderly_end():
+            report = options.command(options)
     except (TypeError, ValueError) as error:
         print(f"tfprune: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -33,6 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(json.dumps(report.as_dict(), indent=2) if options.json else report)
     return 0 if getattr(report, "passed", True) else 1
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Turn SIGTERM into an exit, on whose way children are ended and temporary folders removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +81,7 @@ def _demo(options: argparse.Namespace) -> Any:
 
     with Progress(console=Console(file=os.fdopen(os.dup(2), "w")), transient=True) as progress:
         task = progress.add_task("loading TensorFlow", total=1.0)
-        _load_keras()
+        load_keras()
         from tfprune.export.demo import run_demo
 
         return run_demo(
@@ -96,6 +107,7 @@ def _inspect(options: argparse.Namespace) -> Any:
     from tfprune.export.page import page
 
     if options.html:
+        check_apart(options.html, options.model)
         content = page(options.model, inference=inference_of_file(options.model))
         write_atomically(options.html, content.encode())
     return inspect(options.model)
@@ -131,21 +143,23 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> Any:
+    check_apart(options.target, options.calibration, options.check_on)
     settings = {
         "sparse": SPARSE[options.sparse],
         "optimize": options.optimize,
         "compress": options.compress,
-        "check_on": _arrays(options.check_on) if options.check_on else None,
+        "check_on": load_arrays(options.check_on) if options.check_on else None,
         "tolerance": options.tolerance,
     }
     if is_model_file(options.source):
         return _rewrite(options, settings)
+    check_apart(options.target, options.source)
     if options.quantize == "int8" and not options.calibration:
         raise ValueError(
             "Expected samples with --quantize int8. Received: no --calibration FILE. Save about 100 samples of real "
             "data with numpy.save"
         )
-    model = _keras_model(options.source)
+    model = load_model(options.source)
     from tfprune.export.pipeline import to_tflite
 
     return to_tflite(
@@ -153,7 +167,7 @@ def _export(options: argparse.Namespace) -> Any:
         options.target,
         quantize=options.quantize,
         levels=options.levels,
-        calibration=options.calibration and _batches(_arrays(options.calibration)),
+        calibration=options.calibration and _batches(load_arrays(options.calibration)),
         io_dtype=options.io_dtype or "float32",
         **settings,
     )
@@ -169,41 +183,6 @@ def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
                 "numbers have their type. Leave the option out, or export the Keras model"
             )
     return rewrite(options.source, options.target, **settings)
-
-
-def _load_keras() -> Any:
-    """Import Keras with TensorFlow's start-up messages, which its C++ part writes to file descriptor 2, kept away."""
-    stderr = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import keras
-
-            import tfprune.subclassed
-            import tfprune.tfmot_wrapper  # noqa: F401  (Keras has to know what is saved before it loads it)
-
-            keras.ops.zeros(1)
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-    return keras
-
-
-def _keras_model(path: str) -> Any:
-    """Load a model in Keras' safe mode, which runs no code from the file."""
-    keras = _load_keras()
-    if not Path(path).is_file():
-        raise ValueError(f"Expected a saved Keras model. Received: {path!r}, which does not exist")
-    return keras.saving.load_model(path, compile=False)
-
-
-def _arrays(path: str) -> Any:
-    """Read one array from a .npy file, or a dict of arrays from a .npz file."""
-    try:
-        content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"Expected a .npy or .npz file of numbers. Received: {path!r} ({error})") from error
-    return dict(content) if hasattr(content, "files") else content
 
 
 def _batches(samples: Any, size: int = 32) -> Iterator[Any]:
@@ -231,10 +210,10 @@ def _add_verify(commands: Any) -> None:
 def _verify(options: argparse.Namespace) -> Any:
     from tfprune.export.verification import verify
 
-    inputs = _arrays(options.inputs) if options.inputs else None
+    inputs = load_arrays(options.inputs) if options.inputs else None
     expected = None
     if options.against:
-        expected = _predict(_keras_model(options.against), inputs)
+        expected = _predict(load_model(options.against), inputs)
     return verify(options.model, inputs=inputs, expected=expected, tolerance=options.tolerance)
 
 

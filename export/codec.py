@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from tfprune.export.packed import LIMIT, MAGIC, unpack
+from tfprune.export.packed import BOUND, LIMIT, MAGIC, check_expansion, most, unpack
 from tfprune.export.packing import pack
 from tfprune.export.sparse_check import check_sparse
 from tfprune.export.split_check import check_splits
@@ -20,6 +20,7 @@ XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could 
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 GZIP = b"\x1f\x8b"
 XZ = b"\xfd7zXZ\x00"
+HEAD = 2**16  # packed bytes that surely hold the first of the content
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview
 
@@ -36,13 +37,20 @@ def encode(data: bytes, method: str | None) -> bytes:
         The packed bytes, which `decode` turns back.
 
     Raises:
-        ValueError: For another method, or for "packed" with what is no TFLite file.
+        ValueError: For another method, for "packed" with what is no TFLite file, or for data that pack so well that
+            `decode` would take them for a bomb.
 
     Example:
         >>> decode(encode(b"weights", "xz"))
         b'weights'
     """
     check_method(method)
+    packed = _encode(data, method)
+    check_expansion(data, packed)
+    return packed
+
+
+def _encode(data: bytes, method: str | None) -> bytes:
     if method == "gzip":
         # Not gzip.compress: what it writes into the header differs from one Python to the next.
         packer = zlib.compressobj(9, zlib.DEFLATED, GZIP_FORMAT, zlib.DEF_MEM_LEVEL + 1)
@@ -69,19 +77,17 @@ def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
 
     Args:
         data: Packed or plain bytes.
-        limit: The most bytes that may come out.
+        limit: The most bytes that may come out; never more than 64 MiB and 1,000 times the packed bytes do.
 
     Returns:
         The unpacked bytes.
 
     Raises:
-        ValueError: If the stream is damaged or cut short, or holds more than `limit` bytes.
+        ValueError: If the stream is damaged or cut short, or holds more.
     """
     data = bytes(data)
-    if data.startswith(GZIP):
-        return _unpack(zlib.decompressobj(GZIP_FORMAT), data, method="gzip", limit=limit)
-    if data.startswith(XZ):
-        return _unpack(lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY), data, method="xz", limit=limit)
+    if _method(data):
+        return _unpack(data, most(len(data), limit))
     if data.startswith(MAGIC):
         return unpack(data, limit=limit)
     if len(data) > limit:
@@ -89,7 +95,26 @@ def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
     return data
 
 
-def _unpack(decompressor: Any, data: bytes, *, method: str, limit: int) -> bytes:
+def _method(data: bytes) -> str | None:
+    return "gzip" if data.startswith(GZIP) else "xz" if data.startswith(XZ) else None
+
+
+def _decompressor(method: str | None) -> Any:
+    return zlib.decompressobj(GZIP_FORMAT) if method == "gzip" else lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+
+
+def _head(data: bytes) -> bytes:
+    """Return the first 8 bytes of what gzip or xz packed; nothing of other data, or where these are damaged."""
+    method = _method(data)
+    try:
+        return _decompressor(method).decompress(data[:HEAD], 8) if method else b""
+    except (lzma.LZMAError, zlib.error):
+        return b""
+
+
+def _unpack(data: bytes, limit: int) -> bytes:
+    method = _method(data)
+    decompressor = _decompressor(method)
     try:
         unpacked = decompressor.decompress(data, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
@@ -98,8 +123,8 @@ def _unpack(decompressor: Any, data: bytes, *, method: str, limit: int) -> bytes
         ) from error
     if len(unpacked) > limit:
         raise ValueError(
-            f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. "
-            "This is no TFLite file."
+            f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. This is no TFLite "
+            f"file: what is packed holds at most {BOUND}."
         )
     if not decompressor.eof or decompressor.unused_data.strip(b"\0"):
         problem = "go on after their end" if decompressor.eof else "are cut short"
@@ -125,7 +150,8 @@ def read_model(source: Source) -> bytes:
     if not raw:
         raise ValueError(f"Expected a TFLite file. Received: {name}, which is empty. Export the model again.")
     try:
-        data = decode(raw)
+        head = _head(raw)  # all of it may be much
+        data = decode(raw) if len(head) < 8 or head[4:] == IDENTIFIER else head
     except ValueError as error:
         raise ValueError(f"Cannot unpack {name}. {error}") from error
     if data[4:8] != IDENTIFIER:
@@ -146,12 +172,13 @@ def read_model(source: Source) -> bytes:
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
-    """Tell by its first bytes whether a file is a TFLite file, plain or packed; a missing file is none."""
-    if not Path(path).is_file():
+    """Tell by its first bytes whether a file is a TFLite file, plain or packed; one that cannot be read is none."""
+    try:
+        with Path(path).open("rb") as stream:
+            head = stream.read(8)
+    except (OSError, ValueError):  # ValueError: a path with a zero byte
         return False
-    with Path(path).open("rb") as stream:
-        head = stream.read(8)
-    return head[4:] == IDENTIFIER or head.startswith((GZIP, XZ))
+    return head[4:] == IDENTIFIER or head.startswith((GZIP, XZ, MAGIC))
 
 
 def source_name(source: Source) -> str:
@@ -180,56 +207,88 @@ def read_source(source: Source) -> bytes:
         return Path(source).read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"Expected a TFLite file. Received: {name}, which does not exist.") from error
-    except OSError as error:
-        raise ValueError(f"Cannot read {name}: {error.strerror}. Check the path and its permissions.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise ValueError(f"Cannot read {name}: {_why(error)}. Check the path and its permissions.") from error
+
+
+def _why(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
     """Return the path if a file can be written there, before any work is done for it.
 
     Raises:
-        ValueError: If it is a folder, or its folder is missing or not writable.
+        ValueError: If it is a folder or a device, or its folder is missing or not writable.
         TypeError: If it is no path.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"Expected the path of the file to write. Received: an object of type {type(path).__name__}")
     target = Path(path)
     try:
-        is_folder, has_folder = target.is_dir(), target.parent.is_dir()
-    except OSError as error:
-        raise ValueError(f"Cannot write {str(target)!r}: {error.strerror}. Choose another folder.") from error
+        place = _place(target)
+        is_folder, has_folder = place.is_dir(), place.parent.is_dir()
+        is_special = os.path.lexists(place) and not place.is_file()
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise ValueError(f"Cannot write {str(target)!r}: {_why(error)}. Choose another path.") from error
     if is_folder:
         raise ValueError(f"Cannot write {str(target)!r}: it is a folder. Add a file name.")
+    if is_special:  # a device or a pipe, which a file would replace, or a link to itself
+        raise ValueError(f"Cannot write {str(target)!r}: it is there and is no regular file. Choose another path.")
     if not has_folder:
         raise ValueError(
-            f"Cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist. Create it first."
+            f"Cannot write {str(target)!r}: the folder {str(place.parent)!r} does not exist. Create it first."
         )
-    if not os.access(target.parent, os.W_OK | os.X_OK):
+    if not os.access(place.parent, os.W_OK | os.X_OK):
         raise ValueError(
-            f"Cannot write {str(target)!r}: no permission to write in the folder {str(target.parent)!r}. "
+            f"Cannot write {str(target)!r}: no permission to write in the folder {str(place.parent)!r}. "
             "Choose another folder or change its permissions."
         )
     return target
+
+
+def _place(path: Path) -> Path:
+    """Return where a file really lies: links are kept, and what they point to is written."""
+    return Path(os.path.realpath(path))
+
+
+def check_apart(target: str, *sources: str | None) -> None:
+    """Refuse to write where something is read.
+
+    Raises:
+        ValueError: If one of the sources is the file at the target, under whatever name.
+    """
+    for source in filter(None, sources):
+        try:
+            same = Path(target).samefile(source)
+        except (OSError, ValueError):
+            continue  # what is missing is told where it is read
+        if same:
+            raise ValueError(
+                f"Expected a target that is not read as well. Received: {target!r}, which is {source!r}. "
+                "Choose another target."
+            )
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file whole or not at all: readers see the old content or the new, never a part.
 
     Args:
-        path: Where to write, exactly as given.
+        path: Where to write, exactly as given; a link stays, and what it points to is written.
         data: The content.
 
     Raises:
         ValueError: If the file cannot be written; what was there before is untouched.
     """
     target = check_target(path)
-    temporary = target.parent / f".tfprune-{uuid.uuid4().hex}"
+    place = _place(target)
+    temporary = place.parent / f".tfprune-{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(target)
+        temporary.replace(place)
     except OSError as error:
         raise ValueError(
             f"Cannot write {str(target)!r}: {error.strerror}. Choose another folder or free some space."

@@ -26,6 +26,9 @@ MAGIC = b"TFZ"
 VERSION = 2
 READ = (1, VERSION)
 LIMIT = 2**31  # bytes of the original: a flatbuffer's offsets reach no further
+FLOOR = 2**26  # bytes that any packed file may hold, and beyond them so many times its own:
+RATIO = 1000  # float32 weights of which 99.9 % are zeros pack to about 1/700: 0.04 bits of entropy for 32
+BOUND = f"{RATIO:,} for each packed byte beyond {FLOOR:,}"
 HEADER = struct.Struct("<3sBQIIBI")
 PIECE = np.dtype([("start", "<u4"), ("size", "<u4"), ("form", "u1"), ("detail", "<u8")])
 STREAM = np.dtype([("coder", "u1"), ("size", "<u4")])
@@ -38,7 +41,7 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
     """Return the .tflite file that `pack` packed, bit for bit.
 
     Memory grows with what really comes out of the streams, to three times the size that the header declares at most;
-    a header that declares more than `limit` is refused.
+    a header that declares more than `limit`, or than 64 MiB and 1,000 times the packed bytes, is refused.
 
     Args:
         data: The packed file.
@@ -75,6 +78,20 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
         ) from error
 
 
+def most(packed: int, limit: int = LIMIT) -> int:
+    """Return how many bytes may come out of so many packed ones; more than that is a bomb, not a model."""
+    return min(limit, FLOOR + RATIO * packed)
+
+
+def check_expansion(data: bytes, packed: bytes) -> None:
+    """Refuse to pack what would be taken for a bomb when it is unpacked."""
+    if len(data) > most(len(packed)):
+        raise ValueError(
+            f"Expected data that are not nearly all zeros. Received: {len(data):,} bytes that pack into "
+            f"{len(packed):,}, of which at most {most(len(packed)):,} are unpacked, {BOUND}. Leave them as they are."
+        )
+
+
 def as_bytes(data: Any) -> bytes:
     """Return the content of a file as bytes.
 
@@ -91,8 +108,8 @@ def as_bytes(data: Any) -> bytes:
 
 def _unpack(data: memoryview, limit: int) -> bytes:
     _, _, size, checksum, count, coder, length = HEADER.unpack_from(data)
-    if size > limit:
-        raise ValueError(f"it declares {size:,} bytes; at most {limit:,} are unpacked")
+    if size > most(len(data), limit):
+        raise ValueError(f"it declares {size:,} bytes; at most {most(len(data), limit):,} are unpacked, {BOUND}")
     if count * SMALLEST > size:
         raise ValueError(f"it declares {count:,} pieces in {size:,} bytes")
     body = data[HEADER.size :]

@@ -9,7 +9,18 @@ from typing import NamedTuple
 import numpy as np
 
 from tfprune.export.coders import compress, compress_quickly
-from tfprune.export.packed import HEADER, LARGEST, LIMIT, MAGIC, PIECE, SMALLEST, STREAM, VERSION, as_bytes
+from tfprune.export.packed import (
+    HEADER,
+    LARGEST,
+    LIMIT,
+    MAGIC,
+    PIECE,
+    SMALLEST,
+    STREAM,
+    VERSION,
+    as_bytes,
+    check_expansion,
+)
 from tfprune.export.scales import find_scaled
 from tfprune.export.streams import FORMS, ROWS, SCALED, SPLITS, Form, split, split_rows
 from tfprune.export.structure import IDENTIFIER, Vector, long_vectors
@@ -46,7 +57,8 @@ def pack(data: bytes) -> bytes:
 
     Raises:
         TypeError: If `data` is no bytes.
-        ValueError: If this is no whole TFLite file, or one above 2 GiB.
+        ValueError: If this is no whole TFLite file, one above 2 GiB, or so nearly all zeros that it would be taken
+            for a bomb: above 64 MiB and 1,000 times the packed bytes.
 
     Reference:
         Han, S., Mao, H. and Dally, W. J. Deep Compression. ICLR 2016. arXiv:1510.00149 (coding of pruned weights).
@@ -68,6 +80,7 @@ def pack(data: bytes) -> bytes:
             "Copy the file again."
         ) from error
     packed = _build(data, _pieces(data, ranges))
+    check_expansion(data, packed)
     return packed if len(data) > WHOLE else min(packed, _build(data, []), key=len)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +44,8 @@ def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -
 
     Args:
         module: Dotted name of a module that calls `serve` when run as `__main__`.
-        folder: Where the job's files lie and the results go. The caller removes it.
+        folder: Where the job's files lie and the results go. The caller removes it; if the caller is killed, the
+            child does, and ends.
         timeout: Seconds after which the child is killed.
 
     Returns:
@@ -51,19 +54,20 @@ def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -
     """
     folder = Path(folder)
     command = [sys.executable, "-m", module, str(folder)]
-    with (folder / OUTPUT).open("wb") as output:
+    with (
+        (folder / OUTPUT).open("wb") as output,
+        # Nothing is written to stdin. That it closes tells the child that the parent is gone.
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=_environment()
+        ) as child,
+    ):
+        code: int | None = None
         try:
-            code = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout,
-                env=_environment(),
-                check=False,
-            ).returncode
+            code = child.wait(timeout)
         except subprocess.TimeoutExpired:
-            code = None
+            pass
+        finally:
+            child.kill()  # nothing to one that has ended
     text = (folder / OUTPUT).read_bytes().decode("utf-8", "replace")[-OUTPUT_TAIL:]
     if code == 0:
         return Completed(ok=True, reason="", output=text)
@@ -75,11 +79,19 @@ def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -
 def serve(work: Callable[[Path], None]) -> None:
     """Run `work(folder)` in the child; the text of a ValueError or TypeError reaches the parent as the reason."""
     folder = Path(sys.argv[1])
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     try:
         work(folder)
     except (TypeError, ValueError) as error:
         (folder / REASON).write_text(str(error), encoding="utf-8")
         raise
+
+
+def _end_with_parent(folder: Path) -> None:
+    while os.read(0, 1):  # not sys.stdin, whose lock could not be taken when Python ends
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def write_job(

@@ -155,6 +155,7 @@ GROUP = {
     "tfprune.export.timing": BUILD,
     "tfprune.export.demo": BUILD,
     "tfprune.export.cli": COMMAND,
+    "tfprune.export.loading": COMMAND,
 }
 # Planned modules may be missing; all others have to exist.
 PLANNED = {"tfprune.export.compression"}

@@ -1,8 +1,14 @@
 """The command line, run as a user runs it."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +16,7 @@ import pytest
 
 import tfprune
 from tfprune.export.cli import main
+from tfprune.export.codec import encode, read_model
 from tfprune.export.runtime import Runner
 
 
@@ -125,6 +132,183 @@ def test_a_mistake_prints_one_line_and_exits_2(arguments, words, folder, capsys,
     assert len(err.strip().splitlines()) == 1
     assert all(word in err for word in words), err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["gzip", "xz", "packed"])
+def test_a_compressed_file_is_written_anew(method, folder, capsys, tmp_path):
+    plain = read_model(folder / "model.tflite.gz")
+    (tmp_path / "model").write_bytes(encode(plain, method))
+    code, _, err = run(capsys, "export", tmp_path / "model", tmp_path / "new.tflite", "--sparse", "no")
+    assert code == 0, err
+    assert (tmp_path / "new.tflite").read_bytes() == plain
+
+
+@pytest.fixture(scope="module")
+def broken(folder, tmp_path_factory):
+    """A folder of files that are damaged, cut short or of another kind."""
+    path = tmp_path_factory.mktemp("broken")
+    plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(40), keras.layers.Dense(3)])
+    plain.save(path / "whole.h5")
+    _write_samples(path)
+    for name, cut in [("whole.h5", 3000), ("whole.npz", 40)]:
+        (path / f"cut{Path(name).suffix}").write_bytes((path / name).read_bytes()[:-cut])
+    whole = bytearray((folder / "model.keras").read_bytes())
+    (path / "cut.keras").write_bytes(whole[:-100])
+    whole[len(whole) // 2] ^= 255
+    (path / "flipped.keras").write_bytes(whole)
+    (path / "text.keras").write_text("a text")
+    (path / "empty.keras").touch()
+    (path / "folder.keras").mkdir()
+    with zipfile.ZipFile(folder / "model.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    _zip(path / "nothing.keras", {"x": b"y"})
+    _zip(path / "weights.keras", parts | {"model.weights.h5": parts["model.weights.h5"][:500]})
+    _zip(path / "json.keras", parts | {"config.json": b'{"a": 1'})
+    _zip(path / "list.keras", parts | {"config.json": b"[1, 2]"})
+    doubled = keras.Sequential([keras.Input((6,)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(3)])
+    doubled.save(path / "lambda.keras")
+    doubled.save(path / "lambda.h5")
+    return path
+
+
+def _write_samples(path):
+    samples = np.random.default_rng(0).random((40, 6), dtype=np.float32)
+    np.savez(path / "whole.npz", samples=samples)
+    flipped = bytearray((path / "whole.npz").read_bytes())
+    flipped[300] ^= 255
+    (path / "flipped.npz").write_bytes(flipped)
+    np.save(path / "one.npy", np.float32(3))
+    np.savez(path / "one.npz", samples=samples, temperature=np.float32(3))
+    np.savez(path / "objects.npz", samples=np.array([{}], dtype=object))
+    with (path / "huge.npy").open("wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**15,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+    np.save(path / "open.npy", samples)
+    (path / "open.npy").write_bytes((path / "open.npy").read_bytes().replace(b"}", b" ", 1))  # its header has no end
+
+
+def _zip(path, parts):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+MODELS = {
+    "cut.keras": "cut short",
+    "text.keras": "no archive",
+    "empty.keras": "empty",
+    "flipped.keras": "CRC",
+    "nothing.keras": "config.json",
+    "weights.keras": "truncated",
+    "json.keras": "delimiter",
+    "list.keras": "list indices",
+    "cut.h5": "truncated",
+    "folder.keras": "a folder",
+    "lambda.keras": "safe_mode",
+    "lambda.h5": "safe_mode",
+}
+SAMPLES = {
+    "cut.npz": "zip file",
+    "flipped.npz": "CRC",
+    "huge.npy": "allocate",
+    "open.npy": "EOF",
+    "one.npy": "its array is no array of samples",
+    "one.npz": "temperature is no array of samples",
+    "objects.npz": "Object arrays",
+    "cut.h5": "pickle",
+    "cut.keras": "zip file",
+    "folder.keras": "a folder",
+}
+
+
+def check_refusal(capsys, file, word, *arguments):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("tfprune: Expected a"), err
+    assert f"Received: {str(file)!r}: " in err, err
+    assert word in err, err
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_cannot_be_loaded_is_named(name, broken, capsys, tmp_path):
+    file = broken / name
+    check_refusal(capsys, file, MODELS[name], "export", file, tmp_path / "x.tflite")
+    check_refusal(capsys, file, "to_tflite", "export", file, tmp_path / "x.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_that_cannot_be_read_are_named(name, broken, folder, capsys, tmp_path):
+    file, model, target = broken / name, folder / "model.keras", tmp_path / "x.tflite"
+    check_refusal(capsys, file, SAMPLES[name], "verify", folder / "model.tflite.gz", "--inputs", file)
+    check_refusal(capsys, file, "numpy.save", "export", model, target, "--check-on", file)
+    check_refusal(capsys, file, "numpy.save", "export", model, target, "--quantize", "int8", "--calibration", file)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_read_is_not_written(folder, broken, capsys, tmp_path):
+    for name in ("model.tflite.gz", "model.keras", "samples.npy"):
+        shutil.copy(folder / name, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    file, model, samples = before
+    (tmp_path / "link").symlink_to(file)
+    for arguments in (
+        ["inspect", file, "--html", file],
+        ["inspect", file, "--html", tmp_path / "link"],
+        ["export", model, model],
+        ["export", model, samples, "--check-on", samples],
+        ["export", file, samples, "--check-on", samples],
+        ["export", model, samples, "--quantize", "int8", "--calibration", samples],
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2
+        assert "Expected a target that is not read as well" in err
+    assert {path: path.read_bytes() for path in before} == before
+    assert run(capsys, "export", file, file, "--sparse", "no")[0] == 0, "a .tflite file is written anew in its place"
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are looked for in /proc")
+def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, tmp_path):
+    """SIGTERM to one process and SIGKILL to another, while the converter works in its own."""
+    ends = (signal.SIGTERM, signal.SIGKILL)
+    exports = [_export_in(tmp_path / end.name, folder) for end in ends]
+    for end, export in zip(ends, exports, strict=True):
+        temporary = tmp_path / end.name / "temporary"
+        _wait_until(lambda: _children(temporary))  # noqa: B023 (called at once)
+        export.send_signal(end)
+        assert export.wait(60) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[end]
+        _wait_until(lambda: not _children(temporary))  # noqa: B023
+        assert list(temporary.glob("*tfprune*")) == []  # TensorFlow leaves some of its own
+        assert (tmp_path / end.name / "model.tflite").read_bytes() == b"old"
+        assert [path.name for path in (tmp_path / end.name).iterdir() if path != temporary] == ["model.tflite"]
+
+
+def _export_in(place, folder):
+    (place / "temporary").mkdir(parents=True)
+    (place / "model.tflite").write_bytes(b"old")
+    command = [sys.executable, "-m", "tfprune.export.cli", "export", str(folder / "model.keras"), "model.tflite"]
+    return subprocess.Popen(command, cwd=place, env=os.environ | {"TMPDIR": str(place / "temporary")})
+
+
+def _children(temporary):
+    """Return the processes that work in a folder there; one that has ended has no command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace")
+        except OSError:  # it has ended
+            continue
+        if f"{temporary}/tfprune-" in command:
+            found.append(path.parent.name)
+    return found
+
+
+def _wait_until(happened):
+    end = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_missing_package_says_what_to_install(capsys, monkeypatch, folder):

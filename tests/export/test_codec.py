@@ -15,7 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.codec import check_target, decode, encode, read_model, write_atomically
+from tfprune.export.codec import (
+    check_apart,
+    check_target,
+    decode,
+    encode,
+    is_model_file,
+    read_model,
+    write_atomically,
+)
 
 MODEL = struct.pack("<I4sHHi", 12, b"TFL3", 4, 4, 4) + bytes(range(200))  # a model without parts, and a rest
 GENERAL = (None, "gzip", "xz")  # for bytes of any kind
@@ -66,6 +74,41 @@ def test_a_bomb_stops_at_the_limit(method):
         decode(bomb, limit=99_999)
 
 
+CAPPED = """
+import resource, sys
+from pathlib import Path
+from tfprune.export.codec import read_model
+status = Path("/proc/self/status").read_text().splitlines()
+size = int(next(line for line in status if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 200 * 2**20,) * 2)
+for path in sys.argv[1:]:
+    try:
+        read_model(path)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is capped through /proc and RLIMIT_AS")
+def test_bombs_stay_within_200_megabytes(tmp_path):
+    """Zeros in much fewer bytes: half a gigabyte of no model, 96 MiB behind a model, half a gigabyte declared."""
+    packer = lzma.LZMACompressor(preset=0)
+    zeros = b"".join([*(packer.compress(bytes(2**22)) for _ in range(128)), packer.flush()])
+    packer = lzma.LZMACompressor(preset=0)
+    begun = b"".join([packer.compress(MODEL), *(packer.compress(bytes(2**22)) for _ in range(24)), packer.flush()])
+    packed = bytearray(encode(MODEL, "packed"))
+    packed[4:12] = struct.pack("<Q", 2**29)
+    words = ["begins with b'\\x00", "at most 1,000 for each", "at most 67,"]
+    (tmp_path / "zeros").write_bytes(zeros)
+    (tmp_path / "begun").write_bytes(begun)
+    (tmp_path / "packed").write_bytes(packed)
+    command = [sys.executable, "-c", CAPPED, *(tmp_path / name for name in ("zeros", "begun", "packed"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line, word in zip(done.stdout.splitlines(), words, strict=True):
+        assert word in line
+
+
 def test_plain_bytes_have_the_same_limit():
     with pytest.raises(ValueError, match="at most 3 bytes. Received: 4"):
         decode(b"1234", limit=3)
@@ -113,6 +156,17 @@ def test_the_content_decides_not_the_suffix(tmp_path, method, suffix):
     assert read_model(memoryview(path.read_bytes())) == MODEL
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_bytes_tell_a_model_file(tmp_path, method):
+    path = tmp_path / "model"
+    path.write_bytes(encode(MODEL, method))
+    assert is_model_file(path)
+    path.write_bytes(b"PK\x03\x04 a zip")
+    assert not is_model_file(path)
+    assert not is_model_file(tmp_path)
+    assert not is_model_file("a\0b")
+
+
 def test_what_is_no_model_is_refused_by_name(tmp_path):
     path = tmp_path / "model.tflite"
     with pytest.raises(ValueError, match=r"model\.tflite', which does not exist"):
@@ -134,6 +188,8 @@ def test_what_is_no_model_is_refused_by_name(tmp_path):
         read_model(path)
     with pytest.raises(ValueError, match=f"Cannot read '{tmp_path}'"):
         read_model(tmp_path)
+    with pytest.raises(ValueError, match=r"Cannot read 'a\\x00b': embedded null byte"):
+        read_model("a\0b")
     with pytest.raises(ValueError, match="a file of 3 bytes"):
         read_model(b"abc")
     with pytest.raises(TypeError, match="path of a TFLite file.*type int"):
@@ -177,6 +233,43 @@ def test_targets_that_cannot_be_written_are_refused_by_name(tmp_path):
     assert check_target(str(tmp_path / "model.tflite")) == Path(tmp_path, "model.tflite")
     with pytest.raises(TypeError, match=r"path of the file to write. Received: an object of type list$"):
         check_target([tmp_path])
+
+
+def test_links_are_kept_and_what_they_point_to_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/model.tflite")
+    for content in (b"first", b"second"):
+        write_atomically(tmp_path / "link", content)
+        assert (tmp_path / "there" / "model.tflite").read_bytes() == content
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["model.tflite"]
+    (tmp_path / "lost").symlink_to("missing/model.tflite")
+    with pytest.raises(ValueError, match=r"missing' does not exist"):
+        write_atomically(tmp_path / "lost", b"")
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "loop", "null"):
+        with pytest.raises(ValueError, match=rf"{name}': it is there and is no regular file. Choose another path"):
+            write_atomically(tmp_path / name, b"")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "loop").is_symlink()
+    with pytest.raises(ValueError, match=r"a\\x00b': embedded null byte"):
+        write_atomically(f"{tmp_path}/a\0b", b"")
+
+
+def test_a_target_under_another_name_is_known(tmp_path):
+    path = tmp_path / "model"
+    check_apart(str(path), str(path), None)  # neither is there
+    path.touch()
+    (tmp_path / "link").symlink_to("model")
+    check_apart(str(path), str(tmp_path / "other"), None, "a\0b")
+    for name in ("model", "link", "../" + tmp_path.name + "/model"):
+        with pytest.raises(ValueError, match="Expected a target that is not read as well. Received: "):
+            check_apart(str(tmp_path / name), None, str(path))
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):

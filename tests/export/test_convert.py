@@ -96,6 +96,14 @@ def test_io_dtype_decides_the_borders_of_the_file(files):
         assert [detail["dtype"] for detail in details] == [dtype, dtype]
 
 
+def test_a_process_of_its_own_writes_the_same_bytes_each_time():
+    """Across processes, where the seeds of hashes and the addresses differ; an int8 file is calibrated as well."""
+    keras.utils.set_random_seed(4)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
+    first, second = (convert(model, quantize="int8", calibration=[IMAGES[:4]]) for _ in range(2))
+    assert first == second
+
+
 def test_a_network_without_loops_takes_any_batch(files):
     assert list(Interpreter(model_content=files[None]).get_input_details()[0]["shape_signature"]) == [-1, 8, 8, 3]
 

@@ -14,6 +14,7 @@ from scipy.stats import entropy
 
 from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.codec import encode, read_model
+from tfprune.export.packed import RATIO
 from tfprune.export.packing import LARGEST, WHOLE
 from tfprune.export.sparse import sparsify
 
@@ -46,6 +47,19 @@ def file_of(*vectors, shapes=()):
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def test_a_weight_of_nearly_all_zeros_is_no_bomb_and_one_of_nothing_else_is_not_packed(monkeypatch):
+    monkeypatch.setattr("tfprune.export.packed.FLOOR", 0)  # it spares whoever has less than 64 MiB
+    random = np.random.default_rng(0)
+    pruned = file_of(np.where(random.random(2**19) < 0.001, random.normal(size=2**19), 0).astype(np.float32))
+    assert RATIO / 2 < len(pruned) / len(pack(pruned)) < RATIO
+    assert unpack(pack(pruned)) == pruned
+    empty = file_of(bytes(2**22))
+    with pytest.raises(ValueError, match="not nearly all zeros. Received: 4,194,3.*1,000 for each .* Leave them"):
+        pack(empty)
+    with pytest.raises(ValueError, match="not nearly all zeros"):
+        encode(empty, "xz")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,11 @@
 """Child processes: what goes in comes out, and every way to end is told."""
 
+import os
+import subprocess
+import sys
 import textwrap
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +30,7 @@ CHILD = """
             case "exit":
                 sys.exit(7)
             case "sleep":
+                (folder / "pid").write_text(str(os.getpid()))
                 time.sleep(60)
         print("said", os.environ["TF_CPP_MIN_LOG_LEVEL"])
         write_job(folder, "result", settings=settings, arrays=arrays)
@@ -77,6 +83,46 @@ def test_settings_and_arrays_travel_both_ways(run):
 def test_every_end_is_told(run, settings, reason):
     completed, _ = run(**settings)
     assert (completed.ok, completed.reason) == (False, reason)
+
+
+PARENT = """
+    import sys
+    from tfprune.export.process import run_module
+    sys.path.insert(0, sys.argv[1])
+    run_module("tfprune_test_child", sys.argv[2], timeout=60)
+"""
+
+
+def test_a_child_whose_parent_is_killed_removes_the_folder_and_ends(run, tmp_path):
+    folder = tmp_path / "job"
+    write_job(folder, "job", settings={"end": "sleep"})
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path / "modules"), str(folder)]
+    with subprocess.Popen(command) as parent:
+        wait_until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
+        child = int((folder / "pid").read_text())
+        os.kill(child, 0)  # it is there
+        parent.kill()
+    wait_until(lambda: not folder.exists())
+    wait_until(lambda: not is_running(child))
+
+
+def wait_until(happened):
+    end = time.monotonic() + 50  # less than the child sleeps
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_running(process):
+    """A process that has ended, and that nobody has waited for yet, still has a number."""
+    status = Path(f"/proc/{process}/stat")
+    if sys.platform == "linux":
+        return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_module_that_is_not_there_is_told(tmp_path):
