@@ -9,10 +9,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from tfprune.export.operator_check import check_operators
 from tfprune.export.packed import BOUND, LIMIT, MAGIC, check_expansion, most, unpack
 from tfprune.export.packing import pack
 from tfprune.export.sparse_check import check_sparse
-from tfprune.export.split_check import check_splits
 from tfprune.export.structure import IDENTIFIER, check_whole
 
 METHODS = (None, "gzip", "xz", "packed")
@@ -162,7 +162,7 @@ def read_model(source: Source) -> bytes:
     try:
         check_whole(data)
         check_sparse(data)
-        check_splits(data)
+        check_operators(data)
     except ValueError as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({error}). "

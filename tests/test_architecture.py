@@ -103,7 +103,7 @@ GROUP = {
     "tfprune.export.levels": RUN,
     "tfprune.export.storage": RUN,
     "tfprune.export.sparse_check": RUN,
-    "tfprune.export.split_check": RUN,
+    "tfprune.export.operator_check": RUN,
     "tfprune.export.tables": RUN,
     "tfprune.export.heatmap": RUN,
     "tfprune.export.markup": RUN,

@@ -1,14 +1,11 @@
-"""The fuzzer itself: a native crash of the interpreter fails its target, unless Runner's checks are not about it."""
+"""The fuzzer itself: a native crash of the interpreter fails its target."""
 
 import os
 import signal
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from tfprune.export.editing import load, save
 
 SCRIPT = Path(__file__).parents[1] / "fuzz/run.py"
 
@@ -23,19 +20,11 @@ def fuzzer(tmp_path, monkeypatch):
     return module
 
 
-def lacking_an_input(data):
-    model = load(data)
-    operator = model.subgraphs[0].operators[0]
-    operator.inputs = np.array([-1, *operator.inputs[1:]], np.int32)
-    return save(model)
-
-
-@pytest.mark.parametrize(("change", "kept"), [(bytes, 1), (lacking_an_input, 0)])
-def test_a_crash_is_kept_unless_the_file_is_beyond_the_checks(fuzzer, cases, monkeypatch, change, kept):
+def test_a_crash_of_the_interpreter_is_kept(fuzzer, cases, monkeypatch):
     fuzzer.CRASHES.mkdir()
     monkeypatch.setattr(fuzzer, "run", lambda plain: os.kill(os.getpid(), signal.SIGKILL))
-    fuzzer.run_in_child(change(cases["dense"].data))
-    assert len([*fuzzer.CRASHES.iterdir()]) == kept
+    fuzzer.run_in_child(cases["dense"].data)
+    assert len([*fuzzer.CRASHES.iterdir()]) == 1
 
 
 def test_a_new_crash_fails_its_target(fuzzer, monkeypatch, capsys):
@@ -52,7 +41,3 @@ def test_a_new_crash_fails_its_target(fuzzer, monkeypatch, capsys):
     monkeypatch.setattr(fuzzer.subprocess, "run", crash)
     assert not fuzzer.passes("runner", runs=1, seed=1)
     assert "CRASHES of the interpreter" in capsys.readouterr().out
-
-
-def test_sound_files_are_not_beyond_the_checks(fuzzer, cases, sparse):
-    assert not any(fuzzer.is_beyond(data) for data in [sparse, *(case.data for case in cases.values())])

@@ -2,8 +2,7 @@
 
 A finding is another exception than ValueError, more than `MEMORY` on top of what the libraries take, or more than
 `SECONDS` for one input. It stops its target, and libFuzzer leaves the input in build/fuzz. The interpreter is native
-code: it runs in a forked child. A crash there is a finding, too, which stops nothing: its input is kept. Files that
-`is_beyond` names are no findings when they crash it, because Runner's checks are not about what is wrong with them.
+code: it runs in a forked child. A crash there is a finding, too, which stops nothing: its input is kept.
 """
 
 from __future__ import annotations
@@ -141,30 +140,9 @@ def run_in_child(data: bytes) -> None:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        if not is_beyond(plain):
-            (CRASHES / f"{name}-{zlib.crc32(data):08x}").write_bytes(data)
+        (CRASHES / f"{name}-{zlib.crc32(data):08x}").write_bytes(data)
     elif status:
         raise RuntimeError("Runner raised another exception than ValueError")
-
-
-def is_beyond(plain: bytes) -> bool:
-    """Tell whether a file is damaged in a way that nothing looks for before an interpreter runs it.
-
-    That is a weight whose shape does not fit its values, an operator without one of its first two inputs, or one that
-    writes over an input, a constant or what another operator gives.
-    """
-    from tfprune.export.flatbuffer import read
-
-    try:
-        graphs = read(plain).subgraphs
-    except ValueError:
-        return True
-    for graph in graphs:
-        constant = [place for place, tensor in enumerate(graph.tensors) if tensor.constant]
-        given = [*graph.inputs, *constant, *(place for step in graph.operators for place in step.outputs)]
-        if len(set(given)) < len(given) or any(-1 in step.inputs[:2] for step in graph.operators):
-            return True
-    return False
 
 
 def run(plain: bytes) -> int:

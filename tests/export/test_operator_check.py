@@ -1,4 +1,4 @@
-"""Operators with another number of outputs than they say. The truth is the interpreter without XNNPACK."""
+"""Operators that do not fit their tensors. The truth for splits is the interpreter without XNNPACK."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tfprune.export.codec import read_model
-from tfprune.export.editing import save
+from tfprune.export.editing import load, save
+from tfprune.export.operator_check import check_operators
 from tfprune.export.runtime import Runner
-from tfprune.export.split_check import check_splits
 
 KINDS = {
     "SPLIT": (schema.SplitOptionsT, "numSplits", ("axis", "x")),
@@ -62,7 +62,7 @@ def test_another_number_is_refused_as_the_interpreter_does_without_xnnpack(kind,
     )
     with pytest.raises(RuntimeError):
         plain.allocate_tensors()
-    for reader in (check_splits, read_model, Runner):
+    for reader in (check_operators, read_model, Runner):
         with pytest.raises(ValueError, match=f"{kind} with {outputs} outputs says that it has {told}"):
             reader(data)
 
@@ -73,4 +73,63 @@ def test_options_of_another_kind_are_no_answer():
     table = schema.Model.GetRootAs(data, 0).Subgraphs(0).Operators(0)._tab
     data[table.Pos + table.Offset(10)] = schema.BuiltinOptions.ReshapeOptions
     with pytest.raises(ValueError, match="SPLIT with 4 outputs says that it has 0"):
-        check_splits(bytes(data))
+        check_operators(bytes(data))
+
+
+def changed(data, change):
+    model = load(data)
+    change(model, model.subgraphs[0])
+    return save(model)
+
+
+def lack_first(model, graph):
+    graph.operators[0].inputs = places(-1, *graph.operators[0].inputs[1:])
+
+
+def lack_second(model, graph):
+    graph.operators[0].inputs = places(graph.operators[0].inputs[0], -1, *graph.operators[0].inputs[2:])
+
+
+def write_over_a_constant(model, graph):
+    graph.operators[0].outputs = places(graph.operators[0].inputs[1])
+
+
+def write_over_an_input(model, graph):
+    graph.operators[0].outputs = places(graph.inputs[0])
+
+
+def write_twice(model, graph):
+    graph.operators[-1].outputs = places(graph.operators[0].outputs[0])
+
+
+def unpack_to_another_shape(model, graph):
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    step = next(one for one in graph.operators if codes[one.opcodeIndex] == schema.BuiltinOperator.DENSIFY)
+    graph.tensors[step.outputs[0]].shape = places(32, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lack_first, "lacks an input that it needs"),
+        (lack_second, "lacks an input that it needs"),
+        (write_over_a_constant, "writes over tensor"),
+        (write_over_an_input, "writes over tensor"),
+        (write_twice, "writes over tensor"),
+    ],
+)
+def test_what_an_interpreter_takes_for_granted_is_looked_at(cases, change, message):
+    data = changed(cases["dense"].data, change)
+    for reader in (check_operators, read_model, Runner):
+        with pytest.raises(ValueError, match=message):
+            reader(data)
+
+
+def test_a_sparse_tensor_is_unpacked_into_its_own_shape(sparse):
+    with pytest.raises(ValueError, match=r"DENSIFY makes a tensor of shape \[32, 0\] from one of"):
+        Runner(changed(sparse, unpack_to_another_shape))
+
+
+def test_sound_files_pass(cases, sparse):
+    for data in [sparse, *(case.data for case in cases.values())]:
+        check_operators(data)
