@@ -40,7 +40,7 @@ class Data(NamedTuple):
 
 def load(*, seed: int, smoke: bool) -> Data:
     train, test = split(made_up() if smoke else dictionary())
-    pieces = learn_pieces(train, 60 if smoke else 3000)
+    pieces = learn_pieces(train, 60 if smoke else 2000)
     source, target = (pieces.encode([pair[side] for pair in train]) for side in (0, 1))
     short = [pair for pair in zip(source, target, strict=True) if max(map(len, pair)) < LENGTH]
     x, shifted, y = (padded(part) for part in zip(*[(de, [BEGIN, *en], [*en, END]) for de, en in short], strict=True))
@@ -111,17 +111,18 @@ def learn_pieces(pairs: Pairs, size: int) -> sentencepiece.SentencePieceProcesso
 
 
 def build(data: Data, *, width: int, dropout: float) -> keras.Model:
-    """Read with a bidirectional LSTM; write with another, whose outputs look for what to translate next."""
+    """Read with a bidirectional LSTM; write with another, which begins as it ended and looks for what comes next."""
     words = data.pieces.vocab_size()
     german = keras.Input((LENGTH,), dtype="int32", name="german")
     english = keras.Input((LENGTH,), dtype="int32", name="english")
     read = layers.Embedding(words, width, mask_zero=True, name="german_embedding")(german)
     read = layers.Dropout(dropout)(read)
-    reader = layers.LSTM(width // 2, return_sequences=True)
-    read = layers.Bidirectional(reader, name="encoder")(read)
+    reader = layers.LSTM(width // 2, return_sequences=True, return_state=True)
+    read, *states = layers.Bidirectional(reader, name="encoder")(read)
+    begin = [layers.Concatenate()(states[place::2]) for place in (0, 1)]  # forwards and backwards, outputs and cells
     written = layers.Embedding(words, width, mask_zero=True, name="english_embedding")(english)
     written = layers.Dropout(dropout)(written)
-    written = layers.LSTM(width, return_sequences=True, name="decoder")(written)
+    written = layers.LSTM(width, return_sequences=True, name="decoder")(written, initial_state=begin)
     found = layers.Attention(use_scale=True, name="attention")([written, read])
     joined = layers.Concatenate()([written, found])
     joined = layers.Dropout(dropout)(layers.Dense(width, activation="tanh", name="combine")(joined))
