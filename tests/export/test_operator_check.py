@@ -130,6 +130,60 @@ def test_a_sparse_tensor_is_unpacked_into_its_own_shape(sparse):
         Runner(changed(sparse, unpack_to_another_shape))
 
 
+def lack_output(model, graph):
+    graph.operators[0].outputs = places(-1)
+
+
+def lack_input(model, graph):
+    graph.inputs = places(*graph.inputs[1:], -1)
+
+
+def give_too_much(model, graph):
+    graph.outputs = places(len(graph.tensors))
+
+
+def give_what_none_makes(model, graph):
+    graph.operators = graph.operators[:-1]
+
+
+def lack_graphs(model, graph):
+    model.subgraphs = []
+
+
+def quantized(model):
+    return next(one for one in model.subgraphs[0].tensors if one.type == schema.TensorType.INT8)
+
+
+def move_zero(model, graph):
+    quantized(model).quantization.zeroPoint = np.array([-129], np.int64)
+
+
+def lose_scale(model, graph):
+    quantized(model).quantization.scale = np.array([1e-40], np.float32)
+
+
+def make_scale_infinite(model, graph):
+    quantized(model).quantization.scale = np.array([np.inf], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lack_output, "lacks its output"),
+        (lack_graphs, "holds no graph"),
+        (give_what_none_makes, "that no operator makes"),
+        (lack_input, "a tensor that it has not"),
+        (give_too_much, "a tensor that it has not"),
+        (move_zero, "zero point outside -128 to 127"),
+        (lose_scale, "no number above zero"),
+        (make_scale_infinite, "no number above zero"),
+    ],
+)
+def test_what_crashed_an_interpreter_is_refused(cases, change, message):
+    with pytest.raises(ValueError, match=message):
+        check_operators(changed(cases["int8"].data, change))
+
+
 def test_sound_files_pass(cases, sparse):
     for data in [sparse, *(case.data for case in cases.values())]:
         check_operators(data)
