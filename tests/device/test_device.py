@@ -12,6 +12,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from tfprune.export.editing import save
 
 HERE = Path(__file__).parent
 CRASHING = f"""#!{sys.executable}
@@ -26,7 +29,7 @@ for file in ["a", "bad", "b", "worse"][int(first):]:
     print(json.dumps({{"file": file, "difference": 0.0}}), flush=True)
 """
 
-EMPTY = bytes([12, 0, 0, 0]) + b"TFL3" + bytes([4, 0, 4, 0, 4, 0, 0, 0])  # a model that holds nothing
+EMPTY = save(schema.ModelT(version=3, subgraphs=[schema.SubGraphT()]))  # a model whose graph holds nothing
 
 
 class Outputs:

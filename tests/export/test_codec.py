@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +25,9 @@ from tfprune.export.codec import (
     read_model,
     write_atomically,
 )
+from tfprune.export.editing import save
 
-MODEL = struct.pack("<I4sHHi", 12, b"TFL3", 4, 4, 4) + bytes(range(200))  # a model without parts, and a rest
+MODEL = save(schema.ModelT(version=3, subgraphs=[schema.SubGraphT()])) + bytes(range(200))  # one graph, and a rest
 GENERAL = (None, "gzip", "xz")  # for bytes of any kind
 METHODS = (*GENERAL, "packed")
 PACKED = {method: encode(MODEL, method) for method in METHODS}
