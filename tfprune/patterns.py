@@ -15,7 +15,7 @@ import numpy as np
 
 from tfprune.spec import Spec, check_count
 
-_SAMPLE, _STRIDE = 1 << 12, 1 << 8  # at least so many of all values, and one of so many
+_SAMPLE, _STRIDE = 1 << 14, 1 << 8  # at least so many of all values, and one of so many
 
 
 class Pattern(Spec):
