@@ -290,6 +290,7 @@ def test_a_sparsity_the_pattern_cannot_reach_changes_nothing():
         (lambda: tfprune.update_masks(dense(), 0.5, optimizer=keras.optimizers.Muon()), ValueError, "Received: Muon"),
         (lambda: tfprune.update_masks(dense(), 0.5, optimizer="adam"), TypeError, "optimizer='adam'"),
         (lambda: tfprune.update_masks("model", 0.5), TypeError, "Received: model='model'"),
+        (lambda: tfprune.update_masks(_wrapped_twice(), 0.5), ValueError, "second/kernel, which are the same"),
         (lambda: masks.check_optimizer(_scaled_muon()), ValueError, "Received: Muon"),
         (
             lambda: masks.check_optimizer(keras.optimizers.ScheduleFreeAdamW()),
@@ -301,6 +302,14 @@ def test_a_sparsity_the_pattern_cannot_reach_changes_nothing():
 def test_what_cannot_be_done_is_refused(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def _wrapped_twice() -> keras.Model:
+    layer = layers.Dense(3)
+    layer.build((None, 2))
+    first, second = (tfprune.Pruned(layer, name=name) for name in ("first", "second"))
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, [first(inputs), second(inputs)])
 
 
 def _scaled_muon() -> keras.optimizers.Optimizer:

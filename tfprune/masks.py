@@ -36,7 +36,7 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
 
     Raises:
         TypeError: If `model` is no model or layer.
-        ValueError: If there are none, or one has not been built.
+        ValueError: If there are none, one has not been built, or two hold the same weight.
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model or layer. Received: model={model!r} of type {type(model).__name__}")
@@ -49,7 +49,21 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
     unbuilt = [path for path, layer in found if not layer.built]
     if unbuilt:
         raise ValueError(f"Expected built layers. Received: {', '.join(unbuilt)}; call the model on data first")
+    _check_owners(found)
     return found
+
+
+def _check_owners(layers: list[tuple[str, Pruned]]) -> None:
+    """Refuse a weight under two masks: the one set last would win, silently."""
+    owners: dict[int, str] = {}
+    for path, layer in layers:
+        for name, kernel in layer.kernels.items():
+            first = owners.setdefault(id(kernel.variable), f"{path}/{name}")
+            if first != f"{path}/{name}":
+                raise ValueError(
+                    f"Expected each weight under one mask. Received: {first} and {path}/{name}, which are the same "
+                    f"weight. Wrap its layer once, and call the wrapper wherever the layer is needed"
+                )
 
 
 def update_masks(
