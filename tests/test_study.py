@@ -37,7 +37,7 @@ def whole(name, seeds=1):
 
 def test_a_grid_holds_what_the_configuration_says():
     runs = whole("image", seeds=2)
-    widths = [f"width {width}" for width in (0.25, 0.5, 0.75, 1.0)]
+    widths = [f"width {width}" for width in (0.25, 0.26, 0.34, 0.5, 0.51, 0.75, 1.0)]
     expected = [(width, 0.0) for width in widths] + [("width 1.0", sparsity) for sparsity in (0.5, 0.75, 0.9, 0.95)]
     expected += [("inception", sparsity) for sparsity in (0.0, 0.5, 0.75, 0.875)]
     assert [(one["size"], one["sparsity"], one["seed"]) for one in runs] == [

@@ -22,21 +22,21 @@ def load(*, seed: int, smoke: bool) -> Data:
     return Data(x, y, test_x, test_y)
 
 
-def build(data: Data, *, kind: str, width: float) -> keras.Model:
+def build(data: Data, *, kind: str, width: float, last: int = 512) -> keras.Model:
     image = keras.Input((28, 28, 1))
-    x = {"mobilenet": mobilenet, "inception": inception}[kind](image, width)
+    x = mobilenet(image, width, last) if kind == "mobilenet" else inception(image, width)
     return keras.Model(image, layers.Dense(10, name="class")(layers.Flatten()(x)))
 
 
-def mobilenet(x: keras.KerasTensor, width: float) -> keras.KerasTensor:
-    """Stack depthwise and 1x1 convolutions; the last, after the mean as in MobileNetV3, is as wide at each width."""
+def mobilenet(x: keras.KerasTensor, width: float, last: int) -> keras.KerasTensor:
+    """Stack depthwise and 1x1 convolutions; the last comes after the mean, as in MobileNetV3."""
     x = unit(layers.Conv2D(round(32 * width), 3, strides=2, padding="same", use_bias=False, name="first"), x)
     for number, (channels, stride) in enumerate(BLOCKS):
         depthwise = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False)
         x = unit(depthwise, x)
         x = unit(layers.Conv2D(round(channels * width), 1, use_bias=False, name=f"pointwise_{number}"), x)
     x = layers.GlobalAveragePooling2D(keepdims=True)(x)
-    return layers.Conv2D(512, 1, activation="relu", name="pointwise_last")(x)
+    return layers.Conv2D(last, 1, activation="relu", name="pointwise_last")(x)
 
 
 def inception(x: keras.KerasTensor, width: float) -> keras.KerasTensor:
