@@ -13,10 +13,19 @@ OUTPUT = Path("study-output")
 
 def main() -> None:
     options = parse()
-    options.action(options)
+    try:
+        options.action(options)
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"Expected the package {error.name}. To install it: pip install {error.name}") from error
+    except FileNotFoundError as error:  # data that a worker missed
+        raise SystemExit(str(error)) from error
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.address and options.backend == "loky":
+        raise SystemExit(
+            f"Expected --backend dask or ray with --address. Received: --address {options.address} and processes here"
+        )
     todo = grid.expand(options.study, grid.read_config(options.study), seeds=options.seeds, smoke=options.smoke)
     if options.replicas > 1:
         todo = [{**settings, "replicas": options.replicas} for settings in todo]
@@ -62,6 +71,11 @@ def report(options: argparse.Namespace) -> None:
                 f"Expected results in {path}. Received: no such file. Run: python -m sample_apps.study "
                 f"run {study} --output {options.output}"
             )
+    if not any((options.output / f"{study}.jsonl").exists() for study in grid.STUDIES):
+        raise SystemExit(
+            f"Expected results in --output {options.output}. Received: none. Run: python -m sample_apps.study run "
+            f"digits --output {options.output}"
+        )
 
 
 def parse() -> argparse.Namespace:
@@ -69,15 +83,20 @@ def parse() -> argparse.Namespace:
     actions = parser.add_subparsers(required=True)
     command = actions.add_parser("run", help="train, and append a line of results after each training")
     command.add_argument("study", choices=grid.STUDIES)
-    command.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    command.add_argument("--seeds", type=positive, default=1, help="how often to repeat all (default: %(default)s)")
     command.add_argument("--resume", action="store_true", help="go on from the results that are there")
-    command.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time (default: the cores)")
+    command.add_argument(
+        "--jobs",
+        type=positive,
+        default=os.cpu_count(),
+        help="trainings at a time, on a cluster the number of its workers (default: the cores here)",
+    )
     command.add_argument(
         "--backend", choices=("loky", "dask", "ray"), default="loky", help="who runs them (default: processes here)"
     )
     command.add_argument("--address", help="of a Dask scheduler or Ray cluster; without it one is started here")
     command.add_argument(
-        "--replicas", type=int, default=1, help="devices that share each training (default: %(default)s)"
+        "--replicas", type=positive, default=1, help="devices that share each training (default: %(default)s)"
     )
     command.set_defaults(action=run)
     command = actions.add_parser("report", help="draw tables and figures from the results")
@@ -89,6 +108,12 @@ def parse() -> argparse.Namespace:
             "--smoke", action="store_true", help="for seconds, on made-up data, to see that it works"
         )
     return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, received {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

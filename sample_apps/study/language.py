@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections import Counter
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 PRUNED = None  # embedding, LSTMs and softmax layer: every layer with a kernel, as in the paper
-TEST_BOOKS = ("Joshua", "Proverbs", "Acts", "I Corinthians")  # a fourteenth; none retells a book that is trained on
+TEST_BOOKS = ("Joshua", "Proverbs", "Acts", "I Corinthians")  # a fourteenth of the words
 LEAST = 3  # times that a word is seen in the books to train on; the others are one unknown word
 WINDOW = 35
 VERSE = re.compile(r"\$\$\$(.+) (\d+):(\d+)$")
@@ -48,11 +47,14 @@ def windows(words: list[str], numbers: dict[str, int]) -> tuple[np.ndarray, np.n
 
 def bible() -> dict[str, list[str]]:
     """Return the words and punctuation marks of each book, notes and titles left out."""
-    if shutil.which("mod2imp") is None:
-        raise SystemExit(
-            "Expected the World English Bible. To install it: apt-get install sword-text-web libsword-utils"
-        )
-    text = subprocess.run(["mod2imp", "engWEB2015eb"], capture_output=True, encoding="utf-8", check=True).stdout
+    command = ["mod2imp", "engWEB2015eb"]
+    try:
+        text = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise FileNotFoundError(
+            f"Expected the World English Bible from `{' '.join(command)}`. Received: {error}. To install it: "
+            f"apt-get install sword-text-web libsword-utils"
+        ) from error
     books: dict[str, list[str]] = {}
     book = None
     for line in text.splitlines():

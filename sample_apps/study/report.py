@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,18 +27,18 @@ def write(study: str, path: Path, *, smoke: bool) -> list[Path]:
     if not found:
         raise SystemExit(f"Expected results of the present configuration in {path}. Received: {len(lines)} of others")
     table, figure = path.with_suffix(".md"), path.with_suffix(".png")
-    machines = sorted({line["machine"] for line in lines})
-    table.write_text(text(config, found, machines), encoding="utf-8")
+    table.write_text(text(config, found), encoding="utf-8")
     draw(config, found, figure)
     return [table, figure]
 
 
-def text(config: dict[str, Any], found: Sequence[Group], machines: Iterable[str]) -> str:
+def text(config: dict[str, Any], found: Sequence[Group]) -> str:
     """Lay out everything as Markdown."""
     parts = [measurements(config, found)]
     compared = comparisons(config, found)
     if compared:
         parts.append(differences(config, compared))
+    machines = sorted(set().union(*(group.machines for group in found)))
     parts.append(
         "Bytes are those of float32 kernels; `packed` is the whole exported file. " + "; ".join(machines) + "."
     )
@@ -83,7 +84,7 @@ def differences(config: dict[str, Any], compared: Sequence[Comparison]) -> str:
 
 
 def spread(mean: float, deviation: float, *, sign: str = "") -> str:
-    return f"{mean:{sign}.2f}" if math.isnan(deviation) else f"{mean:{sign}.2f} ± {deviation:.2f}"
+    return f"{mean:{sign}z.2f}" if math.isnan(deviation) else f"{mean:{sign}z.2f} ± {deviation:.2f}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -98,7 +99,7 @@ def draw(config: dict[str, Any], found: Sequence[Group], path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     axes = {"non-zero kernel entries": lambda group: group.nnz, "bytes, packed": lambda group: group.bytes["packed"]}
     for panel, (title, measure) in zip(panels, axes.items(), strict=True):
-        for name, colour in zip(names, COLOURS, strict=False):
+        for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):
             _curve(panel, sorted((one for one in found if one.series == name), key=measure), measure, colour)
         panel.set(xscale="log", xlabel=title)
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -117,7 +118,7 @@ def _curve(panel: Any, curve: Sequence[Group], measure: Any, colour: str) -> Non
     panel.errorbar(
         [measure(group) for group in curve],
         [group.mean for group in curve],
-        [0 if math.isnan(group.deviation) else group.deviation for group in curve],
+        [group.deviation for group in curve],  # nan, of one seed, draws no bar
         label=curve[0].series,
         color=colour,
         marker="s" if dense else "o",

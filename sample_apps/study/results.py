@@ -12,11 +12,24 @@ from sample_apps.study.grid import Settings
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file, none where there is no file; a last line that was cut off is left out."""
+    """Return the lines of a file, none where there is no file; a last line that was cut off is left out.
+
+    Raises:
+        ValueError: If another line is no result.
+    """
     if not path.exists():
         return []
     *whole, _ = path.read_bytes().split(b"\n")  # what follows the last newline is empty, or half a line
-    return [json.loads(line) for line in whole]
+    found = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(
+                f"Expected a result in JSON on each line. Received: {line[:40]!r} in line {number} of {path}. "
+                f"Delete that line; --resume trains again what it held"
+            ) from error
+    return found
 
 
 def append(path: Path, result: dict[str, Any]) -> None:
@@ -38,4 +51,5 @@ def _drop_half_a_line(path: Path) -> None:
 
 def of(results: Iterable[dict[str, Any]], settings: Settings) -> dict[str, Any] | None:
     """Return the result of a training with exactly these settings, or None."""
-    return next((one for one in results if settings.items() <= one.items()), None)
+    wanted = {"replicas": 1, **settings}
+    return next((one for one in results if wanted.items() <= {"replicas": 1, **one}.items()), None)

@@ -19,31 +19,33 @@ class Group:
         series: Name of the curve.
         size: Name of the model's size.
         sparsity: Fraction of zeros asked for, 0 where the model is dense.
-        qualities: One for each seed, in the order of the seeds.
+        qualities: One for each seed, by its number.
         nnz: Non-zero kernel entries, the mean.
         bytes: Bytes by storage, the means.
         seconds: The median of a training, evaluation and export included.
         warned: How many trainings the library warned about.
+        machines: Where they ran.
     """
 
     series: str
     size: str
     sparsity: float
-    qualities: tuple[float, ...]
+    qualities: dict[int, float]
     nnz: float
     bytes: dict[str, float]
     seconds: float
     warned: int
+    machines: frozenset[str]
 
     @property
     def mean(self) -> float:
         """Mean quality."""
-        return statistics.mean(self.qualities)
+        return statistics.mean(self.qualities.values())
 
     @property
     def deviation(self) -> float:
         """Standard deviation of the quality over the seeds, nan for one seed."""
-        return statistics.stdev(self.qualities) if len(self.qualities) > 1 else math.nan
+        return _deviation(list(self.qualities.values()))
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class Comparison:
     Attributes:
         of: The pruned model.
         against: The dense model with the next larger number of non-zeros, or another way to prune as far.
-        gain: Difference of the means, above 0 where the pruned model is better.
-        deviation: Standard deviation of a difference of two trainings; nan for one seed.
+        gain: Mean difference of two trainings of one seed, which have the data in common; above 0 where the pruned
+            model is better.
+        deviation: Standard deviation of that difference; nan for one seed.
     """
 
     of: Group
@@ -85,23 +88,26 @@ def _group(lines: list[dict[str, Any]]) -> Group:
         series=lines[0]["series"],
         size=lines[0]["size"],
         sparsity=lines[0]["sparsity"],
-        qualities=tuple(line["quality"] for line in lines),
+        qualities={line["seed"]: line["quality"] for line in lines},
         nnz=statistics.mean(line["nnz"] for line in lines),
         bytes={name: statistics.mean(line["bytes"][name] for line in lines) for name in lines[0]["bytes"]},
         seconds=statistics.median(line["seconds"] for line in lines),
         warned=sum(bool(line["warnings"]) for line in lines),
+        machines=frozenset(line["machine"] for line in lines),
     )
 
 
 def comparisons(config: dict[str, Any], found: Sequence[Group]) -> list[Comparison]:
     """Compare each pruned model with what its run names in `against`."""
-    return [
-        compare(group, reference, config["better"])
+    pairs = [
+        (group, _reference(group, series, found))
         for run in config["runs"]
         for series in run.get("against", [])
         for group in found
-        if group.series == run["series"] and (reference := _reference(group, series, found))
+        if group.series == run["series"]
     ]
+    compared = [compare(group, reference, config["better"]) for group, reference in pairs if reference]
+    return [one for one in compared if one]
 
 
 def _reference(group: Group, series: str, found: Sequence[Group]) -> Group | None:
@@ -111,7 +117,13 @@ def _reference(group: Group, series: str, found: Sequence[Group]) -> Group | Non
     return min(fitting, key=lambda one: one.nnz, default=None)
 
 
-def compare(group: Group, reference: Group, better: str) -> Comparison:
+def compare(group: Group, reference: Group, better: str) -> Comparison | None:
+    """Compare seed by seed; None where no seed is common to both."""
     sign = 1 if better == "higher" else -1
-    deviation = math.hypot(group.deviation, reference.deviation)
-    return Comparison(group, reference, sign * (group.mean - reference.mean), deviation)
+    common = group.qualities.keys() & reference.qualities.keys()
+    gains = [sign * (group.qualities[seed] - reference.qualities[seed]) for seed in sorted(common)]
+    return Comparison(group, reference, statistics.mean(gains), _deviation(gains)) if gains else None
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.nan

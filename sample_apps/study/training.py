@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import platform
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import tensorflow as tf
 import tfprune
 from sample_apps.study.grid import Settings
 from tfprune.export import inspect, to_tflite
+from tfprune.export.storage import total
 
 
 def train(settings: Settings) -> dict[str, Any]:
@@ -31,16 +34,17 @@ def train(settings: Settings) -> dict[str, Any]:
     # One thread: sums are then added up in the same order, whatever else runs and however many cores there are.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    devices = split_devices(settings.get("replicas", 1))
+    scope = replicas(settings.get("replicas", 1))
     keras.backend.clear_session()
     study = importlib.import_module(f"sample_apps.study.{settings['study']}")
     data = study.load(seed=settings["seed"], smoke=settings["smoke"])
     keras.utils.set_random_seed(settings["seed"])
-    with tf.distribute.MirroredStrategy(devices).scope() if len(devices) > 1 else contextlib.nullcontext():
+    with scope():
         model, told = fit(study, data, settings)
+        quality = study.score(model, data)
     return {
         **settings,
-        "quality": study.score(model, data),
+        "quality": quality,
         **storage(model),
         "warnings": told,
         "seconds": round(time.perf_counter() - started, 1),
@@ -48,10 +52,14 @@ def train(settings: Settings) -> dict[str, Any]:
     }
 
 
+@functools.cache  # a second strategy in a process would mistake the first one's sums for its own
+def replicas(count: int) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Return what opens the scope in which so many replicas share a training."""
+    return contextlib.nullcontext if count == 1 else tf.distribute.MirroredStrategy(split_devices(count)).scope
+
+
 def split_devices(count: int) -> list[str]:
     """Name so many devices for the replicas of a training: accelerators if there are enough, else parts of a CPU."""
-    if count == 1:
-        return []
     accelerators = tf.config.list_physical_devices("GPU")
     if len(accelerators) >= count:
         return [f"GPU:{number}" for number in range(count)]
@@ -61,7 +69,7 @@ def split_devices(count: int) -> list[str]:
 
 
 def fit(study: Any, data: Any, settings: Settings) -> tuple[keras.Model, list[str]]:
-    """Return the trained model without wrappers, and what the library warned of."""
+    """Return the trained model without wrappers, and what was warned of meanwhile."""
     training, callbacks = settings["training"], []
     model = study.build(data, **settings["model"])
     if settings["pruning"]:
@@ -128,7 +136,8 @@ def storage(model: keras.Model) -> dict[str, Any]:
         path = Path(folder) / "model.tfz"
         to_tflite(model, path, sparse=False, compress="packed")
         found = inspect(path)
-    sizes = {coding.name: coding.bytes for coding in found.codings}
+    kernels = [row.codings for row in found.rows if row.nnz]  # the others are zeros that loops begin with
+    sizes = {coding.name: coding.bytes for coding in total(kernels)}
     return {
         "nnz": report.total_nnz,
         "entries": report.total_size,

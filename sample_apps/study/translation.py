@@ -17,7 +17,7 @@ from sample_apps.study.language import crossentropy
 PRUNED = None  # both embeddings, LSTMs, the layer after attention and the softmax layer
 LOSS = crossentropy  # Keras leaves out what the embedding masks, places of PAD
 DICTIONARY = Path("/usr/share/trans/de-en")
-LENGTH = 24  # pieces of a sentence at most; longer ones, a tenth, are left out
+LENGTH = 24  # pieces of a sentence and its end at most; longer ones, a sixth, are left out
 PAD, BEGIN, END = 0, 1, 2
 REMARK = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|<[^>]*>")
 SENTENCE = re.compile(r"\w+\W+\w+\W+\w+.*[.!?]$")
@@ -65,7 +65,10 @@ def split(entries: list[Pairs]) -> tuple[Pairs, Pairs]:
 def dictionary() -> list[Pairs]:
     """Return the pairs of whole sentences of each dictionary line that has some, remarks in brackets left out."""
     if not DICTIONARY.exists():
-        raise SystemExit(f"Expected the Ding dictionary in {DICTIONARY}. To install it: apt-get install trans-de-en")
+        raise FileNotFoundError(
+            f"Expected the Ding dictionary in {DICTIONARY}. Received: no such file. To install it: apt-get install "
+            f"trans-de-en"
+        )
     entries = []
     for line in DICTIONARY.read_text(encoding="utf-8").splitlines():
         german, _, english = line.partition(" :: ")

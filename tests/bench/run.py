@@ -12,7 +12,6 @@ from rich.table import Table
 
 COMMANDS = [
     ["imports.py"],
-    ["counts.py"],
     ["masks.py"],
     ["evidence.py"],
     ["steps.py", "cnn"],
