@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -131,6 +132,7 @@ def lines_of(found):
             "nnz": nnz,
             "bytes": sizes,
             "seconds": 2 + settings["seed"],
+            **({"lost": 10 + settings["seed"]} if settings["size"] == "small" else {}),
         }
         made.append({**settings, **measured, "warnings": ["low"] if nnz == 50 else [], "machine": "one core"})
     return made
@@ -196,7 +198,7 @@ def test_the_report_has_every_group_and_comparison(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "read_config", lambda study: CONFIG)
     table, figure = report.write("made up", path, smoke=False)
     text = table.read_text(encoding="utf-8")
-    assert "| dense | small | - | 112.00 ± 2.83 | 2 | 50 | 4.0 | 0.2 | 2 | 2 of 2 |" in text
+    assert "| dense | small | - | 112.00 ± 2.83 | 2 | 50 | 4.0 | 0.2 | 2 | 2 of 2 | 10.5 % |" in text
     assert "| sparse | 80.0% | 200 | dense, medium | 300 | +8.00 ± 1.41 | better |" in text
     assert len(re.findall("^\\|", text, re.MULTILINE)) == 2 + 6 + 2 + 3
     first = figure.read_bytes()
@@ -382,6 +384,15 @@ def test_a_training_is_measured(digits):
     assert 70 < dense["quality"] <= 100
 
 
+def test_words_without_an_embedding_are_counted():
+    embedding = keras.layers.Embedding(4, 3)
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), embedding, keras.layers.Dense(2)])
+    assert training.lost(model) == 0
+    embedding.embeddings.assign([[0, 0, 0], [0, 0.1, 0], [0, 0, 0], [1, 1, 1]])
+    assert training.lost(model) == 50
+    assert training.lost(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])) is None
+
+
 def test_warnings_of_a_training_are_kept():
     late = grid.expand("digits", grid.read_config("digits"), seeds=1, smoke=True)[2]
     late["training"]["optimizer"]["decay"] = {"at": 5, "to": 0.001}
@@ -451,6 +462,7 @@ def test_each_part_runs_on_made_up_data(name, tmp_path):
     assert dense["nnz"] == dense["entries"]
     assert all(one["bytes"]["dense"] == 4 * one["entries"] for one in (dense, sparse))
     assert sparse["nnz"] < sparse["entries"]
+    assert (name == "image") == (sparse["lost"] is None)
     if name == "image":  # the first convolution and the depthwise ones stay whole
         assert (sparse["entries"], sparse["nnz"]) == (266_880, 136_320)
     assert all(math.isfinite(one["quality"]) for one in (dense, sparse))

@@ -46,24 +46,21 @@ def text(config: dict[str, Any], found: Sequence[Group]) -> str:
 
 
 def measurements(config: dict[str, Any], found: Sequence[Group]) -> str:
-    header = ["model", "size", "sparsity", config["metric"], "seeds", "non-zeros"]
-    header += [f"{name}, kB" for name in found[0].bytes] + ["median, s"]
-    warned = any(group.warned for group in found)
-    rows = [
-        [
-            group.series,
-            group.size,
-            f"{group.sparsity:.1%}" if group.sparsity else "-",
-            spread(group.mean, group.deviation),
-            str(len(group.qualities)),
-            f"{group.nnz:,.0f}",
-            *(f"{size / 1000:,.1f}" for size in group.bytes.values()),
-            f"{group.seconds:.0f}",
-            *([f"{group.warned} of {len(group.qualities)}"] if warned else []),
-        ]
-        for group in found
-    ]
-    return markdown(header + (["warned"] if warned else []), rows)
+    columns = {
+        "model": lambda group: group.series,
+        "size": lambda group: group.size,
+        "sparsity": lambda group: f"{group.sparsity:.1%}" if group.sparsity else "-",
+        config["metric"]: lambda group: spread(group.mean, group.deviation),
+        "seeds": lambda group: str(len(group.qualities)),
+        "non-zeros": lambda group: f"{group.nnz:,.0f}",
+        **{f"{name}, kB": lambda group, name=name: f"{group.bytes[name] / 1000:,.1f}" for name in found[0].bytes},
+        "median, s": lambda group: f"{group.seconds:.0f}",
+    }
+    if any(group.warned for group in found):
+        columns["warned"] = lambda group: f"{group.warned} of {len(group.qualities)}"
+    if any(group.lost is not None for group in found):
+        columns["words lost"] = lambda group: "-" if group.lost is None else f"{group.lost:.1f} %"
+    return markdown([*columns], [[cell(group) for cell in columns.values()] for group in found])
 
 
 def differences(config: dict[str, Any], compared: Sequence[Comparison]) -> str:

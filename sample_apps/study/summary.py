@@ -24,6 +24,7 @@ class Group:
         bytes: Bytes by storage, the means.
         seconds: The median of a training, evaluation and export included.
         warned: How many trainings the library warned about.
+        lost: Percentage of words without an embedding, the mean; None where it was not looked at.
         machines: Where they ran.
     """
 
@@ -35,6 +36,7 @@ class Group:
     bytes: dict[str, float]
     seconds: float
     warned: int
+    lost: float | None
     machines: frozenset[str]
 
     @property
@@ -84,6 +86,7 @@ def groups(study: str, config: dict[str, Any], lines: Sequence[dict[str, Any]], 
 
 
 def _group(lines: list[dict[str, Any]]) -> Group:
+    known = [line["lost"] for line in lines if line.get("lost") is not None]
     return Group(
         series=lines[0]["series"],
         size=lines[0]["size"],
@@ -93,6 +96,7 @@ def _group(lines: list[dict[str, Any]]) -> Group:
         bytes={name: statistics.mean(line["bytes"][name] for line in lines) for name in lines[0]["bytes"]},
         seconds=statistics.median(line["seconds"] for line in lines),
         warned=sum(bool(line["warnings"]) for line in lines),
+        lost=statistics.mean(known) if known else None,
         machines=frozenset(line["machine"] for line in lines),
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import tfprune
@@ -46,6 +47,7 @@ def train(settings: Settings) -> dict[str, Any]:
         **settings,
         "quality": quality,
         **storage(model),
+        "lost": lost(model),
         "warnings": told,
         "seconds": round(time.perf_counter() - started, 1),
         "machine": machine(),
@@ -148,6 +150,13 @@ def storage(model: keras.Model) -> dict[str, Any]:
             "packed": found.file_bytes,
         },
     }
+
+
+def lost(model: keras.Model) -> float | None:
+    """Return the percentage of words of which no entry is left in an embedding; None where nothing is embedded."""
+    tables = [layer.embeddings for layer in model.layers if isinstance(layer, keras.layers.Embedding)]
+    rows = [row for table in tables for row in np.any(table.numpy(), axis=1)]
+    return 100 - 100 * float(np.mean(rows)) if rows else None
 
 
 def machine() -> str:
