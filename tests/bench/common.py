@@ -49,15 +49,6 @@ def median_ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def fastest_ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Return the ratio of the fastest rounds, for work on several threads.
-
-    Where anything else runs, both threads of a fit may stand on one core for seconds: it takes twice as long, and
-    the median of the rounds tells how often that happened. The fastest round of each had all cores to itself.
-    """
-    return min(numerator) / min(denominator)
-
-
 def _resident() -> int:
     """Return the bytes of memory this process occupies."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
