@@ -354,6 +354,8 @@ def test_the_callback_prunes_as_the_configuration_says():
     bounds = [(turn.begin, turn.end) for turn in turns.allocation.values()]
     assert np.allclose(bounds, [(0.1, 0.3), (0.3, 0.5), (0.5, 0.7)])
     assert {turn.final for turn in turns.allocation.values()} == {0.8}
+    alone = training.callback(0.8, schedule="gradual", begin=0.1, end=0.7, every=5, allocation={"softmax": 0.0})
+    assert alone.allocation == {"softmax": 0.0} and alone.schedule.target == 0.8
 
 
 def test_a_learning_rate_that_drops_once():
