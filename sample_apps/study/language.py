@@ -83,7 +83,8 @@ LOSS = crossentropy
 
 
 def build(data: Data, *, width: int, dropout: float) -> keras.Model:
-    return keras.Sequential(
+    """Make a model that begins with each word as likely as it is frequent, so that training is about their order."""
+    model = keras.Sequential(
         [
             keras.Input((WINDOW,), dtype="int32"),
             layers.Embedding(data.words, width, name="embedding"),
@@ -95,6 +96,9 @@ def build(data: Data, *, width: int, dropout: float) -> keras.Model:
             layers.Dense(data.words, name="softmax"),
         ]
     )
+    counts = 1 + np.bincount(data.y.ravel(), minlength=data.words)  # no word is impossible
+    model.get_layer("softmax").bias.assign(np.log(counts / counts.sum()))
+    return model
 
 
 def score(model: keras.Model, data: Data) -> float:

@@ -94,13 +94,7 @@ def fit(study: Any, data: Any, settings: Settings) -> tuple[keras.Model, list[st
 
 
 def callback(
-    sparsity: float,
-    *,
-    schedule: str,
-    begin: float,
-    end: float,
-    every: int,
-    allocation: str | list[str] | dict[str, float],
+    sparsity: float, *, schedule: str, begin: float, end: float, every: int, allocation: str | list[str]
 ) -> tfprune.PruningCallback:
     """Make the callback of a configuration.
 
@@ -110,14 +104,14 @@ def callback(
         begin: First step, or fraction of the training.
         end: Last step, or fraction of the training.
         every: Steps between mask updates.
-        allocation: What the library takes, or a list of layers that share the time among them: each in its turn is
-            pruned to the full sparsity.
+        allocation: What the library knows by name, or a list of layers that share the time among them: each in its
+            turn is pruned to the full sparsity.
     """
     if schedule == "one-shot":
         once = tfprune.schedules.Constant(sparsity, begin=begin, end=begin)
         return tfprune.PruningCallback(once, every=every, allocation=allocation)
     gradual = tfprune.schedules.Polynomial(sparsity, begin=begin, end=end)
-    if not isinstance(allocation, list):
+    if isinstance(allocation, str):
         return tfprune.PruningCallback(gradual, every=every, allocation=allocation)
     part = (end - begin) / len(allocation)
     turns = {
