@@ -246,6 +246,34 @@ def test_words_to_predict_are_the_next_words():
     assert y.ravel().tolist() == expected[1:71]
 
 
+@pytest.fixture
+def installed(request):
+    """Load the data of a part; skip where its Debian packages are missing."""
+    try:
+        return request.param.load(seed=0, smoke=False)
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize("installed", [language], indirect=True)
+def test_the_bible_has_the_size_that_the_page_tells(installed):
+    assert installed.words - 1 == 7811
+    held_out = installed.test_y.size / (installed.test_y.size + installed.y.size)
+    assert round(1 / held_out) == 14
+    frequencies = Counter(installed.y.ravel().tolist())
+    logarithms = [math.log((1 + frequencies[word]) / (installed.y.size + 7812)) for word in installed.test_y.ravel()]
+    assert round(math.exp(-np.mean(logarithms)), -1) == 350
+
+
+@pytest.mark.parametrize("installed", [translation], indirect=True)
+def test_the_dictionary_has_the_size_that_the_page_tells(installed):
+    entries = translation.dictionary()
+    assert sum(map(len, entries)) == 21704
+    train, _ = translation.split(entries)
+    assert round(1 / (1 - len(installed.y) / len(train))) == 6
+    assert installed.pieces.vocab_size() == 2000
+
+
 def test_missing_data_are_told_with_the_command_that_gets_them(monkeypatch, tmp_path):
     message = study("run", "language", "--jobs", 2, "--output", tmp_path, expect=1, PATH=str(tmp_path))
     assert "apt-get install sword-text-web libsword-utils" in message
@@ -420,10 +448,9 @@ def test_results_are_gone_on_from_only_when_asked(digits):
     assert "0 trainings to do, 3 done before" in study("run", "digits", "--smoke", "--resume", "--output", folder)
 
 
-@pytest.mark.parametrize("backend", ["loky", "dask"])
-def test_every_backend_gives_the_same_numbers(digits, backend, tmp_path):
-    if backend == "dask":
-        pytest.importorskip("distributed", reason="needs the extra dev")
+@pytest.mark.parametrize(("backend", "package"), [("loky", "joblib"), ("dask", "distributed"), ("ray", "ray")])
+def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path):
+    pytest.importorskip(package, reason=f"needs `pip install {package}`")
     settings, expected, _ = digits
     path = tmp_path / "digits.jsonl"
     results.append(path, expected[0])  # done before: two are left
