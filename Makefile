@@ -22,7 +22,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/typing && mkdir -p build/typing/tfprune
-	ln -s $(CURDIR)/tfprune/*.py $(CURDIR)/export build/typing/tfprune/  # as installed: export/ is tfprune.export
+	ln -s $(CURDIR)/tfprune/* $(CURDIR)/export build/typing/tfprune/  # as installed: export/ is tfprune.export
 	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p tfprune
 
 bench: .venv/dev
@@ -50,14 +50,14 @@ device-test: build/device/files.json
 device-page: build/device/files.json
 	$(BIN)/python tests/device/page.py build/device
 
-build/device/files.json: $(wildcard tfprune/*.py export/*.py tests/device/*.py) | .venv/dev
+build/device/files.json: $(wildcard tfprune/*.py tfprune/*/*.py export/*.py export/*/*.py tests/device/*.py) | .venv/dev
 	$(BIN)/python tests/device/make_files.py build/device
 
 # Every network x format x dense or sparse, exported as a user would, in the three runtimes, in one table.
 grid: build/grid/files.json
 	$(BIN)/python tests/device/grid.py build/grid
 
-build/grid/files.json: $(wildcard tfprune/*.py export/*.py tests/device/*.py) | .venv/dev
+build/grid/files.json: $(wildcard tfprune/*.py tfprune/*/*.py export/*.py export/*/*.py tests/device/*.py) | .venv/dev
 	$(BIN)/python tests/device/make_grid.py build/grid
 
 .venv/demo .venv/dev: .venv/%: setup.cfg pyproject.toml

@@ -5,47 +5,42 @@ Importing this package loads neither Keras nor TensorFlow; names are loaded when
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "Runner": "tfprune.export.runtime",
-    "benchmark": "tfprune.export.benchmarking",
-    "inspect": "tfprune.export.inspection",
-    "latency": "tfprune.export.timing",
-    "make_sparse_ready": "tfprune.export.mirror",
-    "pack": "tfprune.export.packing",
-    "rewrite": "tfprune.export.existing",
-    "share_weights": "tfprune.export.sharing",
-    "sparse_inference": "tfprune.export.eligibility",
-    "sparsify": "tfprune.export.sparse",
-    "to_tflite": "tfprune.export.pipeline",
-    "unpack": "tfprune.export.packed",
-    "verify": "tfprune.export.verification",
+from tfprune.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tfprune.export.converting.latency import latency as latency
+    from tfprune.export.converting.sparse_inference import sparse_inference as sparse_inference
+    from tfprune.export.converting.to_tflite import to_tflite as to_tflite
+    from tfprune.export.files.pack import pack as pack
+    from tfprune.export.files.unpack import unpack as unpack
+    from tfprune.export.inspecting.inspect import inspect as inspect
+    from tfprune.export.inspecting.model_report import ModelReport as ModelReport
+    from tfprune.export.rewriting.export_report import ExportReport as ExportReport
+    from tfprune.export.rewriting.rewrite import rewrite as rewrite
+    from tfprune.export.rewriting.share_weights import share_weights as share_weights
+    from tfprune.export.rewriting.sparsify import sparsify as sparsify
+    from tfprune.export.running.benchmark import benchmark as benchmark
+    from tfprune.export.running.benchmark_report import BenchmarkReport as BenchmarkReport
+    from tfprune.export.running.runner import Runner as Runner
+    from tfprune.export.running.verify import verify as verify
+    from tfprune.export.running.verify_report import VerifyReport as VerifyReport
+    from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready as make_sparse_ready
+    from tfprune.export.xnnpack.sparse_inference_report import SparseInferenceReport as SparseInferenceReport
+
+# Each name lives in the module of its own name: `pack` in files/pack.py, `Runner` in running/runner.py.
+_ROOMS = {
+    "files": ["pack", "unpack"],
+    "running": ["BenchmarkReport", "Runner", "VerifyReport", "benchmark", "verify"],
+    "xnnpack": ["SparseInferenceReport"],
+    "inspecting": ["ModelReport", "inspect"],
+    "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
+    "sparse_ready": ["make_sparse_ready"],
+    "converting": ["latency", "sparse_inference", "to_tflite"],
 }
 
-__all__ = [
-    "Runner",
-    "benchmark",
-    "inspect",
-    "latency",
-    "make_sparse_ready",
-    "pack",
-    "rewrite",
-    "share_weights",
-    "sparse_inference",
-    "sparsify",
-    "to_tflite",
-    "unpack",
-    "verify",
-]
+__all__ = [name for names in _ROOMS.values() for name in names]  # noqa: PLE0604
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(__name__, _ROOMS)

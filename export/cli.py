@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tfprune.export.codec import check_apart, is_model_file
+from tfprune.export.files.model_file import is_model_file
+from tfprune.export.files.target import check_not_read
 from tfprune.export.loading import load_arrays, load_keras, load_model
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
@@ -101,13 +102,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> Any:
-    from tfprune.export.codec import write_atomically
-    from tfprune.export.inference import inference_of_file
-    from tfprune.export.inspection import inspect
-    from tfprune.export.page import page
+    from tfprune.export.files.target import write_atomically
+    from tfprune.export.inspecting.inspect import inspect
+    from tfprune.export.inspecting.page import page
+    from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
 
     if options.html:
-        check_apart(options.html, options.model)
+        check_not_read(options.html, options.model)
         content = page(options.model, inference=inference_of_file(options.model))
         write_atomically(options.html, content.encode())
     return inspect(options.model)
@@ -143,7 +144,7 @@ def _add_export(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> Any:
-    check_apart(options.target, options.calibration, options.check_on)
+    check_not_read(options.target, options.calibration, options.check_on)
     settings = {
         "sparse": SPARSE[options.sparse],
         "optimize": options.optimize,
@@ -153,14 +154,14 @@ def _export(options: argparse.Namespace) -> Any:
     }
     if is_model_file(options.source):
         return _rewrite(options, settings)
-    check_apart(options.target, options.source)
+    check_not_read(options.target, options.source)
     if options.quantize == "int8" and not options.calibration:
         raise ValueError(
             "Expected samples with --quantize int8. Received: no --calibration FILE. Save about 100 samples of real "
             "data with numpy.save"
         )
     model = load_model(options.source)
-    from tfprune.export.pipeline import to_tflite
+    from tfprune.export.converting.to_tflite import to_tflite
 
     return to_tflite(
         model,
@@ -174,7 +175,7 @@ def _export(options: argparse.Namespace) -> Any:
 
 
 def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
-    from tfprune.export.existing import rewrite
+    from tfprune.export.rewriting.rewrite import rewrite
 
     for name in ("quantize", "levels", "io_dtype", "calibration"):
         if getattr(options, name) is not None:
@@ -208,7 +209,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _verify(options: argparse.Namespace) -> Any:
-    from tfprune.export.verification import verify
+    from tfprune.export.running.verify import verify
 
     inputs = load_arrays(options.inputs) if options.inputs else None
     expected = None
@@ -221,7 +222,7 @@ def _predict(model: Any, inputs: Any) -> Any:
     if inputs is None:
         raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE")
     import tfprune
-    from tfprune.export.signature import signature
+    from tfprune.export.converting.signature import signature
 
     plain = tfprune.strip(model)
     signature(plain).arrays(inputs, "--inputs")  # Keras' own message would not name them
@@ -239,7 +240,7 @@ def _add_bench(commands: Any) -> None:
 
 
 def _bench(options: argparse.Namespace) -> Any:
-    from tfprune.export.benchmarking import benchmark
+    from tfprune.export.running.benchmark import benchmark
 
     return benchmark(
         options.model, runs=options.runs, warmup=options.warmup, threads=options.threads, batch=options.batch

@@ -15,10 +15,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfprune
-from tfprune.export.benchmarking import benchmark
-from tfprune.export.existing import rewrite
-from tfprune.export.pipeline import to_tflite
-from tfprune.export.process import read_job, run_module, write_job
+from tfprune.export.converting.to_tflite import to_tflite
+from tfprune.export.rewriting.rewrite import rewrite
+from tfprune.export.running.benchmark import benchmark
+from tfprune.export.running.child_process import read_job, run_module, write_job
 from tfprune.report import table
 
 matplotlib.use("Agg")

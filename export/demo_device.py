@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.export.process import read_job, serve, write_job
-from tfprune.export.runtime import Runner
+from tfprune.export.running.child_process import read_job, run_as_child, write_job
+from tfprune.export.running.runner import Runner
 
 
 def _work(folder: Path) -> None:
@@ -21,4 +21,4 @@ def _work(folder: Path) -> None:
 if __name__ == "__main__":
     # An entry of None makes any later import of the name fail.
     sys.modules["tensorflow"] = sys.modules["keras"] = None  # type: ignore[assignment]
-    serve(_work)
+    run_as_child(_work)

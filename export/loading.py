@@ -45,8 +45,8 @@ def load_keras() -> Any:
         try:
             import keras
 
-            import tfprune.subclassed
-            import tfprune.tfmot_wrapper  # noqa: F401  (Keras has to know what is saved before it loads it)
+            import tfprune.models.subclassed
+            import tfprune.tfmot.wrapper  # noqa: F401  (Keras has to know what is saved before it loads it)
 
             keras.ops.zeros(1)
         finally:

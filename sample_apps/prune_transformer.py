@@ -1,4 +1,4 @@
-"""A small vision transformer on digits loses heads and hidden units, is compensated, and trained again.
+"""A small vision transformer on digits loses heads and hidden units, is reconstructed, and trained again.
 
     python sample_apps/prune_transformer.py              # two minutes
     python sample_apps/prune_transformer.py --smoke      # less than one
@@ -72,7 +72,7 @@ def main() -> None:
             lines.append(row(f"{what} removed", masked, data))
             better, _ = tfprune.reconstruct(masked, smaller, data[0])
             smaller = tfprune.shrink(better, plan)
-            lines.append(row("compensated, shrunk", smaller, data))
+            lines.append(row("reconstructed, shrunk", smaller, data))
     smaller = train(smaller, data, epochs=max(epochs // 4, 1), rate=0.0005)
     lines.append(row("trained again", smaller, data))
     print("\n" + table(["model", "test accuracy", "FLOPs", "parameters"], lines))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.allocation import ALLOCATIONS, Weight, allocate, check_allocation
-from tfprune.patterns import Unstructured, kept_count
+from tfprune.patterns import Unstructured
+from tfprune.top_k import kept_count
 
 NAMES = sorted(ALLOCATIONS)
 SPARSITIES = st.floats(0, 1, exclude_max=True)

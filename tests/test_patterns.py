@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfprune import patterns
-from tfprune.patterns import NM, PATTERNS, Block, Channel, Head, Pattern, Unstructured, keep_largest, kept_count
+from tfprune.patterns import NM, PATTERNS, Block, Channel, Head, Pattern, Unstructured
 
 # Few distinct values, so that ties are the rule; all of them and their sums are exact in every float type.
+from tfprune.top_k import keep_largest, kept_count
+
 TIED = st.integers(-2, 3).map(float)
 SPARSITIES = st.floats(0, 1, exclude_max=True)
 

@@ -7,7 +7,8 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from tfprune.report import Skipped, SparsityReport, WeightRow, table
+from tfprune.report import Skipped, table
+from tfprune.wrapping.sparsity_report import SparsityReport, WeightRow
 
 CONV = WeightRow("block_1/conv", "kernel", (3, 3, 2, 4), 72, 18)
 DENSE = WeightRow("dense", "kernel", (100, 20), 2000, 1500)

@@ -7,56 +7,69 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+from tfprune.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tfprune import allocation as allocation
+    from tfprune import criteria as criteria
+    from tfprune import export as export
+    from tfprune import patterns as patterns
+    from tfprune import report as report
+    from tfprune import schedules as schedules
+    from tfprune import tfmot as tfmot
+    from tfprune.channels.register_shrinkable import register_shrinkable as register_shrinkable
+    from tfprune.evidence.gatherer import Gatherer as Gatherer
+    from tfprune.models.register_prunable import register_prunable as register_prunable
+    from tfprune.reconstruction.reconstruct import reconstruct as reconstruct
+    from tfprune.reconstruction.reconstruction_report import ReconstructionReport as ReconstructionReport
+    from tfprune.shrinking.budget import Budget as Budget
+    from tfprune.shrinking.budget import budget as budget
+    from tfprune.shrinking.plan_shrink import plan_shrink as plan_shrink
+    from tfprune.shrinking.prune_report import PruneReport as PruneReport
+    from tfprune.shrinking.prune_to import prune_to as prune_to
+    from tfprune.shrinking.rank_channels import rank_channels as rank_channels
+    from tfprune.shrinking.rank_heads import rank_heads as rank_heads
+    from tfprune.shrinking.shrink import shrink as shrink
+    from tfprune.shrinking.shrink_plan import ShrinkPlan as ShrinkPlan
+    from tfprune.shrinking.transformer_budget import transformer_budget as transformer_budget
+    from tfprune.shrinking.zero_channels import zero_channels as zero_channels
+    from tfprune.training.pruning_callback import PruningCallback as PruningCallback
+    from tfprune.training.pruning_summaries import PruningSummaries as PruningSummaries
+    from tfprune.training.sensitivity import sensitivity as sensitivity
+    from tfprune.training.sensitivity_report import SensitivityReport as SensitivityReport
+    from tfprune.training.update_masks import update_masks as update_masks
+    from tfprune.wrapping.pruned import Pruned as Pruned
+    from tfprune.wrapping.sparsity_report import SparsityReport as SparsityReport
+    from tfprune.wrapping.sparsity_report import sparsity_report as sparsity_report
+    from tfprune.wrapping.strip import strip as strip
+    from tfprune.wrapping.wrap import wrap as wrap
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "wrap": "model",
-    "strip": "stripping",
-    "Pruned": "wrapper",
-    "PruningCallback": "callback",
-    "PruningSummaries": "summaries",
-    "update_masks": "masks",
-    "Gatherer": "evidence",
-    "sensitivity": "scan",
-    "SensitivityReport": "scan_report",
-    "sparsity_report": "counting",
-    "SparsityReport": "report",
-    "register_prunable": "prunable",
-    "plan_shrink": "plan",
-    "ShrinkPlan": "shrink_plan",
-    "shrink": "shrinking",
-    "zero_channels": "shrinking",
-    "reconstruct": "reconstruction",
-    "ReconstructionReport": "reconstruction_report",
-    "rank_heads": "head_ranking",
-    "rank_channels": "channel_ranking",
-    "transformer_budget": "transformer_shares",
-    "budget": "budgets",
-    "prune_to": "rounds",
-    "PruneReport": "rounds",
-    "register_shrinkable": "rules",
+# Each name lives in the module of its own name: `wrap` in wrapping/wrap.py, `Pruned` in wrapping/pruned.py.
+_ROOMS = {
+    "models": ["register_prunable"],
+    "evidence": ["Gatherer"],
+    "channels": ["register_shrinkable"],
+    "wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
+    "reconstruction": ["ReconstructionReport", "reconstruct"],
+    "shrinking": [
+        *("Budget", "PruneReport", "ShrinkPlan", "budget", "plan_shrink", "prune_to", "rank_channels", "rank_heads"),
+        *("shrink", "transformer_budget", "zero_channels"),
+    ],
+    "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
-_MODULES = ("schedules", "patterns", "criteria", "allocation", "tfmot")
+_MODULES = ("allocation", "criteria", "export", "patterns", "report", "schedules", "tfmot")
 
-__all__ = ["__version__", *_HOMES, *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *(name for names in _ROOMS.values() for name in names), *_MODULES]  # noqa: PLE0604
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(__name__, _ROOMS, modules=_MODULES)
 
 # Keras finds saved wrappers by their class, so it has to know it before `load_model` runs.
 if sys.modules.get("keras"):  # None where a program blocks it
-    importlib.import_module(f"{__name__}.wrapper")
-    importlib.import_module(f"{__name__}.tfmot_wrapper")
-    importlib.import_module(f"{__name__}.subclassed")
+    importlib.import_module("tfprune.wrapping.pruned")
+    importlib.import_module("tfprune.tfmot.wrapper")
+    importlib.import_module("tfprune.models.subclassed")

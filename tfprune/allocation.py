@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfprune.patterns import keep_largest
 from tfprune.spec import check_regex, check_sparsity
+from tfprune.top_k import keep_largest
 
 
 @dataclass(frozen=True, eq=False)

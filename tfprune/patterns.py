@@ -14,8 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from tfprune.spec import Spec, check_count
-
-_SAMPLE, _STRIDE = 1 << 14, 1 << 8  # at least so many of all values, and one of so many
+from tfprune.top_k import keep_largest, kept_count
 
 
 class Pattern(Spec):
@@ -51,69 +50,6 @@ class Pattern(Spec):
     def allows(self, mask: np.ndarray) -> bool:
         """Tell whether a mask in the matrix view has its zeros where this pattern puts them."""
         return True
-
-
-def kept_count(size: int, sparsity: float, *, round_to: int = 1) -> int:
-    """Return how many of `size` entries stay: size - round(sparsity * size), half to even, and at least one.
-
-    Args:
-        size: At least 1.
-        sparsity: In [0, 1).
-        round_to: The number is rounded up to a multiple of this, and is at most `size`.
-
-    Example:
-        >>> kept_count(6, 0.5), kept_count(100, 0.9), kept_count(10, 0.99), kept_count(100, 0.9, round_to=8)
-        (3, 10, 1, 16)
-    """
-    kept = max(size - round(sparsity * size), 1)
-    return min(-(-kept // round_to) * round_to, size)
-
-
-def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return the mask of exactly `count` largest scores; of equal ones the earlier in row-major order stay.
-
-    Selection instead of a sort: linear in the number of entries.
-
-    Args:
-        scores: Finite, any shape.
-        count: In 1..scores.size.
-
-    Example:
-        >>> keep_largest(np.array([0.1, 0.1, 0.3, 0.1]), 2)
-        array([ True, False,  True, False])
-    """
-    if count >= scores.size:
-        return np.ones_like(scores, dtype=bool)
-    # In memory order, because that spares a copy and the threshold does not depend on the order.
-    threshold = _ranked(scores.ravel(order="K"), scores.size - count)
-    keep = scores >= threshold
-    surplus = np.count_nonzero(keep) - count
-    if surplus:
-        ties = np.flatnonzero(scores == threshold)
-        keep[np.unravel_index(ties[-surplus:], scores.shape)] = False
-    return keep
-
-
-def _ranked(values: np.ndarray, rank: int) -> np.floating:
-    """Return the value that would stand at `rank` if the values were sorted.
-
-    A sample brackets the value, so that only the few values inside the bracket are selected from.
-
-    Reference:
-        Floyd & Rivest, 1975, "Expected time bounds for selection", Communications of the ACM 18(3).
-    """
-    sample = np.sort(values[:: min(max(values.size // _SAMPLE, 1), _STRIDE)])
-    place, margin = rank * sample.size // values.size, 2 * int(sample.size**0.5)
-    low = sample[place - margin] if place > margin else -np.inf
-    high = sample[place + margin] if place + margin < sample.size else np.inf
-    is_inside = values >= low
-    is_inside &= values <= high
-    inside = values[np.flatnonzero(is_inside)]
-    rank_inside = rank - int(np.count_nonzero(values < low))
-    if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and slower only
-        inside, rank_inside = values.copy(), rank
-    inside.partition(rank_inside)
-    return inside[rank_inside]
 
 
 @dataclass(frozen=True)

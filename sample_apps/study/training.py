@@ -23,7 +23,7 @@ import tensorflow as tf
 import tfprune
 from sample_apps.study.grid import Settings
 from tfprune.export import inspect, to_tflite
-from tfprune.export.storage import total
+from tfprune.export.inspecting.codings import total
 
 
 def train(settings: Settings) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import statistics
 import sys
@@ -16,8 +15,11 @@ from common import Row, at_least, at_most
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+from graphs import RandomGraph
+
 import tfprune
-from tfprune.surgery import greedy_obs
+from tfprune.shrinking.brain_surgery import greedy_obs
 
 layers = keras.layers
 SPARSITY, CALIBRATION = 0.3, 512
@@ -69,12 +71,9 @@ def pruned_forms(model: keras.Model) -> Iterator[keras.Model]:
 
 def random_graphs(count: int) -> Row:
     """Count layers whose error has grown, over random graphs."""
-    spec = importlib.util.spec_from_file_location("graphs", Path(__file__).parents[1] / "graphs.py")
-    graphs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(graphs)
     rows = []
     for seed in range(count):
-        model = getattr(graphs.RandomGraph(seed), ("images", "sequences", "vectors")[seed % 3])()
+        model = getattr(RandomGraph(seed), ("images", "sequences", "vectors")[seed % 3])()
         x = np.random.default_rng(seed).normal(size=(32, *model.inputs[0].shape[1:]))
         for pruned, mode in itertools.product(pruned_forms(model), ("sequential", "parallel")):
             rows += tfprune.reconstruct(pruned, model, x, mode=mode)[1].rows

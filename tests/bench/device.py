@@ -80,7 +80,7 @@ def _is_pointwise(layer) -> bool:
 def _link_checkout(folder: Path) -> None:
     """Let a Python whose path holds the folder find the checkout as if it were installed."""
     (folder / "tfprune").mkdir()
-    for path in [*(ROOT / "tfprune").glob("*.py"), ROOT / "export"]:
+    for path in [*(ROOT / "tfprune").iterdir(), ROOT / "export"]:
         (folder / "tfprune" / path.name).symlink_to(path)
 
 

@@ -12,9 +12,9 @@ from common import Row
 
 import tfprune
 from tfprune.export import Runner, pack
-from tfprune.export.convert import convert
-from tfprune.export.sharing import LEVELS as DEFAULT
-from tfprune.export.sharing import share_weights
+from tfprune.export.converting.convert import convert
+from tfprune.export.rewriting.share_weights import LEVELS as DEFAULT
+from tfprune.export.rewriting.share_weights import share_weights
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 SPARSITY, EPOCHS, BATCH = 0.9, 8, 128

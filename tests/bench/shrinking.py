@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from common import Row, at_most
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 from flops import multiplications
 from graphs import RandomGraph, small_vit
 

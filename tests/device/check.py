@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export import Runner, benchmark, inspect, verify
-from tfprune.export.codec import read_model
+from tfprune.export.files.model_file import read_model
 
 LEAST_SPARSITY = 0.5  # of a file whose kernels are 90 % zeros: biases, tables and normalizations have none
 UNKNOWN = "Didn't find op"  # what an interpreter says that is older than a file's operators
@@ -28,7 +28,7 @@ def check_row(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     place_of = {"path": folder / row["file"], "samples": folder / row["samples"], "tolerance": row["tolerance"]}
     result = check(**place_of)
     if row["apart"] and not result.keys() & {"wrong", "refused"}:
-        result |= check_apart(**place_of)
+        result |= check_not_read(**place_of)
     return result
 
 
@@ -61,7 +61,7 @@ def check_same(path: Path, plain: Path) -> dict[str, Any]:
         return {"wrong": str(error)}
 
 
-def check_apart(path: Path, samples: Path, tolerance: float) -> dict[str, Any]:
+def check_not_read(path: Path, samples: Path, tolerance: float) -> dict[str, Any]:
     """Do what takes a process each: verify and time a file."""
     inputs, expected = _arrays(samples, "input"), _arrays(samples, "output")
     verified = verify(path, inputs=inputs, expected=expected, tolerance=tolerance)

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from models import Network, network
 
-from tfprune.export import convert as converting
-from tfprune.export.codec import encode
-from tfprune.export.convert import convert
-from tfprune.export.mirror import make_sparse_ready
-from tfprune.export.padding import spell_out_padding
-from tfprune.export.process import Completed
-from tfprune.export.sparse import sparsify
+from tfprune.export.converting import convert as converting
+from tfprune.export.converting.convert import convert
+from tfprune.export.files.codec import encode
+from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.sparsify import sparsify
+from tfprune.export.running.child_process import Completed
+from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 
 NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all
 READY = "mobilenet"  # also as sparse kernels run it on ARM

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfprune.export.process import Completed
+from tfprune.export.running.child_process import Completed
 
 APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
 
 
 @contextmanager
 def _converting_here() -> Iterator[None]:
-    from tfprune.export import convert
+    from tfprune.export.converting import convert
 
     def work(module: str, folder: Path, *, timeout: float) -> Completed:
         convert._convert(folder)
@@ -115,7 +115,7 @@ def sparse() -> bytes:
     """Return a file with a sparse kernel: rows of compressed entries behind DENSIFY."""
     import keras
 
-    from tfprune.export.sparse import sparsify
+    from tfprune.export.rewriting.sparsify import sparsify
 
     layer = keras.layers.Dense(24)
     model = keras.Sequential([keras.Input((48,), name="vector"), layer])
@@ -127,7 +127,7 @@ def sparse() -> bytes:
 @pytest.fixture(scope="session")
 def joined() -> Callable[[bytes, bytes], bytes]:
     """Return a function that puts two files into one, with the signatures `first` and `second`."""
-    from tfprune.export.editing import load, save
+    from tfprune.export.tflite.editor import load, save
 
     def join(first: bytes, second: bytes) -> bytes:
         model, other = load(first), load(second)

@@ -16,8 +16,9 @@ import pytest
 
 import tfprune
 from tfprune.export.cli import main
-from tfprune.export.codec import encode, read_model
-from tfprune.export.runtime import Runner
+from tfprune.export.files.codec import encode
+from tfprune.export.files.model_file import read_model
+from tfprune.export.running.runner import Runner
 
 
 @pytest.fixture(scope="module")

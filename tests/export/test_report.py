@@ -5,15 +5,10 @@ import json
 
 import pytest
 
-from tfprune.export.report import (
-    BenchmarkReport,
-    Candidate,
-    ExportReport,
-    TensorInfo,
-    VerifyReport,
-    fraction_of_zeros,
-    shape_text,
-)
+from tfprune.export.report import TensorInfo, fraction_of_zeros, shape_text
+from tfprune.export.rewriting.export_report import Candidate, ExportReport
+from tfprune.export.running.benchmark_report import BenchmarkReport
+from tfprune.export.running.verify_report import VerifyReport
 
 CANDIDATES = (Candidate("float32", 4000, 900, verified=True), Candidate("sparse", 3000, 950, False, "it crashed"))
 EXPORT = ExportReport(

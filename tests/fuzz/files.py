@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export.codec import encode
-from tfprune.export.packing import pack
-from tfprune.export.sparse import sparsify
+from tfprune.export.files.codec import encode
+from tfprune.export.files.pack import pack
+from tfprune.export.rewriting.sparsify import sparsify
 
 INT8 = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
 

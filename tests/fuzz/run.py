@@ -111,7 +111,11 @@ def targets() -> dict:
     """Import what is fuzzed."""
     from ai_edge_litert import interpreter, schema_py_generated  # noqa: F401  (loaded before memory is limited)
 
-    from tfprune.export import editing, flatbuffer, inspection, packed, page
+    from tfprune.export.files import unpack as packed
+    from tfprune.export.inspecting import inspect as inspection
+    from tfprune.export.inspecting import page
+    from tfprune.export.tflite import editor as editing
+    from tfprune.export.tflite import reader as flatbuffer
 
     return {
         "read": flatbuffer.read,
@@ -131,7 +135,7 @@ def limit_memory() -> None:
 
 def run_in_child(data: bytes) -> None:
     """Run a file in a child; a native crash ends the child alone, and its input is kept."""
-    from tfprune.export.codec import read_model
+    from tfprune.export.files.model_file import read_model
 
     plain = read_model(data)  # here, so that libFuzzer sees the way through our own checks
     child = os.fork()
@@ -147,8 +151,8 @@ def run_in_child(data: bytes) -> None:
 
 def run(plain: bytes) -> int:
     """Load and run a file; return 1 for an exception that is no ValueError."""
-    from tfprune.export.endpoint import random_input
-    from tfprune.export.runtime import Runner
+    from tfprune.export.running.io_tensor import random_input
+    from tfprune.export.running.runner import Runner
 
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # libFuzzer's own would take the crash for its own

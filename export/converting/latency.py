@@ -1,0 +1,42 @@
+"""How long a Keras model takes on this machine, once it is a TFLite file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+import tfprune
+from tfprune.export.converting.convert import convert
+from tfprune.export.running.benchmark import benchmark
+
+
+def latency(
+    model: keras.Model, *, quantize: str | None = None, calibration: Any = None, runs: int = 50, threads: int = 1
+) -> float:
+    """Strip and convert a model, and measure one inference of the dense file on this machine.
+
+    It is what `tfprune.budget(latency=..., measure=tfprune.export.latency)` asks for; with arguments:
+    `measure=lambda model: latency(model, quantize="dynamic")`.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped for pruning or plain.
+        quantize: As of `to_tflite`.
+        calibration: As of `to_tflite`.
+        runs: How often it is timed, at least 1.
+        threads: Threads of the interpreter, at least 1.
+
+    Returns:
+        Microseconds of one inference with a batch of 1, the median, in a process of its own.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If an argument does not fit, or the model cannot be converted or does not run.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> latency(model, runs=5) > 0
+        True
+    """
+    content = convert(tfprune.strip(model), quantize=quantize, calibration=calibration)
+    return 1000 * benchmark(content, runs=runs, threads=threads).median_ms

@@ -1,0 +1,203 @@
+"""From a pruned Keras model to a compressed file that was run before it was written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfprune
+from tfprune.export.converting.calibration import read_batches
+from tfprune.export.converting.convert import check_options, convert
+from tfprune.export.converting.kept_zeros import missing_zeros
+from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
+from tfprune.export.files.codec import check_method
+from tfprune.export.files.target import check_target, write_atomically
+from tfprune.export.rewriting.export_report import ExportReport
+from tfprune.export.rewriting.forms import FileForm, check_choice, choose, export_report, forms
+from tfprune.export.rewriting.share_weights import check_levels, share_weights
+from tfprune.export.running.verify import check_tolerance
+from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
+from tfprune.export.tflite.model import Model
+from tfprune.export.tflite.reader import read
+from tfprune.export.xnnpack.groups import NEEDED
+from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
+from tfprune.wrapping.sparsity_report import SparsityReport
+
+# Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
+# an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
+TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35}
+ADVICE = (
+    "Try another value of `quantize`, for 'int8' more calibration data that looks like `check_on`, or allow more "
+    "with `tolerance` if the file is accurate enough for you."
+)
+ROWS = 32  # of one call of the model, which bounds memory
+SAMPLES = 8  # drawn for the check when no data is given
+
+
+def to_tflite(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    quantize: str | None = None,
+    levels: int | None = None,
+    sparse: str | bool = "auto",
+    optimize: str = "size",
+    calibration: Any = None,
+    io_dtype: str = "float32",
+    compress: str | None = None,
+    check_on: Any = None,
+    tolerance: float | None = None,
+) -> ExportReport:
+    """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
+
+    Several forms of the file are built: dense, and with the zeros of the weights left out. Each is run, and the best
+    of those that pass is written; the report lists all. The same model gives the same bytes. A form passes if
+    max|file - Keras| <= tolerance * max|Keras| for every output; the converter's file has to hold at least the zeros
+    that the kernels hold.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped for pruning or plain. It is left untouched.
+        path: Where the file goes, exactly as given.
+        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights) or `"int8"` (8-bit weights and
+            activations; needs `calibration`).
+        levels: With `quantize="dynamic"` or `"int8"`: how many different non-zero values each weight may hold, 1 to
+            255, which makes packed files smaller (`share_weights`). None leaves them as they are.
+        sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none. With
+            `quantize="dynamic"` the sparse form computes in float32, and with 8-bit weights as the dense one.
+        optimize: `"size"` for the fewest bytes; `"latency"` for the fastest kernels that a form reaches, which is
+            read from the file (`sparse_inference`) and measured by no clock. It also tries
+            `make_sparse_ready(model)`, and with sparse forms leaves out channels that no kernel reads.
+        calibration: An iterable of batches of real data, each an array, or a list or dict of arrays for several
+            inputs: `[x[:32], x[32:64]]`. About 100 samples; more than 500 are not read.
+        io_dtype: `"float32"`, or with `quantize="int8"` also `"int8"`.
+        compress: None, `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads each.
+        check_on: Data on which the file is compared with Keras: an array, or a list or dict of arrays for several
+            inputs, any number of samples. None takes the first calibration batch, or random numbers.
+        tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
+            1e-4 (float32), 1e-2 (float16), 0.1 (dynamic) or 0.35 (int8). Scores of a softmax may move more where two
+            classes are close: judge such a file by its accuracy, and allow what it needs.
+
+    Returns:
+        What was written and how it was checked.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If an argument does not fit, the target cannot be written, the converter fails, or no form
+            passes. What was at `path` before is then untouched.
+
+    Example:
+        >>> report = to_tflite(model, "model.tflite.xz", quantize="float16", compress="xz")  # doctest: +SKIP
+        >>> print(report)  # doctest: +SKIP
+    """
+    target = check_target(path)
+    check_method(compress)
+    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
+    check_choice(sparse=sparse, optimize=optimize)
+    _check_levels(levels, quantize)
+    allowed = TOLERANCES[quantize] if tolerance is None else check_tolerance(tolerance)
+    signature(model)
+    plain = tfprune.strip(model)
+    inputs = signature(plain)
+    batches = None if calibration is None else read_batches(calibration, inputs)
+    data = _check_data(plain, inputs, check_on, batches)
+    expected = _predict(plain, inputs, data)
+    if optimize == "latency" and sparse is not False:
+        plain = _without_unread(plain)
+    sparsity = tfprune.sparsity_report(plain)
+    content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
+    _check_zeros(read(content), sparsity)
+    found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
+    if optimize == "latency" and sparse is not False and quantize != "int8":  # sparse kernels take float32 only
+        found += _sparse_ready(plain, quantize, levels)
+    choice = choose(
+        found,
+        inputs=data,
+        expected=expected,
+        tolerance=allowed,
+        optimize=optimize,
+        compress=compress,
+        advice=ADVICE,
+    )
+    write_atomically(target, choice.packed)
+    return export_report(str(target), choice, nnz=sparsity.nnz, size=sparsity.size)
+
+
+def _shared(content: bytes, levels: int | None) -> bytes:
+    return content if levels is None else share_weights(content, levels=levels)
+
+
+def _check_levels(levels: Any, quantize: str | None) -> None:
+    if levels is None:
+        return
+    check_levels(levels)
+    if quantize not in ("dynamic", "int8"):
+        raise ValueError(
+            f"Expected quantize='dynamic' or 'int8' with `levels`, which 8-bit weights share. Received: "
+            f"levels={levels}, quantize={quantize!r}."
+        )
+
+
+def _without_unread(plain: keras.Model) -> keras.Model:
+    """Return an equal model without the channels that no kernel reads, where they can be told."""
+    try:
+        plan = tfprune.plan_shrink(plain)
+    except ValueError:  # no graph of layers, or one that has no channels left somewhere
+        return plain
+    return plain if plan.keep.all() else tfprune.shrink(plain, plan)
+
+
+def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:
+    """Return forms of an equal model that sparse kernels run; none where there is no such model."""
+    if not any(row.sparsity > NEEDED for row in tfprune.sparsity_report(plain).rows):
+        return []
+    try:
+        ready = make_sparse_ready(plain)
+    except ValueError:  # says why this model has no such form, which `sparse_inference` of the file says as well
+        return []
+    content = _shared(convert(ready, quantize=quantize), levels)
+    name = f"{quantize or 'float32'}, sparse-ready"
+    found = forms(content, name=name, sparse="auto", optimize="latency")
+    return [form for form in found if inference_of_file(form.content).active]
+
+
+def _check_data(
+    model: keras.Model, inputs: Signature, check_on: Any, batches: list[dict[str, np.ndarray]] | None
+) -> dict[str, np.ndarray]:
+    if check_on is not None:
+        return inputs.arrays(check_on, "check_on")
+    if batches:
+        return batches[0]
+    return inputs.random(SAMPLES, below=smallest_vocabulary(model))
+
+
+def _predict(model: keras.Model, inputs: Signature, data: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return what Keras predicts, in the order of the file's outputs."""
+    rows = len(next(iter(data.values())))
+    step = inputs.batch or ROWS
+    chunks = []
+    for start in range(0, rows, step):
+        part = inputs.pack({name: array[start : start + step] for name, array in data.items()})
+        # Called directly: `predict` would trace a function for every export, and warn about it.
+        chunks.append(_outputs(model(part, training=False)))
+    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+
+
+def _outputs(outputs: Any) -> list[np.ndarray]:
+    if isinstance(outputs, Mapping):
+        outputs = [outputs[name] for name in sorted(outputs)]
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [keras.ops.convert_to_numpy(output) for output in outputs]
+
+
+def _check_zeros(graph: Model, sparsity: SparsityReport) -> None:
+    kernels = [(row.path, row.size, row.size - row.nnz) for row in sparsity.rows]
+    problems = missing_zeros(graph, kernels)
+    if problems:
+        raise ValueError(
+            f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
+            "Nothing was written. Try another value of `quantize`."
+        )

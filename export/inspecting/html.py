@@ -1,0 +1,97 @@
+"""Pieces of HTML for pages about files: tables, bars, and text from files that must stay text."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from tfprune.export.inspecting.page_style import STYLE
+from tfprune.export.report import shape_text, shortened
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+NAME = 110  # characters of a name shown
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Put sections under a title into one page that may load nothing and run nothing."""
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{text(title)}</title><style>{STYLE}</style></head><body>",
+            f'<header><p class="kicker">TFLite file</p><h1>{text(title)}</h1></header><main>',
+            *parts,
+            "</main><footer>Made by tfprune inspect. A kB is 1,000 bytes.</footer></body></html>\n",
+        ]
+    )
+
+
+def text(content: str, length: int = NAME) -> str:
+    """Make any text safe to stand in a page: of bounded length, without marks that turn it around."""
+    shown = shortened(content, length)
+    return escape("".join(sign if sign.isprintable() else "\ufffd" for sign in shown))
+
+
+def name_text(content: str) -> str:
+    """Mark up a name from the file."""
+    return f'<span class="name">{text(content) or "(no name)"}</span>'
+
+
+def shape(lengths: tuple[int | None, ...]) -> str:
+    """Write a shape with signs of multiplication."""
+    return escape(shape_text(lengths).replace("x", "\u00d7"))
+
+
+def size_text(count: float) -> str:
+    """Write a number of bytes in three digits.
+
+    Example:
+        >>> size_text(4_214_272), size_text(999.6), size_text(96)
+        ('4.21 MB', '1.00 kB', '96 B')
+    """
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if count >= 999.5 * 1000 ** (power - 1):
+            scaled = count / 1000**power
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {unit}"
+    return f"{count:.0f} B"
+
+
+def section(title: str, content: str) -> str:
+    """Put content under a heading."""
+    return f"<section><h2>{title}</h2>\n{content}</section>"
+
+
+def rows_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out rows of HTML; the first cell of each names it, the others go right."""
+    titles = "".join(f'<th scope="col">{title}</th>' for title in header)
+    lines = []
+    for first, *others in rows:
+        cells = "".join(f"<td>{cell}</td>" for cell in others)
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    return f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def bar(parts: Iterable[tuple[str, float]]) -> str:
+    """Draw parts of a length side by side; numbers beside it say the same to those who do not see it."""
+    pieces = "".join(f'<i class="{kind}" style="width:{100 * part:.2f}%"></i>' for kind, part in parts)
+    return f'<span class="bar" aria-hidden="true">{pieces}</span>'
+
+
+def key(entries: Iterable[tuple[str, str]], more: str = "") -> str:
+    """Say what the colours of bars mean."""
+    spans = [f'<span><i class="{kind}"></i>{name}</span>' for kind, name in entries]
+    return f'<p class="key">{"".join(spans)}{more}</p>'
+
+
+def swatch(kind: str) -> str:
+    """Draw the colour of one part of a bar."""
+    return f'<i class="swatch {kind}"></i>'
+
+
+def image(png: bytes, alt: str, *, size: tuple[int, int]) -> str:
+    """Put a PNG of so many lines and columns into the page itself; `alt` is HTML."""
+    encoded = base64.b64encode(png).decode()
+    return f'<img alt="{alt}" height="{size[0]}" width="{size[1]}" src="data:image/png;base64,{encoded}">'

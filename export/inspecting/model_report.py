@@ -1,0 +1,138 @@
+"""What a file holds, as rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfprune.export.inspecting.codings import TITLES, Coding
+from tfprune.export.report import Report, TensorInfo, shape_text, shortened
+from tfprune.report import table
+
+
+@dataclass(frozen=True)
+class TensorRow(Report):
+    """A constant tensor of rank 2 or more: a kernel or an embedding, as it lies in the file.
+
+    Attributes:
+        name: The tensor's name, which the converter chose.
+        shape: Its shape in the file, which may be transposed from Keras'.
+        dtype: Type of its values.
+        size: Number of entries.
+        nnz: Number of entries that do not mean zero.
+        sparsity: 1 - nnz / size.
+        bytes: What it takes in the file: its values and, when sparse, their positions.
+        sparse: True when the file holds only some of the entries.
+        codings: What it would take when stored in other ways, and last what it takes in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    nnz: int
+    sparsity: float
+    bytes: int
+    sparse: bool
+    codings: tuple[Coding, ...]
+
+    @property
+    def type_text(self) -> str:
+        """The type of the values, and whether only some are stored."""
+        return self.dtype + (" (sparse)" if self.sparse else "")
+
+
+@dataclass(frozen=True)
+class ModelReport(Report):
+    """What a file holds.
+
+    Attributes:
+        file_bytes: Size of the file as given.
+        unpacked_bytes: Size of the plain .tflite.
+        inputs: The inputs, in order.
+        outputs: The outputs, in order.
+        ops: How often each operator occurs.
+        rows: The constant tensors of rank 2 or more.
+        nnz: Their non-zero entries.
+        size: Their entries.
+        sparsity: 1 - nnz / size.
+        weight_bytes: What they take in the file, positions included.
+        constant_bytes: What other constants take: biases, shapes, tables.
+        other_bytes: The rest of the plain file: operators, names, scales, metadata.
+        codings: The sums of the weights' sizes, coding by coding, and last each weight in its smallest coding.
+    """
+
+    file_bytes: int
+    unpacked_bytes: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    ops: dict[str, int]
+    rows: tuple[TensorRow, ...]
+    nnz: int
+    size: int
+    sparsity: float
+    weight_bytes: int
+    constant_bytes: int
+    other_bytes: int
+    codings: tuple[Coding, ...]
+
+    def __str__(self) -> str:
+        rows = [["unpacked", f"{self.unpacked_bytes:,} bytes"]]
+        rows += [["  weights", f"{self.weight_bytes:,} bytes"]]
+        rows += [["  other constants", f"{self.constant_bytes:,} bytes"]]
+        rows += [["  operators, names, scales", f"{self.other_bytes:,} bytes"]]
+        rows += [["input", str(info)] for info in self.inputs]
+        rows += [["output", str(info)] for info in self.outputs]
+        parts = [
+            table(["file", f"{self.file_bytes:,} bytes"], rows, left=2),
+            table(["operator", "count"], self.ops.items()),
+            self._weights(),
+        ]
+        if self.rows:
+            parts += [self._storage(), self._totals()]
+        return "\n\n".join(parts)
+
+    def _weights(self) -> str:
+        lines = [
+            [
+                shortened(row.name, NAME),
+                shape_text(row.shape),
+                row.type_text,
+                f"{row.size:,}",
+                f"{row.nnz:,}",
+                f"{row.sparsity:.1%}",
+                f"{row.bytes:,}",
+            ]
+            for row in self.rows
+        ]
+        sums = [f"{self.size:,}", f"{self.nnz:,}", f"{self.sparsity:.1%}", f"{self.weight_bytes:,}"]
+        header = ["weight", "shape", "type", "entries", "non-zero", "sparsity", "bytes"]
+        return table(header, [*lines, ["all weights", "", "", *sums]], left=3)
+
+    def _storage(self) -> str:
+        header = ["bytes of values + positions", *(TITLES[coding.name] for coding in self.rows[0].codings)]
+        lines = [[shortened(row.name, NAME), *map(_cell, row.codings)] for row in self.rows]
+        return table(header, [*lines, ["all weights", *map(_cell, self.codings[: len(header) - 1])]])
+
+    def _totals(self) -> str:
+        dense = self.codings[0].bytes
+        lines = [
+            [
+                TITLES[coding.name],
+                f"{coding.value_bytes:,}",
+                f"{coding.index_bytes:,}",
+                f"{coding.bytes:,}",
+                f"{coding.bytes / dense:.1%}" if dense else "-",
+                f"{coding.padding:,}" if coding.name in ("offsets", "best") else "",
+            ]
+            for coding in self.codings
+        ]
+        header = ["all weights", "values", "positions", "bytes", "of dense", "zeros stored"]
+        return table(header, lines)
+
+
+NAME = 48  # characters of a name in a table; the converter joins the names of all that it fuses
+
+
+def _cell(coding: Coding) -> str:
+    text = f"{coding.value_bytes:,} + {coding.index_bytes:,}" if coding.index_bytes else f"{coding.value_bytes:,}"
+    return f"{text} ({coding.bits} bits)" if coding.name == "offsets" and coding.bits else text

@@ -1,0 +1,10 @@
+"""A file into a smaller or faster one, checked before it is written.
+
+Why: what a converter writes is not the best that the runtime can read.
+In goes a plain file, out comes another that gives the same outputs. `sparsify` stores weights sparse where kernels
+take them (`sparse_eligible`, `sparse_encoding`, `sparse_graph`), `share_weights` leaves few values in each weight,
+`explicit_padding` writes padding as an operator of its own, `trailing_archive` keeps what lies behind the file.
+`forms` makes every form of a file, runs each and takes the best, with an `export_report` of all that was tried;
+`rewrite` does so for a .tflite from anywhere.
+Start at `rewrite.rewrite`; a weight becomes sparse in `sparse_encoding.encode`.
+"""

@@ -1,0 +1,201 @@
+"""The forms in which a converted file can be written: each is run before the best one is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from tfprune.export.files.codec import encode
+from tfprune.export.report import fraction_of_zeros
+from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.export.rewriting.export_report import Candidate, ExportReport
+from tfprune.export.rewriting.sparsify import sparsify
+from tfprune.export.running.verify import verify
+from tfprune.export.running.verify_report import VerifyReport
+from tfprune.export.tflite.model import Model
+from tfprune.export.tflite.reader import read
+from tfprune.export.xnnpack.sparse_inference_report import RUNTIME, inference_of_file
+
+OPTIMIZE = ("size", "latency")
+TIMEOUT = 600.0  # seconds for the check of one form in its process
+
+
+class Speed(IntEnum):
+    """The kernels that a form reaches, the fastest last."""
+
+    DENSE = 0
+    BLOCKS = 1  # of fully connected layers whose zeros come in blocks of four
+    SPARSE = 2  # of XNNPACK, for 1x1 convolutions
+
+
+KERNELS = {Speed.DENSE: "dense kernels", Speed.BLOCKS: "kernels for blocks", Speed.SPARSE: "sparse kernels"}
+HOLDS_FOR = {Speed.BLOCKS: "TFLite's own kernels in ai-edge-litert 2.3, on any processor", Speed.SPARSE: RUNTIME}
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """One way to write a file.
+
+    Attributes:
+        name: What distinguishes it from the others.
+        content: The plain .tflite file.
+    """
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The form taken, and what became of all.
+
+    Attributes:
+        form: The one taken.
+        packed: Its bytes as they are to be written.
+        verified: How it ran.
+        candidates: One row for every form tried.
+    """
+
+    form: FileForm
+    packed: bytes
+    verified: VerifyReport
+    candidates: tuple[Candidate, ...]
+
+
+def check_choice(*, sparse: Any, optimize: Any) -> None:
+    """Refuse values of `sparse` and `optimize` that do not exist.
+
+    Raises:
+        ValueError: For anything else than "auto", True or False, and "size" or "latency".
+    """
+    if sparse != "auto" and not isinstance(sparse, bool):
+        raise ValueError(f"Expected `sparse` to be 'auto', True or False. Received: sparse={sparse!r}")
+    if optimize not in OPTIMIZE:
+        raise ValueError(f"Expected `optimize` to be 'size' or 'latency'. Received: optimize={optimize!r}")
+
+
+def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list[FileForm]:
+    """Return the forms of a converted file: dense, sparse, and sparse with blocks for the kernels that take them.
+
+    Args:
+        dense: The plain file as the converter wrote it.
+        name: What to call it.
+        sparse: "auto" gives all, False the dense one, True all but the dense one.
+        optimize: For "latency" the sparse ones get the padding that sparse kernels can read.
+
+    Returns:
+        Forms that differ from each other.
+
+    Raises:
+        ValueError: With True, if no weight gets smaller.
+    """
+    found = [FileForm(name, dense)]
+    if sparse is not False:
+        padded = spell_out_padding(dense) if optimize == "latency" else dense
+        for text, kinds in (("sparse", ("csr",)), ("sparse in blocks", ("csr", "block"))):
+            result = sparsify(padded, forms=kinds)
+            if any(row.form != "dense" for row in result.rows):
+                found.append(FileForm(f"{name}, {text}", result.data))
+    unique = list({form.content: form for form in reversed(found)}.values())[::-1]
+    wanted = [form for form in unique if sparse is not True or form.content != dense]
+    if not wanted:
+        raise ValueError(
+            "Expected weights with zeros enough that a sparse form is smaller, because sparse=True. Received: none. "
+            "Prune the model first, or leave `sparse` at 'auto'."
+        )
+    return wanted
+
+
+def _check(form: FileForm, inputs: Any, expected: Any, tolerance: float) -> VerifyReport:
+    """Run a form, unless it is known to go wrong on processors other than this one."""
+    is_sparse = any(weight.sparse for weight in read(form.content).weights)
+    hazards = inference_of_file(form.content).hazards if is_sparse else ()
+    if hazards:
+        reason = f"wrong outputs on ARM: {hazards[0]}"
+        return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=tolerance, runtime="")
+    return verify(form.content, inputs=inputs, expected=expected, tolerance=tolerance, timeout=TIMEOUT)
+
+
+def speed(content: bytes) -> Speed:
+    """Tell the fastest kernels that a file reaches."""
+    if inference_of_file(content).active:
+        return Speed.SPARSE
+    return Speed.BLOCKS if _has_blocks(read(content)) else Speed.DENSE
+
+
+def _has_blocks(graph: Model) -> bool:
+    """Tell whether a fully connected layer computes with a sparse weight as it is."""
+    return any(
+        operator.name == "FULLY_CONNECTED" and subgraph.tensors[operator.inputs[1]].sparse
+        for subgraph in graph.subgraphs
+        for operator in subgraph.operators
+    )
+
+
+def choose(
+    forms: list[FileForm],
+    *,
+    inputs: Any,
+    expected: Any,
+    tolerance: float,
+    optimize: str,
+    compress: str | None,
+    advice: str,
+) -> Choice:
+    """Run every form in a process of its own and take the best of those that gave the expected outputs.
+
+    Args:
+        forms: At least one. Of equals the first is taken, so the same forms give the same choice.
+        inputs: What `Runner.predict` takes.
+        expected: The outputs for them, as `verify` takes them.
+        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
+        optimize: "size" takes the fewest bytes as written; "latency" the fastest kernels that the form reaches,
+            which is read from the file and measured by no clock, and of these the fewest bytes.
+        compress: How the file is to be written, as `codec.encode` takes it.
+        advice: What to try if no form passes.
+
+    Raises:
+        ValueError: If no form passes, with the reason of the first.
+    """
+    checked = [_check(form, inputs, expected, tolerance) for form in forms]
+    packed = [encode(form.content, compress) for form in forms]
+    passed = [place for place, report in enumerate(checked) if report.passed]
+    if not passed:
+        raise ValueError(
+            f"Expected a converted file that gives the model's outputs. Received: {checked[0].reason}. "
+            f"Nothing was written. {advice}"
+        )
+    speeds = [speed(form.content) if optimize == "latency" else Speed.DENSE for form in forms]
+    best = min(passed, key=lambda place: (-speeds[place], len(packed[place]), place))
+    rows = []
+    for place, form in enumerate(forms):
+        reason = checked[place].reason
+        if checked[place].passed and place != best:
+            reason = _loss(speeds[place], speeds[best], more=len(packed[place]) - len(packed[best]))
+        rows.append(Candidate(form.name, len(form.content), len(packed[place]), checked[place].passed, reason))
+    return Choice(forms[best], packed[best], checked[best], tuple(rows))
+
+
+def _loss(mine: Speed, best: Speed, *, more: int) -> str:
+    if mine < best:
+        return f"reaches {KERNELS[mine]}, the one taken {KERNELS[best]} ({HOLDS_FOR[best]})"
+    return f"{more:,} bytes more than the one taken" if more else "equals the one taken"
+
+
+def export_report(path: str, choice: Choice, *, nnz: int, size: int) -> ExportReport:
+    """Say what was written at a path, and how it was checked."""
+    return ExportReport(
+        path=path,
+        bytes=len(choice.packed),
+        tflite_bytes=len(choice.form.content),
+        nnz=nnz,
+        size=size,
+        sparsity=fraction_of_zeros(nnz, size),
+        max_abs_diff=choice.verified.max_abs_diff,
+        tolerance=choice.verified.tolerance,
+        ops=read(choice.form.content).ops,
+        candidates=choice.candidates,
+        runtime=choice.verified.runtime,
+        sparse_inference=inference_of_file(choice.form.content),
+    )

@@ -1,0 +1,109 @@
+"""Which weights of a .tflite file may be stored sparse: those whose operators take what DENSIFY unpacks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from tfprune.export.tflite.reader import Operator, Subgraph, Tensor
+
+Users = dict[int, list[tuple[Operator, int]]]  # operators and their slots, by the tensor that they take
+
+# Where an operator has its weight, and where the activations that tell in which type it computes.
+WEIGHT = {
+    "CONV_2D": 1,
+    "DEPTHWISE_CONV_2D": 1,
+    "FULLY_CONNECTED": 1,
+    "TRANSPOSE_CONV": 1,
+    "BATCH_MATMUL": 1,
+    "GATHER": 0,
+    "EMBEDDING_LOOKUP": 1,
+}
+ACTIVATION = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 2, "BATCH_MATMUL": 0}
+# XNNPACK unpacks what stands before DEQUANTIZE for its own operators only: others would read memory never written.
+CHAINED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+TYPES = ("float32", "float16", "int8")  # those that DENSIFY unpacks
+
+
+@dataclass(frozen=True)
+class Place:
+    """A constant tensor of rank 2 or more in one graph, and what its operators allow.
+
+    Attributes:
+        tensor: Its place in the graph.
+        hybrid: True when its operators compute in float32 with its 8-bit values.
+        native: True when all its operators have a kernel for blocks.
+        reason: Why it has to stay dense; empty when it may be sparse.
+    """
+
+    tensor: int
+    hybrid: bool
+    native: bool
+    reason: str
+
+
+def places(graph: Subgraph) -> list[Place]:
+    """Find the weights of a graph, and say of each whether it may be sparse.
+
+    Args:
+        graph: A graph as `flatbuffer.read` describes it.
+
+    Returns:
+        One entry for each constant tensor of rank 2 or more that holds real numbers and is not sparse already.
+    """
+    users: Users = defaultdict(list)
+    for operator in graph.operators:
+        for slot, tensor in enumerate(operator.inputs):
+            users[tensor].append((operator, slot))
+    return [
+        _place(graph, number, users)
+        for number, tensor in enumerate(graph.tensors)
+        if tensor.weight and not tensor.sparse
+    ]
+
+
+def _place(graph: Subgraph, number: int, users: Users) -> Place:
+    tensor = graph.tensors[number]
+    direct = [end for end in users[number] if end[0].name != "DEQUANTIZE"]
+    unpacked = [place for operator, _ in users[number] if operator.name == "DEQUANTIZE" for place in operator.outputs]
+    chained = [end for place in unpacked for end in users[place]]
+    kinds, border = {operator.name for operator, _ in users[number]}, {*graph.inputs, *graph.outputs}
+    mixed = {_is_hybrid(graph, tensor, operator) for operator, _ in users[number]}
+    hybrid = mixed == {True}
+    native = kinds == {"FULLY_CONNECTED"} and tensor.dtype == "float32" and len(tensor.shape) == 2
+    if tensor.dtype not in TYPES:
+        reason = f"DENSIFY does not unpack {tensor.dtype}"
+    elif {number, *unpacked} & border:
+        reason = "it is an input or output of its graph"
+    elif not direct + chained:
+        reason = "no operator computes with it"
+    elif len(mixed) > 1:
+        reason = "operators use it in two ways"
+    else:
+        reason = _refusal(direct + chained) or _chain(chained + direct * hybrid)
+        reason = reason or ("" if hybrid or tensor.dtype != "int8" else _integer(direct))
+    return Place(number, hybrid and kinds <= CHAINED and number not in border, native, reason)
+
+
+def _refusal(ends: list[tuple[Operator, int]]) -> str:
+    bad = [operator.name for operator, slot in ends if WEIGHT.get(operator.name) != slot]
+    return f"{bad[0]} may need a constant there" if bad else ""
+
+
+def _chain(ends: list[tuple[Operator, int]]) -> str:
+    bad = [operator.name for operator, _ in ends if operator.name not in CHAINED]
+    return f"{bad[0]} cannot follow DENSIFY and DEQUANTIZE" if bad else ""
+
+
+def _integer(ends: list[tuple[Operator, int]]) -> str:
+    # XNNPACK refuses to load such a file, on every machine.
+    if any(operator.name == "FULLY_CONNECTED" for operator, _ in ends):
+        return "FULLY_CONNECTED takes no unpacked weights where it computes in int8"
+    return ""
+
+
+def _is_hybrid(graph: Subgraph, tensor: Tensor, operator: Operator) -> bool:
+    slot = ACTIVATION.get(operator.name, 0)
+    if tensor.dtype != "int8" or operator.name not in ACTIVATION or slot >= len(operator.inputs):
+        return False
+    return graph.tensors[operator.inputs[slot]].dtype == "float32"

@@ -1,0 +1,255 @@
+"""Store the zeros of a .tflite file's weights as what they are: nothing.
+
+The stock converter's sparse modes write files that crash or give wrong outputs, so the encoding is written here.
+These forms are right in every interpreter tried:
+
+- float32 and float16: a sparse tensor, DENSIFY, and the operators as they were (through their DEQUANTIZE, if any);
+- 8-bit weights and activations: the same, but for FULLY_CONNECTED, which XNNPACK then refuses;
+- 8-bit weights with float32 activations: no kernel takes what DENSIFY unpacks, so DEQUANTIZE follows, and operators
+  compute in float32. Those of the same graph whose weights stay dense do so too: XNNPACK cannot mix the two;
+- float32 weights of FULLY_CONNECTED whose zeros come in fours, without DENSIFY: the runtime has a kernel for them.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.report import Report, fraction_of_zeros, shape_text
+from tfprune.export.rewriting.sparse_eligible import Place, places
+from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
+from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
+from tfprune.export.rewriting.trailing_archive import carry_over
+from tfprune.export.tflite import schema
+from tfprune.export.tflite.editor import load, numbers_operators, save
+from tfprune.export.tflite.reader import Subgraph, Tensor, read
+from tfprune.export.xnnpack.groups import analyse
+from tfprune.report import table
+
+FORMS = ("csr", "block")
+DENSE = "dense"
+SHARED = "it shares its values with a tensor that stays dense"
+GAINLESS = "the file would not be smaller"
+UNCOMPARED = "other graphs than the first read it, which alone can be compared"
+KERNELLESS = "no kernel takes its blocks"
+OVERHEAD = 400  # bytes that a sparse tensor and its operators take besides values and places, about
+
+
+@dataclass(frozen=True)
+class SparseRow(Report):
+    """A weight of a file, and how it is stored now.
+
+    Attributes:
+        name: The tensor's name.
+        shape: Its shape in the file.
+        dtype: Type of its values.
+        sparsity: Fraction of its entries that are zero, or that mean zero.
+        form: `"csr"`, `"block"` or `"dense"`.
+        dense_bytes: What its values take stored densely.
+        bytes: What it takes now: values and places.
+        reason: Why it is dense; empty when it is not.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    sparsity: float
+    form: str
+    dense_bytes: int
+    bytes: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Sparsified(Report):
+    """A file after `sparsify`.
+
+    Attributes:
+        data: The file; the bytes given where nothing became smaller.
+        bytes_before: Size of the file given.
+        bytes: Size of `data`.
+        rows: What became of each weight that was not sparse before.
+    """
+
+    data: bytes = field(repr=False)
+    bytes_before: int
+    bytes: int
+    rows: tuple[SparseRow, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, without the file."""
+        rows = [row.as_dict() for row in self.rows]
+        return {"bytes_before": self.bytes_before, "bytes": self.bytes, "rows": rows}
+
+    def __str__(self) -> str:
+        lines = [
+            [row.name, shape_text(row.shape), row.dtype, row.form, f"{row.sparsity:.1%}"]
+            + [f"{row.dense_bytes:,}", f"{row.bytes:,}", row.reason]
+            for row in self.rows
+        ]
+        total = ["file", "", "", "", "", f"{self.bytes_before:,}", f"{self.bytes:,}", ""]
+        header = ["weight", "shape", "type", "form", "zeros", "dense", "bytes", "reason"]
+        return table(header, [*lines, total], left=4)
+
+
+def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0) -> Sparsified:
+    """Store the weights of a .tflite file sparse wherever that makes the file smaller.
+
+    The outputs stay the same, but for 8-bit weights with float32 activations: these compute in float32 afterwards,
+    closer to what the weights say. What is sparse already is left alone.
+
+    Of a file with signatures that start at other graphs than the first, weights become sparse that only the first one
+    reads: no other can be compared with what it gave before, because `Runner`, `verify` and `rewrite` run the first.
+
+    Args:
+        data: The plain file, not packed.
+        forms: `"csr"` (places of single entries) and `"block"` (float32 blocks of four inputs, which
+            FULLY_CONNECTED computes with as they are).
+        least: Weights with a smaller fraction of zeros stay dense; 0 to 1.
+
+    Returns:
+        The file, and what became of each weight.
+
+    Raises:
+        ValueError: If the bytes are no whole TFLite file, or an argument does not fit; or (also an ImportError) if
+            ai-edge-litert is not installed.
+
+    Example:
+        >>> print(sparsify(Path("digits.tflite").read_bytes()))  # doctest: +SKIP
+    """
+    _check(forms, least)
+    result = _sparsify(data, forms, least, KERNELLESS)
+    written = any(row.form == "csr" for row in result.rows)
+    hazards = [text for analysis in analyse(result.data) for text in analysis.hazards] if written else []
+    if hazards:
+        rest = [form for form in forms if form != "csr"]
+        result = _sparsify(data, rest, least, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")
+    return result
+
+
+def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str) -> Sparsified:
+    model = load(data)
+    groups = _groups(read(data).subgraphs)
+    for group in groups:
+        _choose(group, model, forms, least)
+        group.reason = group.reason or ("" if group.encoded else otherwise)
+    result = data
+    if any(group.encoded for group in groups):
+        _rewrite(model, groups)
+        result = carry_over(data, save(model))
+    if len(result) >= len(data):
+        result, groups = data, [replace(group, reason=group.reason or GAINLESS) for group in groups]
+    rows = tuple(group.row() for group in groups)
+    return Sparsified(data=bytes(result), bytes_before=len(data), bytes=len(result), rows=rows)
+
+
+@dataclass
+class _Group:
+    """The tensors that share one buffer, and what is to become of them."""
+
+    tensor: Tensor
+    members: list[tuple[int, Place]]  # number of the graph, and where in it
+    reason: str = ""
+    encoded: Encoded | None = None
+
+    def row(self) -> SparseRow:
+        encoded = None if self.reason else self.encoded
+        tensor = self.tensor
+        return SparseRow(
+            name=tensor.name,
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            sparsity=fraction_of_zeros(tensor.nnz or 0, tensor.size),
+            form=DENSE if encoded is None else encoded.form,
+            dense_bytes=tensor.bytes,
+            bytes=tensor.bytes if encoded is None else encoded.bytes_for(len(self.members)),
+            reason=self.reason,
+        )
+
+
+def _check(forms: Collection[str], least: float) -> None:
+    if isinstance(forms, str) or not set(forms) <= set(FORMS) or not forms:
+        raise ValueError(f"Expected `forms` to name one or more of {list(FORMS)}. Received: forms={forms!r}.")
+    if not isinstance(least, numbers.Real) or not 0 <= float(least) <= 1:
+        raise ValueError(f"Expected `least` to be a number from 0 to 1. Received: least={least!r}.")
+
+
+def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:
+    groups: dict[int, _Group] = {}
+    for number, graph in enumerate(graphs):
+        for place in places(graph):
+            tensor = graph.tensors[place.tensor]
+            group = groups.setdefault(tensor.buffer, _Group(tensor, []))
+            group.members.append((number, place))
+            same = (tensor.shape, tensor.dtype) == (group.tensor.shape, group.tensor.dtype)
+            alone = len(group.members) == 1
+            group.reason = group.reason or (place.reason if alone else SHARED if place.reason or not same else "")
+    holders = Counter(tensor.buffer for graph in graphs for tensor in graph.tensors)
+    for buffer, group in groups.items():
+        if holders[buffer] > len(group.members):
+            group.reason = group.reason or SHARED
+    return [*groups.values()]
+
+
+def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], least: float) -> None:
+    """Encode the values of a group, or give the reason why they stay as they are."""
+    tensor = group.tensor
+    group.reason = group.reason or _refusal(group, model)
+    if not group.reason and fraction_of_zeros(tensor.nnz or 0, tensor.size) < least:
+        group.reason = f"it has fewer zeros than least={least:g}"
+    if group.reason:
+        return
+    kind = np.dtype(tensor.dtype).newbyteorder("<")
+    array = np.asarray(model.buffers[tensor.buffer].data).view(kind).reshape(tensor.shape)
+    found = []
+    if "block" in forms and all(place.native for _, place in group.members) and tensor.shape[-1] % BLOCK == 0:
+        found.append(encode_blocks(array))
+    if "csr" in forms:
+        found.append(encode(array))
+    encoded = min(found, key=lambda one: one.bytes, default=None)
+    copies, overhead = len(group.members), OVERHEAD * len(group.members)
+    if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:
+        group.reason = f"sparse it takes {encoded.bytes_for(copies):,} bytes, and about {overhead} for its operators"
+    else:
+        group.encoded = encoded
+
+
+def _refusal(group: _Group, model: schema.ModelT) -> str:
+    """Say what in the file as a whole, or in the tensors' quantization, keeps values dense."""
+    metadata = model.metadata or ()
+    if numbers_operators(model):
+        return "the file names its operators by number"
+    if any(entry.buffer == group.tensor.buffer for entry in metadata):
+        return SHARED
+    starts = {entry.subgraphIndex for entry in model.signatureDefs or ()}
+    if starts - {0} and any(number for number, _ in group.members):
+        return UNCOMPARED
+    for number, place in group.members:
+        quantization = model.subgraphs[number].tensors[place.tensor].quantization
+        if quantization is not None and (quantization.details is not None or np.any(quantization.zeroPoint)):
+            return "its zeros are not stored as 0"
+    return ""
+
+
+def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
+    rewriters = [Rewriter(model, graph) for graph in model.subgraphs]
+    floating = {number for group in groups if group.encoded for number, place in group.members if place.hybrid}
+    for group in groups:
+        if group.encoded:
+            model.buffers[group.tensor.buffer].data = group.encoded.raw
+        for number, place in group.members:
+            rewriter, tensor = rewriters[number], place.tensor
+            if place.hybrid and number in floating:
+                tensor = rewriter.dequantize(tensor)
+            if group.encoded and group.encoded.block > 1:
+                rewriter.store(tensor, group.encoded)
+            elif group.encoded:
+                rewriter.unpack(tensor, group.encoded)
+    for rewriter in rewriters:
+        rewriter.finish()
+    lower_versions(model)

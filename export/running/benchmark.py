@@ -1,0 +1,127 @@
+"""Measure how long a file takes and what memory it needs, in a process of its own."""
+
+from __future__ import annotations
+
+import numbers
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.files.model_file import Source, read_model, read_source, source_name
+from tfprune.export.running.benchmark_report import BenchmarkReport
+from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
+from tfprune.export.running.io_tensor import random_input
+from tfprune.export.running.runner import Runner, check_threads
+
+MODEL = "model.tflite"
+TIMEOUT = 3600  # a slow board, a large model, and many runs
+STATUS = Path("/proc/self/status")
+PROCESSOR = (Path("/proc/device-tree/model"), Path("/proc/cpuinfo"))
+
+
+def benchmark(
+    source: Source, *, runs: int = 50, warmup: int = 5, threads: int = 1, batch: int = 1
+) -> BenchmarkReport:
+    """Time `Runner.predict` in a process that does nothing else, on random inputs that are the same each time.
+
+    Args:
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
+        runs: How often it is timed, at least 1.
+        warmup: How often it runs before that, at least 0.
+        threads: Threads of the interpreter, 1 to 1024.
+        batch: Rows in each run, at least 1.
+
+    Returns:
+        Milliseconds of the runs, and the largest memory of the process, which holds Python, NumPy and the
+        interpreter besides the model. Free dimensions other than the batch are taken as 8.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes.
+        ValueError: If a number is out of range, or the file cannot be read or does not run.
+
+    Example:
+        >>> print(benchmark("digits.tflite", runs=200))  # doctest: +SKIP
+    """
+    settings = {"runs": runs, "warmup": warmup, "threads": threads, "batch": batch}
+    for name, value in settings.items():
+        least = 0 if name == "warmup" else 1
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(f"Expected `{name}` to be an integer of at least {least}. Received: {name}={value!r}")
+    settings = {name: int(value) for name, value in settings.items()}
+    check_threads(threads)
+    data = read_model(source)
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", settings=settings)
+        Path(folder, MODEL).write_bytes(data)
+        completed = run_module(__name__, folder, timeout=TIMEOUT)
+        if not completed.ok:
+            reason = completed.reason.replace(source_name(data), source_name(source))
+            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {reason}")
+        measured, arrays = read_job(folder, "result")
+    return _report(arrays["milliseconds"], file_bytes=len(read_source(source)), settings=settings, **measured)
+
+
+def _report(
+    times: np.ndarray, *, file_bytes: int, settings: dict[str, int], runtime: str, peak_memory: int | None
+) -> BenchmarkReport:
+    p10, median, p90, p99 = (float(value) for value in np.percentile(times, [10, 50, 90, 99]))
+    return BenchmarkReport(
+        median_ms=median,
+        p10_ms=p10,
+        p90_ms=p90,
+        p99_ms=p99,
+        min_ms=float(times.min()),
+        peak_memory=peak_memory,
+        file_bytes=file_bytes,
+        runtime=runtime,
+        machine=_machine(),
+        **settings,
+    )
+
+
+def _work(folder: Path) -> None:
+    settings, _ = read_job(folder, "job")
+    runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
+    inputs = [random_input(info, settings["batch"]) for info in runner.inputs]
+    for _ in range(settings["warmup"]):
+        runner.predict(inputs)
+    times = []
+    for _ in range(settings["runs"]):
+        start = time.perf_counter_ns()
+        runner.predict(inputs)
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    measured: dict[str, Any] = {"runtime": runner.runtime, "peak_memory": _peak_memory()}
+    write_job(folder, "result", settings=measured, arrays={"milliseconds": np.array(times)})
+
+
+def _peak_memory() -> int | None:
+    """Return the high-water mark of this process; what `resource` tells counts the parent's pages, too."""
+    if not STATUS.exists():
+        return None
+    for line in STATUS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _machine() -> str:
+    return ", ".join(part for part in (platform.machine(), _processor()) if part)
+
+
+def _processor() -> str:
+    board, processors = PROCESSOR
+    if board.exists():
+        return board.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    if processors.exists():
+        for line in processors.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor().replace(platform.machine(), "")
+
+
+if __name__ == "__main__":
+    run_as_child(_work)

@@ -1,0 +1,198 @@
+"""Prove that a file runs and gives the right outputs, in a process of its own: files have crashed interpreters."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfprune.export.files.model_file import Source, read_model, source_name
+from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
+from tfprune.export.running.io_tensor import random_input
+from tfprune.export.running.runner import Runner
+from tfprune.export.running.verify_report import VerifyReport
+
+MODEL = "model.tflite"
+SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared as if the largest were this
+
+
+def verify(
+    source: Source, *, inputs: Any = None, expected: Any = None, tolerance: float = 1e-4, timeout: float = 120
+) -> VerifyReport:
+    """Run a file in a process of its own and compare what it gives with what it should give.
+
+    It passes when, for every output, max |output - expected| <= tolerance * max(1e-6, max |expected|), the
+    maxima over all finite expected values of that output, and where the expected value is not finite, the
+    output is the same. Without expected values it passes when it runs and all outputs are finite. As in `Runner`, the
+    file's first graph runs; signatures that start at others are not checked.
+
+    Args:
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
+        inputs: What `Runner.predict` takes; None draws random numbers, which shows no more than that it runs.
+        expected: The right outputs: one array; for several a list in the file's order or a dict by name.
+        tolerance: The difference allowed, relative to the largest expected magnitude of the output; at least 0.
+        timeout: Seconds after which the process is stopped and the file has failed.
+
+    Returns:
+        Whether it passed and, if not, why: a crash, a refusal, a wrong output.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes, or an array holds Python objects.
+        ValueError: If there is no such file, it is no whole TFLite file, or an argument is out of range.
+
+    Example:
+        >>> print(verify("digits.tflite", inputs=images, expected=model.predict(images)))  # doctest: +SKIP
+    """
+    _check_positive("timeout", timeout)
+    if inputs is None and expected is not None:
+        raise ValueError("Expected the inputs that give `expected`. Received: inputs=None.")
+    check_tolerance(tolerance)
+    run = run_in_child(source, inputs, timeout=timeout)
+    comparison = Comparison(run.reason)
+    if not run.reason:
+        comparison = _compare(run.outputs, expected, tolerance)
+    return VerifyReport(
+        passed=not comparison.reason,
+        reason=comparison.reason,
+        max_abs_diff=comparison.difference,
+        scale=comparison.scale,
+        tolerance=float(tolerance),
+        runtime=run.runtime,
+    )
+
+
+class Comparison(NamedTuple):
+    """The outcome for one output, or for the worst of several."""
+
+    reason: str = ""
+    difference: float | None = None
+    scale: float | None = None
+
+
+class Run(NamedTuple):
+    """What a process of its own gave: outputs by name, the interpreter, and why there are none."""
+
+    outputs: dict[str, np.ndarray]
+    runtime: str
+    reason: str = ""
+
+
+def run_in_child(source: Source, inputs: Any, *, timeout: float) -> Run:
+    """Run a file in a process of its own; a crash there is a reason here.
+
+    Args:
+        source: A path, or the content of such a file.
+        inputs: What `Runner.predict` takes, or None for random numbers, the same each time.
+        timeout: Seconds after which the process is stopped.
+    """
+    data = read_model(source)
+    form = "dict" if isinstance(inputs, Mapping) else "list" if isinstance(inputs, (list, tuple)) else "array"
+    arrays = dict(inputs) if form == "dict" else dict(enumerate(inputs if form == "list" else [inputs]))
+    if inputs is None:
+        form, arrays = "random", {}
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", settings={"form": form}, arrays={str(key): array for key, array in arrays.items()})
+        Path(folder, MODEL).write_bytes(data)
+        completed = run_module(__name__, folder, timeout=timeout)
+        runtime = ""
+        if Path(folder, "loaded.json").exists():
+            runtime = read_job(folder, "loaded")[0]["runtime"]
+        if not completed.ok:
+            return Run({}, runtime, completed.reason.replace(source_name(data), source_name(source)))
+        return Run(read_job(folder, "result")[1], runtime)
+
+
+def _work(folder: Path) -> None:
+    settings, arrays = read_job(folder, "job")
+    runner = Runner((folder / MODEL).read_bytes())
+    write_job(folder, "loaded", settings={"runtime": runner.runtime})
+    values = list(arrays.values())
+    forms = {
+        "random": lambda: [random_input(info, 1) for info in runner.inputs],
+        "dict": lambda: arrays,
+        "list": lambda: values,
+        "array": lambda: values[0],
+    }
+    inputs = forms[settings["form"]]()
+    outputs = runner.predict(inputs)
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    elif not isinstance(outputs, list):
+        outputs = [outputs]
+    names = [info.name for info in runner.outputs]
+    write_job(folder, "result", arrays=dict(zip(names, outputs, strict=True)))
+
+
+def check_tolerance(tolerance: Any) -> float:
+    """Return a tolerance as a float; refuse what is no finite number of at least 0.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    if not isinstance(tolerance, numbers.Real) or not 0 <= float(tolerance) < math.inf:
+        raise ValueError(f"Expected `tolerance` to be a number of at least 0. Received: tolerance={tolerance!r}")
+    return float(tolerance)
+
+
+def _compare(outputs: dict[str, np.ndarray], expected: Any, tolerance: float) -> Comparison:
+    if expected is None:
+        bad = [name for name, output in outputs.items() if not np.isfinite(output).all()]
+        return Comparison(f"output(s) {bad} hold values that are not finite" if bad else "")
+    wanted = _by_name(expected, list(outputs))
+    results = [_compare_one(name, output, wanted[name], tolerance) for name, output in outputs.items()]
+    for result in results:
+        if result.reason and result.difference is None:
+            return result
+    return max(results, key=lambda result: (result.difference or 0.0) / (result.scale or 1.0))
+
+
+def _by_name(expected: Any, names: list[str]) -> dict[str, np.ndarray]:
+    if isinstance(expected, Mapping):
+        given = dict(expected)
+    else:
+        values = list(expected) if isinstance(expected, (list, tuple)) else [expected]
+        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+    if set(given) != set(names):
+        received = list(expected) if isinstance(expected, Mapping) else f"{len(values)} value(s)"
+        raise ValueError(
+            f"Expected `expected` to hold one array for each of the outputs {names}, "
+            f"in this order or by name. Received: {received}."
+        )
+    return {name: np.asarray(given[name]) for name in names}
+
+
+def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance: float) -> Comparison:
+    if output.shape != expected.shape:
+        return Comparison(f"output {name!r} has the shape {output.shape}, expected: {expected.shape}")
+    finite = np.isfinite(expected)
+    broken = int(np.count_nonzero(~np.isfinite(output[finite])))
+    if broken:
+        return Comparison(
+            f"output {name!r} holds {broken:,} values that are not finite where finite ones are expected"
+        )
+    if not np.array_equal(output[~finite], expected[~finite], equal_nan=True):
+        return Comparison(f"output {name!r} differs where the expected values are not finite")
+    wanted = expected[finite].astype(np.float64)
+    scale = max(SMALLEST_SCALE, float(np.abs(wanted).max(initial=0)))
+    difference = float(np.abs(output[finite].astype(np.float64) - wanted).max(initial=0))
+    if difference <= tolerance * scale:
+        return Comparison("", difference, scale)
+    reason = (
+        f"output {name!r} differs by up to {difference:.3g}; allowed: {tolerance:g} of {scale:.3g}, "
+        "its largest expected magnitude"
+    )
+    return Comparison(reason, difference, scale)
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+        raise ValueError(f"Expected `{name}` to be a number above 0. Received: {name}={value!r}")
+
+
+if __name__ == "__main__":
+    run_as_child(_work)

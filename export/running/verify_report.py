@@ -1,0 +1,41 @@
+"""Whether a file gave the expected outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfprune.export.report import Report, number_text, yes_or_no
+from tfprune.report import table
+
+
+@dataclass(frozen=True)
+class VerifyReport(Report):
+    """Whether a file ran in a process of its own and gave the expected outputs.
+
+    Attributes:
+        passed: True when it did.
+        reason: Why not; empty when it passed.
+        max_abs_diff: Largest difference of the output that differs most for its scale; None when nothing
+            could be compared.
+        scale: Largest expected magnitude of that output; None when nothing could be compared.
+        tolerance: The difference allowed, relative to the scale.
+        runtime: The interpreter that ran it, with its version; empty when none came that far.
+    """
+
+    passed: bool
+    reason: str
+    max_abs_diff: float | None
+    scale: float | None
+    tolerance: float
+    runtime: str
+
+    def __str__(self) -> str:
+        rows = [
+            ["difference", number_text(self.max_abs_diff)],
+            ["largest output", number_text(self.scale)],
+            ["tolerance", f"{self.tolerance:g}"],
+            ["runtime", self.runtime or "-"],
+        ]
+        if self.reason:
+            rows.insert(0, ["reason", self.reason])
+        return table(["verified", yes_or_no(self.passed)], rows, left=2)

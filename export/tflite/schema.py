@@ -1,0 +1,39 @@
+"""The generated classes of the TFLite file format, by their names: `schema.ModelT`. The one module that imports them.
+
+They are loaded when the first is used, so that running a file needs nothing but NumPy and an interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+class MissingPackage(ImportError, ValueError):  # noqa: N818 (said in words, not with a suffix)
+    """No interpreter, or no reader of the file format, is installed."""
+
+
+def require() -> None:
+    """Load the classes.
+
+    Raises:
+        MissingPackage: If ai-edge-litert, which brings them, is not installed.
+    """
+    _generated()
+
+
+def _generated() -> Any:
+    try:
+        return importlib.import_module("ai_edge_litert.schema_py_generated")
+    except ImportError as error:
+        raise MissingPackage(
+            "Expected ai-edge-litert, which knows the format of TFLite files. Received: it is not installed. "
+            'Run pip install "tfprune[device]".'
+        ) from error
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(_generated(), name)
+    return value

@@ -1,0 +1,122 @@
+"""Forms of a file: each is run in its own process, and the best of those that are right is taken."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfprune
+from tfprune.export.converting.convert import convert
+from tfprune.export.files.codec import encode
+from tfprune.export.rewriting.forms import FileForm, check_choice, choose, export_report, forms
+from tfprune.export.running.runner import Runner
+
+WIDTH = 1024  # the smallest at which the stock converter's sparse file was seen to crash
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Two layers whose zeros come in blocks of 16 inputs, on which the stock converter's sparse mode fails."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(WIDTH, activation="relu"), keras.layers.Dense(WIDTH)]
+    model = tfprune.wrap(keras.Sequential([keras.Input((WIDTH,)), *layers]), pattern=tfprune.patterns.Block(1, 16))
+    tfprune.update_masks(model, 0.9)
+    return tfprune.strip(model)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return np.random.default_rng(0).random((4, WIDTH), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def expected(network, inputs):
+    return network.predict(inputs, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def dense(network):
+    return convert(network)
+
+
+@pytest.fixture(scope="module")
+def crashing(network, tmp_path_factory):
+    """What the stock converter writes with its experimental sparsity: a file that takes the interpreter down."""
+    folder = str(tmp_path_factory.mktemp("stock"))
+    network.export(folder, verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT, tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    return converter.convert()
+
+
+def take(candidates, inputs, expected, **settings):
+    settings = {"tolerance": 1e-4, "optimize": "size", "compress": None, "advice": "Try this.", **settings}
+    return choose(candidates, inputs=inputs, expected=expected, **settings)
+
+
+def test_a_form_that_crashes_is_listed_with_the_reason_and_another_is_taken(dense, crashing, inputs, expected):
+    choice = take([FileForm("stock", crashing), FileForm("dense", dense)], inputs, expected)
+    stock, taken = choice.candidates
+    assert not stock.verified
+    # Its kernel reads beyond the weights: most often a crash, and other numbers where that memory is readable.
+    assert re.match(r"killed by SIGSEGV|output .* differs by up to", stock.reason)
+    assert (taken.verified, taken.reason) == (True, "")
+    assert choice.packed == choice.form.content == dense
+    assert len(crashing) < len(dense)  # size alone would have taken it
+
+
+def test_only_wrong_forms_are_refused_with_the_reason_and_what_to_try(dense, inputs, expected):
+    with pytest.raises(ValueError, match=r"differs by up to .*Nothing was written\. Try this\."):
+        take([FileForm("dense", dense)], inputs, expected + 1)
+
+
+def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
+    candidates = forms(dense, name="float32", sparse="auto", optimize="size")
+    for compress in (None, "gzip"):
+        choice = take(candidates, inputs, expected, compress=compress)
+        sizes = {form.name: len(encode(form.content, compress)) for form in candidates}
+        assert len(choice.packed) == min(sizes.values())
+        assert {row.name: row.packed_bytes for row in choice.candidates} == sizes
+        assert sorted(row.reason == "" for row in choice.candidates) == [False] * (len(sizes) - 1) + [True]
+
+
+def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs, expected):
+    choice = take(forms(dense, name="float32", sparse="auto", optimize="size"), inputs, expected, optimize="latency")
+    assert choice.form.name == "float32, sparse in blocks"
+    np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
+    (slower,) = [row for row in choice.candidates if row.name == "float32"]
+    assert slower.reason.startswith("reaches dense kernels, the one taken kernels for blocks (")
+    printed = str(export_report("net.tflite", choice, nnz=1, size=1))
+    assert "kernels for blocks (TFLite's own kernels in ai-edge-litert 2.3, on any processor)" in printed
+
+
+def test_forms_differ_and_are_the_same_each_time(dense):
+    found = forms(dense, name="float32", sparse="auto", optimize="size")
+    assert [form.name for form in found] == ["float32", "float32, sparse", "float32, sparse in blocks"]
+    assert len({form.content for form in found}) == 3
+    assert found == forms(dense, name="float32", sparse="auto", optimize="size")
+    assert forms(dense, name="float32", sparse=False, optimize="size") == found[:1]
+    assert forms(dense, name="float32", sparse=True, optimize="size") == found[1:]
+
+
+def test_a_file_without_zeros_has_no_sparse_form():
+    keras.utils.set_random_seed(0)
+    content = convert(keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)]))
+    assert [form.name for form in forms(content, name="float32", sparse="auto", optimize="size")] == ["float32"]
+    with pytest.raises(ValueError, match=r"sparse=True. Received: none\. Prune the model first"):
+        forms(content, name="float32", sparse=True, optimize="size")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparse": "yes", "optimize": "size"}, "'auto', True or False. Received: sparse='yes'"),
+        ({"sparse": 1, "optimize": "size"}, "'auto', True or False. Received: sparse=1"),
+        ({"sparse": True, "optimize": "speed"}, "'size' or 'latency'. Received: optimize='speed'"),
+    ],
+)
+def test_unknown_choices_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_choice(**settings)

@@ -1,0 +1,125 @@
+"""A .tflite file that exists, written anew: smaller, and right."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+import tfprune
+from tfprune.export.converting.convert import convert
+from tfprune.export.files.model_file import read_model
+from tfprune.export.rewriting.rewrite import rewrite
+from tfprune.export.rewriting.sparsify import sparsify
+from tfprune.export.running.runner import Runner
+from tfprune.export.tflite.reader import read
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).random((6, 12, 12, 3), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    model = tfprune.wrap(
+        keras.Sequential(
+            [
+                keras.Input((12, 12, 3), name="image"),
+                layers.Conv2D(32, 3, strides=2, activation="relu"),
+                layers.Conv2D(96, 1, activation="relu"),
+                layers.Flatten(),
+                layers.Dense(24),
+            ]
+        )
+    )
+    tfprune.update_masks(model, 0.9)
+    return tfprune.strip(model)
+
+
+@pytest.fixture(scope="module", params=[None, "float16", "dynamic", "int8"], ids=str)
+def content(request, network, images):
+    """Files as another exporter writes them: dense."""
+    return convert(network, quantize=request.param, calibration=[images] if request.param == "int8" else None)
+
+
+def test_a_foreign_file_shrinks_and_gives_what_it_gave(content, images, tmp_path):
+    report = rewrite(content, tmp_path / "small.tflite", check_on=images)
+    assert report.bytes == (tmp_path / "small.tflite").stat().st_size < len(content)
+    before, after = Runner(content).predict(images), Runner(tmp_path / "small.tflite").predict(images)
+    rounded = any(weight.dtype == "int8" for weight in read(content).weights)
+    np.testing.assert_allclose(after, before, atol=(0.02 if rounded else 1e-6) * np.abs(before).max())
+    graph = read(read_model(tmp_path / "small.tflite"))
+    assert any(weight.sparse for weight in graph.weights)
+    assert (report.nnz, report.size) == (
+        sum(w.nnz for w in read(content).weights),
+        sum(w.size for w in graph.weights),
+    )
+
+
+def test_a_file_may_be_written_over_itself(content, images, tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content)
+    rewrite(path, path)
+    assert path.stat().st_size < len(content)
+    once = path.read_bytes()
+    rewrite(path, path)
+    assert path.read_bytes() == once  # nothing is left to gain
+
+
+def test_a_file_that_does_not_run_is_refused_and_the_old_one_kept(network, tmp_path):
+    target = tmp_path / "old"
+    target.write_bytes(b"old")
+    with pytest.raises(ValueError, match=r"Expected a file that runs.*Nothing was written"):
+        rewrite(convert(network), target, check_on=np.zeros((1, 5), "float32"))
+    assert target.read_bytes() == b"old"
+
+
+def run_signature(data, key, images):
+    (output,) = Interpreter(model_content=data).get_signature_runner(key)(image=images[:1]).values()
+    return output
+
+
+def test_a_graph_that_is_not_compared_stays_as_it_is(network, images, joined, tmp_path):
+    content = convert(network)
+    two = joined(content, content)
+    report = rewrite(two, tmp_path / "small.tflite")
+    small = (tmp_path / "small.tflite").read_bytes()
+    assert report.bytes == len(small) < len(two)
+    first, second = read(small).subgraphs
+    assert any(tensor.sparse for tensor in first.tensors)
+    assert second.operators == read(two).subgraphs[1].operators
+    assert not any(tensor.sparse for tensor in second.tensors)
+    np.testing.assert_array_equal(run_signature(small, "second", images), run_signature(two, "second", images))
+    before, after = (run_signature(data, "first", images) for data in (two, small))
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-6 * np.abs(before).max())
+    reasons = {row.reason for row in sparsify(two).rows if row.form == "dense" and row.sparsity > 0.8}
+    assert reasons == {"other graphs than the first read it, which alone can be compared"}
+
+
+def test_a_second_signature_that_sparse_weights_spoil_on_arm_is_reported(joined, tmp_path, network):
+    """A file that holds such weights already: it runs here, and is refused for what it gives on ARM."""
+    image = keras.Input((16, 16, 3), batch_size=1)
+    x = layers.Conv2D(16, 3, strides=2, activation="relu")(layers.ZeroPadding2D(1)(image))
+    x = layers.MaxPooling2D()(layers.Conv2D(64, 1, activation="relu")(x))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(64, 1, activation="relu")(x))
+    spoiled = tfprune.wrap(keras.Model(image, layers.Dense(10)(x)))
+    tfprune.update_masks(spoiled, 0.9)
+    two = joined(sparsify(convert(network)).data, convert(tfprune.strip(spoiled)))
+    with pytest.raises(ValueError, match=r"wrong outputs on ARM: .*MAX_POOL_2D.*Nothing was written"):
+        rewrite(two, tmp_path / "model.tflite")
+
+
+def test_sparse_only_is_refused_where_no_weight_gets_smaller(tmp_path):
+    keras.utils.set_random_seed(0)
+    content = convert(keras.Sequential([keras.Input((16,)), layers.Dense(16)]))
+    with pytest.raises(ValueError, match=r"sparse=True.*Prune the model first"):
+        rewrite(content, tmp_path / "model.tflite", sparse=True)
+    assert not (tmp_path / "model.tflite").exists()
+
+
+def test_what_is_no_tflite_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Expected a TFLite file"):
+        rewrite(b"PK\x03\x04 a Keras file", tmp_path / "model.tflite")

@@ -1,0 +1,72 @@
+"""What an import loads, asked in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ["keras", "tensorflow", "torch", "jax", "ai_edge_litert", "matplotlib", "sklearn", "scipy"]
+PURE = ["schedules", "patterns", "criteria", "allocation", "report", "spec"]
+EXPORT = Path(__file__).parents[2] / "export"
+BEHIND_THE_WALL = {"sparse_ready", "converting", "demo.py"}  # what needs Keras when it is imported
+
+
+def device_half() -> list[str]:
+    """Every module of the export half that does not need Keras."""
+    found = [path.relative_to(EXPORT) for path in EXPORT.rglob("*.py")]
+    assert {path.parts[0] for path in found} >= BEHIND_THE_WALL
+    modules = [path for path in found if path.parts[0] not in BEHIND_THE_WALL and path.stem != "__init__"]
+    assert len(modules) > 40
+    return sorted(".".join(path.with_suffix("").parts) for path in modules)
+
+
+def run(code: str) -> str:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def loaded(code: str) -> list[str]:
+    """Return which heavy packages are loaded after some code."""
+    return json.loads(run(f"import json, sys\n{code}\nprint(json.dumps([n for n in {HEAVY} if n in sys.modules]))"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tfprune; tfprune.__version__; dir(tfprune)",
+        "import " + ", ".join(f"tfprune.{module}" for module in PURE),
+        "import tfprune; tfprune.schedules.Constant(0.5), tfprune.patterns.NM(2, 4), tfprune.criteria.Random()",
+        "import tfprune; tfprune.allocation.allocate('uniform', [], 0.5); tfprune.report.table([], [])",
+        "import tfprune.export; dir(tfprune.export)",
+        "import " + ", ".join(f"tfprune.export.{module}" for module in device_half()),
+    ],
+    ids=["tfprune", "pure modules", "specs", "allocation and report", "tfprune.export", "device half"],
+)
+def test_light_imports(code):
+    assert loaded(code) == []
+
+
+def test_names_load_keras_when_they_are_used():
+    assert "keras" in loaded("import tfprune; tfprune.Pruned")
+
+
+def test_every_public_name_is_there():
+    import tfprune
+
+    assert [name for name in tfprune.__all__ if getattr(tfprune, name, None) is None] == []
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import tfprune
+
+    with pytest.raises(AttributeError, match="module 'tfprune' has no attribute 'prune'"):
+        tfprune.prune  # noqa: B018
+    assert not hasattr(tfprune, "spec_of")
+    assert dir(tfprune) == sorted({*tfprune.__all__} - {"__version__"})

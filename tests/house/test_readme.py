@@ -1,0 +1,67 @@
+"""The README's code runs as it stands."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+import tfprune.export
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_first_block_is_short_and_near_the_top():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    code = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    assert len(code) <= 12
+    assert lines.index("```", lines.index("```python")) <= 20
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Run the first block; return the names it defines, what it printed, and its folder."""
+    folder, names, printed = tmp_path_factory.mktemp("readme"), {}, io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    return names, printed.getvalue(), folder
+
+
+def test_first_block_prunes_and_exports(first):
+    names, printed, folder = first
+    report = names["tfprune"].sparsity_report(names["model"])
+    assert report.sparsity == pytest.approx(0.9, abs=1e-4)
+    assert (folder / "digits.tfz").stat().st_size < 10_000
+    assert "non-zero" in printed
+    labels = names["tfprune"].export.Runner(folder / "digits.tfz").predict(names["x"] / 16).argmax(axis=1)
+    assert np.mean(labels == names["y"]) > 0.9
+
+
+def test_the_other_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, y = np.random.default_rng(0).normal(size=(200, 8)).astype("float32"), np.arange(200) % 3
+    hidden = [keras.layers.Dense(width, "relu") for width in (16, 12)]
+    model = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(3, "softmax", name="out")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    names = {"x": x, "y": y, "x_test": x[:20], "x_val": x, "y_val": y, "model": model, "tfprune": tfprune}
+    names |= {name: getattr(tfprune.export, name) for name in ("to_tflite", "sparse_inference")}
+    names |= {"schedule": tfprune.schedules.Constant(0.5)}
+    for block in BLOCKS[1:-1]:
+        exec(compile(block, "README.md", "exec"), names)
+    assert {"sensitivity.png", "model.tflite"} <= {path.name for path in tmp_path.iterdir()}
+    assert isinstance(names["pruning"], tfprune.PruningCallback)
+    assert names["history"].rounds[-1].plan.flops_kept <= 8 * 16 + 16 * 12 + 12 * 3  # half of twice as many
+    assert names["small"].count_params() < model.count_params()
+
+
+def test_device_block_runs_the_file_of_the_first(first, monkeypatch):
+    monkeypatch.chdir(first[2])
+    names = {"samples": (first[0]["x"][:3] / 16).astype(np.float32)}
+    exec(compile(BLOCKS[-1], "README.md", "exec"), names)
+    expected = first[0]["model"].predict(names["samples"], verbose=0)
+    assert names["runner"].predict(names["samples"]) == pytest.approx(expected, abs=1e-4)

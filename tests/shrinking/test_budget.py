@@ -1,0 +1,123 @@
+"""Budgets: the least that meets them, against trying every number of channels."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from graphs import RandomGraph
+
+import tfprune
+from tfprune import budget, plan_shrink, shrink
+
+layers = keras.layers
+
+
+def stack(*widths):
+    hidden = [layers.Dense(width, name=f"hidden_{place}") for place, width in enumerate(widths)]
+    return keras.Sequential([keras.Input((10,)), *hidden, layers.Dense(2, name="out")])
+
+
+@pytest.mark.parametrize("name", ["flops", "parameters", "bytes"])
+@pytest.mark.parametrize("limit", [0.3, 0.7])
+@pytest.mark.parametrize("base", ["uniform", "global"])
+def test_a_budget_is_met_by_removing_no_more_than_it_takes(name, limit, base):
+    model = stack(9, 14)
+    plan = plan_shrink(model, allocation=budget(**{name: limit}, base=base))
+    most = limit * getattr(plan.network, name)(plan.network.all_kept())
+    costs = {}
+    for removed in range(23):
+        tried = plan_shrink(model, removed / 23, allocation=base)
+        costs[removed] = getattr(tried.network, name)(tried.keep)
+    least = min(removed for removed, cost in costs.items() if cost <= most)
+    assert getattr(plan.network, name)(plan.keep) == costs[least]
+
+
+def test_of_several_limits_all_are_met():
+    model = stack(40, 40)
+    plan = plan_shrink(model, allocation=budget(flops=0.9, parameters=500))
+    assert plan.parameters_kept <= 500 and plan.flops_kept <= 0.9 * plan.flops
+    tight = plan_shrink(model, allocation=budget(flops=0.1, parameters=500))
+    assert tight.flops_kept <= 0.1 * tight.flops
+
+
+def test_bytes_are_those_of_the_weights():
+    model = RandomGraph(3).images()
+    plan = plan_shrink(model, allocation=budget(bytes=0.5))
+    smaller = shrink(model, plan)
+    assert sum(weight.value.numpy().nbytes for weight in smaller.weights) == plan.network.bytes(plan.keep)
+
+
+def test_a_latency_is_measured_on_plain_smaller_models():
+    model, seen = tfprune.wrap(stack(40, 40)), []
+
+    def measure(candidate):
+        seen.append(candidate)
+        return float(candidate.count_params())
+
+    plan = plan_shrink(model, allocation=budget(latency=0.4, measure=measure))
+    assert plan.parameters_kept <= 0.4 * plan.parameters
+    assert 2 < len(seen) < 10
+    assert all(type(layer) is layers.Dense for one in seen for layer in one.layers[1:])
+
+
+def test_a_budget_that_cannot_be_met_says_how_close_it_comes():
+    with pytest.raises(ValueError, match="flops of 26 where 2 are allowed. Raise the limit, or let more groups"):
+        plan_shrink(stack(8, 8), allocation=budget(flops=2))
+    with pytest.raises(ValueError, match="the model still has flops of 68 where 3 are allowed"):  # 10 + 1 x 8 + 8 x 2
+        plan_shrink(stack(8, 8), allocation=budget(flops=0.01), filters="hidden_0")
+
+
+def test_channels_in_fit_end_within_the_budget():
+    wrapped = tfprune.wrap(stack(32, 24), pattern="channel")
+    wrapped.compile("sgd", "mse")
+    data = np.ones((64, 10), "float32")
+    schedule = tfprune.schedules.Polynomial(0.5, end=12)
+    callback = tfprune.PruningCallback(schedule, every=4, allocation=budget(flops=0.3))
+    wrapped.fit(data, np.zeros((64, 2)), batch_size=4, callbacks=[callback], verbose=0)
+    plan = plan_shrink(wrapped)
+    assert 0.2 * plan.flops < plan.flops_kept <= 0.3 * plan.flops
+
+
+def test_part_of_the_way_to_a_budget():
+    wrapped, half = tfprune.wrap(stack(64, 64), pattern="channel"), budget(parameters=0.5)
+    flops = []
+    for progress in (0.0, 0.5, 1.0):
+        tfprune.update_masks(wrapped, allocation=half.at(progress))
+        plan = plan_shrink(wrapped)
+        flops.append(plan.parameters_kept / plan.parameters)
+    assert flops[0] == 1 and 0.7 < flops[1] <= 0.75 and 0.45 < flops[2] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({}, ValueError, r"Expected a limit, such as budget\(flops=0.5\)"),
+        ({"flops": 0.0}, ValueError, r"the part flops in \(0, 1\); amounts are ints. Received: flops=0.0"),
+        ({"flops": 1.5}, ValueError, r"the part flops in \(0, 1\)"),
+        ({"bytes": 0}, ValueError, "bytes to be positive"),
+        ({"parameters": "half"}, TypeError, "parameters='half'"),
+        ({"parameters": True}, TypeError, "parameters=True"),
+        ({"latency": 0.5}, ValueError, "Expected `measure` with a latency, and only then"),
+        ({"flops": 0.5, "measure": len}, ValueError, "Expected `measure` with a latency, and only then"),
+        ({"flops": 0.5, "base": "fair"}, ValueError, "base='fair'"),
+    ],
+)
+def test_what_is_no_budget_is_refused(settings, error, text):
+    with pytest.raises(error, match=text):
+        budget(**settings)
+
+
+def test_where_a_budget_does_not_belong_it_is_refused():
+    weights = tfprune.wrap(stack(8))
+    with pytest.raises(
+        ValueError, match="masks of their own have: hidden_0/kernel, out/kernel. Wrap it with pattern="
+    ):
+        tfprune.update_masks(weights, allocation=budget(flops=0.5))
+    with pytest.raises(ValueError, match="Leave the sparsity out"):
+        tfprune.update_masks(weights, 0.5, allocation=budget(flops=0.5))
+    with pytest.raises(TypeError, match="`sparsity` to be a number"):
+        tfprune.update_masks(weights)
+    measured = budget(latency=0.5, measure=len)
+    with pytest.raises(ValueError, match="Measure once, before training"):
+        tfprune.PruningCallback(tfprune.schedules.Constant(0.5, begin=0), allocation=measured)

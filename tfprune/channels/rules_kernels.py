@@ -1,0 +1,183 @@
+"""How channels go through layers with kernels: dense, convolutional, embedding."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.channels.flow import Flow, NoRule, Rule, along, channel_axis, placed, positions
+from tfprune.channels.ties import Layout
+from tfprune.models.graph import Call
+
+layers = keras.layers
+MIXING = ("softmax", "log_softmax", "sparsemax", "glu")  # activations that look at all channels
+
+
+def check_activation(layer: Any) -> None:
+    """Refuse an activation that looks at several channels, or is not Keras' own."""
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return
+    is_own = isinstance(activation, types.FunctionType) and activation.__module__.startswith("keras.")
+    name = getattr(activation, "__name__", type(activation).__name__)
+    if not is_own or name in MIXING:
+        raise NoRule(f"its activation {name} may look at several channels at once")
+
+
+def _activated(flow: Flow, layer: Any, outputs: np.ndarray) -> None:
+    try:
+        check_activation(layer)
+    except NoRule as reason:
+        flow.pin([outputs], f"{layer.name}: {reason}")
+
+
+def dense(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, shape = call.layer, call.outputs[0].shape
+    inputs = along(flow.inputs(call)[0], -1)
+    outputs = flow.fresh(layer.units, name=layer.name)
+    kernel = (inputs, outputs)
+    work = [(positions(shape, -1), _sizes(layer.kernel, kernel))]
+    flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"units": outputs}, work=work)
+    _activated(flow, layer, outputs)
+    return [placed(len(shape), -1, outputs)]
+
+
+def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, shape = call.layer, call.outputs[0].shape
+    left, result = layer.equation.replace(" ", "").split("->")
+    taken, kernel_letters = left.split(",")
+    given = dict(zip(_letters(taken, len(call.inputs[0].shape)), flow.inputs(call)[0], strict=True))
+    result_letters = _letters(result, len(shape))
+    found: dict[str, np.ndarray | None] = dict(given)
+    new = {a: size for a, size in zip(kernel_letters, layer.kernel.shape, strict=True) if a not in given}
+    for letter, size in new.items():
+        found[letter] = flow.fresh(size, name=f"{layer.name}/{letter}" if len(new) > 1 else layer.name)
+    lost = [found[letter] for letter in given if letter not in kernel_letters and letter not in result_letters]
+    if any(channels is not None for channels in lost):
+        raise NoRule("it adds up channels without a kernel")
+    kernel = tuple(found[letter] for letter in kernel_letters)
+    layout = tuple(found[letter] for letter in result_letters)
+    weights = {"kernel": kernel}
+    if layer.bias is not None:
+        last = result_letters[len(result_letters) - len(layer.bias.shape) :]
+        weights["bias"] = tuple(found[letter] if letter in layer.bias_axes else None for letter in last)
+    asked = layer.get_config()["output_shape"]
+    asked = [asked] if isinstance(asked, int) else list(asked)
+    tail = layout[len(layout) - len(asked) :]
+    counted = tuple(size if channels is None else channels for size, channels in zip(asked, tail, strict=True))
+    apart = [axis for axis, letter in enumerate(result_letters) if letter in kernel_letters]
+    work = [(positions(shape, *apart), _sizes(layer.kernel, kernel))]
+    flow.record(layer, weights, config={"output_shape": counted}, work=work)
+    for channels in layout:
+        if channels is not None:
+            _activated(flow, layer, channels)
+    return [layout]
+
+
+def _letters(spec: str, rank: int) -> list[str]:
+    """Spell out an ellipsis, so that there is a letter for each axis."""
+    before, _, after = spec.partition("...")
+    dots = rank - len(before) - len(after)
+    return [*before, *(f".{place}" for place in range(dots)), *after]
+
+
+def convolution(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, shape = call.layer, call.outputs[0].shape
+    axis = channel_axis(layer, len(shape))
+    inputs = along(flow.inputs(call)[0], axis)
+    outputs = flow.fresh(layer.filters, name=layer.name)
+    config = {"filters": outputs}
+    rank = len(layer.kernel_size)
+    kernel = (*[None] * rank, inputs, outputs)
+    if layer.groups > 1:
+        by_group = outputs.reshape(layer.groups, -1)
+        flow.tie(by_group[:, :-1], by_group[:, 1:])
+        kernel, config["groups"] = (*[None] * (rank + 1), outputs), by_group[:, 0]
+        _tie_groups(flow, inputs, by_group, layer)
+    work = [(positions(shape, axis), _sizes(layer.kernel, kernel))]
+    flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config=config, work=work)
+    _activated(flow, layer, outputs)
+    return [placed(len(shape), axis, outputs)]
+
+
+def _tie_groups(flow: Flow, inputs: np.ndarray | None, by_group: np.ndarray, layer: Any) -> None:
+    """A group of a convolution goes as a whole, with what it takes and what it gives."""
+    if inputs is None:
+        flow.pin([by_group], f"{layer.name}: a grouped convolution of channels that are fixed")
+        return
+    taken = inputs.reshape(layer.groups, -1)
+    flow.tie(taken[:, :-1], taken[:, 1:])
+    flow.tie(taken[:, 0], by_group[:, 0])
+
+
+def transposed(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, shape = call.layer, call.outputs[0].shape
+    axis = channel_axis(layer, len(shape))
+    inputs = along(flow.inputs(call)[0], axis)
+    outputs = flow.fresh(layer.filters, name=layer.name)
+    kernel = (*[None] * len(layer.kernel_size), outputs, inputs)
+    work = [(positions(call.inputs[0].shape, axis), _sizes(layer.kernel, kernel))]
+    flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"filters": outputs}, work=work)
+    _activated(flow, layer, outputs)
+    return [placed(len(shape), axis, outputs)]
+
+
+def depthwise(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, shape = call.layer, call.outputs[0].shape
+    axis = channel_axis(layer, len(shape))
+    inputs = along(flow.inputs(call)[0], axis)
+    outputs = None if inputs is None else np.repeat(inputs, layer.depth_multiplier)
+    kernel = (*[None] * len(layer.kernel_size), inputs, None)
+    work = [(positions(shape, axis), _sizes(layer.kernel, kernel))]
+    flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, work=work)
+    if outputs is not None:
+        _activated(flow, layer, outputs)
+    return [placed(len(shape), axis, outputs)]
+
+
+def separable(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, shape = call.layer, call.outputs[0].shape
+    axis, rank = channel_axis(layer, len(shape)), len(layer.kernel_size)
+    inputs = along(flow.inputs(call)[0], axis)
+    between = None if inputs is None else np.repeat(inputs, layer.depth_multiplier)
+    outputs = flow.fresh(layer.filters, name=layer.name)
+    first, second = (*[None] * rank, inputs, None), (*[None] * rank, between, outputs)
+    weights = {"depthwise_kernel": first, "pointwise_kernel": second, "bias": (outputs,)}
+    kernels = {variable.name: variable for variable in layer.weights}
+    places = positions(shape, axis)
+    work = [
+        (places, _sizes(kernels["depthwise_kernel"], first)),
+        (places, _sizes(kernels["pointwise_kernel"], second)),
+    ]
+    flow.record(layer, weights, config={"filters": outputs}, work=work)
+    _activated(flow, layer, outputs)
+    return [placed(len(shape), axis, outputs)]
+
+
+def embedding(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, shape = call.layer, call.outputs[0].shape
+    outputs = flow.fresh(layer.output_dim, name=layer.name)
+    flow.record(layer, {"embeddings": (None, outputs)}, config={"output_dim": outputs})
+    return [placed(len(shape), -1, outputs)]
+
+
+def _sizes(variable: keras.Variable, layout: Layout) -> tuple[int | np.ndarray, ...]:
+    """Return the sizes of a weight, channels in place of a number where it has them."""
+    return tuple(
+        int(size) if channels is None else channels for size, channels in zip(variable.shape, layout, strict=True)
+    )
+
+
+KERNELS: dict[type, Rule] = {
+    layers.Dense: dense,
+    layers.EinsumDense: einsum_dense,
+    layers.Embedding: embedding,
+    **dict.fromkeys([layers.Conv1D, layers.Conv2D, layers.Conv3D], convolution),
+    **dict.fromkeys([layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], transposed),
+    **dict.fromkeys([layers.DepthwiseConv1D, layers.DepthwiseConv2D], depthwise),
+    **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], separable),
+}

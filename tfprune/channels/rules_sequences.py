@@ -1,0 +1,163 @@
+"""How channels go through recurrent layers, attention, and layers around another layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.channels.flow import Flow, NoRule, Rule, Work, along, placed, positions
+from tfprune.channels.ties import Layout
+from tfprune.models.graph import Call
+
+layers = keras.layers
+_GATES = {layers.SimpleRNN: 1, layers.GRU: 3, layers.LSTM: 4}
+
+
+def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer = call.layer
+    if layer.stateful:
+        raise NoRule("it keeps states from batch to batch")
+    inputs = along(flow.inputs(call)[0], -1)
+    units = flow.fresh(layer.units, name=layer.name)
+    for state in keras.tree.flatten(_bound(call).get("initial_state") or ()):
+        flow.tie_layouts((units,), flow.layout(state)[1:])
+    gates = np.tile(units, next(count for kind, count in _GATES.items() if isinstance(layer, kind)))
+    bias = next((variable for variable in layer.weights if variable.path.endswith("bias")), None)
+    rank = 1 if bias is None else len(bias.shape)
+    weights = {"kernel": (inputs, gates), "recurrent_kernel": (units, gates), "bias": (*[None] * (rank - 1), gates)}
+    steps = call.inputs[0].shape[1] or 1
+    features = call.inputs[0].shape[-1] if inputs is None else inputs
+    work = [(steps, (features, gates)), (steps, (units, gates))]
+    flow.record(layer, weights, config={"units": units}, work=work)
+    return [placed(len(tensor.shape), -1, units) for tensor in call.outputs]
+
+
+def bidirectional(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer = call.layer
+    if len(call.inputs) > 1:
+        raise NoRule("it is given states to start from")
+    shapes = [tensor.shape for tensor in call.inputs]
+    directions = []
+    for part in (layer.forward_layer, layer.backward_layer):
+        rank = 3 if part.return_sequences else 2
+        states = [(None, part.units)] * (0 if not part.return_state else 2 if isinstance(part, layers.LSTM) else 1)
+        given = [*shapes, (*shapes[0][: rank - 1], part.units), *states]
+        directions.append(list(flow.follow_part(part, flow.inputs(call), given)))
+    forward, backward = directions
+    flow.tie_layouts(forward[0], backward[0])  # one argument, `units`, counts both
+    parts = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
+    flow.record(layer, _held(flow, parts), config=parts, work=_moved_work(flow, parts))
+    if layer.merge_mode is None:
+        return [forward[0], backward[0], *forward[1:], *backward[1:]]
+    merged = forward[0]
+    if layer.merge_mode == "concat":
+        merged = (*forward[0][:-1], np.concatenate([forward[0][-1], backward[0][-1]]))
+    return [merged, *forward[1:], *backward[1:]]
+
+
+def time_distributed(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer = call.layer
+    layout, shapes = flow.inputs(call)[0], [call.inputs[0].shape, call.outputs[0].shape]
+    if layout[1] is not None:
+        raise NoRule("it takes channels along its axis of time")
+    inner = [(shape[0], *shape[2:]) for shape in shapes]
+    result = flow.follow_part(layer.layer, [(layout[0], *layout[2:])], inner)[0]
+    parts = {"layer": layer.layer}
+    if id(layer.layer) in flow.slices:
+        work = _moved_work(flow, parts, times=shapes[0][1] or 1)
+        flow.record(layer, _held(flow, parts), config=parts, work=work)
+    return [(result[0], None, *result[1:])]
+
+
+def _held(flow: Flow, parts: dict[str, Any]) -> dict[str, Layout]:
+    """Return what the layers inside a layer hold, by the path of each weight."""
+    return {
+        part.weights[place].path: layout
+        for part in parts.values()
+        for place, layout in flow.slices[id(part)].weights.items()
+    }
+
+
+def _moved_work(flow: Flow, parts: dict[str, Any], *, times: int = 1) -> list[Work]:
+    """Take the multiplications of the layers inside a layer from them, to count them once."""
+    work = [(times * factor, sizes) for part in parts.values() for factor, sizes in flow.slices[id(part)].work]
+    for part in parts.values():
+        flow.slices[id(part)].work.clear()
+    return work
+
+
+def _bound(call: Call) -> dict[str, Any]:
+    return inspect.signature(call.layer.call).bind(*call.args, **call.kwargs).arguments
+
+
+def attention(flow: Flow, call: Call) -> Sequence[Layout]:
+    """Heads go as a whole, with all they read and write; in grouped attention with the queries that share a key."""
+    layer, given = call.layer, _bound(call)
+    keys = given["value"] if given.get("key") is None else given["key"]
+    tensors = {"query": given["query"], "value": given["value"], "key": keys}
+    inputs = {name: along(flow.layout(tensor), -1) for name, tensor in tensors.items()}
+    config = layer.get_config()
+    is_grouped = isinstance(layer, layers.GroupQueryAttention)
+    count = config["num_key_value_heads" if is_grouped else "num_heads"]
+    heads = flow.fresh(count, name=f"{layer.name}/heads", kind="heads")
+    queries = np.repeat(heads, config["num_query_heads"] // count) if is_grouped else heads
+    result, counted = _projected(flow, call, inputs["query"], is_grouped=is_grouped, asked=config)
+    counted |= {"num_query_heads": queries, "num_key_value_heads": heads} if is_grouped else {"num_heads": heads}
+    weights = {
+        "query/kernel": (inputs["query"], queries, None),
+        "gate/kernel": (inputs["query"], queries, None),
+        "key/kernel": (inputs["key"], heads, None),
+        "value/kernel": (inputs["value"], heads, None),
+        "attention_output/kernel": (queries, None, result),
+        "query/bias": (queries, None),
+        "gate/bias": (queries, None),
+        "key/bias": (heads, None),
+        "value/bias": (heads, None),
+        "attention_output/bias": (result,),
+    }
+    flow.record(layer, weights, config=counted, work=_attention_work(call, tensors, weights, queries))
+    outputs = [placed(len(call.outputs[0].shape), -1, result)]
+    if len(call.outputs) > 1:  # the scores of each head
+        outputs.append(placed(len(call.outputs[1].shape), 1, queries))
+    return outputs
+
+
+def _projected(
+    flow: Flow, call: Call, query: np.ndarray | None, *, is_grouped: bool, asked: dict[str, Any]
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Return the channels of what attention returns, and the argument that counts them."""
+    if is_grouped:  # which returns as many channels as the query has
+        return query, {}
+    if isinstance(asked["output_shape"], (tuple, list)) and len(asked["output_shape"]) > 1:
+        raise NoRule("its outputs have several axes")
+    result = flow.fresh(int(call.outputs[0].shape[-1]), name=call.layer.name)
+    return result, {"output_shape": (result,)}
+
+
+def _attention_work(
+    call: Call, tensors: dict[str, Any], weights: dict[str, Layout], queries: np.ndarray
+) -> list[Work]:
+    places = {name: positions(tensor.shape, -1) for name, tensor in tensors.items()}
+    times = {**places, "gate": places["query"], "attention_output": places["query"]}
+    work = []
+    for variable in call.layer.weights:
+        name = next((name for name in weights if variable.path.endswith(name)), "")
+        if name.endswith("/kernel"):
+            sizes = zip(variable.shape, weights[name], strict=True)
+            counted = tuple(int(size) if channels is None else channels for size, channels in sizes)
+            work.append((times[name.partition("/")[0]], counted))
+    widths = {variable.path.split("/")[-2]: variable.shape[-1] for variable in call.layer.weights}
+    return [*work, (places["query"] * places["key"] * (widths["key"] + widths["value"]), (queries,))]
+
+
+SEQUENCES: dict[type, Rule] = {
+    **dict.fromkeys(_GATES, recurrent),
+    layers.Bidirectional: bidirectional,
+    layers.TimeDistributed: time_distributed,
+    layers.MultiHeadAttention: attention,
+    layers.GroupQueryAttention: attention,
+}

@@ -1,0 +1,120 @@
+"""What a criterion may look at: the weight, and the facts that one pass over data gathered about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfprune.spec import Spec
+
+FACTS = {
+    "input_norms": "the L2 norm of each input over all samples and positions, (inputs,)",
+    "input_moments": "`ClassMoments` of the inputs, each the mean over its positions",
+    "output_moments": "`ClassMoments` of the outputs, each the mean over its positions",
+    "gradient_sizes": "the mean over batches of |dL/dw|, of the weight's shape",
+    "gradient_norms": "the mean over batches of the L2 norm of an output's gradient, (outputs,)",
+    "movement": "the sum over passes of -w * dL/dw, of the weight's shape",
+    "gamma": "the scales of the BatchNormalization that takes the layer's outputs, (outputs,)",
+}
+WITHOUT_DATA = ("gamma",)  # read off the model
+OF_CLASSES = ("input_moments", "output_moments")
+OF_LOSS = ("gradient_sizes", "gradient_norms", "movement")
+
+
+@dataclass(frozen=True)
+class UnknownFact:
+    """In place of a fact: why it cannot be known of a weight."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a criterion may look at.
+
+    Attributes:
+        weight: The weight's latent values, those of masked entries included, in Keras' shape.
+        path: The weight's place in the model, `block_1/conv/kernel`.
+        axes: One letter per dimension: `o` output, `i` input, `c` both, any other a kernel position.
+        facts: What was gathered, by the names of `FACTS`: those that the criterion `needs`.
+    """
+
+    weight: np.ndarray
+    path: str
+    axes: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def fact(self, name: str) -> Any:
+        """Return a fact.
+
+        Raises:
+            ValueError: If it was not gathered, or cannot be known of this weight.
+        """
+        found = self.facts.get(name)
+        if found is None:
+            raise ValueError(
+                f"Expected evidence of {self.path}: {FACTS.get(name, name)}. Received: none. Pass data= to "
+                f"update_masks, PruningCallback or plan_shrink, and name {name!r} among the criterion's `needs`"
+            )
+        if isinstance(found, UnknownFact):
+            raise ValueError(
+                f"Expected evidence of {self.path}: {FACTS.get(name, name)}. Received: none, as {found.reason}. "
+                f"Leave this weight out with `filters`, or choose another criterion for it"
+            )
+        return found
+
+    def over_outputs(self, vector: np.ndarray) -> np.ndarray:
+        """Return one value per output in a shape that broadcasts over the weight.
+
+        Example:
+            >>> Evidence(np.zeros((3, 3, 8, 4)), "conv/kernel", "hwio").over_outputs(np.arange(4)).shape
+            (1, 1, 1, 4)
+        """
+        return self._over([axis for axis, letter in enumerate(self.axes) if letter in "oc"], vector)
+
+    def over_inputs(self, vector: np.ndarray) -> np.ndarray:
+        """Return one value per input in a shape that broadcasts over the weight; of a grouped convolution all inputs.
+
+        Example:
+            >>> Evidence(np.zeros((3, 3, 8, 4)), "conv/kernel", "hwio").over_inputs(np.arange(8)).shape
+            (1, 1, 8, 1)
+        """
+        inputs = [axis for axis, letter in enumerate(self.axes) if letter == "i"]
+        inputs = inputs or [axis for axis, letter in enumerate(self.axes) if letter == "c"]
+        count = int(np.prod([self.weight.shape[axis] for axis in inputs]))
+        groups, rest = divmod(np.size(vector), count)
+        outputs = [axis for axis, letter in enumerate(self.axes) if letter == "o"]
+        if groups < 2 or rest or len(inputs) != 1 or len(outputs) != 1:
+            return self._over(inputs, vector)
+        # Each group of outputs reads inputs of its own.
+        table = np.repeat(np.reshape(vector, (groups, count)), self.weight.shape[outputs[0]] // groups, axis=0)
+        return self._over(sorted(inputs + outputs), table.T if inputs < outputs else table)
+
+    def everywhere(self, values: np.ndarray) -> np.ndarray:
+        """Return values that broadcast over the weight in the weight's own shape."""
+        return np.broadcast_to(values, self.weight.shape).copy()
+
+    def _over(self, axes: list[int], values: np.ndarray) -> np.ndarray:
+        sizes = [size if axis in axes else 1 for axis, size in enumerate(self.weight.shape)]
+        if len(self.axes) != self.weight.ndim or np.size(values) != np.prod(sizes):
+            raise ValueError(
+                f"Expected one value for each unit of {self.path} of shape {self.weight.shape} and axes "
+                f"{self.axes!r}. Received: {np.size(values)} values"
+            )
+        return np.reshape(values, sizes)
+
+
+class Criterion(Spec):
+    """Base of all criteria."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The facts it looks at, names of `FACTS`; a criterion that looks at the weight alone needs none."""
+        return ()
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        """Return finite scores of the weight's shape, larger = keep."""
+        raise NotImplementedError

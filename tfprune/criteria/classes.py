@@ -1,0 +1,133 @@
+"""Criteria that look at how well the units of a layer tell classes apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune.criteria.base import Criterion, Evidence
+from tfprune.spec import check_amount, check_choice
+
+_PERFECT = 1e15  # in place of an infinite F: the unit is constant within every class
+
+
+@dataclass(frozen=True)
+class FStatistic(Criterion):
+    """Score an entry by how well the unit it belongs to tells classes apart: F times |w|.
+
+    F is that of a one-way analysis of variance over classes; the value of a channel is the mean over its positions. F
+    does not change when a unit is scaled, so that alone it cannot rank the connections of one unit.
+
+    Args:
+        unit: Whose F: `"input"`, to rank connections, or `"output"`, to rank channels.
+        mix: None multiplies. A number in [0, 1] mixes ranks instead, each in [0, 1] within the weight:
+            mix * rank(F) + (1 - mix) * rank(|w|).
+
+    Raises:
+        ValueError: For another `unit`, or a `mix` outside [0, 1].
+        TypeError: If `mix` is no number.
+
+    Example:
+        >>> from tfprune.criteria.class_moments import ClassMoments
+        >>> moments = ClassMoments(2)
+        >>> moments.add(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0], [4.0, 5.0]]), np.array([0, 1, 0, 1]))
+        >>> facts = {"input_moments": moments}
+        >>> FStatistic()(Evidence(np.array([[-2.0, 1.0], [9.0, 9.0]]), "dense/kernel", "io", facts))
+        array([[1. , 0.5],
+               [0. , 0. ]])
+
+    Reference:
+        Wang et al., 2025, "Exploring Vision Neural Network Pruning via Screening Methodology", arXiv:2502.07189, as
+        far as its abstract tells.
+    """
+
+    unit: str = "input"
+    mix: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self.unit, "unit", choices=("input", "output"))
+        if self.mix is not None:
+            mix = check_amount(self.mix, "mix")
+            if mix > 1:
+                raise ValueError(f"Expected `mix` in [0, 1], or None. Received: mix={self.mix!r}")
+            self._hold(mix=mix)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (f"{self.unit}_moments",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        f_statistic = np.minimum(evidence.fact(f"{self.unit}_moments").f_statistic(), _PERFECT)
+        over = evidence.over_inputs if self.unit == "input" else evidence.over_outputs
+        size = np.abs(evidence.weight)
+        if self.mix is None:
+            return over(f_statistic) * size
+        return self.mix * over(_ranks(f_statistic)) + (1 - self.mix) * _ranks(size)
+
+
+@dataclass(frozen=True)
+class DACIS(Criterion):
+    """Score an entry by its channel: gradient G, variance V and discrimination D, each from 0 to 1 within the weight.
+
+        score_o = gradient * G_o + variance * V_o + discrimination * D_o
+
+    G is the mean over batches of the norm of the channel's gradient, V the variance of its activation (the mean over
+    positions) over samples, D the activation's squared deviations between classes over those within them. All entries
+    of a channel score the same; a channel with a constant activation and no gradient scores 0.
+
+    Args:
+        gradient: Weight of G, at least 0. At 0 no gradients are computed.
+        variance: Weight of V.
+        discrimination: Weight of D.
+
+    Raises:
+        TypeError: If a weight is no number.
+        ValueError: If one is negative, or all are 0.
+
+    Example:
+        >>> from tfprune.criteria.class_moments import ClassMoments
+        >>> moments = ClassMoments(2)
+        >>> moments.add(np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0], [4.0, 5.0]]), np.array([0, 0, 1, 1]))
+        >>> facts = {"gradient_norms": np.array([0.1, 0.7]), "output_moments": moments}
+        >>> DACIS()(Evidence(np.ones((1, 2)), "dense/kernel", "io", facts)).round(6)
+        array([[0.7, 0.3]])
+
+    Reference:
+        Uddin, Alam & Pasha, 2026, "PMP-DACIS", arXiv:2601.02353, and its public code.
+    """
+
+    gradient: float = 0.3
+    variance: float = 0.2
+    discrimination: float = 0.5
+
+    def __post_init__(self) -> None:
+        weights = {name: check_amount(value, name) for name, value in self.get_config().items()}
+        if not any(weights.values()):
+            raise ValueError(f"Expected at least one weight above 0. Received: {self!r}")
+        self._hold(**weights)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("output_moments",) if self.gradient == 0 else ("output_moments", "gradient_norms")
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        moments = evidence.fact("output_moments")
+        score = self.variance * _from_0_to_1(moments.variance())
+        score += self.discrimination * _from_0_to_1(moments.discrimination())
+        if self.gradient:
+            score += self.gradient * _from_0_to_1(evidence.fact("gradient_norms"))
+        return evidence.everywhere(evidence.over_outputs(score))
+
+
+def _from_0_to_1(values: np.ndarray) -> np.ndarray:
+    """Return values on a scale from the least to the largest; 0 where all are equal."""
+    least, span = values.min(), np.ptp(values)
+    return (values - least) / span if span else np.zeros_like(values)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return the place of each value in the order of all, from 0 to 1; equal ones share their middle place."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middles = np.cumsum(counts) - (counts + 1) / 2
+    return middles[places].reshape(values.shape) / max(values.size - 1, 1)

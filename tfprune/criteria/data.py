@@ -1,0 +1,118 @@
+"""Criteria that look at inputs, gradients and scales beside the weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tfprune.criteria.base import Criterion, Evidence
+from tfprune.spec import check_choice
+
+
+@dataclass(frozen=True)
+class BatchNormGamma(Criterion):
+    """Score an entry by the scale of the BatchNormalization that takes its output: |gamma_o|. It needs no data.
+
+    All entries of a channel score the same, so it is a criterion for `patterns.Channel` and `plan_shrink`.
+
+    Example:
+        >>> facts = {"gamma": np.array([0.5, -2.0])}
+        >>> BatchNormGamma()(Evidence(np.array([[3.0, 1.0]]), "dense/kernel", "io", facts))
+        array([[0.5, 2. ]])
+
+    Reference:
+        Liu et al., 2017, "Learning Efficient Convolutional Networks through Network Slimming", arXiv:1708.06519.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("gamma",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return evidence.everywhere(evidence.over_outputs(np.abs(evidence.fact("gamma"))))
+
+
+@dataclass(frozen=True)
+class Taylor(Criterion):
+    """Score an entry by the change of the loss if it were zero, to first order: the mean over batches of |w dL/dw|.
+
+    Within a batch gradients of either sign cancel; over batches sizes add up, so that it still tells weights apart
+    where training has converged. The gradient is that of the masked model, of masked entries too.
+
+    Example:
+        >>> facts = {"gradient_sizes": np.array([[0.1, 3.0]])}
+        >>> Taylor()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel", "io", facts))
+        array([[0.2, 3. ]])
+
+    Reference:
+        Molchanov et al., 2019, "Importance Estimation for Neural Network Pruning", arXiv:1906.10771.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("gradient_sizes",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return np.abs(evidence.weight) * evidence.fact("gradient_sizes")
+
+
+@dataclass(frozen=True)
+class Movement(Criterion):
+    """Score an entry by whether training moves it away from zero: the sum of -w dL/dw. For fine-tuning.
+
+    Each mask update adds the mean of one pass over the data. A weight that training makes smaller scores below zero,
+    however large it is. `PruningCallback` adds up over its fit, a `Gatherer` over its life.
+
+    Example:
+        >>> facts = {"movement": np.array([[-0.4, 0.1]])}
+        >>> Movement()(Evidence(np.array([[5.0, 0.1]]), "dense/kernel", "io", facts))
+        array([[-0.4,  0.1]])
+
+    Reference:
+        Sanh, Wolf & Rush, 2020, "Movement Pruning", arXiv:2005.07683, section 4. There scores are added up in every
+        training step; here in every mask update.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("movement",)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return evidence.fact("movement")
+
+
+@dataclass(frozen=True)
+class Wanda(Criterion):
+    """Score an entry by its absolute value times the L2 norm of the input it weighs: |w_oi| ||x_i||.
+
+    Args:
+        compare: `"layer"` ranks the entries of a weight with each other, `"output"` only those of one output, as
+            the paper does for language models: a score is then the entry's place among its output's, in (0, 1], and
+            every output loses the same share.
+
+    Raises:
+        ValueError: For another `compare`.
+
+    Example:
+        >>> facts = {"input_norms": np.array([10.0, 0.1])}
+        >>> Wanda()(Evidence(np.array([[1.0], [-30.0]]), "dense/kernel", "io", facts))
+        array([[10.],
+               [ 3.]])
+
+    Reference:
+        Sun et al., 2023, "A Simple and Effective Pruning Approach for Large Language Models",
+        arXiv:2306.11695, equation 1.
+    """
+
+    compare: str = "layer"
+    needs: ClassVar[tuple[str, ...]] = ("input_norms",)
+
+    def __post_init__(self) -> None:
+        check_choice(self.compare, "compare", choices=("layer", "output"))
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        scores = np.abs(evidence.weight) * evidence.over_inputs(evidence.fact("input_norms"))
+        if self.compare == "layer":
+            return scores
+        outputs = [axis for axis, letter in enumerate(evidence.axes) if letter in "oc"]
+        front = np.moveaxis(scores, outputs, range(len(outputs)))
+        rows = front.reshape(np.prod(front.shape[: len(outputs)], dtype=int), -1)
+        places = np.argsort(np.argsort(-rows, axis=1, kind="stable"), axis=1)  # 0 is the best of its output
+        ranks = 1 - places / rows.shape[1]
+        return np.moveaxis(ranks.reshape(front.shape), range(len(outputs)), outputs)

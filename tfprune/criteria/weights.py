@@ -1,0 +1,71 @@
+"""Criteria that look at the weight alone."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune.criteria.base import Criterion, Evidence
+from tfprune.spec import check_count
+
+
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    """Score an entry by its absolute value.
+
+    Example:
+        >>> Magnitude()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel"))
+        array([[2., 1.]])
+
+    Reference:
+        Zhu & Gupta, 2017, "To prune, or not to prune", arXiv:1710.01878, section 3.
+    """
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return np.abs(evidence.weight)
+
+
+@dataclass(frozen=True)
+class L2(Criterion):
+    """Score an entry by its square.
+
+    It ranks single entries as `Magnitude` does, but blocks, channels and heads, which count as much as their entries
+    on average, by their L2 norm instead of their L1 norm.
+
+    Example:
+        >>> L2()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel"))
+        array([[4., 1.]])
+
+    Reference:
+        Li et al., 2017, "Pruning Filters for Efficient ConvNets", arXiv:1608.08710, section 3.
+    """
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        return np.square(evidence.weight, dtype=np.promote_types(evidence.weight.dtype, np.float32))
+
+
+@dataclass(frozen=True)
+class Random(Criterion):
+    """Score entries at random: the baseline that any other criterion has to beat.
+
+    The scores depend on the seed and on the weight's path alone, so that an entry once pruned stays pruned as the
+    sparsity rises, and two runs agree.
+
+    Args:
+        seed: At least 0.
+
+    Example:
+        >>> Random(seed=1)(Evidence(np.zeros((2, 3)), "dense/kernel")).shape
+        (2, 3)
+    """
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._hold(seed=check_count(self.seed, "seed", least=0))
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        generator = np.random.default_rng([self.seed, zlib.crc32(evidence.path.encode())])
+        return generator.random(evidence.weight.shape, dtype=np.float32)

@@ -1,0 +1,71 @@
+"""Which BatchNormalization takes the outputs of which layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.criteria.base import UnknownFact
+from tfprune.evidence.layer_hooks import hooked_calls, read_only_scope
+from tfprune.models.calls import placeholder
+from tfprune.models.layers import as_numpy, walk
+
+
+class _Silent(keras.Model):
+    """A model called within another, in a graph of its own in which nothing is computed."""
+
+    def __init__(self, model: keras.layers.Layer) -> None:
+        super().__init__(dtype="float32", autocast=False)
+        self.model = model
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        with read_only_scope(self.model):
+            return self.model(inputs, training=False)
+
+
+def normalisers(model: keras.layers.Layer) -> dict[int, keras.layers.BatchNormalization]:
+    """Return the BatchNormalization that takes what a layer returns, by the layer's id.
+
+    Raises:
+        ValueError: For a model whose inputs are not known, so that it cannot be called without data.
+    """
+    layers = [layer for _, layer in walk(model)]
+    makers: dict[int, tuple[keras.layers.Layer, Any]] = {}
+    found: dict[int, keras.layers.BatchNormalization] = {}
+
+    def hear(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
+        if isinstance(layer, keras.layers.BatchNormalization) and id(given) in makers:
+            found[id(makers[id(given)][0])] = layer
+        # The innermost layer that returns a tensor made it; kept, so that no other tensor gets its id.
+        makers.setdefault(id(returned), (layer, returned))
+
+    with hooked_calls(layers, hear):
+        _Silent(model)(_placeholders(model))
+    return found
+
+
+def _placeholders(model: keras.layers.Layer) -> Any:
+    if isinstance(model, keras.Sequential) and model.built:  # whose `input` is what it was called on
+        return placeholder(model.inputs[0])
+    if getattr(model, "inputs", None):
+        return keras.tree.map_structure(placeholder, model.input)
+    config = model.get_build_config() or {}
+    if not isinstance(config.get("input_shape"), (tuple, list)):
+        raise ValueError(
+            f"Expected a model whose inputs are known, to find what normalises its layers' outputs. Received: "
+            f"{model.name!r} of class {type(model).__name__}, whose are not. Build it by model.build(input_shape)"
+        )
+    return keras.KerasTensor(tuple(config["input_shape"]))
+
+
+def gamma(layer: keras.layers.Layer, found: dict[int, keras.layers.BatchNormalization]) -> np.ndarray | UnknownFact:
+    """Return the scales that a layer's outputs get, in float64."""
+    normaliser = found.get(id(layer))
+    if normaliser is None:
+        return UnknownFact("no BatchNormalization takes the outputs of its layer")
+    if not normaliser.scale:
+        return UnknownFact(f"{normaliser.name} has no scale (scale=False)")
+    return as_numpy(normaliser.gamma).astype(np.float64)

@@ -1,0 +1,67 @@
+"""Copies of a compiled model that train and are judged as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+def check_compiled(model: Any) -> None:
+    """Refuse what cannot be trained or judged.
+
+    Raises:
+        TypeError: If it is no model.
+        ValueError: If it is not compiled.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
+    if not model.compiled:
+        raise ValueError(
+            f"Expected a compiled model. Received: {model.name!r}, which is not. Call "
+            f"model.compile(loss=..., metrics=[...]) first"
+        )
+
+
+def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **changes: Any) -> keras.Model:
+    """Compile a copy with the arguments of a model, its optimizer anew; return the copy.
+
+    Args:
+        copy: What to compile.
+        model: A compiled model.
+        advice: What a user can do where Keras cannot save and load what the model was compiled with.
+        **changes: Arguments of `compile` to take instead.
+
+    Raises:
+        ValueError: If Keras cannot save and load what the model was compiled with.
+    """
+    try:
+        arguments = keras.saving.deserialize_keras_object(model.get_compile_config())
+        copy.compile(**{**arguments, **changes})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected a model compiled with what Keras can save and load. Received: {model.name!r}, whose loss, "
+            f"metrics or own `compile` it cannot. {advice}"
+        ) from error
+    return copy
+
+
+def arguments_of(data: Any) -> dict[str, Any]:
+    """Return data as arguments of `fit` and `evaluate`.
+
+    Raises:
+        TypeError: For what is neither a tuple nor a data set that can be read again and again.
+        ValueError: For a tuple of another length.
+    """
+    if isinstance(data, tuple):
+        if len(data) not in (2, 3):
+            raise ValueError(f"Expected `data` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts")
+        return dict(zip(("x", "y", "sample_weight"), data, strict=False))
+    is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):
+        raise TypeError(
+            f"Expected `data` to be a tuple (x, y), or a data set that can be read again and again, such as a "
+            f"tf.data.Dataset. Received: an object of type {type(data).__name__}"
+        )
+    return {"x": data}

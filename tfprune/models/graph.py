@@ -1,0 +1,185 @@
+"""A graph model without nested models, as the list of its calls."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import keras
+
+from tfprune.models.kinds import is_graph
+
+INSERTED = ("flip", "add", "multiply", "relu6")  # what rewriting puts in besides layers
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer or operation.
+
+    Attributes:
+        layer: What is called.
+        args: Its positional arguments.
+        kwargs: Its arguments by name.
+        outputs: The tensors it returns.
+    """
+
+    layer: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[keras.KerasTensor]
+
+    @cached_property
+    def inputs(self) -> list[keras.KerasTensor]:
+        """The tensors among its arguments, in order."""
+        return [leaf for leaf in keras.tree.flatten((self.args, self.kwargs)) if isinstance(leaf, keras.KerasTensor)]
+
+
+class Graph:
+    """A model as the calls it makes, in an order in which they can be made."""
+
+    def __init__(self, model: keras.Model, calls: list[Call]) -> None:
+        self.model, self.calls = model, calls
+        self._producers = {id(tensor): call for call in calls for tensor in call.outputs}
+        self._consumers: dict[int, list[Call]] = {}
+        for call in calls:
+            for tensor in call.inputs:
+                self._consumers.setdefault(id(tensor), []).append(call)
+        self._outputs = {id(tensor) for tensor in model.outputs}
+
+    def producer(self, tensor: keras.KerasTensor) -> Call | None:
+        """Return the call that a tensor comes from, None for an input of the model."""
+        return self._producers.get(id(tensor))
+
+    def consumers(self, call: Call) -> list[Call]:
+        """Return the calls that take an output of a call."""
+        return [taker for tensor in call.outputs for taker in self._consumers.get(id(tensor), ())]
+
+    def is_output(self, call: Call) -> bool:
+        """Tell whether the model returns an output of a call."""
+        return any(id(tensor) in self._outputs for tensor in call.outputs)
+
+
+def grouped(calls: list[Call], links: Iterable[tuple[Call, Call]]) -> list[list[Call]]:
+    """Split calls into groups, so that those linked, and all calls of one layer, are together."""
+    group = {id(call): [call] for call in calls}
+    first: dict[int, Call] = {}
+    same_layer = [(first.setdefault(id(call.layer), call), call) for call in calls]
+    for one, other in (*same_layer, *links):
+        larger, smaller = group[id(one)], group[id(other)]
+        if larger is not smaller:
+            larger += smaller
+            group.update({id(call): larger for call in smaller})
+    return list({id(members): members for members in group.values()}.values())
+
+
+def unused_name(name: str, taken: set[str]) -> str:
+    """Return a name that no layer has yet, and put it with those taken."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def retrace(model: keras.Model, call: Callable) -> keras.Model:
+    """Call the layers of a model again, on new inputs, each by `call(layer, *args, **kwargs)`; layers are shared."""
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+def trace(model: keras.Model) -> Graph:
+    """Return the calls of a flat model, which `retrace` makes in the same order."""
+    calls: list[Call] = []
+
+    def record(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = layer(*args, **kwargs)
+        calls.append(Call(layer, args, kwargs, keras.tree.flatten(outputs)))
+        return outputs
+
+    return Graph(retrace(model, record), calls)
+
+
+def flatten(model: keras.Model) -> keras.Model:
+    """Return a Functional model over the layers of a graph model and of the models nested in it.
+
+    A layer whose name another one has gets the name of its model in front. Models whose class has a `call` of its own
+    stay whole.
+    """
+    taken: set[str] = set()
+    for owner, operation in _operations(model):
+        while operation.name in taken:
+            operation.name = f"{owner.name}_{operation.name}"
+        taken.add(operation.name)
+    _number_after(taken)
+    flat = _functional(model)
+    while any(map(is_plain, flat.layers)):
+        flat = retrace(flat, _call_inline)
+    return flat
+
+
+def _number_after(taken: set[str]) -> None:
+    """Let Keras number operations that are put in after those there are: their names cannot be chosen."""
+    for prefix in INSERTED:
+        numbers = [int(found[1]) for name in taken if (found := re.fullmatch(rf"{prefix}_(\d+)", name))]
+        while keras.backend.get_uid(prefix) <= max(numbers, default=0):
+            pass
+
+
+def is_plain(layer: Any) -> bool:
+    """Tell whether it is a Sequential or Functional model that does nothing but call its layers."""
+    if not is_graph(layer) or not layer.built:
+        return False
+    return isinstance(layer, keras.Sequential) or type(layer).call is type(_functional(layer)).call
+
+
+def check_graph(model: Any) -> None:
+    """Refuse what is no model of which every call is known.
+
+    Raises:
+        TypeError: If it is no model.
+        ValueError: If it is not built, or no graph.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
+    if not is_plain(model):
+        raise ValueError(
+            f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
+            f"{type(model).__name__}, whose layers cannot be followed. Build it as keras.Model(inputs, outputs)"
+        )
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    """Return a model as one that is nothing but a graph."""
+    if isinstance(model, keras.Sequential):  # whose `input` is what it was called on
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def _operations(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
+    """Yield what the flat model will consist of, with the model that holds it; the outermost first."""
+    models, seen = [model], {id(model)}
+    for owner in models:
+        for operation in _functional(owner).operations:
+            if id(operation) in seen or (owner is not model and isinstance(operation, keras.layers.InputLayer)):
+                continue
+            seen.add(id(operation))
+            if is_plain(operation):
+                models.append(operation)
+            else:
+                yield owner, operation
+
+
+def _call_inline(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a layer, or what a nested model is made of, in training as the model is."""
+    if not is_plain(layer):
+        return layer(*args, **kwargs)
+
+    def call(inner: Any, *inner_args: Any, **inner_kwargs: Any) -> Any:
+        if "training" in inspect.signature(inner.call).parameters and kwargs.get("training") is not None:
+            inner_kwargs = {"training": kwargs["training"], **inner_kwargs}
+        return inner(*inner_args, **inner_kwargs)
+
+    inner = retrace(_functional(layer), call)
+    return keras.Function(inner.inputs, inner.outputs).call(keras.tree.flatten(args))

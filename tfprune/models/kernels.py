@@ -1,0 +1,152 @@
+"""Which weights of a layer can be pruned, and how each is seen as a matrix of outputs by inputs.
+
+The axes of a weight are written with one letter per dimension: `o` for outputs, `i` for inputs, `c` for channels
+that are both (a depthwise kernel), any other letter for a kernel position. `hwio` is a convolution's kernel.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.models.layers import sublayers, walk
+from tfprune.models.register_prunable import axes_rule
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A weight that can be pruned.
+
+    Attributes:
+        path: Its place below the layer it was looked for in: `kernel`, or `block_1/conv/kernel` in a model.
+        variable: The Keras variable.
+        axes: One letter per dimension.
+    """
+
+    path: str
+    variable: keras.Variable
+    axes: str
+
+    @property
+    def mixes_inputs(self) -> bool:
+        """Whether it has an input axis. One without (depthwise) is small and is pruned only when asked for."""
+        return "i" in self.axes
+
+    @property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """Shape of the matrix view: (outputs, inputs), or (outputs, positions, inputs)."""
+        groups = _groups(self.axes)
+        sizes = [math.prod(self.variable.shape[axis] for axis in group) for group in groups]
+        return tuple(sizes) if groups[1] else (sizes[0], sizes[2])
+
+
+class PrunableLayer(abc.ABC):
+    """A layer that says itself which of its weights are pruned: any whose class has the method, as with tfmot.
+
+    Weights have inputs and outputs along their last two axes; a vector, such as a bias, counts as one row of inputs.
+    """
+
+    @abc.abstractmethod
+    def get_prunable_weights(self) -> list[keras.Variable]:
+        """Return the weights to prune, once the layer is built."""
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return hasattr(other, "get_prunable_weights") if cls is PrunableLayer else NotImplemented
+
+
+def _groups(axes: str) -> tuple[list[int], list[int], list[int]]:
+    """Return the dimensions that are outputs, kernel positions and inputs."""
+    outputs = [axis for axis, letter in enumerate(axes) if letter in "oc"]
+    inputs = [axis for axis, letter in enumerate(axes) if letter == "i"]
+    positions = [axis for axis in range(len(axes)) if axis not in outputs + inputs]
+    return outputs, positions, inputs
+
+
+def to_matrix(array: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Return the matrix view of an array of the kernel's shape, without a copy where NumPy can."""
+    return array.transpose([axis for group in _groups(kernel.axes) for axis in group]).reshape(kernel.matrix_shape)
+
+
+def from_matrix(matrix: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """Undo `to_matrix`."""
+    order = [axis for group in _groups(kernel.axes) for axis in group]
+    shape = [kernel.variable.shape[axis] for axis in order]
+    return matrix.reshape(shape).transpose(np.argsort(order))
+
+
+def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variable, str]]:
+    """Yield name, variable and axes of what this layer itself offers, its sublayers aside."""
+    if isinstance(layer, PrunableLayer):
+        yield from _asked_for(layer)
+        return
+    rule = axes_rule(layer)
+    inner = {id(variable) for child in sublayers(layer) for variable in child.weights}
+    own = {id(variable) for variable in layer.weights} - inner
+    own_names = {variable.name for variable in layer.weights if id(variable) in own}
+    for variable in layer.weights:
+        is_own, rank = id(variable) in own, len(variable.shape)
+        if not keras.backend.is_float_dtype(variable.dtype):
+            continue
+        if rule is None:
+            if is_own and variable.name == "kernel" and rank >= 2:
+                yield "kernel", variable, "p" * (rank - 2) + "io"
+        # A recurrent layer's weights are its cell's; of a layer that has its own, a sublayer's are the sublayer's.
+        elif variable.name in rule and (is_own or variable.name not in own_names):
+            letters = rule[variable.name]
+            axes = letters if isinstance(letters, str) else letters(layer)
+            _check_rank(layer, variable, axes)
+            yield variable.name, variable, axes
+
+
+def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
+    if not layer.built:
+        return
+    places = ((path, one) for path, part in walk(layer) for one in part.weights)  # the innermost layer comes last
+    names = {id(one): f"{path}/{one.name}" if path else one.name for path, one in places}
+    for variable in layer.get_prunable_weights():
+        if id(variable) not in names:
+            raise ValueError(
+                f"Expected get_prunable_weights to return weights of layer {layer.name!r} ({type(layer).__name__}). "
+                f"Received: an object of type {type(variable).__name__} that is none of its weights"
+            )
+        name, rank = names[id(variable)], len(variable.shape)
+        letters = (axes_rule(layer) or {}).get(name)
+        known = letters(layer) if callable(letters) else letters
+        yield name, variable, known or ("p" * (rank - 2) + "io" if rank > 1 else "i")
+
+
+def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) -> None:
+    if not isinstance(axes, str) or len(axes) != len(variable.shape):
+        raise ValueError(
+            f"Expected one axis letter per dimension of {variable.path} of shape {tuple(variable.shape)}. Received: "
+            f"{variable.name}={axes!r} registered for {type(layer).__name__}"
+        )
+
+
+def kernels(root: keras.layers.Layer) -> list[Kernel]:
+    """Return every prunable weight of a layer or model, each once, with its path below it.
+
+    Raises:
+        ValueError: If two weights have the same path, or registered axes do not fit a weight.
+    """
+    found: dict[int, Kernel] = {}
+    for path, layer in walk(root, stop=PrunableLayer):
+        for name, variable, axes in _own_kernels(layer):
+            place = f"{path}/{name}" if path else name
+            found.setdefault(id(variable), Kernel(place, variable, axes))
+    counts = Counter(kernel.path for kernel in found.values())
+    twice = [path for path, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"Expected layers to have different names. Received two weights called {', '.join(twice)} in "
+            f"{root.name!r}. Give each layer a name of its own"
+        )
+    return list(found.values())

@@ -1,0 +1,63 @@
+"""What kind of model a model is, and the layers that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+
+def is_graph(layer: Any) -> bool:
+    """Tell whether it is a Sequential or Functional model, which is built from a list of layers."""
+    if not isinstance(layer, keras.Model) or isinstance(layer, keras.Sequential):
+        return isinstance(layer, keras.Sequential)
+    if type(layer).__module__.startswith("keras."):  # known without a configuration, which takes a while to write
+        return hasattr(layer, "operations")
+    try:
+        return {"layers", "input_layers"} <= layer.get_config().keys()
+    except NotImplementedError:  # a subclassed model that cannot tell its arguments
+        return False
+
+
+def is_subclassed(layer: Any) -> bool:
+    """Tell whether it is a model whose own code creates its layers and calls them."""
+    return isinstance(layer, keras.Model) and as_graph(layer) is None and not hasattr(layer, "inputs")
+
+
+def as_graph(layer: Any) -> keras.Model | None:
+    """Return a model as a Sequential or Functional one over the same layers; None if it is not built from a graph."""
+    if is_graph(layer):
+        return layer
+    if not (isinstance(layer, keras.Model) and hasattr(layer, "inputs")):
+        return None
+    # A class around a graph, whose arguments stand in its configuration instead of the layers.
+    graph = keras.Model(layer.inputs, layer.outputs, name=layer.name, trainable=layer.trainable)
+    return graph if type(layer).call is type(graph).call else None
+
+
+def leaf_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield the layers that a model and the models in it, subclassed ones too, are made of, with their paths."""
+    return _leaves(model, lambda layer: as_graph(layer) is not None or is_subclassed(layer))
+
+
+def graph_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield the layers that the graph of a model and of the models nested in it is made of, with their paths."""
+    return _leaves(model, lambda layer: as_graph(layer) is not None)
+
+
+def _leaves(
+    model: keras.Model, is_entered: Callable[[keras.layers.Layer], bool]
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    def visit(path: str, layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        if not is_entered(layer):
+            yield path, layer
+            return
+        for child in layer.layers:
+            yield from visit(f"{path}/{child.name}" if path else child.name, child)
+
+    seen: set[int] = set()
+    yield from visit("", model)

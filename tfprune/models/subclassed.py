@@ -1,0 +1,321 @@
+"""Copy a subclassed model with some of the layers it holds replaced; its class and everything else stay.
+
+The code of such a model creates its layers and keeps them in attributes, so there is no list to rebuild it from.
+The copy is an empty instance of the class that is given the attributes of a fresh one, other layers in place of the
+fresh ones. It is saved together with these layers, and so loads with them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from tfprune.models.kinds import as_graph, is_subclassed, leaf_layers
+from tfprune.models.layers import attributes
+from tfprune.models.rebuild import Replace, config_of, copy_of, rebuild, revive
+
+Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
+_ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
+
+
+class _Holding:
+    """Mixed into the class of a copy: saves the layers that it holds, as its code would create others."""
+
+    def get_config(self) -> dict[str, Any]:
+        parts = [[list(place), config_of(part)] for place, part in _held(self)]
+        return {**_state(self, vars(self)[_ORIGIN]), "parts": parts}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
+        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+        parts = {tuple(place): read(part) for place, part in config["parts"]}
+        shell = _fresh(config["origin"], read)
+        return _fill(shell, _holding(type(shell)), parts, config)
+
+
+keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(_Holding)
+
+
+_DERIVED: dict[type, Any] = {}  # by the class that each is derived from
+
+
+def _holding(model_class: Any) -> Any:
+    """Return a subclass of a model's class whose instances are saved with the layers that they hold."""
+    if issubclass(model_class, _Holding):
+        return model_class
+    if model_class not in _DERIVED:
+        members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
+        derived = type(model_class.__name__, (_Holding, model_class), members)
+        _DERIVED[model_class] = keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(
+            derived
+        )
+    return _DERIVED[model_class]
+
+
+def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+    """Return an uncompiled copy of a subclassed model in which some layers are replaced; weights are not copied.
+
+    Args:
+        model: A built subclassed model. It is left untouched.
+        replace: Called with path and layer; returns the replacement, of which only the configuration is used, or
+            None to keep a copy of the layer.
+        path: The model's own path, which those of its layers begin with.
+
+    Raises:
+        ValueError: If it has no configuration, or one that gives a model with other layers.
+    """
+    try:
+        origin = _origin(model)
+        shell = _fresh(origin, lambda entry: revive(entry, model))
+    except ValueError as error:
+        raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True)") from None
+    return _fill(shell, _holding(type(shell)), _copied(model, replace, path), _state(model, origin))
+
+
+def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+    """Return what `reassemble` does, as an instance of the model's first class, which loads by its own code.
+
+    Raises:
+        ValueError: If that code creates other layers than the copy has.
+    """
+    parts = _copied(model, replace, path)
+    if not is_loadable(model):
+        copies = {id(one): _variable_like(one) for one in own_variables(model)}
+        return _assemble(type(model), model, parts, _state(model, _origin(model)), variables=copies)
+    origin = _origin(model)
+    shell = _fresh(origin, lambda entry: revive(entry, model))
+    for place, layer in _held(shell):
+        if place in parts and not isinstance(layer, (keras.Model, type(parts[place]))):
+            raise ValueError(
+                f"Expected the code of {type(shell).__name__} to create plain layers. Received: {layer.name!r} of "
+                f"type {type(layer).__name__}, without which the model does not load. Create plain layers, and wrap "
+                f"the model with tfprune.wrap(model)"
+            )
+    return _fill(shell, type(shell), parts, _state(model, origin))
+
+
+def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") -> None:
+    """Replace layers of a subclassed model in the model itself, which need not have a configuration.
+
+    Args:
+        model: A built subclassed model. It is uncompiled by this.
+        replace: Called with path and layer; returns the replacement itself, built or with a `build()` that cannot
+            fail, or None to keep the layer.
+        path: The model's own path, which those of its layers begin with.
+    """
+
+    plan: list[tuple[Any, ...]] = []
+    made: list[keras.layers.Layer] = []
+
+    def look_at(model: keras.Model, path: str) -> None:
+        def part(layer: keras.layers.Layer) -> keras.layers.Layer:
+            if is_subclassed(layer):
+                look_at(layer, _below(path, layer))
+                return layer
+            replacement = replace(_below(path, layer), layer)
+            made.extend([] if replacement is None else [replacement])
+            return replacement or layer
+
+        can_load = is_loadable(model)
+        origin = _origin(model) if can_load else {"build_config": model.get_build_config()}
+        target_class = _holding(type(model)) if can_load else type(model)
+        plan.append((model, target_class, _each_once(model, part), _state(model, origin)))
+
+    look_at(model, path)
+    for layer in made:  # only now, when nothing can fail any more: a build may change the layer inside
+        if not layer.built:
+            layer.build()
+    for step in plan:
+        _fill(*step)
+
+
+def layer_pairs(source: keras.layers.Layer, target: keras.layers.Layer) -> Iterator[tuple[Any, Any]]:
+    """Yield the layers of a model with their counterparts in a copy, subclassed models as well as their layers."""
+    graph, is_held = as_graph(source), is_subclassed(source)
+    if graph is None:
+        yield source, target
+    if graph is not None:
+        children = {child.name: child for child in target.layers}
+        for child in graph.layers:
+            yield from layer_pairs(child, children[child.name])
+    elif is_held:
+        parts = dict(_held(target))
+        for place, child in _held(source):
+            yield from layer_pairs(child, parts[place])
+
+
+def own_variables(model: keras.Model) -> list[keras.Variable]:
+    """Return the variables of a model that are not those of its layers."""
+    held = {id(variable) for layer in model.layers for variable in layer.variables}
+    return [variable for variable in model.variables if id(variable) not in held]
+
+
+def is_loadable(model: keras.Model) -> bool:
+    """Tell whether a subclassed model can be built from its configuration."""
+    if _ORIGIN in vars(model):
+        return "config" in vars(model)[_ORIGIN]
+    try:
+        _fresh(_origin(model), lambda entry: revive(entry, model))
+    except ValueError:
+        return False
+    return True
+
+
+def _origin(model: keras.Model) -> dict[str, Any]:
+    """Return the configuration of a model as its own code gives it, and the shapes that it was built with."""
+    config = vars(model).get(_ORIGIN) or config_of(model)
+    return {name: value for name, value in config.items() if name != "compile_config"}
+
+
+def _state(model: Any, origin: dict[str, Any]) -> dict[str, Any]:
+    return {"name": model.name, "built": model.built, "origin": origin, "trainable": model.trainable}
+
+
+def _fresh(origin: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> keras.Model:
+    """Build a model as its class does; one with a `build` of its own creates its layers there."""
+    origin = copy.deepcopy(origin)  # as a `from_config` may take it apart
+    entry = {name: value for name, value in origin.items() if name != "build_config"}
+    model = read(entry)
+    if type(model).build is not keras.Model.build:
+        model.build_from_config(origin.get("build_config"))
+    return model
+
+
+def _below(path: str, layer: keras.layers.Layer) -> str:
+    return f"{path}/{layer.name}" if path else layer.name
+
+
+def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, keras.layers.Layer]:
+    """Return copies of the layers that a model holds, some replaced."""
+
+    def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
+        place, graph = _below(path, layer), as_graph(layer)
+        if graph is not None:
+            return rebuild(graph, lambda inner, one: replace(f"{place}/{inner}", one))
+        replacement = replace(place, layer)
+        return replacement if is_subclassed(layer) else copy_of(replacement or layer)
+
+    return _each_once(model, copied)
+
+
+def _each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[Place, Any]:
+    """Call a function on every layer that a model holds; one that it holds twice gives one result."""
+    made: dict[int, Any] = {}
+    held = dict(_held(model))
+    lost = [layer.name for layer in model.layers if not any(layer is one for one in held.values())]
+    if lost:
+        raise ValueError(
+            f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "
+            f"{', '.join(lost)}, held elsewhere. Hold them in one of these"
+        )
+    for layer in held.values():
+        if id(layer) not in made:
+            made[id(layer)] = make(layer)
+    return {place: made[id(layer)] for place, layer in held.items()}
+
+
+@functools.cache
+def _names_of_keras() -> frozenset[str]:
+    """Return the attributes that every compiled model has, before code of the user's adds any."""
+    model = keras.Model()
+    model.compile("sgd", "mse", metrics=["mse"])
+    return frozenset(vars(model)) | {_ORIGIN}
+
+
+def _attributes(model: Any) -> dict[str, Any]:
+    names = _names_of_keras() if model.compiled else _names_of_keras() - {"loss", "optimizer"}  # of a loop of its own
+    return {name: value for name, value in attributes(model).items() if name not in names}
+
+
+def _held(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
+    """Yield the layers in a model's attributes, lists and dicts included, each with its place."""
+
+    def visit(place: Place, value: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
+        if isinstance(value, keras.layers.Layer):
+            yield place, value
+        elif isinstance(value, (dict, list, tuple)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from visit((*place, key), item)
+
+    for name, value in _attributes(model).items():
+        yield from visit((name,), value)
+
+
+def _fill(
+    model: keras.Model, model_class: Any, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
+) -> keras.Model:
+    """Put other layers into a model, and make it one of another class; it is uncompiled by this."""
+    filled = vars(_assemble(model_class, model, parts, state))
+    for name in _names_of_keras() & (vars(model).keys() - filled.keys()):
+        del vars(model)[name]
+    model.__class__ = model_class
+    # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
+    # taken over: those that the model's code made refer to the model itself.
+    vars(model).update({name: value for name, value in filled.items() if not isinstance(value, types.FunctionType)})
+    return model
+
+
+def _variable_like(variable: keras.Variable) -> keras.Variable:
+    value = keras.ops.copy(variable.value)
+    return keras.Variable(value, trainable=variable.trainable, dtype=variable.dtype, name=variable.name)
+
+
+def _assemble(
+    model_class: Any,
+    shell: keras.Model,
+    parts: dict[Place, keras.layers.Layer],
+    state: dict[str, Any],
+    *,
+    variables: dict[int, keras.Variable] | None = None,
+) -> keras.Model:
+    """Build a model that has the attributes of another, with other layers in them."""
+    held = dict(_held(shell))
+    if held.keys() != parts.keys():
+        differing = ", ".join(".".join(map(str, place)) for place in held.keys() ^ parts.keys())
+        raise ValueError(
+            f"Expected {model_class.__name__} to hold the same layers when it is built from its configuration. "
+            f"Received: one where these differ: {differing}. Create layers in `__init__` or `build`, and return "
+            f"every argument in `get_config`"
+        )
+
+    def fill(place: Place, value: Any) -> Any:
+        if isinstance(value, keras.layers.Layer):
+            return parts[place]
+        if isinstance(value, keras.Variable):
+            return (variables or {}).get(id(value), value)
+        if not any(known[: len(place)] == place for known in parts):
+            return value
+        if isinstance(value, dict):
+            return {key: fill((*place, key), item) for key, item in value.items()}
+        items = [fill((*place, key), item) for key, item in enumerate(value)]
+        if hasattr(value, "_fields"):  # a namedtuple
+            return value._make(items)
+        return tuple(items) if isinstance(value, tuple) else items
+
+    model = model_class.__new__(model_class)
+    keras.Model.__init__(model, name=state["name"], trainable=state["trainable"], dtype=shell.dtype_policy)
+    for name in ("supports_masking", "input_spec", "autocast"):
+        setattr(model, name, getattr(shell, name))
+    for name, value in _attributes(shell).items():
+        setattr(model, name, fill((name,), value))
+    vars(model)[_ORIGIN] = state["origin"]  # past Keras, which would track a dict
+    _build(model, state["origin"].get("build_config"))
+    model.built = state["built"]
+    return model
+
+
+def _build(model: keras.Model, build_config: dict[str, Any] | None) -> None:
+    """Build what layers without a `build` of their own hold, and let the model remember its shapes."""
+    if not build_config:
+        return
+    if type(model).build is keras.Model.build:
+        if not all(layer.built for _, layer in leaf_layers(model)):
+            model.build_from_config(build_config)
+        elif "input_shape" in build_config:
+            model.build(build_config["input_shape"])
+    vars(model)["get_build_config"] = functools.partial(dict, build_config)

@@ -1,0 +1,155 @@
+"""Least squares on streamed statistics: the weights that keep an output when some of its inputs go.
+
+Weights are matrices of outputs by inputs. Nothing here grows with the number of samples: all that is kept of them are
+second moments, in double precision.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+
+RIDGE = 1e-5
+_PRECISION = np.finfo(np.float64).eps
+
+
+class GramMoments:
+    """Second moments of the inputs of a linear map and of the outputs it should have, added up batch by batch.
+
+    Args:
+        inputs: The number of inputs; a bias is the weight of an input that is always 1.
+        outputs: The number of outputs.
+
+    Attributes:
+        count: Rows seen so far.
+        gram: The sum of x x^T, of shape (inputs, inputs).
+        cross: The sum of y x^T, of shape (outputs, inputs).
+        energy: The sum of y^2 for each output.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.count = 0
+        self.gram = np.zeros((inputs, inputs))
+        self.cross = np.zeros((outputs, inputs))
+        self.energy = np.zeros(outputs)
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Add rows of inputs, of shape (rows, inputs), and their outputs, of shape (rows, outputs)."""
+        x, y = x.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
+        self.count += len(x)
+        self.gram += x.T @ x
+        self.cross += y.T @ x
+        self.energy += np.einsum("ro,ro->o", y, y)
+
+    def of(self, outputs: np.ndarray) -> GramMoments:
+        """Return the moments of some of the outputs; those of the inputs are shared."""
+        part = copy.copy(self)
+        part.cross, part.energy = self.cross[outputs], self.energy[outputs]
+        return part
+
+    def errors(self, weights: np.ndarray) -> np.ndarray:
+        """Return the mean squared error of each output of some weights."""
+        quadratic = np.einsum("oi,oi->o", weights @ self.gram - 2 * self.cross, weights)
+        return np.maximum(self.energy + quadratic, 0) / max(self.count, 1)
+
+    def better(self, weights: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return for each output the one of two rows of weights that has the smaller error, the first if equal."""
+        is_better = self.errors(others) < self.errors(weights)  # False for NaN
+        return np.where(is_better[:, np.newaxis], others, weights)
+
+
+def solve(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+    """Return the weights of least squared error among those that differ from the given ones in free entries only.
+
+    With F the free entries of an output, H the moments of the inputs and c those of the inputs with it, its weights w
+    change by the d that solves (H_FF + r I) d_F = (c - H w)_F, with r as `ridge` says, and then once more (iterated
+    Tikhonov regularisation). Directions with hardly any data stay as they are, and an output is left alone where its
+    error would not be lower.
+
+    Args:
+        moments: Of the inputs and the wanted outputs.
+        weights: Of shape (outputs, inputs).
+        free: Booleans of that shape.
+        ridge: What is added to the diagonal, as a part of its mean; it is raised where H is still singular.
+
+    Returns:
+        The weights, in double precision.
+
+    Example:
+        >>> moments = GramMoments(2, 1)
+        >>> moments.add(np.array([[1.0, 1.0], [2.0, 2.0]]), np.array([[3.0], [6.0]]))
+        >>> solve(moments, np.array([[1.0, 0.0]]), free=np.array([[True, False]])).round(6)
+        array([[3., 0.]])
+
+    Reference:
+        Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
+    """
+    found = weights.astype(np.float64)
+    for pattern, rows in _patterns(free):
+        gram = damped(moments.gram[np.ix_(pattern, pattern)], ridge)
+        for _ in range(2):  # the second time gives back what the ridge has held of directions with data
+            missing = moments.cross[rows] - found[rows] @ moments.gram
+            found[np.ix_(rows, pattern)] += np.linalg.solve(gram, missing[:, pattern].T).T
+    return moments.better(weights, found)
+
+
+def _patterns(free: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the distinct rows that have a free entry, as places of these, each with the places of equal rows."""
+    distinct, which = np.unique(free, axis=0, return_inverse=True)
+    for number, pattern in enumerate(distinct):
+        if pattern.any():
+            yield np.flatnonzero(pattern), np.flatnonzero(which.ravel() == number)
+
+
+def damped(gram: np.ndarray, ridge: float) -> np.ndarray:
+    """Return a matrix of moments with as much added to its diagonal as it takes to be safely positive definite."""
+    scale = np.trace(gram) / len(gram) or 1.0  # 1 where all inputs are dead
+    if not np.isfinite(gram).all():
+        raise ValueError(
+            "Expected finite moments of the inputs. Received: NaN or infinity; check the data and weights"
+        )
+    while True:
+        damped = gram + ridge * scale * np.eye(len(gram))
+        try:
+            pivots = np.linalg.cholesky(damped).diagonal()
+        except np.linalg.LinAlgError:
+            pivots = np.zeros(1)
+        if pivots.min() ** 2 > len(gram) * _PRECISION * scale:
+            return damped
+        ridge = max(10 * ridge, len(gram) * _PRECISION)
+
+
+def sweep(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+    """Return weights that are zero wherever they are not free, by one sweep over the inputs.
+
+    Each entry that has to go is spread over the inputs after it, so that one factorisation serves all outputs;
+    `solve` finds the least error, at the price of one for each row of `free` that differs from the others. An output
+    only loses its entries where spreading them would not lower its error.
+
+    Args:
+        moments: Of the inputs and the wanted outputs.
+        weights: Of shape (outputs, inputs), before anything was removed.
+        free: Booleans of that shape.
+        ridge: What is added to the diagonal, as a part of its mean.
+
+    Returns:
+        The weights, in double precision.
+
+    Example:
+        >>> moments = GramMoments(2, 1)
+        >>> moments.add(np.array([[1.0, 1.0], [2.0, 2.0]]), np.array([[3.0], [6.0]]))
+        >>> sweep(moments, np.array([[2.0, 1.0]]), free=np.array([[False, True]])).round(3)
+        array([[0., 3.]])
+
+    Reference:
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, algorithm 1 with a given mask.
+    """
+    found = solve(moments, weights, free=np.ones_like(free), ridge=ridge)
+    # Row j of the factor is, up to its scale, the first one of the inverse of the moments of the inputs from j on.
+    factor = np.linalg.inv(np.linalg.cholesky(damped(moments.gram, ridge)[::-1, ::-1])[::-1, ::-1])
+    for column, row in enumerate(factor):
+        gone = np.where(free[:, column], 0, found[:, column]) / row[column]
+        found[:, column:] -= np.outer(gone, row[column:])
+    return moments.better(weights * free, np.where(free, found, 0))

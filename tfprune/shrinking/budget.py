@@ -1,0 +1,186 @@
+"""Budgets: prune as much as it takes until a model costs no more than is allowed."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.allocation import ALLOCATIONS, Weight, allocate
+from tfprune.channels.network import Network
+from tfprune.shrinking.shrink import shrink
+from tfprune.shrinking.shrink_plan import ShrinkPlan
+from tfprune.spec import check_sparsity
+
+Limit = int | float | None
+_STEPS_OF_LATENCY = 64  # sparsities to choose among where each has to be measured
+
+Keeping = Callable[[list[float | None]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a model may cost once it is pruned; made by `budget`.
+
+    Attributes:
+        limits: By name, `flops`, `parameters`, `bytes` or `latency`: an int is an amount, a float a part of what the
+            model costs now.
+        base: The allocation that splits a sparsity over the groups.
+        measure: Returns the latency of a plain model in microseconds.
+        progress: How far on the way to the limits, in [0, 1].
+    """
+
+    limits: tuple[tuple[str, int | float], ...]
+    base: str
+    measure: Callable[[keras.Model], float] | None
+    progress: float = 1.0
+
+    def at(self, progress: float) -> Budget:
+        """Return the budget part of the way."""
+        return replace(self, progress=progress)
+
+    def in_rounds(self, rounds: int, *, network: Network, model: keras.Model) -> list[Budget]:
+        """Return budgets that approach the limits by equal steps, as amounts: they hold for smaller models, too."""
+        costs = {name: self._cost(name, network, model)(network.all_kept()) for name, _ in self.limits}
+
+        def amounts(progress: float) -> tuple[tuple[str, int | float], ...]:
+            part = self.at(progress)
+            return tuple((name, max(int(part._target(limit, costs[name])), 1)) for name, limit in self.limits)
+
+        return [replace(self, limits=amounts(number / rounds)) for number in range(1, rounds + 1)]
+
+    def meet(self, weights: Sequence[Weight], keeping: Keeping, network: Network, model: keras.Model) -> np.ndarray:
+        """Return which bundles stay, where as few go as the limits allow.
+
+        Args:
+            weights: The groups that may lose channels.
+            keeping: Turns the sparsity of each group into the bundles that stay.
+            network: The channels of the model.
+            model: The model itself.
+
+        Raises:
+            ValueError: If even the largest sparsity does not meet a limit.
+        """
+        steps = sum(weight.size for weight in weights)
+        if "latency" in dict(self.limits):
+            steps = min(steps, _STEPS_OF_LATENCY)
+        costs = {name: self._cost(name, network, model) for name, _ in self.limits}
+        targets = {name: self._target(limit, costs[name](network.all_kept())) for name, limit in self.limits}
+
+        def kept(step: int) -> np.ndarray:
+            return keeping(allocate(self.base, weights, step / steps))
+
+        def excess(keep: np.ndarray) -> str | None:
+            for name, target in targets.items():
+                cost = costs[name](keep)
+                if cost > target:
+                    return f"{name} of {cost:,.0f} where {target:,.0f} are allowed"
+            return None
+
+        low, high = 0, steps - 1
+        short = excess(kept(high))
+        if short:
+            raise ValueError(
+                f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that may "
+                f"go, the model still has {short}. Raise the limit, or let more groups lose channels"
+            )
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if excess(kept(middle)) else (low, middle)
+        return kept(low)
+
+    def _target(self, limit: int | float, cost: float) -> float:
+        final = cost * limit if isinstance(limit, float) else limit
+        return cost - (cost - final) * self.progress
+
+    def _cost(self, name: str, network: Network, model: keras.Model) -> Callable[[np.ndarray], float]:
+        if name != "latency":
+            return getattr(network, name)
+        measure: Any = self.measure
+        return lambda keep: measure(shrink(model, ShrinkPlan(network, keep)))
+
+
+def budget(
+    *,
+    flops: Limit = None,
+    parameters: Limit = None,
+    bytes: Limit = None,  # noqa: A002
+    latency: Limit = None,
+    measure: Callable[[keras.Model], float] | None = None,
+    base: str = "uniform",
+) -> Budget:
+    """Say what a model may cost once it is pruned, as an allocation for `plan_shrink` and `PruningCallback`.
+
+    A float in (0, 1) is a part of what the model costs now, an int an amount. Of several limits all are met.
+
+    Args:
+        flops: Floating-point operations on one sample, two for each multiplication of kernels and attention.
+        parameters: Entries of all weights.
+        bytes: Bytes of all weights, as they are in the Keras model.
+        latency: Microseconds of one inference, by `measure`.
+        measure: Returns the latency of a plain model, such as `tfprune.export.latency`, which exports it and runs it
+            on this machine.
+        base: How a sparsity is split over the groups: `"uniform"`, `"global"`, `"lamp"`.
+
+    Returns:
+        The budget.
+
+    Raises:
+        ValueError: Without a limit, for one that is not positive or a part of 1 or more, a latency without `measure`,
+            or an unknown `base`.
+        TypeError: For a limit that is no number.
+
+    Example:
+        >>> from tfprune import plan_shrink
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(64), keras.layers.Dense(64), keras.layers.Dense(2)]
+        >>> plan = plan_shrink(keras.Sequential(layers), allocation=budget(flops=0.5))
+        >>> plan.flops_kept <= plan.flops / 2
+        True
+    """
+    given = {"flops": flops, "parameters": parameters, "bytes": bytes, "latency": latency}
+    limits = tuple((name, _limit(name, value)) for name, value in given.items() if value is not None)
+    if not limits:
+        raise ValueError("Expected a limit, such as budget(flops=0.5). Received none")
+    if (latency is None) != (measure is None):
+        raise ValueError(
+            f"Expected `measure` with a latency, and only then. Received: latency={latency!r}, measure={measure!r}. "
+            f"tfprune.export.latency measures on this machine: budget(latency=0.5, measure=tfprune.export.latency)"
+        )
+    if base not in ALLOCATIONS:
+        names = ", ".join(map(repr, ALLOCATIONS))
+        raise ValueError(f"Expected `base` to be one of {names}. Received: base={base!r}")
+    return Budget(limits, base, measure)
+
+
+def check_sparsity_or_budget(sparsity: Any, allocation: Any) -> None:
+    """Refuse a sparsity and a budget together, as either says how much goes, and neither.
+
+    Raises:
+        ValueError: For both, none, or a sparsity outside [0, 1).
+        TypeError: For a sparsity that is no number.
+    """
+    if not isinstance(allocation, Budget):
+        check_sparsity(sparsity, "sparsity")
+    elif sparsity is not None:
+        raise ValueError(
+            f"Expected a sparsity or a budget, as either says how much to remove. Received: sparsity={sparsity!r} "
+            f"and allocation={allocation!r}. Leave the sparsity out"
+        )
+
+
+def _limit(name: str, value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"Expected {name} to be an int (an amount) or a float in (0, 1) (a part). Received: {name}={value!r}"
+        )
+    if isinstance(value, numbers.Integral):
+        if value <= 0:
+            raise ValueError(f"Expected {name} to be positive. Received: {name}={value!r}")
+        return int(value)
+    if not 0 < float(value) < 1:
+        raise ValueError(f"Expected the part {name} in (0, 1); amounts are ints. Received: {name}={value!r}")
+    return float(value)

@@ -1,0 +1,187 @@
+"""Plan which channels and heads of a model to remove: compute, print, and only then act."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.allocation import Allocation, allocate
+from tfprune.channels.groups import choose_groups, first_reason, offered, stuck
+from tfprune.channels.network import ChanneledWeight, Group, Network, analyse
+from tfprune.channels.ranking import as_weights, class_scores, finite, keep_best
+from tfprune.criteria import CRITERIA, Criterion, Evidence
+from tfprune.evidence.gatherer import Gatherer, Subject, check_needs, gather
+from tfprune.models.filters import Filters
+from tfprune.models.graph import check_graph
+from tfprune.models.kernels import kernels
+from tfprune.models.layers import as_numpy
+from tfprune.patterns import Unstructured
+from tfprune.report import Skipped
+from tfprune.shrinking.budget import Budget, check_sparsity_or_budget
+from tfprune.shrinking.shrink_plan import ShrinkPlan
+from tfprune.spec import check_count, check_sparsity, resolve
+from tfprune.wrapping.flat_copy import flat_copy
+
+
+def plan_shrink(
+    model: keras.Model,
+    sparsity: float | None = None,
+    *,
+    criterion: str | Criterion | Mapping[str, np.ndarray] = "magnitude",
+    allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
+    filters: Filters = None,
+    round_to: int = 1,
+    data: Any = None,
+    loss: Any = None,
+) -> ShrinkPlan:
+    """Plan which channels, units and attention heads of a model to remove; the model is left read_only_scope.
+
+    Channels that meet in an addition, a multiplication or a grouped convolution can only go together: they are one
+    channel of the plan, and layers that share channels are one group. Print the plan, then `shrink(model, plan)`.
+
+    Args:
+        model: A built Sequential or Functional model, models nested in it included, wrapped or not.
+        sparsity: The fraction of channels to remove, in [0, 1). None removes those that no kernel reads any more, as
+            after training with `patterns.Channel()`, or with a budget as many as it asks for.
+        criterion: How important an entry is; a channel is as important as the entries that make it, on average. Or
+            the scores of the channels themselves, by the name of their group, as `rank_channels` and `rank_heads`
+            return them: other groups then stay as they are.
+        allocation: How to split the sparsity over the groups: `"uniform"`, `"global"`, `"lamp"`, a dict from regular
+            expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
+        filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
+        round_to: The number of channels kept is rounded up to a multiple of this, for kernels that like multiples.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, or an iterable of batches.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
+
+    Returns:
+        The plan. It prints as a table, with what was left alone and why.
+
+    Raises:
+        TypeError: For what is no model, or arguments of the wrong type.
+        ValueError: For a model that is no graph of layers, one in which nothing can be removed, a filter that matches
+            nothing or asks for channels that have to stay, a budget that cannot be met, or data that a criterion
+            needs and lacks, that none looks at, or that is empty, of the wrong shape or has NaN.
+
+    Example:
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
+        >>> plan = plan_shrink(keras.Sequential(layers), 0.5)
+        >>> [(row.group, row.channels, row.kept) for row in plan.rows]
+        [('hidden', 6, 3), ('out', 2, 2)]
+    """
+    if not isinstance(criterion, Mapping):
+        criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    round_to = check_count(round_to, "round_to", least=1)
+    if sparsity is not None or isinstance(allocation, Budget):
+        check_sparsity_or_budget(sparsity, allocation)
+    check_graph(model)
+    flat = flat_copy(model).model
+    network = analyse(flat)
+    is_ranked = sparsity is not None or isinstance(allocation, Budget)
+    check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
+    if not is_ranked:
+        _check_no_choice(filters, round_to)
+        free = [group for group in network.groups if stuck(network, group) is None]
+        return ShrinkPlan(network, _alive(network, flat), _skipped(network, free))
+    groups = choose_groups(
+        network,
+        offered(flat),
+        pattern=Unstructured(),
+        filters=filters,
+        refusal=lambda group: stuck(network, group),
+    )
+    if isinstance(criterion, Mapping):
+        groups, scores = _ranked(network, groups, criterion)
+    else:
+        gatherer = None if data is None else Gatherer(flat, data, loss=loss, compiled=model)
+        scores = class_scores(network, _scored(network, flat, criterion, groups, gatherer))
+    weights = as_weights(groups, lambda: scores)
+
+    def keeping(split: list[float | None]) -> np.ndarray:
+        return keep_best(network, groups, scores, split, round_to=[round_to] * len(groups))
+
+    if isinstance(allocation, Budget):
+        keep = allocation.meet(weights, keeping, network, model)
+    else:
+        keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
+    return ShrinkPlan(network, keep, _skipped(network, groups))
+
+
+def _check_no_choice(filters: Filters, round_to: int) -> None:
+    if filters is not None or round_to != 1:
+        raise ValueError(
+            f"Expected a sparsity or a budget with `filters` or `round_to`, as without one what no kernel reads is "
+            f"removed, all of it. Received: filters={filters!r}, round_to={round_to}. For multiples in training: "
+            f"tfprune.patterns.Channel(round_to=8)"
+        )
+
+
+def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
+    """Return the groups that have scores, and the score of each class."""
+    scores = np.full(network.size, np.nan)
+    ranked = {group.name: group for group in groups if group.name in given}
+    unknown = sorted(given.keys() - {group.name for group in network.groups})
+    if unknown or not ranked:
+        names = ", ".join(repr(group.name) for group in groups)
+        raise ValueError(
+            f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
+            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for"
+        )
+    for name, group in ranked.items():
+        values = np.asarray(given[name], dtype=np.float64)
+        if values.shape != group.bundles.shape:
+            raise ValueError(
+                f"Expected {group.bundles.size} scores for {name!r}. Received: an array of shape {values.shape}"
+            )
+        scores[group.bundles] = finite(values, name)
+    return list(ranked.values()), scores
+
+
+def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
+    rest = [group for group in network.groups if group not in chosen]
+    partly = [group for group in chosen if not network.free(group).all()]
+    return tuple(
+        [Skipped(group.name, stuck(network, group) or "left out by `filters`, or without scores") for group in rest]
+        + [Skipped(group.name, f"in part: {first_reason(network, group)}") for group in partly]
+    )
+
+
+def _scored(
+    network: Network, flat: keras.Model, criterion: Criterion, groups: list[Group], gatherer: Gatherer | None
+) -> Iterator[tuple[ChanneledWeight, np.ndarray]]:
+    """Yield the kernels that make channels of some groups, with their scores."""
+    bundles = np.concatenate([group.bundles for group in groups])
+    made = []
+    for layer in flat.layers:
+        for kernel in kernels(layer):
+            held = next(one for one in network.parts[layer.name].weights if one.name == kernel.path)
+            if held.axes_of(bundles)[1]:
+                latent = functools.partial(as_numpy, kernel.variable)
+                made.append((held, Subject(f"{layer.name}/{kernel.path}", kernel, criterion, latent)))
+    facts = gather(flat, [subject for _, subject in made], gatherer=gatherer)
+    for held, subject in made:
+        evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
+        yield held, finite(criterion(evidence), subject.path)
+
+
+def _alive(network: Network, flat: keras.Model) -> np.ndarray:
+    """Return the bundles that some kernel reads, or that have to stay."""
+    keep = np.zeros(network.size, dtype=bool)
+    keep[list(network.reasons)] = True
+    layers = {layer.name: layer for layer in flat.layers}
+    for name, part in network.parts.items():
+        for held, variable in zip(part.weights, layers[name].weights, strict=True):
+            values = as_numpy(variable) != 0
+            for axis in held.reads:
+                others = tuple(other for other in range(values.ndim) if other != axis)
+                keep[held.bundles_along[axis][values.any(axis=others)]] = True
+    for group in network.groups:
+        if not keep[group.bundles].any():
+            raise ValueError(
+                f"Expected at least one channel of {group.name!r} that a kernel reads. Received: none, the kernels "
+                f"that read them are all zero. Lower the sparsity, or take these layers out of the model"
+            )
+    return keep

@@ -1,0 +1,59 @@
+"""What `prune_to` did in each round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tfprune.report import table
+from tfprune.shrinking.shrink_plan import ShrinkPlan
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One round of `prune_to`.
+
+    Attributes:
+        plan: What was removed.
+        removed: The metric right after that.
+        reconstructed: The metric with the weights that are left solved for again.
+        trained: The metric of the smaller model, trained.
+    """
+
+    plan: ShrinkPlan
+    removed: float
+    reconstructed: float
+    trained: float
+
+
+@dataclass(frozen=True, eq=False)
+class PruneReport:
+    """What `prune_to` has done; prints as a table.
+
+    Attributes:
+        metric: What was measured.
+        before: Its value for the model given.
+        rounds: One entry per round.
+    """
+
+    metric: str
+    before: float
+    rounds: tuple[Round, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists, ready for `json.dumps`."""
+        rounds = [
+            {"plan": one.plan.as_dict(), **{stage: getattr(one, stage) for stage in STAGES}} for one in self.rounds
+        ]
+        return {"metric": self.metric, "before": self.before, "rounds": rounds}
+
+    def __str__(self) -> str:
+        first = self.rounds[0].plan
+        rows = [["before", f"{first.flops:,}", f"{first.parameters:,}", "", "", f"{self.before:.4f}"]]
+        for number, one in enumerate(self.rounds, 1):
+            measured = (f"{getattr(one, stage):.4f}" for stage in STAGES)
+            rows.append([f"{number}", f"{one.plan.flops_kept:,}", f"{one.plan.parameters_kept:,}", *measured])
+        return table(["round", "FLOPs", "parameters", *(f"{self.metric}, {stage}" for stage in STAGES)], rows)
+
+
+STAGES = ("removed", "reconstructed", "trained")

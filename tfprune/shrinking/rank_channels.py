@@ -1,0 +1,115 @@
+"""Rank channels by what the layers that read them lose, for `plan_shrink`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.channels.network import ChanneledWeight, Group, Network, analyse
+from tfprune.models.batches import Batches
+from tfprune.models.graph import Graph, check_graph, trace
+from tfprune.models.kernels import Kernel, to_matrix
+from tfprune.reconstruction.layer_moments import Site, calls_by_name, moments_of, site_of
+from tfprune.reconstruction.linear_map import NotLinear
+from tfprune.shrinking.brain_surgery import DAMPING, Surgeon, removals
+from tfprune.wrapping.flat_copy import flat_copy
+
+
+def rank_channels(
+    model: keras.Model, data: Any, *, ridge: float = DAMPING, batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """Score channels by greedy optimal brain surgery on the layers that read them.
+
+    The channel goes first without which these layers' outputs change least once their other weights are solved for
+    again; of the rest the next, and so on. The score of a channel is the squared error there is when it has gone, as
+    a part of the squares of the outputs: it depends on no order of the channels, and compares between groups.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped or not. It is left read_only_scope.
+        data: Some hundred samples, as for `reconstruct`.
+        ridge: What is added to the diagonal of the moments, as a part of its mean.
+        batch_size: Samples in a batch.
+
+    Returns:
+        For each group of channels, by its name, that of the layer that makes them, the scores:
+        `plan_shrink(model, sparsity, criterion=rank_channels(model, data))`, then `zero_channels` and `reconstruct`.
+        Groups are left out that a layer reads whose inputs are not known, such as a recurrent one.
+
+    Raises:
+        TypeError: For what is no model or no data.
+        ValueError: For a model that is no graph, if no group can be ranked, or for data that are empty, of another
+            shape or not finite.
+
+    Example:
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)]
+        >>> model = keras.Sequential(layers)
+        >>> model.layers[0].set_weights([np.eye(8, 4) * [1, 2, 0, 3], np.zeros(4)])
+        >>> int(rank_channels(model, keras.random.normal((64, 8), seed=0))["hidden"].argmin())
+        2
+
+    Reference:
+        Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
+    """
+    check_graph(model)
+    flat = flat_copy(model).model
+    network, graph = analyse(flat), trace(flat)
+    batches = Batches(data, flat, batch_size=batch_size)
+    found: dict[str, np.ndarray] = {}
+    for group in network.groups:
+        free = group.bundles[network.free(group)]
+        if group.kind == "channels" and free.size > 1:
+            try:
+                readers = _readers(network, graph, free)
+            except NotLinear:
+                continue
+            if readers:
+                found[group.name] = _scores(group, free, _surgeons(readers, batches, ridge))
+    if not found:
+        raise ValueError(
+            f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any"
+        )
+    return found
+
+
+def _readers(network: Network, graph: Graph, bundles: np.ndarray) -> list[tuple[Site, np.ndarray]]:
+    """Return the layers that read any of some bundles, with the places of each class among the inputs of its matrix.
+
+    Raises:
+        NotLinear: If one of them is no linear map of these inputs, or some bundles have more inputs than others.
+    """
+    calls, readers = calls_by_name(graph), []
+    for name, part in network.parts.items():
+        for held in part.weights:
+            for axis in held.axes_of(bundles)[0]:
+                site = site_of(calls[name], graph)
+                if site.map.kernel.path != held.name or site.map.groups > 1:
+                    raise NotLinear(f"{name} reads them by {held.name}")
+                readers.append((site, _places(site.map.kernel, held, axis, bundles)))
+    return readers
+
+
+def _places(kernel: Kernel, held: ChanneledWeight, axis: int, bundles: np.ndarray) -> np.ndarray:
+    line = held.bundles_along[axis].reshape([-1 if place == axis else 1 for place in range(len(held.shape))])
+    labels = to_matrix(np.broadcast_to(line, held.shape), kernel)[0].ravel()
+    places = [np.flatnonzero(labels == label) for label in bundles]
+    if len({one.size for one in places}) > 1:
+        raise NotLinear("some of these channels have more inputs than others")
+    return np.array(places)
+
+
+def _surgeons(readers: list[tuple[Site, np.ndarray]], batches: Batches, ridge: float) -> list[Surgeon]:
+    found = []
+    for (site, places), (moments,) in zip(readers, moments_of([site for site, _ in readers], batches), strict=True):
+        weights = site.map.weights()[0] / np.sqrt(moments.energy.sum() or 1.0)
+        found.append(Surgeon(moments.gram, weights, channels=places, ridge=ridge))
+    return found
+
+
+def _scores(group: Group, free: np.ndarray, surgeons: list[Surgeon]) -> np.ndarray:
+    """Return the error there is when each channel goes; for those that have to stay, that without all others."""
+    order, costs = zip(*removals(surgeons, free.size), strict=True)
+    errors = np.cumsum(costs)
+    scores = dict(zip(free[list(order)].tolist(), errors.tolist(), strict=True))
+    return np.array([scores.get(label, errors[-1]) for label in group.bundles.tolist()])

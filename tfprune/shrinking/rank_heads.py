@@ -1,0 +1,108 @@
+"""Rank attention heads by what the loss says of each, for `plan_shrink`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.channels.network import Network, analyse
+from tfprune.models.batches import Batches
+from tfprune.models.graph import check_graph
+from tfprune.models.layers import as_numpy
+from tfprune.wrapping.flat_copy import flat_copy
+
+
+def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 32) -> dict[str, np.ndarray]:
+    """Score attention heads by how much the loss grows when each alone is removed, one evaluation for each.
+
+    Args:
+        model: A built Sequential or Functional model with one output, wrapped or not. It is left read_only_scope.
+        data: A tuple (x, y), or a data set of such batches that can be read again and again. Little will do.
+        loss: A loss, its name or a function; None takes the one that the model is compiled with.
+        batch_size: Samples in a batch.
+
+    Returns:
+        For each group of heads, by its name, `attention/heads`, the growth of the mean loss without each head:
+        `plan_shrink(model, sparsity, criterion=rank_heads(model, data))`. Heads depend on each other: to remove many,
+        shrink and rank again.
+
+    Raises:
+        TypeError: For what is no model or no data.
+        ValueError: For a model that is no graph or has no heads, without a loss, or for data without targets, none at
+            all, of another shape or not finite.
+
+    Example:
+        >>> from tfprune import plan_shrink
+        >>> series = keras.Input((6, 4))
+        >>> attended = keras.layers.MultiHeadAttention(2, 3, name="attention")(series, series)
+        >>> model = keras.Model(series, keras.layers.Dense(1)(attended))
+        >>> x = keras.random.normal((16, 6, 4), seed=0)
+        >>> ranks = rank_heads(model, (x, 0 * x[..., :1]), loss="mse")
+        >>> [(row.group, row.kept) for row in plan_shrink(model, 0.5, criterion=ranks).rows if row.kind == "heads"]
+        [('attention/heads', 1)]
+
+    Reference:
+        Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (heads by masked loss).
+    """
+    check_graph(model)
+    measured = _loss(model, loss)
+    flat = flat_copy(model).model
+    network = analyse(flat)
+    groups = {group.name: group for group in network.groups if group.kind == "heads"}
+    if not groups:
+        raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}")
+    batches = Batches(data, flat, batch_size=batch_size)
+    whole = _mean_loss(flat, batches, measured)
+    scores: dict[str, np.ndarray] = {}
+    for name, group in groups.items():
+        losses = []
+        for label in group.bundles:
+            with _without(flat, network, int(label)):
+                losses.append(_mean_loss(flat, batches, measured))
+        scores[name] = np.array(losses) - whole
+    return scores
+
+
+def _loss(model: keras.Model, loss: Any) -> Callable:
+    loss = getattr(model, "loss", None) if loss is None else loss
+    if loss is None or len(model.outputs) > 1:
+        raise ValueError(
+            f"Expected a model with one output and a loss. Received: {model.name!r} with {len(model.outputs)} and "
+            f"loss={loss!r}. Compile the model, or pass `loss`, such as 'sparse_categorical_crossentropy'"
+        )
+    return keras.losses.get(loss)
+
+
+def _mean_loss(flat: keras.Model, batches: Batches, loss: Callable) -> float:
+    total, count = 0.0, 0
+    function = keras.Function(flat.inputs, flat.outputs)
+    for inputs, targets in batches:
+        if targets is None:
+            raise ValueError("Expected `data` with targets, (x, y). Received: inputs alone")
+        predicted = function([keras.ops.convert_to_tensor(array) for array in inputs])[0]
+        total += len(inputs[0]) * float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), predicted)))
+        count += len(inputs[0])
+    return total / count
+
+
+@contextmanager
+def _without(flat: keras.Model, network: Network, label: int) -> Iterator[None]:
+    """Put zeros in place of a class."""
+    keep = network.all_kept()
+    keep[label] = False
+    before = []
+    for layer in flat.layers:
+        part = network.parts.get(layer.name)
+        for held, variable in zip(part.weights if part else (), layer.weights, strict=True):
+            if any(held.axes_of(np.array([label]))):
+                before.append((variable, as_numpy(variable).copy()))
+                variable.assign(before[-1][1] * held.mask(keep))
+    try:
+        yield
+    finally:
+        for variable, values in before:
+            variable.assign(values)

@@ -1,0 +1,156 @@
+"""A plan to shrink a model: which channels stay, what that leaves, and what was left alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.channels.network import Group, Network
+from tfprune.report import Skipped, table
+
+_SHOWN = 3  # members of a group that a table names
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """What becomes of channels that are ranked with each other.
+
+    Attributes:
+        group: The first layer that makes them, `conv`, or for the heads of an attention `attention/heads`.
+        kind: "channels", or "heads" of attention.
+        members: The layers that make, read or pass them.
+        channels: How many there are; tied ones, which can only go together, count as one.
+        kept: How many stay.
+        parameters: Entries of all weights that hold one of them, now.
+        parameters_kept: The same once the model is shrunk.
+        flops: Floating-point operations of their layers on one sample, two for each multiplication of kernels and of
+            attention, now.
+        flops_kept: The same once the model is shrunk.
+    """
+
+    group: str
+    kind: str
+    members: tuple[str, ...]
+    channels: int
+    kept: int
+    parameters: int
+    parameters_kept: int
+    flops: int
+    flops_kept: int
+
+
+@dataclass(frozen=True, eq=False)
+class ShrinkPlan:
+    """Which channels of a model stay; `shrink` carries it out.
+
+    Attributes:
+        network: The channels of the model.
+        keep: For each class of channels whether it stays.
+        skipped: What was left alone, with the reason.
+    """
+
+    network: Network
+    keep: np.ndarray
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def rows(self) -> tuple[GroupRow, ...]:
+        """One entry per group of channels, in the model's order."""
+        return tuple(self._row(group) for group in self.network.groups)
+
+    def _row(self, group: Group) -> GroupRow:
+        all_kept = self.network.all_kept()
+        parts = [self.network.parts[name] for name in group.members]
+        sizes = [
+            sum(held.size(keep) for part in parts for held in part.weights if held.holds(group.bundles))
+            for keep in (all_kept, self.keep)
+        ]
+        flops = [sum(part.flops(keep) for part in parts) for keep in (all_kept, self.keep)]
+        kept = int(np.count_nonzero(self.keep[group.bundles]))
+        return GroupRow(group.name, group.kind, group.members, group.bundles.size, kept, *sizes, *flops)
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all weights of the model, now."""
+        return self.network.parameters(self.network.all_kept())
+
+    @property
+    def parameters_kept(self) -> int:
+        """Entries of all weights of the model once it is shrunk."""
+        return self.network.parameters(self.keep)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the model on one sample, now; sizes that are not known count as 1."""
+        return self.network.flops(self.network.all_kept())
+
+    @property
+    def flops_kept(self) -> int:
+        """Floating-point operations of the model on one sample once it is shrunk."""
+        return self.network.flops(self.keep)
+
+    def allocation(self) -> dict[str, float]:
+        """Return the sparsity of each group by a regular expression, as `allocation` for `PruningCallback`.
+
+        So training prunes gradually what the plan would remove at once; it chooses the channels anew.
+        """
+        rows = [row for row in self.rows if row.kept < row.channels]
+        return {f"^{re.escape(row.group)}$": 1 - row.kept / row.channels for row in rows} | {"": 0.0}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists, ready for `json.dumps`."""
+        return {
+            "parameters": self.parameters,
+            "parameters_kept": self.parameters_kept,
+            "flops": self.flops,
+            "flops_kept": self.flops_kept,
+            "rows": [{**asdict(row), "members": list(row.members)} for row in self.rows],
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            [
+                *(row.group, _shortened(row.members), row.channels, row.kept),
+                *(f"{row.parameters:,}", f"{row.parameters_kept:,}", f"{row.flops:,}", f"{row.flops_kept:,}"),
+            ]
+            for row in self.rows
+        ]
+        sums = (self.parameters, self.parameters_kept, self.flops, self.flops_kept)
+        lines.append(["the model", "", "", "", *(f"{number:,}" for number in sums)])
+        header = ["group", "members", "channels", "kept", "parameters", "kept", "FLOPs", "kept"]
+        text = table(header, lines, left=2)
+        if self.skipped:
+            rows = [[skipped.layer, skipped.reason] for skipped in self.skipped]
+            text += "\n\n" + table(["skipped", "reason"], rows, left=2)
+        return text
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the channels of each group, and how many of them stay, to a .png, .svg or .pdf file.
+
+        Raises:
+            ImportError: Without matplotlib: `pip install "tfprune[plot]"`.
+        """
+        from matplotlib.figure import Figure
+
+        rows = self.rows
+        figure = Figure(figsize=(8, 1.2 + 0.22 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(rows))
+        axes.barh(places, [row.channels for row in rows], color="#d8dee6", label="channels")
+        axes.barh(places, [row.kept for row in rows], color="#1f6f8b", label="kept")
+        axes.set_yticks(places, [row.group for row in rows], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("channels")
+        figure.legend(loc="outside upper right", ncols=2, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.savefig(path, dpi=150)
+
+
+def _shortened(members: tuple[str, ...]) -> str:
+    more = len(members) - _SHOWN
+    return ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

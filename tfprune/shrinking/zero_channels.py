@@ -1,0 +1,40 @@
+"""Carry out a plan with zeros: a model of the same size."""
+
+from __future__ import annotations
+
+import keras
+
+from tfprune.models.layers import as_numpy
+from tfprune.shrinking.shrink import fitting_copy
+from tfprune.shrinking.shrink_plan import ShrinkPlan
+from tfprune.wrapping.strip import strip
+
+
+def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
+    """Return a copy of the same size with zeros wherever a kernel makes or reads a channel that a plan removes.
+
+    Args:
+        model: The model that the plan was made for, wrapped or not. It is left read_only_scope.
+        plan: What `plan_shrink` returned for it.
+
+    Returns:
+        An uncompiled Functional model without nested ones.
+
+    Raises:
+        ValueError: If the plan was made for another model.
+
+    Example:
+        >>> from tfprune import plan_shrink
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
+        >>> model = keras.Sequential(layers)
+        >>> masked = zero_channels(model, plan_shrink(model, 0.5))
+        >>> int(keras.ops.count_nonzero(masked.get_layer("out").kernel))
+        6
+    """
+    flat = fitting_copy(model, plan)
+    for layer in flat.layers:
+        part = plan.network.parts.get(layer.name)
+        for held, variable in zip(part.weights if part else (), layer.weights, strict=True):
+            if held.reads or held.writes:
+                variable.assign(as_numpy(variable) * held.mask(plan.keep))
+    return strip(flat)

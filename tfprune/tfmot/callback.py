@@ -1,0 +1,98 @@
+"""The callback of tensorflow-model-optimization: each layer on its own schedule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfprune.allocation import Weight
+from tfprune.models.layers import as_numpy
+from tfprune.models.optimizers import check_optimizer, updates_of
+from tfprune.tfmot.schedules import PruningSchedule
+from tfprune.tfmot.wrapper import PruneLowMagnitude
+from tfprune.training.update_masks import update_masks
+from tfprune.wrapping.pruned_layers import pruned_layers
+
+
+class UpdatePruningStep(keras.callbacks.Callback):
+    """Update the masks of layers that `prune_low_magnitude` wrapped, each on its own schedule.
+
+    The batch `step` counts optimizer updates, the first is 1, and masks are updated before it. A step 0 of a schedule
+    is done with the first batch. With a new optimizer, each layer goes on from its last mask update.
+
+    In a loop of your own, call `set_model(model)` on a model that has an `optimizer`, `on_train_begin()`, and before
+    each batch `on_train_batch_begin(batch)`. `fit` gets the sparsity reached in its logs.
+
+    Example:
+        >>> from tfprune.tfmot import prune_low_magnitude
+        >>> model = prune_low_magnitude(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]))
+        >>> model.compile("sgd", "mse")
+        >>> x = keras.ops.ones((32, 8))
+        >>> history = model.fit(x, x[:, :1], callbacks=[UpdatePruningStep()], verbose=0)
+        >>> history.history["sparsity"]
+        [0.5]
+    """
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        every = pruned_layers(self.model)
+        self._layers = {path: layer for path, layer in every if isinstance(layer, PruneLowMagnitude)}
+        if not self._layers:
+            raise ValueError(
+                f"Expected layers with a schedule. Received: {self.model.name!r}, which tfprune.wrap made. Use "
+                f"tfprune.PruningCallback(schedule), or prune_low_magnitude instead of wrap"
+            )
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is None:
+            raise ValueError(
+                f"Expected a model with an optimizer, whose updates are counted. Received: {self.model.name!r}, "
+                f"which has none. Set model.optimizer = optimizer first, or compile the model"
+            )
+        check_optimizer(optimizer)
+        count = self._seen = updates_of(optimizer)
+        # The last mask update may belong to a batch that is not counted yet; further off, the optimizer is a new one.
+        ahead = {path: int(as_numpy(layer.pruning_step)) - count for path, layer in self._layers.items()}
+        self._offsets = {path: steps if steps > 1 else 0 for path, steps in ahead.items()}
+        self._sparsity: float | None = None
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Update the masks that are due before the next optimizer update."""
+        seen, self._seen = self._seen, updates_of(self.model.optimizer) + 1
+        shares: dict[str, float] = {}
+        for path, layer in self._layers.items():
+            first, step = seen + self._offsets[path], self._seen + self._offsets[path]
+            sparsity = _due(layer.pruning_schedule, first or -1, step)
+            if sparsity is not None:
+                layer.pruning_step.assign(step)
+                shares.update({f"{path}/{name}": share for name, share in layer.shares(sparsity).items()})
+        if shares:
+            self._sparsity = update_masks(self.model, 0.0, allocation=lambda *known: _split(shares, *known)).sparsity
+
+    def on_epoch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put the sparsity into the logs; the first argument has the name it has in tfmot."""
+        if logs is not None and self._sparsity is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        steps = {path: self._seen + offset for path, offset in self._offsets.items()}
+        ends = {path: getattr(layer.pruning_schedule, "end_step", -1) for path, layer in self._layers.items()}
+        early = [f"{path} (batch {steps[path]} of {end})" for path, end in ends.items() if end > steps[path]]
+        if early:
+            warnings.warn(
+                f"Training ended before the pruning schedules of these layers did, and their final sparsity is not "
+                f"reached: {', '.join(early)}. Train longer, or let the schedules end earlier",
+                stacklevel=2,
+            )
+
+
+def _due(schedule: PruningSchedule, previous: int, step: int) -> float | None:
+    """Return the sparsity of the last step in (previous, step] at which masks are due, None if there is none."""
+    due = (one for one in range(step, previous, -1) if bool(schedule(one)[0]))
+    last = next(due, None)
+    return None if last is None else float(schedule(last)[1])
+
+
+def _split(shares: dict[str, float], weights: Sequence[Weight], sparsity: float) -> list[float | None]:
+    return [shares.get(weight.path) for weight in weights]

@@ -1,0 +1,120 @@
+"""Wrap, strip and load under the names of tensorflow-model-optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfprune.models.copying import check_model, copy_model
+from tfprune.models.kernels import kernels
+from tfprune.patterns import Pattern
+from tfprune.tfmot.policy import PruningPolicy
+from tfprune.tfmot.schedules import ConstantSparsity, PruningSchedule
+from tfprune.tfmot.wrapper import PruneLowMagnitude, pattern_of
+from tfprune.wrapping.pruned import Pruned, holds_pruned
+from tfprune.wrapping.strip import strip
+from tfprune.wrapping.transfer import transfer_weights
+
+
+def prune_low_magnitude(
+    to_prune: Any,
+    pruning_schedule: PruningSchedule = ConstantSparsity(0.5, 0),  # noqa: B008  (a frozen value)
+    block_size: Sequence[int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    pruning_policy: PruningPolicy | None = None,
+    sparsity_m_by_n: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Wrap a model, a layer or a list of layers so that small weights become zero while it trains.
+
+    Args:
+        to_prune: A built model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
+            wrapped as they are. Of a model, what cannot be pruned or is pruned already is left as it is.
+        pruning_schedule: How sparse before which batch, and how often masks are updated.
+        block_size: Inputs and outputs of the blocks that zeros come in.
+        block_pooling_type: What ranks a block, the mean (`"AVG"`) or the largest (`"MAX"`) of its magnitudes.
+        pruning_policy: Which layers of a model to prune; None takes all.
+        sparsity_m_by_n: m zeros in every n consecutive inputs; the schedule says when, and in how many of the groups.
+        **kwargs: Arguments of the wrapper, for a single layer only.
+
+    Returns:
+        The wrapped copy, layer or list. A wrapper has its layer's name.
+
+    Raises:
+        ValueError: For a model that cannot be copied, is refused by the policy or has nothing to prune, a layer that
+            cannot be pruned or is pruned already, or arguments that exclude each other.
+        TypeError: For an argument of the wrong type.
+
+    Example:
+        >>> from tfprune.tfmot import PolynomialDecay
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> schedule = PolynomialDecay(0.0, 0.75, begin_step=0, end_step=200)
+        >>> prune_low_magnitude(model, pruning_schedule=schedule).get_layer("hidden").pruning_schedule == schedule
+        True
+    """
+    pattern = pattern_of(block_size, block_pooling_type, sparsity_m_by_n)
+
+    def wrapped(layer: keras.layers.Layer, **arguments: Any) -> PruneLowMagnitude:
+        return PruneLowMagnitude(layer, pattern=pattern, pruning_schedule=pruning_schedule, **arguments)
+
+    def wrapped_if_chosen(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        names = _names_to_prune(layer, pattern)
+        if not names or (pruning_policy is not None and not pruning_policy.allow_pruning(layer)):
+            return None
+        return wrapped(layer, weights=names)
+
+    if isinstance(to_prune, keras.layers.Layer) and not isinstance(to_prune, keras.Model):
+        return wrapped(to_prune, **kwargs)
+    if kwargs:
+        raise ValueError(f"Expected other arguments with a single layer only. Received: {', '.join(kwargs)}")
+    if isinstance(to_prune, (list, tuple)):
+        return [one if isinstance(one, (Pruned, keras.layers.InputLayer)) else wrapped(one) for one in to_prune]
+    if not isinstance(to_prune, keras.Model):
+        raise TypeError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}")
+    if pruning_policy is not None:
+        pruning_policy.ensure_model_supports_pruning(to_prune)
+    check_model(to_prune)
+    copy = copy_model(to_prune, wrapped_if_chosen)
+    transfer_weights(to_prune, copy)
+    _check_pruned(copy)
+    return copy
+
+
+def _names_to_prune(layer: keras.layers.Layer, pattern: Pattern) -> list[str]:
+    """Return the weights of a model's layer that are pruned unasked."""
+    if holds_pruned(layer):
+        return []
+    return [one.path for one in kernels(layer) if one.mixes_inputs and not pattern.refusal(one.matrix_shape)]
+
+
+def _check_pruned(model: keras.Model) -> None:
+    if not holds_pruned(model):
+        raise ValueError(
+            f"Expected a model with weights that can be pruned. Received: {model.name!r}, of which the policy, the "
+            f"pattern and the kinds of its layers leave none. Choose others, or name the weights of your layers with "
+            f"tfprune.register_prunable"
+        )
+
+
+def strip_pruning(model: keras.Model) -> keras.Model:
+    """Return a plain, uncompiled copy of a model without wrappers, the pruned entries zero.
+
+    Args:
+        model: A model that `prune_low_magnitude` returned, or that has layers which it wrapped.
+
+    Raises:
+        ValueError, TypeError: As `tfprune.strip` does.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> type(strip_pruning(prune_low_magnitude(model)).layers[0]).__name__
+        'Dense'
+    """
+    return strip(model)
+
+
+def prune_scope() -> Any:
+    """Return a scope to load pruned models in; once this module is imported, they load outside of it too."""
+    return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})

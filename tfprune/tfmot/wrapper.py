@@ -1,0 +1,146 @@
+"""PruneLowMagnitude: a pruned layer that carries its schedule, as tfmot's wrapper does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.models.kernels import kernels
+from tfprune.patterns import NM, Block, Pattern, Unstructured
+from tfprune.spec import check_count
+from tfprune.tfmot.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
+from tfprune.wrapping.pruned import Pruned
+
+for _schedule in (ConstantSparsity, PolynomialDecay):
+    keras.saving.register_keras_serializable(package="tfprune")(_schedule)
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+@dataclass(frozen=True)
+class MaxBlock(Block):
+    """Blocks that are ranked by their largest entry instead of by their mean.
+
+    Example:
+        >>> MaxBlock(1, 2)(np.array([[1.0, 9.0, 6.0, 6.0]]), 0.5)
+        array([[ True,  True, False, False]])
+    """
+
+    def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
+        for axis, size in ((0, self.rows), (-1, self.cols)):
+            starts = np.arange(0, scores.shape[axis], size)
+            peaks = np.maximum.reduceat(scores, starts, axis=axis)
+            scores = np.repeat(peaks, np.diff(starts, append=scores.shape[axis]), axis=axis)
+        return super().__call__(scores, sparsity)  # the mean of a block's equal entries is their value
+
+
+def pattern_of(block_size: Sequence[int], pooling: str, sparsity_m_by_n: Sequence[int] | None) -> Pattern:
+    """Return the pattern that tfmot's arguments describe.
+
+    Args:
+        block_size: Inputs and outputs per block, the order of a Dense kernel's axes.
+        pooling: `"AVG"` or `"MAX"`.
+        sparsity_m_by_n: Zeros and length of a group, or None.
+
+    Raises:
+        ValueError, TypeError: For other values, or both blocks and groups.
+
+    Example:
+        >>> pattern_of((4, 1), "AVG", None), pattern_of((1, 1), "AVG", (1, 4))
+        (Block(rows=1, cols=4), NM(n=3, m=4))
+    """
+    inputs, outputs = _two_counts(block_size, "block_size")
+    if pooling not in ("AVG", "MAX"):
+        raise ValueError(f"Expected 'AVG' or 'MAX'. Received: block_pooling_type={pooling!r}")
+    is_block = (inputs, outputs) != (1, 1)
+    if sparsity_m_by_n is not None:
+        zeros, length = _two_counts(sparsity_m_by_n, "sparsity_m_by_n")
+        if is_block or zeros >= length:
+            raise ValueError(
+                f"Expected m zeros in every n entries with m < n, and no blocks beside them. Received: "
+                f"sparsity_m_by_n={sparsity_m_by_n!r}, block_size={block_size!r}"
+            )
+        return NM(length - zeros, length)
+    if not is_block:
+        return Unstructured()
+    return (Block if pooling == "AVG" else MaxBlock)(outputs, inputs)
+
+
+def _two_counts(value: Any, argument: str) -> tuple[int, int]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"Expected two integers. Received: {argument}={value!r}")
+    return check_count(value[0], argument, least=1), check_count(value[1], argument, least=1)
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class PruneLowMagnitude(Pruned):
+    """Wrap a layer so that its weights are pruned on a schedule of its own, which `UpdatePruningStep` reads.
+
+    Args:
+        layer: The layer, built or not. It is used as it is, not copied. One of Keras' own that has no weights to
+            prune, such as an activation, may be wrapped to no effect.
+        pruning_schedule: How sparse before which batch.
+        **kwargs: Arguments of `Pruned`.
+
+    Raises:
+        TypeError: If `pruning_schedule` is no `PruningSchedule`.
+        ValueError: As `Pruned` does.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, *, pruning_schedule: PruningSchedule, **kwargs: Any) -> None:
+        if not isinstance(pruning_schedule, PruningSchedule):
+            raise TypeError(
+                f"Expected a PruningSchedule, such as PolynomialDecay(0.0, 0.8, 0, 1000). Received: "
+                f"pruning_schedule={pruning_schedule!r} of type {type(pruning_schedule).__name__}"
+            )
+        super().__init__(layer, **kwargs)
+        self.pruning_schedule = pruning_schedule
+        self.pruning_step: Any = None  # a variable, once the layer is built
+
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        # The batch of the last mask update: pruning goes on from it where the weights meet a new optimizer.
+        self.pruning_step = self.add_weight(
+            name="pruning_step", shape=(), dtype="int32", initializer="zeros", trainable=False
+        )
+
+    def choose_kernels(self) -> dict[str, Any]:
+        offers_none = not any(kernel.mixes_inputs for kernel in kernels(self.layer))
+        if offers_none and not self.weight_names and type(self.layer).__module__.startswith("keras."):
+            return {}
+        return super().choose_kernels()
+
+    def _saved(self) -> dict[str, keras.Variable]:
+        step = self.pruning_step
+        return super()._saved() if step is None else {**super()._saved(), step.name: step}
+
+    def shares(self, sparsity: float) -> dict[str, float]:
+        """Return the sparsity of each weight that leaves as many of its entries as tfmot does, by name.
+
+        tfmot rounds the number that stay, half to even, in single precision. Groups of m zeros in n are full of them
+        where the schedule ends, whatever its sparsity there.
+        """
+        return {name: self._share(kernel.matrix_shape, sparsity) for name, kernel in self.kernels.items()}
+
+    def _share(self, shape: tuple[int, ...], sparsity: float) -> float:
+        if isinstance(self.pattern, NM):
+            target = self.pruning_schedule.target
+            return (min(sparsity / target, 1.0) if target else 1.0) * (1 - self.pattern.n / self.pattern.m)
+        if isinstance(self.pattern, Block):
+            shape = (-(-shape[0] // self.pattern.rows), *shape[1:-1], -(-shape[-1] // self.pattern.cols))
+        units = math.prod(shape)
+        kept = np.rint(np.float32(units) * (np.float32(1) - np.float32(sparsity)))
+        return 1 - max(int(kept), 1) / units
+
+    def get_config(self) -> dict[str, Any]:
+        schedule = keras.saving.serialize_keras_object(self.pruning_schedule)
+        return {**super().get_config(), "pruning_schedule": schedule}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Pruned:
+        schedule = keras.saving.deserialize_keras_object(config["pruning_schedule"], custom_objects=custom_objects)
+        return super().from_config({**config, "pruning_schedule": schedule}, custom_objects)

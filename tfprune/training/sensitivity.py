@@ -1,0 +1,159 @@
+"""Sensitivity scan: what each weight alone costs at each sparsity, and the allocation that this suggests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from tfprune.models.compiled import arguments_of, check_compiled, compile_like
+from tfprune.models.layers import as_numpy
+from tfprune.report import Skipped
+from tfprune.spec import check_sparsity
+from tfprune.training.sensitivity_report import SensitivityReport, SensitivityRow
+from tfprune.training.update_masks import update_masks
+from tfprune.wrapping.pruned import Pruned, holds_pruned
+from tfprune.wrapping.pruned_layers import pruned_layers
+from tfprune.wrapping.wrap import wrap
+
+MODES = ("max", "min")
+
+
+def sensitivity(
+    model: keras.Model,
+    data: Any,
+    sparsities: Sequence[float] = (0.5, 0.75, 0.9, 0.95),
+    *,
+    metric: str = "accuracy",
+    mode: str | None = None,
+) -> SensitivityReport:
+    """Prune each weight alone to each sparsity, without training, and evaluate the model.
+
+    It takes one evaluation per weight and sparsity, and leaves the model as it was: a plain one is copied, of a
+    wrapped one each weight is put back after its turn, optimizer and other masks untouched.
+
+    Args:
+        model: Compiled. A plain one is copied and wrapped with the default criterion and pattern; for others pass
+            a model that you wrapped and compiled.
+        data: A tuple (x, y) or (x, y, sample weights), or a data set that can be read again and again, such as
+            `tf.data.Dataset` or `keras.utils.PyDataset`. A part of the validation data will do.
+        sparsities: Fractions of zeros, in [0, 1). One that a weight's pattern cannot reach is skipped and reported.
+        metric: A name that `model.evaluate` reports, `"loss"` included.
+        mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None knows it of accuracies and of
+            losses.
+
+    Returns:
+        The metric and its drop for each weight and sparsity: a table when printed, `plot(path)` draws it, and
+        `suggest(max_drop)` makes an allocation of it.
+
+    Raises:
+        TypeError: For what is no model, no such data, or no sequence of numbers.
+        ValueError: For a model that is not compiled, a metric that it does not report or whose mode is not known, a
+            sparsity outside [0, 1), or if no weight can be pruned to any of them.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, name="out")])
+        >>> model.compile(loss="mse")
+        >>> x = keras.ops.ones((32, 8))
+        >>> report = sensitivity(model, (x, model(x)), (0.25, 0.5), metric="loss")
+        >>> report.baseline, [row.path for row in report.rows]
+        (0.0, ['out/kernel', 'out/kernel'])
+    """
+    levels, arguments, sign = _levels(sparsities), arguments_of(data), _sign(metric, mode)
+    subject = _subject(model)
+
+    def measure() -> float:
+        values = subject.evaluate(**arguments, verbose=0, return_dict=True)
+        if metric not in values:
+            raise ValueError(
+                f"Expected `metric` to be one of {', '.join(map(repr, values))}. Received: metric={metric!r}. "
+                f"Compile the model with metrics=[{metric!r}] to have it"
+            )
+        return float(values[metric])
+
+    baseline = measure()
+    rows: list[SensitivityRow] = []
+    skipped: list[Skipped] = []
+    for path, layer in _weights(subject, skipped):
+        with _restored(layer):
+            for level in levels:
+                refusal = _prune(subject, path, level)
+                if refusal:
+                    skipped.append(Skipped(path, f"at {level:g}: {refusal}"))
+                else:
+                    value = measure()
+                    rows.append(SensitivityRow(path, level, value, sign * (baseline - value)))
+    if not rows:
+        reasons = "; ".join(f"{one.layer} {one.reason}" for one in skipped)
+        raise ValueError(f"Expected a weight that can be pruned to one of {levels}. Received: {reasons}")
+    return SensitivityReport(metric, baseline, tuple(rows), tuple(skipped))
+
+
+def _levels(sparsities: Any) -> tuple[float, ...]:
+    if isinstance(sparsities, str) or not isinstance(sparsities, Iterable):
+        raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}")
+    levels = sorted({check_sparsity(value, "sparsities") for value in sparsities})
+    if not levels:
+        raise ValueError("Expected at least one number in `sparsities`. Received: none. Pass (0.5, 0.75, 0.9), say")
+    return tuple(levels)
+
+
+def _sign(metric: str, mode: str | None) -> int:
+    """Return 1 if a larger metric is better, -1 if a smaller one is."""
+    if not isinstance(metric, str):
+        raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}")
+    if mode is None and "acc" in metric:
+        return 1
+    if mode is None and metric.endswith("loss"):
+        return -1
+    if mode not in MODES:
+        raise ValueError(
+            f"Expected `mode` to be 'max' if a larger {metric!r} is better, 'min' if a smaller one is. Received: "
+            f"mode={mode!r}"
+        )
+    return 1 if mode == "max" else -1
+
+
+def _subject(model: Any) -> keras.Model:
+    """Return the model to scan: a wrapped one as it is, of a plain one a compiled copy."""
+    check_compiled(model)
+    if holds_pruned(model):
+        return model
+    advice = "Pass a model that you wrapped and compiled yourself, with tfprune.wrap(model)"
+    # An optimizer is not used, but needed; this one takes no memory.
+    return compile_like(wrap(model), model, advice=advice, optimizer="sgd")
+
+
+def _weights(model: keras.Model, skipped: list[Skipped]) -> Iterator[tuple[str, Pruned]]:
+    """Yield the path and wrapper of each weight whose mask can change; add the others to `skipped`."""
+    for path, layer in pruned_layers(model):
+        trained = layer.trained()
+        for name in layer.kernels:
+            if name in trained:
+                yield f"{path}/{name}", layer
+            else:
+                skipped.append(Skipped(f"{path}/{name}", "frozen (trainable=False), so its mask never changes"))
+
+
+def _prune(model: keras.Model, path: str, sparsity: float) -> str | None:
+    """Prune one weight and leave the others as they are; say why if it cannot be."""
+    rules = {f"^{re.escape(path)}$": sparsity, "": None}
+    try:
+        update_masks(model, sparsity, allocation=rules, optimizer=keras.optimizers.SGD())  # has no slots to clear
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def _restored(layer: Pruned) -> Iterator[None]:
+    """Put back every variable of a layer, to the bit."""
+    before = [(variable, as_numpy(variable).copy()) for variable in layer.variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)

@@ -1,0 +1,183 @@
+"""Mask updates: rank the entries of every pruned weight, then set all masks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.allocation import Allocation, Weight, allocate
+from tfprune.channels.ranking import finite
+from tfprune.criteria.base import Evidence
+from tfprune.evidence.gatherer import Facts, Gatherer, Subject, check_needs, gather
+from tfprune.models.kernels import from_matrix, to_matrix
+from tfprune.models.layers import as_numpy
+from tfprune.models.optimizers import check_optimizer, optimizers_of, slots_by_variable
+from tfprune.shrinking.budget import Budget, check_sparsity_or_budget
+from tfprune.spec import check_sparsity
+from tfprune.training.coupled import CoupledGroups, Scores, coupled_groups
+from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.pruned_layers import pruned_layers
+from tfprune.wrapping.sparsity_report import SparsityReport, sparsity_report
+
+Masked = tuple[Pruned, str, np.ndarray]  # a wrapper, the name of a weight, its mask
+
+
+def update_masks(
+    model: keras.layers.Layer,
+    sparsity: float | None = None,
+    *,
+    allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
+    optimizer: keras.optimizers.Optimizer | None = None,
+    data: Any = None,
+    loss: Any = None,
+) -> SparsityReport:
+    """Rank the entries of every pruned weight and set its mask: one step of pruning, for loops of your own.
+
+    All masks are computed before the first is set, so an error leaves the model as it was. Frozen layers
+    (`trainable=False`) are never changed.
+
+    Args:
+        model: A model or layer with `Pruned` layers.
+        sparsity: The fraction of zeros over all pruned weights, in [0, 1); of the channels or heads that go
+            together where the pattern is `Channel` or `Head`. None with a budget.
+        allocation: How to split it over the weights and the groups of channels: `"uniform"`, `"erk"`, `"global"`,
+            `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names of groups, to
+            their own sparsities (None: leave as it is). For channels and heads also a `budget(...)`.
+        optimizer: The optimizer whose slots of masked entries become zero; None takes those of the model.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or a
+            `tfprune.evidence.gatherer.Gatherer`, which remembers `criteria.Movement` from one update to the next.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
+
+    Returns:
+        What was reached.
+
+    Raises:
+        ValueError: For a sparsity outside [0, 1), a model without pruned layers, weights with NaN or infinity, a
+            sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing, a sparsity and a
+            budget or neither, a budget that cannot be met, data that a criterion needs and lacks, that none looks at,
+            or that is empty, of the wrong shape or has NaN.
+
+    Example:
+        >>> from tfprune import wrap
+        >>> model = wrap(keras.Sequential([keras.Input((10,)), keras.layers.Dense(10)]))
+        >>> update_masks(model, 0.9).nnz
+        10
+    """
+    check_sparsity_or_budget(sparsity, allocation)
+    layers = pruned_layers(model)
+    optimizers = optimizers_of(model) if optimizer is None else [optimizer]
+    for one in optimizers:
+        check_optimizer(one)
+    facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
+    with ExitStack() as undo:
+        plan = _plan_masks(
+            model,
+            layers,
+            sparsity,
+            allocation,
+            functools.partial(_scores, facts, undo, {layer: path for path, layer in layers}),
+        )
+        undo.pop_all()
+    found = [slots_by_variable(one, model.trainable_variables) for one in optimizers]
+    for layer, name, mask in plan:
+        variable = layer.kernels[name].variable
+        layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])
+    return sparsity_report(model)
+
+
+def subjects_of(model: keras.layers.Layer) -> list[Subject]:
+    """Return the weights of a model whose masks may change, as what to gather evidence of."""
+    return [
+        Subject(
+            path=f"{path}/{name}",
+            kernel=layer.kernels[name],
+            criterion=layer.criterion,
+            latent=functools.partial(layer.latent, name),
+            mask=layer.masks[name],
+        )
+        for path, layer in pruned_layers(model)
+        for name in layer.trained()
+    ]
+
+
+def gatherer_of(model: keras.layers.Layer, data: Any, *, loss: Any) -> Gatherer | None:
+    """Return what gathers the evidence that the criteria of a model need; None if they need no data.
+
+    Raises:
+        ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
+    """
+    check_needs((layer.criterion for _, layer in pruned_layers(model)), data=data, loss=loss)
+    if not isinstance(data, Gatherer):
+        return None if data is None else Gatherer(model, data, loss=loss)
+    if data.model is not model or loss is not None:
+        raise ValueError(
+            f"Expected a gatherer of {model.name!r}, which has its own loss. Received: one of {data.model.name!r}, "
+            f"and loss={loss!r}. Make it by Gatherer(model, data, loss=...)"
+        )
+    return data
+
+
+def _plan_masks(
+    model: keras.layers.Layer,
+    layers: list[tuple[str, Pruned]],
+    sparsity: Any,
+    allocation: Any,
+    scores: Scores,
+) -> list[tuple[Pruned, str, np.ndarray]]:
+    """Compute all masks, those of channels that go together and those of weights by themselves."""
+    together = coupled_groups(model, layers=[layer for _, layer in layers], scores=scores)
+    coupled = together.layers if together else set()
+    places = [(path, layer, name) for path, layer in layers if layer not in coupled for name in layer.trained()]
+    alone = [
+        Weight(
+            path=f"{path}/{name}",
+            shape=tuple(layer.kernels[name].variable.shape),
+            scores=functools.partial(scores, layer, name),
+        )
+        for path, layer, name in places
+    ]
+    groups = together.weights() if together else []
+    if isinstance(allocation, Budget):
+        return _within(allocation, together, alone, model)
+    split = allocate(allocation, alone + groups, check_sparsity(sparsity, "sparsity")) if alone or groups else []
+    plan = together.masks(together.keep(split[len(alone) :])) if together else []
+    for (_, layer, name), weight, share in zip(places, alone, split, strict=False):
+        if share is None:
+            layer.conceal(name)  # a function may have looked at its scores
+        else:
+            plan.append((layer, name, from_matrix(_mask(layer, weight, share), layer.kernels[name])))
+    return plan
+
+
+def _within(budget: Budget, together: CoupledGroups | None, alone: list[Weight], model: Any) -> list[Masked]:
+    if together is None or alone:
+        raise ValueError(
+            f"Expected a model whose channels or heads alone are pruned, as a budget is met by removing these. "
+            f"Received: {model.name!r}, where masks of their own have: "
+            f"{', '.join(weight.path for weight in alone[:5]) or 'no weights'}. Wrap it with pattern='channel'"
+        )
+    keep = budget.meet(together.weights(), together.keep, together.network, model)
+    return together.masks(keep)
+
+
+def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
+    scores = weight.scores()
+    try:
+        return layer.pattern(scores, sparsity)
+    except ValueError as error:
+        raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
+
+
+def _scores(facts: Facts, undo: ExitStack, paths: dict[Pruned, str], layer: Pruned, name: str) -> np.ndarray:
+    """Return the scores of a weight in the matrix view; what has to be taken back on an error goes into `undo`."""
+    path = f"{paths[layer]}/{name}"
+    layer.reveal(name)  # saves a copy of the weight
+    undo.callback(layer.conceal, name)
+    kernel = layer.kernels[name]
+    scores = layer.criterion(Evidence(as_numpy(kernel.variable), path, kernel.axes, facts[path]))
+    return to_matrix(finite(scores, path), kernel)

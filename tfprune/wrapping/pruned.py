@@ -1,0 +1,350 @@
+"""Pruned: any Keras layer, its weights read through masks. The one class that touches Keras' forward pass.
+
+Between mask updates a weight itself holds zeros where its mask is 0, so the optimizer, weight decay, checkpoints
+and averages of weights all see the sparse values; what the zeros replaced, the latent values, is set aside in a
+variable of its own and comes back when a later mask ranks it in. In training only the gradient is masked; masking
+the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans, to select
+by: a product would have to turn them into floats first, a second pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune import patterns
+from tfprune.criteria import CRITERIA, Criterion
+from tfprune.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
+from tfprune.models.kernels import Kernel, kernels, to_matrix
+from tfprune.models.layers import as_numpy, rename, walk
+from tfprune.models.rebuild import builds_itself, config_of
+from tfprune.patterns import PATTERNS, Pattern
+from tfprune.spec import resolve
+from tfprune.wrapping.masked_gradients import Scope, guard, mask_gradient
+
+for _spec in (*CRITERIA.values(), *PATTERNS.values(), patterns.Block, patterns.NM):
+    keras.saving.register_keras_serializable(package="tfprune")(_spec)
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class Pruned(keras.layers.Wrapper):
+    """Wrap a layer so that its weights are pruned by masks.
+
+    The wrapper has the layer's name, and forward pass and gradient see weight * mask. All masks are ones at first;
+    `PruningCallback` and `tfprune.update_masks` change them. Attributes and methods of the layer are found on the
+    wrapper, and see masked weights too; to set an attribute, set it on `wrapper.layer`.
+
+    Args:
+        layer: The layer, built or not. It is used as it is, not copied.
+        criterion: How important an entry is: `"magnitude"`, `"random"` or a `Criterion`.
+        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
+        weights: Names of the weights to prune, as in `masks`; None takes every kernel that mixes inputs, which
+            leaves out depthwise ones.
+        **kwargs: Arguments of `keras.layers.Layer`. By default name, variable dtype and `trainable` are the layer's;
+            it casts inputs and weights to its compute dtype itself.
+
+    Raises:
+        TypeError: If `layer` is no layer.
+        ValueError: If it is a model or wrapped already, offers no such weight, or a weight cannot take the pattern.
+
+    Example:
+        >>> layer = Pruned(keras.layers.Dense(3))
+        >>> layer(np.ones((1, 4))).shape
+        TensorShape([1, 3])
+        >>> layer.masks["kernel"].shape
+        TensorShape([4, 3])
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        *,
+        criterion: str | Criterion = "magnitude",
+        pattern: str | Pattern = "unstructured",
+        weights: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_layer(layer)
+        self.call = with_signature_of(layer, self.call)  # type: ignore[method-assign]
+        # Without a compute dtype of its own the wrapper hands full precision on, for each part to cast as it needs.
+        defaults = {"name": layer.name, "dtype": layer.variable_dtype, "trainable": layer.trainable}
+        super().__init__(layer, **{**defaults, **kwargs})
+        self.autocast = False
+        self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+        self.pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+        self.weight_names = None if weights is None else tuple(weights)
+        self.kernels: dict[str, Kernel] = {}
+        self.masks: dict[str, keras.Variable] = {}
+        self._latents: dict[str, keras.Variable] = {}
+        self._revealed: set[str] = set()
+        self._has_masks = False
+        self._names: list[str] | None = None  # of the layers inside, where they were given by a configuration
+        if layer.built and not self._waits():
+            self.choose_kernels()
+
+    def _waits(self) -> bool:
+        """Tell whether weights to prune are missing that the layer's first call may build."""
+        offered = {kernel.path for kernel in kernels(self.layer)}
+        is_missing = not offered or not offered.issuperset(self.weight_names or ())
+        return is_missing and bool(unbuilt(self.layer))
+
+    def choose_kernels(self) -> dict[str, Kernel]:
+        """Return the kernels to prune by name; a ValueError says what cannot be."""
+        if self._names is not None:
+            rename(self.layer, self._names)
+        offered = {kernel.path: kernel for kernel in kernels(self.layer)}
+        names = self.weight_names
+        if names is None:
+            names = tuple(name for name, kernel in offered.items() if kernel.mixes_inputs)
+        unknown = [name for name in names if name not in offered]
+        if unknown or not names:
+            missing = ", ".join(unbuilt(self.layer))
+            raise ValueError(
+                f"Expected weights of layer {self.layer.name!r} ({type(self.layer).__name__}) that can be pruned. "
+                f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
+                + (f"Not built yet: {missing}; call the layer on data first. " if missing else "")
+                + f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer"
+            )
+        chosen = {name: offered[name] for name in names}
+        for name, kernel in chosen.items():
+            refusal = self.pattern.refusal(kernel.matrix_shape)
+            if refusal:
+                raise ValueError(f"Weight {self.layer.name}/{name} cannot take the pattern: {refusal}")
+        return chosen
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._has_masks:
+            self.built = False  # Keras sets it when it revives a layer, though parts may still be missing
+        # By a symbolic call: Keras hands `build` the shape of one input only, and parts may be built in the call.
+        if not self.built and unbuilt(self.layer):
+            placeholders = keras.tree.map_structure(placeholder, (args, kwargs))
+            self.layer(*placeholders[0], **placeholders[1])
+        return super().__call__(*args, **kwargs)
+
+    def build(self, input_shape: Any = None) -> None:
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        self._add_masks()
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        if not self.layer.built:
+            self.layer.build_from_config(config)
+        if not self._waits():
+            self.build()
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        return self.layer.get_build_config() if builds_itself(self.layer) else None
+
+    def _add_masks(self) -> None:
+        self.kernels = self.choose_kernels()
+        self.weight_names = tuple(self.kernels)  # so that a file tells which weights it has masks for
+        for name, kernel in self.kernels.items():
+            shape, flat_name = kernel.variable.shape, name.replace("/", "_")
+            self.masks[name] = self.add_weight(
+                name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
+            )
+            self._latents[name] = self.add_weight(
+                name=f"{flat_name}_latent",
+                shape=shape,
+                dtype=kernel.variable.dtype,
+                initializer="zeros",
+                trainable=False,
+            )
+            guard(kernel.variable, self.masks[name])
+        self._has_masks = True
+
+    def _saved(self) -> dict[str, keras.Variable]:
+        """Return what files hold of the wrapper itself, by names that are the same in every copy."""
+        places = {path: f"{place}_{path.rpartition('/')[2]}" for place, path in enumerate(self.masks)}
+        masks = {f"{places[path]}_mask": mask for path, mask in self.masks.items()}
+        return masks | {f"{places[path]}_latent": latent for path, latent in self._latents.items()}
+
+    def save_own_variables(self, store: dict[str, Any]) -> None:
+        """Save masks and latent values by name, so that no other layer's weights are taken for them."""
+        for name, variable in self._saved().items():
+            store[name] = variable
+
+    def load_own_variables(self, store: dict[str, Any]) -> None:
+        """Load masks and latent values.
+
+        Raises:
+            ValueError: If the file has none for these weights, or a mask that the pattern does not allow.
+        """
+        own = self._saved()
+        if set(store.keys()) != set(own):
+            raise ValueError(
+                f"Expected the masks of layer {self.name!r}: {', '.join(own) or 'none, as it is not built'}. "
+                f"Received a file with {', '.join(store.keys()) or 'nothing'} in their place. Load weights of a "
+                f"model that is not wrapped before you wrap it: model.load_weights(path), then tfprune.wrap(model)"
+            )
+        for (name, mask), stored in zip(self.masks.items(), own, strict=False):  # own begins with the masks
+            values = np.asarray(store[stored])
+            if values.shape == mask.shape and not self.pattern.allows(to_matrix(values, self.kernels[name])):
+                raise ValueError(
+                    f"Expected a mask of {self.name}/{name} with zeros as in {self.pattern!r}. Received a file whose "
+                    f"mask has them elsewhere. Wrap with the pattern that the file was trained with"
+                )
+        for name, variable in own.items():
+            variable.assign(store[name])
+
+    def trained(self) -> list[str]:
+        """Return the names of the weights whose masks may change: a layer, or parts of it, may be frozen."""
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [name for name, kernel in self.kernels.items() if id(kernel.variable) in trained]
+
+    def latent(self, name: str) -> np.ndarray:
+        """Return a weight's values with those that its mask hides, in the weight's own shape."""
+        return as_numpy(self._with_latent(name))
+
+    def _with_latent(self, name: str) -> Any:
+        value = ops.convert_to_tensor(self.kernels[name].variable)
+        # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
+        return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
+
+    def reveal(self, name: str) -> None:
+        """Put the values that a mask hides back into the weight itself, until `set_mask` parts them again."""
+        if name not in self._revealed:
+            self.kernels[name].variable.assign(self._with_latent(name))
+            self._revealed.add(name)
+
+    def conceal(self, name: str) -> None:
+        """Undo `reveal`, if it was called."""
+        if name in self._revealed:
+            self.set_mask(name, as_numpy(self.masks[name]))
+
+    def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
+        """Put a mask into force: set aside what it hides, bring back what it shows again.
+
+        Args:
+            name: The weight's name, as in `masks`.
+            mask: 0/1 or booleans, of the weight's shape.
+            slots: Optimizer variables of the weight's shape, whose masked entries become 0.
+
+        Raises:
+            ValueError: For an unknown name, or a mask of another shape or with other values.
+        """
+        if name not in self.masks:
+            raise ValueError(f"Expected a weight among {', '.join(self.masks)}. Received: name={name!r}")
+        shape = tuple(self.masks[name].shape)
+        if mask.shape != shape or not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
+            raise ValueError(
+                f"Expected a mask of zeros and ones of shape {shape} for {self.name}/{name}. Received: shape "
+                f"{mask.shape}, dtype {mask.dtype}"
+            )
+        keep = ops.convert_to_tensor(mask, dtype="bool")
+        variable, latent = self.kernels[name].variable, self._latents[name]
+        zero = ops.zeros((), variable.dtype)
+        self.reveal(name)
+        latent.assign(ops.where(keep, zero, variable.value))
+        variable.assign(ops.where(keep, variable.value, zero))
+        self.masks[name].assign(keep)
+        self._revealed.discard(name)
+        for slot in slots:
+            slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
+
+    def _read(self, name: str, training: bool | None) -> Any:
+        weight, mask = map(ops.convert_to_tensor, (self.kernels[name].variable, self.masks[name]))
+        if training:
+            return mask_gradient(weight, mask)
+        return ops.where(mask, weight, ops.zeros((), weight.dtype))
+
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self._through_masks(self.layer, training, *args, **kwargs)
+
+    def _through_masks(self, function: Callable, training: bool | None, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer, or a method of it, where it reads its weights through the masks."""
+        masked = {id(kernel.variable): name for name, kernel in self.kernels.items()}
+        variables = [*self.layer.variables, *recurrent_states(self.layer)]
+        # Every variable enters the scope: where the trainer runs in one, a nested scope would read stale values.
+        mapping = [
+            (variable, self._read(masked[id(variable)], training) if id(variable) in masked else variable.value)
+            for variable in variables
+        ]
+        with Scope(state_mapping=mapping, collect_losses=True) as scope:
+            outputs = function(*args, **kwargs)
+        for variable in scope.updated.values():
+            variable.assign(scope.get_current_value(variable))
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the wrapper lacks from its layer: a pruned weight masked, a method that reads it so."""
+        try:
+            return super().__getattr__(name)  # PyTorch's modules keep their layers there
+        except AttributeError:
+            if name == "layer" or name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+        is_property = isinstance(inspect.getattr_static(type(self.layer), name, None), property)
+        read = functools.partial(self._through_masks, getattr, True) if is_property else getattr
+        value = read(self.layer, name)
+        for weight, kernel in self.kernels.items():
+            if kernel.variable is value:
+                return self._read(weight, training=True)
+        return functools.partial(self._through_masks, value, True) if inspect.ismethod(value) else value
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        if "training" not in inspect.signature(self.layer.call).parameters:
+            kwargs.pop("training", None)
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    @property
+    def supports_masking(self) -> bool:
+        return self.layer.supports_masking
+
+    @supports_masking.setter
+    def supports_masking(self, value: bool) -> None:
+        self.layer.supports_masking = value
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "layer": config_of(self.layer),
+            "names": [part.name for _, part in walk(self.layer)],  # Keras numbers them anew in each copy
+            "criterion": serialize(self.criterion),
+            "pattern": serialize(self.pattern),
+            "weights": self.weight_names,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Pruned:
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in ("layer", "criterion", "pattern", "dtype")
+        }
+        names = config.get("names")
+        if names and not unbuilt(parts["layer"]):
+            rename(parts["layer"], names)
+        pruned = cls(**{**{name: value for name, value in config.items() if name != "names"}, **parts})
+        pruned._names = names
+        return pruned
+
+
+def holds_pruned(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer or model is a wrapper or has one inside."""
+    return any(isinstance(part, Pruned) for _, part in walk(layer, stop=Pruned))
+
+
+def _check_layer(layer: Any) -> None:
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}")
+    if isinstance(layer, keras.Model):
+        raise ValueError(f"Expected a layer. Received: the model {layer.name!r}; tfprune.wrap takes models")
+    if holds_pruned(layer):
+        raise ValueError(
+            f"Expected a layer that is not pruned yet. Received: layer {layer.name!r}, which is wrapped already or "
+            f"has a wrapper inside. Use the wrapper that there is, or wrap the plain layer, `wrapper.layer`"
+        )

@@ -1,0 +1,66 @@
+"""Take the wrappers away: a plain copy in which the masked entries are zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfprune.models.copying import check_model, copy_model
+from tfprune.models.kinds import leaf_layers
+from tfprune.models.layers import walk
+from tfprune.models.rebuild import copy_of
+from tfprune.models.subclassed import restore
+from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.transfer import transfer_weights
+
+
+def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a plain, uncompiled copy without wrappers, the masked entries zero; it loads without tfprune.
+
+    Args:
+        model_or_layer: A built model, wrapped or not, or a single built layer.
+
+    Raises:
+        ValueError: For an unbuilt model, or one that has `Pruned` inside another layer or in its own code, which
+            would create it again.
+        TypeError: If it is no Keras model or layer.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> from tfprune import wrap
+        >>> [type(layer).__name__ for layer in strip(wrap(model)).layers]
+        ['Dense']
+    """
+    _check(model_or_layer)
+    if isinstance(model_or_layer, keras.Model):
+        copy = copy_model(model_or_layer, _inside, subclassed=restore)
+    else:
+        copy = copy_of(_inside("", model_or_layer) or model_or_layer)
+    transfer_weights(model_or_layer, copy)
+    return copy
+
+
+def _inside(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    return layer.layer if isinstance(layer, Pruned) else None
+
+
+def _check(model_or_layer: Any) -> None:
+    if not isinstance(model_or_layer, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model or layer. Received: an object of {type(model_or_layer).__name__}")
+    if isinstance(model_or_layer, keras.Model):
+        check_model(model_or_layer)
+    elif not model_or_layer.built:
+        raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet")
+    _check_no_inner_wrapper(model_or_layer)
+
+
+def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
+    for path, layer in leaf_layers(model):
+        for inner, part in walk(layer, stop=Pruned):
+            if part is not layer and isinstance(part, Pruned):
+                kind = type(layer).__name__
+                raise ValueError(
+                    f"Expected pruned layers to stand in the model's own list of layers. Received: {inner} inside of "
+                    f"{path or layer.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it"
+                )

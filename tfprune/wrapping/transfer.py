@@ -1,0 +1,42 @@
+"""Transfer the weights of a model into its wrapped, stripped or plain copy."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from tfprune.models.kinds import is_subclassed
+from tfprune.models.rebuild import copy_all, copy_variables
+from tfprune.models.subclassed import layer_pairs, own_variables
+from tfprune.wrapping.pruned import Pruned
+
+
+def transfer_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copy every weight of a model or layer into a copy of it, in which layers may be wrapped, or wrappers stripped.
+
+    Where a wrapper was stripped, the entries that its mask hides become zero.
+
+    Raises:
+        ValueError: If a layer of the copy has other variables.
+    """
+    for layer, counterpart in layer_pairs(source, target):
+        _transfer(layer, counterpart)
+
+
+def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    if is_subclassed(source):  # its layers come by themselves
+        copy_all(own_variables(source), own_variables(target), source=source)
+    elif isinstance(source, Pruned) == isinstance(target, Pruned):
+        copy_variables(source, target)
+    elif isinstance(target, Pruned):
+        copy_variables(source, target.layer)
+    else:
+        copy_variables(source.layer, target)
+        _apply_masks(source, target)
+
+
+def _apply_masks(source: Pruned, target: keras.layers.Layer) -> None:
+    indices = {id(variable): index for index, variable in enumerate(source.layer.variables)}
+    for name, kernel in source.kernels.items():
+        variable = target.variables[indices[id(kernel.variable)]]
+        variable.assign(ops.multiply(variable, ops.cast(source.masks[name], variable.dtype)))

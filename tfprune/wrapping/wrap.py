@@ -1,0 +1,117 @@
+"""Whole models and layers: wrap them for pruning."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+
+from tfprune.criteria import CRITERIA, Criterion
+from tfprune.models.copying import check_model, copy_model
+from tfprune.models.filters import Filters
+from tfprune.models.kinds import as_graph, is_subclassed
+from tfprune.models.rebuild import Replace, copy_of
+from tfprune.models.subclassed import replace_in_place
+from tfprune.patterns import PATTERNS, Channel, Pattern
+from tfprune.spec import resolve
+from tfprune.wrapping.channel_choice import choose_channels
+from tfprune.wrapping.choice import choose_weights
+from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.transfer import transfer_weights
+
+
+def wrap(
+    model_or_layer: keras.layers.Layer,
+    *,
+    criterion: str | Criterion = "magnitude",
+    pattern: str | Pattern = "unstructured",
+    filters: Filters = None,
+    in_place: bool = False,
+) -> keras.layers.Layer:
+    """Return an uncompiled copy whose layers are wrapped in `Pruned`; the original is left untouched.
+
+    Names of layers stay as they are, so `get_layer` finds the wrapper by the name of its layer. Layers without a
+    prunable weight are copied as they are, and `sparsity_report` lists them with the reason.
+
+    A subclassed model is built anew from its configuration, and the layers in its attributes are wrapped. The copy is
+    an instance of its class, with its methods, and is saved with its wrappers.
+
+    Args:
+        model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), or a single layer.
+        criterion: How important an entry is: `"magnitude"`, `"random"` or a `Criterion`.
+        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`; `"channel"` and `"head"` prune what
+            `shrink` can remove, and wrap every kernel that makes or reads it (graph models only).
+        filters: Which weights. None takes every kernel that mixes inputs, embeddings and recurrent kernels too, but
+            no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
+            (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
+            With `"channel"` and `"head"` those whose channels or heads may go.
+        in_place: Wrap the layers of the subclassed model given, instead of a copy: for one that has no
+            `get_config`, so that no copy can be made. Compile it again.
+
+    Returns:
+        The wrapped copy, or the model given.
+
+    Raises:
+        ValueError: For an unbuilt or empty model, one that cannot be copied or, with `in_place`, is not subclassed,
+            a filter that matches nothing, or a weight that was asked for and cannot take the pattern.
+        TypeError: If it is no Keras model or layer, or an argument is of the wrong type.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> wrap(model).get_layer("hidden").masks["kernel"].shape
+        TensorShape([8, 4])
+    """
+    criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+    if in_place and not is_subclassed(model_or_layer):
+        raise ValueError(
+            f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
+            f"wrap copies: call it without `in_place`"
+        )
+    if not isinstance(model_or_layer, keras.Model):
+        return _wrap_layer(model_or_layer, criterion, pattern, filters)
+    check_model(model_or_layer)
+    if isinstance(pattern, Channel):
+        chosen = choose_channels(model_or_layer, pattern=pattern, filters=filters)
+    else:
+        chosen = choose_weights(model_or_layer, pattern=pattern, filters=filters)
+
+    def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if path not in chosen:
+            return None
+        names, shape = chosen[path]
+        return Pruned(layer, criterion=criterion, pattern=shape, weights=names)
+
+    if in_place:
+        replace_in_place(model_or_layer, functools.partial(_replacement, wrapped))
+        return model_or_layer
+    copy = copy_model(model_or_layer, wrapped)
+    transfer_weights(model_or_layer, copy)
+    return copy
+
+
+def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """Return what takes a layer's place in a model that is not copied: a wrapper around the layer itself."""
+    if as_graph(layer) is not None:
+        copy = copy_model(layer, lambda inner, part: wrapped(f"{path}/{inner}", part))
+        transfer_weights(layer, copy)
+        return copy
+    replacement = wrapped(path, layer)
+    if isinstance(replacement, Pruned):
+        replacement.choose_kernels()  # refuses what the layer cannot do, before anything is changed
+    return replacement
+
+
+def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Filters) -> Pruned:
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(f"Expected a Keras model or layer. Received: {layer!r} of type {type(layer).__name__}")
+    if filters is not None:
+        raise ValueError(
+            f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
+            f"within a layer with Pruned(layer, weights=[...])"
+        )
+    copy = copy_of(Pruned(layer, criterion=criterion, pattern=pattern))
+    if layer.built:
+        transfer_weights(layer, copy)
+    return copy
