@@ -158,7 +158,7 @@ def _export(options: argparse.Namespace) -> Any:
     if options.quantize == "int8" and not options.calibration:
         raise ValueError(
             "Expected samples with --quantize int8. Received: no --calibration FILE. Save about 100 samples of real "
-            "data with numpy.save"
+            "data with numpy.save."
         )
     model = load_model(options.source)
     from tfprune.export.converting.to_tflite import to_tflite
@@ -181,7 +181,7 @@ def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
         if getattr(options, name) is not None:
             raise ValueError(
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
-                "numbers have their type. Leave the option out, or export the Keras model"
+                "numbers have their type. Leave the option out, or export the Keras model."
             )
     return rewrite(options.source, options.target, **settings)
 
@@ -220,7 +220,7 @@ def _verify(options: argparse.Namespace) -> Any:
 
 def _predict(model: Any, inputs: Any) -> Any:
     if inputs is None:
-        raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE")
+        raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE.")
     import tfprune
     from tfprune.export.converting.signature import signature
 

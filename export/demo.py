@@ -151,7 +151,7 @@ def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> Dem
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"Expected a folder that can be made. Received: {str(folder)!r} ({error.strerror})"
+            f"Expected a folder that can be made. Received: {str(folder)!r} ({error.strerror})."
         ) from error
     keras.utils.set_random_seed(0)
     data = _data()
@@ -201,7 +201,7 @@ def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tupl
         write_job(folder, "job", settings={"files": files}, arrays={"x": x, "y": y})
         completed = run_module("tfprune.export.demo_device", folder, timeout=300)
         if not completed.ok:
-            raise ValueError(f"Expected the exported files to run without TensorFlow. Received: {completed.reason}")
+            raise ValueError(f"Expected the exported files to run without TensorFlow. Received: {completed.reason}.")
         result, _ = read_job(folder, "result")
     return result["accuracies"], result["runtime"]
 

@@ -33,7 +33,7 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
     except UNREADABLE as error:
         text = " ".join(str(error).split())
         raise ValueError(
-            f"Expected {expected}. Received: {path!r}: {text or type(error).__name__}. {advice}"
+            f"Expected {expected}. Received: {path!r}: {text or type(error).__name__}. {advice}."
         ) from error
 
 
@@ -89,5 +89,5 @@ def load_arrays(path: str) -> Any:
                 arrays = dict(content)
         for name, array in arrays.items():
             if not np.ndim(array):
-                raise TypeError(f"{name} is no array of samples, but one value")
+                raise TypeError(f"{name} is no array of samples, but one value.")
         return content if isinstance(content, np.ndarray) else arrays

@@ -121,12 +121,12 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
             names = ", ".join(repr(name) for name in ALLOCATIONS)
             raise ValueError(
                 f"Expected `allocation` to be one of {names}, or a dict of regular expressions. Received: "
-                f"allocation={allocation!r}"
+                f"allocation={allocation!r}."
             )
     elif not callable(allocation):
         raise TypeError(
             f"Expected `allocation` to be a name, a dict from regular expressions to sparsities, or a function. "
-            f"Received: allocation={allocation!r} of type {type(allocation).__name__}"
+            f"Received: allocation={allocation!r} of type {type(allocation).__name__}."
         )
 
 
@@ -138,7 +138,7 @@ def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], spars
         if not any(regex.search(path) for path in paths):
             raise ValueError(
                 f"Expected every pattern of `allocation` to match a pruned weight. Received: {pattern!r}, which "
-                f"matches none of {', '.join(paths)}"
+                f"matches none of {', '.join(paths)}."
             )
     return [next((rules[p] for p, regex in compiled.items() if regex.search(path)), sparsity) for path in paths]
 
@@ -172,7 +172,7 @@ def allocate(
         function = ALLOCATIONS[allocation] if isinstance(allocation, str) else allocation
         split = function(weights, sparsity)
     if not isinstance(split, (Sequence, np.ndarray)) or len(split) != len(weights):
-        raise ValueError(f"Expected the allocation to return {len(weights)} sparsities. Received: {split!r}")
+        raise ValueError(f"Expected the allocation to return {len(weights)} sparsities. Received: {split!r}.")
     return [
         None if value is None else check_sparsity(value, f"sparsity of {weight.path}")
         for value, weight in zip(split, weights, strict=True)

@@ -145,7 +145,7 @@ class NM(Pattern):
         self._hold(n=check_count(self.n, "n", least=1), m=check_count(self.m, "m", least=2))
         if self.n >= self.m:
             raise ValueError(
-                f"Expected n < m: n non-zeros in every m. Received: n={self.n}, m={self.m} (tfmot counts zeros)"
+                f"Expected n < m: n non-zeros in every m. Received: n={self.n}, m={self.m} (tfmot counts zeros)."
             )
 
     def refusal(self, shape: tuple[int, ...]) -> str | None:
@@ -167,7 +167,7 @@ class NM(Pattern):
         if sparsity > self._most + 1e-9:
             raise ValueError(
                 f"Expected a sparsity of at most 1 - n/m = {self._most:g} for {self!r}. Received: {sparsity:g}. "
-                f"Lower the schedule's final sparsity, or choose a smaller n/m"
+                f"Lower the schedule's final sparsity, or choose a smaller n/m."
             )
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:

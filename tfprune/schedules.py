@@ -49,7 +49,7 @@ class Schedule(Spec):
             if isinstance(value, float):
                 raise ValueError(
                     f"Expected a schedule in steps. Received: {name}={value!r}, a fraction of a fit. Call "
-                    f"`schedule.resolve(steps)` first, or give {name} as an int"
+                    f"`schedule.resolve(steps)` first, or give {name} as an int."
                 )
 
     def last_update(self, previous: int, step: int, every: int) -> int | None:
@@ -121,13 +121,13 @@ def check_schedule(value: Any, argument: str) -> Schedule:
     if not isinstance(value, Schedule):
         raise TypeError(
             f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
-            f"{argument}={value!r} of type {type(value).__name__}"
+            f"{argument}={value!r} of type {type(value).__name__}."
         )
     missing = [name for name in ("begin", "end") if not hasattr(value, name)]
     if missing:
         raise TypeError(
             f"Expected a schedule with the fields `begin` and `end`. Received: {argument}, a {type(value).__name__} "
-            f"without {' and '.join(missing)}. Make the class a frozen dataclass that has them"
+            f"without {' and '.join(missing)}. Make the class a frozen dataclass that has them."
         )
     return value
 
@@ -137,17 +137,17 @@ def _check_step(value: Any, argument: str) -> Step:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"Expected `{argument}` to be an int (a step) or a float in [0, 1] (a fraction of the fit). "
-            f"Received: {argument}={value!r} of type {type(value).__name__}"
+            f"Received: {argument}={value!r} of type {type(value).__name__}."
         )
     if isinstance(value, numbers.Integral):
         if value < 0:
-            raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}")
+            raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}.")
         return int(value)
     fraction = float(value)
     if not 0 <= fraction <= 1:
         hint = f". For step {fraction:.0f} pass {argument}={fraction:.0f}" if 1 < fraction < math.inf else ""
         raise ValueError(
-            f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}{hint}"
+            f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}{hint}."
         )
     return fraction
 
@@ -159,7 +159,7 @@ def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:
     end = _check_step(end, "end")
     if isinstance(begin, float) == isinstance(end, float) and end < begin:
         raise ValueError(
-            f"Expected the schedule to end at or after its begin. Received: begin={begin!r}, end={end!r}"
+            f"Expected the schedule to end at or after its begin. Received: begin={begin!r}, end={end!r}."
         )
     return begin, end
 
@@ -200,12 +200,12 @@ class Polynomial(Schedule):
     def __post_init__(self) -> None:
         self._hold(final=check_sparsity(self.final, "final"), initial=check_sparsity(self.initial, "initial"))
         if self.end is None:
-            raise TypeError("Expected `end` to be a step or a fraction of the fit. Received: end=None")
+            raise TypeError("Expected `end` to be a step or a fraction of the fit. Received: end=None.")
         begin, end = _check_window(self.begin, self.end)
         if isinstance(self.power, bool) or not isinstance(self.power, numbers.Real):
-            raise TypeError(f"Expected `power` to be a number greater than 0. Received: power={self.power!r}")
+            raise TypeError(f"Expected `power` to be a number greater than 0. Received: power={self.power!r}.")
         if not 0 < self.power < math.inf:
-            raise ValueError(f"Expected `power` to be greater than 0. Received: power={self.power!r}")
+            raise ValueError(f"Expected `power` to be greater than 0. Received: power={self.power!r}.")
         self._hold(begin=begin, end=end, power=float(self.power))
 
     def sparsity_at(self, step: int) -> float:

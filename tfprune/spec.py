@@ -48,13 +48,13 @@ def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType]
         if value not in choices:
             raise ValueError(
                 f"Expected `{argument}` to be one of {names} or an instance of a {base.__name__}. "
-                f"Received: {argument}={value!r}"
+                f"Received: {argument}={value!r}."
             )
         return choices[value]()
     hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, base) else ""
     raise TypeError(
         f"Expected `{argument}` to be one of {names} or an instance of a {base.__name__}. "
-        f"Received: {argument}={value!r} of type {type(value).__name__}.{hint}"
+        f"Received: {argument}={value!r} of type {type(value).__name__}.{hint}."
     )
 
 
@@ -68,13 +68,13 @@ def check_sparsity(value: Any, argument: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"Expected `{argument}` to be a number in [0, 1), the fraction of zeros. Received: "
-            f"{argument}={value!r} of type {type(value).__name__}"
+            f"{argument}={value!r} of type {type(value).__name__}."
         )
     sparsity = float(value)
     if not 0 <= sparsity < 1:
         hint = f" For {sparsity:g} % pass {sparsity / 100:g}." if 1 < sparsity < 100 else ""
         raise ValueError(
-            f"Expected `{argument}` in [0, 1), the fraction of zeros. Received: {argument}={value!r}.{hint}"
+            f"Expected `{argument}` in [0, 1), the fraction of zeros. Received: {argument}={value!r}.{hint}."
         )
     return sparsity
 
@@ -87,11 +87,11 @@ def check_regex(value: Any, argument: str) -> re.Pattern[str]:
         ValueError: If it is no regular expression.
     """
     if not isinstance(value, str):
-        raise TypeError(f"Expected {argument} to be regular expressions. Received: {value!r}")
+        raise TypeError(f"Expected {argument} to be regular expressions. Received: {value!r}.")
     try:
         return re.compile(value)
     except re.error as error:
-        raise ValueError(f"Expected {argument} to be regular expressions. Received: {value!r} ({error})") from error
+        raise ValueError(f"Expected {argument} to be regular expressions. Received: {value!r} ({error}).") from error
 
 
 def check_count(value: Any, argument: str, *, least: int) -> int:
@@ -104,10 +104,10 @@ def check_count(value: Any, argument: str, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
             f"Expected `{argument}` to be an integer of at least {least}. Received: "
-            f"{argument}={value!r} of type {type(value).__name__}"
+            f"{argument}={value!r} of type {type(value).__name__}."
         )
     if value < least:
-        raise ValueError(f"Expected `{argument}` to be at least {least}. Received: {argument}={value!r}")
+        raise ValueError(f"Expected `{argument}` to be at least {least}. Received: {argument}={value!r}.")
     return int(value)
 
 
@@ -119,7 +119,7 @@ def check_choice(value: Any, argument: str, *, choices: tuple[str, ...]) -> None
     """
     if value not in choices:
         names = " or ".join(map(repr, choices))
-        raise ValueError(f"Expected `{argument}` to be {names}. Received: {argument}={value!r}")
+        raise ValueError(f"Expected `{argument}` to be {names}. Received: {argument}={value!r}.")
 
 
 def check_amount(value: Any, argument: str) -> float:
@@ -132,9 +132,9 @@ def check_amount(value: Any, argument: str) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"Expected `{argument}` to be a number of at least 0. Received: {argument}={value!r} of type "
-            f"{type(value).__name__}"
+            f"{type(value).__name__}."
         )
     amount = float(value)
     if not 0 <= amount < float("inf"):
-        raise ValueError(f"Expected `{argument}` to be a number of at least 0. Received: {argument}={value!r}")
+        raise ValueError(f"Expected `{argument}` to be a number of at least 0. Received: {argument}={value!r}.")
     return amount

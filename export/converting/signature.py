@@ -110,7 +110,7 @@ class Signature:
             else:
                 expected = f"a list of {len(self.inputs)} arrays or a dict by name"
                 advice = f"The model takes {self.names}, in this order."
-            raise ValueError(f"Expected {expected} in {where}. Received: {received}. {advice}")
+            raise ValueError(f"Expected {expected} in {where}. Received: {received}. {advice}.")
         return list(batch)
 
 

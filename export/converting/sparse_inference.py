@@ -52,7 +52,7 @@ def _of_model(model: Any) -> SparseInferenceReport:
 
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}"
+            f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
         )
     plain = tfprune.strip(model)
     return describe(analyse(spell_out_padding(convert(plain))), layers=_layers(plain))

@@ -61,7 +61,7 @@ def check_method(method: str | None) -> None:
         ValueError: For anything but None, "gzip", "xz" and "packed".
     """
     if method not in METHODS:
-        raise ValueError(f"Expected `compress` to be None, 'gzip', 'xz' or 'packed'. Received: compress={method!r}")
+        raise ValueError(f"Expected `compress` to be None, 'gzip', 'xz' or 'packed'. Received: compress={method!r}.")
 
 
 def decode(data: bytes, *, limit: int = LIMIT) -> bytes:

@@ -83,11 +83,11 @@ def expand(packed: bytes | memoryview, coder: int, *, limit: int) -> bytes:
     elif coder in (DEFLATE, LZMA):
         whole, data = _expand(_decompressor(coder), packed, limit)
     else:
-        raise ValueError(f"a stream has the coder {coder}, which does not exist")
+        raise ValueError(f"a stream has the coder {coder}, which does not exist.")
     if len(data) > limit:
-        raise ValueError(f"a stream holds more than its {limit:,} bytes")
+        raise ValueError(f"a stream holds more than its {limit:,} bytes.")
     if not whole:
-        raise ValueError("a stream is cut short, or goes on after its end")
+        raise ValueError("a stream is cut short, or goes on after its end.")
     return data
 
 
@@ -102,5 +102,5 @@ def _expand(decompressor: Any, packed: bytes | memoryview, limit: int) -> tuple[
     try:
         data = decompressor.decompress(packed, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"a stream is damaged ({error})") from error
+        raise ValueError(f"a stream is damaged ({error}).") from error
     return decompressor.eof and not decompressor.unused_data, data

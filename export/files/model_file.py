@@ -35,7 +35,7 @@ def read_model(source: Source) -> bytes:
         head = head_of(raw)  # all of it may be much
         data = decode(raw) if len(head) < 8 or head[4:] == IDENTIFIER else head
     except ValueError as error:
-        raise ValueError(f"Cannot unpack {name}. {error}") from error
+        raise ValueError(f"Cannot unpack {name}. {error}.") from error
     if data[4:8] != IDENTIFIER:
         raise ValueError(
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "

@@ -113,7 +113,7 @@ def join(read: Callable[[int], bytes], form: Split, *, size: int, common: int) -
     """
     count, rest = divmod(size, form.width)
     if rest:
-        raise ValueError(f"{size:,} bytes are no whole number of entries of {form.width} bytes")
+        raise ValueError(f"{size:,} bytes are no whole number of entries of {form.width} bytes.")
     if form.kind == "plain":
         return _entries(read, count, form.width).tobytes()
     if form.kind == "steps":
@@ -126,7 +126,7 @@ def join(read: Callable[[int], bytes], form: Split, *, size: int, common: int) -
         return _join_rows(read, count, *divmod(common, 2**32))
     places = _marked(read, count) if form.kind == "mask" else _after_runs(read, count)
     if common >= 256**form.width:
-        raise ValueError(f"the common entry {common} does not fit {form.width} bytes")
+        raise ValueError(f"the common entry {common} does not fit {form.width} bytes.")
     entries = np.full(count, common, f"<u{form.width}")
     entries[places] = _entries(read, len(places), form.width)
     return entries.tobytes()
@@ -134,11 +134,11 @@ def join(read: Callable[[int], bytes], form: Split, *, size: int, common: int) -
 
 def _join_rows(read: Callable[[int], bytes], count: int, length: int, common: int) -> bytes:
     if not length or common > 255:
-        raise ValueError(f"rows of {length:,} entries around {common:,} do not exist")
+        raise ValueError(f"rows of {length:,} entries around {common:,} do not exist.")
     places = _after_runs(read, count)
     classes = np.frombuffer(_exactly(read, -(-count // length)), np.uint8)
     if classes.max(initial=0) >= CLASSES:
-        raise ValueError(f"a row has the class {classes.max()}, which does not exist")
+        raise ValueError(f"a row has the class {classes.max()}, which does not exist.")
     entries, belongs = np.full(count, common, np.uint8), classes[places // length]
     for one in range(CLASSES):
         mine = places[belongs == one]
@@ -162,7 +162,7 @@ def _entries(read: Callable[[int], bytes], count: int, width: int) -> np.ndarray
 def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
     stream = read(count)
     if len(stream) != count:
-        raise ValueError(f"a stream has {len(stream):,} bytes, not {count:,}")
+        raise ValueError(f"a stream has {len(stream):,} bytes, not {count:,}.")
     return stream
 
 
@@ -179,7 +179,7 @@ def _after_runs(read: Callable[[int], bytes], count: int) -> np.ndarray:
     ends = runs < LONGEST
     places = np.cumsum(runs + ends, dtype=np.int64)[ends] - 1
     if len(places) and places[-1] >= count:
-        raise ValueError(f"runs end at {places[-1]:,} in {count:,} entries")
+        raise ValueError(f"runs end at {places[-1]:,} in {count:,} entries.")
     return places
 
 

@@ -17,7 +17,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         TypeError: If it is no path.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"Expected the path of the file to write. Received: an object of type {type(path).__name__}")
+        raise TypeError(f"Expected the path of the file to write. Received: an object of type {type(path).__name__}.")
     target = Path(path)
     try:
         place = _place(target)

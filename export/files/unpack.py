@@ -111,10 +111,10 @@ def _unpack(data: memoryview, limit: int) -> bytes:
     _, _, size, checksum, count, coder, length = HEADER.unpack_from(data)
     if size > most_unpacked(len(data), limit):
         raise ValueError(
-            f"it declares {size:,} bytes; at most {most_unpacked(len(data), limit):,} are unpacked, {BOUND}"
+            f"it declares {size:,} bytes; at most {most_unpacked(len(data), limit):,} are unpacked, {BOUND}."
         )
     if count * SMALLEST > size:
-        raise ValueError(f"it declares {count:,} pieces in {size:,} bytes")
+        raise ValueError(f"it declares {count:,} pieces in {size:,} bytes.")
     body = data[HEADER.size :]
     pieces, streams = _table(expand(_cut(body, 0, length), coder, limit=_table_limit(count)), count, size)
     read = _Streams(body[length:], streams)
@@ -123,7 +123,7 @@ def _unpack(data: memoryview, limit: int) -> bytes:
     read.finish()
     whole = _whole(rest, dict(zip(pieces["start"].tolist(), contents, strict=True)))
     if len(whole) != size or zlib.crc32(whole) != checksum:
-        raise ValueError("its content is not what was packed")
+        raise ValueError("its content is not what was packed.")
     return whole
 
 
@@ -135,7 +135,7 @@ def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
             continue
         factor, place = divmod(detail, 2**32)
         if place >= len(contents) or len(contents[place]) != size or size % SCALED.width:
-            raise ValueError("a piece is scaled from one that does not fit")
+            raise ValueError("a piece is scaled from one that does not fit.")
         contents.append(scaled(contents[place], factor))
     return contents
 
@@ -147,7 +147,7 @@ def _whole(rest: memoryview, contents: dict[int, bytes]) -> bytes:
     for start, content in sorted(contents.items()):
         gap = start - end
         if gap < 0:
-            raise ValueError("its pieces overlap")
+            raise ValueError("its pieces overlap.")
         parts += [_cut(rest, used, gap), content]
         end, used = start + len(content), used + gap
     return b"".join([*parts, rest[used:]])
@@ -162,15 +162,15 @@ def _table(table: bytes, count: int, size: int) -> tuple[np.ndarray, np.ndarray]
     pieces = np.frombuffer(_cut(memoryview(table), 0, count * PIECE.itemsize), PIECE)
     streams = np.frombuffer(memoryview(table)[pieces.nbytes :], STREAM)
     if count and pieces["form"].max() >= len(FORMS):
-        raise ValueError("a piece has a form that does not exist")
+        raise ValueError("a piece has a form that does not exist.")
     needed = np.array([form.streams for form in FORMS])[pieces["form"]]
     if len(streams) != 1 + needed.sum():
-        raise ValueError("its table names too few streams, or too many")
+        raise ValueError("its table names too few streams, or too many.")
     sizes = pieces["size"]
     if count and not SMALLEST <= sizes.min() <= sizes.max() <= LARGEST:
-        raise ValueError(f"a piece has fewer than {SMALLEST} bytes or more than {LARGEST:,}")
+        raise ValueError(f"a piece has fewer than {SMALLEST} bytes or more than {LARGEST:,}.")
     if sizes.sum(dtype=np.int64) > size:
-        raise ValueError("its pieces are longer than it is")
+        raise ValueError("its pieces are longer than it is.")
     return pieces, streams
 
 
@@ -190,10 +190,10 @@ class _Streams:
 
     def finish(self) -> None:
         if self._at != len(self._data):
-            raise ValueError("it goes on after its end")
+            raise ValueError("it goes on after its end.")
 
 
 def _cut(data: memoryview, start: int, size: int) -> memoryview:
     if start + size > len(data):
-        raise ValueError("a part goes beyond the end")
+        raise ValueError("a part goes beyond the end.")
     return data[start : start + size]

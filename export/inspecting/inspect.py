@@ -42,7 +42,7 @@ def inspect(source: Source) -> ModelReport:
     except ImportError:
         raise
     except ValueError as error:
-        raise ValueError(f"Cannot inspect {source_name(source)}. {error}") from error
+        raise ValueError(f"Cannot inspect {source_name(source)}. {error}.") from error
     nnz, size = sum(row.nnz for row in rows), sum(row.size for row in rows)
     weight_bytes, constant_bytes = sum(row.bytes for row in rows), _constant_bytes(graph)
     return ModelReport(
@@ -65,7 +65,7 @@ def inspect(source: Source) -> ModelReport:
 
 def _row(weight: Tensor) -> TensorRow:
     if weight.entries is None or weight.nnz is None:
-        raise ValueError(f"tensor {weight.name!r} holds no numbers")
+        raise ValueError(f"tensor {weight.name!r} holds no numbers.")
     sizes = codings(weight.entries)
     return TensorRow(
         name=weight.name,

@@ -70,9 +70,9 @@ def check_choice(*, sparse: Any, optimize: Any) -> None:
         ValueError: For anything else than "auto", True or False, and "size" or "latency".
     """
     if sparse != "auto" and not isinstance(sparse, bool):
-        raise ValueError(f"Expected `sparse` to be 'auto', True or False. Received: sparse={sparse!r}")
+        raise ValueError(f"Expected `sparse` to be 'auto', True or False. Received: sparse={sparse!r}.")
     if optimize not in OPTIMIZE:
-        raise ValueError(f"Expected `optimize` to be 'size' or 'latency'. Received: optimize={optimize!r}")
+        raise ValueError(f"Expected `optimize` to be 'size' or 'latency'. Received: optimize={optimize!r}.")
 
 
 def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list[FileForm]:
@@ -164,7 +164,7 @@ def choose(
     if not passed:
         raise ValueError(
             f"Expected a converted file that gives the model's outputs. Received: {checked[0].reason}. "
-            f"Nothing was written. {advice}"
+            f"Nothing was written. {advice}."
         )
     speeds = [speed(form.content) if optimize == "latency" else Speed.DENSE for form in forms]
     best = min(passed, key=lambda place: (-speeds[place], len(packed[place]), place))

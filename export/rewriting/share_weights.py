@@ -57,7 +57,7 @@ def check_levels(levels: Any) -> None:
         ValueError: For anything but a whole number from 1 to 255.
     """
     if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MOST:
-        raise ValueError(f"Expected `levels` to be a whole number from 1 to {MOST}. Received: levels={levels!r}")
+        raise ValueError(f"Expected `levels` to be a whole number from 1 to {MOST}. Received: levels={levels!r}.")
 
 
 def share(values: np.ndarray, levels: int) -> np.ndarray:

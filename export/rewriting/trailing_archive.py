@@ -38,17 +38,17 @@ def _archive(data: bytes) -> tuple[int, list[int]]:
     end = data.rfind(END, max(0, len(data) - END_SIZE - COMMENT))
     count, size, directory = struct.unpack_from("<HII", data, end + 10)
     if end < 0 or directory + size != end or not count:
-        raise ValueError("no archive that counts from the file's start")
+        raise ValueError("no archive that counts from the file's start.")
     entries = [*_entries(data, directory, count)]
     starts = [struct.unpack_from("<I", data, place + 42)[0] for place in entries]
     if any(start > directory or data[start : start + 4] != LOCAL for start in starts):
-        raise ValueError("an entry that is not where it should be")
+        raise ValueError("an entry that is not where it should be.")
     return min(starts), [place + 42 for place in entries] + [end + 16]
 
 
 def _entries(data: bytes, place: int, count: int) -> Iterator[int]:
     for _ in range(count):
         if data[place : place + 4] != ENTRY:
-            raise ValueError("fewer entries than it says")
+            raise ValueError("fewer entries than it says.")
         yield place
         place += 46 + sum(struct.unpack_from("<HHH", data, place + 28))

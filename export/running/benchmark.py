@@ -50,7 +50,7 @@ def benchmark(
     for name, value in settings.items():
         least = 0 if name == "warmup" else 1
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-            raise ValueError(f"Expected `{name}` to be an integer of at least {least}. Received: {name}={value!r}")
+            raise ValueError(f"Expected `{name}` to be an integer of at least {least}. Received: {name}={value!r}.")
     settings = {name: int(value) for name, value in settings.items()}
     check_threads(threads)
     data = read_model(source)
@@ -60,7 +60,7 @@ def benchmark(
         completed = run_module(__name__, folder, timeout=TIMEOUT)
         if not completed.ok:
             reason = completed.reason.replace(source_name(data), source_name(source))
-            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {reason}")
+            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {reason}.")
         measured, arrays = read_job(folder, "result")
     return _report(arrays["milliseconds"], file_bytes=len(read_source(source)), settings=settings, **measured)
 

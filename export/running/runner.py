@@ -134,7 +134,7 @@ class Runner:
         if len(values) != len(names):
             hint = " Pass numbers as one NumPy array." if len(names) == 1 else ""
             raise ValueError(
-                f"Expected {len(names)} input(s) for {self._name}: {self._wanted()}. Received: {len(values)}.{hint}"
+                f"Expected {len(names)} input(s) for {self._name}: {self._wanted()}. Received: {len(values)}.{hint}."
             )
         return values
 
@@ -216,7 +216,7 @@ def check_threads(threads: Any) -> int:
         ValueError: For anything but an integer from 1 to 1024.
     """
     if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= int(threads) <= THREADS:
-        raise ValueError(f"Expected `threads` to be an integer from 1 to {THREADS}. Received: threads={threads!r}")
+        raise ValueError(f"Expected `threads` to be an integer from 1 to {THREADS}. Received: threads={threads!r}.")
     return int(threads)
 
 

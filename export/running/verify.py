@@ -135,7 +135,7 @@ def check_tolerance(tolerance: Any) -> float:
         ValueError: For anything else.
     """
     if not isinstance(tolerance, numbers.Real) or not 0 <= float(tolerance) < math.inf:
-        raise ValueError(f"Expected `tolerance` to be a number of at least 0. Received: tolerance={tolerance!r}")
+        raise ValueError(f"Expected `tolerance` to be a number of at least 0. Received: tolerance={tolerance!r}.")
     return float(tolerance)
 
 
@@ -191,7 +191,7 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
 
 def _check_positive(name: str, value: Any) -> None:
     if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"Expected `{name}` to be a number above 0. Received: {name}={value!r}")
+        raise ValueError(f"Expected `{name}` to be a number above 0. Received: {name}={value!r}.")
 
 
 if __name__ == "__main__":

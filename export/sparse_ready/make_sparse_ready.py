@@ -53,7 +53,7 @@ def make_sparse_ready(model: keras.Model) -> keras.Model:
         (((1, 1), (1, 1)), 'valid')
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of {type(model).__name__}")
+        raise TypeError(f"Expected a Keras model. Received: an object of {type(model).__name__}.")
     copy = tfprune.strip(model)
     _check(copy)
     # Stripped again, because the layers of the copy have been called several times and so look shared.
@@ -65,19 +65,19 @@ def _check(model: keras.Model) -> None:
     if not is_plain(model):
         raise ValueError(
             f"Expected a Sequential or Functional model. Received: {model.name!r} of class {type(model).__name__}, "
-            f"whose own code calls its layers. Build it as keras.Model(inputs, outputs)"
+            f"whose own code calls its layers. Build it as keras.Model(inputs, outputs)."
         )
     convolutions = [layer for _, layer in walk(model) if type(layer) in CONVOLUTIONS]
     if not convolutions:
         raise ValueError(
             f"Expected a model with 2-D convolutions. Received: {model.name!r}, which has none. Export it as it is: "
-            f"XNNPACK's sparse kernels are for convolutional networks"
+            f"XNNPACK's sparse kernels are for convolutional networks."
         )
     for layer in convolutions:
         if layer.data_format == "channels_first":
             raise ValueError(
                 f"Expected channels last. Received: layer {layer.name!r} with data_format='channels_first', which "
-                f"TFLite has no operators for. Build the model again with data_format='channels_last'"
+                f"TFLite has no operators for. Build the model again with data_format='channels_last'."
             )
 
 

@@ -134,7 +134,7 @@ def _window(graph: Graph, call: Call, axis: int) -> Window:
             raise ValueError(
                 f"Expected maps of fixed size before convolutions with a stride. Received: {call.layer.name!r} on "
                 f"{tuple(call.inputs[0].shape)}, whose padding depends on the size. Build the model again with the "
-                f"size in `keras.Input(shape)`, and load its weights"
+                f"size in `keras.Input(shape)`, and load its weights."
             )
         size = 2**16  # of no consequence: with a stride of 1 every entry is reached
     return window_of(call.layer, size, axis=axis, padded=front.layer.padding[axis - 1] if front else (0, 0))
@@ -179,5 +179,5 @@ def _check_shared(graph: Graph, steps: tuple[MirrorStep, ...]) -> None:
         ):
             raise ValueError(
                 f"Expected a layer that is called several times to need the same padding each time. Received: "
-                f"{step.layer!r}, whose maps differ in size. Give each call a layer of its own"
+                f"{step.layer!r}, whose maps differ in size. Give each call a layer of its own."
             )

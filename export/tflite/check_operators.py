@@ -37,19 +37,19 @@ def check_operators(data: bytes) -> None:
         filled = {place for place, buffer in enumerate(model.tables(4)) if len(buffer.vector(0, "u1"))}
         graphs = model.tables(2)
         if not graphs:
-            raise ValueError("it holds no graph")
+            raise ValueError("it holds no graph.")
         for graph in graphs:
             for tensor in graph.tables(0):
                 _check_scales(tensor)
             _check_graph(graph, codes, filled)
     except struct.error as error:
-        raise ValueError("a part lies outside the file") from error
+        raise ValueError("a part lies outside the file.") from error
 
 
 def _check_graph(graph: Table, codes: list[int], filled: set[int]) -> None:
     tensors = graph.tables(0)
     if any(not 0 <= end < len(tensors) for slot in (1, 2) for end in graph.vector(slot, "<i4").tolist()):
-        raise ValueError("a graph takes or gives a tensor that it has not")
+        raise ValueError("a graph takes or gives a tensor that it has not.")
     given = {place for place, tensor in enumerate(tensors) if tensor.number(2, "<I") in filled}
     given |= set(graph.vector(1, "<i4").tolist())
     for operator in graph.tables(3):
@@ -60,21 +60,21 @@ def _check_graph(graph: Table, codes: list[int], filled: set[int]) -> None:
             _check_count(operator, len(outputs), *COUNTED[code])
         needed = inputs if code in ALL_NEEDED else inputs[: 1 if code in WITHOUT_SECOND else 2]
         if -1 in needed:
-            raise ValueError(f"an operator (number {code}) lacks an input that it needs")
+            raise ValueError(f"an operator (number {code}) lacks an input that it needs.")
         if -1 in outputs[:1]:
-            raise ValueError(f"an operator (number {code}) lacks its output")
+            raise ValueError(f"an operator (number {code}) lacks its output.")
         for output in outputs:
             if output in given:
-                raise ValueError(f"an operator (number {code}) writes over tensor {output}")
+                raise ValueError(f"an operator (number {code}) writes over tensor {output}.")
             given |= {output} - {-1}
         if code == DENSIFY and all(0 <= end < len(tensors) for end in [*inputs, *outputs]):
             shapes = [tensors[end].vector(0, "<i4").tolist() for end in [*inputs, *outputs]]
             if any(shape != shapes[0] for shape in shapes):
-                raise ValueError(f"DENSIFY makes a tensor of shape {shapes[-1]} from one of {shapes[0]}")
+                raise ValueError(f"DENSIFY makes a tensor of shape {shapes[-1]} from one of {shapes[0]}.")
     made_by_none = [tensors[end] for end in set(graph.vector(2, "<i4").tolist()) - given]
     # A variable, and a tensor without entries, need no making.
     if any(tensor.vector(0, "<i4").all() and not tensor.number(5, "<b") for tensor in made_by_none):
-        raise ValueError("a graph gives a tensor that no operator makes")
+        raise ValueError("a graph gives a tensor that no operator makes.")
 
 
 def _check_scales(tensor: Table) -> None:
@@ -83,14 +83,14 @@ def _check_scales(tensor: Table) -> None:
         return
     scales, zeros = quantization.vector(2, "<f4"), quantization.vector(3, "<i8")
     if not (np.isfinite(scales) & ((scales == 0) | (scales >= SMALLEST))).all():
-        raise ValueError("a tensor of integers has a scale that is no number above zero")
+        raise ValueError("a tensor of integers has a scale that is no number above zero.")
     low, high = RANGES[kind]
     if not ((low <= zeros) & (zeros <= high)).all():
-        raise ValueError(f"a tensor of integers has a zero point outside {low} to {high}")
+        raise ValueError(f"a tensor of integers has a zero point outside {low} to {high}.")
 
 
 def _check_count(operator: Table, found: int, name: str, kind: int) -> None:
     options = operator.table(4) if operator.number(3, "<B") == kind else None
     told = options.number(0, "<i") if options else 0
     if told != found:
-        raise ValueError(f"{name} with {found} outputs says that it has {told}")
+        raise ValueError(f"{name} with {found} outputs says that it has {told}.")

@@ -24,7 +24,7 @@ def check_sparse(data: bytes) -> None:
     try:
         _check_tensors(Table.model(data), WORK * len(data))
     except struct.error as error:
-        raise ValueError("a part lies outside the file") from error
+        raise ValueError("a part lies outside the file.") from error
 
 
 def _check_tensors(model: Table, left: int) -> None:
@@ -38,7 +38,7 @@ def _check_tensors(model: Table, left: int) -> None:
         count = len(buffers[place].vector(0, "u1")) // WIDTHS[kind]
         left -= count + 1
         if left < 0:
-            raise ValueError("sparse tensors share their values too often")
+            raise ValueError("sparse tensors share their values too often.")
         positions(_levels(tensor, sparsity), count)
 
 
@@ -53,7 +53,7 @@ def _level(table: Table) -> SparseDimension:
         return SparseDimension(table.number(1, "<i"))
     kinds, vectors = (table.number(2, "<B"), table.number(4, "<B")), (table.table(3), table.table(5))
     if None in vectors or not set(kinds) <= set(INDICES):
-        raise ValueError("a dimension of a sparse tensor has no places")
+        raise ValueError("a dimension of a sparse tensor has no places.")
     segments, indices = (
         vector.vector(0, INDICES[kind]) for kind, vector in zip(kinds, vectors, strict=True) if vector
     )

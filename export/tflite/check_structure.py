@@ -99,12 +99,12 @@ class _Walk:
         try:
             self.table(_number("<I", self._data, 0), "model")
         except struct.error as error:
-            raise ValueError("a part lies outside the file") from error
+            raise ValueError("a part lies outside the file.") from error
 
     def table(self, start: int, kind: str) -> None:
         self._left -= 1
         if self._left < 0:
-            raise ValueError("a part is used without end")
+            raise ValueError("a part is used without end.")
         slots = start - _number("<i", self._data, start)
         size = _number("<H", self._data, slots)
         self._check_end(slots + size)
@@ -150,10 +150,10 @@ class _Walk:
 
     def _check_end(self, end: int) -> None:
         if end > len(self._data):
-            raise ValueError("a part goes beyond the end of the file")
+            raise ValueError("a part goes beyond the end of the file.")
 
 
 def _number(layout: str, data: bytes, place: int) -> int:
     if place < 0:
-        raise ValueError("a part begins before the file")
+        raise ValueError("a part begins before the file.")
     return struct.unpack_from(layout, data, place)[0]

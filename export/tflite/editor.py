@@ -133,7 +133,7 @@ def _check_parts(model: Any, most: int) -> None:
     for kind, part in _parts(schema, model):
         left -= _size(kind.InitFromObj(part))
         if left < 0:
-            raise ValueError("its parts together are longer than it is")
+            raise ValueError("its parts together are longer than it is.")
 
 
 def _parts(schema: Any, model: Any) -> Iterator[tuple[Any, Any]]:

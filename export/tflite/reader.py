@@ -72,12 +72,12 @@ class _Reader:
     def graph(self) -> Model:
         model = self._model
         if model.Version() != VERSION:
-            raise ValueError(f"the format's version is {model.Version()}, not {VERSION}")
+            raise ValueError(f"the format's version is {model.Version()}, not {VERSION}.")
         codes = [self._code(code) for code in self._tables(model.OperatorCodes, model.OperatorCodesLength())]
         buffers = [*self._tables(model.Buffers, model.BuffersLength())]
         tables = [*self._tables(model.Subgraphs, model.SubgraphsLength())]
         if not tables:
-            raise ValueError("it holds no graph")
+            raise ValueError("it holds no graph.")
         subgraphs = tuple(self._subgraph(table, codes, buffers) for table in tables)
         signatures = [*self._tables(model.SignatureDefs, model.SignatureDefsLength())]
         by_key = {self._text(entry.SignatureKey()): entry for entry in signatures}
@@ -109,7 +109,7 @@ class _Reader:
         name = self._text(table.Name())
         shape = self._numbers(table.ShapeAsNumpy())
         if min(shape, default=0) < 0:
-            raise ValueError(f"tensor {name!r} has the shape {shape}")
+            raise ValueError(f"tensor {name!r} has the shape {shape}.")
         dtype = self._types.get(table.Type(), f"type_{table.Type()}")
         place = _place(table.Buffer(), buffers)
         values = self._values(buffers[place]) if place else b""
@@ -148,7 +148,7 @@ class _Reader:
 
     def _indices(self, kind: int, table: Any) -> np.ndarray:
         if kind not in self._vectors or table is None:
-            raise ValueError("a dimension of a sparse tensor has no places")
+            raise ValueError("a dimension of a sparse tensor has no places.")
         vector = self._vectors[kind]()
         vector.Init(table.Bytes, table.Pos)
         numbers = vector.ValuesAsNumpy()
@@ -168,7 +168,7 @@ class _Reader:
         if buffer.Offset() > 1:  # files above 2 GB keep the values behind the flatbuffer
             start, size = buffer.Offset(), buffer.Size()
             if start + size > len(self._data):
-                raise ValueError(f"values end at {start + size:,}")
+                raise ValueError(f"values end at {start + size:,}.")
             return memoryview(self._data)[start : start + size]
         return b"" if buffer.DataIsNone() else buffer.DataAsNumpy()
 
@@ -207,7 +207,7 @@ class _Reader:
     def _places(self, vector: Any, count: int) -> tuple[int, ...]:
         places = self._numbers(vector)
         if any(not -1 <= place < count for place in places):
-            raise ValueError(f"a tensor's place is outside 0 to {count - 1}")
+            raise ValueError(f"a tensor's place is outside 0 to {count - 1}.")
         return places
 
     def _text(self, raw: bytes | None) -> str:
@@ -217,7 +217,7 @@ class _Reader:
     def _spend(self, amount: int) -> None:
         self._left -= amount
         if self._left < 0:
-            raise ValueError("its parts together are longer than it is")
+            raise ValueError("its parts together are longer than it is.")
 
 
 def _place(index: int, items: Any) -> int:

@@ -52,14 +52,14 @@ def arrange(
     """
     rank = len(shape)
     if math.prod(shape) > LARGEST:
-        raise ValueError(f"a sparse tensor has the shape {shape}")
+        raise ValueError(f"a sparse tensor has the shape {shape}.")
     complete = sorted(order) == list(range(rank + len(blocks))) and len(stored) == len(order)
     if not complete or len(set(blocks)) != len(blocks) or any(not 0 <= dimension < rank for dimension in blocks):
-        raise ValueError("the dimensions of a sparse tensor do not fit its shape")
+        raise ValueError("the dimensions of a sparse tensor do not fit its shape.")
     sizes = dict(zip(order, (level.size for level in stored), strict=True))
     cut = {dimension: sizes[rank + place] for place, dimension in enumerate(blocks)}
     if any(size < 1 or shape[dimension] % size for dimension, size in cut.items()):
-        raise ValueError("the blocks of a sparse tensor do not fit its shape")
+        raise ValueError("the blocks of a sparse tensor do not fit its shape.")
     strides = [math.prod(shape[dimension + 1 :]) for dimension in range(rank)]
     outer = [(shape[i] // cut.get(i, 1), strides[i] * cut.get(i, 1)) for i in range(rank)]
     ways = outer + [(cut[dimension], strides[dimension]) for dimension in blocks]
@@ -67,7 +67,7 @@ def arrange(
     levels = [replace(level, size=ways[way][0], stride=ways[way][1]) for way, level in pairs]
     for given, level in zip(stored, levels, strict=True):
         if level.segments is None and given.size != level.size:
-            raise ValueError(f"a dimension of a sparse tensor is {given.size} long, not {level.size}")
+            raise ValueError(f"a dimension of a sparse tensor is {given.size} long, not {level.size}.")
     return tuple(levels)
 
 
@@ -87,13 +87,13 @@ def positions(levels: Sequence[SparseDimension], count: int) -> np.ndarray:
         found = _all(level, found, most) if level.segments is None else _some(level, found)
     ordered = np.sort(found)
     if len(found) != count or np.any(ordered[1:] == ordered[:-1]):
-        raise ValueError(f"a sparse tensor has {count:,} values for {len(found):,} places")
+        raise ValueError(f"a sparse tensor has {count:,} values for {len(found):,} places.")
     return found
 
 
 def _all(level: SparseDimension, parents: np.ndarray, most: int) -> np.ndarray:
     if max(1, len(parents)) * level.size > most:
-        raise ValueError("a sparse tensor has more places than the file has values")
+        raise ValueError("a sparse tensor has more places than the file has values.")
     return (parents[:, None] + level.stride * np.arange(level.size)).ravel()
 
 
@@ -103,7 +103,7 @@ def _some(level: SparseDimension, parents: np.ndarray) -> np.ndarray:
     segments, indices = level.segments.astype(np.int64), level.indices.astype(np.int64)
     whole = len(segments) == len(parents) + 1 and segments[0] == 0 and segments[-1] == len(indices)
     if not whole or np.any(np.diff(segments) < 0):
-        raise ValueError("the segments of a sparse tensor do not fit its indices")
+        raise ValueError("the segments of a sparse tensor do not fit its indices.")
     if np.any(indices < 0) or np.any(indices >= level.size):
-        raise ValueError(f"an index of a sparse tensor is outside 0 to {level.size - 1}")
+        raise ValueError(f"an index of a sparse tensor is outside 0 to {level.size - 1}.")
     return np.repeat(parents, np.diff(segments)) + level.stride * indices

@@ -94,7 +94,7 @@ class TensorValues:
         else:
             return None
         if count is not None and stored.size != count:
-            raise ValueError(f"a {self.dtype} tensor of {count:,} entries has {len(self.raw):,} bytes")
+            raise ValueError(f"a {self.dtype} tensor of {count:,} entries has {len(self.raw):,} bytes.")
         return stored
 
     def _marks(self, stored: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ class TensorValues:
             return stored != self.zeros[0]
         fits = 0 <= self.axis < len(self.shape) and self.shape[self.axis] == len(self.zeros)
         if self.levels is not None or not fits:
-            raise ValueError(f"{len(self.zeros)} zero points do not fit the tensor")
+            raise ValueError(f"{len(self.zeros)} zero points do not fit the tensor.")
         along = [1] * len(self.shape)
         along[self.axis] = len(self.zeros)
         return (stored.reshape(self.shape) != np.reshape(self.zeros, along)).ravel()

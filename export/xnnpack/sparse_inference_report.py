@@ -99,7 +99,7 @@ def inference_of_file(source: Source) -> SparseInferenceReport:
     except ImportError:
         raise
     except ValueError as error:
-        raise ValueError(f"Cannot tell how {source_name(source)} runs. {error}") from error
+        raise ValueError(f"Cannot tell how {source_name(source)} runs. {error}.") from error
     return describe(analyses, layers=({}, {}), missing=() if analyses[0].sparse else (DENSE_FILE,))
 
 

@@ -61,7 +61,7 @@ def choose_groups(
         stuck = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
         raise ValueError(
             f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={filters!r}, and these "
-            f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}"
+            f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."
         )
     return free
 

@@ -16,7 +16,7 @@ def finite(scores: np.ndarray, path: str) -> np.ndarray:
     if not np.isfinite(scores.max()) or not np.isfinite(scores.min()):
         raise ValueError(
             f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "
-            f"rate, or load an earlier checkpoint"
+            f"rate, or load an earlier checkpoint."
         )
     return scores
 

@@ -37,10 +37,10 @@ def register_shrinkable(layer_class: type[keras.layers.Layer], rule: str | Rule 
         >>> register_shrinkable(Projection, project)
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
-        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}")
+        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}.")
     if isinstance(rule, str) and rule != "elementwise":
-        raise ValueError(f'Expected `rule` to be "elementwise" or a function. Received: rule={rule!r}')
+        raise ValueError(f'Expected `rule` to be "elementwise" or a function. Received: rule={rule!r}.')
     if not isinstance(rule, str) and not callable(rule):
-        raise TypeError(f'Expected `rule` to be "elementwise" or a function. Received: rule={rule!r}')
+        raise TypeError(f'Expected `rule` to be "elementwise" or a function. Received: rule={rule!r}.')
     RULES[layer_class] = elementwise if isinstance(rule, str) else rule
     REGISTERED.add(layer_class)

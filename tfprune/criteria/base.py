@@ -57,12 +57,12 @@ class Evidence:
         if found is None:
             raise ValueError(
                 f"Expected evidence of {self.path}: {FACTS.get(name, name)}. Received: none. Pass data= to "
-                f"update_masks, PruningCallback or plan_shrink, and name {name!r} among the criterion's `needs`"
+                f"update_masks, PruningCallback or plan_shrink, and name {name!r} among the criterion's `needs`."
             )
         if isinstance(found, UnknownFact):
             raise ValueError(
                 f"Expected evidence of {self.path}: {FACTS.get(name, name)}. Received: none, as {found.reason}. "
-                f"Leave this weight out with `filters`, or choose another criterion for it"
+                f"Leave this weight out with `filters`, or choose another criterion for it."
             )
         return found
 
@@ -102,7 +102,7 @@ class Evidence:
         if len(self.axes) != self.weight.ndim or np.size(values) != np.prod(sizes):
             raise ValueError(
                 f"Expected one value for each unit of {self.path} of shape {self.weight.shape} and axes "
-                f"{self.axes!r}. Received: {np.size(values)} values"
+                f"{self.axes!r}. Received: {np.size(values)} values."
             )
         return np.reshape(values, sizes)
 

@@ -112,7 +112,7 @@ class ClassMoments:
         if classes < 2 or self.size <= classes:
             raise ValueError(
                 f"Expected samples of at least two classes, and more samples than classes. Received: {self.size} "
-                f"samples of {classes} classes. Pass more data, of all classes"
+                f"samples of {classes} classes. Pass more data, of all classes."
             )
         between, within = self.between() / (classes - 1), self.within() / (self.size - classes)
         with np.errstate(divide="ignore", invalid="ignore"):

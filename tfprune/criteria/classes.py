@@ -50,7 +50,7 @@ class FStatistic(Criterion):
         if self.mix is not None:
             mix = check_amount(self.mix, "mix")
             if mix > 1:
-                raise ValueError(f"Expected `mix` in [0, 1], or None. Received: mix={self.mix!r}")
+                raise ValueError(f"Expected `mix` in [0, 1], or None. Received: mix={self.mix!r}.")
             self._hold(mix=mix)
 
     @property
@@ -104,7 +104,7 @@ class DACIS(Criterion):
     def __post_init__(self) -> None:
         weights = {name: check_amount(value, name) for name, value in self.get_config().items()}
         if not any(weights.values()):
-            raise ValueError(f"Expected at least one weight above 0. Received: {self!r}")
+            raise ValueError(f"Expected at least one weight above 0. Received: {self!r}.")
         self._hold(**weights)
 
     @property

@@ -56,7 +56,7 @@ def _placeholders(model: keras.layers.Layer) -> Any:
     if not isinstance(config.get("input_shape"), (tuple, list)):
         raise ValueError(
             f"Expected a model whose inputs are known, to find what normalises its layers' outputs. Received: "
-            f"{model.name!r} of class {type(model).__name__}, whose are not. Build it by model.build(input_shape)"
+            f"{model.name!r} of class {type(model).__name__}, whose are not. Build it by model.build(input_shape)."
         )
     return keras.KerasTensor(tuple(config["input_shape"]))
 

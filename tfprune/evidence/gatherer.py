@@ -51,17 +51,17 @@ def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
     needs = {fact: criterion for criterion in criteria for fact in criterion.needs}
     for fact, criterion in needs.items():
         if fact not in FACTS:
-            raise ValueError(f"Expected `needs` among {', '.join(FACTS)}. Received: {fact!r}, of {criterion!r}")
+            raise ValueError(f"Expected `needs` among {', '.join(FACTS)}. Received: {fact!r}, of {criterion!r}.")
         if data is None and fact not in WITHOUT_DATA:
             raise ValueError(
                 f"Expected data, as {criterion!r} needs evidence: {FACTS[fact]}. Received: data=None. Pass "
-                f"data=(x, y) or a data set to update_masks, PruningCallback or plan_shrink"
+                f"data=(x, y) or a data set to update_masks, PruningCallback or plan_shrink."
             )
     names = ", ".join(map(repr, criteria)) or "nothing"
     if data is not None and not set(needs) - set(WITHOUT_DATA):
-        raise ValueError(f"Expected no `data`, as nothing would look at it: {names}. Leave it out")
+        raise ValueError(f"Expected no `data`, as nothing would look at it: {names}. Leave it out.")
     if loss is not None and not set(needs) & set(OF_LOSS):
-        raise ValueError(f"Expected no `loss`, as nothing would look at it: {names}. Leave it out")
+        raise ValueError(f"Expected no `loss`, as nothing would look at it: {names}. Leave it out.")
 
 
 class Gatherer:

@@ -28,7 +28,7 @@ def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
         if not getattr(model, "compiled", False) or not model.loss:
             raise ValueError(
                 f"Expected a loss, whose gradients the criterion looks at. Received: {model.name!r}, which is not "
-                f"compiled with one, and loss=None. Compile it, or pass loss='sparse_categorical_crossentropy', say"
+                f"compiled with one, and loss=None. Compile it, or pass loss='sparse_categorical_crossentropy', say."
             )
         return lambda x, y, outputs, weight: model.compute_loss(x, y, outputs, weight, training=False)
     function = keras.losses.get(loss)
@@ -153,6 +153,6 @@ class Gradients(keras.Model):
         if batch.y is None:
             raise ValueError(
                 "Expected `data` with targets, as the criterion looks at gradients of the loss. Received: inputs "
-                "only. Pass (x, y)"
+                "only. Pass (x, y)."
             )
         self.train_on_batch(batch.x, batch.y, sample_weight=batch.sample_weight)

@@ -32,13 +32,13 @@ def check_source(data: Any) -> None:
     if isinstance(data, str) or not is_known:
         raise TypeError(
             f"Expected `data` to be a tuple (x, y) of arrays, a data set, or an iterable of batches. Received: an "
-            f"object of type {type(data).__name__}"
+            f"object of type {type(data).__name__}."
         )
     endless = hasattr(data, "cardinality") and int(data.cardinality()) == -1
     if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
         raise ValueError(
             "Expected `data` to end. Received a data set without end, as after repeat(). Pass a part of it, such as "
-            "data.take(100)"
+            "data.take(100)."
         )
 
 
@@ -76,7 +76,7 @@ def _read(data: Any, rows: int) -> Iterator[Batch]:
 def _as_batch(value: Any) -> Batch:
     parts = value if isinstance(value, tuple) else (value,)
     if not 1 <= len(parts) <= 3:
-        raise ValueError(f"Expected batches (x,), (x, y) or (x, y, sample weights). Received: {len(parts)} parts")
+        raise ValueError(f"Expected batches (x,), (x, y) or (x, y, sample weights). Received: {len(parts)} parts.")
     return Batch(*keras.tree.map_structure(np.asarray, parts, none_is_leaf=False))
 
 
@@ -98,7 +98,7 @@ def size_of(batch: Batch) -> int:
     """
     sizes = sorted({array.shape[0] if array.ndim else 0 for array in _arrays(tuple(batch))})
     if len(sizes) > 1:
-        raise ValueError(f"Expected the arrays of `data` to have the same number of samples. Received: {sizes}")
+        raise ValueError(f"Expected the arrays of `data` to have the same number of samples. Received: {sizes}.")
     return sizes[0] if sizes else 0
 
 
@@ -118,11 +118,11 @@ def check_batch(batch: Batch, model: keras.layers.Layer) -> None:
         if len(expected) != len(received) or not all(map(_fits, received, expected)):
             raise ValueError(
                 f"Expected `data` with inputs of shape {_listed(expected)}, as {model.name!r} takes. Received: "
-                f"{_listed(received)}"
+                f"{_listed(received)}."
             )
     for array in _arrays(tuple(batch)):
         if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise ValueError("Expected finite numbers in `data`. Received: NaN or infinity. Clean the data first")
+            raise ValueError("Expected finite numbers in `data`. Received: NaN or infinity. Clean the data first.")
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -141,10 +141,10 @@ def classes_of(batch: Batch) -> np.ndarray:
     """
     if batch.y is None:
         raise ValueError(
-            "Expected `data` with class labels, which the criterion compares. Received: inputs only. Pass (x, y)"
+            "Expected `data` with class labels, which the criterion compares. Received: inputs only. Pass (x, y)."
         )
     if not isinstance(batch.y, np.ndarray):
-        raise ValueError(f"Expected one array of class labels in `data`. Received: a {type(batch.y).__name__}")
+        raise ValueError(f"Expected one array of class labels in `data`. Received: a {type(batch.y).__name__}.")
     labels = batch.y
     if labels.ndim == 2 and labels.shape[1] > 1:
         is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
@@ -153,7 +153,7 @@ def classes_of(batch: Batch) -> np.ndarray:
     if labels.ndim != 1 or not np.array_equal(labels, np.asarray(labels).astype(np.int64)):
         raise ValueError(
             f"Expected class labels in `data`: integers of shape (samples,), or one-hot. Received: shape "
-            f"{batch.y.shape}, dtype {batch.y.dtype}"
+            f"{batch.y.shape}, dtype {batch.y.dtype}."
         )
     return labels.astype(np.int64)
 
@@ -176,7 +176,7 @@ class Batches:
         if isinstance(data, Iterator):
             raise TypeError(
                 f"Expected `data` that can be read again and again. Received: an iterator of type "
-                f"{type(data).__name__}. Pass a list of its batches"
+                f"{type(data).__name__}. Pass a list of its batches."
             )
         self._data, self._model, self._rows = data, model, batch_size
 

@@ -16,11 +16,11 @@ def check_compiled(model: Any) -> None:
         ValueError: If it is not compiled.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
+        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}.")
     if not model.compiled:
         raise ValueError(
             f"Expected a compiled model. Received: {model.name!r}, which is not. Call "
-            f"model.compile(loss=..., metrics=[...]) first"
+            f"model.compile(loss=..., metrics=[...]) first."
         )
 
 
@@ -42,7 +42,7 @@ def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **change
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a model compiled with what Keras can save and load. Received: {model.name!r}, whose loss, "
-            f"metrics or own `compile` it cannot. {advice}"
+            f"metrics or own `compile` it cannot. {advice}."
         ) from error
     return copy
 
@@ -56,12 +56,12 @@ def arguments_of(data: Any) -> dict[str, Any]:
     """
     if isinstance(data, tuple):
         if len(data) not in (2, 3):
-            raise ValueError(f"Expected `data` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts")
+            raise ValueError(f"Expected `data` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts.")
         return dict(zip(("x", "y", "sample_weight"), data, strict=False))
     is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):
         raise TypeError(
             f"Expected `data` to be a tuple (x, y), or a data set that can be read again and again, such as a "
-            f"tf.data.Dataset. Received: an object of type {type(data).__name__}"
+            f"tf.data.Dataset. Received: an object of type {type(data).__name__}."
         )
     return {"x": data}

@@ -45,16 +45,16 @@ def check_model(model: keras.Model) -> None:
         raise ValueError(
             f"Expected a Sequential, Functional or subclassed model. Received: {model.name!r} of class "
             f"{type(model).__name__}, which is built around a graph. Pass that graph, "
-            f"keras.Model(model.inputs, model.outputs)"
+            f"keras.Model(model.inputs, model.outputs)."
         )
     is_built = model.built if is_graph(model) else any(layer.weights for _, layer in leaf_layers(model))
     if not is_built and model.layers:
         raise ValueError(
             f"Expected a built model. Received: {model.name!r}, whose weights do not exist yet. Start it with "
-            f"keras.Input(shape), call model.build(input_shape), or call the model on a batch first"
+            f"keras.Input(shape), call model.build(input_shape), or call the model on a batch first."
         )
     if not model.layers:
-        raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty")
+        raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty.")
     _check_held_once(model)
 
 
@@ -68,5 +68,5 @@ def _check_held_once(model: keras.Model) -> None:
                 raise ValueError(
                     f"Expected each layer to be held by one model or layer. Received: {part.name!r}, which both "
                     f"{other.name!r} and {holder.name!r} hold: their copies would not share it. Hold it in one of "
-                    f"them, and pass the other its outputs or weights when it is called"
+                    f"them, and pass the other its outputs or weights when it is called."
                 )

@@ -24,13 +24,13 @@ def selector(
     expressions = [filters] if isinstance(filters, str) else filters
     if not isinstance(expressions, Sequence):
         raise TypeError(
-            f"Expected `filters` to be None, regular expressions or a function of a layer. Received: {filters!r}"
+            f"Expected `filters` to be None, regular expressions or a function of a layer. Received: {filters!r}."
         )
     compiled = [check_regex(expression, "`filters`") for expression in expressions]
     for regex in compiled:
         if not any(regex.search(path) for path in paths):
             raise ValueError(
                 f"Expected the filter to match a weight. Received: {regex.pattern!r}, which is found in none of "
-                f"{', '.join(paths) or 'no weights at all'}"
+                f"{', '.join(paths) or 'no weights at all'}."
             )
     return lambda path, layer, kernel: any(regex.search(path) for regex in compiled)

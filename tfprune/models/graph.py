@@ -142,11 +142,11 @@ def check_graph(model: Any) -> None:
         ValueError: If it is not built, or no graph.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}")
+        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}.")
     if not is_plain(model):
         raise ValueError(
             f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, whose layers cannot be followed. Build it as keras.Model(inputs, outputs)"
+            f"{type(model).__name__}, whose layers cannot be followed. Build it as keras.Model(inputs, outputs)."
         )
 
 

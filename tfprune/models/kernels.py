@@ -115,7 +115,7 @@ def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
         if id(variable) not in names:
             raise ValueError(
                 f"Expected get_prunable_weights to return weights of layer {layer.name!r} ({type(layer).__name__}). "
-                f"Received: an object of type {type(variable).__name__} that is none of its weights"
+                f"Received: an object of type {type(variable).__name__} that is none of its weights."
             )
         name, rank = names[id(variable)], len(variable.shape)
         letters = (axes_rule(layer) or {}).get(name)
@@ -127,7 +127,7 @@ def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) 
     if not isinstance(axes, str) or len(axes) != len(variable.shape):
         raise ValueError(
             f"Expected one axis letter per dimension of {variable.path} of shape {tuple(variable.shape)}. Received: "
-            f"{variable.name}={axes!r} registered for {type(layer).__name__}"
+            f"{variable.name}={axes!r} registered for {type(layer).__name__}."
         )
 
 
@@ -147,6 +147,6 @@ def kernels(root: keras.layers.Layer) -> list[Kernel]:
     if twice:
         raise ValueError(
             f"Expected layers to have different names. Received two weights called {', '.join(twice)} in "
-            f"{root.name!r}. Give each layer a name of its own"
+            f"{root.name!r}. Give each layer a name of its own."
         )
     return list(found.values())

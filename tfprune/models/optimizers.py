@@ -91,12 +91,12 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
             f"Expected a Keras optimizer or None. Received: optimizer={optimizer!r} of type "
-            f"{type(optimizer).__name__}"
+            f"{type(optimizer).__name__}."
         )
     for part in inner_optimizers(optimizer):
         reason = next((_UNFIT[one.__name__] for one in type(part).__mro__ if one.__name__ in _UNFIT), None)
         if reason:
             raise ValueError(
                 f"Expected an optimizer that works entry by entry, as SGD, Adam and most others do. Received: "
-                f"{type(part).__name__}, which {reason}. Train with Adam or SGD while pruning"
+                f"{type(part).__name__}, which {reason}. Train with Adam or SGD while pruning."
             )

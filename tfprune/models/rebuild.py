@@ -42,7 +42,7 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
         raise ValueError(
             f"Expected model {model.name!r} to be the same when it is rebuilt from its configuration. Received: one "
             f"where these differ: {', '.join(sorted(changed))}. A layer that is shared between a model and a model "
-            f"nested in it loses the sharing, in Keras' own save and load too; call it from one of them only"
+            f"nested in it loses the sharing, in Keras' own save and load too; call it from one of them only."
         )
     return copy
 
@@ -112,7 +112,7 @@ def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
     except NotImplementedError as error:
         reason = " ".join(str(error).partition("Example:")[0].split())
         raise ValueError(
-            f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: {reason}"
+            f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: {reason}."
         ) from None
     if not builds_itself(layer):
         config.pop("build_config", None)
@@ -137,7 +137,7 @@ def revive(
             f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. "
             f"Received one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its "
             f"arguments in `get_config`, and name the functions passed to layers: a lambda as an activation "
-            f"cannot be rebuilt"
+            f"cannot be rebuilt."
         ) from None  # Keras' own message repeats the whole configuration at every level
 
 
@@ -165,7 +165,7 @@ def _custom_objects(sources: list[keras.layers.Layer]) -> dict[str, Any]:
         if found.setdefault(name, thing) is not thing:
             raise ValueError(
                 f"Expected custom classes and functions to have different names. Received: two called {name!r} in "
-                f"{sources[0].name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one"
+                f"{sources[0].name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one."
             )
     return found
 
@@ -207,7 +207,7 @@ def copy_all(
         raise ValueError(
             f"Expected layer {source.name!r} ({type(source).__name__}) to have the same variables when it is rebuilt "
             f"from its configuration. Received: {len(counterparts)} where it has {len(variables)}. "
-            f"Create all variables in `__init__` or `build`, and return every argument in `get_config`"
+            f"Create all variables in `__init__` or `build`, and return every argument in `get_config`."
         )
     for one, other in pairs:
         other.assign(keras.ops.copy(one.value))  # on JAX both would hold one buffer, which training gives away

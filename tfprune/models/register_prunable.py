@@ -69,17 +69,17 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
         >>> register_prunable(Projection, basis="oi")
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
-        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}")
+        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}.")
     if not axes:
         raise ValueError(
             f"Expected the axes of at least one weight, such as "
-            f'register_prunable({layer_class.__name__}, kernel="io"). Received none'
+            f'register_prunable({layer_class.__name__}, kernel="io"). Received none.'
         )
     for name, letters in axes.items():
         if not isinstance(letters, str) and not callable(letters):
-            raise TypeError(f"Expected axes as text, such as 'hwio', or a function. Received: {name}={letters!r}")
+            raise TypeError(f"Expected axes as text, such as 'hwio', or a function. Received: {name}={letters!r}.")
         if isinstance(letters, str) and not set(letters) & {"o", "c"}:
-            raise ValueError(f"Expected an output axis `o` among the letters. Received: {name}={letters!r}")
+            raise ValueError(f"Expected an output axis `o` among the letters. Received: {name}={letters!r}.")
     _REGISTRY[layer_class] = dict(axes)
 
 

@@ -73,7 +73,7 @@ def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras
         origin = _origin(model)
         shell = _fresh(origin, lambda entry: revive(entry, model))
     except ValueError as error:
-        raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True)") from None
+        raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True).") from None
     return _fill(shell, _holding(type(shell)), _copied(model, replace, path), _state(model, origin))
 
 
@@ -94,7 +94,7 @@ def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Mo
             raise ValueError(
                 f"Expected the code of {type(shell).__name__} to create plain layers. Received: {layer.name!r} of "
                 f"type {type(layer).__name__}, without which the model does not load. Create plain layers, and wrap "
-                f"the model with tfprune.wrap(model)"
+                f"the model with tfprune.wrap(model)."
             )
     return _fill(shell, type(shell), parts, _state(model, origin))
 
@@ -211,7 +211,7 @@ def _each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) ->
     if lost:
         raise ValueError(
             f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "
-            f"{', '.join(lost)}, held elsewhere. Hold them in one of these"
+            f"{', '.join(lost)}, held elsewhere. Hold them in one of these."
         )
     for layer in held.values():
         if id(layer) not in made:
@@ -280,7 +280,7 @@ def _assemble(
         raise ValueError(
             f"Expected {model_class.__name__} to hold the same layers when it is built from its configuration. "
             f"Received: one where these differ: {differing}. Create layers in `__init__` or `build`, and return "
-            f"every argument in `get_config`"
+            f"every argument in `get_config`."
         )
 
     def fill(place: Place, value: Any) -> Any:

@@ -39,7 +39,7 @@ def site_of(calls: list[Call], graph: Graph) -> Site:
     """
     name, found = calls[0].layer.name, linear_map(_plain(calls[0]))
     if not np.isfinite(found.weights()).all():
-        raise ValueError(f"Expected finite weights. Received: NaN or infinity in {name}/{found.kernel.path}")
+        raise ValueError(f"Expected finite weights. Received: NaN or infinity in {name}/{found.kernel.path}.")
     return Site(name, found, calls, graph)
 
 
@@ -61,7 +61,7 @@ def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[
     if not found:
         listed = "; ".join(f"{one.layer}: {one.reason}" for one in skipped)
         raise ValueError(
-            f"Expected layers to solve for. Received: {ours.model.name!r}, with {listed or 'no kernels'}"
+            f"Expected layers to solve for. Received: {ours.model.name!r}, with {listed or 'no kernels'}."
         )
     return found, skipped
 
@@ -92,7 +92,7 @@ def _check_same(ours: dict[str, list[Call]], theirs: dict[str, list[Call]]) -> N
         raise ValueError(
             f"Expected the reference to be the model that was pruned, with the same layers and weights of the same "
             f"shapes. Received models where these differ: {', '.join(differing[:5])}. Shrink after "
-            f"reconstruct: tfprune.shrink(reconstructed, plan)"
+            f"reconstruct: tfprune.shrink(reconstructed, plan)."
         )
 
 

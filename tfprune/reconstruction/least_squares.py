@@ -108,7 +108,7 @@ def damped(gram: np.ndarray, ridge: float) -> np.ndarray:
     scale = np.trace(gram) / len(gram) or 1.0  # 1 where all inputs are dead
     if not np.isfinite(gram).all():
         raise ValueError(
-            "Expected finite moments of the inputs. Received: NaN or infinity; check the data and weights"
+            "Expected finite moments of the inputs. Received: NaN or infinity; check the data and weights."
         )
     while True:
         damped = gram + ridge * scale * np.eye(len(gram))

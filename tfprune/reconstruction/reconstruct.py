@@ -85,7 +85,7 @@ def reconstruct(
     _check_choice("mode", mode, MODES)
     _check_choice("method", method, METHODS)
     if isinstance(ridge, bool) or not isinstance(ridge, numbers.Real) or not 0 <= float(ridge) < math.inf:
-        raise ValueError(f"Expected `ridge` to be a number of at least 0. Received: ridge={ridge!r}")
+        raise ValueError(f"Expected `ridge` to be a number of at least 0. Received: ridge={ridge!r}.")
     batch_size = check_count(batch_size, "batch_size", least=1)
     for model in (pruned, reference):
         check_graph(model)
@@ -109,7 +109,7 @@ def reconstruct(
 def _check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(
-            f"Expected `{argument}` to be {' or '.join(map(repr, choices))}. Received: {argument}={value!r}"
+            f"Expected `{argument}` to be {' or '.join(map(repr, choices))}. Received: {argument}={value!r}."
         )
 
 

@@ -86,7 +86,7 @@ class Budget:
         if short:
             raise ValueError(
                 f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that may "
-                f"go, the model still has {short}. Raise the limit, or let more groups lose channels"
+                f"go, the model still has {short}. Raise the limit, or let more groups lose channels."
             )
         while low < high:
             middle = (low + high) // 2
@@ -144,15 +144,15 @@ def budget(
     given = {"flops": flops, "parameters": parameters, "bytes": bytes, "latency": latency}
     limits = tuple((name, _limit(name, value)) for name, value in given.items() if value is not None)
     if not limits:
-        raise ValueError("Expected a limit, such as budget(flops=0.5). Received none")
+        raise ValueError("Expected a limit, such as budget(flops=0.5). Received none.")
     if (latency is None) != (measure is None):
         raise ValueError(
             f"Expected `measure` with a latency, and only then. Received: latency={latency!r}, measure={measure!r}. "
-            f"tfprune.export.latency measures on this machine: budget(latency=0.5, measure=tfprune.export.latency)"
+            f"tfprune.export.latency measures on this machine: budget(latency=0.5, measure=tfprune.export.latency)."
         )
     if base not in ALLOCATIONS:
         names = ", ".join(map(repr, ALLOCATIONS))
-        raise ValueError(f"Expected `base` to be one of {names}. Received: base={base!r}")
+        raise ValueError(f"Expected `base` to be one of {names}. Received: base={base!r}.")
     return Budget(limits, base, measure)
 
 
@@ -168,19 +168,19 @@ def check_sparsity_or_budget(sparsity: Any, allocation: Any) -> None:
     elif sparsity is not None:
         raise ValueError(
             f"Expected a sparsity or a budget, as either says how much to remove. Received: sparsity={sparsity!r} "
-            f"and allocation={allocation!r}. Leave the sparsity out"
+            f"and allocation={allocation!r}. Leave the sparsity out."
         )
 
 
 def _limit(name: str, value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
-            f"Expected {name} to be an int (an amount) or a float in (0, 1) (a part). Received: {name}={value!r}"
+            f"Expected {name} to be an int (an amount) or a float in (0, 1) (a part). Received: {name}={value!r}."
         )
     if isinstance(value, numbers.Integral):
         if value <= 0:
-            raise ValueError(f"Expected {name} to be positive. Received: {name}={value!r}")
+            raise ValueError(f"Expected {name} to be positive. Received: {name}={value!r}.")
         return int(value)
     if not 0 < float(value) < 1:
-        raise ValueError(f"Expected the part {name} in (0, 1); amounts are ints. Received: {name}={value!r}")
+        raise ValueError(f"Expected the part {name} in (0, 1); amounts are ints. Received: {name}={value!r}.")
     return float(value)

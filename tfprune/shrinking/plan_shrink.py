@@ -115,7 +115,7 @@ def _check_no_choice(filters: Filters, round_to: int) -> None:
         raise ValueError(
             f"Expected a sparsity or a budget with `filters` or `round_to`, as without one what no kernel reads is "
             f"removed, all of it. Received: filters={filters!r}, round_to={round_to}. For multiples in training: "
-            f"tfprune.patterns.Channel(round_to=8)"
+            f"tfprune.patterns.Channel(round_to=8)."
         )
 
 
@@ -128,13 +128,13 @@ def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarra
         names = ", ".join(repr(group.name) for group in groups)
         raise ValueError(
             f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
-            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for"
+            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for."
         )
     for name, group in ranked.items():
         values = np.asarray(given[name], dtype=np.float64)
         if values.shape != group.bundles.shape:
             raise ValueError(
-                f"Expected {group.bundles.size} scores for {name!r}. Received: an array of shape {values.shape}"
+                f"Expected {group.bundles.size} scores for {name!r}. Received: an array of shape {values.shape}."
             )
         scores[group.bundles] = finite(values, name)
     return list(ranked.values()), scores
@@ -182,6 +182,6 @@ def _alive(network: Network, flat: keras.Model) -> np.ndarray:
         if not keep[group.bundles].any():
             raise ValueError(
                 f"Expected at least one channel of {group.name!r} that a kernel reads. Received: none, the kernels "
-                f"that read them are all zero. Lower the sparsity, or take these layers out of the model"
+                f"that read them are all zero. Lower the sparsity, or take these layers out of the model."
             )
     return keep

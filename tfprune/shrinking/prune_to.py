@@ -83,7 +83,7 @@ def prune_to(
     """
     check_compiled(model)
     if not isinstance(budget, Budget):
-        raise TypeError(f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={budget!r}")
+        raise TypeError(f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={budget!r}.")
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     rounds, epochs = check_count(rounds, "rounds", least=1), check_count(epochs, "epochs", least=0)
     to_train = arguments_of(data)
@@ -142,6 +142,6 @@ class _Evaluator:
             values = copy.evaluate(**arguments_of(self._data), verbose=0, return_dict=True)
         if self._metric not in values:
             raise ValueError(
-                f"Expected `metric` among {', '.join(map(repr, values))}. Received: metric={self._metric!r}"
+                f"Expected `metric` among {', '.join(map(repr, values))}. Received: metric={self._metric!r}."
             )
         return float(values[self._metric])

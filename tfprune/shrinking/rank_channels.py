@@ -68,7 +68,7 @@ def rank_channels(
                 found[group.name] = _scores(group, free, _surgeons(readers, batches, ridge))
     if not found:
         raise ValueError(
-            f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any"
+            f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any."
         )
     return found
 

@@ -54,7 +54,7 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     network = analyse(flat)
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
-        raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}")
+        raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
     batches = Batches(data, flat, batch_size=batch_size)
     whole = _mean_loss(flat, batches, measured)
     scores: dict[str, np.ndarray] = {}
@@ -72,7 +72,7 @@ def _loss(model: keras.Model, loss: Any) -> Callable:
     if loss is None or len(model.outputs) > 1:
         raise ValueError(
             f"Expected a model with one output and a loss. Received: {model.name!r} with {len(model.outputs)} and "
-            f"loss={loss!r}. Compile the model, or pass `loss`, such as 'sparse_categorical_crossentropy'"
+            f"loss={loss!r}. Compile the model, or pass `loss`, such as 'sparse_categorical_crossentropy'."
         )
     return keras.losses.get(loss)
 
@@ -82,7 +82,7 @@ def _mean_loss(flat: keras.Model, batches: Batches, loss: Callable) -> float:
     function = keras.Function(flat.inputs, flat.outputs)
     for inputs, targets in batches:
         if targets is None:
-            raise ValueError("Expected `data` with targets, (x, y). Received: inputs alone")
+            raise ValueError("Expected `data` with targets, (x, y). Received: inputs alone.")
         predicted = function([keras.ops.convert_to_tensor(array) for array in inputs])[0]
         total += len(inputs[0]) * float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), predicted)))
         count += len(inputs[0])

@@ -65,7 +65,7 @@ def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
     if differing:
         raise ValueError(
             f"Expected the model that the plan was made for. Received: {model.name!r}, where these layers differ: "
-            f"{', '.join(differing[:5])}. Make a plan for this model: tfprune.plan_shrink(model, ...)"
+            f"{', '.join(differing[:5])}. Make a plan for this model: tfprune.plan_shrink(model, ...)."
         )
     return flat
 

@@ -47,6 +47,6 @@ def transformer_budget(
     if kept < 1:
         raise ValueError(
             f"Expected a sparsity that leaves a unit of the feed-forward networks. Received: sparsity={sparsity!r}, "
-            f"with {removed} of {blocks} layers of attention removed. Lower it"
+            f"with {removed} of {blocks} layers of attention removed. Lower it."
         )
     return removed, kept

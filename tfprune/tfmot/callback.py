@@ -42,13 +42,13 @@ class UpdatePruningStep(keras.callbacks.Callback):
         if not self._layers:
             raise ValueError(
                 f"Expected layers with a schedule. Received: {self.model.name!r}, which tfprune.wrap made. Use "
-                f"tfprune.PruningCallback(schedule), or prune_low_magnitude instead of wrap"
+                f"tfprune.PruningCallback(schedule), or prune_low_magnitude instead of wrap."
             )
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is None:
             raise ValueError(
                 f"Expected a model with an optimizer, whose updates are counted. Received: {self.model.name!r}, "
-                f"which has none. Set model.optimizer = optimizer first, or compile the model"
+                f"which has none. Set model.optimizer = optimizer first, or compile the model."
             )
         check_optimizer(optimizer)
         count = self._seen = updates_of(optimizer)
@@ -82,7 +82,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         if early:
             warnings.warn(
                 f"Training ended before the pruning schedules of these layers did, and their final sparsity is not "
-                f"reached: {', '.join(early)}. Train longer, or let the schedules end earlier",
+                f"reached: {', '.join(early)}. Train longer, or let the schedules end earlier.",
                 stacklevel=2,
             )
 

@@ -50,7 +50,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         if graph is None or not graph.built:
             raise ValueError(
                 f"Expected a built Sequential or Functional model. Received: {getattr(model, 'name', model)!r} of "
-                f"type {type(model).__name__}"
+                f"type {type(model).__name__}."
             )
         parts, producers, inputs, outputs = _connections(graph)
         consumers = _reversed(producers)
@@ -62,20 +62,20 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         if not starts:
             raise ValueError(
                 f"Expected every input of {model.name!r} to lead to ZeroPadding2D(1) and a Conv2D of 3 channels with "
-                f"kernel_size=3, strides=2, padding='valid'. Received: one that does not"
+                f"kernel_size=3, strides=2, padding='valid'. Received: one that does not."
             )
         ends = _frontier(outputs, producers, lambda name: isinstance(parts[name], layers.GlobalAveragePooling2D))
         if not ends:
             raise ValueError(
                 f"Expected every output of {model.name!r} to come from a GlobalAveragePooling2D. Received: one that "
-                f"does not"
+                f"does not."
             )
 
         def is_end(name: str) -> bool:
             if name not in ends and not _is_supported(parts[name], [parts[one] for one in producers[name]]):
                 raise ValueError(
                     f"Expected layers that run on XNNPACK's sparse kernels. Received: {name!r} of type "
-                    f"{type(parts[name]).__name__} in {model.name!r}"
+                    f"{type(parts[name]).__name__} in {model.name!r}."
                 )
             return name in ends
 

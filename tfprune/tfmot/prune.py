@@ -68,11 +68,11 @@ def prune_low_magnitude(
     if isinstance(to_prune, keras.layers.Layer) and not isinstance(to_prune, keras.Model):
         return wrapped(to_prune, **kwargs)
     if kwargs:
-        raise ValueError(f"Expected other arguments with a single layer only. Received: {', '.join(kwargs)}")
+        raise ValueError(f"Expected other arguments with a single layer only. Received: {', '.join(kwargs)}.")
     if isinstance(to_prune, (list, tuple)):
         return [one if isinstance(one, (Pruned, keras.layers.InputLayer)) else wrapped(one) for one in to_prune]
     if not isinstance(to_prune, keras.Model):
-        raise TypeError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}")
+        raise TypeError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}.")
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(to_prune)
     check_model(to_prune)
@@ -94,7 +94,7 @@ def _check_pruned(model: keras.Model) -> None:
         raise ValueError(
             f"Expected a model with weights that can be pruned. Received: {model.name!r}, of which the policy, the "
             f"pattern and the kinds of its layers leave none. Choose others, or name the weights of your layers with "
-            f"tfprune.register_prunable"
+            f"tfprune.register_prunable."
         )
 
 

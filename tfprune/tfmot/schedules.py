@@ -47,7 +47,7 @@ def _steps(value: Any, argument: str, *, least: int) -> int:
 def _check_order(begin_step: int, end_step: int) -> None:
     if end_step < begin_step:
         raise ValueError(
-            f"Expected `end_step` at or after `begin_step`. Received: begin_step={begin_step}, end_step={end_step}"
+            f"Expected `end_step` at or after `begin_step`. Received: begin_step={begin_step}, end_step={end_step}."
         )
 
 

@@ -55,14 +55,14 @@ def pattern_of(block_size: Sequence[int], pooling: str, sparsity_m_by_n: Sequenc
     """
     inputs, outputs = _two_counts(block_size, "block_size")
     if pooling not in ("AVG", "MAX"):
-        raise ValueError(f"Expected 'AVG' or 'MAX'. Received: block_pooling_type={pooling!r}")
+        raise ValueError(f"Expected 'AVG' or 'MAX'. Received: block_pooling_type={pooling!r}.")
     is_block = (inputs, outputs) != (1, 1)
     if sparsity_m_by_n is not None:
         zeros, length = _two_counts(sparsity_m_by_n, "sparsity_m_by_n")
         if is_block or zeros >= length:
             raise ValueError(
                 f"Expected m zeros in every n entries with m < n, and no blocks beside them. Received: "
-                f"sparsity_m_by_n={sparsity_m_by_n!r}, block_size={block_size!r}"
+                f"sparsity_m_by_n={sparsity_m_by_n!r}, block_size={block_size!r}."
             )
         return NM(length - zeros, length)
     if not is_block:
@@ -72,7 +72,7 @@ def pattern_of(block_size: Sequence[int], pooling: str, sparsity_m_by_n: Sequenc
 
 def _two_counts(value: Any, argument: str) -> tuple[int, int]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(f"Expected two integers. Received: {argument}={value!r}")
+        raise ValueError(f"Expected two integers. Received: {argument}={value!r}.")
     return check_count(value[0], argument, least=1), check_count(value[1], argument, least=1)
 
 
@@ -95,7 +95,7 @@ class PruneLowMagnitude(Pruned):
         if not isinstance(pruning_schedule, PruningSchedule):
             raise TypeError(
                 f"Expected a PruningSchedule, such as PolynomialDecay(0.0, 0.8, 0, 1000). Received: "
-                f"pruning_schedule={pruning_schedule!r} of type {type(pruning_schedule).__name__}"
+                f"pruning_schedule={pruning_schedule!r} of type {type(pruning_schedule).__name__}."
             )
         super().__init__(layer, **kwargs)
         self.pruning_schedule = pruning_schedule

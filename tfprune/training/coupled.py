@@ -70,7 +70,7 @@ class Coupling:
             listed = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
             raise ValueError(
                 f"Expected channels that all kernels which make or read them are wrapped for. Received a model where "
-                f"none can go: {listed}. Wrap the whole model: tfprune.wrap(model, pattern='channel')"
+                f"none can go: {listed}. Wrap the whole model: tfprune.wrap(model, pattern='channel')."
             )
         return found
 

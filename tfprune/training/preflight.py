@@ -43,7 +43,7 @@ def check_ahead(model: keras.layers.Layer, *, schedule: Schedule, allocation: An
             if share is not None and weight.path in patterns:
                 patterns[weight.path].check(share)
         except ValueError as error:
-            raise ValueError(f"{weight.path} cannot be pruned as far as {schedule!r} asks. {error}") from error
+            raise ValueError(f"{weight.path} cannot be pruned as far as {schedule!r} asks. {error}.") from error
 
 
 def _weights(model: keras.layers.Layer) -> tuple[list[Weight], dict[str, Pattern]]:

@@ -91,7 +91,7 @@ class PruningCallback(keras.callbacks.Callback):
         if isinstance(data, Iterator):
             raise TypeError(
                 f"Expected `data` that can be read again at each mask update, such as arrays, a data set or a list "
-                f"of batches. Received: an iterator of type {type(data).__name__}"
+                f"of batches. Received: an iterator of type {type(data).__name__}."
             )
         self.data, self.loss = data, loss
         self._started = False
@@ -132,7 +132,7 @@ class PruningCallback(keras.callbacks.Callback):
             warnings.warn(
                 f"The pruning schedule ended at step {end}, and training starts at step {step} (counted by "
                 f"model.optimizer.iterations): the sparsity stays at {self._sparsity:.4f} instead of "
-                f"{self._schedule.target:.4f}. Begin the schedule at step {step} or later",
+                f"{self._schedule.target:.4f}. Begin the schedule at step {step} or later.",
                 stacklevel=2,
             )
 
@@ -144,7 +144,7 @@ class PruningCallback(keras.callbacks.Callback):
         if batches is None:
             raise ValueError(
                 f"Expected the number of steps per epoch to be known, because {schedule!r} has fractions of the fit. "
-                f"Pass steps_per_epoch to fit, or give begin and end as ints"
+                f"Pass steps_per_epoch to fit, or give begin and end as ints."
             )
         accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
         first = self._step() - epoch * batches // accumulated
@@ -186,7 +186,7 @@ class PruningCallback(keras.callbacks.Callback):
                     f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "
                     f"before this fit, {self._sparsity:.4f} at step {step}. Steps are counted by "
                     f"model.optimizer.iterations, which starts at 0 again when the model is compiled. To keep the "
-                    f"sparsity pass Constant({before:.4g}), to go on from it Polynomial(..., initial={before:.4g})",
+                    f"sparsity pass Constant({before:.4g}), to go on from it Polynomial(..., initial={before:.4g}).",
                     stacklevel=2,
                 )
             self._has_updated = True
@@ -225,7 +225,7 @@ class PruningCallback(keras.callbacks.Callback):
             warnings.warn(
                 f"Training ended at step {step}, before the pruning schedule did at step {end}: the sparsity is "
                 f"{self._sparsity:.4f} instead of {self._schedule.target:.4f}. Train longer, or let the schedule end "
-                f"earlier (end=0.7 ends it after 70 % of the fit)",
+                f"earlier (end=0.7 ends it after 70 % of the fit).",
                 stacklevel=2,
             )
 
@@ -236,7 +236,7 @@ def _check_allocation(allocation: Any) -> None:
             raise ValueError(
                 f"Expected a budget that is computed, of flops, parameters or bytes. Received: {allocation!r}; to "
                 f"measure at each update would take longer than training. Measure once, before training: "
-                f"allocation=tfprune.plan_shrink(model, allocation=budget(latency=...)).allocation()"
+                f"allocation=tfprune.plan_shrink(model, allocation=budget(latency=...)).allocation()."
             )
         return
     check_allocation(allocation)
@@ -270,6 +270,6 @@ class _LearningRate:
             warnings.warn(
                 f"The sparsity rose to {sparsity:.4f} at step {step}, where the learning rate is {rate:.3g}, less "
                 f"than a tenth of its peak in this fit, {self.peak:.3g}: too low to recover from pruning. End the "
-                f"schedule earlier, or lower the learning rate later",
+                f"schedule earlier, or lower the learning rate later.",
                 stacklevel=2,
             )

@@ -45,13 +45,13 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             if update_freq not in ("epoch", "batch"):
                 raise ValueError(
                     f"Expected `update_freq` to be 'epoch', 'batch' or a number of batches. Received: "
-                    f"update_freq={update_freq!r}"
+                    f"update_freq={update_freq!r}."
                 )
         else:
             update_freq = check_count(update_freq, "update_freq", least=1)
         if importlib.util.find_spec("tensorboard") is None:  # Keras would find out in the middle of the first epoch
             raise ValueError(
-                'Expected the package tensorboard. Received: not installed. Run pip install "tfprune[tensorboard]"'
+                'Expected the package tensorboard. Received: not installed. Run pip install "tfprune[tensorboard]".'
             )
         super().__init__(log_dir, update_freq=update_freq, **kwargs)
         self._batch_count = 0

@@ -70,7 +70,7 @@ def sensitivity(
         if metric not in values:
             raise ValueError(
                 f"Expected `metric` to be one of {', '.join(map(repr, values))}. Received: metric={metric!r}. "
-                f"Compile the model with metrics=[{metric!r}] to have it"
+                f"Compile the model with metrics=[{metric!r}] to have it."
             )
         return float(values[metric])
 
@@ -88,23 +88,23 @@ def sensitivity(
                     rows.append(SensitivityRow(path, level, value, sign * (baseline - value)))
     if not rows:
         reasons = "; ".join(f"{one.layer} {one.reason}" for one in skipped)
-        raise ValueError(f"Expected a weight that can be pruned to one of {levels}. Received: {reasons}")
+        raise ValueError(f"Expected a weight that can be pruned to one of {levels}. Received: {reasons}.")
     return SensitivityReport(metric, baseline, tuple(rows), tuple(skipped))
 
 
 def _levels(sparsities: Any) -> tuple[float, ...]:
     if isinstance(sparsities, str) or not isinstance(sparsities, Iterable):
-        raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}")
+        raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}.")
     levels = sorted({check_sparsity(value, "sparsities") for value in sparsities})
     if not levels:
-        raise ValueError("Expected at least one number in `sparsities`. Received: none. Pass (0.5, 0.75, 0.9), say")
+        raise ValueError("Expected at least one number in `sparsities`. Received: none. Pass (0.5, 0.75, 0.9), say.")
     return tuple(levels)
 
 
 def _sign(metric: str, mode: str | None) -> int:
     """Return 1 if a larger metric is better, -1 if a smaller one is."""
     if not isinstance(metric, str):
-        raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}")
+        raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}.")
     if mode is None and "acc" in metric:
         return 1
     if mode is None and metric.endswith("loss"):
@@ -112,7 +112,7 @@ def _sign(metric: str, mode: str | None) -> int:
     if mode not in MODES:
         raise ValueError(
             f"Expected `mode` to be 'max' if a larger {metric!r} is better, 'min' if a smaller one is. Received: "
-            f"mode={mode!r}"
+            f"mode={mode!r}."
         )
     return 1 if mode == "max" else -1
 

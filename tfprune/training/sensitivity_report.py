@@ -68,9 +68,9 @@ class SensitivityReport:
             {'^out/kernel$': 0.5}
         """
         if isinstance(max_drop, bool) or not isinstance(max_drop, numbers.Real):
-            raise TypeError(f"Expected `max_drop` to be a number. Received: max_drop={max_drop!r}")
+            raise TypeError(f"Expected `max_drop` to be a number. Received: max_drop={max_drop!r}.")
         if not 0 <= max_drop < math.inf:
-            raise ValueError(f"Expected `max_drop` to be at least 0. Received: max_drop={max_drop!r}")
+            raise ValueError(f"Expected `max_drop` to be at least 0. Received: max_drop={max_drop!r}.")
         return {
             f"^{re.escape(path)}$": max((row.sparsity for row in rows if row.drop <= max_drop), default=None)
             for path, rows in self._by_path()
@@ -90,7 +90,7 @@ class SensitivityReport:
             from matplotlib.figure import Figure
         except ImportError as error:
             raise ValueError(
-                'Expected the package matplotlib. Received: not installed. Run pip install "tfprune[plot]"'
+                'Expected the package matplotlib. Received: not installed. Run pip install "tfprune[plot]".'
             ) from error
         lines = list(self._by_path())
         columns = math.ceil(len(lines) / 20)  # a legend of more lines would be higher than the axes
@@ -107,7 +107,7 @@ class SensitivityReport:
             figure.savefig(path, dpi=120)
         except OSError as error:
             raise ValueError(
-                f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})"
+                f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
             ) from error
 
     def as_dict(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def gatherer_of(model: keras.layers.Layer, data: Any, *, loss: Any) -> Gatherer 
     if data.model is not model or loss is not None:
         raise ValueError(
             f"Expected a gatherer of {model.name!r}, which has its own loss. Received: one of {data.model.name!r}, "
-            f"and loss={loss!r}. Make it by Gatherer(model, data, loss=...)"
+            f"and loss={loss!r}. Make it by Gatherer(model, data, loss=...)."
         )
     return data
 
@@ -159,7 +159,7 @@ def _within(budget: Budget, together: CoupledGroups | None, alone: list[Weight],
         raise ValueError(
             f"Expected a model whose channels or heads alone are pruned, as a budget is met by removing these. "
             f"Received: {model.name!r}, where masks of their own have: "
-            f"{', '.join(weight.path for weight in alone[:5]) or 'no weights'}. Wrap it with pattern='channel'"
+            f"{', '.join(weight.path for weight in alone[:5]) or 'no weights'}. Wrap it with pattern='channel'."
         )
     keep = budget.meet(together.weights(), together.keep, together.network, model)
     return together.masks(keep)
@@ -170,7 +170,7 @@ def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
     try:
         return layer.pattern(scores, sparsity)
     except ValueError as error:
-        raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
+        raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}.") from error
 
 
 def _scores(facts: Facts, undo: ExitStack, paths: dict[Pruned, str], layer: Pruned, name: str) -> np.ndarray:

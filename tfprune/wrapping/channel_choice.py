@@ -28,7 +28,7 @@ def choose_channels(model: keras.Model, *, pattern: Channel, filters: Filters) -
         raise ValueError(
             f"Expected a Sequential or Functional model with pattern={pattern!r}, which follows the channels from "
             f"layer to layer. Received: {model.name!r} of class {type(model).__name__}. Build it as "
-            f"keras.Model(inputs, outputs), or wrap single layers of it"
+            f"keras.Model(inputs, outputs), or wrap single layers of it."
         )
     paths_by_id = {id(layer): path for path, layer in leaf_layers(model)}
     flat = flat_copy(model)

@@ -31,7 +31,7 @@ def choose_weights(model: keras.Model, *, pattern: Pattern, filters: Filters) ->
     if not paths and holds_pruned(model):
         raise ValueError(
             f"Expected weights that are not wrapped yet in model {model.name!r}. Received: a model whose wrappers "
-            f"hold all that can be pruned. Use it as it is, or wrap tfprune.strip(model)"
+            f"hold all that can be pruned. Use it as it is, or wrap tfprune.strip(model)."
         )
     wanted = selector(filters, pattern, paths)
     chosen: Choice = {}
@@ -41,6 +41,6 @@ def choose_weights(model: keras.Model, *, pattern: Pattern, filters: Filters) ->
     if not chosen:
         raise ValueError(
             f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "
-            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}"
+            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}."
         )
     return chosen

@@ -109,13 +109,13 @@ class Pruned(keras.layers.Wrapper):
                 f"Expected weights of layer {self.layer.name!r} ({type(self.layer).__name__}) that can be pruned. "
                 f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
                 + (f"Not built yet: {missing}; call the layer on data first. " if missing else "")
-                + f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer"
+                + f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer."
             )
         chosen = {name: offered[name] for name in names}
         for name, kernel in chosen.items():
             refusal = self.pattern.refusal(kernel.matrix_shape)
             if refusal:
-                raise ValueError(f"Weight {self.layer.name}/{name} cannot take the pattern: {refusal}")
+                raise ValueError(f"Weight {self.layer.name}/{name} cannot take the pattern: {refusal}.")
         return chosen
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -181,14 +181,14 @@ class Pruned(keras.layers.Wrapper):
             raise ValueError(
                 f"Expected the masks of layer {self.name!r}: {', '.join(own) or 'none, as it is not built'}. "
                 f"Received a file with {', '.join(store.keys()) or 'nothing'} in their place. Load weights of a "
-                f"model that is not wrapped before you wrap it: model.load_weights(path), then tfprune.wrap(model)"
+                f"model that is not wrapped before you wrap it: model.load_weights(path), then tfprune.wrap(model)."
             )
         for (name, mask), stored in zip(self.masks.items(), own, strict=False):  # own begins with the masks
             values = np.asarray(store[stored])
             if values.shape == mask.shape and not self.pattern.allows(to_matrix(values, self.kernels[name])):
                 raise ValueError(
                     f"Expected a mask of {self.name}/{name} with zeros as in {self.pattern!r}. Received a file whose "
-                    f"mask has them elsewhere. Wrap with the pattern that the file was trained with"
+                    f"mask has them elsewhere. Wrap with the pattern that the file was trained with."
                 )
         for name, variable in own.items():
             variable.assign(store[name])
@@ -230,12 +230,12 @@ class Pruned(keras.layers.Wrapper):
             ValueError: For an unknown name, or a mask of another shape or with other values.
         """
         if name not in self.masks:
-            raise ValueError(f"Expected a weight among {', '.join(self.masks)}. Received: name={name!r}")
+            raise ValueError(f"Expected a weight among {', '.join(self.masks)}. Received: name={name!r}.")
         shape = tuple(self.masks[name].shape)
         if mask.shape != shape or not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
             raise ValueError(
                 f"Expected a mask of zeros and ones of shape {shape} for {self.name}/{name}. Received: shape "
-                f"{mask.shape}, dtype {mask.dtype}"
+                f"{mask.shape}, dtype {mask.dtype}."
             )
         keep = ops.convert_to_tensor(mask, dtype="bool")
         variable, latent = self.kernels[name].variable, self._latents[name]
@@ -340,11 +340,11 @@ def holds_pruned(layer: keras.layers.Layer) -> bool:
 
 def _check_layer(layer: Any) -> None:
     if not isinstance(layer, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}")
+        raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}.")
     if isinstance(layer, keras.Model):
-        raise ValueError(f"Expected a layer. Received: the model {layer.name!r}; tfprune.wrap takes models")
+        raise ValueError(f"Expected a layer. Received: the model {layer.name!r}; tfprune.wrap takes models.")
     if holds_pruned(layer):
         raise ValueError(
             f"Expected a layer that is not pruned yet. Received: layer {layer.name!r}, which is wrapped already or "
-            f"has a wrapper inside. Use the wrapper that there is, or wrap the plain layer, `wrapper.layer`"
+            f"has a wrapper inside. Use the wrapper that there is, or wrap the plain layer, `wrapper.layer`."
         )

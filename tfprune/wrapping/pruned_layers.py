@@ -16,16 +16,16 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
         ValueError: If there are none, one has not been built, or two hold the same weight.
     """
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: model={model!r} of type {type(model).__name__}")
+        raise TypeError(f"Expected a Keras model or layer. Received: model={model!r} of type {type(model).__name__}.")
     found = [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
     if not found:
         raise ValueError(
             f"Expected a model with pruned layers. Received: {model.name!r}, which has none. Use the model that "
-            f"tfprune.wrap(model) returns"
+            f"tfprune.wrap(model) returns."
         )
     unbuilt = [path for path, layer in found if not layer.built]
     if unbuilt:
-        raise ValueError(f"Expected built layers. Received: {', '.join(unbuilt)}; call the model on data first")
+        raise ValueError(f"Expected built layers. Received: {', '.join(unbuilt)}; call the model on data first.")
     _check_owners(found)
     return found
 
@@ -39,5 +39,5 @@ def _check_owners(layers: list[tuple[str, Pruned]]) -> None:
             if first != f"{path}/{name}":
                 raise ValueError(
                     f"Expected each weight under one mask. Received: {first} and {path}/{name}, which are the same "
-                    f"weight. Wrap its layer once, and call the wrapper wherever the layer is needed"
+                    f"weight. Wrap its layer once, and call the wrapper wherever the layer is needed."
                 )

@@ -29,7 +29,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         100
     """
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: an object of type {type(model).__name__}")
+        raise TypeError(f"Expected a Keras model or layer. Received: an object of type {type(model).__name__}.")
     wrapped = [(path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
     masked = {
         id(kernel.variable): _row(path or layer.name, name, kernel.variable, layer.masks[name])

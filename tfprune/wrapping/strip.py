@@ -47,11 +47,11 @@ def _inside(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
 
 def _check(model_or_layer: Any) -> None:
     if not isinstance(model_or_layer, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: an object of {type(model_or_layer).__name__}")
+        raise TypeError(f"Expected a Keras model or layer. Received: an object of {type(model_or_layer).__name__}.")
     if isinstance(model_or_layer, keras.Model):
         check_model(model_or_layer)
     elif not model_or_layer.built:
-        raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet")
+        raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet.")
     _check_no_inner_wrapper(model_or_layer)
 
 
@@ -62,5 +62,5 @@ def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
                 kind = type(layer).__name__
                 raise ValueError(
                     f"Expected pruned layers to stand in the model's own list of layers. Received: {inner} inside of "
-                    f"{path or layer.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it"
+                    f"{path or layer.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it."
                 )

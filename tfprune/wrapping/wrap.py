@@ -67,7 +67,7 @@ def wrap(
     if in_place and not is_subclassed(model_or_layer):
         raise ValueError(
             f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
-            f"wrap copies: call it without `in_place`"
+            f"wrap copies: call it without `in_place`."
         )
     if not isinstance(model_or_layer, keras.Model):
         return _wrap_layer(model_or_layer, criterion, pattern, filters)
@@ -105,11 +105,11 @@ def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> kera
 
 def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Filters) -> Pruned:
     if not isinstance(layer, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: {layer!r} of type {type(layer).__name__}")
+        raise TypeError(f"Expected a Keras model or layer. Received: {layer!r} of type {type(layer).__name__}.")
     if filters is not None:
         raise ValueError(
             f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
-            f"within a layer with Pruned(layer, weights=[...])"
+            f"within a layer with Pruned(layer, weights=[...])."
         )
     copy = copy_of(Pruned(layer, criterion=criterion, pattern=pattern))
     if layer.built:
