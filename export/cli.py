@@ -48,11 +48,14 @@ def _orderly_end() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import tfprune
+
     parser = argparse.ArgumentParser(
         prog="tfprune",
         description="Prune Keras models while they train; export, check and measure compressed TFLite files.",
         epilog="`tfprune COMMAND --help` explains a command.",
     )
+    parser.add_argument("--version", action="version", version=f"tfprune {tfprune.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_inspect(commands)
@@ -63,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str, run: Callable, *, text: str, extra: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
+    # argparse fills in the one with the % operator and leaves the other as it is.
+    parser = commands.add_parser(name, help=text.replace("%", "%%"), description=text)
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install -e ".[{extra}]")'
     parser.set_defaults(command=run, needs=needs)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -95,12 +96,50 @@ def test_bench_measures(folder, capsys):
     assert json.loads(out)["median_ms"] > 0
 
 
-@pytest.mark.parametrize("command", ["demo", "inspect", "export", "verify", "bench"])
-def test_help_explains_every_argument(command, capsys):
+def ask(capsys, *arguments):
+    """Return what a call prints that ends the program well, as --help does; nothing may go to stderr."""
     with pytest.raises(SystemExit) as stopped:
-        main([command, "--help"])
-    assert stopped.value.code == 0
-    assert "--json" in capsys.readouterr().out
+        main([*arguments])
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.err) == (0, "")
+    return printed.out
+
+
+COMMANDS = ["demo", "inspect", "export", "verify", "bench"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_argument(command, capsys):
+    out = ask(capsys, command, "--help")
+    assert "--json" in out
+    assert "%%" not in out
+
+
+def test_help_lists_every_command(capsys):
+    out = ask(capsys, "--help")
+    assert [line.split()[0] for line in out.splitlines() if re.match(r" {4}\w", line)][-5:] == COMMANDS
+    assert "90 %," in out
+
+
+def test_version_is_the_one_that_is_installed(capsys):
+    assert ask(capsys, "--version") == f"tfprune {tfprune.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_and_version_load_neither_keras_nor_tensorflow(arguments):
+    command = [sys.executable, "-X", "importtime", "-m", "tfprune.export.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in loaded, "the modules are listed"
+    assert loaded.isdisjoint({"keras", "tensorflow"})
+
+
+def test_without_a_command_the_usage_is_printed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert "usage: tfprune" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
