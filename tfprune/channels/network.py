@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.axes import INPUT, OUTPUT
 from tfprune.channels.flow import Flow, LayerChannels, Work
 from tfprune.channels.rules import follow
 from tfprune.channels.ties import joined
@@ -181,7 +182,8 @@ def _roles(
     """
     if kernel is None:
         return (tuple(tracked), ()) if mixes else ((), ())
-    return tuple(a for a in tracked if kernel.axes[a] == "i"), tuple(a for a in tracked if kernel.axes[a] == "o")
+    reads, writes = ([axis for axis in tracked if kernel.axes[axis] == letter] for letter in (INPUT, OUTPUT))
+    return tuple(reads), tuple(writes)
 
 
 def _numbered(value: Any, flow: Flow, bundles: np.ndarray) -> Any:

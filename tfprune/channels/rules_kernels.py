@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.axes import parse_equation, spell_out
 from tfprune.channels.flow import Flow, NoRule, Rule, along, channel_axis, placed, positions
 from tfprune.channels.ties import Layout
 from tfprune.models.graph import Call
@@ -48,18 +49,16 @@ def dense(flow: Flow, call: Call) -> Sequence[Layout]:
 
 def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
-    left, result = layer.equation.replace(" ", "").split("->")
-    taken, kernel_letters = left.split(",")
-    given = dict(zip(_letters(taken, len(call.inputs[0].shape)), flow.inputs(call)[0], strict=True))
-    result_letters = _letters(result, len(shape))
+    equation = parse_equation(layer.equation)
+    given = dict(zip(spell_out(equation.inputs, len(call.inputs[0].shape)), flow.inputs(call)[0], strict=True))
+    result_letters = spell_out(equation.outputs, len(shape))
     found: dict[str, np.ndarray | None] = dict(given)
-    new = {a: size for a, size in zip(kernel_letters, layer.kernel.shape, strict=True) if a not in given}
+    new = {a: size for a, size in zip(equation.kernel, layer.kernel.shape, strict=True) if a not in given}
     for letter, size in new.items():
         found[letter] = flow.fresh(size, name=f"{layer.name}/{letter}" if len(new) > 1 else layer.name)
-    lost = [found[letter] for letter in given if letter not in kernel_letters and letter not in result_letters]
-    if any(channels is not None for channels in lost):
+    if any(found[letter] is not None for letter in equation.lost):
         raise NoRule("it adds up channels without a kernel")
-    kernel = tuple(found[letter] for letter in kernel_letters)
+    kernel = tuple(found[letter] for letter in equation.kernel)
     layout = tuple(found[letter] for letter in result_letters)
     weights = {"kernel": kernel}
     if layer.bias is not None:
@@ -69,20 +68,13 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     asked = [asked] if isinstance(asked, int) else list(asked)
     tail = layout[len(layout) - len(asked) :]
     counted = tuple(size if channels is None else channels for size, channels in zip(asked, tail, strict=True))
-    apart = [axis for axis, letter in enumerate(result_letters) if letter in kernel_letters]
+    apart = [axis for axis, letter in enumerate(result_letters) if letter in equation.kernel]
     work = [(positions(shape, *apart), _sizes(layer.kernel, kernel))]
     flow.record(layer, weights, config={"output_shape": counted}, work=work)
     for channels in layout:
         if channels is not None:
             _activated(flow, layer, channels)
     return [layout]
-
-
-def _letters(spec: str, rank: int) -> list[str]:
-    """Spell out an ellipsis, so that there is a letter for each axis."""
-    before, _, after = spec.partition("...")
-    dots = rank - len(before) - len(after)
-    return [*before, *(f".{place}" for place in range(dots)), *after]
 
 
 def convolution(flow: Flow, call: Call) -> Sequence[Layout]:

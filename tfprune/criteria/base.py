@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.axes import input_axes, output_axes
 from tfprune.spec import Spec
 
 FACTS = {
@@ -73,7 +74,7 @@ class Evidence:
             >>> Evidence(np.zeros((3, 3, 8, 4)), "conv/kernel", "hwio").over_outputs(np.arange(4)).shape
             (1, 1, 1, 4)
         """
-        return self._over([axis for axis, letter in enumerate(self.axes) if letter in "oc"], vector)
+        return self._over(output_axes(self.axes), vector)
 
     def over_inputs(self, vector: np.ndarray) -> np.ndarray:
         """Return one value per input in a shape that broadcasts over the weight; of a grouped convolution all inputs.
@@ -82,11 +83,10 @@ class Evidence:
             >>> Evidence(np.zeros((3, 3, 8, 4)), "conv/kernel", "hwio").over_inputs(np.arange(8)).shape
             (1, 1, 8, 1)
         """
-        inputs = [axis for axis, letter in enumerate(self.axes) if letter == "i"]
-        inputs = inputs or [axis for axis, letter in enumerate(self.axes) if letter == "c"]
+        inputs = input_axes(self.axes)
         count = int(np.prod([self.weight.shape[axis] for axis in inputs]))
         groups, rest = divmod(np.size(vector), count)
-        outputs = [axis for axis, letter in enumerate(self.axes) if letter == "o"]
+        outputs = [axis for axis in output_axes(self.axes) if axis not in inputs]
         if groups < 2 or rest or len(inputs) != 1 or len(outputs) != 1:
             return self._over(inputs, vector)
         # Each group of outputs reads inputs of its own.

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from tfprune.axes import output_axes
 from tfprune.criteria.base import Criterion, Evidence
 from tfprune.spec import check_choice
 
@@ -110,7 +111,7 @@ class Wanda(Criterion):
         scores = np.abs(evidence.weight) * evidence.over_inputs(evidence.fact("input_norms"))
         if self.compare == "layer":
             return scores
-        outputs = [axis for axis, letter in enumerate(evidence.axes) if letter in "oc"]
+        outputs = output_axes(evidence.axes)
         front = np.moveaxis(scores, outputs, range(len(outputs)))
         rows = front.reshape(np.prod(front.shape[: len(outputs)], dtype=int), -1)
         places = np.argsort(np.argsort(-rows, axis=1, kind="stable"), axis=1)  # 0 is the best of its output

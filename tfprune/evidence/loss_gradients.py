@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.axes import output_axes
 from tfprune.evidence.layer_hooks import read_only_scope
 from tfprune.models.batches import Batch
 from tfprune.models.kernels import Kernel
@@ -90,17 +91,13 @@ def _dense(gradient: Any) -> Any:
     return gradient
 
 
-def _output_axes(kernel: Kernel) -> list[int]:
-    return [axis for axis, letter in enumerate(kernel.axes) if letter in "oc"]
-
-
 def _shape(kernel: Kernel, fact: str) -> tuple[int, ...]:
     shape = tuple(kernel.variable.shape)
-    return (math.prod(shape[axis] for axis in _output_axes(kernel)),) if fact == "gradient_norms" else shape
+    return (math.prod(shape[axis] for axis in output_axes(kernel.axes)),) if fact == "gradient_norms" else shape
 
 
 def _norms(gradient: Any, kernel: Kernel) -> Any:
-    rest = [axis for axis in range(len(kernel.axes)) if axis not in _output_axes(kernel)]
+    rest = [axis for axis in range(len(kernel.axes)) if axis not in output_axes(kernel.axes)]
     return ops.reshape(ops.sqrt(ops.sum(ops.square(gradient), axis=rest)), (-1,))
 
 

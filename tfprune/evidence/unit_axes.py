@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 from keras import ops
 
+from tfprune.axes import input_axes, matrix_axes, output_axes, parse_equation, spell_out
 from tfprune.criteria.base import UnknownFact
 from tfprune.models.kernels import Kernel
 
@@ -49,7 +49,7 @@ def by_unit(tensor: Any, side: str, *, kernel: Kernel, layer: keras.layers.Layer
     if not hasattr(tensor, "shape"):
         return UnknownFact(f"its layer has several {side}")
     count, rank = _count(kernel, side), len(tensor.shape)
-    axes = [axis % rank for axis in _axes(kernel, side, layer) if -rank <= axis < rank]
+    axes = [axis % rank for axis in _axes(kernel, side, layer, rank) if -rank <= axis < rank]
     found = math.prod(tensor.shape[axis] or 0 for axis in axes) if axes else 0
     whole = count * getattr(layer, "groups", 1) if side == INPUTS else count
     has_gates = side == OUTPUTS and hasattr(layer, "state_size")
@@ -63,38 +63,24 @@ def by_unit(tensor: Any, side: str, *, kernel: Kernel, layer: keras.layers.Layer
     return ops.tile(tensor, (1, 1, gates)) if gates > 1 else tensor
 
 
-def _letters(kernel: Kernel, side: str) -> str:
-    if side == OUTPUTS:
-        return "oc"
-    return "i" if "i" in kernel.axes else "c"
+def _units(kernel: Kernel, side: str) -> list[int]:
+    """Return the dimensions of a kernel that are its units."""
+    return input_axes(kernel.axes) if side == INPUTS else output_axes(kernel.axes)
 
 
 def _count(kernel: Kernel, side: str) -> int:
-    letters = _letters(kernel, side)
-    return math.prod(
-        size for size, letter in zip(kernel.variable.shape, kernel.axes, strict=True) if letter in letters
-    )
+    return math.prod(kernel.variable.shape[axis] for axis in _units(kernel, side))
 
 
-def _axes(kernel: Kernel, side: str, layer: keras.layers.Layer) -> Iterable[int]:
-    """Return the axes that hold the units, in the kernel's order."""
+def _axes(kernel: Kernel, side: str, layer: keras.layers.Layer, rank: int) -> list[int]:
+    """Return the axes of a tensor that hold the units, in the kernel's order."""
     if isinstance(layer, keras.layers.EinsumDense):
-        return _einsum_axes(kernel, side, layer.equation)
+        equation = parse_equation(layer.equation)
+        if side == INPUTS and equation.batched:
+            return []  # each position has inputs of its own
+        letters = spell_out(equation.inputs if side == INPUTS else equation.outputs, rank)
+        return [letters.index(equation.kernel[axis]) for axis in _units(kernel, side)]
     if getattr(layer, "data_format", None) == "channels_first":
-        positions = sum(letter not in "oic" for letter in kernel.axes)
-        return [-1 - positions]
+        _, positions, _ = matrix_axes(kernel.axes)
+        return [-1 - len(positions)]
     return [-1]
-
-
-def _einsum_axes(kernel: Kernel, side: str, equation: str) -> list[int]:
-    inputs, rest = equation.replace(" ", "").split(",")
-    letters, outputs = rest.split("->")
-    term = inputs if side == INPUTS else outputs
-    before, dots, after = term.rpartition("...")
-    if side == INPUTS and any(letter in inputs and letter in outputs for letter in letters):
-        return []  # each position has inputs of its own
-    return [
-        before.index(letter) if dots and letter in before else after.index(letter) - len(after)
-        for letter, kind in zip(letters, kernel.axes, strict=True)
-        if kind in _letters(kernel, side)
-    ]

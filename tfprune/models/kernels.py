@@ -1,7 +1,6 @@
 """Which weights of a layer can be pruned, and how each is seen as a matrix of outputs by inputs.
 
-The axes of a weight are written with one letter per dimension: `o` for outputs, `i` for inputs, `c` for channels
-that are both (a depthwise kernel), any other letter for a kernel position. `hwio` is a convolution's kernel.
+The axes of a weight are written as one letter per dimension, as in `axes`: `hwio` is the kernel of a 2D convolution.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.axes import INPUT, matrix_axes
 from tfprune.models.layers import sublayers, walk
 from tfprune.models.register_prunable import axes_rule
 
@@ -37,12 +37,12 @@ class Kernel:
     @property
     def mixes_inputs(self) -> bool:
         """Whether it has an input axis. One without (depthwise) is small and is pruned only when asked for."""
-        return "i" in self.axes
+        return INPUT in self.axes
 
     @property
     def matrix_shape(self) -> tuple[int, ...]:
         """Shape of the matrix view: (outputs, inputs), or (outputs, positions, inputs)."""
-        groups = _groups(self.axes)
+        groups = matrix_axes(self.axes)
         sizes = [math.prod(self.variable.shape[axis] for axis in group) for group in groups]
         return tuple(sizes) if groups[1] else (sizes[0], sizes[2])
 
@@ -62,22 +62,16 @@ class PrunableLayer(abc.ABC):
         return hasattr(other, "get_prunable_weights") if cls is PrunableLayer else NotImplemented
 
 
-def _groups(axes: str) -> tuple[list[int], list[int], list[int]]:
-    """Return the dimensions that are outputs, kernel positions and inputs."""
-    outputs = [axis for axis, letter in enumerate(axes) if letter in "oc"]
-    inputs = [axis for axis, letter in enumerate(axes) if letter == "i"]
-    positions = [axis for axis in range(len(axes)) if axis not in outputs + inputs]
-    return outputs, positions, inputs
-
-
 def to_matrix(array: np.ndarray, kernel: Kernel) -> np.ndarray:
     """Return the matrix view of an array of the kernel's shape, without a copy where NumPy can."""
-    return array.transpose([axis for group in _groups(kernel.axes) for axis in group]).reshape(kernel.matrix_shape)
+    return array.transpose([axis for group in matrix_axes(kernel.axes) for axis in group]).reshape(
+        kernel.matrix_shape
+    )
 
 
 def from_matrix(matrix: np.ndarray, kernel: Kernel) -> np.ndarray:
     """Undo `to_matrix`."""
-    order = [axis for group in _groups(kernel.axes) for axis in group]
+    order = [axis for group in matrix_axes(kernel.axes) for axis in group]
     shape = [kernel.variable.shape[axis] for axis in order]
     return matrix.reshape(shape).transpose(np.argsort(order))
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 import keras
 
+from tfprune.axes import CHANNEL, OUTPUT, parse_equation
+
 Axes = str | Callable[[keras.layers.Layer], str]
 
 
 def _einsum_axes(layer: keras.layers.EinsumDense) -> str:
-    """Read the axes off the equation: what the kernel shares with the input and the output lacks is an input."""
-    inputs, rest = layer.equation.replace("...", "").split(",")
-    kernel, outputs = rest.split("->")
-    return "".join("i" if letter in inputs and letter not in outputs else "o" for letter in kernel)
+    return parse_equation(layer.equation).axes
 
 
 _RECURRENT: dict[str, Axes] = {"kernel": "io", "recurrent_kernel": "io"}
@@ -78,7 +77,7 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
     for name, letters in axes.items():
         if not isinstance(letters, str) and not callable(letters):
             raise TypeError(f"Expected axes as text, such as 'hwio', or a function. Received: {name}={letters!r}.")
-        if isinstance(letters, str) and not set(letters) & {"o", "c"}:
+        if isinstance(letters, str) and not set(letters) & {OUTPUT, CHANNEL}:
             raise ValueError(f"Expected an output axis `o` among the letters. Received: {name}={letters!r}.")
     _REGISTRY[layer_class] = dict(axes)
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.axes import parse_equation, spell_out
 from tfprune.models.kernels import Kernel, from_matrix, kernels, to_matrix
 from tfprune.models.layers import as_numpy
 
@@ -93,19 +94,17 @@ def _dense(layer: Any) -> LinearMap:
 
 def _einsum_dense(layer: Any) -> LinearMap:
     """What the kernel shares with the input is summed over; other axes of the input are rows."""
-    taken, rest = layer.equation.replace(" ", "").split(",")
-    letters, result = rest.split("->")
-    inputs = [letter for letter in letters if letter in taken]
-    outputs = [letter for letter in letters if letter not in taken]
-    if set(inputs) & set(result) or (set(taken) | set(outputs)) - set(inputs) - set(result) - {"."}:
+    equation = parse_equation(layer.equation)
+    if equation.batched or equation.lost:
         raise NotLinear(f"its equation {layer.equation} is more than a product over the axes of the kernel")
-    if layer.bias is not None and [one for one in result if one in layer.bias_axes] != outputs:
+    outputs = [letter for letter in equation.kernel if letter not in equation.inputs]
+    if layer.bias is not None and [letter for letter in equation.outputs if letter in layer.bias_axes] != outputs:
         raise NotLinear(f"its bias_axes {layer.bias_axes!r} are not its outputs {''.join(outputs)!r}, in their order")
 
     def rows(x: Any) -> np.ndarray:
         x = keras.ops.convert_to_numpy(x)
-        before = taken.partition("...")[0]
-        axes = [taken.index(one) if one in before else taken.index(one) - len(taken) for one in inputs]
+        letters = spell_out(equation.inputs, x.ndim)
+        axes = [letters.index(letter) for letter in equation.summed]
         x = np.moveaxis(x, axes, range(-len(axes), 0))
         return x.reshape(1, -1, math.prod(x.shape[x.ndim - len(axes) :]))
 
