@@ -53,7 +53,7 @@ def _deflate(data: bytes, strategy: int) -> bytes:
 
 
 def _lzma(data: bytes) -> bytes:
-    # TensorValues stand side by side in a stream, so neither places in it nor the byte before say much about a byte.
+    # Entries stand side by side in a stream, so neither places in it nor the byte before say much about a byte.
     settings = {"preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}
     settings["dict_size"] = min(max(len(data), 2**12), DICTIONARY)
     return lzma.compress(data, format=lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, **settings}])

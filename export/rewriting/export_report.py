@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.export.report import Report, number_text, yes_or_no
+from tfprune.export.xnnpack.sparse_inference_report import SparseInferenceReport
 from tfprune.report import table
 
 
@@ -36,7 +37,7 @@ class ExportReport(Report):
         bytes: Its size.
         tflite_bytes: Its size when unpacked.
         nnz: Non-zero entries of the exported Keras kernels.
-        size: TensorValues of the exported Keras kernels.
+        size: Entries of the exported Keras kernels.
         sparsity: 1 - nnz / size.
         max_abs_diff: Largest difference from Keras' outputs.
         tolerance: The difference allowed, relative to the largest Keras output.
@@ -57,7 +58,7 @@ class ExportReport(Report):
     ops: dict[str, int]
     candidates: tuple[Candidate, ...]
     runtime: str
-    sparse_inference: Report
+    sparse_inference: SparseInferenceReport
 
     def __str__(self) -> str:
         rows = [

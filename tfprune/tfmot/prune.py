@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -115,6 +116,6 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     return strip(model)
 
 
-def prune_scope() -> Any:
+def prune_scope() -> AbstractContextManager[Any]:
     """Return a scope to load pruned models in; once this module is imported, they load outside of it too."""
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})

@@ -1,0 +1,136 @@
+"""Calls as users write them, for mypy alone: `test_types.py` compares its answers with the marks.
+
+A line without a mark is right. A comment `error:` marks a wrong call with the code of the one error that mypy gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import assert_type
+
+import keras
+import numpy as np
+
+import tfprune
+import tfprune.export
+from tfprune import criteria, patterns, schedules, tfmot
+from tfprune.export import Runner, to_tflite
+
+# Keras ships no types, so to mypy each of its models and layers is `Any`.
+
+
+def wrapping(model: keras.Model, layer: keras.layers.Layer) -> None:
+    tfprune.wrap(model)
+    tfprune.wrap(model, criterion="l2", pattern=patterns.NM(2, 4), filters=["conv", "dense/kernel"])
+    tfprune.wrap(model, filters=lambda each: each.name == "hidden", in_place=True)
+    tfprune.Pruned(layer, criterion=criteria.Magnitude(), pattern="unstructured", weights=["kernel"])
+    tfprune.strip(model)
+    assert_type(tfprune.sparsity_report(model).sparsity, float)
+    tfprune.wrap()  # error: call-arg
+    tfprune.wrap(model, "l2")  # error: call-arg
+    tfprune.wrap(model, criteria="l2")  # error: call-arg
+    tfprune.wrap(model, criterion=0.5)  # error: arg-type
+    tfprune.wrap(model, pattern=schedules.Constant(0.5))  # error: arg-type
+    tfprune.wrap(model, filters=3)  # error: arg-type
+    tfprune.sparsity_report(model).density  # error: attr-defined  # noqa: B018
+    tfprune.strip(model, True)  # error: call-arg
+
+
+def half_each(weights: Sequence[tfprune.allocation.Weight], sparsity: float) -> list[float]:
+    return [sparsity / 2 for _ in weights]
+
+
+def by_name(weights: Sequence[str], sparsity: float) -> list[float]:
+    return [sparsity for _ in weights]
+
+
+def training(model: keras.Model, x: np.ndarray) -> None:
+    schedule = schedules.Polynomial(0.9, begin=0.1, end=0.7)
+    tfprune.PruningCallback(schedule, every=20, allocation={"conv/": 0.5, "head": schedules.Constant(0.8)})
+    tfprune.PruningCallback(schedule, allocation=tfprune.budget(flops=0.5), data=(x, x), loss="mse")
+    tfprune.PruningCallback(schedule, allocation=half_each)
+    assert_type(tfprune.update_masks(model, 0.5), tfprune.SparsityReport)
+    tfprune.PruningSummaries(Path("logs"), update_freq=10)
+    scan = tfprune.sensitivity(model, (x, x), (0.5, 0.9), metric="accuracy")
+    assert_type(scan, tfprune.SensitivityReport)
+    tfprune.update_masks(model, 0.5, allocation=scan.suggest(max_drop=0.01))
+    tfprune.PruningCallback(0.9)  # error: arg-type
+    tfprune.PruningCallback(schedule, 20)  # error: call-arg
+    tfprune.PruningCallback(schedule, every="epoch")  # error: arg-type
+    tfprune.PruningCallback(schedule, allocation=0.5)  # error: arg-type
+    tfprune.PruningCallback(schedule, allocation=by_name)  # error: arg-type
+    tfprune.update_masks(model, "half")  # error: arg-type
+    tfprune.PruningSummaries(3)  # error: arg-type
+    tfprune.sensitivity(model, (x, x), 0.5)  # error: arg-type
+    scan.suggest(drop=0.01)  # error: call-arg
+    schedules.Polynomial(0.9, every=10)  # error: call-arg
+    patterns.NM("2", 4)  # error: arg-type
+
+
+def shrinking(model: keras.Model, x: np.ndarray) -> None:
+    half = tfprune.budget(flops=0.5)
+    assert_type(half, tfprune.Budget)
+    plan = tfprune.plan_shrink(model, 0.5, criterion="wanda", data=x, round_to=8)
+    assert_type(plan, tfprune.ShrinkPlan)
+    tfprune.shrink(model, plan)
+    tfprune.zero_channels(model, plan)
+    small, report = tfprune.prune_to(model, half, (x, x), rounds=2)
+    assert_type(report, tfprune.PruneReport)
+    solved, errors = tfprune.reconstruct(model, small, x)
+    assert_type(errors, tfprune.ReconstructionReport)
+    assert_type(tfprune.rank_channels(model, x)["block/units"], np.ndarray)
+    tfprune.plan_shrink(model, criterion=tfprune.rank_heads(model, (x, x)))
+    assert_type(tfprune.transformer_budget(0.5, blocks=4, attention=9, feed_forward=18, width=48), tuple[int, int])
+    tfprune.budget(0.5)  # error: call-arg
+    tfprune.budget(flops="half")  # error: arg-type
+    tfprune.plan_shrink(model, "half")  # error: arg-type
+    tfprune.plan_shrink(model, 0.5, round_to=0.5)  # error: arg-type
+    tfprune.shrink(model, 0.5)  # error: arg-type
+    tfprune.prune_to(model, 0.5, (x, x))  # error: arg-type
+    tfprune.prune_to(model, (4, 96), (x, x))  # error: arg-type
+    tfprune.reconstruct(model, small, x, ridge="small")  # error: arg-type
+    plan.draw("plan.png")  # error: attr-defined
+
+
+def exporting(model: keras.Model, x: np.ndarray) -> None:
+    report = to_tflite(model, "model.tfz", quantize="int8", calibration=[x], compress="packed", check_on=x)
+    assert_type(report, tfprune.export.ExportReport)
+    assert_type(report.bytes, int)
+    assert_type(report.sparse_inference, tfprune.export.SparseInferenceReport)
+    assert_type(tfprune.export.verify(Path("model.tfz"), inputs=x, expected=x), tfprune.export.VerifyReport)
+    assert_type(tfprune.export.benchmark("model.tfz", runs=20).median_ms, float)
+    assert_type(tfprune.export.inspect(b"TFL3"), tfprune.export.ModelReport)
+    assert_type(tfprune.export.rewrite("a.tflite", "b.tflite", optimize="size"), tfprune.export.ExportReport)
+    assert_type(tfprune.export.unpack(tfprune.export.pack(b"")), bytes)
+    Runner("model.tfz", threads=4).predict(x)
+    tfprune.export.latency(model) + tfprune.export.sparse_inference(model).sparsity
+    to_tflite(model)  # error: call-arg
+    to_tflite(model, path=3)  # error: arg-type
+    to_tflite(model, "model.tflite", quantise="int8")  # error: call-arg
+    to_tflite(model, "model.tflite", levels="few")  # error: arg-type
+    report.size_in_bytes  # error: attr-defined  # noqa: B018
+    Runner(3)  # error: arg-type
+    Runner("model.tfz", threads="all")  # error: arg-type
+    Runner("model.tfz").run(x)  # error: attr-defined
+    tfprune.export.pack("model.tflite")  # error: arg-type
+    tfprune.export.benchmark("model.tfz", 20)  # error: call-arg
+
+
+def under_the_names_of_tfmot(model: keras.Model) -> None:
+    tfmot.prune_low_magnitude(model, tfmot.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000))
+    tfmot.prune_low_magnitude(model, block_size=(1, 4), pruning_policy=tfmot.PruneForLatencyOnXNNPack())
+    tfmot.strip_pruning(model)
+    with tfmot.prune_scope():
+        tfmot.UpdatePruningStep()
+    tfmot.prune_low_magnitude(model, 0.5)  # error: arg-type
+    tfmot.PolynomialDecay(0.0, 0.8)  # error: call-arg
+    tfmot.ConstantSparsity("half", 0)  # error: arg-type
+
+
+def names_that_do_not_exist() -> None:
+    tfprune.nonexistent  # error: attr-defined  # noqa: B018
+    tfprune.export.nonexistent  # error: attr-defined  # noqa: B018
+    tfmot.nonexistent  # error: attr-defined  # noqa: B018
+    from tfprune import Prune  # error: attr-defined  # noqa: F401
+    from tfprune.export import from_tflite  # error: attr-defined  # noqa: F401
