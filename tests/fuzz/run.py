@@ -111,18 +111,18 @@ def targets() -> dict:
     """Import what is fuzzed."""
     from ai_edge_litert import interpreter, schema_py_generated  # noqa: F401  (loaded before memory is limited)
 
-    from tfprune.export.files import unpack as packed
-    from tfprune.export.inspecting import inspect as inspection
-    from tfprune.export.inspecting import page
-    from tfprune.export.tflite import editor as editing
-    from tfprune.export.tflite import reader as flatbuffer
+    from tfprune.export.files.unpack import unpack
+    from tfprune.export.inspecting.inspect import inspect
+    from tfprune.export.inspecting.page import page
+    from tfprune.export.tflite.editor import load
+    from tfprune.export.tflite.reader import read
 
     return {
-        "read": flatbuffer.read,
-        "load": editing.load,
-        "inspect": inspection.inspect,
-        "page": page.page,
-        "unpack": packed.unpack,
+        "read": read,
+        "load": load,
+        "inspect": inspect,
+        "page": page,
+        "unpack": unpack,
         "runner": run_in_child,
     }
 

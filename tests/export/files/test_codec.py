@@ -227,7 +227,7 @@ def test_targets_that_cannot_be_written_are_refused_by_name(tmp_path):
         write_atomically(tmp_path / "file" / "model.tflite", b"")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert check_target(str(tmp_path / "model.tflite")) == Path(tmp_path, "model.tflite")
-    with pytest.raises(TypeError, match=r"path of the file to write. Received: an object of type list$"):
+    with pytest.raises(TypeError, match=r"path of the file to write. Received: an object of type list.$"):
         check_target([tmp_path])
 
 

@@ -8,14 +8,14 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import entropy
 
 from tfprune.export.inspecting.codings import OFFSETS, Counts, codings, count, indices, offsets, total
-from tfprune.export.tflite.tensor_values import CHUNK, Entries
+from tfprune.export.tflite.tensor_values import CHUNK, TensorValues
 
 MOBILENET = 4_210_000  # weights, in 11,000 rows
 
 
 def entries(array, **fields):
     array = np.ascontiguousarray(array)
-    return Entries(array.reshape(-1).view(np.uint8), array.dtype.name, array.shape, **fields)
+    return TensorValues(array.reshape(-1).view(np.uint8), array.dtype.name, array.shape, **fields)
 
 
 def sizes(array):
@@ -192,11 +192,11 @@ def test_chunks_do_not_change_the_counts():
 
 def test_zero_points_are_zeros_and_shared_bytes_are_halves():
     values = np.array([[3, 0, 3, 3], [3, 3, 3, 9]], np.int8)
-    shifted = Entries(values.reshape(-1).view(np.uint8), "int8", (2, 4), (3,))
+    shifted = TensorValues(values.reshape(-1).view(np.uint8), "int8", (2, 4), (3,))
     assert count(shifted).nnz == 2
-    each = Entries(values.reshape(-1).view(np.uint8), "int8", (2, 4), (3, 9))
+    each = TensorValues(values.reshape(-1).view(np.uint8), "int8", (2, 4), (3, 9))
     assert count(each).nnz == 1 + 3
-    halves = Entries(np.array([0xF0, 0x07], np.uint8), "int4", (2, 2))
+    halves = TensorValues(np.array([0xF0, 0x07], np.uint8), "int4", (2, 2))
     found = {coding.name: coding for coding in codings(halves)}
     assert (found["dense"].bytes, found["mask"].bytes, count(halves).nnz) == (2, 2, 2)
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfprune.export.inspecting.heatmap import INK, density, png
-from tfprune.export.tflite.sparse_positions import Level, arrange
-from tfprune.export.tflite.tensor_values import Entries
+from tfprune.export.tflite.sparse_positions import SparseDimension, arrange
+from tfprune.export.tflite.tensor_values import TensorValues
 
 
 def entries(array, **fields):
     array = np.ascontiguousarray(array)
-    return Entries(array.reshape(-1).view(np.uint8), array.dtype.name, array.shape, **fields)
+    return TensorValues(array.reshape(-1).view(np.uint8), array.dtype.name, array.shape, **fields)
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,10 +45,10 @@ def test_depthwise_kernels_get_a_line_for_each_position():
 
 
 def test_a_sparse_tensor_that_claims_to_be_huge_has_a_small_picture():
-    compressed = Level(0, 0, np.array([0, 1], np.uint8), np.array([2**20], np.int32))
-    levels = arrange((1, 2**40), (0, 1), blocks=(), stored=[Level(1), compressed])
+    compressed = SparseDimension(0, 0, np.array([0, 1], np.uint8), np.array([2**20], np.int32))
+    levels = arrange((1, 2**40), (0, 1), blocks=(), stored=[SparseDimension(1), compressed])
     raw = np.ones(1, np.int8).view(np.uint8)
-    grid = density(Entries(raw, "int8", (1, 2**40), levels=levels))
+    grid = density(TensorValues(raw, "int8", (1, 2**40), levels=levels))
     assert grid.shape == (1, 64)
     assert grid[0, 0] == 2**-34
 

@@ -7,10 +7,10 @@ import pytest
 
 from tfprune.export.files.codec import encode
 from tfprune.export.report import TensorInfo
-from tfprune.export.running import benchmark as benchmarking
-from tfprune.export.running import io_tensor as endpoint
+from tfprune.export.running import benchmark as benchmark_module
 from tfprune.export.running.benchmark import benchmark
 from tfprune.export.running.child_process import Completed
+from tfprune.export.running.io_tensor import random_input
 
 
 def test_a_packed_file_is_measured(cases):
@@ -36,46 +36,46 @@ def test_memory_is_that_of_the_child(cases):
     """This process has TensorFlow in memory; the child must not be charged for it."""
     report = benchmark(cases["dense"].path, runs=1)
     if report.peak_memory is not None:
-        assert report.peak_memory < benchmarking._peak_memory()
+        assert report.peak_memory < benchmark_module._peak_memory()
 
 
 def test_inputs_are_the_same_each_time():
     info = TensorInfo("x", (None, None, 3), "float32")
-    first, second = endpoint.random_input(info, 4), endpoint.random_input(info, 4)
+    first, second = random_input(info, 4), random_input(info, 4)
     np.testing.assert_array_equal(first, second)
     assert first.shape == (4, 8, 3)
-    tokens = endpoint.random_input(TensorInfo("t", (1, 6), "int32"), 2)
+    tokens = random_input(TensorInfo("t", (1, 6), "int32"), 2)
     assert tokens.shape == (2, 6)
     assert set(tokens.ravel()) <= {0, 1}
-    assert endpoint.random_input(TensorInfo("s", (), "float32"), 2).shape == ()
+    assert random_input(TensorInfo("s", (), "float32"), 2).shape == ()
 
 
 def test_a_random_input_larger_than_memory_is_refused():
     with pytest.raises(
         ValueError, match=r"Expected an input 'x' of at most .* Received: the shape \(1, 2147483647\)"
     ):
-        endpoint.random_input(TensorInfo("x", (None, 2**31 - 1), "float32"), 1)
+        random_input(TensorInfo("x", (None, 2**31 - 1), "float32"), 1)
 
 
 def test_percentiles_by_hand():
     settings = {"runs": 5, "warmup": 0, "threads": 1, "batch": 1}
     times = np.array([5.0, 1.0, 3.0, 2.0, 4.0])
-    report = benchmarking._report(times, file_bytes=9, settings=settings, runtime="r", peak_memory=None)
+    report = benchmark_module._report(times, file_bytes=9, settings=settings, runtime="r", peak_memory=None)
     assert (report.min_ms, report.p10_ms, report.median_ms, report.p90_ms) == (1.0, 1.4, 3.0, 4.6)
 
 
 def test_memory_and_processor_are_read_where_the_system_tells(tmp_path, monkeypatch):
     status = tmp_path / "status"
-    monkeypatch.setattr(benchmarking, "STATUS", status)
-    assert benchmarking._peak_memory() is None
+    monkeypatch.setattr(benchmark_module, "STATUS", status)
+    assert benchmark_module._peak_memory() is None
     status.write_text("Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t 1024 kB\n")
-    assert benchmarking._peak_memory() == 2 * 2**20
+    assert benchmark_module._peak_memory() == 2 * 2**20
     board, processors = tmp_path / "model", tmp_path / "cpuinfo"
-    monkeypatch.setattr(benchmarking, "PROCESSOR", (board, processors))
+    monkeypatch.setattr(benchmark_module, "PROCESSOR", (board, processors))
     processors.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
-    assert benchmarking._processor() == "Some CPU @ 2 GHz"
+    assert benchmark_module._processor() == "Some CPU @ 2 GHz"
     board.write_text("Raspberry Pi 4 Model B Rev 1.4\0")
-    assert benchmarking._machine().endswith(", Raspberry Pi 4 Model B Rev 1.4")
+    assert benchmark_module._machine().endswith(", Raspberry Pi 4 Model B Rev 1.4")
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_files_that_do_not_run_are_refused_with_the_reason(cases, refused, tmp_p
     path.write_bytes(encode(refused, "xz"))
     with pytest.raises(ValueError, match=r"Received: '.*refused\.tflite', which ai-edge-litert .* cannot load"):
         benchmark(path)
-    with pytest.raises(ValueError, match="from 1 to 1024. Received: threads=1099511627776$"):
+    with pytest.raises(ValueError, match="from 1 to 1024. Received: threads=1099511627776.$"):
         benchmark(path, threads=2**40)
     with pytest.raises(ValueError, match="does not exist"):
         benchmark(tmp_path / "missing")
     crash = Completed(ok=False, reason="killed by SIGBUS", output="")
-    monkeypatch.setattr(benchmarking, "run_module", lambda *args, **kwargs: crash)
+    monkeypatch.setattr(benchmark_module, "run_module", lambda *args, **kwargs: crash)
     with pytest.raises(ValueError, match="killed by SIGBUS"):
         benchmark(cases["dense"].path)

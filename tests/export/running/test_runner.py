@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tfprune.export.files.codec import encode
-from tfprune.export.running import runner as runtime
-from tfprune.export.running.io_tensor import Endpoint
+from tfprune.export.running import runner as runner_module
+from tfprune.export.running.io_tensor import IOTensor
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.editor import load, save
 from tfprune.export.tflite.schema import MissingPackage
@@ -111,46 +111,46 @@ def test_int8_inputs_and_outputs_are_scaled_as_the_file_says(cases):
     np.testing.assert_allclose(outputs, by_hand, rtol=1e-6)
 
 
-def endpoint(dtype, scales=(), zeros=()):
+def io_tensor(dtype, scales=(), zeros=()):
     parameters = {"scales": np.array(scales, np.float32), "zero_points": np.array(zeros, np.int32)}
     shape = np.array([1, 4], np.int32)
     detail = {"index": 0, "dtype": dtype, "shape": shape, "shape_signature": shape}
-    return Endpoint.of("x", {**detail, "quantization_parameters": parameters})
+    return IOTensor.of("x", {**detail, "quantization_parameters": parameters})
 
 
 def test_quantization_by_hand():
-    place = endpoint(np.int8, [0.5], [3])
-    quantized = place.encode(np.array([0.0, 1.0, -1000.0, np.inf]))
+    tensor = io_tensor(np.int8, [0.5], [3])
+    quantized = tensor.encode(np.array([0.0, 1.0, -1000.0, np.inf]))
     assert quantized.tolist() == [3, 5, -128, 127]
     assert quantized.dtype == np.int8
-    assert place.decode(quantized).tolist() == [0.0, 1.0, -65.5, 62.0]
-    assert place.decode(quantized).dtype == np.float32
+    assert tensor.decode(quantized).tolist() == [0.0, 1.0, -65.5, 62.0]
+    assert tensor.decode(quantized).dtype == np.float32
     with pytest.raises(ValueError, match="'x', which the file holds as int8. Received: NaN"):
-        place.encode(np.array([np.nan]))
+        tensor.encode(np.array([np.nan]))
 
 
 @given(st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=20))
 def test_quantization_is_off_by_half_a_step_at_most(values):
-    place = endpoint(np.int8, [0.5], [3])
+    tensor = io_tensor(np.int8, [0.5], [3])
     values = np.array(values, np.float32)
-    np.testing.assert_allclose(place.decode(place.encode(values)), values, rtol=0, atol=0.25)
+    np.testing.assert_allclose(tensor.decode(tensor.encode(values)), values, rtol=0, atol=0.25)
 
 
 def test_whole_numbers_stay_exact():
-    place = endpoint(np.int32)
-    assert place.encode(np.array([1.0, 7.0])).tolist() == [1, 7]
-    assert place.encode(np.array([2**31 - 1], np.int64)).tolist() == [2**31 - 1]
+    tensor = io_tensor(np.int32)
+    assert tensor.encode(np.array([1.0, 7.0])).tolist() == [1, 7]
+    assert tensor.encode(np.array([2**31 - 1], np.int64)).tolist() == [2**31 - 1]
     for bad in ([0.5], [np.nan], [np.inf], np.array([2**31], np.int64)):
         with pytest.raises(ValueError, match="whole numbers that int32 can hold for input 'x'"):
-            place.encode(np.array(bad))
-    assert endpoint(np.int64).decode(np.array([5])).dtype == np.int64
+            tensor.encode(np.array(bad))
+    assert io_tensor(np.int64).decode(np.array([5])).dtype == np.int64
     with pytest.raises(TypeError, match="Expected numbers of type int32 for input 'x'.*<U"):
-        place.encode(np.array(["word"]))
+        tensor.encode(np.array(["word"]))
 
 
 def test_float16_comes_out_as_float32():
-    assert endpoint(np.float16).encode([0.5]).dtype == np.float16
-    assert endpoint(np.float16).decode(np.array([0.5], np.float16)).dtype == np.float32
+    assert io_tensor(np.float16).encode([0.5]).dtype == np.float16
+    assert io_tensor(np.float16).decode(np.array([0.5], np.float16)).dtype == np.float32
 
 
 def test_outputs_with_numbers_go_by_number_and_all_others_as_the_graph_lists_them():
@@ -192,7 +192,7 @@ def test_a_failed_run_says_why_and_spoils_nothing(cases):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, None, 1025, 2**40])
 def test_threads_must_be_an_integer_that_a_device_may_have(cases, threads):
-    with pytest.raises(ValueError, match=f"integer from 1 to 1024. Received: threads={threads}$"):
+    with pytest.raises(ValueError, match=f"integer from 1 to 1024. Received: threads={threads}.$"):
         Runner(cases["dense"].path, threads=threads)
 
 
@@ -210,7 +210,7 @@ def test_files_that_do_not_load_are_refused_by_name(cases, refused, tmp_path):
 
 def test_an_error_does_not_repeat_the_file(cases, monkeypatch):
     """What the interpreter says of an argument that is too large for it."""
-    monkeypatch.setattr(runtime, "THREADS", 2**41)
+    monkeypatch.setattr(runner_module, "THREADS", 2**41)
     with pytest.raises(ValueError, match=r"cannot load: .*incompatible.*\. Export the model again") as caught:
         Runner(cases["dense"].path, threads=2**40)
     assert len(str(caught.value)) < 1000
@@ -234,11 +234,11 @@ def test_a_batch_of_billions_that_only_the_signature_claims_is_refused(cases):
 
 def test_other_interpreters_are_taken_in_turn(cases, monkeypatch):
     absent = ("no_such_package", "interpreter", "no-such-package")
-    monkeypatch.setattr(runtime, "INTERPRETERS", (absent, *runtime.INTERPRETERS[2:]))
+    monkeypatch.setattr(runner_module, "INTERPRETERS", (absent, *runner_module.INTERPRETERS[2:]))
     runner = Runner(cases["dense"].path)
     assert runner.runtime.startswith("tensorflow 2.")
     np.testing.assert_allclose(runner.predict(cases["dense"].inputs), cases["dense"].expected, atol=1e-6)
-    monkeypatch.setattr(runtime, "INTERPRETERS", (absent,))
+    monkeypatch.setattr(runner_module, "INTERPRETERS", (absent,))
     with pytest.raises(MissingPackage, match=r'none of no-such-package is installed. Run pip install "tfprune'):
         Runner(cases["dense"].path)
     assert issubclass(MissingPackage, ImportError)
@@ -308,7 +308,8 @@ def test_outputs_without_rows_are_refused_in_chunks_and_returned_otherwise(cases
 
 
 def test_the_device_half_loads_neither_keras_nor_tensorflow():
-    modules = ["runtime", "verification", "benchmarking", "inspection", "codec", "report", "flatbuffer", "process"]
+    modules = ["running.runner", "running.verify", "running.benchmark", "running.child_process", "inspecting.inspect"]
+    modules += ["files.codec", "files.model_file", "tflite.reader", "tflite.editor", "rewriting.rewrite", "report"]
     imports = "".join(f"import tfprune.export.{module}\n" for module in modules)
     heavy = "{'keras', 'tensorflow', 'ai_edge_litert', 'tflite_runtime'}"
     code = f"{imports}import sys\nprint(sorted({heavy} & set(sys.modules)))"
@@ -331,7 +332,8 @@ def test_public_names_are_lazy_and_complete():
 
     files = {"rewrite", "share_weights", "sparsify", "pack", "unpack"}
     models = {"to_tflite", "make_sparse_ready", "sparse_inference"}
-    assert set(export.__all__) == {"Runner", "benchmark", "inspect", "latency", "verify"} | files | models
+    reports = {"BenchmarkReport", "ExportReport", "ModelReport", "SparseInferenceReport", "VerifyReport"}
+    assert set(export.__all__) == {"Runner", "benchmark", "inspect", "latency", "verify"} | files | models | reports
     assert set(export.__all__) <= set(dir(export))
     assert export.Runner is Runner
     assert callable(export.verify)
@@ -359,5 +361,5 @@ def test_the_first_graph_runs_when_the_signature_belongs_to_another():
         get_signature_list=lambda: {"other": {}},
         get_signature_runner=lambda key: signed,
     )
-    inputs, outputs = runtime._endpoints(interpreter)
+    inputs, outputs = runner_module._endpoints(interpreter)
     assert [inputs[0].info.name, outputs[0].info.name] == ["x", "b"]

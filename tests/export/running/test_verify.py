@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tfprune.export.converting.kept_zeros import missing_zeros
 from tfprune.export.files.codec import encode
-from tfprune.export.running import verify as verification
+from tfprune.export.running import verify as verify_module
 from tfprune.export.running.child_process import Completed
 from tfprune.export.running.verify import verify
 from tfprune.export.tflite.reader import read
@@ -94,7 +94,7 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
         seen.update(module=module, timeout=timeout)
         return Completed(ok=False, reason="killed by SIGSEGV", output="")
 
-    monkeypatch.setattr(verification, "run_module", crash)
+    monkeypatch.setattr(verify_module, "run_module", crash)
     report = verify(case.path, inputs=case.inputs, timeout=7)
     assert (report.passed, report.reason) == (False, "killed by SIGSEGV")
     assert seen == {"module": "tfprune.export.running.verify", "timeout": 7}
@@ -117,7 +117,7 @@ def test_bad_arguments_are_refused(cases, tmp_path):
 
 
 def compare(output, expected, tolerance=0.1):
-    return verification._compare({"y": np.array(output)}, np.array(expected), tolerance)
+    return verify_module._compare({"y": np.array(output)}, np.array(expected), tolerance)
 
 
 def test_the_scale_is_the_largest_expected_value():
@@ -138,7 +138,7 @@ def test_values_that_are_not_finite_must_agree():
 
 def test_of_several_outputs_the_worst_for_its_scale_counts():
     outputs = {"large": np.array([1001.0]), "small": np.array([1.5])}
-    worst = verification._compare(outputs, {"large": np.array([1000.0]), "small": np.array([1.0])}, 0.1)
+    worst = verify_module._compare(outputs, {"large": np.array([1000.0]), "small": np.array([1.0])}, 0.1)
     assert "'small'" in worst.reason
     assert (worst.difference, worst.scale) == (0.5, 1.0)
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from tfprune.export.tflite.sparse_positions import Level, arrange, positions
-from tfprune.export.tflite.tensor_values import Entries
+from tfprune.export.tflite.sparse_positions import SparseDimension, arrange, positions
+from tfprune.export.tflite.tensor_values import TensorValues
 
 
 def compressed(segments, indices, dtype=np.int32):
-    return Level(0, 0, np.array(segments, dtype), np.array(indices, dtype))
+    return SparseDimension(0, 0, np.array(segments, dtype), np.array(indices, dtype))
 
 
 @settings(max_examples=100, deadline=None)
@@ -22,12 +22,12 @@ def test_rows_are_those_of_scipy(seed, rows, columns, density):
     generator = np.random.default_rng(seed)
     matrix = generator.normal(size=(rows, columns)) * (generator.random((rows, columns)) < density)
     sparse = csr_array(matrix)
-    stored = [Level(rows), compressed(sparse.indptr, sparse.indices, np.uint8)]
+    stored = [SparseDimension(rows), compressed(sparse.indptr, sparse.indices, np.uint8)]
     levels = arrange((rows, columns), (0, 1), blocks=(), stored=stored)
     places = positions(levels, sparse.nnz)
     assert np.array_equal(places, np.flatnonzero(matrix))
     raw = sparse.data.astype("<f8").view(np.uint8)
-    pieces = list(Entries(raw, "float64", (rows, columns), levels=levels).pieces())
+    pieces = list(TensorValues(raw, "float64", (rows, columns), levels=levels).pieces())
     assert np.array_equal(np.concatenate([values for _, values in pieces] or [[]]), matrix[matrix != 0])
 
 
@@ -39,16 +39,16 @@ def test_blocks_lie_where_a_walk_by_loops_finds_them(order):
     walked = sorted(kept, key=lambda block: tuple(block[dimension] for dimension in order))
     values = [matrix[2 * i + a, 3 * j + b] for i, j in walked for a in range(2) for b in range(3)]
     inner = compressed([0, 1, 2], [block[order[1]] for block in walked], np.uint16)
-    stored = [Level(2), inner, Level(2), Level(3)]
+    stored = [SparseDimension(2), inner, SparseDimension(2), SparseDimension(3)]
     levels = arrange((4, 6), (*order, 2, 3), blocks=(0, 1), stored=stored)
     places = positions(levels, 12)
     assert [matrix.ravel()[place] for place in places] == values
 
 
 def test_values_come_in_the_order_of_the_dense_tensor():
-    stored = [Level(3), compressed([0, 1, 2, 3], [1, 0, 1])]
+    stored = [SparseDimension(3), compressed([0, 1, 2, 3], [1, 0, 1])]
     levels = arrange((2, 3), (1, 0), blocks=(), stored=stored)  # column by column
-    entries = Entries(np.array([5, 6, 7], np.int8).view(np.uint8), "int8", (2, 3), levels=levels)
+    entries = TensorValues(np.array([5, 6, 7], np.int8).view(np.uint8), "int8", (2, 3), levels=levels)
     ((places, values),) = entries.pieces()
     assert (places.tolist(), values.tolist()) == ([1, 3, 5], [6, 5, 7])
     assert entries.index_bytes == 4 * (4 + 3)
@@ -68,7 +68,7 @@ def test_values_come_in_the_order_of_the_dense_tensor():
     ],
 )
 def test_nonsense_is_refused(segments, indices, count):
-    levels = arrange((2, 3), (0, 1), blocks=(), stored=[Level(2), compressed(segments, indices)])
+    levels = arrange((2, 3), (0, 1), blocks=(), stored=[SparseDimension(2), compressed(segments, indices)])
     with pytest.raises(ValueError, match="sparse tensor"):
         positions(levels, count)
 
@@ -76,15 +76,20 @@ def test_nonsense_is_refused(segments, indices, count):
 @pytest.mark.parametrize(
     ("shape", "order", "blocks", "stored"),
     [
-        ((2, 3), (0,), (), [Level(2)]),
-        ((2, 3), (0, 0), (), [Level(2), Level(3)]),
-        ((2, 3), (0, 1), (), [Level(2)]),
-        ((2, 3), (0, 1), (), [Level(2), Level(4)]),
-        ((2, 3), (0, 1, 2), (2,), [Level(2), Level(3), Level(1)]),
-        ((2, 3), (0, 1, 2), (1,), [Level(2), Level(1), Level(2)]),
-        ((2, 3), (0, 1, 2), (1,), [Level(2), Level(3), Level(0)]),
-        ((2, 4), (0, 1, 2, 3), (1, 1), [Level(2), Level(1), Level(2), Level(2)]),
-        ((2**31, 2**31), (0, 1), (), [Level(2**31), Level(2**31)]),
+        ((2, 3), (0,), (), [SparseDimension(2)]),
+        ((2, 3), (0, 0), (), [SparseDimension(2), SparseDimension(3)]),
+        ((2, 3), (0, 1), (), [SparseDimension(2)]),
+        ((2, 3), (0, 1), (), [SparseDimension(2), SparseDimension(4)]),
+        ((2, 3), (0, 1, 2), (2,), [SparseDimension(2), SparseDimension(3), SparseDimension(1)]),
+        ((2, 3), (0, 1, 2), (1,), [SparseDimension(2), SparseDimension(1), SparseDimension(2)]),
+        ((2, 3), (0, 1, 2), (1,), [SparseDimension(2), SparseDimension(3), SparseDimension(0)]),
+        (
+            (2, 4),
+            (0, 1, 2, 3),
+            (1, 1),
+            [SparseDimension(2), SparseDimension(1), SparseDimension(2), SparseDimension(2)],
+        ),
+        ((2**31, 2**31), (0, 1), (), [SparseDimension(2**31), SparseDimension(2**31)]),
     ],
 )
 def test_dimensions_that_do_not_fit_are_refused(shape, order, blocks, stored):
@@ -93,7 +98,7 @@ def test_dimensions_that_do_not_fit_are_refused(shape, order, blocks, stored):
 
 
 def test_a_dimension_that_claims_to_be_huge_takes_no_memory():
-    stored = [Level(2**20), Level(2**20), compressed([0, 1], [0])]
+    stored = [SparseDimension(2**20), SparseDimension(2**20), compressed([0, 1], [0])]
     levels = arrange((2**20, 2**20, 4), (0, 1, 2), blocks=(), stored=stored)
     with pytest.raises(ValueError, match="more places than"):
         positions(levels, 1)
