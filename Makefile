@@ -62,7 +62,7 @@ build/grid/files.json: $(wildcard tfprune/*.py tfprune/*/*.py export/*.py export
 
 .venv/demo .venv/dev: .venv/%: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
-	"Keras 3.13 needs Python 3.11 to 3.13; this is %d.%d. Name another: make PYTHON=python3.12" % sys.version_info[:2])'
+	"Training needs Python 3.11 to 3.13, for Keras and TensorFlow; this is %d.%d. Name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing tfprune[$*] into .venv: a few minutes the first time."
 	$(BIN)/pip install --quiet --editable '.[$*]'

@@ -1,0 +1,59 @@
+"""Where pip may install what, asked of setup.cfg's markers, against the wheels that PyPI holds."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[2]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+# ai-edge-litert 2.3.0 has a wheel for each of these, for each of the Pythons above.
+LITERT = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64")]
+
+
+def installed(extra: str, system: tuple[str, str], python: str) -> set[str]:
+    """Return what pip installs for an extra, as `name` or `name<version`."""
+    platform, machine = system
+    environment = {"sys_platform": platform, "platform_machine": machine, "python_version": python}
+    lines = re.sub("#.*", "", SETUP["options.extras_require"][extra]).split("\n")
+    wanted = [Requirement(line) for line in lines if line.strip()]
+    chosen = [each for each in wanted if not each.marker or each.marker.evaluate(environment)]
+    return {f"{each.name}{each.specifier}" for each in chosen}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("system", LITERT, ids="-".join)
+def test_the_device_half_gets_its_interpreter_wherever_there_is_a_wheel(system, python):
+    assert installed("device", system, python) == {"ai-edge-litert"}
+    assert "ai-edge-litert" in installed("train", system, python)
+
+
+def test_32_bit_arm_gets_tflite_runtime_where_that_has_a_wheel():
+    pi = ("linux", "armv7l")
+    assert installed("device", pi, "3.11") == {"tflite-runtime", "numpy<2"}
+    assert installed("device", pi, "3.13") == set()
+    assert "ai-edge-litert" not in installed("train", pi, "3.11")
+
+
+def test_every_python_with_wheels_is_named_and_none_of_them_refused():
+    named = re.findall(r"Python :: (3\.\d+)", SETUP["metadata"]["classifiers"])
+    allowed = SpecifierSet(SETUP["options"]["python_requires"])
+    assert named == PYTHONS
+    assert all(allowed.contains(f"{python}.1") for python in PYTHONS)
+    assert not allowed.contains("3.9.20")
+
+
+def test_make_and_the_readme_name_the_pythons_that_tensorflow_has_releases_for():
+    makefile, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "README.md"))
+    first, last = re.search(r"\((3, \d+)\) <= sys.version_info\[:2\] <= \((3, \d+)\)", makefile).groups()
+    assert (first, last) == ("3, 11", "3, 13")  # Keras 3.13 begins with 3.11; TensorFlow 2.21 ends with 3.13
+    assert "Python 3.11 to 3.13" in readme
+    assert "keras>=3.13" in installed("train", ("linux", "x86_64"), "3.11")
