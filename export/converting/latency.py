@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 
-import tfprune
 from tfprune.export.converting.convert import convert
 from tfprune.export.running.benchmark import benchmark
+from tfprune.wrapping.strip import plain_copy
 
 
 def latency(
@@ -21,8 +21,8 @@ def latency(
 
     Args:
         model: A built Sequential or Functional model, wrapped for pruning or plain.
-        quantize: As of `to_tflite`.
-        calibration: As of `to_tflite`.
+        quantize: As in `to_tflite`.
+        calibration: As in `to_tflite`.
         runs: How often it is timed, at least 1.
         threads: Threads of the interpreter, at least 1.
 
@@ -30,7 +30,7 @@ def latency(
         Microseconds of one inference with a batch of 1, the median, in a process of its own.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If an argument does not fit, or the model cannot be converted or does not run.
 
     Example:
@@ -38,5 +38,5 @@ def latency(
         >>> latency(model, runs=5) > 0
         True
     """
-    content = convert(tfprune.strip(model), quantize=quantize, calibration=calibration)
+    content = convert(plain_copy(model), quantize=quantize, calibration=calibration)
     return 1000 * benchmark(content, runs=runs, threads=threads).median_ms

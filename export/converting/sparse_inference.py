@@ -47,14 +47,14 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
 def _of_model(model: Any) -> SparseInferenceReport:
     import keras
 
-    import tfprune
     from tfprune.export.converting.convert import convert
+    from tfprune.wrapping.strip import plain_copy
 
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
         )
-    plain = tfprune.strip(model)
+    plain = plain_copy(model)
     return describe(analyse(spell_out_padding(convert(plain))), layers=_layers(plain))
 
 

@@ -8,7 +8,7 @@ import keras
 
 from tfprune.models.graph import check_graph, flatten
 from tfprune.models.subclassed import layer_pairs
-from tfprune.wrapping.strip import strip
+from tfprune.wrapping.strip import plain_copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ def flat_copy(model: keras.Model) -> FlatCopy:
         ValueError: If it is not a graph.
     """
     check_graph(model)
-    plain = strip(model)
+    plain = plain_copy(model)
     sources = {id(copy): layer for layer, copy in layer_pairs(model, plain)}
     flat = flatten(plain)
     return FlatCopy(flat, {layer.name: sources[id(layer)] for layer in flat.layers if id(layer) in sources})

@@ -1,10 +1,12 @@
-"""The wrappers in a model."""
+"""The wrappers in a model, and whether their masks hide anything."""
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 
-from tfprune.models.layers import walk
+from tfprune.models.layers import as_numpy, walk
 from tfprune.wrapping.pruned import Pruned
 
 
@@ -12,12 +14,12 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
     """Return the wrappers of a model with their paths, each once.
 
     Raises:
-        TypeError: If `model` is no model or layer.
-        ValueError: If there are none, one has not been built, or two hold the same weight.
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If there are none, one is not built, or two hold the same weight.
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model or layer. Received: model={model!r} of type {type(model).__name__}.")
-    found = [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
+    found = _wrappers(model)
     if not found:
         raise ValueError(
             f"Expected a model with pruned layers. Received: {model.name!r}, which has none. Use the model that "
@@ -28,6 +30,22 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
         raise ValueError(f"Expected built layers. Received: {', '.join(unbuilt)}; call the model on data first.")
     _check_owners(found)
     return found
+
+
+def warn_if_dense(model: keras.layers.Layer) -> None:
+    """Warn if a model has masks and none of them holds a zero; to be called by the function that a user calls."""
+    masks = [mask for _, layer in _wrappers(model) for mask in layer.masks.values()]
+    if masks and all(as_numpy(mask).all() for mask in masks):
+        warnings.warn(
+            f"No weight of {model.name!r} is pruned: it has pruned layers, but none of their masks holds a zero. "
+            f"Train with callbacks=[tfprune.PruningCallback(schedule)], or call "
+            f"tfprune.update_masks(model, sparsity), before the wrappers are stripped.",
+            stacklevel=3,
+        )
+
+
+def _wrappers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
+    return [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
 
 
 def _check_owners(layers: list[tuple[str, Pruned]]) -> None:

@@ -12,11 +12,14 @@ from tfprune.models.layers import walk
 from tfprune.models.rebuild import copy_of
 from tfprune.models.subclassed import restore
 from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.pruned_layers import warn_if_dense
 from tfprune.wrapping.transfer import transfer_weights
 
 
 def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a plain, uncompiled copy without wrappers, the masked entries zero; it loads without tfprune.
+
+    Warns if the wrappers' masks hide nothing, because the model was trained without a callback that sets them.
 
     Args:
         model_or_layer: A built model, wrapped or not, or a single built layer.
@@ -24,13 +27,25 @@ def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
     Raises:
         ValueError: For an unbuilt model, or one that has `Pruned` inside another layer or in its own code, which
             would create it again.
-        TypeError: If it is no Keras model or layer.
+        TypeError: If it is not a Keras model or layer.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-        >>> from tfprune import wrap
-        >>> [type(layer).__name__ for layer in strip(wrap(model)).layers]
+        >>> from tfprune import update_masks, wrap
+        >>> model = wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]))
+        >>> report = update_masks(model, 0.5)
+        >>> [type(layer).__name__ for layer in strip(model).layers]
         ['Dense']
+    """
+    copy = plain_copy(model_or_layer)
+    warn_if_dense(model_or_layer)
+    return copy
+
+
+def plain_copy(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return what `strip` does, without its warning: for work on a copy, before masks are set too.
+
+    Raises:
+        ValueError, TypeError: As `strip` does.
     """
     _check(model_or_layer)
     if isinstance(model_or_layer, keras.Model):
