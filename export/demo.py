@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tfprune.export.converting.to_tflite import to_tflite
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.running.benchmark import benchmark
 from tfprune.export.running.child_process import read_job, run_module, write_job
-from tfprune.report import table
+from tfprune.report import Report, table
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
@@ -32,7 +32,7 @@ Tell = Callable[[str, float], None]  # what is being done, and the fraction of t
 
 
 @dataclass(frozen=True)
-class DemoRow:
+class DemoRow(Report):
     """One exported model.
 
     Attributes:
@@ -53,16 +53,12 @@ class DemoRow:
 
 
 @dataclass(frozen=True)
-class DemoReport:
+class DemoReport(Report):
     """What the demo built and measured."""
 
     rows: tuple[DemoRow, ...]
     runtime: str
     folder: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, ready for `json.dumps`."""
-        return asdict(self)
 
     def __str__(self) -> str:
         cells = [

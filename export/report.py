@@ -1,18 +1,10 @@
-"""What the export module tells: frozen values that print as tables and turn into JSON."""
+"""Reports of files: what several of them share."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-
-class Report:
-    """Base of the reports: plain values by name."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings, lists and dicts, ready for `json.dumps`."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+from tfprune.report import Report
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tfprune.report import Skipped, table
+from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.wrapping.sparsity_report import SparsityReport, WeightRow
 
 CONV = WeightRow("block_1/conv", "kernel", (3, 3, 2, 4), 72, 18)
@@ -109,6 +113,51 @@ def test_as_dict_is_json():
     }
     assert REPORT.as_dict() == expected
     assert json.loads(json.dumps(REPORT.as_dict())) == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested(Report):
+    parts: dict[int, tuple[Report, ...]]
+    value: object = None
+
+
+def test_reports_inside_of_tuples_and_dicts_turn_into_plain_values():
+    text = '{"parts": {"1": [{"layer": "norm", "reason": "has only scales"}], "2": []}, "value": null}'
+    assert Nested({1: (Skipped("norm", "has only scales", Skipped.NO_KERNEL),), 2: ()}).as_dict() == json.loads(text)
+
+
+@pytest.mark.parametrize("value", [b"a file", np.ones(2), {1}], ids=lambda value: type(value).__name__)
+def test_what_json_does_not_know_is_refused(value):
+    with pytest.raises(TypeError, match="Expected plain values and reports in a report. Received: "):
+        Nested({}, value).as_dict()
+
+
+def test_what_was_skipped_is_filtered_by_its_kind():
+    kinds = {name: value for name, value in vars(Skipped).items() if name.isupper() and name != "JSON_NAMES"}
+    assert len({*kinds.values()}) == len(kinds) > 5
+    assert Skipped("norm", "has only scales").kind == Skipped.OTHER
+    # The reason is what it says; the kind is for programs and no part of what it is.
+    assert Skipped("norm", "has only scales", Skipped.NO_KERNEL) == Skipped("norm", "has only scales")
+
+
+def test_a_table_of_nothing_skipped_is_nothing():
+    assert skipped_table([]) == ""
+    assert skipped_table(entry for entry in [Skipped("norm", "small")]).split("\n") == [
+        *("", "", "skipped  reason", "-------  ------", "norm     small")
+    ]
+
+
+def test_reports_turn_into_json_in_one_place():
+    root = Path(__file__).parents[1]
+    texts = {
+        path: path.read_text(encoding="utf-8")
+        for half in ("tfprune", "export")
+        for path in (root / half).rglob("*.py")
+    }
+    for idea in (r"def as_dict\(", r'"skipped", "reason"\]'):
+        assert [path.relative_to(root).as_posix() for path, text in texts.items() if re.search(idea, text)] == [
+            "tfprune/report.py"
+        ]
 
 
 def test_reports_are_values():

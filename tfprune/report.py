@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+
+class Report:
+    """Base of the frozen dataclasses that say what was found or done, in both halves of the library.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Area(Report):
+        ...     JSON_NAMES = ("sides", "area")
+        ...     sides: tuple[float, float]
+        ...
+        ...     @property
+        ...     def area(self):
+        ...         return self.sides[0] * self.sides[1]
+        >>> Area((2.0, 3.0)).as_dict()
+        {'sides': [2.0, 3.0], 'area': 6.0}
+    """
+
+    JSON_NAMES: ClassVar[tuple[str, ...]] = ()  # the attributes that `as_dict` returns; none stands for all fields
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings, lists and dicts, ready for `json.dumps`."""
+        return json.loads(json.dumps(self, default=_attributes))
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Report):
+        raise TypeError(f"Expected plain values and reports in a report. Received: {value!r}.")
+    names = value.JSON_NAMES or [item.name for item in fields(value)]  # type: ignore[arg-type]
+    return {name: getattr(value, name) for name in names}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1) -> str:
@@ -40,8 +71,47 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A layer, or one weight of it, that is not pruned, and why."""
+class Skipped(Report):
+    """A layer, or one weight of it, that is left as it is, and why.
+
+    Attributes:
+        layer: The path of the layer, of its weight, or of the first layer of a group of channels.
+        reason: Why, in words.
+        kind: Why, as one of the constants of this class, so that code can filter.
+
+    Example:
+        >>> skipped = [Skipped("norm", "only scales", Skipped.NO_KERNEL), Skipped("stem", "frozen", Skipped.FROZEN)]
+        >>> [entry.layer for entry in skipped if entry.kind != Skipped.NO_KERNEL]
+        ['stem']
+    """
+
+    JSON_NAMES = ("layer", "reason")
+
+    FILTERED: ClassVar[str] = "filtered"  # left out by `filters`, by the pattern, or because it has no scores
+    FROZEN: ClassVar[str] = "frozen"  # trainable=False
+    UNBUILT: ClassVar[str] = "unbuilt"  # it has no weights yet
+    NO_KERNEL: ClassVar[str] = "no kernel"  # it has only biases, scales or statistics
+    NO_RULE: ClassVar[str] = "no rule"  # the library does not know how to treat such a layer
+    UNREACHABLE: ClassVar[str] = "unreachable"  # the pattern cannot reach the sparsity
+    HELD: ClassVar[str] = "held"  # its channels have to stay, because a layer needs all of them
+    PARTLY_HELD: ClassVar[str] = "partly held"  # some of its channels have to stay
+    OTHER: ClassVar[str] = "other"
 
     layer: str
     reason: str
+    kind: str = field(default=OTHER, compare=False)
+
+
+def skipped_table(skipped: Iterable[Skipped]) -> str:
+    """Return the table of what was skipped, after an empty line; nothing if nothing was.
+
+    Example:
+        >>> print("A table." + skipped_table([Skipped("norm", "only scales")]))
+        A table.
+        <BLANKLINE>
+        skipped  reason
+        -------  -----------
+        norm     only scales
+    """
+    rows = [[entry.layer, entry.reason] for entry in skipped]
+    return "\n\n" + table(["skipped", "reason"], rows, left=2) if rows else ""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tfprune.export.report import Report
 from tfprune.export.tflite.tensor_values import TensorValues
+from tfprune.report import Report
 
 OFFSETS = range(3, 9)  # bits of an offset that are tried
 TITLES = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.export.inspecting.codings import TITLES, Coding
-from tfprune.export.report import Report, TensorInfo, shape_text, shortened
-from tfprune.report import table
+from tfprune.export.report import TensorInfo, shape_text, shortened
+from tfprune.report import Report, table
 
 
 @dataclass(frozen=True)

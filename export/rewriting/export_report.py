@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.report import Report, number_text, yes_or_no
+from tfprune.export.report import number_text, yes_or_no
 from tfprune.export.xnnpack.sparse_inference_report import SparseInferenceReport
-from tfprune.report import table
+from tfprune.report import Report, table
 
 
 @dataclass(frozen=True)

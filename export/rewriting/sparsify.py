@@ -16,11 +16,10 @@ import numbers
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from tfprune.export.report import Report, fraction_of_zeros, shape_text
+from tfprune.export.report import fraction_of_zeros, shape_text
 from tfprune.export.rewriting.sparse_eligible import Place, places
 from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
 from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
@@ -29,7 +28,7 @@ from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import load, numbers_operators, save
 from tfprune.export.tflite.reader import Subgraph, Tensor, read
 from tfprune.export.xnnpack.groups import analyse
-from tfprune.report import table
+from tfprune.report import Report, table
 
 FORMS = ("csr", "block")
 DENSE = "dense"
@@ -76,15 +75,12 @@ class Sparsified(Report):
         rows: What became of each weight that was not sparse before.
     """
 
+    JSON_NAMES = ("bytes_before", "bytes", "rows")  # without the file
+
     data: bytes = field(repr=False)
     bytes_before: int
     bytes: int
     rows: tuple[SparseRow, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, without the file."""
-        rows = [row.as_dict() for row in self.rows]
-        return {"bytes_before": self.bytes_before, "bytes": self.bytes, "rows": rows}
 
     def __str__(self) -> str:
         lines = [

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.report import Report
-from tfprune.report import table
+from tfprune.report import Report, table
 
 MEBIBYTE = 2**20
 

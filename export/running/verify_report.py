@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.report import Report, number_text, yes_or_no
-from tfprune.report import table
+from tfprune.export.report import number_text, yes_or_no
+from tfprune.report import Report, table
 
 
 @dataclass(frozen=True)

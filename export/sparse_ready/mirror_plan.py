@@ -7,11 +7,10 @@ from typing import Any
 
 import keras
 
-from tfprune.export.report import Report
 from tfprune.export.sparse_ready.mirrorable import CONVOLUTIONS, is_mirrorable
 from tfprune.export.sparse_ready.window import Padding, Window, window_of
 from tfprune.models.graph import Call, Graph, grouped
-from tfprune.report import table
+from tfprune.report import Report, table
 
 layers = keras.layers
 AXES = {1: "rows", 2: "columns"}

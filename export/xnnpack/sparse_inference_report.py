@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfprune.export.files.model_file import Source, read_model, source_name
-from tfprune.export.report import Report, yes_or_no
+from tfprune.export.report import yes_or_no
 from tfprune.export.xnnpack.groups import NEEDED, Analysis, Group, analyse
 from tfprune.export.xnnpack.steps import Step
-from tfprune.report import table
+from tfprune.report import Report, table
 
 RUNTIME = "XNNPACK in ai-edge-litert 2.3 on ARM; on x86 processors with AVX it always runs dense"
 Layers = tuple[Mapping[str, str], Mapping[str, str]]  # paths by name: of layers with kernels, and of all

@@ -13,6 +13,7 @@ import tfprune
 from tfprune.models.batches import Batches
 from tfprune.models.graph import flatten, trace
 from tfprune.reconstruction.layer_moments import moments_of, sites_of
+from tfprune.report import Skipped
 
 layers = keras.layers
 
@@ -279,9 +280,9 @@ def test_layers_without_known_inputs_and_frozen_ones_are_named():
     model.get_layer("still").trainable = False
     zeroed = tfprune.zero_channels(trained(model), tfprune.plan_shrink(model, 0.4))
     _, report = tfprune.reconstruct(zeroed, model, normal(20, 5, 3))
-    assert [(one.layer, one.reason) for one in report.skipped] == [
-        ("lstm", "what the kernels of LSTM multiply is not known"),
-        ("still", "frozen (trainable=False)"),
+    assert [(entry.layer, entry.reason, entry.kind) for entry in report.skipped] == [
+        ("lstm", "what the kernels of LSTM multiply is not known", Skipped.NO_RULE),
+        ("still", "frozen (trainable=False)", Skipped.FROZEN),
     ]
     assert "frozen" in str(report) and "error before" in str(report)
     assert report.as_dict()["rows"][0]["layer"] == "last"

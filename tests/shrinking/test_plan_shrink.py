@@ -10,6 +10,7 @@ from graphs import RandomGraph, residual, subclassed
 
 import tfprune
 from tfprune import budget, plan_shrink
+from tfprune.report import Skipped
 
 layers = keras.layers
 
@@ -124,6 +125,10 @@ def test_what_has_to_stay_is_listed_with_the_reason():
         "scores": "scores: its activation softmax may look at several channels at once",
         "out": "an output of the model",
     }
+    assert {entry.kind for entry in plan.skipped} == {Skipped.HELD}
+    free = keras.Sequential([keras.Input((5,)), *(layers.Dense(4, name=name) for name in ("one", "two", "out"))])
+    left = plan_shrink(free, 0.5, filters="one").skipped
+    assert {entry.layer: entry.kind for entry in left} == {"two": Skipped.FILTERED, "out": Skipped.HELD}
 
 
 def test_the_channels_that_go_are_those_of_least_weight_in_all_that_make_them():

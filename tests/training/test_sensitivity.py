@@ -13,6 +13,7 @@ from keras import layers
 
 import tfprune
 from tfprune.patterns import NM
+from tfprune.report import Skipped
 from tfprune.schedules import Constant, Polynomial
 
 LEVELS = (0.5, 0.75, 0.9)
@@ -215,6 +216,7 @@ def test_what_a_pattern_cannot_reach_is_skipped_and_reported():
         unreachable.layer == "a.b/kernel" and "at 0.75: " in unreachable.reason and "0.5 for NM" in unreachable.reason
     )
     assert frozen.layer == "a-b/kernel" and "frozen" in frozen.reason
+    assert (unreachable.kind, frozen.kind) == (Skipped.UNREACHABLE, Skipped.FROZEN)
     assert report.suggest(100.0) == {r"^a\.b/kernel$": 0.5}
     with pytest.raises(ValueError, match="Expected a weight that can be pruned to one of"):
         tfprune.sensitivity(model, data, (0.75,), metric="loss")

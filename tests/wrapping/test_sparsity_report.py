@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 
 import tfprune
+from tfprune.report import Skipped
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,13 @@ def test_values_hidden_by_a_mask_count_as_zeros():
 def test_reasons_are_given(model):
     wrapped = tfprune.wrap(model, filters=["conv/", "head", "shared"])
     wrapped.get_layer("head").trainable = False
-    skipped = {entry.layer: entry.reason for entry in tfprune.sparsity_report(wrapped).skipped}
+    entries = tfprune.sparsity_report(wrapped).skipped
+    assert {entry.layer: entry.kind for entry in entries} == {
+        "norm": Skipped.NO_KERNEL,
+        "depthwise": Skipped.FILTERED,
+        "head": Skipped.FROZEN,
+    }
+    skipped = {entry.layer: entry.reason for entry in entries}
     assert skipped.keys() == {"norm", "depthwise", "head"}
     assert skipped["norm"] == "BatchNormalization has only biases, scales or statistics"
     assert "left out by `filters` or by the pattern" in skipped["depthwise"]
@@ -85,9 +92,10 @@ def test_reasons_are_given(model):
 
     odd = keras.Sequential([keras.Input((4,)), Odd(name="odd"), layers.Dense(2)])
     (entry,) = tfprune.sparsity_report(odd).skipped
-    assert (entry.layer, entry.reason) == (
+    assert (entry.layer, entry.reason, entry.kind) == (
         "odd",
         "no rule for Odd: tfprune.register_prunable names the weights to prune",
+        Skipped.NO_RULE,
     )
 
 

@@ -52,12 +52,12 @@ def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[
     for name, made in calls.items():
         layer = _plain(made[0])
         if kernels(layer) and not layer.trainable:
-            skipped.append(Skipped(name, "frozen (trainable=False)"))
+            skipped.append(Skipped(name, "frozen (trainable=False)", Skipped.FROZEN))
         elif kernels(layer):
             try:
                 found.append((site_of(made, ours), site_of(others[name], theirs)))
             except NotLinear as reason:
-                skipped.append(Skipped(name, str(reason)))
+                skipped.append(Skipped(name, str(reason), Skipped.NO_RULE))
     if not found:
         listed = "; ".join(f"{one.layer}: {one.reason}" for one in skipped)
         raise ValueError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from tfprune.report import Skipped, table
+from tfprune.report import Report, Skipped, skipped_table, table
 
 
 @dataclass(frozen=True)
-class ReconstructionRow:
+class ReconstructionRow(Report):
     """The error of one layer's outputs on the calibration data, against those of the reference.
 
     Attributes:
@@ -26,7 +25,7 @@ class ReconstructionRow:
 
 
 @dataclass(frozen=True)
-class ReconstructionReport:
+class ReconstructionReport(Report):
     """What `reconstruct` has done.
 
     Attributes:
@@ -37,17 +36,6 @@ class ReconstructionReport:
     rows: tuple[ReconstructionRow, ...]
     skipped: tuple[Skipped, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, ready for `json.dumps`."""
-        return {
-            "rows": [asdict(row) for row in self.rows],
-            "skipped": [asdict(skipped) for skipped in self.skipped],
-        }
-
     def __str__(self) -> str:
         lines = [[f"{row.layer}/{row.weight}", f"{row.before:.3%}", f"{row.after:.3%}"] for row in self.rows]
-        text = table(["weight", "error before", "after"], lines)
-        if self.skipped:
-            rows = [[skipped.layer, skipped.reason] for skipped in self.skipped]
-            text += "\n\n" + table(["skipped", "reason"], rows, left=2)
-        return text
+        return table(["weight", "error before", "after"], lines) + skipped_table(self.skipped)

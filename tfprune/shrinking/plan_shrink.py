@@ -143,9 +143,14 @@ def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarra
 def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
     rest = [group for group in network.groups if group not in chosen]
     partly = [group for group in chosen if not network.free(group).all()]
+    left_out = "left out by `filters`, or without scores"
     return tuple(
-        [Skipped(group.name, stuck(network, group) or "left out by `filters`, or without scores") for group in rest]
-        + [Skipped(group.name, f"in part: {first_reason(network, group)}") for group in partly]
+        [
+            Skipped(group.name, reason or left_out, Skipped.HELD if reason else Skipped.FILTERED)
+            for group in rest
+            for reason in [stuck(network, group)]
+        ]
+        + [Skipped(group.name, f"in part: {first_reason(network, group)}", Skipped.PARTLY_HELD) for group in partly]
     )
 
 

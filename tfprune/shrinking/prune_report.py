@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from tfprune.report import table
+from tfprune.report import Report, table
 from tfprune.shrinking.shrink_plan import ShrinkPlan
+
+STAGES = ("removed", "reconstructed", "trained")
 
 
 @dataclass(frozen=True, eq=False)
-class Round:
+class Round(Report):
     """One round of `prune_to`.
 
     Attributes:
@@ -27,7 +28,7 @@ class Round:
 
 
 @dataclass(frozen=True, eq=False)
-class PruneReport:
+class PruneReport(Report):
     """What `prune_to` has done; prints as a table.
 
     Attributes:
@@ -40,13 +41,6 @@ class PruneReport:
     before: float
     rounds: tuple[Round, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, ready for `json.dumps`."""
-        rounds = [
-            {"plan": one.plan.as_dict(), **{stage: getattr(one, stage) for stage in STAGES}} for one in self.rounds
-        ]
-        return {"metric": self.metric, "before": self.before, "rounds": rounds}
-
     def __str__(self) -> str:
         first = self.rounds[0].plan
         rows = [["before", f"{first.flops:,}", f"{first.parameters:,}", "", "", f"{self.before:.4f}"]]
@@ -54,6 +48,3 @@ class PruneReport:
             measured = (f"{getattr(one, stage):.4f}" for stage in STAGES)
             rows.append([f"{number}", f"{one.plan.flops_kept:,}", f"{one.plan.parameters_kept:,}", *measured])
         return table(["round", "FLOPs", "parameters", *(f"{self.metric}, {stage}" for stage in STAGES)], rows)
-
-
-STAGES = ("removed", "reconstructed", "trained")

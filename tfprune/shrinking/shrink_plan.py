@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tfprune.channels.network import Group, Network
-from tfprune.report import Skipped, table
+from tfprune.report import Report, Skipped, skipped_table, table
 
 _SHOWN = 3  # members of a group that a table names
 
 
 @dataclass(frozen=True)
-class GroupRow:
+class GroupRow(Report):
     """What becomes of channels that are ranked with each other.
 
     Attributes:
@@ -44,7 +43,7 @@ class GroupRow:
 
 
 @dataclass(frozen=True, eq=False)
-class ShrinkPlan:
+class ShrinkPlan(Report):
     """Which channels of a model stay; `shrink` carries it out.
 
     Attributes:
@@ -52,6 +51,8 @@ class ShrinkPlan:
         keep: For each class of channels whether it stays.
         skipped: What was left alone, with the reason.
     """
+
+    JSON_NAMES = ("parameters", "parameters_kept", "flops", "flops_kept", "rows", "skipped")
 
     network: Network
     keep: np.ndarray
@@ -101,17 +102,6 @@ class ShrinkPlan:
         rows = [row for row in self.rows if row.kept < row.channels]
         return {f"^{re.escape(row.group)}$": 1 - row.kept / row.channels for row in rows} | {"": 0.0}
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, ready for `json.dumps`."""
-        return {
-            "parameters": self.parameters,
-            "parameters_kept": self.parameters_kept,
-            "flops": self.flops,
-            "flops_kept": self.flops_kept,
-            "rows": [{**asdict(row), "members": list(row.members)} for row in self.rows],
-            "skipped": [asdict(skipped) for skipped in self.skipped],
-        }
-
     def __str__(self) -> str:
         lines = [
             [
@@ -123,11 +113,7 @@ class ShrinkPlan:
         sums = (self.parameters, self.parameters_kept, self.flops, self.flops_kept)
         lines.append(["the model", "", "", "", *(f"{number:,}" for number in sums)])
         header = ["group", "members", "channels", "kept", "parameters", "kept", "FLOPs", "kept"]
-        text = table(header, lines, left=2)
-        if self.skipped:
-            rows = [[skipped.layer, skipped.reason] for skipped in self.skipped]
-            text += "\n\n" + table(["skipped", "reason"], rows, left=2)
-        return text
+        return table(header, lines, left=2) + skipped_table(self.skipped)
 
     def plot(self, path: str | Path) -> None:
         """Draw the channels of each group, and how many of them stay, to a .png, .svg or .pdf file.

@@ -82,7 +82,7 @@ def sensitivity(
             for level in levels:
                 refusal = _prune(subject, path, level)
                 if refusal:
-                    skipped.append(Skipped(path, f"at {level:g}: {refusal}"))
+                    skipped.append(Skipped(path, f"at {level:g}: {refusal}", Skipped.UNREACHABLE))
                 else:
                     value = measure()
                     rows.append(SensitivityRow(path, level, value, sign * (baseline - value)))
@@ -135,7 +135,8 @@ def _weights(model: keras.Model, skipped: list[Skipped]) -> Iterator[tuple[str, 
             if name in trained:
                 yield f"{path}/{name}", layer
             else:
-                skipped.append(Skipped(f"{path}/{name}", "frozen (trainable=False), so its mask never changes"))
+                reason = "frozen (trainable=False), so its mask never changes"
+                skipped.append(Skipped(f"{path}/{name}", reason, Skipped.FROZEN))
 
 
 def _prune(model: keras.Model, path: str, sparsity: float) -> str | None:

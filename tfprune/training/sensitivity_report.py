@@ -6,15 +6,14 @@ import math
 import numbers
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tfprune.report import Skipped, table
+from tfprune.report import Report, Skipped, skipped_table, table
 
 
 @dataclass(frozen=True)
-class SensitivityRow:
+class SensitivityRow(Report):
     """What one weight costs at one sparsity.
 
     Attributes:
@@ -31,7 +30,7 @@ class SensitivityRow:
 
 
 @dataclass(frozen=True)
-class SensitivityReport:
+class SensitivityReport(Report):
     """What each weight costs at each sparsity.
 
     Attributes:
@@ -110,15 +109,6 @@ class SensitivityReport:
                 f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
             ) from error
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, ready for `json.dumps`."""
-        return {
-            "metric": self.metric,
-            "baseline": self.baseline,
-            "rows": [asdict(row) for row in self.rows],
-            "skipped": [asdict(skipped) for skipped in self.skipped],
-        }
-
     def __str__(self) -> str:
         levels = sorted({row.sparsity for row in self.rows})
         lines = []
@@ -127,9 +117,7 @@ class SensitivityReport:
             lines.append([path, *(values.get(level, "-") for level in levels)])
         text = f"{self.metric} is {self.baseline:.4f}; with one weight pruned alone to a sparsity of\n\n"
         text += table(["weight", *(f"{level:g}" for level in levels)], lines)
-        if self.skipped:
-            text += "\n\n" + table(["skipped", "reason"], [[one.layer, one.reason] for one in self.skipped], left=2)
-        return text
+        return text + skipped_table(self.skipped)
 
     def _by_path(self) -> Iterator[tuple[str, list[SensitivityRow]]]:
         for path in dict.fromkeys(row.path for row in self.rows):

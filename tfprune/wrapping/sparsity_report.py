@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from tfprune.models.kernels import Kernel, kernels
 from tfprune.models.kinds import leaf_layers
 from tfprune.models.layers import as_numpy, walk
 from tfprune.models.register_prunable import is_registered
-from tfprune.report import Skipped, table
+from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 
 
@@ -72,33 +72,37 @@ def _skipped(model: keras.layers.Layer, offered: list[Kernel], *, is_wrapped: bo
             frozen = [name for name in layer.kernels if name not in layer.trained()]
             if frozen:
                 reason = f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}"
-                found.append(Skipped(path or layer.name, reason))
+                found.append(Skipped(path or layer.name, reason, Skipped.FROZEN))
         elif not layer.built and is_registered(layer):
-            found.append(Skipped(path or layer.name, "not built: the model has not called it yet"))
+            reason = "not built: the model has not called it yet"
+            found.append(Skipped(path or layer.name, reason, Skipped.UNBUILT))
         elif layer.weights and not holds_pruned(layer):
-            left_alone = _reason(layer, is_wrapped)
-            found += [Skipped(path or layer.name, left_alone)] if left_alone else []
+            found += [Skipped(path or layer.name, *reasons) for reasons in _reasons(layer, is_wrapped)]
     in_layers = {id(variable) for _, layer in parts for variable in layer.variables}
     for kernel in offered:
         if id(kernel.variable) not in in_layers:
-            place = kernel.path.rpartition("/")[0] or model.name
-            found.append(Skipped(place, "its kernel is a weight of the model itself; move it into a layer"))
+            owner = kernel.path.rpartition("/")[0] or model.name
+            reason = "its kernel is a weight of the model itself; move it into a layer"
+            found.append(Skipped(owner, reason, Skipped.NO_RULE))
     return found
 
 
-def _reason(layer: keras.layers.Layer, is_wrapped: bool) -> str | None:
-    names = ", ".join(kernel.path for kernel in kernels(layer))
+def _reasons(layer: keras.layers.Layer, is_wrapped: bool) -> Iterator[tuple[str, str]]:
+    """Yield why a layer is left as it is, in words and as a kind; nothing for one whose kernels are counted."""
+    names, name = ", ".join(kernel.path for kernel in kernels(layer)), type(layer).__name__
     if names:
-        return f"{names} left out by `filters` or by the pattern" if is_wrapped else None
-    if all(len(weight.shape) < 2 for weight in layer.weights):
-        return f"{type(layer).__name__} has only biases, scales or statistics"
-    if is_registered(layer):
-        return f"the rule for {type(layer).__name__} names no weight that it has"
-    return f"no rule for {type(layer).__name__}: tfprune.register_prunable names the weights to prune"
+        if is_wrapped:
+            yield f"{names} left out by `filters` or by the pattern", Skipped.FILTERED
+    elif all(len(weight.shape) < 2 for weight in layer.weights):
+        yield f"{name} has only biases, scales or statistics", Skipped.NO_KERNEL
+    elif is_registered(layer):
+        yield f"the rule for {name} names no weight that it has", Skipped.NO_RULE
+    else:
+        yield f"no rule for {name}: tfprune.register_prunable names the weights to prune", Skipped.NO_RULE
 
 
 @dataclass(frozen=True)
-class WeightRow:
+class WeightRow(Report):
     """What one prunable weight holds.
 
     Attributes:
@@ -108,6 +112,8 @@ class WeightRow:
         size: Its number of entries.
         nnz: Its number of non-zero entries, the mask applied.
     """
+
+    JSON_NAMES = ("layer", "weight", "shape", "size", "nnz", "sparsity")
 
     layer: str
     weight: str
@@ -127,7 +133,7 @@ class WeightRow:
 
 
 @dataclass(frozen=True)
-class SparsityReport:
+class SparsityReport(Report):
     """Zeros per weight and overall. Biases and normalisation are never counted.
 
     Attributes:
@@ -136,6 +142,8 @@ class SparsityReport:
         total_nnz: Non-zeros of every kernel of the model, the skipped ones included.
         total_size: Entries of every kernel of the model, the skipped ones included.
     """
+
+    JSON_NAMES = ("sparsity", "nnz", "size", "total_sparsity", "total_nnz", "total_size", "rows", "skipped")
 
     rows: tuple[WeightRow, ...]
     skipped: tuple[Skipped, ...]
@@ -162,20 +170,6 @@ class SparsityReport:
         """Fraction of zeros over every kernel of the model, in [0, 1]; 0 when there are none."""
         return 1 - self.total_nnz / self.total_size if self.total_size else 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, ready for `json.dumps`."""
-        rows = [{**asdict(row), "shape": list(row.shape), "sparsity": row.sparsity} for row in self.rows]
-        return {
-            "sparsity": self.sparsity,
-            "nnz": self.nnz,
-            "size": self.size,
-            "total_sparsity": self.total_sparsity,
-            "total_nnz": self.total_nnz,
-            "total_size": self.total_size,
-            "rows": rows,
-            "skipped": [asdict(skipped) for skipped in self.skipped],
-        }
-
     def __str__(self) -> str:
         lines = [
             [row.path, "x".join(map(str, row.shape)), f"{row.size:,}", f"{row.nnz:,}", f"{row.sparsity:.1%}"]
@@ -185,8 +179,6 @@ class SparsityReport:
             lines.append(["pruned weights", "", f"{self.size:,}", f"{self.nnz:,}", f"{self.sparsity:.1%}"])
         overall = f"{self.total_sparsity:.1%}"
         lines.append(["every kernel", "", f"{self.total_size:,}", f"{self.total_nnz:,}", overall])
-        text = table(["weight", "shape", "entries", "non-zero", "sparsity"], lines, left=2)
-        if self.skipped:
-            rows = [[skipped.layer, skipped.reason] for skipped in self.skipped]
-            text += "\n\n" + table(["skipped", "reason"], rows, left=2)
-        return text
+        return table(["weight", "shape", "entries", "non-zero", "sparsity"], lines, left=2) + skipped_table(
+            self.skipped
+        )
