@@ -237,18 +237,18 @@ def _add_bench(commands: Any) -> None:
     text = "Measure latency and peak memory of a .tflite file on this machine, in a process of its own."
     parser = _add(commands, "bench", _bench, text=text, extra="device")
     _add_model(parser)
+    parser.add_argument("--inputs", metavar="FILE", help="samples of one run: .npy, or .npz with one array per input")
     parser.add_argument("--runs", type=int, default=50, help="timed runs (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=5, help="runs before them (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="samples per run (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="samples drawn for a run (default: %(default)s)")
 
 
 def _bench(options: argparse.Namespace) -> Any:
     from tfprune.export.running.benchmark import benchmark
 
-    return benchmark(
-        options.model, runs=options.runs, warmup=options.warmup, threads=options.threads, batch=options.batch
-    )
+    counts = {name: getattr(options, name) for name in ("runs", "warmup", "threads", "batch")}
+    return benchmark(options.model, inputs=load_arrays(options.inputs) if options.inputs else None, **counts)
 
 
 if __name__ == "__main__":

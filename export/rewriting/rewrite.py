@@ -10,7 +10,7 @@ from tfprune.export.files.model_file import Source, read_model
 from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import TIMEOUT, check_choice, choose, export_report, forms
-from tfprune.export.running.io_tensor import random_input
+from tfprune.export.running.inputs import random_inputs
 from tfprune.export.running.verify import check_tolerance, run_in_child
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
@@ -61,7 +61,7 @@ def rewrite(
     check_choice(sparse=sparse, optimize=optimize)
     content = read_model(source)
     graph = read(content)
-    inputs = [random_input(info, SAMPLES) for info in graph.inputs] if check_on is None else check_on
+    inputs = random_inputs(graph.inputs, graph.outputs, rows=SAMPLES) if check_on is None else check_on
     before = run_in_child(content, inputs, timeout=TIMEOUT)
     if before.reason:
         raise ValueError(

@@ -6,6 +6,7 @@ import numbers
 import platform
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from tfprune.export.files.model_file import Source, read_model, read_source, source_name
 from tfprune.export.running.benchmark_report import BenchmarkReport
 from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
-from tfprune.export.running.io_tensor import random_input
+from tfprune.export.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.running.runner import Runner, check_threads
 
 MODEL = "model.tflite"
@@ -24,20 +25,22 @@ PROCESSOR = (Path("/proc/device-tree/model"), Path("/proc/cpuinfo"))
 
 
 def benchmark(
-    source: Source, *, runs: int = 50, warmup: int = 5, threads: int = 1, batch: int = 1
+    source: Source, *, inputs: Any = None, runs: int = 50, warmup: int = 5, threads: int = 1, batch: int = 1
 ) -> BenchmarkReport:
-    """Time `Runner.predict` in a process that does nothing else, on random inputs that are the same each time.
+    """Time `Runner.predict` in a process that does nothing else, on the same inputs each time.
 
     Args:
         source: A path, or the content of such a file: plain, gzip, xz or packed.
+        inputs: What `Runner.predict` takes in each run; None draws random numbers. Needed for a file that leaves
+            dimensions other than the batch open and does not run with a length of 8.
         runs: How often it is timed, at least 1.
         warmup: How often it runs before that, at least 0.
         threads: Threads of the interpreter, 1 to 1024.
-        batch: Rows in each run, at least 1.
+        batch: Rows in each run if they are drawn at random, at least 1.
 
     Returns:
         Milliseconds of the runs, and the largest memory of the process, which holds Python, NumPy and the
-        interpreter besides the model. Free dimensions other than the batch are taken as 8.
+        interpreter besides the model.
 
     Raises:
         TypeError: If `source` is neither a path nor bytes.
@@ -54,15 +57,21 @@ def benchmark(
     settings = {name: int(value) for name, value in settings.items()}
     check_threads(threads)
     data = read_model(source)
+    form, arrays = inputs_to_job(inputs)
+    if inputs is not None:
+        settings["batch"] = _given_batch(arrays, batch)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        write_job(folder, "job", settings=settings)
+        write_job(folder, "job", settings={**settings, "form": form}, arrays=arrays)
         Path(folder, MODEL).write_bytes(data)
         completed = run_module(__name__, folder, timeout=TIMEOUT)
         if not completed.ok:
             reason = completed.reason.replace(source_name(data), source_name(source))
-            raise ValueError(f"Expected a file that runs. Received: one whose run failed: {reason}.")
-        measured, arrays = read_job(folder, "result")
-    return _report(arrays["milliseconds"], file_bytes=len(read_source(source)), settings=settings, **measured)
+            raise ValueError(
+                f"Expected a file that runs. Received: one whose run failed: {reason}. "
+                "Check it with `tfprune verify`, or pass `inputs` that it runs on."
+            )
+        measured, times = read_job(folder, "result")
+    return _report(times["milliseconds"], file_bytes=len(read_source(source)), settings=settings, **measured)
 
 
 def _report(
@@ -84,9 +93,9 @@ def _report(
 
 
 def _work(folder: Path) -> None:
-    settings, _ = read_job(folder, "job")
+    settings, arrays = read_job(folder, "job")
     runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
-    inputs = [random_input(info, settings["batch"]) for info in runner.inputs]
+    inputs = inputs_from_job(settings["form"], arrays, draw=partial(_draw, runner, settings["batch"]))
     for _ in range(settings["warmup"]):
         runner.predict(inputs)
     times = []
@@ -96,6 +105,23 @@ def _work(folder: Path) -> None:
         times.append((time.perf_counter_ns() - start) / 1e6)
     measured: dict[str, Any] = {"runtime": runner.runtime, "peak_memory": _peak_memory()}
     write_job(folder, "result", settings=measured, arrays={"milliseconds": np.array(times)})
+
+
+def _given_batch(arrays: dict[str, np.ndarray], batch: int) -> int:
+    if batch != 1:
+        raise ValueError(
+            f"Expected either `inputs` or `batch`. Received: both, batch={batch}. Pass inputs with as many rows."
+        )
+    return next((len(array) for array in map(np.asarray, arrays.values()) if array.ndim), 1)
+
+
+def _draw(runner: Runner, batch: int) -> list[np.ndarray]:
+    if batch > 1 and not any(batch_inputs(runner.inputs, runner.outputs)):
+        raise ValueError(
+            f"Expected batch=1 for a file whose inputs and outputs have no batch in common. Received: batch={batch}. "
+            "Leave `batch` out."
+        )
+    return random_inputs(runner.inputs, runner.outputs, rows=batch)
 
 
 def _peak_memory() -> int | None:

@@ -50,7 +50,7 @@ def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -
 
     Returns:
         Whether it ended well and, if not, why: `killed by SIGSEGV`, `did not finish in 120 s`, or the
-        message of the error raised in the child.
+        message of the error raised in the child, without its final period.
     """
     folder = Path(folder)
     command = [sys.executable, "-m", module, str(folder)]
@@ -150,6 +150,6 @@ def _failure(code: int, folder: Path, output: str) -> str:
             name = f"signal {-code}"
         return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     if (folder / REASON).exists():
-        return (folder / REASON).read_text(encoding="utf-8")
+        return (folder / REASON).read_text(encoding="utf-8").rstrip(".")
     lines = output.strip().splitlines()
     return lines[-1] if lines else f"ended with exit code {code}"

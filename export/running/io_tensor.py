@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,6 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.report import TensorInfo
-
-LARGEST = 2**26  # numbers of a random input: 256 MiB
-FREE = 8  # length drawn for a dimension, other than the batch, that a file leaves open
 
 
 @dataclass(frozen=True)
@@ -103,25 +99,3 @@ class IOTensor:
         limits = np.iinfo(self.dtype)
         quantized = np.rint(real / np.float32(self.scale)) + self.zero_point
         return np.clip(quantized, limits.min, limits.max).astype(self.dtype)
-
-
-def random_input(info: TensorInfo, batch: int) -> np.ndarray:
-    """Draw the same numbers in [0, 1) every time, whole ones from {0, 1}.
-
-    Args:
-        info: The input.
-        batch: Length of its first dimension; other free dimensions get a length of 8.
-
-    Raises:
-        ValueError: If it would have more than 2^26 numbers: what a file says of its inputs may be a lie.
-    """
-    generator = np.random.default_rng(0)
-    shape = [batch, *(FREE if length is None else length for length in info.shape[1:])] if info.shape else []
-    if math.prod(shape) > LARGEST:
-        raise ValueError(
-            f"Expected an input {info.name!r} of at most {LARGEST:,} numbers to draw at random. Received: the shape "
-            f"{tuple(shape)}. Give inputs of your own, if the file is sound."
-        )
-    if info.dtype in ("int32", "int64", "uint32", "uint64", "bool"):
-        return generator.integers(0, 2, shape)  # places in a table of unknown length: two rows it has
-    return generator.random(shape, np.float32)

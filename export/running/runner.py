@@ -62,6 +62,7 @@ class Runner:
     _interpreter: Any
     _inputs: list[IOTensor]
     _outputs: list[IOTensor]
+    _shapes: list[tuple[int, ...]] | None  # of the inputs that memory is allocated for
 
     def __init__(self, source: Source, *, threads: int = 1) -> None:
         check_threads(threads)
@@ -71,20 +72,20 @@ class Runner:
         try:
             self._load = partial(interpreter, model_content=data, num_threads=int(threads))
             self._interpreter = self._load()
-            self._interpreter.allocate_tensors()
-            self._inputs, self._outputs = _endpoints(self._interpreter)
+            self._inputs, self._outputs = _io_tensors(self._interpreter)
+            is_allocated = self._allocate()
         # A TypeError comes from a signature that names a tensor by a number too large for the interpreter.
         except (MemoryError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Expected a TFLite file that runs. Received: {self._name}, which {self.runtime} cannot load: "
                 f"{_one_line(error)}. Export the model again."
             ) from error
-        self.inputs = tuple(endpoint.info for endpoint in self._inputs)
-        self.outputs = tuple(endpoint.info for endpoint in self._outputs)
-        allocated = {detail["index"]: tuple(detail["shape"]) for detail in self._interpreter.get_input_details()}
-        # Those that memory is allocated for.
-        self._shapes: list[tuple[int, ...]] | None = [allocated[endpoint.index] for endpoint in self._inputs]
-        self._check_batches(self._shapes)
+        self.inputs = tuple(tensor.info for tensor in self._inputs)
+        self.outputs = tuple(tensor.info for tensor in self._outputs)
+        shapes = {detail["index"]: tuple(detail["shape"]) for detail in self._interpreter.get_input_details()}
+        declared = [shapes[tensor.index] for tensor in self._inputs]
+        self._check_batches(declared)
+        self._shapes = declared if is_allocated else None
 
     def predict(self, inputs: Any) -> Any:
         """Run the model on any number of rows.
@@ -105,7 +106,7 @@ class Runner:
             ValueError: If number, names, shapes or values of the inputs do not fit the file, or it fails to run.
         """
         values = self._values(inputs)
-        arrays = [endpoint.encode(value) for endpoint, value in zip(self._inputs, values, strict=True)]
+        arrays = [tensor.encode(value) for tensor, value in zip(self._inputs, values, strict=True)]
         step = self._rows_per_run(arrays)
         results = self._invoke(arrays) if step is None else self._in_chunks(arrays, step)
         if len(results) == 1:
@@ -113,6 +114,16 @@ class Runner:
         if isinstance(inputs, Mapping):
             return {info.name: result for info, result in zip(self.outputs, results, strict=True)}
         return results
+
+    def _allocate(self) -> bool:
+        """Allocate memory for the declared shapes; where dimensions are free, it may take those of real inputs."""
+        try:
+            self._interpreter.allocate_tensors()
+        except RuntimeError:
+            if not any(None in tensor.info.shape for tensor in self._inputs):
+                raise
+            return False
+        return True
 
     def _check_batches(self, allocated: Sequence[tuple[int, ...]]) -> None:
         """Refuse a fixed batch that is not what the interpreter takes: filling it up could take all the memory."""
@@ -141,11 +152,12 @@ class Runner:
     def _rows_per_run(self, arrays: Sequence[np.ndarray]) -> int | None:
         """Return how many rows one invocation takes; None if it takes the arrays exactly as they are."""
         pairs = list(zip(self._inputs, arrays, strict=True))
-        if not all(endpoint.takes(array) for endpoint, array in pairs):
+        if not all(tensor.takes(array) for tensor, array in pairs):
             raise self._misfit(arrays)
-        fixed = {endpoint.batch for endpoint in self._inputs if endpoint.info.shape} - {None}
+        fixed = {tensor.batch for tensor in self._inputs} - {None}
         rows = {array.shape[0] for array in arrays if array.ndim}
-        if all(array.ndim == 0 or array.shape[0] == endpoint.batch for endpoint, array in pairs):
+        as_declared = all(tensor.batch in (None, *array.shape[:1]) for tensor, array in pairs)
+        if as_declared and (fixed or not rows):
             return None
         if len(rows) != 1 or len(fixed) > 1:
             raise self._misfit(arrays)
@@ -153,7 +165,7 @@ class Runner:
 
     def _in_chunks(self, arrays: Sequence[np.ndarray], step: int) -> list[np.ndarray]:
         rows = max(array.shape[0] for array in arrays if array.ndim)
-        padded = any(endpoint.batch for endpoint in self._inputs)
+        padded = any(tensor.batch for tensor in self._inputs)
         chunks = []
         for start in range(0, rows, step):
             part = [array[start : start + step] if array.ndim else array for array in arrays]
@@ -181,18 +193,20 @@ class Runner:
                 self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
                 # Resized before memory is allocated: later, tflite-runtime 2.14 crashes on sparse float16 weights.
                 self._interpreter = self._load()
-                for endpoint, shape in zip(self._inputs, shapes, strict=True):
-                    self._interpreter.resize_tensor_input(endpoint.index, shape)
+                for tensor, shape in zip(self._inputs, shapes, strict=True):
+                    self._interpreter.resize_tensor_input(tensor.index, shape)
                 self._interpreter.allocate_tensors()
                 self._shapes = shapes
-            for endpoint, array in zip(self._inputs, arrays, strict=True):
-                self._interpreter.set_tensor(endpoint.index, array)
+            for tensor, array in zip(self._inputs, arrays, strict=True):
+                self._interpreter.set_tensor(tensor.index, array)
             self._interpreter.invoke()
-            return [endpoint.decode(self._interpreter.get_tensor(endpoint.index)) for endpoint in self._outputs]
+            return [tensor.decode(self._interpreter.get_tensor(tensor.index)) for tensor in self._outputs]
         except (MemoryError, RuntimeError, ValueError) as error:
+            open_lengths = any(None in info.shape[1:] for info in self.inputs)
+            hint = f" Try other lengths for the dimensions marked ?: {self._wanted()}." if open_lengths else ""
             raise ValueError(
                 f"Expected inputs that {self._name} can run on. {self.runtime} says: {_one_line(error)}. "
-                f"Received: {self._received(arrays)}."
+                f"Received: {self._received(arrays)}.{hint}"
             ) from error
 
     def _misfit(self, arrays: Sequence[np.ndarray]) -> ValueError:
@@ -235,7 +249,7 @@ def _find_interpreter() -> tuple[Any, str]:
     )
 
 
-def _endpoints(interpreter: Any) -> tuple[list[IOTensor], list[IOTensor]]:
+def _io_tensors(interpreter: Any) -> tuple[list[IOTensor], list[IOTensor]]:
     signatures = interpreter.get_signature_list()
     # A file with several signatures is run as any interpreter runs it: its first graph.
     key = "serving_default" if "serving_default" in signatures else next(iter(signatures), None)

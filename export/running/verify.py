@@ -6,6 +6,7 @@ import math
 import numbers
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model, source_name
 from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
-from tfprune.export.running.io_tensor import random_input
+from tfprune.export.running.inputs import inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.running.runner import Runner
 from tfprune.export.running.verify_report import VerifyReport
 
@@ -91,12 +92,9 @@ def run_in_child(source: Source, inputs: Any, *, timeout: float) -> Run:
         timeout: Seconds after which the process is stopped.
     """
     data = read_model(source)
-    form = "dict" if isinstance(inputs, Mapping) else "list" if isinstance(inputs, (list, tuple)) else "array"
-    arrays = dict(inputs) if form == "dict" else dict(enumerate(inputs if form == "list" else [inputs]))
-    if inputs is None:
-        form, arrays = "random", {}
+    form, arrays = inputs_to_job(inputs)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        write_job(folder, "job", settings={"form": form}, arrays={str(key): array for key, array in arrays.items()})
+        write_job(folder, "job", settings={"form": form}, arrays=arrays)
         Path(folder, MODEL).write_bytes(data)
         completed = run_module(__name__, folder, timeout=timeout)
         runtime = ""
@@ -111,15 +109,8 @@ def _work(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     runner = Runner((folder / MODEL).read_bytes())
     write_job(folder, "loaded", settings={"runtime": runner.runtime})
-    values = list(arrays.values())
-    forms = {
-        "random": lambda: [random_input(info, 1) for info in runner.inputs],
-        "dict": lambda: arrays,
-        "list": lambda: values,
-        "array": lambda: values[0],
-    }
-    inputs = forms[settings["form"]]()
-    outputs = runner.predict(inputs)
+    draw = partial(random_inputs, runner.inputs, runner.outputs, rows=1)
+    outputs = runner.predict(inputs_from_job(settings["form"], arrays, draw=draw))
     if isinstance(outputs, dict):
         outputs = list(outputs.values())
     elif not isinstance(outputs, list):

@@ -151,7 +151,7 @@ def run_in_child(data: bytes) -> None:
 
 def run(plain: bytes) -> int:
     """Load and run a file; return 1 for an exception that is no ValueError."""
-    from tfprune.export.running.io_tensor import random_input
+    from tfprune.export.running.inputs import random_inputs
     from tfprune.export.running.runner import Runner
 
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGALRM):
@@ -163,7 +163,7 @@ def run(plain: bytes) -> int:
     os.dup2(nowhere, 2)
     try:
         runner = Runner(plain)
-        runner.predict([random_input(info, 1) for info in runner.inputs])
+        runner.predict(random_inputs(runner.inputs, runner.outputs, rows=1))
     except ValueError:
         return 0
     except BaseException:  # noqa: BLE001 (each is a finding)

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from tfprune.export.files.codec import encode
-from tfprune.export.report import TensorInfo
 from tfprune.export.running import benchmark as benchmark_module
 from tfprune.export.running.benchmark import benchmark
 from tfprune.export.running.child_process import Completed
-from tfprune.export.running.io_tensor import random_input
 
 
 def test_a_packed_file_is_measured(cases):
@@ -39,24 +37,6 @@ def test_memory_is_that_of_the_child(cases):
         assert report.peak_memory < benchmark_module._peak_memory()
 
 
-def test_inputs_are_the_same_each_time():
-    info = TensorInfo("x", (None, None, 3), "float32")
-    first, second = random_input(info, 4), random_input(info, 4)
-    np.testing.assert_array_equal(first, second)
-    assert first.shape == (4, 8, 3)
-    tokens = random_input(TensorInfo("t", (1, 6), "int32"), 2)
-    assert tokens.shape == (2, 6)
-    assert set(tokens.ravel()) <= {0, 1}
-    assert random_input(TensorInfo("s", (), "float32"), 2).shape == ()
-
-
-def test_a_random_input_larger_than_memory_is_refused():
-    with pytest.raises(
-        ValueError, match=r"Expected an input 'x' of at most .* Received: the shape \(1, 2147483647\)"
-    ):
-        random_input(TensorInfo("x", (None, 2**31 - 1), "float32"), 1)
-
-
 def test_percentiles_by_hand():
     settings = {"runs": 5, "warmup": 0, "threads": 1, "batch": 1}
     times = np.array([5.0, 1.0, 3.0, 2.0, 4.0])
@@ -76,6 +56,16 @@ def test_memory_and_processor_are_read_where_the_system_tells(tmp_path, monkeypa
     assert benchmark_module._processor() == "Some CPU @ 2 GHz"
     board.write_text("Raspberry Pi 4 Model B Rev 1.4\0")
     assert benchmark_module._machine().endswith(", Raspberry Pi 4 Model B Rev 1.4")
+
+
+def test_given_inputs_are_run_and_their_rows_reported(cases):
+    case = cases["two"]
+    assert benchmark(case.path, inputs=case.inputs, runs=1, warmup=0).batch == 5
+    assert benchmark(case.path, inputs=list(case.inputs.values()), runs=1, warmup=0).batch == 5
+    with pytest.raises(ValueError, match="'vector' 2x9"):
+        benchmark(cases["dense"].path, inputs=np.zeros((2, 9)), runs=1)
+    with pytest.raises(ValueError, match="either `inputs` or `batch`. Received: both, batch=3"):
+        benchmark(case.path, inputs=case.inputs, batch=3)
 
 
 @pytest.mark.parametrize(
