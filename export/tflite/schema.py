@@ -5,7 +5,6 @@ They are loaded when the first is used, so that running a file needs nothing but
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 
@@ -24,12 +23,13 @@ def require() -> None:
 
 def _generated() -> Any:
     try:
-        return importlib.import_module("ai_edge_litert.schema_py_generated")
+        from ai_edge_litert import schema_py_generated
     except ImportError as error:
         raise MissingPackage(
             "Expected ai-edge-litert, which knows the format of TFLite files. Received: it is not installed. "
             'Run pip install "tfprune[device]".'
         ) from error
+    return schema_py_generated
 
 
 def __getattr__(name: str) -> Any:

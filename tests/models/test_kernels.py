@@ -204,9 +204,9 @@ def test_matrix_view_by_index_arithmetic(case):
 
 
 def test_every_registered_layer_has_a_case():
-    from tfprune.models import kernels as prunable
+    from tfprune.models.register_prunable import REGISTRY
 
-    in_keras = {cls.__name__ for cls in prunable._REGISTRY if getattr(layers, cls.__name__, None) is cls}
+    in_keras = {cls.__name__ for cls in REGISTRY if getattr(layers, cls.__name__, None) is cls}
     assert in_keras == {re.match(r"\w+", case)[0] for case in CASES}
 
 

@@ -18,7 +18,7 @@ def _einsum_axes(layer: keras.layers.EinsumDense) -> str:
 _RECURRENT: dict[str, Axes] = {"kernel": "io", "recurrent_kernel": "io"}
 
 
-_REGISTRY: dict[type, dict[str, Axes]] = {
+REGISTRY: dict[type, dict[str, Axes]] = {
     keras.layers.Dense: {"kernel": "io"},
     keras.layers.EinsumDense: {"kernel": _einsum_axes},
     keras.layers.Embedding: {"embeddings": "io"},
@@ -79,12 +79,12 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
             raise TypeError(f"Expected axes as text, such as 'hwio', or a function. Received: {name}={letters!r}.")
         if isinstance(letters, str) and not set(letters) & {OUTPUT, CHANNEL}:
             raise ValueError(f"Expected an output axis `o` among the letters. Received: {name}={letters!r}.")
-    _REGISTRY[layer_class] = dict(axes)
+    REGISTRY[layer_class] = dict(axes)
 
 
 def axes_rule(layer: keras.layers.Layer) -> dict[str, Axes] | None:
     """Return the entry of the closest registered class."""
-    return next((_REGISTRY[cls] for cls in type(layer).__mro__ if cls in _REGISTRY), None)
+    return next((REGISTRY[cls] for cls in type(layer).__mro__ if cls in REGISTRY), None)
 
 
 def is_registered(layer: keras.layers.Layer) -> bool:

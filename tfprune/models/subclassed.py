@@ -15,20 +15,17 @@ from typing import Any
 
 import keras
 
+from tfprune.models.held_layers import ORIGIN, Place, each_once, held_layers, names_of_keras, own_attributes
 from tfprune.models.kinds import as_graph, is_subclassed, leaf_layers
-from tfprune.models.layers import attributes
 from tfprune.models.rebuild import Replace, config_of, copy_of, rebuild, revive
-
-Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
-_ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
 
 
 class _Holding:
     """Mixed into the class of a copy: saves the layers that it holds, as its code would create others."""
 
     def get_config(self) -> dict[str, Any]:
-        parts = [[list(place), config_of(part)] for place, part in _held(self)]
-        return {**_state(self, vars(self)[_ORIGIN]), "parts": parts}
+        parts = [[list(place), config_of(part)] for place, part in held_layers(self)]
+        return {**_state(self, vars(self)[ORIGIN]), "parts": parts}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
@@ -89,7 +86,7 @@ def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Mo
         return _assemble(type(model), model, parts, _state(model, _origin(model)), variables=copies)
     origin = _origin(model)
     shell = _fresh(origin, lambda entry: revive(entry, model))
-    for place, layer in _held(shell):
+    for place, layer in held_layers(shell):
         if place in parts and not isinstance(layer, (keras.Model, type(parts[place]))):
             raise ValueError(
                 f"Expected the code of {type(shell).__name__} to create plain layers. Received: {layer.name!r} of "
@@ -124,7 +121,7 @@ def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") ->
         can_load = is_loadable(model)
         origin = _origin(model) if can_load else {"build_config": model.get_build_config()}
         target_class = _holding(type(model)) if can_load else type(model)
-        plan.append((model, target_class, _each_once(model, part), _state(model, origin)))
+        plan.append((model, target_class, each_once(model, part), _state(model, origin)))
 
     look_at(model, path)
     for layer in made:  # only now, when nothing can fail any more: a build may change the layer inside
@@ -144,8 +141,8 @@ def layer_pairs(source: keras.layers.Layer, target: keras.layers.Layer) -> Itera
         for child in graph.layers:
             yield from layer_pairs(child, children[child.name])
     elif is_held:
-        parts = dict(_held(target))
-        for place, child in _held(source):
+        parts = dict(held_layers(target))
+        for place, child in held_layers(source):
             yield from layer_pairs(child, parts[place])
 
 
@@ -157,8 +154,8 @@ def own_variables(model: keras.Model) -> list[keras.Variable]:
 
 def is_loadable(model: keras.Model) -> bool:
     """Tell whether a subclassed model can be built from its configuration."""
-    if _ORIGIN in vars(model):
-        return "config" in vars(model)[_ORIGIN]
+    if ORIGIN in vars(model):
+        return "config" in vars(model)[ORIGIN]
     try:
         _fresh(_origin(model), lambda entry: revive(entry, model))
     except ValueError:
@@ -168,7 +165,7 @@ def is_loadable(model: keras.Model) -> bool:
 
 def _origin(model: keras.Model) -> dict[str, Any]:
     """Return the configuration of a model as its own code gives it, and the shapes that it was built with."""
-    config = vars(model).get(_ORIGIN) or config_of(model)
+    config = vars(model).get(ORIGIN) or config_of(model)
     return {name: value for name, value in config.items() if name != "compile_config"}
 
 
@@ -200,50 +197,7 @@ def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, kera
         replacement = replace(place, layer)
         return replacement if is_subclassed(layer) else copy_of(replacement or layer)
 
-    return _each_once(model, copied)
-
-
-def _each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[Place, Any]:
-    """Call a function on every layer that a model holds; one that it holds twice gives one result."""
-    made: dict[int, Any] = {}
-    held = dict(_held(model))
-    lost = [layer.name for layer in model.layers if not any(layer is one for one in held.values())]
-    if lost:
-        raise ValueError(
-            f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "
-            f"{', '.join(lost)}, held elsewhere. Hold them in one of these."
-        )
-    for layer in held.values():
-        if id(layer) not in made:
-            made[id(layer)] = make(layer)
-    return {place: made[id(layer)] for place, layer in held.items()}
-
-
-@functools.cache
-def _names_of_keras() -> frozenset[str]:
-    """Return the attributes that every compiled model has, before code of the user's adds any."""
-    model = keras.Model()
-    model.compile("sgd", "mse", metrics=["mse"])
-    return frozenset(vars(model)) | {_ORIGIN}
-
-
-def _attributes(model: Any) -> dict[str, Any]:
-    names = _names_of_keras() if model.compiled else _names_of_keras() - {"loss", "optimizer"}  # of a loop of its own
-    return {name: value for name, value in attributes(model).items() if name not in names}
-
-
-def _held(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
-    """Yield the layers in a model's attributes, lists and dicts included, each with its place."""
-
-    def visit(place: Place, value: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
-        if isinstance(value, keras.layers.Layer):
-            yield place, value
-        elif isinstance(value, (dict, list, tuple)):
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                yield from visit((*place, key), item)
-
-    for name, value in _attributes(model).items():
-        yield from visit((name,), value)
+    return each_once(model, copied)
 
 
 def _fill(
@@ -251,7 +205,7 @@ def _fill(
 ) -> keras.Model:
     """Put other layers into a model, and make it one of another class; it is uncompiled by this."""
     filled = vars(_assemble(model_class, model, parts, state))
-    for name in _names_of_keras() & (vars(model).keys() - filled.keys()):
+    for name in names_of_keras() & (vars(model).keys() - filled.keys()):
         del vars(model)[name]
     model.__class__ = model_class
     # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
@@ -274,7 +228,7 @@ def _assemble(
     variables: dict[int, keras.Variable] | None = None,
 ) -> keras.Model:
     """Build a model that has the attributes of another, with other layers in them."""
-    held = dict(_held(shell))
+    held = dict(held_layers(shell))
     if held.keys() != parts.keys():
         differing = ", ".join(".".join(map(str, place)) for place in held.keys() ^ parts.keys())
         raise ValueError(
@@ -301,9 +255,9 @@ def _assemble(
     keras.Model.__init__(model, name=state["name"], trainable=state["trainable"], dtype=shell.dtype_policy)
     for name in ("supports_masking", "input_spec", "autocast"):
         setattr(model, name, getattr(shell, name))
-    for name, value in _attributes(shell).items():
+    for name, value in own_attributes(shell).items():
         setattr(model, name, fill((name,), value))
-    vars(model)[_ORIGIN] = state["origin"]  # past Keras, which would track a dict
+    vars(model)[ORIGIN] = state["origin"]  # past Keras, which would track a dict
     _build(model, state["origin"].get("build_config"))
     model.built = state["built"]
     return model

@@ -114,9 +114,9 @@ class PruneLowMagnitude(Pruned):
             return {}
         return super().choose_kernels()
 
-    def _saved(self) -> dict[str, keras.Variable]:
+    def saved_variables(self) -> dict[str, keras.Variable]:
         step = self.pruning_step
-        return super()._saved() if step is None else {**super()._saved(), step.name: step}
+        return super().saved_variables() if step is None else {**super().saved_variables(), step.name: step}
 
     def shares(self, sparsity: float) -> dict[str, float]:
         """Return the sparsity of each weight that leaves as many of its entries as tfmot does, by name.

@@ -21,19 +21,22 @@ from keras import ops
 from tfprune import patterns
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
-from tfprune.models.kernels import Kernel, kernels, to_matrix
+from tfprune.models.kernels import Kernel, kernels
 from tfprune.models.layers import as_numpy, rename, walk
-from tfprune.models.rebuild import builds_itself, config_of
+from tfprune.models.rebuild import config_of
 from tfprune.patterns import PATTERNS, Pattern
 from tfprune.spec import resolve
+from tfprune.wrapping.kernels_to_prune import kernels_to_prune
 from tfprune.wrapping.masked_gradients import Scope, guard, mask_gradient
+from tfprune.wrapping.saved_masks import check_saved, saved_names
+from tfprune.wrapping.transparent import Transparent
 
 for _spec in (*CRITERIA.values(), *PATTERNS.values(), patterns.Block, patterns.NM):
     keras.saving.register_keras_serializable(package="tfprune")(_spec)
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
-class Pruned(keras.layers.Wrapper):
+class Pruned(Transparent):
     """Wrap a layer so that its weights are pruned by masks.
 
     The wrapper has the layer's name, and forward pass and gradient see weight * mask. All masks are ones at first;
@@ -98,25 +101,7 @@ class Pruned(keras.layers.Wrapper):
         """Return the kernels to prune by name; a ValueError says what cannot be."""
         if self._names is not None:
             rename(self.layer, self._names)
-        offered = {kernel.path: kernel for kernel in kernels(self.layer)}
-        names = self.weight_names
-        if names is None:
-            names = tuple(name for name, kernel in offered.items() if kernel.mixes_inputs)
-        unknown = [name for name in names if name not in offered]
-        if unknown or not names:
-            missing = ", ".join(unbuilt(self.layer))
-            raise ValueError(
-                f"Expected weights of layer {self.layer.name!r} ({type(self.layer).__name__}) that can be pruned. "
-                f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
-                + (f"Not built yet: {missing}; call the layer on data first. " if missing else "")
-                + f"tfprune.register_prunable({type(self.layer).__name__}, ...) names the weights of a custom layer."
-            )
-        chosen = {name: offered[name] for name in names}
-        for name, kernel in chosen.items():
-            refusal = self.pattern.refusal(kernel.matrix_shape)
-            if refusal:
-                raise ValueError(f"Weight {self.layer.name}/{name} cannot take the pattern: {refusal}.")
-        return chosen
+        return kernels_to_prune(self.layer, self.weight_names, pattern=self.pattern)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._has_masks:
@@ -138,9 +123,6 @@ class Pruned(keras.layers.Wrapper):
         if not self._waits():
             self.build()
 
-    def get_build_config(self) -> dict[str, Any] | None:
-        return self.layer.get_build_config() if builds_itself(self.layer) else None
-
     def _add_masks(self) -> None:
         self.kernels = self.choose_kernels()
         self.weight_names = tuple(self.kernels)  # so that a file tells which weights it has masks for
@@ -159,15 +141,13 @@ class Pruned(keras.layers.Wrapper):
             guard(kernel.variable, self.masks[name])
         self._has_masks = True
 
-    def _saved(self) -> dict[str, keras.Variable]:
-        """Return what files hold of the wrapper itself, by names that are the same in every copy."""
-        places = {path: f"{place}_{path.rpartition('/')[2]}" for place, path in enumerate(self.masks)}
-        masks = {f"{places[path]}_mask": mask for path, mask in self.masks.items()}
-        return masks | {f"{places[path]}_latent": latent for path, latent in self._latents.items()}
+    def saved_variables(self) -> dict[str, keras.Variable]:
+        """Return what files hold of the wrapper itself, by name; masks come first."""
+        return saved_names(self.masks, self._latents)
 
     def save_own_variables(self, store: dict[str, Any]) -> None:
         """Save masks and latent values by name, so that no other layer's weights are taken for them."""
-        for name, variable in self._saved().items():
+        for name, variable in self.saved_variables().items():
             store[name] = variable
 
     def load_own_variables(self, store: dict[str, Any]) -> None:
@@ -176,20 +156,8 @@ class Pruned(keras.layers.Wrapper):
         Raises:
             ValueError: If the file has none for these weights, or a mask that the pattern does not allow.
         """
-        own = self._saved()
-        if set(store.keys()) != set(own):
-            raise ValueError(
-                f"Expected the masks of layer {self.name!r}: {', '.join(own) or 'none, as it is not built'}. "
-                f"Received a file with {', '.join(store.keys()) or 'nothing'} in their place. Load weights of a "
-                f"model that is not wrapped before you wrap it: model.load_weights(path), then tfprune.wrap(model)."
-            )
-        for (name, mask), stored in zip(self.masks.items(), own, strict=False):  # own begins with the masks
-            values = np.asarray(store[stored])
-            if values.shape == mask.shape and not self.pattern.allows(to_matrix(values, self.kernels[name])):
-                raise ValueError(
-                    f"Expected a mask of {self.name}/{name} with zeros as in {self.pattern!r}. Received a file whose "
-                    f"mask has them elsewhere. Wrap with the pattern that the file was trained with."
-                )
+        own = self.saved_variables()
+        check_saved(self, store, names=own)
         for name, variable in own.items():
             variable.assign(store[name])
 
@@ -288,25 +256,6 @@ class Pruned(keras.layers.Wrapper):
             if kernel.variable is value:
                 return self._read(weight, training=True)
         return functools.partial(self._through_masks, value, True) if inspect.ismethod(value) else value
-
-    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_shape(*args, **kwargs)
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        if "training" not in inspect.signature(self.layer.call).parameters:
-            kwargs.pop("training", None)
-        return self.layer.compute_output_spec(*args, **kwargs)
-
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    @property
-    def supports_masking(self) -> bool:
-        return self.layer.supports_masking
-
-    @supports_masking.setter
-    def supports_masking(self, value: bool) -> None:
-        self.layer.supports_masking = value
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
