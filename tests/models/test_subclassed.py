@@ -317,11 +317,29 @@ def test_a_class_around_a_graph_is_wrapped_inside_another_model():
     np.testing.assert_array_equal(tfprune.strip(wrapped)(x), wrapped(x))
 
 
-def test_a_class_around_a_graph_by_itself_is_refused_with_the_way_out():
+def test_a_class_around_a_graph_comes_back_as_the_functional_model_that_it_is(recwarn):
     model = AroundGraph(7)
-    with pytest.raises(ValueError, match=r"built around a graph. Pass that graph, keras.Model\(model.inputs"):
-        tfprune.wrap(model)
-    tfprune.wrap(keras.Model(model.inputs, model.outputs))
+    with pytest.warns(UserWarning, match=r"plain Functional model, not of class AroundGraph. To take the zeros back"):
+        wrapped = tfprune.wrap(model)
+    assert type(wrapped) is keras.Model(model.input, model.output).__class__
+    x = random(4, 5)
+    np.testing.assert_array_equal(wrapped(x), model(x))
+    tfprune.update_masks(wrapped, 0.5)
+    recwarn.clear()
+    model.set_weights(tfprune.strip(wrapped).get_weights())  # as the warning says
+    np.testing.assert_array_equal(model(x), wrapped(x))
+    assert not recwarn.list
+    stripped = tfprune.strip(model)
+    np.testing.assert_array_equal(stripped(x), model(x))
+
+
+def test_a_class_around_a_graph_whose_call_does_more_is_refused():
+    class Twice(AroundGraph):
+        def call(self, inputs):
+            return 2 * super().call(inputs)
+
+    with pytest.raises(ValueError, match=r"whose `call` does more than call it. Pass that graph, keras.Model\("):
+        tfprune.wrap(Twice(7))
 
 
 def autoencoder() -> Autoencoder:

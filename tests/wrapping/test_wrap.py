@@ -210,13 +210,71 @@ def test_wrap_of_a_wrapped_model_adds_what_was_left_out():
     model = randomise(sequential())
     first = tfprune.wrap(model, filters="first")
     tfprune.update_masks(first, 0.5)
-    both = tfprune.wrap(first, pattern=patterns.Block(1, 2))
+    both = tfprune.wrap(first, pattern=patterns.Block(1, 2), filters="last")
     assert [type(layer).__name__ for layer in both.layers] == ["Pruned", "BatchNormalization", "Pruned"]
     np.testing.assert_array_equal(both.get_layer("first").masks["kernel"], first.get_layer("first").masks["kernel"])
     np.testing.assert_array_equal(both.get_layer("first").latent("kernel"), first.get_layer("first").latent("kernel"))
     assert both.get_layer("first").pattern == patterns.Unstructured()
     assert both.get_layer("last").pattern == patterns.Block(1, 2)
     assert_equal(outputs(both), outputs(first))
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "channel", patterns.NM(1, 2)])
+def test_a_cell_that_is_run_twice_changes_nothing(pattern):
+    model = tfprune.wrap(randomise(sequential()), pattern=pattern)
+    tfprune.update_masks(model, 0.5)
+    again = tfprune.wrap(model, pattern=pattern)
+    assert again is not model
+    assert [type(layer) for layer in again.layers] == [type(layer) for layer in model.layers]
+    for name in ("first", "last"):
+        mask = model.get_layer(name).masks["kernel"]
+        np.testing.assert_array_equal(again.get_layer(name).masks["kernel"], mask)
+        np.testing.assert_array_equal(again.get_layer(name).latent("kernel"), model.get_layer(name).latent("kernel"))
+    assert np.count_nonzero(again.get_layer("first").masks["kernel"]) < 24
+    assert_equal(outputs(again), outputs(model))
+
+
+def test_a_weight_that_is_wrapped_otherwise_is_refused_and_named():
+    first = tfprune.wrap(sequential(), filters="first")
+    with pytest.raises(ValueError, match=r"Received: first, .*pattern=Unstructured\(\). Leave it out with `filters`"):
+        tfprune.wrap(first, pattern=patterns.Block(1, 2))
+    with pytest.raises(ValueError, match=r"Received: first, which is wrapped with criterion=Magnitude\(\)"):
+        tfprune.wrap(first, criterion="random")
+    with pytest.raises(ValueError, match="first is wrapped already, with another criterion or pattern"):
+        tfprune.wrap(first, pattern="channel", filters="first")
+
+
+def test_a_sequential_model_that_its_first_batch_builds_is_wrapped_and_trains():
+    stack = [layers.Conv1D(6, 3), layers.DepthwiseConv1D(2), layers.Bidirectional(layers.GRU(4)), layers.Dense(2)]
+    model = tfprune.wrap(keras.Sequential(stack))
+    assert [type(layer).__name__ for layer in model.layers] == ["Pruned", "DepthwiseConv1D", "Pruned", "Pruned"]
+    x = np.random.default_rng(0).normal(size=(32, 8, 3)).astype("float32")
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, 0, :2], verbose=0)
+    report = tfprune.update_masks(model, 0.75)
+    # Conv1D 3x3x6; two GRU directions of 6x12 and 4x12; Dense 8x2.
+    assert [row.size for row in report.rows] == [54, 72, 48, 72, 48, 16]
+    assert report.nnz == 14 + 18 + 12 + 18 + 12 + 4
+    model.fit(x, x[:, 0, :2], verbose=0)
+    assert tfprune.sparsity_report(model).nnz == report.nnz
+    np.testing.assert_allclose(tfprune.strip(model)(x), model(x), atol=1e-6)
+
+
+def test_filters_choose_layers_of_a_model_that_is_not_built():
+    stack = [layers.Dense(6, name="hidden"), layers.Dense(2, name="out")]
+    model = tfprune.wrap(keras.Sequential(stack), filters="hidden/kernel")
+    assert [type(layer).__name__ for layer in model.layers] == ["Pruned", "Dense"]
+    assert [type(layer).__name__ for layer in tfprune.wrap(model).layers] == ["Pruned", "Pruned"]
+    model(np.ones((2, 3)))
+    assert wrapped_paths(model) == ["hidden/kernel"]
+    with pytest.raises(ValueError, match="'kernle', which is found in none of hidden/kernel, out/kernel"):
+        tfprune.wrap(keras.Sequential(stack), filters="kernle")
+
+
+def test_a_layer_that_cannot_take_the_pattern_says_so_when_it_is_built():
+    model = tfprune.wrap(keras.Sequential([layers.Dense(2, name="out")]), pattern=patterns.NM(9, 16))
+    with pytest.raises(ValueError, match="Weight out/kernel cannot take the pattern"):
+        model(np.ones((1, 3)))
 
 
 def wrapped_paths(model: keras.Model) -> list[str]:
@@ -289,10 +347,14 @@ def built(model: keras.Model) -> keras.Model:
         (lambda: tfprune.wrap(branches(), criterion="size"), ValueError, "criterion='size'"),
         (lambda: tfprune.wrap(branches(), pattern="rows"), ValueError, "pattern='rows'"),
         (lambda: tfprune.wrap("model"), TypeError, "Expected a Keras model or layer. Received: 'model' of type str"),
-        (lambda: tfprune.wrap(tfprune.wrap(sequential())), ValueError, "a model whose wrappers hold all that can be"),
         (lambda: tfprune.wrap(layers.Dense(1), filters="kernel"), ValueError, "with a model only"),
         (
-            lambda: tfprune.wrap(keras.Sequential([layers.Dense(2)], name="raw")),
+            lambda: tfprune.wrap(keras.Sequential([layers.Dense(2)], name="raw"), pattern="channel"),
+            ValueError,
+            "built model. Received: 'raw'",
+        ),
+        (
+            lambda: tfprune.strip(keras.Sequential([layers.Dense(2)], name="raw")),
             ValueError,
             "built model. Received: 'raw'",
         ),

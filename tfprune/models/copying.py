@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import keras
 
-from tfprune.models.kinds import as_graph, is_graph, is_subclassed, leaf_layers
+from tfprune.models.kinds import as_graph, is_subclassed, leaf_layers
 from tfprune.models.layers import sublayers, walk
 from tfprune.models.rebuild import Replace, rebuild
 from tfprune.models.subclassed import reassemble
@@ -36,22 +36,31 @@ def copy_model(model: keras.Model, replace: Replace, *, subclassed: Copy = reass
 
 
 def check_model(model: keras.Model) -> None:
-    """Refuse a model that cannot be copied: unbuilt, empty, or built around a graph, for example.
+    """Refuse a model that cannot be copied with its weights: unbuilt, or empty, for example.
 
     Raises:
         ValueError: Saying what is wrong with it, and what to do.
     """
-    if not is_graph(model) and not is_subclassed(model):
-        raise ValueError(
-            f"Expected a Sequential, Functional or subclassed model. Received: {model.name!r} of class "
-            f"{type(model).__name__}, which is built around a graph. Pass that graph, "
-            f"keras.Model(model.inputs, model.outputs)."
-        )
-    is_built = model.built if is_graph(model) else any(layer.weights for _, layer in leaf_layers(model))
-    if not is_built and model.layers:
+    check_layers(model)
+    is_built = any(layer.weights for _, layer in leaf_layers(model)) if is_subclassed(model) else model.built
+    if not is_built:
         raise ValueError(
             f"Expected a built model. Received: {model.name!r}, whose weights do not exist yet. Start it with "
             f"keras.Input(shape), call model.build(input_shape), or call the model on a batch first."
+        )
+
+
+def check_layers(model: keras.Model) -> None:
+    """Refuse a model whose layers cannot be copied; it need not be built.
+
+    Raises:
+        ValueError: If it has no layers, one is held twice, or its class calls the graph that it is built around.
+    """
+    if as_graph(model) is None and not is_subclassed(model):
+        raise ValueError(
+            f"Expected a Sequential, Functional or subclassed model. Received: {model.name!r} of class "
+            f"{type(model).__name__}, which is built around a graph, and whose `call` does more than call it. Pass "
+            f"that graph, keras.Model(model.inputs, model.outputs)."
         )
     if not model.layers:
         raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty.")

@@ -18,7 +18,7 @@ def selector(
 ) -> Callable[[str, keras.layers.Layer, Kernel], bool]:
     """Turn `filters` into a function of path, layer and kernel; refuse an expression that matches no path."""
     if filters is None:  # of a whole model, what cannot take the pattern is left out instead of refused
-        return lambda path, layer, kernel: kernel.mixes_inputs and not pattern.refusal(kernel.matrix_shape)
+        return lambda path, layer, kernel: kernel.mixes_inputs and kernel.takes(pattern)
     if callable(filters):
         return lambda path, layer, kernel: bool(filters(layer))
     expressions = [filters] if isinstance(filters, str) else filters

@@ -18,6 +18,7 @@ import numpy as np
 from tfprune.axes import INPUT, matrix_axes
 from tfprune.models.layers import sublayers, walk
 from tfprune.models.register_prunable import axes_rule
+from tfprune.patterns import Pattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Kernel:
 
     Attributes:
         path: Its place below the layer it was looked for in: `kernel`, or `block_1/conv/kernel` in a model.
-        variable: The Keras variable.
+        variable: The Keras variable; None of a layer that is not built.
         axes: One letter per dimension.
     """
 
@@ -45,6 +46,10 @@ class Kernel:
         groups = matrix_axes(self.axes)
         sizes = [math.prod(self.variable.shape[axis] for axis in group) for group in groups]
         return tuple(sizes) if groups[1] else (sizes[0], sizes[2])
+
+    def takes(self, pattern: Pattern) -> bool:
+        """Tell whether it can take a pattern; as long as it has no shape, nothing speaks against it."""
+        return self.variable is None or not pattern.refusal(self.matrix_shape)
 
 
 class PrunableLayer(abc.ABC):
@@ -123,6 +128,19 @@ def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) 
             f"Expected one axis letter per dimension of {variable.path} of shape {tuple(variable.shape)}. Received: "
             f"{variable.name}={axes!r} registered for {type(layer).__name__}."
         )
+
+
+def expected_kernels(layer: keras.layers.Layer) -> list[Kernel]:
+    """Return the kernels that a layer which is not built will have, as far as its class is registered.
+
+    Their shapes, and so their variables, do not exist yet: `variable` is None.
+    """
+    rule = axes_rule(layer)
+    if rule is None:
+        inside = ((part, kernel) for part in sublayers(layer) for kernel in expected_kernels(part))
+        return [Kernel(f"{part.name}/{kernel.path}", None, kernel.axes) for part, kernel in inside]
+    known = {name: letters if isinstance(letters, str) else letters(layer) for name, letters in rule.items()}
+    return [Kernel(name, None, letters) for name, letters in known.items()]
 
 
 def kernels(root: keras.layers.Layer) -> list[Kernel]:

@@ -25,6 +25,11 @@ def is_subclassed(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and as_graph(layer) is None and not hasattr(layer, "inputs")
 
 
+def is_around_graph(layer: Any) -> bool:
+    """Tell whether it is a model of a class of its own that is built around a graph, and calls nothing but it."""
+    return not is_graph(layer) and as_graph(layer) is not None
+
+
 def as_graph(layer: Any) -> keras.Model | None:
     """Return a model as a Sequential or Functional one over the same layers; None if it is not built from a graph."""
     if is_graph(layer):
@@ -32,7 +37,7 @@ def as_graph(layer: Any) -> keras.Model | None:
     if not (isinstance(layer, keras.Model) and hasattr(layer, "inputs")):
         return None
     # A class around a graph, whose arguments stand in its configuration instead of the layers.
-    graph = keras.Model(layer.inputs, layer.outputs, name=layer.name, trainable=layer.trainable)
+    graph = keras.Model(layer.input, layer.output, name=layer.name, trainable=layer.trainable)
     return graph if type(layer).call is type(graph).call else None
 
 

@@ -9,17 +9,20 @@ import keras
 
 from tfprune.channels.groups import choose_groups, offered, stuck
 from tfprune.channels.network import Group, Network, analyse
+from tfprune.criteria import Criterion
 from tfprune.models.filters import Filters
 from tfprune.models.graph import is_plain
 from tfprune.models.kinds import leaf_layers
 from tfprune.patterns import Channel, Pattern
 from tfprune.wrapping.choice import Choice
 from tfprune.wrapping.flat_copy import flat_copy
-from tfprune.wrapping.pruned import holds_pruned
+from tfprune.wrapping.pruned import Pruned, holds_pruned
 
 
-def choose_channels(model: keras.Model, *, pattern: Channel, filters: Filters) -> Choice:
+def choose_channels(model: keras.Model, *, criterion: Criterion, pattern: Channel, filters: Filters) -> Choice:
     """Return the kernels that make or read the channels to prune, by the path of their layer, with its pattern.
+
+    Layers that are wrapped already, with this criterion and pattern, stay as they are and are not in the choice.
 
     Raises:
         ValueError: If the model is no graph, no channels can go, or those asked for cannot.
@@ -33,20 +36,27 @@ def choose_channels(model: keras.Model, *, pattern: Channel, filters: Filters) -
     paths_by_id = {id(layer): path for path, layer in leaf_layers(model)}
     flat = flat_copy(model)
     paths = {name: paths_by_id[id(origin)] for name, origin in flat.origins.items()}
-    wrapped = {name for name, origin in flat.origins.items() if holds_pruned(origin)}
+    wrapped = {name: origin for name, origin in flat.origins.items() if holds_pruned(origin)}
     network, kernels = analyse(flat.model), offered(flat.model, paths)
 
     def refusal(group: Group) -> str | None:
         reason = stuck(network, group)
-        for layer, weight, _ in () if reason else _touching(network, group):
-            if layer in wrapped:
-                return f"{paths[layer]} is wrapped already"
+        for layer, weight, makes in () if reason else _touching(network, group):
+            if layer in wrapped and not _covers(wrapped[layer], weight, criterion, replace(pattern, makes=makes)):
+                return f"{paths[layer]} is wrapped already, with another criterion or pattern"
             if (layer, weight) not in kernels:
                 return f"{layer}/{weight} is no kernel that can be masked; tfprune.register_prunable names those"
         return reason
 
     groups = choose_groups(network, kernels, pattern=pattern, filters=filters, refusal=refusal)
-    return _cover(network, groups, paths, pattern)
+    cover = _cover(network, groups, paths, pattern)
+    return {path: choice for path, choice in cover.items() if path not in {paths[layer] for layer in wrapped}}
+
+
+def _covers(layer: keras.layers.Layer, weight: str, criterion: Criterion, pattern: Channel) -> bool:
+    """Tell whether a wrapper that is there does what is asked for; one that makes channels may read others, too."""
+    same = isinstance(layer, Pruned) and layer.criterion == criterion and weight in layer.kernels
+    return same and layer.pattern in (pattern, replace(pattern, makes=True))
 
 
 def _touching(network: Network, group: Group) -> Iterator[tuple[str, str, bool]]:

@@ -1,46 +1,81 @@
-"""Which weights of a model to prune: what `filters` means."""
+"""Which weights of a model to wrap, layer by layer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 
+from tfprune.criteria import Criterion
 from tfprune.models.filters import Filters, selector
-from tfprune.models.kernels import kernels
+from tfprune.models.kernels import Kernel, expected_kernels, kernels
 from tfprune.models.kinds import leaf_layers
 from tfprune.patterns import Pattern
-from tfprune.wrapping.pruned import holds_pruned
+from tfprune.wrapping.pruned import Pruned, holds_pruned
 
-Choice = dict[str, tuple[list[str], Pattern]]  # names of weights and their pattern, by the path of their layer
+# By the path of a layer: the names of its weights, None for those that the wrapper finds, and their pattern.
+Choice = dict[str, tuple[list[str] | None, Pattern]]
 
 
-def choose_weights(model: keras.Model, *, pattern: Pattern, filters: Filters) -> Choice:
-    """Return the names of the weights to prune, by the path of their layer, with the pattern.
+def choose_weights(model: keras.Model, *, criterion: Criterion, pattern: Pattern, filters: Filters) -> Choice:
+    """Return the names of the weights to wrap, by the path of their layer, with the pattern.
+
+    Weights that are wrapped already, with this criterion and pattern, stay as they are and are not in the choice. The
+    layers of a Sequential model that is not built are chosen by their class.
 
     Raises:
-        ValueError: If none is chosen, a filter matches nothing, or two weights have the same path.
+        ValueError: If no weight is meant, a filter matches nothing, two weights have the same path, or one is wrapped
+            with another criterion or pattern.
         TypeError: If `filters` is neither None, nor regular expressions, nor a function.
     """
+    find = expected_kernels if is_unbuilt(model) else kernels
     kernels(model)  # refuses two weights of one path, of which no report could tell which is which
     offered = [
         (path, layer, kernel)
         for path, layer in leaf_layers(model)
-        if not holds_pruned(layer) and not isinstance(layer, keras.Model)  # its class calls a graph
-        for kernel in kernels(layer)
+        if not isinstance(layer, keras.Model)  # its class calls a graph
+        for kernel in _offered(layer, find)
     ]
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
-    if not paths and holds_pruned(model):
-        raise ValueError(
-            f"Expected weights that are not wrapped yet in model {model.name!r}. Received: a model whose wrappers "
-            f"hold all that can be pruned. Use it as it is, or wrap tfprune.strip(model)."
-        )
     wanted = selector(filters, pattern, paths)
-    chosen: Choice = {}
-    for path, layer, kernel in offered:
-        if wanted(f"{path}/{kernel.path}", layer, kernel):
-            chosen.setdefault(path, ([], pattern))[0].append(kernel.path)
-    if not chosen:
+    meant = [entry for entry in offered if wanted(f"{entry[0]}/{entry[2].path}", entry[1], entry[2])]
+    if not meant:
         raise ValueError(
             f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "
             f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}."
         )
+    wrapped = {path: layer for path, layer, _ in meant if isinstance(layer, Pruned)}
+    _check_agreement(wrapped, criterion, pattern)
+    chosen: Choice = {}
+    finds_them = filters is None and is_unbuilt(model)
+    for path, _, kernel in meant:
+        if path not in wrapped:
+            names = [] if path not in chosen else chosen[path][0] or []
+            chosen[path] = (None if finds_them else [*names, kernel.path], pattern)
     return chosen
+
+
+def is_unbuilt(model: keras.Model) -> bool:
+    """Tell whether it is a list of layers that the first batch will build."""
+    return isinstance(model, keras.Sequential) and not model.built
+
+
+def _offered(layer: keras.layers.Layer, find: Callable[[keras.layers.Layer], list[Kernel]]) -> list[Kernel]:
+    if isinstance(layer, Pruned):
+        return list(layer.kernels.values()) if layer.built else find(layer.layer)
+    return [] if holds_pruned(layer) else find(layer)
+
+
+def _check_agreement(wrapped: dict[str, Pruned], criterion: Criterion, pattern: Pattern) -> None:
+    """Refuse wrappers that are to stay as they are, but were made with another criterion or pattern.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    for path, layer in wrapped.items():
+        if layer.criterion != criterion or layer.pattern != pattern:
+            raise ValueError(
+                f"Expected weights that are not wrapped yet, or wrapped with criterion={criterion!r} and "
+                f"pattern={pattern!r}. Received: {path}, which is wrapped with criterion={layer.criterion!r} and "
+                f"pattern={layer.pattern!r}. Leave it out with `filters`, or wrap tfprune.strip(model)."
+            )

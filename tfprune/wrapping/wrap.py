@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import keras
 
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.models.copying import check_model, copy_model
+from tfprune.models.copying import check_layers, check_model, copy_model
 from tfprune.models.filters import Filters
-from tfprune.models.kinds import as_graph, is_subclassed
+from tfprune.models.kinds import as_graph, is_around_graph, is_subclassed
 from tfprune.models.rebuild import Replace, copy_of
 from tfprune.models.subclassed import replace_in_place
 from tfprune.patterns import PATTERNS, Channel, Pattern
 from tfprune.spec import resolve
 from tfprune.wrapping.channel_choice import choose_channels
-from tfprune.wrapping.choice import choose_weights
+from tfprune.wrapping.choice import choose_weights, is_unbuilt
 from tfprune.wrapping.pruned import Pruned
 from tfprune.wrapping.transfer import transfer_weights
 
@@ -32,14 +33,19 @@ def wrap(
     """Return an uncompiled copy whose layers are wrapped in `Pruned`; the original is left untouched.
 
     Names of layers stay as they are, so `get_layer` finds the wrapper by the name of its layer. Layers without a
-    prunable weight are copied as they are, and `sparsity_report` lists them with the reason.
+    prunable weight are copied as they are, and `sparsity_report` lists them with the reason. Wrappers that are there
+    already stay as they are, masks included, if they have this criterion and pattern: a cell of a notebook can be run
+    twice.
 
     A subclassed model is built anew from its configuration, and the layers in its attributes are wrapped. The copy is
-    an instance of its class, with its methods, and is saved with its wrappers.
+    an instance of its class, with its methods, and is saved with its wrappers. A class that is built around a graph,
+    `super().__init__(inputs, outputs)`, comes back as a plain Functional model, with a warning.
 
     Args:
-        model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), or a single layer.
-        criterion: How important an entry is: `"magnitude"`, `"random"` or a `Criterion`.
+        model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), a Sequential model
+            that its first batch builds, or a single layer.
+        criterion: How important an entry is: a name among `criteria.CRITERIA`, such as `"magnitude"` or `"wanda"`, or
+            a `Criterion`.
         pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`; `"channel"` and `"head"` prune what
             `shrink` can remove, and wrap every kernel that makes or reads it (graph models only).
         filters: Which weights. None takes every kernel that mixes inputs, embeddings and recurrent kernels too, but
@@ -53,9 +59,10 @@ def wrap(
         The wrapped copy, or the model given.
 
     Raises:
-        ValueError: For an unbuilt or empty model, one that cannot be copied or, with `in_place`, is not subclassed,
-            a filter that matches nothing, or a weight that was asked for and cannot take the pattern.
-        TypeError: If it is no Keras model or layer, or an argument is of the wrong type.
+        ValueError: If the model is empty, is subclassed and not built, cannot be copied or, with `in_place`, is not
+            subclassed; if a filter matches nothing; if a weight that was asked for cannot take the pattern, or is
+            wrapped with another criterion or pattern.
+        TypeError: If it is not a Keras model or layer, or an argument is of the wrong type.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
@@ -71,11 +78,12 @@ def wrap(
         )
     if not isinstance(model_or_layer, keras.Model):
         return _wrap_layer(model_or_layer, criterion, pattern, filters)
-    check_model(model_or_layer)
+    check = check_layers if is_unbuilt(model_or_layer) and not isinstance(pattern, Channel) else check_model
+    check(model_or_layer)
     if isinstance(pattern, Channel):
-        chosen = choose_channels(model_or_layer, pattern=pattern, filters=filters)
+        chosen = choose_channels(model_or_layer, criterion=criterion, pattern=pattern, filters=filters)
     else:
-        chosen = choose_weights(model_or_layer, pattern=pattern, filters=filters)
+        chosen = choose_weights(model_or_layer, criterion=criterion, pattern=pattern, filters=filters)
 
     def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if path not in chosen:
@@ -88,6 +96,13 @@ def wrap(
         return model_or_layer
     copy = copy_model(model_or_layer, wrapped)
     transfer_weights(model_or_layer, copy)
+    if is_around_graph(model_or_layer):
+        warnings.warn(
+            f"The copy of {model_or_layer.name!r} is a plain Functional model, not of class "
+            f"{type(model_or_layer).__name__}. To take the zeros back into that class: "
+            f"model.set_weights(tfprune.strip(copy).get_weights()).",
+            stacklevel=2,
+        )
     return copy
 
 
