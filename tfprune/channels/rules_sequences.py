@@ -23,8 +23,7 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
         raise NoRule("it keeps states from batch to batch")
     inputs = along(flow.inputs(call)[0], -1)
     units = flow.fresh(layer.units, name=layer.name)
-    for state in keras.tree.flatten(_bound(call).get("initial_state") or ()):
-        flow.tie_layouts((units,), flow.layout(state)[1:])
+    _tie_states(flow, call, units)
     gates = np.tile(units, next(count for kind, count in _GATES.items() if isinstance(layer, kind)))
     bias = next((variable for variable in layer.weights if variable.path.endswith("bias")), None)
     rank = 1 if bias is None else len(bias.shape)
@@ -36,19 +35,24 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
     return [placed(len(tensor.shape), -1, units) for tensor in call.outputs]
 
 
+def _tie_states(flow: Flow, call: Call, units: np.ndarray) -> None:
+    """Let units be those of the states that a call starts from, to which a cell adds what it makes."""
+    states = _bound(call).get("initial_state")
+    for state in [] if states is None else keras.tree.flatten(states):
+        flow.tie_layouts((units,), flow.layout(state)[1:])
+
+
 def bidirectional(flow: Flow, call: Call) -> Sequence[Layout]:
-    layer = call.layer
-    if len(call.inputs) > 1:
-        raise NoRule("it is given states to start from")
-    shapes = [tensor.shape for tensor in call.inputs]
+    layer, series = call.layer, call.inputs[0]  # a mask and states may follow
     directions = []
     for part in (layer.forward_layer, layer.backward_layer):
         rank = 3 if part.return_sequences else 2
         states = [(None, part.units)] * (0 if not part.return_state else 2 if isinstance(part, layers.LSTM) else 1)
-        given = [*shapes, (*shapes[0][: rank - 1], part.units), *states]
-        directions.append(list(flow.follow_part(part, flow.inputs(call), given)))
+        given = [series.shape, (*series.shape[: rank - 1], part.units), *states]
+        directions.append(list(flow.follow_part(part, [flow.layout(series)], given)))
     forward, backward = directions
     flow.tie_layouts(forward[0], backward[0])  # one argument, `units`, counts both
+    _tie_states(flow, call, forward[0][-1])
     parts = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
     flow.record(layer, _held(flow, parts), config=parts, work=_moved_work(flow, parts))
     if layer.merge_mode is None:

@@ -38,7 +38,7 @@ def plan_shrink(
     data: Any = None,
     loss: Any = None,
 ) -> ShrinkPlan:
-    """Plan which channels, units and attention heads of a model to remove; the model is left read_only_scope.
+    """Plan which channels, units and attention heads of a model to remove; the model is left unchanged.
 
     Channels that meet in an addition, a multiplication or a grouped convolution can only go together: they are one
     channel of the plan, and layers that share channels are one group. Print the plan, then `shrink(model, plan)`.

@@ -46,7 +46,7 @@ def prune_to(
     model was compiled, its optimizer and learning rate anew.
 
     Args:
-        model: A built and compiled Sequential or Functional model, trained. It is left read_only_scope.
+        model: A built and compiled Sequential or Functional model, trained. It is left unchanged.
         budget: What the smaller model may cost, `tfprune.budget(flops=0.5)`.
         data: What to train on: a tuple (x, y), or a data set that can be read again and again.
         rounds: At least 1; with more of them fewer channels go at once.

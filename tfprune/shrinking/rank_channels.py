@@ -27,7 +27,7 @@ def rank_channels(
     a part of the squares of the outputs: it depends on no order of the channels, and compares between groups.
 
     Args:
-        model: A built Sequential or Functional model, wrapped or not. It is left read_only_scope.
+        model: A built Sequential or Functional model, wrapped or not. It is left unchanged.
         data: Some hundred samples, as for `reconstruct`.
         ridge: What is added to the diagonal of the moments, as a part of its mean.
         batch_size: Samples in a batch.

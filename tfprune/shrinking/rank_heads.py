@@ -20,7 +20,7 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     """Score attention heads by how much the loss grows when each alone is removed, one evaluation for each.
 
     Args:
-        model: A built Sequential or Functional model with one output, wrapped or not. It is left read_only_scope.
+        model: A built Sequential or Functional model with one output, wrapped or not. It is left unchanged.
         data: A tuple (x, y), or a data set of such batches that can be read again and again. Little will do.
         loss: A loss, its name or a function; None takes the one that the model is compiled with.
         batch_size: Samples in a batch.

@@ -22,7 +22,7 @@ def shrink(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
     no kernel read them. It saves, loads and exports like any other, without tfprune.
 
     Args:
-        model: The model that the plan was made for, wrapped or not. It is left read_only_scope.
+        model: The model that the plan was made for, wrapped or not. It is left unchanged.
         plan: What `plan_shrink` returned for it.
 
     Returns:

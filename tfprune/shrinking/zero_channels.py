@@ -14,7 +14,7 @@ def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
     """Return a copy of the same size with zeros wherever a kernel makes or reads a channel that a plan removes.
 
     Args:
-        model: The model that the plan was made for, wrapped or not. It is left read_only_scope.
+        model: The model that the plan was made for, wrapped or not. It is left unchanged.
         plan: What `plan_shrink` returned for it.
 
     Returns:

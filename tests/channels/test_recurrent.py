@@ -1,0 +1,102 @@
+"""Recurrent layers with states and masks: the smaller model against the given one with zeros in its own weights."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune import Pruned, plan_shrink, shrink, wrap, zero_channels
+
+layers = keras.layers
+UNITS = 8
+STATES = {"none": None, "tensor": lambda states: states[0], "list": list, "tuple": tuple}
+MASKS = ["no mask", "Masking", "mask_zero"]
+
+
+def network(kind, *, states, mask, is_bidirectional):
+    """Return a recurrent network of 5 steps, and data of which the last steps are masked."""
+    keras.utils.set_random_seed(1)
+    generator = np.random.default_rng(1)
+    if mask == "mask_zero":
+        series, tokens = keras.Input((5,), dtype="int32"), generator.integers(1, 7, (4, 5))
+        tokens[:, 3:] = 0
+        x, data = layers.Embedding(7, 6, mask_zero=True, name="before")(series), [tokens]
+    else:
+        series, values = keras.Input((5, 3)), generator.normal(size=(4, 5, 3)).astype("float32")
+        values[:, 3:] = 0
+        masked = layers.Masking()(series) if mask == "Masking" else series
+        x, data = layers.Dense(6, name="before")(masked), [values]
+    layer = getattr(layers, kind)(UNITS, name="recurrent")
+    inputs, arguments = [series], {}
+    if STATES[states]:
+        inputs.append(keras.Input((4,)))
+        data.append(generator.normal(size=(4, 4)).astype("float32"))
+        count = (2 if kind == "LSTM" else 1) * (2 if is_bidirectional else 1)
+        starts = [layers.Dense(UNITS, name=f"state_{number}")(inputs[1]) for number in range(count)]
+        arguments["initial_state"] = STATES[states](starts)
+    x = (layers.Bidirectional(layer, name="both") if is_bidirectional else layer)(x, **arguments)
+    return keras.Model(inputs, layers.Dense(2, name="out")(x)), data
+
+
+CASES = [
+    (kind, states, is_bidirectional)
+    for kind in ("SimpleRNN", "GRU", "LSTM")
+    for states in STATES
+    for is_bidirectional in (False, True)
+    if states != "tensor" or not (kind == "LSTM" or is_bidirectional)  # Keras takes several states in a list only
+]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("kind", "states", "is_bidirectional"), CASES)
+def test_units_go_with_the_states_they_start_from(kind, states, mask, is_bidirectional):
+    model, data = network(kind, states=states, mask=mask, is_bidirectional=is_bidirectional)
+    plan = plan_shrink(model, 0.5)
+    units = "forward_recurrent" if is_bidirectional else "recurrent"
+    assert {row.group: (row.channels, row.kept) for row in plan.rows} == {
+        "before": (6, 3),
+        units if states == "none" else "state_0": (UNITS, UNITS // 2),
+        "out": (2, 2),
+    }
+    wrapped = wrap(model, pattern="channel")
+    assert isinstance(wrapped.get_layer("both" if is_bidirectional else "recurrent"), Pruned)
+    smaller, masked = shrink(model, plan), zero_channels(model, plan)
+    assert smaller.count_params() == plan.parameters_kept < model.count_params()
+    for layer in masked.layers:
+        model.get_layer(layer.name).set_weights(layer.get_weights())
+    expected = np.asarray(model(data))
+    np.testing.assert_allclose(smaller(data), expected, atol=1e-5)
+    np.testing.assert_allclose(masked(data), expected, atol=1e-5)
+
+
+def test_states_that_are_an_input_of_the_model_keep_their_units():
+    series, state = keras.Input((5, 3)), keras.Input((UNITS,))
+    x = layers.GRU(UNITS, name="gru")(layers.Dense(6, name="before")(series), initial_state=state)
+    plan = plan_shrink(keras.Model([series, state], layers.Dense(2, name="out")(x)), 0.5)
+    assert {row.group: row.kept for row in plan.rows} == {"before": 3, "gru": UNITS, "out": 2}
+
+
+def test_a_translator_shrinks_and_is_pruned_to_a_budget():
+    keras.utils.set_random_seed(1)
+    source, target = keras.Input((6,), dtype="int32"), keras.Input((5,), dtype="int32")
+    read = layers.Embedding(11, 8, mask_zero=True, name="source")(source)
+    encoded, forward, backward = layers.Bidirectional(
+        layers.GRU(6, return_sequences=True, return_state=True, name="encoder"), name="both"
+    )(read)
+    start = layers.Dense(12, activation="tanh", name="bridge")(layers.Concatenate()([forward, backward]))
+    x = layers.Embedding(9, 8, mask_zero=True, name="target")(target)
+    x = layers.GRU(12, return_sequences=True, name="decoder")(x, initial_state=start)
+    seen = layers.MultiHeadAttention(2, 4, name="attention")(x, encoded)
+    model = keras.Model([source, target], layers.Dense(9, name="words")(layers.Concatenate()([x, seen])))
+    plan = plan_shrink(model, 0.5)
+    kept = {row.group: (row.channels, row.kept) for row in plan.rows}
+    assert kept["bridge"] == (12, 6) and kept["forward_encoder"] == (6, 3) and kept["attention/heads"] == (2, 1)
+    generator = np.random.default_rng(1)
+    data = [generator.integers(0, 11, (16, 6)), generator.integers(0, 9, (16, 5))]
+    np.testing.assert_allclose(shrink(model, plan)(data), zero_channels(model, plan)(data), atol=1e-5)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    settings = {"rounds": 1, "epochs": 0, "verbose": 0}
+    _, report = tfprune.prune_to(model, tfprune.budget(flops=0.5), (data, data[1]), **settings)
+    assert report.rounds[0].plan.flops_kept <= plan.flops / 2
