@@ -277,6 +277,142 @@ def test_a_layer_that_cannot_take_the_pattern_says_so_when_it_is_built():
         model(np.ones((1, 3)))
 
 
+class Nameless(layers.Dense):
+    """A layer whose configuration holds its own arguments alone, as Keras allows."""
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+class Times(layers.Layer):
+    """A layer without weights that takes no name."""
+
+    def __init__(self, factor=3):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+    def get_config(self):
+        return {"factor": self.factor}
+
+
+class KeywordsAndConfig(keras.Model):
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.dense = units, layers.Dense(units)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class Config(KeywordsAndConfig):
+    def __init__(self, units=4):
+        super().__init__(units)
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+class Keywords(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+class Neither(Keywords):
+    def __init__(self):
+        super().__init__()
+
+
+class GraphInside(keras.Model):
+    def __init__(self, units=4):
+        super().__init__()
+        self.units, self.graph = units, keras.Sequential([keras.Input((4,)), layers.Dense(units)])
+
+    def call(self, inputs):
+        return self.graph(inputs)
+
+    def get_config(self):
+        return {"units": self.units}
+
+
+STYLES = [KeywordsAndConfig, Config, Keywords, GraphInside]
+
+
+def there_and_back(model: keras.Model) -> keras.Model:
+    """Wrap, train, prune and strip a model of four inputs; return what is left."""
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    wrapped = tfprune.wrap(model)
+    np.testing.assert_array_equal(wrapped(x), model(x))
+    wrapped.compile("sgd", "mse")
+    wrapped.fit(x, np.zeros(np.shape(wrapped(x))), verbose=0)
+    tfprune.update_masks(wrapped, 0.5)
+    stripped = tfprune.strip(wrapped)
+    np.testing.assert_allclose(stripped(x), wrapped(x), atol=1e-6)
+    assert tfprune.sparsity_report(stripped).sparsity == 0.5
+    return stripped
+
+
+def functional(*parts: keras.layers.Layer) -> keras.Model:
+    inputs = outputs = keras.Input((4,))
+    for part in parts:
+        outputs = part(outputs)
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("build", [lambda *parts: keras.Sequential([keras.Input((4,)), *parts]), functional])
+def test_layers_whose_configuration_lacks_the_name_come_back_under_it(build):
+    parts = [Nameless(5, name="mine"), Times(), Nameless(6), layers.Dense(2, name="out")]
+    names = [part.name for part in parts]
+    stripped = there_and_back(build(*parts))
+    assert [layer.name for layer in stripped.layers if not isinstance(layer, layers.InputLayer)] == names
+    assert [type(layer) for layer in stripped.layers][-4:] == [Nameless, Times, Nameless, layers.Dense]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("place", ["alone", "in a graph"])
+def test_every_style_of_subclassed_model_comes_back(style, place):
+    model = style()
+    model(np.zeros((1, 4)))
+    stripped = there_and_back(functional(model, layers.Dense(2)) if place == "in a graph" else model)
+    assert any(isinstance(part, style) for part in (stripped, *stripped.layers))
+
+
+def test_a_model_that_cannot_be_copied_is_refused_before_it_is_trained():
+    model = Neither()
+    model(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match=r"unexpected keyword argument 'trainable'.*wrap\(model, in_place=True\)"):
+        tfprune.wrap(model)
+    tfprune.wrap(model, in_place=True)
+    tfprune.update_masks(model, 0.5)
+    assert tfprune.sparsity_report(tfprune.strip(model)).nnz == 8
+
+
+def test_what_could_not_be_stripped_is_not_wrapped():
+    class Forgetful(layers.Dense):
+        """Can be copied once: its copy has lost an argument."""
+
+        def __init__(self, units, copies=1, **kwargs):
+            super().__init__(units, **kwargs)
+            self.copies = copies
+
+        def get_config(self):
+            if self.copies < 1:
+                raise NotImplementedError("there is no copy of a copy")
+            return {**super().get_config(), "copies": self.copies - 1}
+
+    with pytest.raises(ValueError, match="no copy of a copy"):
+        tfprune.wrap(functional(Forgetful(3)))
+
+
 def wrapped_paths(model: keras.Model) -> list[str]:
     return [row.path for row in tfprune.sparsity_report(model).rows]
 

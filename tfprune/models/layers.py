@@ -14,6 +14,11 @@ def as_numpy(variable: keras.Variable) -> np.ndarray:
     return np.asarray(keras.ops.stop_gradient(keras.ops.convert_to_tensor(variable)))
 
 
+def is_of_keras(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer's class is one of Keras' own, or one of this library's around it."""
+    return type(layer).__module__.partition(".")[0] in ("keras", "tfprune")
+
+
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers that a layer holds: a model's own list, else its attributes, lists and dicts included."""
     if isinstance(layer, keras.Model):

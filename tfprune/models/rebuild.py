@@ -37,6 +37,7 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
             _entry(config, path).update(config_of(replacement))
             replacements.append(replacement)
     copy = revive(config, model, replacements=replacements)
+    _restore_names(model, copy)
     changed = layers.keys() ^ dict(graph_layers(copy)).keys()
     if changed:
         raise ValueError(
@@ -48,10 +49,9 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
 
 
 def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
-    """Put into the configuration of a graph what classes of the user's leave out: names, the layers of graphs."""
-    children = model.layers if isinstance(model, keras.Sequential) else model.operations
-    for child, entry in zip(reversed(children), reversed(config["config"]["layers"]), strict=False):
-        entry["config"].setdefault("name", child.name)
+    """Put into the configuration of a graph what it may leave out: a name for each entry, the layers of graphs."""
+    for child, entry in zip(reversed(_children(model)), reversed(config["config"]["layers"]), strict=False):
+        entry["name"] = child.name  # beside the arguments, as not every layer takes a name among them
     for child in model.layers:
         graph = as_graph(child)
         if graph is not None:
@@ -59,6 +59,20 @@ def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
             if graph is not child:
                 entry.update(config_of(graph))
             _spell_out(graph, entry)
+
+
+def _children(model: keras.Model) -> list[Any]:
+    return model.layers if isinstance(model, keras.Sequential) else model.operations
+
+
+def _restore_names(model: keras.Model, copy: keras.Model) -> None:
+    """Give the layers of a copy their names back where their own configuration does not hold them."""
+    for child, counterpart in zip(_children(model), _children(copy), strict=False):
+        if counterpart.name != child.name and isinstance(child, keras.layers.Layer):
+            counterpart.name = child.name
+        graph = as_graph(child)
+        if graph is not None and as_graph(counterpart) is not None:
+            _restore_names(graph, counterpart)
 
 
 def _inline(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
@@ -150,7 +164,7 @@ def _root_cause(error: BaseException) -> str:
 def _entry(config: dict[str, Any], path: str) -> dict[str, Any]:
     """Find a layer's configuration by its path in the configuration of a model."""
     for name in path.split("/"):
-        config = next(entry for entry in config["config"]["layers"] if entry["config"]["name"] == name)
+        config = next(entry for entry in config["config"]["layers"] if entry.get("name") == name)
     return config
 
 

@@ -12,6 +12,7 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.copying import check_layers, check_model, copy_model
 from tfprune.models.filters import Filters
 from tfprune.models.kinds import as_graph, is_around_graph, is_subclassed
+from tfprune.models.layers import is_of_keras, walk
 from tfprune.models.rebuild import Replace, copy_of
 from tfprune.models.subclassed import replace_in_place
 from tfprune.patterns import PATTERNS, Channel, Pattern
@@ -19,6 +20,7 @@ from tfprune.spec import resolve
 from tfprune.wrapping.channel_choice import choose_channels
 from tfprune.wrapping.choice import choose_weights, is_unbuilt
 from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import transfer_weights
 
 
@@ -96,6 +98,7 @@ def wrap(
         return model_or_layer
     copy = copy_model(model_or_layer, wrapped)
     transfer_weights(model_or_layer, copy)
+    _try_the_way_back(copy)
     if is_around_graph(model_or_layer):
         warnings.warn(
             f"The copy of {model_or_layer.name!r} is a plain Functional model, not of class "
@@ -129,4 +132,12 @@ def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Fil
     copy = copy_of(Pruned(layer, criterion=criterion, pattern=pattern))
     if layer.built:
         transfer_weights(layer, copy)
+        _try_the_way_back(copy)
     return copy
+
+
+def _try_the_way_back(wrapped: keras.layers.Layer) -> None:
+    """Strip once before anything is trained: code of the user's may give layers that cannot be copied again."""
+    is_built = not isinstance(wrapped, keras.Sequential) or wrapped.built
+    if is_built and any(not is_of_keras(part) for _, part in walk(wrapped)):
+        plain_copy(wrapped)
