@@ -172,7 +172,7 @@ def _export(options: argparse.Namespace) -> Any:
         options.target,
         quantize=options.quantize,
         levels=options.levels,
-        calibration=options.calibration and _batches(load_arrays(options.calibration)),
+        calibration=options.calibration and load_arrays(options.calibration),
         io_dtype=options.io_dtype or "float32",
         **settings,
     )
@@ -188,14 +188,6 @@ def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
                 "numbers have their type. Leave the option out, or export the Keras model."
             )
     return rewrite(options.source, options.target, **settings)
-
-
-def _batches(samples: Any, size: int = 32) -> Iterator[Any]:
-    """Cut samples into batches along their first axis."""
-    arrays = samples if isinstance(samples, dict) else {"": samples}
-    for start in range(0, min(len(array) for array in arrays.values()), size):
-        part = {name: array[start : start + size] for name, array in arrays.items()}
-        yield part if isinstance(samples, dict) else part[""]
 
 
 def _add_verify(commands: Any) -> None:

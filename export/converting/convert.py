@@ -43,9 +43,8 @@ def convert(
         model: A built Sequential or Functional model.
         quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights, float activations) or `"int8"`
             (weights and activations, every operator).
-        calibration: For `"int8"`, which needs it: an iterable of batches shaped like the model's input, each an
-            array, or a list or dict of arrays for several inputs. 100 to 500 samples of real data are enough;
-            more are not read. The other kinds check it and convert without it.
+        calibration: For `"int8"`, which needs it: samples of real data, as `to_tflite` takes them. 100 to 500 are
+            enough; more are not read. The other kinds check it and convert without it.
         io_dtype: `"float32"`, or `"int8"` to leave out the conversion at the file's borders. Integer inputs stay
             as they are.
 
@@ -53,16 +52,16 @@ def convert(
         The file's bytes; the same model gives the same bytes.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model, or `calibration` holds no batches.
         ValueError: If an argument does not fit, or the converter refuses the model or crashes on it.
     """
-    from tfprune.export.converting.calibration import read_batches, split
+    from tfprune.export.converting.samples import read_calibration, split
     from tfprune.export.converting.signature import signature
 
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
     inputs = signature(model)
     _check_backend(model)
-    batches = [] if calibration is None else read_batches(calibration, inputs)
+    batches = [] if calibration is None else read_calibration(calibration, inputs)
     samples = split(batches) if quantize == "int8" else []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
@@ -91,8 +90,8 @@ def check_options(*, quantize: Any, calibration: Any, io_dtype: Any) -> None:
         )
     if quantize == "int8" and calibration is None:
         raise ValueError(
-            "Expected `calibration` with quantize='int8'. Received: None. Give about 100 samples of real data "
-            "in batches, such as calibration=[x[:32], x[32:64], x[64:96]]."
+            "Expected `calibration` with quantize='int8'. Received: None. Give about 100 samples of real data, "
+            "such as calibration=x[:100]."
         )
 
 

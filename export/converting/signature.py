@@ -106,10 +106,10 @@ class Signature:
         if not isinstance(batch, tuple | list) or len(batch) != len(self.inputs):
             received = f"{len(batch)} arrays" if isinstance(batch, tuple | list) else "a single array"
             if len(self.inputs) == 1:
-                expected, advice = "one array", "Labels are not part of it, and one array needs no list."
+                expected, advice = "one array", f"The model takes {self.names[0]!r} alone"
             else:
                 expected = f"a list of {len(self.inputs)} arrays or a dict by name"
-                advice = f"The model takes {self.names}, in this order."
+                advice = f"The model takes {self.names}, in this order"
             raise ValueError(f"Expected {expected} in {where}. Received: {received}. {advice}.")
         return list(batch)
 

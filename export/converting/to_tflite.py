@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.export.converting.calibration import read_batches
 from tfprune.export.converting.convert import check_options, convert
 from tfprune.export.converting.kept_zeros import missing_zeros
+from tfprune.export.converting.samples import read_calibration, read_check_on
 from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.target import check_target, write_atomically
@@ -71,12 +71,13 @@ def to_tflite(
         optimize: `"size"` for the fewest bytes; `"latency"` for the fastest kernels that a form reaches, which is
             read from the file (`sparse_inference`) and measured by no clock. It also tries
             `make_sparse_ready(model)`, and with sparse forms leaves out channels that no kernel reads.
-        calibration: An iterable of batches of real data, each an array, or a list or dict of arrays for several
-            inputs: `[x[:32], x[32:64]]`. About 100 samples; more than 500 are not read.
+        calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
+            ignored. More than 500 samples are not read.
         io_dtype: `"float32"`, or with `quantize="int8"` also `"int8"`.
         compress: None, `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads each.
-        check_on: Data on which the file is compared with Keras: an array, or a list or dict of arrays for several
-            inputs, any number of samples. None takes the first calibration batch, or random numbers.
+        check_on: Samples on which the file is compared with Keras, any number of them, in the same forms as
+            `calibration`. None takes the first calibration batch (of an array, 32 samples), or random numbers.
         tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
             1e-4 (float32), 1e-2 (float16), 0.1 (dynamic) or 0.35 (int8). Scores of a softmax may move more where two
             classes are close: judge such a file by its accuracy, and allow what it needs.
@@ -85,7 +86,7 @@ def to_tflite(
         What was written and how it was checked.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model, or `calibration` or `check_on` holds no batches.
         ValueError: If an argument does not fit, the target cannot be written, the converter fails, or no form
             passes. What was at `path` before is then untouched.
 
@@ -102,7 +103,7 @@ def to_tflite(
     signature(model)
     plain = tfprune.strip(model)
     inputs = signature(plain)
-    batches = None if calibration is None else read_batches(calibration, inputs)
+    batches = None if calibration is None else read_calibration(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
     expected = _predict(plain, inputs, data)
     if optimize == "latency" and sparse is not False:
@@ -168,7 +169,7 @@ def _check_data(
     model: keras.Model, inputs: Signature, check_on: Any, batches: list[dict[str, np.ndarray]] | None
 ) -> dict[str, np.ndarray]:
     if check_on is not None:
-        return inputs.arrays(check_on, "check_on")
+        return read_check_on(check_on, inputs)
     if batches:
         return batches[0]
     return inputs.random(SAMPLES, below=smallest_vocabulary(model))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 _ROWS = 32  # of arrays in one batch, as in `fit` and `predict`
-_EMPTY = "Expected `data` with at least one sample. Received: none. Is an iterator used up?"
 
 
 class Batch(NamedTuple):
@@ -21,68 +21,98 @@ class Batch(NamedTuple):
     sample_weight: Any = None
 
 
-def check_source(data: Any) -> None:
+def check_kind(data: Any, *, argument: str = "data") -> None:
     """Refuse what holds no batches.
 
+    Args:
+        data: What the user passed.
+        argument: The name it was passed under, for the message.
+
     Raises:
-        TypeError: If it is none of what `batches` takes.
-        ValueError: For a data set without end.
+        TypeError: If `batches` cannot read it.
     """
     is_known = isinstance(data, (Iterable, keras.utils.PyDataset)) or hasattr(data, "shape")
-    if isinstance(data, str) or not is_known:
+    if isinstance(data, (str, bytes)) or not is_known:
         raise TypeError(
-            f"Expected `data` to be a tuple (x, y) of arrays, a data set, or an iterable of batches. Received: an "
-            f"object of type {type(data).__name__}."
+            f"Expected `{argument}` to be a tuple (x, y) of arrays, a data set, or an iterable of batches. Received: "
+            f"an object of type {type(data).__name__}."
         )
+
+
+def check_source(data: Any, *, argument: str = "data") -> None:
+    """Refuse what holds no batches, or never ends.
+
+    Raises:
+        TypeError: If `batches` cannot read it.
+        ValueError: If it is a data set without an end.
+    """
+    check_kind(data, argument=argument)
     endless = hasattr(data, "cardinality") and int(data.cardinality()) == -1
     if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
         raise ValueError(
-            "Expected `data` to end. Received a data set without end, as after repeat(). Pass a part of it, such as "
-            "data.take(100)."
+            f"Expected `{argument}` to end. Received: a data set without an end, as after repeat(). Pass a part of "
+            f"it, such as {argument}.take(100)."
         )
 
 
-def batches(data: Any, *, rows: int = _ROWS) -> Iterator[Batch]:
+def batches(
+    data: Any, *, rows: int | None = _ROWS, inputs: int | None = None, argument: str = "data"
+) -> Iterator[Batch]:
     """Yield the batches of arrays, a data set or an iterable.
 
     Args:
         data: A tuple (x,), (x, y) or (x, y, sample weights) of arrays, or x alone, cut into batches; a
             `tf.data.Dataset`, a `keras.utils.PyDataset` or an iterable, of batches in one of these forms.
-        rows: Samples in a batch of arrays.
+        rows: Samples in a batch of arrays; None takes all of them as one batch.
+        inputs: Number of inputs of the model. With several, a list or tuple of arrays is x. With one, a batch may be
+            a list [x, y], as PyTorch's loaders give it. None, if it is not known, takes a tuple as (x, y), a list
+            of arrays in a batch as x.
+        argument: The name that the user passed `data` under, for messages.
 
     Raises:
-        ValueError: For data without a sample.
+        ValueError: If there is no sample, a batch has more parts than (x, y, sample weights), or its arrays differ
+            in length.
     """
     is_empty = True
-    for batch in _read(data, rows):
-        if size_of(batch):
+    for batch in _read(data, rows, inputs, argument):
+        if size_of(batch, argument=argument):
             is_empty = False
             yield batch
     if is_empty:
-        raise ValueError(_EMPTY)
+        raise ValueError(f"Expected `{argument}` with at least one sample. Received: none. Is an iterator used up?")
 
 
-def _read(data: Any, rows: int) -> Iterator[Batch]:
-    if hasattr(data, "shape") or isinstance(data, dict):
-        data = (data,)
-    if isinstance(data, tuple):
-        yield from _cut(_as_batch(data), rows)
+def _read(data: Any, rows: int | None, inputs: int | None, argument: str) -> Iterator[Batch]:
+    if hasattr(data, "shape") or isinstance(data, (Mapping, tuple)) or _is_list_of_inputs(data, inputs):
+        yield from _cut(_as_batch(data, inputs, argument), rows, argument)
     elif isinstance(data, keras.utils.PyDataset):
-        yield from (_as_batch(data[place]) for place in range(data.num_batches))
+        indices = itertools.count() if data.num_batches is None else range(data.num_batches)
+        yield from (_as_batch(data[index], inputs, argument) for index in indices)
     else:
-        yield from map(_as_batch, data)
+        yield from (_as_batch(batch, inputs, argument) for batch in data)
 
 
-def _as_batch(value: Any) -> Batch:
-    parts = value if isinstance(value, tuple) else (value,)
+def _is_list_of_inputs(value: Any, inputs: int | None) -> bool:
+    """Tell whether a value is x of a model with several inputs: in (x, y), x would hold several arrays itself."""
+    return (inputs or 0) > 1 and isinstance(value, (list, tuple)) and all(hasattr(part, "shape") for part in value)
+
+
+def _as_batch(value: Any, inputs: int | None, argument: str) -> Batch:
+    has_parts = isinstance(value, tuple) or (inputs == 1 and isinstance(value, list))
+    parts = tuple(value) if has_parts and not _is_list_of_inputs(value, inputs) else (value,)
     if not 1 <= len(parts) <= 3:
-        raise ValueError(f"Expected batches (x,), (x, y) or (x, y, sample weights). Received: {len(parts)} parts.")
+        raise ValueError(
+            f"Expected batches (x,), (x, y) or (x, y, sample weights) in `{argument}`. Received: {len(parts)} parts."
+        )
+    parts = tuple(dict(part) if isinstance(part, Mapping) else part for part in parts)
     return Batch(*keras.tree.map_structure(np.asarray, parts, none_is_leaf=False))
 
 
-def _cut(whole: Batch, rows: int) -> Iterator[Batch]:
-    for start in range(0, size_of(whole), rows):
-        part = operator.itemgetter(slice(start, start + rows))
+def _cut(whole: Batch, rows: int | None, argument: str) -> Iterator[Batch]:
+    size = size_of(whole, argument=argument)
+    step = rows or size
+    for start in range(0, size, step or 1):
+        part = operator.itemgetter(slice(start, start + step))
         yield Batch(*keras.tree.map_structure(part, tuple(whole), none_is_leaf=False))
 
 
@@ -90,7 +120,7 @@ def _arrays(structure: Any) -> list[np.ndarray]:
     return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
-def size_of(batch: Batch) -> int:
+def size_of(batch: Batch, *, argument: str = "data") -> int:
     """Return the number of samples in a batch.
 
     Raises:
@@ -98,7 +128,9 @@ def size_of(batch: Batch) -> int:
     """
     sizes = sorted({array.shape[0] if array.ndim else 0 for array in _arrays(tuple(batch))})
     if len(sizes) > 1:
-        raise ValueError(f"Expected the arrays of `data` to have the same number of samples. Received: {sizes}.")
+        raise ValueError(
+            f"Expected the arrays of `{argument}` to have the same number of samples. Received: {sizes}."
+        )
     return sizes[0] if sizes else 0
 
 
@@ -110,11 +142,10 @@ def check_batch(batch: Batch, model: keras.layers.Layer) -> None:
             infinity.
     """
     size_of(batch)
-    arrays = _arrays(batch.x)
     inputs = getattr(model, "inputs", None)  # subclassed models have none
     if inputs:
-        expected = [tuple(one.shape) for one in inputs]
-        received = [array.shape for array in arrays]
+        expected = [tuple(tensor.shape) for tensor in inputs]
+        received = [array.shape for array in _in_order(batch.x, inputs)]
         if len(expected) != len(received) or not all(map(_fits, received, expected)):
             raise ValueError(
                 f"Expected `data` with inputs of shape {_listed(expected)}, as {model.name!r} takes. Received: "
@@ -125,8 +156,17 @@ def check_batch(batch: Batch, model: keras.layers.Layer) -> None:
             raise ValueError("Expected finite numbers in `data`. Received: NaN or infinity. Clean the data first.")
 
 
+def _in_order(x: Any, inputs: list[keras.KerasTensor]) -> list[np.ndarray]:
+    """Return the arrays for the inputs of a model in its order, which a dict need not have."""
+    names = [tensor.name for tensor in inputs]
+    is_named = isinstance(x, dict) and set(names) <= x.keys()
+    return _arrays([x[name] for name in names] if is_named else x)
+
+
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(expected) and all(b in (None, a) for a, b in zip(shape, expected, strict=True))
+    return len(shape) == len(expected) and all(
+        wanted in (None, size) for size, wanted in zip(shape, expected, strict=True)
+    )
 
 
 def _listed(shapes: list[tuple]) -> str:
@@ -162,13 +202,13 @@ class Batches:
     """Data for a graph model that are read again and again.
 
     Args:
-        data: As `batches` takes them, no iterator.
+        data: Anything that `batches` reads, except an iterator.
         model: The model.
         batch_size: Samples in a batch of arrays; a data set has batches of its own.
 
     Raises:
-        TypeError: For data of another type, or that can be read once only.
-        ValueError: For a data set without end.
+        TypeError: If `data` is of another type, or can be read only once.
+        ValueError: If `data` is a data set without an end.
     """
 
     def __init__(self, data: Any, model: keras.Model, *, batch_size: int) -> None:
@@ -184,10 +224,9 @@ class Batches:
         """Yield the arrays for the inputs of the model, in order, and the targets, None if there are none.
 
         Raises:
-            ValueError: If there are no data, they do not fit the model, or have NaN or infinity.
+            ValueError: If there is no sample, the data do not fit the model, or they hold NaN or infinity.
         """
-        names = [tensor.name for tensor in self._model.inputs]
-        for batch in batches(self._data, rows=self._rows):
+        inputs = self._model.inputs
+        for batch in batches(self._data, rows=self._rows, inputs=len(inputs)):
             check_batch(batch, self._model)
-            is_named = isinstance(batch.x, dict) and set(names) <= batch.x.keys()
-            yield _arrays([batch.x[name] for name in names] if is_named else batch.x), batch.y
+            yield _in_order(batch.x, inputs), batch.y

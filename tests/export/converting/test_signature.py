@@ -100,7 +100,7 @@ def test_arrays_come_back_by_name_in_the_type_of_the_input():
         (ONE, X[0], r"shape \(samples, 4\) for input 'x' in check_on\. Received: shape \(4,\)"),
         (ONE, X[:, :3], r"Received: shape \(3, 3\)"),
         (ONE, X[:0], r"Received: shape \(0, 4\).*at least 1"),
-        (ONE, (X, X[:, 0]), "Expected one array in check_on. Received: 2 arrays. Labels are not part of it"),
+        (ONE, (X, X[:, 0]), "Expected one array in check_on. Received: 2 arrays. The model takes 'x' alone"),
         (ONE, X.astype(str), "Expected numbers for input 'x' .* Received: dtype <U"),
         (ONE, X * np.nan, "Expected finite numbers for input 'x'"),
         (ONE, X + 1e300, "Expected finite numbers .* more than float32 holds"),

@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 import tfprune
 from tfprune.export.converting import to_tflite as pipeline
 from tfprune.export.converting.to_tflite import to_tflite
-from tfprune.export.rewriting.sparse_graph import forms as candidates
+from tfprune.export.rewriting import forms
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.reader import read
 
@@ -149,8 +149,8 @@ def test_a_pruned_recurrent_network_keeps_its_zeros_inside_the_loops(folder):
 
 def test_integers_are_checked_on_the_first_calibration_batch(pruned, folder, monkeypatch):
     seen = []
-    verify = candidates.verify
-    monkeypatch.setattr(candidates, "verify", lambda *args, **kw: seen.append(kw["inputs"]) or verify(*args, **kw))
+    verify = forms.verify
+    monkeypatch.setattr(forms, "verify", lambda *args, **kw: seen.append(kw["inputs"]) or verify(*args, **kw))
     batches = (batch for batch in (IMAGES[:12], IMAGES[12:]))  # a generator is read once
     report = to_tflite(pruned, folder / "int8", quantize="int8", calibration=batches, io_dtype="int8")
     np.testing.assert_array_equal(seen[0]["image"], IMAGES[:12])
@@ -202,10 +202,10 @@ def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
         ({"compress": "zip"}, "None, 'gzip', 'xz' or 'packed'. Received: compress='zip'"),
         ({"io_dtype": "int8"}, "Only quantize='int8' has integer inputs"),
         ({"quantize": "int8"}, "Expected `calibration` with quantize='int8'"),
-        ({"quantize": "int8", "calibration": IMAGES}, "Cut it into batches"),
-        ({"calibration": [IMAGES[0]]}, r"calibration batch 0\. Received: shape \(8, 8, 3\)"),
-        ({"check_on": IMAGES[:0]}, r"in check_on\. Received: shape \(0, 8, 8, 3\)"),
-        ({"check_on": [IMAGES, IMAGES]}, "Expected one array in check_on. Received: 2 arrays"),
+        ({"calibration": [IMAGES[0]]}, r"batch 0 of `calibration`\. Received: shape \(8, 8, 3\)"),
+        ({"calibration": IMAGES * np.nan}, "finite numbers for input 'image' in batch 0 of `calibration`"),
+        ({"check_on": IMAGES[:0]}, r"Expected `check_on` with at least one sample"),
+        ({"check_on": [IMAGES, IMAGES[:, 1:]]}, r"batch 1 of `check_on`\. Received: shape \(20, 7, 8, 3\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_before_the_work(monkeypatch, tmp_path, options, message):

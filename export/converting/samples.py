@@ -1,0 +1,85 @@
+"""Samples: those that the integer converter observes, and those on which a file is compared with Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.converting.signature import Signature
+from tfprune.models.batches import batches, check_kind, check_source
+
+MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file
+
+
+def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarray]]:
+    """Read the first samples of what a user passed as `calibration`; labels are left out.
+
+    Args:
+        data: Anything that `batches` reads; it may be endless.
+        signature: The inputs of the model.
+
+    Returns:
+        The batches, each with one array per input, by name; at most 500 samples together.
+
+    Raises:
+        TypeError: If `data` holds no batches.
+        ValueError: If there is no sample, or a batch does not fit the inputs.
+    """
+    check_kind(data, argument="calibration")
+    found: list[dict[str, np.ndarray]] = []
+    room = MOST_SAMPLES
+    for arrays in _named_arrays(data, signature, argument="calibration", rows=32):
+        found.append({name: array[:room] for name, array in arrays.items()})
+        room -= _length(found[-1])
+        if room <= 0:
+            break
+    return found
+
+
+def read_check_on(data: Any, signature: Signature) -> dict[str, np.ndarray]:
+    """Read all samples of what a user passed as `check_on`; labels are left out.
+
+    Args:
+        data: Anything that `batches` reads.
+        signature: The inputs of the model.
+
+    Returns:
+        One array per input, by name.
+
+    Raises:
+        TypeError: If `data` holds no batches.
+        ValueError: If there is no sample, it never ends, a batch does not fit the inputs, or batches differ in shape.
+    """
+    check_source(data, argument="check_on")
+    parts = list(_named_arrays(data, signature, argument="check_on", rows=None))
+    for name in signature.names:
+        shapes = {part[name].shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Expected samples of one shape for input {name!r} in `check_on`. Received: "
+                f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}
+
+
+def split(calibration: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Split batches into single samples that keep a batch dimension of 1."""
+    return [
+        {name: array[row : row + 1] for name, array in batch.items()}
+        for batch in calibration
+        for row in range(_length(batch))
+    ]
+
+
+def _named_arrays(
+    data: Any, signature: Signature, *, argument: str, rows: int | None
+) -> Iterator[dict[str, np.ndarray]]:
+    read = batches(data, rows=rows, inputs=len(signature.inputs), argument=argument)
+    for index, batch in enumerate(read):
+        yield signature.arrays(batch.x, f"batch {index} of `{argument}`")
+
+
+def _length(batch: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(batch.values())))
