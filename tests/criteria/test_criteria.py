@@ -25,8 +25,8 @@ from tfprune.criteria import (
     Taylor,
     Wanda,
 )
-from tfprune.criteria.base import UnknownFact
 from tfprune.criteria.class_moments import ClassMoments
+from tfprune.criteria.facts import UnknownFact
 from tfprune.patterns import Unstructured
 
 SHAPE = (40, 30)

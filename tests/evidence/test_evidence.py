@@ -14,8 +14,9 @@ import tensorflow as tf
 
 import tfprune
 from tfprune.criteria import DACIS, Criterion, Evidence, FStatistic, Movement, Taylor, Wanda
+from tfprune.criteria.facts import INPUTS, OUTPUTS
 from tfprune.evidence.gatherer import Gatherer, gather
-from tfprune.evidence.unit_axes import INPUTS, OUTPUTS, by_unit
+from tfprune.evidence.unit_axes import by_unit
 from tfprune.training.update_masks import gatherer_of, subjects_of
 
 layers = keras.layers

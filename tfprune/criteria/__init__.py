@@ -1,19 +1,21 @@
 """How important each entry of a weight is: every criterion, and what it may look at.
 
 A criterion is a pure function from evidence to scores of the weight's shape; the larger a score, the longer its
-entry is kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`; what it looks at
-besides the weight it names in `needs`.
-`weights` holds those that look at the weight alone, `data` those that look at activations and gradients, `classes`
-those that look at labels, by statistics of `class_moments`. All of it is NumPy; `evidence` gathers the facts.
-Start at `base.Criterion` and `base.Evidence`.
+entry is kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`. In `needs` it
+names the facts that it looks at besides the weight. A new fact is one `Fact`, passed to `register_fact`.
+`weights` holds the criteria that look at the weight alone, `data` those that look at activations and gradients, and
+`classes` those that look at class labels, by statistics of `class_moments`. `facts` describes the facts. All of it is
+NumPy; the room `evidence` gathers the facts.
+Start at `base.Criterion`, `base.Evidence` and `facts.Fact`.
 """
 
 from __future__ import annotations
 
-from tfprune.criteria.base import FACTS, Criterion, Evidence
+from tfprune.criteria.base import Criterion, Evidence
 from tfprune.criteria.class_moments import ClassMoments
 from tfprune.criteria.classes import DACIS, FStatistic
 from tfprune.criteria.data import BatchNormGamma, Movement, Taylor, Wanda
+from tfprune.criteria.facts import FACTS, Fact, UnknownFact, register_fact
 from tfprune.criteria.weights import L2, Magnitude, Random
 
 __all__ = [
@@ -26,11 +28,14 @@ __all__ = [
     "Criterion",
     "Evidence",
     "FStatistic",
+    "Fact",
     "Magnitude",
     "Movement",
     "Random",
     "Taylor",
+    "UnknownFact",
     "Wanda",
+    "register_fact",
 ]
 
 

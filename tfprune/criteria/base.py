@@ -1,4 +1,4 @@
-"""What a criterion may look at: the weight, and the facts that one pass over data gathered about it."""
+"""The base of all criteria, and what a criterion may look at: the weight, and the facts gathered about it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.axes import input_axes, output_axes
+from tfprune.criteria.facts import FACTS, Fact, UnknownFact
 from tfprune.spec import Spec
-
-FACTS = {
-    "input_norms": "the L2 norm of each input over all samples and positions, (inputs,)",
-    "input_moments": "`ClassMoments` of the inputs, each the mean over its positions",
-    "output_moments": "`ClassMoments` of the outputs, each the mean over its positions",
-    "gradient_sizes": "the mean over batches of |dL/dw|, of the weight's shape",
-    "gradient_norms": "the mean over batches of the L2 norm of an output's gradient, (outputs,)",
-    "movement": "the sum over passes of -w * dL/dw, of the weight's shape",
-    "gamma": "the scales of the BatchNormalization that takes the layer's outputs, (outputs,)",
-}
-WITHOUT_DATA = ("gamma",)  # read off the model
-OF_CLASSES = ("input_moments", "output_moments")
-OF_LOSS = ("gradient_sizes", "gradient_norms", "movement")
-
-
-@dataclass(frozen=True)
-class UnknownFact:
-    """In place of a fact: why it cannot be known of a weight."""
-
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +19,9 @@ class Evidence:
 
     Attributes:
         weight: The weight's latent values, those of masked entries included, in Keras' shape.
-        path: The weight's place in the model, `block_1/conv/kernel`.
-        axes: One letter per dimension: `o` output, `i` input, `c` both, any other a kernel position.
-        facts: What was gathered, by the names of `FACTS`: those that the criterion `needs`.
+        path: The weight's path in the model, for example `block_1/conv/kernel`.
+        axes: One letter per dimension: `o` output, `i` input, `c` both, any other letter a kernel position.
+        facts: The facts that the criterion `needs`, by name.
     """
 
     weight: np.ndarray
@@ -49,10 +30,10 @@ class Evidence:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def fact(self, name: str) -> Any:
-        """Return a fact.
+        """Return a fact by its name.
 
         Raises:
-            ValueError: If it was not gathered, or cannot be known of this weight.
+            ValueError: If the fact was not gathered, or cannot be known of this weight.
         """
         found = self.facts.get(name)
         if found is None:
@@ -112,8 +93,22 @@ class Criterion(Spec):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The facts it looks at, names of `FACTS`; a criterion that looks at the weight alone needs none."""
+        """The names of the facts that it looks at, as in `FACTS`; none if it looks at the weight alone."""
         return ()
+
+    def needed_facts(self) -> tuple[Fact, ...]:
+        """Return the facts that it needs.
+
+        Raises:
+            ValueError: If a name in `needs` is not registered.
+        """
+        for name in self.needs:
+            if name not in FACTS:
+                raise ValueError(
+                    f"Expected `needs` among {', '.join(FACTS)}. Received: {name!r}, of {self!r}. Add a fact of your "
+                    f"own with tfprune.criteria.register_fact."
+                )
+        return tuple(FACTS[name] for name in dict.fromkeys(self.needs))
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         """Return finite scores of the weight's shape, larger = keep."""

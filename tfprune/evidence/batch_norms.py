@@ -1,16 +1,16 @@
-"""Which BatchNormalization takes the outputs of which layer."""
+"""Find which BatchNormalization takes the outputs of which layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfprune.criteria.base import UnknownFact
 from tfprune.evidence.layer_hooks import hooked_calls, read_only_scope
 from tfprune.models.calls import placeholder
-from tfprune.models.layers import as_numpy, walk
+from tfprune.models.layers import walk
+
+Normalizers = dict[int, keras.layers.BatchNormalization]
 
 
 class _Silent(keras.Model):
@@ -26,20 +26,20 @@ class _Silent(keras.Model):
             return self.model(inputs, training=False)
 
 
-def normalisers(model: keras.layers.Layer) -> dict[int, keras.layers.BatchNormalization]:
+def normalizers(model: keras.layers.Layer) -> Normalizers:
     """Return the BatchNormalization that takes what a layer returns, by the layer's id.
 
     Raises:
-        ValueError: For a model whose inputs are not known, so that it cannot be called without data.
+        ValueError: If the inputs of the model are not known, so that it cannot be called without data.
     """
     layers = [layer for _, layer in walk(model)]
     makers: dict[int, tuple[keras.layers.Layer, Any]] = {}
-    found: dict[int, keras.layers.BatchNormalization] = {}
+    found: Normalizers = {}
 
     def hear(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
         if isinstance(layer, keras.layers.BatchNormalization) and id(given) in makers:
             found[id(makers[id(given)][0])] = layer
-        # The innermost layer that returns a tensor made it; kept, so that no other tensor gets its id.
+        # The innermost layer that returns a tensor made it. The tensor is kept, so that no other one gets its id.
         makers.setdefault(id(returned), (layer, returned))
 
     with hooked_calls(layers, hear):
@@ -48,24 +48,14 @@ def normalisers(model: keras.layers.Layer) -> dict[int, keras.layers.BatchNormal
 
 
 def _placeholders(model: keras.layers.Layer) -> Any:
-    if isinstance(model, keras.Sequential) and model.built:  # whose `input` is what it was called on
+    if isinstance(model, keras.Sequential) and model.built:  # its `input` is the tensor that it was called on
         return placeholder(model.inputs[0])
     if getattr(model, "inputs", None):
         return keras.tree.map_structure(placeholder, model.input)
     config = model.get_build_config() or {}
     if not isinstance(config.get("input_shape"), (tuple, list)):
         raise ValueError(
-            f"Expected a model whose inputs are known, to find what normalises its layers' outputs. Received: "
-            f"{model.name!r} of class {type(model).__name__}, whose are not. Build it by model.build(input_shape)."
+            f"Expected a model with known inputs, to find which layers normalize the outputs of which. Received: "
+            f"{model.name!r} of class {type(model).__name__} without them. Build it with model.build(input_shape)."
         )
     return keras.KerasTensor(tuple(config["input_shape"]))
-
-
-def gamma(layer: keras.layers.Layer, found: dict[int, keras.layers.BatchNormalization]) -> np.ndarray | UnknownFact:
-    """Return the scales that a layer's outputs get, in float64."""
-    normaliser = found.get(id(layer))
-    if normaliser is None:
-        return UnknownFact("no BatchNormalization takes the outputs of its layer")
-    if not normaliser.scale:
-        return UnknownFact(f"{normaliser.name} has no scale (scale=False)")
-    return as_numpy(normaliser.gamma).astype(np.float64)

@@ -1,87 +1,65 @@
-"""Gather evidence: one pass over data in which a model is watched and nothing of it changes."""
+"""Gather evidence: one pass over data that records facts of a model and changes nothing in it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
-from tfprune.criteria.base import FACTS, OF_LOSS, WITHOUT_DATA, Criterion, UnknownFact
-from tfprune.evidence.activations import SIDES, Activations, FactRequest
-from tfprune.evidence.batch_norms import gamma, normalisers
-from tfprune.evidence.layer_hooks import holders
-from tfprune.evidence.loss_gradients import Gradients, Recorder, loss_of
+from tfprune.criteria.base import Criterion
+from tfprune.criteria.facts import UnknownFact
+from tfprune.evidence.activations import Activations
+from tfprune.evidence.loss_gradients import Gradients, Loss, loss_of
+from tfprune.evidence.subject import FactRequest, Subject, requests_of
+from tfprune.evidence.surroundings import facts_of_model
 from tfprune.models.batches import batches, check_batch, check_source
-from tfprune.models.kernels import Kernel
 
-Facts = dict[str, dict[str, Any]]  # by path, then by the names of `FACTS`
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A weight to gather evidence of.
-
-    Attributes:
-        path: Its place in the model.
-        kernel: The weight, which holds its masked values while evidence is gathered.
-        criterion: Which says what is needed.
-        latent: Returns its latent values.
-        mask: Its mask, or None for a weight that has none.
-    """
-
-    path: str
-    kernel: Kernel
-    criterion: Criterion
-    latent: Callable[[], np.ndarray]
-    mask: keras.Variable | None = None
+Facts = dict[str, dict[str, Any]]  # by the path of the weight, then by the name of the fact
 
 
 def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
     """Refuse evidence that is missing, and data or a loss that nothing looks at.
 
     Raises:
-        ValueError: If a criterion needs data and there is none, or `data` or `loss` would have no effect, or a
-            criterion needs a fact that nothing gathers.
+        ValueError: If a criterion needs data and there is none, `data` or `loss` would have no effect, or a criterion
+            needs a fact that is not registered.
     """
     criteria = list(dict.fromkeys(criteria))
-    needs = {fact: criterion for criterion in criteria for fact in criterion.needs}
-    for fact, criterion in needs.items():
-        if fact not in FACTS:
-            raise ValueError(f"Expected `needs` among {', '.join(FACTS)}. Received: {fact!r}, of {criterion!r}.")
-        if data is None and fact not in WITHOUT_DATA:
+    needed = {fact: criterion for criterion in criteria for fact in criterion.needed_facts()}
+    for fact, criterion in needed.items():
+        if data is None and fact.needs_data:
             raise ValueError(
-                f"Expected data, as {criterion!r} needs evidence: {FACTS[fact]}. Received: data=None. Pass "
-                f"data=(x, y) or a data set to update_masks, PruningCallback or plan_shrink."
+                f"Expected data, as {criterion!r} needs evidence: {fact}. Received: data=None. Pass data=(x, y) or a "
+                f"data set to update_masks, PruningCallback or plan_shrink."
             )
     names = ", ".join(map(repr, criteria)) or "nothing"
-    if data is not None and not set(needs) - set(WITHOUT_DATA):
+    if data is not None and not any(fact.needs_data for fact in needed):
         raise ValueError(f"Expected no `data`, as nothing would look at it: {names}. Leave it out.")
-    if loss is not None and not set(needs) & set(OF_LOSS):
+    if loss is not None and not any(fact.needs_loss for fact in needed):
         raise ValueError(f"Expected no `loss`, as nothing would look at it: {names}. Leave it out.")
 
 
 class Gatherer:
-    """Gathers evidence of a model's weights from data, and remembers `Movement` from one pass to the next.
+    """Gather evidence of a model's weights from data, and keep facts that add up from one pass to the next.
 
-    A pass calls the model in inference on each batch once, and where gradients are needed once more to differentiate
-    its loss. Batches are reduced as they come, so memory does not grow with their number. Nothing of the model is
-    written. Padding counts as any other position.
+    Pass one as `data` to `update_masks` in a training loop of your own, so that `criteria.Movement` adds up over its
+    updates. A pass calls the model in inference once on each batch, and once more to differentiate the loss if a fact
+    is of gradients. Batches are reduced as they come, so memory does not grow with their number. The model does not
+    change. Padding counts as any other position.
 
     Args:
         model: The model, wrapped or not.
         data: A tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or an iterable of batches.
-        loss: A name, function or `keras.losses.Loss` for gradients; None takes what `compiled` was compiled with.
-        compiled: The model whose loss it is; None takes `model`.
+        loss: A name, function or `keras.losses.Loss` for gradients; None takes the loss of `compiled`.
+        compiled: The model that was compiled with the loss; None takes `model`.
 
     Raises:
-        TypeError: If `data` is no source of batches.
-        ValueError: If it has no end.
+        TypeError: If `data` is not a source of batches.
+        ValueError: If `data` does not end.
 
     Example:
+        >>> import numpy as np
         >>> from tfprune import update_masks, wrap
         >>> model = wrap(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), criterion="wanda")
         >>> gatherer = Gatherer(model, np.ones((8, 4)))
@@ -95,86 +73,75 @@ class Gatherer:
         check_source(data)
         self.model, self.data, self.loss = model, data, loss
         self._compiled = model if compiled is None else compiled
-        self._movement: dict[str, np.ndarray] = {}
+        self._before: dict[str, Any] = {}
         self._pass: _Pass | None = None
 
     def gather(self, subjects: Sequence[Subject]) -> Facts:
         """Return the facts that the criteria of some weights need, from one pass over the data.
 
         Raises:
-            ValueError: For data that is empty, of the wrong shape or has NaN, and for missing labels or loss.
+            ValueError: If the data are empty, do not fit the model or hold NaN, or labels or a loss are missing.
         """
-        names = [(subject.path, subject.criterion) for subject in subjects]
-        if self._pass is None or self._pass.names != names:
-            self._pass = _Pass(self.model, subjects, lambda: loss_of(self._compiled, self.loss))
-        facts = self._pass.over(self.data)
-        for subject in subjects:
-            gradient = facts[subject.path].get("movement")
-            if isinstance(gradient, np.ndarray):
-                moved = self._movement.get(subject.path, 0.0) - gradient * subject.latent()
-                facts[subject.path]["movement"] = self._movement[subject.path] = moved
+        facts: Facts = {subject.path: {} for subject in subjects}
+        requests = requests_of(self.model, subjects, of_data=True)
+        if not requests:  # all weights that need data may be frozen
+            return facts
+        compiled_for = [(request.subject.path, request.fact) for request in requests]
+        if self._pass is None or self._pass.compiled_for != compiled_for:
+            self._pass = _Pass(self.model, requests, lambda: loss_of(self._compiled, self.loss))
+        found = self._pass.over(self.data)
+        for request in requests:
+            facts[request.subject.path][request.fact.name] = self._finished(request, found[request.key])
         return facts
+
+    def _finished(self, request: FactRequest, value: Any) -> Any:
+        fact = request.fact
+        if isinstance(value, UnknownFact):
+            return value
+        value = value if fact.finish is None else fact.finish(value)
+        if fact.over_passes is not None:
+            value = fact.over_passes(self._before.get(request.key, 0.0), value, request.subject.latent())
+            self._before[request.key] = value
+        return value
 
 
 class _Pass:
     """What is compiled to gather some facts, kept from pass to pass."""
 
-    def __init__(self, model: keras.layers.Layer, subjects: Sequence[Subject], loss: Callable) -> None:
-        self.names = [(subject.path, subject.criterion) for subject in subjects]
-        self._model, self._subjects, held = model, subjects, holders(model)
-        wanted = [
-            FactRequest(f"{place} {fact}", fact, subject.kernel, *held[id(subject.kernel.variable)])
-            for place, subject in enumerate(subjects)
-            for fact in subject.criterion.needs
-            if fact in SIDES
-        ]
-        self._activations = Activations(model, wanted) if wanted else None
+    def __init__(self, model: keras.layers.Layer, requests: Sequence[FactRequest], loss: Callable[[], Loss]) -> None:
+        self.compiled_for = [(request.subject.path, request.fact) for request in requests]
+        self._model = model
         trained = {id(variable) for variable in model.trainable_variables}
-        derived = [s for s in subjects if set(s.criterion.needs) & set(OF_LOSS) and id(s.kernel.variable) in trained]
-        self._derived = {subject.path: place for place, subject in enumerate(derived)}
-        self._gradients: Gradients | None = None
+        of_layers = [request for request in requests if not request.fact.needs_loss]
+        of_loss = [request for request in requests if request.fact.needs_loss]
+        derived = [request for request in of_loss if id(request.subject.kernel.variable) in trained]
+        reason = UnknownFact("it is frozen (trainable=False), so it has no gradient")
+        self._frozen = {request.key: reason for request in of_loss if request not in derived}
+        self._parts: list[Activations | Gradients] = []
+        if of_layers:
+            self._parts.append(Activations(model, of_layers))
         if derived:
-            facts = [fact for fact in OF_LOSS if any(fact in subject.criterion.needs for subject in derived)]
-            masks = [subject.mask for subject in derived if subject.mask is not None]
-            self._gradients = Gradients(model, loss(), masks, Recorder([one.kernel for one in derived], facts))
+            self._parts.append(Gradients(model, loss(), derived))
 
-    def over(self, data: Any) -> Facts:
-        """Read the data once."""
-        parts = [part for part in (self._activations, self._gradients) if part is not None]
-        for part in parts:
+    def over(self, data: Any) -> dict[str, Any]:
+        """Read the data once, and return what was recorded, by the key of its request."""
+        for part in self._parts:
             part.reset()
         for batch in batches(data):
             check_batch(batch, self._model)
-            for part in parts:
+            for part in self._parts:
                 part.record(batch)
-        return self._facts()
-
-    def _facts(self) -> Facts:
-        facts: Facts = defaultdict(dict)
-        hooked = {} if self._activations is None else self._activations.facts()
-        for place, subject in enumerate(self._subjects):
-            for fact in subject.criterion.needs:
-                if fact in SIDES:
-                    facts[subject.path][fact] = hooked[f"{place} {fact}"]
-                elif fact in OF_LOSS:
-                    facts[subject.path][fact] = self._gradient(subject.path, fact)
-        return facts
-
-    def _gradient(self, path: str, fact: str) -> Any:
-        if self._gradients is None or path not in self._derived:
-            return UnknownFact("it is frozen (trainable=False), so it has no gradient")
-        return self._gradients.recorder.mean(fact, self._derived[path])
+        found: dict[str, Any] = dict(self._frozen)
+        for part in self._parts:
+            found |= part.combined()
+        return found
 
 
 def gather(model: keras.layers.Layer, subjects: Sequence[Subject], *, gatherer: Gatherer | None) -> Facts:
-    """Return the facts that the criteria of some weights need: of the model, and with a gatherer of its data."""
-    needing = [subject for subject in subjects if set(subject.criterion.needs) - set(WITHOUT_DATA)]
-    facts: Facts = {subject.path: {} for subject in subjects}
-    if gatherer is not None and needing:  # all of them may be frozen
-        facts |= gatherer.gather(needing)
-    scaled = [subject for subject in subjects if "gamma" in subject.criterion.needs]
-    if scaled:
-        found, held = normalisers(model), holders(model)
-        for subject in scaled:
-            facts[subject.path]["gamma"] = gamma(held[id(subject.kernel.variable)][0], found)
+    """Return the facts that the criteria of some weights need: from the model, and from the gatherer's data."""
+    facts: Facts = {subject.path: {} for subject in subjects} if gatherer is None else gatherer.gather(subjects)
+    requests = requests_of(model, subjects, of_data=False)
+    found = facts_of_model(model, requests)
+    for request in requests:
+        facts[request.subject.path][request.fact.name] = found[request.key]
     return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,26 +9,26 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfprune.axes import output_axes
+from tfprune.criteria.facts import MEAN
 from tfprune.evidence.layer_hooks import read_only_scope
+from tfprune.evidence.subject import FactRequest
 from tfprune.models.batches import Batch
-from tfprune.models.kernels import Kernel
 from tfprune.models.layers import as_numpy
 
 Loss = Callable[[Any, Any, Any, Any], Any]  # of inputs, targets, outputs and sample weights
 
 
 def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
-    """Return a loss given by name or as a function, or the one that a model was compiled with.
+    """Return a loss given by name or as a function, or the loss that a model was compiled with.
 
     Raises:
-        ValueError: If there is neither, or no loss of that name.
+        ValueError: If `loss` is None and the model is not compiled with one, or `loss` is not the name of a loss.
     """
     if loss is None:
         if not getattr(model, "compiled", False) or not model.loss:
             raise ValueError(
                 f"Expected a loss, whose gradients the criterion looks at. Received: {model.name!r}, which is not "
-                f"compiled with one, and loss=None. Compile it, or pass loss='sparse_categorical_crossentropy', say."
+                f"compiled with one, and loss=None. Compile it, or pass a loss, for example loss='mse'."
             )
         return lambda x, y, outputs, weight: model.compute_loss(x, y, outputs, weight, training=False)
     function = keras.losses.get(loss)
@@ -44,34 +43,30 @@ def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
 
 
 class Recorder(keras.optimizers.Optimizer):
-    """An optimizer that moves nothing, and adds up what it is told of the gradients of some kernels, in float64.
+    """An optimizer that moves nothing, and adds up what facts measure of the gradients, in float64.
 
     Args:
-        kernels: Whose.
-        facts: Which: `"gradient_sizes"`, `"gradient_norms"`, `"movement"` (here the gradient itself).
+        requests: Facts of gradients.
     """
 
-    def __init__(self, kernels: Sequence[Kernel], facts: Sequence[str]) -> None:
+    def __init__(self, requests: Sequence[FactRequest]) -> None:
         super().__init__(learning_rate=0.0, name="recorder")
-        self.kernels, self.facts = tuple(kernels), tuple(facts)
+        self.requests = tuple(requests)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         super().build(variables)
-        self.places = {id(variable): place for place, variable in enumerate(variables)}
-        self.sums = {
-            f"{fact}_{place}": self.add_variable(shape=_shape(kernel, fact), dtype="float64", name=f"{fact}_{place}")
-            for place, kernel in enumerate(self.kernels)
-            for fact in self.facts
-        }
+        self.indices = {id(variable): index for index, variable in enumerate(variables)}
+        self.sums = [
+            self.add_variable(shape=request.shape, dtype="float64", name=f"{request.fact.name}_{index}")
+            for index, request in enumerate(self.requests)
+        ]
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        for place, kernel in enumerate(self.kernels):
-            gradient = grads[self.places[id(kernel.variable)]]
-            if gradient is None:
-                continue  # the loss does not depend on it
-            gradient = ops.cast(_dense(gradient), "float64")
-            for fact in self.facts:
-                self.sums[f"{fact}_{place}"].assign_add(_REDUCED[fact](gradient, kernel))
+        for request, total in zip(self.requests, self.sums, strict=True):
+            gradient = grads[self.indices[id(request.subject.kernel.variable)]]
+            if gradient is not None:  # the loss depends on it
+                recorded = _arranged(ops.cast(_dense(gradient), "float64"), request)
+                total.assign_add(request.checked(request.fact.measure(recorded, ops), request.shape))
         self.iterations.assign_add(1)
 
     def reset(self) -> None:
@@ -79,9 +74,13 @@ class Recorder(keras.optimizers.Optimizer):
         for variable in self.variables:
             variable.assign(ops.zeros_like(variable.value))
 
-    def mean(self, fact: str, place: int) -> np.ndarray:
-        """Return a fact of the kernel at some place, the mean over batches."""
-        return as_numpy(self.sums[f"{fact}_{place}"]).astype(np.float64) / int(self.iterations)
+    def combined(self) -> dict[str, np.ndarray]:
+        """Return what was recorded, by the key of its request."""
+        batches = int(self.iterations)
+        return {
+            request.key: as_numpy(total).astype(np.float64) / (batches if request.fact.combine == MEAN else 1)
+            for request, total in zip(self.requests, self.sums, strict=True)
+        }
 
 
 def _dense(gradient: Any) -> Any:
@@ -91,21 +90,14 @@ def _dense(gradient: Any) -> Any:
     return gradient
 
 
-def _shape(kernel: Kernel, fact: str) -> tuple[int, ...]:
-    shape = tuple(kernel.variable.shape)
-    return (math.prod(shape[axis] for axis in output_axes(kernel.axes)),) if fact == "gradient_norms" else shape
-
-
-def _norms(gradient: Any, kernel: Kernel) -> Any:
-    rest = [axis for axis in range(len(kernel.axes)) if axis not in output_axes(kernel.axes)]
-    return ops.reshape(ops.sqrt(ops.sum(ops.square(gradient), axis=rest)), (-1,))
-
-
-_REDUCED: dict[str, Callable[[Any, Kernel], Any]] = {
-    "gradient_sizes": lambda gradient, kernel: ops.abs(gradient),
-    "gradient_norms": _norms,
-    "movement": lambda gradient, kernel: gradient,
-}
+def _arranged(gradient: Any, request: FactRequest) -> Any:
+    """Return a gradient as the fact takes it: of the weight's shape, or with a column for each output or input."""
+    if request.fact.per == "entry":
+        return gradient
+    rest = [axis for axis in range(len(gradient.shape)) if axis not in request.axes]
+    order = [*rest, *request.axes]
+    gradient = gradient if order == sorted(order) else ops.transpose(gradient, order)
+    return ops.reshape(gradient, (-1, *request.shape))
 
 
 class Gradients(keras.Model):
@@ -114,21 +106,20 @@ class Gradients(keras.Model):
     Args:
         model: The model.
         loss: Its loss.
-        masks: Masks that let gradients of hidden entries through; the weights themselves hold the zeros.
-        recorder: Is told of them.
+        requests: Facts of gradients.
     """
 
-    def __init__(
-        self, model: keras.layers.Layer, loss: Loss, masks: Sequence[keras.Variable], recorder: Recorder
-    ) -> None:
+    def __init__(self, model: keras.layers.Layer, loss: Loss, requests: Sequence[FactRequest]) -> None:
         super().__init__(dtype="float32", autocast=False)
         self.model = model
+        # Open masks let the gradients of masked entries through; the weights themselves hold the zeros.
+        masks = [request.subject.mask for request in requests if request.subject.mask is not None]
         self._scope = lambda: read_only_scope(model, masks)
         self._loss = loss
         self.built = True
-        self.recorder = recorder
-        self.compile(optimizer=recorder)
-        recorder.build(self.trainable_variables)
+        self.recorder = Recorder(requests)
+        self.compile(optimizer=self.recorder)
+        self.recorder.build(self.trainable_variables)
 
     def call(self, inputs: Any) -> Any:
         self._entered = self._scope()
@@ -146,10 +137,14 @@ class Gradients(keras.Model):
         self.recorder.reset()
 
     def record(self, batch: Batch) -> None:
-        """Let the recorder see the gradients of one batch."""
+        """Record one batch."""
         if batch.y is None:
             raise ValueError(
                 "Expected `data` with targets, as the criterion looks at gradients of the loss. Received: inputs "
                 "only. Pass (x, y)."
             )
         self.train_on_batch(batch.x, batch.y, sample_weight=batch.sample_weight)
+
+    def combined(self) -> dict[str, np.ndarray]:
+        """Return what was recorded, by the key of its request."""
+        return self.recorder.combined()

@@ -9,36 +9,34 @@ import keras
 from keras import ops
 
 from tfprune.axes import input_axes, matrix_axes, output_axes, parse_equation, spell_out
-from tfprune.criteria.base import UnknownFact
+from tfprune.criteria.facts import INPUTS, OUTPUTS, UnknownFact
 from tfprune.models.kernels import Kernel
 
-INPUTS, OUTPUTS = "inputs", "outputs"
-
-# By the names of weights: what they read or make stays inside of the layer.
+# By the names of weights: what they read or make stays inside the layer.
 _INSIDE = {
     INPUTS: {
-        "pointwise_kernel": "its inputs stay inside of the separable layer",
+        "pointwise_kernel": "its inputs stay inside the separable layer",
         "recurrent_kernel": "its inputs are the states of the recurrent layer",
         "embeddings": "its inputs are indices",
         "reverse_embeddings": "it shares its layer with another direction",
     },
     OUTPUTS: {
-        "depthwise_kernel": "its outputs stay inside of the separable layer",
+        "depthwise_kernel": "its outputs stay inside the separable layer",
         "reverse_embeddings": "it shares its layer with another direction",
     },
 }
 
 
 def by_unit(tensor: Any, side: str, *, kernel: Kernel, layer: keras.layers.Layer) -> Any:
-    """Return what a layer takes or returns as a tensor (samples, positions, units), or `UnknownFact` if it cannot be.
+    """Return what a layer takes or returns as a tensor (samples, positions, units), or an `UnknownFact`.
 
-    Units lie along the last axis, or where the layer's `data_format` or `equation` says; those of a recurrent layer's
-    outputs come once for each of its gates.
+    Units lie along the last axis, or where the layer's `data_format` or `equation` says. The outputs of a recurrent
+    layer are repeated for each of its gates.
 
     Args:
         tensor: The first argument of the layer, or what it returns.
         side: `INPUTS` or `OUTPUTS`.
-        kernel: Whose units.
+        kernel: The kernel whose units are returned.
         layer: The layer that holds the kernel.
     """
     inside = _INSIDE[side].get(kernel.variable.name)

@@ -14,7 +14,8 @@ from tfprune.channels.groups import choose_groups, first_reason, offered, stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network, analyse
 from tfprune.channels.ranking import as_weights, class_scores, finite, keep_best
 from tfprune.criteria import CRITERIA, Criterion, Evidence
-from tfprune.evidence.gatherer import Gatherer, Subject, check_needs, gather
+from tfprune.evidence.gatherer import Gatherer, check_needs, gather
+from tfprune.evidence.subject import Subject
 from tfprune.models.filters import Filters
 from tfprune.models.graph import check_graph
 from tfprune.models.kernels import kernels

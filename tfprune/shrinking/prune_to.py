@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.criteria.base import WITHOUT_DATA
 from tfprune.models.batches import Batch, batches, check_batch, size_of
 from tfprune.models.compiled import arguments_of, check_compiled, compile_like
 from tfprune.models.filters import Filters
@@ -88,7 +87,7 @@ def prune_to(
     rounds, epochs = check_count(rounds, "rounds", least=1), check_count(epochs, "epochs", least=0)
     to_train = arguments_of(data)
     seen = _first_batches(data, model, samples=check_count(samples, "samples", least=1))
-    evidence = seen if set(criterion.needs) - set(WITHOUT_DATA) else None
+    evidence = seen if any(fact.needs_data for fact in criterion.needed_facts()) else None
 
     def planned(current: keras.Model, target: Budget) -> ShrinkPlan:
         settings: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}

@@ -13,7 +13,8 @@ import numpy as np
 from tfprune.allocation import Allocation, Weight, allocate
 from tfprune.channels.ranking import finite
 from tfprune.criteria.base import Evidence
-from tfprune.evidence.gatherer import Facts, Gatherer, Subject, check_needs, gather
+from tfprune.evidence.gatherer import Facts, Gatherer, check_needs, gather
+from tfprune.evidence.subject import Subject
 from tfprune.models.kernels import from_matrix, to_matrix
 from tfprune.models.layers import as_numpy
 from tfprune.models.optimizers import check_optimizer, optimizers_of, slots_by_variable

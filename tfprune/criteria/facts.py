@@ -1,0 +1,213 @@
+"""Facts that a criterion may look at besides the weight, each described once.
+
+`tfprune.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows the
+`Fact`: it records what `source` names, batch by batch, reduces a batch by `measure` while the model runs, adds up
+batches by `combine`, and ends a pass with `finish` and `over_passes`.
+
+To add a fact, from your own code or here:
+
+1. Choose the `source`, and for gradients what the fact has a value for (`per`).
+2. Write `measure(recorded, ops)` with operations of `ops`, which is `keras.ops`: so a fact works on each backend and
+   in a compiled model, this module loads no Keras, and a fact can be tried with `fact.measure(array, numpy)`.
+3. Pass the `Fact` to `register_fact`; a fact of the library stands in `_OWN`.
+4. Name it in the `needs` of a criterion, which reads it by `evidence.fact(name)`.
+
+This is all. A misspelled choice, or hooks that do not go together, are refused when the `Fact` is created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tfprune.spec import check_choice
+
+INPUTS, OUTPUTS, GRADIENTS, MODEL = "inputs", "outputs", "gradients", "model"
+MEAN, SUM, CLASS_MOMENTS = "mean", "sum", "class_moments"
+_PER = {INPUTS: ("input",), OUTPUTS: ("output",), GRADIENTS: ("entry", "output", "input")}
+
+
+@dataclass(frozen=True)
+class UnknownFact:
+    """In place of a fact: why it cannot be known of a weight."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Describe a fact: where it is recorded, how a batch is reduced, and how batches and passes are combined.
+
+    Args:
+        name: The name by which a criterion needs it.
+        text: What it is, for error messages, for example `"the mean over batches of |dL/dw|"`.
+        source: What is recorded. `"inputs"` or `"outputs"`: what the layer takes or returns, (samples, positions,
+            units). `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64.
+            `"model"`: no data, but an object that knows the `path` of the weight, the `layer` that holds it, and its
+            `normalizer`, the BatchNormalization that takes the layer's outputs, or None.
+        measure: A function `measure(recorded, ops)` that reduces what is recorded in one batch to one number per
+            entry, output or input; for `"class_moments"` to (samples, units). Of a model it may return `UnknownFact`.
+        per: What the fact has a value for. `"entry"` (default for gradients and the model): the shape of the weight.
+            `"output"`: (outputs,), and the gradient is recorded as (entries, outputs). `"input"`: (inputs,), and the
+            gradient is recorded as (entries, inputs). Inputs and outputs have a value per unit.
+        combine: How batches are combined: by their `"mean"` or `"sum"`, or as `"class_moments"`, which makes a
+            `ClassMoments` of the units and needs class labels.
+        finish: A function of the combined batches that returns the fact; None leaves them as they are.
+        over_passes: A function `over_passes(so_far, value, weight)` of the fact after the passes before (0.0 at
+            first), the value of this pass and the latent weight, which returns the fact. None: each pass starts anew.
+
+    Raises:
+        TypeError: If a name or text is not a string, or a hook is not a function.
+        ValueError: If a choice is unknown, or has no effect for the source.
+
+    Example:
+        >>> fisher = Fact("fisher", "the mean over batches of (dL/dw)^2", "gradients", lambda g, ops: ops.square(g))
+        >>> fisher.measure(np.array([[0.5, -2.0]]), np)
+        array([[0.25, 4.  ]])
+    """
+
+    name: str
+    text: str
+    source: str
+    measure: Callable[[Any, Any], Any]
+    per: str | None = None
+    combine: str = MEAN
+    finish: Callable[[Any], Any] | None = None
+    over_passes: Callable[[Any, Any, np.ndarray], Any] | None = None
+
+    def __post_init__(self) -> None:
+        for argument, text in (("name", self.name), ("text", self.text)):
+            if not isinstance(text, str) or not text:
+                raise TypeError(f"Expected `{argument}` of a fact to be text. Received: {argument}={text!r}.")
+        for argument in ("measure", "finish", "over_passes"):
+            hook = getattr(self, argument)
+            if not callable(hook) and (hook is not None or argument == "measure"):
+                raise TypeError(f"Expected `{argument}` of a fact to be a function. Received: {argument}={hook!r}.")
+        check_choice(self.source, "source", choices=(INPUTS, OUTPUTS, GRADIENTS, MODEL))
+        units = _PER.get(self.source, _PER[GRADIENTS])
+        object.__setattr__(self, "per", self.per or units[0])
+        check_choice(self.per, "per", choices=units)
+        check_choice(self.combine, "combine", choices=(MEAN, SUM, CLASS_MOMENTS))
+        if self.needs_labels and self.source not in (INPUTS, OUTPUTS):
+            raise ValueError(f"Expected class moments of inputs or outputs. Received: source={self.source!r}.")
+        if self.source == MODEL and (self.combine != MEAN or self.finish or self.over_passes):
+            raise ValueError("Expected no `combine`, `finish` or `over_passes`, as source='model' has no batches.")
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it is gathered from data; else it is read from the model."""
+        return self.source != MODEL
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether it needs targets and a loss to differentiate."""
+        return self.source == GRADIENTS
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it needs class labels."""
+        return self.combine == CLASS_MOMENTS
+
+
+def _sum_of_squares(units: Any, ops: Any) -> Any:
+    return ops.sum(ops.square(units), axis=(0, 1))
+
+
+def _mean_over_positions(units: Any, ops: Any) -> Any:
+    return units[:, 0] if units.shape[1] == 1 else ops.mean(units, axis=1)
+
+
+def _scales(surroundings: Any, ops: Any) -> Any:
+    normalizer = surroundings.normalizer
+    if normalizer is None:
+        return UnknownFact("no BatchNormalization takes the outputs of its layer")
+    if not normalizer.scale:
+        return UnknownFact(f"{normalizer.name} has no scale (scale=False)")
+    return ops.convert_to_tensor(normalizer.gamma)
+
+
+_OWN = (
+    Fact(
+        "input_norms",
+        "the L2 norm of each input over all samples and positions, (inputs,)",
+        source=INPUTS,
+        measure=_sum_of_squares,
+        combine=SUM,
+        finish=np.sqrt,
+    ),
+    Fact(
+        "input_moments",
+        "`ClassMoments` of the inputs, each the mean over its positions",
+        source=INPUTS,
+        measure=_mean_over_positions,
+        combine=CLASS_MOMENTS,
+    ),
+    Fact(
+        "output_moments",
+        "`ClassMoments` of the outputs, each the mean over its positions",
+        source=OUTPUTS,
+        measure=_mean_over_positions,
+        combine=CLASS_MOMENTS,
+    ),
+    Fact(
+        "gradient_sizes",
+        "the mean over batches of |dL/dw|, of the weight's shape",
+        source=GRADIENTS,
+        measure=lambda gradient, ops: ops.abs(gradient),
+    ),
+    Fact(
+        "gradient_norms",
+        "the mean over batches of the L2 norm of an output's gradient, (outputs,)",
+        source=GRADIENTS,
+        per="output",
+        measure=lambda gradient, ops: ops.sqrt(ops.sum(ops.square(gradient), axis=0)),
+    ),
+    Fact(
+        "movement",
+        "the sum over passes of -w * dL/dw, of the weight's shape",
+        source=GRADIENTS,
+        measure=lambda gradient, ops: gradient,
+        over_passes=lambda so_far, gradient, weight: so_far - gradient * weight,
+    ),
+    Fact(
+        "gamma",
+        "the scales of the BatchNormalization that takes the layer's outputs, (outputs,)",
+        source=MODEL,
+        per="output",
+        measure=_scales,
+    ),
+)
+_REGISTRY = {fact.name: fact for fact in _OWN}
+FACTS: Mapping[str, Fact] = MappingProxyType(_REGISTRY)
+
+
+def register_fact(fact: Fact) -> None:
+    """Add a fact that criteria may name in `needs`. A fact of yours of the same name is replaced.
+
+    Args:
+        fact: The fact.
+
+    Raises:
+        TypeError: If `fact` is not a `Fact`.
+        ValueError: If a fact of the library has this name.
+
+    Example:
+        >>> register_fact(Fact("loudness", "the mean over batches of |output|, (outputs,)", "outputs",
+        ...                    lambda units, ops: ops.mean(ops.abs(units), axis=(0, 1))))
+        >>> str(FACTS["loudness"])
+        'the mean over batches of |output|, (outputs,)'
+    """
+    if not isinstance(fact, Fact):
+        raise TypeError(f"Expected a tfprune.criteria.Fact. Received: fact={fact!r}.")
+    if fact.name in {own.name for own in _OWN}:
+        raise ValueError(
+            f"Expected a name that no fact of tfprune has. Received: name={fact.name!r}. Choose another."
+        )
+    _REGISTRY[fact.name] = fact
