@@ -6,11 +6,14 @@ import lzma
 import zlib
 from typing import Any
 
-STORED, DEFLATE, LZMA = range(3)
+STORED, DEFLATE, LZMA, FAR_LZMA = range(4)  # numbers in the format: new ones come last
 BARE = -15  # zlib's wbits: no header and no checksum, the container has its own
 # Streams near random have no repeats worth a search: codes for the bytes alone come to 1 % of the entropy.
 QUICK = (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE)
-DICTIONARY = 2**22  # bytes that LZMA looks back, hence what unpacking needs; part of the format
+DICTIONARIES = {LZMA: 2**22, FAR_LZMA: 2**26}  # bytes that LZMA looks back, hence what unpacking needs
+# What LZMA takes for alike: all bytes, or those at the same position in entries of four bytes, such as floats.
+CONTEXTS = ({"lc": 0, "lp": 0, "pb": 0}, {"lc": 2, "lp": 2, "pb": 2})
+XZ_CONTEXT = {"lc": 3, "lp": 0, "pb": 2}
 SAMPLE = 2**14  # bytes on which coders are compared before a slow one gets a long stream
 SLICES = 4  # parts of the stream that the sample is taken from
 
@@ -29,13 +32,21 @@ def compress(data: bytes) -> tuple[int, bytes]:
         >>> expand(packed, coder, limit=1000) == bytes(1000)
         True
     """
-    quick = compress_quickly(data)
-    if len(data) <= 2 * SAMPLE:
-        return min(quick, (LZMA, _lzma(data)), key=_size)
-    sample = _sample(data)
-    if len(_lzma(sample)) < len(compress_quickly(sample)[1]):
-        return min(quick, (LZMA, _lzma(data)), key=_size)
-    return quick
+    quick, contexts = compress_quickly(data), CONTEXTS
+    if len(data) > 2 * SAMPLE:
+        sample = _sample(data)
+        sizes = [len(_lzma(sample, context)) for context in CONTEXTS]
+        if min(sizes) >= len(compress_quickly(sample)[1]):
+            return quick
+        contexts = (CONTEXTS[sizes.index(min(sizes))],)
+    return min(quick, *((LZMA, _lzma(data, context)) for context in contexts), key=_size)
+
+
+def compress_whole(data: bytes) -> tuple[int, bytes]:
+    """Pack a file as gzip and xz do at their strongest, without their headers: the smaller of both."""
+    coder = LZMA if len(data) <= DICTIONARIES[LZMA] else FAR_LZMA
+    ways = [(DEFLATE, _deflate(data, zlib.Z_DEFAULT_STRATEGY)), (coder, _lzma(data, XZ_CONTEXT, coder))]
+    return min([(STORED, data), *ways], key=_size)
 
 
 def compress_quickly(data: bytes) -> tuple[int, bytes]:
@@ -52,15 +63,14 @@ def _deflate(data: bytes, strategy: int) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-def _lzma(data: bytes) -> bytes:
-    # Entries stand side by side in a stream, so neither places in it nor the byte before say much about a byte.
-    settings = {"preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}
-    settings["dict_size"] = min(max(len(data), 2**12), DICTIONARY)
-    return lzma.compress(data, format=lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, **settings}])
+def _lzma(data: bytes, context: dict[str, int], coder: int = LZMA) -> bytes:
+    size = min(max(len(data), 2**12), DICTIONARIES[coder])
+    settings = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": size, **context}
+    return lzma.compress(data, format=lzma.FORMAT_RAW, filters=[settings])
 
 
 def _sample(data: bytes) -> bytes:
-    step, size = len(data) // SLICES, SAMPLE // SLICES
+    step, size = len(data) // SLICES // 4 * 4, SAMPLE // SLICES  # whole entries of four bytes
     return b"".join(data[start : start + size] for start in range(0, step * SLICES, step))
 
 
@@ -80,7 +90,7 @@ def expand(packed: bytes | memoryview, coder: int, *, limit: int) -> bytes:
     """
     if coder == STORED:
         whole, data = True, bytes(packed)
-    elif coder in (DEFLATE, LZMA):
+    elif coder in (DEFLATE, LZMA, FAR_LZMA):
         whole, data = _expand(_decompressor(coder), packed, limit)
     else:
         raise ValueError(f"a stream has the coder {coder}, which does not exist.")
@@ -94,7 +104,7 @@ def expand(packed: bytes | memoryview, coder: int, *, limit: int) -> bytes:
 def _decompressor(coder: int) -> Any:
     if coder == DEFLATE:
         return zlib.decompressobj(BARE)
-    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY}]
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARIES[coder]}]
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 

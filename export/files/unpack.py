@@ -7,7 +7,7 @@
 A piece is a part of the original that was split by `streams`. `detail` is its commonest entry; where it was split by
 rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's place in the table,
 which is an earlier one, and 2^32 times the bits of the number. Files of version 1 have no pieces that are folded or
-split by rows, and are the same otherwise.
+split by rows, those of version 2 no streams of the coder FAR_LZMA; they are the same otherwise.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tfprune.export.files.scaled_vectors import scaled
 from tfprune.export.files.streams import FORMS, SCALED, join
 
 MAGIC = b"TFZ"
-VERSION = 2
-READ = (1, VERSION)
+VERSION, FAR_VERSION = 2, 3  # the second where a stream has the coder FAR_LZMA, which earlier readers do not know
+READ = (1, VERSION, FAR_VERSION)
 LIMIT = 2**31  # bytes of the original: a flatbuffer's offsets reach no further
 FLOOR = 2**26  # bytes that any packed file may hold, and beyond them so many times its own:
 RATIO = 1000  # float32 weights of which 99.9 % are zeros pack to about 1/700: 0.04 bits of entropy for 32
@@ -66,7 +66,7 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
         )
     if len(data) > len(MAGIC) and data[len(MAGIC)] not in READ:
         raise ValueError(
-            f"Expected a packed file of version {VERSION} at most. Received: version {data[len(MAGIC)]}. "
+            f"Expected a packed file of version {max(READ)} at most. Received: version {data[len(MAGIC)]}. "
             "Install the newest tfprune, or copy the file again."
         )
     try:

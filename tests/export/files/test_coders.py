@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from tfprune.export.files.coders import DEFLATE, DICTIONARY, LZMA, STORED, compress, compress_quickly, expand
+from tfprune.export.files.coders import (
+    DEFLATE,
+    DICTIONARIES,
+    FAR_LZMA,
+    LZMA,
+    STORED,
+    compress,
+    compress_quickly,
+    compress_whole,
+    expand,
+)
 
 RANDOM = np.random.default_rng(3).bytes(40_000)
 SKEWED = np.random.default_rng(3).binomial(200, 0.02, 100_000).astype(np.uint8).tobytes()
@@ -18,20 +28,37 @@ STREAMS = {STORED: RANDOM, DEFLATE: SKEWED, LZMA: REPEATING}
 
 
 def plainly(coder: int, packed: bytes) -> bytes:
-    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY}]
-    return {
-        STORED: lambda: packed,
-        DEFLATE: lambda: zlib.decompress(packed, -15),
-        LZMA: lambda: lzma.decompress(packed, lzma.FORMAT_RAW, filters=filters),
-    }[coder]()
+    if coder in (STORED, DEFLATE):
+        return packed if coder == STORED else zlib.decompress(packed, -15)
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": {LZMA: 2**22, FAR_LZMA: 2**26}[coder]}]
+    return lzma.decompress(packed, lzma.FORMAT_RAW, filters=filters)
 
 
 @given(data=st.binary(max_size=300) | st.binary(max_size=20).map(lambda part: part * 50))
 def test_what_was_packed_comes_back(data):
-    for coder, packed in (compress(data), compress_quickly(data)):
+    for coder, packed in (compress(data), compress_quickly(data), compress_whole(data)):
         assert plainly(coder, packed) == data
         assert expand(packed, coder, limit=len(data)) == data
         assert len(packed) <= len(data)
+
+
+def test_floats_of_few_values_are_packed_as_entries_of_four_bytes():
+    random = np.random.default_rng(4)
+    floats = random.normal(size=(16, 256)).astype("<f4")[random.integers(0, 16, 200)].tobytes()
+    coder, packed = compress(floats)
+    assert coder == LZMA
+    assert plainly(coder, packed) == floats
+    assert len(packed) < 0.95 * len(lzma.compress(floats, preset=9 | lzma.PRESET_EXTREME))
+
+
+def test_repeats_farther_apart_than_one_window_are_found_by_the_other_coder(monkeypatch):
+    monkeypatch.setitem(DICTIONARIES, LZMA, 2**16)
+    noise = np.random.default_rng(5).bytes(DICTIONARIES[LZMA])
+    coder, packed = compress_whole(noise + b"between" + noise)
+    assert coder == FAR_LZMA
+    assert len(packed) < 1.01 * len(noise)
+    assert expand(packed, coder, limit=3 * len(noise)) == plainly(coder, packed) == noise + b"between" + noise
+    assert compress_whole(noise[:1000] * 9)[0] == LZMA
 
 
 @pytest.mark.parametrize("coder", STREAMS)
@@ -62,8 +89,8 @@ def test_more_than_the_limit_is_refused_and_so_are_parts(coder):
 
 
 def test_a_coder_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="coder 3, which does not exist"):
-        expand(b"", 3, limit=10)
+    with pytest.raises(ValueError, match="coder 4, which does not exist"):
+        expand(b"", 4, limit=10)
 
 
 @given(data=st.binary(max_size=200), coder=st.integers(0, 255), limit=st.integers(0, 300))
