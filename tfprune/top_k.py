@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-_SAMPLE, _STRIDE = 1 << 14, 1 << 8  # at least so many of all values, and one of so many
+SAMPLE = 1 << 14  # the fewest values in a sample
+STRIDE = 1 << 8  # the most values that one of a sample stands for
 
 
 def kept_count(size: int, sparsity: float, *, round_to: int = 1) -> int:
     """Return how many of `size` entries stay: size - round(sparsity * size), half to even, and at least one.
 
     Args:
-        size: At least 1.
-        sparsity: In [0, 1).
-        round_to: The number is rounded up to a multiple of this, and is at most `size`.
+        size: The number of entries, at least 1.
+        sparsity: The fraction of zeros, in [0, 1).
+        round_to: The number that stays is rounded up to a multiple of this, but to no more than `size`.
 
     Example:
         >>> kept_count(6, 0.5), kept_count(100, 0.9), kept_count(10, 0.99), kept_count(100, 0.9, round_to=8)
@@ -24,13 +25,13 @@ def kept_count(size: int, sparsity: float, *, round_to: int = 1) -> int:
 
 
 def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return the mask of exactly `count` largest scores; of equal ones the earlier in row-major order stay.
+    """Return a mask that keeps the `count` largest scores; among equal scores the earlier in row-major order stay.
 
-    Selection instead of a sort: linear in the number of entries.
+    It selects instead of sorting, in time linear in the number of entries.
 
     Args:
-        scores: Finite, any shape.
-        count: In 1..scores.size.
+        scores: Finite numbers, in an array of any shape.
+        count: How many to keep, from 1 to `scores.size`.
 
     Example:
         >>> keep_largest(np.array([0.1, 0.1, 0.3, 0.1]), 2)
@@ -38,7 +39,7 @@ def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
     """
     if count >= scores.size:
         return np.ones_like(scores, dtype=bool)
-    # In memory order, because that spares a copy and the threshold does not depend on the order.
+    # Memory order needs no copy, and the threshold is the same in any order.
     threshold = _ranked(scores.ravel(order="K"), scores.size - count)
     keep = scores >= threshold
     surplus = np.count_nonzero(keep) - count
@@ -51,20 +52,20 @@ def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
 def _ranked(values: np.ndarray, rank: int) -> np.floating:
     """Return the value that would stand at `rank` if the values were sorted.
 
-    A sample brackets the value, so that only the few values inside the bracket are selected from.
+    A sorted sample gives a bracket for the value, so that only the few values in the bracket are searched.
 
     Reference:
         Floyd & Rivest, 1975, "Expected time bounds for selection", Communications of the ACM 18(3).
     """
-    sample = np.sort(values[:: min(max(values.size // _SAMPLE, 1), _STRIDE)])
-    place, margin = rank * sample.size // values.size, 2 * int(sample.size**0.5)
-    low = sample[place - margin] if place > margin else -np.inf
-    high = sample[place + margin] if place + margin < sample.size else np.inf
+    sample = np.sort(values[:: min(max(values.size // SAMPLE, 1), STRIDE)])
+    index, margin = rank * sample.size // values.size, 2 * int(sample.size**0.5)
+    low = sample[index - margin] if index > margin else -np.inf
+    high = sample[index + margin] if index + margin < sample.size else np.inf
     is_inside = values >= low
     is_inside &= values <= high
     inside = values[np.flatnonzero(is_inside)]
     rank_inside = rank - int(np.count_nonzero(values < low))
-    if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and slower only
+    if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and only slower
         inside, rank_inside = values.copy(), rank
     inside.partition(rank_inside)
     return inside[rank_inside]
