@@ -240,12 +240,16 @@ SIZES = "Expected the allocation to return 2 sparsities. Received:"
         (["uniform"], TypeError, "of type list"),
         ({"(": 0.5}, ValueError, "Expected the keys of `allocation` to be regular expressions. Received: '(' ("),
         ({3: 0.5}, TypeError, "Expected the keys of `allocation` to be regular expressions. Received: 3"),
-        ({"layer_0": 50}, ValueError, "Expected `sparsity of layer_0/kernel` in [0, 1)"),
+        ({"layer_0": 50}, ValueError, "Expected `sparsity of layer_0/kernel` to be a number in [0, 1)"),
         ({"layer_0": "0.5"}, TypeError, "Received: sparsity of layer_0/kernel='0.5' of type str"),
         (lambda weights, sparsity: None, ValueError, f"{SIZES} None"),
         (lambda weights, sparsity: [0.5], ValueError, f"{SIZES} [0.5]"),
         (lambda weights, sparsity: sparsity, ValueError, f"{SIZES} 0.5"),
-        (lambda weights, sparsity: [0.5, 1.0], ValueError, "Expected `sparsity of layer_1/kernel` in [0, 1)"),
+        (
+            lambda weights, sparsity: [0.5, 1.0],
+            ValueError,
+            "Expected `sparsity of layer_1/kernel` to be a number in [0, 1)",
+        ),
         (lambda weights, sparsity: [0.5, float("nan")], ValueError, "Received: sparsity of layer_1/kernel=nan"),
     ],
 )
@@ -257,7 +261,7 @@ def test_refusals(allocation, error, message):
 @pytest.mark.parametrize("allocation", [*NAMES, {"layer_0": 0.5}, lambda weights, sparsity: [0.5]])
 @pytest.mark.parametrize("sparsity", [1.0, 1.5, -0.1, float("nan")])
 def test_every_allocation_refuses_an_overall_sparsity_that_is_none(allocation, sparsity):
-    message = f"Expected `sparsity` in [0, 1), the fraction of zeros. Received: sparsity={sparsity!r}"
+    message = f"Expected `sparsity` to be a number in [0, 1), the fraction of zeros. Received: sparsity={sparsity!r}"
     with pytest.raises(ValueError, match=re.escape(message)):
         allocate(allocation, [of(np.ones((2, 2)), "layer_0/kernel")], sparsity)
 

@@ -184,10 +184,10 @@ def test_a_resolved_window_lies_in_the_fit(begin, end, steps, first):
     assert abs(resolved.end - first - end * steps) <= 0.5 + 1e-9
 
 
-SPARSITY = "in [0, 1), the fraction of zeros. Received:"
-STEP = "to be an int (a step) or a float in [0, 1] (a fraction of the fit). Received:"
+SPARSITY = "to be a number in [0, 1), the fraction of zeros. Received:"
+STEP = "to be a number from 0 to 1, a fraction of the training run (give a step as an int). Received:"
 ORDER = "Expected the schedule to end at or after its begin. Received:"
-POWER = "Expected `power` to be greater than 0. Received:"
+POWER = "Expected `power` to be a number above 0. Received:"
 
 
 @pytest.mark.parametrize(
@@ -201,21 +201,21 @@ POWER = "Expected `power` to be greater than 0. Received:"
         ({"end": "9"}, TypeError, f"Expected `end` {STEP} end='9' of type str"),
         ({"end": True}, TypeError, f"Expected `end` {STEP} end=True of type bool"),
         ({"begin": None}, TypeError, f"Expected `begin` {STEP} begin=None of type NoneType"),
-        ({"begin": -1}, ValueError, "Expected the step `begin` to be at least 0. Received: begin=-1"),
-        ({"end": 100.0}, ValueError, "Expected the fraction `end` in [0, 1]; steps are ints. Received: end=100.0"),
-        ({"end": 100.0}, ValueError, "end=100.0. For step 100 pass end=100"),
+        ({"begin": -1}, ValueError, "Expected `begin` to be an integer of at least 0. Received: begin=-1."),
+        ({"end": 100.0}, ValueError, f"Expected `end` {STEP} end=100.0."),
+        ({"end": 100.0}, ValueError, "end=100.0. For step 100 pass end=100."),
         ({"end": float("nan")}, ValueError, "Received: end=nan"),
         (
             {"begin": -0.1},
             ValueError,
-            "Expected the fraction `begin` in [0, 1]; steps are ints. Received: begin=-0.1",
+            f"Expected `begin` {STEP} begin=-0.1.",
         ),
         ({"begin": 10}, ValueError, f"{ORDER} begin=10, end=9"),
         ({"begin": 0.4, "end": 0.3}, ValueError, f"{ORDER} begin=0.4, end=0.3"),
-        ({"power": 0}, ValueError, f"{POWER} power=0"),
+        ({"power": 0}, ValueError, f"{POWER} power=0."),
         ({"power": float("inf")}, ValueError, f"{POWER} power=inf"),
         ({"power": float("nan")}, ValueError, f"{POWER} power=nan"),
-        ({"power": "3"}, TypeError, "Expected `power` to be a number greater than 0. Received: power='3'"),
+        ({"power": "3"}, TypeError, f"{POWER} power='3' of type str."),
         ({"power": True}, TypeError, "Received: power=True"),
     ],
     ids=str,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tfprune.criteria import CRITERIA, Criterion, Magnitude, Random
 from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
 from tfprune.schedules import Constant, Polynomial
-from tfprune.spec import Spec, check_count, check_sparsity, resolve
+from tfprune.spec import Spec, check_choice, check_count, check_number, check_sparsity, resolve
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def test_check_sparsity_takes_every_real_number(value):
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (1.0, ValueError, "Expected `s` in [0, 1), the fraction of zeros. Received: s=1.0."),
+        (1.0, ValueError, "Expected `s` to be a number in [0, 1), the fraction of zeros. Received: s=1.0."),
         (-0.1, ValueError, "Received: s=-0.1."),
         (80, ValueError, "Received: s=80. For 80 % pass 0.8."),
         (float("nan"), ValueError, "Received: s=nan."),
@@ -179,7 +179,7 @@ def test_check_count_returns_what_it_accepts():
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (1, ValueError, "Expected `every` to be at least 2. Received: every=1"),
+        (1, ValueError, "Expected `every` to be an integer of at least 2. Received: every=1."),
         (2.0, TypeError, "Expected `every` to be an integer of at least 2. Received: every=2.0 of type float"),
         (True, TypeError, "Received: every=True of type bool"),
         ("2", TypeError, "Received: every='2' of type str"),
@@ -189,3 +189,69 @@ def test_check_count_returns_what_it_accepts():
 def test_check_count_refuses(value, error, message):
     with pytest.raises(error, match=re.escape(message)):
         check_count(value, "every", least=2)
+
+
+def test_messages_end_with_one_period():
+    refusals = [
+        lambda: check_sparsity(1.5, "s"),
+        lambda: check_sparsity(90, "s"),
+        lambda: check_number(2, "n", least=0, below=1, advice="Pass less."),
+        lambda: check_count(0, "n", least=1),
+        lambda: check_choice("x", "mode", choices=("a", "b")),
+        lambda: resolve("size", CRITERIA, Criterion, "criterion"),
+        lambda: resolve(3, CRITERIA, Criterion, "criterion"),
+    ]
+    for refuse in refusals:
+        with pytest.raises((TypeError, ValueError), match=r"[^.]\.$"):
+            refuse()
+
+
+@pytest.mark.parametrize(
+    ("limits", "text", "inside", "outside"),
+    [
+        ({}, "a number", [-3.5, 0, 1e300], ["nan", "inf", "-inf"]),
+        ({"least": 0}, "a number of at least 0", [0, 7], [-1e-9, "inf", "nan"]),
+        ({"above": 0}, "a number above 0", [1e-9, 7], [0, -1, "inf"]),
+        ({"least": 0, "most": 1}, "a number from 0 to 1", [0, 0.5, 1], [-0.1, 1.1]),
+        ({"least": 0, "below": 1}, "a number in [0, 1)", [0, 0.5], [1, -0.1]),
+        ({"above": 0, "below": 1}, "a number in (0, 1)", [0.5], [0, 1]),
+        ({"above": 0, "most": 1}, "a number in (0, 1]", [0.5, 1], [0, 2]),
+    ],
+    ids=str,
+)
+def test_check_number_holds_a_number_to_its_limits(limits, text, inside, outside):
+    for value in inside:
+        assert check_number(value, "n", **limits) == value
+        assert type(check_number(value, "n", **limits)) is float
+    for value in map(float, outside):
+        with pytest.raises(ValueError, match=re.escape(f"Expected `n` to be {text}. Received: n={value!r}.")):
+            check_number(value, "n", **limits)
+    for value in (True, "1", None, 1j, np.ones(1)):
+        with pytest.raises(TypeError, match=re.escape(f"Expected `n` to be {text}. Received: n={value!r} of type")):
+            check_number(value, "n", **limits)
+
+
+def test_check_number_says_what_the_number_means_and_what_to_do():
+    message = "Expected `n` to be a number from 0 to 1, a part. Received: n=2. Pass less."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_number(2, "n", least=0, most=1, meaning="a part", advice="Pass less.")
+
+
+def test_check_count_may_have_a_largest_number():
+    assert check_count(8, "threads", least=1, most=8) == 8
+    with pytest.raises(ValueError, match=r"^Expected `threads` to be an integer from 1 to 8. Received: threads=9\.$"):
+        check_count(9, "threads", least=1, most=8)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "received"),
+    [
+        ("c", ValueError, "'c'."),
+        (None, TypeError, "None of type NoneType."),
+        ([], TypeError, "[] of type list."),
+    ],
+)
+def test_check_choice_refuses(value, error, received):
+    check_choice("a", "mode", choices=("a", "b"))
+    with pytest.raises(error, match=re.escape(f"Expected `mode` to be 'a' or 'b'. Received: mode={received}")):
+        check_choice(value, "mode", choices=("a", "b"))

@@ -13,7 +13,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.spec import Spec, check_sparsity
+from tfprune.spec import Spec, check_count, check_number, check_sparsity
 
 Step = int | float  # an int counts optimizer updates, a float is a fraction of the fit
 
@@ -133,23 +133,13 @@ def check_schedule(value: Any, argument: str) -> Schedule:
 
 
 def _check_step(value: Any, argument: str) -> Step:
-    """Return a step as an int, a fraction of the fit as a float."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"Expected `{argument}` to be an int (a step) or a float in [0, 1] (a fraction of the fit). "
-            f"Received: {argument}={value!r} of type {type(value).__name__}."
-        )
-    if isinstance(value, numbers.Integral):
-        if value < 0:
-            raise ValueError(f"Expected the step `{argument}` to be at least 0. Received: {argument}={value}.")
-        return int(value)
-    fraction = float(value)
-    if not 0 <= fraction <= 1:
-        hint = f". For step {fraction:.0f} pass {argument}={fraction:.0f}" if 1 < fraction < math.inf else ""
-        raise ValueError(
-            f"Expected the fraction `{argument}` in [0, 1]; steps are ints. Received: {argument}={value!r}{hint}."
-        )
-    return fraction
+    """Return a step as an int, a fraction of the training run as a float."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return check_count(value, argument, least=0)
+    is_step = isinstance(value, numbers.Real) and 1 < value < math.inf
+    advice = f"For step {float(value):.0f} pass {argument}={float(value):.0f}." if is_step else ""
+    meaning = "a fraction of the training run (give a step as an int)"
+    return check_number(value, argument, least=0, most=1, meaning=meaning, advice=advice)
 
 
 def _check_window(begin: Any, end: Any) -> tuple[Step, Step | None]:
@@ -202,11 +192,7 @@ class Polynomial(Schedule):
         if self.end is None:
             raise TypeError("Expected `end` to be a step or a fraction of the fit. Received: end=None.")
         begin, end = _check_window(self.begin, self.end)
-        if isinstance(self.power, bool) or not isinstance(self.power, numbers.Real):
-            raise TypeError(f"Expected `power` to be a number greater than 0. Received: power={self.power!r}.")
-        if not 0 < self.power < math.inf:
-            raise ValueError(f"Expected `power` to be greater than 0. Received: power={self.power!r}.")
-        self._hold(begin=begin, end=end, power=float(self.power))
+        self._hold(begin=begin, end=end, power=check_number(self.power, "power", above=0))
 
     def sparsity_at(self, step: int) -> float:
         if step >= self.end:

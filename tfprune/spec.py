@@ -8,8 +8,10 @@ object it saves inside a model.
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 SpecType = TypeVar("SpecType", bound="Spec")
@@ -38,8 +40,8 @@ def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType]
     """Turn a name such as `"magnitude"` into its spec; let a spec through.
 
     Raises:
-        ValueError: For a name that is not among the choices.
-        TypeError: For anything that is neither a name nor a spec of the right kind.
+        TypeError: If `value` is neither a name nor a spec of the right kind.
+        ValueError: If the name is not among the choices.
     """
     if isinstance(value, base):
         return value
@@ -54,8 +56,66 @@ def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType]
     hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, base) else ""
     raise TypeError(
         f"Expected `{argument}` to be one of {names} or an instance of a {base.__name__}. "
-        f"Received: {argument}={value!r} of type {type(value).__name__}.{hint}."
+        f"Received: {argument}={value!r} of type {type(value).__name__}.{hint}"
     )
+
+
+def check_number(
+    value: Any,
+    argument: str,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+    meaning: str = "",
+    advice: str = "",
+) -> float:
+    """Return `value` as a finite float.
+
+    Args:
+        value: What was given.
+        argument: The name of the argument, for the message.
+        least: The smallest number allowed.
+        above: A number that `value` has to exceed.
+        most: The largest number allowed.
+        below: A number that `value` may not reach.
+        meaning: What the number means, for the message.
+        advice: What to do, for the message; empty, or a sentence.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is out of range, or not finite.
+
+    Example:
+        >>> check_number(1.5, "power", above=0)
+        1.5
+        >>> check_number(2, "ridge", least=0, below=1)
+        Traceback (most recent call last):
+        ValueError: Expected `ridge` to be a number in [0, 1). Received: ridge=2.
+    """
+    wanted = f"a number{_range_text(least, above, most, below)}{meaning and f', {meaning}'}"
+    _check_type(value, argument, numbers.Real, wanted=wanted)
+    number = float(value)
+    if not (least <= number <= most and above < number < below):
+        raise ValueError(
+            f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r}.{advice and f' {advice}'}"
+        )
+    return number
+
+
+def check_count(value: Any, argument: str, *, least: int, most: float = math.inf) -> int:
+    """Return `value` as an int from `least` to `most`.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is out of range.
+    """
+    wanted = f"an integer{_range_text(least, -math.inf, most, math.inf)}"
+    _check_type(value, argument, numbers.Integral, wanted=wanted)
+    if not least <= value <= most:
+        raise ValueError(f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r}.")
+    return int(value)
 
 
 def check_sparsity(value: Any, argument: str) -> float:
@@ -65,26 +125,49 @@ def check_sparsity(value: Any, argument: str) -> float:
         TypeError: If it is not a real number.
         ValueError: If it lies outside [0, 1) or is not finite.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    is_percent = isinstance(value, numbers.Real) and 1 < value < 100
+    advice = f"For {float(value):g} % pass {float(value) / 100:g}." if is_percent else ""
+    return check_number(value, argument, least=0, below=1, meaning="the fraction of zeros", advice=advice)
+
+
+def _check_type(value: Any, argument: str, kind: type, *, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind):  # True is an int to Python
         raise TypeError(
-            f"Expected `{argument}` to be a number in [0, 1), the fraction of zeros. Received: "
-            f"{argument}={value!r} of type {type(value).__name__}."
+            f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r} of type {type(value).__name__}."
         )
-    sparsity = float(value)
-    if not 0 <= sparsity < 1:
-        hint = f" For {sparsity:g} % pass {sparsity / 100:g}." if 1 < sparsity < 100 else ""
-        raise ValueError(
-            f"Expected `{argument}` in [0, 1), the fraction of zeros. Received: {argument}={value!r}.{hint}."
-        )
-    return sparsity
+
+
+def _range_text(least: float, above: float, most: float, below: float) -> str:
+    """Put a range into words, such as ` of at least 1`."""
+    low, high = max(least, above), min(most, below)
+    if high == math.inf:
+        return "" if low == -math.inf else f" above {low:g}" if above == low else f" of at least {low:g}"
+    if (least, most) == (low, high):
+        return f" from {low:g} to {high:g}"
+    return f" in {'(' if above == low else '['}{low:g}, {high:g}{')' if below == high else ']'}"
+
+
+def check_choice(value: Any, argument: str, *, choices: Iterable[str]) -> None:
+    """Refuse everything but some names.
+
+    Raises:
+        TypeError: If it is not a string.
+        ValueError: If it is none of the names.
+    """
+    if isinstance(value, str) and value in choices:
+        return
+    message = f"Expected `{argument}` to be {' or '.join(map(repr, choices))}. Received: {argument}={value!r}"
+    if not isinstance(value, str):
+        raise TypeError(f"{message} of type {type(value).__name__}.")
+    raise ValueError(f"{message}.")
 
 
 def check_regex(value: Any, argument: str) -> re.Pattern[str]:
     """Return a regular expression, compiled.
 
     Raises:
-        TypeError: If it is no text.
-        ValueError: If it is no regular expression.
+        TypeError: If it is not a string.
+        ValueError: If it is not a regular expression.
     """
     if not isinstance(value, str):
         raise TypeError(f"Expected {argument} to be regular expressions. Received: {value!r}.")
@@ -92,49 +175,3 @@ def check_regex(value: Any, argument: str) -> re.Pattern[str]:
         return re.compile(value)
     except re.error as error:
         raise ValueError(f"Expected {argument} to be regular expressions. Received: {value!r} ({error}).") from error
-
-
-def check_count(value: Any, argument: str, *, least: int) -> int:
-    """Return `value` as an int of at least `least`.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"Expected `{argument}` to be an integer of at least {least}. Received: "
-            f"{argument}={value!r} of type {type(value).__name__}."
-        )
-    if value < least:
-        raise ValueError(f"Expected `{argument}` to be at least {least}. Received: {argument}={value!r}.")
-    return int(value)
-
-
-def check_choice(value: Any, argument: str, *, choices: tuple[str, ...]) -> None:
-    """Refuse what is not one of some names.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
-    if value not in choices:
-        names = " or ".join(map(repr, choices))
-        raise ValueError(f"Expected `{argument}` to be {names}. Received: {argument}={value!r}.")
-
-
-def check_amount(value: Any, argument: str) -> float:
-    """Return `value` as a finite float of at least 0.
-
-    Raises:
-        TypeError: If it is not a real number.
-        ValueError: If it is negative or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"Expected `{argument}` to be a number of at least 0. Received: {argument}={value!r} of type "
-            f"{type(value).__name__}."
-        )
-    amount = float(value)
-    if not 0 <= amount < float("inf"):
-        raise ValueError(f"Expected `{argument}` to be a number of at least 0. Received: {argument}={value!r}.")
-    return amount

@@ -19,12 +19,12 @@ from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import FileForm, check_choice, choose, export_report, forms
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
-from tfprune.export.running.verify import check_tolerance
 from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
 from tfprune.export.xnnpack.groups import NEEDED
 from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
+from tfprune.spec import check_number
 from tfprune.wrapping.sparsity_report import SparsityReport
 
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
@@ -99,7 +99,7 @@ def to_tflite(
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
     check_choice(sparse=sparse, optimize=optimize)
     _check_levels(levels, quantize)
-    allowed = TOLERANCES[quantize] if tolerance is None else check_tolerance(tolerance)
+    allowed = TOLERANCES[quantize] if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
     plain = tfprune.strip(model)
     inputs = signature(plain)

@@ -11,9 +11,10 @@ from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import TIMEOUT, check_choice, choose, export_report, forms
 from tfprune.export.running.inputs import random_inputs
-from tfprune.export.running.verify import check_tolerance, run_in_child
+from tfprune.export.running.verify import run_in_child
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
+from tfprune.spec import check_number
 
 SAMPLES = 8  # drawn for the check when no data is given
 EXACT, ROUNDED = 1e-4, 0.1  # tolerances: a file with 8-bit weights rounds its activations, its sparse form may not
@@ -72,7 +73,7 @@ def rewrite(
         forms(content, name="as it was", sparse=sparse, optimize=optimize),
         inputs=inputs,
         expected=before.outputs,
-        tolerance=_default(graph) if tolerance is None else check_tolerance(tolerance),
+        tolerance=_default(graph) if tolerance is None else check_number(tolerance, "tolerance", least=0),
         optimize=optimize,
         compress=compress,
         advice=ADVICE,

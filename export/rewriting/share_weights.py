@@ -8,6 +8,7 @@ import numpy as np
 
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import load, save
+from tfprune.spec import check_count
 
 MOST = 255  # different int8 values
 LEVELS = 32
@@ -27,6 +28,7 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
         The changed file.
 
     Raises:
+        TypeError: If `levels` is not an integer.
         ValueError: If the bytes are no whole TFLite file, none of its weights has 8 bits, or `levels` is out of
             range; or (also an ImportError) if ai-edge-litert is not installed.
 
@@ -51,13 +53,13 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
 
 
 def check_levels(levels: Any) -> None:
-    """Refuse what is no number of values that 8 bits can tell apart from zero.
+    """Refuse a number of values that 8 bits cannot tell apart from zero.
 
     Raises:
-        ValueError: For anything but a whole number from 1 to 255.
+        TypeError: If it is not an integer.
+        ValueError: If it is out of 1 to 255.
     """
-    if isinstance(levels, bool) or not isinstance(levels, int) or not 1 <= levels <= MOST:
-        raise ValueError(f"Expected `levels` to be a whole number from 1 to {MOST}. Received: levels={levels!r}.")
+    check_count(levels, "levels", least=1, most=MOST)
 
 
 def share(values: np.ndarray, levels: int) -> np.ndarray:

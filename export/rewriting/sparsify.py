@@ -12,7 +12,6 @@ These forms are right in every interpreter tried:
 
 from __future__ import annotations
 
-import numbers
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from tfprune.export.tflite.editor import load, numbers_operators, save
 from tfprune.export.tflite.reader import Subgraph, Tensor, read
 from tfprune.export.xnnpack.groups import analyse
 from tfprune.report import Report, table
+from tfprune.spec import check_number
 
 FORMS = ("csr", "block")
 DENSE = "dense"
@@ -171,8 +171,7 @@ class _Group:
 def _check(forms: Collection[str], least: float) -> None:
     if isinstance(forms, str) or not set(forms) <= set(FORMS) or not forms:
         raise ValueError(f"Expected `forms` to name one or more of {list(FORMS)}. Received: forms={forms!r}.")
-    if not isinstance(least, numbers.Real) or not 0 <= float(least) <= 1:
-        raise ValueError(f"Expected `least` to be a number from 0 to 1. Received: least={least!r}.")
+    check_number(least, "least", least=0, most=1)
 
 
 def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:

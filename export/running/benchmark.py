@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import platform
 import tempfile
 import time
@@ -16,7 +15,8 @@ from tfprune.export.files.model_file import Source, read_model, read_source, sou
 from tfprune.export.running.benchmark_report import BenchmarkReport
 from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
 from tfprune.export.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
-from tfprune.export.running.runner import Runner, check_threads
+from tfprune.export.running.runner import THREADS, Runner
+from tfprune.spec import check_count
 
 MODEL = "model.tflite"
 TIMEOUT = 3600  # a slow board, a large model, and many runs
@@ -43,19 +43,18 @@ def benchmark(
         interpreter besides the model.
 
     Raises:
-        TypeError: If `source` is neither a path nor bytes.
+        TypeError: If `source` is neither a path nor bytes, or a number is not an integer.
         ValueError: If a number is out of range, or the file cannot be read or does not run.
 
     Example:
         >>> print(benchmark("digits.tflite", runs=200))  # doctest: +SKIP
     """
-    settings = {"runs": runs, "warmup": warmup, "threads": threads, "batch": batch}
-    for name, value in settings.items():
-        least = 0 if name == "warmup" else 1
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-            raise ValueError(f"Expected `{name}` to be an integer of at least {least}. Received: {name}={value!r}.")
-    settings = {name: int(value) for name, value in settings.items()}
-    check_threads(threads)
+    settings = {
+        "runs": check_count(runs, "runs", least=1),
+        "warmup": check_count(warmup, "warmup", least=0),
+        "threads": check_count(threads, "threads", least=1, most=THREADS),
+        "batch": check_count(batch, "batch", least=1),
+    }
     data = read_model(source)
     form, arrays = inputs_to_job(inputs)
     if inputs is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from tfprune.export.report import TensorInfo, shape_text, shortened
 from tfprune.export.running.io_tensor import IOTensor
 from tfprune.export.tflite.schema import MissingPackage
 from tfprune.export.tflite.signature_order import in_order
+from tfprune.spec import check_count
 
 # The maintained one first; TensorFlow last, because it takes seconds and hundreds of megabytes to load.
 INTERPRETERS = (
@@ -45,7 +45,7 @@ class Runner:
         outputs: The outputs, in the order in which a list is returned.
 
     Raises:
-        TypeError: If `source` is neither a path nor bytes.
+        TypeError: If `source` is neither a path nor bytes, or `threads` is not an integer.
         ValueError: If the file cannot be read or the interpreter refuses it, or no interpreter is installed
             (that one is an ImportError, too).
 
@@ -65,12 +65,12 @@ class Runner:
     _shapes: list[tuple[int, ...]] | None  # of the inputs that memory is allocated for
 
     def __init__(self, source: Source, *, threads: int = 1) -> None:
-        check_threads(threads)
+        threads = check_count(threads, "threads", least=1, most=THREADS)
         data = read_model(source)
         self._name = source_name(source)
         interpreter, self.runtime = _find_interpreter()
         try:
-            self._load = partial(interpreter, model_content=data, num_threads=int(threads))
+            self._load = partial(interpreter, model_content=data, num_threads=threads)
             self._interpreter = self._load()
             self._inputs, self._outputs = _io_tensors(self._interpreter)
             is_allocated = self._allocate()
@@ -145,7 +145,7 @@ class Runner:
         if len(values) != len(names):
             hint = " Pass numbers as one NumPy array." if len(names) == 1 else ""
             raise ValueError(
-                f"Expected {len(names)} input(s) for {self._name}: {self._wanted()}. Received: {len(values)}.{hint}."
+                f"Expected {len(names)} input(s) for {self._name}: {self._wanted()}. Received: {len(values)}.{hint}"
             )
         return values
 
@@ -221,17 +221,6 @@ class Runner:
     def _received(self, arrays: Sequence[np.ndarray]) -> str:
         pairs = zip(self.inputs, arrays, strict=True)
         return ", ".join(f"{info.name!r} {shape_text(array.shape)}" for info, array in pairs)
-
-
-def check_threads(threads: Any) -> int:
-    """Return a number of threads; refuse what is none, or more than any device has.
-
-    Raises:
-        ValueError: For anything but an integer from 1 to 1024.
-    """
-    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= int(threads) <= THREADS:
-        raise ValueError(f"Expected `threads` to be an integer from 1 to {THREADS}. Received: threads={threads!r}.")
-    return int(threads)
 
 
 def _find_interpreter() -> tuple[Any, str]:

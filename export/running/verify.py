@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -17,6 +15,7 @@ from tfprune.export.running.child_process import read_job, run_as_child, run_mod
 from tfprune.export.running.inputs import inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.running.runner import Runner
 from tfprune.export.running.verify_report import VerifyReport
+from tfprune.spec import check_number
 
 MODEL = "model.tflite"
 SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared as if the largest were this
@@ -43,16 +42,16 @@ def verify(
         Whether it passed and, if not, why: a crash, a refusal, a wrong output.
 
     Raises:
-        TypeError: If `source` is neither a path nor bytes, or an array holds Python objects.
+        TypeError: If `source` is neither a path nor bytes, a number is not one, or an array holds Python objects.
         ValueError: If there is no such file, it is no whole TFLite file, or an argument is out of range.
 
     Example:
         >>> print(verify("digits.tflite", inputs=images, expected=model.predict(images)))  # doctest: +SKIP
     """
-    _check_positive("timeout", timeout)
+    check_number(timeout, "timeout", above=0)
     if inputs is None and expected is not None:
         raise ValueError("Expected the inputs that give `expected`. Received: inputs=None.")
-    check_tolerance(tolerance)
+    check_number(tolerance, "tolerance", least=0)
     run = run_in_child(source, inputs, timeout=timeout)
     comparison = Comparison(run.reason)
     if not run.reason:
@@ -119,17 +118,6 @@ def _work(folder: Path) -> None:
     write_job(folder, "result", arrays=dict(zip(names, outputs, strict=True)))
 
 
-def check_tolerance(tolerance: Any) -> float:
-    """Return a tolerance as a float; refuse what is no finite number of at least 0.
-
-    Raises:
-        ValueError: For anything else.
-    """
-    if not isinstance(tolerance, numbers.Real) or not 0 <= float(tolerance) < math.inf:
-        raise ValueError(f"Expected `tolerance` to be a number of at least 0. Received: tolerance={tolerance!r}.")
-    return float(tolerance)
-
-
 def _compare(outputs: dict[str, np.ndarray], expected: Any, tolerance: float) -> Comparison:
     if expected is None:
         bad = [name for name, output in outputs.items() if not np.isfinite(output).all()]
@@ -178,11 +166,6 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
         "its largest expected magnitude"
     )
     return Comparison(reason, difference, scale)
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"Expected `{name}` to be a number above 0. Received: {name}={value!r}.")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_random_masks_are_nested_as_sparsity_rises(seed, path, sparsities):
 @pytest.mark.parametrize(
     ("seed", "error", "message"),
     [
-        (-1, ValueError, "Expected `seed` to be at least 0. Received: seed=-1"),
+        (-1, ValueError, "Expected `seed` to be an integer of at least 0. Received: seed=-1."),
         (1.5, TypeError, "Expected `seed` to be an integer of at least 0. Received: seed=1.5 of type float"),
         (None, TypeError, "Received: seed=None of type NoneType"),
     ],
@@ -268,7 +268,11 @@ def test_missing_facts_are_named(criterion):
     [
         (lambda: Wanda("row"), ValueError, "Expected `compare` to be 'layer' or 'output'. Received: compare='row'"),
         (lambda: FStatistic("both"), ValueError, "Expected `unit` to be 'input' or 'output'"),
-        (lambda: FStatistic(mix=1.5), ValueError, "Expected `mix` in [0, 1], or None. Received: mix=1.5"),
+        (
+            lambda: FStatistic(mix=1.5),
+            ValueError,
+            "`mix` to be a number from 0 to 1, or None. Received: mix=1.5.",
+        ),
         (lambda: FStatistic(mix="half"), TypeError, "Received: mix='half' of type str"),
         (lambda: DACIS(gradient=-1), ValueError, "Expected `gradient` to be a number of at least 0"),
         (lambda: DACIS(0, 0, 0), ValueError, "Expected at least one weight above 0"),

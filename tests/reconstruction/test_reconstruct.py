@@ -379,8 +379,15 @@ def test_weights_that_are_not_finite():
         tfprune.reconstruct(model, model, normal(4, 9, 8, 2))
 
 
-@pytest.mark.parametrize("option", [{"mode": "both"}, {"method": "fast"}, {"batch_size": 0}, {"ridge": -1}])
-def test_options_that_there_are_not(option):
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        *(({"mode": "both"}, ValueError), ({"mode": None}, TypeError), ({"method": "fast"}, ValueError)),
+        *(({"batch_size": 0}, ValueError), ({"ridge": -1}, ValueError), ({"ridge": True}, TypeError)),
+    ],
+    ids=str,
+)
+def test_options_that_there_are_not(option, error):
     model = convolutions()
-    with pytest.raises(ValueError, match=next(iter(option))):
+    with pytest.raises(error, match=f"Expected `{next(iter(option))}` to be"):
         tfprune.reconstruct(model, model, normal(4, 9, 8, 2), **option)

@@ -93,9 +93,13 @@ def test_part_of_the_way_to_a_budget():
     ("settings", "error", "text"),
     [
         ({}, ValueError, r"Expected a limit, such as budget\(flops=0.5\)"),
-        ({"flops": 0.0}, ValueError, r"the part flops in \(0, 1\); amounts are ints. Received: flops=0.0"),
-        ({"flops": 1.5}, ValueError, r"the part flops in \(0, 1\)"),
-        ({"bytes": 0}, ValueError, "bytes to be positive"),
+        (
+            {"flops": 0.0},
+            ValueError,
+            r"`flops` to be a number in \(0, 1\), a fraction of the cost .*: flops=0.0",
+        ),
+        ({"flops": 1.5}, ValueError, r"give an amount as an int\). Received: flops=1.5"),
+        ({"bytes": 0}, ValueError, "`bytes` to be an integer of at least 1. Received: bytes=0"),
         ({"parameters": "half"}, TypeError, "parameters='half'"),
         ({"parameters": True}, TypeError, "parameters=True"),
         ({"latency": 0.5}, ValueError, "Expected `measure` with a latency, and only then"),

@@ -227,9 +227,9 @@ def test_the_model_is_left_untouched():
     ("arguments", "settings", "error", "text"),
     [
         ((keras.layers.Dense(3),), {}, TypeError, "Expected a Keras model. Received: an object of type Dense"),
-        ((residual(), 50), {}, ValueError, r"Expected `sparsity` in \[0, 1\).*For 50 % pass 0.5"),
+        ((residual(), 50), {}, ValueError, r"Expected `sparsity` to be a number in \[0, 1\).*For 50 % pass 0.5"),
         ((residual(), "half"), {}, TypeError, "Expected `sparsity` to be a number"),
-        ((residual(), 0.5), {"round_to": 0}, ValueError, "`round_to` to be at least 1"),
+        ((residual(), 0.5), {"round_to": 0}, ValueError, "`round_to` to be an integer of at least 1"),
         ((residual(),), {"round_to": 8}, ValueError, "Expected a sparsity or a budget with `filters` or `round_to`"),
         ((residual(), 0.5), {"criterion": "loud"}, ValueError, "criterion='loud'"),
         ((residual(), 0.5), {"allocation": "fair"}, ValueError, "allocation='fair'"),

@@ -111,7 +111,7 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
         ({"data": (np.ones((4, 63), "float32"), np.ones(4))}, ValueError, "inputs of shape"),
         ({"data": (np.full((4, 64), np.nan), np.ones(4))}, ValueError, "NaN or infinity"),
         ({"metric": "acc"}, ValueError, "`metric` among 'accuracy', 'loss'. Received: metric='acc'"),
-        ({"rounds": 0}, ValueError, "`rounds` to be at least 1"),
+        ({"rounds": 0}, ValueError, "`rounds` to be an integer of at least 1"),
         ({"reconstruction": "magic"}, ValueError, "'magic'"),
         ({"criterion": "loud"}, ValueError, "criterion='loud'"),
         ({"model": keras.Sequential([keras.Input((3,)), layers.Dense(2)])}, ValueError, "Expected a compiled model"),

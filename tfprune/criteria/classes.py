@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfprune.criteria.base import Criterion, Evidence
-from tfprune.spec import check_amount, check_choice
+from tfprune.spec import check_choice, check_number
 
 _PERFECT = 1e15  # in place of an infinite F: the unit is constant within every class
 
@@ -48,10 +48,7 @@ class FStatistic(Criterion):
     def __post_init__(self) -> None:
         check_choice(self.unit, "unit", choices=("input", "output"))
         if self.mix is not None:
-            mix = check_amount(self.mix, "mix")
-            if mix > 1:
-                raise ValueError(f"Expected `mix` in [0, 1], or None. Received: mix={self.mix!r}.")
-            self._hold(mix=mix)
+            self._hold(mix=check_number(self.mix, "mix", least=0, most=1, meaning="or None"))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -102,7 +99,7 @@ class DACIS(Criterion):
     discrimination: float = 0.5
 
     def __post_init__(self) -> None:
-        weights = {name: check_amount(value, name) for name, value in self.get_config().items()}
+        weights = {name: check_number(value, name, least=0) for name, value in self.get_config().items()}
         if not any(weights.values()):
             raise ValueError(f"Expected at least one weight above 0. Received: {self!r}.")
         self._hold(**weights)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -16,7 +14,7 @@ from tfprune.models.layers import rename, walk
 from tfprune.reconstruction.layer_moments import Site, moments_of, sites_of
 from tfprune.reconstruction.least_squares import RIDGE, GramMoments, solve, sweep
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
-from tfprune.spec import check_count
+from tfprune.spec import check_choice, check_count, check_number
 from tfprune.wrapping.flat_copy import flat_copy
 from tfprune.wrapping.transfer import transfer_weights
 
@@ -82,10 +80,9 @@ def reconstruct(
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (the update); Frantar &
         Alistarh, 2023, "SparseGPT", arXiv:2301.00774 (the sweep).
     """
-    _check_choice("mode", mode, MODES)
-    _check_choice("method", method, METHODS)
-    if isinstance(ridge, bool) or not isinstance(ridge, numbers.Real) or not 0 <= float(ridge) < math.inf:
-        raise ValueError(f"Expected `ridge` to be a number of at least 0. Received: ridge={ridge!r}.")
+    check_choice(mode, "mode", choices=MODES)
+    check_choice(method, "method", choices=METHODS)
+    ridge = check_number(ridge, "ridge", least=0)
     batch_size = check_count(batch_size, "batch_size", least=1)
     for model in (pruned, reference):
         check_graph(model)
@@ -104,13 +101,6 @@ def reconstruct(
     ]
     rename(copy, names)  # some may have got others in the flat form
     return _copy(copy), ReconstructionReport(tuple(rows), tuple(skipped))
-
-
-def _check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"Expected `{argument}` to be {' or '.join(map(repr, choices))}. Received: {argument}={value!r}."
-        )
 
 
 def _copy(model: keras.Model) -> keras.Model:

@@ -14,7 +14,7 @@ from tfprune.allocation import ALLOCATIONS, Weight, allocate
 from tfprune.channels.network import Network
 from tfprune.shrinking.shrink import shrink
 from tfprune.shrinking.shrink_plan import ShrinkPlan
-from tfprune.spec import check_sparsity
+from tfprune.spec import check_choice, check_count, check_number, check_sparsity
 
 Limit = int | float | None
 _STEPS_OF_LATENCY = 64  # sparsities to choose among where each has to be measured
@@ -130,9 +130,9 @@ def budget(
         The budget.
 
     Raises:
-        ValueError: Without a limit, for one that is not positive or a part of 1 or more, a latency without `measure`,
-            or an unknown `base`.
-        TypeError: For a limit that is no number.
+        TypeError: If a limit is not a number, or `base` is not a name.
+        ValueError: If there is no limit, one is not positive or is a fraction of 1 or more, `latency` comes without
+            `measure`, or `base` is not one of the names.
 
     Example:
         >>> from tfprune import plan_shrink
@@ -150,9 +150,7 @@ def budget(
             f"Expected `measure` with a latency, and only then. Received: latency={latency!r}, measure={measure!r}. "
             f"tfprune.export.latency measures on this machine: budget(latency=0.5, measure=tfprune.export.latency)."
         )
-    if base not in ALLOCATIONS:
-        names = ", ".join(map(repr, ALLOCATIONS))
-        raise ValueError(f"Expected `base` to be one of {names}. Received: base={base!r}.")
+    check_choice(base, "base", choices=ALLOCATIONS)
     return Budget(limits, base, measure)
 
 
@@ -173,14 +171,8 @@ def check_sparsity_or_budget(sparsity: Any, allocation: Any) -> None:
 
 
 def _limit(name: str, value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"Expected {name} to be an int (an amount) or a float in (0, 1) (a part). Received: {name}={value!r}."
-        )
-    if isinstance(value, numbers.Integral):
-        if value <= 0:
-            raise ValueError(f"Expected {name} to be positive. Received: {name}={value!r}.")
-        return int(value)
-    if not 0 < float(value) < 1:
-        raise ValueError(f"Expected the part {name} in (0, 1); amounts are ints. Received: {name}={value!r}.")
-    return float(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return check_count(value, name, least=1)
+    return check_number(
+        value, name, above=0, below=1, meaning="a fraction of the cost now (give an amount as an int)"
+    )

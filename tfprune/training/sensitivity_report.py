@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfprune.report import Report, Skipped, skipped_table, table
+from tfprune.spec import check_number
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,7 @@ class SensitivityReport(Report):
             >>> SensitivityReport("accuracy", 0.97, rows).suggest()
             {'^out/kernel$': 0.5}
         """
-        if isinstance(max_drop, bool) or not isinstance(max_drop, numbers.Real):
-            raise TypeError(f"Expected `max_drop` to be a number. Received: max_drop={max_drop!r}.")
-        if not 0 <= max_drop < math.inf:
-            raise ValueError(f"Expected `max_drop` to be at least 0. Received: max_drop={max_drop!r}.")
+        max_drop = check_number(max_drop, "max_drop", least=0)
         return {
             f"^{re.escape(path)}$": max((row.sparsity for row in rows if row.drop <= max_drop), default=None)
             for path, rows in self._by_path()

@@ -70,8 +70,8 @@ def test_a_shared_file_runs_nearly_as_before_and_packs_smaller(cases):
 def test_what_cannot_be_shared_is_refused(cases):
     with pytest.raises(ValueError, match="8-bit weights. Received: one without. Export it with quantize='int8'"):
         share_weights(cases["dense"].data)
-    for levels in (0, 256, 2.0, True, None):
-        with pytest.raises(ValueError, match="`levels` to be a whole number from 1 to 255"):
+    for levels, error in ((0, ValueError), (256, ValueError), (2.0, TypeError), (True, TypeError), (None, TypeError)):
+        with pytest.raises(error, match="`levels` to be an integer from 1 to 255"):
             share_weights(cases["int8"].data, levels=levels)
     with pytest.raises(ValueError, match="Expected a TFLite file"):
         share_weights(b"PK\x03\x04")

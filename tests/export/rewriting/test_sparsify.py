@@ -510,9 +510,10 @@ def test_unknown_forms_are_refused(dense, forms):
         sparsify(dense[1], forms=forms)
 
 
-@pytest.mark.parametrize("least", [-0.1, 1.1, float("nan"), "0.5"])
+@pytest.mark.parametrize("least", [-0.1, 1.1, float("nan"), "0.5", True])
 def test_a_least_sparsity_out_of_range_is_refused(dense, least):
-    with pytest.raises(ValueError, match="Expected `least` to be a number from 0 to 1"):
+    error = ValueError if isinstance(least, float) else TypeError
+    with pytest.raises(error, match="Expected `least` to be a number from 0 to 1"):
         sparsify(dense[1], least=least)
 
 

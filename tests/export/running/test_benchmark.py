@@ -69,11 +69,15 @@ def test_given_inputs_are_run_and_their_rows_reported(cases):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"runs": 0}, {"warmup": -1}, {"threads": 0}, {"batch": 1.5}, {"batch": True}, {"runs": None}]
+    ("arguments", "error"),
+    [
+        *(({name: -1}, ValueError) for name in ("runs", "warmup", "threads", "batch")),
+        *(({"batch": value}, TypeError) for value in (1.5, True, None, "2")),
+    ],
 )
-def test_numbers_out_of_range_are_refused(cases, arguments):
+def test_numbers_out_of_range_are_refused(cases, arguments, error):
     (name, value) = next(iter(arguments.items()))
-    with pytest.raises(ValueError, match=f"Expected `{name}` to be an integer.*Received: {name}={value}"):
+    with pytest.raises(error, match=f"Expected `{name}` to be an integer.*Received: {name}={value!r}"):
         benchmark(cases["dense"].path, **arguments)
 
 

@@ -106,10 +106,12 @@ def test_bad_arguments_are_refused(cases, tmp_path):
         verify(case.data[:1000], inputs=case.inputs)
     with pytest.raises(ValueError, match="does not exist"):
         verify(tmp_path / "missing", inputs=case.inputs)
-    with pytest.raises(ValueError, match="Received: tolerance=-1"):
-        verify(case.path, inputs=case.inputs, tolerance=-1)
-    with pytest.raises(ValueError, match="Received: timeout=0"):
-        verify(case.path, inputs=case.inputs, timeout=0)
+    for error, value in ((ValueError, -1), (ValueError, float("inf")), (TypeError, True), (TypeError, "1")):
+        with pytest.raises(error, match=f"`tolerance` to be a number of at least 0. Received: tolerance={value!r}"):
+            verify(case.path, inputs=case.inputs, tolerance=value)
+    for error, value in ((ValueError, 0), (TypeError, True), (TypeError, None)):
+        with pytest.raises(error, match=f"`timeout` to be a number above 0. Received: timeout={value!r}"):
+            verify(case.path, inputs=case.inputs, timeout=value)
     with pytest.raises(ValueError, match=r"outputs \['output_0'\].*Received: 2 value"):
         verify(case.path, inputs=case.inputs, expected=[case.expected, case.expected])
     with pytest.raises(ValueError, match=r"Received: \['wrong'\]"):
