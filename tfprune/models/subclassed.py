@@ -137,9 +137,8 @@ def layer_pairs(source: keras.layers.Layer, target: keras.layers.Layer) -> Itera
     if graph is None:
         yield source, target
     if graph is not None:
-        children = {child.name: child for child in target.layers}
-        for child in graph.layers:
-            yield from layer_pairs(child, children[child.name])
+        for child, counterpart in zip(graph.layers, target.layers, strict=True):
+            yield from layer_pairs(child, counterpart)
     elif is_held:
         parts = dict(held_layers(target))
         for place, child in held_layers(source):
