@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tfprune
 from tfprune.allocation import ALLOCATIONS, Weight, allocate, check_allocation
 from tfprune.patterns import Unstructured
 from tfprune.top_k import kept_count
@@ -217,6 +219,27 @@ def test_a_function_from_outside(as_type):
     split = allocate(by_size, shaped((2, 2), (30, 3)), 0.9)
     assert split == [0.0, 0.9]
     assert {type(share) for share in split} == {float}
+
+
+def test_a_function_from_outside_the_library_splits_the_sparsity_of_a_model():
+    """No name of the library is needed: what it is given has a path, a shape, a size and scores."""
+    seen = []
+
+    def by_mean(weights, sparsity):
+        seen.append([(weight.path, weight.shape, weight.size) for weight in weights])
+        means = [float(weight.scores().mean()) for weight in weights]
+        return [None if mean == max(means) else sparsity / 2 for mean in means]
+
+    layers = [keras.layers.Dense(units, name=name) for units, name in ((10, "small"), (4, "large"))]
+    model = tfprune.wrap(keras.Sequential([keras.Input((8,)), *layers]))
+    model.get_layer("small").layer.kernel.assign(np.full((8, 10), 0.1))
+    model.get_layer("large").layer.kernel.assign(np.full((10, 4), 5.0))
+    tfprune.update_masks(model, 0.8, allocation=by_mean)
+    assert {row.path: row.sparsity for row in tfprune.sparsity_report(model).rows} == {
+        "small/kernel": 0.4,
+        "large/kernel": 0.0,
+    }
+    assert seen[0] == [("small/kernel", (8, 10), 80), ("large/kernel", (10, 4), 40)]
 
 
 SIZES = "Expected the allocation to return 2 sparsities. Received:"

@@ -1,14 +1,15 @@
-"""Allocation: one overall sparsity, split over the weights of a model.
+"""Allocations: how one overall sparsity is split over the weights of a model.
 
 An allocation is a function from weights and an overall sparsity to one sparsity per weight. `uniform`, `erk`,
-`global` and `lamp` are such functions, a dict of regular expressions gives weights a sparsity of their own, and any
-function of the same form will do.
+`global` and `lamp` are such functions, and a dict of regular expressions sets the sparsity of single weights. Any
+function that has the form of `Allocation` can take their place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -18,12 +19,12 @@ from tfprune.top_k import keep_largest
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """What an allocation may look at.
+    """A weight, as an allocation sees it.
 
     Attributes:
-        path: The weight's place in the model, `block_1/conv/kernel`.
-        shape: Its shape, in Keras' order.
-        scores: Computes its scores in the matrix view, larger = keep.
+        path: The path of the weight in the model, `block_1/conv/kernel`.
+        shape: The shape of the weight, in Keras' order.
+        scores: Computes the scores of the weight when it is called: an array in the matrix view, larger = keep.
     """
 
     path: str
@@ -36,7 +37,31 @@ class Weight:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-Allocation = Callable[[Sequence[Weight], float], Sequence[float | None]]
+class Allocation(Protocol):
+    """A function that splits an overall sparsity over the weights of a model.
+
+    Pass one as `allocation` to `update_masks`, `PruningCallback` or `plan_shrink`, where none of the named ones fits.
+    It is called anew at each mask update.
+
+    Example:
+        >>> def spare_small(weights, sparsity):
+        ...     return [None if weight.size < 100 else sparsity for weight in weights]
+        >>> scores = lambda: np.ones((2, 3))
+        >>> allocate(spare_small, [Weight("in/kernel", (64, 64), scores), Weight("out/kernel", (2, 3), scores)], 0.9)
+        [0.9, None]
+    """
+
+    def __call__(self, weights: Sequence[Weight], sparsity: float, /) -> Sequence[float | None]:
+        """Return the sparsity of each weight.
+
+        Args:
+            weights: The weights to prune, at least one.
+            sparsity: The overall fraction of zeros, in [0, 1).
+
+        Returns:
+            One number in [0, 1) per weight, in the same order, or None for a weight that stays as it is. Nothing
+            scales them, so that they decide about the sparsity that the model really has.
+        """
 
 
 def uniform(weights: Sequence[Weight], sparsity: float) -> list[float]:
@@ -45,9 +70,9 @@ def uniform(weights: Sequence[Weight], sparsity: float) -> list[float]:
 
 
 def erk(weights: Sequence[Weight], sparsity: float) -> list[float]:
-    """Spare small layers: the density of a weight is e * sum(shape) / prod(shape) (Erdos-Renyi-Kernel).
+    """Give small layers less sparsity: the density of a weight is e * sum(shape) / prod(shape) (Erdos-Renyi-Kernel).
 
-    e is solved for the overall sparsity; a weight whose density would exceed 1 stays dense, and e is solved again
+    e follows from the overall sparsity. A weight whose density would exceed 1 stays dense, and e is computed again
     for the rest.
 
     Reference:
@@ -68,7 +93,7 @@ def erk(weights: Sequence[Weight], sparsity: float) -> list[float]:
 
 
 def _select_over_all(weights: Sequence[Weight], scores: list[np.ndarray], sparsity: float) -> list[float]:
-    """Keep the largest scores of all weights together; return the fraction of zeros of each."""
+    """Keep the largest scores of all weights together; return the fraction of zeros of each weight."""
     ends = np.cumsum([score.size for score in scores])
     keep = keep_largest(np.concatenate(scores), max(int(ends[-1]) - round(sparsity * int(ends[-1])), 1))
     parts = np.split(keep, ends[:-1])
@@ -77,12 +102,12 @@ def _select_over_all(weights: Sequence[Weight], scores: list[np.ndarray], sparsi
 
 
 def global_(weights: Sequence[Weight], sparsity: float) -> list[float]:
-    """Compare the scores of all weights with each other and drop the smallest, wherever they are."""
+    """Compare the scores of all weights with each other and drop the smallest, in whichever weight they are."""
     return _select_over_all(weights, [weight.scores().ravel() for weight in weights], sparsity)
 
 
 def _lamp_scores(scores: np.ndarray) -> np.ndarray:
-    """Return s_u^2 / sum of s_v^2 over u and all that precede it from the largest down; 0 where all are 0."""
+    """Return s_u^2 divided by the sum of s_v^2 over all scores from the largest down to s_u; 0 where all are 0."""
     flat = scores.ravel()
     squares = np.square(flat.astype(np.float64) / (flat.max() or 1.0))
     order = np.argsort(-squares)
@@ -107,11 +132,11 @@ ALLOCATIONS: dict[str, Allocation] = {"uniform": uniform, "erk": erk, "global": 
 
 
 def check_allocation(allocation: str | Mapping | Allocation) -> None:
-    """Refuse what is no allocation.
+    """Refuse everything but an allocation.
 
     Raises:
-        ValueError: For an unknown name or a pattern that is no regular expression.
-        TypeError: For anything that is no name, dict or function.
+        TypeError: If `allocation` is not a name, a dict or a function.
+        ValueError: If the name is unknown, or a key of the dict is not a regular expression.
     """
     if isinstance(allocation, Mapping):
         for pattern in allocation:
@@ -131,7 +156,7 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
 
 
 def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], sparsity: float) -> list[float | None]:
-    """Give each weight the value of the first pattern found in its path, else the overall sparsity."""
+    """Give each weight the value of the first pattern that is found in its path, or else the overall sparsity."""
     compiled = {pattern: check_regex(pattern, "the keys of `allocation`") for pattern in rules}
     paths = [weight.path for weight in weights]
     for pattern, regex in compiled.items():
@@ -140,7 +165,10 @@ def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], spars
                 f"Expected every pattern of `allocation` to match a pruned weight. Received: {pattern!r}, which "
                 f"matches none of {', '.join(paths)}."
             )
-    return [next((rules[p] for p, regex in compiled.items() if regex.search(path)), sparsity) for path in paths]
+    return [
+        next((rules[pattern] for pattern, regex in compiled.items() if regex.search(path)), sparsity)
+        for path in paths
+    ]
 
 
 def allocate(
@@ -149,19 +177,19 @@ def allocate(
     """Split an overall sparsity over weights.
 
     Args:
-        allocation: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a dict from regular expressions (`re.search` on the
-            path, the first match wins, unmatched weights get the overall value) to sparsities, or a function. In a
-            dict None leaves a weight as it is.
-        weights: At least one.
-        sparsity: Overall fraction of zeros, in [0, 1).
+        allocation: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a dict from regular expressions to sparsities, or a
+            function. A dict is searched for the first expression that `re.search` finds in the path of a weight; None
+            leaves the weight as it is, and a weight without a match gets the overall sparsity.
+        weights: The weights, at least one.
+        sparsity: The overall fraction of zeros, in [0, 1).
 
     Returns:
-        One sparsity in [0, 1) per weight, in order; None for a weight that is to stay as it is.
+        One sparsity in [0, 1) per weight, in the same order; None for a weight that stays as it is.
 
     Raises:
-        ValueError: For an unknown name, a sparsity outside [0, 1), a pattern that matches nothing, a function that
-            does not return one value per weight.
-        TypeError: For anything that is no allocation.
+        TypeError: If `allocation` is not an allocation, or a sparsity is not a number.
+        ValueError: If the name is unknown, a sparsity lies outside [0, 1), a regular expression matches no weight, or
+            the function does not return one value per weight.
     """
     check_allocation(allocation)
     check_sparsity(sparsity, "sparsity")

@@ -8,6 +8,8 @@ from tfprune.export.inspecting.codings import TITLES, Coding
 from tfprune.export.report import TensorInfo, shape_text, shortened
 from tfprune.report import Report, table
 
+NAME = 48  # characters of a name in a table; the converter joins the names of all that it fuses
+
 
 @dataclass(frozen=True)
 class TensorRow(Report):
@@ -128,9 +130,6 @@ class ModelReport(Report):
         ]
         header = ["all weights", "values", "positions", "bytes", "of dense", "zeros stored"]
         return table(header, lines)
-
-
-NAME = 48  # characters of a name in a table; the converter joins the names of all that it fuses
 
 
 def _cell(coding: Coding) -> str:

@@ -111,6 +111,19 @@ def test_other_arguments_go_to_tensorboard(tmp_path):
     assert "steps_per_second" in scalars(tmp_path, "epoch_")
 
 
+@pytest.mark.parametrize("class_", [tfprune.PruningSummaries, tfprune.tfmot.PruningSummaries])
+@pytest.mark.parametrize("arguments", [{}, {"log_dir": None}, {"log_dir": ""}, {"update_freq": "batch"}], ids=str)
+def test_without_a_folder_the_error_says_what_to_pass(class_, arguments):
+    message = r"Expected `log_dir`, the folder of the event files. Received: log_dir=.*for example log_dir='logs'\.$"
+    with pytest.raises(ValueError, match=message):
+        class_(**arguments)
+
+
+def test_a_folder_of_another_type_is_refused():
+    with pytest.raises(TypeError, match="Expected `log_dir` to be a path. Received: log_dir=3 of type int"):
+        tfprune.PruningSummaries(3)
+
+
 def test_a_model_without_pruned_layers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has none. Use the model that tfprune.wrap"):
         fit(make(wrap=lambda model: model), tfprune.PruningSummaries(tmp_path))

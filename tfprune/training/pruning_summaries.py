@@ -1,8 +1,9 @@
-"""PruningSummaries: the sparsity of a model, overall and of each weight, in TensorBoard."""
+"""Summaries of training: the sparsity of a model, overall and of each weight, in TensorBoard."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,22 @@ from tfprune.wrapping.sparsity_report import sparsity_report
 
 
 class PruningSummaries(keras.callbacks.TensorBoard):
-    """Write what `TensorBoard` writes, and the sparsity overall and of each pruned weight.
+    """Write the sparsity, overall and of each pruned weight, beside all that `keras.callbacks.TensorBoard` writes.
 
-    The names are `epoch_sparsity` and `epoch_sparsity/<path of the weight>`, or `batch_...`, and stand in the event
-    files of training. An epoch has the sparsity that it ends with, a batch the one that it was trained with, wherever
-    this callback is listed beside `PruningCallback`.
+    The names are `epoch_sparsity` and `epoch_sparsity/<path of the weight>`, or `batch_...`, in the event files of
+    training. An epoch has the sparsity at its end, a batch the sparsity that it was trained with. The order of this
+    callback and `PruningCallback` in the list does not matter.
 
     Args:
-        log_dir: Folder of the event files.
-        update_freq: `"epoch"`, `"batch"`, or an int of at least 1, to write every so many batches too. The zeros are
-            counted each time, which costs a pass over the weights.
+        log_dir: The folder of the event files.
+        update_freq: `"epoch"`, `"batch"`, or the number of batches, at least 1, after which values are also written.
+            Each time costs a pass over the weights, which counts the zeros.
         **kwargs: Other arguments of `keras.callbacks.TensorBoard`.
 
     Raises:
-        ValueError: For an `update_freq` that is none of these, or without the package tensorboard; when training
-            begins, if the model has no pruned layers.
-        TypeError: For an `update_freq` of another type.
+        TypeError: If `log_dir` is not a path, or `update_freq` is neither a string nor an int.
+        ValueError: If `log_dir` is missing, `update_freq` is out of range, or the package tensorboard is not
+            installed; when training begins, if the model has no pruned layers.
 
     Example:
         >>> from tfprune import PruningCallback, schedules, wrap
@@ -40,7 +41,16 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         >>> history = model.fit(x, x[:, :1], callbacks=callbacks, verbose=0)
     """
 
-    def __init__(self, log_dir: str | Path, update_freq: str | int = "epoch", **kwargs: Any) -> None:
+    def __init__(self, log_dir: str | Path = "", update_freq: str | int = "epoch", **kwargs: Any) -> None:
+        if log_dir is None or log_dir == "":
+            raise ValueError(
+                f"Expected `log_dir`, the folder of the event files. Received: log_dir={log_dir!r}. Pass a path, for "
+                f"example log_dir='logs'."
+            )
+        if not isinstance(log_dir, (str, os.PathLike)):
+            raise TypeError(
+                f"Expected `log_dir` to be a path. Received: log_dir={log_dir!r} of type {type(log_dir).__name__}."
+            )
         if isinstance(update_freq, str):
             if update_freq not in ("epoch", "batch"):
                 raise ValueError(
