@@ -64,7 +64,7 @@ class Equation:
 
     @property
     def axes(self) -> str:
-        """The kernel's axes as letters of a weight: what is summed over is an input, all else an output."""
+        """The kernel's axes as letters of a weight: an axis that is summed over is an input, any other an output."""
         return "".join(INPUT if letter in self.summed else OUTPUT for letter in self.kernel)
 
     @property

@@ -76,8 +76,8 @@ def test_random_is_the_same_in_every_release():
     np.testing.assert_array_equal(Random(3)(Evidence(np.zeros(5), "123456789")), expected)
 
 
-def test_random_is_no_matter_of_place():
-    """Neither early nor late entries are favoured: each half of the weight keeps about half."""
+def test_random_does_not_depend_on_the_position():
+    """Neither early nor late entries are favored: each half of the weight keeps about half."""
     mask = Unstructured()(Random()(evidence()), 0.5)
     assert abs(mask[:20].mean() - 0.5) < 0.06
     assert abs(mask[:, :15].mean() - 0.5) < 0.06
@@ -188,7 +188,7 @@ def test_units_along_several_axes():
 
 
 def loud_and_telling(units: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a kernel, its outputs and labels: channel 0 is small and tells classes apart, others are loud."""
+    """Return a kernel, its outputs and labels: channel 0 is small and separates the classes, others are loud."""
     generator = np.random.default_rng(1)
     labels = np.arange(60) % 3
     outputs = generator.standard_normal((60, units)) * 10
@@ -229,7 +229,7 @@ def test_dacis_of_constant_channels_is_zero():
 
 
 def test_connections_of_one_input_differ_under_the_f_statistic():
-    """F alone is the same for all connections of an input; the weights tell them apart."""
+    """F alone is the same for all connections of an input; the weights differ."""
     weight, inputs, labels = loud_and_telling()
     evidence = with_facts(weight.T, input_moments=moments_of(inputs, labels))
     for criterion in (FStatistic(), FStatistic(mix=0.5)):

@@ -1,4 +1,4 @@
-"""Evidence: what is gathered is what NumPy and TensorFlow say of the same model, which stays as it was."""
+"""Evidence: facts are those that NumPy and TensorFlow compute of the same model, and the model does not change."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_activations_are_those_of_a_sub_model(gathered, name):
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_gradients_are_those_of_a_tape(gathered, name):
-    """Of the masked model in inference, masked entries included; the loss has the regulariser in it."""
+    """Of the masked model in inference, masked entries included; the loss includes the regularizer."""
     model, plain, facts = gathered
     kernel, gradients = plain.get_layer(name).kernel, []
     for start in (0, 32, 64):
@@ -105,8 +105,9 @@ def test_gradients_are_those_of_a_tape(gathered, name):
             loss = plain.compute_loss(x, y, plain(x, training=False))
         gradients.append(tape.gradient(loss, kernel).numpy().astype(np.float64))
     found, hidden = facts[f"{name}/kernel"], ~model.get_layer(name).masks["kernel"].numpy().astype(bool)
-    sizes = np.mean([np.abs(one) for one in gradients], axis=0)
-    norms = np.mean([np.sqrt(np.square(one.reshape(-1, one.shape[-1])).sum(axis=0)) for one in gradients], axis=0)
+    sizes = np.mean([np.abs(gradient) for gradient in gradients], axis=0)
+    columns = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
+    norms = np.mean([np.linalg.norm(gradient, axis=0) for gradient in columns], axis=0)
     assert sizes[hidden].any()
     np.testing.assert_allclose(found["gradient_sizes"], sizes, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(found["gradient_norms"], norms, rtol=1e-3, atol=1e-6)
@@ -118,8 +119,8 @@ class Batches(keras.utils.PyDataset):
     def __len__(self):
         return 3
 
-    def __getitem__(self, place):
-        return X[32 * place : 32 * place + 32], Y[32 * place : 32 * place + 32]
+    def __getitem__(self, index):
+        return X[32 * index : 32 * index + 32], Y[32 * index : 32 * index + 32]
 
 
 ONE_HOT = np.eye(3)[Y]
@@ -160,7 +161,7 @@ def test_a_model_of_several_inputs_and_outputs_with_sample_weights():
     assert sizes[0].any()
 
 
-def test_a_layer_called_twice_is_heard_twice():
+def test_a_layer_called_twice_is_recorded_twice():
     inputs, dense = keras.Input((4,)), layers.Dense(4, name="dense")
     model = pruned("wanda", keras.Model(inputs, dense(dense(inputs))))
     x = np.ones((5, 4), dtype=np.float32)
@@ -169,8 +170,8 @@ def test_a_layer_called_twice_is_heard_twice():
     np.testing.assert_allclose(facts_of(model, x)["dense/kernel"]["input_norms"], norms, rtol=1e-5)
 
 
-def test_what_lies_inside_of_layers():
-    """Parts of attention are hooked one by one, what runs in a loop as a whole, and what cannot be hooked is said."""
+def test_weights_inside_layers():
+    """Parts of attention are hooked one by one, a loop as a whole, and what cannot be hooked has a reason."""
     inputs = keras.Input((5, 4))
     x = layers.MultiHeadAttention(2, 3, name="heads")(inputs, inputs)
     x = layers.TimeDistributed(layers.Dense(6, name="step"), name="steps")(x)
@@ -278,11 +279,12 @@ def test_gamma_is_that_of_the_layer_behind():
 
 
 def variables(model: keras.Model) -> list[np.ndarray]:
-    return [one.numpy() for one in [*model.variables, *model.optimizer.variables, *model.metrics_variables]]
+    held = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return [variable.numpy() for variable in held]
 
 
 def test_nothing_of_the_model_changes(gathered):
-    """Not by batch normalisation, dropout's seeds or what metrics add up, and no layer keeps hooked_calls."""
+    """Not by batch normalization, dropout's seeds or what metrics add up, and no layer keeps a hook."""
     model = gathered[0]
     model.fit(X, Y, verbose=0)
     before = variables(model)
@@ -340,7 +342,7 @@ def test_what_would_have_no_effect_is_refused():
     with pytest.raises(TypeError, match="Received: an object of type int"):
         tfprune.update_masks(other, 0.5, data=3)
     with pytest.raises(TypeError, match="Received: an iterator of type generator"):
-        tfprune.PruningCallback(tfprune.schedules.Constant(0.5), data=(one for one in [X]))
+        tfprune.PruningCallback(tfprune.schedules.Constant(0.5), data=(x for x in [X]))
 
 
 def test_gradients_need_a_loss_and_targets():

@@ -58,7 +58,9 @@ class Evidence:
         return self._over(output_axes(self.axes), vector)
 
     def over_inputs(self, vector: np.ndarray) -> np.ndarray:
-        """Return one value per input in a shape that broadcasts over the weight; of a grouped convolution all inputs.
+        """Return one value per input in a shape that broadcasts over the weight.
+
+        A grouped convolution takes the values of all inputs, group by group.
 
         Example:
             >>> Evidence(np.zeros((3, 3, 8, 4)), "conv/kernel", "hwio").over_inputs(np.arange(8)).shape
@@ -70,7 +72,7 @@ class Evidence:
         outputs = [axis for axis in output_axes(self.axes) if axis not in inputs]
         if groups < 2 or rest or len(inputs) != 1 or len(outputs) != 1:
             return self._over(inputs, vector)
-        # Each group of outputs reads inputs of its own.
+        # Each group of outputs reads its own inputs.
         table = np.repeat(np.reshape(vector, (groups, count)), self.weight.shape[outputs[0]] // groups, axis=0)
         return self._over(sorted(inputs + outputs), table.T if inputs < outputs else table)
 

@@ -1,4 +1,4 @@
-"""Moments of units by class, batch by batch: what the analysis of variance needs, in float64 and in one pass."""
+"""Statistics of units by class for an analysis of variance, added up batch by batch in float64."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class ClassMoments:
 
     Attributes:
         labels: The classes seen, in the order of the rows below.
-        counts: Samples of each class, (classes,).
-        means: (classes, units).
-        squares: Sum of squared deviations from the class's mean, (classes, units).
+        counts: The number of samples of each class, (classes,).
+        means: The mean of each unit in each class, (classes, units).
+        squares: The sum of squared deviations from the mean of the class, (classes, units).
 
     Args:
-        units: How many.
+        units: The number of units.
 
     Example:
         >>> moments = ClassMoments(2)
@@ -43,13 +43,13 @@ class ClassMoments:
         """Add a batch.
 
         Args:
-            values: (samples, units).
+            values: The values of the units, (samples, units).
             labels: The class of each sample, integers.
         """
         classes, codes = np.unique(np.asarray(labels), return_inverse=True)
         values, member = np.asarray(values, dtype=np.float64), np.eye(len(classes))[codes.ravel()].T
         counts = member.sum(axis=1)
-        # Around a sample: sums of values with a large common offset would lose its digits.
+        # Relative to the first sample: a large common offset would cost the sums their digits.
         means = values[0] + member @ (values - values[0]) / counts[:, None]
         squares = member @ np.square(values - means[codes.ravel()])
         self._merge(self._rows(classes), counts[:, None], means, squares)
@@ -95,18 +95,18 @@ class ClassMoments:
         return deviation <= _CONSTANT * np.abs(self.mean())
 
     def variance(self) -> np.ndarray:
-        """Return the variance of each unit over all samples, classes aside."""
+        """Return the variance of each unit over all samples of all classes."""
         return (self.between() + self.within()) / self.size
 
     def discrimination(self) -> np.ndarray:
-        """Return how far classes lie apart: deviations between classes over those within, S_B / (S_W + 1e-8)."""
+        """Return squared deviations between classes divided by those within classes, S_B / (S_W + 1e-8)."""
         return self.between() / (self.within() + 1e-8)
 
     def f_statistic(self) -> np.ndarray:
         """Return the F of a one-way analysis of variance: 0 for constant units, infinite where classes are constant.
 
         Raises:
-            ValueError: For fewer than two classes, or no more samples than classes.
+            ValueError: If there are fewer than two classes, or not more samples than classes.
         """
         classes = len(self.labels)
         if classes < 2 or self.size <= classes:

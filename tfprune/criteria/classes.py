@@ -1,4 +1,4 @@
-"""Criteria that look at how well the units of a layer tell classes apart."""
+"""Criteria that look at how well the units of a layer separate the classes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import numpy as np
 from tfprune.criteria.base import Criterion, Evidence
 from tfprune.spec import check_choice, check_number
 
-_PERFECT = 1e15  # in place of an infinite F: the unit is constant within every class
+_PERFECT = 1e15  # instead of an infinite F, of a unit that is constant within every class
 
 
 @dataclass(frozen=True)
 class FStatistic(Criterion):
-    """Score an entry by how well the unit it belongs to tells classes apart: F times |w|.
+    """Score an entry by how well its unit separates the classes: F times |w|.
 
-    F is that of a one-way analysis of variance over classes; the value of a channel is the mean over its positions. F
-    does not change when a unit is scaled, so that alone it cannot rank the connections of one unit.
+    F is the statistic of a one-way analysis of variance over classes; a channel counts with its mean over positions.
+    F does not change when a unit is scaled. Therefore F alone cannot rank the connections of one unit.
 
     Args:
-        unit: Whose F: `"input"`, to rank connections, or `"output"`, to rank channels.
-        mix: None multiplies. A number in [0, 1] mixes ranks instead, each in [0, 1] within the weight:
+        unit: The units that F is computed for: `"input"`, to rank connections (default), or `"output"`, to rank
+            channels.
+        mix: None (default) multiplies. A number in [0, 1] mixes ranks instead, each in [0, 1] within the weight:
             mix * rank(F) + (1 - mix) * rank(|w|).
 
     Raises:
-        ValueError: For another `unit`, or a `mix` outside [0, 1].
-        TypeError: If `mix` is no number.
+        ValueError: If `unit` is another name, or `mix` lies outside [0, 1].
+        TypeError: If `mix` is not a number.
 
     Example:
         >>> from tfprune.criteria.class_moments import ClassMoments
@@ -39,7 +40,7 @@ class FStatistic(Criterion):
 
     Reference:
         Wang et al., 2025, "Exploring Vision Neural Network Pruning via Screening Methodology", arXiv:2502.07189, as
-        far as its abstract tells.
+        its abstract describes it.
     """
 
     unit: str = "input"
@@ -69,18 +70,18 @@ class DACIS(Criterion):
 
         score_o = gradient * G_o + variance * V_o + discrimination * D_o
 
-    G is the mean over batches of the norm of the channel's gradient, V the variance of its activation (the mean over
-    positions) over samples, D the activation's squared deviations between classes over those within them. All entries
-    of a channel score the same; a channel with a constant activation and no gradient scores 0.
+    G is the mean over batches of the norm of the channel's gradient. V is the variance over samples of its activation
+    (the mean over positions). D is the activation's squared deviations between classes divided by those within
+    classes. All entries of a channel have the same score; a channel with a constant activation and no gradient has 0.
 
     Args:
-        gradient: Weight of G, at least 0. At 0 no gradients are computed.
-        variance: Weight of V.
-        discrimination: Weight of D.
+        gradient: The weight of G, at least 0 (default 0.3). At 0 no gradients are computed.
+        variance: The weight of V, at least 0 (default 0.2).
+        discrimination: The weight of D, at least 0 (default 0.5).
 
     Raises:
-        TypeError: If a weight is no number.
-        ValueError: If one is negative, or all are 0.
+        TypeError: If a weight is not a number.
+        ValueError: If a weight is negative, or all weights are 0.
 
     Example:
         >>> from tfprune.criteria.class_moments import ClassMoments
@@ -118,13 +119,13 @@ class DACIS(Criterion):
 
 
 def _from_0_to_1(values: np.ndarray) -> np.ndarray:
-    """Return values on a scale from the least to the largest; 0 where all are equal."""
-    least, span = values.min(), np.ptp(values)
-    return (values - least) / span if span else np.zeros_like(values)
+    """Return values scaled so that the smallest is 0 and the largest is 1; 0 if all are equal."""
+    smallest, span = values.min(), np.ptp(values)
+    return (values - smallest) / span if span else np.zeros_like(values)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the place of each value in the order of all, from 0 to 1; equal ones share their middle place."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middles = np.cumsum(counts) - (counts + 1) / 2
-    return middles[places].reshape(values.shape) / max(values.size - 1, 1)
+    """Return the rank of each value from 0 to 1; equal values share the mean of their ranks."""
+    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts + 1) / 2
+    return ranks[codes].reshape(values.shape) / max(values.size - 1, 1)

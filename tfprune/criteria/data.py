@@ -1,4 +1,4 @@
-"""Criteria that look at inputs, gradients and scales beside the weight."""
+"""Criteria that look at inputs, gradients and scales besides the weight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tfprune.spec import check_choice
 class BatchNormGamma(Criterion):
     """Score an entry by the scale of the BatchNormalization that takes its output: |gamma_o|. It needs no data.
 
-    All entries of a channel score the same, so it is a criterion for `patterns.Channel` and `plan_shrink`.
+    All entries of a channel have the same score. Use it with `patterns.Channel` and `plan_shrink`.
 
     Example:
         >>> facts = {"gamma": np.array([0.5, -2.0])}
@@ -37,8 +37,8 @@ class BatchNormGamma(Criterion):
 class Taylor(Criterion):
     """Score an entry by the change of the loss if it were zero, to first order: the mean over batches of |w dL/dw|.
 
-    Within a batch gradients of either sign cancel; over batches sizes add up, so that it still tells weights apart
-    where training has converged. The gradient is that of the masked model, of masked entries too.
+    Within a batch, gradients of opposite sign cancel. Over batches, their sizes add up, so that weights still differ
+    where training has converged. Gradients are taken in the masked model, for masked entries as well.
 
     Example:
         >>> facts = {"gradient_sizes": np.array([[0.1, 3.0]])}
@@ -57,10 +57,10 @@ class Taylor(Criterion):
 
 @dataclass(frozen=True)
 class Movement(Criterion):
-    """Score an entry by whether training moves it away from zero: the sum of -w dL/dw. For fine-tuning.
+    """Score an entry by whether training moves it away from zero: the sum of -w dL/dw. Use it for fine-tuning.
 
-    Each mask update adds the mean of one pass over the data. A weight that training makes smaller scores below zero,
-    however large it is. `PruningCallback` adds up over its fit, a `Gatherer` over its life.
+    Each mask update adds the mean of one pass over the data. A weight that training makes smaller has a score below
+    zero, however large it is. `PruningCallback` adds up the updates of one `fit`, a `Gatherer` all of its passes.
 
     Example:
         >>> facts = {"movement": np.array([[-0.4, 0.1]])}
@@ -68,8 +68,8 @@ class Movement(Criterion):
         array([[-0.4,  0.1]])
 
     Reference:
-        Sanh, Wolf & Rush, 2020, "Movement Pruning", arXiv:2005.07683, section 4. There scores are added up in every
-        training step; here in every mask update.
+        Sanh, Wolf & Rush, 2020, "Movement Pruning", arXiv:2005.07683, section 4. The paper adds up scores in every
+        training step; tfprune adds them up in every mask update.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("movement",)
@@ -80,15 +80,15 @@ class Movement(Criterion):
 
 @dataclass(frozen=True)
 class Wanda(Criterion):
-    """Score an entry by its absolute value times the L2 norm of the input it weighs: |w_oi| ||x_i||.
+    """Score an entry by its absolute value times the L2 norm of the input that it multiplies: |w_oi| ||x_i||.
 
     Args:
-        compare: `"layer"` ranks the entries of a weight with each other, `"output"` only those of one output, as
-            the paper does for language models: a score is then the entry's place among its output's, in (0, 1], and
+        compare: `"layer"` (default) compares all entries of a weight. `"output"` compares the entries of each output,
+            as the paper does for language models: the score is the rank of an entry within its output, in (0, 1], and
             every output loses the same share.
 
     Raises:
-        ValueError: For another `compare`.
+        ValueError: If `compare` is another name.
 
     Example:
         >>> facts = {"input_norms": np.array([10.0, 0.1])}
@@ -114,6 +114,6 @@ class Wanda(Criterion):
         outputs = output_axes(evidence.axes)
         front = np.moveaxis(scores, outputs, range(len(outputs)))
         rows = front.reshape(np.prod(front.shape[: len(outputs)], dtype=int), -1)
-        places = np.argsort(np.argsort(-rows, axis=1, kind="stable"), axis=1)  # 0 is the best of its output
-        ranks = 1 - places / rows.shape[1]
+        positions = np.argsort(np.argsort(-rows, axis=1, kind="stable"), axis=1)  # 0 is the best of its output
+        ranks = 1 - positions / rows.shape[1]
         return np.moveaxis(ranks.reshape(front.shape), range(len(outputs)), outputs)

@@ -12,7 +12,7 @@ To add a fact, from your own code or here:
 3. Pass the `Fact` to `register_fact`; a fact of the library stands in `_OWN`.
 4. Name it in the `needs` of a criterion, which reads it by `evidence.fact(name)`.
 
-This is all. A misspelled choice, or hooks that do not go together, are refused when the `Fact` is created.
+Nothing else has to change. A choice that is unknown or has no effect is refused when the `Fact` is created.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ _PER = {INPUTS: ("input",), OUTPUTS: ("output",), GRADIENTS: ("entry", "output",
 
 @dataclass(frozen=True)
 class UnknownFact:
-    """In place of a fact: why it cannot be known of a weight."""
+    """Says why a fact is not known for a weight; takes the place of its value.
+
+    Attributes:
+        reason: The reason, as the end of a sentence: "it is frozen (trainable=False), so it has no gradient".
+    """
 
     reason: str
 
@@ -43,17 +47,18 @@ class Fact:
     """Describe a fact: where it is recorded, how a batch is reduced, and how batches and passes are combined.
 
     Args:
-        name: The name by which a criterion needs it.
-        text: What it is, for error messages, for example `"the mean over batches of |dL/dw|"`.
+        name: The name that criteria give in `needs`.
+        text: A description for error messages, for example `"the mean over batches of |dL/dw|"`.
         source: What is recorded. `"inputs"` or `"outputs"`: what the layer takes or returns, (samples, positions,
             units). `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64.
             `"model"`: no data, but an object that knows the `path` of the weight, the `layer` that holds it, and its
             `normalizer`, the BatchNormalization that takes the layer's outputs, or None.
         measure: A function `measure(recorded, ops)` that reduces what is recorded in one batch to one number per
-            entry, output or input; for `"class_moments"` to (samples, units). Of a model it may return `UnknownFact`.
+            entry, output or input; for `"class_moments"` to (samples, units). With `"model"` it may return an
+            `UnknownFact`.
         per: What the fact has a value for. `"entry"` (default for gradients and the model): the shape of the weight.
             `"output"`: (outputs,), and the gradient is recorded as (entries, outputs). `"input"`: (inputs,), and the
-            gradient is recorded as (entries, inputs). Inputs and outputs have a value per unit.
+            gradient is recorded as (entries, inputs). The sources `"inputs"` and `"outputs"` leave no choice.
         combine: How batches are combined: by their `"mean"` or `"sum"`, or as `"class_moments"`, which makes a
             `ClassMoments` of the units and needs class labels.
         finish: A function of the combined batches that returns the fact; None leaves them as they are.

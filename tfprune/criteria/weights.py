@@ -31,8 +31,8 @@ class Magnitude(Criterion):
 class L2(Criterion):
     """Score an entry by its square.
 
-    It ranks single entries as `Magnitude` does, but blocks, channels and heads, which count as much as their entries
-    on average, by their L2 norm instead of their L1 norm.
+    For single entries the ranking is that of `Magnitude`. Blocks, channels and heads have the mean score of their
+    entries, so they are ranked by their L2 norm instead of their L1 norm.
 
     Example:
         >>> L2()(Evidence(np.array([[-2.0, 1.0]]), "dense/kernel"))
@@ -48,13 +48,13 @@ class L2(Criterion):
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """Score entries at random: the baseline that any other criterion has to beat.
+    """Score entries at random. Use it as the baseline that any other criterion has to beat.
 
-    The scores depend on the seed and on the weight's path alone, so that an entry once pruned stays pruned as the
+    The scores depend only on the seed and the path of the weight. A pruned entry therefore stays pruned as the
     sparsity rises, and two runs agree.
 
     Args:
-        seed: At least 0.
+        seed: The seed, at least 0 (default 0).
 
     Example:
         >>> Random(seed=1)(Evidence(np.zeros((2, 3)), "dense/kernel")).shape

@@ -18,8 +18,8 @@ from tfprune.evidence.unit_axes import by_unit
 from tfprune.models.batches import Batch, classes_of
 
 
-class Listener(keras.Model):
-    """A model in inference that returns what is requested of its layers' inputs and outputs, not its own outputs.
+class RecordingModel(keras.Model):
+    """A model in inference that returns, in place of its outputs, what facts measure of its layers.
 
     Args:
         model: The model.
@@ -29,24 +29,24 @@ class Listener(keras.Model):
     def __init__(self, model: keras.layers.Layer, requests: Sequence[FactRequest]) -> None:
         super().__init__(dtype="float32", autocast=False)
         self.model = model
-        self._listen = _listen(model, requests)
+        self._run = _recording(model, requests)
         self.unknown: dict[str, UnknownFact] = {}
         self.built = True
 
     def call(self, inputs: Any) -> dict[str, list[Any]]:
-        found, unknown = self._listen(inputs)
+        found, unknown = self._run(inputs)
         self.unknown.update(unknown)
         return found
 
 
-def _listen(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> Callable:
-    """Return a function that calls the model and returns what was hooked, one tensor for each call of a layer."""
+def _recording(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> Callable:
+    """Return a function that calls the model and returns what was measured, one tensor for each call of a layer."""
 
-    def listen(inputs: Any) -> tuple[dict[str, list[Any]], dict[str, UnknownFact]]:
+    def run(inputs: Any) -> tuple[dict[str, list[Any]], dict[str, UnknownFact]]:
         found: dict[str, list[Any]] = {}
         unknown: dict[str, UnknownFact] = {}
 
-        def hear(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
+        def on_call(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
             for request in requests:
                 if request.hooked is layer:
                     side, kernel = request.fact.source, request.subject.kernel
@@ -56,11 +56,11 @@ def _listen(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> Calla
                     else:
                         found.setdefault(request.key, []).append(_measured(request, ops.cast(units, "float32")))
 
-        with read_only_scope(model), hooked_calls([request.hooked for request in requests], hear):
+        with read_only_scope(model), hooked_calls([request.hooked for request in requests], on_call):
             model(inputs, training=False)
         return found, unknown
 
-    return listen
+    return run
 
 
 def _measured(request: FactRequest, units: Any) -> Any:
@@ -77,7 +77,7 @@ class Activations:
     """
 
     def __init__(self, model: keras.layers.Layer, requests: Sequence[FactRequest]) -> None:
-        self._listener, self._requests = Listener(model, requests), requests
+        self._model, self._requests = RecordingModel(model, requests), requests
         self._needs_labels = any(request.fact.needs_labels for request in requests)
         self.reset()
 
@@ -91,7 +91,7 @@ class Activations:
     def record(self, batch: Batch) -> None:
         """Record one batch."""
         labels = classes_of(batch) if self._needs_labels else None
-        found = self._listener.predict_on_batch(batch.x)
+        found = self._model.predict_on_batch(batch.x)
         for request in self._requests:
             for values in found.get(request.key, ()):
                 if request.fact.needs_labels:
@@ -108,7 +108,7 @@ class Activations:
 
     def combined(self) -> dict[str, Any]:
         """Return what was recorded, by the key of its request."""
-        silent = {request.key: UnknownFact("its layer was not called") for request in self._requests}
+        uncalled = {request.key: UnknownFact("its layer was not called") for request in self._requests}
         means = {request.key for request in self._requests if request.fact.combine == MEAN}
         arrays = {key: total / self._counts[key] if key in means else total for key, total in self._sums.items()}
-        return silent | arrays | self._moments | self._unknown | self._listener.unknown
+        return uncalled | arrays | self._moments | self._unknown | self._model.unknown

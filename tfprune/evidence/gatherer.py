@@ -43,10 +43,10 @@ def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
 class Gatherer:
     """Gather evidence of a model's weights from data, and keep facts that add up from one pass to the next.
 
-    Pass one as `data` to `update_masks` in a training loop of your own, so that `criteria.Movement` adds up over its
-    updates. A pass calls the model in inference once on each batch, and once more to differentiate the loss if a fact
-    is of gradients. Batches are reduced as they come, so memory does not grow with their number. The model does not
-    change. Padding counts as any other position.
+    Pass a gatherer as `data` to `update_masks` in a training loop of your own, so that `criteria.Movement` adds up
+    over its updates. A pass calls the model in inference once on each batch, and once more to differentiate the loss
+    if a fact needs gradients. Batches are reduced as they come, so memory does not grow with their number. The model
+    does not change. Padding counts as any other position.
 
     Args:
         model: The model, wrapped or not.
@@ -106,7 +106,7 @@ class Gatherer:
 
 
 class _Pass:
-    """What is compiled to gather some facts, kept from pass to pass."""
+    """The compiled models that gather some facts, kept from pass to pass."""
 
     def __init__(self, model: keras.layers.Layer, requests: Sequence[FactRequest], loss: Callable[[], Loss]) -> None:
         self.compiled_for = [(request.subject.path, request.fact) for request in requests]

@@ -1,4 +1,4 @@
-"""Listen to what layers are given and return while a model is called, and let nothing be written by the call."""
+"""Record what layers take and return while a model is called, and keep the call from changing the model."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from keras import ops
 from tfprune.models.calls import recurrent_states
 from tfprune.models.layers import walk
 
-Hear = Callable[[keras.layers.Layer, Any, Any], None]
+OnCall = Callable[[keras.layers.Layer, Any, Any], None]
 
-# They call their parts step by step, in a loop whose tensors cannot be read outside of it.
+# These call their parts step by step, in a loop whose tensors cannot be read outside the loop.
 _LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 
 
 def holders(model: keras.layers.Layer) -> dict[int, tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Return, by the id of each variable of a model, the layer to listen to and the innermost layer that holds it."""
-    hooked = {id(one): layer for _, layer in walk(model, stop=_LOOPS) for one in layer.weights}
-    innermost = {id(one): layer for _, layer in walk(model) for one in layer.weights}
-    return {name: (layer, innermost[name]) for name, layer in hooked.items()}
+    """Return, by the id of each variable of a model, the layer to hook and the innermost layer that holds it."""
+    hooked = {id(weight): layer for _, layer in walk(model, stop=_LOOPS) for weight in layer.weights}
+    innermost = {id(weight): layer for _, layer in walk(model) for weight in layer.weights}
+    return {key: (layer, innermost[key]) for key, layer in hooked.items()}
 
 
 @contextmanager
-def hooked_calls(layers: Iterable[keras.layers.Layer], hear: Hear) -> Iterator[None]:
-    """Hand the first argument and the outputs of every call of some layers to `hear`, while the context lasts."""
+def hooked_calls(layers: Iterable[keras.layers.Layer], on_call: OnCall) -> Iterator[None]:
+    """Pass the first argument and the outputs of every call of some layers to `on_call` within the context."""
     with ExitStack() as undo:
         for layer in {id(layer): layer for layer in layers}.values():
             undo.callback(_put_back, layer, vars(layer).get("call"))
-            layer.call = _with_hook(layer, hear)
+            layer.call = _with_hook(layer, on_call)
         yield
 
 
-def _with_hook(layer: keras.layers.Layer, hear: Hear) -> Callable:
+def _with_hook(layer: keras.layers.Layer, on_call: OnCall) -> Callable:
     call = layer.call
 
     @functools.wraps(call)
     def hooked(*args: Any, **kwargs: Any) -> Any:
         outputs = call(*args, **kwargs)
-        hear(layer, args[0] if args else next(iter(kwargs.values()), None), outputs)
+        on_call(layer, args[0] if args else next(iter(kwargs.values()), None), outputs)
         return outputs
 
     return hooked
@@ -55,9 +55,14 @@ def _put_back(layer: keras.layers.Layer, call: Callable | None) -> None:
         layer.call = call
 
 
-def read_only_scope(model: keras.layers.Layer, opened: Iterable[keras.Variable] = ()) -> keras.StatelessScope:
-    """Return a scope in which a model may be called and nothing of it is written; in it some masks are all ones."""
-    ones = {id(mask) for mask in opened}
+def read_only_scope(model: keras.layers.Layer, open_masks: Iterable[keras.Variable] = ()) -> keras.StatelessScope:
+    """Return a scope in which a model can be called without changing it.
+
+    Args:
+        model: The model.
+        open_masks: Masks that are all ones within the scope.
+    """
+    ones = {id(mask) for mask in open_masks}
     variables = [*model.variables, *recurrent_states(model)]
-    mapping = [(one, ops.ones_like(one.value) if id(one) in ones else one.value) for one in variables]
+    mapping = [(var, ops.ones_like(var.value) if id(var) in ones else var.value) for var in variables]
     return keras.StatelessScope(state_mapping=mapping, collect_losses=True)

@@ -15,7 +15,7 @@ from tfprune.evidence.subject import FactRequest
 from tfprune.models.batches import Batch
 from tfprune.models.layers import as_numpy
 
-Loss = Callable[[Any, Any, Any, Any], Any]  # of inputs, targets, outputs and sample weights
+Loss = Callable[[Any, Any, Any, Any], Any]  # from inputs, targets, outputs and sample weights
 
 
 def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
@@ -43,7 +43,7 @@ def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
 
 
 class Recorder(keras.optimizers.Optimizer):
-    """An optimizer that moves nothing, and adds up what facts measure of the gradients, in float64.
+    """An optimizer that changes no weight, and adds up what facts measure of the gradients, in float64.
 
     Args:
         requests: Facts of gradients.
@@ -129,7 +129,7 @@ class Gradients(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        with self._entered:  # which holds the losses that layers added in the call
+        with self._entered:  # it holds the losses that layers added in the call
             return self._loss(x, y, y_pred, sample_weight)
 
     def reset(self) -> None:

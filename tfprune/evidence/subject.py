@@ -24,7 +24,7 @@ class Subject:
     Attributes:
         path: Its path in the model.
         kernel: The weight, which holds its masked values while evidence is gathered.
-        criterion: The criterion, which says what is needed.
+        criterion: The criterion, which names the facts that it needs.
         latent: A function that returns the latent values of the weight.
         mask: Its mask, or None for a weight that has none.
     """
@@ -54,7 +54,7 @@ class FactRequest:
 
     @property
     def key(self) -> str:
-        """A name that no other request has."""
+        """The name of the request, which no other one has."""
         return f"{self.subject.path} {self.fact.name}"
 
     @property
@@ -98,6 +98,7 @@ def requests_of(model: keras.layers.Layer, subjects: Sequence[Subject], *, of_da
         subjects: The weights.
         of_data: Whether to return the facts that are gathered from data, or those that are read from the model.
     """
-    wanted = [(one, fact) for one in subjects for fact in one.criterion.needed_facts() if fact.needs_data is of_data]
-    held = holders(model) if wanted else {}
-    return [FactRequest(subject, fact, *held[id(subject.kernel.variable)]) for subject, fact in wanted]
+    needed = [(subject, fact) for subject in subjects for fact in subject.criterion.needed_facts()]
+    chosen = [(subject, fact) for subject, fact in needed if fact.needs_data is of_data]
+    held = holders(model) if chosen else {}
+    return [FactRequest(subject, fact, *held[id(subject.kernel.variable)]) for subject, fact in chosen]
