@@ -136,7 +136,7 @@ def _check_step(value: Any, argument: str) -> Step:
     """Return a step as an int, a fraction of the training run as a float."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return check_count(value, argument, least=0)
-    is_step = isinstance(value, numbers.Real) and 1 < value < math.inf
+    is_step = isinstance(value, numbers.Real) and 1 < float(value) < math.inf
     advice = f"For step {float(value):.0f} pass {argument}={float(value):.0f}." if is_step else ""
     meaning = "a fraction of the training run (give a step as an int)"
     return check_number(value, argument, least=0, most=1, meaning=meaning, advice=advice)

@@ -125,7 +125,7 @@ def check_sparsity(value: Any, argument: str) -> float:
         TypeError: If it is not a real number.
         ValueError: If it lies outside [0, 1) or is not finite.
     """
-    is_percent = isinstance(value, numbers.Real) and 1 < value < 100
+    is_percent = isinstance(value, numbers.Real) and 1 < float(value) < 100
     advice = f"For {float(value):g} % pass {float(value) / 100:g}." if is_percent else ""
     return check_number(value, argument, least=0, below=1, meaning="the fraction of zeros", advice=advice)
 
