@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.export.converting.canonical_order import QUANTIZED, places_of, put_in_order
 from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import builtin_code, load, numbers_operators, save
+from tfprune.export.tflite.editor import add_tensor, builtin_code, load, numbers_operators, save
 
 INTEGERS_SINCE = 2  # the version of each of `MOVES` that takes 8-bit values
 MOVES = {"SPLIT": 1, "SPLIT_V": 0, "UNPACK": 0}  # operators with several results, and where they have their values
@@ -108,12 +108,10 @@ class _Joining:
 
     def _quantized(self, floating: int, target: int) -> int:
         """Add an operator that makes of an input what another one makes of a part of it."""
-        tensor = copy.copy(self._graph.tensors[floating])
-        tensor.name, tensor.buffer = QUANTIZED, len(self._model.buffers)
-        tensor.type, tensor.quantization = self._values_of(target)
-        self._model.buffers.append(copy.copy(self._model.buffers[self._graph.tensors[target].buffer]))
-        self._graph.tensors.append(tensor)
-        place = len(self._graph.tensors) - 1
+        kind, quantization = self._values_of(target)
+        self._model.buffers.append(schema.BufferT())  # empty and of its own, as the converter gives it
+        changes = {"name": QUANTIZED, "buffer": len(self._model.buffers) - 1, "type": kind}
+        place = add_tensor(self._graph, self._graph.tensors[floating], **changes, quantization=quantization)
         operator = copy.copy(self._producer[target])
         operator.inputs, operator.outputs = np.array([floating], np.int32), np.array([place], np.int32)
         self._graph.operators.append(operator)

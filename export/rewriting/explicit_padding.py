@@ -6,12 +6,10 @@ are with stride 2 on maps of odd size. XNNPACK adds such zeros while it runs, so
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 
 from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import add_values, load, numbers_operators, operator_code, save
+from tfprune.export.tflite.editor import add_constant, add_operator, add_tensor, load, numbers_operators, save
 
 
 def spell_out_padding(data: bytes) -> bytes:
@@ -26,32 +24,29 @@ def spell_out_padding(data: bytes) -> bytes:
         The file; the bytes given where there is nothing to change.
 
     Raises:
-        ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if ai-edge-litert is
-            not installed.
+        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
+            installed.
     """
     model = load(data)
     if numbers_operators(model):
         return data
     graph = model.subgraphs[0]
-    operators: list[schema.OperatorT] = []
-    for operator in graph.operators or ():
-        amount = _even_padding(graph, operator)
-        if amount:
-            operators.append(_pad(model, graph, operator, amount))
-        operators.append(operator)
-    if len(operators) == len(graph.operators or ()):
+    amounts = [(operator, _even_padding(graph, operator)) for operator in graph.operators or ()]
+    if not any(amount for _, amount in amounts):
         return data
-    graph.operators = operators
+    for operator, amount in amounts:
+        if amount:
+            _pad(model, graph, operator, amount)
     return save(model)
 
 
 def _even_padding(graph: schema.SubGraphT, operator: schema.OperatorT) -> int:
-    """Return the zeros on each side of the image; 0 where the sides differ, or another kind of operator is met."""
+    """Return the zeros on each side of the image; 0 where the sides differ, or the operator is of another kind."""
     options, inputs = operator.builtinOptions, operator.inputs
     convolution = isinstance(options, (schema.Conv2DOptionsT, schema.DepthwiseConv2DOptionsT))
     if not convolution or inputs is None or len(inputs) < 2 or min(inputs[:2]) < 0:
         return 0
-    image, kernel = (graph.tensors[place] for place in inputs[:2])
+    image, kernel = (graph.tensors[index] for index in inputs[:2])
     if image.type != schema.TensorType.FLOAT32 or np.size(image.shape) != 4 or np.size(kernel.shape) != 4:
         return 0
     signature = image.shape if image.shapeSignature is None else image.shapeSignature
@@ -75,27 +70,16 @@ def _total(size: int, window: int, stride: int, dilation: int) -> int:
     return max((steps - 1) * stride + (window - 1) * dilation + 1 - size, 0)
 
 
-def _pad(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, amount: int) -> schema.OperatorT:
+def _pad(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT, amount: int) -> None:
     image = graph.tensors[operator.inputs[0]]
     around = np.array([[0, 0], [amount, amount], [amount, amount], [0, 0]], np.int32)
-    amounts = schema.TensorT(
-        name=image.name + b"/padding", shape=[4, 2], type=schema.TensorType.INT32, buffer=add_values(model, around)
-    )
-    padded = copy.copy(image)
-    padded.name, padded.buffer = image.name + b"/padded", 0
-    padded.shape = (np.asarray(image.shape) + around.sum(1)).astype(np.int32)  # the type that the packer writes
-    if image.shapeSignature is not None:
-        free = np.asarray(image.shapeSignature)
-        padded.shapeSignature = np.where(free < 0, free, padded.shape).astype(np.int32)
-    first = len(graph.tensors)
-    graph.tensors += [amounts, padded]
-    pad = schema.OperatorT(
-        opcodeIndex=operator_code(model, schema.BuiltinOperator.PAD),
-        inputs=[operator.inputs[0], first],
-        outputs=[first + 1],
-        builtinOptionsType=schema.BuiltinOptions.PadOptions,
-        builtinOptions=schema.PadOptionsT(),
-    )
-    operator.inputs = [first + 1, *operator.inputs[1:]]
+    shape = (np.asarray(image.shape) + around.sum(1)).astype(np.int32)  # the type that the packer writes
+    signature = image.shapeSignature
+    if signature is not None:
+        signature = np.where(np.asarray(signature) < 0, signature, shape).astype(np.int32)
+    amounts = add_constant(model, graph, around, name=image.name + b"/padding")
+    padded = add_tensor(graph, image, name=image.name + b"/padded", shape=shape, shapeSignature=signature, buffer=0)
+    unpadded, *others = operator.inputs
+    operator.inputs = np.array([padded, *others], np.int32)
     operator.builtinOptions.padding = schema.Padding.VALID
-    return pad
+    add_operator(model, graph, "PAD", inputs=[unpadded, amounts], outputs=[padded], options=schema.PadOptionsT())

@@ -2,114 +2,56 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
 
 from tfprune.export.rewriting.sparse_encoding import Encoded
 from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import builtin_code, operator_code
+from tfprune.export.tflite.editor import add_operator, add_tensor, builtin_code, inputs_of
 
 BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
 OLD = 10  # the last version that tflite-runtime 2.14 has; with 8 and 8-bit weights unpacked, outputs were wrong
 
 
 class Rewriter:
-    """Changes one graph: tensors at once, operators when `finish` is called.
+    """Changes the weights of one graph.
 
-    What computes with a weight is left as it is: the weight's tensor becomes what new operators give.
+    The operators that compute with a weight are left as they are: its tensor becomes what new operators make.
     """
 
     def __init__(self, model: schema.ModelT, graph: schema.SubGraphT) -> None:
-        self._schema = schema
         self._model = model
         self._graph = graph
-        self._before: dict[int, list[schema.OperatorT]] = defaultdict(list)
 
     def store(self, tensor: int, encoded: Encoded) -> None:
         """Make a tensor sparse where it is: its operators have a kernel for that."""
         weight = self._graph.tensors[tensor]
-        weight.sparsity = self._sparsity(encoded, weight.shape)
+        weight.sparsity = _sparsity(encoded, weight.shape)
         for operator in self._graph.operators:
-            if tensor in _inputs(operator):
+            if tensor in inputs_of(operator):
                 code = self._model.operatorCodes[operator.opcodeIndex]
                 code.version = max(code.version, BLOCKS_SINCE)
 
     def unpack(self, tensor: int, encoded: Encoded) -> None:
         """Make a tensor the output of DENSIFY on a sparse one, which takes its buffer."""
         weight = self._graph.tensors[tensor]
-        sparse = self._constant(weight, b"/dense")
-        self._graph.tensors[sparse].sparsity = self._sparsity(encoded, weight.shape)
-        self._add("DENSIFY", sparse, tensor)
+        sparse = self._constant(weight, b"/dense", sparsity=_sparsity(encoded, weight.shape))
+        add_operator(self._model, self._graph, "DENSIFY", inputs=[sparse], outputs=[tensor])
 
     def dequantize(self, tensor: int) -> int:
-        """Make an 8-bit tensor the float32 output of DEQUANTIZE; return the place of the 8-bit one."""
+        """Make an 8-bit tensor the float32 output of DEQUANTIZE; return the index of the 8-bit one."""
         weight = self._graph.tensors[tensor]
-        small = self._constant(weight, b"/float32")
-        self._graph.tensors[small].quantization, weight.quantization = weight.quantization, None
-        weight.type = self._schema.TensorType.FLOAT32
-        self._add("DEQUANTIZE", small, tensor)
+        small = self._constant(weight, b"/float32", quantization=weight.quantization)
+        weight.quantization, weight.type = None, schema.TensorType.FLOAT32
+        add_operator(self._model, self._graph, "DEQUANTIZE", inputs=[small], outputs=[tensor])
         return small
 
-    def finish(self) -> None:
-        """Put each new operator in front of the first that needs it."""
-        placed: list[Any] = []
-        for operator in self._graph.operators or ():
-            for tensor in _inputs(operator):
-                self._place(tensor, placed)
-            placed.append(operator)
-        self._graph.operators = placed
-
-    def _place(self, tensor: int, placed: list[Any]) -> None:
-        for operator in self._before.pop(tensor, ()):
-            self._place(int(operator.inputs[0]), placed)
-            placed.append(operator)
-
-    def _constant(self, weight: schema.TensorT, suffix: bytes) -> int:
+    def _constant(self, weight: schema.TensorT, suffix: bytes, **fields: Any) -> int:
         """Add a constant that takes a weight's name and buffer; the weight has no values of its own from now on."""
-        constant = self._schema.TensorT(shape=weight.shape, type=weight.type, buffer=weight.buffer, name=weight.name)
+        plain = schema.TensorT(shape=weight.shape, type=weight.type, buffer=weight.buffer, name=weight.name)
         weight.buffer, weight.name = 0, (weight.name or b"") + suffix
-        self._graph.tensors.append(constant)
-        return len(self._graph.tensors) - 1
-
-    def _add(self, name: str, source: int, target: int) -> None:
-        builtin = getattr(self._schema.BuiltinOperator, name)
-        operator = self._schema.OperatorT(opcodeIndex=operator_code(self._model, builtin))
-        operator.inputs, operator.outputs = np.array([source], np.int32), np.array([target], np.int32)
-        self._before[target].append(operator)
-
-    def _sparsity(self, encoded: Encoded, shape: Any) -> schema.SparsityParametersT:
-        """Describe the walk: all dimensions in full, the last one by places, a block's entries in full."""
-        walked = [int(shape[dimension]) for dimension in encoded.order[:-1]]
-        levels = [self._full(length) for length in walked] + [self._places(encoded)]
-        order = list(encoded.order)
-        blocks = None
-        if encoded.block > 1:
-            levels.append(self._full(encoded.block))
-            order.append(len(order))
-            blocks = np.array(encoded.order[-1:], np.int32)
-        return self._schema.SparsityParametersT(
-            traversalOrder=np.array(order, np.int32), blockMap=blocks, dimMetadata=levels
-        )
-
-    def _full(self, length: int) -> schema.DimensionMetadataT:
-        return self._schema.DimensionMetadataT(format=self._schema.DimensionType.DENSE, denseSize=length)
-
-    def _places(self, encoded: Encoded) -> schema.DimensionMetadataT:
-        segments, indices = self._vector(encoded.segments), self._vector(encoded.indices)
-        return self._schema.DimensionMetadataT(
-            format=self._schema.DimensionType.SPARSE_CSR,
-            arraySegmentsType=segments[0],
-            arraySegments=segments[1],
-            arrayIndicesType=indices[0],
-            arrayIndices=indices[1],
-        )
-
-    def _vector(self, numbers: np.ndarray) -> tuple[int, Any]:
-        name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[numbers.itemsize]
-        kinds = self._schema.SparseIndexVector
-        return getattr(kinds, name), getattr(self._schema, f"{name}T")(values=numbers)
+        return add_tensor(self._graph, plain, **fields)
 
 
 def lower_versions(model: schema.ModelT) -> None:
@@ -118,13 +60,43 @@ def lower_versions(model: schema.ModelT) -> None:
         operator.opcodeIndex
         for graph in model.subgraphs
         for operator in graph.operators or ()
-        if any(graph.tensors[tensor].type != schema.TensorType.FLOAT32 for tensor in _inputs(operator)[1:2])
+        if any(graph.tensors[tensor].type != schema.TensorType.FLOAT32 for tensor in inputs_of(operator)[1:2])
     }
-    for place, code in enumerate(model.operatorCodes):
-        if builtin_code(code) == schema.BuiltinOperator.FULLY_CONNECTED and place not in newer:
+    for index, code in enumerate(model.operatorCodes):
+        if builtin_code(code) == schema.BuiltinOperator.FULLY_CONNECTED and index not in newer:
             code.version = min(code.version, OLD)
 
 
-def _inputs(operator: schema.OperatorT) -> list[int]:
-    """Return the tensors that an operator takes; one without any may have no list of them."""
-    return [] if operator.inputs is None else operator.inputs.tolist()
+def _sparsity(encoded: Encoded, shape: Any) -> schema.SparsityParametersT:
+    """Describe the walk: all dimensions in full, the last one by its indices, a block's entries in full."""
+    walked = [int(shape[dimension]) for dimension in encoded.order[:-1]]
+    dimensions = [_full(length) for length in walked] + [_compressed(encoded)]
+    order = list(encoded.order)
+    blocks = None
+    if encoded.block > 1:
+        dimensions.append(_full(encoded.block))
+        order.append(len(order))
+        blocks = np.array(encoded.order[-1:], np.int32)
+    return schema.SparsityParametersT(
+        traversalOrder=np.array(order, np.int32), blockMap=blocks, dimMetadata=dimensions
+    )
+
+
+def _full(length: int) -> schema.DimensionMetadataT:
+    return schema.DimensionMetadataT(format=schema.DimensionType.DENSE, denseSize=length)
+
+
+def _compressed(encoded: Encoded) -> schema.DimensionMetadataT:
+    segments, indices = _vector(encoded.segments), _vector(encoded.indices)
+    return schema.DimensionMetadataT(
+        format=schema.DimensionType.SPARSE_CSR,
+        arraySegmentsType=segments[0],
+        arraySegments=segments[1],
+        arrayIndicesType=indices[0],
+        arrayIndices=indices[1],
+    )
+
+
+def _vector(numbers: np.ndarray) -> tuple[int, Any]:
+    name = {1: "Uint8Vector", 2: "Uint16Vector", 4: "Int32Vector"}[numbers.itemsize]
+    return getattr(schema.SparseIndexVector, name), getattr(schema, f"{name}T")(values=numbers)

@@ -245,6 +245,4 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
                 rewriter.store(tensor, group.encoded)
             elif group.encoded:
                 rewriter.unpack(tensor, group.encoded)
-    for rewriter in rewriters:
-        rewriter.finish()
     lower_versions(model)

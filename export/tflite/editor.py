@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tfprune.export.tflite.check_structure import IDENTIFIER, check_structure
 from tfprune.export.tflite.reader import VISITS, WRONG, read
 
 ALIGNMENT = 16  # bytes: what the format asks of the values of tensors
-CONTROL_DEPENDENCIES = b"model_control_dependencies"  # metadata that name operators by their places
+CONTROL_DEPENDENCIES = b"model_control_dependencies"  # metadata that name operators by their indices
 
 
 def load(data: bytes) -> schema.ModelT:
@@ -25,8 +26,8 @@ def load(data: bytes) -> schema.ModelT:
         The model, as the schema module of ai-edge-litert describes it.
 
     Raises:
-        ValueError: If the bytes are no TFLite file, a damaged one, or one that keeps values outside its
-            flatbuffer; or (also an ImportError) if ai-edge-litert is not installed.
+        ValueError: If the bytes are not a TFLite file, are damaged, or keep values outside the flatbuffer; or (also
+            an ImportError) if ai-edge-litert is not installed.
     """
     read(data)
     try:
@@ -48,7 +49,7 @@ def load(data: bytes) -> schema.ModelT:
 
 
 def numbers_operators(model: schema.ModelT) -> bool:
-    """Tell whether a file names operators by their places, which would be wrong once some come or go."""
+    """Tell whether a file names operators by their indices, which would be wrong once some come or go."""
     return any(entry.name == CONTROL_DEPENDENCIES for entry in model.metadata or ())
 
 
@@ -81,21 +82,88 @@ def save(model: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
+def add_tensor(graph: schema.SubGraphT, tensor: schema.TensorT, **changes: Any) -> int:
+    """Append a tensor like another one.
+
+    Args:
+        graph: The graph that gets it.
+        tensor: The tensor to copy. It is left as it is.
+        changes: What differs in the copy, by the names of the format's fields.
+
+    Returns:
+        The index of the new tensor in the graph.
+    """
+    added = copy.copy(tensor)
+    for name, value in changes.items():
+        setattr(added, name, value)
+    graph.tensors.append(added)
+    return len(graph.tensors) - 1
+
+
+def add_constant(model: schema.ModelT, graph: schema.SubGraphT, values: np.ndarray, *, name: bytes) -> int:
+    """Append a tensor with values of its own.
+
+    Args:
+        model: The model that gets the values.
+        graph: The graph of it that gets the tensor.
+        values: An array of float32, int32 or int8.
+        name: The name of the tensor.
+
+    Returns:
+        The index of the tensor in the graph.
+    """
+    shape, kind = np.array(values.shape, np.int32), getattr(schema.TensorType, values.dtype.name.upper())
+    return add_tensor(graph, schema.TensorT(name=name, shape=shape, type=kind, buffer=add_values(model, values)))
+
+
 def add_values(model: schema.ModelT, values: np.ndarray) -> int:
-    """Append a buffer that holds these values, and return its place."""
+    """Append a buffer that holds these values, and return its index."""
     raw = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     model.buffers.append(schema.BufferT(data=raw))
     return len(model.buffers) - 1
 
 
+def add_operator(
+    model: schema.ModelT,
+    graph: schema.SubGraphT,
+    name: str,
+    *,
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    options: Any = None,
+) -> None:
+    """Put a builtin operator in front of the first that takes what it makes, or at the end if none does.
+
+    Args:
+        model: The model, whose list of operator codes gets the operator's if it lacks it.
+        graph: The graph of it that gets the operator.
+        name: The operator, such as `"PAD"`.
+        inputs: The indices of the tensors that it takes.
+        outputs: The indices of the tensors that it makes.
+        options: Its options, an object such as `schema.PadOptionsT()`; None for an operator without any.
+    """
+    operator = schema.OperatorT(opcodeIndex=operator_code(model, getattr(schema.BuiltinOperator, name)))
+    operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+    if options is not None:
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        operator.builtinOptions = options
+    graph.operators = graph.operators or []
+    takers = (index for index, taker in enumerate(graph.operators) if {*outputs} & {*inputs_of(taker)})
+    graph.operators.insert(next(takers, len(graph.operators)), operator)
+
+
 def operator_code(model: schema.ModelT, builtin: int) -> int:
-    """Return the place of a builtin operator in the model's list, where it is added if it is not there yet."""
-    for place, code in enumerate(model.operatorCodes):
+    """Return the index of a builtin operator in the model's list, where it is added if it is not there yet."""
+    for index, code in enumerate(model.operatorCodes):
         if builtin_code(code) == builtin:
-            return place
-    code = schema.OperatorCodeT(deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin)
-    model.operatorCodes.append(code)
+            return index
+    model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin))
     return len(model.operatorCodes) - 1
+
+
+def inputs_of(operator: schema.OperatorT) -> list[int]:
+    """Return the tensors that an operator takes; an operator without inputs may have no list of them."""
+    return [] if operator.inputs is None else list(map(int, operator.inputs))
 
 
 def builtin_code(code: schema.OperatorCodeT) -> int:
@@ -130,13 +198,13 @@ def _check_parts(model: Any, most: int) -> None:
     Parts may point at the same bytes, and texts are copied: unpacked all at once, a small file could fill the memory.
     """
     left = most
-    for kind, part in _parts(schema, model):
+    for kind, part in _parts(model):
         left -= _size(kind.InitFromObj(part))
         if left < 0:
             raise ValueError("its parts together are longer than it is.")
 
 
-def _parts(schema: Any, model: Any) -> Iterator[tuple[Any, Any]]:
+def _parts(model: Any) -> Iterator[tuple[Any, Any]]:
     yield from _each(schema.OperatorCodeT, model.OperatorCodes, model.OperatorCodesLength())
     yield from _each(schema.MetadataT, model.Metadata, model.MetadataLength())
     for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
@@ -148,8 +216,8 @@ def _parts(schema: Any, model: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _each(kind: Any, get: Any, length: int) -> Iterator[tuple[Any, Any]]:
-    for place in range(length):
-        yield kind, get(place)
+    for index in range(length):
+        yield kind, get(index)
 
 
 def _size(part: Any) -> int:

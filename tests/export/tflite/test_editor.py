@@ -7,7 +7,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tfprune.export.running.runner import Runner
-from tfprune.export.tflite.editor import add_values, load, operator_code, save
+from tfprune.export.tflite.editor import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    add_values,
+    load,
+    operator_code,
+    save,
+)
 from tfprune.export.tflite.reader import read
 
 NAMES = ["dense", "int8", "int8_float_io", "two", "tokens", "fixed"]
@@ -64,6 +72,40 @@ def test_values_and_operators_are_added_once(cases):
     added = load(save(model)).operatorCodes[first]
     assert (added.builtinCode, added.deprecatedBuiltinCode) == (schema.BuiltinOperator.DENSIFY, 124)
     assert operator_code(model, schema.BuiltinOperator.FULLY_CONNECTED) < first
+
+
+def test_a_constant_and_an_operator_that_takes_it_run(cases):
+    """ADD of a constant at the end, and SQUARE of the input in front of what took the input."""
+    case = cases["dense"]
+    model = load(case.data)
+    graph = model.subgraphs[0]
+    plain = Runner(case.data).predict(case.inputs)
+    (output,), (entry,) = graph.outputs, graph.inputs
+    shift = add_constant(model, graph, np.arange(4, dtype=np.float32), name=b"shift")
+    shifted = add_tensor(graph, graph.tensors[output], name=b"shifted")
+    add_operator(model, graph, "ADD", inputs=[output, shift], outputs=[shifted], options=schema.AddOptionsT())
+    graph.outputs = np.array([shifted], np.int32)
+    model.signatureDefs[0].outputs[0].tensorIndex = shifted
+    np.testing.assert_allclose(Runner(save(model)).predict(case.inputs), plain + np.arange(4), rtol=1e-6)
+    squared = add_tensor(graph, graph.tensors[entry], name=b"squared")
+    graph.operators[0].inputs = np.array([squared, *graph.operators[0].inputs[1:]], np.int32)
+    add_operator(model, graph, "SQUARE", inputs=[entry], outputs=[squared])
+    found = read(save(model)).subgraphs[0]
+    assert found.operators[0].name == "SQUARE"
+    assert found.operators[-1].name == "ADD"
+    assert found.tensors[shift].shape == (4,)
+    after = Runner(save(model)).predict(case.inputs)
+    np.testing.assert_allclose(after, Runner(case.data).predict(case.inputs**2) + np.arange(4), rtol=1e-5)
+
+
+def test_a_tensor_is_added_beside_the_one_that_it_is_like(cases):
+    model = load(cases["int8"].data)
+    graph = model.subgraphs[0]
+    old = graph.tensors[graph.inputs[0]]
+    before = vars(old).copy()
+    new = graph.tensors[add_tensor(graph, old, name=b"twin", buffer=0)]
+    assert vars(old) == before
+    assert vars(new) == {**before, "name": b"twin", "buffer": 0}
 
 
 def test_operators_of_old_files_are_found(cases):
