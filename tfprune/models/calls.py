@@ -23,7 +23,7 @@ def with_signature_of(layer: keras.layers.Layer, call: Callable) -> Callable:
     def like_it(*args: Any, **kwargs: Any) -> Any:
         return call(*args, **kwargs)
 
-    ordered = sorted(parameters.values(), key=lambda one: one.kind)
+    ordered = sorted(parameters.values(), key=lambda parameter: parameter.kind)
     like_it.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     return like_it
 

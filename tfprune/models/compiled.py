@@ -12,7 +12,7 @@ def check_compiled(model: Any) -> None:
     """Refuse what cannot be trained or judged.
 
     Raises:
-        TypeError: If it is no model.
+        TypeError: If it is not a model.
         ValueError: If it is not compiled.
     """
     if not isinstance(model, keras.Model):
@@ -51,7 +51,7 @@ def arguments_of(data: Any) -> dict[str, Any]:
     """Return data as arguments of `fit` and `evaluate`.
 
     Raises:
-        TypeError: For what is neither a tuple nor a data set that can be read again and again.
+        TypeError: If `data` is neither a tuple nor a data set that can be read again and again.
         ValueError: For a tuple of another length.
     """
     if isinstance(data, tuple):

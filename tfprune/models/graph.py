@@ -68,8 +68,8 @@ def grouped(calls: list[Call], links: Iterable[tuple[Call, Call]]) -> list[list[
     group = {id(call): [call] for call in calls}
     first: dict[int, Call] = {}
     same_layer = [(first.setdefault(id(call.layer), call), call) for call in calls]
-    for one, other in (*same_layer, *links):
-        larger, smaller = group[id(one)], group[id(other)]
+    for first_call, second_call in (*same_layer, *links):
+        larger, smaller = group[id(first_call)], group[id(second_call)]
         if larger is not smaller:
             larger += smaller
             group.update({id(call): larger for call in smaller})
@@ -104,7 +104,7 @@ def trace(model: keras.Model) -> Graph:
 def flatten(model: keras.Model) -> keras.Model:
     """Return a Functional model over the layers of a graph model and of the models nested in it.
 
-    A layer whose name another one has gets the name of its model in front. Models whose class has a `call` of its own
+    A layer whose name is taken gets the name of its model in front. Models whose class has a `call` of its own
     stay whole.
     """
     taken: set[str] = set()
@@ -135,11 +135,11 @@ def is_plain(layer: Any) -> bool:
 
 
 def check_graph(model: Any) -> None:
-    """Refuse what is no model of which every call is known.
+    """Refuse a model of which not every call is known.
 
     Raises:
-        TypeError: If it is no model.
-        ValueError: If it is not built, or no graph.
+        TypeError: If it is not a model.
+        ValueError: If it is not built, or not a graph.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}.")

@@ -20,7 +20,7 @@ def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> 
     """Call a function on every layer that a model holds; one that it holds twice gives one result."""
     made: dict[int, Any] = {}
     held = dict(held_layers(model))
-    lost = [layer.name for layer in model.layers if not any(layer is one for one in held.values())]
+    lost = [layer.name for layer in model.layers if not any(layer is part for part in held.values())]
     if lost:
         raise ValueError(
             f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "

@@ -26,7 +26,7 @@ class Kernel:
     """A weight that can be pruned.
 
     Attributes:
-        path: Its place below the layer it was looked for in: `kernel`, or `block_1/conv/kernel` in a model.
+        path: Its path below the layer it was looked for in: `kernel`, or `block_1/conv/kernel` in a model.
         variable: The Keras variable; None of a layer that is not built.
         axes: One letter per dimension.
     """
@@ -108,8 +108,10 @@ def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variabl
 def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
     if not layer.built:
         return
-    places = ((path, one) for path, part in walk(layer) for one in part.weights)  # the innermost layer comes last
-    names = {id(one): f"{path}/{one.name}" if path else one.name for path, one in places}
+    weights = (
+        (path, weight) for path, part in walk(layer) for weight in part.weights
+    )  # the innermost layer comes last
+    names = {id(weight): f"{path}/{weight.name}" if path else weight.name for path, weight in weights}
     for variable in layer.get_prunable_weights():
         if id(variable) not in names:
             raise ValueError(
@@ -152,8 +154,8 @@ def kernels(root: keras.layers.Layer) -> list[Kernel]:
     found: dict[int, Kernel] = {}
     for path, layer in walk(root, stop=PrunableLayer):
         for name, variable, axes in _own_kernels(layer):
-            place = f"{path}/{name}" if path else name
-            found.setdefault(id(variable), Kernel(place, variable, axes))
+            full_name = f"{path}/{name}" if path else name
+            found.setdefault(id(variable), Kernel(full_name, variable, axes))
     counts = Counter(kernel.path for kernel in found.values())
     twice = [path for path, count in counts.items() if count > 1]
     if twice:

@@ -13,7 +13,7 @@ def optimizers_of(model: keras.layers.Layer) -> list[keras.optimizers.Optimizer]
     """Return the optimizers that a model holds, `model.optimizer` first; one with steps of its own may have more."""
     first = getattr(model, "optimizer", None)
     others = [value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer)]
-    return ([] if first is None else [first]) + [one for one in others if one is not first]
+    return ([] if first is None else [first]) + [optimizer for optimizer in others if optimizer is not first]
 
 
 def inner_optimizers(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
@@ -84,8 +84,8 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     """Refuse an optimizer that moves a weight whose gradient and slots are zero, or needs a slot that is not.
 
     Raises:
-        TypeError: If it is no optimizer.
-        ValueError: For Muon, which orthogonalises each weight as a whole, and ScheduleFreeAdamW, which keeps a second
+        TypeError: If it is not an optimizer.
+        ValueError: For Muon, which orthogonalizes each weight as a whole, and ScheduleFreeAdamW, which keeps a second
             copy of it.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -94,7 +94,7 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
             f"{type(optimizer).__name__}."
         )
     for part in inner_optimizers(optimizer):
-        reason = next((_UNFIT[one.__name__] for one in type(part).__mro__ if one.__name__ in _UNFIT), None)
+        reason = next((_UNFIT[kind.__name__] for kind in type(part).__mro__ if kind.__name__ in _UNFIT), None)
         if reason:
             raise ValueError(
                 f"Expected an optimizer that works entry by entry, as SGD, Adam and most others do. Received: "

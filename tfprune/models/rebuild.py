@@ -217,11 +217,13 @@ def copy_all(
     """Assign variables of a layer, `source`, to as many others of the same shapes."""
     pairs = list(zip(variables, counterparts, strict=False))
     same = len(variables) == len(counterparts)
-    if not (same and all(one.shape == other.shape for one, other in pairs)):
+    if not (same and all(variable.shape == counterpart.shape for variable, counterpart in pairs)):
         raise ValueError(
             f"Expected layer {source.name!r} ({type(source).__name__}) to have the same variables when it is rebuilt "
             f"from its configuration. Received: {len(counterparts)} where it has {len(variables)}. "
             f"Create all variables in `__init__` or `build`, and return every argument in `get_config`."
         )
-    for one, other in pairs:
-        other.assign(keras.ops.copy(one.value))  # on JAX both would hold one buffer, which training gives away
+    for variable, counterpart in pairs:
+        counterpart.assign(
+            keras.ops.copy(variable.value)
+        )  # on JAX both would hold one buffer, which training gives away

@@ -56,7 +56,7 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
             here are pruned.
 
     Raises:
-        TypeError: If `layer_class` is no layer class, or an axis is neither text nor a function.
+        TypeError: If `layer_class` is not a layer class, or an axis is neither text nor a function.
         ValueError: If no weight is named, or axes have no output.
 
     Example:

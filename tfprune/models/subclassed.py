@@ -82,7 +82,7 @@ def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Mo
     """
     parts = _copied(model, replace, path)
     if not is_loadable(model):
-        copies = {id(one): _variable_like(one) for one in own_variables(model)}
+        copies = {id(variable): _variable_like(variable) for variable in own_variables(model)}
         return _assemble(type(model), model, parts, _state(model, _origin(model)), variables=copies)
     origin = _origin(model)
     shell = _fresh(origin, lambda entry: revive(entry, model))
@@ -190,10 +190,10 @@ def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, kera
     """Return copies of the layers that a model holds, some replaced."""
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
-        place, graph = _below(path, layer), as_graph(layer)
+        below, graph = _below(path, layer), as_graph(layer)
         if graph is not None:
-            return rebuild(graph, lambda inner, one: replace(f"{place}/{inner}", one))
-        replacement = replace(place, layer)
+            return rebuild(graph, lambda inner, part: replace(f"{below}/{inner}", part))
+        replacement = replace(below, layer)
         return replacement if is_subclassed(layer) else copy_of(replacement or layer)
 
     return each_once(model, copied)

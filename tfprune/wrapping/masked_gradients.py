@@ -31,12 +31,12 @@ def _masked(gradient: Any, mask: Any) -> Any:
     return ops.where(mask, gradient, ops.zeros((), gradient.dtype))
 
 
-# Their gradient is zero wherever the weight is; another regulariser may move entries that the mask hides.
+# Their gradient is zero wherever the weight is; another regularizer may move entries that the mask hides.
 _ENTRY_BY_ENTRY = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
 def guard(weight: keras.Variable, mask: keras.Variable) -> None:
-    """Mask what Keras does to a weight outside the layer's forward pass: its regulariser and its constraint."""
+    """Mask what Keras does to a weight outside the layer's forward pass: its regularizer and its constraint."""
     regularizer, constraint = weight.regularizer, weight.constraint
     if regularizer is not None and not isinstance(regularizer, _ENTRY_BY_ENTRY):
         weight.regularizer = lambda value: regularizer(mask_gradient(value, ops.convert_to_tensor(mask)))
@@ -72,5 +72,5 @@ class Scope(keras.StatelessScope):
         super().add_update((variable, value))
 
     def add_loss(self, loss: Any) -> None:
-        """Take a loss; one that a scope around this one collects stays the loss of the layer that made it."""
+        """Take a loss; a loss that an outer scope collects stays the loss of the layer that made it."""
         super().add_loss(loss) if self.original_scope is None else self.original_scope.add_loss(loss)

@@ -45,7 +45,7 @@ class Pruned(Transparent):
 
     Args:
         layer: The layer, built or not. It is used as it is, not copied.
-        criterion: How important an entry is: `"magnitude"`, `"random"` or a `Criterion`.
+        criterion: How important an entry is: a name among `criteria.CRITERIA`, or a `Criterion`.
         pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
         weights: Names of the weights to prune, as in `masks`; None takes every kernel that mixes inputs, which
             leaves out depthwise ones.
@@ -53,7 +53,7 @@ class Pruned(Transparent):
             it casts inputs and weights to its compute dtype itself.
 
     Raises:
-        TypeError: If `layer` is no layer.
+        TypeError: If `layer` is not a layer.
         ValueError: If it is a model or wrapped already, offers no such weight, or a weight cannot take the pattern.
 
     Example:
