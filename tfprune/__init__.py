@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tfprune import report as report
     from tfprune import schedules as schedules
     from tfprune import tfmot as tfmot
+    from tfprune.channels.no_rule import NoRule as NoRule
     from tfprune.channels.register_shrinkable import register_shrinkable as register_shrinkable
     from tfprune.evidence.gatherer import Gatherer as Gatherer
     from tfprune.models.register_prunable import register_prunable as register_prunable
@@ -52,7 +53,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "models": ["register_prunable"],
     "evidence": ["Gatherer"],
-    "channels": ["register_shrinkable"],
+    "channels": ["NoRule", "register_shrinkable"],
     "wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
     "reconstruction": ["ReconstructionReport", "reconstruct"],
     "shrinking": [

@@ -113,3 +113,23 @@ def spell_out(term: str, rank: int) -> list[str]:
     before, _, after = term.rpartition("...")
     dots = rank - len(before) - len(after)
     return [*before, *(f".{index}" for index in range(dots)), *after]
+
+
+def other_axes(rank: int, axis: int) -> tuple[int, ...]:
+    """Return all axes but one.
+
+    Example:
+        >>> other_axes(4, 2)
+        (0, 1, 3)
+    """
+    return tuple(other for other in range(rank) if other != axis)
+
+
+def shape_along(rank: int, axis: int) -> tuple[int, ...]:
+    """Return the shape that lays a vector along one axis of an array, to be broadcast along the others.
+
+    Example:
+        >>> shape_along(4, 2)
+        (1, 1, -1, 1)
+    """
+    return tuple(-1 if other == axis else 1 for other in range(rank))

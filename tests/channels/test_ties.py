@@ -37,18 +37,18 @@ def test_tied_channels_are_connected_components(drawn):
 
 
 @given(st.lists(st.sets(st.integers(0, 8), min_size=1), min_size=1, max_size=8))
-def test_births_that_share_a_class_are_one_group(sets):
-    sources = [ChannelSource(f"layer_{place}", "channels", np.array(sorted(held))) for place, held in enumerate(sets)]
-    groups = joined(sources, np.arange(9))
+def test_sources_that_share_a_bundle_are_one_group(sets):
+    sources = [ChannelSource(f"layer_{index}", "channels", np.array(sorted(made))) for index, made in enumerate(sets)]
+    groups = [[sources.index(source) for source in group] for group in joined(sources, np.arange(9))]
     labels = np.empty(len(sets), int)
-    for number, places in enumerate(groups):
-        labels[places] = number
+    for number, indices in enumerate(groups):
+        labels[indices] = number
     pairs = [(a, b) for a in range(len(sets)) for b in range(a) if sets[a] & sets[b]]
     assert same_partition(labels.tolist(), components(len(sets), pairs).tolist())
-    assert sorted(place for places in groups for place in places) == list(range(len(sets)))
+    assert sorted(index for indices in groups for index in indices) == list(range(len(sets)))
 
 
-def test_the_first_reason_of_a_class_counts():
+def test_the_first_reason_of_a_bundle_counts():
     channels = Channels()
     one, other = channels.fresh(3, name="one"), channels.fresh(3, name="other")
     channels.tie(one, other)
@@ -57,7 +57,7 @@ def test_the_first_reason_of_a_class_counts():
     assert channels.reasons(channels.bundles()) == {1: "first", 2: "second"}
 
 
-def test_channels_that_only_go_together_are_one_class():
+def test_channels_that_only_go_together_are_one_bundle():
     channels = Channels()
     numbers = channels.fresh(4, name="grouped")
     channels.tie_all(numbers)

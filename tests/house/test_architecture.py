@@ -314,7 +314,6 @@ def test_public_functions_take_two_positional_arguments_at_most(name):
 
 # Inside the library, where every caller passes all of them; and what has to take the arguments that tfmot takes.
 MORE = {
-    ("tfprune.channels.flow", "placed"),
     ("tfprune.channels.ranking", "keep_best"),
     ("tfprune.models.filters", "selector"),
     ("tfprune.spec", "resolve"),

@@ -121,7 +121,7 @@ def test_what_has_to_stay_is_listed_with_the_reason():
     plan = plan_shrink(model, 0.5)
     assert {row.group: row.kept for row in plan.rows} == {"first": 4, "hidden": 6, "scores": 4, "out": 2}
     assert {entry.layer: entry.reason for entry in plan.skipped} == {
-        "hidden": "mixing: no rule for Mixing: tfprune.register_shrinkable says what it does with channels",
+        "hidden": "mixing: no rule for Mixing: add one with tfprune.register_shrinkable",
         "scores": "scores: its activation softmax may look at several channels at once",
         "out": "an output of the model",
     }

@@ -118,7 +118,7 @@ def test_a_vision_transformer_loses_heads_and_hidden_units():
         "wide_1": 16,
         "out": 5,
     }
-    assert plan.skipped[0] == Skipped("patches", "norm_0: it normalises all channels together")
+    assert plan.skipped[0] == Skipped("patches", "norm_0: it normalizes all channels together")
     smaller = check_equal(model, plan)
     assert smaller.get_layer("attention_0").num_heads == 2
 

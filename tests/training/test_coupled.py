@@ -52,6 +52,17 @@ def test_masks_of_makers_and_readers_agree():
     assert np.array_equal(mask(model, "out"), np.outer(kept, np.ones(4)))
 
 
+def test_a_kernel_that_makes_only_channels_that_stay_is_not_wrapped_and_the_others_lose_theirs():
+    x = keras.Input((5,))
+    free, held = layers.Dense(4, name="free")(x), layers.Dense(4, name="held")(x)
+    both = layers.Add()([layers.Concatenate()([free, held]), layers.Dense(8, name="beside")(x)])
+    model = wrap(keras.Model(x, [layers.Dense(2, name="out")(both), held]), pattern="channel")
+    assert set(wrapped_layers(model)) == {"free", "beside", "out"}
+    update_masks(model, 0.25)
+    assert mask(model, "beside").any(0).sum() == 6 and mask(model, "beside").any(0)[4:].all()
+    assert mask(model, "free").any(0).sum() == 2
+
+
 def test_channels_pruned_in_training_shrink_to_the_same_outputs(tmp_path):
     keras.utils.set_random_seed(1)
     model = wrap(residual(), pattern="channel")

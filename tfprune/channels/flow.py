@@ -4,20 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
+from tfprune.channels.no_rule import NoRule
 from tfprune.channels.ties import Channels, Layout
 from tfprune.models.graph import Call, Graph
 
-Rule = Callable[["Flow", Call], "Sequence[Layout]"]
 Work = tuple[int, tuple["int | np.ndarray", ...]]  # multiplications: a factor, and the sizes that it is multiplied by
 
 
-class NoRule(ValueError):  # noqa: N818
-    """Says why the channels cannot be followed through a call."""
+class Rule(Protocol):
+    """How channels go through one kind of layer: what `register_shrinkable` takes."""
+
+    def __call__(self, flow: Flow, call: Call, /) -> Sequence[Layout]:
+        """Follow the channels through one call.
+
+        Args:
+            flow: The channels so far: `flow.inputs(call)` are the layouts of what the call takes.
+            call: The call: `call.layer`, its arguments and its outputs.
+
+        Returns:
+            A layout for each output: for each axis the numbers of the channels along it, or None if it has none.
+
+        Raises:
+            NoRule: If the channels cannot be followed. They then stay, with this reason in the plan.
+        """
 
 
 @dataclass
@@ -25,7 +39,7 @@ class LayerChannels:
     """What one layer holds of channels.
 
     Attributes:
-        weights: For each weight, by its place in `layer.weights`, the channels along its axes.
+        weights: For each weight, by its index in `layer.weights`, the channels along its axes.
         config: Arguments of the layer that count channels: an array in place of a number, alone or in a tuple, or a
             layer whose own arguments stand in this one's.
         work: The multiplications of one call on one sample.
@@ -46,11 +60,11 @@ class Flow(Channels):
 
     def __init__(self, graph: Graph, rule_of: Callable[[Any], Rule]) -> None:
         super().__init__()
-        self.slices: dict[int, LayerChannels] = {}
+        self.recorded: dict[int, LayerChannels] = {}
         self.layers: dict[int, Any] = {}
         self.rule_of = rule_of
         self._layouts: dict[int, Layout] = {}
-        self._parts: list[Any] = []
+        self._inner_tensors: list[Any] = []
         for call in graph.calls:
             self.layers.setdefault(id(call.layer), call.layer)
             for tensor, layout in zip(call.outputs, self.follow(call), strict=True):
@@ -67,30 +81,32 @@ class Flow(Channels):
         return [self.layout(tensor) for tensor in call.inputs]
 
     def follow(self, call: Call) -> Sequence[Layout]:
-        """Return the layouts of what a call returns; where no rule knows them, its inputs have to stay."""
+        """Return the layouts of what a call returns; if it has no rule, the channels of its inputs have to stay."""
         sources = len(self.sources)
         try:
-            return self.rule_of(call.layer)(self, call)
+            layouts = self.rule_of(call.layer)(self, call)
+            _check_returned(layouts, call)
+            return layouts
         except NoRule as reason:
             del self.sources[sources:]
-            held = self.slices.pop(id(call.layer), LayerChannels())
+            held = self.recorded.pop(id(call.layer), LayerChannels())
             for layout in [*self.inputs(call), *held.weights.values()]:
                 self.pin(layout, f"{call.layer.name}: {reason}")
             return [(None,) * len(tensor.shape) for tensor in call.outputs]
 
-    def follow_part(self, part: keras.layers.Layer, inputs: Sequence[Layout], shapes: Any) -> Sequence[Layout]:
+    def follow_inner(self, layer: keras.layers.Layer, inputs: Sequence[Layout], shapes: Any) -> Sequence[Layout]:
         """Return the layouts of what a layer inside another one returns, given those of what it takes.
 
         Args:
-            part: The layer inside.
+            layer: The layer inside.
             inputs: The layouts of its inputs.
             shapes: The shapes of its inputs, then those of its outputs.
         """
         tensors = [keras.KerasTensor(shape) for shape in shapes]
-        self._parts.append(tensors)  # kept alive, so that an id stays a tensor's own
+        self._inner_tensors.append(tensors)  # kept alive, so that an id stays a tensor's own
         self._layouts.update({id(tensor): layout for tensor, layout in zip(tensors, inputs, strict=False)})
-        call = Call(part, tuple(tensors[: len(inputs)]), {}, tensors[len(inputs) :])
-        return self.rule_of(part)(self, call)
+        call = Call(layer, tuple(tensors[: len(inputs)]), {}, tensors[len(inputs) :])
+        return self.rule_of(layer)(self, call)
 
     def record(
         self,
@@ -112,64 +128,70 @@ class Flow(Channels):
         Raises:
             NoRule: If the layer has a weight that none of the names fits, or one of another shape.
         """
-        named = {place: _named(variable, weights) for place, variable in enumerate(layer.weights)}
-        for place, layout in named.items():
-            _check(layer.weights[place], layout)
-        before = self.slices.get(id(layer))
+        layouts = {index: _layout_of(variable, weights) for index, variable in enumerate(layer.weights)}
+        before = self.recorded.get(id(layer))
         if before is None:
-            before = self.slices[id(layer)] = LayerChannels(named, dict(config or {}))
-        for place, layout in named.items():
-            self.tie_layouts(before.weights[place], layout)
+            before = self.recorded[id(layer)] = LayerChannels(layouts, dict(config or {}))
+        for index, layout in layouts.items():
+            self.tie_layouts(before.weights[index], layout)
         before.work += work
 
-    def tie_layouts(self, one: Layout, other: Layout) -> None:
+    def tie_layouts(self, first: Layout, second: Layout) -> None:
         """Let the channels along each axis be the same; those that meet none have to stay."""
-        for mine, theirs in zip(one, other, strict=True):
-            if mine is not None and theirs is not None:
-                self.tie(mine, theirs)
+        for ours, theirs in zip(first, second, strict=True):
+            if ours is not None and theirs is not None:
+                self.tie(ours, theirs)
             else:
-                self.pin([mine, theirs], "its layer is called on channels that are fixed, too")
+                self.pin([ours, theirs], "its layer is called on channels that are fixed, too")
+
+    @staticmethod
+    def along(layout: Layout, axis: int) -> np.ndarray | None:
+        """Return the channels along one axis of a layout that has none along any other.
+
+        Raises:
+            NoRule: If it has.
+        """
+        axis %= len(layout)
+        if any(channels is not None for index, channels in enumerate(layout) if index != axis):
+            raise NoRule(f"it takes channels along axis {axis} only")
+        return layout[axis]
+
+    @staticmethod
+    def placed(rank: int, axis: int, channels: np.ndarray | None) -> Layout:
+        """Return the layout of a tensor that has channels along one axis."""
+        return tuple(channels if index == axis % rank else None for index in range(rank))
+
+    @staticmethod
+    def positions(shape: Sequence[int | None], *axes: int) -> int:
+        """Return the positions per sample of a tensor, without the given axes; an unknown size counts as 1."""
+        left_out = {0, *(axis % len(shape) for axis in axes)}
+        return int(np.prod([size or 1 for index, size in enumerate(shape) if index not in left_out], dtype=np.int64))
 
 
-def _named(variable: keras.Variable, weights: Mapping[str, Layout]) -> Layout:
+def _check_returned(layouts: Sequence[Layout], call: Call) -> None:
+    if len(layouts) != len(call.outputs):
+        raise NoRule(f"its rule returns {len(layouts)} layouts for {len(call.outputs)} outputs")
+    for layout, tensor in zip(layouts, call.outputs, strict=True):
+        _check_fits(layout, tensor.shape, "an output")
+
+
+def _layout_of(variable: keras.Variable, weights: Mapping[str, Layout]) -> Layout:
     for name, layout in weights.items():
         if f"/{variable.path}".endswith(f"/{name}"):
+            _check_fits(layout, variable.shape, repr(variable.path))
             return layout
     raise NoRule(f"its rule says nothing of its weight {variable.path!r}")
 
 
-def _check(variable: keras.Variable, layout: Layout) -> None:
+def _check_fits(layout: Layout, shape: Sequence[int | None], name: str) -> None:
     sizes = [None if channels is None else channels.size for channels in layout]
-    fits = len(sizes) == len(variable.shape) and all(
-        size in (None, length) for size, length in zip(sizes, variable.shape, strict=True)
+    fits = len(sizes) == len(shape) and all(
+        size is None or size == length for size, length in zip(sizes, shape, strict=True)
     )
     if not fits:
-        raise NoRule(f"its rule gives {variable.path!r} of shape {tuple(variable.shape)} channels of sizes {sizes}")
-
-
-def along(layout: Layout, axis: int) -> np.ndarray | None:
-    """Return the channels along one axis of a layout that has none along any other.
-
-    Raises:
-        NoRule: If it has.
-    """
-    axis %= len(layout)
-    if any(channels is not None for place, channels in enumerate(layout) if place != axis):
-        raise NoRule(f"it takes channels along axis {axis} only")
-    return layout[axis]
+        raise NoRule(f"its rule gives {name} of shape {tuple(shape)} channels of sizes {sizes}")
 
 
 def channel_axis(layer: Any, rank: int) -> int:
     """Return the axis of channels of what a layer takes."""
     return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
-
-
-def placed(rank: int, axis: int, channels: np.ndarray | None) -> Layout:
-    """Return the layout of a tensor that has channels along one axis."""
-    return tuple(channels if place == axis % rank else None for place in range(rank))
-
-
-def positions(shape: Sequence[int | None], *axes: int) -> int:
-    """Return the number of places per sample of a tensor, the named axes aside; an unknown size counts as 1."""
-    left_out = {0, *(axis % len(shape) for axis in axes)}
-    return int(np.prod([size or 1 for place, size in enumerate(shape) if place not in left_out], dtype=np.int64))

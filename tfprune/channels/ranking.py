@@ -1,4 +1,4 @@
-"""Rank the channels of a model by what a criterion says of the kernels that make them."""
+"""Rank the channels of a model by the scores of the kernels that make them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from tfprune.allocation import Weight
+from tfprune.axes import other_axes
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.top_k import keep_largest, kept_count
 
 
 def finite(scores: np.ndarray, path: str) -> np.ndarray:
-    """Return the scores of a weight; refuse NaN and infinity among them."""
+    """Return the scores of a weight, if all are finite."""
     if not np.isfinite(scores.max()) or not np.isfinite(scores.min()):
         raise ValueError(
             f"Expected finite values in {path}. Received: NaN or infinity. Training has diverged: lower the learning "
@@ -21,26 +22,25 @@ def finite(scores: np.ndarray, path: str) -> np.ndarray:
     return scores
 
 
-def class_scores(network: Network, scored: Iterable[tuple[ChanneledWeight, np.ndarray]]) -> np.ndarray:
-    """Return the mean score of the entries that make each class; NaN where no kernel does.
+def bundle_scores(network: Network, scored: Iterable[tuple[ChanneledWeight, np.ndarray]]) -> np.ndarray:
+    """Return the mean score of the entries that make each bundle; NaN where no kernel makes it.
 
     Args:
         network: The channels.
         scored: Kernels that make channels, each with its scores in its own shape.
     """
     sums, counts = np.zeros(network.size), np.zeros(network.size)
-    for held, scores in scored:
-        for axis in held.writes:
-            others = tuple(other for other in range(scores.ndim) if other != axis)
-            line = scores.sum(axis=others, dtype=np.float64)
-            np.add.at(sums, held.bundles_along[axis], line)
-            np.add.at(counts, held.bundles_along[axis], scores.size / line.size)
+    for weight, scores in scored:
+        for axis in weight.makes:
+            of_channels = scores.sum(axis=other_axes(scores.ndim, axis), dtype=np.float64)
+            np.add.at(sums, weight.bundles_along[axis], of_channels)
+            np.add.at(counts, weight.bundles_along[axis], scores.size / of_channels.size)
     with np.errstate(invalid="ignore"):
         return sums / counts
 
 
 def as_weights(groups: list[Group], scores: Callable[[], np.ndarray]) -> list[Weight]:
-    """Return groups in the form that allocations take: one entry for each class."""
+    """Return groups in the form that allocations take: one entry for each bundle."""
 
     def scored(group: Group) -> Callable[[], np.ndarray]:
         return lambda: scores()[group.bundles]
@@ -60,9 +60,9 @@ def keep_best(
 
     Args:
         network: The channels.
-        groups: The groups that lose some.
-        scores: Of every class.
-        split: The fraction of each group that goes; None leaves it as it is.
+        groups: The groups that lose channels.
+        scores: The score of every bundle.
+        split: The fraction of each group that goes; None leaves a group as it is.
         round_to: For each group, the number kept is rounded up to a multiple of this.
     """
     keep = network.all_kept()

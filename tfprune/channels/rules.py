@@ -1,4 +1,4 @@
-"""Which rule follows the channels through which layer, and how to add one."""
+"""The table of rules: how channels go through each kind of layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from tfprune.channels.flow import Flow, NoRule, Rule
+from tfprune.channels.flow import Flow, Rule
+from tfprune.channels.no_rule import NoRule
 from tfprune.channels.rules_kernels import KERNELS
 from tfprune.channels.rules_sequences import SEQUENCES
 from tfprune.channels.rules_shapes import OPERATIONS, SHAPES
@@ -29,7 +30,7 @@ def rule_of(layer: Any) -> Rule:
         return rule
     known = next((parent for parent in kind.__mro__ if parent in RULES), None)
     if known is None or not (known in REGISTERED or kind.call is known.call):
-        raise NoRule(f"no rule for {kind.__name__}: tfprune.register_shrinkable says what it does with channels")
+        raise NoRule(f"no rule for {kind.__name__}: add one with tfprune.register_shrinkable")
     return RULES[known]
 
 

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from tfprune.axes import parse_equation, spell_out
-from tfprune.channels.flow import Flow, NoRule, Rule, along, channel_axis, placed, positions
+from tfprune.channels.flow import Flow, Rule, channel_axis
+from tfprune.channels.no_rule import NoRule
 from tfprune.channels.ties import Layout
 from tfprune.models.graph import Call
 
@@ -19,7 +20,7 @@ MIXING = ("softmax", "log_softmax", "sparsemax", "glu")  # activations that look
 
 
 def check_activation(layer: Any) -> None:
-    """Refuse an activation that looks at several channels, or is not Keras' own."""
+    """Refuse an activation that looks at several channels, or that Keras does not provide."""
     activation = getattr(layer, "activation", None)
     if activation is None:
         return
@@ -38,13 +39,13 @@ def _activated(flow: Flow, layer: Any, outputs: np.ndarray) -> None:
 
 def dense(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
-    inputs = along(flow.inputs(call)[0], -1)
+    inputs = flow.along(flow.inputs(call)[0], -1)
     outputs = flow.fresh(layer.units, name=layer.name)
     kernel = (inputs, outputs)
-    work = [(positions(shape, -1), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(shape, -1), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"units": outputs}, work=work)
     _activated(flow, layer, outputs)
-    return [placed(len(shape), -1, outputs)]
+    return [flow.placed(len(shape), -1, outputs)]
 
 
 def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -69,7 +70,7 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     tail = layout[len(layout) - len(asked) :]
     counted = tuple(size if channels is None else channels for size, channels in zip(asked, tail, strict=True))
     apart = [axis for axis, letter in enumerate(result_letters) if letter in equation.kernel]
-    work = [(positions(shape, *apart), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(shape, *apart), _sizes(layer.kernel, kernel))]
     flow.record(layer, weights, config={"output_shape": counted}, work=work)
     for channels in layout:
         if channels is not None:
@@ -80,7 +81,7 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
 def convolution(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
     axis = channel_axis(layer, len(shape))
-    inputs = along(flow.inputs(call)[0], axis)
+    inputs = flow.along(flow.inputs(call)[0], axis)
     outputs = flow.fresh(layer.filters, name=layer.name)
     config = {"filters": outputs}
     rank = len(layer.kernel_size)
@@ -90,14 +91,14 @@ def convolution(flow: Flow, call: Call) -> Sequence[Layout]:
         flow.tie(by_group[:, :-1], by_group[:, 1:])
         kernel, config["groups"] = (*[None] * (rank + 1), outputs), by_group[:, 0]
         _tie_groups(flow, inputs, by_group, layer)
-    work = [(positions(shape, axis), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config=config, work=work)
     _activated(flow, layer, outputs)
-    return [placed(len(shape), axis, outputs)]
+    return [flow.placed(len(shape), axis, outputs)]
 
 
 def _tie_groups(flow: Flow, inputs: np.ndarray | None, by_group: np.ndarray, layer: Any) -> None:
-    """A group of a convolution goes as a whole, with what it takes and what it gives."""
+    """Tie the channels of each group of a convolution: those that it reads and those that it makes."""
     if inputs is None:
         flow.pin([by_group], f"{layer.name}: a grouped convolution of channels that are fixed")
         return
@@ -109,52 +110,52 @@ def _tie_groups(flow: Flow, inputs: np.ndarray | None, by_group: np.ndarray, lay
 def transposed(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
     axis = channel_axis(layer, len(shape))
-    inputs = along(flow.inputs(call)[0], axis)
+    inputs = flow.along(flow.inputs(call)[0], axis)
     outputs = flow.fresh(layer.filters, name=layer.name)
     kernel = (*[None] * len(layer.kernel_size), outputs, inputs)
-    work = [(positions(call.inputs[0].shape, axis), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(call.inputs[0].shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"filters": outputs}, work=work)
     _activated(flow, layer, outputs)
-    return [placed(len(shape), axis, outputs)]
+    return [flow.placed(len(shape), axis, outputs)]
 
 
 def depthwise(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
     axis = channel_axis(layer, len(shape))
-    inputs = along(flow.inputs(call)[0], axis)
+    inputs = flow.along(flow.inputs(call)[0], axis)
     outputs = None if inputs is None else np.repeat(inputs, layer.depth_multiplier)
     kernel = (*[None] * len(layer.kernel_size), inputs, None)
-    work = [(positions(shape, axis), _sizes(layer.kernel, kernel))]
+    work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, work=work)
     if outputs is not None:
         _activated(flow, layer, outputs)
-    return [placed(len(shape), axis, outputs)]
+    return [flow.placed(len(shape), axis, outputs)]
 
 
 def separable(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
     axis, rank = channel_axis(layer, len(shape)), len(layer.kernel_size)
-    inputs = along(flow.inputs(call)[0], axis)
+    inputs = flow.along(flow.inputs(call)[0], axis)
     between = None if inputs is None else np.repeat(inputs, layer.depth_multiplier)
     outputs = flow.fresh(layer.filters, name=layer.name)
     first, second = (*[None] * rank, inputs, None), (*[None] * rank, between, outputs)
     weights = {"depthwise_kernel": first, "pointwise_kernel": second, "bias": (outputs,)}
     kernels = {variable.name: variable for variable in layer.weights}
-    places = positions(shape, axis)
+    count = flow.positions(shape, axis)
     work = [
-        (places, _sizes(kernels["depthwise_kernel"], first)),
-        (places, _sizes(kernels["pointwise_kernel"], second)),
+        (count, _sizes(kernels["depthwise_kernel"], first)),
+        (count, _sizes(kernels["pointwise_kernel"], second)),
     ]
     flow.record(layer, weights, config={"filters": outputs}, work=work)
     _activated(flow, layer, outputs)
-    return [placed(len(shape), axis, outputs)]
+    return [flow.placed(len(shape), axis, outputs)]
 
 
 def embedding(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
     outputs = flow.fresh(layer.output_dim, name=layer.name)
     flow.record(layer, {"embeddings": (None, outputs)}, config={"output_dim": outputs})
-    return [placed(len(shape), -1, outputs)]
+    return [flow.placed(len(shape), -1, outputs)]
 
 
 def _sizes(variable: keras.Variable, layout: Layout) -> tuple[int | np.ndarray, ...]:

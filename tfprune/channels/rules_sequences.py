@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.channels.flow import Flow, NoRule, Rule, Work, along, placed, positions
+from tfprune.channels.flow import Flow, Rule, Work
+from tfprune.channels.no_rule import NoRule
 from tfprune.channels.ties import Layout
 from tfprune.models.graph import Call
 
@@ -21,7 +22,7 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
     layer = call.layer
     if layer.stateful:
         raise NoRule("it keeps states from batch to batch")
-    inputs = along(flow.inputs(call)[0], -1)
+    inputs = flow.along(flow.inputs(call)[0], -1)
     units = flow.fresh(layer.units, name=layer.name)
     _tie_states(flow, call, units)
     gates = np.tile(units, next(count for kind, count in _GATES.items() if isinstance(layer, kind)))
@@ -32,7 +33,7 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
     features = call.inputs[0].shape[-1] if inputs is None else inputs
     work = [(steps, (features, gates)), (steps, (units, gates))]
     flow.record(layer, weights, config={"units": units}, work=work)
-    return [placed(len(tensor.shape), -1, units) for tensor in call.outputs]
+    return [flow.placed(len(tensor.shape), -1, units) for tensor in call.outputs]
 
 
 def _tie_states(flow: Flow, call: Call, units: np.ndarray) -> None:
@@ -45,16 +46,16 @@ def _tie_states(flow: Flow, call: Call, units: np.ndarray) -> None:
 def bidirectional(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, series = call.layer, call.inputs[0]  # a mask and states may follow
     directions = []
-    for part in (layer.forward_layer, layer.backward_layer):
-        rank = 3 if part.return_sequences else 2
-        states = [(None, part.units)] * (0 if not part.return_state else 2 if isinstance(part, layers.LSTM) else 1)
-        given = [series.shape, (*series.shape[: rank - 1], part.units), *states]
-        directions.append(list(flow.follow_part(part, [flow.layout(series)], given)))
+    for inner in (layer.forward_layer, layer.backward_layer):
+        rank = 3 if inner.return_sequences else 2
+        states = [(None, inner.units)] * (0 if not inner.return_state else 2 if isinstance(inner, layers.LSTM) else 1)
+        shapes = [series.shape, (*series.shape[: rank - 1], inner.units), *states]
+        directions.append(list(flow.follow_inner(inner, [flow.layout(series)], shapes)))
     forward, backward = directions
     flow.tie_layouts(forward[0], backward[0])  # one argument, `units`, counts both
     _tie_states(flow, call, forward[0][-1])
-    parts = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
-    flow.record(layer, _held(flow, parts), config=parts, work=_moved_work(flow, parts))
+    both = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
+    flow.record(layer, _held(flow, both), config=both, work=_moved_work(flow, both))
     if layer.merge_mode is None:
         return [forward[0], backward[0], *forward[1:], *backward[1:]]
     merged = forward[0]
@@ -68,29 +69,29 @@ def time_distributed(flow: Flow, call: Call) -> Sequence[Layout]:
     layout, shapes = flow.inputs(call)[0], [call.inputs[0].shape, call.outputs[0].shape]
     if layout[1] is not None:
         raise NoRule("it takes channels along its axis of time")
-    inner = [(shape[0], *shape[2:]) for shape in shapes]
-    result = flow.follow_part(layer.layer, [(layout[0], *layout[2:])], inner)[0]
-    parts = {"layer": layer.layer}
-    if id(layer.layer) in flow.slices:
-        work = _moved_work(flow, parts, times=shapes[0][1] or 1)
-        flow.record(layer, _held(flow, parts), config=parts, work=work)
+    of_a_step = [(shape[0], *shape[2:]) for shape in shapes]
+    result = flow.follow_inner(layer.layer, [(layout[0], *layout[2:])], of_a_step)[0]
+    inner = {"layer": layer.layer}
+    if id(layer.layer) in flow.recorded:
+        work = _moved_work(flow, inner, times=shapes[0][1] or 1)
+        flow.record(layer, _held(flow, inner), config=inner, work=work)
     return [(result[0], None, *result[1:])]
 
 
-def _held(flow: Flow, parts: dict[str, Any]) -> dict[str, Layout]:
-    """Return what the layers inside a layer hold, by the path of each weight."""
+def _held(flow: Flow, inner: dict[str, Any]) -> dict[str, Layout]:
+    """Return the layouts of the weights of layers inside a layer, by the path of each weight."""
     return {
-        part.weights[place].path: layout
-        for part in parts.values()
-        for place, layout in flow.slices[id(part)].weights.items()
+        layer.weights[index].path: layout
+        for layer in inner.values()
+        for index, layout in flow.recorded[id(layer)].weights.items()
     }
 
 
-def _moved_work(flow: Flow, parts: dict[str, Any], *, times: int = 1) -> list[Work]:
+def _moved_work(flow: Flow, inner: dict[str, Any], *, times: int = 1) -> list[Work]:
     """Take the multiplications of the layers inside a layer from them, to count them once."""
-    work = [(times * factor, sizes) for part in parts.values() for factor, sizes in flow.slices[id(part)].work]
-    for part in parts.values():
-        flow.slices[id(part)].work.clear()
+    work = [(times * factor, sizes) for layer in inner.values() for factor, sizes in flow.recorded[id(layer)].work]
+    for layer in inner.values():
+        flow.recorded[id(layer)].work.clear()
     return work
 
 
@@ -99,11 +100,11 @@ def _bound(call: Call) -> dict[str, Any]:
 
 
 def attention(flow: Flow, call: Call) -> Sequence[Layout]:
-    """Heads go as a whole, with all they read and write; in grouped attention with the queries that share a key."""
+    """Tie each head to all that it reads and makes; in grouped attention, to the queries that share its key."""
     layer, given = call.layer, _bound(call)
     keys = given["value"] if given.get("key") is None else given["key"]
     tensors = {"query": given["query"], "value": given["value"], "key": keys}
-    inputs = {name: along(flow.layout(tensor), -1) for name, tensor in tensors.items()}
+    inputs = {name: flow.along(flow.layout(tensor), -1) for name, tensor in tensors.items()}
     config = layer.get_config()
     is_grouped = isinstance(layer, layers.GroupQueryAttention)
     count = config["num_key_value_heads" if is_grouped else "num_heads"]
@@ -124,9 +125,9 @@ def attention(flow: Flow, call: Call) -> Sequence[Layout]:
         "attention_output/bias": (result,),
     }
     flow.record(layer, weights, config=counted, work=_attention_work(call, tensors, weights, queries))
-    outputs = [placed(len(call.outputs[0].shape), -1, result)]
+    outputs = [flow.placed(len(call.outputs[0].shape), -1, result)]
     if len(call.outputs) > 1:  # the scores of each head
-        outputs.append(placed(len(call.outputs[1].shape), 1, queries))
+        outputs.append(flow.placed(len(call.outputs[1].shape), 1, queries))
     return outputs
 
 
@@ -145,8 +146,8 @@ def _projected(
 def _attention_work(
     call: Call, tensors: dict[str, Any], weights: dict[str, Layout], queries: np.ndarray
 ) -> list[Work]:
-    places = {name: positions(tensor.shape, -1) for name, tensor in tensors.items()}
-    times = {**places, "gate": places["query"], "attention_output": places["query"]}
+    counts = {name: Flow.positions(tensor.shape, -1) for name, tensor in tensors.items()}
+    times = {**counts, "gate": counts["query"], "attention_output": counts["query"]}
     work = []
     for variable in call.layer.weights:
         name = next((name for name in weights if variable.path.endswith(name)), "")
@@ -155,7 +156,7 @@ def _attention_work(
             counted = tuple(int(size) if channels is None else channels for size, channels in sizes)
             work.append((times[name.partition("/")[0]], counted))
     widths = {variable.path.split("/")[-2]: variable.shape[-1] for variable in call.layer.weights}
-    return [*work, (places["query"] * places["key"] * (widths["key"] + widths["value"]), (queries,))]
+    return [*work, (counts["query"] * counts["key"] * (widths["key"] + widths["value"]), (queries,))]
 
 
 SEQUENCES: dict[type, Rule] = {

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.channels.flow import Flow, NoRule, Rule, along, channel_axis, placed
+from tfprune.axes import shape_along
+from tfprune.channels.flow import Flow, Rule, channel_axis
+from tfprune.channels.no_rule import NoRule
 from tfprune.channels.rules_kernels import check_activation
 from tfprune.channels.ties import Layout
 from tfprune.models.graph import Call
@@ -36,7 +38,7 @@ def prelu(flow: Flow, call: Call) -> Sequence[Layout]:
 
 
 def merge(flow: Flow, call: Call) -> Sequence[Layout]:
-    """Entries that an operation combines one by one are of the same channel, unless one is spread over all."""
+    """Tie the entries that an operation combines one by one, unless one entry is spread over all."""
     leaves = [leaf for leaf in keras.tree.flatten((call.args, call.kwargs)) if len(getattr(leaf, "shape", ()))]
     given = [
         (flow.layout(leaf) if isinstance(leaf, keras.KerasTensor) else (None,) * len(leaf.shape)) for leaf in leaves
@@ -62,27 +64,27 @@ def _merged(flow: Flow, call: Call, given: list[tuple[Any, Layout]], axis: int) 
 def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
     given, rank = flow.inputs(call), len(call.outputs[0].shape)
     axis = call.layer.axis % rank
-    for place in range(rank):
-        known = [channels for layout in given if (channels := layout[place]) is not None]
-        if place != axis and known:
+    for other in range(rank):
+        known = [channels for layout in given if (channels := layout[other]) is not None]
+        if other != axis and known:
             flow.pin(known if len(known) < len(given) else [], f"{call.layer.name}: beside channels that are fixed")
             for channels in known[1:]:
                 flow.tie(known[0], channels)
     result = list(given[0])
     if any(layout[axis] is not None for layout in given):
-        parts = [
+        joined = [
             flow.fixed(int(tensor.shape[axis]), "an input of the model") if layout[axis] is None else layout[axis]
             for tensor, layout in zip(call.inputs, given, strict=True)
         ]
-        result[axis] = np.concatenate(parts)
+        result[axis] = np.concatenate(joined)
     return [tuple(result)]
 
 
 def spatial(flow: Flow, call: Call) -> Sequence[Layout]:
-    """Pooling, padding, cropping: what happens along positions, each channel by itself."""
+    """Follow pooling, padding and cropping, which treat each channel by itself."""
     shape, taken = call.outputs[0].shape, call.inputs[0].shape
-    channels = along(flow.inputs(call)[0], channel_axis(call.layer, len(taken)))
-    return [placed(len(shape), channel_axis(call.layer, len(shape)), channels)]
+    channels = flow.along(flow.inputs(call)[0], channel_axis(call.layer, len(taken)))
+    return [flow.placed(len(shape), channel_axis(call.layer, len(shape)), channels)]
 
 
 def reduction(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -116,22 +118,22 @@ def reshape(flow: Flow, call: Call) -> Sequence[Layout]:
 
 
 def _reshaped(layout: Layout, shape: Sequence[int | None], result: Sequence[int | None]) -> Layout:
-    """Find the axis of the new shape along which alone the channels differ."""
+    """Find the only axis of the new shape along which the channels differ."""
     tracked = [axis for axis, channels in enumerate(layout) if channels is not None]
     if not tracked:
         return (None,) * len(result)
-    channels: Any = along(layout, tracked[0])
+    channels: Any = Flow.along(layout, tracked[0])
     if tracked[0] == len(shape) - 1 and result[-1] == shape[-1]:
-        return placed(len(result), -1, channels)
+        return Flow.placed(len(result), -1, channels)
     before, after = ([size for size in sizes[1:] if size is not None] for sizes in (shape, result))
     if len(before) < len(shape) - 1 or len(after) < len(result) - 1:
         raise NoRule("it reshapes positions whose number is not known")
-    spread = channels.reshape([-1 if axis == tracked[0] else 1 for axis in range(1, len(shape))])
+    spread = channels.reshape(shape_along(len(shape), tracked[0])[1:])
     entries = np.broadcast_to(spread, before).reshape(after)
     for axis in range(entries.ndim):
         line = np.moveaxis(entries, axis, -1).reshape(-1, entries.shape[axis])
         if np.all(line == line[0]):
-            return placed(len(result), axis + 1, line[0])
+            return Flow.placed(len(result), axis + 1, line[0])
     raise NoRule("it mixes channels with positions in a way that cannot be followed")
 
 
@@ -144,7 +146,7 @@ def permute(flow: Flow, call: Call) -> Sequence[Layout]:
 
 
 def repeat(flow: Flow, call: Call) -> Sequence[Layout]:
-    return [placed(3, -1, along(flow.inputs(call)[0], -1))]
+    return [flow.placed(3, -1, flow.along(flow.inputs(call)[0], -1))]
 
 
 def batch_norm(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -163,7 +165,7 @@ def group_norm(flow: Flow, call: Call) -> Sequence[Layout]:
     size = layer.get_config()["groups"]
     by_group = channels.reshape(channels.size if size == -1 else size, -1)
     if len(by_group) == 1:
-        flow.pin([channels], f"{layer.name}: it normalises all channels together")
+        flow.pin([channels], f"{layer.name}: it normalizes all channels together")
     flow.tie(by_group[:, :-1], by_group[:, 1:])
     config = {"groups": by_group[:, 0]}
     flow.record(layer, dict.fromkeys(("gamma", "beta"), (channels,)), config=config)
@@ -171,10 +173,10 @@ def group_norm(flow: Flow, call: Call) -> Sequence[Layout]:
 
 
 def joint_norm(flow: Flow, call: Call) -> Sequence[Layout]:
-    """What normalises along an axis of channels: each depends on all."""
+    """Follow a normalization along an axis of channels, where each depends on all."""
     layout = flow.inputs(call)[0]
     axes = call.layer.axis if isinstance(call.layer.axis, (list, tuple)) else [call.layer.axis]
-    flow.pin((layout[axis] for axis in axes), f"{call.layer.name}: it normalises all channels together")
+    flow.pin((layout[axis] for axis in axes), f"{call.layer.name}: it normalizes all channels together")
     weights = tuple(layout[axis] for axis in axes)
     flow.record(call.layer, {"gamma": weights, "beta": weights, "scale": weights})
     return [layout]

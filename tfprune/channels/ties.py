@@ -1,8 +1,8 @@
-"""Channels: which axes of tensors and weights hold the same ones, so that they can only go together.
+"""Ties between channels that can only be removed together.
 
 Every channel of a network has a number. A layout gives, for each axis of a tensor or a weight, the numbers of the
 channels along it, or None for an axis that has none (batch, positions, the taps of a filter). Where two channels
-meet, in an addition say, they are tied: one cannot be removed without the other.
+meet, for example in an addition, they are tied: one cannot be removed without the other.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Layout = tuple["np.ndarray | None", ...]
 
 @dataclass(frozen=True, eq=False)
 class ChannelSource:
-    """Channels that came into being together, as the outputs of one layer.
+    """Channels that one layer makes.
 
     Attributes:
-        name: The layer, and what of it if it makes several kinds.
+        name: The name of the layer, with a suffix if the layer makes several kinds.
         kind: "channels", or "heads" of attention.
         channels: Their numbers.
     """
@@ -31,7 +31,7 @@ class ChannelSource:
 
 
 class Channels:
-    """The channels of a network, and what is known of them so far."""
+    """The channels of a network, with their ties and the reasons why some have to stay."""
 
     def __init__(self) -> None:
         self.sources: list[ChannelSource] = []
@@ -55,37 +55,37 @@ class Channels:
         self._count += count
         return np.arange(self._count - count, self._count)
 
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+    def tie(self, first: np.ndarray, second: np.ndarray) -> None:
         """Let channels stay or go together, entry by entry."""
-        self._ties.append((one, other))
+        self._ties.append((first, second))
 
     def tie_all(self, numbers: np.ndarray) -> None:
         """Let all of these channels stay or go together."""
         self.tie(numbers[:-1], numbers[1:])
 
     def pin(self, layouts: Iterable[np.ndarray | None], reason: str) -> None:
-        """Say why these channels have to stay; the first reason counts."""
+        """Note why these channels have to stay; the first reason counts."""
         self._pins += [(numbers, reason) for numbers in layouts if numbers is not None and numbers.size]
 
     def bundles(self) -> np.ndarray:
-        """Return the class of each channel; tied ones have the same, and bundles are numbered in order."""
+        """Return the bundle of each channel: tied channels share one, and bundles are numbered in order."""
         labels = np.arange(self._count)
-        ones = np.concatenate([np.empty(0, int), *(one.ravel() for one, _ in self._ties)])
-        others = np.concatenate([np.empty(0, int), *(other.ravel() for _, other in self._ties)])
-        while np.any(labels[ones] != labels[others]):
-            least = np.minimum(labels[ones], labels[others])
-            for ends in (ones, others):
+        firsts = np.concatenate([np.empty(0, int), *(first.ravel() for first, _ in self._ties)])
+        seconds = np.concatenate([np.empty(0, int), *(second.ravel() for _, second in self._ties)])
+        while np.any(labels[firsts] != labels[seconds]):
+            least = np.minimum(labels[firsts], labels[seconds])
+            for ends in (firsts, seconds):
                 np.minimum.at(labels, labels[ends], least)
                 np.minimum.at(labels, ends, least)
             labels = _roots(labels)
         return np.unique(labels, return_inverse=True)[1]
 
     def reasons(self, bundles: np.ndarray) -> dict[int, str]:
-        """Return why a class has to stay, for those that do."""
+        """Return why a bundle has to stay, for each that does."""
         found: dict[int, str] = {}
         for numbers, reason in self._pins:
-            for label in np.unique(bundles[numbers]):
-                found.setdefault(int(label), reason)
+            for bundle in np.unique(bundles[numbers]):
+                found.setdefault(int(bundle), reason)
         return found
 
 
@@ -95,15 +95,15 @@ def _roots(labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def joined(sources: Sequence[ChannelSource], bundles: np.ndarray) -> list[list[int]]:
-    """Put together the sources that share a class, directly or through others; return their places, in order."""
+def joined(sources: Sequence[ChannelSource], bundles: np.ndarray) -> list[list[ChannelSource]]:
+    """Group the sources that share a bundle, directly or through others, in order."""
     owner: dict[int, list[int]] = {}
     groups: list[list[int]] = []
-    for place, source in enumerate(sources):
-        labels = np.unique(bundles[source.channels]).tolist()
-        met = list({id(owner[label]): owner[label] for label in labels if label in owner}.values())
-        group = [member for other in met for member in other] + [place]
-        groups = [other for other in groups if not any(other is one for one in met)] + [group]
+    for index, source in enumerate(sources):
+        made = np.unique(bundles[source.channels]).tolist()
+        met = list({id(owner[bundle]): owner[bundle] for bundle in made if bundle in owner}.values())
+        group = [member for earlier in met for member in earlier] + [index]
+        groups = [other for other in groups if not any(other is earlier for earlier in met)] + [group]
         for member in group:
             owner.update(dict.fromkeys(bundles[sources[member].channels].tolist(), group))
-    return sorted((sorted(group) for group in groups), key=lambda group: group[0])
+    return [[sources[index] for index in group] for group in sorted(sorted(group) for group in groups)]

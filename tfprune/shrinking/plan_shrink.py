@@ -10,15 +10,15 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, allocate
-from tfprune.channels.groups import choose_groups, first_reason, offered, stuck
-from tfprune.channels.network import ChanneledWeight, Group, Network, analyse
-from tfprune.channels.ranking import as_weights, class_scores, finite, keep_best
+from tfprune.channels.analyze import analyze
+from tfprune.channels.groups import NamedKernels, choose_groups, first_reason, kernels_by_weight, why_stuck
+from tfprune.channels.network import ChanneledWeight, Group, Network
+from tfprune.channels.ranking import as_weights, bundle_scores, finite, keep_best
 from tfprune.criteria import CRITERIA, Criterion, Evidence
 from tfprune.evidence.gatherer import Gatherer, check_needs, gather
 from tfprune.evidence.subject import Subject
 from tfprune.models.filters import Filters
 from tfprune.models.graph import check_graph
-from tfprune.models.kernels import kernels
 from tfprune.models.layers import as_numpy
 from tfprune.patterns import Unstructured
 from tfprune.report import Skipped
@@ -80,25 +80,22 @@ def plan_shrink(
         check_sparsity_or_budget(sparsity, allocation)
     check_graph(model)
     flat = flat_copy(model).model
-    network = analyse(flat)
+    network = analyze(flat)
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:
         _check_no_choice(filters, round_to)
-        free = [group for group in network.groups if stuck(network, group) is None]
+        free = [group for group in network.groups if why_stuck(network, group) is None]
         return ShrinkPlan(network, _alive(network, flat), _skipped(network, free))
+    named = kernels_by_weight(network, flat)
     groups = choose_groups(
-        network,
-        offered(flat),
-        pattern=Unstructured(),
-        filters=filters,
-        refusal=lambda group: stuck(network, group),
+        network, named, pattern=Unstructured(), filters=filters, refusal=functools.partial(why_stuck, network)
     )
     if isinstance(criterion, Mapping):
         groups, scores = _ranked(network, groups, criterion)
     else:
         gatherer = None if data is None else Gatherer(flat, data, loss=loss, compiled=model)
-        scores = class_scores(network, _scored(network, flat, criterion, groups, gatherer))
+        scores = bundle_scores(network, _scored(flat, named, criterion=criterion, groups=groups, gatherer=gatherer))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -121,7 +118,7 @@ def _check_no_choice(filters: Filters, round_to: int) -> None:
 
 
 def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
-    """Return the groups that have scores, and the score of each class."""
+    """Return the groups that have scores, and the score of each bundle."""
     scores = np.full(network.size, np.nan)
     ranked = {group.name: group for group in groups if group.name in given}
     unknown = sorted(given.keys() - {group.name for group in network.groups})
@@ -149,41 +146,39 @@ def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
         [
             Skipped(group.name, reason or left_out, Skipped.HELD if reason else Skipped.FILTERED)
             for group in rest
-            for reason in [stuck(network, group)]
+            for reason in [why_stuck(network, group)]
         ]
         + [Skipped(group.name, f"in part: {first_reason(network, group)}", Skipped.PARTLY_HELD) for group in partly]
     )
 
 
 def _scored(
-    network: Network, flat: keras.Model, criterion: Criterion, groups: list[Group], gatherer: Gatherer | None
+    flat: keras.Model,
+    named: NamedKernels,
+    *,
+    criterion: Criterion,
+    groups: list[Group],
+    gatherer: Gatherer | None,
 ) -> Iterator[tuple[ChanneledWeight, np.ndarray]]:
     """Yield the kernels that make channels of some groups, with their scores."""
     bundles = np.concatenate([group.bundles for group in groups])
-    made = []
-    for layer in flat.layers:
-        for kernel in kernels(layer):
-            held = next(one for one in network.parts[layer.name].weights if one.name == kernel.path)
-            if held.axes_of(bundles)[1]:
-                latent = functools.partial(as_numpy, kernel.variable)
-                made.append((held, Subject(f"{layer.name}/{kernel.path}", kernel, criterion, latent)))
-    facts = gather(flat, [subject for _, subject in made], gatherer=gatherer)
-    for held, subject in made:
+    makers = {
+        weight: Subject(path, kernel, criterion, functools.partial(as_numpy, kernel.variable))
+        for weight, (path, _, kernel) in named.items()
+        if weight.making(bundles)
+    }
+    facts = gather(flat, list(makers.values()), gatherer=gatherer)
+    for weight, subject in makers.items():
         evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
-        yield held, finite(criterion(evidence), subject.path)
+        yield weight, finite(criterion(evidence), subject.path)
 
 
 def _alive(network: Network, flat: keras.Model) -> np.ndarray:
     """Return the bundles that some kernel reads, or that have to stay."""
     keep = np.zeros(network.size, dtype=bool)
     keep[list(network.reasons)] = True
-    layers = {layer.name: layer for layer in flat.layers}
-    for name, part in network.parts.items():
-        for held, variable in zip(part.weights, layers[name].weights, strict=True):
-            values = as_numpy(variable) != 0
-            for axis in held.reads:
-                others = tuple(other for other in range(values.ndim) if other != axis)
-                keep[held.bundles_along[axis][values.any(axis=others)]] = True
+    for weight, variable in network.variables(flat):
+        keep[weight.bundles_read(as_numpy(variable) != 0)] = True
     for group in network.groups:
         if not keep[group.bundles].any():
             raise ValueError(

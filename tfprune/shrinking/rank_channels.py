@@ -7,7 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.channels.network import ChanneledWeight, Group, Network, analyse
+from tfprune.axes import shape_along
+from tfprune.channels.analyze import analyze
+from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.models.batches import Batches
 from tfprune.models.graph import Graph, check_graph, trace
 from tfprune.models.kernels import Kernel, to_matrix
@@ -54,18 +56,18 @@ def rank_channels(
     """
     check_graph(model)
     flat = flat_copy(model).model
-    network, graph = analyse(flat), trace(flat)
+    network, graph = analyze(flat), trace(flat)
     batches = Batches(data, flat, batch_size=batch_size)
     found: dict[str, np.ndarray] = {}
     for group in network.groups:
-        free = group.bundles[network.free(group)]
-        if group.kind == "channels" and free.size > 1:
+        part = network.free_part(group)
+        if group.kind == "channels" and part.bundles.size > 1:
             try:
-                readers = _readers(network, graph, free)
+                readers = _readers(network, graph, part)
             except NotLinear:
                 continue
             if readers:
-                found[group.name] = _scores(group, free, _surgeons(readers, batches, ridge))
+                found[group.name] = _scores(group, part.bundles, _surgeons(readers, batches, ridge))
     if not found:
         raise ValueError(
             f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any."
@@ -73,37 +75,37 @@ def rank_channels(
     return found
 
 
-def _readers(network: Network, graph: Graph, bundles: np.ndarray) -> list[tuple[Site, np.ndarray]]:
-    """Return the layers that read any of some bundles, with the places of each class among the inputs of its matrix.
+def _readers(network: Network, graph: Graph, group: Group) -> list[tuple[Site, np.ndarray]]:
+    """Return the layers that read channels of a group, with the indices of each bundle among their inputs.
 
     Raises:
-        NotLinear: If one of them is no linear map of these inputs, or some bundles have more inputs than others.
+        NotLinear: If one of them is not a linear map of these inputs, or some bundles have more inputs than others.
     """
     calls, readers = calls_by_name(graph), []
-    for name, part in network.parts.items():
-        for held in part.weights:
-            for axis in held.axes_of(bundles)[0]:
-                site = site_of(calls[name], graph)
-                if site.map.kernel.path != held.name or site.map.groups > 1:
-                    raise NotLinear(f"{name} reads them by {held.name}")
-                readers.append((site, _places(site.map.kernel, held, axis, bundles)))
+    for weight in network.weights_of(group):
+        for axis in weight.reading(group.bundles):
+            site = site_of(calls[weight.layer], graph)
+            if site.map.kernel.path != weight.name or site.map.groups > 1:
+                raise NotLinear(f"{weight.layer} reads them by {weight.name}")
+            readers.append((site, _input_indices(site.map.kernel, weight, axis, group.bundles)))
     return readers
 
 
-def _places(kernel: Kernel, held: ChanneledWeight, axis: int, bundles: np.ndarray) -> np.ndarray:
-    line = held.bundles_along[axis].reshape([-1 if place == axis else 1 for place in range(len(held.shape))])
-    labels = to_matrix(np.broadcast_to(line, held.shape), kernel)[0].ravel()
-    places = [np.flatnonzero(labels == label) for label in bundles]
-    if len({one.size for one in places}) > 1:
+def _input_indices(kernel: Kernel, weight: ChanneledWeight, axis: int, bundles: np.ndarray) -> np.ndarray:
+    """Return the indices of each bundle among the inputs of a kernel's matrix, of shape (bundles, indices)."""
+    along = weight.bundles_along[axis].reshape(shape_along(len(weight.shape), axis))
+    inputs = to_matrix(np.broadcast_to(along, weight.shape), kernel)[0].ravel()
+    indices = [np.flatnonzero(inputs == bundle) for bundle in bundles]
+    if len({found.size for found in indices}) > 1:
         raise NotLinear("some of these channels have more inputs than others")
-    return np.array(places)
+    return np.array(indices)
 
 
 def _surgeons(readers: list[tuple[Site, np.ndarray]], batches: Batches, ridge: float) -> list[Surgeon]:
     found = []
-    for (site, places), (moments,) in zip(readers, moments_of([site for site, _ in readers], batches), strict=True):
+    for (site, indices), (moments,) in zip(readers, moments_of([site for site, _ in readers], batches), strict=True):
         weights = site.map.weights()[0] / np.sqrt(moments.energy.sum() or 1.0)
-        found.append(Surgeon(moments.gram, weights, channels=places, ridge=ridge))
+        found.append(Surgeon(moments.gram, weights, channels=indices, ridge=ridge))
     return found
 
 
@@ -112,4 +114,4 @@ def _scores(group: Group, free: np.ndarray, surgeons: list[Surgeon]) -> np.ndarr
     order, costs = zip(*removals(surgeons, free.size), strict=True)
     errors = np.cumsum(costs)
     scores = dict(zip(free[list(order)].tolist(), errors.tolist(), strict=True))
-    return np.array([scores.get(label, errors[-1]) for label in group.bundles.tolist()])
+    return np.array([scores.get(bundle, errors[-1]) for bundle in group.bundles.tolist()])

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.channels.network import Network, analyse
+from tfprune.channels.analyze import analyze
+from tfprune.channels.network import Network
 from tfprune.models.batches import Batches
 from tfprune.models.graph import check_graph
 from tfprune.models.layers import as_numpy
@@ -51,7 +52,7 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     check_graph(model)
     measured = _loss(model, loss)
     flat = flat_copy(model).model
-    network = analyse(flat)
+    network = analyze(flat)
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
@@ -60,8 +61,8 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     scores: dict[str, np.ndarray] = {}
     for name, group in groups.items():
         losses = []
-        for label in group.bundles:
-            with _without(flat, network, int(label)):
+        for bundle in group.bundles:
+            with _without(flat, network, int(bundle)):
                 losses.append(_mean_loss(flat, batches, measured))
         scores[name] = np.array(losses) - whole
     return scores
@@ -90,17 +91,15 @@ def _mean_loss(flat: keras.Model, batches: Batches, loss: Callable) -> float:
 
 
 @contextmanager
-def _without(flat: keras.Model, network: Network, label: int) -> Iterator[None]:
-    """Put zeros in place of a class."""
+def _without(flat: keras.Model, network: Network, bundle: int) -> Iterator[None]:
+    """Put zeros in place of a bundle."""
     keep = network.all_kept()
-    keep[label] = False
+    keep[bundle] = False
     before = []
-    for layer in flat.layers:
-        part = network.parts.get(layer.name)
-        for held, variable in zip(part.weights if part else (), layer.weights, strict=True):
-            if any(held.axes_of(np.array([label]))):
-                before.append((variable, as_numpy(variable).copy()))
-                variable.assign(before[-1][1] * held.mask(keep))
+    for weight, variable in network.variables(flat):
+        if weight.reading(np.array([bundle])) or weight.making(np.array([bundle])):
+            before.append((variable, as_numpy(variable).copy()))
+            variable.assign(before[-1][1] * weight.mask(keep))
     try:
         yield
     finally:

@@ -59,7 +59,9 @@ def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
     flat = flat_copy(model).model
     shapes = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in flat.layers if layer.weights}
     planned = {
-        name: [held.shape for held in part.weights] for name, part in plan.network.parts.items() if part.weights
+        name: [weight.shape for weight in layer.weights]
+        for name, layer in plan.network.layers.items()
+        if layer.weights
     }
     differing = sorted(name for name in shapes.keys() | planned.keys() if shapes.get(name) != planned.get(name))
     if differing:
@@ -74,7 +76,7 @@ def _smaller(layer: Any, plan: ShrinkPlan) -> Any:
     """Return a layer that counts only the channels that are kept; operations have no weights and stay."""
     if not isinstance(layer, keras.layers.Layer):
         return layer
-    return copy_of(layer, changes=_counted(plan.network.parts[layer.name].config, plan.keep))
+    return copy_of(layer, changes=_counted(plan.network.layers[layer.name].config, plan.keep))
 
 
 def _counted(value: Any, keep: np.ndarray) -> Any:
@@ -87,10 +89,10 @@ def _counted(value: Any, keep: np.ndarray) -> Any:
 
 def _copy_kept(source: keras.layers.Layer, target: keras.layers.Layer, plan: ShrinkPlan) -> None:
     """Assign what is kept of the variables of a layer to its smaller copy."""
-    held = dict(zip(map(id, source.weights), plan.network.parts[source.name].weights, strict=True))
+    weights = dict(zip(map(id, source.weights), plan.network.layers[source.name].weights, strict=True))
     for variable, counterpart in zip(source.variables, target.variables, strict=True):
         values = as_numpy(variable)
-        if id(variable) in held:
-            for axis, bundles in held[id(variable)].bundles_along.items():
+        if id(variable) in weights:
+            for axis, bundles in weights[id(variable)].bundles_along.items():
                 values = np.compress(plan.keep[bundles], values, axis=axis)
         counterpart.assign(values)

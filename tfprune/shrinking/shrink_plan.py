@@ -48,7 +48,7 @@ class ShrinkPlan(Report):
 
     Attributes:
         network: The channels of the model.
-        keep: For each class of channels whether it stays.
+        keep: For each bundle of tied channels, whether it stays.
         skipped: What was left alone, with the reason.
     """
 
@@ -65,12 +65,10 @@ class ShrinkPlan(Report):
 
     def _row(self, group: Group) -> GroupRow:
         all_kept = self.network.all_kept()
-        parts = [self.network.parts[name] for name in group.members]
-        sizes = [
-            sum(held.size(keep) for part in parts for held in part.weights if held.holds(group.bundles))
-            for keep in (all_kept, self.keep)
-        ]
-        flops = [sum(part.flops(keep) for part in parts) for keep in (all_kept, self.keep)]
+        layers = [self.network.layers[name] for name in group.members]
+        weights = [weight for layer in layers for weight in layer.weights if weight.holding(group.bundles)]
+        sizes = [sum(weight.size(keep) for weight in weights) for keep in (all_kept, self.keep)]
+        flops = [sum(layer.flops(keep) for layer in layers) for keep in (all_kept, self.keep)]
         kept = int(np.count_nonzero(self.keep[group.bundles]))
         return GroupRow(group.name, group.kind, group.members, group.bundles.size, kept, *sizes, *flops)
 

@@ -32,9 +32,8 @@ def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
         6
     """
     flat = fitting_copy(model, plan)
-    for layer in flat.layers:
-        part = plan.network.parts.get(layer.name)
-        for held, variable in zip(part.weights if part else (), layer.weights, strict=True):
-            if held.reads or held.writes:
-                variable.assign(as_numpy(variable) * held.mask(plan.keep))
+    for weight, variable in plan.network.variables(flat):
+        mask = weight.mask(plan.keep)
+        if not mask.all():
+            variable.assign(as_numpy(variable) * mask)
     return strip(flat)

@@ -11,8 +11,10 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Weight
-from tfprune.channels.network import ChanneledWeight, Group, Network, analyse
-from tfprune.channels.ranking import as_weights, class_scores, keep_best
+from tfprune.channels.analyze import analyze
+from tfprune.channels.groups import why_stuck
+from tfprune.channels.network import ChanneledWeight, Group, Network
+from tfprune.channels.ranking import as_weights, bundle_scores, keep_best
 from tfprune.models.graph import is_plain
 from tfprune.models.kernels import from_matrix
 from tfprune.models.layers import as_numpy
@@ -28,35 +30,22 @@ class Coupling:
 
     Attributes:
         network: The channels.
-        kernels: The layer and the name of each wrapped kernel, by its layer and place in the network.
+        kernels: The wrapper of each wrapped kernel, and its name in the wrapper.
     """
 
     network: Network
-    kernels: dict[tuple[str, int], tuple[Pruned, str]]
+    kernels: dict[ChanneledWeight, tuple[Pruned, str]]
 
-    def refusal(self, group: Group) -> str | None:
-        """Say why the channels of a group cannot go; None if some can."""
-        if not self.network.free(group).any():
-            return self.network.reasons[int(group.bundles[0])]
-        for name in group.members:
-            for place, held in enumerate(self.network.parts[name].weights):
-                reads, makes = held.axes_of(group.bundles)
-                if reads or makes:
-                    reason = self._uncovered(name, place, group.kind, makes=bool(makes))
-                    if reason:
-                        return reason
-        return "only one" if group.bundles.size < 2 else None
-
-    def _uncovered(self, name: str, place: int, kind: str, *, makes: bool) -> str | None:
-        path = f"{name}/{self.network.parts[name].weights[place].name}"
-        if (name, place) not in self.kernels:
-            return f"{path} is not wrapped"
-        layer, weight = self.kernels[name, place]
-        if layer.pattern.kind != kind:
-            return f"{path} is pruned by {layer.pattern!r}"
-        if makes and not getattr(layer.pattern, "makes", True):
+    def _uncovered(self, weight: ChanneledWeight, group: Group) -> str | None:
+        """Return why a weight cannot lose the channels of a group that it makes or reads."""
+        if weight not in self.kernels:
+            return f"{weight.path} is not wrapped"
+        layer, name = self.kernels[weight]
+        if layer.pattern.kind != group.kind:
+            return f"{weight.path} is pruned by {layer.pattern!r}"
+        if weight.making(group.bundles) and not getattr(layer.pattern, "makes", True):
             return "left out by `filters`"
-        return None if weight in layer.trained() else f"{path} is frozen (trainable=False)"
+        return None if name in layer.trained() else f"{weight.path} is frozen (trainable=False)"
 
     def groups(self) -> list[Group]:
         """Return the groups that may lose channels.
@@ -64,10 +53,11 @@ class Coupling:
         Raises:
             ValueError: If there are none.
         """
-        reasons = {group.name: self.refusal(group) for group in self.network.groups}
-        found = [group for group in self.network.groups if reasons[group.name] is None]
+        groups = self.network.groups
+        reasons = {group: why_stuck(self.network, group, uncovered=self._uncovered) for group in groups}
+        found = [group for group, reason in reasons.items() if reason is None]
         if not found:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
+            listed = "; ".join(f"{group.name}: {reason}" for group, reason in list(reasons.items())[:5])
             raise ValueError(
                 f"Expected channels that all kernels which make or read them are wrapped for. Received a model where "
                 f"none can go: {listed}. Wrap the whole model: tfprune.wrap(model, pattern='channel')."
@@ -79,7 +69,7 @@ _KNOWN: weakref.WeakKeyDictionary[keras.layers.Layer, Coupling] = weakref.WeakKe
 
 
 def coupling(model: keras.layers.Layer) -> Coupling | None:
-    """Return how the wrapped kernels of a graph model are coupled; None of what is no graph.
+    """Return how the wrapped kernels of a graph model are coupled; None for a model that is not a graph.
 
     It is found once for each model: neither its graph nor its wrappers change.
     """
@@ -87,13 +77,14 @@ def coupling(model: keras.layers.Layer) -> Coupling | None:
         return None
     if model not in _KNOWN:
         flat = flat_copy(model)
-        found: dict[tuple[str, int], tuple[Pruned, str]] = {}
-        for name, layer in flat.origins.items():
+        network = analyze(flat.model)
+        found: dict[ChanneledWeight, tuple[Pruned, str]] = {}
+        for layer_name, layer in flat.origins.items():
             if isinstance(layer, Pruned):
-                names = {id(kernel.variable): path for path, kernel in layer.kernels.items()}
-                weights = enumerate(layer.layer.weights)
-                found |= {(name, index): (layer, names[id(one)]) for index, one in weights if id(one) in names}
-        _KNOWN[model] = Coupling(analyse(flat.model), found)
+                names = {id(kernel.variable): name for name, kernel in layer.kernels.items()}
+                weights = zip(network.layers[layer_name].weights, layer.layer.weights, strict=True)
+                found |= {weight: (layer, names[id(one)]) for weight, one in weights if id(one) in names}
+        _KNOWN[model] = Coupling(network, found)
     return _KNOWN[model]
 
 
@@ -113,18 +104,14 @@ class CoupledGroups:
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
-        """The score of each class."""
-        made = np.concatenate([group.bundles for group in self.groups])
-        held = {place: self._held(place) for place in self.kernels}
-        making = [place for place, one in held.items() if one.axes_of(made)[1]]
-        return class_scores(self.network, ((held[place], self._scored(place)) for place in making))
+        """The score of each bundle."""
+        bundles = np.concatenate([group.bundles for group in self.groups])
+        makers = [weight for weight in self.kernels if weight.making(bundles)]
+        return bundle_scores(self.network, ((weight, self._scored(weight)) for weight in makers))
 
-    def _scored(self, place: tuple[str, int]) -> np.ndarray:
-        layer, name = self.kernels[place]
+    def _scored(self, weight: ChanneledWeight) -> np.ndarray:
+        layer, name = self.kernels[weight]
         return from_matrix(self._scores_of(layer, name), layer.kernels[name])
-
-    def _held(self, place: tuple[str, int]) -> ChanneledWeight:
-        return self.network.parts[place[0]].weights[place[1]]
 
     def weights(self) -> list[Weight]:
         """Return the groups in the form that allocations take."""
@@ -132,18 +119,18 @@ class CoupledGroups:
 
     @functools.cached_property
     def _multiples(self) -> list[int]:
-        """Of what the number kept of each group is to be a multiple."""
+        """For each group, the number that the count of kept bundles is a multiple of."""
         return [
             max(
                 getattr(layer.pattern, "round_to", 1)
-                for place, (layer, _) in self.kernels.items()
-                if self._held(place).axes_of(group.bundles)[1]
+                for weight, (layer, _) in self.kernels.items()
+                if weight.making(group.bundles)
             )
             for group in self.groups
         ]
 
     def keep(self, split: Sequence[float | None]) -> np.ndarray:
-        """Return which bundles stay; of a group whose share is None those that its masks show now."""
+        """Return which bundles stay; in a group whose share is None, those that its masks show now."""
         keep = keep_best(self.network, self.groups, self.scores, split, round_to=self._multiples)
         for group, share in zip(self.groups, split, strict=True):
             if share is None:
@@ -153,18 +140,15 @@ class CoupledGroups:
     @functools.cached_property
     def _shown(self) -> np.ndarray:
         shown = np.zeros(self.network.size, dtype=bool)
-        for place, (layer, name) in self.kernels.items():
-            held, mask = self._held(place), as_numpy(layer.masks[name])
-            for axis in held.reads:
-                others = tuple(other for other in range(mask.ndim) if other != axis)
-                shown[held.bundles_along[axis][mask.any(axis=others)]] = True
+        for weight, (layer, name) in self.kernels.items():
+            shown[weight.bundles_read(as_numpy(layer.masks[name]) != 0)] = True
         return shown
 
     def masks(self, keep: np.ndarray) -> list[tuple[Pruned, str, np.ndarray]]:
         """Return the mask of each kernel that makes or reads one of the channels."""
         return [
-            (layer, name, self._held(place).mask(keep))
-            for place, (layer, name) in self.kernels.items()
+            (layer, name, weight.mask(keep))
+            for weight, (layer, name) in self.kernels.items()
             if layer.pattern.kind is not None and name in layer.trained()
         ]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import keras
 
-from tfprune.channels.groups import choose_groups, offered, stuck
-from tfprune.channels.network import Group, Network, analyse
+from tfprune.channels.analyze import analyze
+from tfprune.channels.groups import choose_groups, kernels_by_weight, why_stuck
+from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.criteria import Criterion
 from tfprune.models.filters import Filters
 from tfprune.models.graph import is_plain
@@ -37,16 +38,19 @@ def choose_channels(model: keras.Model, *, criterion: Criterion, pattern: Channe
     flat = flat_copy(model)
     paths = {name: paths_by_id[id(origin)] for name, origin in flat.origins.items()}
     wrapped = {name: origin for name, origin in flat.origins.items() if holds_pruned(origin)}
-    network, kernels = analyse(flat.model), offered(flat.model, paths)
+    network = analyze(flat.model)
+    kernels = kernels_by_weight(network, flat.model, paths=paths)
+
+    def uncovered(weight: ChanneledWeight, group: Group) -> str | None:
+        asked = replace(pattern, makes=bool(weight.making(group.bundles)))
+        if weight.layer in wrapped and not _covers(wrapped[weight.layer], weight.name, criterion, asked):
+            return f"{paths[weight.layer]} is wrapped already, with another criterion or pattern"
+        if weight not in kernels:
+            return f"{weight.path} is not a kernel that can be masked; tfprune.register_prunable names those"
+        return None
 
     def refusal(group: Group) -> str | None:
-        reason = stuck(network, group)
-        for layer, weight, makes in () if reason else _touching(network, group):
-            if layer in wrapped and not _covers(wrapped[layer], weight, criterion, replace(pattern, makes=makes)):
-                return f"{paths[layer]} is wrapped already, with another criterion or pattern"
-            if (layer, weight) not in kernels:
-                return f"{layer}/{weight} is no kernel that can be masked; tfprune.register_prunable names those"
-        return reason
+        return why_stuck(network, group, uncovered=uncovered)
 
     groups = choose_groups(network, kernels, pattern=pattern, filters=filters, refusal=refusal)
     cover = _cover(network, groups, paths, pattern)
@@ -59,23 +63,15 @@ def _covers(layer: keras.layers.Layer, weight: str, criterion: Criterion, patter
     return same and layer.pattern in (pattern, replace(pattern, makes=True))
 
 
-def _touching(network: Network, group: Group) -> Iterator[tuple[str, str, bool]]:
-    """Yield layer and name of each weight that makes or reads channels of a group, and whether it makes them."""
-    free = group.bundles[network.free(group)]
-    for name in group.members:
-        for held in network.parts[name].weights:
-            reads, makes = held.axes_of(free)
-            if reads or makes:
-                yield name, held.name, bool(makes)
-
-
 def _cover(network: Network, groups: list[Group], paths: Mapping[str, str], pattern: Channel) -> Choice:
     names: dict[str, list[str]] = {}
     making = set()
     for group in groups:
-        for layer, weight, makes in _touching(network, group):
-            known = names.setdefault(paths[layer], [])
-            known += [weight] if weight not in known else []
-            making |= {paths[layer]} if makes else set()
+        part = network.free_part(group)
+        for weight in network.weights_of(part):
+            path = paths[weight.layer]
+            known = names.setdefault(path, [])
+            known += [weight.name] if weight.name not in known else []
+            making |= {path} if weight.making(part.bundles) else set()
     shapes: dict[str, Pattern] = {path: replace(pattern, makes=path in making) for path in names}
     return {path: (names[path], shapes[path]) for path in names}

@@ -1,0 +1,90 @@
+"""Find the dependency graph of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.axes import INPUT, OUTPUT
+from tfprune.channels.flow import Flow, LayerChannels
+from tfprune.channels.network import ChanneledLayer, ChanneledWeight, Group, Network
+from tfprune.channels.rules import follow
+from tfprune.channels.ties import ChannelSource, joined
+from tfprune.models.graph import trace, unused_name
+from tfprune.models.kernels import Kernel, kernels
+from tfprune.models.layers import walk
+
+
+def analyze(model: keras.Model) -> Network:
+    """Follow the channels of a flat model, such as `flat_copy` returns.
+
+    `Network` shows an example.
+    """
+    flow = follow(trace(model))
+    bundles = flow.bundles()
+    keras_layers = [layer for layer in flow.layers.values() if isinstance(layer, keras.layers.Layer)]
+    layers = {layer.name: _channeled_layer(flow, layer, bundles) for layer in keras_layers}
+    taken: set[str] = set()
+    groups = [_group(sources, layers, bundles, taken=taken) for sources in joined(flow.sources, bundles)]
+    return Network(layers, tuple(groups), flow.reasons(bundles), int(bundles.max(initial=-1)) + 1)
+
+
+def _group(
+    sources: list[ChannelSource], layers: dict[str, ChanneledLayer], bundles: np.ndarray, *, taken: set[str]
+) -> Group:
+    """Return the group of some sources, under a name that is not taken."""
+    made = np.unique(np.concatenate([bundles[source.channels] for source in sources]))
+    members = [name for name, layer in layers.items() if any(weight.holding(made) for weight in layer.weights)]
+    return Group(unused_name(sources[0].name, taken), sources[0].kind, made, tuple(members))
+
+
+def _channeled_layer(flow: Flow, layer: keras.layers.Layer, bundles: np.ndarray) -> ChanneledLayer:
+    recorded = flow.recorded.get(id(layer), LayerChannels())
+    kernels_by_id = {id(kernel.variable): kernel for kernel in kernels(layer)}
+    of_keras = [inner for _, inner in walk(layer) if type(inner).__module__.startswith("keras.")]
+    plain = {id(variable) for inner in of_keras for variable in inner.weights}
+    weights = []
+    for index, variable in enumerate(layer.weights):
+        layout = recorded.weights.get(index, (None,) * len(variable.shape))
+        bundles_along = {axis: bundles[channels] for axis, channels in enumerate(layout) if channels is not None}
+        kernel = kernels_by_id.get(id(variable))
+        reads, makes = _roles(bundles_along, kernel, mixes=id(variable) not in plain and len(layout) > 1)
+        name = variable.name if kernel is None else kernel.path
+        shape, itemsize = tuple(map(int, variable.shape)), np.dtype(_storage(variable.dtype)).itemsize
+        weights.append(ChanneledWeight(layer.name, name, shape, bundles_along, itemsize, reads, makes))
+    work = tuple((factor, tuple(_bundled(size, flow, bundles) for size in sizes)) for factor, sizes in recorded.work)
+    return ChanneledLayer(layer.name, tuple(weights), _bundled(recorded.config, flow, bundles), work)
+
+
+def _storage(dtype: str) -> str:
+    return "float16" if dtype == "bfloat16" else dtype
+
+
+def _roles(
+    tracked: Collection[int], kernel: Kernel | None, *, mixes: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the axes along which a weight reads channels and those along which it makes them.
+
+    A weight of a Keras layer that is not a kernel shifts or scales each channel by itself; a weight of another layer
+    may read all channels it holds.
+    """
+    if kernel is None:
+        return (tuple(tracked), ()) if mixes else ((), ())
+    reads, makes = ([axis for axis in tracked if kernel.axes[axis] == letter] for letter in (INPUT, OUTPUT))
+    return tuple(reads), tuple(makes)
+
+
+def _bundled(value: Any, flow: Flow, bundles: np.ndarray) -> Any:
+    """Put bundles in place of channels, and the counts of an inner layer in place of the layer."""
+    if isinstance(value, np.ndarray):
+        return bundles[value]
+    if isinstance(value, tuple):
+        return tuple(_bundled(entry, flow, bundles) for entry in value)
+    if isinstance(value, dict):
+        return {name: _bundled(entry, flow, bundles) for name, entry in value.items()}
+    if isinstance(value, keras.layers.Layer):
+        return _bundled(flow.recorded[id(value)].config, flow, bundles)
+    return value
