@@ -50,9 +50,13 @@ def register_shrinkable(layer_class: type[keras.layers.Layer], rule: str | Rule 
         ...     flow.record(call.layer, weights, config={"units": outputs})
         ...     return [flow.placed(len(call.outputs[0].shape), -1, outputs)]
         >>> register_shrinkable(Projection, project)
-        >>> stack = [keras.Input((4,)), Projection(8, name="hidden"), Projection(2, activation="softmax", name="out")]
-        >>> print(tfprune.plan_shrink(keras.Sequential(stack), 0.5).skipped[0].reason)
-        out: its softmax looks at all channels at once
+        >>> stack = [keras.Input((4,)), Projection(8, name="first"), Projection(6, activation="softmax", name="mix")]
+        >>> stack += [Projection(8, name="hidden"), keras.layers.Dense(2, name="out")]
+        >>> plan = tfprune.plan_shrink(keras.Sequential(stack), 0.5)
+        >>> {row.group: (row.channels, row.kept) for row in plan.rows}
+        {'first': (8, 8), 'hidden': (8, 4), 'out': (2, 2)}
+        >>> plan.skipped[0].reason
+        'mix: its softmax looks at all channels at once'
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
         raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}.")
