@@ -77,9 +77,9 @@ def _pad(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.Operato
     signature = image.shapeSignature
     if signature is not None:
         signature = np.where(np.asarray(signature) < 0, signature, shape).astype(np.int32)
-    amounts = add_constant(model, graph, around, name=image.name + b"/padding")
+    amounts = add_constant(model, graph, name=image.name + b"/padding", values=around)
     padded = add_tensor(graph, image, name=image.name + b"/padded", shape=shape, shapeSignature=signature, buffer=0)
     unpadded, *others = operator.inputs
     operator.inputs = np.array([padded, *others], np.int32)
     operator.builtinOptions.padding = schema.Padding.VALID
-    add_operator(model, graph, "PAD", inputs=[unpadded, amounts], outputs=[padded], options=schema.PadOptionsT())
+    add_operator(model, graph, name="PAD", inputs=[unpadded, amounts], outputs=[padded], options=schema.PadOptionsT())

@@ -37,14 +37,14 @@ class Rewriter:
         """Make a tensor the output of DENSIFY on a sparse one, which takes its buffer."""
         weight = self._graph.tensors[tensor]
         sparse = self._constant(weight, b"/dense", sparsity=_sparsity(encoded, weight.shape))
-        add_operator(self._model, self._graph, "DENSIFY", inputs=[sparse], outputs=[tensor])
+        add_operator(self._model, self._graph, name="DENSIFY", inputs=[sparse], outputs=[tensor])
 
     def dequantize(self, tensor: int) -> int:
         """Make an 8-bit tensor the float32 output of DEQUANTIZE; return the index of the 8-bit one."""
         weight = self._graph.tensors[tensor]
         small = self._constant(weight, b"/float32", quantization=weight.quantization)
         weight.quantization, weight.type = None, schema.TensorType.FLOAT32
-        add_operator(self._model, self._graph, "DEQUANTIZE", inputs=[small], outputs=[tensor])
+        add_operator(self._model, self._graph, name="DEQUANTIZE", inputs=[small], outputs=[tensor])
         return small
 
     def _constant(self, weight: schema.TensorT, suffix: bytes, **fields: Any) -> int:

@@ -100,14 +100,14 @@ def add_tensor(graph: schema.SubGraphT, tensor: schema.TensorT, **changes: Any) 
     return len(graph.tensors) - 1
 
 
-def add_constant(model: schema.ModelT, graph: schema.SubGraphT, values: np.ndarray, *, name: bytes) -> int:
+def add_constant(model: schema.ModelT, graph: schema.SubGraphT, *, name: bytes, values: np.ndarray) -> int:
     """Append a tensor with values of its own.
 
     Args:
         model: The model that gets the values.
         graph: The graph of it that gets the tensor.
-        values: An array of float32, int32 or int8.
         name: The name of the tensor.
+        values: An array of float32, int32 or int8.
 
     Returns:
         The index of the tensor in the graph.
@@ -126,8 +126,8 @@ def add_values(model: schema.ModelT, values: np.ndarray) -> int:
 def add_operator(
     model: schema.ModelT,
     graph: schema.SubGraphT,
-    name: str,
     *,
+    name: str,
     inputs: Sequence[int],
     outputs: Sequence[int],
     options: Any = None,

@@ -81,15 +81,15 @@ def test_a_constant_and_an_operator_that_takes_it_run(cases):
     graph = model.subgraphs[0]
     plain = Runner(case.data).predict(case.inputs)
     (output,), (entry,) = graph.outputs, graph.inputs
-    shift = add_constant(model, graph, np.arange(4, dtype=np.float32), name=b"shift")
+    shift = add_constant(model, graph, name=b"shift", values=np.arange(4, dtype=np.float32))
     shifted = add_tensor(graph, graph.tensors[output], name=b"shifted")
-    add_operator(model, graph, "ADD", inputs=[output, shift], outputs=[shifted], options=schema.AddOptionsT())
+    add_operator(model, graph, name="ADD", inputs=[output, shift], outputs=[shifted], options=schema.AddOptionsT())
     graph.outputs = np.array([shifted], np.int32)
     model.signatureDefs[0].outputs[0].tensorIndex = shifted
     np.testing.assert_allclose(Runner(save(model)).predict(case.inputs), plain + np.arange(4), rtol=1e-6)
     squared = add_tensor(graph, graph.tensors[entry], name=b"squared")
     graph.operators[0].inputs = np.array([squared, *graph.operators[0].inputs[1:]], np.int32)
-    add_operator(model, graph, "SQUARE", inputs=[entry], outputs=[squared])
+    add_operator(model, graph, name="SQUARE", inputs=[entry], outputs=[squared])
     found = read(save(model)).subgraphs[0]
     assert found.operators[0].name == "SQUARE"
     assert found.operators[-1].name == "ADD"
