@@ -234,7 +234,7 @@ def test_nm_refuses_more_than_it_has():
         (
             lambda: NM(4, 4),
             ValueError,
-            "Expected n < m: n non-zeros in every m. Received: n=4, m=4 (tfmot counts zeros)",
+            "Expected `n` below `m`: n non-zeros in every m inputs. Received: n=4, m=4. Where n counts the zeros",
         ),
         (lambda: NM(0, 4), ValueError, "Expected `n` to be an integer of at least 1. Received: n=0"),
         (lambda: NM(1, 1), ValueError, "Expected `m` to be an integer of at least 2. Received: m=1"),

@@ -149,7 +149,7 @@ def test_target():
     ids=["call", "last_update", "next_update", "target"],
 )
 def test_fractions_have_to_be_resolved_first(schedule, name, use):
-    message = f"Expected a schedule in steps. Received: {name}, a fraction of a fit. Call `schedule.resolve(steps)`"
+    message = f"Expected a schedule in steps. Received: {name}, a fraction of the training run. Call `schedule."
     with pytest.raises(ValueError, match=re.escape(message)):
         use(schedule)
 
@@ -197,7 +197,11 @@ POWER = "Expected `power` to be a number above 0. Received:"
         ({"final": 1.0}, ValueError, f"Expected `final` {SPARSITY} final=1.0."),
         ({"final": "0.5"}, TypeError, "Received: final='0.5' of type str"),
         ({"initial": -1}, ValueError, f"Expected `initial` {SPARSITY} initial=-1."),
-        ({"end": None}, TypeError, "Expected `end` to be a step or a fraction of the fit. Received: end=None"),
+        (
+            {"end": None},
+            TypeError,
+            "`end` to be a step or a fraction of the training run. Received: end=None.",
+        ),
         ({"end": "9"}, TypeError, f"Expected `end` {STEP} end='9' of type str"),
         ({"end": True}, TypeError, f"Expected `end` {STEP} end=True of type bool"),
         ({"begin": None}, TypeError, f"Expected `begin` {STEP} begin=None of type NoneType"),
@@ -262,7 +266,7 @@ class Stairs(Schedule):
 
 def test_a_schedule_from_outside():
     schedule = Stairs(10)
-    with pytest.raises(ValueError, match="fraction of a fit"):
+    with pytest.raises(ValueError, match="a fraction of the training run"):
         schedule(3)
     resolved = schedule.resolve(50)
     assert resolved == Stairs(10, end=50)

@@ -117,9 +117,9 @@ NAMES = "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'movement', 'wanda', 'f
         (
             "size",
             ValueError,
-            f"Expected `criterion` to be one of {NAMES} or an instance of a Criterion. Received: criterion='size'",
+            f"Expected `criterion` to be one of {NAMES} or an instance of Criterion. Received: criterion='size'",
         ),
-        (3, TypeError, f"one of {NAMES} or an instance of a Criterion. Received: criterion=3 of type int"),
+        (3, TypeError, f"one of {NAMES} or an instance of Criterion. Received: criterion=3 of type int"),
         (None, TypeError, "criterion=None of type NoneType"),
         (Random, TypeError, "of type type. Did you mean Random()?"),
         (NM(2, 4), TypeError, "criterion=NM(n=2, m=4) of type NM"),

@@ -1,4 +1,4 @@
-"""Names of a package that are loaded when first used, so that importing it loads neither Keras nor TensorFlow."""
+"""Public names, each loaded when it is first used, so that importing a package loads neither Keras nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 def lazy_names(
     package: str, rooms: Mapping[str, Iterable[str]], *, modules: Iterable[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and the `__dir__` of a package whose public names live in modules of their own names.
+    """Return `__getattr__` and `__dir__` for a package whose public names live in modules of the same names.
 
     Args:
         package: The name of the package.
-        rooms: The public names by the sub-package that holds them. `Pruned` stands in `pruned.py`, and so on.
-        modules: Public modules of the package itself.
+        rooms: The public names by sub-package. `Pruned` is in `pruned.py` there, and so on.
+        modules: The public modules of the package itself.
 
     Example:
         >>> getattribute, names = lazy_names("tfprune", {"wrapping": ["wrap", "Pruned"]}, modules=["schedules"])
@@ -37,7 +37,7 @@ def lazy_names(
 
 
 def module_of(name: str) -> str:
-    """Return the name of the module that a public name lives in: its own, in snake case.
+    """Return the name of the module that holds a public name: the same name in snake case.
 
     Example:
         >>> module_of("PruningCallback"), module_of("wrap")

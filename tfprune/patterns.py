@@ -1,9 +1,9 @@
-"""Patterns: in which shape zeros may lie.
+"""Patterns: which shapes the zeros of a weight form.
 
-A pattern is a pure function from scores and a sparsity to a 0/1 mask. Scores come in the matrix view, with the
-outputs along the first axis and the inputs along the last; a convolution has its kernel positions between them,
-so that nothing that runs along the inputs can straddle two positions. Among equal scores the earlier entry, in
-row-major order, is kept. A new pattern is a frozen dataclass that derives from `Pattern` and defines `__call__`.
+A pattern is a pure function from scores and a sparsity to a 0/1 mask. Scores come in the matrix view: outputs along
+the first axis, inputs along the last, and the kernel positions of a convolution between them, so that a block or a
+group of inputs never covers two positions. Among equal scores the earlier entry, in row-major order, is kept. To add
+a pattern, derive a frozen dataclass from `Pattern` and define `__call__`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Pattern(Spec):
     """Base of all patterns.
 
     Attributes:
-        kind: What the pattern removes from a whole model, "channels" or "heads", wherever kernels make or read it;
-            None for a pattern of each weight by itself.
+        kind: "channels" or "heads" for a pattern that removes these from all weights of a model that make or read
+            them; None for a pattern that masks each weight by itself.
     """
 
     kind: ClassVar[str | None] = None
@@ -31,24 +31,24 @@ class Pattern(Spec):
         """Return a boolean mask, True = keep.
 
         Args:
-            scores: Finite, shape (outputs, inputs) or (outputs, positions, inputs); larger = keep.
+            scores: Finite numbers of shape (outputs, inputs) or (outputs, positions, inputs); larger = keep.
             sparsity: The fraction of zeros, in [0, 1).
         """
         raise NotImplementedError
 
     def refusal(self, shape: tuple[int, ...]) -> str | None:
-        """Say why a matrix view of this shape cannot take the pattern; None if it can."""
+        """Return why a matrix view of this shape cannot take the pattern, or None if it can."""
         return None
 
     def check(self, sparsity: float) -> None:
         """Refuse a sparsity that the pattern cannot reach.
 
         Raises:
-            ValueError: If it cannot.
+            ValueError: If the pattern cannot reach `sparsity`.
         """
 
     def allows(self, mask: np.ndarray) -> bool:
-        """Tell whether a mask in the matrix view has its zeros where this pattern puts them."""
+        """Return whether a mask in the matrix view has its zeros in the shapes of this pattern."""
         return True
 
 
@@ -68,17 +68,18 @@ class Unstructured(Pattern):
 
 @dataclass(frozen=True)
 class Block(Pattern):
-    """Zeros in whole blocks of `rows` outputs by `cols` inputs, as runtimes with block kernels want them.
+    """Zeros in whole blocks of `rows` outputs by `cols` inputs, for runtimes that have kernels for blocks.
 
-    Blocks start at output 0 and input 0; where the size does not divide, the last one is short. A block's score is
-    the mean over the entries it really has, and the sparsity counts blocks.
+    Blocks start at output 0 and input 0; if a size is not a multiple of the block's, the last block is smaller. The
+    score of a block is the mean over the entries in it, and the sparsity is the fraction of blocks.
 
     Args:
-        rows: Outputs per block, at least 1.
-        cols: Inputs per block, at least 1; TFLite's own block kernel takes `Block(1, 4)`.
+        rows: The number of outputs in a block, at least 1.
+        cols: The number of inputs in a block, at least 1. TFLite's own block kernel takes `Block(1, 4)`.
 
     Raises:
-        ValueError, TypeError: For sizes that are not positive integers.
+        TypeError: If a size is not an integer.
+        ValueError: If a size is not positive.
 
     Example:
         >>> Block(1, 2)(np.array([[1.0, 9.0, 4.0, 5.0]]), 0.5)
@@ -119,16 +120,16 @@ class Block(Pattern):
 class NM(Pattern):
     """At most `n` non-zeros in every group of `m` consecutive inputs.
 
-    A sparsity s up to 1 - n/m is met by applying the pattern to the fraction s / (1 - n/m) of the groups, those
-    that lose least; 1 - n/m applies it to all. Where m does not divide the inputs, the last t of them keep
-    min(n, t).
+    At the sparsity 1 - n/m all groups have zeros. At a smaller sparsity s, the fraction s / (1 - n/m) of the groups
+    has zeros: those that lose least. If m does not divide the number of inputs, the last t inputs keep min(n, t).
 
     Args:
-        n: Non-zeros per group, at least 1.
-        m: Group length, greater than n.
+        n: The number of non-zeros in a group, at least 1.
+        m: The length of a group, greater than n.
 
     Raises:
-        ValueError, TypeError: For sizes that are not such integers, or a sparsity above 1 - n/m.
+        TypeError: If a size is not an integer.
+        ValueError: If a size is out of range; when it is called, if the sparsity is above 1 - n/m.
 
     Example:
         >>> NM(2, 4)(np.array([[0.1, 0.9, 0.3, 0.2]]), 0.5).astype(int)
@@ -145,7 +146,8 @@ class NM(Pattern):
         self._hold(n=check_count(self.n, "n", least=1), m=check_count(self.m, "m", least=2))
         if self.n >= self.m:
             raise ValueError(
-                f"Expected n < m: n non-zeros in every m. Received: n={self.n}, m={self.m} (tfmot counts zeros)."
+                f"Expected `n` below `m`: n non-zeros in every m inputs. Received: n={self.n}, m={self.m}. Where n "
+                f"counts the zeros, as in tfmot, pass m - n."
             )
 
     def refusal(self, shape: tuple[int, ...]) -> str | None:
@@ -156,7 +158,7 @@ class NM(Pattern):
     def allows(self, mask: np.ndarray) -> bool:
         starts = np.arange(0, mask.shape[-1], self.m)
         kept = np.add.reduceat(mask, starts, axis=-1, dtype=np.int64)
-        # A sparsity below 1 - n/m leaves groups whole.
+        # A sparsity below 1 - n/m leaves some groups without zeros.
         return bool(((kept <= self.n) | (kept == np.diff(starts, append=mask.shape[-1]))).all())
 
     @property
@@ -187,7 +189,7 @@ class NM(Pattern):
 
     @staticmethod
     def _spare_groups(keep: np.ndarray, groups: np.ndarray, fraction: float) -> None:
-        """Leave whole the groups that would lose most, so that only `fraction` of them have zeros."""
+        """Keep all of the groups that would lose most, so that only `fraction` of the groups have zeros."""
         lost = np.where(~keep & np.isfinite(groups), groups, 0).sum(axis=1, dtype=np.float64)
         candidates = np.flatnonzero((~keep & np.isfinite(groups)).any(axis=1))
         spared = candidates.size - round(fraction * candidates.size)
@@ -199,14 +201,19 @@ class NM(Pattern):
 class Channel(Pattern):
     """Zeros in whole channels, of every kernel that makes or reads them, so that `shrink` can remove them.
 
-    The sparsity counts channels: at 0.5 a kernel between two halved layers keeps a quarter of its entries. Channels
-    that meet, in an addition say, go together, and are as important as the entries that make them, on average. Of a
-    weight by itself whole outputs are masked, the rows of its matrix view.
+    The sparsity is the fraction of channels: at 0.5, a kernel between two halved layers keeps a quarter of its
+    entries. Channels that meet, for example in an addition, are pruned together; their score is the mean over the
+    entries that make them. In a weight by itself the pattern masks whole outputs, the rows of its matrix view.
 
     Args:
-        makes: Whether the channels may go that the layer's kernels make; False for a layer that is wrapped only
-            because its kernels read the channels of others.
-        round_to: The number of channels kept is rounded up to a multiple of this, at least 1: 8 suits most kernels.
+        makes: Whether the channels that the kernels of the layer make may be pruned. It is False for a layer that is
+            wrapped only because its kernels read the channels of other layers.
+        round_to: The number of channels that stay is rounded up to a multiple of this, at least 1. Most kernels run
+            best with a multiple of 8.
+
+    Raises:
+        TypeError: If `round_to` is not an integer.
+        ValueError: If `round_to` is not positive.
 
     Example:
         >>> Channel()(np.array([[4.0, 1.0], [2.0, 2.0]]), 0.5)
@@ -234,14 +241,14 @@ class Channel(Pattern):
 
 @dataclass(frozen=True)
 class Head(Channel):
-    """Zeros in whole heads of attention: all that a head reads, and all that reads it.
+    """Zeros in whole attention heads, in every weight that makes or reads a head.
 
-    For the layers `MultiHeadAttention` and `GroupQueryAttention` in a model; there heads that share their keys go
-    together. The sparsity counts heads.
+    Use it for models with `MultiHeadAttention` or `GroupQueryAttention`. Heads that share their keys are pruned
+    together. The sparsity is the fraction of heads.
 
     Args:
-        makes: As of `Channel`.
-        round_to: As of `Channel`.
+        makes: As in `Channel`.
+        round_to: As in `Channel`.
 
     Example:
         >>> import keras

@@ -1,4 +1,4 @@
-"""Reports: frozen rows that print as a table and turn into JSON."""
+"""Reports: frozen dataclasses that print as a table and turn into JSON."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1
     """Lay out rows as aligned plain text.
 
     Args:
-        header: One title per column.
-        rows: One sequence per line, as long as the header; `str` is applied to each cell.
-        left: How many leading columns are aligned to the left; the others go right.
+        header: The title of each column.
+        rows: The cells of each line, as many as there are titles; `str` is applied to each cell.
+        left: How many columns, from the first on, are aligned to the left; the others are aligned to the right.
 
     Returns:
         The lines of the table, joined by newlines, without a final one.

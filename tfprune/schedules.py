@@ -1,8 +1,8 @@
-"""Schedules: how sparse the model is to be at which step.
+"""Schedules: how sparse a model is at each step of its training.
 
-A schedule is a pure function from a step, counted in optimizer updates, to a sparsity, the fraction of zeros.
-A new one is a frozen dataclass that derives from `Schedule`, has the fields `begin` and `end`, and defines
-`sparsity_at`.
+A schedule is a pure function from a step, counted in optimizer updates, to a sparsity, the fraction of zeros. Give
+steps as ints, or fractions of the training run as floats. To add a schedule, derive a frozen dataclass from
+`Schedule` with the fields `begin` and `end`, and define `sparsity_at`.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import Any
 
 from tfprune.spec import Spec, check_count, check_number, check_sparsity
 
-Step = int | float  # an int counts optimizer updates, a float is a fraction of the fit
+Step = int | float  # an int counts optimizer updates, a float is a fraction of the training run
 
 
 class Schedule(Spec):
     """Base of all schedules: a window of steps, and the sparsity at each step.
 
     Attributes:
-        begin: First step of the window. An int counts optimizer updates, a float in [0, 1] is a fraction of the
-            fit, which `resolve` turns into a step when the fit begins.
-        end: Last step of the window in the same form, or None when it never closes.
+        begin: The first step of the window. An int counts optimizer updates, a float in [0, 1] is a fraction of the
+            training run, which `resolve` turns into a step when training begins.
+        end: The last step of the window in the same form, or None for a window that never closes.
     """
 
     begin: Step
     end: Step | None
 
     def sparsity_at(self, step: int) -> float:
-        """Return the sparsity in [0, 1) at a step; called only when the window is in steps."""
+        """Return the sparsity in [0, 1) at a step. It is called only when `begin` and `end` are steps."""
         raise NotImplementedError
 
     def __call__(self, step: int) -> float:
-        """Return the sparsity in [0, 1) after optimizer update `step` (0: before the first one).
+        """Return the sparsity in [0, 1) after the optimizer update `step`; 0 stands for before the first update.
 
         Raises:
-            ValueError: If `begin` or `end` are still fractions of a fit.
+            ValueError: If `begin` or `end` is still a fraction of the training run.
         """
         self._check_in_steps()
         return self.sparsity_at(int(step))
@@ -48,18 +48,19 @@ class Schedule(Spec):
             value = getattr(self, name)
             if isinstance(value, float):
                 raise ValueError(
-                    f"Expected a schedule in steps. Received: {name}={value!r}, a fraction of a fit. Call "
-                    f"`schedule.resolve(steps)` first, or give {name} as an int."
+                    f"Expected a schedule in steps. Received: {name}={value!r}, a fraction of the training run. "
+                    f"Call `schedule.resolve(steps)` first, or give {name} as an int."
                 )
 
     def last_update(self, previous: int, step: int, every: int) -> int | None:
         """Return the last step in (previous, step] at which masks are due, or None.
 
         Masks are due at begin, begin + every, begin + 2 * every, ... and at end, whether or not `every` divides the
-        window. The answer depends on the arguments alone, so a resumed run does what an uninterrupted one does.
+        window. The answer depends on the arguments alone, so a resumed run updates at the same steps as an
+        uninterrupted one.
 
         Raises:
-            ValueError: If `begin` or `end` are still fractions of a fit.
+            ValueError: If `begin` or `end` is still a fraction of the training run.
 
         Example:
             >>> Polynomial(0.8, begin=10, end=45).last_update(30, 50, 10)
@@ -73,10 +74,10 @@ class Schedule(Spec):
         return int(point) if point > previous else None
 
     def next_update(self, step: int, every: int) -> int | None:
-        """Return the first step after this one at which masks are due, or None after the end.
+        """Return the first step after `step` at which masks are due, or None after the end.
 
         Raises:
-            ValueError: If `begin` or `end` are still fractions of a fit.
+            ValueError: If `begin` or `end` is still a fraction of the training run.
 
         Example:
             >>> Polynomial(0.8, begin=10, end=45).next_update(30, 10)
@@ -91,15 +92,15 @@ class Schedule(Spec):
 
     @property
     def target(self) -> float:
-        """The sparsity that the window leads to."""
+        """The sparsity at the end of the window, or at its begin if it never closes."""
         return self(self.begin if self.end is None else self.end)  # type: ignore[arg-type]
 
     def resolve(self, steps: int, *, first: int = 0) -> Schedule:
         """Return this schedule with its fractions turned into steps.
 
         Args:
-            steps: Updates in the fit.
-            first: The step that the fit starts from.
+            steps: The number of optimizer updates in the training run.
+            first: The step at which the run starts.
 
         Raises:
             ValueError: If the end then lies before the begin.
@@ -113,10 +114,10 @@ class Schedule(Spec):
 
 
 def check_schedule(value: Any, argument: str) -> Schedule:
-    """Return a schedule that has a window.
+    """Return `value`, a schedule that has a window.
 
     Raises:
-        TypeError: If it is no schedule, or lacks `begin` or `end`.
+        TypeError: If it is not a schedule, or lacks `begin` or `end`.
     """
     if not isinstance(value, Schedule):
         raise TypeError(
@@ -162,15 +163,15 @@ class Polynomial(Schedule):
     `initial` before the window and `final` after it. Power 3 gives the cubic schedule of gradual pruning.
 
     Args:
-        final: Sparsity at the end, the fraction of zeros in [0, 1).
-        end: Step at which `final` is reached: an int, or a float in [0, 1] as a fraction of the fit.
-        begin: Step of the first pruning, in the same form.
-        initial: Sparsity at the begin, in [0, 1).
-        power: Exponent, greater than 0; 1 is a straight line.
+        final: The sparsity at the end, the fraction of zeros in [0, 1).
+        end: The step at which `final` is reached: an int, or a float in [0, 1] as a fraction of the training run.
+        begin: The step of the first pruning, in the same form; default 0.
+        initial: The sparsity at the begin, in [0, 1); default 0.
+        power: The exponent, above 0; default 3. A power of 1 is a straight line.
 
     Raises:
-        ValueError: For a sparsity outside [0, 1), an end before the begin, or a power that is not positive.
-        TypeError: For arguments that are not numbers.
+        TypeError: If an argument is not a number.
+        ValueError: If a sparsity lies outside [0, 1), `end` lies before `begin`, or `power` is not positive.
 
     Example:
         >>> schedule = Polynomial(0.875, end=1000)
@@ -190,7 +191,7 @@ class Polynomial(Schedule):
     def __post_init__(self) -> None:
         self._hold(final=check_sparsity(self.final, "final"), initial=check_sparsity(self.initial, "initial"))
         if self.end is None:
-            raise TypeError("Expected `end` to be a step or a fraction of the fit. Received: end=None.")
+            raise TypeError("Expected `end` to be a step or a fraction of the training run. Received: end=None.")
         begin, end = _check_window(self.begin, self.end)
         self._hold(begin=begin, end=end, power=check_number(self.power, "power", above=0))
 
@@ -205,16 +206,18 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """Hold one sparsity from `begin` on; 0 before.
+    """Hold one sparsity from `begin` on, and 0 before.
 
     Args:
         sparsity: The fraction of zeros, in [0, 1).
-        begin: Step of the first pruning: an int, or a float in [0, 1] as a fraction of the fit.
-        end: Step of the last mask update, in the same form; None goes on for ever. The sparsity stays.
+        begin: The step of the first pruning: an int, or a float in [0, 1] as a fraction of the training run. The
+            default is 0.
+        end: The step of the last mask update, in the same form; with None, the default, updates never end. The
+            sparsity stays after the last update.
 
     Raises:
-        ValueError: For a sparsity outside [0, 1), or an end before the begin.
-        TypeError: For arguments that are not numbers.
+        TypeError: If an argument is not a number.
+        ValueError: If `sparsity` lies outside [0, 1), or `end` lies before `begin`.
 
     Example:
         >>> schedule = Constant(0.5, begin=100)

@@ -1,8 +1,7 @@
-"""Specs: small frozen values that say how to prune, and nothing else.
+"""Specs, and checks of arguments. Specs are small frozen values that say how to prune.
 
-A schedule, a criterion and a pattern are specs. Two specs with the same arguments are equal, `repr` is the
-configuration, and `get_config` / `from_config` round-trip every argument, which is all that Keras asks of an
-object it saves inside a model.
+A schedule, a criterion and a pattern are specs. Two specs with the same arguments are equal, `repr` shows the
+arguments, and `from_config` rebuilds a spec from `get_config`, as Keras needs to save an object inside a model.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ class Spec:
         return cls(**config)
 
     def _hold(self, **arguments: Any) -> None:
-        """Replace arguments by their checked form, so that NumPy numbers do not end up in `repr` and saved files."""
+        """Replace arguments by their checked form, so that `repr` and saved files hold no NumPy numbers."""
         for name, value in arguments.items():
             object.__setattr__(self, name, value)
 
 
 def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType], argument: str) -> SpecType:
-    """Turn a name such as `"magnitude"` into its spec; let a spec through.
+    """Return the spec of a name such as `"magnitude"`; return a spec as it is.
 
     Raises:
         TypeError: If `value` is neither a name nor a spec of the right kind.
@@ -49,13 +48,13 @@ def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType]
     if isinstance(value, str):
         if value not in choices:
             raise ValueError(
-                f"Expected `{argument}` to be one of {names} or an instance of a {base.__name__}. "
+                f"Expected `{argument}` to be one of {names} or an instance of {base.__name__}. "
                 f"Received: {argument}={value!r}."
             )
         return choices[value]()
     hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, base) else ""
     raise TypeError(
-        f"Expected `{argument}` to be one of {names} or an instance of a {base.__name__}. "
+        f"Expected `{argument}` to be one of {names} or an instance of {base.__name__}. "
         f"Received: {argument}={value!r} of type {type(value).__name__}.{hint}"
     )
 

@@ -57,6 +57,11 @@ def test_names_load_keras_when_they_are_used():
     assert "keras" in loaded("import tfprune; tfprune.Pruned")
 
 
+def test_names_of_the_export_half_are_there_after_importing_tfprune_alone():
+    assert run("import tfprune; print(tfprune.export.Runner.__name__)") == "Runner"
+    assert loaded("import tfprune; tfprune.export.Runner") == []  # the device has neither Keras nor TensorFlow
+
+
 def test_every_public_name_is_there():
     import tfprune
 

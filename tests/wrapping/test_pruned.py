@@ -486,7 +486,7 @@ def test_set_mask_refuses_what_is_no_mask(name, mask, message):
         (lambda: Pruned(keras.Sequential(name="net")), ValueError, "tfprune.wrap takes models"),
         (lambda: Pruned(Pruned(layers.Dense(1, name="one"))), ValueError, "layer 'one', which is wrapped already"),
         (lambda: wrapped(built("dense"), criterion="size"), ValueError, "Received: criterion='size'"),
-        (lambda: wrapped(built("dense"), pattern=criteria.Random()), TypeError, "an instance of a Pattern"),
+        (lambda: wrapped(built("dense"), pattern=criteria.Random()), TypeError, "an instance of Pattern"),
         (lambda: wrapped(built("dense"), pattern=patterns.NM), TypeError, "Did you mean NM()?"),
         (lambda: Pruned(built("dense"), weights=["bias"]), ValueError, "Received: bias; the layer offers kernel"),
         (lambda: Pruned(built("dense"), weights=[]), ValueError, "Received: none; the layer offers kernel"),

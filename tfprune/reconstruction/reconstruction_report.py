@@ -1,4 +1,4 @@
-"""What compensation has brought: the error of each layer's outputs before and after."""
+"""Report of a reconstruction: the output error of each layer before and after."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tfprune.report import Report, Skipped, skipped_table, table
 
 @dataclass(frozen=True)
 class ReconstructionRow(Report):
-    """The error of one layer's outputs on the calibration data, against those of the reference.
+    """The output error of a layer on the calibration data, compared with the reference.
 
     Attributes:
-        layer: The layer.
-        weight: The kernel that was solved for, with the bias of the layer if it has one.
-        before: The squared error with the weights there were, as a part of the squares of the outputs.
-        after: The same with the new ones, never larger.
+        layer: The name of the layer.
+        weight: The name of the kernel that was solved for, with the bias of the layer if it has one.
+        before: The squared error with the old weights, as a fraction of the squared outputs.
+        after: The squared error with the new weights, as the same fraction; never larger than `before`.
     """
 
     layer: str
@@ -26,11 +26,11 @@ class ReconstructionRow(Report):
 
 @dataclass(frozen=True)
 class ReconstructionReport(Report):
-    """What `reconstruct` has done.
+    """The output error of each layer before and after `reconstruct`.
 
     Attributes:
-        rows: One entry per kernel, in the model's order.
-        skipped: Layers whose kernels were left as they are, with the reason.
+        rows: One row per kernel, in the order of the model.
+        skipped: The layers whose kernels were left as they are, each with the reason.
     """
 
     rows: tuple[ReconstructionRow, ...]

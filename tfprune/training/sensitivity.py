@@ -1,4 +1,4 @@
-"""Sensitivity scan: what each weight alone costs at each sparsity, and the allocation that this suggests."""
+"""Sensitivity scan: how much accuracy each weight costs when it alone is pruned, and the allocation this suggests."""
 
 from __future__ import annotations
 
@@ -32,27 +32,30 @@ def sensitivity(
 ) -> SensitivityReport:
     """Prune each weight alone to each sparsity, without training, and evaluate the model.
 
-    It takes one evaluation per weight and sparsity, and leaves the model as it was: a plain one is copied, of a
-    wrapped one each weight is put back after its turn, optimizer and other masks untouched.
+    Use it to find out which weights can lose many entries before you train. It takes one evaluation per weight and
+    sparsity, and the model stays as it was: a plain model is copied, and in a wrapped model each weight and its mask
+    are restored after their turn.
 
     Args:
-        model: Compiled. A plain one is copied and wrapped with the default criterion and pattern; for others pass
-            a model that you wrapped and compiled.
-        data: A tuple (x, y) or (x, y, sample weights), or a data set that can be read again and again, such as
-            `tf.data.Dataset` or `keras.utils.PyDataset`. A part of the validation data will do.
-        sparsities: Fractions of zeros, in [0, 1). One that a weight's pattern cannot reach is skipped and reported.
-        metric: A name that `model.evaluate` reports, `"loss"` included.
-        mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None knows it of accuracies and of
-            losses.
+        model: A compiled model. A plain one is copied and wrapped with the default criterion and pattern; for others
+            pass a model that you wrapped and compiled.
+        data: A tuple (x, y) or (x, y, sample weights), or a dataset that can be read more than once, such as
+            `tf.data.Dataset` or `keras.utils.PyDataset`. A part of the validation data is enough.
+        sparsities: The fractions of zeros, in [0, 1). A sparsity that the pattern of a weight cannot reach is skipped
+            and reported.
+        metric: A name that `model.evaluate` reports, such as `"accuracy"` or `"loss"`.
+        mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None, the default, finds it out for
+            accuracies and losses.
 
     Returns:
-        The metric and its drop for each weight and sparsity: a table when printed, `plot(path)` draws it, and
-        `suggest(max_drop)` makes an allocation of it.
+        The metric and its drop for each weight and sparsity. It prints as a table, `plot(path)` draws it, and
+        `suggest(max_drop)` turns it into an allocation.
 
     Raises:
-        TypeError: For what is no model, no such data, or no sequence of numbers.
-        ValueError: For a model that is not compiled, a metric that it does not report or whose mode is not known, a
-            sparsity outside [0, 1), or if no weight can be pruned to any of them.
+        TypeError: If `model` is not a Keras model, `data` has another form, `sparsities` is not a sequence of
+            numbers, or `metric` is not a name.
+        ValueError: If the model is not compiled, does not report `metric`, or holds no weight that can be pruned to
+            one of the sparsities; if a sparsity lies outside [0, 1); if `mode` is needed and not given.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, name="out")])
@@ -87,7 +90,7 @@ def sensitivity(
                     value = measure()
                     rows.append(SensitivityRow(path, level, value, sign * (baseline - value)))
     if not rows:
-        reasons = "; ".join(f"{one.layer} {one.reason}" for one in skipped)
+        reasons = "; ".join(f"{entry.layer} {entry.reason}" for entry in skipped)
         raise ValueError(f"Expected a weight that can be pruned to one of {levels}. Received: {reasons}.")
     return SensitivityReport(metric, baseline, tuple(rows), tuple(skipped))
 
@@ -97,7 +100,10 @@ def _levels(sparsities: Any) -> tuple[float, ...]:
         raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}.")
     levels = sorted({check_sparsity(value, "sparsities") for value in sparsities})
     if not levels:
-        raise ValueError("Expected at least one number in `sparsities`. Received: none. Pass (0.5, 0.75, 0.9), say.")
+        raise ValueError(
+            f"Expected at least one number in `sparsities`. Received: sparsities={sparsities!r}. Pass for example "
+            f"sparsities=(0.5, 0.75, 0.9)."
+        )
     return tuple(levels)
 
 
@@ -118,12 +124,12 @@ def _sign(metric: str, mode: str | None) -> int:
 
 
 def _subject(model: Any) -> keras.Model:
-    """Return the model to scan: a wrapped one as it is, of a plain one a compiled copy."""
+    """Return the model to scan: a wrapped model as it is, a compiled and wrapped copy of a plain model."""
     check_compiled(model)
     if holds_pruned(model):
         return model
     advice = "Pass a model that you wrapped and compiled yourself, with tfprune.wrap(model)"
-    # An optimizer is not used, but needed; this one takes no memory.
+    # Compiling needs an optimizer, though it is never used; SGD takes no memory.
     return compile_like(wrap(model), model, advice=advice, optimizer="sgd")
 
 
@@ -140,10 +146,10 @@ def _weights(model: keras.Model, skipped: list[Skipped]) -> Iterator[tuple[str, 
 
 
 def _prune(model: keras.Model, path: str, sparsity: float) -> str | None:
-    """Prune one weight and leave the others as they are; say why if it cannot be."""
+    """Prune one weight and leave the others as they are; return why if that is not possible."""
     rules = {f"^{re.escape(path)}$": sparsity, "": None}
     try:
-        update_masks(model, sparsity, allocation=rules, optimizer=keras.optimizers.SGD())  # has no slots to clear
+        update_masks(model, sparsity, allocation=rules, optimizer=keras.optimizers.SGD())  # has no state to clear
     except ValueError as error:
         return str(error)
     return None
@@ -151,7 +157,7 @@ def _prune(model: keras.Model, path: str, sparsity: float) -> str | None:
 
 @contextmanager
 def _restored(layer: Pruned) -> Iterator[None]:
-    """Put back every variable of a layer, to the bit."""
+    """Restore every variable of a layer, to the bit."""
     before = [(variable, as_numpy(variable).copy()) for variable in layer.variables]
     try:
         yield

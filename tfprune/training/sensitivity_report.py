@@ -1,4 +1,4 @@
-"""What a sensitivity scan found: a table, a picture, and an allocation to start from."""
+"""Report of a sensitivity scan: a table, a picture, and an allocation to start from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tfprune.spec import check_number
 
 @dataclass(frozen=True)
 class SensitivityRow(Report):
-    """What one weight costs at one sparsity.
+    """The metric with one weight pruned to one sparsity.
 
     Attributes:
-        path: The weight's place in the model, `block_1/conv/kernel`.
-        sparsity: Its fraction of zeros, as asked for; all other weights are as they were.
-        value: The metric, without any training.
-        drop: How much worse that is than the baseline, in the metric's unit; negative if it is better.
+        path: The path of the weight in the model, `block_1/conv/kernel`.
+        sparsity: The fraction of zeros asked for; all other weights are as they were.
+        value: The metric, without training.
+        drop: How much worse that is than the baseline, in the unit of the metric; negative if it is better.
     """
 
     path: str
@@ -31,13 +31,13 @@ class SensitivityRow(Report):
 
 @dataclass(frozen=True)
 class SensitivityReport(Report):
-    """What each weight costs at each sparsity.
+    """The metric with each weight pruned alone to each sparsity.
 
     Attributes:
-        metric: The name of what was measured.
+        metric: The name of the metric.
         baseline: The metric of the model as it was.
-        rows: One entry per weight and sparsity, weights in the model's order, sparsities rising.
-        skipped: Weights that are frozen, or whose pattern cannot reach a sparsity, each with the reason.
+        rows: One row per weight and sparsity: weights in the order of the model, sparsities rising.
+        skipped: The weights that are frozen, or whose pattern cannot reach a sparsity, each with the reason.
     """
 
     metric: str
@@ -48,18 +48,18 @@ class SensitivityReport(Report):
     def suggest(self, max_drop: float = 0.01) -> dict[str, float | None]:
         """Return the largest scanned sparsity of each weight that costs no more than `max_drop`.
 
-        Drops add up when several weights are pruned, and training wins much of them back: it is where to start.
+        Take it as a start: the drops of several pruned weights add up, and training wins much of them back.
 
         Args:
-            max_drop: What one weight may cost, in the metric's unit, at least 0.
+            max_drop: How much one weight may cost, in the unit of the metric, at least 0; default 0.01.
 
         Returns:
-            An allocation for `PruningCallback` and `update_masks`: a regular expression per weight, and its sparsity,
-            or None, which leaves a weight as it is, where every scanned sparsity costs more.
+            An allocation for `PruningCallback` and `update_masks`: the sparsity of each weight by a regular
+            expression, or None, which leaves the weight as it is, if every scanned sparsity costs more.
 
         Raises:
-            TypeError: If `max_drop` is no number.
-            ValueError: If it is negative or not finite.
+            TypeError: If `max_drop` is not a number.
+            ValueError: If `max_drop` is negative or not finite.
 
         Example:
             >>> rows = (SensitivityRow("out/kernel", 0.5, 0.97, 0.0), SensitivityRow("out/kernel", 0.9, 0.7, 0.27))
@@ -73,10 +73,10 @@ class SensitivityReport(Report):
         }
 
     def plot(self, path: str | Path) -> None:
-        """Draw the metric over the sparsity, a line for each weight, into an image file.
+        """Draw the metric over the sparsity into an image file, with a line for each weight.
 
         Args:
-            path: The file; its suffix says which format, such as `.png` or `.svg`.
+            path: The file to write; its suffix gives the format, such as `.png` or `.svg`.
 
         Raises:
             ValueError: If matplotlib is not installed, or the file cannot be written.
@@ -89,14 +89,14 @@ class SensitivityReport(Report):
                 'Expected the package matplotlib. Received: not installed. Run pip install "tfprune[plot]".'
             ) from error
         lines = list(self._by_path())
-        columns = math.ceil(len(lines) / 20)  # a legend of more lines would be higher than the axes
+        columns = math.ceil(len(lines) / 20)  # a longer column would be higher than the axes
         figure = Figure(figsize=(6 + 2.5 * columns, 4.5), layout="constrained")
         axes = figure.subplots()
         axes.axhline(self.baseline, color="grey", linestyle="--", linewidth=1, label="as it was")
-        colors = colormaps["viridis"].resampled(len(lines) + 1)  # the last one is too pale to see
-        for place, (name, rows) in enumerate(lines):
+        colors = colormaps["viridis"].resampled(len(lines) + 1)  # the last color is too pale to see
+        for index, (name, rows) in enumerate(lines):
             x, y = [row.sparsity for row in rows], [row.value for row in rows]
-            axes.plot(x, y, "o-", color=colors(place), markersize=4, label=name)
+            axes.plot(x, y, "o-", color=colors(index), markersize=4, label=name)
         axes.set(xlabel="sparsity of one weight, others as they were", ylabel=self.metric, title="Sensitivity")
         figure.legend(loc="outside right upper", ncols=columns, fontsize="small")
         try:

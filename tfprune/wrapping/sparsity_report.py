@@ -19,9 +19,17 @@ from tfprune.wrapping.pruned import Pruned, holds_pruned
 def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
     """Count the zeros of a model, per weight and overall.
 
+    It takes a wrapped model, which need not be trained, a stripped one or any other.
+
     Args:
-        model: A model or layer. With `Pruned` layers their weights are counted, the masks applied; without, every
-            kernel that can be pruned.
+        model: A Keras model or layer. If it holds `Pruned` layers, their weights are counted, with the masks applied;
+            otherwise every kernel that can be pruned.
+
+    Returns:
+        A row per counted weight, the layers that were skipped, and the totals.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or layer.
 
     Example:
         >>> model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(10, name="out")])
@@ -103,14 +111,14 @@ def _reasons(layer: keras.layers.Layer, is_wrapped: bool) -> Iterator[tuple[str,
 
 @dataclass(frozen=True)
 class WeightRow(Report):
-    """What one prunable weight holds.
+    """The number of zeros in a weight that can be pruned.
 
     Attributes:
-        layer: The layer's place in the model, names joined by slashes (`block_1/conv`).
-        weight: The weight's name in its layer (`kernel`).
-        shape: Its shape, in Keras' order.
-        size: Its number of entries.
-        nnz: Its number of non-zero entries, the mask applied.
+        layer: The path of the layer in the model, names joined by slashes (`block_1/conv`).
+        weight: The name of the weight in its layer (`kernel`).
+        shape: The shape of the weight, in Keras' order.
+        size: The number of entries.
+        nnz: The number of non-zero entries, with the mask applied.
     """
 
     JSON_NAMES = ("layer", "weight", "shape", "size", "nnz", "sparsity")
@@ -123,24 +131,24 @@ class WeightRow(Report):
 
     @property
     def path(self) -> str:
-        """What filters and allocation patterns are matched against."""
+        """The path of the weight, which `filters` and the keys of `allocation` are matched with."""
         return f"{self.layer}/{self.weight}"
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros, in [0, 1]."""
+        """The fraction of zeros, in [0, 1]."""
         return 1 - self.nnz / self.size
 
 
 @dataclass(frozen=True)
 class SparsityReport(Report):
-    """Zeros per weight and overall. Biases and normalisation are never counted.
+    """The zeros per weight and overall. Biases and the weights of normalization are never counted.
 
     Attributes:
-        rows: One entry per counted weight: the wrapped ones, or on a plain model every registered kernel.
-        skipped: What has kernels or other weights and is left alone, each with the reason.
-        total_nnz: Non-zeros of every kernel of the model, the skipped ones included.
-        total_size: Entries of every kernel of the model, the skipped ones included.
+        rows: One row per counted weight: the wrapped ones, or in a plain model every registered kernel.
+        skipped: The layers that have weights and are not pruned, each with the reason.
+        total_nnz: The number of non-zero entries in all kernels of the model, the skipped ones included.
+        total_size: The number of entries in all kernels of the model, the skipped ones included.
     """
 
     JSON_NAMES = ("sparsity", "nnz", "size", "total_sparsity", "total_nnz", "total_size", "rows", "skipped")
@@ -152,22 +160,22 @@ class SparsityReport(Report):
 
     @property
     def nnz(self) -> int:
-        """Non-zero entries of the counted weights."""
+        """The number of non-zero entries in the counted weights."""
         return sum(row.nnz for row in self.rows)
 
     @property
     def size(self) -> int:
-        """Entries of the counted weights."""
+        """The number of entries in the counted weights."""
         return sum(row.size for row in self.rows)
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros over the counted weights, in [0, 1]; 0 when there are none."""
+        """The fraction of zeros in the counted weights, in [0, 1]; 0 if there are none."""
         return 1 - self.nnz / self.size if self.size else 0.0
 
     @property
     def total_sparsity(self) -> float:
-        """Fraction of zeros over every kernel of the model, in [0, 1]; 0 when there are none."""
+        """The fraction of zeros in all kernels of the model, in [0, 1]; 0 if there are none."""
         return 1 - self.total_nnz / self.total_size if self.total_size else 0.0
 
     def __str__(self) -> str:
