@@ -234,16 +234,24 @@ def test_nothing_to_prune_is_an_error():
         sparsity.prune_low_magnitude(keras.Sequential([keras.Input((8,)), layers.ReLU()]))
 
 
-@pytest.mark.parametrize("thing", ["dense", None, np.ones(3)])
-def test_other_things_are_refused(thing):
-    with pytest.raises(TypeError, match="Keras model, layer or list of layers"):
+@pytest.mark.parametrize("thing", ["dense", None, np.ones(3), object()])
+def test_other_things_are_refused_by_the_error_of_tfmot(thing):
+    with pytest.raises(ValueError, match="Keras model, layer or list of layers"):
         sparsity.prune_low_magnitude(thing)
 
 
-def test_a_pruned_layer_is_refused_by_name_and_left_alone_in_a_model():
+def test_a_pruned_layer_is_returned_as_it_is_if_it_is_pruned_in_the_same_way():
+    schedule = tfmot.PolynomialDecay(0.0, 0.5, 0, 10)
+    pruned = sparsity.prune_low_magnitude(layers.Dense(4, name="first"), schedule, block_size=(2, 1))
+    again = sparsity.prune_low_magnitude(pruned, tfmot.PolynomialDecay(0.0, 0.5, 0, 10), block_size=(2, 1))
+    assert again is pruned
+    for other in ({"pruning_schedule": schedule}, {"block_size": (2, 1)}):
+        with pytest.raises(ValueError, match="layer 'first', which is wrapped already"):
+            sparsity.prune_low_magnitude(pruned, **other)
+
+
+def test_pruned_layers_are_left_alone_in_a_model():
     pruned = sparsity.prune_low_magnitude(plain())
-    with pytest.raises(ValueError, match="wrapped already"):
-        sparsity.prune_low_magnitude(pruned.get_layer("first"))
     other = tfmot.ConstantSparsity(0.9, 5)
     longer = keras.Sequential([keras.Input((8,)), *pruned.layers, layers.Dense(3, name="new")])
     again = sparsity.prune_low_magnitude(longer, other)
@@ -410,8 +418,6 @@ def test_training_without_schedules_or_optimizer_is_refused():
         callback.on_train_begin()
     with pytest.raises(ValueError, match="which tfprune.wrap made"):
         fit(compiled(tfprune.wrap(plain())))
-    with pytest.raises(ValueError, match="has none"):
-        fit(compiled(plain()))
 
 
 def test_the_callback_of_the_core_takes_these_layers_too():

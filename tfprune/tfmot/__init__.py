@@ -12,12 +12,11 @@ Start at `prune.prune_low_magnitude`.
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfprune.models.kernels import PrunableLayer as PrunableLayer
+    from tfprune.tfmot import sparsity as sparsity
     from tfprune.tfmot.callback import UpdatePruningStep as UpdatePruningStep
     from tfprune.tfmot.policy import PruneForLatencyOnXNNPack as PruneForLatencyOnXNNPack
     from tfprune.tfmot.policy import PruningPolicy as PruningPolicy
@@ -44,11 +43,11 @@ _HOMES = {
 }
 __all__ = list(_HOMES)  # noqa: PLE0605
 
-sparsity = types.SimpleNamespace(keras=sys.modules[__name__])  # tfmot.sparsity.keras.prune_low_magnitude
-
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
+        if name == "sparsity":  # tfmot.sparsity.keras.prune_low_magnitude
+            return importlib.import_module(f"{__name__}.sparsity")
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -14,14 +14,15 @@ from tfprune.models.optimizers import check_optimizer, updates_of
 from tfprune.tfmot.schedules import PruningSchedule
 from tfprune.tfmot.wrapper import PruneLowMagnitude
 from tfprune.training.update_masks import update_masks
-from tfprune.wrapping.pruned_layers import pruned_layers
+from tfprune.wrapping.pruned_layers import pruned_layers, waits_for_data, wrappers
 
 
 class UpdatePruningStep(keras.callbacks.Callback):
     """Update the masks of layers that `prune_low_magnitude` wrapped, each on its own schedule.
 
     The batch `step` counts optimizer updates, the first is 1, and masks are updated before it. A step 0 of a schedule
-    is done with the first batch. With a new optimizer, each layer goes on from its last mask update.
+    is done with the first batch. With a new optimizer, each layer goes on from its last mask update. Where the first
+    batch builds the model, what is due before it is done at its end.
 
     In a loop of your own, call `set_model(model)` on a model that has an `optimizer`, `on_train_begin()`, and before
     each batch `on_train_batch_begin(batch)`. `fit` gets the sparsity reached in its logs.
@@ -37,13 +38,11 @@ class UpdatePruningStep(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        every = pruned_layers(self.model)
-        self._layers = {path: layer for path, layer in every if isinstance(layer, PruneLowMagnitude)}
-        if not self._layers:
-            raise ValueError(
-                f"Expected layers with a schedule. Received: {self.model.name!r}, which tfprune.wrap made. Use "
-                f"tfprune.PruningCallback(schedule), or prune_low_magnitude instead of wrap."
-            )
+        self._layers: dict[str, PruneLowMagnitude] = {}
+        self._offsets: dict[str, int] = {}
+        self._sparsity: float | None = None
+        for _, layer in wrappers(self.model):
+            layer.is_managed = True
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is None:
             raise ValueError(
@@ -51,21 +50,52 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 f"which has none. Set model.optimizer = optimizer first, or compile the model."
             )
         check_optimizer(optimizer)
-        count = self._seen = updates_of(optimizer)
+        self._seen = updates_of(optimizer)
+        self._is_waiting = waits_for_data(self.model)
+        if not self._is_waiting:
+            self._start()
+
+    def _start(self) -> None:
+        """Find the layers, and the step that each goes on from."""
+        self._is_waiting = False
+        if not wrappers(self.model):
+            warnings.warn(
+                f"Nothing will be pruned: model {self.model.name!r} has no pruned layers. Train the model that "
+                f"prune_low_magnitude(model) returns.",
+                stacklevel=2,
+            )
+            return
+        every = pruned_layers(self.model)
+        self._layers = {path: layer for path, layer in every if isinstance(layer, PruneLowMagnitude)}
+        if not self._layers:
+            raise ValueError(
+                f"Expected layers with a schedule. Received: {self.model.name!r}, which tfprune.wrap made. Use "
+                f"tfprune.PruningCallback(schedule), or prune_low_magnitude instead of wrap."
+            )
         # The last mask update may belong to a batch that is not counted yet; further off, the optimizer is a new one.
-        ahead = {path: int(as_numpy(layer.pruning_step)) - count for path, layer in self._layers.items()}
+        ahead = {path: int(as_numpy(layer.pruning_step)) - self._seen for path, layer in self._layers.items()}
         self._offsets = {path: steps if steps > 1 else 0 for path, steps in ahead.items()}
-        self._sparsity: float | None = None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Update the masks that are due before the next optimizer update."""
-        seen, self._seen = self._seen, updates_of(self.model.optimizer) + 1
+        if not self._is_waiting or not waits_for_data(self.model):
+            self._update(updates_of(self.model.optimizer) + 1)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Do what was due before the first batch, if it has built the model."""
+        if self._is_waiting:
+            self._update(updates_of(self.model.optimizer))
+
+    def _update(self, step: int) -> None:
+        if self._is_waiting:
+            self._start()
+        seen, self._seen = self._seen, step
         shares: dict[str, float] = {}
         for path, layer in self._layers.items():
-            first, step = seen + self._offsets[path], self._seen + self._offsets[path]
-            sparsity = _due(layer.pruning_schedule, first or -1, step)
+            first, now = seen + self._offsets[path], step + self._offsets[path]
+            sparsity = _due(layer.pruning_schedule, first or -1, now)
             if sparsity is not None:
-                layer.pruning_step.assign(step)
+                layer.pruning_step.assign(now)
                 shares.update({f"{path}/{name}": share for name, share in layer.shares(sparsity).items()})
         if shares:
             self._sparsity = update_masks(self.model, 0.0, allocation=lambda *known: _split(shares, *known)).sparsity
@@ -89,7 +119,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
 def _due(schedule: PruningSchedule, previous: int, step: int) -> float | None:
     """Return the sparsity of the last step in (previous, step] at which masks are due, None if there is none."""
-    due = (one for one in range(step, previous, -1) if bool(schedule(one)[0]))
+    due = (number for number in range(step, previous, -1) if bool(schedule(number)[0]))
     last = next(due, None)
     return None if last is None else float(schedule(last)[1])
 

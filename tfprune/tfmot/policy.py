@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 from keras import layers
 
+from tfprune.models.graph import Call, Graph, trace
 from tfprune.models.kinds import as_graph
-from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.flat_copy import flat_copy
 
 
 class PruningPolicy(abc.ABC):
@@ -45,103 +45,66 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         return isinstance(layer, layers.Conv2D) and layer.kernel_size == (1, 1)
 
     def ensure_model_supports_pruning(self, model: keras.Model) -> None:
-        """Raise a ValueError for a model that does not have this form, and name the layer at fault."""
-        graph = as_graph(model) if isinstance(model, keras.Model) else None
-        if graph is None or not graph.built:
-            raise ValueError(
-                f"Expected a built Sequential or Functional model. Received: {getattr(model, 'name', model)!r} of "
-                f"type {type(model).__name__}."
-            )
-        parts, producers, inputs, outputs = _connections(graph)
-        consumers = _reversed(producers)
+        """Raise a ValueError for a model that does not have this form, and name the layer at fault.
 
-        def is_start(name: str) -> bool:
-            return _is_stem(parts[name], [parts[one] for one in producers[name]])
-
-        starts = _frontier(inputs, consumers, is_start)
+        Models nested in it are followed as if their layers stood in the model itself.
+        """
+        graph = trace(flat_copy(as_graph(model) or model).model)
+        entries = [call for call in graph.calls if any(graph.producer(tensor) is None for tensor in call.inputs)]
+        starts = _frontier(entries, graph.consumers, lambda call: _is_stem(call.layer, _before(graph, call)))
         if not starts:
             raise ValueError(
                 f"Expected every input of {model.name!r} to lead to ZeroPadding2D(1) and a Conv2D of 3 channels with "
                 f"kernel_size=3, strides=2, padding='valid'. Received: one that does not."
             )
-        ends = _frontier(outputs, producers, lambda name: isinstance(parts[name], layers.GlobalAveragePooling2D))
+        exits = [call for call in graph.calls if graph.is_output(call)]
+        ends = _frontier(exits, lambda call: _producers(graph, call), _is_pool)
         if not ends:
             raise ValueError(
                 f"Expected every output of {model.name!r} to come from a GlobalAveragePooling2D. Received: one that "
                 f"does not."
             )
 
-        def is_end(name: str) -> bool:
-            if name not in ends and not _is_supported(parts[name], [parts[one] for one in producers[name]]):
+        def is_end(call: Call) -> bool:
+            if call not in ends and not _is_supported(call.layer, _before(graph, call)):
                 raise ValueError(
-                    f"Expected layers that run on XNNPACK's sparse kernels. Received: {name!r} of type "
-                    f"{type(parts[name]).__name__} in {model.name!r}."
+                    f"Expected layers that run on XNNPACK's sparse kernels. Received: {call.layer.name!r} of type "
+                    f"{type(call.layer).__name__} in {model.name!r}."
                 )
-            return name in ends
+            return call in ends
 
-        _frontier([one for name in starts for one in consumers[name]], consumers, is_end)
-
-
-Names = Mapping[str, Iterable[str]]
+        _frontier([taker for call in starts for taker in graph.consumers(call)], graph.consumers, is_end)
 
 
-def _connections(model: keras.Model) -> tuple[dict[str, Any], dict[str, list[str]], list[str], list[str]]:
-    """Return the operations of a graph, the names of each one's producers, and those of inputs and outputs."""
-    if isinstance(model, keras.Sequential):
-        names = [layer.name for layer in model.layers]
-        producers = dict(zip(names, [[], *([name] for name in names)], strict=False))
-        inputs, outputs, operations = names[:1], names[-1:], model.layers
-    else:
-        config = model.get_config()
-        producers = {entry["name"]: sorted(set(_origins(entry["inbound_nodes"]))) for entry in config["layers"]}
-        inputs, outputs = list(_ends(config["input_layers"])), list(_ends(config["output_layers"]))
-        operations = model.operations
-    parts = {one.name: one.layer if isinstance(one, Pruned) else one for one in operations}
-    return parts, producers, inputs, outputs
+def _producers(graph: Graph, call: Call) -> list[Call]:
+    return [producer for tensor in call.inputs if (producer := graph.producer(tensor)) is not None]
 
 
-def _origins(config: Any) -> Iterator[str]:
-    """Yield the names of the operations that the tensors in a node's configuration come from."""
-    if isinstance(config, dict) and "keras_history" in config:
-        yield config["keras_history"][0]
-    elif isinstance(config, (dict, list, tuple)):
-        for value in config.values() if isinstance(config, dict) else config:
-            yield from _origins(value)
+def _before(graph: Graph, call: Call) -> list[Any]:
+    """Return the layers and operations whose outputs a call takes."""
+    return [producer.layer for producer in _producers(graph, call)]
 
 
-def _ends(config: Any) -> Iterator[str]:
-    """Yield the names in a list or dict of tensors, each [name, node, place]; a single one is not in a list."""
-    if isinstance(config, dict):
-        config = list(config.values())
-    if config and isinstance(config[0], str):
-        yield config[0]
-    else:
-        for value in config:
-            yield from _ends(value)
-
-
-def _reversed(producers: Names) -> dict[str, list[str]]:
-    consumers = defaultdict(list)
-    for name, sources in producers.items():
-        for source in sources:
-            consumers[source].append(name)
-    return consumers
-
-
-def _frontier(sources: Iterable[str], neighbours: Names, stops: Callable[[str], bool]) -> set[str]:
-    """Follow every way from the sources to the first part that stops it; nothing if one way ends before."""
+def _frontier(
+    sources: Iterable[Call], following: Callable[[Call], list[Call]], stops: Callable[[Call], bool]
+) -> set[Call]:
+    """Follow every way from the sources to the first call that stops it; nothing if one way ends before."""
     ahead, seen, found = list(sources), set(sources), set()
     while ahead:
-        name = ahead.pop()
-        if stops(name):
-            found.add(name)
+        call = ahead.pop()
+        if stops(call):
+            found.add(call)
             continue
-        following = list(neighbours.get(name, ()))
-        if not following:
+        neighbors = following(call)
+        if not neighbors:
             return set()
-        ahead += [one for one in following if one not in seen]
-        seen.update(following)
+        ahead += [neighbor for neighbor in neighbors if neighbor not in seen]
+        seen.update(neighbors)
     return found
+
+
+def _is_pool(call: Call) -> bool:
+    return isinstance(call.layer, layers.GlobalAveragePooling2D)
 
 
 def _is_stem(layer: Any, before: list[Any]) -> bool:

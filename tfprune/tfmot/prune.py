@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -32,7 +33,8 @@ def prune_low_magnitude(
 
     Args:
         to_prune: A built model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
-            wrapped as they are. Of a model, what cannot be pruned or is pruned already is left as it is.
+            wrapped as they are. Of a model or a list, what cannot be pruned or is pruned already is left as it is;
+            a pruned layer is returned if it has the same schedule and pattern.
         pruning_schedule: How sparse before which batch, and how often masks are updated.
         block_size: Inputs and outputs of the blocks that zeros come in.
         block_pooling_type: What ranks a block, the mean (`"AVG"`) or the largest (`"MAX"`) of its magnitudes.
@@ -44,9 +46,11 @@ def prune_low_magnitude(
         The wrapped copy, layer or list. A wrapper has its layer's name.
 
     Raises:
-        ValueError: For a model that cannot be copied, is refused by the policy or has nothing to prune, a layer that
-            cannot be pruned or is pruned already, or arguments that exclude each other.
-        TypeError: For an argument of the wrong type.
+        ValueError: If `to_prune` is not a model, layer or list of layers.
+        ValueError: If a model cannot be copied, is refused by the policy or, without a policy, has nothing to prune.
+        ValueError: If a layer cannot be pruned, or is pruned already in another way.
+        ValueError: If arguments exclude each other.
+        TypeError: If another argument is of the wrong type.
 
     Example:
         >>> from tfprune.tfmot import PolynomialDecay
@@ -67,19 +71,21 @@ def prune_low_magnitude(
         return wrapped(layer, weights=names)
 
     if isinstance(to_prune, keras.layers.Layer) and not isinstance(to_prune, keras.Model):
-        return wrapped(to_prune, **kwargs)
+        is_same = isinstance(to_prune, PruneLowMagnitude) and to_prune.prunes_like(pattern, pruning_schedule)
+        return to_prune if is_same else wrapped(to_prune, **kwargs)
     if kwargs:
         raise ValueError(f"Expected other arguments with a single layer only. Received: {', '.join(kwargs)}.")
     if isinstance(to_prune, (list, tuple)):
-        return [one if isinstance(one, (Pruned, keras.layers.InputLayer)) else wrapped(one) for one in to_prune]
+        return [part if isinstance(part, (Pruned, keras.layers.InputLayer)) else wrapped(part) for part in to_prune]
     if not isinstance(to_prune, keras.Model):
-        raise TypeError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}.")
+        raise ValueError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}.")
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(to_prune)
     check_model(to_prune)
     copy = copy_model(to_prune, wrapped_if_chosen)
     transfer_weights(to_prune, copy)
-    _check_pruned(copy)
+    if not holds_pruned(copy):
+        _report_nothing(copy, pruning_policy)
     return copy
 
 
@@ -87,16 +93,22 @@ def _names_to_prune(layer: keras.layers.Layer, pattern: Pattern) -> list[str]:
     """Return the weights of a model's layer that are pruned unasked."""
     if holds_pruned(layer):
         return []
-    return [one.path for one in kernels(layer) if one.mixes_inputs and not pattern.refusal(one.matrix_shape)]
+    offered = [kernel for kernel in kernels(layer) if kernel.mixes_inputs]
+    return [kernel.path for kernel in offered if not pattern.refusal(kernel.matrix_shape)]
 
 
-def _check_pruned(model: keras.Model) -> None:
-    if not holds_pruned(model):
+def _report_nothing(model: keras.Model, policy: PruningPolicy | None) -> None:
+    """Say that nothing of a model is wrapped; with a policy that may be meant."""
+    if policy is None:
         raise ValueError(
-            f"Expected a model with weights that can be pruned. Received: {model.name!r}, of which the policy, the "
-            f"pattern and the kinds of its layers leave none. Choose others, or name the weights of your layers with "
-            f"tfprune.register_prunable."
+            f"Expected a model with weights that can be pruned. Received: {model.name!r}, of which the pattern and "
+            f"the kinds of its layers leave none. Name the weights of your layers with tfprune.register_prunable."
         )
+    warnings.warn(
+        f"Nothing of {model.name!r} will be pruned: {type(policy).__name__} and the pattern leave none of its "
+        f"layers.",
+        stacklevel=3,
+    )
 
 
 def strip_pruning(model: keras.Model) -> keras.Model:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.models.kernels import kernels
+from tfprune.models.layers import as_numpy
 from tfprune.patterns import NM, Block, Pattern, Unstructured
 from tfprune.spec import check_count
 from tfprune.tfmot.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
@@ -87,7 +88,7 @@ class PruneLowMagnitude(Pruned):
         **kwargs: Arguments of `Pruned`.
 
     Raises:
-        TypeError: If `pruning_schedule` is no `PruningSchedule`.
+        TypeError: If `pruning_schedule` is not a `PruningSchedule`.
         ValueError: As `Pruned` does.
     """
 
@@ -100,6 +101,8 @@ class PruneLowMagnitude(Pruned):
         super().__init__(layer, **kwargs)
         self.pruning_schedule = pruning_schedule
         self.pruning_step: Any = None  # a variable, once the layer is built
+        if not hasattr(type(layer), "get_prunable_weights"):
+            layer.get_prunable_weights = self._pruned_weights  # where scripts that print sparsity look for it
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
@@ -107,6 +110,47 @@ class PruneLowMagnitude(Pruned):
         self.pruning_step = self.add_weight(
             name="pruning_step", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
+
+    def prunes_like(self, pattern: Pattern, schedule: PruningSchedule) -> bool:
+        """Tell whether a wrapper with this pattern and schedule would do what this one does."""
+        own = self.pruning_schedule
+        is_same_schedule = type(own) is type(schedule) and own.get_config() == schedule.get_config()
+        return is_same_schedule and self.pattern == pattern
+
+    def _pruned_weights(self) -> list[keras.Variable]:
+        return [kernel.variable for kernel in self.kernels.values()]
+
+    @property
+    def prunable_weights(self) -> list[keras.Variable]:
+        """The pruned weights; none before the layer is built."""
+        return self._pruned_weights()
+
+    @property
+    def pruning_vars(self) -> list[tuple[keras.Variable, keras.Variable, Any]]:
+        """Each pruned weight with its mask and the smallest magnitude that the mask shows; 0 where it hides none."""
+        return [
+            (kernel.variable, self.masks[name], _threshold(as_numpy(kernel.variable), as_numpy(self.masks[name])))
+            for name, kernel in self.kernels.items()
+        ]
+
+    @property
+    def block_size(self) -> tuple[int, int]:
+        """Inputs and outputs of a block."""
+        return (self.pattern.cols, self.pattern.rows) if isinstance(self.pattern, Block) else (1, 1)
+
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        if training and not self.is_managed:
+            raise ValueError(
+                f"Expected the callback that prunes layer {self.name!r} while it trains. Received: training without "
+                f"it, which would prune nothing. Pass callbacks=[UpdatePruningStep()] to fit; in a loop of your own "
+                f"call its set_model and on_train_begin before the first batch. If the first batch creates a layer, "
+                f"call the model on data before you train it."
+            )
+        return super().call(*args, training=training, **kwargs)
+
+    def load_own_variables(self, store: dict[str, Any]) -> None:
+        super().load_own_variables(store)
+        self.is_managed = self.is_managed or bool(as_numpy(self.pruning_step))  # may be fine-tuned as it is
 
     def choose_kernels(self) -> dict[str, Any]:
         offers_none = not any(kernel.mixes_inputs for kernel in kernels(self.layer))
@@ -144,3 +188,8 @@ class PruneLowMagnitude(Pruned):
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Pruned:
         schedule = keras.saving.deserialize_keras_object(config["pruning_schedule"], custom_objects=custom_objects)
         return super().from_config({**config, "pruning_schedule": schedule}, custom_objects)
+
+
+def _threshold(weight: np.ndarray, mask: np.ndarray) -> Any:
+    smallest = 0.0 if mask.all() else np.abs(weight[mask]).min()
+    return keras.ops.convert_to_tensor(smallest, dtype=str(weight.dtype))

@@ -22,6 +22,7 @@ from tfprune.shrinking.budget import Budget
 from tfprune.spec import check_count, check_sparsity
 from tfprune.training.preflight import check_ahead
 from tfprune.training.update_masks import gatherer_of, update_masks
+from tfprune.wrapping.pruned_layers import waits_for_data, wrappers
 from tfprune.wrapping.sparsity_report import sparsity_report
 
 _TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
@@ -35,7 +36,8 @@ class PruningCallback(keras.callbacks.Callback):
     Steps are optimizer updates, counted by `model.optimizer.iterations` (where a model has several optimizers, by the
     busiest), so a resumed or second `fit` goes on counting. Masks are updated at the schedule's begin, every `every`
     steps after it, and at its end; the final sparsity is reached exactly. Its value goes into `logs` as `sparsity`,
-    and so into `History`, the progress bar and the callbacks listed after this one.
+    and so into `History`, the progress bar and the callbacks listed after this one. Where the first batch builds the
+    model, masks are checked and set from its end on.
 
     Warnings, with the numbers, say when training ends before the schedule does; when the first update brings pruned
     weights back, because the model was sparser than the schedule; and, once a fit, when sparsity rises while the
@@ -97,46 +99,51 @@ class PruningCallback(keras.callbacks.Callback):
         self._started = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._gatherer = gatherer_of(self.model, self.data, loss=self.loss)
         for optimizer in optimizers_of(self.model):
             check_optimizer(optimizer)
+        for _, layer in wrappers(self.model):
+            layer.is_managed = True
         self._started = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if not self._started:
-            self._start(epoch)
-        self._rate.next_reading = 0  # callbacks change the rate between epochs
-        self._slack = 0.0
+        if self._started:
+            self._rate.next_reading = 0  # callbacks change the rate between epochs
+            self._slack = 0.0
+            return
+        self._epoch, self._first = epoch, self._step()
+        if not waits_for_data(self.model):
+            self._start()
 
-    def _start(self, epoch: int) -> None:
+    def _start(self) -> None:
         """Turn fractions into steps, and do what is due at the step that training starts from."""
-        self._started = True
-        self._schedule = self._in_steps(self.schedule, epoch)
+        self._gatherer = gatherer_of(self.model, self.data, loss=self.loss)
+        self._schedule = self._in_steps(self.schedule)
         self._allocation = self.allocation
         if isinstance(self.allocation, Mapping):
             self._allocation = {
-                pattern: self._in_steps(value, epoch) if isinstance(value, Schedule) else value
+                pattern: self._in_steps(value) if isinstance(value, Schedule) else value
                 for pattern, value in self.allocation.items()
             }
         check_ahead(self.model, schedule=self._schedule, allocation=self._allocation)
-        step = self._step()
+        self._started = True
         # A run that was cut off may have stopped between the optimizer's update and the masks that were due.
-        self._previous = step - 1
+        self._previous = self._first - 1
         self._sparsity = sparsity_report(self.model).sparsity
         self._rate = _LearningRate(optimizers_of(self.model)[-1])
         self._most_updates = max_updates_per_call(self.model)
+        self._slack = 0.0
         self._has_updated = False
-        self._update(step)
+        self._update(self._first)
         end = self._schedule.end
-        if end is not None and step > end and self._sparsity < self._schedule.target:
+        if end is not None and self._first > end and self._sparsity < self._schedule.target:
             warnings.warn(
-                f"The pruning schedule ended at step {end}, and training starts at step {step} (counted by "
+                f"The pruning schedule ended at step {end}, and training starts at step {self._first} (counted by "
                 f"model.optimizer.iterations): the sparsity stays at {self._sparsity:.4f} instead of "
-                f"{self._schedule.target:.4f}. Begin the schedule at step {step} or later.",
+                f"{self._schedule.target:.4f}. Begin the schedule at step {self._first} or later.",
                 stacklevel=2,
             )
 
-    def _in_steps(self, schedule: Schedule, epoch: int) -> Schedule:
+    def _in_steps(self, schedule: Schedule) -> Schedule:
         """Resolve fractions of this fit, the epochs before its first one included."""
         if not any(isinstance(value, float) for value in (schedule.begin, schedule.end)):
             return schedule
@@ -147,7 +154,7 @@ class PruningCallback(keras.callbacks.Callback):
                 f"Pass steps_per_epoch to fit, or give begin and end as ints."
             )
         accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
-        first = self._step() - epoch * batches // accumulated
+        first = self._first - self._epoch * batches // accumulated
         return schedule.resolve(self.params["epochs"] * batches // accumulated, first=first)
 
     def _step(self) -> int:
@@ -155,6 +162,8 @@ class PruningCallback(keras.callbacks.Callback):
         return max(map(updates_of, optimizers_of(self.model)))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self._started:  # the first batch has built the model
+            self._start()
         # Reading the optimizer's count shows beside a small training step: not before something may be due.
         self._slack -= self._most_updates
         if self._slack <= 0:
@@ -166,7 +175,7 @@ class PruningCallback(keras.callbacks.Callback):
             logs["sparsity"] = self._sparsity
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None:
+        if logs is not None and self._started:
             logs["sparsity"] = self._sparsity
 
     def _update(self, step: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tfprune.spec import check_count
-from tfprune.wrapping.pruned_layers import pruned_layers
+from tfprune.wrapping.pruned_layers import pruned_layers, waits_for_data
 from tfprune.wrapping.sparsity_report import sparsity_report
 
 
@@ -68,7 +68,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         self._of_batch: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        pruned_layers(self.model)
+        if not waits_for_data(self.model):
+            pruned_layers(self.model)
         self._batch_count = 0
         super().on_train_begin(logs)
 

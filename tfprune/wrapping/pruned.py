@@ -64,6 +64,8 @@ class Pruned(Transparent):
         TensorShape([4, 3])
     """
 
+    is_managed = False  # whether a callback or a loop sets the masks; `PruneLowMagnitude` trains only then
+
     def __init__(
         self,
         layer: keras.layers.Layer,
@@ -205,6 +207,7 @@ class Pruned(Transparent):
                 f"Expected a mask of zeros and ones of shape {shape} for {self.name}/{name}. Received: shape "
                 f"{mask.shape}, dtype {mask.dtype}."
             )
+        self.is_managed = True
         keep = ops.convert_to_tensor(mask, dtype="bool")
         variable, latent = self.kernels[name].variable, self._latents[name]
         zero = ops.zeros((), variable.dtype)

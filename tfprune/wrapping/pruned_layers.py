@@ -10,6 +10,17 @@ from tfprune.models.layers import as_numpy, walk
 from tfprune.wrapping.pruned import Pruned
 
 
+def wrappers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
+    """Return the wrappers of a model with their paths, each once, built or not; there may be none."""
+    return [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
+
+
+def waits_for_data(model: keras.layers.Layer) -> bool:
+    """Tell whether a model, or a wrapper in it, is built by the first batch that it is called on."""
+    found = wrappers(model)
+    return not all(layer.built for _, layer in found) if found else not model.built
+
+
 def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
     """Return the wrappers of a model with their paths, each once.
 
@@ -19,7 +30,7 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
     """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"Expected a Keras model or layer. Received: model={model!r} of type {type(model).__name__}.")
-    found = _wrappers(model)
+    found = wrappers(model)
     if not found:
         raise ValueError(
             f"Expected a model with pruned layers. Received: {model.name!r}, which has none. Use the model that "
@@ -34,7 +45,7 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
 
 def warn_if_dense(model: keras.layers.Layer) -> None:
     """Warn if a model has masks and none of them holds a zero; to be called by the function that a user calls."""
-    masks = [mask for _, layer in _wrappers(model) for mask in layer.masks.values()]
+    masks = [mask for _, layer in wrappers(model) for mask in layer.masks.values()]
     if masks and all(as_numpy(mask).all() for mask in masks):
         warnings.warn(
             f"No weight of {model.name!r} is pruned: it has pruned layers, but none of their masks holds a zero. "
@@ -42,10 +53,6 @@ def warn_if_dense(model: keras.layers.Layer) -> None:
             f"tfprune.update_masks(model, sparsity), before the wrappers are stripped.",
             stacklevel=3,
         )
-
-
-def _wrappers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
-    return [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
 
 
 def _check_owners(layers: list[tuple[str, Pruned]]) -> None:
