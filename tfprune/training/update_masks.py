@@ -71,9 +71,11 @@ def update_masks(
     """
     check_sparsity_or_budget(sparsity, allocation)
     layers = pruned_layers(model)
+    for _, layer in layers:
+        layer.is_managed = True
     optimizers = optimizers_of(model) if optimizer is None else [optimizer]
-    for one in optimizers:
-        check_optimizer(one)
+    for each in optimizers:
+        check_optimizer(each)
     facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
     with ExitStack() as undo:
         plan = _plan_masks(
@@ -84,7 +86,7 @@ def update_masks(
             functools.partial(_scores, facts, undo, {layer: path for path, layer in layers}),
         )
         undo.pop_all()
-    found = [slots_by_variable(one, model.trainable_variables) for one in optimizers]
+    found = [slots_by_variable(each, model.trainable_variables) for each in optimizers]
     for layer, name, mask in plan:
         variable = layer.kernels[name].variable
         layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])

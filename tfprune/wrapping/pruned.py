@@ -64,8 +64,6 @@ class Pruned(Transparent):
         TensorShape([4, 3])
     """
 
-    is_managed = False  # whether a callback or a loop sets the masks; `PruneLowMagnitude` trains only then
-
     def __init__(
         self,
         layer: keras.layers.Layer,
@@ -88,6 +86,7 @@ class Pruned(Transparent):
         self.masks: dict[str, keras.Variable] = {}
         self._latents: dict[str, keras.Variable] = {}
         self._revealed: set[str] = set()
+        self.is_managed = False  # whether a callback or a loop sets the masks; `PruneLowMagnitude` trains only then
         self._has_masks = False
         self._names: list[str] | None = None  # of the layers inside, where they were given by a configuration
         if layer.built and not self._waits():
@@ -207,7 +206,6 @@ class Pruned(Transparent):
                 f"Expected a mask of zeros and ones of shape {shape} for {self.name}/{name}. Received: shape "
                 f"{mask.shape}, dtype {mask.dtype}."
             )
-        self.is_managed = True
         keep = ops.convert_to_tensor(mask, dtype="bool")
         variable, latent = self.kernels[name].variable, self._latents[name]
         zero = ops.zeros((), variable.dtype)
