@@ -12,9 +12,9 @@ class TensorInfo(Report):
     """An input or output of a file.
 
     Attributes:
-        name: Its name in the signature, or the tensor's own when there is none.
-        shape: Its shape, None for a dimension that is free.
-        dtype: How the file holds it, such as `float32` or `int8`.
+        name: The name in the signature, or the name of the tensor in a file without signatures.
+        shape: The shape, with None for a free dimension.
+        dtype: The type in the file, such as `float32` or `int8`.
     """
 
     name: str
@@ -26,17 +26,17 @@ class TensorInfo(Report):
 
 
 def fraction_of_zeros(nnz: int, size: int) -> float:
-    """Return 1 - nnz / size, and 0 for no entries at all."""
+    """Return 1 - nnz / size, or 0 if there are no entries."""
     return 1 - nnz / size if size else 0.0
 
 
 def shape_text(shape: tuple[int | None, ...]) -> str:
-    """Write a shape as `?x28x28x1`, a question mark for a free dimension."""
+    """Return a shape as text, such as `?x28x28x1`, with a question mark for a free dimension."""
     return "x".join("?" if length is None else str(length) for length in shape) or "scalar"
 
 
 def shortened(text: str, length: int) -> str:
-    """Cut the middle out of a text that is longer than so many characters."""
+    """Return a text of at most `length` characters: the middle of a longer one is cut out."""
     return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
 
 

@@ -26,14 +26,14 @@ def of(scores: np.ndarray, path: str = "dense/kernel") -> Weight:
 
 def shaped(*shapes: tuple[int, ...]) -> list[Weight]:
     """Return weights that only have a shape: reading their scores fails."""
-    return [Weight(f"layer_{place}/kernel", shape, None) for place, shape in enumerate(shapes)]
+    return [Weight(f"layer_{index}/kernel", shape, None) for index, shape in enumerate(shapes)]
 
 
 def normal(*shapes: tuple[int, ...], scales: tuple[float, ...] | None = None) -> list[Weight]:
     generator = np.random.default_rng(0)
     return [
-        of(np.abs(generator.standard_normal(shape)) * scale, f"layer_{place}/kernel")
-        for place, (shape, scale) in enumerate(zip(shapes, scales or [1.0] * len(shapes), strict=True))
+        of(np.abs(generator.standard_normal(shape)) * scale, f"layer_{index}/kernel")
+        for index, (shape, scale) in enumerate(zip(shapes, scales or [1.0] * len(shapes), strict=True))
     ]
 
 
@@ -52,9 +52,9 @@ def models(draw) -> list[Weight]:
                     )
                 )
             ),
-            f"layer_{place}/kernel",
+            f"layer_{index}/kernel",
         )
-        for place, width in enumerate(draw(st.lists(sides, min_size=count, max_size=count)))
+        for index, width in enumerate(draw(st.lists(sides, min_size=count, max_size=count)))
     ]
 
 

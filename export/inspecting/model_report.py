@@ -1,4 +1,4 @@
-"""What a file holds, as rows."""
+"""Report of a file: its operators, its weights, and the bytes they take."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ NAME = 48  # characters of a name in a table; the converter joins the names of a
 
 @dataclass(frozen=True)
 class TensorRow(Report):
-    """A constant tensor of rank 2 or more: a kernel or an embedding, as it lies in the file.
+    """A constant tensor of rank 2 or more, such as a kernel or an embedding, as the file stores it.
 
     Attributes:
-        name: The tensor's name, which the converter chose.
-        shape: Its shape in the file, which may be transposed from Keras'.
-        dtype: Type of its values.
-        size: Number of entries.
-        nnz: Number of entries that do not mean zero.
-        sparsity: 1 - nnz / size.
-        bytes: What it takes in the file: its values and, when sparse, their positions.
-        sparse: True when the file holds only some of the entries.
-        codings: What it would take when stored in other ways, and last what it takes in the file.
+        name: The name of the tensor, chosen by the converter.
+        shape: The shape in the file, which may be the transposed shape of Keras.
+        dtype: The type of the values.
+        size: The number of entries.
+        nnz: The number of entries that do not stand for zero.
+        sparsity: The fraction of zeros, 1 - nnz / size.
+        bytes: The bytes in the file: the values and, for a sparse tensor, their positions.
+        sparse: Whether the file stores only some of the entries.
+        codings: The bytes that other ways of storing would take, and last those of the file.
     """
 
     name: str
@@ -45,22 +45,22 @@ class TensorRow(Report):
 
 @dataclass(frozen=True)
 class ModelReport(Report):
-    """What a file holds.
+    """The operators of a file, its weights, and the bytes they take.
 
     Attributes:
-        file_bytes: Size of the file as given.
-        unpacked_bytes: Size of the plain .tflite.
+        file_bytes: The size of the file as given, in bytes.
+        unpacked_bytes: The size of the plain .tflite file, in bytes.
         inputs: The inputs, in order.
         outputs: The outputs, in order.
-        ops: How often each operator occurs.
-        rows: The constant tensors of rank 2 or more.
-        nnz: Their non-zero entries.
-        size: Their entries.
-        sparsity: 1 - nnz / size.
-        weight_bytes: What they take in the file, positions included.
-        constant_bytes: What other constants take: biases, shapes, tables.
-        other_bytes: The rest of the plain file: operators, names, scales, metadata.
-        codings: The sums of the weights' sizes, coding by coding, and last each weight in its smallest coding.
+        ops: The number of times that each operator occurs.
+        rows: The weights: constant tensors of rank 2 or more.
+        nnz: The number of non-zero entries in the weights.
+        size: The number of entries in the weights.
+        sparsity: The fraction of zeros, 1 - nnz / size.
+        weight_bytes: The bytes of the weights in the file, with the positions of sparse values.
+        constant_bytes: The bytes of other constants: biases, shapes, tables.
+        other_bytes: The rest of the plain file, in bytes: operators, names, scales, metadata.
+        codings: The bytes of all weights by each way of storing, and last with each weight stored in its smallest way.
     """
 
     file_bytes: int

@@ -1,4 +1,4 @@
-"""What was written, and how it was checked."""
+"""Report of an export: the file that was written, and how it was checked."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tfprune.report import Report, table
 
 @dataclass(frozen=True)
 class Candidate(Report):
-    """One form in which the model was tried.
+    """A form of the file that was tried.
 
     Attributes:
-        name: What distinguishes it.
-        bytes: Size of the plain .tflite, in bytes.
-        packed_bytes: Size as written, in bytes.
-        verified: True when it ran and gave the right outputs.
-        reason: Why it was not taken; empty for the one that was.
+        name: The name of the form, such as `sparse`.
+        bytes: The size of the plain .tflite file, in bytes.
+        packed_bytes: The size as written, in bytes.
+        verified: Whether the file ran and gave the right outputs.
+        reason: Why the form was not taken; empty for the form that was written.
     """
 
     name: str
@@ -33,18 +33,18 @@ class ExportReport(Report):
     """What `to_tflite` wrote, and how it was checked.
 
     Attributes:
-        path: The file written.
-        bytes: Its size.
-        tflite_bytes: Its size when unpacked.
-        nnz: Non-zero entries of the exported Keras kernels.
-        size: Entries of the exported Keras kernels.
-        sparsity: 1 - nnz / size.
-        max_abs_diff: Largest difference from Keras' outputs.
-        tolerance: The difference allowed, relative to the largest Keras output.
-        ops: How often each operator occurs.
-        candidates: Everything that was tried.
-        runtime: The interpreter that ran the check, with its version.
-        sparse_inference: Whether XNNPACK's sparse kernels run it, where, and if not, why.
+        path: The file that was written.
+        bytes: The size of the file, in bytes.
+        tflite_bytes: The size of the unpacked file, in bytes.
+        nnz: The number of non-zero entries in the exported Keras kernels.
+        size: The number of entries in the exported Keras kernels.
+        sparsity: The fraction of zeros, 1 - nnz / size.
+        max_abs_diff: The largest difference from the outputs of Keras.
+        tolerance: The difference that is allowed, relative to the largest output of Keras.
+        ops: The number of times that each operator occurs.
+        candidates: The forms of the file that were tried.
+        runtime: The interpreter that ran the check, and its version.
+        sparse_inference: Whether XNNPACK's sparse kernels run the file, on which machines, and why not.
     """
 
     path: str

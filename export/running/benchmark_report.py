@@ -1,4 +1,4 @@
-"""How long a file takes, and what memory."""
+"""Report of a benchmark: the time and the memory of a file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class BenchmarkReport(Report):
-    """How long one `predict` takes in a process of its own, and what memory that process needed.
+    """The time of one `predict` in a process of its own, and the memory of that process.
 
     Attributes:
-        median_ms: Median over the runs, in milliseconds.
-        p10_ms: 10th percentile.
-        p90_ms: 90th percentile.
-        p99_ms: 99th percentile.
-        min_ms: The fastest run.
-        peak_memory: Largest resident memory of the whole process, interpreter and Python included, in bytes;
-            None where the system does not tell.
-        file_bytes: Size of the file as given.
-        runtime: The interpreter, with its version.
-        machine: Architecture and, where known, processor.
-        runs: Number of timed runs.
-        warmup: Number of runs before them.
-        threads: Threads of the interpreter.
-        batch: Rows in each run.
+        median_ms: The median over the runs, in milliseconds.
+        p10_ms: The 10th percentile, in milliseconds.
+        p90_ms: The 90th percentile, in milliseconds.
+        p99_ms: The 99th percentile, in milliseconds.
+        min_ms: The time of the fastest run, in milliseconds.
+        peak_memory: The largest resident memory of the whole process, with interpreter and Python, in bytes; None if
+            the system does not report it.
+        file_bytes: The size of the file as given, in bytes.
+        runtime: The interpreter and its version.
+        machine: The architecture and, where known, the processor.
+        runs: The number of timed runs.
+        warmup: The number of runs before the timed ones.
+        threads: The number of threads of the interpreter.
+        batch: The number of samples in each run.
     """
 
     median_ms: float

@@ -1,4 +1,4 @@
-"""Whether a file gave the expected outputs."""
+"""Report of a check: whether a file gave the expected outputs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class VerifyReport(Report):
     """Whether a file ran in a process of its own and gave the expected outputs.
 
     Attributes:
-        passed: True when it did.
-        reason: Why not; empty when it passed.
-        max_abs_diff: Largest difference of the output that differs most for its scale; None when nothing
+        passed: Whether it did.
+        reason: Why it did not; empty if it passed.
+        max_abs_diff: The largest difference in the output that differs most relative to its scale; None if nothing
             could be compared.
-        scale: Largest expected magnitude of that output; None when nothing could be compared.
-        tolerance: The difference allowed, relative to the scale.
-        runtime: The interpreter that ran it, with its version; empty when none came that far.
+        scale: The largest expected magnitude in that output; None if nothing could be compared.
+        tolerance: The difference that is allowed, relative to the scale.
+        runtime: The interpreter that ran the file, and its version; empty if none started.
     """
 
     passed: bool

@@ -22,14 +22,14 @@ DENSE_FILE = (
 
 @dataclass(frozen=True)
 class OperatorRow(Report):
-    """One operator: a layer with weights, or one that stands in the way of those.
+    """An operator with weights, or one that keeps such an operator from running sparse.
 
     Attributes:
-        name: The Keras layer, where it is known, or the operator's output in the file.
+        name: The path of the Keras layer, if it is known, or the name of the operator's output in the file.
         kind: The operator, such as `CONV_2D`.
-        sparsity: Fraction of zeros in its kernel; None without one.
-        sparse: True when it belongs to a group that can run sparse.
-        reason: Why it does not; empty when it does.
+        sparsity: The fraction of zeros in the kernel; None for an operator without a kernel.
+        sparse: Whether the operator belongs to a group that can run sparse.
+        reason: Why it does not; empty if it does.
     """
 
     name: str
@@ -44,16 +44,16 @@ class SparseInferenceReport(Report):
     """Whether sparse kernels can run a model, and whether they do as it stands.
 
     Attributes:
-        eligible: True when the model's structure lets XNNPACK run its 1x1 convolutions sparse, however many zeros
+        eligible: Whether the structure of the model lets XNNPACK run its 1x1 convolutions sparse, however many zeros
             they hold now.
-        active: True when they also hold enough zeros and, for a file, the file stores them sparse.
-        sparsity: Fraction of zeros in the kernels that can run sparse, taken together.
-        needed: What `sparsity` has to exceed.
-        reasons: What stands between the model and sparse kernels, one sentence for each cause.
-        hazards: Why the outputs are wrong on ARM as soon as a weight of the file is sparse; empty when they are not.
-            Those of all graphs of a file: the rest is about the main one, which `Runner` runs.
+        active: Whether they also hold enough zeros and, in a file, are stored sparse.
+        sparsity: The fraction of zeros in all kernels that can run sparse.
+        needed: The fraction of zeros that `sparsity` has to exceed.
+        reasons: Why the model does not run sparse, one sentence for each cause.
+        hazards: Why the outputs are wrong on ARM as soon as a weight of the file is sparse; empty if they are right.
+            Hazards are reported for all graphs of a file, the rest for the main graph, which `Runner` runs.
         rows: The operators.
-        runtime: What the answer holds for.
+        runtime: The runtime and the processors that the answer holds for.
     """
 
     eligible: bool

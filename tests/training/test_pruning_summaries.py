@@ -69,30 +69,30 @@ def pruning() -> tfprune.PruningCallback:
     return tfprune.PruningCallback(Polynomial(0.8, end=25), every=4, allocation="erk")
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_each_epoch_has_the_sparsity_it_ends_with(place, tmp_path):
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_each_epoch_has_the_sparsity_it_ends_with(order, tmp_path):
     truth, summaries = Truth(), tfprune.PruningSummaries(tmp_path)
-    pair = [summaries, pruning()] if place == "before" else [pruning(), summaries]
+    pair = [summaries, pruning()] if order == "before" else [pruning(), summaries]
     history = fit(make(), *pair, truth, validation_data=(X, X[:, :2]))
     written = scalars(tmp_path, "epoch_")
-    for place, tag in enumerate(TAGS):
-        assert written[tag] == pytest.approx({epoch: row[place] for epoch, row in enumerate(truth.epochs)})
+    for index, tag in enumerate(TAGS):
+        assert written[tag] == pytest.approx({epoch: row[index] for epoch, row in enumerate(truth.epochs)})
     assert 0 < truth.epochs[0][0] < truth.epochs[-1][0]
     assert set(history) == {"loss", "val_loss", "sparsity"}  # what is written goes to no other callback
     assert list(written["loss"].values()) == pytest.approx(history["loss"])
     assert scalars(tmp_path, "batch_") == {}
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize(("frequency", "between"), [("batch", 1), (1, 1), (7, 7)])
-def test_each_batch_has_the_sparsity_it_was_trained_with(place, frequency, between, tmp_path):
+def test_each_batch_has_the_sparsity_it_was_trained_with(order, frequency, between, tmp_path):
     truth, summaries = Truth(), tfprune.PruningSummaries(tmp_path, update_freq=frequency)
-    pair = [summaries, pruning()] if place == "before" else [pruning(), summaries]
+    pair = [summaries, pruning()] if order == "before" else [pruning(), summaries]
     fit(make(), *pair, truth)
     written = scalars(tmp_path, "batch_")
     expected = {step: row for step, row in enumerate(truth.batches, start=1) if step % between == 0}
-    for place, tag in enumerate(TAGS):
-        assert written[tag] == pytest.approx({step: row[place] for step, row in expected.items()})
+    for index, tag in enumerate(TAGS):
+        assert written[tag] == pytest.approx({step: row[index] for step, row in expected.items()})
     assert set(written["loss"]) == set(expected)
 
 

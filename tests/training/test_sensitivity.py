@@ -70,8 +70,8 @@ def state(model: keras.Model) -> list[np.ndarray]:
 
 
 def assert_unchanged(before: list[np.ndarray], model: keras.Model) -> None:
-    for one, other in zip(before, state(model), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for old, new in zip(before, state(model), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_the_numbers_are_those_of_weights_zeroed_by_hand(trained, digits):
@@ -114,11 +114,11 @@ class Batches(keras.utils.PyDataset):
     def __len__(self):
         return 6
 
-    def __getitem__(self, place):
+    def __getitem__(self, index):
         self.count += 1
         if self.count == self.fails_at:
             raise KeyError("lost")
-        return tuple(part[place * 100 : place * 100 + 100] for part in self.data)
+        return tuple(part[index * 100 : index * 100 + 100] for part in self.data)
 
 
 def test_every_form_of_data_gives_the_same_numbers(trained, digits):
@@ -211,7 +211,7 @@ def test_what_a_pattern_cannot_reach_is_skipped_and_reported():
     model.get_layer("a-b").trainable = False
     report = tfprune.sensitivity(model, data, (0.75, 0.5), metric="loss")
     assert [(row.path, row.sparsity) for row in report.rows] == [("a.b/kernel", 0.5)]
-    frozen, unreachable = sorted(report.skipped, key=lambda one: one.layer)
+    frozen, unreachable = sorted(report.skipped, key=lambda entry: entry.layer)
     assert (
         unreachable.layer == "a.b/kernel" and "at 0.75: " in unreachable.reason and "0.5 for NM" in unreachable.reason
     )
@@ -261,8 +261,8 @@ def test_the_report_prints_as_a_table_and_turns_into_json(trained, digits):
 @pytest.fixture(scope="module")
 def report():
     rows = tuple(
-        tfprune.training.sensitivity_report.SensitivityRow(f"layer_{place}/kernel", level, 0.9 - level / 9, level / 9)
-        for place in range(25)
+        tfprune.training.sensitivity_report.SensitivityRow(f"layer_{index}/kernel", level, 0.9 - level / 9, level / 9)
+        for index in range(25)
         for level in LEVELS
     )
     return tfprune.SensitivityReport("accuracy", 0.9, rows)
@@ -274,7 +274,7 @@ def test_the_plot_is_an_image_of_a_line_per_weight(report, tmp_path):
     assert (tmp_path / "scan.png").read_bytes().startswith(b"\x89PNG")
     report.plot(str(tmp_path / "scan.svg"))
     drawn = (tmp_path / "scan.svg").read_text()
-    assert all(f"<!-- layer_{place}/kernel -->" in drawn for place in range(25)) and "<!-- accuracy -->" in drawn
+    assert all(f"<!-- layer_{index}/kernel -->" in drawn for index in range(25)) and "<!-- accuracy -->" in drawn
     with pytest.raises(ValueError, match="No such file"):
         report.plot(tmp_path / "missing" / "scan.png")
 
@@ -293,8 +293,9 @@ def test_without_matplotlib_the_error_says_what_to_install(report, monkeypatch, 
         ({"sparsities": (0.5, 90)}, ValueError, "For 90 % pass 0.9"),
         ({"sparsities": ("half",)}, TypeError, "sparsities='half'"),
         ({"metric": "accuracy"}, ValueError, "one of 'loss', 'mae'. Received: metric='accuracy'"),
-        ({"metric": "mae"}, ValueError, "Expected `mode` to be 'max' if a larger 'mae' is better"),
-        ({"metric": "loss", "mode": "down"}, ValueError, "mode='down'"),
+        ({"metric": "mae"}, ValueError, "metric='mae', mode=None. Pass mode='max' if a larger 'mae'"),
+        ({"metric": "loss", "mode": "down"}, ValueError, "`mode` to be 'max' or 'min'. Received: mode='down'"),
+        ({"metric": "loss", "mode": 1}, TypeError, "mode=1 of type int"),
         ({"metric": max}, TypeError, "Expected `metric` to be a name"),
         ({"data": (np.ones(3),)}, ValueError, "Received: 1 parts"),
         ({"data": np.ones((3, 8))}, TypeError, "of type ndarray"),
@@ -350,7 +351,7 @@ def test_a_layer_made_frozen_is_skipped_though_its_parts_are_not_marked():
     model.compile("sgd", "mse")
     report = tfprune.sensitivity(model, (np.ones((8, 4)), np.ones((8, 1))), (0.5,), metric="loss")
     assert {row.path for row in report.rows} == {"out/kernel"}
-    assert [one.layer for one in report.skipped] == ["block/dense/kernel"]
+    assert [entry.layer for entry in report.skipped] == ["block/dense/kernel"]
 
 
 def test_a_model_with_a_compile_of_its_own_is_refused_with_the_way_out():

@@ -12,7 +12,7 @@ import keras
 from tfprune.models.compiled import arguments_of, check_compiled, compile_like
 from tfprune.models.layers import as_numpy
 from tfprune.report import Skipped
-from tfprune.spec import check_sparsity
+from tfprune.spec import check_choice, check_sparsity
 from tfprune.training.sensitivity_report import SensitivityReport, SensitivityRow
 from tfprune.training.update_masks import update_masks
 from tfprune.wrapping.pruned import Pruned, holds_pruned
@@ -111,15 +111,14 @@ def _sign(metric: str, mode: str | None) -> int:
     """Return 1 if a larger metric is better, -1 if a smaller one is."""
     if not isinstance(metric, str):
         raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}.")
-    if mode is None and "acc" in metric:
-        return 1
-    if mode is None and metric.endswith("loss"):
-        return -1
-    if mode not in MODES:
+    if mode is None:
+        mode = "max" if "acc" in metric else "min" if metric.endswith("loss") else None
+    if mode is None:
         raise ValueError(
-            f"Expected `mode` to be 'max' if a larger {metric!r} is better, 'min' if a smaller one is. Received: "
-            f"mode={mode!r}."
+            f"Expected `mode` with a metric other than an accuracy or a loss. Received: metric={metric!r}, mode=None. "
+            f"Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is."
         )
+    check_choice(mode, "mode", choices=MODES)
     return 1 if mode == "max" else -1
 
 
