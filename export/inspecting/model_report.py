@@ -60,7 +60,7 @@ class ModelReport(Report):
         weight_bytes: The bytes of the weights in the file, with the positions of sparse values.
         constant_bytes: The bytes of other constants: biases, shapes, tables.
         other_bytes: The rest of the plain file, in bytes: operators, names, scales, metadata.
-        codings: The bytes of all weights by each way of storing, and last with each weight stored in its smallest way.
+        codings: The bytes of all weights by each way of storing, and last with each weight in its smallest way.
     """
 
     file_bytes: int

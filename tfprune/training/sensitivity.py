@@ -115,8 +115,8 @@ def _sign(metric: str, mode: str | None) -> int:
         mode = "max" if "acc" in metric else "min" if metric.endswith("loss") else None
     if mode is None:
         raise ValueError(
-            f"Expected `mode` with a metric other than an accuracy or a loss. Received: metric={metric!r}, mode=None. "
-            f"Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is."
+            f"Expected `mode` with a metric that is not an accuracy or a loss. Received: metric={metric!r}, "
+            f"mode=None. Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is."
         )
     check_choice(mode, "mode", choices=MODES)
     return 1 if mode == "max" else -1
