@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -115,3 +116,32 @@ def skipped_table(skipped: Iterable[Skipped]) -> str:
     """
     rows = [[entry.layer, entry.reason] for entry in skipped]
     return "\n\n" + table(["skipped", "reason"], rows, left=2) if rows else ""
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure, its size in inches.
+
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise ValueError(
+            'Expected the package matplotlib. Received: not installed. Run pip install "tfprune[plot]".'
+        ) from error
+    return figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure to an image file, whose suffix says which format.
+
+    Raises:
+        ValueError: If the file cannot be written, or the format is not known.
+    """
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise ValueError(
+            f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
+        ) from error

@@ -33,7 +33,7 @@ COMMAND = {"tfprune.export.cli", "tfprune.export.loading"}  # open what they nee
 
 # What of other people's may be imported inside functions, by the start of the module's name.
 INSIDE = {
-    "tfprune.shrinking": {"matplotlib"},
+    "tfprune.report": {"matplotlib"},
     "tfprune.training": {"matplotlib"},
     "tfprune.export.tflite": {"ai_edge_litert", "flatbuffers"},
     "tfprune.export.converting": {"tensorflow"},

@@ -1,4 +1,4 @@
-"""Compensation, layer by layer, against what the models themselves return."""
+"""Reconstruction, layer by layer, against what the models themselves return."""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -202,8 +205,17 @@ def test_a_plan_is_plain_data():
 
 
 def test_a_picture_of_the_channels_kept(tmp_path):
-    plan_shrink(residual(), 0.5).plot(tmp_path / "channels.png")
+    plan = plan_shrink(residual(), 0.5)
+    plan.plot(tmp_path / "channels.png")
     assert (tmp_path / "channels.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(ValueError, match="Expected a file that can be written. Received: .*No such file"):
+        plan.plot(tmp_path / "missing" / "channels.png")
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=re.escape('Run pip install "tfprune[plot]".')):
+        plan_shrink(residual(), 0.5).plot(tmp_path / "channels.png")
 
 
 @pytest.mark.parametrize("make", [residual, lambda: keras.applications.MobileNetV2((64, 64, 3), 0.35, weights=None)])
@@ -230,7 +242,19 @@ def test_the_model_is_left_untouched():
         ((residual(), 50), {}, ValueError, r"Expected `sparsity` to be a number in \[0, 1\).*For 50 % pass 0.5"),
         ((residual(), "half"), {}, TypeError, "Expected `sparsity` to be a number"),
         ((residual(), 0.5), {"round_to": 0}, ValueError, "`round_to` to be an integer of at least 1"),
-        ((residual(),), {"round_to": 8}, ValueError, "Expected a sparsity or a budget with `filters` or `round_to`"),
+        ((residual(),), {"round_to": 8}, ValueError, "Expected a sparsity or a budget with `round_to`: without"),
+        (
+            (residual(),),
+            {"allocation": {"stem": 0.5}},
+            ValueError,
+            "`allocation`: .* allocation={'stem': 0.5}. Pass a",
+        ),
+        (
+            (residual(),),
+            {"criterion": {"stem": np.ones(8)}, "filters": "stem"},
+            ValueError,
+            "with `criterion` and `filters`.*or leave them out",
+        ),
         ((residual(), 0.5), {"criterion": "loud"}, ValueError, "criterion='loud'"),
         ((residual(), 0.5), {"allocation": "fair"}, ValueError, "allocation='fair'"),
         ((residual(), 0.5), {"allocation": budget(flops=0.5)}, ValueError, "Leave the sparsity out"),

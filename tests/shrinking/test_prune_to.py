@@ -64,7 +64,7 @@ def test_the_figures_are_those_of_evaluate(model, pruned, data):
     assert after > report.before - 0.03
 
 
-def test_compensation_wins_back_what_removal_lost(pruned):
+def test_reconstruction_wins_back_what_removal_lost(pruned):
     _, report = pruned
     last = report.rounds[-1]
     assert last.reconstructed - last.removed > 0.5 * (report.rounds[-2].trained - last.removed) > 0
@@ -105,6 +105,11 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
     ("change", "error", "text"),
     [
         ({"budget": 0.5}, TypeError, r"Expected a budget, such as tfprune.budget\(flops=0.5\). Received: budget=0.5"),
+        (
+            {"budget": (1, 24)},
+            TypeError,
+            r"budget=\(1, 24\). transformer_budget returns two counts.*pass plan_shrink",
+        ),
         ({"budget": budget(flops=2)}, ValueError, "where 2 are allowed"),
         ({"data": np.ones((4, 64))}, TypeError, r"Expected `data` to be a tuple \(x, y\)"),
         ({"data": (np.ones((0, 64)), np.ones(0))}, ValueError, "at least one sample"),
@@ -113,6 +118,7 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
         ({"metric": "acc"}, ValueError, "`metric` among 'accuracy', 'loss'. Received: metric='acc'"),
         ({"rounds": 0}, ValueError, "`rounds` to be an integer of at least 1"),
         ({"reconstruction": "magic"}, ValueError, "'magic'"),
+        ({"compensation": "parallel"}, TypeError, "unexpected keyword argument 'compensation'"),
         ({"criterion": "loud"}, ValueError, "criterion='loud'"),
         ({"model": keras.Sequential([keras.Input((3,)), layers.Dense(2)])}, ValueError, "Expected a compiled model"),
         ({"model": layers.Dense(2)}, TypeError, "Expected a Keras model"),

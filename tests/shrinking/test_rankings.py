@@ -197,3 +197,22 @@ def test_budgets_at_the_edges():
         tfprune.transformer_budget(0.99, blocks=12, attention=10, feed_forward=1000, width=8)
     with pytest.raises(ValueError, match="blocks"):
         tfprune.transformer_budget(0.5, **{**LLAMA, "blocks": 0})
+
+
+def test_the_counts_of_a_transformer_budget_become_a_plan_as_the_docstring_says():
+    series = keras.Input((5, 8))
+    x = series
+    for block in range(2):
+        x = layers.Add()([x, layers.MultiHeadAttention(4, 2, name=f"attention_{block}")(x, x)])
+        hidden = layers.Dense(32, activation="relu", name=f"hidden_{block}")(x)
+        x = layers.Add()([x, layers.Dense(8, name=f"back_{block}")(hidden)])
+    model = keras.Model(series, layers.Dense(3, name="out")(x))
+    attention, feed_forward = 4 * (8 * 8 + 8), 8 * 32 + 32 + 32 * 8 + 8
+    removed, kept = tfprune.transformer_budget(
+        0.5, blocks=2, attention=attention, feed_forward=feed_forward, width=32
+    )
+    assert (removed, kept) == (1, 16)  # round(2 x 0.5^(552 / 288 / 1.5)); the networks lose 840 - 288 of 2 x 552
+    split = {"heads": removed / 2, "hidden": 1 - kept / 32, "": None}
+    plan = tfprune.plan_shrink(model, 0.5, allocation=split)
+    found = {row.group: row.kept for row in plan.rows if row.kept < row.channels}
+    assert found == {"attention_0/heads": 2, "attention_1/heads": 2, "hidden_0": 16, "hidden_1": 16}

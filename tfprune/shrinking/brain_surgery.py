@@ -1,4 +1,4 @@
-"""Optimal brain surgery: which inputs of linear maps to remove, the weights of the others re-solved after each."""
+"""Optimal brain surgery: choose which inputs of linear maps to remove, and update the other weights each time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DAMPING = 1e-9
 
 
 class Surgeon:
-    """Removes inputs of a linear map one after the other, its other weights re-solved after each.
+    """Removes inputs of a linear map one by one, and updates its other weights each time.
 
     Args:
-        gram: The moments of the inputs.
-        weights: Of shape (outputs, inputs).
-        channels: The inputs of each channel, of shape (channels, size): a channel goes as a whole.
-        ridge: What is added to the diagonal, as a part of its mean.
+        gram: The moments of the inputs, of shape (inputs, inputs).
+        weights: The weights, of shape (outputs, inputs).
+        channels: The indices of the inputs of each channel, of shape (channels, size). A channel goes as a whole.
+        ridge: The number added to the diagonal, as a fraction of its mean.
     """
 
     def __init__(
@@ -33,48 +33,48 @@ class Surgeon:
 
     def costs(self, left: np.ndarray) -> np.ndarray:
         """Return by how much the squared error of all outputs would grow without each of some channels."""
-        places = self._channels[left]
-        blocks = self._inverse[places[:, :, np.newaxis], places[:, np.newaxis, :]]
-        weights = self._weights.T[places]  # (channels, size, outputs)
+        inputs = self._channels[left]
+        blocks = self._inverse[inputs[:, :, np.newaxis], inputs[:, np.newaxis, :]]
+        weights = self._weights.T[inputs]  # (channels, size, outputs)
         return np.einsum("cso,cso->c", weights, np.linalg.solve(blocks, weights))
 
     def remove(self, channel: int) -> None:
         """Remove a channel, input by input: all at once would lose digits where inputs depend on each other."""
-        for place in self._channels[channel]:
-            row = self._inverse[place] / self._inverse[place, place]
-            self._weights -= np.outer(self._weights[:, place], row)
-            self._inverse -= np.outer(self._inverse[place], row)
-            self._inverse[place] = self._inverse[:, place] = 0
+        for index in self._channels[channel]:
+            row = self._inverse[index] / self._inverse[index, index]
+            self._weights -= np.outer(self._weights[:, index], row)
+            self._inverse -= np.outer(self._inverse[index], row)
+            self._inverse[index] = self._inverse[:, index] = 0
 
 
 def removals(surgeons: Sequence[Surgeon], channels: int) -> Iterator[tuple[int, float]]:
     """Yield the channel that costs least, then the next, each with the squared error that it adds to those before it.
 
     Args:
-        surgeons: Of all linear maps that read the channels.
-        channels: Their number.
+        surgeons: The surgeons of all linear maps that read the channels.
+        channels: The number of channels.
     """
     left = np.arange(channels)
     while left.size:
         costs = np.sum([surgeon.costs(left) for surgeon in surgeons], axis=0)
-        place = int(np.argmin(costs))
-        yield int(left[place]), float(costs[place])
+        cheapest = int(np.argmin(costs))
+        yield int(left[cheapest]), float(costs[cheapest])
         for surgeon in surgeons:
-            surgeon.remove(int(left[place]))
-        left = np.delete(left, place)
+            surgeon.remove(int(left[cheapest]))
+        left = np.delete(left, cheapest)
 
 
 def greedy_obs(gram: np.ndarray, weights: np.ndarray, *, keep: int, ridge: float = DAMPING) -> np.ndarray:
-    """Choose the inputs of a linear map to keep: remove the cheapest, re-solve the rest, and so on.
+    """Choose which inputs of a linear map to keep: remove the cheapest, update the other weights, and so on.
 
     The score of an input is the sum over the outputs of w^2 / [H^-1]_jj, with w and H^-1 of the inputs that are left.
     Permuted inputs give the same choice, permuted.
 
     Args:
         gram: The moments of the inputs, of shape (inputs, inputs).
-        weights: Of shape (outputs, inputs).
+        weights: The weights, of shape (outputs, inputs).
         keep: The number of inputs to keep.
-        ridge: What is added to the diagonal, as a part of its mean.
+        ridge: The number added to the diagonal, as a fraction of its mean.
 
     Returns:
         Booleans, one for each input: whether it is kept.
@@ -90,7 +90,7 @@ def greedy_obs(gram: np.ndarray, weights: np.ndarray, *, keep: int, ridge: float
     order = np.lexsort(np.vstack([np.sort(gram, axis=0), weights, np.diag(gram)]))
     gram, weights = gram[np.ix_(order, order)], weights[:, order]
     surgeon = Surgeon(gram, weights, channels=np.arange(order.size)[:, np.newaxis], ridge=ridge)
-    gone = [place for place, _ in itertools.islice(removals([surgeon], order.size), order.size - keep)]
+    gone = [index for index, _ in itertools.islice(removals([surgeon], order.size), order.size - keep)]
     kept = np.ones(order.size, dtype=bool)
     kept[order[gone]] = False
     return kept

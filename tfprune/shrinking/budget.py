@@ -1,7 +1,8 @@
-"""Budgets: prune as much as it takes until a model costs no more than is allowed."""
+"""Budgets: prune until a model costs no more than is allowed."""
 
 from __future__ import annotations
 
+import functools
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from tfprune.spec import check_choice, check_count, check_number, check_sparsity
 Limit = int | float | None
 _STEPS_OF_LATENCY = 64  # sparsities to choose among where each has to be measured
 
+# What of a network can be counted; a latency has to be measured.
+_COUNTS = {"flops": Network.flops, "parameters": Network.parameters, "bytes": Network.bytes}
 Keeping = Callable[[list[float | None]], np.ndarray]
 
 
@@ -27,8 +30,8 @@ class Budget:
     """What a model may cost once it is pruned; made by `budget`.
 
     Attributes:
-        limits: By name, `flops`, `parameters`, `bytes` or `latency`: an int is an amount, a float a part of what the
-            model costs now.
+        limits: By name, `flops`, `parameters`, `bytes` or `latency`. An int is an amount, a float a fraction of what
+            the model costs now.
         base: The allocation that splits a sparsity over the groups.
         measure: Returns the latency of a plain model in microseconds.
         progress: How far on the way to the limits, in [0, 1].
@@ -98,8 +101,8 @@ class Budget:
         return cost - (cost - final) * self.progress
 
     def _cost(self, name: str, network: Network, model: keras.Model) -> Callable[[np.ndarray], float]:
-        if name != "latency":
-            return getattr(network, name)
+        if name in _COUNTS:
+            return functools.partial(_COUNTS[name], network)
         measure: Any = self.measure
         return lambda keep: measure(shrink(model, ShrinkPlan(network, keep)))
 
@@ -113,9 +116,11 @@ def budget(
     measure: Callable[[keras.Model], float] | None = None,
     base: str = "uniform",
 ) -> Budget:
-    """Say what a model may cost once it is pruned, as an allocation for `plan_shrink` and `PruningCallback`.
+    """Limit what a model may cost once it is pruned.
 
-    A float in (0, 1) is a part of what the model costs now, an int an amount. Of several limits all are met.
+    Use it in place of a sparsity when you know how small or fast the model has to be: as the `allocation` of
+    `plan_shrink` and `PruningCallback`, or as the `budget` of `prune_to`. An int is an amount; a float in (0, 1) is a
+    fraction of what the model costs now. If there are several limits, all of them are met.
 
     Args:
         flops: Floating-point operations on one sample, two for each multiplication of kernels and attention.
@@ -155,11 +160,11 @@ def budget(
 
 
 def check_sparsity_or_budget(sparsity: Any, allocation: Any) -> None:
-    """Refuse a sparsity and a budget together, as either says how much goes, and neither.
+    """Check that there is a sparsity or a budget, and not both.
 
     Raises:
-        ValueError: For both, none, or a sparsity outside [0, 1).
-        TypeError: For a sparsity that is no number.
+        TypeError: If there is no budget and the sparsity is not a number.
+        ValueError: If there are both, or the sparsity is outside [0, 1).
     """
     if not isinstance(allocation, Budget):
         check_sparsity(sparsity, "sparsity")
@@ -168,6 +173,23 @@ def check_sparsity_or_budget(sparsity: Any, allocation: Any) -> None:
             f"Expected a sparsity or a budget, as either says how much to remove. Received: sparsity={sparsity!r} "
             f"and allocation={allocation!r}. Leave the sparsity out."
         )
+
+
+def check_budget(value: Any) -> None:
+    """Refuse everything but a budget.
+
+    Raises:
+        TypeError: If it is not a budget.
+    """
+    if isinstance(value, Budget):
+        return
+    advice = ""
+    if isinstance(value, tuple):
+        advice = (
+            " transformer_budget returns two counts, not a budget: pass plan_shrink(model, sparsity, "
+            "allocation={'heads': removed / blocks, 'hidden': 1 - kept / width, '': None})."
+        )
+    raise TypeError(f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={value!r}.{advice}")
 
 
 def _limit(name: str, value: Any) -> int | float:

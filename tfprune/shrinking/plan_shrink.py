@@ -1,4 +1,4 @@
-"""Plan which channels and heads of a model to remove: compute, print, and only then act."""
+"""Plan which channels and heads of a model to remove."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfprune.channels.analyze import analyze
 from tfprune.channels.groups import NamedKernels, choose_groups, first_reason, kernels_by_weight, why_stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.channels.ranking import as_weights, bundle_scores, finite, keep_best
-from tfprune.criteria import CRITERIA, Criterion, Evidence
+from tfprune.criteria import CRITERIA, Criterion, Evidence, Magnitude
 from tfprune.evidence.gatherer import Gatherer, check_needs, gather
 from tfprune.evidence.subject import Subject
 from tfprune.models.filters import Filters
@@ -39,33 +39,46 @@ def plan_shrink(
     data: Any = None,
     loss: Any = None,
 ) -> ShrinkPlan:
-    """Plan which channels, units and attention heads of a model to remove; the model is left unchanged.
+    """Plan which channels, units and attention heads of a model to remove.
 
-    Channels that meet in an addition, a multiplication or a grouped convolution can only go together: they are one
-    channel of the plan, and layers that share channels are one group. Print the plan, then `shrink(model, plan)`.
+    Use it to make a model smaller and faster everywhere: print the plan, then `shrink(model, plan)`. Channels that
+    meet in an addition, a multiplication or a grouped convolution can only go together: they count as one channel of
+    the plan, and layers that share channels are one group.
+
+    There are three ways to say how much goes:
+
+    - `plan_shrink(model, 0.5)`: this fraction of the channels, those with the lowest scores.
+    - `plan_shrink(model, allocation=budget(flops=0.5))`: as many of them as the budget asks for.
+    - `plan_shrink(model)`: exactly the channels that no kernel reads any more, because all its weights for them are
+      zero. Use it after training with `patterns.Channel()`, whose masks have chosen already. All other arguments
+      are then refused.
 
     Args:
-        model: A built Sequential or Functional model, models nested in it included, wrapped or not.
-        sparsity: The fraction of channels to remove, in [0, 1). None removes those that no kernel reads any more, as
-            after training with `patterns.Channel()`, or with a budget as many as it asks for.
-        criterion: How important an entry is; a channel is as important as the entries that make it, on average. Or
-            the scores of the channels themselves, by the name of their group, as `rank_channels` and `rank_heads`
-            return them: other groups then stay as they are.
-        allocation: How to split the sparsity over the groups: `"uniform"`, `"global"`, `"lamp"`, a dict from regular
-            expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
+        model: A built Sequential or Functional model, models nested in it included, wrapped or not. It is left
+            unchanged.
+        sparsity: The fraction of channels to remove, in [0, 1). None (the default) leaves the choice to a budget in
+            `allocation`, or removes the channels that no kernel reads.
+        criterion: How important an entry of a weight is: the score of a channel is the mean over the entries that
+            make it. Or the scores of the channels themselves, by the name of their group, as `rank_channels` and
+            `rank_heads` return them: all other groups then keep their channels.
+        allocation: How to split the sparsity over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, a dict
+            from regular expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
         filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
-        round_to: The number of channels kept is rounded up to a multiple of this, for kernels that like multiples.
-        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, or an iterable of batches.
+        round_to: The number of channels kept is rounded up to a multiple of this, at least 1, because many kernels
+            are fastest at multiples of 4 or 8. Default 1.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a dataset, or an iterable of batches.
         loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Returns:
-        The plan. It prints as a table, with what was left alone and why.
+        The plan. It prints as a table, with the groups that keep all channels and the reasons.
 
     Raises:
-        TypeError: For what is no model, or arguments of the wrong type.
-        ValueError: For a model that is no graph of layers, one in which nothing can be removed, a filter that matches
-            nothing or asks for channels that have to stay, a budget that cannot be met, or data that a criterion
-            needs and lacks, that none looks at, or that is empty, of the wrong shape or has NaN.
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If the model is not a graph of layers, or nothing in it can be removed.
+        ValueError: If `filters` matches nothing, or asks for channels that have to stay.
+        ValueError: If the budget cannot be met.
+        ValueError: If the criterion needs data and there are none, or `data` are empty, of the wrong shape or not
+            finite, or no criterion looks at them.
 
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
@@ -84,7 +97,7 @@ def plan_shrink(
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:
-        _check_no_choice(filters, round_to)
+        _check_no_choice(criterion=criterion, allocation=allocation, filters=filters, round_to=round_to)
         free = [group for group in network.groups if why_stuck(network, group) is None]
         return ShrinkPlan(network, _alive(network, flat), _skipped(network, free))
     named = kernels_by_weight(network, flat)
@@ -108,12 +121,17 @@ def plan_shrink(
     return ShrinkPlan(network, keep, _skipped(network, groups))
 
 
-def _check_no_choice(filters: Filters, round_to: int) -> None:
-    if filters is not None or round_to != 1:
+_DEFAULTS = {"criterion": Magnitude(), "allocation": "uniform", "filters": None, "round_to": 1}
+
+
+def _check_no_choice(**given: Any) -> None:
+    changed = [name for name, value in given.items() if value != _DEFAULTS[name]]
+    if changed:
+        listed = ", ".join(f"{name}={given[name]!r}" for name in changed)
         raise ValueError(
-            f"Expected a sparsity or a budget with `filters` or `round_to`, as without one what no kernel reads is "
-            f"removed, all of it. Received: filters={filters!r}, round_to={round_to}. For multiples in training: "
-            f"tfprune.patterns.Channel(round_to=8)."
+            f"Expected a sparsity or a budget with {' and '.join(f'`{name}`' for name in changed)}: without one, all "
+            f"channels that no kernel reads are removed. Received: {listed}. Pass a sparsity, or leave "
+            f"{'them' if len(changed) > 1 else 'it'} out; patterns.Channel takes round_to for training."
         )
 
 

@@ -16,9 +16,9 @@ class Round(Report):
 
     Attributes:
         plan: What was removed.
-        removed: The metric right after that.
-        reconstructed: The metric with the weights that are left solved for again.
-        trained: The metric of the smaller model, trained.
+        removed: The metric right after the removal.
+        reconstructed: The metric after reconstruction.
+        trained: The metric of the smaller model after training.
     """
 
     plan: ShrinkPlan

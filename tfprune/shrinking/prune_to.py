@@ -1,4 +1,4 @@
-"""Shrink a model to a budget in rounds: score, remove, compensate, train a little."""
+"""Shrink a model to a budget in rounds: rank, remove, reconstruct, fine-tune."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfprune.models.batches import Batch, batches, check_batch, size_of
 from tfprune.models.compiled import arguments_of, check_compiled, compile_like
 from tfprune.models.filters import Filters
 from tfprune.reconstruction.reconstruct import reconstruct
-from tfprune.shrinking.budget import Budget
+from tfprune.shrinking.budget import Budget, check_budget
 from tfprune.shrinking.plan_shrink import plan_shrink
 from tfprune.shrinking.prune_report import STAGES, PruneReport, Round
 from tfprune.shrinking.shrink import shrink
@@ -19,7 +19,7 @@ from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.shrinking.zero_channels import zero_channels
 from tfprune.spec import check_count, resolve
 
-_WAY_OUT = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
+_ADVICE = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
 
 
 def prune_to(
@@ -38,34 +38,38 @@ def prune_to(
     samples: int = 512,
     verbose: int = 1,
 ) -> tuple[keras.Model, PruneReport]:
-    """Return a smaller model within a budget: in rounds, channels go, weights make up for them, the model trains.
+    """Shrink a model to a budget, in rounds of removing channels, reconstructing weights and fine-tuning.
 
-    Each round goes the same part of the way to the budget: it ranks the channels anew, removes those of least score,
-    solves for the weights that are left (`reconstruct`), builds the smaller model (`shrink`), and trains it as the
-    model was compiled, its optimizer and learning rate anew.
+    Use it to get the smaller model from one call; `plan_shrink`, `reconstruct` and `shrink` are its steps. Each round
+    goes the same part of the way to the budget: it ranks the channels again, removes those with the lowest scores,
+    reconstructs the remaining weights, builds the smaller model and trains it. Training uses the loss, metrics and
+    optimizer that the model was compiled with; the optimizer starts anew in each round.
 
     Args:
-        model: A built and compiled Sequential or Functional model, trained. It is left unchanged.
-        budget: What the smaller model may cost, `tfprune.budget(flops=0.5)`.
-        data: What to train on: a tuple (x, y), or a data set that can be read again and again.
-        rounds: At least 1; with more of them fewer channels go at once.
-        epochs: Epochs of training in each round, at least 0.
-        validation_data: What `metric` is measured on, in the same forms; None takes the first samples of `data`.
-        metric: `"loss"`, or the name of a metric that the model was compiled with.
-        criterion: As of `plan_shrink`; what needs data is shown the first samples of `data`.
-        filters: As of `plan_shrink`.
-        round_to: As of `plan_shrink`.
-        reconstruction: The `mode` of `reconstruct`: `"sequential"`, or for deep models the quicker `"parallel"`.
-        samples: How many samples of `data` reconstruction and criteria look at, at least 1; whole batches are taken.
-        verbose: 1 shows a progress bar, 0 nothing.
+        model: A trained, compiled Sequential or Functional model. It is left unchanged.
+        budget: What the smaller model may cost, for example `tfprune.budget(flops=0.5)`.
+        data: The training data: a tuple (x, y), or a dataset that can be read more than once.
+        rounds: The number of rounds, at least 1. With more rounds, fewer channels go at once. Default 3.
+        epochs: Epochs of training in each round, at least 0. Default 1.
+        validation_data: The data that `metric` is measured on, in the same forms; None (the default) takes the first
+            samples of `data`.
+        metric: `"loss"` (the default), or the name of a metric that the model was compiled with.
+        criterion: As in `plan_shrink`. A criterion that needs data gets the first samples of `data`.
+        filters: As in `plan_shrink`.
+        round_to: As in `plan_shrink`.
+        reconstruction: The `mode` of `reconstruct`: `"sequential"` (the default), or `"parallel"`, which is faster
+            for deep models.
+        samples: How many samples of `data` reconstruction and criteria use, at least 1; whole batches are taken.
+            Default 512.
+        verbose: 1 (the default) shows a progress bar, 0 nothing.
 
     Returns:
-        The smaller model, compiled, and a report with the plan and the metric of each round.
+        The smaller model, compiled, and a `PruneReport` with the plan and the metric of each round.
 
     Raises:
-        TypeError: For what is no model, no budget or no data.
-        ValueError: For a model that is not compiled or no graph, a budget that cannot be met, an unknown metric, and
-            for data as `reconstruct` refuses them.
+        TypeError: If `model` is not a Keras model, `budget` is not a budget, or `data` is not data to train on.
+        ValueError: If the model is not compiled or not a graph of layers, the budget cannot be met, `metric` is not
+            known, or the data are empty, of another shape or not finite.
 
     Example:
         >>> import tfprune
@@ -81,8 +85,7 @@ def prune_to(
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331.
     """
     check_compiled(model)
-    if not isinstance(budget, Budget):
-        raise TypeError(f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={budget!r}.")
+    check_budget(budget)
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     rounds, epochs = check_count(rounds, "rounds", least=1), check_count(epochs, "epochs", least=0)
     to_train = arguments_of(data)
@@ -101,7 +104,7 @@ def prune_to(
         plan = planned(current, target)
         masked = zero_channels(current, plan)
         better, _ = reconstruct(masked, current, [batch.x for batch in seen], mode=reconstruction)
-        smaller = compile_like(shrink(better, plan), model, advice=_WAY_OUT)
+        smaller = compile_like(shrink(better, plan), model, advice=_ADVICE)
         measured = [judge(masked), judge(better)]
         bar.add(2, [("FLOPs", plan.flops_kept), (metric, measured[-1])])
         smaller.fit(**to_train, epochs=epochs, verbose=0)
@@ -113,7 +116,7 @@ def prune_to(
 
 
 def _first_batches(data: Any, model: keras.Model, *, samples: int) -> list[Batch]:
-    """Return the first batches, until there are so many samples."""
+    """Return the first batches, until they hold at least `samples` samples."""
     taken, count = [], 0
     for batch in batches(data):
         check_batch(batch, model)
@@ -125,13 +128,13 @@ def _first_batches(data: Any, model: keras.Model, *, samples: int) -> list[Batch
 
 
 class _Evaluator:
-    """Measures models as one was compiled."""
+    """Measures the metric of models as a given model was compiled."""
 
     def __init__(self, model: keras.Model, metric: str, data: Any) -> None:
         self._model, self._metric, self._data = model, metric, data
 
     def __call__(self, model: keras.Model) -> float:
-        copy = model if model.compiled else compile_like(model, self._model, advice=_WAY_OUT, optimizer="sgd")
+        copy = model if model.compiled else compile_like(model, self._model, advice=_ADVICE, optimizer="sgd")
         if isinstance(self._data, list):
             values: dict[str, float] = {}
             copy.reset_metrics()

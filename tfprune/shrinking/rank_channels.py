@@ -1,4 +1,4 @@
-"""Rank channels by what the layers that read them lose, for `plan_shrink`."""
+"""Rank channels by the error that the layers that read them make without them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from tfprune.wrapping.flat_copy import flat_copy
 def rank_channels(
     model: keras.Model, data: Any, *, ridge: float = DAMPING, batch_size: int = 32
 ) -> dict[str, np.ndarray]:
-    """Score channels by greedy optimal brain surgery on the layers that read them.
+    """Return scores of channels, by greedy optimal brain surgery on the layers that read them.
 
-    The channel goes first without which these layers' outputs change least once their other weights are solved for
-    again; of the rest the next, and so on. The score of a channel is the squared error there is when it has gone, as
-    a part of the squares of the outputs: it depends on no order of the channels, and compares between groups.
+    Use it where `reconstruct` follows: the first channel to go is the one without which the outputs of these layers
+    change least after their other weights are reconstructed, then the next of the rest, and so on. The score of a
+    channel is the squared error once it is gone, as a fraction of the squares of the outputs. It does not depend on
+    the order of the channels, and compares between groups.
 
     Args:
         model: A built Sequential or Functional model, wrapped or not. It is left unchanged.
-        data: Some hundred samples, as for `reconstruct`.
-        ridge: What is added to the diagonal of the moments, as a part of its mean.
-        batch_size: Samples in a batch.
+        data: Calibration data, some hundred samples, in the forms that `reconstruct` takes.
+        ridge: The number added to the diagonal of the moments, as a fraction of its mean, at least 0.
+        batch_size: Samples in a batch, at least 1. Default 32.
 
     Returns:
-        For each group of channels, by its name, that of the layer that makes them, the scores:
-        `plan_shrink(model, sparsity, criterion=rank_channels(model, data))`, then `zero_channels` and `reconstruct`.
-        Groups are left out that a layer reads whose inputs are not known, such as a recurrent one.
+        An array of scores for each group of channels, by the name of the group, larger = keep. Pass it on as
+        `plan_shrink(model, sparsity, criterion=rank_channels(model, data))`, then call `zero_channels` and
+        `reconstruct`. A group is left out if a layer reads it whose inputs are not known, such as a recurrent layer.
 
     Raises:
-        TypeError: For what is no model or no data.
-        ValueError: For a model that is no graph, if no group can be ranked, or for data that are empty, of another
-            shape or not finite.
+        TypeError: If `model` is not a Keras model, or `data` is not data.
+        ValueError: If the model is not a graph of layers, or none of its groups can be ranked.
+        ValueError: If `data` are empty, of another shape or not finite.
 
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)]
@@ -110,7 +111,7 @@ def _surgeons(readers: list[tuple[Site, np.ndarray]], batches: Batches, ridge: f
 
 
 def _scores(group: Group, free: np.ndarray, surgeons: list[Surgeon]) -> np.ndarray:
-    """Return the error there is when each channel goes; for those that have to stay, that without all others."""
+    """Return the error once each channel is gone; for channels that have to stay, the error without all others."""
     order, costs = zip(*removals(surgeons, free.size), strict=True)
     errors = np.cumsum(costs)
     scores = dict(zip(free[list(order)].tolist(), errors.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Rank attention heads by what the loss says of each, for `plan_shrink`."""
+"""Rank attention heads by the loss without each of them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,27 @@ from tfprune.wrapping.flat_copy import flat_copy
 
 
 def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 32) -> dict[str, np.ndarray]:
-    """Score attention heads by how much the loss grows when each alone is removed, one evaluation for each.
+    """Return scores of attention heads: by how much the loss grows when one head alone is removed.
+
+    Use it to decide which heads `plan_shrink` removes. It takes one evaluation of `data` for each head.
 
     Args:
         model: A built Sequential or Functional model with one output, wrapped or not. It is left unchanged.
-        data: A tuple (x, y), or a data set of such batches that can be read again and again. Little will do.
-        loss: A loss, its name or a function; None takes the one that the model is compiled with.
-        batch_size: Samples in a batch.
+        data: A tuple (x, y), or a dataset of such batches that can be read more than once. A few hundred samples are
+            enough.
+        loss: A loss, its name or a function; None (the default) takes the loss that the model is compiled with.
+        batch_size: Samples in a batch, at least 1. Default 32.
 
     Returns:
-        For each group of heads, by its name, `attention/heads`, the growth of the mean loss without each head:
+        An array of scores for each group of heads, by the name of the group, `attention/heads`: the growth of the
+        mean loss without each head, larger = keep. Pass it on as
         `plan_shrink(model, sparsity, criterion=rank_heads(model, data))`. Heads depend on each other: to remove many,
         shrink and rank again.
 
     Raises:
-        TypeError: For what is no model or no data.
-        ValueError: For a model that is no graph or has no heads, without a loss, or for data without targets, none at
-            all, of another shape or not finite.
+        TypeError: If `model` is not a Keras model, or `data` is not data.
+        ValueError: If the model is not a graph of layers, has no heads or several outputs, or there is no loss.
+        ValueError: If `data` have no targets, or are empty, of another shape or not finite.
 
     Example:
         >>> from tfprune import plan_shrink

@@ -1,4 +1,4 @@
-"""Carry out a plan: build the smaller model, or the one of the same size with zeros in place of what goes."""
+"""Carry out a plan: build the smaller model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from tfprune.wrapping.strip import strip
 
 
 def shrink(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
-    """Return a plain, smaller model without the channels that a plan removes.
+    """Build the smaller model, without the channels that a plan removes.
 
-    It computes what the model of the same size computes with zeros in their place (`zero_channels`), up to rounding:
-    no kernel read them. It saves, loads and exports like any other, without tfprune.
+    Use it to carry out a plan. Up to rounding, the smaller model returns what `zero_channels` returns: the model of
+    the same size with zeros in place of these channels. It saves, loads and exports like any model, without tfprune.
 
     Args:
         model: The model that the plan was made for, wrapped or not. It is left unchanged.
         plan: What `plan_shrink` returned for it.
 
     Returns:
-        An uncompiled Functional model without nested ones, its layers named as before.
+        An uncompiled Functional model without nested models, its layers named as before.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If the plan was made for another model.
 
     Example:
@@ -73,7 +74,7 @@ def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
 
 
 def _smaller(layer: Any, plan: ShrinkPlan) -> Any:
-    """Return a layer that counts only the channels that are kept; operations have no weights and stay."""
+    """Return a copy of a layer that counts only the channels that are kept; operations have no weights and stay."""
     if not isinstance(layer, keras.layers.Layer):
         return layer
     return copy_of(layer, changes=_counted(plan.network.layers[layer.name].config, plan.keep))
@@ -88,7 +89,7 @@ def _counted(value: Any, keep: np.ndarray) -> Any:
 
 
 def _copy_kept(source: keras.layers.Layer, target: keras.layers.Layer, plan: ShrinkPlan) -> None:
-    """Assign what is kept of the variables of a layer to its smaller copy."""
+    """Assign the kept entries of the variables of a layer to its smaller copy."""
     weights = dict(zip(map(id, source.weights), plan.network.layers[source.name].weights, strict=True))
     for variable, counterpart in zip(source.variables, target.variables, strict=True):
         values = as_numpy(variable)

@@ -1,4 +1,4 @@
-"""A plan to shrink a model: which channels stay, what that leaves, and what was left alone."""
+"""A plan to shrink a model: which channels stay, what that saves, and what was left alone."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from tfprune.channels.network import Group, Network
-from tfprune.report import Report, Skipped, skipped_table, table
+from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
 
 _SHOWN = 3  # members of a group that a table names
 
 
 @dataclass(frozen=True)
 class GroupRow(Report):
-    """What becomes of channels that are ranked with each other.
+    """How many channels of a group stay, and what that saves.
 
     Attributes:
-        group: The first layer that makes them, `conv`, or for the heads of an attention `attention/heads`.
+        group: The name of the group: the first layer that makes its channels, `conv`, or `attention/heads` for the
+            heads of an attention layer.
         kind: "channels", or "heads" of attention.
-        members: The layers that make, read or pass them.
-        channels: How many there are; tied ones, which can only go together, count as one.
+        members: The layers that make, read or pass the channels.
+        channels: Their number; tied channels, which can only go together, count as one.
         kept: How many stay.
-        parameters: Entries of all weights that hold one of them, now.
+        parameters: Entries of all weights that hold any of the channels, now.
         parameters_kept: The same once the model is shrunk.
         flops: Floating-point operations of their layers on one sample, two for each multiplication of kernels and of
             attention, now.
@@ -44,7 +45,7 @@ class GroupRow(Report):
 
 @dataclass(frozen=True, eq=False)
 class ShrinkPlan(Report):
-    """Which channels of a model stay; `shrink` carries it out.
+    """Which channels of a model stay; print it, then `shrink(model, plan)` carries it out.
 
     Attributes:
         network: The channels of the model.
@@ -114,25 +115,26 @@ class ShrinkPlan(Report):
         return table(header, lines, left=2) + skipped_table(self.skipped)
 
     def plot(self, path: str | Path) -> None:
-        """Draw the channels of each group, and how many of them stay, to a .png, .svg or .pdf file.
+        """Draw the channels of each group, and how many of them stay, into an image file.
+
+        Args:
+            path: The file; its suffix says which format, such as `.png` or `.svg`.
 
         Raises:
-            ImportError: Without matplotlib: `pip install "tfprune[plot]"`.
+            ValueError: If matplotlib is not installed, or the file cannot be written.
         """
-        from matplotlib.figure import Figure
-
         rows = self.rows
-        figure = Figure(figsize=(8, 1.2 + 0.22 * len(rows)), layout="constrained")
+        figure = new_figure(8, 1.2 + 0.22 * len(rows))
         axes = figure.subplots()
-        places = range(len(rows))
-        axes.barh(places, [row.channels for row in rows], color="#d8dee6", label="channels")
-        axes.barh(places, [row.kept for row in rows], color="#1f6f8b", label="kept")
-        axes.set_yticks(places, [row.group for row in rows], fontsize=8)
+        heights = range(len(rows))
+        axes.barh(heights, [row.channels for row in rows], color="#d8dee6", label="channels")
+        axes.barh(heights, [row.kept for row in rows], color="#1f6f8b", label="kept")
+        axes.set_yticks(heights, [row.group for row in rows], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("channels")
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
 
 
 def _shortened(members: tuple[str, ...]) -> str:

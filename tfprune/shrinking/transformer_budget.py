@@ -1,4 +1,4 @@
-"""How a sparsity is split between the attention and the feed-forward parts of a transformer."""
+"""Split a sparsity between the attention layers and the feed-forward networks of a transformer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ def transformer_budget(
 ) -> tuple[int, int]:
     """Split a sparsity over equal blocks of attention and a feed-forward network.
 
-    With B blocks, of |A| and |F| parameters, round(B s^((|F|/|A|) / 1.5)) layers' worth of attention heads go; the
-    rest comes from the feed-forward networks, all alike.
+    Use it before `plan_shrink`, to remove heads and hidden units in the proportion that the paper found best. With B
+    blocks of |A| and |F| parameters, the heads of round(B s^((|F|/|A|) / 1.5)) attention layers go; the rest comes
+    from the feed-forward networks, the same from each.
 
     Args:
         sparsity: The fraction of the blocks' parameters to remove, in [0, 1).
-        blocks: Their number.
-        attention: Parameters of the attention of one block.
-        feed_forward: Parameters of the feed-forward network of one block.
-        width: Its hidden units.
+        blocks: The number of blocks, at least 1.
+        attention: The number of parameters of the attention in one block, at least 1.
+        feed_forward: The number of parameters of the feed-forward network in one block, at least 1.
+        width: The number of hidden units of the feed-forward network in one block, at least 1.
 
     Returns:
-        How many attention layers' worth of heads to remove, and how many hidden units to keep in each block.
+        Two counts: of how many attention layers to remove the heads, and how many hidden units to keep in each block.
+        This is not a `budget`. Where the hidden layers are called "hidden", the plan is `plan_shrink(model, sparsity,
+        allocation={"heads": removed / blocks, "hidden": 1 - kept / width, "": None})`.
 
     Raises:
-        TypeError: For arguments that are no numbers.
-        ValueError: For a sparsity outside [0, 1), counts below 1, or if the networks would have to lose all units.
+        TypeError: If `sparsity` is not a number, or a count is not an integer.
+        ValueError: If `sparsity` is outside [0, 1), a count is below 1, or the networks would lose all units.
 
     Example:
         >>> transformer_budget(0.5, blocks=32, attention=41_943_040, feed_forward=176_160_768, width=14336)

@@ -11,16 +11,20 @@ from tfprune.wrapping.strip import strip
 
 
 def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
-    """Return a copy of the same size with zeros wherever a kernel makes or reads a channel that a plan removes.
+    """Copy a model, with zeros wherever a kernel makes or reads a channel that a plan removes.
+
+    Use it before `reconstruct`, which solves for the weights that are not zero, or to judge a plan. The copy has the
+    size of the model; `shrink` builds the smaller one.
 
     Args:
         model: The model that the plan was made for, wrapped or not. It is left unchanged.
         plan: What `plan_shrink` returned for it.
 
     Returns:
-        An uncompiled Functional model without nested ones.
+        An uncompiled Functional model without nested models.
 
     Raises:
+        TypeError: If `model` is not a Keras model.
         ValueError: If the plan was made for another model.
 
     Example:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfprune.report import Report, Skipped, skipped_table, table
+from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
 from tfprune.spec import check_number
 
 
@@ -81,16 +81,11 @@ class SensitivityReport(Report):
         Raises:
             ValueError: If matplotlib is not installed, or the file cannot be written.
         """
-        try:
-            from matplotlib import colormaps
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ValueError(
-                'Expected the package matplotlib. Received: not installed. Run pip install "tfprune[plot]".'
-            ) from error
         lines = list(self._by_path())
         columns = math.ceil(len(lines) / 20)  # a longer column would be higher than the axes
-        figure = Figure(figsize=(6 + 2.5 * columns, 4.5), layout="constrained")
+        figure = new_figure(6 + 2.5 * columns, 4.5)
+        from matplotlib import colormaps
+
         axes = figure.subplots()
         axes.axhline(self.baseline, color="grey", linestyle="--", linewidth=1, label="as it was")
         colors = colormaps["viridis"].resampled(len(lines) + 1)  # the last color is too pale to see
@@ -99,12 +94,7 @@ class SensitivityReport(Report):
             axes.plot(x, y, "o-", color=colors(index), markersize=4, label=name)
         axes.set(xlabel="sparsity of one weight, others as they were", ylabel=self.metric, title="Sensitivity")
         figure.legend(loc="outside right upper", ncols=columns, fontsize="small")
-        try:
-            figure.savefig(path, dpi=120)
-        except OSError as error:
-            raise ValueError(
-                f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
-            ) from error
+        save_figure(figure, path)
 
     def __str__(self) -> str:
         levels = sorted({row.sparsity for row in self.rows})
