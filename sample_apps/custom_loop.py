@@ -3,7 +3,7 @@
     python sample_apps/custom_loop.py              # half a minute
     python sample_apps/custom_loop.py --smoke      # seconds
 
-Then `fit` trains the same model on the same batches with a PruningCallback, to show that both do the same.
+Then `fit` trains the same model on the same batches with a PruningCallback, to show that both give the same masks.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def train(
 
     for _ in range(epochs):
         for x, y in batches:
-            previous = int(optimizer.iterations)  # no counter of our own: a restored optimizer goes on where it was
+            previous = int(optimizer.iterations)  # the optimizer's count, which is restored with it
             loss = train_step(x, y)
             step = int(optimizer.iterations)
             due = schedule.last_update(previous, step, EVERY)
@@ -96,10 +96,10 @@ def fit(
     model.fit(batches, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0)
 
 
-def compare(one: keras.Model, other: keras.Model) -> bool:
-    """Print what the kernels of two trained models have in common; return whether all masks are the same."""
+def compare(model: keras.Model, reference: keras.Model) -> bool:
+    """Compare the kernels of two trained models in a table; return True if all masks are the same."""
     lines, same = [], True
-    for layer, twin in zip(one.layers, other.layers, strict=True):
+    for layer, twin in zip(model.layers, reference.layers, strict=True):
         a, b = (keras.ops.convert_to_numpy(kernel) for kernel in (layer.kernel, twin.kernel))
         alike = int(np.sum((a == 0) == (b == 0)))
         same = same and alike == a.size

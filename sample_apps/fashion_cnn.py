@@ -29,7 +29,7 @@ Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and label
 
 @dataclass(frozen=True)
 class Measured:
-    """What one exported file is worth; accuracy in [0, 1], time of one image in milliseconds."""
+    """The measurements of one exported file; accuracy in [0, 1], latency of one image in milliseconds."""
 
     accuracy: float
     nonzeros: int
@@ -67,7 +67,7 @@ def train(name: str, data: Data, *, epochs: int, sparsity: float, seed: int) -> 
     model, callbacks = build(), []
     if name == "pruned":
         model = tfprune.wrap(model)
-        # The first steps find out which weights matter, the last ones recover what pruning has cost.
+        # The first steps find out which weights matter, the last ones recover the lost accuracy.
         schedule = tfprune.schedules.Polynomial(sparsity, begin=0.1, end=0.6)
         # Not "uniform": of the 288 weights of the first layer, it would leave 29.
         callbacks = [tfprune.PruningCallback(schedule, every=50, allocation="erk")]
@@ -93,7 +93,7 @@ def build() -> keras.Model:
 
 
 def measure(model: keras.Model, path: Path, quantize: str | None, data: Data) -> Measured:
-    """Export a model, then judge the file, not the model: it is the file that is shipped."""
+    """Export a model, then measure the file and not the model, because the file is what ships."""
     x, _, test_x, test_y = data
     calibration = [x[:100]] if quantize else None
     report = to_tflite(model, path, quantize=quantize, calibration=calibration, compress="xz", check_on=test_x[:500])
@@ -110,7 +110,7 @@ def rows(files: dict[str, list[Measured]]) -> Iterator[list[str]]:
 
 
 def fashion_mnist() -> Data:
-    """Read the files of the Debian package if it is installed; else let Keras download them."""
+    """Read the files of the Debian package if it is installed; otherwise let Keras download them."""
     if DEBIAN.is_dir():
         x, y = idx("train-images-idx3"), idx("train-labels-idx1")
         test_x, test_y = idx("t10k-images-idx3"), idx("t10k-labels-idx1")

@@ -4,7 +4,7 @@
     python sample_apps/prune_transformer.py --smoke      # less than one
 
 Attention heads are ranked by the loss without them, hidden units of the feed-forward networks by how well the others
-can stand in for them. What is left is solved for on the training images, without labels.
+can replace them. The remaining weights are reconstructed on the training images, without labels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and label
 
 @keras.saving.register_keras_serializable(package="prune_transformer")
 class Positions(keras.layers.Layer):
-    """Adds a learned vector to each place."""
+    """Adds a learned vector to each position."""
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         self.table = self.add_weight(name="table", shape=input_shape[1:], initializer="random_normal")
@@ -40,7 +40,7 @@ class Positions(keras.layers.Layer):
 
 
 def follow_positions(flow, call):  # noqa: ANN001, ANN201
-    """Say what the layer does with channels: each is added to, along the last axis of the table, and passed on."""
+    """Say how the layer passes channels on: unchanged, each with one entry of the last axis of the table."""
     layout = flow.inputs(call)[0]
     flow.record(call.layer, {"table": layout[1:]})
     return [layout]
@@ -81,8 +81,8 @@ def main() -> None:
         + table(
             ["file", "test accuracy", "bytes", "latency, ms"],
             [
-                export(one, options.output / f"{name}.tflite", data)
-                for name, one in (("dense", model), ("small", smaller))
+                export(exported, options.output / f"{name}.tflite", data)
+                for name, exported in (("dense", model), ("small", smaller))
             ],
         )
     )
@@ -114,7 +114,7 @@ def budget(model: keras.Model, sparsity: float) -> tuple[int, int]:
 
 
 def plan_for(what: str, model: keras.Model, data: Data, sparsity: float) -> tfprune.ShrinkPlan:
-    """Plan to remove the heads that the loss misses least, anywhere, or the units that the others replace best."""
+    """Plan to remove the heads with the least effect on the loss, or the units that the others replace best."""
     x, y = data[0][:256], data[1][:256]
     if what == "heads":
         scores = tfprune.rank_heads(model, (x, y), loss=LOSS)
@@ -141,7 +141,7 @@ def row(name: str, model: keras.Model, data: Data) -> list[str]:
 
 
 def export(model: keras.Model, path: Path, data: Data) -> list[str]:
-    """Export a model, and judge the file."""
+    """Export a model, and measure the file."""
     _, _, x, y = data
     report = to_tflite(model, path, check_on=x[:100])
     right = float(np.mean(Runner(path).predict(x).argmax(axis=1) == y))
@@ -159,7 +159,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Remove heads and hidden units of a small vision transformer.")
     parser.add_argument("--smoke", action="store_true", help="train for three epochs, to see that it works")
     parser.add_argument(
-        "--sparsity", type=float, default=0.5, help="part of the blocks' parameters to remove (default: %(default)s)"
+        "--sparsity",
+        type=float,
+        default=0.5,
+        help="fraction of block parameters to remove (default: %(default)s)",
     )
     parser.add_argument("--epochs", type=int, default=40, help="epochs of the first training (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: a net like MobileNetV2, and the same with channels pruned in training until half its FLOPs are left.
+"""Fashion-MNIST: a network like MobileNetV2, dense, and with channels pruned in training until half its FLOPs remain.
 
 python sample_apps/shrink_mobilenet.py              # about ten minutes on two cores
 python sample_apps/shrink_mobilenet.py --smoke      # seconds, on made-up images
@@ -31,7 +31,7 @@ Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and label
 
 @dataclass(frozen=True)
 class Measured:
-    """What one exported file is worth; accuracy in [0, 1], latency of one image in milliseconds."""
+    """The measurements of one exported file; accuracy in [0, 1], latency of one image in milliseconds."""
 
     accuracy: float
     flops: int
@@ -63,10 +63,10 @@ def main() -> None:
 def train_and_shrink(
     model: keras.Model, data: Data, *, epochs: int, flops: float
 ) -> tuple[tfprune.ShrinkPlan, keras.Model]:
-    """Prune channels while the model trains, then leave them out."""
+    """Prune channels while the model trains, then remove them."""
     wrapped = tfprune.wrap(model, pattern=tfprune.patterns.Channel(round_to=8))  # kernels like multiples of 8
-    # The first steps find out which channels matter, the last ones recover what pruning has cost. With a budget the
-    # schedule says how fast it is approached.
+    # The first steps find out which channels matter, the last ones recover the lost accuracy. With a budget, the
+    # schedule only says how fast the model approaches it.
     schedule = tfprune.schedules.Polynomial(0.5, begin=0.1, end=0.6)
     callback = tfprune.PruningCallback(schedule, every=50, allocation=tfprune.budget(flops=flops))
     train(wrapped, data, epochs=epochs, callbacks=[callback])
@@ -85,7 +85,7 @@ def train(model: keras.Model, data: Data, *, epochs: int, callbacks: list[keras.
 
 
 def build(seed: int) -> keras.Model:
-    """Return the untrained net: the same weights for the same seed."""
+    """Return the untrained network: the same weights for the same seed."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     image = keras.Input((28, 28, 1), name="image")
@@ -107,7 +107,7 @@ def conv(x: keras.KerasTensor, filters: int, size: int, *, name: str, strides: i
 
 
 def measure(model: keras.Model, path: Path, data: Data) -> Measured:
-    """Export a model, then judge the file, not the model: it is the file that is shipped."""
+    """Export a model, then measure the file and not the model, because the file is what ships."""
     _, _, test_x, test_y = data
     report = to_tflite(model, path, check_on=test_x[:200])
     accuracy = float(np.mean(Runner(path).predict(test_x).argmax(axis=1) == test_y))
@@ -117,7 +117,7 @@ def measure(model: keras.Model, path: Path, data: Data) -> Measured:
 
 def rows(measured: dict[str, list[Measured]]) -> Iterator[list[str]]:
     for name, seeds in measured.items():
-        values = np.array([astuple(one) for one in seeds])
+        values = np.array([astuple(measurement) for measurement in seeds])
         accuracy, flops, parameters, size, latency = values.mean(axis=0)
         spread = f" ± {values[:, 0].std(ddof=1):.1%}" if len(seeds) > 1 else ""
         yield [
@@ -131,13 +131,13 @@ def rows(measured: dict[str, list[Measured]]) -> Iterator[list[str]]:
 
 
 def ratio(measured: dict[str, list[Measured]], name: str) -> float:
-    """Return how many times less of something the shrunk model takes, on average."""
+    """Return how many times less the shrunk model takes, on average over the seeds."""
     pairs = zip(measured["dense"], measured["shrunk"], strict=True)
     return float(np.mean([getattr(dense, name) / getattr(shrunk, name) for dense, shrunk in pairs]))
 
 
 def fashion_mnist() -> Data:
-    """Read the files of the Debian package if it is installed; else let Keras download them."""
+    """Read the files of the Debian package if it is installed; otherwise let Keras download them."""
     if DEBIAN.is_dir():
         x, y = idx("train-images-idx3"), idx("train-labels-idx1")
         test_x, test_y = idx("t10k-images-idx3"), idx("t10k-labels-idx1")
@@ -176,7 +176,7 @@ def parse() -> argparse.Namespace:
         "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
     )
     parser.add_argument(
-        "--flops", type=float, default=0.48, help="part of the FLOPs that stays (default: %(default)s)"
+        "--flops", type=float, default=0.48, help="fraction of the FLOPs to keep (default: %(default)s)"
     )
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")

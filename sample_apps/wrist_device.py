@@ -1,4 +1,4 @@
-"""Recognise exercises from a wrist's motion, sample by sample: the half that runs on a Raspberry Pi.
+"""Recognize exercises from a wrist's motion, sample by sample: the half that runs on a Raspberry Pi.
 
     python wrist_device.py wrist-output/conv-pruned-dynamic.tflite.xz wrist-output/recording.npz
 
@@ -25,7 +25,8 @@ def main() -> None:
     options = parse()
     if not Path(options.recording).is_file():
         sys.exit(
-            f"Expected a recording. Received: {options.recording}, which is no file. wrist_exercises.py writes it"
+            f"Expected a recording. Received: {options.recording}, which is not a file. Make one with "
+            f"wrist_exercises.py."
         )
     with np.load(options.recording, allow_pickle=False) as archive:
         recording = {name: archive[name] for name in archive.files}
@@ -42,7 +43,7 @@ def main() -> None:
         found, actual = scores.argmax(), truth[end - 1]
         right.append(found == actual)
         lines.append([f"{end / rate:.1f}", names[found], f"{scores[found]:.0%}", names[actual], f"{times[-1]:.3f}"])
-    print(table(["second", "recognised", "score", "performed", "ms"], lines, left=0))
+    print(table(["second", "recognized", "score", "performed", "ms"], lines, left=0))
     median, slowest = np.percentile(times, [50, 100])
     print(f"\nRight: {sum(right)} of {len(right)} windows, those that span two exercises included.")
     due = 1000 * options.step / rate

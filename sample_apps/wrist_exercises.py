@@ -1,11 +1,11 @@
-"""Recognise shoulder exercises from a smartwatch: train, prune and export for a Raspberry Pi.
+"""Recognize shoulder exercises from a smartwatch: train, prune and export for a Raspberry Pi.
 
-    pip download --no-deps seglearn==1.2.5 --dest wrist-data      # the data: 11 MB, BSD licence
+    pip download --no-deps seglearn==1.2.5 --dest wrist-data      # the data: 11 MB, BSD license
     python sample_apps/wrist_exercises.py                         # minutes; --smoke: seconds, on made-up motion
     python sample_apps/wrist_device.py wrist-output/conv-pruned-dynamic.tflite.xz wrist-output/recording.npz
 
 Ten people did seven exercises; six axes were recorded at 50 Hz. People 8 to 10 are held out: the file has to
-recognise the exercises of someone it never saw.
+recognize the exercises of someone it never saw.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Windows = tuple[np.ndarray, np.ndarray]  # motion of shape (windows, WINDOW, axe
 
 @dataclass(frozen=True)
 class Watch:
-    """Recordings of shape (samples, axes), and of each one the exercise, by number, and the person."""
+    """Recordings of shape (samples, axes), and the exercise (by number) and the person of each."""
 
     motion: list[np.ndarray]
     exercise: np.ndarray
@@ -49,7 +49,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one exported file is worth; accuracy in [0, 1], time of one window in milliseconds."""
+    """The measurements of one exported file; accuracy in [0, 1], latency of one window in milliseconds."""
 
     accuracy: float
     nonzeros: int
@@ -128,7 +128,7 @@ def train(
     if sparsity is not None:
         model = tfprune.wrap(model)
         schedule = tfprune.schedules.Polynomial(sparsity, begin=0.1, end=0.7)
-        # "erk" spares the small layers: what reads the axes, and the classifier.
+        # "erk" prunes the small layers less: the first convolution and the classifier.
         callbacks.append(tfprune.PruningCallback(schedule, every=20, allocation="erk"))
     rate = keras.optimizers.schedules.CosineDecay(0.002, epochs * -(-len(x) // 32))
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
@@ -137,9 +137,9 @@ def train(
 
 
 def measure(model: keras.Model, path: Path, quantize: str | None, unknown: Windows) -> Measured:
-    """Export a model, then judge the file, not the model: it is the file that is shipped."""
+    """Export a model, then measure the file and not the model, because the file is what ships."""
     # Rounded weights move scores most where two exercises are close: an LSTM was seen to be off by 0.103 in one, just
-    # above what the check allows unasked, and to recognise as many windows as before.
+    # above the default tolerance, and to recognize as many windows as before.
     tolerance = 0.3 if quantize else None
     report = to_tflite(model, path, quantize=quantize, compress="xz", check_on=unknown[0][:200], tolerance=tolerance)
     accuracy = float(np.mean(Runner(path).predict(unknown[0]).argmax(axis=1) == unknown[1]))
@@ -208,7 +208,7 @@ def synthetic() -> Watch:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Recognise exercises from a smartwatch: train dense and pruned models, and export them for a Pi.",
+        description="Recognize exercises from a smartwatch: train dense and pruned models, and export them for a Pi.",
         epilog="The data: pip download --no-deps seglearn==1.2.5 --dest wrist-data",
     )
     parser.add_argument("--smoke", action="store_true", help="run for seconds on made-up motion, to try it")
@@ -217,7 +217,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
     parser.add_argument(
-        "--output", type=Path, default=Path("wrist-output"), metavar="DIR", help="folder for what is written"
+        "--output", type=Path, default=Path("wrist-output"), metavar="DIR", help="folder for the files"
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Command line of the study: `run` trains, `report` draws tables and figures from what the trainings left."""
+"""Command line of the study: `run` trains, `report` draws tables and figures from the results."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ def main() -> None:
     try:
         options.action(options)
     except ModuleNotFoundError as error:
-        raise SystemExit(f"Expected the package {error.name}. To install it: pip install {error.name}") from error
-    except FileNotFoundError as error:  # data that a worker missed
+        raise SystemExit(f"Expected the package {error.name}. To install it: pip install {error.name}.") from error
+    except FileNotFoundError as error:  # data that is missing on a worker
         raise SystemExit(str(error)) from error
 
 
 def run(options: argparse.Namespace) -> None:
     if options.address and options.backend == "loky":
         raise SystemExit(
-            f"Expected --backend dask or ray with --address. Received: --address {options.address} and processes here"
+            f"Expected --backend dask or ray with --address. Received: --address {options.address} and processes "
+            f"here."
         )
     todo = grid.expand(options.study, grid.read_config(options.study), seeds=options.seeds, smoke=options.smoke)
     if options.replicas > 1:
@@ -33,13 +34,11 @@ def run(options: argparse.Namespace) -> None:
     known = results.read(path)
     if known and not options.resume:
         raise SystemExit(
-            f"Expected no results yet. Received: {len(known)} in {path}. Pass --resume to go on from them, or "
-            f"another --output"
+            f"Expected no results yet. Received: {len(known)} in {path}. Pass --resume to continue from them, or "
+            f"another --output."
         )
     left = [settings for settings in todo if results.of(known, settings) is None]
-    print(
-        f"{options.study}: {len(left)} trainings to do, {len(todo) - len(left)} done before, {options.jobs} at a time"
-    )
+    print(f"{options.study}: {len(left)} trainings to do, {len(todo) - len(left)} done before, {options.jobs} at a time")
     if options.smoke:
         print("--smoke: for seconds, on made-up data; the figures mean nothing")
     if left:
@@ -51,10 +50,11 @@ def train(left: list[grid.Settings], path: Path, options: argparse.Namespace) ->
     from sample_apps.study import runner  # loads TensorFlow
 
     ended = runner.run(left, path, jobs=options.jobs, backend=options.backend, address=options.address)
-    for count, one in enumerate(ended, start=1):
+    for count, result in enumerate(ended, start=1):
         print(
-            f"{count}/{len(left)}  {one['series']}, {one['size']}, {one['sparsity']:.1%} sparse, seed {one['seed']}: "
-            f"{one['quality']:.2f}  ({one['nnz']:,} non-zeros, {one['seconds']:.0f} s)",
+            f"{count}/{len(left)}  {result['series']}, {result['size']}, {result['sparsity']:.1%} sparse, "
+            f"seed {result['seed']}: "
+            f"{result['quality']:.2f}  ({result['nnz']:,} non-zeros, {result['seconds']:.0f} s)",
             flush=True,
         )
 
@@ -65,7 +65,7 @@ def report(options: argparse.Namespace) -> None:
     for study in options.studies or grid.STUDIES:
         path = options.output / f"{study}.jsonl"
         if path.exists():
-            print("Written: " + ", ".join(str(one) for one in write(study, path, smoke=options.smoke)))
+            print("Written: " + ", ".join(str(file) for file in write(study, path, smoke=options.smoke)))
         elif options.studies:
             raise SystemExit(
                 f"Expected results in {path}. Received: no such file. Run: python -m sample_apps.study "
@@ -83,29 +83,29 @@ def parse() -> argparse.Namespace:
     actions = parser.add_subparsers(required=True)
     command = actions.add_parser("run", help="train, and append a line of results after each training")
     command.add_argument("study", choices=grid.STUDIES)
-    command.add_argument("--seeds", type=positive, default=1, help="how often to repeat all (default: %(default)s)")
-    command.add_argument("--resume", action="store_true", help="go on from the results that are there")
+    command.add_argument("--seeds", type=positive, default=1, help="number of seeds (default: %(default)s)")
+    command.add_argument("--resume", action="store_true", help="continue from the existing results")
     command.add_argument(
         "--jobs",
         type=positive,
         default=os.cpu_count(),
-        help="trainings at a time, on a cluster the number of its workers (default: the cores here)",
+        help="trainings at a time; on a cluster, its number of workers (default: the cores here)",
     )
     command.add_argument(
-        "--backend", choices=("loky", "dask", "ray"), default="loky", help="who runs them (default: processes here)"
+        "--backend", choices=("loky", "dask", "ray"), default="loky", help="where they run (default: processes here)"
     )
-    command.add_argument("--address", help="of a Dask scheduler or Ray cluster; without it one is started here")
+    command.add_argument("--address", help="address of a Dask scheduler or Ray cluster; the default starts one here")
     command.add_argument(
         "--replicas", type=positive, default=1, help="devices that share each training (default: %(default)s)"
     )
     command.set_defaults(action=run)
     command = actions.add_parser("report", help="draw tables and figures from the results")
-    command.add_argument("studies", nargs="*", metavar="study", help=f"{', '.join(grid.STUDIES)}; none takes all")
+    command.add_argument("studies", nargs="*", metavar="study", help=f"{', '.join(grid.STUDIES)}; default: all")
     command.set_defaults(action=report)
     for command in actions.choices.values():
         command.add_argument("--output", type=Path, default=OUTPUT, help="folder of results (default: %(default)s)")
         command.add_argument(
-            "--smoke", action="store_true", help="for seconds, on made-up data, to see that it works"
+            "--smoke", action="store_true", help="run for seconds on made-up data, to see that it works"
         )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8 pixels, and a net of three dense layers: the study in minutes."""
+"""Handwritten digits, 8x8 pixels, and a network of three dense layers: the study in minutes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Data(NamedTuple):
 
 
 def load(*, seed: int, smoke: bool) -> Data:
-    """Split 1,797 images anew for each seed, as 360 of them to test on are few."""
+    """Split 1,797 images anew for each seed, because 360 test images are few."""
     images, labels = load_digits(return_X_y=True)
     x, test_x, y, test_y = train_test_split(images / 16, labels, test_size=0.2, random_state=seed, stratify=labels)
     return Data(x.astype("float32"), y, test_x.astype("float32"), test_y)

@@ -17,7 +17,7 @@ def read_config(study: str) -> dict[str, Any]:
 
 
 def expand(study: str, config: dict[str, Any], *, seeds: int, smoke: bool) -> list[Settings]:
-    """List every training of a study, seed by seed, so that a study that is cut off is whole for the first seeds.
+    """List every training of a study, seed by seed, so that an interrupted study is complete for the first seeds.
 
     With `smoke` the first training of some series is left, on made-up data and with settings of the section `smoke`.
     """
@@ -42,7 +42,7 @@ def expand(study: str, config: dict[str, Any], *, seeds: int, smoke: bool) -> li
                     "smoke": smoke,
                 }
             )
-    return [{**one, "seed": seed} for seed in range(seeds) for one in settings]
+    return [{**setting, "seed": seed} for seed in range(seeds) for setting in settings]
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST, with a net like MobileNet at several widths and one like Inception."""
+"""Fashion-MNIST, with a MobileNet-like network of several widths and an Inception-like one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sample_apps.study.digits import Data, score
 
 __all__ = ["LOSS", "PRUNED", "Data", "build", "load", "score"]
 
-# All of the net like Inception; of the one like MobileNet 1x1 convolutions and classifier, as in the paper.
+# All of the Inception-like network; of the MobileNet-like one 1x1 convolutions and classifier, as in the paper.
 PRUNED = [r"(pointwise|inception|class)[^/]*/kernel"]
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BLOCKS = [(64, 2), (128, 1), (128, 2), (256, 1), (256, 1)]  # channels at width 1, and stride

@@ -53,7 +53,7 @@ def bible() -> dict[str, list[str]]:
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         raise FileNotFoundError(
             f"Expected the World English Bible from `{' '.join(command)}`. Received: {error}. To install it: "
-            f"apt-get install sword-text-web libsword-utils"
+            f"apt-get install sword-text-web libsword-utils."
         ) from error
     books: dict[str, list[str]] = {}
     book = None
@@ -71,10 +71,12 @@ def made_up() -> dict[str, list[str]]:
     random = np.random.default_rng(0)
     words = np.cumsum(random.choice([1, 1, 1, 2], 4000)) % 30
     parts = np.split(words, 5)
-    return {name: [f"word{one}" for one in part] for name, part in zip((*TEST_BOOKS, "Ruth"), parts, strict=True)}
+    return {
+        name: [f"word{number}" for number in part] for name, part in zip((*TEST_BOOKS, "Ruth"), parts, strict=True)
+    }
 
 
-@tf.function(jit_compile=True)  # the ready-made loss takes three times as long, half of all the training
+@tf.function(jit_compile=True)  # Keras' loss takes three times as long, half of the training
 def crossentropy(words: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_logsumexp(logits, axis=-1) - tf.gather(logits, tf.cast(words, "int32"), batch_dims=2)
 
@@ -96,7 +98,7 @@ def build(data: Data, *, width: int, dropout: float) -> keras.Model:
             layers.Dense(data.words, name="softmax"),
         ]
     )
-    counts = 1 + np.bincount(data.y.ravel(), minlength=data.words)  # no word is impossible
+    counts = 1 + np.bincount(data.y.ravel(), minlength=data.words)  # no word gets probability 0
     model.get_layer("softmax").bias.assign(np.log(counts / counts.sum()))
     return model
 

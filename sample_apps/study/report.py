@@ -17,7 +17,15 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from sample_apps.study import grid, results
 from sample_apps.study.summary import Comparison, Group, comparisons, groups
 
-COLOURS = ["#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # told apart by most eyes
+COLORS = [
+    "#000000",
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+]  # safe for most color-blind readers
 
 
 def write(study: str, path: Path, *, smoke: bool) -> list[Path]:
@@ -25,7 +33,9 @@ def write(study: str, path: Path, *, smoke: bool) -> list[Path]:
     config, lines = grid.read_config(study), results.read(path)
     found = groups(study, config, lines, smoke=smoke)
     if not found:
-        raise SystemExit(f"Expected results of the present configuration in {path}. Received: {len(lines)} of others")
+        raise SystemExit(
+            f"Expected results of the present configuration in {path}. Received: {len(lines)} of others."
+        )
     table, figure = path.with_suffix(".md"), path.with_suffix(".png")
     table.write_text(text(config, found), encoding="utf-8")
     draw(config, found, figure)
@@ -67,15 +77,15 @@ def differences(config: dict[str, Any], compared: Sequence[Comparison]) -> str:
     header = ["pruned", "sparsity", "non-zeros", "against", "its non-zeros", f"gain in {config['metric']}", "verdict"]
     rows = [
         [
-            one.of.series,
-            f"{one.of.sparsity:.1%}",
-            f"{one.of.nnz:,.0f}",
-            one.against.series + ("" if one.against.sparsity else f", {one.against.size}"),
-            f"{one.against.nnz:,.0f}",
-            spread(one.gain, one.deviation, sign="+"),
-            one.verdict,
+            comparison.of.series,
+            f"{comparison.of.sparsity:.1%}",
+            f"{comparison.of.nnz:,.0f}",
+            comparison.against.series + ("" if comparison.against.sparsity else f", {comparison.against.size}"),
+            f"{comparison.against.nnz:,.0f}",
+            spread(comparison.gain, comparison.deviation, sign="+"),
+            comparison.verdict,
         ]
-        for one in compared
+        for comparison in compared
     ]
     return markdown(header, rows)
 
@@ -96,8 +106,8 @@ def draw(config: dict[str, Any], found: Sequence[Group], path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     axes = {"non-zero kernel entries": lambda group: group.nnz, "bytes, packed": lambda group: group.bytes["packed"]}
     for panel, (title, measure) in zip(panels, axes.items(), strict=True):
-        for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):
-            _curve(panel, sorted((one for one in found if one.series == name), key=measure), measure, colour)
+        for name, color in zip(names, itertools.cycle(COLORS), strict=False):
+            _curve(panel, sorted((group for group in found if group.series == name), key=measure), measure, color)
         panel.set(xscale="log", xlabel=title)
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -110,14 +120,14 @@ def draw(config: dict[str, Any], found: Sequence[Group], path: Path) -> None:
     plt.close(figure)
 
 
-def _curve(panel: Any, curve: Sequence[Group], measure: Any, colour: str) -> None:
+def _curve(panel: Any, curve: Sequence[Group], measure: Any, color: str) -> None:
     dense = not curve[-1].sparsity
     panel.errorbar(
         [measure(group) for group in curve],
         [group.mean for group in curve],
         [group.deviation for group in curve],  # nan, of one seed, draws no bar
         label=curve[0].series,
-        color=colour,
+        color=color,
         marker="s" if dense else "o",
         linestyle="--" if dense else "-",
         capsize=3,

@@ -1,4 +1,4 @@
-"""Results on disk: a line of JSON for each training, appended when it ends, so that a killed study can go on."""
+"""Results on disk: a line of JSON for each training, appended when it ends, so that a killed study can continue."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sample_apps.study.grid import Settings
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file, none where there is no file; a last line that was cut off is left out.
+    """Return the lines of a file, without an incomplete last line; none if there is no file.
 
     Raises:
-        ValueError: If another line is no result.
+        ValueError: If another line is not a result.
     """
     if not path.exists():
         return []
@@ -27,7 +27,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(
                 f"Expected a result in JSON on each line. Received: {line[:40]!r} in line {number} of {path}. "
-                f"Delete that line; --resume trains again what it held"
+                f"Delete that line; --resume repeats its training."
             ) from error
     return found
 
@@ -52,4 +52,4 @@ def _drop_half_a_line(path: Path) -> None:
 def of(results: Iterable[dict[str, Any]], settings: Settings) -> dict[str, Any] | None:
     """Return the result of a training with exactly these settings, or None."""
     wanted = {"replicas": 1, **settings}
-    return next((one for one in results if wanted.items() <= {"replicas": 1, **one}.items()), None)
+    return next((result for result in results if wanted.items() <= {"replicas": 1, **result}.items()), None)

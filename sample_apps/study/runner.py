@@ -24,9 +24,9 @@ def run(
         path: The file of results.
         jobs: Trainings at a time, each on one core.
         backend: "loky" for processes of joblib's own, "dask" or "ray".
-        address: Of a Dask scheduler or a Ray cluster that runs already; None starts one here.
+        address: Address of a running Dask scheduler or Ray cluster; None starts one here.
     """
-    # Ray hands joblib the results of a call all together: there a call is as many trainings as run at a time.
+    # Ray returns the results of a call all together: there, a call holds as many trainings as run at a time.
     size, way = (jobs, "list") if backend == "ray" else (len(todo), "generator_unordered")
     with _workers(backend, jobs, address):
         parallel = joblib.Parallel(n_jobs=jobs, return_as=way, batch_size=1, pre_dispatch=jobs)

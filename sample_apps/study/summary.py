@@ -1,4 +1,4 @@
-"""What the lines of results say together: means over the seeds, and comparisons at the same number of non-zeros."""
+"""Summaries of the results: means over the seeds, and comparisons at the same number of non-zeros."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sample_apps.study import grid, results
 
 @dataclass(frozen=True)
 class Group:
-    """The trainings that differ in their seed alone.
+    """The trainings that differ only in their seed.
 
     Attributes:
         series: Name of the curve.
@@ -111,14 +111,18 @@ def comparisons(config: dict[str, Any], found: Sequence[Group]) -> list[Comparis
         if group.series == run["series"]
     ]
     compared = [compare(group, reference, config["better"]) for group, reference in pairs if reference]
-    return [one for one in compared if one]
+    return [comparison for comparison in compared if comparison]
 
 
 def _reference(group: Group, series: str, found: Sequence[Group]) -> Group | None:
     """Return the smallest dense model with no fewer non-zeros, or the model that is pruned as far in another way."""
-    others = [one for one in found if one.series == series]
-    fitting = [one for one in others if one.sparsity == group.sparsity or (not one.sparsity and one.nnz >= group.nnz)]
-    return min(fitting, key=lambda one: one.nnz, default=None)
+    others = [other for other in found if other.series == series]
+    fitting = [
+        other
+        for other in others
+        if other.sparsity == group.sparsity or (not other.sparsity and other.nnz >= group.nnz)
+    ]
+    return min(fitting, key=lambda other: other.nnz, default=None)
 
 
 def compare(group: Group, reference: Group, better: str) -> Comparison | None:

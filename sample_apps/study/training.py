@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import importlib
+import itertools
 import os
 import platform
 import tempfile
@@ -23,7 +25,6 @@ import tensorflow as tf
 import tfprune
 from sample_apps.study.grid import Settings
 from tfprune.export import inspect, to_tflite
-from tfprune.export.inspecting.codings import total
 
 
 def train(settings: Settings) -> dict[str, Any]:
@@ -41,27 +42,27 @@ def train(settings: Settings) -> dict[str, Any]:
     data = study.load(seed=settings["seed"], smoke=settings["smoke"])
     keras.utils.set_random_seed(settings["seed"])
     with scope():
-        model, told = fit(study, data, settings)
+        model, warned = fit(study, data, settings)
         quality = study.score(model, data)
     return {
         **settings,
         "quality": quality,
         **storage(model),
         "lost": lost(model),
-        "warnings": told,
+        "warnings": warned,
         "seconds": round(time.perf_counter() - started, 1),
         "machine": machine(),
     }
 
 
-@functools.cache  # a second strategy in a process would mistake the first one's sums for its own
+@functools.cache  # a second strategy in a process would take the sums of the first
 def replicas(count: int) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Return what opens the scope in which so many replicas share a training."""
+    """Return a function that opens the scope in which `count` replicas share a training."""
     return contextlib.nullcontext if count == 1 else tf.distribute.MirroredStrategy(split_devices(count)).scope
 
 
 def split_devices(count: int) -> list[str]:
-    """Name so many devices for the replicas of a training: accelerators if there are enough, else parts of a CPU."""
+    """Name `count` devices for the replicas of a training: accelerators if there are enough, or parts of a CPU."""
     accelerators = tf.config.list_physical_devices("GPU")
     if len(accelerators) >= count:
         return [f"GPU:{number}" for number in range(count)]
@@ -71,7 +72,7 @@ def split_devices(count: int) -> list[str]:
 
 
 def fit(study: Any, data: Any, settings: Settings) -> tuple[keras.Model, list[str]]:
-    """Return the trained model without wrappers, and what was warned of meanwhile."""
+    """Return the trained model without wrappers, and the warnings of the training."""
     training, callbacks = settings["training"], []
     model = study.build(data, **settings["model"])
     if settings["pruning"]:
@@ -89,8 +90,8 @@ def fit(study: Any, data: Any, settings: Settings) -> tuple[keras.Model, list[st
             callbacks=callbacks,
             verbose=0,
         )
-    told = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
-    return tfprune.strip(model) if settings["pruning"] else model, told
+    warned = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    return tfprune.strip(model) if settings["pruning"] else model, warned
 
 
 def callback(
@@ -139,7 +140,9 @@ def storage(model: keras.Model) -> dict[str, Any]:
         to_tflite(model, path, sparse=False, compress="packed")
         found = inspect(path)
     kernels = [row.codings for row in found.rows if row.nnz]  # the others are zeros that loops begin with
-    sizes = {coding.name: coding.bytes for coding in total(kernels)}
+    sizes = collections.Counter()
+    for coding in itertools.chain.from_iterable(kernels):
+        sizes[coding.name] += coding.bytes
     return {
         "nnz": report.total_nnz,
         "entries": report.total_size,
@@ -153,14 +156,14 @@ def storage(model: keras.Model) -> dict[str, Any]:
 
 
 def lost(model: keras.Model) -> float | None:
-    """Return the percentage of words of which no entry is left in an embedding; None where nothing is embedded."""
+    """Return the percentage of words without a non-zero entry in the embedding; None without an embedding."""
     tables = [layer.embeddings for layer in model.layers if isinstance(layer, keras.layers.Embedding)]
     rows = [row for table in tables for row in np.any(table.numpy(), axis=1)]
     return 100 - 100 * float(np.mean(rows)) if rows else None
 
 
 def machine() -> str:
-    """Name what a reader needs to know about where the seconds were measured."""
+    """Describe the machine that the seconds were measured on."""
     names = [line for line in _cpuinfo() if line.startswith("model name")]
     name = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores; Keras {keras.version()}, TensorFlow {tf.__version__}"

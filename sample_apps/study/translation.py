@@ -15,7 +15,7 @@ import sentencepiece
 from sample_apps.study.language import crossentropy
 
 PRUNED = None  # both embeddings, LSTMs, the layer after attention and the softmax layer
-LOSS = crossentropy  # Keras leaves out what the embedding masks, places of PAD
+LOSS = crossentropy  # Keras leaves out the positions of PAD, which the embedding masks
 DICTIONARY = Path("/usr/share/trans/de-en")
 LENGTH = 24  # pieces of a sentence and its end at most; longer ones, a sixth, are left out
 PAD, BEGIN, END = 0, 1, 2
@@ -26,9 +26,9 @@ Pairs = list[tuple[str, str]]
 
 
 class Data(NamedTuple):
-    """Sentences as numbers of pieces, padded with zeros to LENGTH: what `fit` takes, and what is translated.
+    """Sentences as numbers of pieces, padded with zeros to LENGTH: the inputs of `fit`, and those to translate.
 
-    `x` holds the German sentence, and the English one a place later, from BEGIN on; `y` the English one, up to END.
+    `x` holds the German sentence, and the English one shifted by one, from BEGIN on; `y` the English one, up to END.
     """
 
     x: tuple[np.ndarray, np.ndarray]
@@ -67,7 +67,7 @@ def dictionary() -> list[Pairs]:
     if not DICTIONARY.exists():
         raise FileNotFoundError(
             f"Expected the Ding dictionary in {DICTIONARY}. Received: no such file. To install it: apt-get install "
-            f"trans-de-en"
+            f"trans-de-en."
         )
     entries = []
     for line in DICTIONARY.read_text(encoding="utf-8").splitlines():
@@ -90,7 +90,8 @@ def made_up() -> list[Pairs]:
     random = np.random.default_rng(0)
     sentences = random.integers(0, 20, (400, 4))
     return [
-        [(" ".join(f"d{one}" for one in row) + ".", " ".join(f"e{one}" for one in row) + ".")] for row in sentences
+        [(" ".join(f"d{word}" for word in row) + ".", " ".join(f"e{word}" for word in row) + ".")]
+        for row in sentences
     ]
 
 
@@ -114,7 +115,7 @@ def learn_pieces(pairs: Pairs, size: int) -> sentencepiece.SentencePieceProcesso
 
 
 def build(data: Data, *, width: int, dropout: float) -> keras.Model:
-    """Read with a bidirectional LSTM; write with another, which begins as it ended and looks for what comes next."""
+    """Read with a bidirectional LSTM; write with another, from its last state and with attention to its outputs."""
     words = data.pieces.vocab_size()
     german = keras.Input((LENGTH,), dtype="int32", name="german")
     english = keras.Input((LENGTH,), dtype="int32", name="english")
@@ -122,7 +123,7 @@ def build(data: Data, *, width: int, dropout: float) -> keras.Model:
     read = layers.Dropout(dropout)(read)
     reader = layers.LSTM(width // 2, return_sequences=True, return_state=True)
     read, *states = layers.Bidirectional(reader, name="encoder")(read)
-    begin = [layers.Concatenate()(states[place::2]) for place in (0, 1)]  # forwards and backwards, outputs and cells
+    begin = [layers.Concatenate()(states[index::2]) for index in (0, 1)]  # forwards and backwards, outputs and cells
     written = layers.Embedding(words, width, mask_zero=True, name="english_embedding")(english)
     written = layers.Dropout(dropout)(written)
     written = layers.LSTM(width, return_sequences=True, name="decoder")(written, initial_state=begin)
@@ -139,7 +140,7 @@ def score(model: keras.Model, data: Data) -> float:
 
 
 def translate(model: keras.Model, german: np.ndarray) -> list[np.ndarray]:
-    """Take the likeliest piece at each place; return the pieces before the first END."""
+    """Take the likeliest piece at each position; return the pieces before the first END."""
     english = np.full((len(german), LENGTH + 1), PAD, "int32")
     english[:, 0] = BEGIN
     for place in range(LENGTH):
