@@ -154,8 +154,8 @@ def attending(layer, tokens, other):
 # Name -> (how the layer is made, shapes of its inputs, how it is called if not with its inputs in order).
 ROWS = {
     "Dense": (lambda: layers.Dense(4, "tanh", kernel_regularizer="l2", activity_regularizer="l1"), [VECTOR]),
-    "Dense, regularised": (lambda: layers.Dense(4, kernel_regularizer=keras.regularizers.L1L2(0.1, 0.1)), [SERIES]),
-    "Dense, regularised in a graph": (
+    "Dense, regularized": (lambda: layers.Dense(4, kernel_regularizer=keras.regularizers.L1L2(0.1, 0.1)), [SERIES]),
+    "Dense, regularized in a graph": (
         lambda: layers.Dense(4, kernel_regularizer=keras.regularizers.L1L2(0.1, 0.1)),
         [SERIES],
     ),
@@ -163,7 +163,13 @@ ROWS = {
     "Dense, normed": (lambda: layers.Dense(4, kernel_constraint="max_norm"), [VECTOR]),
     "Dense, not negative": (lambda: layers.Dense(4, kernel_constraint="non_neg"), [VECTOR]),
     "Dense, called three times": (lambda: layers.Dense(6), [VECTOR, VECTOR], twice),
+    "Dense, one unit and no bias": (lambda: layers.Dense(1, use_bias=False), [SERIES]),
     "EinsumDense": (lambda: layers.EinsumDense("abc,cde->abde", (6, 2, 3), bias_axes="de"), [SERIES]),
+    "EinsumDense, joining": (
+        lambda: layers.EinsumDense("abcd,cde->abe", (6, 3), kernel_regularizer="l1"),
+        [(6, 2, 4)],
+    ),
+    "EinsumDense, in batches": (lambda: layers.EinsumDense("abc,bcd->abd", (6, 3)), [SERIES]),
     "Embedding": (lambda: layers.Embedding(9, 4, mask_zero=True, embeddings_regularizer="l2"), [TOKENS]),
     "ReversibleEmbedding": (lambda: layers.ReversibleEmbedding(9, 4), [TOKENS], tied),
     "ReversibleEmbedding, untied": (lambda: layers.ReversibleEmbedding(9, 4, tie_weights=False), [TOKENS], tied),
@@ -172,7 +178,7 @@ ROWS = {
         [SERIES],
     ),
     "Conv2D": (lambda: layers.Conv2D(4, 3, strides=2, padding="same", kernel_regularizer="l2"), [IMAGE]),
-    "Conv2D, grouped": (lambda: layers.Conv2D(4, 3, groups=2), [IMAGE]),
+    "Conv2D, grouped": (lambda: layers.Conv2D(4, 3, groups=2, dilation_rate=2), [IMAGE]),
     "Conv3D": (lambda: layers.Conv3D(3, 2, activity_regularizer="l2"), [VOLUME]),
     "Conv1DTranspose": (lambda: layers.Conv1DTranspose(3, 3, strides=2), [SERIES]),
     "Conv2DTranspose": (lambda: layers.Conv2DTranspose(3, 3, strides=2, padding="same"), [IMAGE]),
@@ -181,13 +187,14 @@ ROWS = {
     "DepthwiseConv2D": (lambda: layers.DepthwiseConv2D(3, depthwise_constraint="max_norm"), [IMAGE]),
     "SeparableConv1D": (lambda: layers.SeparableConv1D(3, 3, depth_multiplier=2), [SERIES]),
     "SeparableConv2D": (lambda: layers.SeparableConv2D(3, 3, depthwise_regularizer="l2"), [IMAGE]),
+    "SeparableConv2D, regularized": (lambda: layers.SeparableConv2D(3, 3, pointwise_regularizer="l1"), [IMAGE]),
     "SimpleRNN": (lambda: layers.SimpleRNN(3, recurrent_regularizer="l2"), [SERIES]),
     "SimpleRNN, unrolled": (lambda: layers.SimpleRNN(3, recurrent_regularizer="l2", unroll=True), [SERIES]),
     "LSTM, unrolled": (lambda: lstm(unroll=True), [SERIES]),
     "LSTM": (lambda: lstm(recurrent_dropout=0.3, **DROP), [SERIES]),
-    "LSTM, regularised": (lambda: lstm(kernel_regularizer="l2"), [SERIES]),
-    "LSTM, regularised in a graph": (lambda: lstm(kernel_regularizer="l2"), [SERIES]),
-    "LSTM, given a state": (lambda: lstm(return_state=True), [SERIES, (3,)], with_state),
+    "LSTM, regularized": (lambda: lstm(kernel_regularizer="l2"), [SERIES]),
+    "LSTM, regularized in a graph": (lambda: lstm(kernel_regularizer="l2"), [SERIES]),
+    "LSTM, given a state": (lambda: lstm(return_state=True, go_backwards=True), [SERIES, (3,)], with_state),
     "LSTM, masked": (lambda: lstm(return_sequences=True), [TOKENS], embedded),
     "LSTM, backwards": (lambda: lstm(go_backwards=True, return_sequences=True), [SERIES], masked),
     "GRU": (lambda: layers.GRU(3, kernel_constraint="max_norm", reset_after=False), [SERIES], masked),
@@ -204,6 +211,7 @@ ROWS = {
     "Bidirectional": (lambda: layers.Bidirectional(lstm(), merge_mode="sum"), [TOKENS], embedded),
     "Bidirectional of two": (lambda: layers.Bidirectional(lstm(), backward_layer=backwards()), [SERIES], masked),
     "TimeDistributed": (lambda: layers.TimeDistributed(layers.Dense(3, name="dense")), [SERIES], masked),
+    "TimeDistributed over a convolution": (lambda: layers.TimeDistributed(layers.Conv2D(2, 2)), [(3, 4, 4, 2)]),
     "TimeDistributed over a layer of layers": (lambda: layers.TimeDistributed(lstm()), [(2, 6, 4)]),
     "MultiHeadAttention": (lambda: layers.MultiHeadAttention(2, 3, **DROP), [TOKENS, SERIES], attending),
     "GroupQueryAttention": (lambda: layers.GroupQueryAttention(3, 4, 2, **DROP), [SERIES, (5, 4)]),
@@ -217,18 +225,18 @@ ROWS = {
 STATEFUL = ("GRU, stateful",)
 GRAPH = (
     "Dense",
-    "Dense, regularised in a graph",
+    "Dense, regularized in a graph",
     "Conv2D, grouped",
     "LSTM",
-    "LSTM, regularised in a graph",
+    "LSTM, regularized in a graph",
     "GRU, stateful",
     "SpectralNormalization",
 )
-# A regulariser reads the weight besides the layer: the same gradients may then be added in another order.
+# A regularizer reads the weight besides the layer: the same gradients may then be added in another order.
 ANOTHER_ORDER = (
     "Dense, orthogonal",
-    "Dense, regularised in a graph",
-    "LSTM, regularised",
+    "Dense, regularized in a graph",
+    "LSTM, regularized",
     "SimpleRNN",
     "SimpleRNN, unrolled",
     "ConvLSTM2D",
@@ -276,10 +284,12 @@ def train(model: keras.Model, row: str, epochs: int = 1) -> list[float]:
 
 
 def call(model: keras.Model, row: str, **kwargs) -> list[np.ndarray]:
+    """Return the outputs of a model and what its regularizers add to the loss."""
     for _, layer in walk(model):
         if getattr(layer, "stateful", False):
             layer.reset_state()
-    return [np.asarray(output) for output in keras.tree.flatten(model([x[:2] for x in batch(row)], **kwargs))]
+    outputs = keras.tree.flatten(model([x[:2] for x in batch(row)], **kwargs))
+    return [np.asarray(value) for value in (*outputs, *model.losses)]
 
 
 def inner(layer: layers.Layer) -> layers.Layer:
