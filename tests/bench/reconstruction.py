@@ -1,4 +1,4 @@
-"""Compensation: what solving for the weights that are left brings, against its bars."""
+"""Reconstruction: the accuracy that it brings back after pruning, against its bars."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def modes(seeds: int) -> Row:
 
 
 def digits(seed: int, rank: str) -> tuple[float, float, float]:
-    """Return the accuracy in percent of a CNN, of what pruning makes of it, and with compensation; no fine-tuning."""
+    """Return the accuracy in percent of a CNN, dense, pruned, and pruned and reconstructed, without fine-tuning."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).reshape(-1, 8, 8, 1).astype("float32")
     x, held_x, y, held_y = train_test_split(images, labels, test_size=0.3, random_state=seed, stratify=labels)
@@ -180,7 +180,7 @@ def recovered(seeds: int, rank: str) -> Row:
     dense, pruned, better = np.mean([digits(seed, rank) for seed in range(seeds)], axis=0)
     text = (
         f"digits CNN, {seeds} seeds, 30 % of channels by {rank}: accuracy recovered "
-        f"({dense:.1f} dense, {pruned:.1f} pruned, {better:.1f} compensated)"
+        f"({dense:.1f} dense, {pruned:.1f} pruned, {better:.1f} reconstructed)"
     )
     return at_least(text, (better - pruned) / (dense - pruned), 0.5)
 

@@ -20,7 +20,7 @@ COMMANDS = [
     ["wrapping.py"],
     ["shrinking.py"],
     ["digits.py"],
-    ["compensation.py"],
+    ["reconstruction.py"],
     ["sizes.py"],
     ["sharing.py"],
     ["sparse_files.py"],

@@ -51,7 +51,7 @@ def update_masks(
             their own sparsities (None: leave as it is). For channels and heads also a `budget(...)`.
         optimizer: The optimizer whose slots of masked entries become zero; None takes those of the model.
         data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or a
-            `tfprune.evidence.gatherer.Gatherer`, which remembers `criteria.Movement` from one update to the next.
+            `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
         loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
 
     Returns:
