@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
             f"another --output."
         )
     left = [settings for settings in todo if results.of(known, settings) is None]
-    print(f"{options.study}: {len(left)} trainings to do, {len(todo) - len(left)} done before, {options.jobs} at a time")
+    done = len(todo) - len(left)
+    print(f"{options.study}: {len(left)} trainings to do, {done} done before, {options.jobs} at a time")
     if options.smoke:
         print("--smoke: for seconds, on made-up data; the figures mean nothing")
     if left:

@@ -289,7 +289,7 @@ def call(model: keras.Model, row: str, **kwargs) -> list[np.ndarray]:
         if getattr(layer, "stateful", False):
             layer.reset_state()
     outputs = keras.tree.flatten(model([x[:2] for x in batch(row)], **kwargs))
-    return [np.asarray(value) for value in (*outputs, *model.losses)]
+    return [*map(np.asarray, outputs), *(np.asarray(ops.cast(loss, "float32")) for loss in model.losses)]
 
 
 def inner(layer: layers.Layer) -> layers.Layer:
