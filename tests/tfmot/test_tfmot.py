@@ -54,6 +54,23 @@ class Zeros(keras.callbacks.Callback):
 # Names and arguments
 
 
+IMPORTS = """
+from tfprune.tfmot.sparsity.keras import prune_low_magnitude, UpdatePruningStep
+import tfprune.tfmot.sparsity.keras as by_its_path
+from tfprune.tfmot.sparsity import keras as by_its_name
+from tfprune import tfmot
+assert by_its_path is by_its_name is tfmot.sparsity.keras
+assert prune_low_magnitude is tfmot.prune_low_magnitude
+"""
+
+
+def test_the_modules_of_tfmot_are_found_by_their_paths():
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", IMPORTS]  # a fresh process: no module is there yet
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
 def test_one_changed_import_is_enough():
     assert tfmot.sparsity.keras.prune_low_magnitude is tfmot.prune_low_magnitude
     assert tfprune.tfmot is tfmot
@@ -259,9 +276,14 @@ def test_pruned_layers_are_left_alone_in_a_model():
     assert schedules == [tfmot.ConstantSparsity(0.5, 0)] * 2 + [other]
 
 
-def test_an_unbuilt_model_is_refused():
+def test_a_sequential_model_may_be_built_by_its_first_batch_another_one_not():
+    stack = [layers.Flatten(), layers.Dense(8, name="first"), layers.BatchNormalization(), layers.Dense(4)]
+    model = compiled(sparsity.prune_low_magnitude(keras.Sequential(stack)))
+    assert [type(layer).__name__ for layer in model.layers[1:3]] == ["PruneLowMagnitude", "BatchNormalization"]
+    fit(model)
+    assert [row.sparsity for row in tfprune.sparsity_report(model).rows] == [0.5, 0.5]
     with pytest.raises(ValueError, match="built model"):
-        sparsity.prune_low_magnitude(keras.Sequential([layers.Dense(4)]))
+        sparsity.prune_low_magnitude(Tower())
 
 
 # Layers that say themselves what to prune

@@ -9,14 +9,17 @@ from typing import Any
 
 import keras
 
-from tfprune.models.copying import check_model, copy_model
-from tfprune.models.kernels import kernels
+from tfprune.models.copying import check_layers, check_model, copy_model
+from tfprune.models.kernels import expected_kernels, kernels
+from tfprune.models.kinds import leaf_layers
 from tfprune.patterns import Pattern
 from tfprune.tfmot.policy import PruningPolicy
 from tfprune.tfmot.schedules import ConstantSparsity, PruningSchedule
 from tfprune.tfmot.wrapper import PruneLowMagnitude, pattern_of
+from tfprune.wrapping.choice import is_unbuilt
 from tfprune.wrapping.pruned import Pruned, holds_pruned
-from tfprune.wrapping.strip import strip
+from tfprune.wrapping.pruned_layers import warn_if_dense
+from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import transfer_weights
 
 
@@ -32,7 +35,7 @@ def prune_low_magnitude(
     """Wrap a model, a layer or a list of layers so that small weights become zero while it trains.
 
     Args:
-        to_prune: A built model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
+        to_prune: A model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
             wrapped as they are. Of a model or a list, what cannot be pruned or is pruned already is left as it is;
             a pruned layer is returned if it has the same schedule and pattern.
         pruning_schedule: How sparse before which batch, and how often masks are updated.
@@ -64,12 +67,6 @@ def prune_low_magnitude(
     def wrapped(layer: keras.layers.Layer, **arguments: Any) -> PruneLowMagnitude:
         return PruneLowMagnitude(layer, pattern=pattern, pruning_schedule=pruning_schedule, **arguments)
 
-    def wrapped_if_chosen(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        names = _names_to_prune(layer, pattern)
-        if not names or (pruning_policy is not None and not pruning_policy.allow_pruning(layer)):
-            return None
-        return wrapped(layer, weights=names)
-
     if isinstance(to_prune, keras.layers.Layer) and not isinstance(to_prune, keras.Model):
         is_same = isinstance(to_prune, PruneLowMagnitude) and to_prune.prunes_like(pattern, pruning_schedule)
         return to_prune if is_same else wrapped(to_prune, **kwargs)
@@ -81,20 +78,30 @@ def prune_low_magnitude(
         raise ValueError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}.")
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(to_prune)
-    check_model(to_prune)
-    copy = copy_model(to_prune, wrapped_if_chosen)
+    (check_layers if is_unbuilt(to_prune) else check_model)(to_prune)
+    names = _names_to_prune(to_prune, pattern, pruning_policy)
+    copy = copy_model(to_prune, lambda path, layer: wrapped(layer, weights=names[path]) if path in names else None)
     transfer_weights(to_prune, copy)
     if not holds_pruned(copy):
         _report_nothing(copy, pruning_policy)
     return copy
 
 
-def _names_to_prune(layer: keras.layers.Layer, pattern: Pattern) -> list[str]:
-    """Return the weights of a model's layer that are pruned unasked."""
-    if holds_pruned(layer):
-        return []
-    offered = [kernel for kernel in kernels(layer) if kernel.mixes_inputs]
-    return [kernel.path for kernel in offered if not pattern.refusal(kernel.matrix_shape)]
+def _names_to_prune(
+    model: keras.Model, pattern: Pattern, policy: PruningPolicy | None
+) -> dict[str, list[str] | None]:
+    """Return the weights of a model to prune, by the path of their layer; None where the wrapper has to find them."""
+    find, is_open = (expected_kernels, True) if is_unbuilt(model) else (kernels, False)
+    chosen: dict[str, list[str] | None] = {}
+    for path, layer in leaf_layers(model):
+        if isinstance(layer, keras.Model) or holds_pruned(layer):
+            continue
+        if policy is not None and not policy.allow_pruning(layer):
+            continue
+        names = [kernel.path for kernel in find(layer) if kernel.mixes_inputs and kernel.takes(pattern)]
+        if names:
+            chosen[path] = None if is_open else names
+    return chosen
 
 
 def _report_nothing(model: keras.Model, policy: PruningPolicy | None) -> None:
@@ -125,7 +132,9 @@ def strip_pruning(model: keras.Model) -> keras.Model:
         >>> type(strip_pruning(prune_low_magnitude(model)).layers[0]).__name__
         'Dense'
     """
-    return strip(model)
+    copy = plain_copy(model)
+    warn_if_dense(model)
+    return copy
 
 
 def prune_scope() -> AbstractContextManager[Any]:

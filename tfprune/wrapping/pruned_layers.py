@@ -49,8 +49,8 @@ def warn_if_dense(model: keras.layers.Layer) -> None:
     if masks and all(as_numpy(mask).all() for mask in masks):
         warnings.warn(
             f"No weight of {model.name!r} is pruned: it has pruned layers, but none of their masks holds a zero. "
-            f"Train with callbacks=[tfprune.PruningCallback(schedule)], or call "
-            f"tfprune.update_masks(model, sparsity), before the wrappers are stripped.",
+            f"Train it with PruningCallback, or UpdatePruningStep under tfmot's names, among the callbacks, or call "
+            f"tfprune.update_masks(model, sparsity), before you strip it.",
             stacklevel=3,
         )
 
