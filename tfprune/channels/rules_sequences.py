@@ -36,7 +36,7 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
     return [flow.placed(len(tensor.shape), -1, units) for tensor in call.outputs]
 
 
-def _tie_states(flow: Flow, call: Call, units: np.ndarray) -> None:
+def _tie_states(flow: Flow, call: Call, units: np.ndarray | None) -> None:
     """Let units be those of the states that a call starts from, to which a cell adds what it makes."""
     states = _bound(call).get("initial_state")
     for state in [] if states is None else keras.tree.flatten(states):

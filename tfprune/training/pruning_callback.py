@@ -76,6 +76,8 @@ class PruningCallback(keras.callbacks.Callback):
         Zhu & Gupta, 2017, "To prune, or not to prune", arXiv:1710.01878.
     """
 
+    _rate: _LearningRate
+
     def __init__(
         self,
         schedule: Schedule,

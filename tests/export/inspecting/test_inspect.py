@@ -164,6 +164,6 @@ def test_files_that_cannot_be_read_are_refused_by_name(cases, refused, tmp_path)
 
 
 def test_a_missing_package_is_told_with_what_to_install(cases, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ai_edge_litert.schema_py_generated", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(MissingPackage, match='Run pip install "tfprune'):
         inspect(cases["dense"].path)
