@@ -271,6 +271,10 @@ def test_gamma_is_that_of_the_layer_behind():
     assert facts["bare/kernel"].reason == "no BatchNormalization takes the outputs of its layer"
     plan = tfprune.plan_shrink(model, 1 / 3, criterion="gamma", filters="left")  # what is not ranked needs no scale
     np.testing.assert_array_equal(tfprune.shrink(model, plan).get_layer("a").gamma, [2, 3])
+    steps = layers.TimeDistributed(layers.Dense(3, name="step"), name="steps")
+    norm = layers.BatchNormalization(name="norm", gamma_initializer=keras.initializers.Constant(7))
+    looped = pruned("gamma", keras.Sequential([keras.Input((5, 4)), steps, norm]))
+    np.testing.assert_array_equal(facts_of(looped, None)["steps/step/kernel"]["gamma"], [7, 7, 7])
     first, last = layers.Dense(3, name="first"), layers.Dense(1, name="last")
     stack = [keras.Input((4,)), first, layers.BatchNormalization(), last]
     np.testing.assert_array_equal(
