@@ -64,7 +64,7 @@ def test_a_group_of_a_convolution_goes_as_a_whole():
     x = layers.Conv2D(12, 3, name="conv")(image)
     x = layers.Conv2D(8, 3, groups=4, name="grouped")(x)
     model = keras.Model(image, layers.Dense(2, name="out")(layers.GlobalMaxPooling2D()(x)))
-    assert table(model)["conv"] == ("channels", 4, 2)  # classes of three inputs and two outputs
+    assert table(model)["conv"] == ("channels", 4, 2)  # bundles of three inputs and two outputs
     shrunk = tfprune.shrink(model, plan_shrink(model, 0.5))
     assert shrunk.get_layer("grouped").groups == 2
     assert shrunk.get_layer("grouped").kernel.shape == (3, 3, 3, 4)

@@ -62,10 +62,10 @@ def choose_groups(
     reasons = {group.name: refusal(group) for group in groups}
     free = [group for group in groups if reasons[group.name] is None]
     if not free or (filters is not None and len(free) < len(groups)):
-        held = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+        stuck = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
         raise ValueError(
             f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={filters!r}, and these "
-            f"have to stay: {'; '.join(held[:5]) or 'none are made by a kernel that is known'}."
+            f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."
         )
     return free
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 class NoRule(ValueError):  # noqa: N818
     """Raise it in a rule of `register_shrinkable` where channels cannot be followed through a call.
 
-    Channels that the call takes then keep their place, and the plan lists its message as the reason.
+    The channels that the call takes then stay, and the plan lists the message as the reason.
 
     Example:
         >>> import keras

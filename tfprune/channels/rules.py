@@ -20,7 +20,7 @@ def rule_of(layer: Any) -> Rule:
     """Return the rule of a layer or operation.
 
     Raises:
-        NoRule: If there is none, or its class changes what the one it derives from computes.
+        NoRule: If there is none, or the class of the layer overrides the `call` of the class that the rule is for.
     """
     kind: Any = type(layer)
     if not isinstance(layer, keras.layers.Layer):

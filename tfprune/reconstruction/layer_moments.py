@@ -1,4 +1,4 @@
-"""What layers are given and should return, as second moments over calibration data."""
+"""Second moments of the inputs of layers, and of the outputs they should have, over calibration data."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Site:
 
 
 def site_of(calls: list[Call], graph: Graph) -> Site:
-    """Return the layer that some calls in a graph are of.
+    """Return the layer that some calls in a graph share.
 
     Raises:
-        NotLinear: If its kernel multiplies what is not known.
+        NotLinear: If it is not known what its kernel multiplies.
         ValueError: If its weights are not finite.
     """
     name, found = calls[0].layer.name, linear_map(_plain(calls[0]))
@@ -44,7 +44,7 @@ def site_of(calls: list[Call], graph: Graph) -> Site:
 
 
 def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[Skipped]]:
-    """Return the layers to solve for and their counterparts in the reference, and the layers that are left alone."""
+    """Return the layers to solve for with their counterparts in the reference, and the layers that are left alone."""
     calls, others = calls_by_name(ours), calls_by_name(theirs)
     _check_same(calls, others)
     found: list[tuple[Site, Site]] = []
@@ -59,7 +59,7 @@ def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[
             except NotLinear as reason:
                 skipped.append(Skipped(name, str(reason), Skipped.NO_RULE))
     if not found:
-        listed = "; ".join(f"{one.layer}: {one.reason}" for one in skipped)
+        listed = "; ".join(f"{entry.layer}: {entry.reason}" for entry in skipped)
         raise ValueError(
             f"Expected layers to solve for. Received: {ours.model.name!r}, with {listed or 'no kernels'}."
         )
@@ -82,12 +82,12 @@ def _plain(call: Call) -> keras.layers.Layer:
 def _check_same(ours: dict[str, list[Call]], theirs: dict[str, list[Call]]) -> None:
     def shapes(calls: dict[str, list[Call]]) -> dict[str, Any]:
         return {
-            name: (len(made), type(_plain(made[0])), [tuple(one.shape) for one in _plain(made[0]).weights])
+            name: (len(made), type(_plain(made[0])), [tuple(weight.shape) for weight in _plain(made[0]).weights])
             for name, made in calls.items()
         }
 
-    one, other = shapes(ours), shapes(theirs)
-    differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    pruned, reference = shapes(ours), shapes(theirs)
+    differing = [name for name in {**pruned, **reference} if pruned.get(name) != reference.get(name)]
     if differing:
         raise ValueError(
             f"Expected the reference to be the model that was pruned, with the same layers and weights of the same "
@@ -99,12 +99,12 @@ def _check_same(ours: dict[str, list[Call]], theirs: dict[str, list[Call]]) -> N
 def moments_of(
     references: list[Site], batches: Batches, *, given: list[Site] | None = None
 ) -> list[list[GramMoments]]:
-    """Return the moments of each group of some layers: of what they are given, and of what the reference returns.
+    """Return the moments of each group of some layers: of their inputs, and of the outputs in the reference.
 
     Args:
         references: The layers in the reference.
         batches: The data.
-        given: The same layers in the pruned model; None for what they are given in the reference.
+        given: The same layers in the pruned model, whose inputs count; None takes the inputs in the reference.
     """
     wanted = [site.map.weights().astype(np.float64) for site in references]
     found = [[GramMoments(group.shape[1], group.shape[0]) for group in weights] for weights in wanted]
@@ -112,17 +112,17 @@ def moments_of(
     for inputs, _ in batches:
         meant = read(inputs)
         actual = meant if read_given is None else read_given(inputs)
-        for (place, x), (_, reference) in zip(actual, meant, strict=True):
-            for moments, weights, rows, meant_rows in zip(found[place], wanted[place], x, reference, strict=True):
+        for (index, x), (_, reference) in zip(actual, meant, strict=True):
+            for moments, weights, rows, meant_rows in zip(found[index], wanted[index], x, reference, strict=True):
                 for start in range(0, len(rows), _ROWS):
-                    part = slice(start, start + _ROWS)
-                    moments.add(rows[part], meant_rows[part] @ weights.T)
+                    some = slice(start, start + _ROWS)
+                    moments.add(rows[some], meant_rows[some] @ weights.T)
     return found
 
 
 def _reader(sites: list[Site]) -> Callable[[list[np.ndarray]], list[tuple[int, np.ndarray]]]:
-    """Return a function from inputs of the model to the place of a layer and what it is given, for each call."""
-    calls = [(place, call) for place, site in enumerate(sites) for call in site.calls]
+    """Return a function from inputs of the model to the index and the inputs of the layer, for each call."""
+    calls = [(index, call) for index, site in enumerate(sites) for call in site.calls]
     tensors = [tensor for _, call in calls for tensor in call.inputs]
     function = keras.Function(sites[0].graph.model.inputs, tensors)
 
@@ -134,8 +134,8 @@ def _reader(sites: list[Site]) -> Callable[[list[np.ndarray]], list[tuple[int, n
 
         arguments = [keras.tree.map_structure(value, (call.args, call.kwargs)) for _, call in calls]
         return [
-            (place, sites[place].map.inputs(*args, **kwargs))
-            for (place, _), (args, kwargs) in zip(calls, arguments, strict=True)
+            (index, sites[index].map.inputs(*args, **kwargs))
+            for (index, _), (args, kwargs) in zip(calls, arguments, strict=True)
         ]
 
     return read

@@ -1,7 +1,7 @@
 """Least squares on streamed statistics: the weights that keep an output when some of its inputs go.
 
-Weights are matrices of outputs by inputs. Nothing here grows with the number of samples: all that is kept of them are
-second moments, in double precision.
+Weights are matrices of outputs by inputs. Memory does not grow with the number of samples: only their second moments
+are kept, in double precision.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class GramMoments:
 
     def of(self, outputs: np.ndarray) -> GramMoments:
         """Return the moments of some of the outputs; those of the inputs are shared."""
-        part = copy.copy(self)
-        part.cross, part.energy = self.cross[outputs], self.energy[outputs]
-        return part
+        some = copy.copy(self)
+        some.cross, some.energy = self.cross[outputs], self.energy[outputs]
+        return some
 
     def errors(self, weights: np.ndarray) -> np.ndarray:
         """Return the mean squared error of each output of some weights."""
@@ -55,7 +55,7 @@ class GramMoments:
         return np.maximum(self.energy + quadratic, 0) / max(self.count, 1)
 
     def better(self, weights: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Return for each output the one of two rows of weights that has the smaller error, the first if equal."""
+        """Return for each output the row of weights with the smaller error, the first if both are equal."""
         is_better = self.errors(others) < self.errors(weights)  # False for NaN
         return np.where(is_better[:, np.newaxis], others, weights)
 
@@ -65,14 +65,14 @@ def solve(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge:
 
     With F the free entries of an output, H the moments of the inputs and c those of the inputs with it, its weights w
     change by the d that solves (H_FF + r I) d_F = (c - H w)_F, with r as `ridge` says, and then once more (iterated
-    Tikhonov regularisation). Directions with hardly any data stay as they are, and an output is left alone where its
+    Tikhonov regularization). Directions with hardly any data stay as they are, and an output is left alone where its
     error would not be lower.
 
     Args:
-        moments: Of the inputs and the wanted outputs.
-        weights: Of shape (outputs, inputs).
-        free: Booleans of that shape.
-        ridge: What is added to the diagonal, as a part of its mean; it is raised where H is still singular.
+        moments: The moments of the inputs and the wanted outputs.
+        weights: The weights, of shape (outputs, inputs).
+        free: Which entries may change: booleans of the shape of `weights`.
+        ridge: The number added to the diagonal, as a fraction of its mean; it is raised where H is still singular.
 
     Returns:
         The weights, in double precision.
@@ -89,14 +89,14 @@ def solve(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge:
     found = weights.astype(np.float64)
     for pattern, rows in _patterns(free):
         gram = damped(moments.gram[np.ix_(pattern, pattern)], ridge)
-        for _ in range(2):  # the second time gives back what the ridge has held of directions with data
+        for _ in range(2):  # the second time returns what the ridge held back in directions with data
             missing = moments.cross[rows] - found[rows] @ moments.gram
             found[np.ix_(rows, pattern)] += np.linalg.solve(gram, missing[:, pattern].T).T
     return moments.better(weights, found)
 
 
 def _patterns(free: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the distinct rows that have a free entry, as places of these, each with the places of equal rows."""
+    """Yield the indices of the free entries of each distinct row that has some, and the indices of equal rows."""
     distinct, which = np.unique(free, axis=0, return_inverse=True)
     for number, pattern in enumerate(distinct):
         if pattern.any():
@@ -104,7 +104,7 @@ def _patterns(free: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def damped(gram: np.ndarray, ridge: float) -> np.ndarray:
-    """Return a matrix of moments with as much added to its diagonal as it takes to be safely positive definite."""
+    """Return a matrix of moments with its diagonal raised until the matrix is safely positive definite."""
     scale = np.trace(gram) / len(gram) or 1.0  # 1 where all inputs are dead
     if not np.isfinite(gram).all():
         raise ValueError(
@@ -124,15 +124,15 @@ def damped(gram: np.ndarray, ridge: float) -> np.ndarray:
 def sweep(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
     """Return weights that are zero wherever they are not free, by one sweep over the inputs.
 
-    Each entry that has to go is spread over the inputs after it, so that one factorisation serves all outputs;
-    `solve` finds the least error, at the price of one for each row of `free` that differs from the others. An output
+    The effect of each removed entry is spread over the inputs after it, so that one factorization serves all outputs;
+    `solve` finds the least error, but needs one for each distinct row of `free`. An output
     only loses its entries where spreading them would not lower its error.
 
     Args:
-        moments: Of the inputs and the wanted outputs.
-        weights: Of shape (outputs, inputs), before anything was removed.
-        free: Booleans of that shape.
-        ridge: What is added to the diagonal, as a part of its mean.
+        moments: The moments of the inputs and the wanted outputs.
+        weights: The weights before anything was removed, of shape (outputs, inputs).
+        free: Which entries stay: booleans of the shape of `weights`.
+        ridge: The number added to the diagonal, as a fraction of its mean.
 
     Returns:
         The weights, in double precision.

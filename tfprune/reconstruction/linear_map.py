@@ -1,4 +1,4 @@
-"""Layers as linear maps: which rows of numbers the kernel of a layer multiplies."""
+"""Layers as linear maps: the rows of numbers that the kernel of a layer multiplies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rows = Callable[..., np.ndarray]
 
 
 class NotLinear(ValueError):  # noqa: N818
-    """Says why a layer is not seen as a linear map."""
+    """Says why a layer is not treated as a linear map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class LinearMap:
     Attributes:
         kernel: The kernel.
         bias: The bias, one number for each output, or None.
-        groups: In how many parts inputs and outputs are split, each with a matrix of its own.
-        rows: From what the layer is called with, returns what its kernel multiplies, of shape (groups, rows, inputs).
+        groups: The number of groups that inputs and outputs are split into, each with its own matrix.
+        rows: A function from the arguments of a call to what the kernel multiplies, of shape (groups, rows, inputs).
     """
 
     kernel: Kernel
@@ -59,7 +59,7 @@ class LinearMap:
         self.kernel.variable.assign(from_matrix(matrix, self.kernel))
 
     def inputs(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Return what the matrices multiply, of shape (groups, rows, inputs), for what the layer is called with."""
+        """Return what the matrices multiply, of shape (groups, rows, inputs), for the arguments of a call."""
         rows = self.rows(*args, **kwargs)
         return rows if self.bias is None else np.concatenate([rows, np.ones_like(rows[..., :1])], axis=2)
 
@@ -72,14 +72,14 @@ def linear_map(layer: Any) -> LinearMap:
     """Return a layer as a linear map.
 
     Raises:
-        NotLinear: If it is none whose inputs are known.
+        NotLinear: If the inputs of its kernel are not known.
     """
     for kind, view in _VIEWS.items():
         if isinstance(layer, kind):
             if type(layer).call is not kind.call:
                 raise NotLinear(f"its class {type(layer).__name__} computes something else than {kind.__name__}")
             if getattr(layer, "lora_enabled", False) or not kernels(layer):
-                raise NotLinear("its kernel is quantised, or has a LoRA beside it")
+                raise NotLinear("its kernel is quantized, or has a LoRA beside it")
             return view(layer)
     raise NotLinear(f"what the kernels of {type(layer).__name__} multiply is not known")
 
@@ -93,7 +93,7 @@ def _dense(layer: Any) -> LinearMap:
 
 
 def _einsum_dense(layer: Any) -> LinearMap:
-    """What the kernel shares with the input is summed over; other axes of the input are rows."""
+    """View axes that the kernel shares with the input as inputs, and other axes of the input as rows."""
     equation = parse_equation(layer.equation)
     if equation.batched or equation.lost:
         raise NotLinear(f"its equation {layer.equation} is more than a product over the axes of the kernel")
@@ -122,7 +122,7 @@ def _depthwise(layer: Any) -> LinearMap:
 
 
 def _patches(layer: Any, groups: int) -> Rows:
-    """Return a function from maps to what a kernel sees at each place, positions before channels, group by group."""
+    """Return a function from feature maps to the patches that a kernel sees, positions before channels, by group."""
 
     def rows(x: Any) -> np.ndarray:
         x = keras.ops.convert_to_numpy(x)
@@ -130,30 +130,30 @@ def _patches(layer: Any, groups: int) -> Rows:
             x = np.moveaxis(x, 1, -1)
         seen = np.stack(list(_shifted(x, layer)), axis=-2)  # (..., positions, channels)
         positions, channels = seen.shape[-2:]
-        parts = seen.reshape(-1, positions, groups, channels // groups)
-        return np.moveaxis(parts, 2, 0).reshape(groups, len(parts), -1)
+        patches = seen.reshape(-1, positions, groups, channels // groups)
+        return np.moveaxis(patches, 2, 0).reshape(groups, len(patches), -1)
 
     return rows
 
 
 def _shifted(x: np.ndarray, layer: Any) -> Iterator[np.ndarray]:
-    """Yield for each position of a kernel what it is multiplied with."""
-    spans = [_span(*one, layer.padding) for one in _along(layer, x.shape[1:-1])]
+    """Yield the inputs of each position of a kernel."""
+    spans = [_span(*axis, layer.padding) for axis in _along(layer, x.shape[1:-1])]
     x = np.pad(x, [(0, 0), *(padding for padding, _ in spans), (0, 0)])
     for position in np.ndindex(*layer.kernel_size):
-        starts = [place * rate for place, rate in zip(position, layer.dilation_rate, strict=True)]
+        starts = [index * rate for index, rate in zip(position, layer.dilation_rate, strict=True)]
         ends = zip(starts, layer.strides, spans, strict=True)
         yield x[(slice(None), *(slice(a, a + (count - 1) * step + 1, step) for a, step, (_, count) in ends))]
 
 
 def _along(layer: Any, sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield for each axis of maps its length, the reach of the kernel and the stride."""
+    """Yield for each axis of feature maps its length, the reach of the kernel and the stride."""
     for size, taps, rate, step in zip(sizes, layer.kernel_size, layer.dilation_rate, layer.strides, strict=True):
         yield size, (taps - 1) * rate + 1, step
 
 
 def _span(size: int, reach: int, step: int, padding: str) -> tuple[tuple[int, int], int]:
-    """Return the zeros to put before and after an axis, and the number of places along it."""
+    """Return the zeros to put before and after an axis, and the number of outputs along it."""
     if padding == "valid":
         return (0, 0), (size - reach) // step + 1
     count = -(-size // step)
@@ -163,23 +163,23 @@ def _span(size: int, reach: int, step: int, padding: str) -> tuple[tuple[int, in
 
 
 def _attention(layer: Any) -> LinearMap:
-    """The projection of what the heads return, which is all that is linear in attention."""
+    """View the projection of what the heads return: it is all that is linear in attention."""
     found = {kernel.path: kernel for kernel in kernels(layer)}
     kernel = found["attention_output/kernel"]
-    bias = next((one for one in layer.weights if one.path.endswith("attention_output/bias")), None)
+    bias = next((weight for weight in layer.weights if weight.path.endswith("attention_output/bias")), None)
     size, outputs = math.prod(kernel.variable.shape[:2]), math.prod(kernel.variable.shape[2:])
 
     def rows(*args: Any, **kwargs: Any) -> np.ndarray:
-        """Put unit vectors in place of the kernel, which shows what it is multiplied with."""
-        parts = []
+        """Put unit vectors in place of the kernel, so that the layer returns what the kernel multiplies."""
+        columns = []
         for start in range(0, size, outputs):
             units = np.eye(size, outputs, -start, dtype="float32").reshape(kernel.variable.shape)
             blank = [] if bias is None else [(bias, keras.ops.zeros_like(bias))]
             with keras.StatelessScope(state_mapping=[(kernel.variable, keras.ops.convert_to_tensor(units)), *blank]):
                 result = layer(*args, **kwargs)
             result = keras.ops.convert_to_numpy(result[0] if isinstance(result, (tuple, list)) else result)
-            parts.append(result.reshape(1, -1, outputs))
-        return np.concatenate(parts, axis=-1)[..., :size]
+            columns.append(result.reshape(1, -1, outputs))
+        return np.concatenate(columns, axis=-1)[..., :size]
 
     return LinearMap(kernel, bias, 1, rows)
 

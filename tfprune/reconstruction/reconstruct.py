@@ -1,4 +1,4 @@
-"""Compensation: the weights that are left are solved for again, so that each layer's output is kept."""
+"""Reconstruct the outputs of each layer: solve for the remaining weights by least squares."""
 
 from __future__ import annotations
 
@@ -32,37 +32,42 @@ def reconstruct(
     ridge: float = RIDGE,
     batch_size: int = 32,
 ) -> tuple[keras.Model, ReconstructionReport]:
-    """Solve for the weights that pruning has left, so that each layer gives what it gives in the unpruned model.
+    """Solve for the remaining weights of a pruned model, so that each layer returns what it returned before pruning.
 
-    Layer by layer, the non-zero entries of the kernel and the bias become those of least squared error on the
-    calibration data, before the activation. Zeros stay zeros: those of `zero_channels`, whose model `shrink` then
-    makes small, as those of masks. A bias takes over the mean of what was removed. An output keeps its weights where
-    new ones are no better, and an output without any is left alone.
+    Use it after pruning in one step, between `zero_channels` and `shrink` or after `update_masks`: it wins back much
+    of the accuracy without training. Layer by layer, the non-zero entries of the kernel and the bias become those of
+    least squared error on the calibration data, before the activation. Zeros stay zeros. A bias takes over the mean
+    of the removed inputs. An output keeps its weights where the new ones are not better, and an output without
+    non-zero weights is left as it is.
 
-    Memory does not depend on the number of samples, but on the square of the inputs of the widest layer. What a
-    network computes between its layers is not kept: in sequential mode it is computed anew for each layer.
+    The memory does not grow with the number of samples, but with the square of the inputs of the widest layer.
+    Intermediate outputs are not stored: in sequential mode they are computed again for each layer.
 
     Args:
-        pruned: A built Sequential or Functional model, wrapped or not, with zeros where something was removed.
-        reference: The model before that: layers of the same names, weights of the same shapes.
-        data: Some hundred samples like those the model is meant for, without labels: an array, a list or dict of them
-            for several inputs, or a data set that can be read again and again. Labels in it are not looked at.
-        mode: `"sequential"` gives each layer what the layers before it return once they are solved for, so that it
-            makes up for what is left of their errors, too. `"parallel"` gives it what it is given in `reference`: all
-            layers at once, in one pass over the data.
-        method: `"exact"`, or `"sweep"` for masks without structure in wide layers: SparseGPT's sweep, of which one
-            factorisation serves all outputs of a layer.
-        ridge: Pulls towards the weights there were, as a part of the mean square of the inputs. More of it for few
-            samples: 0.001, say.
-        batch_size: Samples in a batch. A convolution's patches of one batch are held at once.
+        pruned: A built Sequential or Functional model, wrapped or not, with zeros where weights were removed. It is
+            left unchanged.
+        reference: The model before pruning: layers of the same names, weights of the same shapes.
+        data: Calibration data, without labels: some hundred samples as the model will see them, as an array, a list
+            or dict of arrays for several inputs, or a dataset that can be read more than once. Labels in it are not
+            used.
+        mode: `"sequential"` (the default) solves for each layer on the outputs of the layers before it with their new
+            weights, so that it also corrects their remaining errors. `"parallel"` solves for all layers on the inputs
+            they have in `reference`, in one pass over the data.
+        method: `"exact"` (the default), or `"sweep"` for unstructured masks in wide layers: SparseGPT's sweep, where
+            one factorization serves all outputs of a layer.
+        ridge: How strongly the weights are pulled towards the old ones, as a fraction of the mean square of the
+            inputs, at least 0. Default 1e-5; raise it for few samples, for example to 0.001.
+        batch_size: Samples in a batch, at least 1. Default 32. The patches that a convolution sees in one batch are
+            held at once.
 
     Returns:
-        An uncompiled model like `pruned`, with the new weights, and a report of the errors, which prints as a table.
+        An uncompiled model like `pruned` with the new weights, and a `ReconstructionReport`, which prints as a table.
 
     Raises:
-        TypeError: For what is no model or no data.
-        ValueError: For a model that is no graph, or another one than the reference; data that are empty, of another
-            shape, or not finite; weights that are not finite; or if there is no layer to solve for.
+        TypeError: If a model is not a Keras model, or `data` is not data.
+        ValueError: If a model is not a graph of layers, or `reference` has other layers than `pruned`.
+        ValueError: If `data` are empty, of another shape or not finite, or weights are not finite.
+        ValueError: If there is no layer to solve for.
 
     Example:
         >>> from tfprune import plan_shrink, shrink, zero_channels
@@ -99,7 +104,7 @@ def reconstruct(
         _improve(ours, reference, moments, method=method, ridge=ridge)
         for (ours, reference), moments in zip(sites, found, strict=True)
     ]
-    rename(copy, names)  # some may have got others in the flat form
+    rename(copy, names)  # flattening may have changed some
     return _copy(copy), ReconstructionReport(tuple(rows), tuple(skipped))
 
 
@@ -117,11 +122,11 @@ def _improve(
     before = after = energy = 0.0
     for group, all_outputs in enumerate(found):
         live = free[group].any(axis=1)
-        some, old, places = all_outputs.of(live), weights[group][live], free[group][live]
+        some, old, unmasked = all_outputs.of(live), weights[group][live], free[group][live]
         if method == "sweep":
-            solved = sweep(some, dense[group][live], free=places, ridge=ridge)
+            solved = sweep(some, dense[group][live], free=unmasked, ridge=ridge)
         else:
-            solved = solve(some, old, free=places, ridge=ridge)
+            solved = solve(some, old, free=unmasked, ridge=ridge)
         new = some.better(old, solved.astype(old.dtype))  # judged as the model holds them
         weights[group][live] = new
         before, after = before + some.errors(old).sum(), after + some.errors(new).sum()

@@ -44,7 +44,7 @@ class PruneReport(Report):
     def __str__(self) -> str:
         first = self.rounds[0].plan
         rows = [["before", f"{first.flops:,}", f"{first.parameters:,}", "", "", f"{self.before:.4f}"]]
-        for number, one in enumerate(self.rounds, 1):
-            measured = (f"{getattr(one, stage):.4f}" for stage in STAGES)
-            rows.append([f"{number}", f"{one.plan.flops_kept:,}", f"{one.plan.parameters_kept:,}", *measured])
+        for number, done in enumerate(self.rounds, 1):
+            measured = (f"{getattr(done, stage):.4f}" for stage in STAGES)
+            rows.append([f"{number}", f"{done.plan.flops_kept:,}", f"{done.plan.parameters_kept:,}", *measured])
         return table(["round", "FLOPs", "parameters", *(f"{self.metric}, {stage}" for stage in STAGES)], rows)

@@ -1,4 +1,4 @@
-"""Look ahead: refuse before training starts what a mask update would refuse in the middle of it."""
+"""Refuse before training starts what a mask update would refuse in the middle of it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from tfprune.training.coupled import coupled_groups
 from tfprune.wrapping.pruned import Pruned
 from tfprune.wrapping.pruned_layers import pruned_layers
 
-_WITHOUT_SCORES = ("uniform", "erk")  # what other allocations give a weight is known once it is trained
+_WITHOUT_SCORES = ("uniform", "erk")  # other allocations split by scores, which training changes
 
 
 def check_ahead(model: keras.layers.Layer, *, schedule: Schedule, allocation: Any) -> None:
     """Refuse a schedule whose end the patterns of a model cannot reach, and rules that match none of its weights.
 
     Args:
-        model: With `Pruned` layers; frozen ones count, as they may be trained later.
-        schedule: In steps.
-        allocation: As of `PruningCallback`, schedules in it in steps.
+        model: A model with `Pruned` layers; frozen layers count, because they may be trained later.
+        schedule: The schedule, in steps.
+        allocation: As in `PruningCallback`, with the steps of its schedules as ints.
 
     Raises:
-        ValueError: Naming the weight or the rule.
+        ValueError: If a pattern cannot reach the sparsity of its weight, or a rule matches no weight.
     """
     target = check_sparsity(schedule.target, "schedule.target")
     rules = allocation
     if isinstance(allocation, Mapping):
-        rules = {path: one.target if isinstance(one, Schedule) else one for path, one in allocation.items()}
+        rules = {path: rule.target if isinstance(rule, Schedule) else rule for path, rule in allocation.items()}
     elif not isinstance(allocation, str) or allocation not in _WITHOUT_SCORES:
         return
     weights, patterns = _weights(model)
@@ -43,11 +43,11 @@ def check_ahead(model: keras.layers.Layer, *, schedule: Schedule, allocation: An
             if share is not None and weight.path in patterns:
                 patterns[weight.path].check(share)
         except ValueError as error:
-            raise ValueError(f"{weight.path} cannot be pruned as far as {schedule!r} asks. {error}.") from error
+            raise ValueError(f"{weight.path} cannot be pruned as far as {schedule!r} asks. {error}") from error
 
 
 def _weights(model: keras.layers.Layer) -> tuple[list[Weight], dict[str, Pattern]]:
-    """Return what a sparsity is split over, and the pattern of each that has one of its own."""
+    """Return the weights that a sparsity is split over, and the pattern of each that has its own."""
     layers = pruned_layers(model)
     together = coupled_groups(model, layers=[layer for _, layer in layers], scores=no_scores)
     coupled = together.layers if together else set()
