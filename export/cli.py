@@ -14,6 +14,7 @@ from typing import Any
 from tfprune.export.files.model_file import is_model_file
 from tfprune.export.files.target import check_not_read
 from tfprune.export.loading import load_arrays, load_keras, load_model
+from tfprune.export.report import reason_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tfprune: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"tfprune: {error}. {options.needs}", file=sys.stderr)
+        print(f"tfprune: {reason_of(error)}. {options.needs}", file=sys.stderr)
         return 2
     print(json.dumps(report.as_dict(), indent=2) if options.json else report)
     return 0 if getattr(report, "passed", True) else 1

@@ -28,7 +28,7 @@ SPARSITY = 0.9
 EPOCHS = 15
 BATCH = 32
 
-Tell = Callable[[str, float], None]  # what is being done, and the fraction of the demo that is done
+Tell = Callable[[str, float], None]  # the step that runs, and the fraction of the demo that is done
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DemoReport(Report):
 
 @dataclass
 class History(keras.callbacks.Callback):
-    """Collects sparsity per step and accuracy per epoch, and tells how far the training is."""
+    """Collects sparsity per step and accuracy per epoch, and reports how far the training is."""
 
     tell: Tell
     what: str
@@ -134,7 +134,7 @@ def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> Dem
 
     Args:
         folder: Where the models and `demo.png` go; made if it is missing.
-        tell: Called with what is being done and the fraction of the work that is done.
+        tell: Called with the step that runs and the fraction of the work that is done.
 
     Returns:
         One row per exported model.
@@ -216,8 +216,8 @@ def _draw(path: Path, history: History, dense_accuracy: float, report: tfprune.S
     widest = max(row.size for row in rows) / 1000
     right.barh(names, kept, color="tab:blue", label="non-zero")
     right.barh(names, zeros, left=kept, color="lightgrey", label="zero")
-    for place, row in enumerate(rows):
-        right.annotate(f" {row.sparsity:.0%} of {row.size:,}", (row.size / 1000, place), va="center")
+    for index, row in enumerate(rows):
+        right.annotate(f" {row.sparsity:.0%} of {row.size:,}", (row.size / 1000, index), va="center")
     right.set(xlabel="kernel entries, thousands", title="Zeros per layer", xlim=(0, 1.4 * widest))
     right.legend(loc="lower right")
     figure.savefig(path, dpi=120)

@@ -31,7 +31,7 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
             raise FileNotFoundError("which does not exist")
         yield
     except UNREADABLE as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).removesuffix(".")
         raise ValueError(
             f"Expected {expected}. Received: {path!r}: {text or type(error).__name__}. {advice}."
         ) from error
@@ -69,7 +69,9 @@ def load_model(path: str) -> Any:
     )
     with _reading(path, "a model saved by Keras as .keras or .h5", advice):
         if path.endswith(".keras") and not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("empty, cut short, or no archive")  # Keras would say that there is no such file
+            raise zipfile.BadZipFile(
+                "empty, cut short, or not an archive"
+            )  # Keras would say that there is no such file
         return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
@@ -89,5 +91,5 @@ def load_arrays(path: str) -> Any:
                 arrays = dict(content)
         for name, array in arrays.items():
             if not np.ndim(array):
-                raise TypeError(f"{name} is no array of samples, but one value.")
+                raise TypeError(f"{name} is a single value")
         return content if isinstance(content, np.ndarray) else arrays

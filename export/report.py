@@ -40,6 +40,11 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
 
 
+def reason_of(error: Exception) -> str:
+    """Return why something failed, to stand inside a sentence: the system's words for a file, and no final period."""
+    return (getattr(error, "strerror", None) or str(error)).removesuffix(".")
+
+
 def number_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 

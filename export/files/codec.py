@@ -8,6 +8,7 @@ from typing import Any
 
 from tfprune.export.files.pack import pack
 from tfprune.export.files.unpack import BOUND, LIMIT, MAGIC, check_expansion, most_unpacked, unpack
+from tfprune.export.report import reason_of
 
 METHODS = (None, "gzip", "xz", "packed")
 XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
@@ -29,7 +30,7 @@ def encode(data: bytes, method: str | None) -> bytes:
         The packed bytes, which `decode` turns back.
 
     Raises:
-        ValueError: For another method, for "packed" with what is no TFLite file, or for data that pack so well that
+        ValueError: If the method is another, the data for "packed" are not a TFLite file, or they pack so well that
             `decode` would take them for a bomb.
 
     Example:
@@ -83,7 +84,7 @@ def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
     if data.startswith(MAGIC):
         return unpack(data, limit=limit)
     if len(data) > limit:
-        raise ValueError(f"Expected at most {limit:,} bytes. Received: {len(data):,}. This is no TFLite file.")
+        raise ValueError(f"Expected at most {limit:,} bytes. Received: {len(data):,}. This is not a TFLite file.")
     return data
 
 
@@ -111,12 +112,13 @@ def _unpack(data: bytes, limit: int) -> bytes:
         unpacked = decompressor.decompress(data, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
         raise ValueError(
-            f"Expected whole {method} data. Received: data that are damaged ({error}). Copy the file again."
+            f"Expected whole {method} data. Received: data that are damaged ({reason_of(error)}). "
+            "Copy the file again."
         ) from error
     if len(unpacked) > limit:
         raise ValueError(
-            f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. This is no TFLite "
-            f"file: what is packed holds at most {BOUND}."
+            f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. This is not a TFLite "
+            f"file: packed data hold at most {BOUND}."
         )
     if not decompressor.eof or decompressor.unused_data.strip(b"\0"):
         problem = "go on after their end" if decompressor.eof else "are cut short"

@@ -6,6 +6,8 @@ import lzma
 import zlib
 from typing import Any
 
+from tfprune.export.report import reason_of
+
 STORED, DEFLATE, LZMA, FAR_LZMA = range(4)  # numbers in the format: new ones come last
 BARE = -15  # zlib's wbits: no header and no checksum, the container has its own
 # Streams near random have no repeats worth a search: codes for the bytes alone come to 1 % of the entropy.
@@ -32,13 +34,13 @@ def compress(data: bytes) -> tuple[int, bytes]:
         >>> expand(packed, coder, limit=1000) == bytes(1000)
         True
     """
-    quick, contexts = compress_quickly(data), CONTEXTS
+    quick, contexts = compress_quickly(data), [*CONTEXTS]
     if len(data) > 2 * SAMPLE:
         sample = _sample(data)
         sizes = [len(_lzma(sample, context)) for context in CONTEXTS]
         if min(sizes) >= len(compress_quickly(sample)[1]):
             return quick
-        contexts = (CONTEXTS[sizes.index(min(sizes))],)
+        contexts = [CONTEXTS[sizes.index(min(sizes))]]
     return min(quick, *((LZMA, _lzma(data, context)) for context in contexts), key=_size)
 
 
@@ -112,5 +114,5 @@ def _expand(decompressor: Any, packed: bytes | memoryview, limit: int) -> tuple[
     try:
         data = decompressor.decompress(packed, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"a stream is damaged ({error}).") from error
+        raise ValueError(f"a stream is damaged ({reason_of(error)}).") from error
     return decompressor.eof and not decompressor.unused_data, data

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tfprune.export.files.codec import GZIP, XZ, decode, head_of
 from tfprune.export.files.unpack import MAGIC
+from tfprune.export.report import reason_of
 from tfprune.export.tflite.check_operators import check_operators
 from tfprune.export.tflite.check_sparse import check_sparse
 from tfprune.export.tflite.check_structure import IDENTIFIER, check_structure
@@ -35,7 +36,7 @@ def read_model(source: Source) -> bytes:
         head = head_of(raw)  # all of it may be much
         data = decode(raw) if len(head) < 8 or head[4:] == IDENTIFIER else head
     except ValueError as error:
-        raise ValueError(f"Cannot unpack {name}. {error}.") from error
+        raise ValueError(f"Cannot unpack {name}. {reason_of(error)}.") from error
     if data[4:8] != IDENTIFIER:
         raise ValueError(
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "
@@ -47,7 +48,7 @@ def read_model(source: Source) -> bytes:
         check_operators(data)
     except ValueError as error:
         raise ValueError(
-            f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({error}). "
+            f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({reason_of(error)}). "
             "Copy the file again."
         ) from error
     return data
@@ -80,7 +81,7 @@ def read_source(source: Source) -> bytes:
 
     Raises:
         TypeError: If `source` is neither a path nor bytes.
-        ValueError: If there is no such file, or it cannot be read.
+        ValueError: If the file does not exist or cannot be read.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
@@ -91,7 +92,3 @@ def read_source(source: Source) -> bytes:
         raise ValueError(f"Expected a TFLite file. Received: {name}, which does not exist.") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         raise ValueError(f"Cannot read {name}: {reason_of(error)}. Check the path and its permissions.") from error
-
-
-def reason_of(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)

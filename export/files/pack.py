@@ -24,6 +24,7 @@ from tfprune.export.files.unpack import (
     as_bytes,
     check_expansion,
 )
+from tfprune.export.report import reason_of
 from tfprune.export.tflite.check_structure import IDENTIFIER, Vector, long_vectors
 
 WHOLE = 2**16  # files up to so many bytes are tried as one stream of our own, too
@@ -57,8 +58,8 @@ def pack(data: bytes) -> bytes:
         30 bytes longer than the original, and 64 bytes longer than the smaller of what gzip -9 and xz -9 make of it.
 
     Raises:
-        TypeError: If `data` is no bytes.
-        ValueError: If this is no whole TFLite file, one above 2 GiB, or so nearly all zeros that it would be taken
+        TypeError: If `data` is not bytes.
+        ValueError: If this is not a whole TFLite file, is above 2 GiB, or so nearly all zeros that it would be taken
             for a bomb: above 64 MiB and 1,000 times the packed bytes.
 
     Reference:
@@ -77,8 +78,8 @@ def pack(data: bytes) -> bytes:
         ranges = [*_ranges(data)]
     except ValueError as error:
         raise ValueError(
-            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short ({error}). "
-            "Copy the file again."
+            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
+            f"({reason_of(error)}). Copy the file again."
         ) from error
     # Weights with structure repeat over long distances, which pieces hide from the coder.
     ways = [_build(data, _pieces(data, ranges)), _build(data, [], coder=compress_whole)]
@@ -91,19 +92,20 @@ def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
     """Split and pack parts of a file where that makes them smaller; those last that come from others."""
     found = find_scaled([memoryview(data)[start : start + size] for start, size, _ in ranges])
     needed = {other for other, _ in found.values()}
-    places: dict[int, int] = {}
+    piece_indices: dict[int, int] = {}
     pieces: list[Piece] = []
-    for place, (start, size, row) in enumerate(ranges):
-        if place in found:
+    for index, (start, size, row) in enumerate(ranges):
+        if index in found:
             continue
         content = data[start : start + size]
         piece = _piece(content, row)._replace(start=start)
         # Long ones are kept out of the rest, whatever they cost: the rest is packed all at once, which takes memory.
-        if place in needed or _cost(piece) < size or size >= SAMPLE:
-            places[place] = len(pieces)
+        if index in needed or _cost(piece) < size or size >= SAMPLE:
+            piece_indices[index] = len(pieces)
             pieces.append(piece)
-    for place, (other, factor) in found.items():
-        pieces.append(Piece(*ranges[place][:2], SCALED, places[other] + factor * 2**32, ()))
+    for index, (other, factor) in found.items():
+        start, size, _ = ranges[index]
+        pieces.append(Piece(start, size, SCALED, piece_indices[other] + factor * 2**32, ()))
     return pieces
 
 

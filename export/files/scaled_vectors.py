@@ -41,32 +41,32 @@ def find_scaled(vectors: Sequence[Buffer]) -> dict[int, tuple[int, int]]:
         vectors: Bytes of any kind.
 
     Returns:
-        For the place of each such vector the place of the other, which is not itself such a vector, and the bits of
+        For the index of each such vector the index of the other, which is not itself such a vector, and the bits of
         the number.
     """
     found: dict[int, tuple[int, int]] = {}
     for group in _groups(vectors):
-        tried = [_from_one(vectors, group, place) for place in group[:TRIED]]
+        tried = [_from_one(vectors, group, index) for index in group[:TRIED]]
         best = max(tried, key=len)
         found |= best
     return found
 
 
 def _groups(vectors: Sequence[Buffer]) -> Iterator[list[int]]:
-    """Yield places of vectors with their largest and smallest entries at the same places, as a factor leaves them."""
+    """Yield the vectors that have their largest and smallest entries in common, as a factor leaves them."""
     groups: dict[tuple[int, int, int], list[int]] = {}
-    for place, vector in enumerate(vectors):
+    for index, vector in enumerate(vectors):
         if len(vector) % 4 == 0:
             entries = np.abs(np.frombuffer(vector, "<f4"))
             if np.isfinite(entries).all() and entries.max(initial=0) >= TINY:
                 key = (len(vector), int(entries.argmax()), int(entries.argmin()))
-                groups.setdefault(key, []).append(place)
+                groups.setdefault(key, []).append(index)
     yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _from_one(vectors: Sequence[Buffer], group: list[int], place: int) -> dict[int, tuple[int, int]]:
-    factors = {other: _factor(vectors[place], vectors[other]) for other in group if other != place}
-    return {other: (place, factor) for other, factor in factors.items() if factor is not None}
+def _from_one(vectors: Sequence[Buffer], group: list[int], index: int) -> dict[int, tuple[int, int]]:
+    factors = {other: _factor(vectors[index], vectors[other]) for other in group if other != index}
+    return {other: (index, factor) for other, factor in factors.items() if factor is not None}
 
 
 def _factor(reference: Buffer, vector: Buffer) -> int | None:

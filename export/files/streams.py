@@ -18,7 +18,7 @@ class Split(NamedTuple):
         width: Bytes of an entry.
         kind: `plain`, one stream for the first bytes of all entries, one for the second bytes, and so on; `steps`,
             the same for the difference to the entry before; `folded`, the same for entries with their sign in the
-            lowest bit, so that small ones begin with zeros; `runs` and `mask`, a stream that tells where the
+            lowest bit, so that small ones begin with zeros; `runs` and `mask`, a stream that says where the
             entries lie that differ from the commonest one, and the plain streams of these; `rows`, runs, a stream
             that gives each row a class, and the others class by class; `scaled`, no stream at all, because the
             entries are another piece's times a number.
@@ -64,8 +64,8 @@ def split(data: bytes | memoryview, form: Split) -> tuple[int, list[bytes]]:
     values, counts = np.unique(entries, return_counts=True)
     common = values[np.argmax(counts)]
     differs = entries != common
-    places = np.packbits(differs) if form.kind == "mask" else _runs(np.flatnonzero(differs))
-    return int(common), [places.tobytes(), *_planes(entries[differs])]
+    indices = np.packbits(differs) if form.kind == "mask" else _runs(np.flatnonzero(differs))
+    return int(common), [indices.tobytes(), *_planes(entries[differs])]
 
 
 def split_rows(data: bytes | memoryview, length: int) -> tuple[int, list[bytes]]:
@@ -75,7 +75,7 @@ def split_rows(data: bytes | memoryview, length: int) -> tuple[int, list[bytes]]
 
     Args:
         data: The entries.
-        length: TensorValues of a row, at least 1; the last row may be shorter.
+        length: Entries of a row, at least 1; the last row may be shorter.
 
     Returns:
         The commonest entry plus 2^32 times the length, and the streams.
@@ -85,15 +85,15 @@ def split_rows(data: bytes | memoryview, length: int) -> tuple[int, list[bytes]]
         >>> streams[:2]
         [b'\\x02\\x03', b'\\x00\\x03']
     """
-    common, (places, values) = split(data, Split(1, "runs"))
+    common, (indices, values) = split(data, Split(1, "runs"))
     row = np.flatnonzero(np.frombuffer(data, np.uint8) != common) // length
     rows = -(-len(data) // length)
     sizes = np.abs((np.frombuffer(values, np.uint8) - np.uint8(common)).view(np.int8).astype(np.int64))
     mean = np.bincount(row, sizes, rows) / np.maximum(np.bincount(row, minlength=rows), 1)
     classes = np.empty(rows, np.uint8)
     classes[np.argsort(mean, kind="stable")] = np.arange(rows) * CLASSES // rows
-    parts = [np.frombuffer(values, np.uint8)[classes[row] == one].tobytes() for one in range(CLASSES)]
-    return common + length * 2**32, [places, classes.tobytes(), *parts]
+    parts = [np.frombuffer(values, np.uint8)[classes[row] == row_class].tobytes() for row_class in range(CLASSES)]
+    return common + length * 2**32, [indices, classes.tobytes(), *parts]
 
 
 def join(read: Callable[[int], bytes], form: Split, *, size: int, common: int) -> bytes:
@@ -113,7 +113,7 @@ def join(read: Callable[[int], bytes], form: Split, *, size: int, common: int) -
     """
     count, rest = divmod(size, form.width)
     if rest:
-        raise ValueError(f"{size:,} bytes are no whole number of entries of {form.width} bytes.")
+        raise ValueError(f"{size:,} bytes are not a whole number of entries of {form.width} bytes.")
     if form.kind == "plain":
         return _entries(read, count, form.width).tobytes()
     if form.kind == "steps":
@@ -124,38 +124,37 @@ def join(read: Callable[[int], bytes], form: Split, *, size: int, common: int) -
         return (folded >> 1 ^ -(folded & 1)).tobytes()
     if form.kind == "rows":
         return _join_rows(read, count, *divmod(common, 2**32))
-    places = _marked(read, count) if form.kind == "mask" else _after_runs(read, count)
+    indices = _marked(read, count) if form.kind == "mask" else _after_runs(read, count)
     if common >= 256**form.width:
         raise ValueError(f"the common entry {common} does not fit {form.width} bytes.")
     entries = np.full(count, common, f"<u{form.width}")
-    entries[places] = _entries(read, len(places), form.width)
+    entries[indices] = _entries(read, len(indices), form.width)
     return entries.tobytes()
 
 
 def _join_rows(read: Callable[[int], bytes], count: int, length: int, common: int) -> bytes:
     if not length or common > 255:
         raise ValueError(f"rows of {length:,} entries around {common:,} do not exist.")
-    places = _after_runs(read, count)
+    indices = _after_runs(read, count)
     classes = np.frombuffer(_exactly(read, -(-count // length)), np.uint8)
     if classes.max(initial=0) >= CLASSES:
         raise ValueError(f"a row has the class {classes.max()}, which does not exist.")
-    entries, belongs = np.full(count, common, np.uint8), classes[places // length]
-    for one in range(CLASSES):
-        mine = places[belongs == one]
+    entries, belongs = np.full(count, common, np.uint8), classes[indices // length]
+    for row_class in range(CLASSES):
+        mine = indices[belongs == row_class]
         entries[mine] = np.frombuffer(_exactly(read, len(mine)), np.uint8)
     return entries.tobytes()
 
 
 def _planes(entries: np.ndarray) -> list[bytes]:
     table = entries.reshape(-1, 1).view(np.uint8)
-    return [table[:, place].tobytes() for place in range(table.shape[1])]
+    return [table[:, byte].tobytes() for byte in range(table.shape[1])]
 
 
 def _entries(read: Callable[[int], bytes], count: int, width: int) -> np.ndarray:
     table = np.empty((count, width), np.uint8)
-    for place in range(width):
-        plane = _exactly(read, count)
-        table[:, place] = np.frombuffer(plane, np.uint8)
+    for byte in range(width):
+        table[:, byte] = np.frombuffer(_exactly(read, count), np.uint8)
     return table.view(f"<u{width}")[:, 0]
 
 
@@ -166,10 +165,10 @@ def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
     return stream
 
 
-def _runs(places: np.ndarray) -> np.ndarray:
-    """Return how many common entries come before each place; those after the last one are not told."""
-    full, last = np.divmod(np.diff(places, prepend=-1) - 1, LONGEST)
-    runs = np.full(int(full.sum()) + len(places), LONGEST, np.uint8)
+def _runs(indices: np.ndarray) -> np.ndarray:
+    """Return how many common entries come before each index; those after the last are not stored."""
+    full, last = np.divmod(np.diff(indices, prepend=-1) - 1, LONGEST)
+    runs = np.full(int(full.sum()) + len(indices), LONGEST, np.uint8)
     runs[np.cumsum(full + 1) - 1] = last
     return runs
 
@@ -177,10 +176,10 @@ def _runs(places: np.ndarray) -> np.ndarray:
 def _after_runs(read: Callable[[int], bytes], count: int) -> np.ndarray:
     runs = np.frombuffer(read(count), np.uint8)
     ends = runs < LONGEST
-    places = np.cumsum(runs + ends, dtype=np.int64)[ends] - 1
-    if len(places) and places[-1] >= count:
-        raise ValueError(f"runs end at {places[-1]:,} in {count:,} entries.")
-    return places
+    indices = np.cumsum(runs + ends, dtype=np.int64)[ends] - 1
+    if len(indices) and indices[-1] >= count:
+        raise ValueError(f"runs end at {indices[-1]:,} in {count:,} entries.")
+    return indices
 
 
 def _marked(read: Callable[[int], bytes], count: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 import uuid
 from pathlib import Path
 
-from tfprune.export.files.model_file import reason_of
+from tfprune.export.report import reason_of
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
@@ -14,34 +14,34 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: If it is a folder or a device, or its folder is missing or not writable.
-        TypeError: If it is no path.
+        TypeError: If it is not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"Expected the path of the file to write. Received: an object of type {type(path).__name__}.")
     target = Path(path)
     try:
-        place = _place(target)
-        is_folder, has_folder = place.is_dir(), place.parent.is_dir()
-        is_special = os.path.lexists(place) and not place.is_file()
+        real = _real_path(target)
+        is_folder, has_folder = real.is_dir(), real.parent.is_dir()
+        is_special = os.path.lexists(real) and not real.is_file()
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         raise ValueError(f"Cannot write {str(target)!r}: {reason_of(error)}. Choose another path.") from error
     if is_folder:
         raise ValueError(f"Cannot write {str(target)!r}: it is a folder. Add a file name.")
     if is_special:  # a device or a pipe, which a file would replace, or a link to itself
-        raise ValueError(f"Cannot write {str(target)!r}: it is there and is no regular file. Choose another path.")
+        raise ValueError(f"Cannot write {str(target)!r}: it exists and is not a regular file. Choose another path.")
     if not has_folder:
         raise ValueError(
-            f"Cannot write {str(target)!r}: the folder {str(place.parent)!r} does not exist. Create it first."
+            f"Cannot write {str(target)!r}: the folder {str(real.parent)!r} does not exist. Create it first."
         )
-    if not os.access(place.parent, os.W_OK | os.X_OK):
+    if not os.access(real.parent, os.W_OK | os.X_OK):
         raise ValueError(
-            f"Cannot write {str(target)!r}: no permission to write in the folder {str(place.parent)!r}. "
+            f"Cannot write {str(target)!r}: no permission to write in the folder {str(real.parent)!r}. "
             "Choose another folder or change its permissions."
         )
     return target
 
 
-def _place(path: Path) -> Path:
+def _real_path(path: Path) -> Path:
     """Return where a file really lies: links are kept, and what they point to is written."""
     return Path(os.path.realpath(path))
 
@@ -56,7 +56,7 @@ def check_not_read(target: str, *sources: str | None) -> None:
         try:
             same = Path(target).samefile(source)
         except (OSError, ValueError):
-            continue  # what is missing is told where it is read
+            continue  # a missing file is reported where it is read
         if same:
             raise ValueError(
                 f"Expected a target that is not read as well. Received: {target!r}, which is {source!r}. "
@@ -75,14 +75,14 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         ValueError: If the file cannot be written; what was there before is untouched.
     """
     target = check_target(path)
-    place = _place(target)
-    temporary = place.parent / f".tfprune-{uuid.uuid4().hex}"
+    real = _real_path(target)
+    temporary = real.parent / f".tfprune-{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(place)
+        temporary.replace(real)
     except OSError as error:
         raise ValueError(
             f"Cannot write {str(target)!r}: {error.strerror}. Choose another folder or free some space."

@@ -5,7 +5,7 @@
     streams  first what lies outside of the pieces, then those of each piece
 
 A piece is a part of the original that was split by `streams`. `detail` is its commonest entry; where it was split by
-rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's place in the table,
+rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's index in the table,
 which is an earlier one, and 2^32 times the bits of the number. Files of version 1 have no pieces that are folded or
 split by rows, those of version 2 no streams of the coder FAR_LZMA; they are the same otherwise.
 """
@@ -21,6 +21,7 @@ import numpy as np
 from tfprune.export.files.coders import expand
 from tfprune.export.files.scaled_vectors import scaled
 from tfprune.export.files.streams import FORMS, SCALED, join
+from tfprune.export.report import reason_of
 
 MAGIC = b"TFZ"
 VERSION, FAR_VERSION = 2, 3  # the second where a stream has the coder FAR_LZMA, which earlier readers do not know
@@ -51,8 +52,9 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
         The original file.
 
     Raises:
-        TypeError: If `data` is no bytes.
-        ValueError: If this is no packed file, one of another version, damaged, cut short, or larger than `limit`.
+        TypeError: If `data` is not bytes.
+        ValueError: If this is not a packed file, has another version, is damaged or cut short, or holds more than
+            `limit`.
 
     Example:
         >>> unpack(pack(data)) == data  # doctest: +SKIP
@@ -73,8 +75,8 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
         return _unpack(memoryview(data), limit)
     except (struct.error, ValueError) as error:
         raise ValueError(
-            f"Expected a whole packed file. Received: {len(data):,} bytes that are damaged or cut short ({error}). "
-            "Copy the file again."
+            f"Expected a whole packed file. Received: {len(data):,} bytes that are damaged or cut short "
+            f"({reason_of(error)}). Copy the file again."
         ) from error
 
 
@@ -133,10 +135,10 @@ def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
         if FORMS[form] != SCALED:
             contents.append(join(read, FORMS[form], size=size, common=detail))
             continue
-        factor, place = divmod(detail, 2**32)
-        if place >= len(contents) or len(contents[place]) != size or size % SCALED.width:
+        factor, index = divmod(detail, 2**32)
+        if index >= len(contents) or len(contents[index]) != size or size % SCALED.width:
             raise ValueError("a piece is scaled from one that does not fit.")
-        contents.append(scaled(contents[place], factor))
+        contents.append(scaled(contents[index], factor))
     return contents
 
 

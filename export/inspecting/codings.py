@@ -34,7 +34,7 @@ class Coding(Report):
     Attributes:
         name: `dense`: every entry. `mask`: one bit for each entry, and the non-zero values. `offsets`: rows of
             non-zero values, each with the number of zeros before it in its row; a longer run of zeros forces a zero
-            to be stored as a value. `csr`: the same with the place in the row. `entropy`: what no coder can beat that
+            to be stored as a value. `csr`: the same with the index in the row. `entropy`: what no coder can beat that
             codes runs of zeros and values one by one. `file`: as the file has it. `best`, in sums: each weight in the
             smallest of the first four.
         value_bytes: Bytes of the values, for `offsets` with the zeros that are stored among them.
@@ -61,7 +61,7 @@ class Counts:
 
     Attributes:
         size: Number of entries.
-        nnz: TensorValues that do not mean zero.
+        nnz: Entries that do not mean zero.
         rows: Number of rows; a row runs along the last dimension.
         bits: Width of an entry.
         padding: Zeros that offsets of some width force to be stored, by this width in bits.
@@ -78,38 +78,38 @@ class Counts:
     value_bits: float
 
 
-def count(entries: TensorValues) -> Counts:
+def count(tensor: TensorValues) -> Counts:
     """Go through the entries of a tensor of rank 1 or more once.
 
     Raises:
         ValueError: If the positions of a sparse tensor make no sense.
     """
-    columns = max(1, entries.shape[-1])
+    columns = max(1, tensor.shape[-1])
     padding = dict.fromkeys(OFFSETS, 0)
     runs: Counter[float] = Counter()
     values: Counter[float] = Counter()
     last = -1
-    for places, numbers in entries.pieces():
-        zeros = np.diff(places, prepend=last) - 1
-        in_row = np.minimum(zeros, places % columns)
+    for positions, numbers in tensor.pieces():
+        zeros = np.diff(positions, prepend=last) - 1
+        in_row = np.minimum(zeros, positions % columns)
         for bits in OFFSETS:
             padding[bits] += int(np.sum(in_row >> bits))
         runs.update(_tally(zeros))
-        if "int" in entries.dtype:
+        if "int" in tensor.dtype:
             values.update(_tally(numbers))
-        last = int(places[-1])
+        last = int(positions[-1])
     nnz = runs.total()
-    value_bits = _entropy(values) if "int" in entries.dtype else float(nnz * entries.bits)
-    return Counts(entries.size, nnz, entries.size // columns, entries.bits, padding, _entropy(runs), value_bits)
+    value_bits = _entropy(values) if "int" in tensor.dtype else float(nnz * tensor.bits)
+    return Counts(tensor.size, nnz, tensor.size // columns, tensor.bits, padding, _entropy(runs), value_bits)
 
 
-def codings(entries: TensorValues) -> tuple[Coding, ...]:
+def codings(tensor: TensorValues) -> tuple[Coding, ...]:
     """Return the size of a weight in each way of storing it, and last the size in the file.
 
     Raises:
         ValueError: If the positions of a sparse tensor make no sense.
     """
-    counts = count(entries)
+    counts = count(tensor)
     columns = counts.size // max(1, counts.rows)
     return (
         Coding("dense", _bytes(counts.size * counts.bits), 0),
@@ -117,7 +117,7 @@ def codings(entries: TensorValues) -> tuple[Coding, ...]:
         min((offsets(counts, bits) for bits in OFFSETS), key=lambda coding: coding.bytes),
         indices(counts, columns),
         Coding("entropy", _bytes(counts.value_bits), _bytes(counts.run_bits)),
-        Coding("file", entries.raw.nbytes, entries.index_bytes),
+        Coding("file", tensor.raw.nbytes, tensor.index_bytes),
     )
 
 
@@ -129,7 +129,7 @@ def offsets(counts: Counts, bits: int) -> Coding:
 
 
 def indices(counts: Counts, columns: int) -> Coding:
-    """Return the size as rows of values with their places among so many columns."""
+    """Return the size as rows of values with their indices among so many columns."""
     width = _width(columns - 1)
     index = counts.nnz * width + _pointers(counts.rows, counts.nnz)
     return Coding("csr", _bytes(counts.nnz * counts.bits), index, 8 * width)

@@ -15,25 +15,25 @@ SHADES = 16  # of one colour, from clear to solid; a PNG holds two such cells in
 INK = (61, 123, 196)  # readable on white and on black
 
 
-def density(entries: TensorValues, cells: int = CELLS) -> np.ndarray:
+def density(values: TensorValues, cells: int = CELLS) -> np.ndarray:
     """Return which part of the entries is not zero, cell by cell of a grid laid over the weight as a matrix.
 
     Args:
-        entries: A tensor of rank 2 or more.
+        values: A tensor of rank 2 or more.
         cells: Cells along each side, at most.
 
     Returns:
         Numbers in [0, 1]. Rows of the grid run along the first dimension of the weight, which holds the outputs;
-        where it has one place only, as in depthwise kernels, columns run along the last dimension.
+        where it has one position only, as in depthwise kernels, columns run along the last dimension.
 
     Raises:
         ValueError: If the positions of a sparse tensor make no sense.
     """
-    rows, columns = matrix_shape(entries.shape)
+    rows, columns = matrix_shape(values.shape)
     grid = (min(cells, rows), min(cells, columns))
     found = np.zeros(grid[0] * grid[1], np.int64)
-    for places, _ in entries.pieces():
-        row, column = np.divmod(places, max(1, columns))
+    for positions, _ in values.pieces():
+        row, column = np.divmod(positions, max(1, columns))
         cell = (row * grid[0] // rows) * grid[1] + column * grid[1] // columns
         found += np.bincount(cell, minlength=found.size)
     return found.reshape(grid) / np.outer(_lengths(rows, grid[0]), _lengths(columns, grid[1]))
@@ -48,7 +48,7 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 def png(values: np.ndarray) -> bytes:
     """Draw a grid of numbers in [0, 1] as a PNG, a pixel for each: clear for 0, solid for 1, square root between.
 
-    The square root keeps sparse areas visible; what is not 0 is never clear.
+    The square root keeps sparse areas visible; a cell that is not 0 is never clear.
     """
     height, width = values.shape
     shades = np.ceil(np.sqrt(values) * (SHADES - 1)).astype(np.uint8)
@@ -67,7 +67,7 @@ def png(values: np.ndarray) -> bytes:
 
 
 def _lengths(length: int, cells: int) -> np.ndarray:
-    """Return how many of so many places fall into each cell."""
+    """Return how many of so many positions fall into each cell."""
     edges = [-(-cell * length // cells) for cell in range(cells + 1)] if cells else [0]
     return np.diff(edges)
 

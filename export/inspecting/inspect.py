@@ -5,7 +5,7 @@ from __future__ import annotations
 from tfprune.export.files.model_file import Source, read_model, read_source, source_name
 from tfprune.export.inspecting.codings import codings, total
 from tfprune.export.inspecting.model_report import ModelReport, TensorRow
-from tfprune.export.report import fraction_of_zeros
+from tfprune.export.report import fraction_of_zeros, reason_of
 from tfprune.export.tflite.model import Model, Tensor
 from tfprune.export.tflite.reader import read
 
@@ -18,14 +18,14 @@ def inspect(source: Source) -> ModelReport:
 
     Returns:
         A report that prints as tables. Weights are the constant tensors of rank 2 or more that hold real
-        numbers; zero means equal to the zero point where they are quantized. For each weight it tells the bytes of
+        numbers; zero means equal to the zero point where they are quantized. For each weight it gives the bytes of
         values and of positions when stored dense, as a bit mask, as rows with offsets of 3 to 8 bits (the best is
         taken, and the zeros counted that have to be stored where a run is longer), as rows with indices, at the
         entropy of runs of zeros and of values (of floats: runs, and the values as they are), and in the file.
 
     Raises:
         TypeError: If `source` is neither a path nor bytes.
-        ValueError: If there is no such file, it is no TFLite file or a damaged one; or (also an ImportError)
+        ValueError: If the file does not exist or is not a whole TFLite file; or (also an ImportError)
             if ai-edge-litert is not installed.
 
     Example:
@@ -37,20 +37,20 @@ def inspect(source: Source) -> ModelReport:
     """
     data = read_model(source)
     try:
-        graph = read(data)
-        rows = tuple(_row(weight) for weight in graph.weights)
+        model = read(data)
+        rows = tuple(_row(weight) for weight in model.weights)
     except ImportError:
         raise
     except ValueError as error:
-        raise ValueError(f"Cannot inspect {source_name(source)}. {error}.") from error
+        raise ValueError(f"Cannot inspect {source_name(source)}. {reason_of(error)}.") from error
     nnz, size = sum(row.nnz for row in rows), sum(row.size for row in rows)
-    weight_bytes, constant_bytes = sum(row.bytes for row in rows), _constant_bytes(graph)
+    weight_bytes, constant_bytes = sum(row.bytes for row in rows), _constant_bytes(model)
     return ModelReport(
         file_bytes=len(read_source(source)),
         unpacked_bytes=len(data),
-        inputs=graph.inputs,
-        outputs=graph.outputs,
-        ops=graph.ops,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        ops=model.ops,
         rows=rows,
         nnz=nnz,
         size=size,
@@ -64,9 +64,9 @@ def inspect(source: Source) -> ModelReport:
 
 
 def _row(weight: Tensor) -> TensorRow:
-    if weight.entries is None or weight.nnz is None:
+    if weight.values is None or weight.nnz is None:
         raise ValueError(f"tensor {weight.name!r} holds no numbers.")
-    sizes = codings(weight.entries)
+    sizes = codings(weight.values)
     return TensorRow(
         name=weight.name,
         shape=weight.shape,
@@ -80,7 +80,7 @@ def _row(weight: Tensor) -> TensorRow:
     )
 
 
-def _constant_bytes(graph: Model) -> int:
-    weights = {tensor.buffer for tensor in graph.weights}
-    tensors = [tensor for part in graph.subgraphs for tensor in part.tensors if tensor.constant]
+def _constant_bytes(model: Model) -> int:
+    weights = {tensor.buffer for tensor in model.weights}
+    tensors = [tensor for part in model.subgraphs for tensor in part.tensors if tensor.constant]
     return sum({tensor.buffer: tensor.bytes for tensor in tensors if tensor.buffer not in weights}.values())

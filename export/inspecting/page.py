@@ -44,7 +44,7 @@ NOTES = {
     "mask": "One bit for each entry says whether it is zero; then the non-zero values.",
     "offsets": "Row by row the non-zero values, each with the number of zeros before it in 3 to 8 bits, the smallest "
     "in sum. Where a run of zeros is longer, a zero is stored as a value. The beginnings of rows are counted too.",
-    "csr": "Row by row the non-zero values, each with its place in the row, in the narrowest integers that a TFLite "
+    "csr": "Row by row the non-zero values, each with its index in the row, in the narrowest integers that a TFLite "
     "file has for it. The beginnings of rows are counted too.",
     "entropy": "What no coder can beat that codes each run of zeros and each value by itself. Floats hardly repeat: "
     "their values are counted as they are, and only the positions are at their bound.",
@@ -151,9 +151,9 @@ def _weights(rows: Sequence[TensorRow], weights: Sequence[Tensor]) -> str:
         f"<span>pictures: 0 %{shades}100 % of a cell is not zero</span>",
     )
     listed = []
-    for place, (row, weight) in enumerate(pairs[:LISTED]):
-        picture = _picture(row, weight) if place < PICTURED else ""
-        state = " open" if place < OPENED else ""
+    for index, (row, weight) in enumerate(pairs[:LISTED]):
+        picture = _picture(row, weight) if index < PICTURED else ""
+        state = " open" if index < OPENED else ""
         listed.append(_weight(row, pairs[0][0].bytes, picture=picture, state=state))
     left = pairs[LISTED:]
     together = size_text(sum(row.bytes for row, _ in left))
@@ -178,9 +178,9 @@ def _weight(row: TensorRow, largest: int, *, picture: str, state: str) -> str:
 
 
 def _picture(row: TensorRow, weight: Tensor) -> str:
-    if weight.entries is None or not row.size:
+    if weight.values is None or not row.size:
         return ""
-    grid = density(weight.entries)
+    grid = density(weight.values)
     rows, columns = matrix_shape(row.shape)
     size = f"{rows:,} rows, {columns:,} columns"
     alt = f"Where the non-zero entries of {text(row.name)} lie: {row.nnz:,} of {row.size:,}, in {size}"

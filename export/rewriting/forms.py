@@ -124,11 +124,11 @@ def speed(content: bytes) -> Speed:
     return Speed.BLOCKS if _has_blocks(read(content)) else Speed.DENSE
 
 
-def _has_blocks(graph: Model) -> bool:
+def _has_blocks(model: Model) -> bool:
     """Tell whether a fully connected layer computes with a sparse weight as it is."""
     return any(
         operator.name == "FULLY_CONNECTED" and subgraph.tensors[operator.inputs[1]].sparse
-        for subgraph in graph.subgraphs
+        for subgraph in model.subgraphs
         for operator in subgraph.operators
     )
 
@@ -160,20 +160,20 @@ def choose(
     """
     checked = [_check(form, inputs, expected, tolerance) for form in forms]
     packed = [encode(form.content, compress) for form in forms]
-    passed = [place for place, report in enumerate(checked) if report.passed]
+    passed = [index for index, report in enumerate(checked) if report.passed]
     if not passed:
         raise ValueError(
             f"Expected a converted file that gives the model's outputs. Received: {checked[0].reason}. "
             f"Nothing was written. {advice}."
         )
     speeds = [speed(form.content) if optimize == "latency" else Speed.DENSE for form in forms]
-    best = min(passed, key=lambda place: (-speeds[place], len(packed[place]), place))
+    best = min(passed, key=lambda index: (-speeds[index], len(packed[index]), index))
     rows = []
-    for place, form in enumerate(forms):
-        reason = checked[place].reason
-        if checked[place].passed and place != best:
-            reason = _loss(speeds[place], speeds[best], more=len(packed[place]) - len(packed[best]))
-        rows.append(Candidate(form.name, len(form.content), len(packed[place]), checked[place].passed, reason))
+    for index, form in enumerate(forms):
+        reason = checked[index].reason
+        if checked[index].passed and index != best:
+            reason = _loss(speeds[index], speeds[best], more=len(packed[index]) - len(packed[best]))
+        rows.append(Candidate(form.name, len(form.content), len(packed[index]), checked[index].passed, reason))
     return Choice(forms[best], packed[best], checked[best], tuple(rows))
 
 

@@ -61,8 +61,8 @@ def rewrite(
     check_method(compress)
     check_choice(sparse=sparse, optimize=optimize)
     content = read_model(source)
-    graph = read(content)
-    inputs = random_inputs(graph.inputs, graph.outputs, rows=SAMPLES) if check_on is None else check_on
+    model = read(content)
+    inputs = random_inputs(model.inputs, model.outputs, rows=SAMPLES) if check_on is None else check_on
     before = run_in_child(content, inputs, timeout=TIMEOUT)
     if before.reason:
         raise ValueError(
@@ -73,15 +73,15 @@ def rewrite(
         forms(content, name="as it was", sparse=sparse, optimize=optimize),
         inputs=inputs,
         expected=before.outputs,
-        tolerance=_default(graph) if tolerance is None else check_number(tolerance, "tolerance", least=0),
+        tolerance=_default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0),
         optimize=optimize,
         compress=compress,
         advice=ADVICE,
     )
     write_atomically(target, choice.packed)
-    size, nnz = (sum(getattr(weight, count) for weight in graph.weights) for count in ("size", "nnz"))
+    size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
     return export_report(str(target), choice, nnz=nnz, size=size)
 
 
-def _default(graph: Model) -> float:
-    return ROUNDED if any(weight.dtype == "int8" for weight in graph.weights) else EXACT
+def _default(model: Model) -> float:
+    return ROUNDED if any(weight.dtype == "int8" for weight in model.weights) else EXACT

@@ -29,7 +29,7 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
 
     Raises:
         TypeError: If `levels` is not an integer.
-        ValueError: If the bytes are no whole TFLite file, none of its weights has 8 bits, or `levels` is out of
+        ValueError: If the bytes are not a whole TFLite file, none of its weights has 8 bits, or `levels` is out of
             range; or (also an ImportError) if ai-edge-litert is not installed.
 
     Reference:
@@ -40,8 +40,8 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
     """
     check_levels(levels)
     model = load(data)
-    places = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or () if _is_weight(tensor)}
-    buffers = [model.buffers[place] for place in sorted(places)]
+    indices = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or () if _is_weight(tensor)}
+    buffers = [model.buffers[index] for index in sorted(indices)]
     filled = [buffer for buffer in buffers if buffer.data is not None and len(buffer.data)]
     if not filled:
         raise ValueError(

@@ -26,11 +26,11 @@ TYPES = ("float32", "float16", "int8")  # those that DENSIFY unpacks
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightUse:
     """A constant tensor of rank 2 or more in one graph, and what its operators allow.
 
     Attributes:
-        tensor: Its place in the graph.
+        tensor: Its index in the graph.
         hybrid: True when its operators compute in float32 with its 8-bit values.
         native: True when all its operators have a kernel for blocks.
         reason: Why it has to stay dense; empty when it may be sparse.
@@ -42,7 +42,7 @@ class Place:
     reason: str
 
 
-def places(graph: Subgraph) -> list[Place]:
+def weight_uses(graph: Subgraph) -> list[WeightUse]:
     """Find the weights of a graph, and say of each whether it may be sparse.
 
     Args:
@@ -56,17 +56,17 @@ def places(graph: Subgraph) -> list[Place]:
         for slot, tensor in enumerate(operator.inputs):
             users[tensor].append((operator, slot))
     return [
-        _place(graph, number, users)
+        _weight_use(graph, number, users)
         for number, tensor in enumerate(graph.tensors)
         if tensor.weight and not tensor.sparse
     ]
 
 
-def _place(graph: Subgraph, number: int, users: Users) -> Place:
+def _weight_use(graph: Subgraph, number: int, users: Users) -> WeightUse:
     tensor = graph.tensors[number]
     direct = [end for end in users[number] if end[0].name != "DEQUANTIZE"]
-    unpacked = [place for operator, _ in users[number] if operator.name == "DEQUANTIZE" for place in operator.outputs]
-    chained = [end for place in unpacked for end in users[place]]
+    unpacked = [index for operator, _ in users[number] if operator.name == "DEQUANTIZE" for index in operator.outputs]
+    chained = [user for index in unpacked for user in users[index]]
     kinds, border = {operator.name for operator, _ in users[number]}, {*graph.inputs, *graph.outputs}
     mixed = {_is_hybrid(graph, tensor, operator) for operator, _ in users[number]}
     hybrid = mixed == {True}
@@ -82,7 +82,7 @@ def _place(graph: Subgraph, number: int, users: Users) -> Place:
     else:
         reason = _refusal(direct + chained) or _chain(chained + direct * hybrid)
         reason = reason or ("" if hybrid or tensor.dtype != "int8" else _integer(direct))
-    return Place(number, hybrid and kinds <= CHAINED and number not in border, native, reason)
+    return WeightUse(number, hybrid and kinds <= CHAINED and number not in border, native, reason)
 
 
 def _refusal(ends: list[tuple[Operator, int]]) -> str:

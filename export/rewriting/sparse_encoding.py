@@ -19,7 +19,7 @@ class Encoded:
     the entries named in `indices` are stored.
 
     Attributes:
-        values: The stored entries, one after the other.
+        values: The stored entries, in order.
         order: Dimensions, outermost first.
         segments: Where the entries of each row begin in `indices`, and where the last one ends.
         indices: Places along the last dimension, counted in blocks.
@@ -44,18 +44,18 @@ class Encoded:
 
     @property
     def bytes(self) -> int:
-        """What values and places take together."""
+        """What values and indices take together."""
         return self.bytes_for(1)
 
     def bytes_for(self, tensors: int) -> int:
-        """What they take when several tensors share the values: each has places of its own."""
+        """What they take when several tensors share the values: each has indices of its own."""
         return self.values.nbytes + tensors * (self.segments.nbytes + self.indices.nbytes)
 
 
 def encode(array: np.ndarray) -> Encoded:
     """Keep the entries that are not zero, walked in the order that takes the fewest bytes.
 
-    A dimension of at most 256 entries needs one byte for a place, so it can pay to walk another one last.
+    A dimension of at most 256 entries needs one byte for an index, so it can pay to walk another one last.
 
     Args:
         array: Any numbers, of rank 1 or more.
@@ -87,8 +87,8 @@ def encode_blocks(array: np.ndarray) -> Encoded:
 def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield the orders worth a try: with each dimension last that is longer than one entry."""
     dimensions = range(len(shape))
-    for last in [place for place in reversed(dimensions) if shape[place] > 1] or [len(shape) - 1]:
-        yield (*(place for place in dimensions if place != last), last)
+    for last in [index for index in reversed(dimensions) if shape[index] > 1] or [len(shape) - 1]:
+        yield (*(index for index in dimensions if index != last), last)
 
 
 def _rows(array: np.ndarray, order: tuple[int, ...]) -> Encoded:

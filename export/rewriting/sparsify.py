@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tfprune.export.report import fraction_of_zeros, shape_text
-from tfprune.export.rewriting.sparse_eligible import Place, places
+from tfprune.export.rewriting.sparse_eligible import WeightUse, weight_uses
 from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
 from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
 from tfprune.export.rewriting.trailing_archive import carry_over
@@ -36,7 +36,7 @@ SHARED = "it shares its values with a tensor that stays dense"
 GAINLESS = "the file would not be smaller"
 UNCOMPARED = "other graphs than the first read it, which alone can be compared"
 KERNELLESS = "no kernel takes its blocks"
-OVERHEAD = 400  # bytes that a sparse tensor and its operators take besides values and places, about
+OVERHEAD = 400  # bytes that a sparse tensor and its operators take besides values and indices, about
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SparseRow(Report):
         sparsity: Fraction of its entries that are zero, or that mean zero.
         form: `"csr"`, `"block"` or `"dense"`.
         dense_bytes: What its values take stored densely.
-        bytes: What it takes now: values and places.
+        bytes: What it takes now: values and indices.
         reason: Why it is dense; empty when it is not.
     """
 
@@ -97,14 +97,14 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
     """Store the weights of a .tflite file sparse wherever that makes the file smaller.
 
     The outputs stay the same, but for 8-bit weights with float32 activations: these compute in float32 afterwards,
-    closer to what the weights say. What is sparse already is left alone.
+    closer to the weights. Tensors that are sparse already stay as they are.
 
     Of a file with signatures that start at other graphs than the first, weights become sparse that only the first one
     reads: no other can be compared with what it gave before, because `Runner`, `verify` and `rewrite` run the first.
 
     Args:
         data: The plain file, not packed.
-        forms: `"csr"` (places of single entries) and `"block"` (float32 blocks of four inputs, which
+        forms: `"csr"` (indices of single entries) and `"block"` (float32 blocks of four inputs, which
             FULLY_CONNECTED computes with as they are).
         least: Weights with a smaller fraction of zeros stay dense; 0 to 1.
 
@@ -112,7 +112,7 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
         The file, and what became of each weight.
 
     Raises:
-        ValueError: If the bytes are no whole TFLite file, or an argument does not fit; or (also an ImportError) if
+        ValueError: If the bytes are not a whole TFLite file, or an argument does not fit; or (also an ImportError) if
             ai-edge-litert is not installed.
 
     Example:
@@ -146,10 +146,10 @@ def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str)
 
 @dataclass
 class _Group:
-    """The tensors that share one buffer, and what is to become of them."""
+    """The tensors that share one buffer, and the form that they get."""
 
     tensor: Tensor
-    members: list[tuple[int, Place]]  # number of the graph, and where in it
+    members: list[tuple[int, WeightUse]]  # number of the graph, and where in it
     reason: str = ""
     encoded: Encoded | None = None
 
@@ -177,13 +177,13 @@ def _check(forms: Collection[str], least: float) -> None:
 def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:
     groups: dict[int, _Group] = {}
     for number, graph in enumerate(graphs):
-        for place in places(graph):
-            tensor = graph.tensors[place.tensor]
+        for use in weight_uses(graph):
+            tensor = graph.tensors[use.tensor]
             group = groups.setdefault(tensor.buffer, _Group(tensor, []))
-            group.members.append((number, place))
+            group.members.append((number, use))
             same = (tensor.shape, tensor.dtype) == (group.tensor.shape, group.tensor.dtype)
             alone = len(group.members) == 1
-            group.reason = group.reason or (place.reason if alone else SHARED if place.reason or not same else "")
+            group.reason = group.reason or (use.reason if alone else SHARED if use.reason or not same else "")
     holders = Counter(tensor.buffer for graph in graphs for tensor in graph.tensors)
     for buffer, group in groups.items():
         if holders[buffer] > len(group.members):
@@ -202,11 +202,11 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], least: 
     kind = np.dtype(tensor.dtype).newbyteorder("<")
     array = np.asarray(model.buffers[tensor.buffer].data).view(kind).reshape(tensor.shape)
     found = []
-    if "block" in forms and all(place.native for _, place in group.members) and tensor.shape[-1] % BLOCK == 0:
+    if "block" in forms and all(use.native for _, use in group.members) and tensor.shape[-1] % BLOCK == 0:
         found.append(encode_blocks(array))
     if "csr" in forms:
         found.append(encode(array))
-    encoded = min(found, key=lambda one: one.bytes, default=None)
+    encoded = min(found, key=lambda encoded: encoded.bytes, default=None)
     copies, overhead = len(group.members), OVERHEAD * len(group.members)
     if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:
         group.reason = f"sparse it takes {encoded.bytes_for(copies):,} bytes, and about {overhead} for its operators"
@@ -224,8 +224,8 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
     starts = {entry.subgraphIndex for entry in model.signatureDefs or ()}
     if starts - {0} and any(number for number, _ in group.members):
         return UNCOMPARED
-    for number, place in group.members:
-        quantization = model.subgraphs[number].tensors[place.tensor].quantization
+    for number, use in group.members:
+        quantization = model.subgraphs[number].tensors[use.tensor].quantization
         if quantization is not None and (quantization.details is not None or np.any(quantization.zeroPoint)):
             return "its zeros are not stored as 0"
     return ""
@@ -233,13 +233,13 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
 
 def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
     rewriters = [Rewriter(model, graph) for graph in model.subgraphs]
-    floating = {number for group in groups if group.encoded for number, place in group.members if place.hybrid}
+    floating = {number for group in groups if group.encoded for number, use in group.members if use.hybrid}
     for group in groups:
         if group.encoded:
             model.buffers[group.tensor.buffer].data = group.encoded.raw
-        for number, place in group.members:
-            rewriter, tensor = rewriters[number], place.tensor
-            if place.hybrid and number in floating:
+        for number, use in group.members:
+            rewriter, tensor = rewriters[number], use.tensor
+            if use.hybrid and number in floating:
                 tensor = rewriter.dequantize(tensor)
             if group.encoded and group.encoded.block > 1:
                 rewriter.store(tensor, group.encoded)

@@ -27,9 +27,9 @@ def carry_over(source: bytes, target: bytes) -> bytes:
         return target
     shift = len(target) - start
     archive = bytearray(source[start:])
-    for place in offsets:
-        (offset,) = struct.unpack_from("<I", archive, place - start)
-        struct.pack_into("<I", archive, place - start, offset + shift)
+    for position in offsets:
+        (offset,) = struct.unpack_from("<I", archive, position - start)
+        struct.pack_into("<I", archive, position - start, offset + shift)
     return target + bytes(archive)
 
 
@@ -40,15 +40,15 @@ def _archive(data: bytes) -> tuple[int, list[int]]:
     if end < 0 or directory + size != end or not count:
         raise ValueError("no archive that counts from the file's start.")
     entries = [*_entries(data, directory, count)]
-    starts = [struct.unpack_from("<I", data, place + 42)[0] for place in entries]
+    starts = [struct.unpack_from("<I", data, position + 42)[0] for position in entries]
     if any(start > directory or data[start : start + 4] != LOCAL for start in starts):
         raise ValueError("an entry that is not where it should be.")
-    return min(starts), [place + 42 for place in entries] + [end + 16]
+    return min(starts), [position + 42 for position in entries] + [end + 16]
 
 
-def _entries(data: bytes, place: int, count: int) -> Iterator[int]:
+def _entries(data: bytes, position: int, count: int) -> Iterator[int]:
     for _ in range(count):
-        if data[place : place + 4] != ENTRY:
+        if data[position : position + 4] != ENTRY:
             raise ValueError("fewer entries than it says.")
-        yield place
-        place += 46 + sum(struct.unpack_from("<HHH", data, place + 28))
+        yield position
+        position += 46 + sum(struct.unpack_from("<HHH", data, position + 28))

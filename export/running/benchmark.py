@@ -124,7 +124,7 @@ def _draw(runner: Runner, batch: int) -> list[np.ndarray]:
 
 
 def _peak_memory() -> int | None:
-    """Return the high-water mark of this process; what `resource` tells counts the parent's pages, too."""
+    """Return the high-water mark of this process; what `resource` returns counts the parent's pages, too."""
     if not STATUS.exists():
         return None
     for line in STATUS.read_text(encoding="utf-8").splitlines():

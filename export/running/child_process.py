@@ -1,4 +1,4 @@
-"""Run one of our modules in a process of its own, where a crash can be caught and told.
+"""Run one of our modules in a process of its own, where a crash can be caught and reported.
 
 The job travels as JSON and NumPy files in a folder that the caller owns. Nothing is pickled.
 """
@@ -40,7 +40,7 @@ class Completed:
 
 
 def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -> Completed:
-    """Run `python -m module folder` and wait; whatever happens to the child is told, not raised.
+    """Run `python -m module folder` and wait; whatever happens to the child is reported, not raised.
 
     Args:
         module: Dotted name of a module that calls `run_as_child` when run as `__main__`.

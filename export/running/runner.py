@@ -23,7 +23,7 @@ INTERPRETERS = (
     ("tensorflow", "lite", "tensorflow"),
 )
 ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
-THREADS = 1024  # an interpreter starts as many as it is told to, and takes no number beyond 32 bits
+THREADS = 1024  # an interpreter starts as many as it is asked for, and takes no number beyond 32 bits
 TELLING = 500  # characters of what an interpreter says; where it dislikes an argument it repeats the whole file
 
 

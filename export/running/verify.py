@@ -43,7 +43,7 @@ def verify(
 
     Raises:
         TypeError: If `source` is neither a path nor bytes, a number is not one, or an array holds Python objects.
-        ValueError: If there is no such file, it is no whole TFLite file, or an argument is out of range.
+        ValueError: If the file does not exist or is not a whole TFLite file, or an argument is out of range.
 
     Example:
         >>> print(verify("digits.tflite", inputs=images, expected=model.predict(images)))  # doctest: +SKIP

@@ -22,8 +22,8 @@ def check_operators(data: bytes) -> None:
     That is: one that takes a tensor apart into another number of outputs than it says; one without an input or
     output that it needs; one that writes over an input of its graph, a constant or what another gives; and one that
     unpacks a sparse tensor into another shape. Also a file without a graph; a graph with an input or output that is
-    no tensor of it, or with an output that nothing makes; and integers with a zero point that is none of them, or
-    with a scale that is no number or next to none.
+    not a tensor of it, or with an output that nothing makes; and integers with a zero point that is none of them, or
+    with a scale that is not a number or next to zero.
 
     Args:
         data: A plain file that `check_structure` lets through.
@@ -34,7 +34,7 @@ def check_operators(data: bytes) -> None:
     try:
         model = Table.model(data)
         codes = [max(code.number(0, "<b"), code.number(3, "<i")) for code in model.tables(1)]
-        filled = {place for place, buffer in enumerate(model.tables(4)) if len(buffer.vector(0, "u1"))}
+        filled = {index for index, buffer in enumerate(model.tables(4)) if len(buffer.vector(0, "u1"))}
         graphs = model.tables(2)
         if not graphs:
             raise ValueError("it holds no graph.")
@@ -50,11 +50,11 @@ def _check_graph(graph: Table, codes: list[int], filled: set[int]) -> None:
     tensors = graph.tables(0)
     if any(not 0 <= end < len(tensors) for slot in (1, 2) for end in graph.vector(slot, "<i4").tolist()):
         raise ValueError("a graph takes or gives a tensor that it has not.")
-    given = {place for place, tensor in enumerate(tensors) if tensor.number(2, "<I") in filled}
+    given = {index for index, tensor in enumerate(tensors) if tensor.number(2, "<I") in filled}
     given |= set(graph.vector(1, "<i4").tolist())
     for operator in graph.tables(3):
-        place = operator.number(0, "<I")
-        code = codes[place] if place < len(codes) else None
+        index = operator.number(0, "<I")
+        code = codes[index] if index < len(codes) else None
         inputs, outputs = operator.vector(1, "<i4").tolist(), operator.vector(2, "<i4").tolist()
         if code in COUNTED:
             _check_count(operator, len(outputs), *COUNTED[code])
@@ -83,7 +83,7 @@ def _check_scales(tensor: Table) -> None:
         return
     scales, zeros = quantization.vector(2, "<f4"), quantization.vector(3, "<i8")
     if not (np.isfinite(scales) & ((scales == 0) | (scales >= SMALLEST))).all():
-        raise ValueError("a tensor of integers has a scale that is no number above zero.")
+        raise ValueError("a tensor of integers has a scale that is not a number above zero.")
     low, high = RANGES[kind]
     if not ((low <= zeros) & (zeros <= high)).all():
         raise ValueError(f"a tensor of integers has a zero point outside {low} to {high}.")
@@ -91,6 +91,6 @@ def _check_scales(tensor: Table) -> None:
 
 def _check_count(operator: Table, found: int, name: str, kind: int) -> None:
     options = operator.table(4) if operator.number(3, "<B") == kind else None
-    told = options.number(0, "<i") if options else 0
-    if told != found:
-        raise ValueError(f"{name} with {found} outputs says that it has {told}.")
+    said = options.number(0, "<i") if options else 0
+    if said != found:
+        raise ValueError(f"{name} with {found} outputs says that it has {said}.")

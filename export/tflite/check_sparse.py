@@ -31,29 +31,29 @@ def _check_tensors(model: Table, left: int) -> None:
     buffers = model.tables(4)
     tensors = [tensor for graph in model.tables(2) for tensor in graph.tables(0)]
     for tensor in tensors:
-        sparsity, kind, place = tensor.table(6), tensor.number(1, "<b"), tensor.number(2, "<I")
+        sparsity, kind, index = tensor.table(6), tensor.number(1, "<b"), tensor.number(2, "<I")
         # A file above 2 GB keeps values behind the flatbuffer, where a second number of its buffer says.
-        if sparsity is None or kind not in WIDTHS or place >= len(buffers) or buffers[place].number(1, "<Q"):
+        if sparsity is None or kind not in WIDTHS or index >= len(buffers) or buffers[index].number(1, "<Q"):
             continue
-        count = len(buffers[place].vector(0, "u1")) // WIDTHS[kind]
+        count = len(buffers[index].vector(0, "u1")) // WIDTHS[kind]
         left -= count + 1
         if left < 0:
             raise ValueError("sparse tensors share their values too often.")
-        positions(_levels(tensor, sparsity), count)
+        positions(_dimensions(tensor, sparsity), count)
 
 
-def _levels(tensor: Table, sparsity: Table) -> tuple[SparseDimension, ...]:
+def _dimensions(tensor: Table, sparsity: Table) -> tuple[SparseDimension, ...]:
     shape = tuple(tensor.vector(0, "<i4").tolist())
     order, blocks = sparsity.vector(0, "<i4").tolist(), sparsity.vector(1, "<i4").tolist()
-    return arrange(shape, order, blocks=blocks, stored=[_level(table) for table in sparsity.tables(2)])
+    return arrange(shape, order, blocks=blocks, stored=[_dimension(table) for table in sparsity.tables(2)])
 
 
-def _level(table: Table) -> SparseDimension:
+def _dimension(table: Table) -> SparseDimension:
     if table.number(0, "<b") == 0:
         return SparseDimension(table.number(1, "<i"))
     kinds, vectors = (table.number(2, "<B"), table.number(4, "<B")), (table.table(3), table.table(5))
     if None in vectors or not set(kinds) <= set(INDICES):
-        raise ValueError("a dimension of a sparse tensor has no places.")
+        raise ValueError("a dimension of a sparse tensor has no indices.")
     segments, indices = (
         vector.vector(0, INDICES[kind]) for kind, vector in zip(kinds, vectors, strict=True) if vector
     )

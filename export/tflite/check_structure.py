@@ -110,31 +110,31 @@ class _Walk:
         self._check_end(slots + size)
         self._check_end(start + _number("<H", self._data, slots + 2))
 
-        def place(slot: int) -> int:
+        def position(slot: int) -> int:
             entry = 4 + 2 * slot
             offset = _number("<H", self._data, slots + entry) if entry < size else 0
             return offset and start + offset
 
         if kind == "buffer":
-            self.buffers.append(place(0) and self._vector(place(0)) + 4)
-        if kind == "tensor" and place(0) and place(2):
-            self._shape(self._vector(place(0)), _number("<I", self._data, place(2)))
+            self.buffers.append(position(0) and self._vector(position(0)) + 4)
+        if kind == "tensor" and position(0) and position(2):
+            self._shape(self._vector(position(0)), _number("<I", self._data, position(2)))
         for slot, part in LAYOUT[kind].items():
             if isinstance(part, dict):
-                named = place(slot - 1)
+                named = position(slot - 1)
                 part = part.get(_number("<B", self._data, named) if named else 0, "any")
-            if place(slot):
-                self._part(place(slot), part)
+            if position(slot):
+                self._part(position(slot), part)
 
-    def _vector(self, place: int) -> int:
-        return place + _number("<I", self._data, place)
+    def _vector(self, position: int) -> int:
+        return position + _number("<I", self._data, position)
 
     def _shape(self, start: int, buffer: int) -> None:
         if _number("<I", self._data, start):  # scalars have no dimension
             self.rows[buffer] = _number("<i", self._data, start + 4)
 
-    def _part(self, place: int, part: int | str | list[str]) -> None:
-        start = self._vector(place)
+    def _part(self, position: int, part: int | str | list[str]) -> None:
+        start = self._vector(position)
         if isinstance(part, str):
             self.table(start, part)
             return
@@ -153,7 +153,7 @@ class _Walk:
             raise ValueError("a part goes beyond the end of the file.")
 
 
-def _number(layout: str, data: bytes, place: int) -> int:
-    if place < 0:
+def _number(layout: str, data: bytes, position: int) -> int:
+    if position < 0:
         raise ValueError("a part begins before the file.")
-    return struct.unpack_from(layout, data, place)[0]
+    return struct.unpack_from(layout, data, position)[0]

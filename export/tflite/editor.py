@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.report import reason_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.check_structure import IDENTIFIER, check_structure
 from tfprune.export.tflite.reader import VISITS, WRONG, read
@@ -37,8 +38,8 @@ def load(data: bytes) -> schema.ModelT:
         model = schema.ModelT.InitFromObj(packed)
     except WRONG as error:
         raise ValueError(
-            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short ({error}). "
-            "Copy the file again."
+            f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
+            f"({reason_of(error)}). Copy the file again."
         ) from error
     if _keeps_values_outside(model):
         raise ValueError(
@@ -75,7 +76,7 @@ def save(model: schema.ModelT) -> bytes:
         builder.Finish(model.Pack(builder), IDENTIFIER)
     except (*WRONG, AttributeError, BuilderSizeError) as error:
         raise ValueError(
-            f"Expected a model that makes a TFLite file. Received: one that does not ({error})."
+            f"Expected a model that makes a TFLite file. Received: one that does not ({reason_of(error)})."
         ) from error
     finally:
         model.buffers = plain

@@ -20,11 +20,11 @@ class Tensor:
         constant: True when its values are in the file.
         sparse: True when only some of the entries are stored.
         size: Number of entries.
-        nnz: TensorValues that do not mean zero (for quantized values: that differ from the zero point). None when
-            there are no values in the file, or the type is no number.
+        nnz: Entries that do not mean zero (for quantized values: that differ from the zero point). None when
+            there are no values in the file, or the type is not a number.
         bytes: What the values take in the file, without the positions of a sparse tensor.
         buffer: Where they lie: tensors with the same buffer share their values.
-        entries: The values themselves, where `nnz` counts them.
+        values: The values themselves, where `nnz` counts them.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Tensor:
     nnz: int | None
     bytes: int
     buffer: int
-    entries: TensorValues | None = field(default=None, compare=False, repr=False)
+    values: TensorValues | None = field(default=None, compare=False, repr=False)
 
     @property
     def weight(self) -> bool:
@@ -46,7 +46,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One step of a graph: its name and the places of its tensors (-1 for an optional one left out)."""
+    """One step of a graph: its name and the indices of its tensors (-1 for an optional one left out)."""
 
     name: str
     inputs: tuple[int, ...]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.report import TensorInfo
+from tfprune.export.report import TensorInfo, reason_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.check_structure import IDENTIFIER
 from tfprune.export.tflite.model import Model, Operator, Subgraph, Tensor
@@ -32,7 +32,7 @@ def read(data: bytes) -> Model:
         Graphs, operators and tensors, and how many zeros the constant ones hold.
 
     Raises:
-        ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if
+        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if
             ai-edge-litert is not installed.
     """
     schema.require()
@@ -46,7 +46,7 @@ def read(data: bytes) -> Model:
     except WRONG as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
-            f"({error}). Copy the file again."
+            f"({reason_of(error)}). Copy the file again."
         ) from error
 
 
@@ -87,22 +87,22 @@ class _Reader:
         outputs = signature and self._tables(signature.Outputs, signature.OutputsLength())
         return Model(
             subgraphs,
-            self._endpoints(tables[0], subgraphs[0], subgraphs[0].inputs, inputs),
-            self._endpoints(tables[0], subgraphs[0], subgraphs[0].outputs, outputs),
+            self._infos(tables[0], subgraphs[0], subgraphs[0].inputs, inputs),
+            self._infos(tables[0], subgraphs[0], subgraphs[0].outputs, outputs),
         )
 
     def _subgraph(self, table: Any, codes: list[str], buffers: list[Any]) -> Subgraph:
         tensors = [self._tensor(entry, buffers) for entry in self._tables(table.Tensors, table.TensorsLength())]
         operators = [
             Operator(
-                codes[_place(entry.OpcodeIndex(), codes)],
-                self._places(entry.InputsAsNumpy(), len(tensors)),
-                self._places(entry.OutputsAsNumpy(), len(tensors)),
+                codes[_in_range(entry.OpcodeIndex(), codes)],
+                self._tensor_indices(entry.InputsAsNumpy(), len(tensors)),
+                self._tensor_indices(entry.OutputsAsNumpy(), len(tensors)),
             )
             for entry in self._tables(table.Operators, table.OperatorsLength())
         ]
-        inputs = self._places(table.InputsAsNumpy(), len(tensors))
-        outputs = self._places(table.OutputsAsNumpy(), len(tensors))
+        inputs = self._tensor_indices(table.InputsAsNumpy(), len(tensors))
+        outputs = self._tensor_indices(table.OutputsAsNumpy(), len(tensors))
         return Subgraph(self._text(table.Name()), tuple(tensors), tuple(operators), inputs, outputs)
 
     def _tensor(self, table: Any, buffers: list[Any]) -> Tensor:
@@ -111,36 +111,36 @@ class _Reader:
         if min(shape, default=0) < 0:
             raise ValueError(f"tensor {name!r} has the shape {shape}.")
         dtype = self._types.get(table.Type(), f"type_{table.Type()}")
-        place = _place(table.Buffer(), buffers)
-        values = self._values(buffers[place]) if place else b""
-        constant = len(values) > 0 and not table.IsVariable()
+        index = _in_range(table.Buffer(), buffers)
+        stored = self._values(buffers[index]) if index else b""
+        constant = len(stored) > 0 and not table.IsVariable()
         sparse, size = table.Sparsity() is not None, math.prod(shape)
-        entries = nnz = None
+        values = nnz = None
         if constant and not table.ExternalBuffer():
             zeros, axis = self._zero_points(table) if "int" in dtype else ((0,), 0)
-            raw = np.frombuffer(values, np.uint8)
-            entries = TensorValues(raw, dtype, shape, zeros, axis, self._levels(table.Sparsity(), shape))
-            nnz = self._nnz(entries, place)
+            raw = np.frombuffer(stored, np.uint8)
+            values = TensorValues(raw, dtype, shape, zeros, axis, self._dimensions(table.Sparsity(), shape))
+            nnz = self._nnz(values, index)
         if nnz is None:
-            entries = None
-        return Tensor(name, shape, dtype, constant, sparse, size, nnz, len(values), place, entries)
+            values = None
+        return Tensor(name, shape, dtype, constant, sparse, size, nnz, len(stored), index, values)
 
-    def _nnz(self, entries: TensorValues, place: int) -> int | None:
-        seen = (place, entries.dtype, entries.shape, entries.zeros, entries.axis, entries.levels is None)
+    def _nnz(self, values: TensorValues, index: int) -> int | None:
+        seen = (index, values.dtype, values.shape, values.zeros, values.axis, values.dimensions is None)
         if seen not in self._counted:
-            self._spend(entries.raw.nbytes)
-            self._counted[seen] = entries.nnz()
+            self._spend(values.raw.nbytes)
+            self._counted[seen] = values.nnz()
         return self._counted[seen]
 
-    def _levels(self, table: Any, shape: tuple[int, ...]) -> tuple[SparseDimension, ...] | None:
+    def _dimensions(self, table: Any, shape: tuple[int, ...]) -> tuple[SparseDimension, ...] | None:
         if table is None:
             return None
         tables = self._tables(table.DimMetadata, table.DimMetadataLength())
-        stored = [self._level(dimension) for dimension in tables]
+        stored = [self._dimension(dimension) for dimension in tables]
         order = self._numbers(table.TraversalOrderAsNumpy())
         return arrange(shape, order, blocks=self._numbers(table.BlockMapAsNumpy()), stored=stored)
 
-    def _level(self, table: Any) -> SparseDimension:
+    def _dimension(self, table: Any) -> SparseDimension:
         if table.Format() == self._dense:
             return SparseDimension(table.DenseSize())
         segments = self._indices(table.ArraySegmentsType(), table.ArraySegments())
@@ -148,7 +148,7 @@ class _Reader:
 
     def _indices(self, kind: int, table: Any) -> np.ndarray:
         if kind not in self._vectors or table is None:
-            raise ValueError("a dimension of a sparse tensor has no places.")
+            raise ValueError("a dimension of a sparse tensor has no indices.")
         vector = self._vectors[kind]()
         vector.Init(table.Bytes, table.Pos)
         numbers = vector.ValuesAsNumpy()
@@ -179,18 +179,16 @@ class _Reader:
             return self._text(table.CustomCode()) or "CUSTOM"
         return self._builtins.get(number, f"BUILTIN_{number}").upper()
 
-    def _endpoints(
-        self, table: Any, graph: Subgraph, places: tuple[int, ...], signature: Any
-    ) -> tuple[TensorInfo, ...]:
-        tensors = [(place, graph.tensors[place].name) for place in places]
+    def _infos(self, table: Any, graph: Subgraph, indices: tuple[int, ...], signature: Any) -> tuple[TensorInfo, ...]:
+        tensors = [(index, graph.tensors[index].name) for index in indices]
         signed = {}
         for entry in signature or ():
-            place = _place(entry.TensorIndex(), graph.tensors)
-            signed[self._text(entry.Name())] = (place, graph.tensors[place].name)
+            index = _in_range(entry.TensorIndex(), graph.tensors)
+            signed[self._text(entry.Name())] = (index, graph.tensors[index].name)
         infos = []
-        for name, place in in_order(tensors, signed).items():
-            tensor = graph.tensors[place]
-            shape = self._numbers(table.Tensors(place).ShapeSignatureAsNumpy()) or tensor.shape
+        for name, index in in_order(tensors, signed).items():
+            tensor = graph.tensors[index]
+            shape = self._numbers(table.Tensors(index).ShapeSignatureAsNumpy()) or tensor.shape
             infos.append(TensorInfo(name, tuple(None if n < 0 else n for n in shape), tensor.dtype))
         return tuple(infos)
 
@@ -204,11 +202,11 @@ class _Reader:
         self._spend(vector.nbytes)
         return tuple(vector.tolist())
 
-    def _places(self, vector: Any, count: int) -> tuple[int, ...]:
-        places = self._numbers(vector)
-        if any(not -1 <= place < count for place in places):
-            raise ValueError(f"a tensor's place is outside 0 to {count - 1}.")
-        return places
+    def _tensor_indices(self, vector: Any, count: int) -> tuple[int, ...]:
+        indices = self._numbers(vector)
+        if any(not -1 <= index < count for index in indices):
+            raise ValueError(f"a tensor's index is outside 0 to {count - 1}.")
+        return indices
 
     def _text(self, raw: bytes | None) -> str:
         self._spend(len(raw or b""))
@@ -220,9 +218,9 @@ class _Reader:
             raise ValueError("its parts together are longer than it is.")
 
 
-def _place(index: int, items: Any) -> int:
+def _in_range(index: int, items: Any) -> int:
     if not 0 <= index < len(items):
-        raise IndexError(f"place {index} is outside 0 to {len(items) - 1}")
+        raise IndexError(f"index {index} is outside 0 to {len(items) - 1}")
     return index
 
 

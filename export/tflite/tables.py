@@ -21,31 +21,31 @@ class Table:
         self._size = struct.unpack_from("<H", data, self._slots)[0]
 
     def number(self, slot: int, layout: str) -> int:
-        place = self._place(slot)
-        return struct.unpack_from(layout, self._data, place)[0] if place else 0
+        position = self._position(slot)
+        return struct.unpack_from(layout, self._data, position)[0] if position else 0
 
     def table(self, slot: int) -> Table | None:
-        place = self._place(slot)
-        return Table(self._data, self._follow(place)) if place else None
+        position = self._position(slot)
+        return Table(self._data, self._follow(position)) if position else None
 
     def tables(self, slot: int) -> list[Table]:
-        place = self._place(slot)
-        if not place:
+        position = self._position(slot)
+        if not position:
             return []
-        places, first = self.vector(slot, "<u4"), self._follow(place) + 4
-        return [Table(self._data, first + 4 * entry + int(offset)) for entry, offset in enumerate(places)]
+        offsets, first = self.vector(slot, "<u4"), self._follow(position) + 4
+        return [Table(self._data, first + 4 * entry + int(offset)) for entry, offset in enumerate(offsets)]
 
     def vector(self, slot: int, dtype: str) -> np.ndarray:
-        place = self._place(slot)
-        if not place:
+        position = self._position(slot)
+        if not position:
             return np.zeros(0, dtype)
-        start = self._follow(place)
+        start = self._follow(position)
         return np.frombuffer(self._data, dtype, struct.unpack_from("<I", self._data, start)[0], start + 4)
 
-    def _follow(self, place: int) -> int:
-        return place + struct.unpack_from("<I", self._data, place)[0]
+    def _follow(self, position: int) -> int:
+        return position + struct.unpack_from("<I", self._data, position)[0]
 
-    def _place(self, slot: int) -> int:
+    def _position(self, slot: int) -> int:
         entry = 4 + 2 * slot
         offset = struct.unpack_from("<H", self._data, self._slots + entry)[0] if entry < self._size else 0
         return offset and self._start + offset

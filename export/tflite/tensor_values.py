@@ -25,9 +25,9 @@ class TensorValues:
         raw: Their bytes.
         dtype: Their type, such as `int8`.
         shape: Shape of the tensor.
-        zeros: The numbers that mean zero: one, or one for each place along `axis`.
-        axis: The dimension with a zero point of its own for each place.
-        levels: The way to the entries of a sparse tensor; None when all of them are stored, in order.
+        zeros: The numbers that mean zero: one, or one for each index along `axis`.
+        axis: The dimension with a zero point of its own for each index.
+        dimensions: The way to the entries of a sparse tensor; None when all of them are stored, in order.
     """
 
     raw: np.ndarray
@@ -35,7 +35,7 @@ class TensorValues:
     shape: tuple[int, ...]
     zeros: tuple[int, ...] = (0,)
     axis: int = 0
-    levels: tuple[SparseDimension, ...] | None = None
+    dimensions: tuple[SparseDimension, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -52,10 +52,10 @@ class TensorValues:
     @property
     def index_bytes(self) -> int:
         """What the positions of a sparse tensor take in the file."""
-        return sum(level.bytes for level in self.levels or ())
+        return sum(dimension.bytes for dimension in self.dimensions or ())
 
     def nnz(self) -> int | None:
-        """Count the entries that do not mean zero; None for a type that is no number."""
+        """Count the entries that do not mean zero; None for a type that is not a number."""
         stored = self._stored()
         return None if stored is None else int(np.count_nonzero(self._marks(stored)))
 
@@ -68,19 +68,19 @@ class TensorValues:
         stored = self._stored()
         if stored is None:
             return
-        marks, places = self._marks(stored), None
-        if self.levels is not None:
-            places = positions(self.levels, len(stored))
-            order = np.argsort(places)
-            stored, marks, places = stored[order], marks[order], places[order]
+        marks, indices = self._marks(stored), None
+        if self.dimensions is not None:
+            indices = positions(self.dimensions, len(stored))
+            order = np.argsort(indices)
+            stored, marks, indices = stored[order], marks[order], indices[order]
         for start in range(0, len(stored), CHUNK):
             kept = np.flatnonzero(marks[start : start + CHUNK]) + start
             if len(kept):
-                yield (kept if places is None else places[kept]), stored[kept]
+                yield (kept if indices is None else indices[kept]), stored[kept]
 
     def _stored(self) -> np.ndarray | None:
         """Return the stored entries as a flat array of numbers, None for a type that NumPy does not have."""
-        count = self.size if self.levels is None else None
+        count = self.size if self.dimensions is None else None
         if self.dtype in PACKED:
             bits = PACKED[self.dtype]
             parts = [self.raw >> shift & (2**bits - 1) for shift in range(0, 8, bits)]
@@ -102,7 +102,7 @@ class TensorValues:
         if len(self.zeros) == 1:
             return stored != self.zeros[0]
         fits = 0 <= self.axis < len(self.shape) and self.shape[self.axis] == len(self.zeros)
-        if self.levels is not None or not fits:
+        if self.dimensions is not None or not fits:
             raise ValueError(f"{len(self.zeros)} zero points do not fit the tensor.")
         along = [1] * len(self.shape)
         along[self.axis] = len(self.zeros)

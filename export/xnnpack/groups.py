@@ -6,7 +6,7 @@ so. A group begins with the first convolution of a network for images and ends i
 when more than two thirds of its 1x1 kernels are zero. On x86 processors with AVX no group is ever taken.
 
 XNNPACK does not look how a group ends: one that is left in another way than by a mean is taken too, and then gives
-wrong outputs, or the file does not load. `Analysis.hazards` tells of these.
+wrong outputs, or the file does not load. `Analysis.hazards` lists these.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Group:
         members: Their numbers in `Analysis.steps`.
         obstacles: What keeps it from being taken: numbers of steps, and why.
         leaks: What makes it wrong if it is taken: numbers of steps, and why.
-        size: TensorValues of its 1x1 kernels.
+        size: Entries of its 1x1 kernels.
         zeros: Those that are zero.
     """
 
@@ -98,7 +98,7 @@ class Analysis:
     def _is_batched_gate(self, number: int) -> bool:
         """Tell whether a step joins maps of different sizes in a batch, of which the second row comes out wrong."""
         step = self.steps[number]
-        shapes = {self.graph.tensors[place].shape for place in self.graph.running(step)}
+        shapes = {self.graph.tensors[index].shape for index in self.graph.running(step)}
         return step.kind in ("MUL", "ADD") and len(shapes) > 1 and self.graph.is_batched(step.outputs[0])
 
 
@@ -113,7 +113,7 @@ def analyse(data: bytes) -> tuple[Analysis, ...]:
         are where further signatures start, or bodies of loops.
 
     Raises:
-        ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if ai-edge-litert is
+        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is
             not installed.
     """
     return tuple(_analysis(graph) for graph in read_steps(data))
@@ -122,7 +122,7 @@ def analyse(data: bytes) -> tuple[Analysis, ...]:
 def _analysis(graph: Steps) -> Analysis:
     roles = tuple(role(graph, step) for step in graph.steps)
     groups = _Grouping(graph, roles).groups()
-    return Analysis(graph, roles, groups, any(graph.tensors[place].sparse for place in graph.origin.values()))
+    return Analysis(graph, roles, groups, any(graph.tensors[index].sparse for index in graph.origin.values()))
 
 
 class _Grouping:
@@ -131,11 +131,11 @@ class _Grouping:
     def __init__(self, graph: Steps, roles: tuple[Role, ...]) -> None:
         self._graph, self._roles = graph, roles
         self._inputs = [graph.running(step) for step in graph.steps]
-        self._producer = {place: number for number, step in enumerate(graph.steps) for place in step.outputs}
+        self._producer = {index: number for number, step in enumerate(graph.steps) for index in step.outputs}
         self._consumers: dict[int, list[int]] = defaultdict(list)
-        for number, places in enumerate(self._inputs):
-            for place in places:
-                self._consumers[place].append(number)
+        for number, indices in enumerate(self._inputs):
+            for index in indices:
+                self._consumers[index].append(number)
         self._outputs = set(graph.outputs)
         self._leader = list(range(len(graph.steps)))
         self._spoiled: dict[int, tuple[int, str]] = {}  # by step: what gives it channels last, and why
@@ -168,17 +168,17 @@ class _Grouping:
         for number in numbers:
             if number in self._spoiled:
                 continue
-            for place in self._inputs[number]:
-                cause = self._cause(number, place)
+            for index in self._inputs[number]:
+                cause = self._cause(number, index)
                 if cause is not None:
                     self._spoiled[number] = cause
                 else:
-                    changed |= self._unite(self._producer[place], number)
+                    changed |= self._unite(self._producer[index], number)
         return changed
 
-    def _cause(self, number: int, place: int) -> tuple[int, str] | None:
+    def _cause(self, number: int, index: int) -> tuple[int, str] | None:
         """Say why an input of a step cannot come with channels first; None when it can."""
-        producer = self._producer.get(place)
+        producer = self._producer.get(index)
         if producer is None:
             return number, "it takes an input of the model; a 3x3 convolution with stride 2 has to begin"
         if not self._gives(producer):
@@ -203,21 +203,21 @@ class _Grouping:
 
     def _obstacles(self, members: list[int]) -> list[tuple[int, str]]:
         found = [self._spoiled[number] for number in members if number in self._spoiled]
-        shared = dict.fromkeys(place for number in members if self._takes(number) for place in self._inputs[number])
-        for place in shared:
-            outside = [other for other in self._consumers[place] if not self._takes(other)]
+        shared = dict.fromkeys(index for number in members if self._takes(number) for index in self._inputs[number])
+        for index in shared:
+            outside = [other for other in self._consumers[index] if not self._takes(other)]
             found += [(other, self._roles[other].reason or LAST) for other in outside]
-            if place in self._outputs:
-                found.append((self._producer.get(place, members[0]), "its output is an output of the model as well"))
+            if index in self._outputs:
+                found.append((self._producer.get(index, members[0]), "its output is an output of the model as well"))
         return found
 
     def _leaks(self, number: int) -> list[tuple[int, str]]:
         """Say why the output of a step has the wrong order or shape if its group is taken."""
         step = self._graph.steps[number]
-        inputs = [self._producer.get(place) for place in self._inputs[number]]
+        inputs = [self._producer.get(index) for index in self._inputs[number]]
         after_mean = any(other is not None and self._keeps_mean(other) for other in inputs)
-        consumers = [other for place in step.outputs for other in self._consumers[place]]
-        final = any(place in self._outputs for place in step.outputs)
+        consumers = [other for index in step.outputs for other in self._consumers[index]]
+        final = any(index in self._outputs for index in step.outputs)
         goes_on = bool(consumers) and not final and all(self._takes(other) for other in consumers)
         if after_mean and not (goes_on and pointwise(self._graph, step) is not None):
             return [(number, KEEPDIMS + (f": {READY}" if step.kind == "CONV_2D" else ""))]

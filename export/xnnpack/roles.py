@@ -45,7 +45,7 @@ def role(graph: Steps, step: Step) -> Role:
     if not step.inputs or not step.outputs or min(step.outputs) < 0:
         return _no("it computes nothing")
     taken = step.inputs[: 2 if step.kind in FLOAT_PAIRS else 1]
-    types = {graph.tensors[place].dtype for place in (*taken, *step.outputs[:1]) if place >= 0}
+    types = {graph.tensors[index].dtype for index in (*taken, *step.outputs[:1]) if index >= 0}
     if types - {"float32"}:
         return _no(f"it computes with {', '.join(sorted(types))}; sparse kernels compute in float32")
     if step.kind in UNARY:
@@ -76,8 +76,8 @@ def _no(reason: str) -> Role:
     return Role(reason=reason)
 
 
-def _rank(graph: Steps, place: int) -> int:
-    return len(graph.tensors[place].shape) if place >= 0 else -1
+def _rank(graph: Steps, index: int) -> int:
+    return len(graph.tensors[index].shape) if index >= 0 else -1
 
 
 def _unary(graph: Steps, step: Step) -> Role:
@@ -122,7 +122,7 @@ def _kernel_reason(graph: Steps, step: Step, *, other: str) -> str:
     """Say what keeps any kernel from being taken; `other` where it has other channels than the image."""
     weight = graph.values(step.inputs[1])
     if weight is None or len(weight.shape) != 4 or _rank(graph, step.inputs[0]) != 4:
-        return "its kernel is no constant, or its image has not 4 dimensions"
+        return "its kernel is not a constant, or its image has not 4 dimensions"
     if weight.shape[-1] != graph.tensors[step.inputs[0]].shape[-1]:
         return other
     return "it is dilated" if _dilated(step) else ""
@@ -135,8 +135,8 @@ def _padding_reason(step: Step, wanted: int) -> str:
     top, bottom, left, right = step.padding
     # One zero less on one side: what TensorFlow pads on an even size, which mirroring makes up for.
     uneven = (top + bottom, left + right) == (2 * wanted - 1, 2 * wanted - 1)
-    told = f"it pads {top}, {bottom}, {left}, {right} (top, bottom, left, right); {need}"
-    return f"{told}: {READY}" if uneven else told
+    text = f"it pads {top}, {bottom}, {left}, {right} (top, bottom, left, right); {need}"
+    return f"{text}: {READY}" if uneven else text
 
 
 def _strides(step: Step) -> tuple[int, int]:
@@ -148,15 +148,17 @@ def _dilated(step: Step) -> bool:
 
 
 def _binary(graph: Steps, step: Step) -> Role:
-    ranks = [_rank(graph, place) for place in step.inputs[:2]]
-    constant = [place in graph.origin for place in step.inputs[:2]]
+    ranks = [_rank(graph, index) for index in step.inputs[:2]]
+    constant = [index in graph.origin for index in step.inputs[:2]]
     lengths = [length for length in graph.tensors[step.inputs[0]].shape if length != 1]
     if ranks != [4, 4]:
         hint = ": write the constant with the shape (1, 1, 1, 1)" if any(constant) else ""
         return _no(f"it joins tensors of {ranks[0]} and {ranks[1]} dimensions; both need 4{hint}")
     # XNNPACK looks at the first operand for both: so a constant behind a whole image is not taken.
     if any(constant) and len(lengths) > 1:
-        return _no("it joins an image and a constant; only what is pooled to 1x1 may be joined with one")
+        return _no(
+            "it joins an image and a constant; only an image that is pooled to 1x1 may be joined with a constant"
+        )
     return INSIDE
 
 
@@ -175,7 +177,7 @@ def _reduction(graph: Steps, step: Step) -> Role:
 
 def _fully_connected(graph: Steps, step: Step) -> Role:
     if graph.values(step.inputs[1]) is None:
-        return _no("its weight is no constant")
+        return _no("its weight is not a constant")
     # Without this option the image is made a vector first, which ends the group.
     on_images = _rank(graph, step.inputs[0]) == 4 and step.option("keepNumDims")
     return INSIDE if on_images else _no("only 1x1 convolutions, and Dense layers on images, are sparse")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfprune.export.files.model_file import Source, read_model, source_name
-from tfprune.export.report import yes_or_no
+from tfprune.export.report import reason_of, yes_or_no
 from tfprune.export.xnnpack.groups import NEEDED, Analysis, Group, analyse
 from tfprune.export.xnnpack.steps import Step
 from tfprune.report import Report, table
@@ -90,7 +90,7 @@ def inference_of_file(source: Source) -> SparseInferenceReport:
 
     Raises:
         TypeError: If `source` is neither a path nor bytes.
-        ValueError: If it is no TFLite file or a damaged one; or (also an ImportError) if ai-edge-litert is not
+        ValueError: If it is not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
             installed.
     """
     data = read_model(source)
@@ -99,7 +99,7 @@ def inference_of_file(source: Source) -> SparseInferenceReport:
     except ImportError:
         raise
     except ValueError as error:
-        raise ValueError(f"Cannot tell how {source_name(source)} runs. {error}.") from error
+        raise ValueError(f"Cannot tell how {source_name(source)} runs. {reason_of(error)}.") from error
     return describe(analyses, layers=({}, {}), missing=() if analyses[0].sparse else (DENSE_FILE,))
 
 
@@ -177,8 +177,8 @@ def _names(analysis: Analysis, layers: Layers) -> list[str]:
 
 def _name(analysis: Analysis, step: Step, layers: Layers) -> str:
     """Return the path of the layer that an operator comes from; the converter writes it into names of tensors."""
-    tensors = [*step.outputs, *(place for place in step.inputs if place in analysis.graph.origin)]
-    texts = [analysis.graph.tensors[place].name for place in tensors]
+    tensors = [*step.outputs, *(index for index in step.inputs if index in analysis.graph.origin)]
+    texts = [analysis.graph.tensors[index].name for index in tensors]
     parts = [part for text in texts for part in reversed(re.split("[/;]", text))]
     kernels, every = layers
     for names in (kernels, every) if step.kind in WEIGHTED else (every,):

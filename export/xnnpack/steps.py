@@ -49,9 +49,9 @@ class Steps:
 
     Attributes:
         tensors: Its tensors.
-        origin: For each constant tensor, also one that is unpacked while loading, the place of its values.
-        steps: What is computed, in order.
-        outputs: Places of the graph's outputs.
+        origin: For each constant tensor, also one that is unpacked while loading, the index of its values.
+        steps: The operators that compute something, in order.
+        outputs: Indices of the graph's outputs.
     """
 
     tensors: tuple[Tensor, ...]
@@ -63,28 +63,28 @@ class Steps:
 
     def running(self, step: Step) -> list[int]:
         """Return the inputs of a step that are computed, or given, while the model runs."""
-        return [place for place in step.inputs if place >= 0 and place not in self.origin]
+        return [index for index in step.inputs if index >= 0 and index not in self.origin]
 
-    def values(self, place: int) -> Tensor | None:
-        """Return the tensor in the file that holds the values of a constant; None for what is computed."""
-        return self.tensors[self.origin[place]] if place in self.origin else None
+    def values(self, index: int) -> Tensor | None:
+        """Return the tensor in the file that holds the values of a constant; None for a tensor that is computed."""
+        return self.tensors[self.origin[index]] if index in self.origin else None
 
-    def is_batched(self, place: int) -> bool:
+    def is_batched(self, index: int) -> bool:
         """Tell whether a tensor may hold more than one row."""
-        tensor = self._model.subgraphs[self._number].tensors[place]
+        tensor = self._model.subgraphs[self._number].tensors[index]
         lengths = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
         return len(lengths) > 0 and lengths[0] != 1
 
-    def integers(self, place: int) -> np.ndarray:
+    def integers(self, index: int) -> np.ndarray:
         """Return a constant of whole numbers in its shape; an empty array where there is none."""
-        return _integers(self._model, self.tensors, place)
+        return _integers(self._model, self.tensors, index)
 
 
 def read_steps(data: bytes) -> tuple[Steps, ...]:
     """Read the graphs of a plain .tflite file, the main one first.
 
     Raises:
-        ValueError: If the bytes are no TFLite file, or a damaged one; or (also an ImportError) if ai-edge-litert is
+        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is
             not installed.
     """
     graphs, model = read(data).subgraphs, load(data)
@@ -95,8 +95,8 @@ def _steps(graph: Subgraph, model: schema.ModelT, number: int) -> Steps:
     origin = _origins(graph)
     options = [operator.builtinOptions for operator in model.subgraphs[number].operators or ()]
     steps = [
-        _step(graph, operator, options[place])
-        for place, operator in enumerate(graph.operators)
+        _step(graph, operator, options[index])
+        for index, operator in enumerate(graph.operators)
         if not (operator.name in UNPACKERS and set(operator.outputs) <= origin.keys())
     ]
     joined = _join_padding(steps, graph, origin, model)
@@ -104,7 +104,7 @@ def _steps(graph: Subgraph, model: schema.ModelT, number: int) -> Steps:
 
 
 def _origins(graph: Subgraph) -> dict[int, int]:
-    origin = {place: place for place, tensor in enumerate(graph.tensors) if tensor.constant}
+    origin = {index: index for index, tensor in enumerate(graph.tensors) if tensor.constant}
     for operator in graph.operators:
         if operator.name in UNPACKERS and len(operator.inputs) == 1 and operator.inputs[0] in origin:
             origin |= dict.fromkeys(operator.outputs, origin[operator.inputs[0]])
@@ -132,7 +132,7 @@ def _padding(step: Step, kernel: tuple[int, ...]) -> Padding | None:
 
 def _join_padding(steps: list[Step], graph: Subgraph, origin: dict[int, int], model: schema.ModelT) -> list[Step]:
     """Give each convolution the zeros that an operator of its own adds before it, as XNNPACK does."""
-    uses = Counter(place for step in steps for place in step.inputs)
+    uses = Counter(index for step in steps for index in step.inputs)
     uses.update(graph.outputs)
     zeros = {}
     for step in steps:
@@ -152,8 +152,8 @@ def _join_padding(steps: list[Step], graph: Subgraph, origin: dict[int, int], mo
     return [step for step in joined if id(step) not in gone]
 
 
-def _integers(model: schema.ModelT, tensors: tuple[Tensor, ...], place: int) -> np.ndarray:
-    tensor = tensors[place] if place >= 0 else None
+def _integers(model: schema.ModelT, tensors: tuple[Tensor, ...], index: int) -> np.ndarray:
+    tensor = tensors[index] if index >= 0 else None
     if tensor is None or not tensor.constant or tensor.sparse or tensor.dtype not in ("int32", "int64"):
         return np.empty(0, np.int64)
     values = np.asarray(model.buffers[tensor.buffer].data, np.uint8)

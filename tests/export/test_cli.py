@@ -235,7 +235,7 @@ def _zip(path, parts):
 
 MODELS = {
     "cut.keras": "cut short",
-    "text.keras": "no archive",
+    "text.keras": "not an archive",
     "empty.keras": "empty",
     "flipped.keras": "CRC",
     "nothing.keras": "config.json",
@@ -252,8 +252,8 @@ SAMPLES = {
     "flipped.npz": "CRC",
     "huge.npy": "allocate",
     "open.npy": "EOF",
-    "one.npy": "its array is no array of samples",
-    "one.npz": "temperature is no array of samples",
+    "one.npy": "its array is a single value",
+    "one.npz": "temperature is a single value",
     "objects.npz": "Object arrays",
     "cut.h5": "pickle",
     "cut.keras": "zip file",

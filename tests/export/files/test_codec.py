@@ -249,7 +249,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "null").symlink_to("/dev/null")
     for name in ("pipe", "loop", "null"):
-        with pytest.raises(ValueError, match=rf"{name}': it is there and is no regular file. Choose another path"):
+        with pytest.raises(ValueError, match=rf"{name}': it exists and is not a regular file. Choose another path"):
             write_atomically(tmp_path / name, b"")
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "loop").is_symlink()

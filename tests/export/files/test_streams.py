@@ -107,7 +107,7 @@ def test_streams_that_fit_nothing_raise_nothing_but_value_errors(form, streams, 
 
 
 def test_streams_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="5 bytes are no whole number of entries of 2 bytes"):
+    with pytest.raises(ValueError, match="5 bytes are not a whole number of entries of 2 bytes"):
         join(reader([]), Split(2, "plain"), size=5, common=0)
     with pytest.raises(ValueError, match="a stream has 3 bytes, not 4"):
         join(reader([bytes(3)]), Split(1, "plain"), size=4, common=0)

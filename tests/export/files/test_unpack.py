@@ -132,7 +132,7 @@ LIES = {
     "pieces overlap": container(FILE, replaced(1, (1462, 256, PLAIN_1, 0)), STREAMS),
     "goes beyond the end": container(FILE, replaced(0, (200, 1200, STEPS_4, 0)), STREAMS),
     "from one that does not fit": container(FILE, replaced(2, (1207, 256, SCALED, HALF + 2)), STREAMS),
-    "no whole number of entries": container(FILE + b"!", replaced(0, (4, 1201, STEPS_4, 0)), STREAMS),
+    "not a whole number of entries": container(FILE + b"!", replaced(0, (4, 1201, STEPS_4, 0)), STREAMS),
     "holds more than its": container(FILE, PIECES, [*STREAMS[:-1], (DEFLATE, deflate(bytes(10**6)))]),
     "coder 7": container(FILE, PIECES, [(7, STREAMS[0][1]), *STREAMS[1:]]),
 }

@@ -46,9 +46,9 @@ def test_depthwise_kernels_get_a_line_for_each_position():
 
 def test_a_sparse_tensor_that_claims_to_be_huge_has_a_small_picture():
     compressed = SparseDimension(0, 0, np.array([0, 1], np.uint8), np.array([2**20], np.int32))
-    levels = arrange((1, 2**40), (0, 1), blocks=(), stored=[SparseDimension(1), compressed])
+    dimensions = arrange((1, 2**40), (0, 1), blocks=(), stored=[SparseDimension(1), compressed])
     raw = np.ones(1, np.int8).view(np.uint8)
-    grid = density(TensorValues(raw, "int8", (1, 2**40), levels=levels))
+    grid = density(TensorValues(raw, "int8", (1, 2**40), dimensions=dimensions))
     assert grid.shape == (1, 64)
     assert grid[0, 0] == 2**-34
 

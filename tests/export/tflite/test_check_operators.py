@@ -175,8 +175,8 @@ def make_scale_infinite(model, graph):
         (lack_input, "a tensor that it has not"),
         (give_too_much, "a tensor that it has not"),
         (move_zero, "zero point outside -128 to 127"),
-        (lose_scale, "no number above zero"),
-        (make_scale_infinite, "no number above zero"),
+        (lose_scale, "not a number above zero"),
+        (make_scale_infinite, "not a number above zero"),
     ],
 )
 def test_what_crashed_an_interpreter_is_refused(cases, change, message):

@@ -15,14 +15,14 @@ from tfprune.export.tflite.reader import read
 def refused_by_reader(data):
     try:
         for weight in read(data).weights:
-            list(weight.entries.pieces())
+            list(weight.values.pieces())
     except ValueError as error:
         return "sparse tensor" in str(error)
     return False
 
 
 def test_files_with_and_without_sparse_tensors_pass(cases, sparse):
-    assert _weight(sparse).entries.levels
+    assert _weight(sparse).values.dimensions
     check_sparse(sparse)
     for case in cases.values():
         check_sparse(case.data)
@@ -46,7 +46,9 @@ def test_what_the_reader_refuses_is_refused(sparse):
 
 def test_runner_refuses_an_index_outside_its_row(sparse):
     """The interpreter would write beyond the tensor."""
-    indices = np.concatenate([level.indices for level in _weight(sparse).entries.levels if level.indices is not None])
+    indices = np.concatenate(
+        [dimension.indices for dimension in _weight(sparse).values.dimensions if dimension.indices is not None]
+    )
     place = sparse.index(struct.pack("<I", len(indices)) + indices.tobytes()) + 4
     data = sparse[:place] + b"\xff" + sparse[place + 1 :]
     with pytest.raises(ValueError, match=r"damaged or cut short \(an index of a sparse tensor is outside"):

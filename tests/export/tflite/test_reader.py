@@ -167,8 +167,8 @@ def test_strings_and_sparse_tensors_are_told_apart():
     stored = np.array([1, 0, 2], "<f4").tobytes()
     tensor = only_tensor(build({"shape": [10, 10], "name": b"w", "data": stored, "sparsity": sparsity()}))
     assert (tensor.sparse, tensor.size, tensor.nnz, tensor.bytes) == (True, 100, 2, 12)
-    assert tensor.entries.index_bytes == 11 + 3 * 4
-    ((places, values),) = tensor.entries.pieces()
+    assert tensor.values.index_bytes == 11 + 3 * 4
+    ((places, values),) = tensor.values.pieces()
     assert (places.tolist(), values.tolist()) == ([7, 95], [1, 2])
 
 

@@ -23,11 +23,11 @@ def test_rows_are_those_of_scipy(seed, rows, columns, density):
     matrix = generator.normal(size=(rows, columns)) * (generator.random((rows, columns)) < density)
     sparse = csr_array(matrix)
     stored = [SparseDimension(rows), compressed(sparse.indptr, sparse.indices, np.uint8)]
-    levels = arrange((rows, columns), (0, 1), blocks=(), stored=stored)
-    places = positions(levels, sparse.nnz)
+    dimensions = arrange((rows, columns), (0, 1), blocks=(), stored=stored)
+    places = positions(dimensions, sparse.nnz)
     assert np.array_equal(places, np.flatnonzero(matrix))
     raw = sparse.data.astype("<f8").view(np.uint8)
-    pieces = list(TensorValues(raw, "float64", (rows, columns), levels=levels).pieces())
+    pieces = list(TensorValues(raw, "float64", (rows, columns), dimensions=dimensions).pieces())
     assert np.array_equal(np.concatenate([values for _, values in pieces] or [[]]), matrix[matrix != 0])
 
 
@@ -40,15 +40,15 @@ def test_blocks_lie_where_a_walk_by_loops_finds_them(order):
     values = [matrix[2 * i + a, 3 * j + b] for i, j in walked for a in range(2) for b in range(3)]
     inner = compressed([0, 1, 2], [block[order[1]] for block in walked], np.uint16)
     stored = [SparseDimension(2), inner, SparseDimension(2), SparseDimension(3)]
-    levels = arrange((4, 6), (*order, 2, 3), blocks=(0, 1), stored=stored)
-    places = positions(levels, 12)
+    dimensions = arrange((4, 6), (*order, 2, 3), blocks=(0, 1), stored=stored)
+    places = positions(dimensions, 12)
     assert [matrix.ravel()[place] for place in places] == values
 
 
 def test_values_come_in_the_order_of_the_dense_tensor():
     stored = [SparseDimension(3), compressed([0, 1, 2, 3], [1, 0, 1])]
-    levels = arrange((2, 3), (1, 0), blocks=(), stored=stored)  # column by column
-    entries = TensorValues(np.array([5, 6, 7], np.int8).view(np.uint8), "int8", (2, 3), levels=levels)
+    dimensions = arrange((2, 3), (1, 0), blocks=(), stored=stored)  # column by column
+    entries = TensorValues(np.array([5, 6, 7], np.int8).view(np.uint8), "int8", (2, 3), dimensions=dimensions)
     ((places, values),) = entries.pieces()
     assert (places.tolist(), values.tolist()) == ([1, 3, 5], [6, 5, 7])
     assert entries.index_bytes == 4 * (4 + 3)
@@ -68,9 +68,9 @@ def test_values_come_in_the_order_of_the_dense_tensor():
     ],
 )
 def test_nonsense_is_refused(segments, indices, count):
-    levels = arrange((2, 3), (0, 1), blocks=(), stored=[SparseDimension(2), compressed(segments, indices)])
+    dimensions = arrange((2, 3), (0, 1), blocks=(), stored=[SparseDimension(2), compressed(segments, indices)])
     with pytest.raises(ValueError, match="sparse tensor"):
-        positions(levels, count)
+        positions(dimensions, count)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,6 @@ def test_dimensions_that_do_not_fit_are_refused(shape, order, blocks, stored):
 
 def test_a_dimension_that_claims_to_be_huge_takes_no_memory():
     stored = [SparseDimension(2**20), SparseDimension(2**20), compressed([0, 1], [0])]
-    levels = arrange((2**20, 2**20, 4), (0, 1, 2), blocks=(), stored=stored)
-    with pytest.raises(ValueError, match="more places than"):
-        positions(levels, 1)
+    dimensions = arrange((2**20, 2**20, 4), (0, 1, 2), blocks=(), stored=stored)
+    with pytest.raises(ValueError, match="more positions than"):
+        positions(dimensions, 1)
