@@ -10,8 +10,9 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# Training on the other backends of Keras, in a process each, where TensorFlow is not installed. pip takes PyTorch
-# with CUDA, some gigabytes, unless it is pointed to wheels for the CPU (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL).
+# Training and export on the other backends of Keras, in a process each, in which TensorFlow cannot be imported; the
+# child process that converts has it. pip takes PyTorch with CUDA, some gigabytes, unless it is pointed to wheels for
+# the CPU (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL).
 test-backends:
 	test -x .venv-backends/bin/python || $(PYTHON) -m venv .venv-backends
 	.venv-backends/bin/pip install --quiet --editable '.[backends]'

@@ -11,6 +11,7 @@ import numpy as np
 
 import tfprune
 from tfprune.export.converting.convert import check_options, convert
+from tfprune.export.converting.half_precision import HALF, half_types
 from tfprune.export.converting.kept_zeros import missing_zeros
 from tfprune.export.converting.samples import read_calibration, read_check_on
 from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
@@ -30,6 +31,8 @@ from tfprune.wrapping.sparsity_report import SparsityReport
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
 # an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35}
+# Of models that compute in half precision, whose outputs are less exact than those of the file.
+HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
 ADVICE = (
     "Try another value of `quantize`, for 'int8' more calibration data that looks like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
@@ -60,7 +63,9 @@ def to_tflite(
     that the kernels hold.
 
     Args:
-        model: A built Sequential or Functional model, wrapped for pruning or plain. It is left untouched.
+        model: A built Sequential or Functional model, wrapped for pruning or plain, on any backend of Keras. It is
+            left untouched. Layers in mixed precision become float32. On other backends than TensorFlow, the process
+            that converts it has to be able to import its custom classes.
         path: Where the file goes, exactly as given.
         quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights) or `"int8"` (8-bit weights and
             activations; needs `calibration`).
@@ -79,8 +84,10 @@ def to_tflite(
         check_on: Samples on which the file is compared with Keras, any number of them, in the same forms as
             `calibration`. None takes the first calibration batch (of an array, 32 samples), or random numbers.
         tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
-            1e-4 (float32), 1e-2 (float16), 0.1 (dynamic) or 0.35 (int8). Scores of a softmax may move more where two
-            classes are close: judge such a file by its accuracy, and allow what it needs.
+            1e-4 (float32), 1e-2 (float16), 0.1 (dynamic) or 0.35 (int8); and at least 1e-2 or 0.1 if layers of the
+            model compute in float16 or bfloat16, whose outputs are less exact than those of the file. Scores of a
+            softmax may move more where two classes are close: judge such a file by its accuracy, and allow what it
+            needs.
 
     Returns:
         What was written and how it was checked.
@@ -99,7 +106,7 @@ def to_tflite(
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
     check_choice(sparse=sparse, optimize=optimize)
     _check_levels(levels, quantize)
-    allowed = TOLERANCES[quantize] if tolerance is None else check_number(tolerance, "tolerance", least=0)
+    allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
     plain = tfprune.strip(model)
     inputs = signature(plain)
@@ -118,13 +125,17 @@ def to_tflite(
         found,
         inputs=data,
         expected=expected,
-        tolerance=allowed,
+        tolerance=_default_tolerance(plain, quantize) if allowed is None else allowed,
         optimize=optimize,
         compress=compress,
         advice=ADVICE,
     )
     write_atomically(target, choice.packed)
     return export_report(str(target), choice, nnz=sparsity.nnz, size=sparsity.size)
+
+
+def _default_tolerance(model: keras.Model, quantize: str | None) -> float:
+    return max([TOLERANCES[quantize], *(HALF_TOLERANCES[half] for half in half_types(model))])
 
 
 def _shared(content: bytes, levels: int | None) -> bytes:
@@ -191,7 +202,12 @@ def _outputs(outputs: Any) -> list[np.ndarray]:
     if isinstance(outputs, Mapping):
         outputs = [outputs[name] for name in sorted(outputs)]
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-    return [keras.ops.convert_to_numpy(output) for output in outputs]
+    return [_as_numpy(output) for output in outputs]
+
+
+def _as_numpy(output: Any) -> np.ndarray:
+    is_half = keras.backend.standardize_dtype(output.dtype) in HALF
+    return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)
 
 
 def _check_zeros(graph: Model, sparsity: SparsityReport) -> None:

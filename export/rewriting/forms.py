@@ -164,7 +164,7 @@ def choose(
     if not passed:
         raise ValueError(
             f"Expected a converted file that gives the model's outputs. Received: {checked[0].reason}. "
-            f"Nothing was written. {advice}."
+            f"Nothing was written. {advice}"
         )
     speeds = [speed(form.content) if optimize == "latency" else Speed.DENSE for form in forms]
     best = min(passed, key=lambda index: (-speeds[index], len(packed[index]), index))

@@ -39,7 +39,13 @@ class Completed:
     output: str
 
 
-def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -> Completed:
+def run_module(
+    module: str,
+    folder: str | os.PathLike[str],
+    *,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
     """Run `python -m module folder` and wait; whatever happens to the child is reported, not raised.
 
     Args:
@@ -47,6 +53,7 @@ def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -
         folder: Where the job's files lie and the results go. The caller removes it; if the caller is killed, the
             child does, and ends.
         timeout: Seconds after which the child is killed.
+        environment: Environment variables of the child besides those of this process.
 
     Returns:
         Whether it ended well and, if not, why: `killed by SIGSEGV`, `did not finish in 120 s`, or the
@@ -58,7 +65,11 @@ def run_module(module: str, folder: str | os.PathLike[str], *, timeout: float) -
         (folder / OUTPUT).open("wb") as output,
         # Nothing is written to stdin. That it closes tells the child that the parent is gone.
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=_environment()
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**_environment(), **(environment or {})},
         ) as child,
     ):
         code: int | None = None

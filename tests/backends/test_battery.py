@@ -302,10 +302,3 @@ def test_a_subclassed_model_is_pruned_saved_and_stripped(way, tmp_path):
     stripped = tfprune.strip(wrapped)
     assert type(stripped) is Subclassed
     np.testing.assert_allclose(ops.convert_to_numpy(stripped(X)), after, atol=1e-6)
-
-
-def test_export_is_refused_with_the_way_out(tmp_path):
-    from tfprune import export
-
-    with pytest.raises(ValueError, match=rf"Received: '{BACKEND}'. Save the stripped model"):
-        export.to_tflite(tfprune.wrap(plain()), tmp_path / "model.tflite")

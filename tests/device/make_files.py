@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from models import Network, network
 
 from tfprune.export.converting import convert as converting
 from tfprune.export.converting.convert import convert
+from tfprune.export.converting.convert_job import convert_job
 from tfprune.export.files.codec import encode
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
@@ -58,9 +60,9 @@ def make(name: str, folder: Path) -> list[dict]:
     return rows
 
 
-def _convert_here(module: str, folder: Path, *, timeout: float) -> Completed:
+def _convert_here(module: str, folder: Path, **settings: Any) -> Completed:
     """Do what the converter's own process does, which takes longer to load TensorFlow than to convert these."""
-    converting._convert(folder)
+    convert_job(folder)
     return Completed(ok=True, reason="", output="")
 
 

@@ -19,9 +19,11 @@ APART = ("test_convert", "test_cli")  # where the converter has its process, as 
 @contextmanager
 def _converting_here() -> Iterator[None]:
     from tfprune.export.converting import convert
+    from tfprune.export.converting.convert_job import convert_job
 
-    def work(module: str, folder: Path, *, timeout: float) -> Completed:
-        convert._convert(folder)
+    def work(module: str, folder: Path, **settings: Any) -> Completed:
+        assert module == convert_job.__module__
+        convert_job(folder)
         return Completed(ok=True, reason="", output="")
 
     with pytest.MonkeyPatch.context() as patch:

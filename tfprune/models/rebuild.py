@@ -175,7 +175,7 @@ def _custom_objects(sources: list[keras.layers.Layer]) -> dict[str, Any]:
         ValueError: If two of them have the same name, so that Keras would take one for the other.
     """
     found: dict[str, Any] = {}
-    for name, thing in itertools.chain.from_iterable(map(_named_things, sources)):
+    for name, thing in itertools.chain.from_iterable(map(named_things, sources)):
         if found.setdefault(name, thing) is not thing:
             raise ValueError(
                 f"Expected custom classes and functions to have different names. Received: two called {name!r} in "
@@ -184,7 +184,8 @@ def _custom_objects(sources: list[keras.layers.Layer]) -> dict[str, Any]:
     return found
 
 
-def _named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
+def named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
+    """Yield the user's classes and functions that the layers of a model are or hold, by the name in its copies."""
     for _, layer in walk(model):
         # A function over a method of the class is Keras' wrapper around it, not an argument of the layer.
         held = {name: value for name, value in vars(layer).items() if not callable(getattr(type(layer), name, None))}

@@ -1,0 +1,68 @@
+"""What the child process of `convert` does: a SavedModel, or the copy of a Keras model, into a TFLite file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.running.child_process import read_job, run_as_child
+
+JOB = "job"
+SAVED_MODEL = "saved_model"
+CONVERTED = "model.tflite"
+
+
+def convert_job(folder: Path) -> None:
+    """Convert the model in the folder of a job, and write the file beside it.
+
+    Raises:
+        ValueError: If TensorFlow is not installed, or the copy of the model cannot be loaded or exported.
+    """
+    settings, arrays = read_job(folder, JOB)
+    tensorflow = _tensorflow()
+    if not (folder / SAVED_MODEL).exists():
+        _export_copy(settings, folder)
+    _convert(tensorflow, settings, arrays, folder)
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ValueError(
+            f"Expected TensorFlow, which converts models. Received: {error}. Run pip install 'tfprune[train]'."
+        ) from error
+    return tensorflow
+
+
+def _export_copy(settings: dict[str, Any], folder: Path) -> None:
+    """Write the SavedModel that a parent on another backend could not write."""
+    from tfprune.export.converting.portable_copy import read_copy
+    from tfprune.export.converting.saved_model import write_saved_model
+    from tfprune.export.converting.signature import ModelInput, Signature
+
+    inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
+    model = read_copy(folder, settings["things"])
+    unroll = settings["quantize"] == "int8"
+    write_saved_model(model, Signature(tuple(inputs), settings["form"]), folder / SAVED_MODEL, unroll=unroll)
+
+
+def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / SAVED_MODEL))
+    if settings["quantize"] is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if settings["quantize"] == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if settings["quantize"] == "int8":
+        names = [entry["name"] for entry in settings["inputs"]]
+        samples = [{name: arrays[f"{row}/{name}"] for name in names} for row in range(settings["samples"])]
+        converter.representative_dataset = lambda: iter(samples)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
+    (folder / CONVERTED).write_bytes(converter.convert())
+
+
+if __name__ == "__main__":
+    run_as_child(convert_job)

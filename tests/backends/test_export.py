@@ -1,0 +1,168 @@
+"""Export on the other backends of Keras: the file gives what `model.predict` gives here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+from tfprune.export import Runner, sparse_inference, to_tflite
+
+BACKEND = keras.backend.backend()
+pytestmark = pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/export is of TensorFlow")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
+TOKENS = RNG.integers(0, 9, size=(12, 5)).astype("int32")
+
+
+def cnn(**settings):
+    keras.utils.set_random_seed(1)
+    stack = [
+        layers.Conv2D(8, 3, padding="same", strides=2, name="conv", **settings),
+        layers.BatchNormalization(moving_mean_initializer="normal", **settings),
+        layers.ReLU(**settings),
+        layers.SeparableConv2D(8, 3, **settings),
+        layers.Flatten(**settings),
+        layers.Dense(4, name="out", **settings),
+    ]
+    return keras.Sequential([keras.Input((8, 8, 3), name="image"), *stack])
+
+
+def pruned(model):
+    model = tfprune.wrap(model)
+    tfprune.update_masks(model, 0.5)
+    return model
+
+
+def difference(path, model, inputs):
+    """Return the largest difference relative to the largest Keras output."""
+    expected = model.predict(inputs, verbose=0)
+    return np.abs(Runner(path).predict(inputs) - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("quantize", "tolerance"), [(None, 1e-5), ("float16", 2e-3), ("dynamic", 0.03), ("int8", 0.05)]
+)
+def test_every_kind_of_file_gives_what_keras_gives(tmp_path, quantize, tolerance):
+    model = pruned(cnn())
+    report = to_tflite(model, tmp_path / "file", quantize=quantize, calibration=IMAGES, check_on=IMAGES)
+    assert difference(tmp_path / "file", model, IMAGES) < tolerance
+    assert report.nnz == tfprune.sparsity_report(model).nnz  # had a zero been lost, nothing would be written
+    assert sys.modules["tensorflow"] is None
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    model = pruned(cnn())
+    for name in "ab":
+        to_tflite(model, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(("quantize", "tolerance"), [(None, 1e-5), ("int8", 0.35)])
+def test_recurrent_layers_are_exported(tmp_path, quantize, tolerance):
+    keras.utils.set_random_seed(2)
+    stack = [layers.Embedding(9, 8), layers.Bidirectional(layers.LSTM(6)), layers.Dense(3)]
+    model = pruned(keras.Sequential([keras.Input((5,), dtype="int32", name="tokens"), *stack]))
+    to_tflite(model, tmp_path / "file", quantize=quantize, calibration=TOKENS, check_on=TOKENS)
+    assert difference(tmp_path / "file", model, TOKENS) < tolerance
+
+
+def test_inputs_and_outputs_keep_their_names(tmp_path):
+    keras.utils.set_random_seed(3)
+    left, right = keras.Input((6,), name="zeta"), keras.Input((6,), name="alpha")
+    hidden = layers.Add()(
+        [layers.Dense(6)(left), layers.MultiHeadAttention(2, 3)(right[:, None], left[:, None])[:, 0]]
+    )
+    outputs = {"small": layers.Dense(2)(hidden), "large": layers.Dense(5)(hidden)}
+    model = keras.Model({"zeta": left, "alpha": right}, outputs)
+    data = {name: RNG.normal(size=(9, 6)).astype("float32") for name in ("alpha", "zeta")}
+    to_tflite(model, tmp_path / "file", check_on=data)
+    expected, found = model.predict(data, verbose=0), Runner(tmp_path / "file").predict(data)
+    assert found.keys() == {"small", "large"}
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [("float16", 0.01), ("bfloat16", 0.1)])
+def test_mixed_precision_becomes_float32(tmp_path, half, tolerance):
+    model, twin = pruned(cnn(dtype=f"mixed_{half}")), cnn()
+    report = to_tflite(model, tmp_path / "file", check_on=IMAGES)
+    assert report.tolerance == tolerance
+    twin.set_weights([keras.ops.convert_to_numpy(weight) for weight in tfprune.strip(model).weights])
+    assert difference(tmp_path / "file", twin, IMAGES) < 1e-5
+    assert model.get_layer("out").layer.compute_dtype == half
+
+
+def test_data_of_the_backend_are_read(tmp_path):
+    model = pruned(cnn())
+    data = keras.ops.convert_to_tensor(IMAGES)
+    if BACKEND == "torch":
+        from torch.utils.data import DataLoader, TensorDataset
+
+        data = DataLoader(TensorDataset(data, keras.ops.arange(20)), batch_size=8)
+    to_tflite(model, tmp_path / "loaded", quantize="int8", calibration=data, check_on=data)
+    to_tflite(model, tmp_path / "arrays", quantize="int8", calibration=IMAGES, check_on=IMAGES)
+    assert (tmp_path / "loaded").read_bytes() == (tmp_path / "arrays").read_bytes()
+
+
+def test_a_form_for_sparse_kernels_is_found(tmp_path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    maps = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", name="stem")(image)
+    maps = layers.Conv2D(128, 1, activation="relu", name="pointwise")(maps)
+    model = tfprune.wrap(keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(maps))), filters="kernel")
+    tfprune.update_masks(model, 0.9)
+    assert not sparse_inference(model).eligible
+    assert sparse_inference(tfprune.export.make_sparse_ready(model)).eligible
+    samples = RNG.normal(size=(4, 16, 16, 3)).astype("float32")
+    report = to_tflite(model, tmp_path / "fast", optimize="latency", check_on=samples)
+    assert report.sparse_inference.active
+    assert difference(tmp_path / "fast", model, samples) < 1e-5
+
+
+MODULE = """
+import keras
+
+@keras.saving.register_keras_serializable(package="mine")
+class Scaled(keras.layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="normal")
+
+    def call(self, inputs):
+        return inputs * self.scale
+"""
+
+
+def test_classes_of_a_module_are_exported(tmp_path, monkeypatch):
+    (tmp_path / "module_of_the_user.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    module = importlib.import_module("module_of_the_user")
+    model = keras.Sequential([keras.Input((8, 8, 3)), module.Scaled(), layers.Flatten(), layers.Dense(3)])
+    to_tflite(pruned(model), tmp_path / "file", check_on=IMAGES)
+
+
+def test_what_the_child_cannot_import_is_refused(tmp_path, monkeypatch):
+    class Doubled(layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    model = keras.Sequential([keras.Input((4,)), Doubled(), layers.Dense(3)])
+    for name, module in (("test.<locals>.Doubled", __name__), ("Doubled", "__main__"), ("Doubled", "nowhere")):
+        Doubled.__qualname__, Doubled.__module__ = name, module
+        with pytest.raises(
+            ValueError, match=rf"Received: {module}\.{name}\. Define it in a module .* with KERAS_BACKEND"
+        ):
+            to_tflite(model, tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_converter_cannot_take_is_said(tmp_path):
+    series = keras.Sequential([keras.Input((None, 3), name="series"), layers.GRU(4)])
+    with pytest.raises(ValueError, match=r"^Expected inputs of fixed length .* 'series' of shape \(None, None, 3\)"):
+        to_tflite(series, tmp_path / "file", quantize="int8", calibration=np.zeros((2, 5, 3)))
