@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 import keras
@@ -370,3 +371,21 @@ def test_a_weight_that_an_allocation_looks_at_and_leaves_alone_stays_sparse():
     tfprune.update_masks(wrapped, 0.9, allocation=look)
     for variable, value in zip(wrapped.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+SPLITS = ["uniform", "erk", "global", "lamp", {"mid": 0.999}]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "allocation"),
+    [
+        *itertools.product(["unstructured", tfprune.patterns.Block(2, 2)], [0.999], SPLITS),
+        (tfprune.patterns.NM(1, 2), 0.5, "uniform"),  # the most it takes
+    ],
+)
+def test_no_sparsity_empties_a_layer(pattern, sparsity, allocation):
+    stack = [keras.Input((2,)), layers.Dense(1, name="hidden"), layers.Dense(3, name="mid"), layers.Dense(2)]
+    model = tfprune.wrap(keras.Sequential(stack), pattern=pattern)
+    tfprune.update_masks(model, sparsity, allocation=allocation)
+    rows = tfprune.sparsity_report(model).rows
+    assert len(rows) >= 2 and all(row.nnz >= 1 for row in rows)

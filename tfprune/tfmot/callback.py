@@ -20,12 +20,12 @@ from tfprune.wrapping.pruned_layers import pruned_layers, waits_for_data, wrappe
 class UpdatePruningStep(keras.callbacks.Callback):
     """Update the masks of layers that `prune_low_magnitude` wrapped, each on its own schedule.
 
-    The batch `step` counts optimizer updates, the first is 1, and masks are updated before it. A step 0 of a schedule
-    is done with the first batch. With a new optimizer, each layer goes on from its last mask update. Where the first
-    batch builds the model, what is due before it is done at its end.
+    Steps are optimizer updates; the first batch is step 1, and masks are updated before the batch. A schedule that
+    begins at step 0 begins with the first batch. With a new optimizer, each layer goes on from its last mask update.
+    If the first batch builds the model, its mask update is done at the end of that batch.
 
-    In a loop of your own, call `set_model(model)` on a model that has an `optimizer`, `on_train_begin()`, and before
-    each batch `on_train_batch_begin(batch)`. `fit` gets the sparsity reached in its logs.
+    In a loop of your own, call `set_model(model)` with a model that has an `optimizer`, then `on_train_begin()`, and
+    `on_train_batch_begin(batch)` before each batch. In `fit`, the sparsity is added to the logs.
 
     Example:
         >>> from tfprune.tfmot import prune_low_magnitude
@@ -82,7 +82,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._update(updates_of(self.model.optimizer) + 1)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Do what was due before the first batch, if it has built the model."""
+        """Do the mask update of the first batch if this batch has built the model."""
         if self._is_waiting:
             self._update(updates_of(self.model.optimizer))
 

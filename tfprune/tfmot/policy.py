@@ -27,10 +27,10 @@ class PruningPolicy(abc.ABC):
 
 
 class PruneForLatencyOnXNNPack(PruningPolicy):
-    """Prune 1x1 convolutions only, in models whose middle runs on the sparse kernels of XNNPACK.
+    """Prune only the 1x1 convolutions of models that XNNPACK can run with its sparse kernels.
 
-    These start after a 3x3 convolution of 3 channels with strides of 2 that a zero padding of 1 precedes, and end at
-    a global average pooling; all layers between them have to be supported.
+    The sparse part of a model starts after a 3x3 convolution of 3 input channels with strides of 2, which follows a
+    zero padding of 1, and ends at a global average pooling. All layers between them have to be supported.
 
     Example:
         >>> policy = PruneForLatencyOnXNNPack()
@@ -45,9 +45,9 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
         return isinstance(layer, layers.Conv2D) and layer.kernel_size == (1, 1)
 
     def ensure_model_supports_pruning(self, model: keras.Model) -> None:
-        """Raise a ValueError for a model that does not have this form, and name the layer at fault.
+        """Raise a ValueError that names the layer at fault if a model does not have this form.
 
-        Models nested in it are followed as if their layers stood in the model itself.
+        The layers of nested models are checked as if they were layers of the model itself.
         """
         graph = trace(flat_copy(as_graph(model) or model).model)
         entries = [call for call in graph.calls if any(graph.producer(tensor) is None for tensor in call.inputs)]
@@ -88,7 +88,7 @@ def _before(graph: Graph, call: Call) -> list[Any]:
 def _frontier(
     sources: Iterable[Call], following: Callable[[Call], list[Call]], stops: Callable[[Call], bool]
 ) -> set[Call]:
-    """Follow every way from the sources to the first call that stops it; nothing if one way ends before."""
+    """Follow every path from the sources to the first call that stops it; an empty set if a path ends before."""
     ahead, seen, found = list(sources), set(sources), set()
     while ahead:
         call = ahead.pop()
@@ -118,7 +118,7 @@ def _is_stem(layer: Any, before: list[Any]) -> bool:
 
 
 def _zero_padding(before: list[Any]) -> int | None:
-    """Return by how much the one layer before pads all sides with zeros, None if it does not."""
+    """Return the zeros that the only layer before adds on each side; None if it is not an even padding."""
     if len(before) != 1 or not isinstance(before[0], layers.ZeroPadding2D):
         return None
     sizes = {size for side in before[0].padding for size in side}

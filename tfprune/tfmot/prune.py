@@ -38,9 +38,9 @@ def prune_low_magnitude(
         to_prune: A model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
             wrapped as they are. Of a model or a list, what cannot be pruned or is pruned already is left as it is;
             a pruned layer is returned if it has the same schedule and pattern.
-        pruning_schedule: How sparse before which batch, and how often masks are updated.
-        block_size: Inputs and outputs of the blocks that zeros come in.
-        block_pooling_type: What ranks a block, the mean (`"AVG"`) or the largest (`"MAX"`) of its magnitudes.
+        pruning_schedule: The sparsity before each batch, and how often masks are updated.
+        block_size: Inputs and outputs of a block; zeros come in whole blocks.
+        block_pooling_type: How a block is ranked: by the mean (`"AVG"`) or the largest (`"MAX"`) of its magnitudes.
         pruning_policy: Which layers of a model to prune; None takes all.
         sparsity_m_by_n: m zeros in every n consecutive inputs; the schedule says when, and in how many of the groups.
         **kwargs: Arguments of the wrapper, for a single layer only.
@@ -53,7 +53,7 @@ def prune_low_magnitude(
         ValueError: If a model cannot be copied, is refused by the policy or, without a policy, has nothing to prune.
         ValueError: If a layer cannot be pruned, or is pruned already in another way.
         ValueError: If arguments exclude each other.
-        TypeError: If another argument is of the wrong type.
+        TypeError: If another argument has the wrong type.
 
     Example:
         >>> from tfprune.tfmot import PolynomialDecay
@@ -138,5 +138,5 @@ def strip_pruning(model: keras.Model) -> keras.Model:
 
 
 def prune_scope() -> AbstractContextManager[Any]:
-    """Return a scope to load pruned models in; once this module is imported, they load outside of it too."""
+    """Return a scope to load pruned models in. They load without it too, once tfprune is imported."""
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})

@@ -13,8 +13,8 @@ from tfprune.spec import Spec, check_count, check_sparsity
 class PruningSchedule(Spec):
     """Base of the schedules that travel with a pruned layer, and of your own.
 
-    A schedule of your own defines `__call__` and `get_config`, and is registered with Keras to be saved. It may
-    return TensorFlow's scalars, as schedules written for tfmot do.
+    A schedule of your own defines `__call__` and `get_config`. Register it with Keras, so that it can be saved. It may
+    return scalars of TensorFlow, as schedules written for tfmot do.
     """
 
     def __call__(self, step: Any) -> tuple[Any, Any]:
@@ -23,7 +23,7 @@ class PruningSchedule(Spec):
 
     @property
     def target(self) -> float | None:
-        """The sparsity that the schedule leads to, None if it does not tell."""
+        """The final sparsity of the schedule, None if it is not known."""
         return None
 
     @classmethod
@@ -38,7 +38,7 @@ class PruningSchedule(Spec):
 
 
 def _steps(value: Any, argument: str, *, least: int) -> int:
-    """Return a number of steps; 200.0, as arithmetic with `np.ceil` gives it, is one."""
+    """Return a number of steps as an int; floats without a fraction are taken, as `np.ceil` gives them."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
         value = int(float(value))
     return check_count(value, argument, least=least)
@@ -53,18 +53,19 @@ def _check_order(begin_step: int, end_step: int) -> None:
 
 @dataclass(frozen=True)
 class PolynomialDecay(PruningSchedule):
-    """Raise the sparsity fast at first, then ever more slowly until `final_sparsity` is reached, exactly.
+    """Raise the sparsity fast at first, then more and more slowly, until `final_sparsity` is reached exactly.
 
     Args:
         initial_sparsity: Sparsity at the begin, the fraction of zeros in [0, 1).
         final_sparsity: Sparsity at the end, in [0, 1).
         begin_step: Batch of the first pruning, at least 0; the first batch is 1.
-        end_step: Batch of the last pruning, at or after `begin_step`, whether or not `frequency` leads to it.
+        end_step: Batch of the last pruning, at or after `begin_step`; it need not be a multiple of `frequency`.
         power: Exponent, greater than 0; 1 is a straight line.
         frequency: Batches between mask updates, at least 1.
 
     Raises:
-        ValueError, TypeError: For anything else.
+        ValueError: If an argument is out of its range.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> schedule = PolynomialDecay(0.0, 0.875, begin_step=0, end_step=1000)
@@ -114,11 +115,12 @@ class ConstantSparsity(PruningSchedule):
     Args:
         target_sparsity: The fraction of zeros, in [0, 1).
         begin_step: Batch of the first pruning, at least 0; the first batch is 1.
-        end_step: Batch of the last mask update; -1 goes on for ever.
+        end_step: Batch of the last mask update; -1 for no end.
         frequency: Batches between mask updates, at least 1.
 
     Raises:
-        ValueError, TypeError: For anything else.
+        ValueError: If an argument is out of its range.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> ConstantSparsity(0.5, begin_step=100)(200)

@@ -48,7 +48,8 @@ def pattern_of(block_size: Sequence[int], pooling: str, sparsity_m_by_n: Sequenc
         sparsity_m_by_n: Zeros and length of a group, or None.
 
     Raises:
-        ValueError, TypeError: For other values, or both blocks and groups.
+        ValueError: If a value is out of its range, or both blocks and groups are given.
+        TypeError: If a size is not an int.
 
     Example:
         >>> pattern_of((4, 1), "AVG", None), pattern_of((1, 1), "AVG", (1, 4))
@@ -82,9 +83,9 @@ class PruneLowMagnitude(Pruned):
     """Wrap a layer so that its weights are pruned on a schedule of its own, which `UpdatePruningStep` reads.
 
     Args:
-        layer: The layer, built or not. It is used as it is, not copied. One of Keras' own that has no weights to
-            prune, such as an activation, may be wrapped to no effect.
-        pruning_schedule: How sparse before which batch.
+        layer: The layer, built or not. It is used as it is, not copied. A layer of Keras without weights to prune,
+            such as an activation, may be wrapped too, without effect.
+        pruning_schedule: The sparsity before each batch.
         **kwargs: Arguments of `Pruned`.
 
     Raises:
@@ -165,8 +166,8 @@ class PruneLowMagnitude(Pruned):
     def shares(self, sparsity: float) -> dict[str, float]:
         """Return the sparsity of each weight that leaves as many of its entries as tfmot does, by name.
 
-        tfmot rounds the number that stay, half to even, in single precision. Groups of m zeros in n are full of them
-        where the schedule ends, whatever its sparsity there.
+        tfmot rounds the number of entries kept, half to even, in single precision. With groups of m zeros in n, every
+        group has its zeros when the schedule ends, whatever its final sparsity is.
         """
         return {name: self._share(kernel.matrix_shape, sparsity) for name, kernel in self.kernels.items()}
 

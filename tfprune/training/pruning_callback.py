@@ -39,28 +39,31 @@ class PruningCallback(keras.callbacks.Callback):
     and so into `History`, the progress bar and the callbacks listed after this one. Where the first batch builds the
     model, masks are checked and set from its end on.
 
-    Warnings, with the numbers, say when training ends before the schedule does; when the first update brings pruned
-    weights back, because the model was sparser than the schedule; and, once a fit, when sparsity rises while the
-    learning rate is below a tenth of its peak so far in the fit, which costs accuracy that training cannot win back.
+    It warns, with the numbers, in three cases: training ends before the schedule does; the first update brings pruned
+    weights back, because the model was sparser than the schedule; the sparsity rises while the learning rate is below
+    a tenth of its peak in this fit, which costs accuracy that training cannot recover (once per fit).
 
     Args:
-        schedule: How sparse at which step, such as `schedules.Polynomial(0.9, end=5000)`. Fractions (floats) are
-            parts of this fit, its `epochs` times its steps per epoch.
+        schedule: The sparsity at each step, for example `schedules.Polynomial(0.9, end=5000)`. Give steps as ints, or
+            fractions of this fit (its `epochs` times its steps per epoch) as floats.
         every: Steps between mask updates, at least 1.
         allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a
-            function, or a dict from regular expressions, searched in the weights' paths, to the final sparsity of
-            these weights, which then follows the schedule's progress, to a schedule of their own, or to None,
+            function, or a dict. Its keys are regular expressions, searched in the weights' paths. Its values are the
+            final sparsity of these weights, which follows the schedule's progress, a schedule of their own, or None,
             which leaves them as they are. For channels and heads also a `budget(...)`, which is met when the schedule
-            reaches its final sparsity, and before that in part.
-        data: For criteria that need evidence, gathered anew at each mask update: a tuple (x, y) of arrays, a data
-            set, or a list of batches. A part of the training data will do.
-        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
+            reaches its final sparsity, and in part before.
+        data: The data for criteria that need evidence, read at each mask update: a tuple (x, y) of arrays, a dataset,
+            or a list of batches. A part of the training data is enough.
+        loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
 
     Raises:
-        TypeError: If `schedule` is no schedule, or `data` is an iterator, which can be read only once.
-        ValueError: When training begins, if the model has no pruned layers, a pattern of theirs cannot reach the
-            final sparsity, a rule of `allocation` matches none of them, a fraction is used where the number of
-            steps is unknown, or a criterion needs data that is missing, or none looks at what was given.
+        TypeError: If `schedule` is not a schedule.
+        TypeError: If `data` is an iterator, which can be read only once.
+        ValueError: When training begins, if the model has no pruned layers, or one of their patterns cannot reach the
+            final sparsity.
+        ValueError: When training begins, if a rule of `allocation` matches no weight, or a fraction is used where the
+            number of steps is unknown.
+        ValueError: When training begins, if a criterion needs data that is missing, or no criterion uses the data.
 
     Example:
         >>> from tfprune import schedules, wrap
@@ -128,7 +131,7 @@ class PruningCallback(keras.callbacks.Callback):
             }
         check_ahead(self.model, schedule=self._schedule, allocation=self._allocation)
         self._started = True
-        # A run that was cut off may have stopped between the optimizer's update and the masks that were due.
+        # An interrupted run may have stopped between the optimizer's update and the masks that were due.
         self._previous = self._first - 1
         self._sparsity = sparsity_report(self.model).sparsity
         self._rate = _LearningRate(optimizers_of(self.model)[-1])
@@ -274,7 +277,7 @@ class _LearningRate:
         self.next_reading = step + _READ_EVERY
         if self.has_warned:
             return
-        rate = max(float(as_numpy(one.learning_rate)) for one in inner_optimizers(self.optimizer))
+        rate = max(float(as_numpy(part.learning_rate)) for part in inner_optimizers(self.optimizer))
         self.peak = max(self.peak, rate)
         if is_raised and rate < _TOO_LOW * self.peak:
             self.has_warned = True

@@ -44,24 +44,26 @@ def update_masks(
 
     Args:
         model: A model or layer with `Pruned` layers.
-        sparsity: The fraction of zeros over all pruned weights, in [0, 1); of the channels or heads that go
-            together where the pattern is `Channel` or `Head`. None with a budget.
-        allocation: How to split it over the weights and the groups of channels: `"uniform"`, `"erk"`, `"global"`,
-            `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names of groups, to
-            their own sparsities (None: leave as it is). For channels and heads also a `budget(...)`.
-        optimizer: The optimizer whose slots of masked entries become zero; None takes those of the model.
-        data: For criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or a
+        sparsity: The fraction of zeros over all pruned weights, in [0, 1). With the pattern `Channel` or `Head`, the
+            fraction of channels or heads to remove. None with a budget.
+        allocation: How the sparsity is split over the weights and the groups of channels: `"uniform"`, `"erk"`,
+            `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names of
+            groups, to their own sparsities (None: leave as they are). For channels and heads also a `budget(...)`.
+        optimizer: The optimizer whose slots of masked entries become zero; None takes the optimizers of the model.
+        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or a
             `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
-        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
+        loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
 
     Returns:
-        What was reached.
+        A `SparsityReport` of the model with its new masks.
 
     Raises:
-        ValueError: For a sparsity outside [0, 1), a model without pruned layers, weights with NaN or infinity, a
-            sparsity that the pattern cannot reach, a pattern in `allocation` that matches nothing, a sparsity and a
-            budget or neither, a budget that cannot be met, data that a criterion needs and lacks, that none looks at,
-            or that is empty, of the wrong shape or has NaN.
+        ValueError: If `sparsity` is outside [0, 1), or the pattern cannot reach it.
+        ValueError: If the model has no pruned layers, or a weight has NaN or infinity.
+        ValueError: If a rule of `allocation` matches nothing, or a budget cannot be met.
+        ValueError: If a sparsity and a budget are given, or neither.
+        ValueError: If a criterion needs data that is missing, or no criterion uses the data.
+        ValueError: If the data is empty, has the wrong shape, or has NaN.
 
     Example:
         >>> from tfprune import wrap
@@ -94,7 +96,7 @@ def update_masks(
 
 
 def subjects_of(model: keras.layers.Layer) -> list[Subject]:
-    """Return the weights of a model whose masks may change, as what to gather evidence of."""
+    """Return the weights of a model whose masks may change, for the gathering of evidence."""
     return [
         Subject(
             path=f"{path}/{name}",
@@ -109,7 +111,7 @@ def subjects_of(model: keras.layers.Layer) -> list[Subject]:
 
 
 def gatherer_of(model: keras.layers.Layer, data: Any, *, loss: Any) -> Gatherer | None:
-    """Return what gathers the evidence that the criteria of a model need; None if they need no data.
+    """Return the gatherer of the evidence that the criteria of a model need; None if they need no data.
 
     Raises:
         ValueError: If data or loss is missing, would have no effect, or is a gatherer of another model.
@@ -132,24 +134,24 @@ def _plan_masks(
     allocation: Any,
     scores: Scores,
 ) -> list[tuple[Pruned, str, np.ndarray]]:
-    """Compute all masks, those of channels that go together and those of weights by themselves."""
+    """Compute all masks: of channels that go together, and of single weights."""
     together = coupled_groups(model, layers=[layer for _, layer in layers], scores=scores)
     coupled = together.layers if together else set()
-    places = [(path, layer, name) for path, layer in layers if layer not in coupled for name in layer.trained()]
+    entries = [(path, layer, name) for path, layer in layers if layer not in coupled for name in layer.trained()]
     alone = [
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
             scores=functools.partial(scores, layer, name),
         )
-        for path, layer, name in places
+        for path, layer, name in entries
     ]
     groups = together.weights() if together else []
     if isinstance(allocation, Budget):
         return _within(allocation, together, alone, model)
     split = allocate(allocation, alone + groups, check_sparsity(sparsity, "sparsity")) if alone or groups else []
     plan = together.masks(together.keep(split[len(alone) :])) if together else []
-    for (_, layer, name), weight, share in zip(places, alone, split, strict=False):
+    for (_, layer, name), weight, share in zip(entries, alone, split, strict=False):
         if share is None:
             layer.conceal(name)  # a function may have looked at its scores
         else:
@@ -177,7 +179,7 @@ def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
 
 
 def _scores(facts: Facts, undo: ExitStack, paths: dict[Pruned, str], layer: Pruned, name: str) -> np.ndarray:
-    """Return the scores of a weight in the matrix view; what has to be taken back on an error goes into `undo`."""
+    """Return the scores of a weight in the matrix view; `undo` gets the steps that an error has to take back."""
     path = f"{paths[layer]}/{name}"
     layer.reveal(name)  # saves a copy of the weight
     undo.callback(layer.conceal, name)

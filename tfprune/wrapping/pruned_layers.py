@@ -44,7 +44,7 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
 
 
 def warn_if_dense(model: keras.layers.Layer) -> None:
-    """Warn if a model has masks and none of them holds a zero; to be called by the function that a user calls."""
+    """Warn if a model has masks and none of them holds a zero. Call it from the function that the user calls."""
     masks = [mask for _, layer in wrappers(model) for mask in layer.masks.values()]
     if masks and all(as_numpy(mask).all() for mask in masks):
         warnings.warn(

@@ -42,7 +42,7 @@ def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def plain_copy(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return what `strip` does, without its warning: for work on a copy, before masks are set too.
+    """Return the copy that `strip` returns, without its warning, as models are also copied before masks are set.
 
     Raises:
         ValueError, TypeError: As `strip` does.
