@@ -13,8 +13,8 @@ from tfprune.spec import Spec, check_count, check_sparsity
 class PruningSchedule(Spec):
     """Base of the schedules that travel with a pruned layer, and of your own.
 
-    A schedule of your own defines `__call__` and `get_config`. Register it with Keras, so that it can be saved. It may
-    return scalars of TensorFlow, as schedules written for tfmot do.
+    A schedule of your own defines `__call__` and `get_config`. Register it with Keras, so that it can be saved. It
+    may return scalars of TensorFlow, as schedules written for tfmot do.
     """
 
     def __call__(self, step: Any) -> tuple[Any, Any]:

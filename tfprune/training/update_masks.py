@@ -47,11 +47,11 @@ def update_masks(
         sparsity: The fraction of zeros over all pruned weights, in [0, 1). With the pattern `Channel` or `Head`, the
             fraction of channels or heads to remove. None with a budget.
         allocation: How the sparsity is split over the weights and the groups of channels: `"uniform"`, `"erk"`,
-            `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names of
-            groups, to their own sparsities (None: leave as they are). For channels and heads also a `budget(...)`.
+            `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names
+            of groups, to their own sparsities (None: leave as they are). For channels and heads also a `budget(...)`.
         optimizer: The optimizer whose slots of masked entries become zero; None takes the optimizers of the model.
-        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or a
-            `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
+        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or
+            a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
         loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
 
     Returns:
