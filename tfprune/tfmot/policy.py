@@ -118,7 +118,7 @@ def _is_stem(layer: Any, before: list[Any]) -> bool:
 
 
 def _zero_padding(before: list[Any]) -> int | None:
-    """Return the zeros that the only layer before adds on each side; None if it is not an even padding."""
+    """Return the zeros that the only layer before adds on every side; None if the sides differ."""
     if len(before) != 1 or not isinstance(before[0], layers.ZeroPadding2D):
         return None
     sizes = {size for side in before[0].padding for size in side}

@@ -50,8 +50,8 @@ def update_masks(
             `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names
             of groups, to their own sparsities (None: leave as they are). For channels and heads also a `budget(...)`.
         optimizer: The optimizer whose slots of masked entries become zero; None takes the optimizers of the model.
-        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a data set, an iterable of batches, or
-            a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
+        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a dataset, an iterable of batches,
+            or a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
         loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
 
     Returns:
