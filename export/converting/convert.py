@@ -112,7 +112,7 @@ def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll:
         # Weights of half precision become float32 when they are loaded; a layer that holds them cannot read them so.
         if keras.backend.backend() != "tensorflow" or has_half_weights(model):
             return write_copy(model, folder)
-        write_saved_model(model, inputs, folder / SAVED_MODEL, unroll=unroll)
+        write_saved_model(model, folder / SAVED_MODEL, inputs=inputs, unroll=unroll)
         return []
 
 

@@ -13,25 +13,25 @@ from tfprune.export.converting.signature import Signature
 from tfprune.models.layers import walk
 
 
-def write_saved_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool) -> None:
+def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
     """Write the SavedModel of a model on the TensorFlow backend; a loop in it fixes the batch at 1.
 
     Args:
         model: The model. It is left as it is.
-        inputs: Its inputs.
         folder: Where the SavedModel goes; it does not exist yet.
+        inputs: The inputs of the model.
         unroll: Whether recurrent layers are unrolled.
 
     Raises:
         ValueError: If a recurrent layer of open length would have to be unrolled.
     """
-    _write(model, inputs, folder, batch=inputs.batch)
+    _write(model, folder, inputs=inputs, batch=inputs.batch)
     # Lists of tensors (a recurrent layer's steps) have a builtin form only when their size is known.
     if b"TensorListReserve" not in (folder / "saved_model.pb").read_bytes():
         return
     shutil.rmtree(folder)
     if not unroll:
-        _write(model, inputs, folder, batch=1)
+        _write(model, folder, inputs=inputs, batch=1)
         return
     for entry in inputs.inputs:
         if None in entry.shape[1:]:
@@ -41,10 +41,10 @@ def write_saved_model(model: keras.Model, inputs: Signature, folder: Path, *, un
                 "or use quantize='dynamic'."
             )
     with unrolled(model):
-        _write(model, inputs, folder, batch=1)
+        _write(model, folder, inputs=inputs, batch=1)
 
 
-def _write(model: keras.Model, inputs: Signature, folder: Path, *, batch: int | None) -> None:
+def _write(model: keras.Model, folder: Path, *, inputs: Signature, batch: int | None) -> None:
     specs = {
         entry.name: keras.InputSpec(shape=(batch, *entry.shape[1:]), dtype=entry.dtype, name=entry.name)
         for entry in inputs.inputs
