@@ -204,7 +204,7 @@ def test_a_sparsity_in_percent_is_refused_before_anything_is_trained(app, name, 
 
 def test_a_missing_recording_is_told(app, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["wrist_device", str(tmp_path / "m.tflite"), str(tmp_path / "none.npz")])
-    with pytest.raises(SystemExit, match=r"none\.npz.*wrist_exercises\.py writes it"):
+    with pytest.raises(SystemExit, match=r"none\.npz, which is not a file. Make one with wrist_exercises\.py\."):
         app("wrist_device").main()
 
 
