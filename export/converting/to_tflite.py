@@ -18,7 +18,7 @@ from tfprune.export.converting.signature import Signature, signature, smallest_v
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.rewriting.export_report import ExportReport
-from tfprune.export.rewriting.forms import FileForm, check_choice, choose, export_report, forms
+from tfprune.export.rewriting.forms import FileForm, check_form_arguments, choose, export_report, forms
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
 from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 from tfprune.export.tflite.model import Model
@@ -104,7 +104,7 @@ def to_tflite(
     target = check_target(path)
     check_method(compress)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
-    check_choice(sparse=sparse, optimize=optimize)
+    check_form_arguments(sparse=sparse, optimize=optimize)
     _check_levels(levels, quantize)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)

@@ -9,8 +9,9 @@ from typing import Any
 from tfprune.export.files.pack import pack
 from tfprune.export.files.unpack import BOUND, LIMIT, MAGIC, check_expansion, most_unpacked, unpack
 from tfprune.export.report import reason_of
+from tfprune.spec import check_choice
 
-METHODS = (None, "gzip", "xz", "packed")
+METHODS = ("gzip", "xz", "packed")
 XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 GZIP = b"\x1f\x8b"
@@ -30,6 +31,7 @@ def encode(data: bytes, method: str | None) -> bytes:
         The packed bytes, which `decode` turns back.
 
     Raises:
+        TypeError: If `method` is neither None nor a string.
         ValueError: If the method is another, the data for "packed" are not a TFLite file, or they pack so well that
             `decode` would take them for a bomb.
 
@@ -56,13 +58,14 @@ def _encode(data: bytes, method: str | None) -> bytes:
 
 
 def check_method(method: str | None) -> None:
-    """Refuse what `encode` cannot do.
+    """Refuse methods that `encode` does not have.
 
     Raises:
-        ValueError: For anything but None, "gzip", "xz" and "packed".
+        TypeError: If it is neither None nor a string.
+        ValueError: If it is a string, but not "gzip", "xz" or "packed".
     """
-    if method not in METHODS:
-        raise ValueError(f"Expected `compress` to be None, 'gzip', 'xz' or 'packed'. Received: compress={method!r}.")
+    if method is not None:
+        check_choice(method, "compress", choices=METHODS)
 
 
 def decode(data: bytes, *, limit: int = LIMIT) -> bytes:

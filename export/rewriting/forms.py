@@ -16,6 +16,7 @@ from tfprune.export.running.verify_report import VerifyReport
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
 from tfprune.export.xnnpack.sparse_inference_report import RUNTIME, inference_of_file
+from tfprune.spec import check_choice
 
 OPTIMIZE = ("size", "latency")
 TIMEOUT = 600.0  # seconds for the check of one form in its process
@@ -63,16 +64,19 @@ class Choice:
     candidates: tuple[Candidate, ...]
 
 
-def check_choice(*, sparse: Any, optimize: Any) -> None:
+def check_form_arguments(*, sparse: Any, optimize: Any) -> None:
     """Refuse values of `sparse` and `optimize` that do not exist.
 
     Raises:
-        ValueError: For anything else than "auto", True or False, and "size" or "latency".
+        TypeError: If `sparse` is neither a bool nor a string, or `optimize` is not a string.
+        ValueError: If `sparse` is another string than "auto", or `optimize` is neither "size" nor "latency".
     """
-    if sparse != "auto" and not isinstance(sparse, bool):
-        raise ValueError(f"Expected `sparse` to be 'auto', True or False. Received: sparse={sparse!r}.")
-    if optimize not in OPTIMIZE:
-        raise ValueError(f"Expected `optimize` to be 'size' or 'latency'. Received: optimize={optimize!r}.")
+    if not isinstance(sparse, bool) and sparse != "auto":
+        message = f"Expected `sparse` to be 'auto', True or False. Received: sparse={sparse!r}"
+        if isinstance(sparse, str):
+            raise ValueError(f"{message}.")
+        raise TypeError(f"{message} of type {type(sparse).__name__}.")
+    check_choice(optimize, "optimize", choices=OPTIMIZE)
 
 
 def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list[FileForm]:

@@ -9,7 +9,7 @@ from tfprune.export.files.codec import check_method
 from tfprune.export.files.model_file import Source, read_model
 from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.rewriting.export_report import ExportReport
-from tfprune.export.rewriting.forms import TIMEOUT, check_choice, choose, export_report, forms
+from tfprune.export.rewriting.forms import TIMEOUT, check_form_arguments, choose, export_report, forms
 from tfprune.export.running.inputs import random_inputs
 from tfprune.export.running.verify import run_in_child
 from tfprune.export.tflite.model import Model
@@ -50,7 +50,7 @@ def rewrite(
         What was written and how it was checked.
 
     Raises:
-        TypeError: If `source` is neither a path nor bytes.
+        TypeError: If `source` is neither a path nor bytes, `path` is not a path, or an argument has another type.
         ValueError: If an argument does not fit, the file cannot be read, written or run, or no form passes. What was
             at `path` before is then untouched.
 
@@ -59,7 +59,7 @@ def rewrite(
     """
     target = check_target(path)
     check_method(compress)
-    check_choice(sparse=sparse, optimize=optimize)
+    check_form_arguments(sparse=sparse, optimize=optimize)
     content = read_model(source)
     model = read(content)
     inputs = random_inputs(model.inputs, model.outputs, rows=SAMPLES) if check_on is None else check_on

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.files.unpack import as_bytes
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import load, save
 from tfprune.spec import check_count
@@ -28,7 +29,7 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
         The changed file.
 
     Raises:
-        TypeError: If `levels` is not an integer.
+        TypeError: If `data` is not bytes, or `levels` is not an integer.
         ValueError: If the bytes are not a whole TFLite file, none of its weights has 8 bits, or `levels` is out of
             range; or (also an ImportError) if ai-edge-litert is not installed.
 
@@ -39,7 +40,7 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
         >>> small = pack(share_weights(Path("digits.tflite").read_bytes(), levels=16))  # doctest: +SKIP
     """
     check_levels(levels)
-    model = load(data)
+    model = load(as_bytes(data))
     indices = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or () if _is_weight(tensor)}
     buffers = [model.buffers[index] for index in sorted(indices)]
     filled = [buffer for buffer in buffers if buffer.data is not None and len(buffer.data)]

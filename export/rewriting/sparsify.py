@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tfprune.export.files.unpack import as_bytes
 from tfprune.export.report import fraction_of_zeros, shape_text
 from tfprune.export.rewriting.sparse_eligible import WeightUse, weight_uses
 from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
@@ -112,6 +113,7 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
         The file, and what became of each weight.
 
     Raises:
+        TypeError: If `data` is not bytes, or an argument has another type.
         ValueError: If the bytes are not a whole TFLite file, or an argument does not fit; or (also an ImportError) if
             ai-edge-litert is not installed.
 
@@ -119,6 +121,7 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
         >>> print(sparsify(Path("digits.tflite").read_bytes()))  # doctest: +SKIP
     """
     _check(forms, least)
+    data = as_bytes(data)
     result = _sparsify(data, forms, least, KERNELLESS)
     written = any(row.form == "csr" for row in result.rows)
     hazards = [text for analysis in analyse(result.data) for text in analysis.hazards] if written else []
@@ -169,8 +172,11 @@ class _Group:
 
 
 def _check(forms: Collection[str], least: float) -> None:
-    if isinstance(forms, str) or not set(forms) <= set(FORMS) or not forms:
-        raise ValueError(f"Expected `forms` to name one or more of {list(FORMS)}. Received: forms={forms!r}.")
+    message = f"Expected `forms` to name one or more of {list(FORMS)}. Received: forms={forms!r}"
+    if isinstance(forms, str) or not isinstance(forms, Collection):
+        raise TypeError(f"{message} of type {type(forms).__name__}. Put the names into a list.")
+    if not forms or any(form not in FORMS for form in forms):
+        raise ValueError(f"{message}.")
     check_number(least, "least", least=0, most=1)
 
 

@@ -504,7 +504,7 @@ def test_no_weight_is_sparse_where_xnnpack_would_fail_on_arm():
 # Bad input
 
 
-@pytest.mark.parametrize("forms", [(), "csr", ("coo",), ("csr", "coo")])
+@pytest.mark.parametrize("forms", [(), ("coo",), ("csr", "coo")])
 def test_unknown_forms_are_refused(dense, forms):
     with pytest.raises(ValueError, match=r"Expected `forms` to name one or more of \['csr', 'block'\]"):
         sparsify(dense[1], forms=forms)
