@@ -15,7 +15,7 @@ QUANTIZED_NAMES = re.compile(QUANTIZED + rb"\d*")
 
 
 def put_in_order(model: schema.ModelT) -> None:
-    """Order the parts of a model by where they are first used, and leave out what is not.
+    """Order the parts of a model by where they are first used, and leave out unused parts.
 
     First the operators that quantize inputs, as the inputs stand, then the others as they are; first the tensors that
     no operator makes, then the others as they are made. The converter's hash goes, which depends on the old order.
@@ -29,13 +29,13 @@ def put_in_order(model: schema.ModelT) -> None:
     _order_buffers(model)
 
 
-def places_of(tensors: object) -> list[int]:
-    """Return the places in a list of tensors; optional ones that are left out have none."""
-    return [place for place in _numbers(tensors).tolist() if place >= 0]
+def indices_of(tensors: object) -> list[int]:
+    """Return the indices of an operator's tensors, without the -1 of optional tensors that are left out."""
+    return [index for index in _numbers(tensors).tolist() if index >= 0]
 
 
 def _order_operators(model: schema.ModelT, graph: schema.SubGraphT) -> None:
-    inputs = {place: number for number, place in enumerate(places_of(graph.inputs))}
+    inputs = {index: number for number, index in enumerate(indices_of(graph.inputs))}
 
     def rank(operator: schema.OperatorT) -> int:
         quantizes = builtin_code(model.operatorCodes[operator.opcodeIndex]) == schema.BuiltinOperator.QUANTIZE
@@ -46,11 +46,12 @@ def _order_operators(model: schema.ModelT, graph: schema.SubGraphT) -> None:
 
 def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     operators, tensors = graph.operators, graph.tensors
-    made = [place for operator in operators for place in places_of(operator.outputs)]
+    made = [index for operator in operators for index in indices_of(operator.outputs)]
     lists = [graph.outputs, *(part.inputs for part in [graph, *operators])]
     lists += [operator.intermediates for operator in operators]
-    kept = sorted({place for places in lists for place in places_of(places)}.difference(made)) + made
-    moved = np.full(len(tensors) + 1, -1, np.int32)  # the last one stands for -1, no tensor
+    given = {index for indices in lists for index in indices_of(indices)}.difference(made)
+    kept = sorted(given) + made
+    moved = np.full(len(tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
     moved[kept] = np.arange(len(kept))
     for part in [graph, *operators]:
         part.inputs, part.outputs = moved[_numbers(part.inputs)], moved[_numbers(part.outputs)]
@@ -61,7 +62,7 @@ def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
         if model.subgraphs[signature.subgraphIndex] is graph:
             for entry in [*(signature.inputs or ()), *(signature.outputs or ())]:
                 entry.tensorIndex = int(moved[entry.tensorIndex])
-    graph.tensors = [tensors[place] for place in kept]
+    graph.tensors = [tensors[index] for index in kept]
     numbered = [tensor for tensor in graph.tensors if QUANTIZED_NAMES.fullmatch(tensor.name or b"")]
     for number, tensor in enumerate(numbered):
         tensor.name = QUANTIZED + (b"%d" % number if number else b"")
@@ -72,16 +73,16 @@ def _order_codes(model: schema.ModelT) -> None:
     used = [*dict.fromkeys(operator.opcodeIndex for operator in operators)]
     for operator in operators:
         operator.opcodeIndex = used.index(operator.opcodeIndex)
-    model.operatorCodes = [model.operatorCodes[place] for place in used]
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
 
 
 def _order_buffers(model: schema.ModelT) -> None:
     users = [tensor for graph in model.subgraphs for tensor in graph.tensors] + model.metadata
-    used = [*dict.fromkeys([0, *(user.buffer for user in users)])]  # the first one is empty by convention
+    used = [*dict.fromkeys([0, *(user.buffer for user in users)])]  # the first buffer is empty by convention
     moved = {old: new for new, old in enumerate(used)}
     for user in users:
         user.buffer = moved[user.buffer]
-    model.buffers = [model.buffers[place] for place in used]
+    model.buffers = [model.buffers[index] for index in used]
 
 
 def _numbers(tensors: object) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whether the zeros of the Keras kernels are in the file."""
+"""A check that the zeros of the Keras kernels are in the file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tfprune.export.tflite.tensor_values import WEIGHTS
 
 
 def missing_zeros(graph: Model, kernels: Iterable[tuple[str, int, int]]) -> list[str]:
-    """Check that zeros of Keras' kernels are still zeros in the file.
+    """Find kernels of Keras whose zeros are not zeros in the file.
 
     The converter renames and transposes weights, so they are matched by their number of entries: among those
     of one size, the kernel with the most zeros needs a weight with at least as many, and so on downwards.
     Kernels without zeros need no match.
 
     Args:
-        graph: The file, as `flatbuffer.read` describes it.
+        graph: The file, as `tflite.reader.read` describes it.
         kernels: Name, number of entries and number of zeros of each.
 
     Returns:
-        One sentence for each kernel that lost zeros; empty when all is well.
+        One sentence for each kernel that lost zeros; empty if none did.
     """
     found = defaultdict(list)
     for subgraph in graph.subgraphs:

@@ -24,8 +24,8 @@ def keep_order(data: bytes, inputs: Sequence[str]) -> bytes:
     model = schema.Model.GetRootAs(edited, 0)
     signature = model.SignatureDefs(0)
     graph = model.Subgraphs(signature.SubgraphIndex())
-    given = {_name(signature.Inputs(place)): place for place in range(signature.InputsLength())}
-    made = {_name(signature.Outputs(place)): place for place in range(signature.OutputsLength())}
+    given = {_name(signature.Inputs(index)): index for index in range(signature.InputsLength())}
+    made = {_name(signature.Outputs(index)): index for index in range(signature.OutputsLength())}
     _arrange(graph.InputsAsNumpy(), [signature.Inputs(given[name]).TensorIndex() for name in inputs])
     ordered = sorted(made, key=_output_key)
     _arrange(graph.OutputsAsNumpy(), [signature.Outputs(made[name]).TensorIndex() for name in ordered])

@@ -1,4 +1,4 @@
-"""What a Keras model takes: names, shapes and types of its inputs, and arrays brought into that form."""
+"""The inputs of a Keras model: their names, shapes and types, and arrays brought into that form."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.export.converting.half_precision import HALF
 from tfprune.models.layers import walk
 
 UNKNOWN = 32  # length drawn for a dimension the model leaves open
@@ -65,13 +66,13 @@ class Signature:
 
         Args:
             batch: An array for one input, a list in Keras' order or a dict by name for several.
-            where: What the batch is, for the error text.
+            where: The argument that holds the batch, for the message.
 
         Returns:
             One array per name, in the input's type.
 
         Raises:
-            ValueError: If names, number, shapes, types or values do not fit, or it is empty.
+            ValueError: If names, number, shapes, types or values do not fit, or the batch is empty.
         """
         arrays = {}
         for entry, value in zip(self.inputs, self._values(batch, where), strict=True):
@@ -121,8 +122,8 @@ def signature(model: keras.Model) -> Signature:
         model: Sequential or Functional, with one input or a flat list or dict of them.
 
     Raises:
-        TypeError: If it is no Keras model.
-        ValueError: If it is not built, or its inputs are of a kind that no TFLite file takes.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not built, or a TFLite file cannot have its inputs or outputs.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -170,7 +171,7 @@ def _model_input(key: Any, tensor: Any, model: str) -> ModelInput:
     if not isinstance(tensor, keras.KerasTensor):
         raise ValueError(
             f"Expected one tensor, a flat list or a flat dict as the input of {model!r}. Received: a "
-            f"{type(tensor).__name__} at {key!r}. Flatten the inputs: a TFLite file knows no nested ones."
+            f"{type(tensor).__name__} at {key!r}. Flatten the inputs: a TFLite file cannot nest them."
         )
     name = key if isinstance(key, str) else tensor.name
     if not FILE_NAME.fullmatch(name):
@@ -183,7 +184,7 @@ def _model_input(key: Any, tensor: Any, model: str) -> ModelInput:
             f"Expected inputs of numbers in {model!r}. Received: {name!r} of strings. Look the strings up before "
             "the model: no built-in operator of TFLite does it."
         )
-    return ModelInput(name, tuple(tensor.shape), tensor.dtype)
+    return ModelInput(name, tuple(tensor.shape), "float32" if tensor.dtype in HALF else tensor.dtype)
 
 
 def _check_outputs(model: keras.Model) -> None:
@@ -192,19 +193,19 @@ def _check_outputs(model: keras.Model) -> None:
         if not isinstance(tensor, keras.KerasTensor):
             raise ValueError(
                 f"Expected one tensor, a flat list or a flat dict as the output of {model.name!r}. Received: a "
-                f"{type(tensor).__name__} at {key!r}. Flatten the outputs: a TFLite file knows no nested ones."
+                f"{type(tensor).__name__} at {key!r}. Flatten the outputs: a TFLite file cannot nest them."
             )
 
 
 def _items(structure: Any) -> list[tuple[Any, Any]]:
-    """Return the entries of a flat structure with their keys or places."""
+    """Return the entries of a flat structure with their keys or indices."""
     if isinstance(structure, dict):
         return list(structure.items())
     return list(enumerate(structure if isinstance(structure, list | tuple) else [structure]))
 
 
 def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
-    """Return the value as an array of the input's type, or say why it is none."""
+    """Return the value as an array of the input's type, or raise a ValueError that says why it does not fit."""
     array = np.asarray(value)
     wanted = np.dtype(entry.dtype)
     fits = len(array.shape) == len(entry.shape) and all(

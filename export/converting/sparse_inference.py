@@ -18,7 +18,7 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
     """Say which layers XNNPACK, the runtime's library for float models, runs with sparse kernels, and why not others.
 
     These kernels skip zeros of 1x1 convolutions in networks for images, and make them several times faster on ARM.
-    All operators from the first convolution to the global pool have to fit; one that does not spoils them all.
+    All operators from the first convolution to the global pool have to fit. If one does not, all of them run dense.
 
     Args:
         model_or_source: A built Keras model, wrapped or plain, trained or not, which is converted as float32 and
@@ -30,8 +30,8 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
 
     Raises:
         TypeError: If it is neither a model nor a path nor bytes.
-        ValueError: If a model cannot be converted, or a file is no TFLite file or a damaged one; or (also an
-            ImportError) if ai-edge-litert is not installed.
+        ValueError: If a model cannot be converted, or a file is damaged or not a TFLite file; or (also
+            an ImportError) if ai-edge-litert is not installed.
 
     Example:
         >>> print(sparse_inference("mobilenet.tflite"))  # doctest: +SKIP

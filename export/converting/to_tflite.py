@@ -26,7 +26,9 @@ from tfprune.export.tflite.reader import read
 from tfprune.export.xnnpack.groups import NEEDED
 from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
 from tfprune.spec import check_number
+from tfprune.wrapping.pruned_layers import warn_if_dense
 from tfprune.wrapping.sparsity_report import SparsityReport
+from tfprune.wrapping.strip import plain_copy
 
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
 # an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
@@ -34,7 +36,7 @@ TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35}
 # Of models that compute in half precision, whose outputs are less exact than those of the file.
 HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
 ADVICE = (
-    "Try another value of `quantize`, for 'int8' more calibration data that looks like `check_on`, or allow more "
+    "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
 ROWS = 32  # of one call of the model, which bounds memory
@@ -60,7 +62,7 @@ def to_tflite(
     Several forms of the file are built: dense, and with the zeros of the weights left out. Each is run, and the best
     of those that pass is written; the report lists all. The same model gives the same bytes. A form passes if
     max|file - Keras| <= tolerance * max|Keras| for every output; the converter's file has to hold at least the zeros
-    that the kernels hold.
+    that the kernels hold. Warns if the model has wrappers, but none of their masks holds a zero.
 
     Args:
         model: A built Sequential or Functional model, wrapped for pruning or plain, on any backend of Keras. It is
@@ -74,7 +76,7 @@ def to_tflite(
         sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none. With
             `quantize="dynamic"` the sparse form computes in float32, and with 8-bit weights as the dense one.
         optimize: `"size"` for the fewest bytes; `"latency"` for the fastest kernels that a form reaches, which is
-            read from the file (`sparse_inference`) and measured by no clock. It also tries
+            read from the file (`sparse_inference`), not measured. It also tries
             `make_sparse_ready(model)`, and with sparse forms leaves out channels that no kernel reads.
         calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
@@ -108,7 +110,8 @@ def to_tflite(
     _check_levels(levels, quantize)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
-    plain = tfprune.strip(model)
+    plain = plain_copy(model)
+    warn_if_dense(model)
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
@@ -154,10 +157,10 @@ def _check_levels(levels: Any, quantize: str | None) -> None:
 
 
 def _without_unread(plain: keras.Model) -> keras.Model:
-    """Return an equal model without the channels that no kernel reads, where they can be told."""
+    """Return an equal model without the channels that no kernel reads, where they can be found."""
     try:
         plan = tfprune.plan_shrink(plain)
-    except ValueError:  # no graph of layers, or one that has no channels left somewhere
+    except ValueError:  # not a graph of layers, or a layer would lose all of its channels
         return plain
     return plain if plan.keep.all() else tfprune.shrink(plain, plan)
 

@@ -1,8 +1,8 @@
 """A Keras model into an equal one whose 1x1 convolutions XNNPACK runs sparse.
 
-Why: XNNPACK reads the maps of such a group mirrored, and a net whose padding looks the other way is not taken.
+Why: XNNPACK runs a group of convolutions sparse only if strided ones have the same padding on both sides.
 In goes a Keras model; `make_sparse_ready` returns one that gives the same outputs, in which maps are mirrored along
-height and width where that changes nothing but the side of the padding. `mirror_plan` says which calls work on
+height and width where that makes the padding symmetric. `mirror_plan` says which calls work on
 mirrored maps, `mirrorable` which layers may, `window` what padding a convolution then needs, and `pooled_vectors`
 what follows a global pool.
 Neighbors: `xnnpack` says what the runtime takes; `converting` calls this room.

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-import tfprune
 from tfprune.export.sparse_ready.mirror_plan import MirrorPlan, MirrorStep, plan_mirroring
 from tfprune.export.sparse_ready.mirrorable import CONVOLUTIONS
 from tfprune.export.sparse_ready.pooled_vectors import rewrite_vectors
 from tfprune.models.graph import Call, Graph, flatten, is_plain, retrace, trace, unused_name
 from tfprune.models.layers import walk
+from tfprune.wrapping.strip import plain_copy
 
 layers = keras.layers
 
@@ -28,21 +28,20 @@ def make_sparse_ready(model: keras.Model) -> keras.Model:
     - 1x1 convolutions after the last global pool become `Dense` layers, and `Dense` layers in a squeeze-and-excite
       gate 1x1 convolutions.
 
-    Layers that are not known to work on mirrored maps get them as they were. What of the model then still is not run
-    sparse, and why, says `tfprune.export.sparse_inference`. Call it before or after training and pruning: a wrapped
-    model is stripped first, and comes back with its zeros and without wrappers.
+    Layers that are not known to work on mirrored maps get the original maps. `tfprune.export.sparse_inference` says
+    what then still runs dense, and why. Call it before or after training and pruning: a wrapped model is stripped
+    first, and comes back with its zeros and without wrappers.
 
     Args:
-        model: A built Sequential or Functional model, channels last, models nested in it included. It is left
-            untouched.
+        model: A built Sequential or Functional model, channels last, nested models included. It is left untouched.
 
     Returns:
-        An uncompiled Functional model without nested ones, which loads without tfprune.
+        An uncompiled Functional model without nested models, which loads without tfprune.
 
     Raises:
-        TypeError: If it is no Keras model.
-        ValueError: If it is no graph of layers, has no convolution or takes channels first, a convolution with a
-            stride has maps of unknown size, or a shared layer would have to be changed in two ways.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not a graph of layers, has no convolution or takes channels first, if a convolution
+            with a stride has maps of unknown size, or if a shared layer would have to be changed in two ways.
 
     Example:
         >>> image = keras.Input((32, 32, 3))
@@ -54,14 +53,14 @@ def make_sparse_ready(model: keras.Model) -> keras.Model:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a Keras model. Received: an object of {type(model).__name__}.")
-    copy = tfprune.strip(model)
+    copy = plain_copy(model)
     _check(copy)
     # Stripped again, because the layers of the copy have been called several times and so look shared.
-    return tfprune.strip(mirror(rewrite_vectors(flatten(copy))))
+    return plain_copy(mirror(rewrite_vectors(flatten(copy))))
 
 
 def _check(model: keras.Model) -> None:
-    """Refuse a model that cannot be rewritten, or whose rewriting means nothing."""
+    """Refuse a model that cannot be rewritten, or that has no convolution."""
     if not is_plain(model):
         raise ValueError(
             f"Expected a Sequential or Functional model. Received: {model.name!r} of class {type(model).__name__}, "
@@ -70,8 +69,8 @@ def _check(model: keras.Model) -> None:
     convolutions = [layer for _, layer in walk(model) if type(layer) in CONVOLUTIONS]
     if not convolutions:
         raise ValueError(
-            f"Expected a model with 2-D convolutions. Received: {model.name!r}, which has none. Export it as it is: "
-            f"XNNPACK's sparse kernels are for convolutional networks."
+            f"Expected a model with 2-D convolutions. Received: {model.name!r}, which has none. Export it without "
+            f"this step: XNNPACK's sparse kernels are for convolutional networks."
         )
     for layer in convolutions:
         if layer.data_format == "channels_first":
@@ -89,7 +88,7 @@ def mirror(model: keras.Model) -> keras.Model:
 
 
 class _Mirroring:
-    """The plan put to work: kernels turned around, maps mirrored where regions begin and end."""
+    """Apply the plan: reverse kernels, and mirror maps where regions begin and end."""
 
     def __init__(self, graph: Graph, steps: MirrorPlan) -> None:
         self.graph = graph
@@ -106,13 +105,13 @@ class _Mirroring:
     def apply(self) -> keras.Model:
         """Return the model made of the changed layers."""
         model = retrace(self.graph.model, self.call)
-        outputs = keras.tree.map_structure(lambda tensor: self.facing(tensor, ()), model.output)
+        outputs = keras.tree.map_structure(lambda tensor: self.oriented(tensor, ()), model.output)
         return keras.Model(model.input, outputs, name=model.name)
 
     def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a layer on maps that face as planned."""
+        """Call a layer on maps that are mirrored as planned."""
         step = next(self.steps)
-        args, kwargs = keras.tree.map_structure(lambda leaf: self.facing(leaf, step.mirrored), (args, kwargs))
+        args, kwargs = keras.tree.map_structure(lambda leaf: self.oriented(leaf, step.mirrored), (args, kwargs))
         if step.padding is not None and type(layer) in CONVOLUTIONS:
             args = (self.padded(args[0], step.padding, layer), *args[1:])
         outputs = self.layers[id(layer)](*args, **kwargs)
@@ -120,8 +119,8 @@ class _Mirroring:
             self.mirrored[id(tensor)] = tensor, step.mirrored
         return outputs
 
-    def facing(self, value: Any, wanted: tuple[int, ...]) -> Any:
-        """Return a map that faces as wanted; anything else as it is."""
+    def oriented(self, value: Any, wanted: tuple[int, ...]) -> Any:
+        """Return a map mirrored along the axes that are wanted; anything else unchanged."""
         if not isinstance(value, keras.KerasTensor) or len(value.shape) != 4:
             return value
         _, mirrored = self.mirrored.get(id(value), (value, ()))
@@ -130,13 +129,13 @@ class _Mirroring:
             return value
         if (id(value), axes) not in self.flipped:
             mirrored = value
-            for axis in axes:  # one by one: of several in one operator tflite-runtime 2.14 takes the first, silently
+            for axis in axes:  # one at a time: of several axes tflite-runtime 2.14 takes the first alone, silently
                 mirrored = keras.ops.flip(mirrored, (axis,))
             self.flipped[id(value), axes] = mirrored
         return self.flipped[id(value), axes]
 
     def padded(self, value: Any, padding: Any, layer: Any) -> Any:
-        """Return what a convolution is called on: its input with zeros around it, or with entries cropped."""
+        """Return the input of a convolution with zeros around it, or with entries cropped."""
         zeros = tuple((max(before, 0), max(after, 0)) for before, after in padding)
         crops = tuple((max(-before, 0), max(-after, 0)) for before, after in padding)
         nothing = ((0, 0), (0, 0))
@@ -150,7 +149,7 @@ class _Mirroring:
 
 
 def _changed(call: Call, step: MirrorStep) -> Any:
-    """Return the layer of a call with its kernel turned around and the padding that it is to have."""
+    """Return the layer of a call with its kernel reversed and its new padding."""
     layer = call.layer
     if type(layer) in CONVOLUTIONS:
         layer = layer if step.padding is None else _without_padding(layer, call.inputs[0].shape[-1])
@@ -162,7 +161,7 @@ def _changed(call: Call, step: MirrorStep) -> Any:
 
 
 def _without_padding(layer: Any, channels: int) -> Any:
-    """Return a copy of a convolution that adds no padding; a new one, as layers remember the sizes they saw first."""
+    """Return a copy of a convolution that adds no padding; a layer itself remembers the sizes that it saw first."""
     copy = type(layer).from_config({**layer.get_config(), "padding": "valid"})
     copy.build((None, None, None, channels))
     for variable, counterpart in zip(layer.weights, copy.weights, strict=True):

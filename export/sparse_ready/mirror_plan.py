@@ -19,14 +19,14 @@ KERNELS = [kind.__name__ for kind in CONVOLUTIONS]
 
 @dataclass(frozen=True)
 class MirrorStep(Report):
-    """What becomes of one call.
+    """The change to one call.
 
     Attributes:
         layer: Name of the layer or operation.
         kind: Its class.
         mirrored: The axes along which its maps, and its kernel, are mirrored: 1 (rows), 2 (columns).
-        padding: None where nothing changes. Of a padding or cropping layer its new argument; of a convolution the
-            entries to add in front of it, before and after on each axis, negative ones to crop.
+        padding: None where nothing changes. For a padding or cropping layer, its new argument; for a convolution, the
+            number of entries to add before and after on each axis, negative to crop.
     """
 
     layer: str
@@ -42,7 +42,7 @@ class MirrorStep(Report):
 
 @dataclass(frozen=True)
 class MirrorPlan(Report):
-    """What becomes of each call of a model.
+    """The change to each call of a model.
 
     Attributes:
         steps: One entry per call, in the order of the calls.
@@ -71,8 +71,8 @@ def _text(padding: tuple[Padding, Padding] | None) -> str:
 def plan_mirroring(graph: Graph) -> MirrorPlan:
     """Decide what to mirror, along rows and columns apart, so that most strided convolutions get symmetric padding.
 
-    Maps are mirrored in whole regions: calls that take each other's maps, bounded by layers that are not known to
-    work on mirrored maps, which keep the maps they had.
+    Maps are mirrored in whole regions: calls that take each other's maps. Layers that are not known to work on
+    mirrored maps bound a region and keep the original maps.
 
     Raises:
         ValueError: If a strided convolution has maps of unknown size, or a layer that is called several times would
@@ -113,7 +113,7 @@ def _regions(graph: Graph, axis: int) -> list[list[Call]]:
 def _gain(graph: Graph, region: list[Call], axis: int) -> int:
     """Return how many more convolutions of a region have symmetric padding when it is mirrored."""
     windows = [_window(graph, call, axis) for call in region if type(call.layer) in CONVOLUTIONS]
-    return sum(window.mirrored().is_centred - window.is_centred for window in windows)
+    return sum(window.mirrored().is_centered - window.is_centered for window in windows)
 
 
 def _pad_in_front(graph: Graph, call: Call) -> Call | None:
@@ -135,12 +135,12 @@ def _window(graph: Graph, call: Call, axis: int) -> Window:
                 f"{tuple(call.inputs[0].shape)}, whose padding depends on the size. Build the model again with the "
                 f"size in `keras.Input(shape)`, and load its weights."
             )
-        size = 2**16  # of no consequence: with a stride of 1 every entry is reached
+        size = 2**16  # any size does: with a stride of 1 every entry is reached
     return window_of(call.layer, size, axis=axis, padded=front.layer.padding[axis - 1] if front else (0, 0))
 
 
 def _swap(call: Call, mirrored: tuple[int, ...], paddings: dict[int, Any]) -> None:
-    """Turn the argument of a padding or cropping layer around along the axes that are mirrored."""
+    """Reverse the argument of a padding or cropping layer along the axes that are mirrored."""
     before = call.layer.padding if isinstance(call.layer, layers.ZeroPadding2D) else call.layer.cropping
     after = tuple(pair[::-1] if axis in mirrored else pair for axis, pair in zip(AXES, before, strict=True))
     if after != before:
@@ -148,13 +148,13 @@ def _swap(call: Call, mirrored: tuple[int, ...], paddings: dict[int, Any]) -> No
 
 
 def _pad(graph: Graph, call: Call, mirrored: tuple[int, ...], paddings: dict[int, Any]) -> None:
-    """Find the padding of a convolution, which a layer in front of it may be there for."""
+    """Find the padding of a convolution, which a layer in front of it may add."""
     windows = [_window(graph, call, axis) for axis in AXES]
     turned = [window.mirrored() if axis in mirrored else window for axis, window in zip(AXES, windows, strict=True)]
     is_strided = max(call.layer.strides) > 1
-    is_centred = all(window.is_centred for window in turned)
-    # Where symmetric padding is possible on one axis only, it helps nobody.
-    needed = tuple(window.centred().padding if is_centred else window.padding for window in turned)
+    is_centered = all(window.is_centered for window in turned)
+    # Symmetric padding on one axis alone does not help.
+    needed = tuple(window.centered().padding if is_centered else window.padding for window in turned)
     front = _pad_in_front(graph, call)
     if front is not None:
         paddings[id(front)] = tuple((max(before, 0), max(after, 0)) for before, after in needed)
@@ -163,18 +163,18 @@ def _pad(graph: Graph, call: Call, mirrored: tuple[int, ...], paddings: dict[int
             paddings[id(call)] = needed
     elif needed != tuple(window.padding for window in windows) or (
         # Also where "same" is symmetric already: XNNPACK only reads numbers.
-        is_strided and is_centred and call.layer.padding == "same" and max(map(max, needed)) > 0
+        is_strided and is_centered and call.layer.padding == "same" and max(map(max, needed)) > 0
     ):
         paddings[id(call)] = needed
 
 
 def _check_shared(graph: Graph, steps: tuple[MirrorStep, ...]) -> None:
-    """Refuse a layer that one of its calls needs otherwise than another."""
+    """Refuse a layer whose calls need different padding."""
     first: dict[int, MirrorStep] = {}
     for call, step in zip(graph.calls, steps, strict=True):
-        other = first.setdefault(id(call.layer), step)
-        if (other.padding is None) != (step.padding is None) or (
-            other.padding != step.padding and type(call.layer) not in CONVOLUTIONS
+        first_step = first.setdefault(id(call.layer), step)
+        if (first_step.padding is None) != (step.padding is None) or (
+            first_step.padding != step.padding and type(call.layer) not in CONVOLUTIONS
         ):
             raise ValueError(
                 f"Expected a layer that is called several times to need the same padding each time. Received: "

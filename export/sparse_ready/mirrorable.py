@@ -27,7 +27,7 @@ ALONG_CHANNELS = {  # pointwise if their axis is the channels
     *(layers.BatchNormalization, layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization),
     *(layers.GroupNormalization, layers.Normalization, layers.Softmax, layers.Concatenate),
 }
-# What an expression such as `x * 2 + y`, or a function of keras.ops, puts into a graph, by the name of its class.
+# Operations that an expression such as `x * 2 + y`, or a function of keras.ops, puts into a graph, by class name.
 POINTWISE_OPERATIONS = (
     "Abs Absolute Add Cast Clip Divide Elu Exp Gelu HardSigmoid HardSilu HardSwish HardTanh Identity LeakyRelu Log "
     "Maximum Minimum Multiply Negative Power Relu Relu6 Rsqrt Selu Sigmoid Silu Softplus Softsign Sqrt Square "
@@ -37,7 +37,7 @@ REDUCTIONS = {"Mean", "Max", "Sum"}
 
 
 def is_mirrorable(call: Call, axis: int) -> bool:
-    """Tell whether a call on maps mirrored along an axis gives the mirrored result; never for what is not known.
+    """Tell whether a call on maps mirrored along an axis gives the mirrored result; False for an unknown layer.
 
     Args:
         call: The call.
@@ -62,14 +62,14 @@ def is_mirrorable(call: Call, axis: int) -> bool:
 
 
 def is_pointwise(layer: Any) -> bool:
-    """Tell whether it is a layer or operation of Keras that treats each place of a map by itself, and all alike."""
+    """Tell whether it is a layer or operation of Keras that treats each position of a map alike and independently."""
     if isinstance(layer, layers.Rescaling):
         return type(layer) is layers.Rescaling and max(np.ndim(layer.scale), np.ndim(layer.offset)) < 2
     return type(layer) in POINTWISE or operation_name(layer) in POINTWISE_OPERATIONS.split()
 
 
 def operation_name(layer: Any) -> str:
-    """Return the class name of an operation of Keras that is no layer; of anything else nothing."""
+    """Return the class name of an operation of Keras that is not a layer; an empty string for anything else."""
     is_operation = not isinstance(layer, layers.Layer) and type(layer).__module__.startswith("keras.")
     return type(layer).__name__ if is_operation else ""
 

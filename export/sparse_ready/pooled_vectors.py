@@ -1,7 +1,7 @@
-"""What follows a global pool, rewritten: a gate as 1x1 convolutions on 1x1 maps, a classifier as dense layers.
+"""Rewrite the layers after a global pool: a gate as 1x1 convolutions on 1x1 maps, a classifier as dense layers.
 
-A pooled map holds one number per channel, and a tensor of shape (batch, channels) holds the same. Which of the two a
-model uses makes no difference to Keras, and all the difference to XNNPACK.
+A pooled map holds one number per channel, and a tensor of shape (batch, channels) holds the same. Keras computes the
+same with either; XNNPACK runs only the right one sparse.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def _ranks(graph: Graph) -> dict[int, int]:
 
 
 def _rank(group: list[Call], takers: list[Call]) -> int | None:
-    """Choose the rank for a group of calls on vectors, given who else takes their outputs; None to leave them."""
+    """Choose the rank for a group of calls on vectors, given who else takes their outputs; None keeps it."""
     has_pool = any(type(call.layer) in GLOBAL_POOLS for call in group)
     scales_maps = any(not _is_vector(tensor) for taker in takers for tensor in taker.inputs)
     if has_pool and scales_maps and all(len(tensor.shape) == MAP for taker in takers for tensor in taker.inputs):
         return MAP
     has_convolution = any(type(call.layer) is layers.Conv2D for call in group)
     takes_maps = any(len(tensor.shape) == MAP for taker in takers for tensor in taker.inputs)
-    # Of a small image the last maps are 1x1 as well: what comes before the pool has to stay a convolution.
+    # The last maps of a small image are 1x1 as well: layers before the pool have to stay convolutions.
     return VECTOR if has_pool and has_convolution and not takes_maps else None
 
 
@@ -86,18 +86,18 @@ def _works_on_vectors(call: Call) -> bool:
         return math.prod(layer.kernel_size) == layer.groups == 1 and layer.data_format == "channels_last"
     if kind is layers.BatchNormalization:
         return layer.axis == -1
-    # SpatialDropout2D takes nothing but maps.
+    # SpatialDropout2D takes maps alone.
     return is_pointwise(layer) and kind is not layers.SpatialDropout2D and _has_numbers_only(call)
 
 
 def _has_numbers_only(call: Call) -> bool:
-    """Tell whether what a call takes besides tensors is numbers, not arrays."""
+    """Tell whether all arguments of a call besides tensors are numbers, not arrays."""
     leaves = keras.tree.flatten((call.args, call.kwargs))
     return not any(hasattr(leaf, "shape") and not isinstance(leaf, keras.KerasTensor) for leaf in leaves)
 
 
 class _Rewriting:
-    """The calls of a model made again, those on vectors with the rank that was chosen for them."""
+    """Repeat the calls of a model, those on vectors with the rank that was chosen for them."""
 
     def __init__(self, graph: Graph, ranks: dict[int, int]) -> None:
         self.graph, self.ranks = graph, ranks
@@ -132,7 +132,7 @@ class _Rewriting:
         return activation(new(*args, **kwargs))
 
     def shaped(self, value: Any, original: Any, rank: int | None) -> Any:
-        """Return a tensor with the rank wanted, or that of the original; anything else as it is."""
+        """Return a tensor with the rank wanted, or that of the original; anything else unchanged."""
         if not isinstance(value, keras.KerasTensor) or not _is_vector(original):
             return value
         wanted = rank or len(original.shape)
@@ -143,7 +143,7 @@ class _Rewriting:
 
 
 def _replacement(layer: Any, rank: int) -> tuple[Any, Callable]:
-    """Return a layer that does on tensors of a rank what the given one does, and what to apply to its output."""
+    """Return a layer that computes the same on tensors of a rank, and a function to apply to its output."""
     if type(layer) in (layers.Reshape, layers.Flatten):
         return layers.Identity(name=layer.name, dtype=layer.dtype_policy.name), _unchanged
     if type(layer) in GLOBAL_POOLS:
@@ -153,7 +153,7 @@ def _replacement(layer: Any, rank: int) -> tuple[Any, Callable]:
         layer.activation, after = keras.activations.linear, _hard_sigmoid
     if type(layer) is (layers.Conv2D if rank == VECTOR else layers.Dense):
         layer = _converted(layer, rank)
-    if type(layer) is layers.BatchNormalization:  # takes no other rank than it was built for
+    if type(layer) is layers.BatchNormalization:  # takes only the rank that it was built for
         layer = _normalization(layer, rank)
     return layer, after
 
@@ -191,6 +191,6 @@ def _hard_sigmoid(value: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _spread(value: Any, like: keras.KerasTensor) -> Any:
-    """Return a number as a 1x1 map; anything else as it is."""
+    """Return a number as a 1x1 map; anything else unchanged."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return np.full((1, 1, 1, like.shape[-1]), value, like.dtype) if is_number else value

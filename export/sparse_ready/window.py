@@ -31,7 +31,7 @@ class Window:
 
     @property
     def half(self) -> int:
-        """The padding on each side that puts the first window's centre on the first entry."""
+        """The padding on each side that puts the first window's center on the first entry."""
         return (self.kernel - 1) // 2
 
     def mirrored(self) -> Window:
@@ -40,15 +40,15 @@ class Window:
         return Window(self.size, self.kernel, self.stride, (after - self.unused, before))
 
     @property
-    def is_centred(self) -> bool:
+    def is_centered(self) -> bool:
         """Whether padding by half the kernel on both sides gives the same windows."""
         before, after = self.padding
         needed = after - self.unused  # up to a stride more adds no window
         return before == self.half and needed <= self.half < needed + self.stride
 
-    def centred(self) -> Window:
+    def centered(self) -> Window:
         """Return the same windows with symmetric padding where that is possible."""
-        return Window(self.size, self.kernel, self.stride, (self.half, self.half)) if self.is_centred else self
+        return Window(self.size, self.kernel, self.stride, (self.half, self.half)) if self.is_centered else self
 
     @property
     def is_symmetric(self) -> bool:

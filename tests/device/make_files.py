@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from models import Network, network
 
-from tfprune.export.converting import convert as converting
+from tfprune.export.converting import convert as conversion
 from tfprune.export.converting.convert import convert
 from tfprune.export.converting.convert_job import convert_job
 from tfprune.export.files.codec import encode
@@ -37,7 +37,7 @@ PACKED = {"tflite.xz": ("xz", "tflite"), "tfz": ("packed", "tflite"), "sparse.tf
 
 def make(name: str, folder: Path) -> list[dict]:
     """Write every form of a model's files, the samples and Keras' outputs; return a row for each file."""
-    converting.run_module = _convert_here
+    conversion.run_module = _convert_here
     made = network(name)
     write_arrays(folder / f"{name}.npz", made)
     rows = []

@@ -140,6 +140,10 @@ def test_arguments_have_the_same_names_order_and_defaults(tfmot, name):
         {one: each.default for one, each in inspect.signature(getattr(names, name)).parameters.items()}
         for names in (tfmot.sparsity.keras, dropin)
     )
+    if name == "PruningSummaries":  # without a folder it says which argument is missing, and an example of one
+        assert (theirs.pop("log_dir"), ours.pop("log_dir")) == (inspect.Parameter.empty, "")
+        with pytest.raises(ValueError, match="Pass a path, for example"):
+            dropin.PruningSummaries()
     assert list(ours.items()) == list(theirs.items())
 
 

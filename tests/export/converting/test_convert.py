@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from tfprune.export.converting import convert as conversion
-from tfprune.export.converting import saved_model
 from tfprune.export.converting.convert import convert
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.reader import read
@@ -161,7 +159,7 @@ def test_recurrent_layers_of_open_length_are_refused_for_integers():
 
 def test_a_crash_of_the_converter_is_told(monkeypatch):
     # Left rolled up, a recurrent layer makes the integer converter crash: a real crash, not a simulated one.
-    monkeypatch.setattr(saved_model, "unrolled", lambda model: nullcontext())
+    monkeypatch.setattr("tfprune.export.converting.saved_model.unrolled", lambda model: nullcontext())
     model = keras.Sequential([keras.Input((4, 3)), layers.GRU(4)], name="series")
     with pytest.raises(ValueError, match="'series' with quantize='int8'. Received: its process was killed by SIG"):
         convert(model, quantize="int8", calibration=[RNG.normal(size=(4, 4, 3))])
@@ -192,6 +190,7 @@ def test_operators_that_tflite_lacks_are_named():
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_the_work(monkeypatch, cnn, options, message):
-    monkeypatch.setattr(conversion, "run_module", lambda *args, **kwargs: pytest.fail("converted all the same"))
+    child = "tfprune.export.converting.convert.run_module"
+    monkeypatch.setattr(child, lambda *args, **kwargs: pytest.fail("converted all the same"))
     with pytest.raises(ValueError, match=message):
         convert(cnn, **options)

@@ -121,3 +121,12 @@ def test_a_model_is_in_float32_for_the_time_being():
         np.testing.assert_allclose(model(IMAGES), twin(IMAGES), atol=1e-6)
     assert [layer.dtype_policy.name for layer in model.layers] == before
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras.ops.cast(model(IMAGES), "float32")), expected)
+
+
+def test_inputs_of_half_precision_are_float32_in_the_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,), dtype="float16", name="x")
+    model = keras.Model(inputs, layers.Dense(3, dtype="mixed_float16")(inputs))
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    to_tflite(model, tmp_path / "file", check_on=x)
+    assert [str(np.dtype(entry.dtype)) for entry in Runner(tmp_path / "file").inputs] == ["float32"]

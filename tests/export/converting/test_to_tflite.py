@@ -10,13 +10,13 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfprune
-from tfprune.export.converting import to_tflite as pipeline
-from tfprune.export.converting.to_tflite import to_tflite
+from tfprune.export.converting.to_tflite import TOLERANCES, to_tflite
 from tfprune.export.rewriting import forms
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.reader import read
 
 layers = keras.layers
+CONVERT = "tfprune.export.converting.to_tflite.convert"
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
 TOKENS = RNG.integers(0, 12, (16, 5))
@@ -64,7 +64,7 @@ def content(packed):
 @pytest.fixture
 def delivers(monkeypatch, content):
     """Let the converter give the file of the pruned network whatever it is asked for."""
-    monkeypatch.setattr(pipeline, "convert", lambda *args, **kwargs: content)
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: content)
 
 
 def constants(content):
@@ -166,7 +166,7 @@ def test_a_file_with_wrong_outputs_is_not_written(delivers, folder):
     before = sorted(folder.iterdir())
     other = build_cnn()
     other.set_weights([RNG.permutation(weight.reshape(-1)).reshape(weight.shape) for weight in other.get_weights()])
-    for kind in pipeline.TOLERANCES:  # even the widest tolerance tells shuffled weights
+    for kind in TOLERANCES:  # even the widest tolerance tells shuffled weights
         calibration = [IMAGES] if kind == "int8" else None
         with pytest.raises(
             ValueError, match=r"gives the model's outputs\. Received: output .* differs by up to .*allowed"
@@ -188,7 +188,7 @@ def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
     def refuse(*args, **kwargs):
         raise ValueError("its process was killed by SIGSEGV")
 
-    monkeypatch.setattr(pipeline, "convert", refuse)
+    monkeypatch.setattr(CONVERT, refuse)
     before = sorted(folder.iterdir())
     with pytest.raises(ValueError, match="killed by SIGSEGV"):
         to_tflite(build_cnn(), folder / "crashed")
@@ -209,7 +209,7 @@ def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_before_the_work(monkeypatch, tmp_path, options, message):
-    monkeypatch.setattr(pipeline, "convert", lambda *args, **kwargs: pytest.fail("converted all the same"))
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: pytest.fail("converted all the same"))
     with pytest.raises(ValueError, match=message):
         to_tflite(build_cnn(), tmp_path / "file", **options)
     assert not list(tmp_path.iterdir())
@@ -223,7 +223,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "convert", lambda *args, **kwargs: pytest.fail("converted all the same"))
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: pytest.fail("converted all the same"))
     with pytest.raises(ValueError, match="it is a folder"):
         to_tflite(build_cnn(), tmp_path)
     with pytest.raises(ValueError, match=r"the folder .*missing' does not exist"):
@@ -296,3 +296,9 @@ def test_for_latency_channels_that_no_kernel_reads_are_left_out(folder):
         Runner(folder / "narrow").predict(samples), model.predict(samples, verbose=0), atol=1e-5
     )
     assert tuple(kernel.shape) == (1, 1, 16, 128)
+
+
+def test_a_model_without_a_zero_in_its_masks_is_exported_with_one_warning_at_the_call(folder):
+    with pytest.warns(UserWarning, match="none of their masks holds a zero") as caught:
+        to_tflite(tfprune.wrap(build_cnn()), folder / "forgotten", optimize="latency", check_on=IMAGES)
+    assert [warning.filename for warning in caught if "masks" in str(warning.message)] == [__file__]

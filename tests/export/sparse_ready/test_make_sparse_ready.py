@@ -99,15 +99,15 @@ def test_mirrored_windows_see_the_mirrored_entries_in_reverse_order(window):
 
 
 @given(windows())
-def test_centred_padding_gives_the_same_windows_and_is_found_whenever_it_does(window):
+def test_centered_padding_gives_the_same_windows_and_is_found_whenever_it_does(window):
     if not seen(window):
         return
     half = (window.kernel - 1) // 2
     same = seen(window) == seen(Window(window.size, window.kernel, window.stride, (half, half)))
-    assert seen(window.centred()) == seen(window)
-    assert window.is_centred <= same
+    assert seen(window.centered()) == seen(window)
+    assert window.is_centered <= same
     if window.padding[0] >= 0 and same and window.padding[0] == half:
-        assert window.is_centred
+        assert window.is_centered
 
 
 @pytest.mark.parametrize(
