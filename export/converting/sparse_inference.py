@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfprune.export.files.model_file import Source
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
-from tfprune.export.xnnpack.groups import analyse
+from tfprune.export.xnnpack.groups import analyze
 from tfprune.export.xnnpack.sparse_inference_report import Layers, SparseInferenceReport, describe, inference_of_file
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _of_model(model: Any) -> SparseInferenceReport:
             f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
         )
     plain = plain_copy(model)
-    return describe(analyse(spell_out_padding(convert(plain))), layers=_layers(plain))
+    return describe(analyze(spell_out_padding(convert(plain))), layers=_layers(plain))
 
 
 def _layers(model: keras.Model) -> Layers:

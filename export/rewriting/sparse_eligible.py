@@ -46,7 +46,7 @@ def weight_uses(graph: Subgraph) -> list[WeightUse]:
     """Find the weights of a graph, and say of each whether it may be sparse.
 
     Args:
-        graph: A graph as `flatbuffer.read` describes it.
+        graph: A graph as `reader.read` describes it.
 
     Returns:
         One entry for each constant tensor of rank 2 or more that holds real numbers and is not sparse already.

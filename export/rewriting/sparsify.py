@@ -27,7 +27,7 @@ from tfprune.export.rewriting.trailing_archive import carry_over
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import load, numbers_operators, save
 from tfprune.export.tflite.reader import Subgraph, Tensor, read
-from tfprune.export.xnnpack.groups import analyse
+from tfprune.export.xnnpack.groups import analyze
 from tfprune.report import Report, table
 from tfprune.spec import check_number
 
@@ -124,7 +124,7 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
     data = as_bytes(data)
     result = _sparsify(data, forms, least, KERNELLESS)
     written = any(row.form == "csr" for row in result.rows)
-    hazards = [text for analysis in analyse(result.data) for text in analysis.hazards] if written else []
+    hazards = [text for analysis in analyze(result.data) for text in analysis.hazards] if written else []
     if hazards:
         rest = [form for form in forms if form != "csr"]
         result = _sparsify(data, rest, least, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")

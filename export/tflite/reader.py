@@ -26,7 +26,7 @@ def read(data: bytes) -> Model:
     """Describe the content of a .tflite file.
 
     Args:
-        data: The plain file, not packed (`codec.read_model` unpacks).
+        data: The plain file, not packed (`model_file.read_model` unpacks).
 
     Returns:
         Graphs, operators and tensors, and how many zeros the constant ones hold.

@@ -6,5 +6,5 @@ In goes a file as `tflite.reader` describes it. `steps` turns its operators into
 each of them is to a group, `groups` finds the groups and how many zeros they need, and `sparse_inference_report`
 says so in the names of the Keras layers.
 Neighbors: `rewriting` stores weights sparse where it pays; `sparse_ready` rebuilds a Keras model so that it does.
-Start at `groups.analyse`.
+Start at `groups.analyze`.
 """

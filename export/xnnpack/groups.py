@@ -102,7 +102,7 @@ class Analysis:
         return step.kind in ("MUL", "ADD") and len(shapes) > 1 and self.graph.is_batched(step.outputs[0])
 
 
-def analyse(data: bytes) -> tuple[Analysis, ...]:
+def analyze(data: bytes) -> tuple[Analysis, ...]:
     """Find the groups of operators that XNNPACK runs sparse, or would.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tfprune.export.files.model_file import Source, read_model, source_name
 from tfprune.export.report import reason_of, yes_or_no
-from tfprune.export.xnnpack.groups import NEEDED, Analysis, Group, analyse
+from tfprune.export.xnnpack.groups import NEEDED, Analysis, Group, analyze
 from tfprune.export.xnnpack.steps import Step
 from tfprune.report import Report, table
 
@@ -95,7 +95,7 @@ def inference_of_file(source: Source) -> SparseInferenceReport:
     """
     data = read_model(source)
     try:
-        analyses = analyse(data)
+        analyses = analyze(data)
     except ImportError:
         raise
     except ValueError as error:

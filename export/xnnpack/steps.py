@@ -25,7 +25,7 @@ class Step:
     Attributes:
         kind: Its name, such as `CONV_2D`.
         name: The name of its first output.
-        inputs: Places of its tensors, in order; -1 for one left out.
+        inputs: Indices of its tensors, in order; -1 for one left out.
         outputs: Places of what it computes.
         options: The operator's options, as the schema module describes them; None when it has none.
         padding: Zeros around the image, of a convolution. None where they depend on the image's size.

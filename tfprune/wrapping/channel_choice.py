@@ -26,7 +26,7 @@ def choose_channels(model: keras.Model, *, criterion: Criterion, pattern: Channe
     Layers that are wrapped already, with this criterion and pattern, stay as they are and are not in the choice.
 
     Raises:
-        ValueError: If the model is no graph, no channels can go, or those asked for cannot.
+        ValueError: If the model is not a graph, or if the channels asked for cannot be removed.
     """
     if not is_plain(model):
         raise ValueError(

@@ -8,7 +8,7 @@ import pytest
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.reader import read
-from tfprune.export.xnnpack.groups import analyse
+from tfprune.export.xnnpack.groups import analyze
 
 
 def network(size, batch=None, kernel=3):
@@ -56,8 +56,8 @@ def test_outputs_stay_the_same_for_any_batch(odd):
 
 
 def test_a_network_on_odd_maps_becomes_one_that_can_run_sparse(odd):
-    assert not any(group.whole for group in analyse(odd)[0].groups)
-    groups = analyse(spell_out_padding(odd))[0].groups
+    assert not any(group.whole for group in analyze(odd)[0].groups)
+    groups = analyze(spell_out_padding(odd))[0].groups
     assert [group.whole and group.taken for group in groups] == [True]
 
 

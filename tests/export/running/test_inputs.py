@@ -98,7 +98,7 @@ def test_a_file_that_no_shape_suits_is_refused_at_once(spectrogram):
 
 @pytest.fixture(scope="module")
 def unbatched():
-    """Inputs of which the first dimension is no batch: a state, and 64 numbers that every row shares."""
+    """Inputs whose first dimension is not a batch: a state, and 64 numbers that all rows share."""
     return converted(lambda state, scale: state * scale + 1.0, [1, 2, 12, 64], [64])
 
 

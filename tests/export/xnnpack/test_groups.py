@@ -16,7 +16,7 @@ import pytest
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
 from tfprune.export.tflite.editor import add_values, builtin_code, load, operator_code, save
-from tfprune.export.xnnpack.groups import Analysis, analyse
+from tfprune.export.xnnpack.groups import Analysis, analyze
 from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
 
 PI = Path(__file__).parents[3] / "build/aarch64"
@@ -284,7 +284,7 @@ def files() -> Callable[[str], Files]:
 
 
 def of_main(data: bytes) -> Analysis:
-    return analyse(data)[0]
+    return analyze(data)[0]
 
 
 def verdict(data: bytes) -> str:
@@ -334,7 +334,7 @@ def test_a_group_with_few_zeros_is_no_hazard(files):
 
 def test_every_graph_is_looked_at_and_its_hazards_are_the_file_s(files, joined):
     first, second = files("mobilenet").dense, files("max_pool").dense
-    graphs = analyse(joined(first, second))
+    graphs = analyze(joined(first, second))
     assert [graph.hazards for graph in graphs] == [of_main(first).hazards, of_main(second).hazards]
     assert inference_of_file(joined(first, second)).hazards == of_main(second).hazards
     forward, backward = (inference_of_file(joined(*pair)) for pair in [(first, second), (second, first)])
@@ -351,7 +351,7 @@ def test_a_batch_is_read_from_the_graph_it_belongs_to(files, joined):
     for tensor in gate.subgraphs[0].tensors:
         if len(tensor.shape) == 4:
             tensor.shapeSignature = [-1, *(int(length) for length in tensor.shape[1:])]
-    first, second = analyse(joined(files("gate").dense, save(gate)))
+    first, second = analyze(joined(files("gate").dense, save(gate)))
     assert first.hazards == ()
     assert "first row only" in second.hazards[0]
 
