@@ -162,7 +162,7 @@ def _structure(model: keras.Model) -> Any:
     if not getattr(model, "inputs", None):
         raise ValueError(
             f"Expected a Sequential or Functional model. Received: {model.name!r} of class {type(model).__name__}. "
-            "Give it named inputs with `x = keras.Input(shape)` and `keras.Model(x, model(x))`."
+            "Give it named inputs with `x = keras.Input(shape)` and `keras.Model(x, tfprune.strip(model)(x))`."
         )
     return model.input
 

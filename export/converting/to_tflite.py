@@ -26,6 +26,7 @@ from tfprune.export.tflite.reader import read
 from tfprune.export.xnnpack.groups import NEEDED
 from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
 from tfprune.spec import check_number
+from tfprune.wrapping.pruned import holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense
 from tfprune.wrapping.sparsity_report import SparsityReport
 from tfprune.wrapping.strip import plain_copy
@@ -95,7 +96,8 @@ def to_tflite(
         What was written and how it was checked.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or `calibration` or `check_on` holds no batches.
+        TypeError: If `model` is not a Keras model, `path` is not a path, `calibration` or `check_on` holds no
+            batches, or an argument has another type.
         ValueError: If an argument does not fit, the target cannot be written, the converter fails, or no form
             passes. What was at `path` before is then untouched.
 
@@ -110,7 +112,7 @@ def to_tflite(
     _check_levels(levels, quantize)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
-    plain = plain_copy(model)
+    plain = plain_copy(model) if holds_pruned(model) else model
     warn_if_dense(model)
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)

@@ -91,7 +91,7 @@ def pack(data: bytes) -> bytes:
 def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
     """Split and pack parts of a file where that makes them smaller; those last that come from others."""
     found = find_scaled([memoryview(data)[start : start + size] for start, size, _ in ranges])
-    needed = {other for other, _ in found.values()}
+    needed = {reference for reference, _ in found.values()}
     piece_indices: dict[int, int] = {}
     pieces: list[Piece] = []
     for index, (start, size, row) in enumerate(ranges):
@@ -103,9 +103,9 @@ def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
         if index in needed or _cost(piece) < size or size >= SAMPLE:
             piece_indices[index] = len(pieces)
             pieces.append(piece)
-    for index, (other, factor) in found.items():
+    for index, (reference, factor) in found.items():
         start, size, _ = ranges[index]
-        pieces.append(Piece(start, size, SCALED, piece_indices[other] + factor * 2**32, ()))
+        pieces.append(Piece(start, size, SCALED, piece_indices[reference] + factor * 2**32, ()))
     return pieces
 
 

@@ -1,4 +1,4 @@
-"""Vectors of floats that are another one times a number: in an integer file the scales of every bias are such.
+"""Vectors of floats that are a number times another vector, such as the scales of the biases in an integer file.
 
 A bias is held in steps of (scale of the input) x (scale of the weight), channel by channel, so that its scales need
 not be stored beside those of the weight.
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 Buffer = bytes | memoryview
-TRIED = 3  # vectors of a group that are tried as the one that the others come from
+TRIED = 3  # vectors of a group that are tried as the reference of the others
 TINY = np.finfo(np.float32).tiny  # smaller products are not the same on every processor
 
 
@@ -35,18 +35,18 @@ def scaled(reference: Buffer, factor: int) -> bytes:
 
 
 def find_scaled(vectors: Sequence[Buffer]) -> dict[int, tuple[int, int]]:
-    """Find vectors that are another one times a number, to the bit.
+    """Find vectors that are a number times another vector, to the bit.
 
     Args:
         vectors: Bytes of any kind.
 
     Returns:
-        For the index of each such vector the index of the other, which is not itself such a vector, and the bits of
-        the number.
+        For the index of each such vector the index of its reference, which is not itself such a vector, and the
+        bits of the number.
     """
     found: dict[int, tuple[int, int]] = {}
     for group in _groups(vectors):
-        tried = [_from_one(vectors, group, index) for index in group[:TRIED]]
+        tried = [_from_reference(vectors, group, index) for index in group[:TRIED]]
         best = max(tried, key=len)
         found |= best
     return found
@@ -64,13 +64,13 @@ def _groups(vectors: Sequence[Buffer]) -> Iterator[list[int]]:
     yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _from_one(vectors: Sequence[Buffer], group: list[int], index: int) -> dict[int, tuple[int, int]]:
-    factors = {other: _factor(vectors[index], vectors[other]) for other in group if other != index}
-    return {other: (index, factor) for other, factor in factors.items() if factor is not None}
+def _from_reference(vectors: Sequence[Buffer], group: list[int], reference: int) -> dict[int, tuple[int, int]]:
+    factors = {index: _factor(vectors[reference], vectors[index]) for index in group if index != reference}
+    return {index: (reference, factor) for index, factor in factors.items() if factor is not None}
 
 
 def _factor(reference: Buffer, vector: Buffer) -> int | None:
-    """Return the bits of the number that turns one vector into the other, if there is one."""
+    """Return the bits of the number that turns the reference into the vector, if there is such a number."""
     entries, wanted = np.frombuffer(reference, "<f4"), np.frombuffer(vector, "<f4")
     if (np.abs(wanted[wanted != 0]) < TINY).any():
         return None

@@ -155,7 +155,7 @@ def choose(
         expected: The outputs for them, as `verify` takes them.
         tolerance: The difference allowed, relative to the largest expected magnitude of an output.
         optimize: "size" takes the fewest bytes as written; "latency" the fastest kernels that the form reaches,
-            which is read from the file and measured by no clock, and of these the fewest bytes.
+            which is estimated from the file, not measured, and of these the fewest bytes.
         compress: How the file is to be written, as `codec.encode` takes it.
         advice: What to try if no form passes.
 

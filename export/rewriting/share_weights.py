@@ -90,10 +90,11 @@ def share(values: np.ndarray, levels: int) -> np.ndarray:
 
 def _bounds(values: np.ndarray, counts: np.ndarray, groups: int) -> list[int]:
     """Cut sorted values into groups of the least squared error: k-means in one dimension, exact."""
-    zero, one, two = (np.concatenate([[0], np.cumsum(counts * values**power)]) for power in (0, 1, 2))
-    start, end = np.triu_indices(len(zero), 1)
-    errors = np.full((len(zero), len(zero)), np.inf)  # of one group, by where it starts and ends
-    errors[start, end] = two[end] - two[start] - (one[end] - one[start]) ** 2 / (zero[end] - zero[start])
+    sums = [np.concatenate([[0], np.cumsum(counts * values**power)]) for power in (0, 1, 2)]
+    start, end = np.triu_indices(len(values) + 1, 1)
+    count, total, squares = (of_power[end] - of_power[start] for of_power in sums)
+    errors = np.full((len(values) + 1,) * 2, np.inf)  # of each group, by where it starts and ends
+    errors[start, end] = squares - total**2 / count
     least, starts = errors[0], []
     for _ in range(groups - 1):
         extended = least[:, None] + errors

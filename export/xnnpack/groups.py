@@ -205,8 +205,8 @@ class _Grouping:
         found = [self._spoiled[number] for number in members if number in self._spoiled]
         shared = dict.fromkeys(index for number in members if self._takes(number) for index in self._inputs[number])
         for index in shared:
-            outside = [other for other in self._consumers[index] if not self._takes(other)]
-            found += [(other, self._roles[other].reason or LAST) for other in outside]
+            outside = [consumer for consumer in self._consumers[index] if not self._takes(consumer)]
+            found += [(consumer, self._roles[consumer].reason or LAST) for consumer in outside]
             if index in self._outputs:
                 found.append((self._producer.get(index, members[0]), "its output is an output of the model as well"))
         return found
@@ -214,11 +214,11 @@ class _Grouping:
     def _leaks(self, number: int) -> list[tuple[int, str]]:
         """Say why the output of a step has the wrong order or shape if its group is taken."""
         step = self._graph.steps[number]
-        inputs = [self._producer.get(index) for index in self._inputs[number]]
-        after_mean = any(other is not None and self._keeps_mean(other) for other in inputs)
-        consumers = [other for index in step.outputs for other in self._consumers[index]]
+        producers = [self._producer.get(index) for index in self._inputs[number]]
+        after_mean = any(producer is not None and self._keeps_mean(producer) for producer in producers)
+        consumers = [consumer for index in step.outputs for consumer in self._consumers[index]]
         final = any(index in self._outputs for index in step.outputs)
-        goes_on = bool(consumers) and not final and all(self._takes(other) for other in consumers)
+        goes_on = bool(consumers) and not final and all(map(self._takes, consumers))
         if after_mean and not (goes_on and pointwise(self._graph, step) is not None):
             return [(number, KEEPDIMS + (f": {READY}" if step.kind == "CONV_2D" else ""))]
         if not self._takes(number):
@@ -230,14 +230,15 @@ class _Grouping:
         shape = self._graph.tensors[step.outputs[0]].shape
         if goes_on or (len(shape) == 4 and shape[1:3] == (1, 1)):
             return []
-        reasons = [(other, self._roles[other].reason or LAST) for other in consumers if not self._takes(other)]
+        left = [consumer for consumer in consumers if not self._takes(consumer)]
+        reasons = [(consumer, self._roles[consumer].reason or LAST) for consumer in left]
         return reasons or [(number, "its output leaves the model as an image")]
 
     def _mean_leaks(self, number: int, consumers: list[int], final: bool) -> list[tuple[int, str]]:
         step = self._graph.steps[number]
         if not averages(self._graph, step):
             return [(number, "it does not reduce exactly the height and the width")]
-        kinds = {self._graph.steps[other].kind for other in consumers if not self._takes(other)}
+        kinds = {self._graph.steps[consumer].kind for consumer in consumers if not self._takes(consumer)}
         if self._keeps_mean(number) and (final or kinds - VECTORS):
             return [(number, "XNNPACK gets the shape of a mean with keepdims=True wrong; leave keepdims out")]
         return []

@@ -86,7 +86,7 @@ def _unary(graph: Steps, step: Step) -> Role:
 
 
 def _convolution(graph: Steps, step: Step) -> Role:
-    reason = _kernel_reason(graph, step, other="it has groups")
+    reason = _kernel_reason(graph, step, uneven="it has groups")
     if reason:
         return _no(reason)
     _, height, width, channels = graph.tensors[step.inputs[1]].shape
@@ -104,7 +104,7 @@ def _convolution(graph: Steps, step: Step) -> Role:
 
 
 def _depthwise(graph: Steps, step: Step) -> Role:
-    reason = _kernel_reason(graph, step, other="its depth multiplier is not 1")
+    reason = _kernel_reason(graph, step, uneven="its depth multiplier is not 1")
     if reason:
         return _no(reason)
     _, height, width, _ = graph.tensors[step.inputs[1]].shape
@@ -118,13 +118,13 @@ def _depthwise(graph: Steps, step: Step) -> Role:
     return INSIDE if step.padding == (wanted,) * 4 else _no(_padding_reason(step, wanted))
 
 
-def _kernel_reason(graph: Steps, step: Step, *, other: str) -> str:
-    """Say what keeps any kernel from being taken; `other` where it has other channels than the image."""
+def _kernel_reason(graph: Steps, step: Step, *, uneven: str) -> str:
+    """Say what keeps any kernel from being taken; `uneven` where it has other channels than the image."""
     weight = graph.values(step.inputs[1])
     if weight is None or len(weight.shape) != 4 or _rank(graph, step.inputs[0]) != 4:
         return "its kernel is not a constant, or its image has not 4 dimensions"
     if weight.shape[-1] != graph.tensors[step.inputs[0]].shape[-1]:
-        return other
+        return uneven
     return "it is dilated" if _dilated(step) else ""
 
 

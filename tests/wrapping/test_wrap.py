@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from styles import COPIED, Neither
 
 import tfprune
 from tfprune import patterns
@@ -298,55 +299,6 @@ class Times(layers.Layer):
         return {"factor": self.factor}
 
 
-class KeywordsAndConfig(keras.Model):
-    def __init__(self, units=4, **kwargs):
-        super().__init__(**kwargs)
-        self.units, self.dense = units, layers.Dense(units)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
-
-
-class Config(KeywordsAndConfig):
-    def __init__(self, units=4):
-        super().__init__(units)
-
-    def get_config(self):
-        return {"units": self.units}
-
-
-class Keywords(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = layers.Dense(4)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
-class Neither(Keywords):
-    def __init__(self):
-        super().__init__()
-
-
-class GraphInside(keras.Model):
-    def __init__(self, units=4):
-        super().__init__()
-        self.units, self.graph = units, keras.Sequential([keras.Input((4,)), layers.Dense(units)])
-
-    def call(self, inputs):
-        return self.graph(inputs)
-
-    def get_config(self):
-        return {"units": self.units}
-
-
-STYLES = [KeywordsAndConfig, Config, Keywords, GraphInside]
-
-
 def there_and_back(model: keras.Model) -> keras.Model:
     """Wrap, train, prune and strip a model of four inputs; return what is left."""
     x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
@@ -377,7 +329,7 @@ def test_layers_whose_configuration_lacks_the_name_come_back_under_it(build):
     assert [type(layer) for layer in stripped.layers][-4:] == [Nameless, Times, Nameless, layers.Dense]
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", COPIED)
 @pytest.mark.parametrize("place", ["alone", "in a graph"])
 def test_every_style_of_subclassed_model_comes_back(style, place):
     model = style()
@@ -394,6 +346,8 @@ def test_a_model_that_cannot_be_copied_is_refused_before_it_is_trained():
     tfprune.wrap(model, in_place=True)
     tfprune.update_masks(model, 0.5)
     assert tfprune.sparsity_report(tfprune.strip(model)).nnz == 8
+    with pytest.raises(ValueError, match=r"'neither.*' of class Neither, which was wrapped in place.*strip\(model\)"):
+        tfprune.strip(functional(model))
 
 
 def test_what_could_not_be_stripped_is_not_wrapped():

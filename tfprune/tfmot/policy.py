@@ -13,6 +13,18 @@ from tfprune.models.graph import Call, Graph, trace
 from tfprune.models.kinds import as_graph
 from tfprune.wrapping.flat_copy import flat_copy
 
+_ALWAYS = (
+    layers.Add,
+    layers.Multiply,
+    layers.ZeroPadding2D,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.Dropout,
+)
+_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
+_OPERATIONS = ("Add", "Identity", "Multiply", "Subtract")  # of tensors, as in x + y
+
 
 class PruningPolicy(abc.ABC):
     """Base of policies, and of your own."""
@@ -134,17 +146,6 @@ def _is_supported_depthwise(layer: Any, before: list[Any]) -> bool:
     return layer.strides in ((1, 1), (2, 2)) and _zero_padding(before) == layer.kernel_size[0] // 2
 
 
-_ALWAYS = (
-    layers.Add,
-    layers.Multiply,
-    layers.ZeroPadding2D,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.Dropout,
-)
-_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid")
-_OPERATIONS = ("Add", "Identity", "Multiply", "Subtract")  # of tensors, as in x + y
 _RULES: dict[type, Callable[[Any, list[Any]], bool]] = {
     layers.DepthwiseConv2D: _is_supported_depthwise,
     layers.Conv2D: lambda layer, before: (

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 
 from tfprune.models.copying import check_model, copy_model
-from tfprune.models.kinds import leaf_layers
+from tfprune.models.kinds import as_graph, graph_layers, is_subclassed, leaf_layers
 from tfprune.models.layers import walk
 from tfprune.models.rebuild import copy_of
-from tfprune.models.subclassed import restore
-from tfprune.wrapping.pruned import Pruned
+from tfprune.models.subclassed import is_loadable, restore
+from tfprune.wrapping.pruned import Pruned, holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense
 from tfprune.wrapping.transfer import transfer_weights
 
@@ -68,6 +68,8 @@ def _check(model_or_layer: Any) -> None:
     elif not model_or_layer.built:
         raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet.")
     _check_no_inner_wrapper(model_or_layer)
+    if as_graph(model_or_layer) is not None:
+        _check_inner_models(model_or_layer)
 
 
 def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
@@ -79,3 +81,14 @@ def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
                     f"Expected pruned layers to stand in the model's own list of layers. Received: {inner} inside of "
                     f"{path or layer.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it."
                 )
+
+
+def _check_inner_models(graph: keras.Model) -> None:
+    """Refuse a graph that calls a model which was wrapped in place, as it cannot be copied within the graph."""
+    for _, layer in graph_layers(graph):
+        if is_subclassed(layer) and holds_pruned(layer) and not is_loadable(layer):
+            raise ValueError(
+                f"Expected models within a graph to be rebuilt from their configuration. Received: {layer.name!r} of "
+                f"class {type(layer).__name__}, which was wrapped in place and cannot be. Strip it first, then build "
+                f"the graph: keras.Model(x, tfprune.strip(model)(x))."
+            )

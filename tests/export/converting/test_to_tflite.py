@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from styles import COPIED, Neither
 
 import tfprune
 from tfprune.export.converting.to_tflite import TOLERANCES, to_tflite
@@ -302,3 +303,17 @@ def test_a_model_without_a_zero_in_its_masks_is_exported_with_one_warning_at_the
     with pytest.warns(UserWarning, match="none of their masks holds a zero") as caught:
         to_tflite(tfprune.wrap(build_cnn()), folder / "forgotten", optimize="latency", check_on=IMAGES)
     assert [warning.filename for warning in caught if "masks" in str(warning.message)] == [__file__]
+
+
+@pytest.mark.parametrize("style", [*COPIED, Neither])
+def test_every_style_of_subclassed_model_is_exported_once_it_is_stripped(style, folder):
+    model, x = style(), np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    model(x)
+    wrapped = tfprune.wrap(model, in_place=style is Neither)
+    wrapped.compile("sgd", "mse")
+    schedule = tfprune.schedules.Constant(0.5)
+    wrapped.fit(x, x, verbose=0, callbacks=[tfprune.PruningCallback(schedule)])
+    inputs = keras.Input((4,))
+    report = to_tflite(keras.Model(inputs, tfprune.strip(wrapped)(inputs)), folder / "style.tflite", check_on=x)
+    assert (report.nnz, report.size) == (8, 16)
+    np.testing.assert_allclose(Runner(folder / "style.tflite").predict(x), wrapped(x), atol=1e-5)
