@@ -79,8 +79,9 @@ def train(
             step = int(optimizer.iterations)
             due = schedule.last_update(previous, step, EVERY)
             if due is not None:
-                # The optimizer's momentum of masked entries has to go, too: it would still push them.
-                tfprune.update_masks(model, schedule(due), optimizer=optimizer)
+                # The optimizer's momentum of masked entries has to go, too: it would still push them. In the last
+                # update no entry comes back: it would cost accuracy until it is trained.
+                tfprune.update_masks(model, schedule(due), optimizer=optimizer, regrow=due < schedule.end)
         yield step, float(loss)
 
 

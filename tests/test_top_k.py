@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scores import SPARSITIES, by_sorting, scores_of
 
-from tfprune.top_k import SAMPLE, keep_largest, kept_count
+from tfprune.top_k import SAMPLE, keep_largest, kept_count, rank_first
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,29 @@ def test_selection_equals_sorting_for_periodic_arrays(size, period, factor, spar
     scores = (np.arange(size) * factor % 10007 % period).astype(np.float32)
     count = kept_count(size, sparsity)
     np.testing.assert_array_equal(keep_largest(scores, count), by_sorting(scores, count))
+
+
+@given(scores_of(min_dims=1, max_dims=3, max_side=6), st.data())
+def test_entries_that_rank_first_are_kept_first_and_each_part_in_its_own_order(scores, data):
+    first = np.array(data.draw(st.lists(st.booleans(), min_size=scores.size, max_size=scores.size)))
+    first = first.reshape(scores.shape)
+    count = data.draw(st.integers(1, scores.size))
+    keep = keep_largest(rank_first(scores, first), count)
+    assert np.count_nonzero(keep) == count
+    part, from_it = (first, count) if count <= first.sum() else (~first, count - int(first.sum()))
+    assert first[keep].all() if count <= first.sum() else keep[first].all()
+    if from_it:
+        np.testing.assert_array_equal(np.sort(scores[keep & part]), np.sort(scores[part])[-from_it:])
+
+
+def test_equal_scores_and_scores_of_any_size_can_be_ranked():
+    first = np.array([False, True, False, True])
+    for scores in ([1.0, 1, 1, 1], [3e38, -3e38, 3e38, -3e38], [0, 0, 0, 0]):
+        for dtype in ("float32", "float64"):
+            keep = keep_largest(rank_first(np.array(scores, dtype), first), 2)
+            np.testing.assert_array_equal(keep, first)
+
+
+def test_what_has_no_rank_keeps_none():
+    ranked = rank_first(np.array([np.nan, 2.0, 1.0]), np.array([True, False, True]))
+    np.testing.assert_array_equal(ranked, [np.nan, 0.0, 1.0])

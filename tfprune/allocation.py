@@ -108,7 +108,7 @@ def global_(weights: Sequence[Weight], sparsity: float) -> list[float]:
 
 def _lamp_scores(scores: np.ndarray) -> np.ndarray:
     """Return s_u^2 divided by the sum of s_v^2 over all scores from the largest down to s_u; 0 where all are 0."""
-    flat = scores.ravel()
+    flat = np.maximum(scores.ravel(), 0)  # negative ones would turn positive when they are squared
     squares = np.square(flat.astype(np.float64) / (flat.max() or 1.0))
     order = np.argsort(-squares)
     descending = squares[order]

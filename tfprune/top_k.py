@@ -49,6 +49,22 @@ def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
     return keep
 
 
+def rank_first(scores: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return scores in which some entries rank before all others, both in their own order.
+
+    Args:
+        scores: Numbers in an array of any shape; NaN, which has no rank, stays.
+        first: Booleans of the same shape: the entries whose scores stay. The others are lowered.
+
+    Example:
+        >>> rank_first(np.array([1.0, 4.0, 2.0, 3.0]), np.array([True, False, True, False]))
+        array([ 1., -2.,  2., -3.])
+    """
+    with np.errstate(over="ignore"):  # of a spread beyond all numbers only the order among the lowered is lost
+        spread = np.nanmax(scores) - np.nanmin(scores)
+        return np.where(first, scores, scores - (2 * spread or 1))
+
+
 def _ranked(values: np.ndarray, rank: int) -> np.floating:
     """Return the value that would stand at `rank` if the values were sorted.
 

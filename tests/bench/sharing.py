@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
-from pathlib import Path
 
+import fashion
 import keras
 import numpy as np
 from common import Row
@@ -16,17 +15,9 @@ from tfprune.export.converting.convert import convert
 from tfprune.export.rewriting.share_weights import LEVELS as DEFAULT
 from tfprune.export.rewriting.share_weights import share_weights
 
-FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 SPARSITY, EPOCHS, BATCH = 0.9, 8, 128
 LEVELS = (64, 32, 16, 8)
 SMALLER, WORSE = 15, 0.2  # percent of the packed bytes that sharing has to save, points of accuracy it may cost
-
-
-def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
-    images = gzip.decompress((FOLDER / f"{name}-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((FOLDER / f"{name}-labels-idx1-ubyte.gz").read_bytes())
-    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
-    return (pixels / np.float32(255)).astype(np.float32), np.frombuffer(labels, np.uint8, offset=8)
 
 
 def _models() -> dict[str, keras.Model]:
@@ -57,11 +48,10 @@ def _accuracy(data: bytes, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def measure() -> list[Row]:
-    if not FOLDER.is_dir():
-        print(f"skipped: no Fashion-MNIST in {FOLDER} (apt install dataset-fashion-mnist)", file=sys.stderr)
+    if not fashion.is_there():
         return []
     keras.utils.set_random_seed(0)
-    (x, y), (held_x, held_y) = _read("train"), _read("t10k")
+    (x, y), (held_x, held_y) = fashion.read("train"), fashion.read("t10k")
     rows = []
     for name, model in _models().items():
         plain = convert(_trained(model, x, y), quantize="int8", calibration=[x[:200]])

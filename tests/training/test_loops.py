@@ -142,7 +142,7 @@ def test_a_file_from_within_the_window_gives_the_rest_of_the_sequence(step, tmp_
             model.train_on_batch(x, y)
             now = int(model.optimizer.iterations)
             if now in DUE:
-                tfprune.update_masks(model, Polynomial(0.8, begin=3, end=17)(now))
+                tfprune.update_masks(model, Polynomial(0.8, begin=3, end=17)(now), regrow=now < 17)
             masks[now] = masks_of(model)
         return masks
 
@@ -167,7 +167,8 @@ def test_a_gradient_tape_in_a_tf_function_gives_the_masks_of_fit():
         start = (now - 1) % 10 * 4
         step(tf.constant(X[start : start + 4]), tf.constant(Y[start : start + 4]))
         if now in DUE:
-            tfprune.update_masks(model, Polynomial(0.8, begin=3, end=17)(now), optimizer=optimizer)
+            sparsity = Polynomial(0.8, begin=3, end=17)(now)
+            tfprune.update_masks(model, sparsity, optimizer=optimizer, regrow=now < 17)
         assert_masks({now: masks_of(model)}, eager())
     assert_consistent(model, zeros=80)
 

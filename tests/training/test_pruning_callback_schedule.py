@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import keras
@@ -309,3 +310,45 @@ def test_a_falling_schedule_never_asks_a_weight_for_more_than_its_own_sparsity()
         "a/kernel": 0.625,
         "b/kernel": 0.5,
     }
+
+
+class ShrinkAndRecord(keras.callbacks.Callback):
+    """Shrink the weights that are kept, so that masked ones rank above them; remember the mask after each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        layer = self.model.get_layer("hidden")
+        self.masks.append(layer.masks["kernel"].numpy())
+        kernel = layer.kernels["kernel"].variable
+        kernel.assign(np.random.default_rng(batch).uniform(0.01, 1, kernel.shape) * kernel.numpy())
+
+    def came_back(self) -> list[bool]:
+        return [bool((now & ~before).any()) for before, now in itertools.pairwise(self.masks)]
+
+
+@pytest.mark.parametrize("end", [8, 10])
+@pytest.mark.parametrize("names", ["own", "tfmot"])
+def test_entries_come_back_before_the_end_and_not_at_it(names, end):
+    """At step 8 masks are due anyway, at step 10 they are because the schedule ends."""
+    record = ShrinkAndRecord()
+    if names == "own":
+        model = make()
+        callbacks = [tfprune.PruningCallback(Polynomial(0.8, initial=0.7, end=end), every=4), record]
+    else:
+        schedule = tfprune.tfmot.PolynomialDecay(0.7, 0.8, 0, end, frequency=4)
+        model = tfprune.tfmot.prune_low_magnitude(plain(), pruning_schedule=schedule)
+        model.compile("adam", "mse")
+        callbacks = [tfprune.tfmot.UpdatePruningStep(), record]
+    fit(model, *callbacks)
+    assert [step for step, is_back in enumerate(record.came_back(), 2) if is_back] == ([4] if end == 8 else [4, 8])
+    assert sparsities(model)[0] == 0.8
+
+
+def test_a_schedule_of_some_weights_has_an_end_of_its_own():
+    record = ShrinkAndRecord()
+    own = {"hidden": Polynomial(0.8, initial=0.7, end=8), "": None}
+    fit(make(), tfprune.PruningCallback(Constant(0.5), every=4, allocation=own), record)
+    assert [step for step, is_back in enumerate(record.came_back(), 2) if is_back] == [4]

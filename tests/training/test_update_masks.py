@@ -15,6 +15,7 @@ from keras import layers
 import tfprune
 from tfprune import patterns
 from tfprune.training import update_masks as masks
+from tfprune.wrapping.pruned_layers import wrappers
 
 
 def dense(units: int = 10, inputs: int = 10, **kwargs) -> keras.Model:
@@ -389,3 +390,41 @@ def test_no_sparsity_empties_a_layer(pattern, sparsity, allocation):
     tfprune.update_masks(model, sparsity, allocation=allocation)
     rows = tfprune.sparsity_report(model).rows
     assert len(rows) >= 2 and all(row.nnz >= 1 for row in rows)
+
+
+def changed(model: keras.Model, seed: int) -> None:
+    """Give every kernel new values, as training does; masked entries keep their old ones."""
+    random = np.random.default_rng(seed)
+    for _, layer in wrappers(model):
+        for name, kernel in layer.kernels.items():
+            kernel.variable.assign(random.normal(size=kernel.variable.shape) * layer.masks[name].numpy())
+
+
+def test_without_regrowth_by_hand():
+    model = dense(1, 6)
+    set_kernel(model, [6, 5, 4, 3, 2, 1])
+    tfprune.update_masks(model, 1 / 3)
+    set_kernel(model, [0.6, 0.5, 4, 0.3, 0, 0])  # all but one have shrunk below the masked 2 and 1
+    tfprune.update_masks(model, 0.5, regrow=False)
+    np.testing.assert_array_equal(kernel_of(model).ravel(), np.float32([0.6, 0.5, 4, 0, 0, 0]))
+    tfprune.update_masks(model, 1 / 6, regrow=False)  # a lower sparsity: the largest of the masked come back
+    np.testing.assert_array_equal(kernel_of(model).ravel(), np.float32([0.6, 0.5, 4, 0, 2, 1]))
+    tfprune.update_masks(model, 0.5)
+    np.testing.assert_array_equal(kernel_of(model).ravel(), np.float32([0, 0, 4, 0, 2, 1]))
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("allocation", ["uniform", "erk", "global", "lamp"])
+@pytest.mark.parametrize("pattern", ["unstructured", patterns.Block(1, 2), patterns.NM(1, 8), "channel"])
+def test_without_regrowth_masks_only_lose_entries(pattern, allocation, criterion):
+    """The counts are those of an update that may regrow, from a model without masks."""
+    model, fresh = (tfprune.wrap(conv_net(), pattern=pattern, criterion=criterion) for _ in range(2))
+    tfprune.update_masks(model, 0.4, allocation=allocation)
+    changed(model, seed=1)
+    before = [mask.numpy() for _, layer in wrappers(model) for mask in layer.masks.values()]
+    report = tfprune.update_masks(model, 0.6, allocation=allocation, regrow=False)
+    after = [mask.numpy() for _, layer in wrappers(model) for mask in layer.masks.values()]
+    for one, other in zip(before, after, strict=True):
+        assert not (other & ~one).any()
+    if pattern == "unstructured":  # blocks and channels of different sizes give different counts of entries
+        assert report.nnz == tfprune.update_masks(fresh, 0.6, allocation=allocation).nnz

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -91,14 +92,18 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._start()
         seen, self._seen = self._seen, step
         shares: dict[str, float] = {}
+        is_last = False
         for path, layer in self._layers.items():
             first, now = seen + self._offsets[path], step + self._offsets[path]
-            sparsity = _due(layer.pruning_schedule, first or -1, now)
-            if sparsity is not None:
+            due = _last_due(layer.pruning_schedule, first or -1, now)
+            if due is not None:
+                is_last |= due == getattr(layer.pruning_schedule, "end_step", None)
+                sparsity = float(layer.pruning_schedule(due)[1])
                 layer.pruning_step.assign(now)
                 shares.update({f"{path}/{name}": share for name, share in layer.shares(sparsity).items()})
         if shares:
-            self._sparsity = update_masks(self.model, 0.0, allocation=lambda *known: _split(shares, *known)).sparsity
+            split = functools.partial(_split, shares)
+            self._sparsity = update_masks(self.model, 0.0, allocation=split, regrow=not is_last).sparsity
 
     def on_epoch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the sparsity into the logs; the first argument has the name it has in tfmot."""
@@ -117,11 +122,9 @@ class UpdatePruningStep(keras.callbacks.Callback):
             )
 
 
-def _due(schedule: PruningSchedule, previous: int, step: int) -> float | None:
-    """Return the sparsity of the last step in (previous, step] at which masks are due, None if there is none."""
-    due = (number for number in range(step, previous, -1) if bool(schedule(number)[0]))
-    last = next(due, None)
-    return None if last is None else float(schedule(last)[1])
+def _last_due(schedule: PruningSchedule, previous: int, step: int) -> int | None:
+    """Return the last step in (previous, step] at which masks are due, None if there is none."""
+    return next((number for number in range(step, previous, -1) if bool(schedule(number)[0])), None)
 
 
 def _split(shares: dict[str, float], weights: Sequence[Weight], sparsity: float) -> list[float | None]:

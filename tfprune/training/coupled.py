@@ -18,6 +18,7 @@ from tfprune.channels.ranking import as_weights, bundle_scores, keep_best
 from tfprune.models.graph import is_plain
 from tfprune.models.kernels import from_matrix
 from tfprune.models.layers import as_numpy
+from tfprune.top_k import rank_first
 from tfprune.wrapping.flat_copy import flat_copy
 from tfprune.wrapping.pruned import Pruned
 
@@ -94,20 +95,22 @@ class CoupledGroups:
     Args:
         found: How the kernels are coupled.
         scores: Returns the scores of a kernel in the matrix view.
+        regrow: Whether channels that are masked may take the place of others.
     """
 
-    def __init__(self, found: Coupling, scores: Scores) -> None:
+    def __init__(self, found: Coupling, scores: Scores, *, regrow: bool) -> None:
         self.network, self.kernels = found.network, found.kernels
         self.groups = found.groups()
         self.layers = {layer for layer, _ in found.kernels.values() if layer.pattern.kind}
-        self._scores_of = scores
+        self._scores_of, self._regrow = scores, regrow
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
         """The score of each bundle."""
         bundles = np.concatenate([group.bundles for group in self.groups])
         makers = [weight for weight in self.kernels if weight.making(bundles)]
-        return bundle_scores(self.network, ((weight, self._scored(weight)) for weight in makers))
+        scores = bundle_scores(self.network, ((weight, self._scored(weight)) for weight in makers))
+        return scores if self._regrow else rank_first(scores, self._shown)
 
     def _scored(self, weight: ChanneledWeight) -> np.ndarray:
         layer, name = self.kernels[weight]
@@ -153,7 +156,9 @@ class CoupledGroups:
         ]
 
 
-def coupled_groups(model: keras.layers.Layer, *, layers: Iterable[Pruned], scores: Scores) -> CoupledGroups | None:
+def coupled_groups(
+    model: keras.layers.Layer, *, layers: Iterable[Pruned], scores: Scores, regrow: bool = True
+) -> CoupledGroups | None:
     """Return the groups of a graph model, if one of its wrappers has a pattern that removes channels or heads."""
     found = coupling(model) if any(layer.pattern.kind for layer in layers) else None
-    return None if found is None else CoupledGroups(found, scores)
+    return None if found is None else CoupledGroups(found, scores, regrow=regrow)

@@ -9,10 +9,8 @@ from typing import Any
 import keras
 
 from tfprune.allocation import Allocation, check_allocation
-from tfprune.models.layers import as_numpy
 from tfprune.models.optimizers import (
     check_optimizer,
-    inner_optimizers,
     max_updates_per_call,
     optimizers_of,
     updates_of,
@@ -20,14 +18,13 @@ from tfprune.models.optimizers import (
 from tfprune.schedules import Schedule, check_schedule
 from tfprune.shrinking.budget import Budget
 from tfprune.spec import check_count, check_sparsity
+from tfprune.training.learning_rate_watch import LearningRateWatch
 from tfprune.training.preflight import check_ahead
 from tfprune.training.update_masks import gatherer_of, update_masks
 from tfprune.wrapping.pruned_layers import waits_for_data, wrappers
 from tfprune.wrapping.sparsity_report import sparsity_report
 
-_TOO_LOW = 0.0999  # of the peak: a network hardly recovers below a tenth, which float32 rates may miss by a bit
 _NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
-_READ_EVERY = 100  # steps; evaluating a LearningRateSchedule can take as long as a small training step
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -35,9 +32,10 @@ class PruningCallback(keras.callbacks.Callback):
 
     Steps are optimizer updates, counted by `model.optimizer.iterations` (where a model has several optimizers, by the
     busiest), so a resumed or second `fit` goes on counting. Masks are updated at the schedule's begin, every `every`
-    steps after it, and at its end; the final sparsity is reached exactly. Its value goes into `logs` as `sparsity`,
-    and so into `History`, the progress bar and the callbacks listed after this one. Where the first batch builds the
-    model, masks are checked and set from its end on.
+    steps after it, and at its end; the final sparsity is reached exactly. The update at the end only removes
+    entries, because those that come back cost accuracy until they are trained. The sparsity goes into `logs` as
+    `sparsity`, and so into `History`, the progress bar and the callbacks listed after this one. Where the first batch
+    builds the model, masks are checked and set from its end on.
 
     It warns, with the numbers, in three cases: training ends before the schedule does; the first update brings pruned
     weights back, because the model was sparser than the schedule; the sparsity rises while the learning rate is below
@@ -79,7 +77,7 @@ class PruningCallback(keras.callbacks.Callback):
         Zhu & Gupta, 2017, "To prune, or not to prune", arXiv:1710.01878.
     """
 
-    _rate: _LearningRate
+    _rate: LearningRateWatch
 
     def __init__(
         self,
@@ -134,7 +132,7 @@ class PruningCallback(keras.callbacks.Callback):
         # An interrupted run may have stopped between the optimizer's update and the masks that were due.
         self._previous = self._first - 1
         self._sparsity = sparsity_report(self.model).sparsity
-        self._rate = _LearningRate(optimizers_of(self.model)[-1])
+        self._rate = LearningRateWatch(optimizers_of(self.model)[-1])
         self._most_updates = max_updates_per_call(self.model)
         self._slack = 0.0
         self._has_updated = False
@@ -194,7 +192,14 @@ class PruningCallback(keras.callbacks.Callback):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
             before = self._sparsity
-            self._sparsity = update_masks(self.model, sparsity, allocation=allocation, data=self._gatherer).sparsity
+            report = update_masks(
+                self.model,
+                sparsity,
+                allocation=allocation,
+                data=self._gatherer,
+                regrow=not self._is_last(previous, step),
+            )
+            self._sparsity = report.sparsity
             if self._sparsity < before - _NOTICEABLE and not self._has_updated:
                 warnings.warn(
                     f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "
@@ -205,11 +210,20 @@ class PruningCallback(keras.callbacks.Callback):
                 )
             self._has_updated = True
 
+    def _schedules(self) -> list[Schedule]:
+        own = self._allocation.values() if isinstance(self._allocation, Mapping) else ()
+        return [self._schedule, *(value for value in own if isinstance(value, Schedule))]
+
+    def _is_last(self, previous: int, step: int) -> bool:
+        """Tell whether a schedule has its last mask update in (previous, step]."""
+        return any(
+            schedule.end is not None and schedule.last_update(previous, step, self.every) == schedule.end
+            for schedule in self._schedules()
+        )
+
     def _next_due(self, step: int) -> int:
         """Return the first step after this one at which masks are due, or the learning rate is to be read."""
-        own = self._allocation.values() if isinstance(self._allocation, Mapping) else ()
-        schedules = [self._schedule, *(value for value in own if isinstance(value, Schedule))]
-        points = [schedule.next_update(step, self.every) for schedule in schedules]
+        points = [schedule.next_update(step, self.every) for schedule in self._schedules()]
         return min([self._rate.next_reading, *(point for point in points if point is not None)])
 
     def _rules(
@@ -259,31 +273,3 @@ def _check_allocation(allocation: Any) -> None:
             check_schedule(value, f"allocation[{pattern!r}]")
         elif value is not None:
             check_sparsity(value, f"allocation[{pattern!r}]")
-
-
-class _LearningRate:
-    """The learning rate's peak in a fit, the largest of several; warns once when sparsity rises far below it."""
-
-    def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
-        self.optimizer = optimizer
-        self.peak = 0.0
-        self.next_reading = 0
-        self.has_warned = False
-
-    def watch(self, step: int, *, sparsity: float, is_raised: bool) -> None:
-        """Read the rate after a batch if it is time to, or if the sparsity was raised."""
-        if not (is_raised or step >= self.next_reading):
-            return
-        self.next_reading = step + _READ_EVERY
-        if self.has_warned:
-            return
-        rate = max(float(as_numpy(part.learning_rate)) for part in inner_optimizers(self.optimizer))
-        self.peak = max(self.peak, rate)
-        if is_raised and rate < _TOO_LOW * self.peak:
-            self.has_warned = True
-            warnings.warn(
-                f"The sparsity rose to {sparsity:.4f} at step {step}, where the learning rate is {rate:.3g}, less "
-                f"than a tenth of its peak in this fit, {self.peak:.3g}: too low to recover from pruning. End the "
-                f"schedule earlier, or lower the learning rate later.",
-                stacklevel=2,
-            )

@@ -20,6 +20,7 @@ from tfprune.models.layers import as_numpy
 from tfprune.models.optimizers import check_optimizer, optimizers_of, slots_by_variable
 from tfprune.shrinking.budget import Budget, check_sparsity_or_budget
 from tfprune.spec import check_sparsity
+from tfprune.top_k import rank_first
 from tfprune.training.coupled import CoupledGroups, Scores, coupled_groups
 from tfprune.wrapping.pruned import Pruned
 from tfprune.wrapping.pruned_layers import pruned_layers
@@ -36,6 +37,7 @@ def update_masks(
     optimizer: keras.optimizers.Optimizer | None = None,
     data: Any = None,
     loss: Any = None,
+    regrow: bool = True,
 ) -> SparsityReport:
     """Rank the entries of every pruned weight and set its mask: one step of pruning, for loops of your own.
 
@@ -53,6 +55,9 @@ def update_masks(
         data: The data for criteria that need evidence: a tuple (x, y) of arrays, a dataset, an iterable of batches,
             or a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
         loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
+        regrow: Whether a pruned entry comes back, with the value it had, where it ranks higher than one that is
+            kept. Pass False in the last update: an entry that comes back costs accuracy until it is trained. Then
+            entries come back only where the new sparsity is lower than before.
 
     Returns:
         A `SparsityReport` of the model with its new masks.
@@ -86,6 +91,7 @@ def update_masks(
             sparsity,
             allocation,
             functools.partial(_scores, facts, undo, {layer: path for path, layer in layers}),
+            regrow=regrow,
         )
         undo.pop_all()
     found = [slots_by_variable(each, model.trainable_variables) for each in optimizers]
@@ -133,16 +139,18 @@ def _plan_masks(
     sparsity: Any,
     allocation: Any,
     scores: Scores,
+    *,
+    regrow: bool,
 ) -> list[tuple[Pruned, str, np.ndarray]]:
     """Compute all masks: of channels that go together, and of single weights."""
-    together = coupled_groups(model, layers=[layer for _, layer in layers], scores=scores)
+    together = coupled_groups(model, layers=[layer for _, layer in layers], scores=scores, regrow=regrow)
     coupled = together.layers if together else set()
     entries = [(path, layer, name) for path, layer in layers if layer not in coupled for name in layer.trained()]
     alone = [
         Weight(
             path=f"{path}/{name}",
             shape=tuple(layer.kernels[name].variable.shape),
-            scores=functools.partial(scores, layer, name),
+            scores=functools.partial(scores if regrow else _kept_first(scores), layer, name),
         )
         for path, layer, name in entries
     ]
@@ -175,7 +183,17 @@ def _mask(layer: Pruned, weight: Weight, sparsity: float) -> np.ndarray:
     try:
         return layer.pattern(scores, sparsity)
     except ValueError as error:
-        raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}.") from error
+        raise ValueError(f"{weight.path} cannot be pruned to its share of the sparsity. {error}") from error
+
+
+def _kept_first(scores: Scores) -> Scores:
+    """Return the same scores, those of masked entries lowered below all others."""
+
+    def lowered(layer: Pruned, name: str) -> np.ndarray:
+        mask = to_matrix(as_numpy(layer.masks[name]), layer.kernels[name])
+        return rank_first(scores(layer, name), mask)
+
+    return lowered
 
 
 def _scores(facts: Facts, undo: ExitStack, paths: dict[Pruned, str], layer: Pruned, name: str) -> np.ndarray:
