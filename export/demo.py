@@ -37,7 +37,7 @@ class DemoRow(Report):
 
     Attributes:
         model: `dense` or `pruned`, and the type of its numbers.
-        accuracy: Fraction of held-out digits recognised by the file, in [0, 1].
+        accuracy: Fraction of held-out digits recognized by the file, in [0, 1].
         nnz: Non-zero entries of its kernels.
         bytes: Size of the .tflite file.
         packed_bytes: Size of the smallest form of the model when packed, which `Runner` reads directly.

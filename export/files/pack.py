@@ -60,7 +60,7 @@ def pack(data: bytes) -> bytes:
     Raises:
         TypeError: If `data` is not bytes.
         ValueError: If this is not a whole TFLite file, is above 2 GiB, or so nearly all zeros that it would be taken
-            for a bomb: above 64 MiB and 1,000 times the packed bytes.
+            for a decompression bomb: above 64 MiB and 1,000 times the packed bytes.
 
     Reference:
         Han, S., Mao, H. and Dally, W. J. Deep Compression. ICLR 2016. arXiv:1510.00149 (coding of pruned weights).

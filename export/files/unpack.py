@@ -81,7 +81,7 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
 
 
 def most_unpacked(packed: int, limit: int = LIMIT) -> int:
-    """Return how many bytes may come out of so many packed ones; more than that is a bomb, not a model."""
+    """Return how many bytes may come out of so many packed ones; more than that is a decompression bomb."""
     return min(limit, FLOOR + RATIO * packed)
 
 

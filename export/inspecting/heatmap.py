@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.export.tflite.tensor_values import TensorValues
 
 CELLS = 64  # along each side, at most
-SHADES = 16  # of one colour, from clear to solid; a PNG holds two such cells in a byte
+SHADES = 16  # of one color, from clear to solid; a PNG holds two such cells in a byte
 INK = (61, 123, 196)  # readable on white and on black
 
 

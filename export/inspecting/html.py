@@ -81,13 +81,13 @@ def bar(parts: Iterable[tuple[str, float]]) -> str:
 
 
 def key(entries: Iterable[tuple[str, str]], more: str = "") -> str:
-    """Say what the colours of bars mean."""
+    """Say what the colors of bars mean."""
     spans = [f'<span><i class="{kind}"></i>{name}</span>' for kind, name in entries]
     return f'<p class="key">{"".join(spans)}{more}</p>'
 
 
 def swatch(kind: str) -> str:
-    """Draw the colour of one part of a bar."""
+    """Draw the color of one part of a bar."""
     return f'<i class="swatch {kind}"></i>'
 
 

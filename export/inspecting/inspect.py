@@ -1,4 +1,4 @@
-"""Tell what a .tflite file holds, and what its zeros are worth, without running it."""
+"""Report what a .tflite file holds, and how many bytes its zeros save, without running it."""
 
 from __future__ import annotations
 

@@ -6,5 +6,5 @@ take them (`sparse_eligible`, `sparse_encoding`, `sparse_graph`), `share_weights
 `explicit_padding` writes padding as an operator of its own, `trailing_archive` keeps what lies behind the file.
 `forms` makes every form of a file, runs each and takes the best, with an `export_report` of all that was tried;
 `rewrite` does so for a .tflite from anywhere.
-Start at `rewrite.rewrite`; a weight becomes sparse in `sparse_encoding.encode`.
+Start at `rewrite.rewrite`; a weight becomes sparse in `sparsify.sparsify`.
 """

@@ -1,4 +1,4 @@
-"""From a .tflite file that exists to a smaller or faster one: the export of people who have no Keras model."""
+"""From a .tflite file that exists to a smaller or faster one: export without a Keras model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rewrite(
 
     Args:
         source: A path, or the content of such a file: plain or packed, of any origin.
-        path: Where the new file goes, exactly as given; it may be the old one's place.
+        path: Where the new file goes, exactly as given; it may be the path of the old one.
         sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none.
         optimize: `"size"` for the fewest bytes, `"latency"` for the fastest kernels that a form reaches.
         compress: None, `"gzip"`, `"xz"` or `"packed"`; `Runner` reads each.

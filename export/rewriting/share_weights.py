@@ -16,10 +16,10 @@ LEVELS = 32
 
 
 def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
-    """Let the non-zero values of each 8-bit weight be a few only, the ones with the least squared error.
+    """Reduce the distinct non-zero values of each 8-bit weight to a few, those with the least squared error.
 
-    The file keeps its form and size, and any runtime runs it as it did; it is `pack` that makes fewer bytes of fewer
-    values. Check the accuracy afterwards: 32 levels cost pruned Fashion-MNIST classifiers nothing measurable.
+    The file keeps its form and size, and any runtime runs it as before; `pack` then makes it smaller. Check the
+    accuracy afterwards: 32 levels cost pruned Fashion-MNIST classifiers nothing measurable.
 
     Args:
         data: A plain .tflite file with 8-bit weights (`quantize="int8"` or `"dynamic"`), dense or sparse.

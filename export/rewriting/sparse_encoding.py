@@ -13,7 +13,7 @@ BLOCK = 4  # entries: the only length for which the runtime has a kernel
 
 @dataclass(frozen=True)
 class Encoded:
-    """An array of which runs of entries are stored.
+    """An array, stored as its runs of non-zero entries.
 
     The array is walked in `order`; all dimensions are walked in full, but for the last of the order, of which only
     the entries named in `indices` are stored.
@@ -22,7 +22,7 @@ class Encoded:
         values: The stored entries, in order.
         order: Dimensions, outermost first.
         segments: Where the entries of each row begin in `indices`, and where the last one ends.
-        indices: Places along the last dimension, counted in blocks.
+        indices: Indices along the last dimension, counted in blocks.
         block: Consecutive entries of the last dimension that are stored together; 1 for single entries.
     """
 

@@ -31,9 +31,9 @@ class Runner:
     """Load a TFLite file once and run it on NumPy arrays.
 
     The interpreter is native code in this process. It gets files that are whole, whose sparse tensors stay within
-    bounds, and whose operators have as many outputs as they say; a file that is made or damaged to crash it otherwise
-    still can, and takes the process along. `verify` and `benchmark` run a file in a process of its own: there a crash
-    is an answer. The file's first graph runs; signatures that start at others do not.
+    bounds, and whose operators have as many outputs as they say; a malicious or damaged file can still crash it, and
+    your process with it. `verify` and `benchmark` run a file in a process of its own, and report a crash. The file's
+    first graph runs; signatures that start at others do not.
 
     Args:
         source: A path, or the content of such a file: plain, gzip, xz or packed.

@@ -5,7 +5,7 @@ channels first. While it loads a file that holds a sparse weight, it looks for g
 so. A group begins with the first convolution of a network for images and ends in a mean over the image. It is taken
 when more than two thirds of its 1x1 kernels are zero. On x86 processors with AVX no group is ever taken.
 
-XNNPACK does not look how a group ends: one that is left in another way than by a mean is taken too, and then gives
+XNNPACK does not check how a group ends: one that is left in another way than by a mean is taken too, and then gives
 wrong outputs, or the file does not load. `Analysis.hazards` lists these.
 """
 

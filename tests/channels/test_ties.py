@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tfprune.channels.ties import Channels, ChannelSource, joined
+from tfprune.channels.groups import joined
+from tfprune.channels.ties import Channels, ChannelSource
 
 
 def components(count, pairs):

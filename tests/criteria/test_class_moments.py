@@ -32,8 +32,8 @@ def planted(seed: int, *, classes: int = 4, samples: int = 90, units: int = 6) -
     """Return units of different sizes, offsets and degrees of discrimination."""
     generator = np.random.default_rng(seed)
     labels = np.append(np.arange(classes), generator.integers(0, classes, samples - classes))
-    centres = generator.standard_normal((classes, units)) * generator.uniform(0, 2, units)
-    values = centres[labels] + generator.standard_normal((samples, units))
+    centers = generator.standard_normal((classes, units)) * generator.uniform(0, 2, units)
+    values = centers[labels] + generator.standard_normal((samples, units))
     return values * generator.uniform(0.01, 100, units) + generator.uniform(-50, 50, units), labels
 
 

@@ -108,7 +108,7 @@ def test_the_recording_holds_numbers_and_names_only(wrist):
 
 
 @pytest.mark.parametrize("name", ["conv", "lstm"])
-def test_the_device_recognises_exercises_where_keras_cannot_be_imported(wrist, tmp_path, name):
+def test_the_device_recognizes_exercises_where_keras_cannot_be_imported(wrist, tmp_path, name):
     model, recording = wrist[0] / f"{name}-pruned-dynamic.tflite.xz", wrist[0] / "recording.npz"
     copy = tmp_path / "wrist_device.py"  # alone, as on the device
     copy.write_bytes((APPS / "wrist_device.py").read_bytes())

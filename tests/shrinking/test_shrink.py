@@ -135,7 +135,7 @@ def test_what_goes_is_sliced_out_of_every_weight():
     assert all(np.array_equal(one, other) for one, other in zip(smaller.get_weights(), expected, strict=True))
 
 
-def test_statistics_of_normalisation_go_with_their_channels():
+def test_statistics_of_normalization_go_with_their_channels():
     image = keras.Input((4, 4, 1))
     x = layers.Conv2D(3, 1, name="conv")(image)
     model = keras.Model(image, layers.Conv2D(1, 1)(layers.BatchNormalization(name="norm")(x)))

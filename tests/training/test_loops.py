@@ -1,6 +1,7 @@
 """Every way to run a step gives one sequence of masks; callbacks that save, swap or restore weights agree with it.
 
-`test_callback.py` has the callback's own behaviour; here it runs in the other loops, beside the other callbacks.
+`test_pruning_callback_*.py` have the callback's own behavior; here it runs in the other loops, beside the other
+callbacks.
 """
 
 from __future__ import annotations

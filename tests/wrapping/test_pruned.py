@@ -333,7 +333,7 @@ def test_a_stateful_layer_carries_its_state():
 
 
 class Block(keras.layers.Layer):
-    """Dense, batch normalisation and dropout: three kinds of state in one layer."""
+    """Dense, batch normalization and dropout: three kinds of state in one layer."""
 
     def build(self, input_shape):
         self.dense = layers.Dense(4, name="dense")

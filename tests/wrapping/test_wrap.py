@@ -114,7 +114,7 @@ def custom() -> keras.Model:
     return keras.Model(inputs, layers.Lambda(lambda t: t * 4.0, name="lambda")(x))
 
 
-def normalised() -> keras.Model:
+def normalized() -> keras.Model:
     norm = layers.Normalization(name="norm")
     norm.adapt(np.random.default_rng(3).normal(5, 2, size=(64, 4)))
     return keras.Sequential([keras.Input((4,)), norm, layers.Dense(2, name="dense")])
@@ -130,7 +130,7 @@ MODELS = [
     several_outputs,
     tokens,
     custom,
-    normalised,
+    normalized,
 ]
 
 
@@ -159,7 +159,7 @@ def assert_equal(one, other):
 def trio(request):
     """A model, its wrapped copy under half-sparse masks, and the stripped one."""
     model = request.param()
-    if request.param is not normalised:
+    if request.param is not normalized:
         randomise(model)
     model.compile("sgd", "mse")
     before = [variable.numpy() for variable in model.variables]

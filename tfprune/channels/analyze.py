@@ -10,10 +10,10 @@ import numpy as np
 
 from tfprune.axes import INPUT, OUTPUT
 from tfprune.channels.flow import Flow, LayerChannels
-from tfprune.channels.network import ChanneledLayer, ChanneledWeight, Group, Network
+from tfprune.channels.groups import form_groups
+from tfprune.channels.network import ChanneledLayer, ChanneledWeight, Network
 from tfprune.channels.rules import follow
-from tfprune.channels.ties import ChannelSource, joined
-from tfprune.models.graph import trace, unused_name
+from tfprune.models.graph import trace
 from tfprune.models.kernels import Kernel, kernels
 from tfprune.models.layers import walk
 
@@ -27,18 +27,8 @@ def analyze(model: keras.Model) -> Network:
     bundles = flow.bundles()
     keras_layers = [layer for layer in flow.layers.values() if isinstance(layer, keras.layers.Layer)]
     layers = {layer.name: _channeled_layer(flow, layer, bundles) for layer in keras_layers}
-    taken: set[str] = set()
-    groups = [_group(sources, layers, bundles, taken=taken) for sources in joined(flow.sources, bundles)]
-    return Network(layers, tuple(groups), flow.reasons(bundles), int(bundles.max(initial=-1)) + 1)
-
-
-def _group(
-    sources: list[ChannelSource], layers: dict[str, ChanneledLayer], bundles: np.ndarray, *, taken: set[str]
-) -> Group:
-    """Return the group of some sources, under a name that is not taken."""
-    made = np.unique(np.concatenate([bundles[source.channels] for source in sources]))
-    members = [name for name, layer in layers.items() if any(weight.holding(made) for weight in layer.weights)]
-    return Group(unused_name(sources[0].name, taken), sources[0].kind, made, tuple(members))
+    groups = form_groups(flow.sources, layers, bundles=bundles)
+    return Network(layers, groups, flow.reasons(bundles), int(bundles.max(initial=-1)) + 1)
 
 
 def _channeled_layer(flow: Flow, layer: keras.layers.Layer, bundles: np.ndarray) -> ChanneledLayer:

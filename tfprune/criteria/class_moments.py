@@ -11,7 +11,7 @@ class ClassMoments:
     """Count, mean and squared deviations of each unit within each class.
 
     Batches are merged by the formula for two sets, on deviations from their own means, so that a large common offset
-    costs no digits. Memory grows with classes times units, not with samples.
+    does not reduce the precision. Memory grows with classes times units, not with samples.
 
     Attributes:
         labels: The classes seen, in the order of the rows below.

@@ -9,7 +9,7 @@ To add a fact, from your own code or here:
 1. Choose the `source`, and for gradients what the fact has a value for (`per`).
 2. Write `measure(recorded, ops)` with operations of `ops`, which is `keras.ops`: so a fact works on each backend and
    in a compiled model, this module loads no Keras, and a fact can be tried with `fact.measure(array, numpy)`.
-3. Pass the `Fact` to `register_fact`; a fact of the library stands in `_OWN`.
+3. Pass the `Fact` to `register_fact`; the facts of the library are listed in `_OWN`.
 4. Name it in the `needs` of a criterion, which reads it by `evidence.fact(name)`.
 
 Nothing else has to change. A choice that is unknown or has no effect is refused when the `Fact` is created.

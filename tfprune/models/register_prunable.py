@@ -51,9 +51,9 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
     Args:
         layer_class: A subclass of `keras.layers.Layer`.
         **axes: For each weight, by the name it was given in `add_weight`, one letter per dimension: `o` output,
-            `i` input, `c` a channel that is both, any other letter a kernel position. A function from the layer
-            to such letters serves weights whose form depends on the layer's arguments. Only the weights named
-            here are pruned.
+            `i` input, `c` a channel that is both, any other letter a kernel position. For weights
+            whose shape depends on the layer's arguments, pass a function that takes the layer and returns the
+            letters. Only the weights named here are pruned.
 
     Raises:
         TypeError: If `layer_class` is not a layer class, or an axis is neither text nor a function.

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.allocation import Allocation, allocate
 from tfprune.channels.analyze import analyze
-from tfprune.channels.groups import NamedKernels, choose_groups, first_reason, kernels_by_weight, why_stuck
+from tfprune.channels.choose_groups import NamedKernels, choose_groups, first_reason, kernels_by_weight, why_stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.channels.ranking import as_weights, bundle_scores, finite, keep_best
 from tfprune.criteria import CRITERIA, Criterion, Evidence, Magnitude

@@ -25,7 +25,7 @@ def rank_channels(
     """Return scores of channels, by greedy optimal brain surgery on the layers that read them.
 
     Use it where `reconstruct` follows: the first channel to go is the one without which the outputs of these layers
-    change least after their other weights are reconstructed, then the next of the rest, and so on. The score of a
+    change least after their other weights are reconstructed, and so on with the remaining channels. The score of a
     channel is the squared error once it is gone, as a fraction of the squares of the outputs. It does not depend on
     the order of the channels, and compares between groups.
 

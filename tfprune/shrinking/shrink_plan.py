@@ -96,7 +96,7 @@ class ShrinkPlan(Report):
     def allocation(self) -> dict[str, float]:
         """Return the sparsity of each group by a regular expression, as `allocation` for `PruningCallback`.
 
-        So training prunes gradually what the plan would remove at once; it chooses the channels anew.
+        Training then prunes gradually instead of at once. It chooses the channels again.
         """
         rows = [row for row in self.rows if row.kept < row.channels]
         return {f"^{re.escape(row.group)}$": 1 - row.kept / row.channels for row in rows} | {"": 0.0}

@@ -3,9 +3,9 @@
     from tfprune import tfmot
     model = tfmot.sparsity.keras.prune_low_magnitude(model)
 
-`tfprune.tfmot` itself is what `tfmot.sparsity.keras` is. `prune` wraps, strips and loads; `wrapper` is a `Pruned`
-layer that carries its own schedule (`schedules`), `policy` says which layers of a model are taken, and `callback`
-updates the masks. Nothing is done here that the other rooms do not do: arguments are turned into theirs.
+`tfmot.sparsity.keras` is this module itself, under tfmot's path. `prune` wraps, strips and loads; `wrapper` is a
+`Pruned` layer that carries its own schedule (`schedules`), `policy` says which layers of a model are taken, and
+`callback` updates the masks. Nothing is done here that the other rooms do not do: arguments are turned into theirs.
 Start at `prune.prune_low_magnitude`.
 """
 

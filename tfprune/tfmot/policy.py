@@ -27,7 +27,7 @@ _OPERATIONS = ("Add", "Identity", "Multiply", "Subtract")  # of tensors, as in x
 
 
 class PruningPolicy(abc.ABC):
-    """Base of policies, and of your own."""
+    """Base class of all policies. Derive your own from it."""
 
     @abc.abstractmethod
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:

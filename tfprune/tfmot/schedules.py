@@ -11,7 +11,7 @@ from tfprune.spec import Spec, check_count, check_sparsity
 
 
 class PruningSchedule(Spec):
-    """Base of the schedules that travel with a pruned layer, and of your own.
+    """Base class of the schedules that travel with a pruned layer. Derive your own from it.
 
     A schedule of your own defines `__call__` and `get_config`. Register it with Keras, so that it can be saved. It
     may return scalars of TensorFlow, as schedules written for tfmot do.

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfprune.allocation import Weight
 from tfprune.channels.analyze import analyze
-from tfprune.channels.groups import why_stuck
+from tfprune.channels.choose_groups import why_stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.channels.ranking import as_weights, bundle_scores, keep_best
 from tfprune.models.graph import is_plain

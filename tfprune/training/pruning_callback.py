@@ -31,11 +31,11 @@ class PruningCallback(keras.callbacks.Callback):
     """Update the masks of a wrapped model during `fit`, on a schedule.
 
     Steps are optimizer updates, counted by `model.optimizer.iterations` (where a model has several optimizers, by the
-    busiest), so a resumed or second `fit` goes on counting. Masks are updated at the schedule's begin, every `every`
-    steps after it, and at its end; the final sparsity is reached exactly. The update at the end only removes
-    entries, because those that come back cost accuracy until they are trained. The sparsity goes into `logs` as
-    `sparsity`, and so into `History`, the progress bar and the callbacks listed after this one. Where the first batch
-    builds the model, masks are checked and set from its end on.
+    one with the most updates), so a resumed or second `fit` goes on counting. Masks are updated at the schedule's
+    begin, every `every` steps after it, and at its end; the final sparsity is reached exactly. The update at the end
+    only removes entries, because those that come back cost accuracy until they are trained. The sparsity goes into
+    `logs` as `sparsity`, and so into `History`, the progress bar and the callbacks listed after this one. Where the
+    first batch builds the model, masks are checked and set from its end on.
 
     It warns, with the numbers, in three cases: training ends before the schedule does; the first update brings pruned
     weights back, because the model was sparser than the schedule; the sparsity rises while the learning rate is below

@@ -8,7 +8,7 @@ from dataclasses import replace
 import keras
 
 from tfprune.channels.analyze import analyze
-from tfprune.channels.groups import choose_groups, kernels_by_weight, why_stuck
+from tfprune.channels.choose_groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.criteria import Criterion
 from tfprune.models.filters import Filters

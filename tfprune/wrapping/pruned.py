@@ -2,7 +2,7 @@
 
 Between mask updates a weight itself holds zeros where its mask is 0, so the optimizer, weight decay, checkpoints
 and averages of weights all see the sparse values; what the zeros replaced, the latent values, is set aside in a
-variable of its own and comes back when a later mask ranks it in. In training only the gradient is masked; masking
+variable of its own and is restored when a later mask keeps it. In training only the gradient is masked; masking
 the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans, to select
 by: a product would have to turn them into floats first, a second pass.
 """
@@ -54,7 +54,7 @@ class Pruned(Transparent):
 
     Raises:
         TypeError: If `layer` is not a layer.
-        ValueError: If it is a model or wrapped already, offers no such weight, or a weight cannot take the pattern.
+        ValueError: If it is a model or wrapped already, has no such weight, or a weight cannot take the pattern.
 
     Example:
         >>> layer = Pruned(keras.layers.Dense(3))
@@ -177,7 +177,7 @@ class Pruned(Transparent):
         return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
 
     def reveal(self, name: str) -> None:
-        """Put the values that a mask hides back into the weight itself, until `set_mask` parts them again."""
+        """Put the values that a mask hides back into the weight itself, until `set_mask` separates them again."""
         if name not in self._revealed:
             self.kernels[name].variable.assign(self._with_latent(name))
             self._revealed.add(name)
@@ -188,7 +188,7 @@ class Pruned(Transparent):
             self.set_mask(name, as_numpy(self.masks[name]))
 
     def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
-        """Put a mask into force: set aside what it hides, bring back what it shows again.
+        """Apply a mask: store the values that it hides, and restore those that it no longer hides.
 
         Args:
             name: The weight's name, as in `masks`.

@@ -274,20 +274,20 @@ def test_text_stands_out_in_light_and_in_dark(tmp_path, scheme):
     content = page(file_of(["kernel"]))
     probe = """<script>
       const texts = document.querySelectorAll("h1,h2,p,td,th,dd,dt,figcaption,footer,.name,.what,.part");
-      const colours = [...texts].map(element => getComputedStyle(element).color);
-      document.body.dataset.colours = JSON.stringify([...colours, getComputedStyle(document.body).backgroundColor]);
+      const colors = [...texts].map(element => getComputedStyle(element).color);
+      document.body.dataset.colors = JSON.stringify([...colors, getComputedStyle(document.body).backgroundColor]);
     </script></body>"""
     content = content.replace("</body>", probe).replace("img-src", "script-src 'unsafe-inline'; img-src")
     flag = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
     dumped = browse(tmp_path, content, "--dump-dom", flag)
-    colours = json.loads(unescape(re.search(r'data-colours="(.*?)"', dumped)[1]))
-    *texts, paper = [luminance(colour) for colour in colours]
+    colors = json.loads(unescape(re.search(r'data-colors="(.*?)"', dumped)[1]))
+    *texts, paper = [luminance(color) for color in colors]
     assert (paper < 0.5) == (scheme == "dark")
     assert all((max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5 for ink in texts)
 
 
-def luminance(colour):
+def luminance(color):
     """Relative luminance as WCAG 2 defines it."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

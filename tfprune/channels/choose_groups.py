@@ -1,0 +1,95 @@
+"""Which groups of channels may lose some: the meaning of `filters` where channels are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import keras
+
+from tfprune.channels.network import ChanneledWeight, Group, Network
+from tfprune.models.filters import Filters, selector
+from tfprune.models.kernels import Kernel, kernels
+from tfprune.patterns import Pattern
+
+NamedKernels = Mapping[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]
+
+
+def kernels_by_weight(
+    network: Network, model: keras.Model, *, paths: Mapping[str, str] | None = None
+) -> dict[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]:
+    """Return the kernels of a flat model, each with its path and layer.
+
+    Args:
+        network: The channels of the model.
+        model: The flat model.
+        paths: The paths of its layers in the model that it came from; None takes their names.
+    """
+    found = {id(kernel.variable): (layer, kernel) for layer in model.layers for kernel in kernels(layer)}
+    return {
+        weight: (f"{(paths or {}).get(weight.layer, weight.layer)}/{weight.name}", *found[id(variable)])
+        for weight, variable in network.variables(model)
+        if id(variable) in found
+    }
+
+
+def choose_groups(
+    network: Network,
+    named: NamedKernels,
+    *,
+    pattern: Pattern,
+    filters: Filters,
+    refusal: Callable[[Group], str | None],
+) -> list[Group]:
+    """Return the groups in which one of the wanted kernels makes channels, and that may lose some.
+
+    Args:
+        network: The channels.
+        named: The kernels that `filters` chooses from.
+        pattern: Its kind says which groups are meant: channels or heads; without a kind, all.
+        filters: None takes all kernels.
+        refusal: Says why a group has to stay as it is; None if some of its channels may go.
+
+    Raises:
+        ValueError: If no group is left, or one that was asked for has to stay.
+    """
+    wanted = selector(filters, pattern, [path for path, _, _ in named.values()])
+
+    def is_wanted(group: Group) -> bool:
+        makers = [weight for weight in network.weights_of(group) if weight.making(group.bundles)]
+        return any(wanted(*named[weight]) for weight in makers if weight in named)
+
+    groups = [group for group in network.groups if pattern.kind in (None, group.kind) and is_wanted(group)]
+    reasons = {group.name: refusal(group) for group in groups}
+    free = [group for group in groups if reasons[group.name] is None]
+    if not free or (filters is not None and len(free) < len(groups)):
+        stuck = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+        raise ValueError(
+            f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={filters!r}, and these "
+            f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."
+        )
+    return free
+
+
+def why_stuck(
+    network: Network, group: Group, *, uncovered: Callable[[ChanneledWeight, Group], str | None] | None = None
+) -> str | None:
+    """Return why none of the channels of a group may go; None if some may.
+
+    Args:
+        network: The channels.
+        group: The group.
+        uncovered: Says why a weight that makes or reads some of its channels cannot lose them, given the weight and
+            the part of the group that may go.
+    """
+    if group.bundles.size < 2:
+        return "only one"
+    part = network.free_part(group)
+    if not part.bundles.size:
+        return first_reason(network, group)
+    reasons = (uncovered(weight, part) for weight in network.weights_of(part)) if uncovered else ()
+    return next(filter(None, reasons), None)
+
+
+def first_reason(network: Network, group: Group) -> str | None:
+    """Return why the first of the bundles of a group that has to stay does."""
+    return next((network.reasons[bundle] for bundle in group.bundles.tolist() if bundle in network.reasons), None)
