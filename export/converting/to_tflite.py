@@ -112,7 +112,7 @@ def to_tflite(
     _check_levels(levels, quantize)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
-    plain = plain_copy(model) if holds_pruned(model) else model
+    plain = _plain(model)
     warn_if_dense(model)
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)
@@ -137,6 +137,15 @@ def to_tflite(
     )
     write_atomically(target, choice.packed)
     return export_report(str(target), choice, nnz=sparsity.nnz, size=sparsity.size)
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    try:
+        return plain_copy(model)
+    except ValueError:
+        if holds_pruned(model):
+            raise
+        return model  # it cannot be copied, and there is nothing to strip
 
 
 def _default_tolerance(model: keras.Model, quantize: str | None) -> float:

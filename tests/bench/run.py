@@ -22,7 +22,7 @@ COMMANDS = [
     ["digits.py"],
     ["last_update.py"],
     ["reconstruction.py"],
-    ["recurrent.py"],
+    ["recurrent_export.py"],
     ["sizes.py"],
     ["packed.py"],
     ["sharing.py"],

