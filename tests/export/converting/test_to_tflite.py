@@ -199,8 +199,8 @@ def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantize": "int4"}, r"one of \[None, 'float16', 'dynamic', 'int8'\]\. Received: quantize='int4'"),
-        ({"compress": "zip"}, "'gzip' or 'xz' or 'packed'. Received: compress='zip'"),
+        ({"quantize": "int4"}, r"None, 'float16', 'dynamic' or 'int8'\. Received: quantize='int4'"),
+        ({"compress": "zip"}, r"None, 'gzip', 'xz' or 'packed'\. Received: compress='zip'\. Did you mean 'gzip'\?"),
         ({"io_dtype": "int8"}, "Only quantize='int8' has integer inputs"),
         ({"quantize": "int8"}, "Expected `calibration` with quantize='int8'"),
         ({"calibration": [IMAGES[0]]}, r"batch 0 of `calibration`\. Received: shape \(8, 8, 3\)"),
