@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.export.converting.half_precision import HALF
+from tfprune.models.kinds import check_keras
 from tfprune.models.layers import walk
 
 UNKNOWN = 32  # length drawn for a dimension the model leaves open
@@ -125,11 +126,7 @@ def signature(model: keras.Model) -> Signature:
         TypeError: If `model` is not a Keras model.
         ValueError: If `model` is not built, or a TFLite file cannot have its inputs or outputs.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected a keras.Model. Received: {type(model).__name__}. "
-            "A single layer becomes one with `keras.Sequential([keras.Input(shape), layer])`."
-        )
+    check_keras(model)
     structure = _structure(model)
     inputs = [_model_input(key, tensor, model.name) for key, tensor in _items(structure)]
     _check_outputs(model)

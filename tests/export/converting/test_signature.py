@@ -38,7 +38,9 @@ def test_a_dict_is_read_by_its_keys():
 
 
 def test_what_is_no_built_model_is_refused():
-    with pytest.raises(TypeError, match=r"Expected a keras\.Model\. Received: Dense"):
+    with pytest.raises(
+        TypeError, match=r"Expected a Keras model\. Received: model=<Dense .*A layer becomes a model with"
+    ):
         signature(keras.layers.Dense(2))
     with pytest.raises(ValueError, match=r"Received: 'late', whose input shape is unknown.*keras\.Input\(shape\)"):
         signature(keras.Sequential([keras.layers.Dense(2)], name="late"))

@@ -217,7 +217,9 @@ def test_arguments_that_do_not_fit_are_refused_before_the_work(monkeypatch, tmp_
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"Expected a keras\.Model\. Received: str"):
+    with pytest.raises(
+        TypeError, match=r"Received: model='model.keras' of type str\. Load it first: keras\.models\."
+    ):
         to_tflite("model.keras", tmp_path / "file")
     with pytest.raises(ValueError, match="Expected a built model"):
         to_tflite(keras.Sequential([layers.Dense(2)]), tmp_path / "file")
