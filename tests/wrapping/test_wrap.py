@@ -426,9 +426,17 @@ def built(model: keras.Model) -> keras.Model:
         (
             lambda: tfprune.wrap(branches(), filters=[3]),
             TypeError,
-            "`filters` to be regular expressions. Received: 3",
+            "or a function of a layer. Received: filters=[3] of type list. To choose by class",
         ),
-        (lambda: tfprune.wrap(branches(), filters=3), TypeError, "regular expressions or a function"),
+        (lambda: tfprune.wrap(branches(), filters=3), TypeError, "or a function of a layer. Received: filters=3 of"),
+        (
+            lambda: tfprune.wrap(branches(), filters=layers.Dense),
+            TypeError,
+            "pass filters=lambda layer: isinstance(layer, keras.layers.Dense).",
+        ),
+        (lambda: tfprune.wrap(branches(), filters=[layers.Dense]), TypeError, "of type list. To choose by class"),
+        (lambda: tfprune.wrap(branches(), filters=layers.Dense(3)), TypeError, "of type Dense. To choose by class"),
+        (lambda: tfprune.wrap(branches(), filters="conv/bias"), ValueError, "It is found in conv/bias: biases and"),
         (
             lambda: tfprune.wrap(branches(), filters="("),
             ValueError,
