@@ -180,7 +180,7 @@ def test_a_fact_of_the_model_needs_no_data():
         np.testing.assert_allclose(Look.seen["distance", path], np.abs(kernel - start), rtol=1e-6)
     with pytest.raises(ValueError, match=r"Expected evidence of out/kernel: \|w - w0\|. Received: none, as where it"):
         tfprune.update_masks(tfprune.wrap(model, criterion=Look(("distance",))), 0.0)
-    with pytest.raises(ValueError, match="Expected no `data`, as nothing would look at it"):
+    with pytest.raises(ValueError, match="Expected no `data`, because no criterion uses it"):
         tfprune.update_masks(wrapped, 0.0, data=X)
 
 
