@@ -210,9 +210,11 @@ def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
     )
     if not fits or not array.size:
         shape = ", ".join(["samples", *("any" if size is None else str(size) for size in entry.shape[1:])])
+        has_samples = array.ndim == len(entry.shape) and len(array)
+        advice = "" if has_samples else " The first dimension counts the samples, at least 1."
         raise ValueError(
             f"Expected an array of shape ({shape}) for input {entry.name!r} in {where}. "
-            f"Received: shape {array.shape}. The first dimension counts the samples, at least 1."
+            f"Received: shape {array.shape}.{advice}"
         )
     is_float = np.issubdtype(wanted, np.floating)
     if array.dtype.kind not in ("fiub" if is_float else "iub"):
