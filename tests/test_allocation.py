@@ -251,13 +251,14 @@ SIZES = "Expected the allocation to return 2 sparsities. Received:"
         (
             "Uniform",
             ValueError,
-            "one of 'uniform', 'erk', 'global', 'lamp', or a dict of regular expressions. Received: ",
+            "to be 'uniform', 'erk', 'global', 'lamp', a dict from regular expressions to sparsities, or a function.",
         ),
-        ("", ValueError, "Received: allocation=''"),
+        ("", ValueError, "Received: allocation=''."),
+        ("globl", ValueError, "Received: allocation='globl'. Did you mean 'global'?"),
         (
             0.5,
             TypeError,
-            "a name, a dict from regular expressions to sparsities, or a function. Received: allocation=0.5",
+            "a dict from regular expressions to sparsities, or a function. Received: allocation=0.5 of type float.",
         ),
         (None, TypeError, "Received: allocation=None of type NoneType"),
         (["uniform"], TypeError, "of type list"),

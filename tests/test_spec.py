@@ -117,9 +117,11 @@ NAMES = "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'movement', 'wanda', 'f
         (
             "size",
             ValueError,
-            f"Expected `criterion` to be one of {NAMES} or an instance of Criterion. Received: criterion='size'",
+            f"Expected `criterion` to be {NAMES}, or an instance of Criterion, such as criteria.Random(7). Received: "
+            f"criterion='size'.",
         ),
-        (3, TypeError, f"one of {NAMES} or an instance of Criterion. Received: criterion=3 of type int"),
+        ("magnitud", ValueError, "Received: criterion='magnitud'. Did you mean 'magnitude'?"),
+        (3, TypeError, "such as criteria.Random(7). Received: criterion=3 of type int."),
         (None, TypeError, "criterion=None of type NoneType"),
         (Random, TypeError, "of type type. Did you mean Random()?"),
         (NM(2, 4), TypeError, "criterion=NM(n=2, m=4) of type NM"),
@@ -128,6 +130,16 @@ NAMES = "'magnitude', 'l2', 'random', 'gamma', 'taylor', 'movement', 'wanda', 'f
 def test_resolve_refuses(value, error, message):
     with pytest.raises(error, match=re.escape(message)):
         resolve(value, CRITERIA, Criterion, "criterion")
+
+
+def test_resolve_names_patterns_that_a_tuple_may_mean():
+    message = (
+        "'head', or an instance of Pattern, such as patterns.NM(2, 4) or patterns.Block(2, 4). Received: pattern=(2"
+    )
+    with pytest.raises(TypeError, match=re.escape(message)):
+        resolve((2, 4), PATTERNS, Pattern, "pattern")
+    with pytest.raises(ValueError, match=re.escape("Received: pattern='chanel'. Did you mean 'channel'?")):
+        resolve("chanel", PATTERNS, Pattern, "pattern")
 
 
 def test_resolve_hints_only_at_specs_of_the_right_kind():
@@ -150,7 +162,11 @@ def test_check_sparsity_takes_every_real_number(value):
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (1.0, ValueError, "Expected `s` to be a number in [0, 1), the fraction of zeros. Received: s=1.0."),
+        (
+            1.0,
+            ValueError,
+            "Expected `s` to be a number in [0, 1), the fraction of zeros. Received: s=1.0. At 1 nothing",
+        ),
         (-0.1, ValueError, "Received: s=-0.1."),
         (80, ValueError, "Received: s=80. For 80 % pass 0.8."),
         (float("nan"), ValueError, "Received: s=nan."),
@@ -255,3 +271,29 @@ def test_check_choice_refuses(value, error, received):
     check_choice("a", "mode", choices=("a", "b"))
     with pytest.raises(error, match=re.escape(f"Expected `mode` to be 'a' or 'b'. Received: mode={received}")):
         check_choice(value, "mode", choices=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        ("zip", ValueError, "None, 'gzip', 'xz' or True. Received: mode='zip'. Did you mean 'gzip'?"),
+        ("nothing", ValueError, "Received: mode='nothing'."),
+        (False, TypeError, "Received: mode=False of type bool."),
+        (1, TypeError, "Received: mode=1 of type int."),
+        (np.ones(2), TypeError, "of type ndarray."),
+    ],
+)
+def test_check_choice_may_have_none_and_bools_and_guesses_what_was_meant(value, error, text):
+    choices = (None, "gzip", "xz", True)
+    for choice in choices:
+        check_choice(choice, "mode", choices=choices)
+    with pytest.raises(error, match=f"{re.escape(text)}$"):
+        check_choice(value, "mode", choices=choices)
+
+
+def test_check_choice_lists_what_else_there_is():
+    message = "Expected `mode` to be 'a', 'b', or a function. Received: mode=3 of type int. Pass one."
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        check_choice(3, "mode", choices=("a", "b"), others="or a function", hint="Pass one.")
+    with pytest.raises(TypeError, match=r"^Expected `mode` to be 'a'\. Received"):
+        check_choice(3, "mode", choices=("a",))

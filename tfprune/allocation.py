@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tfprune.spec import check_regex, check_sparsity
+from tfprune.spec import check_choice, check_regex, check_sparsity
 from tfprune.top_k import keep_largest
 
 
@@ -141,18 +141,9 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
     if isinstance(allocation, Mapping):
         for pattern in allocation:
             check_regex(pattern, "the keys of `allocation`")
-    elif isinstance(allocation, str):
-        if allocation not in ALLOCATIONS:
-            names = ", ".join(repr(name) for name in ALLOCATIONS)
-            raise ValueError(
-                f"Expected `allocation` to be one of {names}, or a dict of regular expressions. Received: "
-                f"allocation={allocation!r}."
-            )
     elif not callable(allocation):
-        raise TypeError(
-            f"Expected `allocation` to be a name, a dict from regular expressions to sparsities, or a function. "
-            f"Received: allocation={allocation!r} of type {type(allocation).__name__}."
-        )
+        others = "a dict from regular expressions to sparsities, or a function"
+        check_choice(allocation, "allocation", choices=ALLOCATIONS, others=others)
 
 
 def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], sparsity: float) -> list[float | None]:

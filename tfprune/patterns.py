@@ -26,6 +26,7 @@ class Pattern(Spec):
     """
 
     kind: ClassVar[str | None] = None
+    _EXAMPLES: ClassVar[str] = "patterns.NM(2, 4) or patterns.Block(2, 4)"
 
     def __call__(self, scores: np.ndarray, sparsity: float) -> np.ndarray:
         """Return a boolean mask, True = keep.

@@ -120,9 +120,14 @@ def check_schedule(value: Any, argument: str) -> Schedule:
         TypeError: If it is not a schedule, or lacks `begin` or `end`.
     """
     if not isinstance(value, Schedule):
+        advice = ""
+        if isinstance(value, type) and issubclass(value, Schedule):
+            advice = f" Did you mean {value.__name__}(...)?"
+        elif hasattr(value, "_should_prune_in_step"):  # which each schedule of tfmot inherits
+            advice = " Pass UpdatePruningStep() instead, if prune_low_magnitude wrapped the layers with a schedule."
         raise TypeError(
             f"Expected a schedule, such as tfprune.schedules.Polynomial(0.9, end=1000). Received: "
-            f"{argument}={value!r} of type {type(value).__name__}."
+            f"{argument}={value!r} of type {type(value).__name__}.{advice}"
         )
     missing = [name for name in ("begin", "end") if not hasattr(value, name)]
     if missing:

@@ -7,17 +7,20 @@ arguments, and `from_config` rebuilds a spec from `get_config`, as Keras needs t
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import numbers
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 SpecType = TypeVar("SpecType", bound="Spec")
 
 
 class Spec:
     """Base of the frozen dataclasses that describe pruning."""
+
+    _EXAMPLES: ClassVar[str]  # of specs that have no name, for messages
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments by name."""
@@ -44,19 +47,10 @@ def resolve(value: Any, choices: dict[str, type[SpecType]], base: type[SpecType]
     """
     if isinstance(value, base):
         return value
-    names = ", ".join(repr(name) for name in choices)
-    if isinstance(value, str):
-        if value not in choices:
-            raise ValueError(
-                f"Expected `{argument}` to be one of {names} or an instance of {base.__name__}. "
-                f"Received: {argument}={value!r}."
-            )
-        return choices[value]()
-    hint = f" Did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, base) else ""
-    raise TypeError(
-        f"Expected `{argument}` to be one of {names} or an instance of {base.__name__}. "
-        f"Received: {argument}={value!r} of type {type(value).__name__}.{hint}"
-    )
+    hint = f"Did you mean {value.__name__}()?" if isinstance(value, type) and issubclass(value, base) else ""
+    others = f"or an instance of {base.__name__}, such as {base._EXAMPLES}"
+    check_choice(value, argument, choices=choices, others=others, hint=hint)
+    return choices[value]()
 
 
 def check_number(
@@ -124,8 +118,10 @@ def check_sparsity(value: Any, argument: str) -> float:
         TypeError: If it is not a real number.
         ValueError: If it lies outside [0, 1) or is not finite.
     """
-    is_percent = isinstance(value, numbers.Real) and 1 < float(value) < 100
-    advice = f"For {float(value):g} % pass {float(value) / 100:g}." if is_percent else ""
+    number = float(value) if isinstance(value, numbers.Real) else 0.0
+    advice = f"For {number:g} % pass {number / 100:g}." if 1 < number < 100 else ""
+    if number == 1:
+        advice = "At 1 nothing would stay: pass 0.99, for example, or remove channels with tfprune.plan_shrink."
     return check_number(value, argument, least=0, below=1, meaning="the fraction of zeros", advice=advice)
 
 
@@ -146,19 +142,38 @@ def _range_text(least: float, above: float, most: float, below: float) -> str:
     return f" in {'(' if above == low else '['}{low:g}, {high:g}{')' if below == high else ']'}"
 
 
-def check_choice(value: Any, argument: str, *, choices: Iterable[str]) -> None:
-    """Refuse everything but some names.
+def check_choice(
+    value: Any, argument: str, *, choices: Iterable[str | bool | None], others: str = "", hint: str = ""
+) -> None:
+    """Refuse everything but some names; None and bools may be among them.
+
+    Args:
+        value: What was given.
+        argument: The name of the argument, for the message.
+        choices: What it may be.
+        others: What else the caller takes, for the message, such as `"or a function"`; empty for nothing.
+        hint: What to do about a value of another type, for the message; empty, or a sentence.
 
     Raises:
-        TypeError: If it is not a string.
-        ValueError: If it is none of the names.
+        TypeError: If it is not a string, and none of the choices.
+        ValueError: If it is a string, but none of the choices.
+
+    Example:
+        >>> check_choice("zip", "compress", choices=(None, "gzip", "xz"))
+        Traceback (most recent call last):
+        ValueError: Expected `compress` to be None, 'gzip' or 'xz'. Received: compress='zip'. Did you mean 'gzip'?
     """
-    if isinstance(value, str) and value in choices:
+    if isinstance(value, (str, bool, type(None))) and value in choices:
         return
-    message = f"Expected `{argument}` to be {' or '.join(map(repr, choices))}. Received: {argument}={value!r}"
+    *names, last = map(repr, choices)
+    wanted = (
+        ", ".join([*names, last, others]) if others else " or ".join([", ".join(names), last] if names else [last])
+    )
+    message = f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r}"
     if not isinstance(value, str):
-        raise TypeError(f"{message} of type {type(value).__name__}.")
-    raise ValueError(f"{message}.")
+        raise TypeError(f"{message} of type {type(value).__name__}.{hint and f' {hint}'}")
+    close = difflib.get_close_matches(value, [choice for choice in choices if isinstance(choice, str)], n=1)
+    raise ValueError(f"{message}.{f' Did you mean {close[0]!r}?' if close else ''}")
 
 
 def check_regex(value: Any, argument: str) -> re.Pattern[str]:

@@ -19,6 +19,7 @@ from tfprune.export.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.converting.float_islands import join_islands
 from tfprune.export.converting.output_order import keep_order
 from tfprune.export.running.child_process import OUTPUT, run_module, write_job
+from tfprune.spec import check_choice
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +59,7 @@ def convert(
         The file's bytes; the same model gives the same bytes.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or `calibration` holds no batches.
+        TypeError: If `model` is not a Keras model, `calibration` holds no batches, or an option has another type.
         ValueError: If an argument does not fit, another process cannot import a custom class that it needs, or the
             converter refuses the model or crashes on it.
     """
@@ -84,10 +85,8 @@ def convert(
 
 def check_options(*, quantize: Any, calibration: Any, io_dtype: Any) -> None:
     """Refuse options that do not exist or do not go together."""
-    if quantize not in QUANTIZE:
-        raise ValueError(f"Expected `quantize` to be one of {list(QUANTIZE)}. Received: quantize={quantize!r}.")
-    if io_dtype not in IO_DTYPES:
-        raise ValueError(f"Expected `io_dtype` to be one of {list(IO_DTYPES)}. Received: io_dtype={io_dtype!r}.")
+    check_choice(quantize, "quantize", choices=QUANTIZE)
+    check_choice(io_dtype, "io_dtype", choices=IO_DTYPES)
     if io_dtype != "float32" and quantize != "int8":
         raise ValueError(
             f"Expected io_dtype='float32' with quantize={quantize!r}. Received: io_dtype={io_dtype!r}. "

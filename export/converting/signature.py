@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.export.converting.half_precision import HALF
+from tfprune.models.kinds import check_keras
 from tfprune.models.layers import walk
 
 UNKNOWN = 32  # length drawn for a dimension the model leaves open
@@ -125,11 +126,7 @@ def signature(model: keras.Model) -> Signature:
         TypeError: If `model` is not a Keras model.
         ValueError: If `model` is not built, or a TFLite file cannot have its inputs or outputs.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected a keras.Model. Received: {type(model).__name__}. "
-            "A single layer becomes one with `keras.Sequential([keras.Input(shape), layer])`."
-        )
+    check_keras(model)
     structure = _structure(model)
     inputs = [_model_input(key, tensor, model.name) for key, tensor in _items(structure)]
     _check_outputs(model)
@@ -213,9 +210,11 @@ def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
     )
     if not fits or not array.size:
         shape = ", ".join(["samples", *("any" if size is None else str(size) for size in entry.shape[1:])])
+        has_samples = array.ndim == len(entry.shape) and len(array)
+        advice = "" if has_samples else " The first dimension counts the samples, at least 1."
         raise ValueError(
             f"Expected an array of shape ({shape}) for input {entry.name!r} in {where}. "
-            f"Received: shape {array.shape}. The first dimension counts the samples, at least 1."
+            f"Received: shape {array.shape}.{advice}"
         )
     is_float = np.issubdtype(wanted, np.floating)
     if array.dtype.kind not in ("fiub" if is_float else "iub"):

@@ -64,8 +64,7 @@ def check_method(method: str | None) -> None:
         TypeError: If it is neither None nor a string.
         ValueError: If it is a string, but not "gzip", "xz" or "packed".
     """
-    if method is not None:
-        check_choice(method, "compress", choices=METHODS)
+    check_choice(method, "compress", choices=(None, *METHODS))
 
 
 def decode(data: bytes, *, limit: int = LIMIT) -> bytes:

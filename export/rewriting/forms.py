@@ -71,11 +71,7 @@ def check_form_arguments(*, sparse: Any, optimize: Any) -> None:
         TypeError: If `sparse` is neither a bool nor a string, or `optimize` is not a string.
         ValueError: If `sparse` is another string than "auto", or `optimize` is neither "size" nor "latency".
     """
-    if not isinstance(sparse, bool) and sparse != "auto":
-        message = f"Expected `sparse` to be 'auto', True or False. Received: sparse={sparse!r}"
-        if isinstance(sparse, str):
-            raise ValueError(f"{message}.")
-        raise TypeError(f"{message} of type {type(sparse).__name__}.")
+    check_choice(sparse, "sparse", choices=("auto", True, False))
     check_choice(optimize, "optimize", choices=OPTIMIZE)
 
 

@@ -11,6 +11,7 @@ from tfprune.export.sparse_ready.mirror_plan import MirrorPlan, MirrorStep, plan
 from tfprune.export.sparse_ready.mirrorable import CONVOLUTIONS
 from tfprune.export.sparse_ready.pooled_vectors import rewrite_vectors
 from tfprune.models.graph import Call, Graph, flatten, is_plain, retrace, trace, unused_name
+from tfprune.models.kinds import check_keras
 from tfprune.models.layers import walk
 from tfprune.wrapping.strip import plain_copy
 
@@ -51,8 +52,7 @@ def make_sparse_ready(model: keras.Model) -> keras.Model:
         >>> ready.get_layer("stem_pad").padding, ready.get_layer("stem").padding
         (((1, 1), (1, 1)), 'valid')
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of {type(model).__name__}.")
+    check_keras(model)
     copy = plain_copy(model)
     _check(copy)
     # Stripped again, because the layers of the copy have been called several times and so look shared.

@@ -180,7 +180,7 @@ def test_a_fact_of_the_model_needs_no_data():
         np.testing.assert_allclose(Look.seen["distance", path], np.abs(kernel - start), rtol=1e-6)
     with pytest.raises(ValueError, match=r"Expected evidence of out/kernel: \|w - w0\|. Received: none, as where it"):
         tfprune.update_masks(tfprune.wrap(model, criterion=Look(("distance",))), 0.0)
-    with pytest.raises(ValueError, match="Expected no `data`, as nothing would look at it"):
+    with pytest.raises(ValueError, match="Expected no `data`, because no criterion uses it"):
         tfprune.update_masks(wrapped, 0.0, data=X)
 
 
@@ -225,12 +225,16 @@ def identity(recorded, ops):
 BAD = {
     "name": ({"name": ""}, TypeError, "Expected `name` of a fact to be text. Received: name=''."),
     "text": ({"text": None}, TypeError, "Expected `text` of a fact to be text. Received: text=None."),
-    "source": ({"source": "weights"}, ValueError, "Expected `source` to be 'inputs' or 'outputs' or 'gradients'"),
+    "source": (
+        {"source": "weights"},
+        ValueError,
+        "Expected `source` to be 'inputs', 'outputs', 'gradients' or 'model'.",
+    ),
     "measure": ({"measure": "abs"}, TypeError, "Expected `measure` of a fact to be a function. Received: measure='a"),
     "finish": ({"finish": 2}, TypeError, "Expected `finish` of a fact to be a function. Received: finish=2."),
-    "per": ({"per": "channel"}, ValueError, "Expected `per` to be 'entry' or 'output' or 'input'. Received: per='ch"),
+    "per": ({"per": "channel"}, ValueError, "Expected `per` to be 'entry', 'output' or 'input'. Received: per='ch"),
     "per of inputs": ({"source": "inputs", "per": "output"}, ValueError, "Expected `per` to be 'input'. Received"),
-    "combine": ({"combine": "max"}, ValueError, "Expected `combine` to be 'mean' or 'sum' or 'class_moments'. Re"),
+    "combine": ({"combine": "max"}, ValueError, "Expected `combine` to be 'mean', 'sum' or 'class_moments'. Re"),
     "classes": ({"combine": "class_moments"}, ValueError, "Expected class moments of inputs or outputs. Received: s"),
     "model": ({"source": "model", "finish": np.sqrt}, ValueError, "as source='model' has no batches."),
 }

@@ -335,9 +335,10 @@ def test_bad_data_is_refused_and_the_model_untouched(refusing, name):
 
 def test_what_would_have_no_effect_is_refused():
     model, other = pruned("magnitude"), pruned(Wanda())
-    with pytest.raises(ValueError, match=re.escape("Expected no `data`, as nothing would look at it: Magnitude()")):
+    unused = "Expected no `data`, because no criterion uses it. Received: data of type tuple; criteria: Magnitude()."
+    with pytest.raises(ValueError, match=re.escape(unused)):
         tfprune.update_masks(model, 0.5, data=(X, Y))
-    with pytest.raises(ValueError, match=re.escape("Expected no `loss`, as nothing would look at it: Wanda(")):
+    with pytest.raises(ValueError, match=re.escape("no criterion uses it. Received: loss of type")):
         tfprune.update_masks(other, 0.5, data=X, loss=LOSS)
     with pytest.raises(ValueError, match="Expected a gatherer of"):
         tfprune.update_masks(other, 0.5, data=Gatherer(model, X))

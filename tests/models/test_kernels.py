@@ -397,10 +397,15 @@ def test_axes_that_do_not_fit_are_refused(axes, received):
     ("layer_class", "axes", "error", "message"),
     [
         (int, {"kernel": "io"}, TypeError, "subclass of keras.layers.Layer. Received: layer_class=<class 'int'>"),
-        ("Dense", {"kernel": "io"}, TypeError, "Received: layer_class='Dense'"),
+        ("Dense", {"kernel": "io"}, TypeError, "layer_class='Dense' of type str. Pass the class itself, such as"),
         (Vector, {}, ValueError, 'such as register_prunable(Vector, kernel="io"). Received none'),
         (Vector, {"kernel": 3}, TypeError, "as text, such as 'hwio', or a function. Received: kernel=3"),
-        (Vector, {"kernel": "hwi"}, ValueError, "an output axis `o` among the letters. Received: kernel='hwi'"),
+        (
+            Vector,
+            {"kernel": "hwi"},
+            ValueError,
+            "an output axis `o` among the letters. Received: kernel='hwi'. Write one",
+        ),
         (Vector, {"kernel": ""}, ValueError, "Received: kernel=''"),
     ],
 )

@@ -238,7 +238,13 @@ def test_the_model_is_left_untouched():
 @pytest.mark.parametrize(
     ("arguments", "settings", "error", "text"),
     [
-        ((keras.layers.Dense(3),), {}, TypeError, "Expected a Keras model. Received: an object of type Dense"),
+        (
+            (keras.layers.Dense(3),),
+            {},
+            TypeError,
+            "Expected a Keras model. Received: model=<Dense .* of type Dense. A layer",
+        ),
+        ((residual(), budget(flops=0.5)), {}, TypeError, r"Received: sparsity=Budget\(.*\)\. Pass it as allocation="),
         ((residual(), 50), {}, ValueError, r"Expected `sparsity` to be a number in \[0, 1\).*For 50 % pass 0.5"),
         ((residual(), "half"), {}, TypeError, "Expected `sparsity` to be a number"),
         ((residual(), 0.5), {"round_to": 0}, ValueError, "`round_to` to be an integer of at least 1"),

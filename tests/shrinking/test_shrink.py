@@ -204,6 +204,13 @@ def test_layers_keep_what_they_were_made_with():
     assert isinstance(hidden.kernel_regularizer, keras.regularizers.L2)
 
 
+@pytest.mark.parametrize("act", [shrink, zero_channels])
+def test_what_is_no_plan_is_refused(act):
+    message = r"Received: plan=0.5 of type float\. Make one with tfprune\.plan_shrink\(model, 0\.5\)\."
+    with pytest.raises(TypeError, match=message):
+        act(RandomGraph(1).vectors(), 0.5)
+
+
 def test_a_plan_for_another_model_is_refused():
     model, other = RandomGraph(1).vectors(), RandomGraph(4).vectors()
     plan = plan_shrink(model, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -262,18 +263,55 @@ def test_a_pruned_layer_is_returned_as_it_is_if_it_is_pruned_in_the_same_way():
     pruned = sparsity.prune_low_magnitude(layers.Dense(4, name="first"), schedule, block_size=(2, 1))
     again = sparsity.prune_low_magnitude(pruned, tfmot.PolynomialDecay(0.0, 0.5, 0, 10), block_size=(2, 1))
     assert again is pruned
-    for other in ({"pruning_schedule": schedule}, {"block_size": (2, 1)}):
-        with pytest.raises(ValueError, match="layer 'first', which is wrapped already"):
+    new, old = tfmot.ConstantSparsity(0.5, 0), "PolynomialDecay(initial_sparsity=0.0, final_sparsity=0.5"
+    for other, difference in (
+        ({"pruning_schedule": schedule}, "with pattern=Block(rows=1, cols=2) instead of Unstructured()."),
+        ({"block_size": (2, 1)}, f"with pruning_schedule={old}"),
+        ({"pruning_schedule": new}, f"instead of {new!r} and pattern=Block(rows=1, cols=2) instead of Unstr"),
+    ):
+        with pytest.raises(ValueError, match=f"layer 'first', which is wrapped already, .*{re.escape(difference)}"):
             sparsity.prune_low_magnitude(pruned, **other)
+    with pytest.raises(TypeError, match="Expected a PruningSchedule"):
+        sparsity.prune_low_magnitude(pruned, 0.5)
 
 
 def test_pruned_layers_are_left_alone_in_a_model():
     pruned = sparsity.prune_low_magnitude(plain())
     other = tfmot.ConstantSparsity(0.9, 5)
     longer = keras.Sequential([keras.Input((8,)), *pruned.layers, layers.Dense(3, name="new")])
-    again = sparsity.prune_low_magnitude(longer, other)
+    again = sparsity.prune_low_magnitude(longer, other)  # for the new layers: no warning
     schedules = [layer.pruning_schedule for layer in again.layers if isinstance(layer, PruneLowMagnitude)]
     assert schedules == [tfmot.ConstantSparsity(0.5, 0)] * 2 + [other]
+
+
+@pytest.mark.parametrize(
+    ("asked", "difference"),
+    [
+        ({}, None),
+        ({"pruning_schedule": tfmot.ConstantSparsity(0.5, 3)}, None),
+        ({"block_size": (1, 2)}, None),
+        (
+            {"pruning_schedule": tfmot.ConstantSparsity(0.7, 0)},
+            r"begin_step=3, .* instead of .*target_sparsity=0\.7, ",
+        ),
+        ({"pruning_schedule": tfmot.ConstantSparsity(0.5, 0)}, "begin_step=3, .* instead of .*begin_step=0, "),
+        ({"sparsity_m_by_n": (2, 4)}, r"'first' has pattern=Block\(rows=2, cols=1\) instead of NM\(n=2, m=4\)\. To "),
+    ],
+)
+def test_another_schedule_or_pattern_than_that_in_place_is_warned_of(recwarn, asked, difference):
+    pruned = sparsity.prune_low_magnitude(plain(), tfmot.ConstantSparsity(0.5, 3), block_size=(1, 2))
+    again = sparsity.prune_low_magnitude(pruned, **asked)
+    parts = [part for part in pruned.layers if isinstance(part, PruneLowMagnitude)]
+    assert sparsity.prune_low_magnitude(parts, **asked) == parts
+    assert [part.pattern for part in again.layers if isinstance(part, PruneLowMagnitude)] == [
+        patterns.Block(2, 1)
+    ] * 2
+    messages = [str(one.message) for one in recwarn if one.category is UserWarning]
+    assert len(messages) == (0 if difference is None else 2)
+    assert all(
+        re.search(difference, message) and message.endswith("pass strip_pruning(model).") for message in messages
+    )
+    assert all(one.filename == __file__ for one in recwarn if one.category is UserWarning)
 
 
 def test_a_sequential_model_may_be_built_by_its_first_batch_another_one_not():

@@ -140,7 +140,8 @@ def test_a_policy_chooses_in_nested_models_too():
 
 def test_a_pruned_model_is_pruned_again_to_no_effect():
     pruned = fit(sparsity.prune_low_magnitude(plain()))
-    again = sparsity.prune_low_magnitude(pruned, tfmot.ConstantSparsity(0.9, 0))
+    with pytest.warns(UserWarning, match="'first' has pruning_schedule=.*=0.5, .* instead of .*=0.9, "):
+        again = sparsity.prune_low_magnitude(pruned, tfmot.ConstantSparsity(0.9, 0))
     assert wrapped_in(again) == ["first", "last"]
     assert again.get_layer("first").pruning_schedule == tfmot.ConstantSparsity(0.5, 0)
     np.testing.assert_array_equal(again(X), pruned(X))

@@ -205,7 +205,12 @@ def test_what_the_warning_advises_keeps_the_sparsity(schedule):
     ("call", "error", "message"),
     [
         (lambda: tfprune.PruningCallback(0.5), TypeError, "schedule=0.5 of type float"),
-        (lambda: tfprune.PruningCallback(Polynomial), TypeError, "Expected a schedule"),
+        (lambda: tfprune.PruningCallback(Polynomial), TypeError, "of type type. Did you mean Polynomial(...)?"),
+        (
+            lambda: tfprune.PruningCallback(tfprune.tfmot.PolynomialDecay(0.0, 0.5, 0, 10)),
+            TypeError,
+            "of type PolynomialDecay. Pass UpdatePruningStep() instead",
+        ),
         (lambda: tfprune.PruningCallback(NoWindow()), TypeError, "a NoWindow without begin and end"),
         (lambda: tfprune.PruningCallback(Constant(0.5), allocation={"a": NoWindow()}), TypeError, "allocation['a']"),
         (lambda: tfprune.PruningCallback(Constant(0.5), every=0), ValueError, "every=0"),

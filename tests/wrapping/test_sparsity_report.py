@@ -115,7 +115,7 @@ def test_one_layer_can_be_counted():
 
 
 def test_what_is_no_layer_is_refused():
-    with pytest.raises(TypeError, match="Received: an object of type list"):
+    with pytest.raises(TypeError, match=r"Received: model=\[1\] of type list\.$"):
         tfprune.sparsity_report([1])
 
 

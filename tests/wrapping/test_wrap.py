@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -425,9 +426,17 @@ def built(model: keras.Model) -> keras.Model:
         (
             lambda: tfprune.wrap(branches(), filters=[3]),
             TypeError,
-            "`filters` to be regular expressions. Received: 3",
+            "or a function of a layer. Received: filters=[3] of type list. To choose by class",
         ),
-        (lambda: tfprune.wrap(branches(), filters=3), TypeError, "regular expressions or a function"),
+        (lambda: tfprune.wrap(branches(), filters=3), TypeError, "or a function of a layer. Received: filters=3 of"),
+        (
+            lambda: tfprune.wrap(branches(), filters=layers.Dense),
+            TypeError,
+            "pass filters=lambda layer: isinstance(layer, keras.layers.Dense).",
+        ),
+        (lambda: tfprune.wrap(branches(), filters=[layers.Dense]), TypeError, "of type list. To choose by class"),
+        (lambda: tfprune.wrap(branches(), filters=layers.Dense(3)), TypeError, "of type Dense. To choose by class"),
+        (lambda: tfprune.wrap(branches(), filters="conv/bias"), ValueError, "It is found in conv/bias: biases and"),
         (
             lambda: tfprune.wrap(branches(), filters="("),
             ValueError,
@@ -436,7 +445,12 @@ def built(model: keras.Model) -> keras.Model:
         (lambda: tfprune.wrap(branches(), filters=[]), ValueError, "filters=[]"),
         (lambda: tfprune.wrap(branches(), criterion="size"), ValueError, "criterion='size'"),
         (lambda: tfprune.wrap(branches(), pattern="rows"), ValueError, "pattern='rows'"),
-        (lambda: tfprune.wrap("model"), TypeError, "Expected a Keras model or layer. Received: 'model' of type str"),
+        (
+            lambda: tfprune.wrap("model.keras"),
+            TypeError,
+            "Expected a Keras model or layer. Received: model_or_layer='model.keras' of type str. Load it first",
+        ),
+        (lambda: tfprune.wrap(pathlib.Path("m")), TypeError, "Load it first: keras.models.load_model(path)."),
         (lambda: tfprune.wrap(layers.Dense(1), filters="kernel"), ValueError, "with a model only"),
         (
             lambda: tfprune.wrap(keras.Sequential([layers.Dense(2)], name="raw"), pattern="channel"),
@@ -456,7 +470,7 @@ def built(model: keras.Model) -> keras.Model:
             "can be pruned: none",
         ),
         (lambda: tfprune.strip(layers.Dense(3, name="fresh")), ValueError, "'fresh', which has no weights"),
-        (lambda: tfprune.strip(3), TypeError, "an object of int"),
+        (lambda: tfprune.strip(3), TypeError, "Received: model_or_layer=3 of type int."),
         (
             lambda: tfprune.wrap(sequential(), filters="last", pattern=patterns.NM(6, 8)),
             ValueError,

@@ -52,7 +52,8 @@ def choose_groups(
     Raises:
         ValueError: If no group is left, or one that was asked for has to stay.
     """
-    wanted = selector(filters, pattern, [path for path, _, _ in named.values()])
+    others = (weight.path for layer in network.layers.values() for weight in layer.weights)
+    wanted = selector(filters, pattern, [path for path, _, _ in named.values()], others=others)
 
     def is_wanted(group: Group) -> bool:
         makers = [weight for weight in network.weights_of(group) if weight.making(group.bundles)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -92,6 +92,8 @@ class Evidence:
 
 class Criterion(Spec):
     """Base of all criteria."""
+
+    _EXAMPLES: ClassVar[str] = "criteria.Random(7)"
 
     @property
     def needs(self) -> tuple[str, ...]:

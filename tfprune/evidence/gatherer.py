@@ -31,13 +31,15 @@ def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
         if data is None and fact.needs_data:
             raise ValueError(
                 f"Expected data, as {criterion!r} needs evidence: {fact}. Received: data=None. Pass data=(x, y) or a "
-                f"data set to update_masks, PruningCallback or plan_shrink."
+                f"dataset to update_masks, PruningCallback or plan_shrink."
             )
-    names = ", ".join(map(repr, criteria)) or "nothing"
-    if data is not None and not any(fact.needs_data for fact in needed):
-        raise ValueError(f"Expected no `data`, as nothing would look at it: {names}. Leave it out.")
-    if loss is not None and not any(fact.needs_loss for fact in needed):
-        raise ValueError(f"Expected no `loss`, as nothing would look at it: {names}. Leave it out.")
+    uses = {"data": any(fact.needs_data for fact in needed), "loss": any(fact.needs_loss for fact in needed)}
+    for name, value in (("data", data), ("loss", loss)):
+        if value is not None and not uses[name]:
+            raise ValueError(
+                f"Expected no `{name}`, because no criterion uses it. Received: {name} of type "
+                f"{type(value).__name__}; criteria: {', '.join(map(repr, criteria)) or 'none'}. Leave it out."
+            )
 
 
 class Gatherer:

@@ -34,7 +34,7 @@ def check_kind(data: Any, *, argument: str = "data") -> None:
     is_known = isinstance(data, (Iterable, keras.utils.PyDataset)) or hasattr(data, "shape")
     if isinstance(data, (str, bytes)) or not is_known:
         raise TypeError(
-            f"Expected `{argument}` to be a tuple (x, y) of arrays, a data set, or an iterable of batches. Received: "
+            f"Expected `{argument}` to be a tuple (x, y) of arrays, a dataset, or an iterable of batches. Received: "
             f"an object of type {type(data).__name__}."
         )
 
@@ -44,13 +44,13 @@ def check_source(data: Any, *, argument: str = "data") -> None:
 
     Raises:
         TypeError: If `batches` cannot read it.
-        ValueError: If it is a data set without an end.
+        ValueError: If it is a dataset without an end.
     """
     check_kind(data, argument=argument)
     endless = hasattr(data, "cardinality") and int(data.cardinality()) == -1
     if endless or (isinstance(data, keras.utils.PyDataset) and data.num_batches is None):
         raise ValueError(
-            f"Expected `{argument}` to end. Received: a data set without an end, as after repeat(). Pass a part of "
+            f"Expected `{argument}` to end. Received: a dataset without an end, as after repeat(). Pass a part of "
             f"it, such as {argument}.take(100)."
         )
 
@@ -58,7 +58,7 @@ def check_source(data: Any, *, argument: str = "data") -> None:
 def batches(
     data: Any, *, rows: int | None = _ROWS, inputs: int | None = None, argument: str = "data"
 ) -> Iterator[Batch]:
-    """Yield the batches of arrays, a data set or an iterable.
+    """Yield the batches of arrays, a dataset or an iterable.
 
     Args:
         data: A tuple (x,), (x, y) or (x, y, sample weights) of arrays, or x alone, cut into batches; a
@@ -204,11 +204,11 @@ class Batches:
     Args:
         data: Anything that `batches` reads, except an iterator.
         model: The model.
-        batch_size: Samples in a batch of arrays; a data set has batches of its own.
+        batch_size: Samples in a batch of arrays; a dataset has batches of its own.
 
     Raises:
         TypeError: If `data` is of another type, or can be read only once.
-        ValueError: If `data` is a data set without an end.
+        ValueError: If `data` is a dataset without an end.
     """
 
     def __init__(self, data: Any, model: keras.Model, *, batch_size: int) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from tfprune.models.kinds import check_keras
+
 
 def check_compiled(model: Any) -> None:
     """Refuse what cannot be trained or judged.
@@ -15,8 +17,7 @@ def check_compiled(model: Any) -> None:
         TypeError: If it is not a model.
         ValueError: If it is not compiled.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}.")
+    check_keras(model)
     if not model.compiled:
         raise ValueError(
             f"Expected a compiled model. Received: {model.name!r}, which is not. Call "
@@ -51,7 +52,7 @@ def arguments_of(data: Any) -> dict[str, Any]:
     """Return data as arguments of `fit` and `evaluate`.
 
     Raises:
-        TypeError: If `data` is neither a tuple nor a data set that can be read again and again.
+        TypeError: If `data` is neither a tuple nor a dataset that can be read again and again.
         ValueError: For a tuple of another length.
     """
     if isinstance(data, tuple):
@@ -61,7 +62,7 @@ def arguments_of(data: Any) -> dict[str, Any]:
     is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):
         raise TypeError(
-            f"Expected `data` to be a tuple (x, y), or a data set that can be read again and again, such as a "
+            f"Expected `data` to be a tuple (x, y), or a dataset that can be read again and again, such as a "
             f"tf.data.Dataset. Received: an object of type {type(data).__name__}."
         )
     return {"x": data}

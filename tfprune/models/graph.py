@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from tfprune.models.kinds import is_graph
+from tfprune.models.kinds import check_keras, is_graph
 
 INSERTED = ("flip", "add", "multiply", "relu6")  # what rewriting puts in besides layers
 
@@ -141,8 +141,7 @@ def check_graph(model: Any) -> None:
         TypeError: If it is not a model.
         ValueError: If it is not built, or not a graph.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a Keras model. Received: an object of type {type(model).__name__}.")
+    check_keras(model)
     if not is_plain(model):
         raise ValueError(
             f"Expected a built Sequential or Functional model. Received: {model.name!r} of class "

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+
+
+def check_keras(value: Any, kind: type[keras.layers.Layer] = keras.Model, *, argument: str = "model") -> None:
+    """Refuse what is not a Keras model; with `keras.layers.Layer` as the kind, what is not even a layer.
+
+    Raises:
+        TypeError: Saying what to do with a path, or with a layer.
+    """
+    if isinstance(value, kind):
+        return
+    advice = ""
+    if isinstance(value, (str, os.PathLike)):
+        advice = " Load it first: keras.models.load_model(path)."
+    elif isinstance(value, keras.layers.Layer):
+        advice = " A layer becomes a model with keras.Sequential([keras.Input(shape), layer])."
+    raise TypeError(
+        f"Expected a Keras {'model' if kind is keras.Model else 'model or layer'}. Received: "
+        f"{argument}={value!r:.100} of type {type(value).__name__}.{advice}"
+    )
 
 
 def is_graph(layer: Any) -> bool:

@@ -68,7 +68,10 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
         >>> register_prunable(Projection, basis="oi")
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
-        raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}.")
+        raise TypeError(
+            f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r} of type "
+            f'{type(layer_class).__name__}. Pass the class itself, such as register_prunable(MyLayer, kernel="io").'
+        )
     if not axes:
         raise ValueError(
             f"Expected the axes of at least one weight, such as "
@@ -78,7 +81,10 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
         if not isinstance(letters, str) and not callable(letters):
             raise TypeError(f"Expected axes as text, such as 'hwio', or a function. Received: {name}={letters!r}.")
         if isinstance(letters, str) and not set(letters) & {OUTPUT, CHANNEL}:
-            raise ValueError(f"Expected an output axis `o` among the letters. Received: {name}={letters!r}.")
+            raise ValueError(
+                f"Expected an output axis `o` among the letters. Received: {name}={letters!r}. Write one letter per "
+                f"dimension, such as 'hwio': `o` output, `i` input, `c` both, any other a kernel position."
+            )
     REGISTRY[layer_class] = dict(axes)
 
 

@@ -89,7 +89,8 @@ class Budget:
         if short:
             raise ValueError(
                 f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that may "
-                f"go, the model still has {short}. Raise the limit, or let more groups lose channels."
+                f"go, the model still has {short}. Raise the limit (an int is an amount, a float a fraction), or let "
+                f"more groups lose channels."
             )
         while low < high:
             middle = (low + high) // 2
@@ -163,9 +164,18 @@ def check_sparsity_or_budget(sparsity: Any, allocation: Any) -> None:
     """Check that there is a sparsity or a budget, and not both.
 
     Raises:
-        TypeError: If there is no budget and the sparsity is not a number.
+        TypeError: If there is neither, or the sparsity is not a number.
         ValueError: If there are both, or the sparsity is outside [0, 1).
     """
+    if isinstance(sparsity, Budget):
+        raise TypeError(
+            f"Expected `sparsity` to be a number. Received: sparsity={sparsity!r}. Pass it as allocation=."
+        )
+    if sparsity is None and not isinstance(allocation, Budget):
+        raise TypeError(
+            f"Expected a sparsity or a budget. Received: sparsity=None, allocation={allocation!r}. Pass the fraction "
+            f"of zeros, in [0, 1), or allocation=tfprune.budget(...)."
+        )
     if not isinstance(allocation, Budget):
         check_sparsity(sparsity, "sparsity")
     elif sparsity is not None:
@@ -196,5 +206,5 @@ def _limit(name: str, value: Any) -> int | float:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return check_count(value, name, least=1)
     return check_number(
-        value, name, above=0, below=1, meaning="a fraction of the cost now (give an amount as an int)"
+        value, name, above=0, below=1, meaning="a fraction of the cost now (0.5 is half; give an amount as an int)"
     )

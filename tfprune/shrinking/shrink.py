@@ -29,7 +29,7 @@ def shrink(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
         An uncompiled Functional model without nested models, its layers named as before.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
         ValueError: If the plan was made for another model.
 
     Example:
@@ -56,7 +56,17 @@ def shrink(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
 
 
 def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
-    """Return a flat copy of the model that a plan was made for."""
+    """Return a flat copy of the model that a plan was made for.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: If the plan was made for another model.
+    """
+    if not isinstance(plan, ShrinkPlan):
+        raise TypeError(
+            f"Expected a plan. Received: plan={plan!r} of type {type(plan).__name__}. Make one with "
+            f"tfprune.plan_shrink(model, 0.5)."
+        )
     flat = flat_copy(model).model
     shapes = {layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in flat.layers if layer.weights}
     planned = {

@@ -24,7 +24,7 @@ def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
         An uncompiled Functional model without nested models.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
         ValueError: If the plan was made for another model.
 
     Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,20 +12,22 @@ import keras
 from tfprune.models.copying import check_layers, check_model, copy_model
 from tfprune.models.kernels import expected_kernels, kernels
 from tfprune.models.kinds import leaf_layers
-from tfprune.patterns import Pattern
+from tfprune.patterns import Pattern, Unstructured
 from tfprune.tfmot.policy import PruningPolicy
-from tfprune.tfmot.schedules import ConstantSparsity, PruningSchedule
+from tfprune.tfmot.schedules import ConstantSparsity, PruningSchedule, check_pruning_schedule
 from tfprune.tfmot.wrapper import PruneLowMagnitude, pattern_of
 from tfprune.wrapping.choice import is_unbuilt
 from tfprune.wrapping.pruned import Pruned, holds_pruned
-from tfprune.wrapping.pruned_layers import warn_if_dense
+from tfprune.wrapping.pruned_layers import warn_if_dense, wrappers
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import transfer_weights
+
+_DEFAULT = ConstantSparsity(0.5, 0)
 
 
 def prune_low_magnitude(
     to_prune: Any,
-    pruning_schedule: PruningSchedule = ConstantSparsity(0.5, 0),  # noqa: B008  (a frozen value)
+    pruning_schedule: PruningSchedule = _DEFAULT,
     block_size: Sequence[int] = (1, 1),
     block_pooling_type: str = "AVG",
     pruning_policy: PruningPolicy | None = None,
@@ -36,8 +38,9 @@ def prune_low_magnitude(
 
     Args:
         to_prune: A model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
-            wrapped as they are. Of a model or a list, what cannot be pruned or is pruned already is left as it is;
-            a pruned layer is returned if it has the same schedule and pattern.
+            wrapped as they are. Of a model or a list, what cannot be pruned or is pruned already is left as it is.
+            If all is pruned already, in another way than you ask for, it warns. A pruned layer is returned if it has
+            the same schedule and pattern.
         pruning_schedule: The sparsity before each batch, and how often masks are updated.
         block_size: Inputs and outputs of a block; zeros come in whole blocks.
         block_pooling_type: How a block is ranked: by the mean (`"AVG"`) or the largest (`"MAX"`) of its magnitudes.
@@ -63,16 +66,21 @@ def prune_low_magnitude(
         True
     """
     pattern = pattern_of(block_size, block_pooling_type, sparsity_m_by_n)
+    check_pruning_schedule(pruning_schedule)
 
     def wrapped(layer: keras.layers.Layer, **arguments: Any) -> PruneLowMagnitude:
         return PruneLowMagnitude(layer, pattern=pattern, pruning_schedule=pruning_schedule, **arguments)
 
     if isinstance(to_prune, keras.layers.Layer) and not isinstance(to_prune, keras.Model):
-        is_same = isinstance(to_prune, PruneLowMagnitude) and to_prune.prunes_like(pattern, pruning_schedule)
-        return to_prune if is_same else wrapped(to_prune, **kwargs)
+        if not isinstance(to_prune, PruneLowMagnitude):
+            return wrapped(to_prune, **kwargs)
+        _check_alike(to_prune, pattern, pruning_schedule)
+        return to_prune
     if kwargs:
         raise ValueError(f"Expected other arguments with a single layer only. Received: {', '.join(kwargs)}.")
     if isinstance(to_prune, (list, tuple)):
+        if all(isinstance(part, (Pruned, keras.layers.InputLayer)) for part in to_prune):
+            _warn_if_unlike(to_prune, pattern, pruning_schedule)
         return [part if isinstance(part, (Pruned, keras.layers.InputLayer)) else wrapped(part) for part in to_prune]
     if not isinstance(to_prune, keras.Model):
         raise ValueError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}.")
@@ -82,9 +90,35 @@ def prune_low_magnitude(
     names = _names_to_prune(to_prune, pattern, pruning_policy)
     copy = copy_model(to_prune, lambda path, layer: wrapped(layer, weights=names[path]) if path in names else None)
     transfer_weights(to_prune, copy)
+    if not names:
+        _warn_if_unlike([layer for _, layer in wrappers(to_prune)], pattern, pruning_schedule)
     if not holds_pruned(copy):
         _report_nothing(copy, pruning_policy)
     return copy
+
+
+def _check_alike(layer: PruneLowMagnitude, pattern: Pattern, schedule: PruningSchedule) -> None:
+    """Refuse a pruned layer that has another schedule or pattern."""
+    difference = layer.unlike(schedule, pattern)
+    if difference:
+        raise ValueError(
+            f"Expected a layer that is not pruned yet, or in the same way. Received: layer {layer.name!r}, which is "
+            f"wrapped already, with {difference}. Use the wrapper that there is, or wrap the plain layer, "
+            f"`wrapper.layer`."
+        )
+
+
+def _warn_if_unlike(layers: Iterable[Any], pattern: Pattern, schedule: PruningSchedule) -> None:
+    """Warn if one of the layers, all pruned already, keeps another schedule or pattern than the user asked for."""
+    asked = None if schedule is _DEFAULT else schedule, None if pattern == Unstructured() else pattern
+    kept = ((layer.name, layer.unlike(*asked)) for layer in layers if isinstance(layer, PruneLowMagnitude))
+    name, difference = next((pair for pair in kept if pair[1]), ("", ""))
+    if difference:
+        warnings.warn(
+            f"Layers that are pruned already are left as they are: {name!r} has {difference}. To prune them anew, "
+            f"pass strip_pruning(model).",
+            stacklevel=3,
+        )
 
 
 def _names_to_prune(

@@ -37,6 +37,19 @@ class PruningSchedule(Spec):
         return window.last_update(int(step) - 1, int(step), frequency) is not None
 
 
+def check_pruning_schedule(value: Any) -> None:
+    """Refuse everything but a schedule of this module, or of your own.
+
+    Raises:
+        TypeError: If it is not a `PruningSchedule`.
+    """
+    if not isinstance(value, PruningSchedule):
+        raise TypeError(
+            f"Expected a PruningSchedule, such as PolynomialDecay(0.0, 0.8, 0, 1000). Received: "
+            f"pruning_schedule={value!r} of type {type(value).__name__}."
+        )
+
+
 def _steps(value: Any, argument: str, *, least: int) -> int:
     """Return a number of steps as an int; floats without a fraction are taken, as `np.ceil` gives them."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():

@@ -14,7 +14,7 @@ from tfprune.models.kernels import kernels
 from tfprune.models.layers import as_numpy
 from tfprune.patterns import NM, Block, Pattern, Unstructured
 from tfprune.spec import check_count
-from tfprune.tfmot.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
+from tfprune.tfmot.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule, check_pruning_schedule
 from tfprune.wrapping.pruned import Pruned
 
 for _schedule in (ConstantSparsity, PolynomialDecay):
@@ -94,11 +94,7 @@ class PruneLowMagnitude(Pruned):
     """
 
     def __init__(self, layer: keras.layers.Layer, *, pruning_schedule: PruningSchedule, **kwargs: Any) -> None:
-        if not isinstance(pruning_schedule, PruningSchedule):
-            raise TypeError(
-                f"Expected a PruningSchedule, such as PolynomialDecay(0.0, 0.8, 0, 1000). Received: "
-                f"pruning_schedule={pruning_schedule!r} of type {type(pruning_schedule).__name__}."
-            )
+        check_pruning_schedule(pruning_schedule)
         super().__init__(layer, **kwargs)
         self.pruning_schedule = pruning_schedule
         self.pruning_step: Any = None  # a variable, once the layer is built
@@ -112,11 +108,15 @@ class PruneLowMagnitude(Pruned):
             name="pruning_step", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
 
-    def prunes_like(self, pattern: Pattern, schedule: PruningSchedule) -> bool:
-        """Tell whether a wrapper with this pattern and schedule would do what this one does."""
-        own = self.pruning_schedule
-        is_same_schedule = type(own) is type(schedule) and own.get_config() == schedule.get_config()
-        return is_same_schedule and self.pattern == pattern
+    def unlike(self, schedule: PruningSchedule | None, pattern: Pattern | None) -> str:
+        """Say what differs from a wrapper with this schedule and pattern, of which None differs from nothing."""
+        pairs = {"pruning_schedule": (self.pruning_schedule, schedule), "pattern": (self.pattern, pattern)}
+        return " and ".join(
+            f"{name}={own!r} instead of {asked!r}"
+            for name, (own, asked) in pairs.items()
+            # Schedules of the user's own need not compare equal.
+            if asked is not None and (type(own), own.get_config()) != (type(asked), asked.get_config())
+        )
 
     def _pruned_weights(self) -> list[keras.Variable]:
         return [kernel.variable for kernel in self.kernels.values()]

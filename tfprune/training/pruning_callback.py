@@ -95,7 +95,7 @@ class PruningCallback(keras.callbacks.Callback):
         self.allocation = allocation
         if isinstance(data, Iterator):
             raise TypeError(
-                f"Expected `data` that can be read again at each mask update, such as arrays, a data set or a list "
+                f"Expected `data` that can be read again at each mask update, such as arrays, a dataset or a list "
                 f"of batches. Received: an iterator of type {type(data).__name__}."
             )
         self.data, self.loss = data, loss

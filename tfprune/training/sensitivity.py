@@ -98,7 +98,7 @@ def sensitivity(
 def _levels(sparsities: Any) -> tuple[float, ...]:
     if isinstance(sparsities, str) or not isinstance(sparsities, Iterable):
         raise TypeError(f"Expected `sparsities` to be a sequence of numbers in [0, 1). Received: {sparsities!r}.")
-    levels = sorted({check_sparsity(value, "sparsities") for value in sparsities})
+    levels = sorted({check_sparsity(value, f"sparsities[{index}]") for index, value in enumerate(sparsities)})
     if not levels:
         raise ValueError(
             f"Expected at least one number in `sparsities`. Received: sparsities={sparsities!r}. Pass for example "

@@ -66,9 +66,10 @@ def update_masks(
         ValueError: If `sparsity` is outside [0, 1), or the pattern cannot reach it.
         ValueError: If the model has no pruned layers, or a weight has NaN or infinity.
         ValueError: If a rule of `allocation` matches nothing, or a budget cannot be met.
-        ValueError: If a sparsity and a budget are given, or neither.
+        ValueError: If a sparsity and a budget are given.
         ValueError: If a criterion needs data that is missing, or no criterion uses the data.
         ValueError: If the data is empty, has the wrong shape, or has NaN.
+        TypeError: If neither a sparsity nor a budget is given, or an argument has the wrong type.
 
     Example:
         >>> from tfprune import wrap

@@ -37,7 +37,8 @@ def choose_weights(model: keras.Model, *, criterion: Criterion, pattern: Pattern
         for kernel in _offered(layer, find)
     ]
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
-    wanted = selector(filters, pattern, paths)
+    others = (f"{path}/{weight.name}" for path, layer in leaf_layers(model) for weight in layer.weights)
+    wanted = selector(filters, pattern, paths, others=others)
     meant = [entry for entry in offered if wanted(f"{entry[0]}/{entry[2].path}", entry[1], entry[2])]
     if not meant:
         raise ValueError(

@@ -6,6 +6,7 @@ import warnings
 
 import keras
 
+from tfprune.models.kinds import check_keras
 from tfprune.models.layers import as_numpy, walk
 from tfprune.wrapping.pruned import Pruned
 
@@ -28,8 +29,7 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If there are none, one is not built, or two hold the same weight.
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: model={model!r} of type {type(model).__name__}.")
+    check_keras(model, keras.layers.Layer)
     found = wrappers(model)
     if not found:
         raise ValueError(

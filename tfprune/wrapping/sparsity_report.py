@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.models.kernels import Kernel, kernels
-from tfprune.models.kinds import leaf_layers
+from tfprune.models.kinds import check_keras, leaf_layers
 from tfprune.models.layers import as_numpy, walk
 from tfprune.models.register_prunable import is_registered
 from tfprune.report import Report, Skipped, skipped_table, table
@@ -36,8 +36,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         >>> sparsity_report(model).size
         100
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: an object of type {type(model).__name__}.")
+    check_keras(model, keras.layers.Layer)
     wrapped = [(path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
     masked = {
         id(kernel.variable): _row(path or layer.name, name, kernel.variable, layer.masks[name])

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from tfprune.models.copying import check_model, copy_model
-from tfprune.models.kinds import as_graph, graph_layers, is_subclassed, leaf_layers
+from tfprune.models.kinds import as_graph, check_keras, graph_layers, is_subclassed, leaf_layers
 from tfprune.models.layers import walk
 from tfprune.models.rebuild import copy_of
 from tfprune.models.subclassed import is_loadable, restore
@@ -61,8 +61,7 @@ def _inside(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
 
 
 def _check(model_or_layer: Any) -> None:
-    if not isinstance(model_or_layer, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: an object of {type(model_or_layer).__name__}.")
+    check_keras(model_or_layer, keras.layers.Layer, argument="model_or_layer")
     if isinstance(model_or_layer, keras.Model):
         check_model(model_or_layer)
     elif not model_or_layer.built:

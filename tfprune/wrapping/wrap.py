@@ -11,7 +11,7 @@ import keras
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.copying import check_layers, check_model, copy_model
 from tfprune.models.filters import Filters
-from tfprune.models.kinds import as_graph, is_around_graph, is_subclassed
+from tfprune.models.kinds import as_graph, check_keras, is_around_graph, is_subclassed
 from tfprune.models.layers import is_of_keras, walk
 from tfprune.models.rebuild import Replace, copy_of
 from tfprune.models.subclassed import replace_in_place
@@ -122,8 +122,7 @@ def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> kera
 
 
 def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Filters) -> Pruned:
-    if not isinstance(layer, keras.layers.Layer):
-        raise TypeError(f"Expected a Keras model or layer. Received: {layer!r} of type {type(layer).__name__}.")
+    check_keras(layer, keras.layers.Layer, argument="model_or_layer")
     if filters is not None:
         raise ValueError(
             f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "

@@ -175,8 +175,11 @@ def test_operators_that_tflite_lacks_are_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantize": "int4"}, r"one of \[None, 'float16', 'dynamic', 'int8'\]\. Received: quantize='int4'"),
-        ({"io_dtype": "uint8"}, r"one of \['float32', 'int8'\]\. Received: io_dtype='uint8'"),
+        (
+            {"quantize": "int4"},
+            r"None, 'float16', 'dynamic' or 'int8'\. Received: quantize='int4'\. Did you mean 'int8'\?",
+        ),
+        ({"io_dtype": "uint8"}, r"'float32' or 'int8'\. Received: io_dtype='uint8'\. Did you mean 'int8'\?"),
         (
             {"io_dtype": "int8", "quantize": "dynamic"},
             "io_dtype='float32' with quantize='dynamic'",

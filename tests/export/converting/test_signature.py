@@ -38,7 +38,9 @@ def test_a_dict_is_read_by_its_keys():
 
 
 def test_what_is_no_built_model_is_refused():
-    with pytest.raises(TypeError, match=r"Expected a keras\.Model\. Received: Dense"):
+    with pytest.raises(
+        TypeError, match=r"Expected a Keras model\. Received: model=<Dense .*A layer becomes a model with"
+    ):
         signature(keras.layers.Dense(2))
     with pytest.raises(ValueError, match=r"Received: 'late', whose input shape is unknown.*keras\.Input\(shape\)"):
         signature(keras.Sequential([keras.layers.Dense(2)], name="late"))
@@ -97,8 +99,9 @@ def test_arrays_come_back_by_name_in_the_type_of_the_input():
 @pytest.mark.parametrize(
     ("wanted", "batch", "message"),
     [
-        (ONE, X[0], r"shape \(samples, 4\) for input 'x' in check_on\. Received: shape \(4,\)"),
-        (ONE, X[:, :3], r"Received: shape \(3, 3\)"),
+        (ONE, X[0], r"shape \(samples, 4\) for input 'x' in check_on\. Received: shape \(4,\)\. The first dimension"),
+        (ONE, X[0, 0], r"Received: shape \(\)\. The first dimension counts the samples, at least 1\.$"),
+        (ONE, X[:, :3], r"shape \(samples, 4\) for input 'x' in check_on\. Received: shape \(3, 3\)\.$"),
         (ONE, X[:0], r"Received: shape \(0, 4\).*at least 1"),
         (ONE, (X, X[:, 0]), "Expected one array in check_on. Received: 2 arrays. The model takes 'x' alone"),
         (ONE, X.astype(str), "Expected numbers for input 'x' .* Received: dtype <U"),

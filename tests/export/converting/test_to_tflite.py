@@ -199,14 +199,17 @@ def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantize": "int4"}, r"one of \[None, 'float16', 'dynamic', 'int8'\]\. Received: quantize='int4'"),
-        ({"compress": "zip"}, "'gzip' or 'xz' or 'packed'. Received: compress='zip'"),
+        ({"quantize": "int4"}, r"None, 'float16', 'dynamic' or 'int8'\. Received: quantize='int4'"),
+        ({"compress": "zip"}, r"None, 'gzip', 'xz' or 'packed'\. Received: compress='zip'\. Did you mean 'gzip'\?"),
         ({"io_dtype": "int8"}, "Only quantize='int8' has integer inputs"),
         ({"quantize": "int8"}, "Expected `calibration` with quantize='int8'"),
-        ({"calibration": [IMAGES[0]]}, r"batch 0 of `calibration`\. Received: shape \(8, 8, 3\)"),
+        (
+            {"calibration": [IMAGES[0]]},
+            r"batch 0 of `calibration`\. Received: shape \(8, 8, 3\)\. The first dimension",
+        ),
         ({"calibration": IMAGES * np.nan}, "finite numbers for input 'image' in batch 0 of `calibration`"),
         ({"check_on": IMAGES[:0]}, r"Expected `check_on` with at least one sample"),
-        ({"check_on": [IMAGES, IMAGES[:, 1:]]}, r"batch 1 of `check_on`\. Received: shape \(20, 7, 8, 3\)"),
+        ({"check_on": [IMAGES, IMAGES[:, 1:]]}, r"batch 1 of `check_on`\. Received: shape \(20, 7, 8, 3\)\.$"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_before_the_work(monkeypatch, tmp_path, options, message):
@@ -217,7 +220,9 @@ def test_arguments_that_do_not_fit_are_refused_before_the_work(monkeypatch, tmp_
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"Expected a keras\.Model\. Received: str"):
+    with pytest.raises(
+        TypeError, match=r"Received: model='model.keras' of type str\. Load it first: keras\.models\."
+    ):
         to_tflite("model.keras", tmp_path / "file")
     with pytest.raises(ValueError, match="Expected a built model"):
         to_tflite(keras.Sequential([layers.Dense(2)]), tmp_path / "file")
