@@ -53,7 +53,7 @@ def main() -> None:
     options = parse()
     data, epochs = digits(), 3 if options.smoke else options.epochs
     if options.smoke:
-        print("--smoke: three epochs, too few for a good accuracy")
+        print("--smoke: three epochs and few images to reconstruct on, too few for a good accuracy")
     options.output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
     model = train(build(), data, epochs=epochs, rate=0.002)
@@ -63,14 +63,14 @@ def main() -> None:
     heads = attention * HEADS
     print(f"Budget: {heads} of {BLOCKS * HEADS} heads and {HIDDEN - units} of {HIDDEN} units of each block go.")
     print("Each layer keeps a head, so fewer go where one would lose all.")
-    smaller = model
+    smaller, images = model, data[0][:256] if options.smoke else data[0]
     for what, shares in (("heads", heads / (BLOCKS * HEADS)), ("units", 1 - units / HIDDEN)):
         if shares > 0:
             plan = plan_for(what, smaller, data, shares)
             print(f"\n{plan}")
             masked = tfprune.zero_channels(smaller, plan)
             lines.append(row(f"{what} removed", masked, data))
-            better, _ = tfprune.reconstruct(masked, smaller, data[0])
+            better, _ = tfprune.reconstruct(masked, smaller, images)
             smaller = tfprune.shrink(better, plan)
             lines.append(row("reconstructed, shrunk", smaller, data))
     smaller = train(smaller, data, epochs=max(epochs // 4, 1), rate=0.0005)
