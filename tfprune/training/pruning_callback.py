@@ -67,7 +67,7 @@ class PruningCallback(keras.callbacks.Callback):
         >>> from tfprune import schedules, wrap
         >>> model = wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]))
         >>> model.compile("sgd", "mse")
-        >>> callback = PruningCallback(schedules.Polynomial(0.5, end=1.0), every=2)
+        >>> callback = PruningCallback(schedules.Polynomial(0.5, end=0.75), every=2)
         >>> x = keras.ops.ones((32, 8))
         >>> history = model.fit(x, x[:, :1], batch_size=4, callbacks=[callback], verbose=0)
         >>> history.history["sparsity"]

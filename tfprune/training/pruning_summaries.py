@@ -36,7 +36,7 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         >>> from tfprune import PruningCallback, schedules, wrap
         >>> model = wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]))
         >>> model.compile("sgd", "mse")
-        >>> callbacks = [PruningCallback(schedules.Polynomial(0.5, end=1.0)), PruningSummaries("logs")]
+        >>> callbacks = [PruningCallback(schedules.Polynomial(0.5, end=0.75)), PruningSummaries("logs")]
         >>> x = keras.ops.ones((32, 8))
         >>> history = model.fit(x, x[:, :1], callbacks=callbacks, verbose=0)
     """
