@@ -21,8 +21,8 @@ FOLDERS = {"tfprune": ROOT / "tfprune", "tfprune.export": ROOT / "export"}
 # A module imports from its own room and from the rooms before it; not across `|`, and nothing of Keras before `‖`.
 STAIRS = {
     "tfprune": (
-        "spec axes top_k report lazy · schedules patterns allocation criteria ‖ models · evidence | channels · "
-        "wrapping · reconstruction · shrinking · training · tfmot"
+        "spec axes top_k report lazy · schedules patterns allocation criteria ‖ models · copying · evidence | "
+        "channels · wrapping · reconstruction · shrinking · training · tfmot"
     ),
     "tfprune.export": (
         "report · tflite · files · running | xnnpack | inspecting · rewriting · demo_device ‖ "

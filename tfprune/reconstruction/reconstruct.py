@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from tfprune.models.batches import Batches
-from tfprune.models.copying import copy_model
 from tfprune.models.graph import check_graph, flatten, trace
 from tfprune.models.layers import rename, walk
 from tfprune.reconstruction.layer_moments import Site, moments_of, sites_of
@@ -16,7 +15,7 @@ from tfprune.reconstruction.least_squares import RIDGE, GramMoments, solve, swee
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.spec import check_choice, check_count, check_number
 from tfprune.wrapping.flat_copy import flat_copy
-from tfprune.wrapping.transfer import transfer_weights
+from tfprune.wrapping.transfer import copy_with
 
 MODES = ("sequential", "parallel")
 METHODS = ("exact", "sweep")
@@ -109,9 +108,7 @@ def reconstruct(
 
 
 def _copy(model: keras.Model) -> keras.Model:
-    copy = copy_model(model, lambda path, layer: None)
-    transfer_weights(model, copy)
-    return copy
+    return copy_with(model, lambda path, layer: None)
 
 
 def _improve(

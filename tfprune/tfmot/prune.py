@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.models.copying import check_layers, check_model, copy_model
+from tfprune.models.copyable import check_layers, check_model
 from tfprune.models.kernels import expected_kernels, kernels
 from tfprune.models.kinds import leaf_layers
 from tfprune.patterns import Pattern, Unstructured
@@ -20,7 +20,7 @@ from tfprune.wrapping.choice import is_unbuilt
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense, wrappers
 from tfprune.wrapping.strip import plain_copy
-from tfprune.wrapping.transfer import transfer_weights
+from tfprune.wrapping.transfer import copy_with
 
 _DEFAULT = ConstantSparsity(0.5, 0)
 
@@ -88,8 +88,7 @@ def prune_low_magnitude(
         pruning_policy.ensure_model_supports_pruning(to_prune)
     (check_layers if is_unbuilt(to_prune) else check_model)(to_prune)
     names = _names_to_prune(to_prune, pattern, pruning_policy)
-    copy = copy_model(to_prune, lambda path, layer: wrapped(layer, weights=names[path]) if path in names else None)
-    transfer_weights(to_prune, copy)
+    copy = copy_with(to_prune, lambda path, layer: wrapped(layer, weights=names[path]) if path in names else None)
     if not names:
         _warn_if_unlike([layer for _, layer in wrappers(to_prune)], pattern, pruning_schedule)
     if not holds_pruned(copy):

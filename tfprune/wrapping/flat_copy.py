@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import keras
 
+from tfprune.copying.subclassed import layer_pairs
 from tfprune.models.graph import check_graph, flatten
-from tfprune.models.subclassed import layer_pairs
 from tfprune.wrapping.strip import plain_copy
 
 

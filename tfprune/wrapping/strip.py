@@ -6,11 +6,13 @@ from typing import Any
 
 import keras
 
-from tfprune.models.copying import check_model, copy_model
+from tfprune.copying.copy_model import copy_model
+from tfprune.copying.origin import is_loadable
+from tfprune.copying.subclassed import restore
+from tfprune.models.copyable import check_model
 from tfprune.models.kinds import as_graph, check_keras, graph_layers, is_subclassed, leaf_layers
 from tfprune.models.layers import walk
 from tfprune.models.rebuild import copy_of
-from tfprune.models.subclassed import is_loadable, restore
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense
 from tfprune.wrapping.transfer import transfer_weights

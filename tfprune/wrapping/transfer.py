@@ -5,10 +5,22 @@ from __future__ import annotations
 import keras
 from keras import ops
 
+from tfprune.copying.copy_model import copy_model
+from tfprune.copying.subclassed import layer_pairs, own_variables
 from tfprune.models.kinds import is_subclassed
-from tfprune.models.rebuild import copy_all, copy_variables
-from tfprune.models.subclassed import layer_pairs, own_variables
+from tfprune.models.rebuild import Replace, copy_all, copy_variables
 from tfprune.wrapping.pruned import Pruned
+
+
+def copy_with(model: keras.Model, replace: Replace) -> keras.Model:
+    """Return an uncompiled copy of a model, weights included, in which some layers are replaced: see `copy_model`.
+
+    Raises:
+        ValueError: If the model cannot be copied.
+    """
+    copy = copy_model(model, replace)
+    transfer_weights(model, copy)
+    return copy
 
 
 def transfer_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:

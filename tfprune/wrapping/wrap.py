@@ -8,20 +8,20 @@ from typing import Any
 
 import keras
 
+from tfprune.copying.subclassed import replace_in_place
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.models.copying import check_layers, check_model, copy_model
+from tfprune.models.copyable import check_layers, check_model
 from tfprune.models.filters import Filters
 from tfprune.models.kinds import as_graph, check_keras, is_around_graph, is_subclassed
 from tfprune.models.layers import is_of_keras, walk
 from tfprune.models.rebuild import Replace, copy_of
-from tfprune.models.subclassed import replace_in_place
 from tfprune.patterns import PATTERNS, Channel, Pattern
 from tfprune.spec import resolve
 from tfprune.wrapping.channel_choice import choose_channels
 from tfprune.wrapping.choice import choose_weights, is_unbuilt
 from tfprune.wrapping.pruned import Pruned
 from tfprune.wrapping.strip import plain_copy
-from tfprune.wrapping.transfer import transfer_weights
+from tfprune.wrapping.transfer import copy_with, transfer_weights
 
 
 def wrap(
@@ -96,8 +96,7 @@ def wrap(
     if in_place:
         replace_in_place(model_or_layer, functools.partial(_replacement, wrapped))
         return model_or_layer
-    copy = copy_model(model_or_layer, wrapped)
-    transfer_weights(model_or_layer, copy)
+    copy = copy_with(model_or_layer, wrapped)
     _try_the_way_back(copy)
     if is_around_graph(model_or_layer):
         warnings.warn(
@@ -112,9 +111,7 @@ def wrap(
 def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
     """Return what takes a layer's place in a model that is not copied: a wrapper around the layer itself."""
     if as_graph(layer) is not None:
-        copy = copy_model(layer, lambda inner, part: wrapped(f"{path}/{inner}", part))
-        transfer_weights(layer, copy)
-        return copy
+        return copy_with(layer, lambda inner, part: wrapped(f"{path}/{inner}", part))
     replacement = wrapped(path, layer)
     if isinstance(replacement, Pruned):
         replacement.choose_kernels()  # refuses what the layer cannot do, before anything is changed

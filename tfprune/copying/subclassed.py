@@ -7,15 +7,15 @@ fresh ones. It is saved together with these layers, and so loads with them.
 
 from __future__ import annotations
 
-import copy
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from tfprune.models.held_layers import ORIGIN, Place, each_once, held_layers, names_of_keras, own_attributes
+from tfprune.copying.held_layers import Place, each_once, held_layers, names_of_keras, own_attributes
+from tfprune.copying.origin import ORIGIN, fresh, is_loadable, origin_of
 from tfprune.models.kinds import as_graph, is_subclassed, leaf_layers
 from tfprune.models.rebuild import Replace, config_of, copy_of, rebuild, revive
 
@@ -31,7 +31,7 @@ class _Holding:
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
         read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
         parts = {tuple(place): read(part) for place, part in config["parts"]}
-        shell = _fresh(config["origin"], read)
+        shell = fresh(config["origin"], read)
         return _fill(shell, _holding(type(shell)), parts, config)
 
 
@@ -67,8 +67,8 @@ def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras
         ValueError: If it has no configuration, or one that gives a model with other layers.
     """
     try:
-        origin = _origin(model)
-        shell = _fresh(origin, lambda entry: revive(entry, model))
+        origin = origin_of(model)
+        shell = fresh(origin, lambda entry: revive(entry, model))
     except ValueError as error:
         raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True).") from None
     return _fill(shell, _holding(type(shell)), _copied(model, replace, path), _state(model, origin))
@@ -83,9 +83,9 @@ def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Mo
     parts = _copied(model, replace, path)
     if not is_loadable(model):
         copies = {id(variable): _variable_like(variable) for variable in own_variables(model)}
-        return _assemble(type(model), model, parts, _state(model, _origin(model)), variables=copies)
-    origin = _origin(model)
-    shell = _fresh(origin, lambda entry: revive(entry, model))
+        return _assemble(type(model), model, parts, _state(model, origin_of(model)), variables=copies)
+    origin = origin_of(model)
+    shell = fresh(origin, lambda entry: revive(entry, model))
     for place, layer in held_layers(shell):
         if place in parts and not isinstance(layer, (keras.Model, type(parts[place]))):
             raise ValueError(
@@ -119,7 +119,7 @@ def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") ->
             return replacement or layer
 
         can_load = is_loadable(model)
-        origin = _origin(model) if can_load else {"build_config": model.get_build_config()}
+        origin = origin_of(model) if can_load else {"build_config": model.get_build_config()}
         target_class = _holding(type(model)) if can_load else type(model)
         plan.append((model, target_class, each_once(model, part), _state(model, origin)))
 
@@ -151,35 +151,8 @@ def own_variables(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.variables if id(variable) not in held]
 
 
-def is_loadable(model: keras.Model) -> bool:
-    """Tell whether a subclassed model can be built from its configuration."""
-    if ORIGIN in vars(model):
-        return "config" in vars(model)[ORIGIN]
-    try:
-        _fresh(_origin(model), lambda entry: revive(entry, model))
-    except ValueError:
-        return False
-    return True
-
-
-def _origin(model: keras.Model) -> dict[str, Any]:
-    """Return the configuration of a model as its own code gives it, and the shapes that it was built with."""
-    config = vars(model).get(ORIGIN) or config_of(model)
-    return {name: value for name, value in config.items() if name != "compile_config"}
-
-
 def _state(model: Any, origin: dict[str, Any]) -> dict[str, Any]:
     return {"name": model.name, "built": model.built, "origin": origin, "trainable": model.trainable}
-
-
-def _fresh(origin: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> keras.Model:
-    """Build a model as its class does; one with a `build` of its own creates its layers there."""
-    origin = copy.deepcopy(origin)  # as a `from_config` may take it apart
-    entry = {name: value for name, value in origin.items() if name != "build_config"}
-    model = read(entry)
-    if type(model).build is not keras.Model.build:
-        model.build_from_config(origin.get("build_config"))
-    return model
 
 
 def _below(path: str, layer: keras.layers.Layer) -> str:

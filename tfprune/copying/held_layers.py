@@ -8,12 +8,10 @@ from typing import Any
 
 import keras
 
+from tfprune.copying.origin import ORIGIN
 from tfprune.models.layers import attributes
 
 Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
-
-
-ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
 
 
 def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[Place, Any]:
