@@ -22,6 +22,7 @@ COMMANDS = [
     ["digits.py"],
     ["last_update.py"],
     ["reconstruction.py"],
+    ["ranking.py"],
     ["recurrent_export.py"],
     ["sizes.py"],
     ["packed.py"],
