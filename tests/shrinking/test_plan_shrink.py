@@ -272,9 +272,9 @@ def test_what_cannot_be_planned_is_refused(arguments, settings, error, text):
         plan_shrink(*arguments, **settings)
 
 
-def test_a_subclassed_model_is_refused():
+def test_a_subclassed_model_that_was_never_called_is_refused():
     with pytest.raises(ValueError, match="of class Subclassed, whose layers cannot be followed. Build it as"):
-        plan_shrink(subclassed(), 0.5)
+        plan_shrink(type(subclassed())(), 0.5)
 
 
 def test_a_diverged_model_is_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -18,21 +18,33 @@ from tfprune.models.kernels import Kernel, kernels
 from tfprune.models.layers import walk
 
 
-def analyze(model: keras.Model) -> Network:
+def analyze(model: keras.Model, *, closed: Mapping[int, str] | None = None) -> Network:
     """Follow the channels of a flat model, such as `flat_copy` returns.
 
     `Network` shows an example.
+
+    Args:
+        model: The flat model.
+        closed: Why the code of a layer could not be traced, by the id of the layer.
     """
-    flow = follow(trace(model))
+    flow = follow(trace(model), closed or {})
     bundles = flow.bundles()
-    keras_layers = [layer for layer in flow.layers.values() if isinstance(layer, keras.layers.Layer)]
-    layers = {layer.name: _channeled_layer(flow, layer, bundles) for layer in keras_layers}
+    counted = [layer for key, layer in flow.layers.items() if _is_layer(layer) or key in flow.recorded]
+    layers = {layer.name: _channeled_layer(flow, layer, bundles) for layer in counted}
     groups = form_groups(flow.sources, layers, bundles=bundles)
-    return Network(layers, groups, flow.reasons(bundles), int(bundles.max(initial=-1)) + 1)
+    left = {layer.name: flow.unfollowed[key] for key, layer in flow.layers.items() if key in flow.unfollowed}
+    unfollowed = {name: reason for name, reason in left.items() if name in layers and layers[name].mixes}
+    return Network(layers, groups, flow.reasons(bundles), int(bundles.max(initial=-1)) + 1, unfollowed)
 
 
-def _channeled_layer(flow: Flow, layer: keras.layers.Layer, bundles: np.ndarray) -> ChanneledLayer:
+def _is_layer(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.Layer)
+
+
+def _channeled_layer(flow: Flow, layer: Any, bundles: np.ndarray) -> ChanneledLayer:
     recorded = flow.recorded.get(id(layer), LayerChannels())
+    if not _is_layer(layer):
+        return ChanneledLayer(layer.name, (), _bundled(recorded.config, flow, bundles), ())
     kernels_by_id = {id(kernel.variable): kernel for kernel in kernels(layer)}
     of_keras = [inner for _, inner in walk(layer) if type(inner).__module__.startswith("keras.")]
     plain = {id(variable) for inner in of_keras for variable in inner.weights}

@@ -15,18 +15,12 @@ NamedKernels = Mapping[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]
 
 
 def kernels_by_weight(
-    network: Network, model: keras.Model, *, paths: Mapping[str, str] | None = None
+    network: Network, model: keras.Model
 ) -> dict[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]:
-    """Return the kernels of a flat model, each with its path and layer.
-
-    Args:
-        network: The channels of the model.
-        model: The flat model.
-        paths: The paths of its layers in the model that it came from; None takes their names.
-    """
+    """Return the kernels of a flat model, each with its path and layer."""
     found = {id(kernel.variable): (layer, kernel) for layer in model.layers for kernel in kernels(layer)}
     return {
-        weight: (f"{(paths or {}).get(weight.layer, weight.layer)}/{weight.name}", *found[id(variable)])
+        weight: (weight.path, *found[id(variable)])
         for weight, variable in network.variables(model)
         if id(variable) in found
     }

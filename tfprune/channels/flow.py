@@ -62,6 +62,7 @@ class Flow(Channels):
         super().__init__()
         self.recorded: dict[int, LayerChannels] = {}
         self.layers: dict[int, Any] = {}
+        self.unfollowed: dict[int, str] = {}  # why, by the id of a layer that no channels lead into
         self.rule_of = rule_of
         self._layouts: dict[int, Layout] = {}
         self._inner_tensors: list[Any] = []
@@ -90,8 +91,11 @@ class Flow(Channels):
         except NoRule as reason:
             del self.sources[sources:]
             held = self.recorded.pop(id(call.layer), LayerChannels())
-            for layout in [*self.inputs(call), *held.weights.values()]:
+            given = [*self.inputs(call), *held.weights.values()]
+            for layout in given:
                 self.pin(layout, f"{call.layer.name}: {reason}")
+            if all(channels is None for layout in given for channels in layout):
+                self.unfollowed[id(call.layer)] = str(reason)
             return [(None,) * len(tensor.shape) for tensor in call.outputs]
 
     def follow_inner(self, layer: keras.layers.Layer, inputs: Sequence[Layout], shapes: Any) -> Sequence[Layout]:
@@ -135,6 +139,10 @@ class Flow(Channels):
         for index, layout in layouts.items():
             self.tie_layouts(before.weights[index], layout)
         before.work += work
+
+    def note(self, operation: Any, config: Mapping[str, Any]) -> None:
+        """Note which arguments of an operation count channels."""
+        self.recorded[id(operation)] = LayerChannels(config=dict(config))
 
     def tie_layouts(self, first: Layout, second: Layout) -> None:
         """Let the channels along each axis be the same; those that meet none have to stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,7 +32,15 @@ def _group(
     """Return the group of some sources, under a name that is not taken."""
     made = np.unique(np.concatenate([bundles[source.channels] for source in sources]))
     members = [name for name, layer in layers.items() if any(weight.holding(made) for weight in layer.weights)]
-    return Group(unused_name(sources[0].name, taken), sources[0].kind, made, tuple(members))
+    kind = "heads" if any(source.kind == "heads" for source in sources) else sources[0].kind
+    return Group(unused_name(_name(sources, kind), taken), kind, made, tuple(members))
+
+
+def _name(sources: list[ChannelSource], kind: str) -> str:
+    """Return the name of the first source; for heads that several layers make, what their names have in common."""
+    names = [source.name.partition("/")[0] for source in sources if source.kind == kind]
+    common = os.path.commonprefix(names).rstrip("_")
+    return f"{common}/heads" if kind == "heads" and len(names) > 1 and common else sources[0].name
 
 
 def joined(sources: Sequence[ChannelSource], bundles: np.ndarray) -> list[list[ChannelSource]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,11 @@ class ChanneledLayer:
     config: dict[str, Any]
     work: tuple[Work, ...]
 
+    @property
+    def mixes(self) -> bool:
+        """Whether it has a weight that may be a kernel."""
+        return any(len(weight.shape) > 1 for weight in self.weights)
+
     def flops(self, keep: np.ndarray) -> int:
         """Return twice its multiplications on one sample."""
         return sum(2 * _product(factor, sizes, keep) for factor, sizes in self.work)
@@ -112,6 +117,7 @@ class Network:
         groups: Its groups of channels.
         reasons: Why a bundle has to stay, by its number, for those that do.
         size: The number of bundles.
+        unfollowed: Why a layer with kernels could not be looked into, by its name.
 
     Example:
         Dense "hidden" -> Dense "out". A channel of "hidden" goes from its kernel and its bias, and from the kernel of
@@ -140,6 +146,7 @@ class Network:
     groups: tuple[Group, ...]
     reasons: dict[int, str]
     size: int
+    unfollowed: dict[str, str] = field(default_factory=dict)
 
     def all_kept(self) -> np.ndarray:
         """Return the choice that keeps all bundles, True for each."""

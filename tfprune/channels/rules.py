@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfprune.channels.flow import Flow, Rule
-from tfprune.channels.no_rule import NoRule
 from tfprune.channels.rules_kernels import KERNELS
+from tfprune.channels.rules_operations import OPERATIONS, alone
 from tfprune.channels.rules_sequences import SEQUENCES
-from tfprune.channels.rules_shapes import OPERATIONS, SHAPES
+from tfprune.channels.rules_shapes import SHAPES
 
 RULES: dict[type, Rule] = {**KERNELS, **SHAPES, **SEQUENCES}
 REGISTERED: set[type] = set()
 
 
-def rule_of(layer: Any) -> Rule:
-    """Return the rule of a layer or operation.
-
-    Raises:
-        NoRule: If there is none, or the class of the layer overrides the `call` of the class that the rule is for.
-    """
+def known_rule(layer: Any) -> Rule | None:
+    """Return the rule of a layer or operation; None for a class that overrides the `call` that the rule is for."""
     kind: Any = type(layer)
     if not isinstance(layer, keras.layers.Layer):
-        rule = OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None
-        if rule is None:
-            raise NoRule(f"no rule for the operation {kind.__name__}")
-        return rule
+        return OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None
     known = next((parent for parent in kind.__mro__ if parent in RULES), None)
-    if known is None or not (known in REGISTERED or kind.call is known.call):
-        raise NoRule(f"no rule for {kind.__name__}: add one with tfprune.register_shrinkable")
-    return RULES[known]
+    return RULES[known] if known in REGISTERED or (known and kind.call is known.call) else None
 
 
-def follow(graph: Any) -> Flow:
-    """Return the channels of a flat model and where they are."""
+def follow(graph: Any, closed: Mapping[int, str]) -> Flow:
+    """Return the channels of a flat model and where they are.
+
+    Args:
+        graph: Its calls.
+        closed: Why the code of a layer could not be traced, by the id of the layer.
+    """
+
+    def rule_of(layer: Any) -> Rule:
+        return known_rule(layer) or functools.partial(alone, reason=_unknown(layer, closed))
+
     return Flow(graph, rule_of)
+
+
+def _unknown(layer: Any, closed: Mapping[int, str]) -> str:
+    kind = type(layer).__name__
+    if not isinstance(layer, keras.layers.Layer):
+        return f"no rule for the operation {kind}"
+    if id(layer) in closed:
+        return f"its code cannot be traced: {closed[id(layer)]}"
+    return f"no rule for {kind}: add one with tfprune.register_shrinkable"

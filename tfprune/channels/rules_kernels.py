@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,23 +9,24 @@ import keras
 import numpy as np
 
 from tfprune.axes import parse_equation, spell_out
-from tfprune.channels.flow import Flow, Rule, channel_axis
+from tfprune.channels.flow import Flow, Rule, Work, channel_axis
 from tfprune.channels.no_rule import NoRule
 from tfprune.channels.ties import Layout
 from tfprune.models.graph import Call
+from tfprune.opening.sample_inputs import BATCH, LENGTH
+from tfprune.opening.treats_alone import treats_alone
 
 layers = keras.layers
-MIXING = ("softmax", "log_softmax", "sparsemax", "glu")  # activations that look at all channels
 
 
 def check_activation(layer: Any) -> None:
-    """Refuse an activation that looks at several channels, or that Keras does not provide."""
+    """Refuse an activation that looks at several channels."""
     activation = getattr(layer, "activation", None)
     if activation is None:
         return
-    is_own = isinstance(activation, types.FunctionType) and activation.__module__.startswith("keras.")
-    name = getattr(activation, "__name__", type(activation).__name__)
-    if not is_own or name in MIXING:
+    vector = keras.KerasTensor((BATCH, LENGTH))
+    if not treats_alone(activation, ((vector,), {}), axes={id(vector): 1}):
+        name = getattr(activation, "__name__", type(activation).__name__)
         raise NoRule(f"its activation {name} may look at several channels at once")
 
 
@@ -158,6 +158,20 @@ def embedding(flow: Flow, call: Call) -> Sequence[Layout]:
     return [flow.placed(len(shape), -1, outputs)]
 
 
+def reversible_embedding(flow: Flow, call: Call) -> Sequence[Layout]:
+    """Follow an embedding that is also called in reverse, where it reads what it made."""
+    layer, layout = call.layer, flow.inputs(call)[0]
+    is_reversed = len(call.outputs[0].shape) == len(call.inputs[0].shape)
+    if not is_reversed:
+        return embedding(flow, call)
+    inputs = flow.along(layout, -1)
+    kernels = {"reverse_embeddings": (inputs, None), "embeddings": (None, inputs)}
+    size = layer.output_dim if inputs is None else inputs
+    work: list[Work] = [(flow.positions(call.inputs[0].shape, -1), (layer.input_dim, size))]
+    flow.record(layer, kernels, config={} if inputs is None else {"output_dim": inputs}, work=work)
+    return [(None,) * len(call.outputs[0].shape)]
+
+
 def _sizes(variable: keras.Variable, layout: Layout) -> tuple[int | np.ndarray, ...]:
     """Return the sizes of a weight, channels in place of a number where it has them."""
     return tuple(
@@ -169,6 +183,7 @@ KERNELS: dict[type, Rule] = {
     layers.Dense: dense,
     layers.EinsumDense: einsum_dense,
     layers.Embedding: embedding,
+    layers.ReversibleEmbedding: reversible_embedding,
     **dict.fromkeys([layers.Conv1D, layers.Conv2D, layers.Conv3D], convolution),
     **dict.fromkeys([layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], transposed),
     **dict.fromkeys([layers.DepthwiseConv1D, layers.DepthwiseConv2D], depthwise),

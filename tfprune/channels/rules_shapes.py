@@ -1,4 +1,4 @@
-"""How channels go through layers and operations without kernels: elementwise, merging, pooling, reshaping, norms."""
+"""How channels go through layers without kernels: elementwise, merging, pooling, reshaping, norms."""
 
 from __future__ import annotations
 
@@ -87,15 +87,6 @@ def spatial(flow: Flow, call: Call) -> Sequence[Layout]:
     return [flow.placed(len(shape), channel_axis(call.layer, len(shape)), channels)]
 
 
-def reduction(flow: Flow, call: Call) -> Sequence[Layout]:
-    layout, rank = flow.inputs(call)[0], len(call.inputs[0].shape)
-    axes = range(rank) if call.layer.axis is None else np.atleast_1d(call.layer.axis) % rank
-    if any(layout[axis] is not None for axis in axes):
-        raise NoRule("it adds up channels without a kernel")
-    kept = [channels for axis, channels in enumerate(layout) if call.layer.keepdims or axis not in axes]
-    return [tuple(kept)]
-
-
 def flatten(flow: Flow, call: Call) -> Sequence[Layout]:
     layout, shape = flow.inputs(call)[0], call.inputs[0].shape
     if getattr(call.layer, "data_format", None) == "channels_first" and len(shape) > 2:  # which puts channels last
@@ -110,10 +101,7 @@ def reshape(flow: Flow, call: Call) -> Sequence[Layout]:
         (-1 if size is None else size) if channels is None else channels
         for size, channels in list(zip(shape, layout, strict=True))[1:]
     )
-    if isinstance(call.layer, layers.Reshape):
-        flow.record(call.layer, {}, config={"target_shape": counted})
-    elif any(channels is not None for channels in layout):
-        raise NoRule("keras.ops.reshape has the number of channels written into it: use the layer Reshape")
+    flow.record(call.layer, {}, config={"target_shape": counted})
     return [layout]
 
 
@@ -139,10 +127,7 @@ def _reshaped(layout: Layout, shape: Sequence[int | None], result: Sequence[int 
 
 def permute(flow: Flow, call: Call) -> Sequence[Layout]:
     layout = flow.inputs(call)[0]
-    order = (0, *call.layer.dims) if isinstance(call.layer, layers.Permute) else call.layer.axes
-    if order is None:
-        order = range(len(layout))[::-1]
-    return [tuple(layout[axis] for axis in order)]
+    return [tuple(layout[axis] for axis in (0, *call.layer.dims))]
 
 
 def repeat(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -213,19 +198,4 @@ SHAPES: dict[type, Rule] = {
     **dict.fromkeys(
         [layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization, layers.Softmax], joint_norm
     ),
-}
-# What an expression such as `x * 2 + y`, or a function of keras.ops, puts into a graph, by the name of its class.
-_UNARY = (
-    "Abs Absolute Cast Celu Clip Cos Elu Erf Exp Expm1 Gelu HardShrink HardSigmoid HardSilu HardTanh Identity "
-    "LeakyRelu Log Log1p LogSigmoid Negative Relu Relu6 Rsqrt Selu Sigmoid Sign Silu Sin SoftShrink Softplus "
-    "Softsign Sqrt Square SquarePlus StopGradient Tanh TanhShrink"
-)
-_BINARY = "Add Divide Maximum Minimum Multiply Power Subtract TrueDivide"
-OPERATIONS: dict[str, Rule] = {
-    **dict.fromkeys(_UNARY.split(), elementwise),
-    **dict.fromkeys(_BINARY.split(), merge),
-    **dict.fromkeys(["Mean", "Max", "Min", "Sum"], reduction),
-    "Concatenate": concatenate,
-    **dict.fromkeys(["Reshape", "ExpandDims", "Squeeze"], reshape),
-    "Transpose": permute,
 }

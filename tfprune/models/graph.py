@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import keras
 
 from tfprune.models.kinds import check_keras, is_graph
+from tfprune.models.layers import walk
 
 INSERTED = ("flip", "add", "multiply", "relu6")  # what rewriting puts in besides layers
 
@@ -84,9 +87,32 @@ def unused_name(name: str, taken: set[str]) -> str:
     return name
 
 
-def retrace(model: keras.Model, call: Callable) -> keras.Model:
-    """Call the layers of a model again, on new inputs, each by `call(layer, *args, **kwargs)`; layers are shared."""
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+def retrace(model: keras.Model, call: Callable, *, inputs: Any = None) -> keras.Model:
+    """Call the layers of a model again, each by `call(layer, *args, **kwargs)`; layers are shared.
+
+    Args:
+        model: A graph model.
+        call: Calls a layer or operation.
+        inputs: Symbolic tensors in the structure of the model's inputs; None makes new ones of the same shapes.
+    """
+    with _exact_shapes(model):
+        return keras.models.clone_model(
+            model, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call
+        )
+
+
+@contextmanager
+def _exact_shapes(model: keras.Model) -> Iterator[None]:
+    """Let each EinsumDense find its output shape by its code within the context: it remembers open sizes."""
+    remembering = [layer for _, layer in walk(model) if isinstance(layer, keras.layers.EinsumDense)]
+    try:
+        for layer in remembering:
+            by_code = functools.partial(keras.Operation.compute_output_spec, layer)
+            vars(layer)["compute_output_spec"] = by_code  # past Keras, which locks a built layer
+        yield
+    finally:
+        for layer in remembering:
+            del vars(layer)["compute_output_spec"]
 
 
 def trace(model: keras.Model) -> Graph:

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from tfprune.allocation import Allocation, allocate
-from tfprune.channels.analyze import analyze
 from tfprune.channels.choose_groups import NamedKernels, choose_groups, first_reason, kernels_by_weight, why_stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.channels.ranking import as_weights, bundle_scores, finite, keep_best
@@ -18,7 +17,6 @@ from tfprune.criteria import CRITERIA, Criterion, Evidence, Magnitude
 from tfprune.evidence.gatherer import Gatherer, check_needs, gather
 from tfprune.evidence.subject import Subject
 from tfprune.models.filters import Filters
-from tfprune.models.graph import check_graph
 from tfprune.models.layers import as_numpy
 from tfprune.patterns import Unstructured
 from tfprune.report import Skipped
@@ -91,9 +89,8 @@ def plan_shrink(
     round_to = check_count(round_to, "round_to", least=1)
     if sparsity is not None or isinstance(allocation, Budget):
         check_sparsity_or_budget(sparsity, allocation)
-    check_graph(model)
-    flat = flat_copy(model).model
-    network = analyze(flat)
+    copy = flat_copy(model)
+    flat, network = copy.model, copy.network()
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:
@@ -167,6 +164,7 @@ def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
             for reason in [why_stuck(network, group)]
         ]
         + [Skipped(group.name, f"in part: {first_reason(network, group)}", Skipped.PARTLY_HELD) for group in partly]
+        + [Skipped(name, reason, Skipped.NO_RULE) for name, reason in network.unfollowed.items()]
     )
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.channels.analyze import analyze
 from tfprune.channels.network import Network
 from tfprune.models.batches import Batches
-from tfprune.models.graph import check_graph
 from tfprune.models.layers import as_numpy
 from tfprune.wrapping.flat_copy import flat_copy
 
@@ -53,10 +51,9 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     Reference:
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (heads by masked loss).
     """
-    check_graph(model)
+    copy = flat_copy(model)
     measured = _loss(model, loss)
-    flat = flat_copy(model).model
-    network = analyze(flat)
+    flat, network = copy.model, copy.network()
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")

@@ -83,11 +83,16 @@ def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
     return flat
 
 
+_SIZED = {"newshape": keras.ops.reshape, "shape": keras.ops.broadcast_to}  # by the argument that is a shape
+
+
 def _smaller(layer: Any, plan: ShrinkPlan) -> Any:
-    """Return a copy of a layer that counts only the channels that are kept; operations have no weights and stay."""
-    if not isinstance(layer, keras.layers.Layer):
-        return layer
-    return copy_of(layer, changes=_counted(plan.network.layers[layer.name].config, plan.keep))
+    """Return a copy of a layer or operation that counts only the channels that are kept."""
+    known = plan.network.layers.get(layer.name)
+    counted = _counted(known.config, plan.keep) if known else {}
+    if isinstance(layer, keras.layers.Layer):
+        return copy_of(layer, changes=counted)
+    return next((lambda x, sizes=sizes, name=name: _SIZED[name](x, sizes) for name, sizes in counted.items()), layer)
 
 
 def _counted(value: Any, keep: np.ndarray) -> Any:

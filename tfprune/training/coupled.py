@@ -6,16 +6,15 @@ import functools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.allocation import Weight
-from tfprune.channels.analyze import analyze
 from tfprune.channels.choose_groups import why_stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.channels.ranking import as_weights, bundle_scores, keep_best
-from tfprune.models.graph import is_plain
 from tfprune.models.kernels import from_matrix
 from tfprune.models.layers import as_numpy
 from tfprune.top_k import rank_first
@@ -66,27 +65,32 @@ class Coupling:
         return found
 
 
-_KNOWN: weakref.WeakKeyDictionary[keras.layers.Layer, Coupling] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[keras.layers.Layer, Coupling | None] = weakref.WeakKeyDictionary()
 
 
 def coupling(model: keras.layers.Layer) -> Coupling | None:
-    """Return how the wrapped kernels of a graph model are coupled; None for a model that is not a graph.
+    """Return how the wrapped kernels of a model are coupled; None for one that cannot be followed.
 
     It is found once for each model: neither its graph nor its wrappers change.
     """
-    if not is_plain(model):
-        return None
     if model not in _KNOWN:
-        flat = flat_copy(model)
-        network = analyze(flat.model)
-        found: dict[ChanneledWeight, tuple[Pruned, str]] = {}
-        for layer_name, layer in flat.origins.items():
-            if isinstance(layer, Pruned):
-                names = {id(kernel.variable): name for name, kernel in layer.kernels.items()}
-                weights = zip(network.layers[layer_name].weights, layer.layer.weights, strict=True)
-                found |= {weight: (layer, names[id(one)]) for weight, one in weights if id(one) in names}
-        _KNOWN[model] = Coupling(network, found)
+        _KNOWN[model] = _found(model)
     return _KNOWN[model]
+
+
+def _found(model: Any) -> Coupling | None:
+    try:
+        copy = flat_copy(model)
+    except (TypeError, ValueError):  # a layer, or a model whose wrappers the user's own code put in
+        return None
+    network = copy.network()
+    kernels: dict[ChanneledWeight, tuple[Pruned, str]] = {}
+    for weight, variable in network.variables(copy.model):
+        source = copy.sources[id(variable)]
+        if isinstance(source.layer, Pruned):
+            names = {id(kernel.variable): name for name, kernel in source.layer.kernels.items()}
+            kernels |= {weight: (source.layer, names[id(source.variable)])} if id(source.variable) in names else {}
+    return Coupling(network, kernels)
 
 
 class CoupledGroups:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import keras
 
-from tfprune.channels.analyze import analyze
 from tfprune.channels.choose_groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.channels.network import ChanneledWeight, Group, Network
 from tfprune.criteria import Criterion
 from tfprune.models.filters import Filters
-from tfprune.models.graph import is_plain
-from tfprune.models.kinds import leaf_layers
+from tfprune.models.kernels import kernels
 from tfprune.patterns import Channel, Pattern
 from tfprune.wrapping.choice import Choice
-from tfprune.wrapping.flat_copy import flat_copy
+from tfprune.wrapping.flat_copy import Source, flat_copy
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 
 
@@ -28,50 +26,80 @@ def choose_channels(model: keras.Model, *, criterion: Criterion, pattern: Channe
     Raises:
         ValueError: If the model is not a graph, or if the channels asked for cannot be removed.
     """
-    if not is_plain(model):
-        raise ValueError(
-            f"Expected a Sequential or Functional model with pattern={pattern!r}, which follows the channels from "
-            f"layer to layer. Received: {model.name!r} of class {type(model).__name__}. Build it as "
-            f"keras.Model(inputs, outputs), or wrap single layers of it."
-        )
-    paths_by_id = {id(layer): path for path, layer in leaf_layers(model)}
     flat = flat_copy(model)
-    paths = {name: paths_by_id[id(origin)] for name, origin in flat.origins.items()}
-    wrapped = {name: origin for name, origin in flat.origins.items() if holds_pruned(origin)}
-    network = analyze(flat.model)
-    kernels = kernels_by_weight(network, flat.model, paths=paths)
+    network = flat.network()
+    known = kernels_by_weight(network, flat.model)
+    places = {
+        weight: place
+        for weight, variable in network.variables(flat.model)
+        for place in [_place(flat.sources[id(variable)])]
+        if weight in known and place is not None
+    }
+    named = {weight: (places[weight].path, *known[weight][1:]) for weight in places}
 
     def uncovered(weight: ChanneledWeight, group: Group) -> str | None:
         asked = replace(pattern, makes=bool(weight.making(group.bundles)))
-        if weight.layer in wrapped and not _covers(wrapped[weight.layer], weight.name, criterion, asked):
-            return f"{paths[weight.layer]} is wrapped already, with another criterion or pattern"
-        if weight not in kernels:
+        place = places.get(weight)
+        if place and holds_pruned(place.layer) and not _covers(place, criterion, asked):
+            return f"{place.layer_path} is wrapped already, with another criterion or pattern"
+        if place is None:
             return f"{weight.path} is not a kernel that can be masked; tfprune.register_prunable names those"
         return None
 
     def refusal(group: Group) -> str | None:
         return why_stuck(network, group, uncovered=uncovered)
 
-    groups = choose_groups(network, kernels, pattern=pattern, filters=filters, refusal=refusal)
-    cover = _cover(network, groups, paths, pattern)
-    return {path: choice for path, choice in cover.items() if path not in {paths[layer] for layer in wrapped}}
+    groups = choose_groups(network, named, pattern=pattern, filters=filters, refusal=refusal)
+    return _cover(network, groups, places, pattern)
 
 
-def _covers(layer: keras.layers.Layer, weight: str, criterion: Criterion, pattern: Channel) -> bool:
+@dataclass(frozen=True)
+class Place:
+    """Where a kernel is in the model to wrap.
+
+    Attributes:
+        layer: The layer in the model's own list that has it, itself or in a layer inside.
+        layer_path: The path of this layer.
+        name: The path of the kernel in this layer.
+    """
+
+    layer: keras.layers.Layer
+    layer_path: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.layer_path}/{self.name}"
+
+
+def _place(source: Source) -> Place | None:
+    """Return the place of a kernel; None for a weight that is not one."""
+    inside = source.layer.layer if isinstance(source.layer, Pruned) else source.layer
+    names = {id(kernel.variable): kernel.path for kernel in kernels(inside)}
+    name = names.get(id(source.variable))
+    return None if name is None else Place(source.layer, source.path, name)
+
+
+def _covers(place: Place, criterion: Criterion, pattern: Channel) -> bool:
     """Tell whether a wrapper that is there does what is asked for; one that makes channels may read others, too."""
-    same = isinstance(layer, Pruned) and layer.criterion == criterion and weight in layer.kernels
+    layer = place.layer
+    same = isinstance(layer, Pruned) and layer.criterion == criterion and place.name in layer.kernels
     return same and layer.pattern in (pattern, replace(pattern, makes=True))
 
 
-def _cover(network: Network, groups: list[Group], paths: Mapping[str, str], pattern: Channel) -> Choice:
+def _cover(
+    network: Network, groups: list[Group], places: Mapping[ChanneledWeight, Place], pattern: Channel
+) -> Choice:
+    """Return the choice of all kernels of some groups whose layers are not wrapped yet."""
     names: dict[str, list[str]] = {}
     making = set()
     for group in groups:
         part = network.free_part(group)
         for weight in network.weights_of(part):
-            path = paths[weight.layer]
-            known = names.setdefault(path, [])
-            known += [weight.name] if weight.name not in known else []
-            making |= {path} if weight.making(part.bundles) else set()
+            place = places[weight]
+            if not holds_pruned(place.layer):
+                known = names.setdefault(place.layer_path, [])
+                known += [place.name] if place.name not in known else []
+                making |= {place.layer_path} if weight.making(part.bundles) else set()
     shapes: dict[str, Pattern] = {path: replace(pattern, makes=path in making) for path in names}
     return {path: (names[path], shapes[path]) for path in names}

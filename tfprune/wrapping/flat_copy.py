@@ -1,38 +1,91 @@
-"""The plain, flat copy of a graph model in which channels are followed, and where each of its layers came from."""
+"""The plain, flat copy of a model in which channels are followed, and where each of its weights came from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
 
+from tfprune.channels.analyze import analyze
+from tfprune.channels.network import Network
+from tfprune.channels.rules import known_rule
 from tfprune.copying.subclassed import layer_pairs
-from tfprune.models.graph import check_graph, flatten
+from tfprune.models.kinds import is_subclassed, leaf_layers
+from tfprune.opening.call_graph import call_graph, check_followable
+from tfprune.opening.open_layers import Opened, open_layers
+from tfprune.wrapping.pruned import Pruned
 from tfprune.wrapping.strip import plain_copy
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """Where a weight of a flat copy came from.
+
+    Attributes:
+        layer: The layer of the model that was copied, perhaps a wrapper, that holds the weight, perhaps deep inside.
+        path: The path of this layer.
+        variable: The weight there.
+    """
+
+    layer: keras.layers.Layer
+    path: str
+    variable: keras.Variable
+
+
+@dataclass(frozen=True, eq=False)
 class FlatCopy:
-    """A copy of a model without wrappers and without models nested in it.
+    """A copy of a model without wrappers, without models nested in it, and with layers opened that hold others.
 
     Attributes:
         model: The copy, a Functional model.
-        origins: The layers of the model that was copied, wrappers among them, by the names of their copies.
+        plain: The same layers in a model of the kind that was copied.
+        closed: Why the code of a layer could not be traced, by the id of the layer.
+        is_open_shaped: Whether the copy takes the shapes that the model takes; otherwise sizes that are open there
+            are fixed, and it is for looking at only.
+        sources: Where each weight came from, by the id of the weight.
     """
 
     model: keras.Model
-    origins: dict[str, keras.layers.Layer]
+    plain: keras.Model
+    closed: dict[int, str]
+    is_open_shaped: bool
+    sources: dict[int, Source]
+
+    def network(self) -> Network:
+        """Return its channels."""
+        return analyze(self.model, closed=self.closed)
 
 
 def flat_copy(model: keras.Model) -> FlatCopy:
-    """Strip and flatten a model; it is left untouched.
+    """Strip, flatten and open a model; it is left untouched.
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it is not a graph.
+        ValueError: If it cannot be followed.
     """
-    check_graph(model)
+    check_followable(model)
     plain = plain_copy(model)
-    sources = {id(copy): layer for layer, copy in layer_pairs(model, plain)}
-    flat = flatten(plain)
-    return FlatCopy(flat, {layer.name: sources[id(layer)] for layer in flat.layers if id(layer) in sources})
+    opened = open_layers(call_graph(plain), is_known=lambda layer: known_rule(layer) is not None)
+    _check_opened(model, plain, opened)
+    return FlatCopy(opened.model, plain, opened.closed, opened.is_open_shaped, dict(_sources(model, plain)))
+
+
+def _sources(model: keras.Model, plain: keras.Model) -> Iterator[tuple[int, Source]]:
+    paths = {id(layer): path for path, layer in leaf_layers(model)}
+    for layer, copy in layer_pairs(model, plain):
+        if is_subclassed(layer):  # its layers come by themselves
+            continue
+        inside = layer.layer if isinstance(layer, Pruned) else layer
+        for variable, counterpart in zip(inside.weights, copy.weights, strict=True):
+            yield id(counterpart), Source(layer, paths[id(layer)], variable)
+
+
+def _check_opened(model: keras.Model, plain: keras.Model, opened: Opened) -> None:
+    """Refuse a subclassed model that is still one call."""
+    if any(layer is plain for layer in opened.model.layers):
+        reason = opened.closed.get(id(plain), "it has weights of its own; move them into a layer")
+        raise ValueError(
+            f"Expected a model whose calls can be traced. Received: {model.name!r} of class {type(model).__name__}, "
+            f"whose layers cannot be followed: {reason}. Build it as keras.Model(inputs, outputs)."
+        )

@@ -1,0 +1,179 @@
+"""Layers opened by tracing: the graph returns what they do, and what cannot be traced is named with its line."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune import plan_shrink
+
+layers, ops = keras.layers, keras.ops
+
+
+class Gated(layers.Layer):
+    """A gated feed-forward part with a residual connection."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.norm = layers.LayerNormalization()
+        self.gate, self.up = layers.Dense(units, name="gate"), layers.Dense(units, name="up")
+        self.units = units
+
+    def build(self, shape):
+        self.down = layers.Dense(shape[-1], name="down")
+        for part in (self.norm, self.gate, self.up):
+            part.build(shape)
+        self.down.build((*shape[:-1], self.units))
+
+    def call(self, inputs):
+        x = self.norm(inputs)
+        return inputs + self.down(ops.silu(self.gate(x)) * self.up(x))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class Attention(layers.Layer):
+    """Grouped attention by einsum equations: four query heads, two for keys and values, and a rotation in a head."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.query = layers.EinsumDense("btd,dqh->btqh", (None, 4, 6), name="query")
+        self.key = layers.EinsumDense("btd,dkh->btkh", (None, 2, 6), name="key")
+        self.value = layers.EinsumDense("btd,dkh->btkh", (None, 2, 6), name="value")
+        self.out = layers.EinsumDense("btqh,qhd->btd", (None, 8), name="out")
+
+    def build(self, shape):
+        for part in (self.query, self.key, self.value):
+            part.build(shape)
+        self.out.build((*shape[:-1], 4, 6))
+
+    def call(self, inputs):
+        query, key, value = (self._rotated(self.query(inputs)), self._rotated(self.key(inputs)), self.value(inputs))
+        key, value = ops.repeat(key, 2, axis=2), ops.repeat(value, 2, axis=2)
+        scores = ops.softmax(ops.einsum("btqh,bsqh->bqts", query, key) / 6**0.5)
+        return self.out(ops.einsum("bqts,bsqh->btqh", scores, value))
+
+    def _rotated(self, x):
+        first, second = ops.split(x, 2, axis=-1)
+        return ops.concatenate([-second, first], axis=-1) + x
+
+
+class Block(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.attention, self.feed_forward = Attention(name="attention"), Gated(10, name="feed_forward")
+
+    def build(self, shape):
+        self.attention.build(shape)
+        self.feed_forward.build(shape)
+
+    def call(self, inputs):
+        return self.feed_forward(inputs + self.attention(inputs))
+
+
+def transformer() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    tokens = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(11, 8, name="embedding")(tokens)
+    x = Block(name="second")(Block(name="first")(x))
+    return keras.Model(tokens, layers.Dense(3, name="out")(layers.LayerNormalization(name="norm")(x)))
+
+
+TOKENS = np.random.default_rng(0).integers(0, 11, (4, 5))
+
+
+def test_blocks_are_opened_down_to_heads_and_units():
+    rows = {row.group: (row.kind, row.channels, row.kept) for row in plan_shrink(transformer(), 0.5).rows}
+    for block in ("first", "second"):
+        assert rows[f"{block}_attention/heads"] == ("heads", 2, 1)  # a group: a key head and its two queries
+        assert rows[f"{block}_feed_forward_gate"] == ("channels", 10, 5)
+        assert rows[f"{block}_attention_value/h"] == ("channels", 6, 6)  # the size of a head stays
+
+
+def test_gate_and_up_go_with_the_rows_of_down():
+    plan = plan_shrink(transformer(), 0.5)
+    members = {row.group: row.members for row in plan.rows}["first_feed_forward_gate"]
+    assert members == ("first_feed_forward_gate", "first_feed_forward_up", "first_feed_forward_down")
+
+
+def test_the_smaller_model_equals_the_masked_one():
+    model = transformer()
+    plan = plan_shrink(model, 0.5)
+    masked, smaller = tfprune.zero_channels(model, plan), tfprune.shrink(model, plan)
+    np.testing.assert_allclose(smaller(TOKENS), masked(TOKENS), atol=1e-5)
+    assert smaller.count_params() == plan.parameters_kept < model.count_params()
+
+
+class Whole(keras.Model):
+    """A subclassed model of three dense layers."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.second = layers.Dense(6, "relu", name="first"), layers.Dense(8, "gelu", name="second")
+        self.out = layers.Dense(2, name="out")
+
+    def call(self, inputs):
+        return self.out(self.second(self.first(inputs)))
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_a_subclassed_model_is_opened():
+    model, x = Whole(name="whole"), np.random.default_rng(1).normal(size=(7, 4)).astype("float32")
+    model(x)
+    plan = plan_shrink(model, 0.5)
+    assert {row.group: row.kept for row in plan.rows} == {"whole_first": 3, "whole_second": 4, "whole_out": 2}
+    np.testing.assert_allclose(tfprune.shrink(model, plan)(x), tfprune.zero_channels(model, plan)(x), atol=1e-5)
+
+
+def test_channels_of_layers_inside_are_masked_while_the_model_trains():
+    model = transformer()
+    wrapped = tfprune.wrap(model, pattern="channel", filters="feed_forward/(gate|up)")
+    np.testing.assert_array_equal(wrapped(TOKENS), model(TOKENS))
+    tfprune.update_masks(wrapped, 0.5)
+    kept = np.asarray(wrapped.get_layer("first").masks["feed_forward/gate/kernel"]).any(axis=0)
+    assert kept.sum() == 5
+    for name, axis in (("up", 0), ("down", 1)):
+        mask = np.asarray(wrapped.get_layer("first").masks[f"feed_forward/{name}/kernel"])
+        np.testing.assert_array_equal(mask.any(axis=axis), kept)
+    smaller = tfprune.shrink(wrapped, plan_shrink(wrapped))
+    np.testing.assert_allclose(smaller(TOKENS), wrapped(TOKENS), atol=1e-5)
+
+
+class Moody(Whole):
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((None, 6))
+        self.out.build((None, 8))
+
+    def call(self, inputs):
+        hidden = self.first(inputs)
+        return self.out(self.second(hidden if ops.sum(hidden) > 0 else -hidden))
+
+
+def test_code_that_looks_at_values_is_named_with_its_line():
+    model = Moody(name="moody")
+    model(np.ones((2, 4), "float32"))
+    with pytest.raises(ValueError, match="'moody' of class Moody, whose layers cannot be followed") as caught:
+        plan_shrink(model, 0.5)
+    assert "test_open_layers.py, line" in str(caught.value)
+    assert "if ops.sum(hidden) > 0 else -hidden" in str(caught.value)
+
+
+def test_an_activation_is_judged_by_what_it_returns():
+    def shifted(x):
+        return ops.relu(x) - 0.1
+
+    def centered(x):
+        return x - ops.mean(x, axis=-1, keepdims=True)
+
+    x = keras.Input((4,))
+    hidden = layers.Dense(6, centered, name="centered")(layers.Dense(6, shifted, name="shifted")(x))
+    model = keras.Model(x, layers.Dense(2, name="out")(hidden))
+    network = tfprune.channels.analyze.analyze(model)
+    free = {group.name: int(network.free(group).sum()) for group in network.groups}
+    assert free == {"shifted": 6, "centered": 0, "out": 0}

@@ -1,0 +1,159 @@
+"""Open the layers of a graph that call other layers, by tracing their code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.models.graph import retrace
+from tfprune.models.layers import is_of_keras, sublayers, walk
+from tfprune.opening.inlined import Failed, inlined
+from tfprune.opening.sample_inputs import fixed_inputs, numbers_for
+from tfprune.opening.trace_failure import FAILURES, describe
+
+IsKnown = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A graph in which layers were opened.
+
+    Attributes:
+        model: The graph of what is inside of them. It shares the layers of the model that was opened.
+        is_open_shaped: Whether it takes the shapes that the model takes; otherwise no size is open in it.
+        closed: Why a layer was left whole, by the id of the layer.
+    """
+
+    model: keras.Model
+    is_open_shaped: bool
+    closed: dict[int, str]
+
+
+def open_layers(flat: keras.Model, is_known: IsKnown) -> Opened:
+    """Return a graph of the layers inside of layers, however deep; it shares them, and gives them names of paths.
+
+    Args:
+        flat: A Functional model without plain models nested in it. Its inner layers are renamed.
+        is_known: Tells whether a layer stays whole because its kind is known.
+
+    Raises:
+        ValueError: If the opened graph returns something else than the model.
+    """
+    candidates = list(_openable(flat, is_known))
+    if not candidates:
+        return Opened(flat, True, {})
+    _name_by_paths(flat, candidates)
+    found = _traced(flat, candidates, inputs=None)
+    if found.closed or not _runs(found.model):
+        fixed = _traced(flat, candidates, inputs=fixed_inputs(flat))
+        if len(fixed.closed) < len(found.closed) or not _runs(found.model):
+            found = fixed
+    if found.model is not flat:
+        _check_same(flat, found.model)
+    return found
+
+
+def _runs(model: keras.Model) -> bool:
+    """Tell whether a traced graph runs: where code looks at open sizes, it may have written them into operations."""
+    try:
+        model(numbers_for(model.input))
+    except FAILURES:
+        return False
+    return True
+
+
+def _openable(flat: keras.Model, is_known: IsKnown) -> Iterator[keras.layers.Layer]:
+    """Yield the layers that may be opened, outer ones first: weights of their own would turn into constants."""
+
+    def visit(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+        inner = sublayers(layer)
+        if id(layer) in seen or is_of_keras(layer) or is_known(layer) or not inner or own_weights(layer):
+            return
+        seen.add(id(layer))
+        yield layer
+        for part in inner:
+            yield from visit(part)
+
+    seen: set[int] = set()
+    for layer in flat.layers:
+        yield from visit(layer)
+
+
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Return the weights of a layer that none of the layers inside holds."""
+    inner = {id(weight) for part in sublayers(layer) for weight in part.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def _name_by_paths(flat: keras.Model, candidates: Iterable[keras.layers.Layer]) -> None:
+    """Give the layers inside unique names, those of the layers around them in front."""
+    taken = {operation.name for operation in flat.operations}
+    openable = {id(layer) for layer in candidates}
+    named = {id(layer) for layer in flat.layers}
+    for layer in [layer for layer in flat.layers if id(layer) in openable]:
+        for path, part in list(walk(layer)):
+            if id(part) not in named:
+                named.add(id(part))
+                name = f"{layer.name}_{path.replace('/', '_')}"
+                while name in taken:
+                    name += "_"
+                part.name = name
+                taken.add(name)
+    for name in taken:  # so that Keras numbers the operations that are traced from there on
+        found = re.fullmatch(r"(.+)_(\d+)", name)
+        while found and keras.backend.get_uid(found[1]) <= int(found[2]):
+            pass
+
+
+def _traced(flat: keras.Model, candidates: list[keras.layers.Layer], *, inputs: Any) -> Opened:
+    """Trace the graph with as many of the layers opened as can be."""
+    closed: dict[int, str] = {}
+    while True:
+        failed = Failed()
+        open_ones = [layer for layer in candidates if id(layer) not in closed]
+        if not open_ones:
+            return Opened(flat, True, closed)
+        try:
+            with inlined(open_ones, failed):
+                traced = retrace(flat, _call, inputs=inputs)
+            _number_operations(traced)
+            return Opened(traced, inputs is None, closed)
+        except FAILURES:
+            if not failed:
+                raise
+            layer, error = failed[0]
+            closed[id(layer)] = describe(error)
+
+
+def _number_operations(traced: keras.Model) -> None:
+    """Give operations names that are the same each time the same model is traced."""
+    for index, operation in enumerate(traced.operations):
+        if not isinstance(operation, keras.layers.Layer):
+            operation.name = f"{type(operation).__name__.lower()}_of_call_{index}"
+
+
+def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    outputs = layer(*args, **kwargs)
+    if isinstance(outputs, keras.KerasTensor) and outputs.sparse:
+        # A product with a constant is symbolically sparse, which norms do not take; the values never are.
+        return keras.ops.convert_to_tensor(outputs, sparse=False)
+    return outputs
+
+
+def _check_same(flat: keras.Model, opened: keras.Model) -> None:
+    """Refuse a graph that returns something else than the layers do: their calls may do more than their code says."""
+    numbers = numbers_for(opened.input)
+    wanted, found = (keras.tree.flatten(model(numbers)) for model in (flat, opened))
+    for ours, theirs in zip(found, wanted, strict=True):
+        ours, theirs = (keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")) for value in (ours, theirs))
+        if not np.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max(initial=0), equal_nan=True):
+            raise ValueError(
+                f"Expected the layers of {flat.name!r} to return what their code does when it is traced. Received: "
+                f"other values, which differ by up to {np.abs(ours - theirs).max():.3g}. Their code may depend on "
+                f"the values of its inputs, or on a state."
+            )
