@@ -5,7 +5,7 @@ All of this is gathered in a single pass, reduced batch by batch, so that memory
 model does not change.
 In go a model, data, and the weights with their criteria (`subject`); out comes a dict of facts for each weight. This
 room knows no fact by name: `criteria.facts` describes each one, and this room does what the description says.
-`activations` records through hooks (`layer_hooks`) by units (`unit_axes`), `loss_gradients` records in a training
-step that moves nothing, and `surroundings` reads facts from the model alone (`batch_norms`).
+`activations` records through hooks by units (`unit_axes`), `loss_gradients` records in a training step that moves
+nothing, and `surroundings` reads facts from the model alone (`batch_norms`).
 Start at `gatherer.Gatherer`.
 """

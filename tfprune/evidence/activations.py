@@ -12,10 +12,10 @@ from keras import ops
 
 from tfprune.criteria.class_moments import ClassMoments
 from tfprune.criteria.facts import INPUTS, MEAN, UnknownFact
-from tfprune.evidence.layer_hooks import hooked_calls, read_only_scope
 from tfprune.evidence.subject import FactRequest
 from tfprune.evidence.unit_axes import by_unit
 from tfprune.models.batches import Batch, classes_of
+from tfprune.models.layer_hooks import hooked_calls, read_only_scope
 
 
 class RecordingModel(keras.Model):

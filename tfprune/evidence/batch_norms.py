@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from tfprune.evidence.layer_hooks import hooked_calls, read_only_scope
 from tfprune.models.calls import placeholder
+from tfprune.models.layer_hooks import hooked_calls, read_only_scope
 from tfprune.models.layers import walk
 
 Normalizers = dict[int, keras.layers.BatchNormalization]

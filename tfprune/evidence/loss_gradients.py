@@ -10,9 +10,9 @@ import numpy as np
 from keras import ops
 
 from tfprune.criteria.facts import MEAN
-from tfprune.evidence.layer_hooks import read_only_scope
 from tfprune.evidence.subject import FactRequest
 from tfprune.models.batches import Batch
+from tfprune.models.layer_hooks import read_only_scope
 from tfprune.models.layers import as_numpy
 
 Loss = Callable[[Any, Any, Any, Any], Any]  # from inputs, targets, outputs and sample weights

@@ -13,8 +13,8 @@ import numpy as np
 from tfprune.axes import input_axes, output_axes
 from tfprune.criteria.base import Criterion
 from tfprune.criteria.facts import Fact
-from tfprune.evidence.layer_hooks import holders
 from tfprune.models.kernels import Kernel
+from tfprune.models.layer_hooks import holders
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,26 @@ import numpy as np
 
 from tfprune.models.batches import Batches
 from tfprune.models.graph import Call, Graph
-from tfprune.models.kernels import kernels
+from tfprune.reconstruction.graph_walk import GraphWalk
+from tfprune.reconstruction.inner_maps import inner_maps
 from tfprune.reconstruction.least_squares import GramMoments
-from tfprune.reconstruction.linear_map import LinearMap, NotLinear, linear_map
+from tfprune.reconstruction.linear_map import LinearMap, linear_map
 from tfprune.report import Skipped
 from tfprune.wrapping.pruned import Pruned
 
+Rows = list[tuple[int, np.ndarray]]  # of each call: the index of a map, and what its matrices multiply
+IsHeld = Callable[[int], bool]  # by the number of a batch
 _ROWS = 8192  # taken to double precision at a time
+
+
+def none_held(number: int) -> bool:
+    """Keep no batch apart."""
+    return False
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A layer of a graph as a linear map, with its calls."""
+    """A linear map in a layer of a graph, with the calls of the layer."""
 
     name: str
     map: LinearMap
@@ -37,33 +45,36 @@ def site_of(calls: list[Call], graph: Graph) -> Site:
         NotLinear: If it is not known what its kernel multiplies.
         ValueError: If its weights are not finite.
     """
-    name, found = calls[0].layer.name, linear_map(_plain(calls[0]))
-    if not np.isfinite(found.weights()).all():
-        raise ValueError(f"Expected finite weights. Received: NaN or infinity in {name}/{found.kernel.path}.")
-    return Site(name, found, calls, graph)
+    return _checked(Site(calls[0].layer.name, linear_map(_plain(calls[0])), calls, graph))
 
 
 def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[Skipped]]:
-    """Return the layers to solve for with their counterparts in the reference, and the layers that are left alone."""
+    """Return the kernels to solve for with their counterparts in the reference, and the layers left alone."""
     calls, others = calls_by_name(ours), calls_by_name(theirs)
     _check_same(calls, others)
     found: list[tuple[Site, Site]] = []
     skipped: list[Skipped] = []
     for name, made in calls.items():
-        layer = _plain(made[0])
-        if kernels(layer) and not layer.trainable:
-            skipped.append(Skipped(name, "frozen (trainable=False)", Skipped.FROZEN))
-        elif kernels(layer):
-            try:
-                found.append((site_of(made, ours), site_of(others[name], theirs)))
-            except NotLinear as reason:
-                skipped.append(Skipped(name, str(reason), Skipped.NO_RULE))
+        maps, left = inner_maps(_plain(made[0]), name=name)
+        skipped += left
+        if maps:
+            meant = {one.kernel.path: one for one in inner_maps(_plain(others[name][0]), name=name)[0]}
+            found += [
+                (_checked(Site(name, one, made, ours)), Site(name, meant[one.kernel.path], others[name], theirs))
+                for one in maps
+            ]
     if not found:
         listed = "; ".join(f"{entry.layer}: {entry.reason}" for entry in skipped)
         raise ValueError(
             f"Expected layers to solve for. Received: {ours.model.name!r}, with {listed or 'no kernels'}."
         )
     return found, skipped
+
+
+def _checked(site: Site) -> Site:
+    if not np.isfinite(site.map.weights()).all():
+        raise ValueError(f"Expected finite weights. Received: NaN or infinity in {site.name}/{site.map.kernel.path}.")
+    return site
 
 
 def calls_by_name(graph: Graph) -> dict[str, list[Call]]:
@@ -96,46 +107,66 @@ def _check_same(ours: dict[str, list[Call]], theirs: dict[str, list[Call]]) -> N
         )
 
 
-def moments_of(
-    references: list[Site], batches: Batches, *, given: list[Site] | None = None
-) -> list[list[GramMoments]]:
-    """Return the moments of each group of some layers: of their inputs, and of the outputs in the reference.
+def moments_of(references: Sequence[Site], batches: Batches) -> list[list[GramMoments]]:
+    """Return the moments of each group of some layers of one model: of their inputs, and of their outputs."""
+    return sums_of(references, batches).moments()
+
+
+def sums_of(references: Sequence[Site], batches: Batches, *, is_held: IsHeld = none_held) -> MomentSums:
+    """Return the sums of some layers of one model, in one pass over the data."""
+    graph = references[0].graph
+    walk = GraphWalk(graph, (inputs for inputs, _ in batches))
+    maps = [site.map for site in references]
+    sums = MomentSums(maps, [one.weights() for one in maps], is_held=is_held)
+    end = max(graph.calls.index(call) + 1 for site in references for call in site.calls)
+    for number, batch in enumerate(walk.seen(maps, end=end)):
+        sums.add(number, batch)
+    return sums
+
+
+class MomentSums:
+    """The moments of some linear maps, added up batch by batch.
 
     Args:
-        references: The layers in the reference.
-        batches: The data.
-        given: The same layers in the pruned model, whose inputs count; None takes the inputs in the reference.
+        maps: The maps.
+        dense: The weights that make the outputs that they should have.
+        is_held: Tells by its number whether a batch is kept apart.
     """
-    wanted = [site.map.weights().astype(np.float64) for site in references]
-    found = [[GramMoments(group.shape[1], group.shape[0]) for group in weights] for weights in wanted]
-    read, read_given = _reader(references), None if given is None else _reader(given)
-    for inputs, _ in batches:
-        meant = read(inputs)
-        actual = meant if read_given is None else read_given(inputs)
-        for (index, x), (_, reference) in zip(actual, meant, strict=True):
-            for moments, weights, rows, meant_rows in zip(found[index], wanted[index], x, reference, strict=True):
-                for start in range(0, len(rows), _ROWS):
+
+    def __init__(
+        self, maps: Sequence[LinearMap], dense: Sequence[np.ndarray], *, is_held: IsHeld = none_held
+    ) -> None:
+        self._dense, self._is_held = [weights.astype(np.float64) for weights in dense], is_held
+        self._sums = {
+            part: [[GramMoments(group.shape[1], group.shape[0]) for group in some] for some in dense]
+            for part in (False, True)
+        }
+        self._has_outputs = False
+
+    def add(self, number: int, batch: Rows, *, meant: Rows | None = None) -> None:
+        """Add a batch: rows of inputs, and the rows in the reference where its outputs are wanted.
+
+        Args:
+            number: The number of the batch.
+            batch: The index of a map and its rows, for each call.
+            meant: The same of the reference; None wants what the dense weights make of the rows themselves.
+        """
+        self._has_outputs = meant is not None
+        for (index, rows), (_, others) in zip(batch, meant or batch, strict=True):
+            every = zip(self._sums[self._is_held(number)][index], self._dense[index], rows, others, strict=True)
+            for moments, weights, group, reference in every:
+                for start in range(0, len(group), _ROWS):
                     some = slice(start, start + _ROWS)
-                    moments.add(rows[some], meant_rows[some] @ weights.T)
-    return found
+                    if meant is None:
+                        moments.add_inputs(group[some])
+                    else:
+                        moments.add(group[some], reference[some] @ weights.T)
 
-
-def _reader(sites: list[Site]) -> Callable[[list[np.ndarray]], list[tuple[int, np.ndarray]]]:
-    """Return a function from inputs of the model to the index and the inputs of the layer, for each call."""
-    calls = [(index, call) for index, site in enumerate(sites) for call in site.calls]
-    tensors = [tensor for _, call in calls for tensor in call.inputs]
-    function = keras.Function(sites[0].graph.model.inputs, tensors)
-
-    def read(inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
-        values = iter(function([keras.ops.convert_to_tensor(array) for array in inputs]))
-
-        def value(leaf: Any) -> Any:
-            return next(values) if isinstance(leaf, keras.KerasTensor) else leaf
-
-        arguments = [keras.tree.map_structure(value, (call.args, call.kwargs)) for _, call in calls]
+    def moments(self, *, held: bool = False) -> list[list[GramMoments]]:
+        """Return the moments of each group of each map, of the batches that are kept apart or of the others."""
+        if self._has_outputs:
+            return self._sums[held]
         return [
-            (index, sites[index].map.inputs(*args, **kwargs))
-            for (index, _), (args, kwargs) in zip(calls, arguments, strict=True)
+            [moments.aimed_at(weights) for moments, weights in zip(some, groups, strict=True)]
+            for some, groups in zip(self._sums[held], self._dense, strict=True)
         ]
-
-    return read

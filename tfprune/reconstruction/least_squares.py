@@ -39,10 +39,22 @@ class GramMoments:
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Add rows of inputs, of shape (rows, inputs), and their outputs, of shape (rows, outputs)."""
         x, y = x.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
-        self.count += len(x)
-        self.gram += x.T @ x
+        self.add_inputs(x)
         self.cross += y.T @ x
         self.energy += np.einsum("ro,ro->o", y, y)
+
+    def add_inputs(self, x: np.ndarray) -> None:
+        """Add rows of inputs alone, of shape (rows, inputs); `aimed_at` says what their outputs are."""
+        x = x.astype(np.float64, copy=False)
+        self.count += len(x)
+        self.gram += x.T @ x
+
+    def aimed_at(self, weights: np.ndarray) -> GramMoments:
+        """Return the moments with the outputs that some weights make of the same inputs."""
+        aimed = copy.copy(self)
+        aimed.cross = weights @ self.gram
+        aimed.energy = np.einsum("oi,oi->o", aimed.cross, weights)
+        return aimed
 
     def of(self, outputs: np.ndarray) -> GramMoments:
         """Return the moments of some of the outputs; those of the inputs are shared."""

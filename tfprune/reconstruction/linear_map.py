@@ -12,10 +12,11 @@ import numpy as np
 
 from tfprune.axes import parse_equation, spell_out
 from tfprune.models.kernels import Kernel, from_matrix, kernels, to_matrix
-from tfprune.models.layers import as_numpy
+from tfprune.models.layer_hooks import hooked_calls
+from tfprune.models.layers import as_numpy, sublayers
 
 layers = keras.layers
-Rows = Callable[..., np.ndarray]
+Rows = Callable[[Any], np.ndarray]
 
 
 class NotLinear(ValueError):  # noqa: N818
@@ -30,13 +31,18 @@ class LinearMap:
         kernel: The kernel.
         bias: The bias, one number for each output, or None.
         groups: The number of groups that inputs and outputs are split into, each with its own matrix.
-        rows: A function from the arguments of a call to what the kernel multiplies, of shape (groups, rows, inputs).
+        rows: A function from the first argument of `leaf` to what the kernel multiplies, of shape (groups, rows,
+            inputs).
+        layer: The layer.
+        leaf: The layer, or the layer inside it, that multiplies the rows by the kernel.
     """
 
     kernel: Kernel
     bias: keras.Variable | None
     groups: int
     rows: Rows
+    layer: keras.layers.Layer
+    leaf: keras.layers.Layer
 
     def weights(self) -> np.ndarray:
         """Return the kernel, with the bias as its last input, of shape (groups, outputs, inputs)."""
@@ -58,10 +64,17 @@ class LinearMap:
         matrix = np.ascontiguousarray(weights).reshape(self.kernel.matrix_shape)
         self.kernel.variable.assign(from_matrix(matrix, self.kernel))
 
-    def inputs(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Return what the matrices multiply, of shape (groups, rows, inputs), for the arguments of a call."""
-        rows = self.rows(*args, **kwargs)
+    def seen(self, x: Any) -> np.ndarray:
+        """Return what the matrices multiply, of shape (groups, rows, inputs), for the first argument of `leaf`."""
+        rows = self.rows(x)
         return rows if self.bias is None else np.concatenate([rows, np.ones_like(rows[..., :1])], axis=2)
+
+    def inputs(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Return the same for the arguments of a call of the layer, which is called."""
+        found: list[np.ndarray] = []
+        with hooked_calls([self.leaf], lambda leaf, given, returned: found.append(self.seen(given))):
+            self.layer(*args, **kwargs)
+        return found[0]
 
     def _matrix(self, kernel: np.ndarray) -> np.ndarray:
         matrix = to_matrix(kernel, self.kernel)
@@ -89,7 +102,7 @@ def _dense(layer: Any) -> LinearMap:
         x = keras.ops.convert_to_numpy(x)
         return x.reshape(1, -1, x.shape[-1])
 
-    return LinearMap(kernels(layer)[0], layer.bias, 1, rows)
+    return LinearMap(kernels(layer)[0], layer.bias, 1, rows, layer, layer)
 
 
 def _einsum_dense(layer: Any) -> LinearMap:
@@ -108,17 +121,17 @@ def _einsum_dense(layer: Any) -> LinearMap:
         x = np.moveaxis(x, axes, range(-len(axes), 0))
         return x.reshape(1, -1, math.prod(x.shape[x.ndim - len(axes) :]))
 
-    return LinearMap(kernels(layer)[0], layer.bias, 1, rows)
+    return LinearMap(kernels(layer)[0], layer.bias, 1, rows, layer, layer)
 
 
 def _convolution(layer: Any) -> LinearMap:
-    return LinearMap(kernels(layer)[0], layer.bias, layer.groups, _patches(layer, layer.groups))
+    return LinearMap(kernels(layer)[0], layer.bias, layer.groups, _patches(layer, layer.groups), layer, layer)
 
 
 def _depthwise(layer: Any) -> LinearMap:
     kernel = kernels(layer)[0]
     channels = int(kernel.variable.shape[-2])
-    return LinearMap(kernel, layer.bias, channels, _patches(layer, channels))
+    return LinearMap(kernel, layer.bias, channels, _patches(layer, channels), layer, layer)
 
 
 def _patches(layer: Any, groups: int) -> Rows:
@@ -164,24 +177,10 @@ def _span(size: int, reach: int, step: int, padding: str) -> tuple[tuple[int, in
 
 def _attention(layer: Any) -> LinearMap:
     """View the projection of what the heads return: it is all that is linear in attention."""
-    found = {kernel.path: kernel for kernel in kernels(layer)}
-    kernel = found["attention_output/kernel"]
-    bias = next((weight for weight in layer.weights if weight.path.endswith("attention_output/bias")), None)
-    size, outputs = math.prod(kernel.variable.shape[:2]), math.prod(kernel.variable.shape[2:])
-
-    def rows(*args: Any, **kwargs: Any) -> np.ndarray:
-        """Put unit vectors in place of the kernel, so that the layer returns what the kernel multiplies."""
-        columns = []
-        for start in range(0, size, outputs):
-            units = np.eye(size, outputs, -start, dtype="float32").reshape(kernel.variable.shape)
-            blank = [] if bias is None else [(bias, keras.ops.zeros_like(bias))]
-            with keras.StatelessScope(state_mapping=[(kernel.variable, keras.ops.convert_to_tensor(units)), *blank]):
-                result = layer(*args, **kwargs)
-            result = keras.ops.convert_to_numpy(result[0] if isinstance(result, (tuple, list)) else result)
-            columns.append(result.reshape(1, -1, outputs))
-        return np.concatenate(columns, axis=-1)[..., :size]
-
-    return LinearMap(kernel, bias, 1, rows)
+    kernel = next(kernel for kernel in kernels(layer) if kernel.path == "attention_output/kernel")
+    leaf = next(part for part in sublayers(layer) if kernels(part) and kernels(part)[0].variable is kernel.variable)
+    inside = _einsum_dense(leaf)
+    return LinearMap(kernel, inside.bias, 1, inside.rows, layer, leaf)
 
 
 _VIEWS: dict[Any, Callable[[Any], LinearMap]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -10,15 +9,18 @@ import keras
 from tfprune.models.batches import Batches
 from tfprune.models.graph import check_graph, flatten, trace
 from tfprune.models.layers import rename, walk
-from tfprune.reconstruction.layer_moments import Site, moments_of, sites_of
-from tfprune.reconstruction.least_squares import RIDGE, GramMoments, solve, sweep
+from tfprune.reconstruction.improve_layer import METHODS, differs, improve_layer, unchanged
+from tfprune.reconstruction.in_order import Pair, improve_in_order
+from tfprune.reconstruction.layer_moments import IsHeld, Site, none_held, sites_of, sums_of
+from tfprune.reconstruction.least_squares import RIDGE, GramMoments
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
+from tfprune.report import Skipped
 from tfprune.spec import check_choice, check_count, check_number
-from tfprune.wrapping.flat_copy import flat_copy
-from tfprune.wrapping.transfer import copy_with
+from tfprune.wrapping.strip import plain_copy
+from tfprune.wrapping.transfer import copy_with, transfer_weights
 
 MODES = ("sequential", "parallel")
-METHODS = ("exact", "sweep")
+TARGETS = ("dense", "own")
 
 
 def reconstruct(
@@ -27,8 +29,10 @@ def reconstruct(
     data: Any,
     *,
     mode: str = "sequential",
+    targets: str = "dense",
     method: str = "exact",
     ridge: float = RIDGE,
+    holdout: float = 0.0,
     batch_size: int = 32,
 ) -> tuple[keras.Model, ReconstructionReport]:
     """Solve for the remaining weights of a pruned model, so that each layer returns what it returned before pruning.
@@ -39,8 +43,11 @@ def reconstruct(
     of the removed inputs. An output keeps its weights where the new ones are not better, and an output without
     non-zero weights is left as it is.
 
-    The memory does not grow with the number of samples, but with the square of the inputs of the widest layer.
-    Intermediate outputs are not stored: in sequential mode they are computed again for each layer.
+    A layer made of others, such as a block of a transformer, is opened: the layers in it are solved for one by one.
+
+    The memory does not grow with the number of samples, but with the square of the inputs of the widest layer. In
+    sequential mode, what later layers need of earlier ones lies in temporary files: the model is run once, and each
+    layer once more for each of its kernels.
 
     Args:
         pruned: A built Sequential or Functional model, wrapped or not, with zeros where weights were removed. It is
@@ -52,10 +59,17 @@ def reconstruct(
         mode: `"sequential"` (the default) solves for each layer on the outputs of the layers before it with their new
             weights, so that it also corrects their remaining errors. `"parallel"` solves for all layers on the inputs
             they have in `reference`, in one pass over the data.
+        targets: What a layer should return in sequential mode; in parallel mode both are the same. `"dense"` (the
+            default): what it returns in `reference`, so that errors of the layers before it are corrected, too.
+            `"own"`: what its weights in `reference` make of the inputs that it gets now. That takes half the time,
+            fits few data less closely, and is better for language models.
         method: `"exact"` (the default), or `"sweep"` for unstructured masks in wide layers: SparseGPT's sweep, where
             one factorization serves all outputs of a layer.
         ridge: How strongly the weights are pulled towards the old ones, as a fraction of the mean square of the
             inputs, at least 0. Default 1e-5; raise it for few samples, for example to 0.001.
+        holdout: The part of the batches to keep apart, at most 0.5, such as 0.2: a layer keeps its old weights where
+            the new ones are worse on these. Default 0. Hold out data of another kind, too, where the model will see
+            some: an update can fit the calibration data and harm the rest.
         batch_size: Samples in a batch, at least 1. Default 32. The patches that a convolution sees in one batch are
             held at once.
 
@@ -86,48 +100,41 @@ def reconstruct(
     """
     check_choice(mode, "mode", choices=MODES)
     check_choice(method, "method", choices=METHODS)
+    check_choice(targets, "targets", choices=TARGETS)
     ridge = check_number(ridge, "ridge", least=0)
+    is_held = _every(check_number(holdout, "holdout", least=0, most=0.5))
     batch_size = check_count(batch_size, "batch_size", least=1)
     for model in (pruned, reference):
         check_graph(model)
     batches = Batches(data, reference, batch_size=batch_size)
-    copy = _copy(pruned)
-    names = [layer.name for _, layer in walk(copy)]
-    sites, skipped = sites_of(trace(flatten(copy)), trace(flat_copy(reference).model))
-    found: Iterable[list[GramMoments]]
+    plain = plain_copy(pruned)
+    names = [layer.name for _, layer in walk(plain)]
+    graphs = trace(flatten(plain)), trace(flatten(plain_copy(reference)))
+    pairs, skipped = sites_of(*graphs)
+    rows: dict[Site, ReconstructionRow] = {}
+
+    def improve(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
+        rows[pair[0]] = improve_layer(pair, moments, held=held, method=method, ridge=ridge)
+
     if mode == "parallel":
-        found = moments_of([reference for _, reference in sites], batches)
+        sums = sums_of([reference for _, reference in pairs], batches, is_held=is_held)
+        for pair, moments, held in zip(pairs, sums.moments(), sums.moments(held=True), strict=True):
+            if moments[0].count or held[0].count:
+                improve(pair, moments, held)
     else:
-        found = (moments_of([reference], batches, given=[ours])[0] for ours, reference in sites)
-    rows = [
-        _improve(ours, reference, moments, method=method, ridge=ridge)
-        for (ours, reference), moments in zip(sites, found, strict=True)
-    ]
-    rename(copy, names)  # flattening may have changed some
-    return _copy(copy), ReconstructionReport(tuple(rows), tuple(skipped))
+        to_dense = targets == "dense"
+        changed = [pair for pair in pairs if to_dense or differs(pair)]
+        arrays = (inputs for inputs, _ in batches)
+        improve_in_order(changed, arrays, graphs=graphs, improve=improve, to_dense=to_dense, is_held=is_held)
+        rows |= {pair[0]: unchanged(pair) for pair in pairs if pair not in changed}
+    uncalled = [pair[0] for pair in pairs if pair[0] not in rows]
+    skipped += [Skipped(f"{one.name}/{one.map.kernel.path}", "it is not called", Skipped.NO_RULE) for one in uncalled]
+    rename(plain, names)  # flattening may have changed some
+    result = copy_with(pruned, lambda path, layer: None)
+    transfer_weights(plain, result)
+    return result, ReconstructionReport(tuple(rows[pair[0]] for pair in pairs if pair[0] in rows), tuple(skipped))
 
 
-def _copy(model: keras.Model) -> keras.Model:
-    return copy_with(model, lambda path, layer: None)
-
-
-def _improve(
-    ours: Site, reference: Site, found: list[GramMoments], *, method: str, ridge: float
-) -> ReconstructionRow:
-    """Solve for the weights of one layer, and set them."""
-    weights, free, dense = ours.map.weights(), ours.map.free(), reference.map.weights()
-    before = after = energy = 0.0
-    for group, all_outputs in enumerate(found):
-        live = free[group].any(axis=1)
-        some, old, unmasked = all_outputs.of(live), weights[group][live], free[group][live]
-        if method == "sweep":
-            solved = sweep(some, dense[group][live], free=unmasked, ridge=ridge)
-        else:
-            solved = solve(some, old, free=unmasked, ridge=ridge)
-        new = some.better(old, solved.astype(old.dtype))  # judged as the model holds them
-        weights[group][live] = new
-        before, after = before + some.errors(old).sum(), after + some.errors(new).sum()
-        energy += some.energy.sum() / some.count
-    ours.map.assign(weights)
-    scale = energy or 1.0
-    return ReconstructionRow(ours.name, ours.map.kernel.path, float(before / scale), float(after / scale))
+def _every(part: float) -> IsHeld:
+    """Return which batches to keep apart, so that they are this part of all."""
+    return (lambda number: number % round(1 / part) == 0) if part else none_held

@@ -16,12 +16,16 @@ class ReconstructionRow(Report):
         weight: The name of the kernel that was solved for, with the bias of the layer if it has one.
         before: The squared error with the old weights, as a fraction of the squared outputs.
         after: The squared error with the new weights, as the same fraction; never larger than `before`.
+        held_before: `before` on the data that were kept apart by `holdout`, None without any.
+        held_after: The same with the new weights. Where it is larger than `held_before`, the old ones were kept.
     """
 
     layer: str
     weight: str
     before: float
     after: float
+    held_before: float | None = None
+    held_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,5 +41,10 @@ class ReconstructionReport(Report):
     skipped: tuple[Skipped, ...] = ()
 
     def __str__(self) -> str:
+        columns = ["weight", "error before", "after"]
         lines = [[f"{row.layer}/{row.weight}", f"{row.before:.3%}", f"{row.after:.3%}"] for row in self.rows]
-        return table(["weight", "error before", "after"], lines) + skipped_table(self.skipped)
+        if any(row.held_before is not None for row in self.rows):
+            columns += ["held out before", "after"]
+            for line, row in zip(lines, self.rows, strict=True):
+                line += ["" if value is None else f"{value:.3%}" for value in (row.held_before, row.held_after)]
+        return table(columns, lines) + skipped_table(self.skipped)

@@ -16,12 +16,12 @@ from tfprune.models.layers import walk
 OnCall = Callable[[keras.layers.Layer, Any, Any], None]
 
 # These call their parts step by step, in a loop whose tensors cannot be read outside the loop.
-_LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
+LOOPS = (keras.layers.RNN, keras.layers.TimeDistributed)
 
 
 def holders(model: keras.layers.Layer) -> dict[int, tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Return, by the id of each variable of a model, the layer to hook and the innermost layer that holds it."""
-    hooked = {id(weight): layer for _, layer in walk(model, stop=_LOOPS) for weight in layer.weights}
+    hooked = {id(weight): layer for _, layer in walk(model, stop=LOOPS) for weight in layer.weights}
     innermost = {id(weight): layer for _, layer in walk(model) for weight in layer.weights}
     return {key: (layer, innermost[key]) for key, layer in hooked.items()}
 
