@@ -154,7 +154,8 @@ def separable(flow: Flow, call: Call) -> Sequence[Layout]:
 def embedding(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, shape = call.layer, call.outputs[0].shape
     outputs = flow.fresh(layer.output_dim, name=layer.name)
-    flow.record(layer, {"embeddings": (None, outputs)}, config={"output_dim": outputs})
+    weights = {"reverse_embeddings": (outputs, None), "embeddings": (None, outputs)}
+    flow.record(layer, weights, config={"output_dim": outputs})
     return [flow.placed(len(shape), -1, outputs)]
 
 

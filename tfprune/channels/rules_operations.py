@@ -101,10 +101,11 @@ def _moved_numbers(flow: Flow, call: Call, axis: int) -> list[np.ndarray]:
 
 def _axis_of(flow: Flow, call: Call, numbers: np.ndarray) -> tuple[int, np.ndarray | None]:
     """Return the outermost axis along which the numbers differ, and the channels along it; tie those it splits."""
+    if not numbers.size:
+        return 0, None
     differing = [axis for axis in range(numbers.ndim) if np.any(numbers != numbers.take([0], axis))]
     if not differing:
-        if numbers.size:
-            flow.pin([np.unique(numbers)], f"{call.layer.name}: it picks one of them")
+        flow.pin([np.unique(numbers)], f"{call.layer.name}: it picks one of them")
         return 0, None
     kept = differing[0]
     lines = np.moveaxis(numbers, kept, 0).reshape(numbers.shape[kept], -1)
