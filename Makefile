@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench zoo fuzz device-check device-test device-page grid clean
+.PHONY: demo test lint bench zoo hub fuzz device-check device-test device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -32,6 +32,10 @@ bench: .venv/dev
 # Every family of keras.applications, half an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16".
 zoo: .venv/dev
 	$(BIN)/python tests/zoo/run.py $(FAMILIES)
+
+# Every backbone of KerasHub, tiny, half an hour: make hub, or make hub BACKBONES="BertBackbone ViTBackbone".
+hub: .venv/dev
+	$(BIN)/python tests/hub/run.py $(BACKBONES)
 
 # Damaged and foreign files for everything that reads files, an hour: make fuzz, or make fuzz TARGETS=inspect RUNS=1000.
 RUNS ?= 100000

@@ -14,7 +14,7 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "sample_apps/R
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 PLACES = [ROOT, ROOT / "tfprune", ROOT / "sample_apps"]  # where a path that a page names may begin
 # Folders of tests that belong to no room: of the whole, of both halves, or of what is around the library.
-OTHERS = {"backends", "bench", "device", "export", "fuzz", "helpers", "house", "saved", "zoo"}
+OTHERS = {"backends", "bench", "device", "export", "fuzz", "helpers", "house", "hub", "saved", "zoo"}
 
 
 def rooms(package: Path) -> set[str]:

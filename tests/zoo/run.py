@@ -42,10 +42,10 @@ def row(name: str) -> dict[str, str]:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     figures = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
-    return {**figures, "verdict": _verdict(done)}
+    return {**figures, "verdict": verdict(done)}
 
 
-def _verdict(done: subprocess.CompletedProcess[str]) -> str:
+def verdict(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:  # its last line is then no error message
         return f"killed by signal {-done.returncode}"
     return (done.stderr.strip().rpartition("\n")[2] or "it says nothing") if done.returncode else "holds"

@@ -1,0 +1,120 @@
+"""One backbone of KerasHub on its whole way: masks to a file, channels to a smaller model; prints a line per step.
+
+A step that is refused says why in its line, and the steps that build on it are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from family import enliven
+from hub_models import BACKBONES, inputs_for
+
+import tfprune
+import tfprune.export
+
+SPARSITY, CHANNELS = 0.5, 0.5
+ALIKE = 1e-5  # as a fraction of the largest output
+SAMPLES = 16
+
+
+class Step:
+    """Note what a step returns, or the first line of its error, with which the walk goes on."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.value, self.start = name, "holds", time.perf_counter()
+
+    def __enter__(self) -> Step:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        holds = error is None
+        value = self.value if holds else f"{kind.__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        seconds = round(time.perf_counter() - self.start, 1)
+        line = {"step": self.name, "holds": holds, "value": value, "seconds": seconds}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+        return holds or isinstance(error, Exception)
+
+
+def walk_through(name: str) -> None:
+    """Take the model through all steps."""
+    keras.utils.set_random_seed(1)
+    model = BACKBONES[name]()
+    inputs = inputs_for(model)
+    enliven(model, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        prune(model, inputs, Path(folder))
+    remove(model, inputs)
+
+
+def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
+    """Wrap, mask, save, load, strip and export."""
+    wrapped = None
+    with Step("wrap") as step:
+        wrapped = tfprune.wrap(model)
+        step.value = alike(wrapped, model, inputs)
+    if wrapped is None:
+        return
+    with Step("masks") as step:
+        report = tfprune.update_masks(wrapped, SPARSITY)
+        # Biases and scales apart, a mask that is missing shows here.
+        matrices = sum(weight.size for weight in map(np.asarray, model.weights) if weight.ndim > 1)
+        step.value = f"{report.size / matrices:.0%} of the weights"
+    with Step("saved, loaded") as step:
+        wrapped.save(folder / "wrapped.keras")
+        step.value = alike(keras.models.load_model(folder / "wrapped.keras"), wrapped, inputs)
+    with Step("stripped") as step:
+        step.value = alike(tfprune.strip(wrapped), wrapped, inputs)
+    with Step("exported") as step:
+        tfprune.export.to_tflite(wrapped, folder / "model.tflite", check_on=inputs)
+
+
+def remove(model: keras.Model, inputs: Any) -> None:
+    """Plan, shrink and reconstruct."""
+    plan = masked = None
+    with Step("planned") as step:
+        plan = tfprune.plan_shrink(model, CHANNELS)
+        groups = [row for row in plan.rows if row.kept < row.channels]
+        heads = sum(row.kind == "heads" for row in groups)
+        step.value = f"{len(groups) - heads} channel groups, {heads} of heads"
+    if plan is None:
+        return
+    with Step("shrunk") as step:
+        masked = tfprune.zero_channels(model, plan)
+        smaller = tfprune.shrink(model, plan)
+        difference = alike(smaller, masked, inputs)
+        step.value = f"{difference}, {smaller.count_params() / model.count_params():.0%} left"
+    if masked is None:
+        return
+    with Step("reconstructed") as step:
+        data = inputs_for(model, batch=SAMPLES, seed=1)
+        better, report = tfprune.reconstruct(masked, model, data, batch_size=2)
+        alike(tfprune.shrink(better, plan), better, inputs)
+        step.value = f"{len(report.rows)} layers"
+
+
+def alike(model: Callable, expected: Callable, inputs: Any) -> str:
+    """Return by how much two models differ, as a fraction of the largest output; refuse too large a difference."""
+    pairs = zip(outputs(model, inputs), outputs(expected, inputs), strict=True)
+    difference = max(float(np.abs(one - other).max() / (np.abs(other).max() or 1)) for one, other in pairs)
+    if not difference <= ALIKE:
+        raise AssertionError(f"outputs differ by {difference:.1g} of the largest")
+    return f"{difference:.0e}" if difference else "0"
+
+
+def outputs(model: Callable, inputs: Any) -> list[np.ndarray]:
+    tensors = keras.tree.flatten(model(inputs, training=False))
+    return [keras.ops.convert_to_numpy(tensor).astype("float64") for tensor in tensors]
+
+
+if __name__ == "__main__":
+    walk_through(sys.argv[1])
