@@ -96,9 +96,7 @@ def retrace(model: keras.Model, call: Callable, *, inputs: Any = None) -> keras.
         inputs: Symbolic tensors in the structure of the model's inputs; None makes new ones of the same shapes.
     """
     with _exact_shapes(model):
-        return keras.models.clone_model(
-            model, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call
-        )
+        return _clone(model, call, inputs=inputs)
 
 
 @contextmanager
@@ -122,6 +120,12 @@ def _exact_shapes(model: keras.Model) -> Iterator[None]:
 
 def trace(model: keras.Model) -> Graph:
     """Return the calls of a flat model, which `retrace` makes in the same order."""
+    with _exact_shapes(model):
+        return trace_to_run(model)
+
+
+def trace_to_run(model: keras.Model) -> Graph:
+    """Return the calls of a flat model to make them on data: open shapes are what the layers say they are."""
     calls: list[Call] = []
 
     def record(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -129,7 +133,13 @@ def trace(model: keras.Model) -> Graph:
         calls.append(Call(layer, args, kwargs, keras.tree.flatten(outputs)))
         return outputs
 
-    return Graph(retrace(model, record), calls)
+    return Graph(_clone(model, record, inputs=None), calls)
+
+
+def _clone(model: keras.Model, call: Callable, *, inputs: Any) -> keras.Model:
+    return keras.models.clone_model(
+        model, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call
+    )
 
 
 def flatten(model: keras.Model) -> keras.Model:

@@ -35,8 +35,9 @@ def check_followable(model: Any) -> None:
     if (as_graph(model) is not None and model.built) or (is_subclassed(model) and _shapes(model) is not None):
         return
     raise ValueError(
-        f"Expected a built model. Received: {model.name!r} of class {type(model).__name__}, whose layers cannot be "
-        f"followed. Build it as keras.Model(inputs, outputs)."
+        f"Expected a built Sequential or Functional model, or one whose code can be traced. Received: "
+        f"{model.name!r} of class {type(model).__name__}, whose layers cannot be followed. Build it as "
+        f"keras.Model(inputs, outputs)."
         + (" Or call it on a batch first, if it is a subclassed one." if is_subclassed(model) else "")
     )
 

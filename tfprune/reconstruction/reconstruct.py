@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from tfprune.models.batches import Batches
-from tfprune.models.graph import check_graph, flatten, trace
+from tfprune.models.graph import trace_to_run
 from tfprune.models.layers import rename, walk
+from tfprune.opening.call_graph import call_graph, check_followable
 from tfprune.reconstruction.improve_layer import METHODS, differs, improve_layer, unchanged
 from tfprune.reconstruction.in_order import Pair, improve_in_order
 from tfprune.reconstruction.layer_moments import IsHeld, Site, none_held, sites_of, sums_of
@@ -50,8 +51,8 @@ def reconstruct(
     layer once more for each of its kernels.
 
     Args:
-        pruned: A built Sequential or Functional model, wrapped or not, with zeros where weights were removed. It is
-            left unchanged.
+        pruned: A built model that can be followed, wrapped or not, with zeros where weights were removed. It is left
+            unchanged.
         reference: The model before pruning: layers of the same names, weights of the same shapes.
         data: Calibration data, without labels: some hundred samples as the model will see them, as an array, a list
             or dict of arrays for several inputs, or a dataset that can be read more than once. Labels in it are not
@@ -105,11 +106,11 @@ def reconstruct(
     is_held = _every(check_number(holdout, "holdout", least=0, most=0.5))
     batch_size = check_count(batch_size, "batch_size", least=1)
     for model in (pruned, reference):
-        check_graph(model)
-    batches = Batches(data, reference, batch_size=batch_size)
+        check_followable(model)
     plain = plain_copy(pruned)
     names = [layer.name for _, layer in walk(plain)]
-    graphs = trace(flatten(plain)), trace(flatten(plain_copy(reference)))
+    graphs = trace_to_run(call_graph(plain)), trace_to_run(call_graph(plain_copy(reference)))
+    batches = Batches(data, graphs[0].model, batch_size=batch_size)
     pairs, skipped = sites_of(*graphs)
     rows: dict[Site, ReconstructionRow] = {}
 

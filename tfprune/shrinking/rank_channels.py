@@ -7,15 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.axes import shape_along
-from tfprune.channels.analyze import analyze
-from tfprune.channels.network import ChanneledWeight, Group, Network
+from tfprune.channels.network import Group
 from tfprune.models.batches import Batches
-from tfprune.models.graph import Graph, check_graph, trace
-from tfprune.models.kernels import Kernel, to_matrix
-from tfprune.reconstruction.layer_moments import Site, calls_by_name, moments_of, site_of
+from tfprune.reconstruction.layer_moments import moments_of
 from tfprune.reconstruction.linear_map import NotLinear
 from tfprune.shrinking.brain_surgery import DAMPING, Surgeon, removals
+from tfprune.shrinking.readers import Reader, RunningModel
 from tfprune.wrapping.flat_copy import flat_copy
 
 
@@ -30,7 +27,7 @@ def rank_channels(
     the order of the channels, and compares between groups.
 
     Args:
-        model: A built Sequential or Functional model, wrapped or not. It is left unchanged.
+        model: A built model whose calls can be followed, wrapped or not. It is left unchanged.
         data: Calibration data, some hundred samples, in the forms that `reconstruct` takes.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean, at least 0.
         batch_size: Samples in a batch, at least 1. Default 32.
@@ -55,16 +52,14 @@ def rank_channels(
     Reference:
         Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
     """
-    check_graph(model)
-    flat = flat_copy(model).model
-    network, graph = analyze(flat), trace(flat)
-    batches = Batches(data, flat, batch_size=batch_size)
+    running = RunningModel(flat_copy(model))
+    batches = Batches(data, running.graph.model, batch_size=batch_size)
     found: dict[str, np.ndarray] = {}
-    for group in network.groups:
-        part = network.free_part(group)
+    for group in running.network.groups:
+        part = running.network.free_part(group)
         if group.kind == "channels" and part.bundles.size > 1:
             try:
-                readers = _readers(network, graph, part)
+                readers = running.readers_of(part)
             except NotLinear:
                 continue
             if readers:
@@ -76,37 +71,12 @@ def rank_channels(
     return found
 
 
-def _readers(network: Network, graph: Graph, group: Group) -> list[tuple[Site, np.ndarray]]:
-    """Return the layers that read channels of a group, with the indices of each bundle among their inputs.
-
-    Raises:
-        NotLinear: If one of them is not a linear map of these inputs, or some bundles have more inputs than others.
-    """
-    calls, readers = calls_by_name(graph), []
-    for weight in network.weights_of(group):
-        for axis in weight.reading(group.bundles):
-            site = site_of(calls[weight.layer], graph)
-            if site.map.kernel.path != weight.name or site.map.groups > 1:
-                raise NotLinear(f"{weight.layer} reads them by {weight.name}")
-            readers.append((site, _input_indices(site.map.kernel, weight, axis, group.bundles)))
-    return readers
-
-
-def _input_indices(kernel: Kernel, weight: ChanneledWeight, axis: int, bundles: np.ndarray) -> np.ndarray:
-    """Return the indices of each bundle among the inputs of a kernel's matrix, of shape (bundles, indices)."""
-    along = weight.bundles_along[axis].reshape(shape_along(len(weight.shape), axis))
-    inputs = to_matrix(np.broadcast_to(along, weight.shape), kernel)[0].ravel()
-    indices = [np.flatnonzero(inputs == bundle) for bundle in bundles]
-    if len({found.size for found in indices}) > 1:
-        raise NotLinear("some of these channels have more inputs than others")
-    return np.array(indices)
-
-
-def _surgeons(readers: list[tuple[Site, np.ndarray]], batches: Batches, ridge: float) -> list[Surgeon]:
+def _surgeons(readers: list[Reader], batches: Batches, ridge: float) -> list[Surgeon]:
     found = []
-    for (site, indices), (moments,) in zip(readers, moments_of([site for site, _ in readers], batches), strict=True):
-        weights = site.map.weights()[0] / np.sqrt(moments.energy.sum() or 1.0)
-        found.append(Surgeon(moments.gram, weights, channels=indices, ridge=ridge))
+    sites = [reader.site for reader in readers]
+    for reader, (moments,) in zip(readers, moments_of(sites, batches), strict=True):
+        weights = reader.site.map.weights()[0] / np.sqrt(moments.energy.sum() or 1.0)
+        found.append(Surgeon(moments.gram, weights, channels=reader.indices, ridge=ridge))
     return found
 
 

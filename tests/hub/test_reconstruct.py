@@ -1,0 +1,80 @@
+"""Reconstruction and ranking of KerasHub's backbones, which are classes around graphs of blocks."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune.wrapping.flat_copy import flat_copy
+
+keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+hub_models = pytest.importorskip("hub_models")
+
+NAMES = ["BertBackbone", "GPT2Backbone", "Gemma3Backbone"]
+
+
+def texts(model, count=24, length=10):
+    ids = np.random.default_rng(0).integers(1, hub_models.VOCABULARY, (count, length))
+    ones = np.ones_like(ids)
+    every = {"token_ids": ids, "padding_mask": ones, "segment_ids": 0 * ones}
+    return {tensor.name: every[tensor.name] for tensor in model.inputs}
+
+
+def outputs(model, x):
+    return [keras.ops.convert_to_numpy(one).astype(float) for one in keras.tree.flatten(model(x))]
+
+
+def randomized(name):
+    keras.utils.set_random_seed(0)
+    model = hub_models.BACKBONES[name]()
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        if len(weight.shape) > 1:
+            weight.assign(generator.normal(size=weight.shape) / np.sqrt(weight.shape[-1]))
+    return model
+
+
+def without_units(model, part):
+    """Remove units of feed-forward networks by zeros, as the dependency graph says."""
+    copy = hub_models.BACKBONES[type(model).__name__]()
+    copy.set_weights(model.get_weights())
+    found = flat_copy(copy)
+    network = found.network()
+    keep = network.all_kept()
+    for group in network.groups:
+        free = group.bundles[network.free(group)]
+        if group.kind == "channels" and free.size:
+            keep[free[: int(part * free.size)]] = False
+    for weight, variable in network.variables(found.model):
+        target = found.sources[id(variable)].variable
+        target.assign(keras.ops.convert_to_numpy(target) * weight.mask(keep))
+    return copy
+
+
+@pytest.mark.parametrize("targets", ["own", "dense"])
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_are_solved_kernel_by_kernel(name, targets):
+    model = randomized(name)
+    pruned, x = without_units(model, 0.4), texts(model)
+    before = pruned.get_weights()
+    better, report = tfprune.reconstruct(pruned, model, x, targets=targets, batch_size=8)
+    assert all(row.after <= row.before for row in report.rows)
+    solved = [row for row in report.rows if row.after < 0.95 * row.before]
+    assert len({row.layer for row in solved}) >= 2
+    errors = [
+        sum(np.sum((a - b) ** 2) for a, b in zip(outputs(one, x), outputs(model, x), strict=True))
+        for one in (better, pruned)
+    ]
+    assert errors[0] < errors[1]
+    for one, other in zip(before, pruned.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_are_ranked_on_texts_of_any_length(name):
+    model = randomized(name)
+    ranks = tfprune.rank_channels(model, texts(model, count=6, length=12))
+    assert len(ranks) == 2
+    assert all(np.isfinite(scores).all() and len(set(scores)) > 10 for scores in ranks.values())
