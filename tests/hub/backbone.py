@@ -75,7 +75,8 @@ def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
     with Step("stripped") as step:
         step.value = alike(tfprune.strip(wrapped), wrapped, inputs)
     with Step("exported") as step:
-        tfprune.export.to_tflite(wrapped, folder / "model.tflite", check_on=inputs)
+        # Sparse forms are for larger weights than these.
+        tfprune.export.to_tflite(wrapped, folder / "model.tflite", sparse=False, check_on=inputs)
 
 
 def remove(model: keras.Model, inputs: Any) -> None:
