@@ -63,6 +63,12 @@ class ChanneledWeight:
             mask &= keep[self.bundles_along[axis]].reshape(shape_along(mask.ndim, axis))
         return mask
 
+    def kept(self, values: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """Return the entries of an array of its shape that are left where only the bundles in `keep` are."""
+        for axis, bundles in self.bundles_along.items():
+            values = np.compress(keep[bundles], values, axis=axis)
+        return values
+
     def bundles_read(self, live: np.ndarray) -> np.ndarray:
         """Return the bundles that it reads by an entry that is True in `live`, booleans of its shape."""
         read = [self.bundles_along[axis][live.any(axis=other_axes(live.ndim, axis))] for axis in self.reads]

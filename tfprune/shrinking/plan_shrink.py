@@ -104,7 +104,7 @@ def plan_shrink(
     if isinstance(criterion, Mapping):
         groups, scores = _ranked(network, groups, criterion)
     else:
-        gatherer = None if data is None else Gatherer(flat, data, loss=loss, compiled=model)
+        gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
         scores = bundle_scores(network, _scored(flat, named, criterion=criterion, groups=groups, gatherer=gatherer))
     weights = as_weights(groups, lambda: scores)
 

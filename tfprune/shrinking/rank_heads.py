@@ -11,6 +11,7 @@ import numpy as np
 
 from tfprune.channels.network import Network
 from tfprune.models.batches import Batches
+from tfprune.models.kinds import as_graph
 from tfprune.models.layers import as_numpy
 from tfprune.wrapping.flat_copy import flat_copy
 
@@ -57,31 +58,33 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
-    batches = Batches(data, flat, batch_size=batch_size)
-    whole = _mean_loss(flat, batches, measured)
+    run = copy.plain if as_graph(copy.plain) is not None else flat  # which holds the same weights
+    batches = Batches(data, run, batch_size=batch_size)
+    whole = _mean_loss(run, batches, measured)
     scores: dict[str, np.ndarray] = {}
     for name, group in groups.items():
         losses = []
         for bundle in group.bundles:
             with _without(flat, network, int(bundle)):
-                losses.append(_mean_loss(flat, batches, measured))
+                losses.append(_mean_loss(run, batches, measured))
         scores[name] = np.array(losses) - whole
     return scores
 
 
 def _loss(model: keras.Model, loss: Any) -> Callable:
     loss = getattr(model, "loss", None) if loss is None else loss
-    if loss is None or len(model.outputs) > 1:
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [None])  # a subclassed model names none
+    if loss is None or len(outputs) > 1:
         raise ValueError(
-            f"Expected a model with one output and a loss. Received: {model.name!r} with {len(model.outputs)} and "
+            f"Expected a model with one output and a loss. Received: {model.name!r} with {len(outputs)} and "
             f"loss={loss!r}. Compile the model, or pass `loss`, such as 'sparse_categorical_crossentropy'."
         )
     return keras.losses.get(loss)
 
 
-def _mean_loss(flat: keras.Model, batches: Batches, loss: Callable) -> float:
+def _mean_loss(model: keras.Model, batches: Batches, loss: Callable) -> float:
     total, count = 0.0, 0
-    function = keras.Function(flat.inputs, flat.outputs)
+    function = keras.Function(model.inputs, model.outputs)
     for inputs, targets in batches:
         if targets is None:
             raise ValueError("Expected `data` with targets, (x, y). Received: inputs alone.")

@@ -21,7 +21,8 @@ def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
         plan: What `plan_shrink` returned for it.
 
     Returns:
-        An uncompiled Functional model without nested models.
+        An uncompiled Functional model without nested models; where layers that call others lose channels, a model of
+        the kind that was given.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `plan` is not a plan.
@@ -35,9 +36,9 @@ def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
         >>> int(keras.ops.count_nonzero(masked.get_layer("out").kernel))
         6
     """
-    flat = fitting_copy(model, plan)
-    for weight, variable in plan.network.variables(flat):
+    copy = fitting_copy(model, plan)
+    for weight, variable in plan.network.variables(copy.model):
         mask = weight.mask(plan.keep)
         if not mask.all():
             variable.assign(as_numpy(variable) * mask)
-    return strip(flat)
+    return copy.as_it_was() if copy.is_opened else strip(copy.model)

@@ -12,6 +12,7 @@ from tfprune.channels.network import Network
 from tfprune.channels.rules import known_rule
 from tfprune.copying.subclassed import layer_pairs
 from tfprune.models.kinds import is_subclassed, leaf_layers
+from tfprune.models.layers import rename, walk
 from tfprune.opening.call_graph import call_graph, check_followable
 from tfprune.opening.open_layers import Opened, open_layers
 from tfprune.wrapping.pruned import Pruned
@@ -39,7 +40,8 @@ class FlatCopy:
 
     Attributes:
         model: The copy, a Functional model.
-        plain: The same layers in a model of the kind that was copied.
+        plain: The same layers in a model of the kind that was copied, which takes the shapes that the model takes.
+        names: The names of the layers of `plain` before some were renamed.
         closed: Why the code of a layer could not be traced, by the id of the layer.
         is_open_shaped: Whether the copy takes the shapes that the model takes; otherwise sizes that are open there
             are fixed, and it is for looking at only.
@@ -48,9 +50,22 @@ class FlatCopy:
 
     model: keras.Model
     plain: keras.Model
+    names: list[str]
     closed: dict[int, str]
     is_open_shaped: bool
     sources: dict[int, Source]
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether there are layers in it that are inside of others in the model."""
+        return {id(layer) for layer in self.model.layers if layer.weights} != {
+            id(layer) for _, layer in leaf_layers(self.plain) if layer.weights
+        }
+
+    def as_it_was(self) -> keras.Model:
+        """Return `plain`, with the names that its layers had."""
+        rename(self.plain, self.names)
+        return self.plain
 
     def network(self) -> Network:
         """Return its channels."""
@@ -66,9 +81,10 @@ def flat_copy(model: keras.Model) -> FlatCopy:
     """
     check_followable(model)
     plain = plain_copy(model)
+    names = [layer.name for _, layer in walk(plain)]
     opened = open_layers(call_graph(plain), is_known=lambda layer: known_rule(layer) is not None)
     _check_opened(model, plain, opened)
-    return FlatCopy(opened.model, plain, opened.closed, opened.is_open_shaped, dict(_sources(model, plain)))
+    return FlatCopy(opened.model, plain, names, opened.closed, opened.is_open_shaped, dict(_sources(model, plain)))
 
 
 def _sources(model: keras.Model, plain: keras.Model) -> Iterator[tuple[int, Source]]:

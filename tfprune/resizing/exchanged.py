@@ -1,0 +1,142 @@
+"""A model of its own class in which some layers deep inside have other sizes; it is saved with them, and so loads.
+
+Its code creates layers of the sizes that its arguments say, all blocks alike. Where blocks keep different numbers,
+the layers inside of them are exchanged, and the numbers that their code looks at are set.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tfprune.copying.origin import fresh, origin_of
+from tfprune.models.layers import walk
+from tfprune.models.rebuild import config_of
+
+_SIZES = "tfprune_sizes"  # where a resized model keeps what was exchanged
+_HEADS = "tfprune_heads"  # where an attention layer keeps the number of its heads in a cache
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What is other in a model than its code makes it, by the index of a layer in `walk`.
+
+    Attributes:
+        parts: The layers to put in place of others.
+        numbers: The attributes of layers to set.
+        heads: How many heads of a cache are a layer's own.
+    """
+
+    parts: dict[int, keras.layers.Layer]
+    numbers: dict[int, dict[str, int]]
+    heads: dict[int, int]
+
+
+class _Resized:
+    """Mixed into the class of a model: saves what was exchanged."""
+
+    def get_config(self) -> dict[str, Any]:
+        sizes: Exchange = vars(self)[_SIZES]
+        parts = {str(index): config_of(part) for index, part in sizes.parts.items()}
+        plain = [{str(index): value for index, value in values.items()} for values in (sizes.numbers, sizes.heads)]
+        return {"origin": vars(self)["tfprune_made_from"], "parts": parts, "numbers": plain[0], "heads": plain[1]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
+        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+        model = fresh(config["origin"], read)
+        exchange = Exchange(
+            {int(index): read(part) for index, part in config["parts"].items()},
+            {int(index): numbers for index, numbers in config["numbers"].items()},
+            {int(index): count for index, count in config["heads"].items()},
+        )
+        return resize(model, exchange, origin=config["origin"])
+
+
+keras.saving.register_keras_serializable(package="tfprune", name="Resized")(_Resized)
+
+
+def resize(model: keras.Model, exchange: Exchange, *, origin: dict[str, Any] | None = None) -> keras.Model:
+    """Exchange layers of a model, set numbers of others, and return the model, of a class that is saved with them.
+
+    Args:
+        model: A model that is the caller's own, of a class around a graph.
+        exchange: What to exchange; the parts are built.
+        origin: The configuration that the model was made from; None asks its class.
+    """
+    origin = origin_of(model) if origin is None else origin
+    layers = [layer for _, layer in walk(model)]
+    new = {id(layers[index]): part for index, part in exchange.parts.items()}
+    for index, numbers in exchange.numbers.items():
+        vars(layers[index]).update(numbers)  # past Keras, which locks a built layer
+    for index, count in exchange.heads.items():
+        vars(layers[index])[_HEADS] = count
+        layers[index].__class__ = _with_own_heads(type(layers[index]))
+    for layer in layers:
+        for name, value in vars(layer).items():
+            vars(layer)[name] = _exchanged(value, new)
+    vars(model).update({_SIZES: exchange, "tfprune_made_from": origin})
+    model.__class__ = _derived(type(model))
+    return model
+
+
+def _exchanged(value: Any, new: Mapping[int, keras.layers.Layer]) -> Any:
+    """Return a value with other layers in it, lists and dicts changed in place, as Keras keeps lists of its own."""
+    if isinstance(value, keras.layers.Layer):
+        return new.get(id(value), value)
+    if isinstance(value, (list, dict)):
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            other = _exchanged(item, new)
+            if other is not item:
+                _set(value, key, other)
+    elif isinstance(value, tuple):
+        items = [_exchanged(item, new) for item in value]
+        if any(ours is not theirs for ours, theirs in zip(items, value, strict=True)):
+            return value._make(items) if hasattr(value, "_make") else tuple(items)
+    return value
+
+
+def _set(value: Any, key: Any, item: Any) -> None:
+    """Set an entry past Keras, which locks what a built layer holds; TensorFlow's own lists keep theirs elsewhere."""
+    kind = next((kind for kind in (list, dict) if isinstance(value, kind) and issubclass(type(value), kind)), None)
+    if kind is not None and kind.__len__(value) == len(value):
+        kind.__setitem__(value, key, item)  # type: ignore[index]
+    else:
+        value[key] = item
+
+
+@functools.cache
+def _derived(model_class: Any) -> Any:
+    """Return a subclass of a model's class whose instances are saved with what was exchanged."""
+    members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
+    derived = type(model_class.__name__, (_Resized, model_class), members)
+    return keras.saving.register_keras_serializable(package="tfprune", name="Resized")(derived)
+
+
+def has_cache(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer's call takes a cache of keys and values, as KerasHub's attention does."""
+    return "cache" in inspect.signature(layer.call).parameters
+
+
+@functools.cache
+def _with_own_heads(layer_class: Any) -> Any:
+    """Return a subclass of an attention's class that uses the first heads of a cache, which all layers share."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(layer_class.call).bind(self, *args, **kwargs)
+        cache = bound.arguments.get("cache")
+        if cache is None:
+            return layer_class.call(*bound.args, **bound.kwargs)
+        count = vars(self)[_HEADS]
+        bound.arguments["cache"] = cache[..., :count, :]
+        outputs = layer_class.call(*bound.args, **bound.kwargs)
+        *others, own = outputs
+        return (*others, keras.ops.concatenate([own, cache[..., count:, :]], axis=-2))
+
+    call.__signature__ = inspect.signature(layer_class.call)  # type: ignore[attr-defined]
+    return type(layer_class.__name__, (layer_class,), {"__module__": layer_class.__module__, "call": call})

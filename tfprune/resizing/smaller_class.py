@@ -1,0 +1,91 @@
+"""A smaller model of the same class: by its arguments where they can say what is kept, else block by block."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfprune.channels.network import Network
+from tfprune.models.layers import sublayers, walk
+from tfprune.models.rebuild import copy_of
+from tfprune.opening.sample_inputs import numbers_for
+from tfprune.opening.trace_failure import FAILURES
+from tfprune.resizing.exchanged import Exchange, has_cache, resize
+from tfprune.resizing.resized_by_arguments import Sizes, resized, resized_by_arguments, sizes_of
+from tfprune.resizing.smaller_graph import SmallerGraph
+from tfprune.wrapping.flat_copy import FlatCopy
+
+
+def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model | None:
+    """Return a model of the class that was copied, of some channels alone; None if there is none.
+
+    Args:
+        copy: The flat copy of a model of a class around a graph. It is used up.
+        network: Its channels.
+        keep: Which bundles are kept.
+    """
+    by_arguments = resized_by_arguments(copy, network, keep=keep)
+    if by_arguments is not None:
+        return by_arguments
+    graph = SmallerGraph(copy.model, network, keep=keep)
+    changed = {id(layer) for layer in graph.changed()}
+    layers = [layer for _, layer in walk(copy.plain)]
+    holders = {index: [id(part) in changed for part in sublayers(layer)] for index, layer in enumerate(layers)}
+    if any(any(holders[index]) for index, layer in enumerate(layers) if isinstance(layer, keras.Model)):
+        return None  # a graph cannot exchange its own layers
+    parts = {index: _part(layer, graph) for index, layer in enumerate(layers) if id(layer) in changed}
+    sizes = {
+        index: _inner_sizes(layer, changed, network, keep)
+        for index, layer in enumerate(layers)
+        if any(holders[index])
+    }
+    numbers = {index: _numbers(layers[index], found) for index, found in sizes.items()}
+    heads = {index: count for index, found in sizes.items() if (count := _heads(layers[index], found))}
+    plain = copy.as_it_was()
+    for index, part in parts.items():
+        part.name = layers[index].name
+    found = resize(plain, Exchange(parts, {key: values for key, values in numbers.items() if values}, heads))
+    return found if _same(found, graph.model) else None
+
+
+def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
+    """Return the smaller layer, built as the layer was, with its sizes open."""
+    part = copy_of(layer, changes=graph.counted(layer))
+    config = layer.get_build_config()
+    if "input_shape" in config:  # the smaller one's has other channels, and no open sizes
+        pairs = zip(config["input_shape"], graph.shape(layer), strict=True)
+        config = {"input_shape": tuple(None if size is None else own for size, own in pairs)}
+    part.build_from_config(config)
+    for variable, kept in zip(part.variables, graph.layer(layer).variables, strict=True):
+        variable.assign(kept)
+    return part
+
+
+def _inner_sizes(layer: keras.layers.Layer, changed: set[int], network: Network, keep: np.ndarray) -> Sizes:
+    """Return how many heads and units of how many the layers inside of a layer keep."""
+    inside = [network.layers[part.name] for part in sublayers(layer) if id(part) in changed]
+    return sizes_of(network, inside, keep=keep)
+
+
+def _numbers(layer: keras.layers.Layer, sizes: Sizes) -> dict[str, int]:
+    """Return the attributes of a layer that count heads or units of the layers inside, with how many are kept."""
+    given = {name: value for name, value in vars(layer).items() if type(value) is int}
+    found = {name: resized(name, value, sizes=sizes) for name, value in given.items()}
+    return {name: value for name, value in found.items() if value != given[name]}
+
+
+def _heads(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
+    """Return how many heads an attention keeps of those that a cache holds, the fewer of queries' and keys'."""
+    kept = [count for (of_heads, _), count in sizes.items() if of_heads]
+    return min(kept) if kept and has_cache(layer) else None
+
+
+def _same(model: keras.Model, graph: keras.Model) -> bool:
+    """Tell whether a model of the class returns what the smaller graph does, on numbers of the graph's sizes."""
+    numbers = numbers_for(graph.input)
+    try:
+        pairs = zip(*(keras.tree.flatten(one(numbers)) for one in (model, graph)), strict=True)
+        arrays = [[keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in pair] for pair in pairs]
+    except FAILURES:
+        return False
+    return all(np.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max()) for ours, theirs in arrays)
