@@ -64,7 +64,9 @@ class GraphWalk:
         return list(self._run(batch, len(self._calls), keep=self._outputs).values())
 
     def advance(self, end: int) -> None:
-        """Run the calls up to `end`, and go on from there."""
+        """Run the calls up to `end`, and go on from there; stay where they have been run."""
+        if end <= self._position:
+            return
         later = self._needed(end, len(self._calls))
         before = self._needed(self._position, len(self._calls)) | set(self._inputs)
         for batch in range(self.count):

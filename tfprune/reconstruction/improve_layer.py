@@ -12,13 +12,14 @@ METHODS = ("exact", "sweep")
 
 
 def improve_layer(
-    pair: tuple[Site, Site], fit: list[GramMoments], *, held: list[GramMoments], method: str, ridge: float
+    site: Site, fit: list[GramMoments], *, dense: np.ndarray, held: list[GramMoments], method: str, ridge: float
 ) -> ReconstructionRow:
     """Solve for the weights of a layer, and set them unless they are worse on the data that are kept apart.
 
     Args:
-        pair: The layer, and its counterpart in the reference.
+        site: The layer.
         fit: The moments of each of its groups, to solve with.
+        dense: Its weights in the reference.
         held: The moments of the data that are kept apart, of 0 rows if there are none.
         method: One of `METHODS`.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean.
@@ -26,10 +27,9 @@ def improve_layer(
     Raises:
         ValueError: If all data are kept apart.
     """
-    ours, reference = pair
     if not fit[0].count:
         raise ValueError("Expected at least two batches with a `holdout`. Received: one. Lower `batch_size`.")
-    weights, free, dense = ours.map.weights(), ours.map.free(), reference.map.weights()
+    weights, free = site.map.weights(), site.map.free()
     old, live = weights.copy(), np.asarray(free.any(axis=2))
     for group, all_outputs in enumerate(fit):
         rows = live[group]
@@ -44,8 +44,8 @@ def improve_layer(
     if held_before is not None and held_after is not None and held_after > held_before:
         after = before
     else:
-        ours.map.assign(weights)
-    return ReconstructionRow(ours.name, ours.map.kernel.path, before, after, held_before, held_after)
+        site.map.assign(weights)
+    return ReconstructionRow(site.name, site.map.kernel.path, before, after, held_before, held_after)
 
 
 def differs(pair: tuple[Site, Site]) -> bool:
@@ -53,6 +53,14 @@ def differs(pair: tuple[Site, Site]) -> bool:
     ours, reference = pair
     live = ours.map.free().any(axis=2)
     return bool((ours.map.weights()[live] != reference.map.weights()[live]).any())
+
+
+def unsolved(site: Site, fit: list[GramMoments], *, held: list[GramMoments]) -> ReconstructionRow:
+    """Return the row of a layer whose weights stay as they are."""
+    weights, live = site.map.weights(), np.asarray(site.map.free().any(axis=2))
+    error = _error(fit, weights, live)
+    apart = _error(held, weights, live) if held[0].count else None
+    return ReconstructionRow(site.name, site.map.kernel.path, error, error, apart, apart)
 
 
 def unchanged(pair: tuple[Site, Site]) -> ReconstructionRow:

@@ -28,6 +28,11 @@ def none_held(number: int) -> bool:
     return False
 
 
+def every(part: float) -> IsHeld:
+    """Return which batches to keep apart, so that they are this part of all."""
+    return (lambda number: number % round(1 / part) == 0) if part else none_held
+
+
 @dataclass(frozen=True, eq=False)
 class Site:
     """A linear map in a layer of a graph, with the calls of the layer."""

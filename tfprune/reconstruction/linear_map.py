@@ -177,7 +177,7 @@ def _span(size: int, reach: int, step: int, padding: str) -> tuple[tuple[int, in
 
 def _attention(layer: Any) -> LinearMap:
     """View the projection of what the heads return: it is all that is linear in attention."""
-    kernel = next(kernel for kernel in kernels(layer) if kernel.path == "attention_output/kernel")
+    kernel = next(kernel for kernel in kernels(layer) if kernel.path.endswith("attention_output/kernel"))
     leaf = next(part for part in sublayers(layer) if kernels(part) and kernels(part)[0].variable is kernel.variable)
     inside = _einsum_dense(leaf)
     return LinearMap(kernel, inside.bias, 1, inside.rows, layer, leaf)

@@ -12,7 +12,7 @@ from tfprune.models.layers import rename, walk
 from tfprune.opening.call_graph import call_graph, check_followable
 from tfprune.reconstruction.improve_layer import METHODS, differs, improve_layer, unchanged
 from tfprune.reconstruction.in_order import Pair, improve_in_order
-from tfprune.reconstruction.layer_moments import IsHeld, Site, none_held, sites_of, sums_of
+from tfprune.reconstruction.layer_moments import Site, every, sites_of, sums_of
 from tfprune.reconstruction.least_squares import RIDGE, GramMoments
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.report import Skipped
@@ -103,7 +103,7 @@ def reconstruct(
     check_choice(method, "method", choices=METHODS)
     check_choice(targets, "targets", choices=TARGETS)
     ridge = check_number(ridge, "ridge", least=0)
-    is_held = _every(check_number(holdout, "holdout", least=0, most=0.5))
+    is_held = every(check_number(holdout, "holdout", least=0, most=0.5))
     batch_size = check_count(batch_size, "batch_size", least=1)
     for model in (pruned, reference):
         check_followable(model)
@@ -115,7 +115,8 @@ def reconstruct(
     rows: dict[Site, ReconstructionRow] = {}
 
     def improve(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
-        rows[pair[0]] = improve_layer(pair, moments, held=held, method=method, ridge=ridge)
+        dense = pair[1].map.weights()
+        rows[pair[0]] = improve_layer(pair[0], moments, dense=dense, held=held, method=method, ridge=ridge)
 
     if mode == "parallel":
         sums = sums_of([reference for _, reference in pairs], batches, is_held=is_held)
@@ -134,8 +135,3 @@ def reconstruct(
     result = copy_with(pruned, lambda path, layer: None)
     transfer_weights(plain, result)
     return result, ReconstructionReport(tuple(rows[pair[0]] for pair in pairs if pair[0] in rows), tuple(skipped))
-
-
-def _every(part: float) -> IsHeld:
-    """Return which batches to keep apart, so that they are this part of all."""
-    return (lambda number: number % round(1 / part) == 0) if part else none_held

@@ -43,7 +43,7 @@ def transformer_budget(
     counts = {"blocks": blocks, "attention": attention, "feed_forward": feed_forward, "width": width}
     for name, count in counts.items():
         check_count(count, name, least=1)
-    removed = round(blocks * sparsity ** (feed_forward / attention / _ALPHA))
+    removed = attention_layers(sparsity, blocks=blocks, attention=attention, feed_forward=feed_forward)
     total = blocks * (attention + feed_forward)
     lost = (round(sparsity * total) - removed * attention) / blocks / feed_forward
     kept = min(round(width * (1 - lost)), width)  # more attention may go than was asked for
@@ -53,3 +53,8 @@ def transformer_budget(
             f"with {removed} of {blocks} layers of attention removed. Lower it."
         )
     return removed, kept
+
+
+def attention_layers(sparsity: float, *, blocks: int, attention: float, feed_forward: float) -> int:
+    """Return of how many layers of attention the heads go, where these are the parameters of one block."""
+    return round(blocks * sparsity ** (feed_forward / attention / _ALPHA))

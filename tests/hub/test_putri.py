@@ -1,0 +1,45 @@
+"""Putri on backbones of KerasHub, on texts of a length that no graph was traced with."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+
+keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+hub_models = pytest.importorskip("hub_models")
+
+
+def texts(model, count=20, length=9):
+    ids = np.random.default_rng(0).integers(1, hub_models.VOCABULARY, (count, length))
+    every = {"token_ids": ids, "padding_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)}
+    return {tensor.name: every[tensor.name] for tensor in model.inputs}
+
+
+@pytest.mark.parametrize("name", ["BertBackbone", "GPT2Backbone", "Gemma3Backbone"])
+def test_half_of_the_units_and_a_head_go(name):
+    keras.utils.set_random_seed(0)
+    model = hub_models.BACKBONES[name]()
+    x = texts(model)
+    masked, plan, report = tfprune.putri(
+        model, x, sparsity={"units": 0.5, "heads": 0.25}, batch_size=4, holdout=0, verbose=0
+    )
+    units = [row for row in report.rows if row.kind == "channels"]
+    heads = [row for row in report.rows if row.kind == "heads"]
+    assert [(row.channels, row.kept) for row in units] == [(24, 12), (24, 12)]
+    assert sum(row.channels - row.kept for row in heads) == round(0.25 * sum(row.channels for row in heads))
+    assert all(row.error.after <= row.error.before for row in report.rows)
+    assert plan.parameters_kept < plan.parameters
+    zeros = sum(int((np.asarray(weight) == 0).sum()) for weight in masked.weights if len(weight.shape) > 1)
+    assert zeros >= 0.9 * (plan.parameters - plan.parameters_kept)
+    assert all(np.isfinite(np.asarray(one)).all() for one in keras.tree.flatten(masked(x)))
+
+
+def test_ids_beyond_the_vocabulary():
+    model = hub_models.BACKBONES["GPT2Backbone"]()
+    x = texts(model)
+    x["token_ids"] = x["token_ids"] + hub_models.VOCABULARY
+    with pytest.raises(ValueError, match=f"token ids from 0 to {hub_models.VOCABULARY - 1}"):
+        tfprune.putri(model, x, verbose=0)

@@ -1,0 +1,242 @@
+"""Putri on small transformers of plain layers, against NumPy and against the model that it was given."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune import putri
+
+layers = keras.layers
+WIDTH, HIDDEN, TOKENS = 8, 24, 30
+
+
+def numpy(value):
+    return keras.ops.convert_to_numpy(value).astype(float)
+
+
+def transformer(blocks=2, attention=None):
+    """Token ids -> blocks of attention and feed-forward networks -> an output for each token."""
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = layers.Embedding(TOKENS, WIDTH)(ids)
+    for block in range(blocks):
+        made = attention(block) if attention else layers.MultiHeadAttention(4, 2, name=f"attention_{block}")
+        x = layers.Add()([x, made(x, x)])
+        hidden = layers.Dense(HIDDEN, activation="relu", name=f"hidden_{block}")(x)
+        x = layers.Add()([x, layers.Dense(WIDTH, name=f"back_{block}")(hidden)])
+    model = keras.Model(ids, layers.Dense(3, name="out")(x))
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        if len(weight.shape) > 1:
+            weight.assign(generator.normal(size=weight.shape) / np.sqrt(weight.shape[-1]))
+    return model
+
+
+def texts(count=40, length=6, seed=0):
+    return np.random.default_rng(seed).integers(0, TOKENS, (count, length)).astype("int32")
+
+
+def inner(model, name, x):
+    """Return what a layer takes, one row for each token."""
+    taken = keras.Model(model.inputs, model.get_layer(name).input)
+    found = numpy(taken(x))
+    return found.reshape(-1, found.shape[-1])
+
+
+def test_each_network_is_cut_and_solved_on_the_outputs_of_those_before_it():
+    """Independently: the units of largest norm stay, and the rest is least squares on them and a constant."""
+    model, x = transformer(), texts()
+    before = [values.copy() for values in model.get_weights()]
+    masked, plan, report = putri(model, x, sparsity={"units": 0.5}, ridge=1e-9, holdout=0, verbose=0)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [(row.group, row.channels, row.kept) for row in report.rows] == [
+        ("hidden_0", HIDDEN, 12),
+        ("hidden_1", HIDDEN, 12),
+    ]
+    for block in range(2):
+        hidden, back = model.get_layer(f"hidden_{block}"), model.get_layer(f"back_{block}")
+        taken = inner(masked, f"hidden_{block}", x)  # after the blocks before it were cut and solved
+        units = np.maximum(taken @ numpy(hidden.kernel) + numpy(hidden.bias), 0)
+        kept = np.sort(np.argsort(np.linalg.norm(units, axis=0))[12:])
+        kernel = numpy(masked.get_layer(f"back_{block}").kernel)
+        np.testing.assert_array_equal(np.flatnonzero(kernel.any(axis=1)), kept)
+        wanted = units @ numpy(back.kernel) + numpy(back.bias)
+        seen = np.column_stack([units[:, kept], np.ones(len(units))])
+        solved = np.linalg.lstsq(seen, wanted, rcond=None)[0]
+        np.testing.assert_allclose(kernel[kept], solved[:-1], atol=2e-4)
+        np.testing.assert_allclose(numpy(masked.get_layer(f"back_{block}").bias), solved[-1], atol=2e-4)
+        row = report.rows[block].error
+        left = np.sum((seen @ solved - wanted) ** 2) / np.sum(wanted**2)
+        alone = np.sum((seen[:, :-1] @ numpy(back.kernel)[kept] + numpy(back.bias) - wanted) ** 2)
+        assert row.after == pytest.approx(left, rel=1e-3)
+        assert row.before == pytest.approx(alone / np.sum(wanted**2), rel=1e-3)
+    smaller = tfprune.shrink(masked, plan)
+    np.testing.assert_allclose(numpy(smaller(x)), numpy(masked(x)), atol=1e-4)
+    assert smaller.get_layer("hidden_1").units == 12
+
+
+def test_a_budget_is_met_within_one_unit_and_the_model_saves(tmp_path):
+    model, x = transformer(blocks=3), texts()
+    masked, plan, report = putri(model, x, sparsity=0.4, batch_size=10, verbose=0)
+    unit, head = 2 * WIDTH + 1, 3 * (2 * WIDTH + 2) + 2 * WIDTH
+    blocks = 3 * (HIDDEN * unit + 4 * head)
+    gone = plan.parameters - plan.parameters_kept
+    assert abs(gone - 0.4 * blocks) <= 3 * unit
+    heads = [row for row in report.rows if row.kind == "heads"]
+    removed, _ = tfprune.transformer_budget(
+        0.4, blocks=3, attention=4 * head, feed_forward=HIDDEN * unit, width=HIDDEN
+    )
+    assert removed >= 1 and sum(row.channels - row.kept for row in heads) == 4 * removed
+    assert min(row.kept for row in heads) >= 1
+    smaller = tfprune.shrink(masked, plan)
+    assert model.count_params() - smaller.count_params() == gone
+    np.testing.assert_allclose(numpy(smaller(x)), numpy(masked(x)), atol=1e-4)
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.models.load_model(tmp_path / "smaller.keras")
+    np.testing.assert_allclose(numpy(loaded(x)), numpy(smaller(x)), atol=1e-6)
+    assert "error without update" in str(report)
+
+
+def test_of_grouped_queries_a_whole_group_goes():
+    model = transformer(attention=lambda block: layers.GroupQueryAttention(2, 4, 2, name=f"attention_{block}"))
+    x = texts()
+    masked, plan, report = putri(model, x, sparsity={"heads": 0.5}, holdout=0, verbose=0)
+    assert [(row.group, row.kept) for row in report.rows if row.kind == "heads"] == [
+        ("attention_0/heads", 1),
+        ("attention_1/heads", 1),
+    ]
+    smaller = tfprune.shrink(masked, plan)
+    layer = smaller.get_layer("attention_0")
+    assert (layer.num_query_heads, layer.num_key_value_heads) == (2, 1)
+    np.testing.assert_allclose(numpy(smaller(x)), numpy(masked(x)), atol=1e-4)
+
+
+def test_heads_go_without_which_the_model_changes_least():
+    """One head of all: the one found by trying each by hand."""
+    model, x = transformer(), texts(count=8)
+    _, plan, report = putri(model, x, sparsity={"heads": 1 / 8}, holdout=0, update="none", verbose=0)
+    expected, distances = numpy(model(x)), {}
+    for name in ("attention_0", "attention_1"):
+        for head in range(4):
+            copy = keras.models.clone_model(model)
+            copy.set_weights(model.get_weights())
+            (kernel,) = [one for one in copy.get_layer(name).weights if one.path.endswith("attention_output/kernel")]
+            values = numpy(kernel)
+            values[head] = 0
+            kernel.assign(values)
+            distances[f"{name}/heads", head] = np.mean((numpy(copy(x)) - expected) ** 2)
+    name, head = min(distances, key=distances.get)
+    (group,) = [group for group in plan.network.groups if group.name == name]
+    assert np.flatnonzero(~plan.keep[group.bundles]).tolist() == [head]
+    assert {row.group: row.kept for row in report.rows if row.kind == "heads"}[name] == 3
+
+
+def test_heads_by_a_loss():
+    model, x = transformer(), texts(count=8)
+    y = np.random.default_rng(1).integers(0, 3, (8, 6))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    _, _, report = putri(model, (x, y), sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
+    assert sum(row.channels - row.kept for row in report.rows if row.kind == "heads") == 2
+    with pytest.raises(ValueError, match="with targets"):
+        putri(model, x, sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
+
+
+def test_a_unit_that_is_constant_is_taken_over_by_the_bias():
+    model, x = transformer(blocks=1), texts()
+    hidden, back = model.get_layer("hidden_0"), model.get_layer("back_0")
+    kernel, bias = hidden.get_weights()
+    kernel[:, 5], bias[5] = 0, 1e-3  # constant, and of the smallest norm, but of large weights
+    hidden.set_weights([kernel, bias])
+    kernel = back.get_weights()[0]
+    kernel[5] = 1e4
+    back.set_weights([kernel, back.get_weights()[1]])
+    masked, _, report = putri(model, x, sparsity={"units": 1 / HIDDEN}, ridge=1e-9, holdout=0, verbose=0)
+    assert report.rows[0].kept == HIDDEN - 1
+    np.testing.assert_allclose(numpy(masked(x)), numpy(model(x)), atol=1e-3)
+    without, _, _ = putri(model, x, sparsity={"units": 1 / HIDDEN}, update="none", holdout=0, verbose=0)
+    assert np.abs(numpy(without(x)) - numpy(model(x))).max() > 1
+
+
+@pytest.mark.parametrize("score", ["activation", "wanda", "obs", "greedy", "putri"])
+def test_an_update_is_never_worse_on_the_calibration_data(score):
+    model, x = transformer(), texts()
+    for update, targets in [("sequential", "own"), ("sequential", "dense"), ("parallel", "own"), ("none", "own")]:
+        settings = {"score": score, "update": update, "targets": targets, "holdout": 0, "verbose": 0}
+        masked, _, report = putri(model, x, sparsity={"units": 0.5}, **settings)
+        assert all(row.error.after <= row.error.before for row in report.rows)
+        assert all(row.is_updated == (update != "none") for row in report.rows)
+        assert np.isfinite(numpy(masked(x))).all()
+
+
+def test_parallel_looks_at_the_dense_model_only():
+    model, x = transformer(), texts()
+    masked, _, _ = putri(
+        model, x, sparsity={"units": 0.5}, update="parallel", ridge=1e-9, holdout=0, verbose=0, batch_size=7
+    )
+    units = inner(model, "back_1", x)
+    kept = np.flatnonzero(numpy(masked.get_layer("back_1").kernel).any(axis=1))
+    np.testing.assert_array_equal(kept, np.sort(np.argsort(np.linalg.norm(units, axis=0))[12:]))
+    seen = np.column_stack([units[:, kept], np.ones(len(units))])
+    back = model.get_layer("back_1")
+    solved = np.linalg.lstsq(seen, units @ numpy(back.kernel) + numpy(back.bias), rcond=None)[0]
+    np.testing.assert_allclose(numpy(masked.get_layer("back_1").kernel)[kept], solved[:-1], atol=2e-4)
+
+
+def test_an_update_that_is_worse_on_texts_kept_apart_is_not_kept():
+    model, kept = transformer(blocks=1), set()
+    for seed in range(8):
+        batches = [texts(8, seed=seed), texts(1, length=3 + 4 * seed, seed=100 + seed)]  # the first one is kept apart
+        _, _, report = putri(model, batches, sparsity={"units": 0.8}, ridge=1e-9, holdout=0.5, verbose=0)
+        (row,) = report.rows
+        assert row.is_updated == (row.error.held_after <= row.error.held_before)
+        assert row.is_updated or row.error.after == row.error.before
+        kept.add(row.is_updated)
+    assert kept == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"sparsity": 0.99}, "leaves a unit in each feed-forward network"),
+        ({"sparsity": {"heads": 0.9}}, "leaves a head in each layer of attention"),
+        ({"sparsity": {"layers": 0.5}}, "'units', 'heads' or both"),
+        ({"sparsity": {}}, "'units', 'heads' or both"),
+        ({"sparsity": 1.0}, "sparsity"),
+        ({"score": "best"}, "score"),
+        ({"update": "all"}, "update"),
+        ({"targets": "other"}, "targets"),
+        ({"holdout": 0.7}, "holdout"),
+    ],
+)
+def test_settings_that_cannot_be(settings, reason):
+    model = transformer()
+    before = [values.copy() for values in model.get_weights()]
+    with pytest.raises(ValueError, match=reason):
+        putri(model, texts(), verbose=0, **settings)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (texts() + TOKENS, rf"token ids from 0 to {TOKENS - 1} in `data`. Received: ids with"),
+        (texts() - 5, "Received: ids with -"),
+        (np.zeros((4, 0), "int32"), "texts with tokens"),
+        (np.zeros((0, 6), "int32"), "at least one sample"),
+    ],
+)
+def test_texts_that_cannot_be(data, reason):
+    with pytest.raises(ValueError, match=reason):
+        putri(transformer(), data, verbose=0)
+
+
+def test_models_without_units():
+    series = keras.Input((5, 6))
+    model = keras.Model(series, layers.MultiHeadAttention(2, 3, name="attention")(series, series))
+    with pytest.raises(ValueError, match="hidden units that can be removed"):
+        putri(model, np.zeros((4, 5, 6)), verbose=0)
