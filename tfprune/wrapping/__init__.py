@@ -6,5 +6,5 @@ In goes a model; out comes a copy with wrappers (`wrap`) or without (`strip`), i
 (`choice`, or `channel_choice` where whole channels go), copy with replacements (`copying`), transfer the
 weights (`transfer`). `flat_copy` strips and flattens a graph for the rooms that follow channels.
 Neighbors: `training` sets the masks, `shrinking` and `reconstruction` work on what `strip` returns.
-Start at `wrap.wrap`; a mask is set in `pruned.Pruned.set_mask`.
+Start at `wrap.wrap`; a mask is set in `masked_weights.MaskedWeights.set_mask`.
 """

@@ -1,8 +1,7 @@
 """Pruned: any Keras layer, its weights read through masks. The one class that touches Keras' forward pass.
 
-Between mask updates a weight itself holds zeros where its mask is 0, so the optimizer, weight decay, checkpoints
-and averages of weights all see the sparse values; what the zeros replaced, the latent values, is set aside in a
-variable of its own and is restored when a later mask keeps it. In training only the gradient is masked; masking
+Between mask updates a weight itself holds zeros where its mask is 0 (`masked_weights`), so the optimizer, weight
+decay, checkpoints and averages of weights all see the sparse values. In training only the gradient is masked; masking
 the weight as well would cost a pass over the memory in every step and change nothing. Masks are booleans, to select
 by: a product would have to turn them into floats first, a second pass.
 """
@@ -11,32 +10,30 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfprune import patterns
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
 from tfprune.models.kernels import Kernel, kernels
-from tfprune.models.layers import as_numpy, rename, walk
+from tfprune.models.layers import rename, walk
 from tfprune.models.rebuild import config_of
 from tfprune.patterns import PATTERNS, Pattern
 from tfprune.spec import resolve
 from tfprune.wrapping.kernels_to_prune import kernels_to_prune
-from tfprune.wrapping.masked_gradients import Scope, guard, mask_gradient
-from tfprune.wrapping.saved_masks import check_saved, saved_names
-from tfprune.wrapping.transparent import Transparent
+from tfprune.wrapping.masked_gradients import Scope, mask_gradient
+from tfprune.wrapping.masked_weights import MaskedWeights
 
 for _spec in (*CRITERIA.values(), *PATTERNS.values(), patterns.Block, patterns.NM):
     keras.saving.register_keras_serializable(package="tfprune")(_spec)
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
-class Pruned(Transparent):
+class Pruned(MaskedWeights):
     """Wrap a layer so that its weights are pruned by masks.
 
     The wrapper has the layer's name, and forward pass and gradient see weight * mask. All masks are ones at first;
@@ -58,7 +55,7 @@ class Pruned(Transparent):
 
     Example:
         >>> layer = Pruned(keras.layers.Dense(3))
-        >>> layer(np.ones((1, 4))).shape
+        >>> layer(keras.ops.ones((1, 4))).shape
         TensorShape([1, 3])
         >>> layer.masks["kernel"].shape
         TensorShape([4, 3])
@@ -82,10 +79,6 @@ class Pruned(Transparent):
         self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
         self.pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
         self.weight_names = None if weights is None else tuple(weights)
-        self.kernels: dict[str, Kernel] = {}
-        self.masks: dict[str, keras.Variable] = {}
-        self._latents: dict[str, keras.Variable] = {}
-        self._revealed: set[str] = set()
         self.is_managed = False  # whether a callback or a loop sets the masks; `PruneLowMagnitude` trains only then
         self._has_masks = False
         self._names: list[str] | None = None  # of the layers inside, where they were given by a configuration
@@ -125,97 +118,9 @@ class Pruned(Transparent):
             self.build()
 
     def _add_masks(self) -> None:
-        self.kernels = self.choose_kernels()
+        self.add_masks(self.choose_kernels())
         self.weight_names = tuple(self.kernels)  # so that a file tells which weights it has masks for
-        for name, kernel in self.kernels.items():
-            shape, flat_name = kernel.variable.shape, name.replace("/", "_")
-            self.masks[name] = self.add_weight(
-                name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
-            )
-            self._latents[name] = self.add_weight(
-                name=f"{flat_name}_latent",
-                shape=shape,
-                dtype=kernel.variable.dtype,
-                initializer="zeros",
-                trainable=False,
-            )
-            guard(kernel.variable, self.masks[name])
         self._has_masks = True
-
-    def saved_variables(self) -> dict[str, keras.Variable]:
-        """Return what files hold of the wrapper itself, by name; masks come first."""
-        return saved_names(self.masks, self._latents)
-
-    def save_own_variables(self, store: dict[str, Any]) -> None:
-        """Save masks and latent values by name, so that no other layer's weights are taken for them."""
-        for name, variable in self.saved_variables().items():
-            store[name] = variable
-
-    def load_own_variables(self, store: dict[str, Any]) -> None:
-        """Load masks and latent values.
-
-        Raises:
-            ValueError: If the file has none for these weights, or a mask that the pattern does not allow.
-        """
-        own = self.saved_variables()
-        check_saved(self, store, names=own)
-        for name, variable in own.items():
-            variable.assign(store[name])
-
-    def trained(self) -> list[str]:
-        """Return the names of the weights whose masks may change: a layer, or parts of it, may be frozen."""
-        trained = {id(variable) for variable in self.trainable_variables}
-        return [name for name, kernel in self.kernels.items() if id(kernel.variable) in trained]
-
-    def latent(self, name: str) -> np.ndarray:
-        """Return a weight's values with those that its mask hides, in the weight's own shape."""
-        return as_numpy(self._with_latent(name))
-
-    def _with_latent(self, name: str) -> Any:
-        value = ops.convert_to_tensor(self.kernels[name].variable)
-        # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
-        return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
-
-    def reveal(self, name: str) -> None:
-        """Put the values that a mask hides back into the weight itself, until `set_mask` separates them again."""
-        if name not in self._revealed:
-            self.kernels[name].variable.assign(self._with_latent(name))
-            self._revealed.add(name)
-
-    def conceal(self, name: str) -> None:
-        """Undo `reveal`, if it was called."""
-        if name in self._revealed:
-            self.set_mask(name, as_numpy(self.masks[name]))
-
-    def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
-        """Apply a mask: store the values that it hides, and restore those that it no longer hides.
-
-        Args:
-            name: The weight's name, as in `masks`.
-            mask: 0/1 or booleans, of the weight's shape.
-            slots: Optimizer variables of the weight's shape, whose masked entries become 0.
-
-        Raises:
-            ValueError: For an unknown name, or a mask of another shape or with other values.
-        """
-        if name not in self.masks:
-            raise ValueError(f"Expected a weight among {', '.join(self.masks)}. Received: name={name!r}.")
-        shape = tuple(self.masks[name].shape)
-        if mask.shape != shape or not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
-            raise ValueError(
-                f"Expected a mask of zeros and ones of shape {shape} for {self.name}/{name}. Received: shape "
-                f"{mask.shape}, dtype {mask.dtype}."
-            )
-        keep = ops.convert_to_tensor(mask, dtype="bool")
-        variable, latent = self.kernels[name].variable, self._latents[name]
-        zero = ops.zeros((), variable.dtype)
-        self.reveal(name)
-        latent.assign(ops.where(keep, zero, variable.value))
-        variable.assign(ops.where(keep, variable.value, zero))
-        self.masks[name].assign(keep)
-        self._revealed.discard(name)
-        for slot in slots:
-            slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
 
     def _read(self, name: str, training: bool | None) -> Any:
         weight, mask = map(ops.convert_to_tensor, (self.kernels[name].variable, self.masks[name]))

@@ -1,0 +1,141 @@
+"""Weights under masks: a mask is set, the values that it hides are kept, come back with a later one, and are saved.
+
+Between mask updates a weight itself holds zeros where its mask is 0; what the zeros replaced, the latent values, is
+set aside in a variable of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.models.kernels import Kernel, to_matrix
+from tfprune.models.layers import as_numpy
+from tfprune.wrapping.masked_gradients import guard
+from tfprune.wrapping.transparent import Transparent
+
+
+class MaskedWeights(Transparent):
+    """A wrapper whose layer has weights under masks; `pattern` says which masks files may hold."""
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.kernels: dict[str, Kernel] = {}
+        self.masks: dict[str, keras.Variable] = {}
+        self._latents: dict[str, keras.Variable] = {}
+        self._revealed: set[str] = set()
+
+    def add_masks(self, kernels: Mapping[str, Kernel]) -> None:
+        """Put weights under masks of ones."""
+        self.kernels = dict(kernels)
+        for name, kernel in self.kernels.items():
+            shape, flat_name = kernel.variable.shape, name.replace("/", "_")
+            self.masks[name] = self.add_weight(
+                name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
+            )
+            self._latents[name] = self.add_weight(
+                name=f"{flat_name}_latent",
+                shape=shape,
+                dtype=kernel.variable.dtype,
+                initializer="zeros",
+                trainable=False,
+            )
+            guard(kernel.variable, self.masks[name])
+
+    def trained(self) -> list[str]:
+        """Return the names of the weights whose masks may change: a layer, or parts of it, may be frozen."""
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [name for name, kernel in self.kernels.items() if id(kernel.variable) in trained]
+
+    def latent(self, name: str) -> np.ndarray:
+        """Return a weight's values with those that its mask hides, in the weight's own shape."""
+        return as_numpy(self._with_latent(name))
+
+    def _with_latent(self, name: str) -> Any:
+        value = ops.convert_to_tensor(self.kernels[name].variable)
+        # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
+        return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
+
+    def reveal(self, name: str) -> None:
+        """Put the values that a mask hides back into the weight itself, until `set_mask` separates them again."""
+        if name not in self._revealed:
+            self.kernels[name].variable.assign(self._with_latent(name))
+            self._revealed.add(name)
+
+    def conceal(self, name: str) -> None:
+        """Undo `reveal`, if it was called."""
+        if name in self._revealed:
+            self.set_mask(name, as_numpy(self.masks[name]))
+
+    def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
+        """Apply a mask: store the values that it hides, and restore those that it no longer hides.
+
+        Args:
+            name: The weight's name, as in `masks`.
+            mask: 0/1 or booleans, of the weight's shape.
+            slots: Optimizer variables of the weight's shape, whose masked entries become 0.
+
+        Raises:
+            ValueError: For an unknown name, or a mask of another shape or with other values.
+        """
+        if name not in self.masks:
+            raise ValueError(f"Expected a weight among {', '.join(self.masks)}. Received: name={name!r}.")
+        shape = tuple(self.masks[name].shape)
+        if mask.shape != shape or not (mask.dtype == bool or np.isin(mask, (0, 1)).all()):
+            raise ValueError(
+                f"Expected a mask of zeros and ones of shape {shape} for {self.name}/{name}. Received: shape "
+                f"{mask.shape}, dtype {mask.dtype}."
+            )
+        keep = ops.convert_to_tensor(mask, dtype="bool")
+        variable, latent = self.kernels[name].variable, self._latents[name]
+        zero = ops.zeros((), variable.dtype)
+        self.reveal(name)
+        latent.assign(ops.where(keep, zero, variable.value))
+        variable.assign(ops.where(keep, variable.value, zero))
+        self.masks[name].assign(keep)
+        self._revealed.discard(name)
+        for slot in slots:
+            slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
+
+    def saved_variables(self) -> dict[str, keras.Variable]:
+        """Return what files hold of the wrapper itself by names that are the same in every copy; masks come first."""
+        names = {path: f"{index}_{path.rpartition('/')[2]}" for index, path in enumerate(self.masks)}
+        saved = {f"{names[path]}_mask": mask for path, mask in self.masks.items()}
+        return saved | {f"{names[path]}_latent": latent for path, latent in self._latents.items()}
+
+    def save_own_variables(self, store: dict[str, Any]) -> None:
+        """Save masks and latent values by name, so that no other layer's weights are taken for them."""
+        for name, variable in self.saved_variables().items():
+            store[name] = variable
+
+    def load_own_variables(self, store: dict[str, Any]) -> None:
+        """Load masks and latent values.
+
+        Raises:
+            ValueError: If the file has none for these weights, or a mask that the pattern does not allow.
+        """
+        own = self.saved_variables()
+        _check_saved(self, store, own)
+        for name, variable in own.items():
+            variable.assign(store[name])
+
+
+def _check_saved(layer: Any, store: Mapping[str, Any], own: Mapping[str, keras.Variable]) -> None:
+    """Refuse a file that has no masks for the weights of a wrapper, or masks that its pattern does not allow."""
+    if set(store.keys()) != set(own):
+        raise ValueError(
+            f"Expected the masks of layer {layer.name!r}: {', '.join(own) or 'none, as it is not built'}. "
+            f"Received a file with {', '.join(store.keys()) or 'nothing'} in their place. Load weights of a "
+            f"model that is not wrapped before you wrap it: model.load_weights(path), then tfprune.wrap(model)."
+        )
+    for (name, mask), stored in zip(layer.masks.items(), own, strict=False):
+        values = np.asarray(store[stored])
+        if values.shape == mask.shape and not layer.pattern.allows(to_matrix(values, layer.kernels[name])):
+            raise ValueError(
+                f"Expected a mask of {layer.name}/{name} with zeros as in {layer.pattern!r}. Received a file whose "
+                f"mask has them elsewhere. Wrap with the pattern that the file was trained with."
+            )
