@@ -18,6 +18,7 @@ COMMANDS = [
     ["steps.py", "lstm"],
     ["steps.py", "mlp"],
     ["wrapping.py"],
+    ["latent_memory.py"],
     ["shrinking.py"],
     ["digits.py"],
     ["last_update.py"],

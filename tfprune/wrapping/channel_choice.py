@@ -18,10 +18,12 @@ from tfprune.wrapping.flat_copy import Source, flat_copy
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 
 
-def choose_channels(model: keras.Model, *, criterion: Criterion, pattern: Channel, filters: Filters) -> Choice:
+def choose_channels(
+    model: keras.Model, *, criterion: Criterion, pattern: Channel, filters: Filters, latent: str
+) -> Choice:
     """Return the kernels that make or read the channels to prune, by the path of their layer, with its pattern.
 
-    Layers that are wrapped already, with this criterion and pattern, stay as they are and are not in the choice.
+    Layers that are wrapped already, with these arguments, stay as they are and are not in the choice.
 
     Raises:
         ValueError: If the model is not a graph, or if the channels asked for cannot be removed.
@@ -42,6 +44,8 @@ def choose_channels(model: keras.Model, *, criterion: Criterion, pattern: Channe
         place = places.get(weight)
         if place and holds_pruned(place.layer) and not _covers(place, criterion, asked):
             return f"{place.layer_path} is wrapped already, with another criterion or pattern"
+        if place and isinstance(place.layer, Pruned) and place.layer.latent_values != latent:
+            return f"{place.layer_path} is wrapped already, with latent={place.layer.latent_values!r}"
         if place is None:
             return f"{weight.path} is not a kernel that can be masked; tfprune.register_prunable names those"
         return None

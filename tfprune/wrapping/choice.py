@@ -17,15 +17,17 @@ from tfprune.wrapping.pruned import Pruned, holds_pruned
 Choice = dict[str, tuple[list[str] | None, Pattern]]
 
 
-def choose_weights(model: keras.Model, *, criterion: Criterion, pattern: Pattern, filters: Filters) -> Choice:
+def choose_weights(
+    model: keras.Model, *, criterion: Criterion, pattern: Pattern, filters: Filters, latent: str
+) -> Choice:
     """Return the names of the weights to wrap, by the path of their layer, with the pattern.
 
-    Weights that are wrapped already, with this criterion and pattern, stay as they are and are not in the choice. The
-    layers of a Sequential model that is not built are chosen by their class.
+    Weights that are wrapped already, with these arguments, stay as they are and are not in the choice. The layers of
+    a Sequential model that is not built are chosen by their class.
 
     Raises:
         ValueError: If no weight is meant, a filter matches nothing, two weights have the same path, or one is wrapped
-            with another criterion or pattern.
+            with another criterion, pattern or choice of latent values.
         TypeError: If `filters` is neither None, nor regular expressions, nor a function.
     """
     find = expected_kernels if is_unbuilt(model) else kernels
@@ -46,7 +48,7 @@ def choose_weights(model: keras.Model, *, criterion: Criterion, pattern: Pattern
             f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}."
         )
     wrapped = {path: layer for path, layer, _ in meant if isinstance(layer, Pruned)}
-    _check_agreement(wrapped, criterion, pattern)
+    _check_agreement(wrapped, criterion, pattern, latent)
     chosen: Choice = {}
     finds_them = filters is None and is_unbuilt(model)
     for path, _, kernel in meant:
@@ -67,16 +69,21 @@ def _offered(layer: keras.layers.Layer, find: Callable[[keras.layers.Layer], lis
     return [] if holds_pruned(layer) else find(layer)
 
 
-def _check_agreement(wrapped: dict[str, Pruned], criterion: Criterion, pattern: Pattern) -> None:
-    """Refuse wrappers that are to stay as they are, but were made with another criterion or pattern.
+def _check_agreement(wrapped: dict[str, Pruned], criterion: Criterion, pattern: Pattern, latent: str) -> None:
+    """Refuse wrappers that are to stay as they are, but were made with other arguments.
 
     Raises:
         ValueError: Naming the first of them.
     """
     for path, layer in wrapped.items():
         if layer.criterion != criterion or layer.pattern != pattern:
-            raise ValueError(
-                f"Expected weights that are not wrapped yet, or wrapped with criterion={criterion!r} and "
-                f"pattern={pattern!r}. Received: {path}, which is wrapped with criterion={layer.criterion!r} and "
-                f"pattern={layer.pattern!r}. Leave it out with `filters`, or wrap tfprune.strip(model)."
-            )
+            asked = f"criterion={criterion!r} and pattern={pattern!r}"
+            own = f"criterion={layer.criterion!r} and pattern={layer.pattern!r}"
+        elif layer.latent_values != latent:
+            asked, own = f"latent={latent!r}", f"latent={layer.latent_values!r}"
+        else:
+            continue
+        raise ValueError(
+            f"Expected weights that are not wrapped yet, or wrapped with {asked}. Received: {path}, which is wrapped "
+            f"with {own}. Leave it out with `filters`, or wrap tfprune.strip(model)."
+        )

@@ -1,7 +1,7 @@
 """Weights under masks: a mask is set, the values that it hides are kept, come back with a later one, and are saved.
 
 Between mask updates a weight itself holds zeros where its mask is 0; what the zeros replaced, the latent values, is
-set aside in a variable of its own.
+set aside in a variable of its own, or forgotten if no memory is to be spent on it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from keras import ops
 
 from tfprune.models.kernels import Kernel, to_matrix
 from tfprune.models.layers import as_numpy
+from tfprune.spec import check_choice
 from tfprune.wrapping.masked_gradients import guard
 from tfprune.wrapping.transparent import Transparent
+
+LATENT = ("keep", "zero")
 
 
 class MaskedWeights(Transparent):
     """A wrapper whose layer has weights under masks; `pattern` says which masks files may hold."""
 
-    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+    def __init__(self, layer: keras.layers.Layer, *, latent: str, **kwargs: Any) -> None:
         super().__init__(layer, **kwargs)
+        check_choice(latent, "latent", choices=LATENT)
+        self.latent_values = latent
         self.kernels: dict[str, Kernel] = {}
         self.masks: dict[str, keras.Variable] = {}
         self._latents: dict[str, keras.Variable] = {}
@@ -37,13 +42,11 @@ class MaskedWeights(Transparent):
             self.masks[name] = self.add_weight(
                 name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
             )
-            self._latents[name] = self.add_weight(
-                name=f"{flat_name}_latent",
-                shape=shape,
-                dtype=kernel.variable.dtype,
-                initializer="zeros",
-                trainable=False,
-            )
+            if self.latent_values == "keep":
+                dtype = kernel.variable.dtype
+                self._latents[name] = self.add_weight(
+                    name=f"{flat_name}_latent", shape=shape, dtype=dtype, initializer="zeros", trainable=False
+                )
             guard(kernel.variable, self.masks[name])
 
     def trained(self) -> list[str]:
@@ -52,11 +55,13 @@ class MaskedWeights(Transparent):
         return [name for name, kernel in self.kernels.items() if id(kernel.variable) in trained]
 
     def latent(self, name: str) -> np.ndarray:
-        """Return a weight's values with those that its mask hides, in the weight's own shape."""
+        """Return a weight's values with those that its mask hides, zeros if none are kept, in its own shape."""
         return as_numpy(self._with_latent(name))
 
     def _with_latent(self, name: str) -> Any:
         value = ops.convert_to_tensor(self.kernels[name].variable)
+        if name not in self._latents:
+            return value
         # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
         return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
 
@@ -72,7 +77,7 @@ class MaskedWeights(Transparent):
             self.set_mask(name, as_numpy(self.masks[name]))
 
     def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
-        """Apply a mask: store the values that it hides, and restore those that it no longer hides.
+        """Apply a mask: store the values that it hides, if any are kept, and restore those that it no longer hides.
 
         Args:
             name: The weight's name, as in `masks`.
@@ -91,10 +96,11 @@ class MaskedWeights(Transparent):
                 f"{mask.shape}, dtype {mask.dtype}."
             )
         keep = ops.convert_to_tensor(mask, dtype="bool")
-        variable, latent = self.kernels[name].variable, self._latents[name]
+        variable = self.kernels[name].variable
         zero = ops.zeros((), variable.dtype)
         self.reveal(name)
-        latent.assign(ops.where(keep, zero, variable.value))
+        if name in self._latents:
+            self._latents[name].assign(ops.where(keep, zero, variable.value))
         variable.assign(ops.where(keep, variable.value, zero))
         self.masks[name].assign(keep)
         self._revealed.discard(name)
@@ -116,7 +122,8 @@ class MaskedWeights(Transparent):
         """Load masks and latent values.
 
         Raises:
-            ValueError: If the file has none for these weights, or a mask that the pattern does not allow.
+            ValueError: If the file has none for these weights, latent values where none are kept or none where they
+                are, or a mask that the pattern does not allow.
         """
         own = self.saved_variables()
         _check_saved(self, store, own)
@@ -126,7 +133,14 @@ class MaskedWeights(Transparent):
 
 def _check_saved(layer: Any, store: Mapping[str, Any], own: Mapping[str, keras.Variable]) -> None:
     """Refuse a file that has no masks for the weights of a wrapper, or masks that its pattern does not allow."""
-    if set(store.keys()) != set(own):
+    difference = set(own) ^ set(store.keys())
+    if difference and all(name.endswith("_latent") for name in difference):
+        other = "zero" if layer.latent_values == "keep" else "keep"
+        raise ValueError(
+            f"Expected a file of layer {layer.name!r} with latent={layer.latent_values!r}. Received: one that was "
+            f"saved with latent={other!r}. Wrap the model as it was: tfprune.wrap(model, latent={other!r})."
+        )
+    if difference:
         raise ValueError(
             f"Expected the masks of layer {layer.name!r}: {', '.join(own) or 'none, as it is not built'}. "
             f"Received a file with {', '.join(store.keys()) or 'nothing'} in their place. Load weights of a "

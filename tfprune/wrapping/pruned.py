@@ -46,6 +46,7 @@ class Pruned(MaskedWeights):
         pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
         weights: Names of the weights to prune, as in `masks`; None takes every kernel that mixes inputs, which
             leaves out depthwise ones.
+        latent: What becomes of the values that a mask hides: `"keep"` or `"zero"`, as in `tfprune.wrap`.
         **kwargs: Arguments of `keras.layers.Layer`. By default name, variable dtype and `trainable` are the layer's;
             it casts inputs and weights to its compute dtype itself.
 
@@ -68,13 +69,14 @@ class Pruned(MaskedWeights):
         criterion: str | Criterion = "magnitude",
         pattern: str | Pattern = "unstructured",
         weights: Sequence[str] | None = None,
+        latent: str = "keep",
         **kwargs: Any,
     ) -> None:
         _check_layer(layer)
         self.call = with_signature_of(layer, self.call)  # type: ignore[method-assign]
         # Without a compute dtype of its own the wrapper hands full precision on, for each part to cast as it needs.
         defaults = {"name": layer.name, "dtype": layer.variable_dtype, "trainable": layer.trainable}
-        super().__init__(layer, **{**defaults, **kwargs})
+        super().__init__(layer, latent=latent, **{**defaults, **kwargs})
         self.autocast = False
         self.criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
         self.pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
@@ -172,6 +174,7 @@ class Pruned(MaskedWeights):
             "criterion": serialize(self.criterion),
             "pattern": serialize(self.pattern),
             "weights": self.weight_names,
+            "latent": self.latent_values,
         }
 
     @classmethod

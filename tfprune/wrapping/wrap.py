@@ -16,9 +16,10 @@ from tfprune.models.kinds import as_graph, check_keras, is_around_graph, is_subc
 from tfprune.models.layers import is_of_keras, walk
 from tfprune.models.rebuild import Replace, copy_of
 from tfprune.patterns import PATTERNS, Channel, Pattern
-from tfprune.spec import resolve
+from tfprune.spec import check_choice, resolve
 from tfprune.wrapping.channel_choice import choose_channels
 from tfprune.wrapping.choice import choose_weights, is_unbuilt
+from tfprune.wrapping.masked_weights import LATENT
 from tfprune.wrapping.pruned import Pruned
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import copy_with, transfer_weights
@@ -31,6 +32,7 @@ def wrap(
     pattern: str | Pattern = "unstructured",
     filters: Filters = None,
     in_place: bool = False,
+    latent: str = "keep",
 ) -> keras.layers.Layer:
     """Return an uncompiled copy whose layers are wrapped in `Pruned`; the original is left untouched.
 
@@ -56,6 +58,12 @@ def wrap(
             With `"channel"` and `"head"` those whose channels or heads may go.
         in_place: Wrap the layers of the subclassed model given, instead of a copy: for one that has no
             `get_config`, so that no copy can be made. Compile it again.
+        latent: What becomes of the values that a mask hides. `"keep"` sets them aside, and an entry that a later mask
+            keeps comes back as it was: five bytes beside each float32 weight. `"zero"` forgets them: one byte, the
+            mask. Use it where memory is short. A criterion that ranks weights then finds 0 in every masked entry,
+            so under a gradual schedule nothing comes back before all other entries are kept; with a criterion
+            that looks at gradients too, such as a `Criterion` of your own on their size, an entry comes back
+            from 0 and is trained from there.
 
     Returns:
         The wrapped copy, or the model given.
@@ -63,7 +71,7 @@ def wrap(
     Raises:
         ValueError: If the model is empty, is subclassed and not built, cannot be copied or, with `in_place`, is not
             subclassed; if a filter matches nothing; if a weight that was asked for cannot take the pattern, or is
-            wrapped with another criterion or pattern.
+            wrapped with another criterion, pattern or choice of `latent`.
         TypeError: If it is not a Keras model or layer, or an argument is of the wrong type.
 
     Example:
@@ -73,25 +81,26 @@ def wrap(
     """
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+    check_choice(latent, "latent", choices=LATENT)
     if in_place and not is_subclassed(model_or_layer):
         raise ValueError(
             f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
             f"wrap copies: call it without `in_place`."
         )
     if not isinstance(model_or_layer, keras.Model):
-        return _wrap_layer(model_or_layer, criterion, pattern, filters)
+        return _wrap_layer(model_or_layer, filters, criterion=criterion, pattern=pattern, latent=latent)
     check = check_layers if is_unbuilt(model_or_layer) and not isinstance(pattern, Channel) else check_model
     check(model_or_layer)
     if isinstance(pattern, Channel):
-        chosen = choose_channels(model_or_layer, criterion=criterion, pattern=pattern, filters=filters)
+        chosen = choose_channels(model_or_layer, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
     else:
-        chosen = choose_weights(model_or_layer, criterion=criterion, pattern=pattern, filters=filters)
+        chosen = choose_weights(model_or_layer, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
 
     def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if path not in chosen:
             return None
         names, shape = chosen[path]
-        return Pruned(layer, criterion=criterion, pattern=shape, weights=names)
+        return Pruned(layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
 
     if in_place:
         replace_in_place(model_or_layer, functools.partial(_replacement, wrapped))
@@ -118,14 +127,14 @@ def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> kera
     return replacement
 
 
-def _wrap_layer(layer: Any, criterion: Criterion, pattern: Pattern, filters: Filters) -> Pruned:
+def _wrap_layer(layer: Any, filters: Filters, **choices: Any) -> Pruned:
     check_keras(layer, keras.layers.Layer, argument="model_or_layer")
     if filters is not None:
         raise ValueError(
             f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
             f"within a layer with Pruned(layer, weights=[...])."
         )
-    copy = copy_of(Pruned(layer, criterion=criterion, pattern=pattern))
+    copy = copy_of(Pruned(layer, **choices))
     if layer.built:
         transfer_weights(layer, copy)
         _try_the_way_back(copy)
