@@ -7,6 +7,7 @@ set aside in a variable of its own, or forgotten if no memory is to be spent on 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -38,16 +39,19 @@ class MaskedWeights(Transparent):
         """Put weights under masks of ones."""
         self.kernels = dict(kernels)
         for name, kernel in self.kernels.items():
-            shape, flat_name = kernel.variable.shape, name.replace("/", "_")
-            self.masks[name] = self.add_weight(
-                name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
-            )
-            if self.latent_values == "keep":
-                dtype = kernel.variable.dtype
-                self._latents[name] = self.add_weight(
-                    name=f"{flat_name}_latent", shape=shape, dtype=dtype, initializer="zeros", trainable=False
-                )
+            with _laid_out_as(kernel.variable):
+                self._add_mask(name, kernel.variable)
             guard(kernel.variable, self.masks[name])
+
+    def _add_mask(self, name: str, variable: keras.Variable) -> None:
+        shape, flat_name = variable.shape, name.replace("/", "_")
+        self.masks[name] = self.add_weight(
+            name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
+        )
+        if self.latent_values == "keep":
+            self._latents[name] = self.add_weight(
+                name=f"{flat_name}_latent", shape=shape, dtype=variable.dtype, initializer="zeros", trainable=False
+            )
 
     def trained(self) -> list[str]:
         """Return the names of the weights whose masks may change: a layer, or parts of it, may be frozen."""
@@ -129,6 +133,17 @@ class MaskedWeights(Transparent):
         _check_saved(self, store, own)
         for name, variable in own.items():
             variable.assign(store[name])
+
+
+def _laid_out_as(variable: keras.Variable) -> AbstractContextManager:
+    """Create variables in the layout of another: a LayoutMap names kernels by paths, which masks do not have."""
+    distribution = keras.distribution.distribution()
+    if not isinstance(distribution, keras.distribution.ModelParallel):
+        return nullcontext()  # every variable is whole on every device
+    layouts = keras.distribution.LayoutMap(distribution.device_mesh)
+    layouts[".*"] = distribution.get_variable_layout(variable)
+    batch = distribution.batch_dim_name
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name=batch).scope()
 
 
 def _check_saved(layer: Any, store: Mapping[str, Any], own: Mapping[str, keras.Variable]) -> None:

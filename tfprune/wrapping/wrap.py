@@ -45,6 +45,10 @@ def wrap(
     an instance of its class, with its methods, and is saved with its wrappers. A class that is built around a graph,
     `super().__init__(inputs, outputs)`, comes back as a plain Functional model, with a warning.
 
+    On JAX under `keras.distribution`, wrap within the scope of the distribution: masks and latent values are split
+    over the devices as their kernels are, and come out as on one device. Let the patterns of a `LayoutMap` begin with
+    `.*`, because variables of the copy have paths without the name of the model.
+
     Args:
         model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), a Sequential model
             that its first batch builds, or a single layer.
