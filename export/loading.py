@@ -45,7 +45,7 @@ def load_keras() -> Any:
         try:
             import keras
 
-            import tfprune.copying.subclassed
+            import tfprune.copying.around_graph
             import tfprune.tfmot.wrapper  # noqa: F401  (Keras has to know what is saved before it loads it)
 
             keras.ops.zeros(1)

@@ -76,4 +76,4 @@ if not TYPE_CHECKING:
 if sys.modules.get("keras"):  # None where a program blocks it
     importlib.import_module("tfprune.wrapping.pruned")
     importlib.import_module("tfprune.tfmot.wrapper")
-    importlib.import_module("tfprune.copying.subclassed")
+    importlib.import_module("tfprune.copying.around_graph")

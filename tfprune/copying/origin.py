@@ -11,6 +11,7 @@ import keras
 from tfprune.models.rebuild import config_of, revive
 
 ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
+PARTS = "tfprune_parts"  # where it keeps the layers of that model, in an order that comes again
 
 
 def origin_of(model: keras.Model) -> dict[str, Any]:

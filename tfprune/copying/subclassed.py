@@ -8,15 +8,14 @@ fresh ones. It is saved together with these layers, and so loads with them.
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from tfprune.copying.held_layers import Place, each_once, held_layers, names_of_keras, own_attributes
+from tfprune.copying.held_layers import Place, beside_graph, each_once, held_layers, own_attributes, refill, take_over
 from tfprune.copying.origin import ORIGIN, fresh, is_loadable, origin_of
-from tfprune.models.kinds import as_graph, is_subclassed, leaf_layers
+from tfprune.models.kinds import as_graph, is_subclassed, keeps_class, leaf_layers
 from tfprune.models.rebuild import Replace, config_of, copy_of, rebuild, revive
 
 
@@ -136,13 +135,24 @@ def layer_pairs(source: keras.layers.Layer, target: keras.layers.Layer) -> Itera
     graph, is_held = as_graph(source), is_subclassed(source)
     if graph is None:
         yield source, target
+    if keeps_class(source):
+        beside = dict(held_layers(target))
+        yield from ((part, beside[place]) for place, part in beside_graph(source))
     if graph is not None:
-        for child, counterpart in zip(graph.layers, target.layers, strict=True):
-            yield from layer_pairs(child, counterpart)
+        yield from (pair for children in _child_pairs(graph, target) for pair in layer_pairs(*children))
     elif is_held:
         parts = dict(held_layers(target))
         for place, child in held_layers(source):
             yield from layer_pairs(child, parts[place])
+
+
+def _child_pairs(graph: keras.Model, copy: keras.Model) -> Iterator[tuple[Any, Any]]:
+    """Yield the layers of a graph with those of a copy: in order, or by name, as a graph called anew has another."""
+    named = {child.name: child for child in copy.layers}
+    own = [child for child in graph.layers if not isinstance(child, keras.layers.InputLayer)]
+    if all(child.name in named for child in own):
+        return ((child, named[child.name]) for child in own)
+    return zip(graph.layers, copy.layers, strict=True)
 
 
 def own_variables(model: keras.Model) -> list[keras.Variable]:
@@ -164,10 +174,10 @@ def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, kera
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         below, graph = _below(path, layer), as_graph(layer)
-        if graph is not None:
+        if graph is not None and not keeps_class(layer):
             return rebuild(graph, lambda inner, part: replace(f"{below}/{inner}", part))
         replacement = replace(below, layer)
-        return replacement if is_subclassed(layer) else copy_of(replacement or layer)
+        return replacement if isinstance(layer, keras.Model) and replacement else copy_of(replacement or layer)
 
     return each_once(model, copied)
 
@@ -176,14 +186,7 @@ def _fill(
     model: keras.Model, model_class: Any, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
 ) -> keras.Model:
     """Put other layers into a model, and make it one of another class; it is uncompiled by this."""
-    filled = vars(_assemble(model_class, model, parts, state))
-    for name in names_of_keras() & (vars(model).keys() - filled.keys()):
-        del vars(model)[name]
-    model.__class__ = model_class
-    # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
-    # taken over: those that the model's code made refer to the model itself.
-    vars(model).update({name: value for name, value in filled.items() if not isinstance(value, types.FunctionType)})
-    return model
+    return take_over(model, _assemble(model_class, model, parts, state))
 
 
 def _variable_like(variable: keras.Variable) -> keras.Variable:
@@ -209,26 +212,17 @@ def _assemble(
             f"every argument in `get_config`."
         )
 
-    def fill(place: Place, value: Any) -> Any:
-        if isinstance(value, keras.layers.Layer):
-            return parts[place]
+    def new(place: Place, value: Any) -> Any:
         if isinstance(value, keras.Variable):
             return (variables or {}).get(id(value), value)
-        if not any(known[: len(place)] == place for known in parts):
-            return value
-        if isinstance(value, dict):
-            return {key: fill((*place, key), item) for key, item in value.items()}
-        items = [fill((*place, key), item) for key, item in enumerate(value)]
-        if hasattr(value, "_fields"):  # a namedtuple
-            return value._make(items)
-        return tuple(items) if isinstance(value, tuple) else items
+        return parts.get(place, value)
 
     model = model_class.__new__(model_class)
     keras.Model.__init__(model, name=state["name"], trainable=state["trainable"], dtype=shell.dtype_policy)
     for name in ("supports_masking", "input_spec", "autocast"):
         setattr(model, name, getattr(shell, name))
     for name, value in own_attributes(shell).items():
-        setattr(model, name, fill((name,), value))
+        setattr(model, name, refill((name,), value, new=new))
     vars(model)[ORIGIN] = state["origin"]  # past Keras, which would track a dict
     _build(model, state["origin"].get("build_config"))
     model.built = state["built"]

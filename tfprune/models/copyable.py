@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import keras
 
-from tfprune.models.kinds import as_graph, is_subclassed, leaf_layers
+from tfprune.models.kinds import as_graph, is_subclassed, keeps_class, leaf_layers
 from tfprune.models.layers import sublayers, walk
 
 
@@ -41,14 +43,23 @@ def check_layers(model: keras.Model) -> None:
 
 
 def _check_held_once(model: keras.Model) -> None:
-    """Refuse a layer that two others hold: each would get a copy of its own."""
-    holders: dict[int, keras.layers.Layer] = {}
-    for _, holder in walk(model):
-        for part in sublayers(holder):
-            other = holders.setdefault(id(part), holder)
-            if other is not holder:
-                raise ValueError(
-                    f"Expected each layer to be held by one model or layer. Received: {part.name!r}, which both "
-                    f"{other.name!r} and {holder.name!r} hold: their copies would not share it. Hold it in one of "
-                    f"them, and pass the other its outputs or weights when it is called."
-                )
+    """Refuse a layer that would get two copies: one held in two of those that are copied one by one."""
+    owners: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+    for copied, holder, part in _held(model):
+        owner, other = owners.setdefault(id(part), (copied, holder))
+        if owner is not copied:
+            raise ValueError(
+                f"Expected each layer to be held by one model or layer. Received: {part.name!r}, which both "
+                f"{other.name!r} and {holder.name!r} hold: their copies would not share it. Hold it in one of "
+                f"them, and pass the other its outputs or weights when it is called."
+            )
+
+
+def _held(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, ...]]:
+    """Yield each layer in a model, after the model or layer that is copied as a whole, and the holder in it."""
+    if keeps_class(model) or not (as_graph(model) is not None or is_subclassed(model)):
+        yield from ((model, holder, part) for _, holder in walk(model) for part in sublayers(holder))
+        return
+    yield from ((model, model, child) for child in model.layers)
+    for child in model.layers:
+        yield from _held(child)

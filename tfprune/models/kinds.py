@@ -32,6 +32,8 @@ def is_graph(layer: Any) -> bool:
     """Tell whether it is a Sequential or Functional model, which is built from a list of layers."""
     if not isinstance(layer, keras.Model) or isinstance(layer, keras.Sequential):
         return isinstance(layer, keras.Sequential)
+    if hasattr(type(layer), "copied_class"):  # a copy of a class, which has a configuration of another kind
+        return False
     if type(layer).__module__.startswith("keras."):  # known without a configuration, which takes a while to write
         return hasattr(layer, "operations")
     try:
@@ -48,6 +50,19 @@ def is_subclassed(layer: Any) -> bool:
 def is_around_graph(layer: Any) -> bool:
     """Tell whether it is a model of a class of its own that is built around a graph, and calls nothing but it."""
     return not is_graph(layer) and as_graph(layer) is not None
+
+
+def keeps_class(layer: Any) -> bool:
+    """Tell whether it is a model around a graph whose class can be built anew, and does more than a plain graph."""
+    if not is_around_graph(layer):
+        return False
+    own = set(type(layer).__mro__) - set(type(as_graph(layer)).__mro__)
+    members = {name: member for cls in own for name, member in vars(cls).items()}
+    return "get_config" in members and any(
+        callable(member) or hasattr(member, "__get__")
+        for name, member in members.items()
+        if not name.startswith("__") and name not in ("get_config", "from_config")
+    )
 
 
 def as_graph(layer: Any) -> keras.Model | None:
@@ -69,6 +84,11 @@ def leaf_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
 def graph_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Yield the layers that the graph of a model and of the models nested in it is made of, with their paths."""
     return _leaves(model, lambda layer: as_graph(layer) is not None)
+
+
+def configured_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield the layers that a graph is built anew from, with their paths: models that keep their class stay whole."""
+    return _leaves(model, lambda layer: layer is model or (as_graph(layer) is not None and not keeps_class(layer)))
 
 
 def _leaves(

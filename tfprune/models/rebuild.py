@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from tfprune.models.kinds import as_graph, graph_layers
+from tfprune.models.kinds import as_graph, configured_layers, keeps_class
 from tfprune.models.layers import rename, walk
 
 Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
@@ -29,7 +29,7 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     config = config_of(model)
     config.pop("compile_config", None)
     _spell_out(model, config)
-    replacements, layers = [], dict(graph_layers(model))
+    replacements, layers = [], dict(configured_layers(model))
     for path, layer in layers.items():
         _inline(layer, _entry(config, path)["config"])
         replacement = replace(path, layer)
@@ -38,7 +38,7 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
             replacements.append(replacement)
     copy = revive(config, model, replacements=replacements)
     _restore_names(model, copy)
-    changed = layers.keys() ^ dict(graph_layers(copy)).keys()
+    changed = layers.keys() ^ dict(configured_layers(copy)).keys()
     if changed:
         raise ValueError(
             f"Expected model {model.name!r} to be the same when it is rebuilt from its configuration. Received: one "
@@ -53,12 +53,17 @@ def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
     for child, entry in zip(reversed(_children(model)), reversed(config["config"]["layers"]), strict=False):
         entry["name"] = child.name  # beside the arguments, as not every layer takes a name among them
     for child in model.layers:
-        graph = as_graph(child)
+        graph = _spelled_out(child)
         if graph is not None:
             entry = _entry(config, child.name)
             if graph is not child:
                 entry.update(config_of(graph))
             _spell_out(graph, entry)
+
+
+def _spelled_out(child: Any) -> keras.Model | None:
+    """Return a model in a graph whose layers stand in the configuration of that graph."""
+    return None if keeps_class(child) else as_graph(child)
 
 
 def _children(model: keras.Model) -> list[Any]:
@@ -70,7 +75,7 @@ def _restore_names(model: keras.Model, copy: keras.Model) -> None:
     for child, counterpart in zip(_children(model), _children(copy), strict=False):
         if counterpart.name != child.name and isinstance(child, keras.layers.Layer):
             counterpart.name = child.name
-        graph = as_graph(child)
+        graph = _spelled_out(child)
         if graph is not None and as_graph(counterpart) is not None:
             _restore_names(graph, counterpart)
 
@@ -123,8 +128,13 @@ def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
     """Return the configuration that Keras saves of a layer or model, what cannot build it left out."""
     try:
         config = keras.saving.serialize_keras_object(layer)
-    except NotImplementedError as error:
-        reason = " ".join(str(error).partition("Example:")[0].split())
+    except (
+        NotImplementedError,
+        AttributeError,
+        TypeError,
+        KeyError,
+    ) as error:  # code of the user's that was never run
+        reason = " ".join(str(error).partition("Example:")[0].split()).removesuffix(".")
         raise ValueError(
             f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: {reason}."
         ) from None
@@ -142,7 +152,7 @@ def revive(
     config: dict[str, Any], source: keras.layers.Layer, *, replacements: Sequence[keras.layers.Layer] = ()
 ) -> Any:
     """Build a layer or model from a configuration made of live ones, whose custom classes and functions it uses."""
-    objects = _custom_objects([source, *replacements])
+    objects = _custom_objects([source, *replacements], set(_texts(config)))
     # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
     try:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
@@ -168,20 +178,29 @@ def _entry(config: dict[str, Any], path: str) -> dict[str, Any]:
     return config
 
 
-def _custom_objects(sources: list[keras.layers.Layer]) -> dict[str, Any]:
+def _custom_objects(sources: list[keras.layers.Layer], mentioned: Collection[str]) -> dict[str, Any]:
     """Return the user's classes and functions that layers are or hold, by the name Keras saves.
 
     Raises:
-        ValueError: If two of them have the same name, so that Keras would take one for the other.
+        ValueError: If two of them have the same name, which is mentioned, so that Keras would take one for the other.
     """
     found: dict[str, Any] = {}
     for name, thing in itertools.chain.from_iterable(map(named_things, sources)):
-        if found.setdefault(name, thing) is not thing:
+        if found.setdefault(name, thing) is not thing and name in mentioned:
             raise ValueError(
                 f"Expected custom classes and functions to have different names. Received: two called {name!r} in "
                 f"{sources[0].name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one."
             )
     return found
+
+
+def _texts(config: Any) -> Iterator[str]:
+    """Yield every text in a configuration."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, (dict, list, tuple)):
+        for item in config.values() if isinstance(config, dict) else config:
+            yield from _texts(item)
 
 
 def named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:

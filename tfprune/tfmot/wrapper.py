@@ -181,9 +181,9 @@ class PruneLowMagnitude(Pruned):
         kept = np.rint(np.float32(units) * (np.float32(1) - np.float32(sparsity)))
         return 1 - max(int(kept), 1) / units
 
-    def get_config(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         schedule = keras.saving.serialize_keras_object(self.pruning_schedule)
-        return {**super().get_config(), "pruning_schedule": schedule}
+        return {**super().settings(), "pruning_schedule": schedule}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Pruned:

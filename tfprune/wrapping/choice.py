@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 
@@ -15,6 +15,8 @@ from tfprune.wrapping.pruned import Pruned, holds_pruned
 
 # By the path of a layer: the names of its weights, None for those that the wrapper finds, and their pattern.
 Choice = dict[str, tuple[list[str] | None, Pattern]]
+
+_Offer = tuple[str, keras.layers.Layer, Kernel]  # the path of a layer, the layer, and a weight of it
 
 
 def choose_weights(
@@ -32,12 +34,12 @@ def choose_weights(
     """
     find = expected_kernels if is_unbuilt(model) else kernels
     kernels(model)  # refuses two weights of one path, of which no report could tell which is which
-    offered = [
+    offered = _each_once(
         (path, layer, kernel)
         for path, layer in leaf_layers(model)
         if not isinstance(layer, keras.Model)  # its class calls a graph
         for kernel in _offered(layer, find)
-    ]
+    )
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
     others = (f"{path}/{weight.name}" for path, layer in leaf_layers(model) for weight in layer.weights)
     wanted = selector(filters, pattern, paths, others=others)
@@ -56,6 +58,18 @@ def choose_weights(
             names = [] if path not in chosen else chosen[path][0] or []
             chosen[path] = (None if finds_them else [*names, kernel.path], pattern)
     return chosen
+
+
+def _each_once(offered: Iterable[_Offer]) -> list[_Offer]:
+    """Leave a weight that several layers hold to the one that holds it most closely."""
+    closest: dict[int, _Offer] = {}
+    offers = list(offered)
+    for offer in offers:
+        if offer[2].variable is not None:
+            best = closest.setdefault(id(offer[2].variable), offer)
+            if offer[2].path.count("/") < best[2].path.count("/"):
+                closest[id(offer[2].variable)] = offer
+    return [offer for offer in offers if closest.get(id(offer[2].variable), offer) is offer]
 
 
 def is_unbuilt(model: keras.Model) -> bool:

@@ -165,17 +165,15 @@ class Pruned(MaskedWeights):
                 return self._read(weight, training=True)
         return functools.partial(self._through_masks, value, True) if inspect.ismethod(value) else value
 
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments besides the layer, as a configuration holds them."""
+        own = {"criterion": self.criterion, "pattern": self.pattern, "weights": self.weight_names}
+        own["latent"] = self.latent_values
+        return {name: keras.saving.serialize_keras_object(value) for name, value in own.items()}
+
     def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "layer": config_of(self.layer),
-            "names": [part.name for _, part in walk(self.layer)],  # Keras numbers them anew in each copy
-            "criterion": serialize(self.criterion),
-            "pattern": serialize(self.pattern),
-            "weights": self.weight_names,
-            "latent": self.latent_values,
-        }
+        names = [part.name for _, part in walk(self.layer)]  # Keras numbers them anew in each copy
+        return {**super().get_config(), "layer": config_of(self.layer), "names": names, **self.settings()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Pruned:

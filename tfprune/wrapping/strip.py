@@ -6,11 +6,10 @@ from typing import Any
 
 import keras
 
-from tfprune.copying.copy_model import copy_model
+from tfprune.copying.copy_model import AS_WRITTEN, copy_model
 from tfprune.copying.origin import is_loadable
-from tfprune.copying.subclassed import restore
 from tfprune.models.copyable import check_model
-from tfprune.models.kinds import as_graph, check_keras, graph_layers, is_subclassed, leaf_layers
+from tfprune.models.kinds import as_graph, check_keras, configured_layers, is_subclassed, keeps_class, leaf_layers
 from tfprune.models.layers import walk
 from tfprune.models.rebuild import copy_of
 from tfprune.wrapping.pruned import Pruned, holds_pruned
@@ -51,7 +50,7 @@ def plain_copy(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
     """
     _check(model_or_layer)
     if isinstance(model_or_layer, keras.Model):
-        copy = copy_model(model_or_layer, _inside, subclassed=restore)
+        copy = copy_model(model_or_layer, _inside, way=AS_WRITTEN)
     else:
         copy = copy_of(_inside("", model_or_layer) or model_or_layer)
     transfer_weights(model_or_layer, copy)
@@ -86,7 +85,9 @@ def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
 
 def _check_inner_models(graph: keras.Model) -> None:
     """Refuse a graph that calls a model which was wrapped in place, as it cannot be copied within the graph."""
-    for _, layer in graph_layers(graph):
+    if keeps_class(graph):
+        return
+    for _, layer in configured_layers(graph):
         if is_subclassed(layer) and holds_pruned(layer) and not is_loadable(layer):
             raise ValueError(
                 f"Expected models within a graph to be rebuilt from their configuration. Received: {layer.name!r} of "

@@ -1,0 +1,195 @@
+"""Copy a model of a class that is built around a graph, as an instance of its class, some layers replaced.
+
+The class is asked for its configuration, and no layer inside is. The graph is called anew over the layers of a fresh
+model, with wrappers around them; its attributes keep the layers themselves, which methods of the class call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfprune.copying.held_layers import Place, beside_graph, held_values, own_attributes, refill, take_over
+from tfprune.copying.layer_states import (
+    Around,
+    Parts,
+    check_same_weights,
+    layer_states,
+    plain_parts,
+    set_layer_states,
+)
+from tfprune.copying.origin import ORIGIN, PARTS, fresh, origin_of
+from tfprune.copying.subclassed import replace_in_place
+from tfprune.models.graph import retrace
+from tfprune.models.kinds import as_graph, graph_layers, is_around_graph, is_subclassed, leaf_layers
+from tfprune.models.rebuild import Replace, revive
+
+
+class _Retraced:
+    """Mixed into the class of a copy: saves the wrappers in its graph, of which its code knows nothing."""
+
+    def get_config(self) -> dict[str, Any]:
+        wrappers = {
+            path: [keras.saving.get_registered_name(type(layer)), layer.settings()]
+            for path, layer in leaf_layers(self)  # type: ignore[arg-type]
+            if isinstance(layer, Around)
+        }
+        return {"origin": vars(self)[ORIGIN], "states": layer_states(self), "wrappers": wrappers}  # type: ignore
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
+        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+        model = fresh(config["origin"], read)
+        set_layer_states(model, config["states"])
+
+        def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+            if path not in config["wrappers"]:
+                return None
+            name, settings = config["wrappers"][path]
+            return keras.saving.get_registered_object(name, custom_objects)(layer, **read(settings))
+
+        return _retraced(model, replaced, config["origin"])
+
+
+keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(_Retraced)
+
+_DERIVED: dict[type, Any] = {}  # by the class that each is derived from
+
+
+def _derived(model_class: Any) -> Any:
+    """Return a subclass of a model's class whose instances are saved with the wrappers in their graph."""
+    if model_class not in _DERIVED:
+        members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
+        derived = type(model_class.__name__, (_Retraced, model_class), members)
+        _DERIVED[model_class] = keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(
+            derived
+        )
+    return _DERIVED[model_class]
+
+
+def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+    """Return an uncompiled copy of a model of a class around a graph, some layers replaced; weights are not copied.
+
+    Args:
+        model: A model of a class around a graph. It is left untouched.
+        replace: Called with the path of each layer and its copy; returns what takes its place, such as a wrapper
+            around it, or None to keep it.
+        path: The model's own path, which those of its layers begin with.
+
+    Raises:
+        ValueError: If it has no configuration, or one that gives a model with other layers.
+    """
+    wrappers = {inner: layer for inner, layer in leaf_layers(model) if isinstance(layer, Around)}
+
+    def replaced(inner: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        replacement = replace(f"{path}/{inner}" if path else inner, layer)
+        if replacement is None and inner in wrappers:
+            settings = keras.saving.deserialize_keras_object(wrappers[inner].settings())
+            return type(wrappers[inner])(layer, **settings)
+        return replacement
+
+    return _retraced(_fresh_copy(model), replaced, origin_of(model))
+
+
+def replace_in_live_graph(model: keras.Model, replace: Replace) -> keras.Model:
+    """Do what `replace_in_graph` does in the model itself, which keeps its weights, and return it."""
+    return _retraced(model, replace, origin_of(model))
+
+
+def restore_around_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+    """Return what `replace_in_graph` does, as an instance of the model's first class, which loads by its own code.
+
+    Raises:
+        ValueError: If that code creates layers that would have to be replaced.
+    """
+    copy = _fresh_copy(model)
+    for inner, layer in leaf_layers(copy):
+        if replace(f"{path}/{inner}" if path else inner, layer) is not None:
+            raise ValueError(
+                f"Expected the code of {type(copy).__name__} to create plain layers. Received: {inner} of type "
+                f"{type(layer).__name__}, without which the model does not load. Create plain layers, and wrap the "
+                f"model with tfprune.wrap(model)."
+            )
+    return copy
+
+
+def _fresh_copy(model: keras.Model) -> keras.Model:
+    """Build a model as its class does, and give it what was set on the model later, weights aside."""
+    copy = fresh(origin_of(model), lambda entry: revive(entry, model))
+    set_layer_states(copy, layer_states(model))
+    check_same_weights(model, copy)
+    weightless = {place: layer for place, layer in beside_graph(model) if not layer.weights}
+    for (name, *rest), layer in weightless.items():
+        if not rest:  # a preprocessor, for example, whose vocabulary is no part of the configuration
+            setattr(copy, name, layer)
+    return copy
+
+
+def _retraced(model: keras.Model, replace: Replace, origin: dict[str, Any]) -> keras.Model:
+    """Call the graph of a model, and of the models in it, anew in the model itself, some layers replaced."""
+    leaves = [(path, layer) for path, layer in graph_layers(model) if not is_subclassed(layer)]
+    made: dict[int, Any] = {id(layer): replace(path, layer) or layer for path, layer in leaves}
+
+    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        return replace(path, layer) if as_graph(layer) is None else stand_in(path, layer)
+
+    def stand_in(path: str, layer: Any) -> Any:
+        if id(layer) not in made:
+            made[id(layer)] = remade(path, layer)
+        return made[id(layer)]
+
+    def remade(path: str, layer: Any) -> Any:
+        if is_subclassed(layer):
+            replace_in_place(layer, replaced, path=path)
+        if as_graph(layer) is None:
+            return layer
+
+        def call(inner: Any, *args: Any, **kwargs: Any) -> Any:
+            return stand_in(f"{path}/{inner.name}" if path else inner.name, inner)(*args, **kwargs)
+
+        if not is_around_graph(layer):
+            return _like(layer, retrace(_functional(layer), call))
+        return _assemble(layer, call, origin=origin if layer is model else origin_of(layer), made=made)
+
+    return take_over(model, remade("", model))
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    if isinstance(model, keras.Sequential):  # whose `input` is what it was called on
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def _like(model: keras.Model, copy: keras.Model) -> keras.Model:
+    """Give a copy what a model has besides its layers, and return it."""
+    copy.dtype_policy = model.dtype_policy
+    for name in ("supports_masking", "input_spec", "autocast"):
+        setattr(copy, name, getattr(model, name))
+    if not model.trainable:  # would set every layer's
+        copy.trainable = False
+    return copy
+
+
+def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], made: dict[int, Any]) -> keras.Model:
+    """Build an instance of a model's class over its graph, called anew, with its attributes."""
+    parts = plain_parts(model)  # before a model among them is wrapped
+    tensors = [tensor for _, tensor in held_values(model, keras.KerasTensor)]
+    graph = retrace(keras.Model(model.input, [model.output, tensors], name=model.name), call)
+    outputs, counterparts = graph.output
+    others = dict(zip(map(id, tensors), counterparts, strict=True))
+    derived = _derived(getattr(type(model), "copied_class", type(model)))
+    copy = derived.__new__(derived)
+    type(graph).__init__(copy, graph.input, outputs, name=model.name)  # keras.Model's is for classes not used yet
+
+    def new(place: Place, value: Any) -> Any:
+        is_replaced = isinstance(value, keras.Model) or id(value) in others
+        return {**made, **others}.get(id(value), value) if is_replaced else value
+
+    for name, value in own_attributes(model).items():
+        setattr(copy, name, refill((name,), value, new=new))
+    parts = [made.get(id(part), part) if isinstance(part, keras.Model) else part for part in parts]
+    vars(copy).update({ORIGIN: origin, PARTS: Parts(parts)})  # past Keras, which would track them
+    return _like(model, copy)
