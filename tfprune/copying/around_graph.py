@@ -25,6 +25,7 @@ from tfprune.copying.origin import ORIGIN, PARTS, fresh, origin_of
 from tfprune.copying.subclassed import replace_in_place
 from tfprune.models.graph import retrace
 from tfprune.models.kinds import as_graph, graph_layers, is_around_graph, is_subclassed, leaf_layers
+from tfprune.models.layers import walk
 from tfprune.models.rebuild import Replace, revive
 
 
@@ -32,26 +33,20 @@ class _Retraced:
     """Mixed into the class of a copy: saves the wrappers in its graph, of which its code knows nothing."""
 
     def get_config(self) -> dict[str, Any]:
-        wrappers = {
-            path: [keras.saving.get_registered_name(type(layer)), layer.settings()]
-            for path, layer in leaf_layers(self)  # type: ignore[arg-type]
-            if isinstance(layer, Around)
-        }
-        return {"origin": vars(self)[ORIGIN], "states": layer_states(self), "wrappers": wrappers}  # type: ignore
+        wrappers = [
+            [index, keras.saving.get_registered_name(type(wrapper)), wrapper.settings()]
+            for index, wrapper in _wrappers(self).items()
+        ]
+        return {"origin": vars(self)[ORIGIN], "states": layer_states(self), "wrappers": wrappers}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
         read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+        find = functools.partial(keras.saving.get_registered_object, custom_objects=custom_objects)
         model = fresh(config["origin"], read)
         set_layer_states(model, config["states"])
-
-        def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-            if path not in config["wrappers"]:
-                return None
-            name, settings = config["wrappers"][path]
-            return keras.saving.get_registered_object(name, custom_objects)(layer, **read(settings))
-
-        return _retraced(model, replaced, config["origin"])
+        again = _again(model, {index: (find(name), read(settings)) for index, name, settings in config["wrappers"]})
+        return _retraced(model, again, config["origin"])
 
 
 keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(_Retraced)
@@ -82,16 +77,35 @@ def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") ->
     Raises:
         ValueError: If it has no configuration, or one that gives a model with other layers.
     """
-    wrappers = {inner: layer for inner, layer in leaf_layers(model) if isinstance(layer, Around)}
+    copy, read = _fresh_copy(model), keras.saving.deserialize_keras_object
+    found = {index: (type(wrapper), read(wrapper.settings())) for index, wrapper in _wrappers(model).items()}
+    again = _again(copy, found)
 
     def replaced(inner: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        replacement = replace(f"{path}/{inner}" if path else inner, layer)
-        if replacement is None and inner in wrappers:
-            settings = keras.saving.deserialize_keras_object(wrappers[inner].settings())
-            return type(wrappers[inner])(layer, **settings)
-        return replacement
+        return replace(f"{path}/{inner}" if path else inner, layer) or again(inner, layer)
 
-    return _retraced(_fresh_copy(model), replaced, origin_of(model))
+    return _retraced(copy, replaced, origin_of(model))
+
+
+def _wrappers(model: Any) -> dict[int, Any]:
+    """Return the wrappers in a graph by the number of the layer inside among `plain_parts`."""
+    numbers = {id(part): index for index, part in enumerate(plain_parts(model))}
+    wrappers = (layer for _, layer in leaf_layers(model) if isinstance(layer, Around))
+    return {numbers[id(wrapper.layer)]: wrapper for wrapper in wrappers}
+
+
+def _again(model: keras.Model, wrappers: dict[int, tuple[Any, dict[str, Any]]]) -> Replace:
+    """Return the function that wraps the layers of a plain model as others were, by their numbers."""
+    parts = plain_parts(model)
+    wanted = {id(parts[index]): wrapper for index, wrapper in wrappers.items()}
+
+    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if id(layer) not in wanted:
+            return None
+        wrapper, settings = wanted[id(layer)]
+        return wrapper(layer, **settings)
+
+    return replaced
 
 
 def replace_in_live_graph(model: keras.Model, replace: Replace) -> keras.Model:
@@ -168,8 +182,12 @@ def _like(model: keras.Model, copy: keras.Model) -> keras.Model:
     copy.dtype_policy = model.dtype_policy
     for name in ("supports_masking", "input_spec", "autocast"):
         setattr(copy, name, getattr(model, name))
-    if not model.trainable:  # would set every layer's
+    if not model.trainable:
+        states = [(part, part.trainable) for _, part in walk(copy) if part is not copy]
         copy.trainable = False
+        for part, trainable in states:  # which it has set, too
+            if part.trainable != trainable:
+                part.trainable = trainable
     return copy
 
 

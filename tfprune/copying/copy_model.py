@@ -49,7 +49,7 @@ def copy_model(model: keras.Model, replace: Replace, *, way: Way = AS_WRAPPED) -
         return way.around_graph(layer, replace, path=path) if keeps_class(layer) else replace(path, layer)
 
     def by_configuration() -> keras.Model:
-        copy = rebuild(as_graph(model), replaced)  # type: ignore[arg-type]
+        copy = rebuild(as_graph(model), replaced)
         _restore_states(model, copy)
         return copy
 

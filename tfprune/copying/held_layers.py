@@ -77,7 +77,7 @@ def refill(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any
     if isinstance(value, dict):
         return {key: item for item, (key, _) in zip(items, pairs, strict=True)}
     if hasattr(value, "_fields"):  # a namedtuple
-        return value._make(items)
+        return value._make(items)  # type: ignore[union-attr]
     return tuple(items) if isinstance(value, tuple) else items
 
 

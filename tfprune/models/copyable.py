@@ -46,6 +46,8 @@ def _check_held_once(model: keras.Model) -> None:
     """Refuse a layer that would get two copies: one held in two of those that are copied one by one."""
     owners: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
     for copied, holder, part in _held(model):
+        if isinstance(part, keras.layers.InputLayer):  # which every graph has of its own
+            continue
         owner, other = owners.setdefault(id(part), (copied, holder))
         if owner is not copied:
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfprune.copying.around_graph import replace_in_live_graph
 from tfprune.copying.subclassed import replace_in_place
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.copyable import check_layers, check_model
@@ -42,8 +43,10 @@ def wrap(
     twice.
 
     A subclassed model is built anew from its configuration, and the layers in its attributes are wrapped. The copy is
-    an instance of its class, with its methods, and is saved with its wrappers. A class that is built around a graph,
-    `super().__init__(inputs, outputs)`, comes back as a plain Functional model, with a warning.
+    an instance of its class, with its methods, and is saved with its wrappers. So is a class that is built around a
+    graph, `super().__init__(inputs, outputs)`, such as a backbone or task of KerasHub: its graph calls the wrappers,
+    and its attributes keep the layers inside, whose weights hold the zeros. A class that adds nothing to its graph,
+    or cannot be built anew, comes back as a plain Functional model, with a warning.
 
     On JAX under `keras.distribution`, wrap within the scope of the distribution: masks and latent values are split
     over the devices as their kernels are, and come out as on one device. Let the patterns of a `LayoutMap` begin with
@@ -60,8 +63,9 @@ def wrap(
             no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
             (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
             With `"channel"` and `"head"` those whose channels or heads may go.
-        in_place: Wrap the layers of the subclassed model given, instead of a copy: for one that has no
-            `get_config`, so that no copy can be made. Compile it again.
+        in_place: Wrap the layers of the model given, which is subclassed or of a class around a graph, instead of a
+            copy: for one that has no `get_config`, so that no copy can be made, or that fills the memory. Compile it
+            again.
         latent: What becomes of the values that a mask hides. `"keep"` sets them aside, and an entry that a later mask
             keeps comes back as it was: five bytes beside each float32 weight. `"zero"` forgets them: one byte, the
             mask. Use it where memory is short. A criterion that ranks weights then finds 0 in every masked entry,
@@ -73,9 +77,9 @@ def wrap(
         The wrapped copy, or the model given.
 
     Raises:
-        ValueError: If the model is empty, is subclassed and not built, cannot be copied or, with `in_place`, is not
-            subclassed; if a filter matches nothing; if a weight that was asked for cannot take the pattern, or is
-            wrapped with another criterion, pattern or choice of `latent`.
+        ValueError: If the model is empty, is subclassed and not built, cannot be copied or, with `in_place`, has no
+            class of its own; if a filter matches nothing; if a weight that was asked for cannot take the pattern, or
+            is wrapped with another criterion, pattern or choice of `latent`.
         TypeError: If it is not a Keras model or layer, or an argument is of the wrong type.
 
     Example:
@@ -86,7 +90,7 @@ def wrap(
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
     check_choice(latent, "latent", choices=LATENT)
-    if in_place and not is_subclassed(model_or_layer):
+    if in_place and not (is_subclassed(model_or_layer) or is_around_graph(model_or_layer)):
         raise ValueError(
             f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
             f"wrap copies: call it without `in_place`."
@@ -107,7 +111,8 @@ def wrap(
         return Pruned(layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
 
     if in_place:
-        replace_in_place(model_or_layer, functools.partial(_replacement, wrapped))
+        replace = replace_in_place if is_subclassed(model_or_layer) else replace_in_live_graph
+        replace(model_or_layer, functools.partial(_replacement, wrapped))
         return model_or_layer
     copy = copy_with(model_or_layer, wrapped)
     _try_the_way_back(copy)
