@@ -37,6 +37,14 @@ def test_half_of_the_units_and_a_head_go(name):
     assert all(np.isfinite(np.asarray(one)).all() for one in keras.tree.flatten(masked(x)))
 
 
+def test_attention_of_one_key_has_no_hidden_units():
+    sizes = {"num_layers": 2, "num_query_heads": 4, "num_key_value_heads": 1, "hidden_dim": 16, "head_dim": 4}
+    model = keras_hub.models.Gemma3Backbone(hub_models.VOCABULARY, None, intermediate_dim=24, **sizes)
+    _, plan, report = tfprune.putri(model, texts(model), sparsity={"units": 0.5}, batch_size=4, verbose=0)
+    assert [(row.channels, row.kept) for row in report.rows] == [(24, 12), (24, 12)]
+    assert plan.parameters - plan.parameters_kept == 2 * 3 * 16 * 12  # blocks, kernels, width, units
+
+
 def test_ids_beyond_the_vocabulary():
     model = hub_models.BACKBONES["GPT2Backbone"]()
     x = texts(model)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.channels.choose_groups import why_stuck
+from tfprune.channels.network import Group, Network
 from tfprune.models.batches import Batches
 from tfprune.one_shot.head_choice import Loss, choose_heads
 from tfprune.one_shot.putri_report import PutriReport
@@ -159,6 +160,8 @@ def _groups(running: RunningModel, *, kind: str) -> tuple[list[Target], list[Ski
         if group.kind != kind:
             continue
         reason = why_stuck(running.network, group)
+        if kind == "channels" and not _are_units(running.network, part):
+            reason = reason or "parts of attention, not hidden units"
         try:
             readers = running.readers_of(part) if reason is None else []
             if reason is None and len(readers) != 1:
@@ -170,6 +173,15 @@ def _groups(running: RunningModel, *, kind: str) -> tuple[list[Target], list[Ski
         else:
             skipped.append(Skipped(group.name, reason or "one is left", Skipped.HELD))
     return found, skipped
+
+
+def _are_units(network: Network, group: Group) -> bool:
+    """Tell whether matrices make and read channels: a kernel of attention has an axis of heads, too."""
+    return all(
+        len(weight.shape) == 2
+        for weight in network.weights_of(group)
+        if weight.making(group.bundles) or weight.reading(group.bundles)
+    )
 
 
 def _judge(running: RunningModel, batches: Batches, *, loss: Any) -> Loss:
