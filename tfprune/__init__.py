@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfprune.channels.register_shrinkable import register_shrinkable as register_shrinkable
     from tfprune.evidence.gatherer import Gatherer as Gatherer
     from tfprune.models.register_prunable import register_prunable as register_prunable
+    from tfprune.one_shot.prune_weights import prune_weights as prune_weights
     from tfprune.one_shot.putri import putri as putri
     from tfprune.one_shot.putri_report import PutriReport as PutriReport
     from tfprune.reconstruction.reconstruct import reconstruct as reconstruct
@@ -62,7 +63,7 @@ _ROOMS = {
         *("Budget", "PruneReport", "ShrinkPlan", "budget", "plan_shrink", "prune_to", "rank_channels", "rank_heads"),
         *("shrink", "transformer_budget", "zero_channels"),
     ],
-    "one_shot": ["PutriReport", "putri"],
+    "one_shot": ["PutriReport", "prune_weights", "putri"],
     "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
 _MODULES = ("allocation", "criteria", "export", "patterns", "report", "schedules", "tfmot")

@@ -51,3 +51,17 @@ def test_ids_beyond_the_vocabulary():
     x["token_ids"] = x["token_ids"] + hub_models.VOCABULARY
     with pytest.raises(ValueError, match=f"token ids from 0 to {hub_models.VOCABULARY - 1}"):
         tfprune.putri(model, x, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
+@pytest.mark.parametrize("name", ["GPT2Backbone", "Gemma3Backbone"])
+def test_two_of_four_weights_of_blocks(name, method):
+    keras.utils.set_random_seed(0)
+    model = hub_models.BACKBONES[name]()
+    sparse, report = tfprune.prune_weights(
+        model, texts(model), pattern=tfprune.patterns.NM(2, 4), method=method, batch_size=10
+    )
+    assert type(sparse) is type(model)
+    assert len(report.rows) >= 2 * 6 and all(row.after <= row.before for row in report.rows)
+    zeros = [np.mean(np.asarray(weight) == 0) for weight in sparse.weights if weight.path.endswith("kernel")]
+    assert np.allclose(zeros, 0.5)

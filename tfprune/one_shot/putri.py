@@ -25,7 +25,6 @@ from tfprune.shrinking.readers import RunningModel
 from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.spec import check_choice, check_count, check_number
 from tfprune.wrapping.flat_copy import flat_copy
-from tfprune.wrapping.strip import plain_copy
 
 UPDATES = ("sequential", "parallel", "none")
 TARGETS = ("own", "dense")
@@ -80,8 +79,8 @@ def putri(
         verbose: 1 (the default) shows a progress bar, 0 nothing.
 
     Returns:
-        A copy of the model of the same size, with zeros and new weights; the plan, so that `shrink(masked, plan)`
-        builds the smaller model; and a `PutriReport`, which prints as a table.
+        A copy of the model, of the same class and size, with zeros and new weights; the plan, so that
+        `shrink(masked, plan)` builds the smaller model; and a `PutriReport`, which prints as a table.
 
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
@@ -136,11 +135,8 @@ def putri(
         first = next(iter(batches))[0]
         left = choose_heads(running, first, targets=heads, rounds=wanted.heads, loss=judge)
         remove(heads, lambda target, moments, weights: left[target.group.name])
-    masked = plain_copy(model)
-    for variable, changed in zip(masked.variables, copy.plain.variables, strict=True):
-        variable.assign(changed)
     plan = ShrinkPlan(running.network, keep, tuple(skipped + others))
-    return masked, plan, PutriReport(tuple(rows), tuple(skipped + others))
+    return copy.as_it_was(), plan, PutriReport(tuple(rows), tuple(skipped + others))
 
 
 def _check_units(units: list[Target], model: keras.Model) -> None:
@@ -190,10 +186,14 @@ def _judge(running: RunningModel, batches: Batches, *, loss: Any) -> Loss:
     if loss is None:
         dense = GraphWalk(running.graph, [inputs]).outputs(0)
         return lambda outputs: sum(
-            float(keras.ops.mean(keras.ops.square(keras.ops.cast(one, "float32") - keras.ops.cast(other, "float32"))))
+            float(np.mean(np.square(_as_array(one) - _as_array(other))))
             for one, other in zip(outputs, dense, strict=True)
         )
     if targets is None:
         raise ValueError("Expected `data` with targets, (x, y), as there is a `loss`. Received: inputs alone.")
     measured = keras.losses.get(loss)
     return lambda outputs: float(keras.ops.mean(measured(keras.ops.convert_to_tensor(targets), outputs[0])))
+
+
+def _as_array(output: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(output).astype("float32")
