@@ -21,7 +21,7 @@ from tfprune.reconstruction.least_squares import GramMoments
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.report import Skipped
 from tfprune.spec import check_choice, check_count, check_number, check_sparsity, resolve
-from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.pruned import Pruned, holds_pruned
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import copy_with, transfer_weights
 
@@ -105,9 +105,11 @@ def prune_weights(
     wanted = [pair for pair in pairs if pair[0] not in refused]
     improve_in_order(wanted, (inputs for inputs, _ in batches), graphs=(graph, graph), improve=mask, to_dense=False)
     rename(plain, names)
-    result = copy_with(model, lambda path, layer: None)
-    transfer_weights(plain, result)
-    _set_masks(result)
+    result = plain
+    if holds_pruned(model):
+        result = copy_with(model, lambda path, layer: None)
+        transfer_weights(plain, result)
+        _set_masks(result)
     skipped += [Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", _HELD) for site in refused]
     return result, ReconstructionReport(tuple(rows[site] for site, _ in wanted if site in rows), tuple(skipped))
 
@@ -132,12 +134,25 @@ def _mask_layer(site: Site, moments: list[GramMoments], settings: _Settings) -> 
     positions = found.kernel.matrix_shape[1] if len(found.kernel.matrix_shape) == 3 else 1
     for group, one in enumerate(moments):
         inputs = dense.shape[2] - has_bias
-        chosen = {"pattern": settings.pattern, "sparsity": settings.sparsity, "positions": positions}
         if settings.method == "sparsegpt":
-            kept, new[group] = sparse_gpt(one, dense[group], inputs=inputs, ridge=settings.ridge, **chosen)
+            kept, new[group] = sparse_gpt(
+                one,
+                dense[group],
+                inputs=inputs,
+                pattern=settings.pattern,
+                sparsity=settings.sparsity,
+                ridge=settings.ridge,
+                positions=positions,
+            )
             alone[group] = np.where(kept, dense[group], 0)
         else:
-            kept = wanda_mask(one, dense[group, :, :inputs], **chosen)
+            kept = wanda_mask(
+                one,
+                dense[group, :, :inputs],
+                pattern=settings.pattern,
+                sparsity=settings.sparsity,
+                positions=positions,
+            )
             alone[group, :, :inputs] = new[group, :, :inputs] = np.where(kept, dense[group, :, :inputs], 0)
     found.assign(new)
     energy = sum(float(one.energy.sum()) / one.count for one in moments) or 1.0

@@ -17,6 +17,7 @@ from tfprune.reconstruction.least_squares import RIDGE, GramMoments
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.report import Skipped
 from tfprune.spec import check_choice, check_count, check_number
+from tfprune.wrapping.pruned import holds_pruned
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import copy_with, transfer_weights
 
@@ -132,6 +133,8 @@ def reconstruct(
     uncalled = [pair[0] for pair in pairs if pair[0] not in rows]
     skipped += [Skipped(f"{one.name}/{one.map.kernel.path}", "it is not called", Skipped.NO_RULE) for one in uncalled]
     rename(plain, names)  # flattening may have changed some
-    result = copy_with(pruned, lambda path, layer: None)
-    transfer_weights(plain, result)
+    result = plain
+    if holds_pruned(pruned):
+        result = copy_with(pruned, lambda path, layer: None)
+        transfer_weights(plain, result)
     return result, ReconstructionReport(tuple(rows[pair[0]] for pair in pairs if pair[0] in rows), tuple(skipped))
