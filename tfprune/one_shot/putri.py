@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from tfprune.models.batches import Batches
 from tfprune.one_shot.head_choice import Loss, choose_heads
 from tfprune.one_shot.putri_report import PutriReport
 from tfprune.one_shot.remove_in_order import Target, Update, remove_in_order
+from tfprune.one_shot.run_folder import RunFolder, weights_of
 from tfprune.one_shot.split import checked, split
 from tfprune.one_shot.token_ids import check_token_ids
 from tfprune.one_shot.unit_scores import SCORES, kept_units
@@ -43,6 +46,7 @@ def putri(
     holdout: float = 0.2,
     loss: Any = None,
     batch_size: int = 8,
+    folder: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> tuple[keras.Model, ShrinkPlan, PutriReport]:
     """Remove hidden units and attention heads of a transformer, block by block, and solve for the weights left.
@@ -76,6 +80,8 @@ def putri(
         loss: What heads are judged by: a loss, its name or a function of targets and outputs, on the first batch.
             None (the default) takes the squared distance to what the model returned before, without targets.
         batch_size: Samples in a batch, at least 1. Default 8.
+        folder: A folder in which each step is kept, so that a run that was stopped goes on where it stopped when it
+            is started again with the same arguments. None (the default) keeps nothing.
         verbose: 1 (the default) shows a progress bar, 0 nothing.
 
     Returns:
@@ -103,10 +109,7 @@ def putri(
     """
     sparsity = checked(sparsity)
     check_choice(score, "score", choices=[*SCORES, "greedy"])
-    check_choice(update, "update", choices=UPDATES)
-    check_choice(targets, "targets", choices=TARGETS)
-    ridge = check_number(ridge, "ridge", least=0)
-    settings = Update(update, targets == "dense", ridge, every(check_number(holdout, "holdout", least=0, most=0.5)))
+    settings = _settings(update, targets, ridge=ridge, holdout=holdout)
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_count(verbose, "verbose", least=0, most=1)
     copy = flat_copy(model)
@@ -119,11 +122,15 @@ def putri(
     check_token_ids(running.graph, batches)
     judge = _judge(running, batches, loss=loss) if wanted.heads else None
     keep, rows = running.network.all_kept(), []
+    first = next(iter(batches))[0]
+    run = {"sparsity": sparsity, "score": score, "update": [update, targets, ridge, holdout]}
+    steps = RunFolder(folder, settings=run, arrays=[*weights_of(copy.plain), *first])
     bar = keras.utils.Progbar(len(units) + (len(heads) if wanted.heads else 0), verbose=verbose)
 
     def remove(found: Sequence[Target], choose: Any) -> None:
         arrays = (inputs for inputs, _ in batches)
-        for row in remove_in_order(running, arrays, targets=found, keep=keep, choose=choose, update=settings):
+        job = {"targets": found, "keep": keep, "choose": choose, "update": settings, "folder": steps}
+        for row in remove_in_order(running, arrays, **job):
             rows.append(row)
             bar.add(1, [("error", row.error.after)])
 
@@ -132,11 +139,18 @@ def putri(
 
     remove([Target(one.group, one.reader, wanted.units[one.group.name]) for one in units], unit_choice)
     if judge is not None:
-        first = next(iter(batches))[0]
-        left = choose_heads(running, first, targets=heads, rounds=wanted.heads, loss=judge)
+        search = functools.partial(choose_heads, running, first, targets=heads, rounds=wanted.heads, loss=judge)
+        left = steps.remember("heads", search)
         remove(heads, lambda target, moments, weights: left[target.group.name])
     plan = ShrinkPlan(running.network, keep, tuple(skipped + others))
     return copy.as_it_was(), plan, PutriReport(tuple(rows), tuple(skipped + others))
+
+
+def _settings(update: str, targets: str, *, ridge: float, holdout: float) -> Update:
+    check_choice(update, "update", choices=UPDATES)
+    check_choice(targets, "targets", choices=TARGETS)
+    is_held = every(check_number(holdout, "holdout", least=0, most=0.5))
+    return Update(update, targets == "dense", check_number(ridge, "ridge", least=0), is_held)
 
 
 def _check_units(units: list[Target], model: keras.Model) -> None:

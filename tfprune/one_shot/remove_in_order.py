@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import keras
@@ -12,10 +13,12 @@ import numpy as np
 from tfprune.channels.network import Group
 from tfprune.models.layers import as_numpy
 from tfprune.one_shot.putri_report import PutriRow
+from tfprune.one_shot.run_folder import Arrays, RunFolder
 from tfprune.reconstruction.graph_walk import GraphWalk
 from tfprune.reconstruction.improve_layer import improve_layer, unsolved
 from tfprune.reconstruction.layer_moments import IsHeld, MomentSums
 from tfprune.reconstruction.least_squares import GramMoments
+from tfprune.reconstruction.reconstruction_report import ReconstructionRow
 from tfprune.shrinking.readers import Reader, RunningModel
 
 Choose = Callable[["Target", GramMoments, np.ndarray], np.ndarray]
@@ -95,6 +98,7 @@ def remove_in_order(
     keep: np.ndarray,
     choose: Choose,
     update: Update,
+    folder: RunFolder,
 ) -> Iterator[PutriRow]:
     """Remove channels in the order of the model, and yield a row for each group.
 
@@ -106,6 +110,7 @@ def remove_in_order(
         choose: Returns which bundles of a group stay, from the moments of the inputs of the layer that reads them,
             and its weights.
         update: How the weights that are left are solved for.
+        folder: Where each step is kept.
     """
     changes = Changes()
     walk = GraphWalk(running.graph, arrays)
@@ -114,18 +119,35 @@ def remove_in_order(
         walks.append(GraphWalk(running.graph, walk.inputs(), weights=changes.dense_values))
     places = {id(call): place for place, call in enumerate(running.graph.calls)}
     spans = [[places[id(call)] for call in target.reader.site.calls] for target in targets]
-    for span, target in sorted(zip(spans, targets, strict=True), key=lambda entry: min(entry[0])):
-        for one in walks:
-            one.advance(min(span))
-        fit, held = _moments(walks, target, end=max(span) + 1, is_held=update.is_held)
-        touched = [variable for weight, variable in running.variables if weight.holding(target.group.bundles)]
-        bias = target.reader.site.map.bias
-        touched += [] if bias is None or any(bias is one for one in touched) else [bias]
+    in_order = sorted(zip(spans, targets, strict=True), key=lambda entry: min(entry[0]))
+    for number, (span, target) in enumerate(in_order):
+        touched = _touched(running, target)
         changes.note(touched)
-        yield _remove(running, target, fit=fit, held=held, keep=keep, choose=choose, update=update)
+
+        def step(span: list[int] = span, target: Target = target, touched: list = touched) -> Arrays:
+            for one in walks:
+                one.advance(min(span))
+            fit, held = _moments(walks, target, end=max(span) + 1, is_held=update.is_held)
+            row = _remove(running, target, fit=fit, held=held, keep=keep, choose=choose, update=update)
+            values = {str(index): as_numpy(variable) for index, variable in enumerate(touched)}
+            return {"keep": keep[target.group.bundles], "row": np.array(json.dumps(asdict(row))), **values}
+
+        found = folder.remember(f"{target.group.kind}_{number:03d}", step)
+        keep[target.group.bundles] = found["keep"]
+        for index, variable in enumerate(touched):
+            variable.assign(found[str(index)])
+        row = json.loads(str(found["row"]))
+        yield PutriRow(**{**row, "error": ReconstructionRow(**row["error"])})
         if update.order != "sequential":
             changes.put_off(touched)
     changes.carry_out()
+
+
+def _touched(running: RunningModel, target: Target) -> list[keras.Variable]:
+    """Return the variables that change when channels of a group go."""
+    touched = [variable for weight, variable in running.variables if weight.holding(target.group.bundles)]
+    bias = target.reader.site.map.bias
+    return touched if bias is None or any(bias is one for one in touched) else [*touched, bias]
 
 
 def _moments(
