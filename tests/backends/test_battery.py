@@ -302,3 +302,24 @@ def test_a_subclassed_model_is_pruned_saved_and_stripped(way, tmp_path):
     stripped = tfprune.strip(wrapped)
     assert type(stripped) is Subclassed
     np.testing.assert_allclose(ops.convert_to_numpy(stripped(X)), after, atol=1e-6)
+
+
+def test_what_is_solved_after_an_attention_with_biases():
+    keras.utils.set_random_seed(0)
+    series = keras.Input((5, 4))
+    x = layers.MultiHeadAttention(2, 3, name="attention")(series, series)
+    hidden = layers.Dense(12, activation="relu", name="hidden")(x)
+    model = keras.Model(series, layers.Dense(2, name="out")(hidden))
+    data = np.tile(SERIES, (4, 1, 1)) + RNG.normal(size=(32, 5, 4)).astype("float32")
+    zeroed = tfprune.zero_channels(model, tfprune.plan_shrink(model, 0.5, filters="hidden"))
+    for targets in ("own", "dense"):
+        better, report = tfprune.reconstruct(zeroed, model, data, targets=targets)
+        assert all(row.after <= row.before for row in report.rows)
+        assert report.rows[-1].after < report.rows[-1].before
+    assert tfprune.rank_channels(model, data)["hidden"].shape == (12,)
+    masked, plan, _ = tfprune.putri(model, data, sparsity={"units": 0.5, "heads": 0.5}, verbose=0)
+    smaller = tfprune.shrink(masked, plan)
+    expected = ops.convert_to_numpy(masked(data))
+    np.testing.assert_allclose(ops.convert_to_numpy(smaller(data)), expected, atol=1e-5)
+    sparse, _ = tfprune.prune_weights(model, data, pattern=patterns.NM(2, 4))
+    assert np.mean(ops.convert_to_numpy(sparse.get_layer("hidden").kernel) == 0) == 0.5

@@ -24,6 +24,7 @@ COMMANDS = [
     ["last_update.py"],
     ["reconstruction.py"],
     ["ranking.py"],
+    ["calibration.py"],
     ["recurrent_export.py"],
     ["sizes.py"],
     ["packed.py"],
