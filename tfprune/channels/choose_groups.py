@@ -49,14 +49,15 @@ def choose_groups(
     others = (weight.path for layer in network.layers.values() for weight in layer.weights)
     wanted = selector(filters, pattern, [path for path, _, _ in named.values()], others=others)
 
-    def is_wanted(group: Group) -> bool:
-        makers = [weight for weight in network.weights_of(group) if weight.making(group.bundles)]
-        return any(wanted(*named[weight]) for weight in makers if weight in named)
+    def makers(group: Group) -> list[ChanneledWeight]:
+        made = (weight for weight in network.weights_of(group) if weight.making(group.bundles))
+        return [weight for weight in made if weight in named and wanted(*named[weight])]
 
-    groups = [group for group in network.groups if pattern.kind in (None, group.kind) and is_wanted(group)]
+    groups = [group for group in network.groups if pattern.kind in (None, group.kind) and makers(group)]
     reasons = {group.name: refusal(group) for group in groups}
     free = [group for group in groups if reasons[group.name] is None]
-    if not free or (filters is not None and len(free) < len(groups)):
+    served = {weight for group in free for weight in makers(group)}  # the size of a head may stay where heads go
+    if not free or (filters is not None and any(not served.issuperset(makers(group)) for group in groups)):
         stuck = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
         raise ValueError(
             f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={filters!r}, and these "

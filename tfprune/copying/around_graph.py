@@ -131,10 +131,20 @@ def restore_around_graph(model: keras.Model, replace: Replace, *, path: str = ""
 
 
 def _fresh_copy(model: keras.Model) -> keras.Model:
-    """Build a model as its class does, and give it what was set on the model later, weights aside."""
-    copy = fresh(origin_of(model), lambda entry: revive(entry, model))
-    set_layer_states(copy, layer_states(model))
+    copy = fresh_copy(model, origin=origin_of(model))
     check_same_weights(model, copy)
+    return copy
+
+
+def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
+    """Build a model as its class does, and give it what was set on the model later, weights aside.
+
+    Args:
+        model: A model of a class around a graph.
+        origin: Its configuration, or one with other sizes.
+    """
+    copy = fresh(origin, lambda entry: revive(entry, model))
+    set_layer_states(copy, layer_states(model))
     weightless = {place: layer for place, layer in beside_graph(model) if not layer.weights}
     for (name, *rest), layer in weightless.items():
         if not rest:  # a preprocessor, for example, whose vocabulary is no part of the configuration

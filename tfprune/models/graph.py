@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from tfprune.models.kinds import check_keras, is_graph
-from tfprune.models.layers import is_of_keras, walk
+from tfprune.models.layers import walk
 
 INSERTED = ("flip", "add", "multiply", "relu6")  # what rewriting puts in besides layers
 
@@ -101,12 +101,11 @@ def retrace(model: keras.Model, call: Callable, *, inputs: Any = None) -> keras.
 
 @contextmanager
 def _exact_shapes(model: keras.Model) -> Iterator[None]:
-    """Let shapes come from code within the context: an EinsumDense remembers open sizes, users may state others."""
+    """Let each EinsumDense find its output shape by its code within the context: it remembers open sizes."""
     remembering = [
         layer
         for _, layer in walk(model)
-        if (isinstance(layer, keras.layers.EinsumDense) or not is_of_keras(layer))
-        and "compute_output_spec" not in vars(layer)
+        if isinstance(layer, keras.layers.EinsumDense) and "compute_output_spec" not in vars(layer)
     ]
     try:
         for layer in remembering:

@@ -42,6 +42,7 @@ def _running(kind: Any, failed: Failed) -> Any:
     """Return a subclass whose instances run their code when they are called: Python looks a call up in the class."""
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = keras.tree.map_structure(_dense, (args, kwargs))
         try:
             return self.call(*args, **kwargs)
         except FAILURES as error:
@@ -49,3 +50,9 @@ def _running(kind: Any, failed: Failed) -> Any:
             raise
 
     return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__call__": run})
+
+
+def _dense(value: Any) -> Any:
+    """Return a tensor that is not sparse: a product with a constant is so symbolically, and norms do not take it."""
+    is_sparse = isinstance(value, keras.KerasTensor) and value.sparse
+    return keras.ops.convert_to_tensor(value, sparse=False) if is_sparse else value

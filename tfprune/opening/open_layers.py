@@ -139,11 +139,7 @@ def _number_operations(traced: keras.Model) -> None:
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    outputs = layer(*args, **kwargs)
-    if isinstance(outputs, keras.KerasTensor) and outputs.sparse:
-        # A product with a constant is symbolically sparse, which norms do not take; the values never are.
-        return keras.ops.convert_to_tensor(outputs, sparse=False)
-    return outputs
+    return layer(*args, **kwargs)
 
 
 def _same(flat: keras.Model, opened: keras.Model, length: int) -> bool:

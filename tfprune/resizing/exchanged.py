@@ -113,6 +113,8 @@ def _set(value: Any, key: Any, item: Any) -> None:
 @functools.cache
 def _derived(model_class: Any) -> Any:
     """Return a subclass of a model's class whose instances are saved with what was exchanged."""
+    if issubclass(model_class, _Resized):
+        return model_class
     members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
     derived = type(model_class.__name__, (_Resized, model_class), members)
     return keras.saving.register_keras_serializable(package="tfprune", name="Resized")(derived)
@@ -133,10 +135,13 @@ def _with_own_heads(layer_class: Any) -> Any:
         if cache is None:
             return layer_class.call(*bound.args, **bound.kwargs)
         count = vars(self)[_HEADS]
-        bound.arguments["cache"] = cache[..., :count, :]
-        outputs = layer_class.call(*bound.args, **bound.kwargs)
-        *others, own = outputs
-        return (*others, keras.ops.concatenate([own, cache[..., count:, :]], axis=-2))
+        bound.arguments["cache"] = keras.tree.map_structure(lambda part: part[..., :count, :], cache)
+        *others, own = layer_class.call(*bound.args, **bound.kwargs)
+        return (*others, keras.tree.map_structure(functools.partial(_put_back, count), own, cache))
 
     call.__signature__ = inspect.signature(layer_class.call)  # type: ignore[attr-defined]
     return type(layer_class.__name__, (layer_class,), {"__module__": layer_class.__module__, "call": call})
+
+
+def _put_back(count: int, own: Any, cache: Any) -> Any:
+    return keras.ops.concatenate([own, cache[..., count:, :]], axis=-2)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.channels.network import ChanneledLayer, Network
+from tfprune.copying.around_graph import fresh_copy
+from tfprune.copying.origin import origin_of
 from tfprune.models.layers import as_numpy
-from tfprune.models.rebuild import config_of, revive
 from tfprune.wrapping.flat_copy import FlatCopy
 
 Sizes = dict[tuple[bool, int], int]  # how many are kept, by whether they are heads and how many there are
@@ -36,13 +38,12 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
         weights[id(variable)].kept(as_numpy(variable), keep) if id(variable) in weights else as_numpy(variable)
         for variable in plain.variables
     ]
-    config = config_of(plain)
-    config.pop("compile_config", None)
+    config = deepcopy(origin_of(plain))
     sizes = sizes_of(network, network.layers.values(), keep=keep)
     if not _resize(config["config"], sizes, dict(_head_sizes(network))):
         return None
     try:
-        smaller = revive(config, plain)
+        smaller = fresh_copy(plain, origin=config)
     except ValueError:
         return None
     if [tuple(variable.shape) for variable in smaller.variables] != [values.shape for values in kept]:

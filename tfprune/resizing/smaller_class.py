@@ -16,13 +16,20 @@ from tfprune.resizing.smaller_graph import SmallerGraph
 from tfprune.wrapping.flat_copy import FlatCopy
 
 
-def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model | None:
-    """Return a model of the class that was copied, of some channels alone; None if there is none.
+class NoClass(ValueError):  # noqa: N818
+    """Why a model of the same class cannot be had."""
+
+
+def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model:
+    """Return a model of the class that was copied, of some channels alone.
 
     Args:
         copy: The flat copy of a model of a class around a graph. It is used up.
         network: Its channels.
         keep: Which bundles are kept.
+
+    Raises:
+        NoClass: If layers of the graph itself would have to change, or the smaller blocks return something else.
     """
     by_arguments = resized_by_arguments(copy, network, keep=keep)
     if by_arguments is not None:
@@ -31,8 +38,10 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     changed = {id(layer) for layer in graph.changed()}
     layers = [layer for _, layer in walk(copy.plain)]
     holders = {index: [id(part) in changed for part in sublayers(layer)] for index, layer in enumerate(layers)}
-    if any(any(holders[index]) for index, layer in enumerate(layers) if isinstance(layer, keras.Model)):
-        return None  # a graph cannot exchange its own layers
+    models = [layer for layer in layers if isinstance(layer, keras.Model)]
+    own = [part.name for model in models for part in sublayers(model) if id(part) in changed]
+    if own:
+        raise NoClass(f"{', '.join(own[:5])} stand in its graph, not in a block: leave them out with `filters`")
     parts = {index: _part(layer, graph) for index, layer in enumerate(layers) if id(layer) in changed}
     sizes = {
         index: _inner_sizes(layer, changed, network, keep)
@@ -45,7 +54,9 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     for index, part in parts.items():
         part.name = layers[index].name
     found = resize(plain, Exchange(parts, {key: values for key, values in numbers.items() if values}, heads))
-    return found if _same(found, graph.model) else None
+    if not _same(found, graph.model):
+        raise NoClass("its blocks return something else with fewer heads or units")
+    return found
 
 
 def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from tfprune.models.kinds import is_around_graph
-from tfprune.resizing.smaller_class import smaller_class
+from tfprune.resizing.smaller_class import NoClass, smaller_class
 from tfprune.resizing.smaller_graph import SmallerGraph
 from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.spec import check_choice
@@ -45,22 +45,23 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
     """
     check_choice(into, "into", choices=(None, "class", "graph"))
     copy = fitting_copy(model, plan)
+    reason = f"{type(model).__name__} is not a class around a graph of blocks"
     if into != "graph" and is_around_graph(copy.plain):
-        of_class = smaller_class(copy, plan.network, keep=plan.keep)
-        if of_class is not None:
-            return of_class
-        copy = fitting_copy(model, plan)
+        try:
+            return smaller_class(copy, plan.network, keep=plan.keep)
+        except NoClass as why:
+            reason, copy = str(why), fitting_copy(model, plan)
     if into == "class":
         raise ValueError(
-            f"Expected a class around a graph of blocks in which heads and hidden units can go. Received: "
-            f"into='class' with {model.name!r} of class {type(model).__name__}. Leave `into` out for a Functional "
-            f"model."
+            f"Expected a model whose class can have fewer heads and hidden units. Received: into='class' with "
+            f"{model.name!r}; {reason}. Or leave `into` out, for a Functional model."
         )
     if not copy.is_open_shaped:
         raise ValueError(
-            f"Expected a model whose code can be traced with the sizes of its inputs open. Received: {model.name!r} "
-            f"of class {type(model).__name__}, which looks at them. Fix them: x = keras.Input((128,), batch_size=1, "
-            f"dtype='int32') for each input, and shrink keras.Model(x, model(x))."
+            f"Expected a model whose code can be traced with the sizes of its inputs open, or whose class can have "
+            f"fewer heads and hidden units. Received: {model.name!r}; {reason}. For a graph fix the sizes: "
+            f"x = keras.Input((128,), batch_size=1, dtype='int32') for each input, and shrink "
+            f"keras.Model(x, model(x))."
         )
     smaller = SmallerGraph(copy.model, plan.network, keep=plan.keep).model
     # Stripped, because layers and operations of the copy have been called on the larger tensors, too.
