@@ -23,7 +23,6 @@ from tfprune.copying.layer_states import (
 )
 from tfprune.copying.origin import ORIGIN, PARTS, fresh, origin_of
 from tfprune.copying.subclassed import replace_in_place
-from tfprune.models.graph import retrace
 from tfprune.models.kinds import as_graph, graph_layers, is_around_graph, is_subclassed, leaf_layers
 from tfprune.models.layers import walk
 from tfprune.models.rebuild import Replace, revive
@@ -175,10 +174,15 @@ def _retraced(model: keras.Model, replace: Replace, origin: dict[str, Any]) -> k
             return stand_in(f"{path}/{inner.name}" if path else inner.name, inner)(*args, **kwargs)
 
         if not is_around_graph(layer):
-            return _like(layer, retrace(_functional(layer), call))
+            return _like(layer, _called_anew(_functional(layer), call))
         return _assemble(layer, call, origin=origin if layer is model else origin_of(layer), made=made)
 
     return take_over(model, remade("", model))
+
+
+def _called_anew(graph: keras.Model, call: Callable) -> keras.Model:
+    """Call the layers of a graph again, on inputs of the same open shapes; layers may say what shapes they return."""
+    return keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
 
 
 def _functional(model: keras.Model) -> keras.Model:
@@ -205,7 +209,7 @@ def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], mad
     """Build an instance of a model's class over its graph, called anew, with its attributes."""
     parts = plain_parts(model)  # before a model among them is wrapped
     tensors = [tensor for _, tensor in held_values(model, keras.KerasTensor)]
-    graph = retrace(keras.Model(model.input, [model.output, tensors], name=model.name), call)
+    graph = _called_anew(keras.Model(model.input, [model.output, tensors], name=model.name), call)
     outputs, counterparts = graph.output
     others = dict(zip(map(id, tensors), counterparts, strict=True))
     derived = _derived(getattr(type(model), "copied_class", type(model)))

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from tfprune.axes import INPUT, matrix_axes
-from tfprune.models.layers import sublayers, walk
+from tfprune.models.layers import is_of_keras, sublayers, walk
 from tfprune.models.register_prunable import axes_rule
 from tfprune.patterns import Pattern
 
@@ -95,14 +95,27 @@ def _own_kernels(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.Variabl
         if not keras.backend.is_float_dtype(variable.dtype):
             continue
         if rule is None:
-            if is_own and variable.name == "kernel" and rank >= 2:
-                yield "kernel", variable, "p" * (rank - 2) + "io"
+            if is_own and rank >= 2 and _is_named_kernel(layer, variable):
+                yield variable.name, variable, "p" * (rank - 2) + "io"
         # A recurrent layer's weights are its cell's; of a layer that has its own, a sublayer's are the sublayer's.
         elif variable.name in rule and (is_own or variable.name not in own_names):
             letters = rule[variable.name]
             axes = letters if isinstance(letters, str) else letters(layer)
             _check_rank(layer, variable, axes)
             yield variable.name, variable, axes
+
+
+# The last word of what layers without a rule call their kernels: of experts (expert, input, output), for example.
+_KERNELS = ("kernel", "dense", "proj")
+
+
+def _is_named_kernel(layer: keras.layers.Layer, variable: keras.Variable) -> bool:
+    """Tell whether the name of a weight says that inputs are multiplied by it, along its last two axes."""
+    *words, last = variable.name.split("_")
+    if not words or is_of_keras(layer):
+        return variable.name == "kernel"
+    is_filter = any(word.startswith(("conv", "depthwise")) for word in words)  # whose axes the name does not tell
+    return last in _KERNELS and not is_filter
 
 
 def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
@@ -130,6 +143,17 @@ def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) 
             f"Expected one axis letter per dimension of {variable.path} of shape {tuple(variable.shape)}. Received: "
             f"{variable.name}={axes!r} registered for {type(layer).__name__}."
         )
+
+
+def matrices(root: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
+    """Return every weight of a layer that has rows and columns, biases aside, with its path below it."""
+    found: dict[int, tuple[str, keras.Variable]] = {}
+    for path, part in walk(root):
+        for weight in part.weights:  # the innermost layer comes last
+            is_bias = weight.name.split("_")[-1] == "bias"
+            if len(weight.shape) >= 2 and keras.backend.is_float_dtype(weight.dtype) and not is_bias:
+                found[id(weight)] = (f"{path}/{weight.name}" if path else weight.name, weight)
+    return list(found.values())
 
 
 def expected_kernels(layer: keras.layers.Layer) -> list[Kernel]:

@@ -45,6 +45,12 @@ REGISTRY: dict[type, dict[str, Axes]] = {
 }
 
 
+# Layers of other packages, by package and class, whose weights have names that do not say what they are.
+_BY_NAME: dict[tuple[str, str], dict[str, Axes]] = {
+    ("keras_hub", "RWKV7TimeMix"): {f"{part}{half}": "io" for part in "wavg" for half in "12"},
+}
+
+
 def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> None:
     """Say which weights of a layer class, and of its subclasses, can be pruned.
 
@@ -53,7 +59,8 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
         **axes: For each weight, by the name it was given in `add_weight`, one letter per dimension: `o` output,
             `i` input, `c` a channel that is both, any other letter a kernel position. For weights
             whose shape depends on the layer's arguments, pass a function that takes the layer and returns the
-            letters. Only the weights named here are pruned.
+            letters. Only the weights named here are pruned. Without this line it is those whose name ends in
+            `kernel`, `dense` or `proj`, with inputs and outputs along their last two axes, as experts have them.
 
     Raises:
         TypeError: If `layer_class` is not a layer class, or an axis is neither text nor a function.
@@ -90,7 +97,11 @@ def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> No
 
 def axes_rule(layer: keras.layers.Layer) -> dict[str, Axes] | None:
     """Return the entry of the closest registered class."""
-    return next((REGISTRY[cls] for cls in type(layer).__mro__ if cls in REGISTRY), None)
+    for cls in type(layer).__mro__:
+        rule = REGISTRY.get(cls) or _BY_NAME.get((cls.__module__.partition(".")[0], cls.__name__))
+        if rule is not None:
+            return rule
+    return None
 
 
 def is_registered(layer: keras.layers.Layer) -> bool:

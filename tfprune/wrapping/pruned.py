@@ -25,7 +25,7 @@ from tfprune.models.rebuild import config_of
 from tfprune.patterns import PATTERNS, Pattern
 from tfprune.spec import resolve
 from tfprune.wrapping.kernels_to_prune import kernels_to_prune
-from tfprune.wrapping.masked_gradients import Scope, mask_gradient
+from tfprune.wrapping.masked_gradients import MASK, Scope, lock, mask_gradient
 from tfprune.wrapping.masked_weights import MaskedWeights
 
 for _spec in (*CRITERIA.values(), *PATTERNS.values(), patterns.Block, patterns.NM):
@@ -123,9 +123,10 @@ class Pruned(MaskedWeights):
         self.add_masks(self.choose_kernels())
         self.weight_names = tuple(self.kernels)  # so that a file tells which weights it has masks for
         self._has_masks = True
+        lock(self.layer)
 
-    def _read(self, name: str, training: bool | None) -> Any:
-        weight, mask = map(ops.convert_to_tensor, (self.kernels[name].variable, self.masks[name]))
+    def _read(self, variable: keras.Variable, training: bool | None) -> Any:
+        weight, mask = map(ops.convert_to_tensor, (variable, getattr(variable, MASK)))
         if training:
             return mask_gradient(weight, mask)
         return ops.where(mask, weight, ops.zeros((), weight.dtype))
@@ -135,11 +136,10 @@ class Pruned(MaskedWeights):
 
     def _through_masks(self, function: Callable, training: bool | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call the layer, or a method of it, where it reads its weights through the masks."""
-        masked = {id(kernel.variable): name for name, kernel in self.kernels.items()}
         variables = [*self.layer.variables, *recurrent_states(self.layer)]
         # Every variable enters the scope: where the trainer runs in one, a nested scope would read stale values.
         mapping = [
-            (variable, self._read(masked[id(variable)], training) if id(variable) in masked else variable.value)
+            (variable, self._read(variable, training) if hasattr(variable, MASK) else variable.value)
             for variable in variables
         ]
         with Scope(state_mapping=mapping, collect_losses=True) as scope:
@@ -160,14 +160,13 @@ class Pruned(MaskedWeights):
         is_property = isinstance(inspect.getattr_static(type(self.layer), name, None), property)
         read = functools.partial(self._through_masks, getattr, True) if is_property else getattr
         value = read(self.layer, name)
-        for weight, kernel in self.kernels.items():
-            if kernel.variable is value:
-                return self._read(weight, training=True)
+        if any(kernel.variable is value for kernel in self.kernels.values()):
+            return self._read(value, training=True)
         return functools.partial(self._through_masks, value, True) if inspect.ismethod(value) else value
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments besides the layer, as a configuration holds them."""
-        own = {"criterion": self.criterion, "pattern": self.pattern, "weights": self.weight_names}
+        own: dict[str, Any] = {"criterion": self.criterion, "pattern": self.pattern, "weights": self.weight_names}
         own["latent"] = self.latent_values
         return {name: keras.saving.serialize_keras_object(value) for name, value in own.items()}
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from tfprune.models.kernels import Kernel, kernels
+from tfprune.models.kernels import Kernel, kernels, matrices
 from tfprune.models.kinds import check_keras, leaf_layers
-from tfprune.models.layers import as_numpy, walk
+from tfprune.models.layers import as_numpy, sublayers, walk
 from tfprune.models.register_prunable import is_registered
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.wrapping.pruned import Pruned, holds_pruned
@@ -53,7 +54,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
     every |= masked
     return SparsityReport(
         rows=rows,
-        skipped=tuple(_skipped(model, offered, is_wrapped=bool(wrapped))),
+        skipped=tuple(_skipped(model, offered, masked=masked)),
         total_nnz=sum(row.nnz for row in every.values()),
         total_size=sum(row.size for row in every.values()),
     )
@@ -71,20 +72,15 @@ def _row(layer: str, weight: str, variable: keras.Variable, mask: keras.Variable
     return WeightRow(layer, weight, is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept)))
 
 
-def _skipped(model: keras.layers.Layer, offered: list[Kernel], *, is_wrapped: bool) -> list[Skipped]:
-    """List the layers whose weights are not pruned, with the reason."""
+def _skipped(model: keras.layers.Layer, offered: list[Kernel], *, masked: Collection[int]) -> list[Skipped]:
+    """List the layers that hold weights which are not pruned, with the reason."""
     found, parts = [], list(leaf_layers(model))
     for path, layer in parts:
-        if isinstance(layer, Pruned):
-            frozen = [name for name in layer.kernels if name not in layer.trained()]
-            if frozen:
-                reason = f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}"
-                found.append(Skipped(path or layer.name, reason, Skipped.FROZEN))
-        elif not layer.built and is_registered(layer):
+        if not isinstance(layer, Pruned) and not layer.built and is_registered(layer):
             reason = "not built: the model has not called it yet"
             found.append(Skipped(path or layer.name, reason, Skipped.UNBUILT))
-        elif layer.weights and not holds_pruned(layer):
-            found += [Skipped(path or layer.name, *reasons) for reasons in _reasons(layer, is_wrapped)]
+        elif layer.weights and (isinstance(layer, Pruned) or not holds_pruned(layer)):
+            found += [Skipped(path or layer.name, *reasons) for reasons in _reasons(layer, masked)]
     in_layers = {id(variable) for _, layer in parts for variable in layer.variables}
     for kernel in offered:
         if id(kernel.variable) not in in_layers:
@@ -94,18 +90,43 @@ def _skipped(model: keras.layers.Layer, offered: list[Kernel], *, is_wrapped: bo
     return found
 
 
-def _reasons(layer: keras.layers.Layer, is_wrapped: bool) -> Iterator[tuple[str, str]]:
-    """Yield why a layer is left as it is, in words and as a kind; nothing for one whose kernels are counted."""
-    names, name = ", ".join(kernel.path for kernel in kernels(layer)), type(layer).__name__
-    if names:
-        if is_wrapped:
-            yield f"{names} left out by `filters` or by the pattern", Skipped.FILTERED
-    elif all(len(weight.shape) < 2 for weight in layer.weights):
+def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tuple[str, str]]:
+    """Yield why weights of a layer are left as they are, in words and as a kind.
+
+    Args:
+        layer: A layer, or a wrapper.
+        masked: The ids of all weights under masks; empty in a plain model, whose kernels are all counted.
+    """
+    if isinstance(layer, Pruned):
+        frozen = [name for name in layer.kernels if name not in layer.trained()]
+        if frozen:
+            yield f"frozen (trainable=False), so the masks never change: {', '.join(frozen)}", Skipped.FROZEN
+        layer = layer.layer
+    offered = {id(kernel.variable): kernel.path for kernel in kernels(layer)}
+    left = [path for variable, path in offered.items() if variable not in masked]
+    if masked and left:
+        yield f"{', '.join(left)} left out by `filters` or by the pattern", Skipped.FILTERED
+    others = {
+        path: weight for path, weight in matrices(layer) if id(weight) not in offered and id(weight) not in masked
+    }
+    factors = {path: weight for path, weight in others.items() if weight.name.startswith("lora_")}
+    if factors:
+        yield f"{_sizes(factors)}: factors of LoRA, which are added to the kernel and fill its zeros", Skipped.NO_RULE
+    rest = {path: weight for path, weight in others.items() if path not in factors}
+    name = type(layer).__name__
+    if rest and is_registered(layer):
+        names = f"leaves out {_sizes(rest)}" if offered else "names no weight that it has"
+        yield f"the rule for {name} {names}", Skipped.NO_RULE
+    elif rest:
+        which = f", {_sizes(rest)}" if sublayers(layer) else ""
+        yield f"no rule for {name}{which}: tfprune.register_prunable names the weights to prune", Skipped.NO_RULE
+    elif not offered:
         yield f"{name} has only biases, scales or statistics", Skipped.NO_KERNEL
-    elif is_registered(layer):
-        yield f"the rule for {name} names no weight that it has", Skipped.NO_RULE
-    else:
-        yield f"no rule for {name}: tfprune.register_prunable names the weights to prune", Skipped.NO_RULE
+
+
+def _sizes(weights: dict[str, keras.Variable]) -> str:
+    count = sum(math.prod(weight.shape) for weight in weights.values())
+    return f"{', '.join(weights)} of {count:,} parameters"
 
 
 @dataclass(frozen=True)
@@ -145,7 +166,8 @@ class SparsityReport(Report):
 
     Attributes:
         rows: One row per counted weight: the wrapped ones, or in a plain model every registered kernel.
-        skipped: The layers that have weights and are not pruned, each with the reason.
+        skipped: The layers that have weights which are not pruned, each with the reason. It names every weight with
+            rows and columns that is not pruned, depthwise kernels and position embeddings too; biases never.
         total_nnz: The number of non-zero entries in all kernels of the model, the skipped ones included.
         total_size: The number of entries in all kernels of the model, the skipped ones included.
     """
