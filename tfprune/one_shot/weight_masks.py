@@ -28,6 +28,7 @@ def wanda_mask(
         Booleans of the shape of the weights.
 
     Example:
+        >>> from tfprune.patterns import Unstructured
         >>> moments = GramMoments(3, 2)
         >>> moments.add_inputs(np.diag([10.0, 1.0, 0.1]))
         >>> weights = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
@@ -70,6 +71,7 @@ def sparse_gpt(
         The mask and the weights, both of the shape of the weights.
 
     Example:
+        >>> from tfprune.patterns import Unstructured
         >>> moments = GramMoments(2, 1)
         >>> moments.add_inputs(np.array([[1.0, 1.0], [2.0, 2.0]]))
         >>> weights = np.array([[1.0, 3.0]])
