@@ -1,0 +1,94 @@
+"""What is removed from a model, and how what is left is solved for: a line of settings for each row of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfprune
+
+Row = dict[str, Any]
+BATCH = 2
+UNITS = {"minilm": "feedforward_intermediate_dense", "gemma": "ffw_gating"}  # what makes the hidden units of a block
+UPDATES = {
+    "none": {"update": "none"},
+    "parallel": {"update": "parallel"},
+    "sequential": {"update": "sequential"},
+    "to dense": {"update": "sequential", "targets": "dense"},
+}
+# For each model: scores, each with updates, and what is calibrated on.
+TABLES: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {
+    "minilm": (
+        {
+            "activation": ("none", "parallel", "sequential"),
+            "greedy": ("none", "parallel", "sequential", "to dense"),
+        },
+        ("documentation", "both"),
+    ),
+    "gemma": (
+        {
+            "activation": ("none", "parallel", "sequential", "to dense"),
+            "wanda": ("none", "sequential"),
+            "obs": ("none", "sequential"),
+            "greedy": ("none", "sequential"),
+            "putri": ("none", "sequential"),
+        },
+        ("both",),
+    ),
+}
+
+
+def rows(model: str) -> list[Row]:
+    """Return the settings of each row of a model's table, in its order; the first one is the dense model."""
+    scores, calibrations = TABLES[model]
+    found = [_row(0.0, "-", "-", "-")]
+    for removed in (0.25, 0.5):
+        found.append(_row(removed, "magnitude", "none", "-"))
+        found += [
+            _row(removed, score, update, calibration)
+            for score, updates in scores.items()
+            for update in updates
+            for calibration in calibrations
+        ]
+    return [{"model": model, **row} for row in found]
+
+
+def _row(removed: float, score: str, update: str, calibration: str) -> Row:
+    return {"removed": removed, "score": score, "update": update, "calibration": calibration}
+
+
+def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.ndarray]]) -> keras.Model:
+    """Return a smaller model of the same class: hidden units are removed, the same number from each block."""
+    if row["score"] == "magnitude":
+        plan = tfprune.plan_shrink(dense, row["removed"], filters=UNITS[row["model"]])
+        return _smaller(dense, tfprune.zero_channels(dense, plan), row)
+    masked, _, _ = tfprune.putri(
+        dense,
+        calibration(row),
+        sparsity={"units": row["removed"]},
+        score=row["score"],
+        batch_size=BATCH,
+        verbose=0,
+        **UPDATES[row["update"]],
+    )
+    return _smaller(dense, masked, row)
+
+
+def _smaller(dense: keras.Model, masked: keras.Model, row: Row) -> keras.Model:
+    """Build the class with fewer units, as all blocks lose the same number, and copy what is not zero."""
+    config = dense.get_config()
+    config["intermediate_dim"] = round(config["intermediate_dim"] * (1 - row["removed"]))
+    small = type(dense).from_config(config)
+    kept = np.array([], int)
+    for target, source in zip(small.weights, masked.weights, strict=True):
+        values = keras.ops.convert_to_numpy(source)
+        for axis in range(values.ndim):
+            if target.shape[axis] != values.shape[axis]:
+                # A bias follows its kernel, and has the same units.
+                kept = np.flatnonzero(values.any(axis=1 - axis)) if values.ndim == 2 else kept
+                values = values.take(kept, axis=axis)
+        target.assign(values)
+    return small

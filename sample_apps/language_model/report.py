@@ -1,0 +1,104 @@
+"""Tables and figures, made of nothing but the results on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: no window, and no display needed
+import matplotlib.pyplot as plt
+
+Result = dict[str, Any]
+# What stands in the table: the name of a column, the key in a result, and its form.
+COLUMNS = {
+    "gemma": {
+        "Bible": ("perplexity", "bible", ".1f"),
+        "documentation": ("perplexity", "documentation", ".1f"),
+        "Jargon File": ("perplexity", "jargon", ".1f"),
+        "tokens a second": ("tokens_a_second", None, ".0f"),
+    },
+    "minilm": {
+        "cosine, documentation": ("cosine", "documentation", ".3f"),
+        "cosine, Bible": ("cosine", "bible", ".3f"),
+        "cosine, Jargon File": ("cosine", "jargon", ".3f"),
+        "recall@1": ("recall", None, ".3f"),
+    },
+}
+SETTINGS = ("removed", "score", "update", "calibration")
+COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+STYLES = {"none": ":", "parallel": "--"}
+
+
+def write(model: str, results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write the table of a model as `.md`, and the figure as `.png`; return both paths."""
+    table, figure = folder / f"{model}.md", folder / f"{model}.png"
+    table.write_text(text(model, results), encoding="utf-8")
+    draw(model, results, figure)
+    return [table, figure]
+
+
+def text(model: str, results: Sequence[Result]) -> str:
+    header = [*SETTINGS, *COLUMNS[model], "parameters", "MB", "seconds"]
+    rows = [
+        [
+            *(f"{result[name]:.0%}" if name == "removed" else str(result[name]) for name in SETTINGS),
+            *(f"{_value(result, column):{column[2]}}" for column in COLUMNS[model].values()),
+            f"{result['parameters']:,}",
+            f"{result['bytes'] / 1e6:,.1f}",
+            f"{result['seconds']:.0f}",
+        ]
+        for result in results
+    ]
+    lines = "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
+    machines = sorted({result["machine"] for result in results})
+    note = "MB are those of float32 weights, seconds those of choosing, solving and cutting."
+    return f"{lines}\n\n{note} {'; '.join(machines)}.\n"
+
+
+def name_of(row: Result) -> str:
+    return ", ".join([f"{row['removed']:.0%}", *(row[name] for name in SETTINGS[1:])])
+
+
+def line(model: str, result: Result) -> str:
+    """Return the settings and measures of one row, to print when it comes."""
+    measured = ", ".join(f"{name} {_value(result, column):{column[2]}}" for name, column in COLUMNS[model].items())
+    return f"{name_of(result)}: {measured} ({result['seconds']:.0f} s)"
+
+
+def draw(model: str, results: Sequence[Result], path: Path) -> None:
+    """Draw a panel for each measure, and in it a curve for each way to cut, over the part that is removed."""
+    shown = {name: column for name, column in COLUMNS[model].items() if name != "tokens a second"}
+    figure, panels = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 4.5), layout="constrained")
+    dense, *others = results
+    ways = list(dict.fromkeys(_way(result) for result in others))
+    scores = list(dict.fromkeys(score for score, _, _ in ways))
+    for panel, (name, column) in zip(panels, shown.items(), strict=True):
+        for way in ways:
+            curve = [dense, *(one for one in others if _way(one) == way)]
+            panel.plot(
+                [100 * one["removed"] for one in curve],
+                [_value(one, column) for one in curve],
+                label=", ".join(way),
+                color=COLORS[scores.index(way[0]) % len(COLORS)],
+                linestyle=STYLES.get(way[1], "-"),
+                marker="o",
+            )
+        panel.set(title=name, xlabel="removed, %")
+        panel.grid(alpha=0.3)
+        if column[0] == "perplexity":
+            panel.set(yscale="log", ylabel="perplexity")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _way(result: Result) -> tuple[str, ...]:
+    return tuple(result[name] for name in SETTINGS[1:])
+
+
+def _value(result: Result, column: tuple[str, str | None, str]) -> float:
+    measure, part, _ = column
+    return result[measure] if part is None else result[measure][part]

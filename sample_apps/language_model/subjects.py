@@ -1,0 +1,145 @@
+"""The models that are cut, each with the text that it is calibrated on and measured by."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import keras_hub
+import numpy as np
+
+from sample_apps.language_model import measures, texts, weights
+
+Row = dict[str, Any]
+DOMAINS = ("documentation", "bible")  # what there is to calibrate on; the second is the other one
+THIRD = "jargon"  # never calibrated on, so that nothing was chosen by it
+
+
+_read = functools.cache(texts.load)
+
+
+class Subject(Protocol):
+    """A dense model, and how smaller ones are judged."""
+
+    model: keras.Model
+
+    def calibration(self, row: Row) -> dict[str, np.ndarray]:
+        """Return the inputs to calibrate on."""
+        ...
+
+    def measure(self, model: keras.Model) -> dict[str, Any]:
+        """Return the figures of a model."""
+        ...
+
+
+class Gemma:
+    """A causal language model, judged by its perplexity."""
+
+    calibrate, evaluate = 40, 6  # windows: of all domains together, and of each
+    read = staticmethod(_read)
+
+    def __init__(self, backbone: keras.Model, tokenizer: Any) -> None:
+        self.model, self.tokenizer = weights.complete(backbone), tokenizer
+        self.embedding = backbone.get_layer("token_embedding")  # the same in each model: only hidden units go
+
+    def calibration(self, row: Row) -> dict[str, np.ndarray]:
+        domains = _domains(row)
+        count = self.calibrate // len(domains)
+        parts = [measures.windows(self.read(name).calibration, self.tokenizer, count) for name in domains]
+        return measures.inputs(np.stack(parts, axis=1).reshape(-1, measures.WINDOW))  # one of each in turn
+
+    @functools.cached_property
+    def evaluation(self) -> dict[str, np.ndarray]:
+        return {
+            name: measures.windows(self.read(name).evaluation, self.tokenizer, self.evaluate)
+            for name in (*DOMAINS, THIRD)
+        }
+
+    def measure(self, model: keras.Model) -> dict[str, Any]:
+        return {
+            "perplexity": {
+                name: measures.perplexity(model, tokens, self.embedding) for name, tokens in self.evaluation.items()
+            },
+            "tokens_a_second": measures.tokens_a_second(model, self.evaluation["bible"]),
+        }
+
+
+class MiniLM:
+    """A model of sentences, judged by how near its vectors are to the dense model's, and by what they find."""
+
+    def __init__(self, backbone: keras.Model, tokenizer: Any) -> None:
+        self.model, self.tokenizer = backbone, tokenizer
+
+    def calibration(self, row: Row) -> dict[str, np.ndarray]:
+        domains = _domains(row)
+        drawn = [[section.text for section in _read(name).calibration[: 384 // len(domains)]] for name in domains]
+        return measures.encode([text for together in zip(*drawn, strict=True) for text in together], self.tokenizer)
+
+    @functools.cached_property
+    def evaluation(self) -> dict[str, dict[str, np.ndarray]]:
+        drawn: dict[str, Sequence[str]] = {
+            name: measures.sentences(_read(name).evaluation, 200) for name in (*DOMAINS, THIRD)
+        }
+        drawn |= measures.pairs(_read("documentation").evaluation, 500)._asdict()
+        return {name: measures.encode(content, self.tokenizer) for name, content in drawn.items()}
+
+    @functools.cached_property
+    def dense(self) -> dict[str, np.ndarray]:
+        return self._vectors(self.model)
+
+    def _vectors(self, backbone: keras.Model) -> dict[str, np.ndarray]:
+        model = measures.embedder(backbone)
+        return {name: model.predict(tokens, verbose=0) for name, tokens in self.evaluation.items()}
+
+    def measure(self, model: keras.Model) -> dict[str, Any]:
+        found = self._vectors(model)
+        return {
+            "cosine": {name: measures.cosine(found[name], self.dense[name]) for name in (*DOMAINS, THIRD)},
+            "recall": measures.recall(found["titles"], found["passages"]),
+        }
+
+
+def load(name: str, preset: str | None, cache: Path) -> Subject:
+    """Return a model with its weights: of a preset, or of packages where none is named.
+
+    Raises:
+        ConnectionError: If the preset or the packages cannot be had.
+    """
+    backbone, tokenizer, subject = {
+        "gemma": (keras_hub.models.Gemma3Backbone, keras_hub.models.Gemma3Tokenizer, Gemma),
+        "minilm": (keras_hub.models.BertBackbone, keras_hub.models.BertTokenizer, MiniLM),
+    }[name]
+    source = preset or str(weights.preset(name, cache))
+    try:
+        return subject(backbone.from_preset(source), tokenizer.from_preset(source))
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"Expected weights in the preset {source!r}. Received: {error} Presets of Gemma ask for consent to its "
+            f"terms and for an account; without --preset, packages are used."
+        ) from error
+
+
+class Tiny(Gemma):
+    """A tiny Gemma with random weights, and made-up text of which each byte is a token, for --smoke."""
+
+    calibrate, evaluate = 4, 2
+    start_token_id = 0
+
+    def __init__(self) -> None:
+        keras.utils.set_random_seed(0)
+        sizes = {"vocabulary_size": 256, "num_layers": 2, "hidden_dim": 32, "intermediate_dim": 64, "head_dim": 8}
+        super().__init__(keras_hub.models.Gemma3Backbone(**{**weights.GEMMA, **sizes}), self)
+
+    def __call__(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def read(self, name: str) -> texts.Text:
+        sections = list(texts.made_up())
+        return texts.Text(sections[:8], sections[8:10], sections[10:])
+
+
+def _domains(row: Row) -> tuple[str, ...]:
+    return DOMAINS if row["calibration"] == "both" else (row["calibration"],)

