@@ -39,8 +39,7 @@ def assert_equal(model: keras.Model, reference: keras.Model, inputs) -> None:
 def test_the_smaller_model_is_of_the_same_class_and_equals_the_masked_one(name, settings, tmp_path):
     model = trained(hub_models.BACKBONES[name])
     inputs = hub_models.inputs_for(model)
-    inside = "(query|intermediate_dense|ffw_gating)/" if name == "WhisperBackbone" else None  # of blocks
-    plan = tfprune.plan_shrink(model, **settings, filters=inside)
+    plan = tfprune.plan_shrink(model, **settings)
     smaller = tfprune.shrink(model, plan, into="class")
     assert isinstance(smaller, type(model))
     assert smaller.count_params() == plan.parameters_kept < model.count_params()
@@ -90,8 +89,9 @@ def test_a_smaller_model_is_wrapped_stripped_and_shrunk_again():
     assert_equal(tfprune.shrink(smaller, plan), tfprune.zero_channels(smaller, plan), inputs)
 
 
-def test_layers_of_the_graph_itself_are_named_where_the_class_is_to_stay():
-    model = trained(hub_models.BACKBONES["WhisperBackbone"])
-    plan = tfprune.plan_shrink(model, 0.5, filters="conv_layer_1")
-    with pytest.raises(ValueError, match=r"encoder_token_embedding_conv_layer_1, .*stand in its graph.*`filters`"):
-        tfprune.shrink(model, plan, into="class")
+def test_layers_of_the_graph_itself_get_smaller_too():
+    model = trained(hub_models.BACKBONES["ResNetBackbone"])
+    plan = tfprune.plan_shrink(model, 0.5)
+    smaller = tfprune.shrink(model, plan, into="class")
+    assert isinstance(smaller, type(model))
+    assert_equal(smaller, tfprune.zero_channels(model, plan), hub_models.inputs_for(model))

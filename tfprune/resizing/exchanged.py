@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ class Exchange:
     """What is other in a model than its code makes it, by the index of a layer in `walk`.
 
     Attributes:
-        parts: The layers to put in place of others.
+        parts: The layers that others become.
         numbers: The attributes of layers to set.
         heads: How many heads of a cache are a layer's own.
     """
@@ -62,52 +61,33 @@ keras.saving.register_keras_serializable(package="tfprune", name="Resized")(_Res
 
 
 def resize(model: keras.Model, exchange: Exchange, *, origin: dict[str, Any] | None = None) -> keras.Model:
-    """Exchange layers of a model, set numbers of others, and return the model, of a class that is saved with them.
+    """Let layers of a model become others, set numbers, and return the model, of a class that is saved with them.
 
     Args:
         model: A model that is the caller's own, of a class around a graph.
-        exchange: What to exchange; the parts are built.
+        exchange: What to exchange; the parts are built, and used up.
         origin: The configuration that the model was made from; None asks its class.
     """
     origin = origin_of(model) if origin is None else origin
     layers = [layer for _, layer in walk(model)]
-    new = {id(layers[index]): part for index, part in exchange.parts.items()}
+    for index, part in exchange.parts.items():
+        _become(layers[index], part)
     for index, numbers in exchange.numbers.items():
         vars(layers[index]).update(numbers)  # past Keras, which locks a built layer
     for index, count in exchange.heads.items():
         vars(layers[index])[_HEADS] = count
         layers[index].__class__ = _with_own_heads(type(layers[index]))
-    for layer in layers:
-        for name, value in vars(layer).items():
-            vars(layer)[name] = _exchanged(value, new)
     vars(model).update({_SIZES: exchange, "tfprune_made_from": origin})
     model.__class__ = _derived(type(model))
     return model
 
 
-def _exchanged(value: Any, new: Mapping[int, keras.layers.Layer]) -> Any:
-    """Return a value with other layers in it, lists and dicts changed in place, as Keras keeps lists of its own."""
-    if isinstance(value, keras.layers.Layer):
-        return new.get(id(value), value)
-    if isinstance(value, (list, dict)):
-        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            other = _exchanged(item, new)
-            if other is not item:
-                _set(value, key, other)
-    elif isinstance(value, tuple):
-        items = [_exchanged(item, new) for item in value]
-        if any(ours is not theirs for ours, theirs in zip(items, value, strict=True)):
-            return value._make(items) if hasattr(value, "_make") else tuple(items)
-    return value
-
-
-def _set(value: Any, key: Any, item: Any) -> None:
-    """Set an entry past Keras, which locks what a built layer holds; TensorFlow's own lists keep theirs elsewhere."""
-    kind = next((kind for kind in (list, dict) if isinstance(value, kind) and issubclass(type(value), kind)), None)
-    if kind is not None and kind.__len__(value) == len(value):
-        kind.__setitem__(value, key, item)  # type: ignore[index]
-    else:
-        value[key] = item
+def _become(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
+    """Give a layer the state of another one that was never called; whatever refers to it, a graph too, still does."""
+    name, state = layer.name, vars(part).items()
+    vars(layer).update({key: value for key, value in state if not isinstance(value, list) or value})
+    layer.__class__ = type(part)
+    layer.name = name
 
 
 @functools.cache

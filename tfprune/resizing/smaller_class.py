@@ -29,7 +29,7 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
         keep: Which bundles are kept.
 
     Raises:
-        NoClass: If layers of the graph itself would have to change, or the smaller blocks return something else.
+        NoClass: If the smaller model returns something else than the smaller graph.
     """
     by_arguments = resized_by_arguments(copy, network, keep=keep)
     if by_arguments is not None:
@@ -37,25 +37,19 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     graph = SmallerGraph(copy.model, network, keep=keep)
     changed = {id(layer) for layer in graph.changed()}
     layers = [layer for _, layer in walk(copy.plain)]
-    holders = {index: [id(part) in changed for part in sublayers(layer)] for index, layer in enumerate(layers)}
-    models = [layer for layer in layers if isinstance(layer, keras.Model)]
-    own = [part.name for model in models for part in sublayers(model) if id(part) in changed]
-    if own:
-        raise NoClass(f"{', '.join(own[:5])} stand in its graph, not in a block: leave them out with `filters`")
     parts = {index: _part(layer, graph) for index, layer in enumerate(layers) if id(layer) in changed}
+    inner = {index: [part for part in sublayers(layer) if id(part) in changed] for index, layer in enumerate(layers)}
     sizes = {
-        index: _inner_sizes(layer, changed, network, keep)
-        for index, layer in enumerate(layers)
-        if any(holders[index])
+        index: sizes_of(network, [network.layers[part.name] for part in found], keep=keep)
+        for index, found in inner.items()
+        if found and not isinstance(layers[index], keras.Model)  # whose numbers say what its cache is
     }
     numbers = {index: _numbers(layers[index], found) for index, found in sizes.items()}
     heads = {index: count for index, found in sizes.items() if (count := _heads(layers[index], found))}
     plain = copy.as_it_was()
-    for index, part in parts.items():
-        part.name = layers[index].name
     found = resize(plain, Exchange(parts, {key: values for key, values in numbers.items() if values}, heads))
     if not _same(found, graph.model):
-        raise NoClass("its blocks return something else with fewer heads or units")
+        raise NoClass("its code returns something else where layers are smaller")
     return found
 
 
@@ -70,12 +64,6 @@ def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
     for variable, kept in zip(part.variables, graph.layer(layer).variables, strict=True):
         variable.assign(kept)
     return part
-
-
-def _inner_sizes(layer: keras.layers.Layer, changed: set[int], network: Network, keep: np.ndarray) -> Sizes:
-    """Return how many heads and units of how many the layers inside of a layer keep."""
-    inside = [network.layers[part.name] for part in sublayers(layer) if id(part) in changed]
-    return sizes_of(network, inside, keep=keep)
 
 
 def _numbers(layer: keras.layers.Layer, sizes: Sizes) -> dict[str, int]:

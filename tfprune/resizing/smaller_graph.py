@@ -26,7 +26,7 @@ class SmallerGraph:
         keep: Which bundles are kept.
 
     Attributes:
-        model: A Functional model. Layers of the user's that lose nothing are those of the flat copy.
+        model: A Functional model. It shares layers that lose nothing with the flat copy.
     """
 
     def __init__(self, flat: keras.Model, network: Network, *, keep: np.ndarray) -> None:
@@ -54,11 +54,8 @@ class SmallerGraph:
         return next((functools.partial(_sized, name, sizes) for name, sizes in counted.items()), layer)
 
     def _stays(self, layer: keras.layers.Layer) -> bool:
-        """Tell whether it is a user's layer that loses nothing: it may not have the configuration of a copy."""
-        known = self._network.layers.get(layer.name)
-        weights = () if known is None else known.weights
-        whole = all(weight.size(self._keep) == math.prod(weight.shape) for weight in weights)
-        return whole and not is_of_keras(layer)
+        """Tell whether a layer can stand in both graphs: it may not have the configuration of a copy."""
+        return not self._changes(layer) and not (is_of_keras(layer) and layer.weights)
 
     def counted(self, layer: Any) -> dict[str, Any]:
         """Return the arguments of a layer or operation that count channels, with how many are kept."""
@@ -74,13 +71,16 @@ class SmallerGraph:
         return self._shapes[id(layer)]
 
     def changed(self) -> list[keras.layers.Layer]:
-        """Return the layers of the flat copy whose weights have other shapes in the graph."""
-        return [
-            layer
-            for layer in self._flat.layers
-            if id(layer) in self._smaller
-            and [weight.shape for weight in layer.weights] != [weight.shape for weight in self.layer(layer).weights]
-        ]
+        """Return the layers of the flat copy that have other sizes in the graph."""
+        return [layer for layer in self._flat.layers if id(layer) in self._smaller and self._changes(layer)]
+
+    def _changes(self, layer: keras.layers.Layer) -> bool:
+        known = self._network.layers.get(layer.name)
+        if known is None:
+            return False
+        if any(weight.size(self._keep) != math.prod(weight.shape) for weight in known.weights):
+            return True
+        return self.counted(layer) != _counted(known.config, self._network.all_kept())
 
     def _copy_kept(self, source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         """Assign the kept entries of the variables of a layer to its smaller copy."""
