@@ -58,13 +58,13 @@ def set_layer_states(model: keras.Model, states: Sequence[Sequence[Any]]) -> Non
             f"Expected {type(model).__name__} to have the same layers when it is built from its configuration. "
             f"Received: {len(parts)} where it has {len(states)}. Return every argument in `get_config`."
         )
-    for part, (_, _, rank, alpha) in zip(parts, states, strict=True):
-        if rank is not None and not getattr(part, "lora_enabled", False):
-            part.enable_lora(rank, lora_alpha=alpha)
     for part, (name, trainable, _, _) in zip(parts, states, strict=True):
         part.name = name
         if part.trainable != trainable:  # sets those inside, too, which come later
             part.trainable = trainable
+    for part, (_, _, rank, alpha) in zip(parts, states, strict=True):
+        if rank is not None and not getattr(part, "lora_enabled", False):  # freezes the kernel, so it comes last
+            part.enable_lora(rank, lora_alpha=alpha)
 
 
 def plain_parts(model: keras.Model) -> list[keras.layers.Layer]:
