@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
@@ -11,6 +11,7 @@ from tfprune.models.filters import Filters, selector
 from tfprune.models.kernels import Kernel, kernels
 from tfprune.patterns import Pattern
 
+Wanted = Callable[[str, keras.layers.Layer, Kernel], bool]
 NamedKernels = Mapping[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]
 
 
@@ -44,26 +45,31 @@ def choose_groups(
         refusal: Says why a group has to stay as it is; None if some of its channels may go.
 
     Raises:
-        ValueError: If no group is left, or one that was asked for has to stay.
+        ValueError: If all groups that one of the filters asks for have to stay.
     """
-    others = (weight.path for layer in network.layers.values() for weight in layer.weights)
-    wanted = selector(filters, pattern, [path for path, _, _ in named.values()], others=others)
+    others = [weight.path for layer in network.layers.values() for weight in layer.weights]
+    paths = [path for path, _, _ in named.values()]
+    several = isinstance(filters, Sequence) and not isinstance(filters, str)
+    chosen: dict[str, Group] = {}
+    for asked in filters if several else [filters]:  # type: ignore[union-attr]
+        wanted = selector(asked, pattern, paths, others=others)
+        groups = [group for group in network.groups if _is_wanted(group, network, named, wanted)]
+        groups = [group for group in groups if pattern.kind in (None, group.kind)]
+        reasons = {group.name: refusal(group) for group in groups}
+        free = {group.name: group for group in groups if reasons[group.name] is None}
+        if not free:
+            stuck = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+            raise ValueError(
+                f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={asked!r}, and these "
+                f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."
+            )
+        chosen |= free
+    return [group for group in network.groups if group.name in chosen]
 
-    def makers(group: Group) -> list[ChanneledWeight]:
-        made = (weight for weight in network.weights_of(group) if weight.making(group.bundles))
-        return [weight for weight in made if weight in named and wanted(*named[weight])]
 
-    groups = [group for group in network.groups if pattern.kind in (None, group.kind) and makers(group)]
-    reasons = {group.name: refusal(group) for group in groups}
-    free = [group for group in groups if reasons[group.name] is None]
-    served = {weight for group in free for weight in makers(group)}  # the size of a head may stay where heads go
-    if not free or (filters is not None and any(not served.issuperset(makers(group)) for group in groups)):
-        stuck = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
-        raise ValueError(
-            f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={filters!r}, and these "
-            f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."
-        )
-    return free
+def _is_wanted(group: Group, network: Network, named: NamedKernels, wanted: Wanted) -> bool:
+    makers = (weight for weight in network.weights_of(group) if weight.making(group.bundles))
+    return any(weight in named and wanted(*named[weight]) for weight in makers)
 
 
 def why_stuck(

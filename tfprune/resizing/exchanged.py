@@ -76,9 +76,11 @@ def resize(model: keras.Model, exchange: Exchange, *, origin: dict[str, Any] | N
         vars(layers[index]).update(numbers)  # past Keras, which locks a built layer
     for index, count in exchange.heads.items():
         vars(layers[index])[_HEADS] = count
-        layers[index].__class__ = _with_own_heads(type(layers[index]))
+        attention: Any = type(layers[index])
+        layers[index].__class__ = _with_own_heads(attention)
     vars(model).update({_SIZES: exchange, "tfprune_made_from": origin})
-    model.__class__ = _derived(type(model))
+    model_class: Any = type(model)
+    model.__class__ = _derived(model_class)
     return model
 
 

@@ -18,7 +18,7 @@ from tfprune.wrapping.flat_copy import FlatCopy
 Sizes = dict[tuple[bool, int], int]  # how many are kept, by whether they are heads and how many there are
 
 # Which arguments count heads and hidden units: by a word in their names, and by words that mean something else.
-_UNITS = ("intermediate", "mlp", "feed", "ffn", "ffw", "inner")
+_UNITS = ("intermediate", "mlp", "feed", "ffn", "ffw", "inner", "units")
 _OTHERS = ("layers", "ratio", "size", "length", "rate")
 
 

@@ -58,8 +58,9 @@ def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
     part = copy_of(layer, changes=graph.counted(layer))
     config = layer.get_build_config()
     if "input_shape" in config:  # the smaller one's has other channels, and no open sizes
-        pairs = zip(config["input_shape"], graph.shape(layer), strict=True)
-        config = {"input_shape": tuple(None if size is None else own for size, own in pairs)}
+        built, called = config["input_shape"], graph.shape(layer)  # perhaps on positions in one axis
+        sizes = [*built, *called][-len(built) :] if len(called) >= len(built) else [*built[: -len(called)], *called]
+        config = {"input_shape": tuple(None if size is None else own for size, own in zip(built, sizes, strict=True))}
     part.build_from_config(config)
     for variable, kept in zip(part.variables, graph.layer(layer).variables, strict=True):
         variable.assign(kept)

@@ -94,7 +94,7 @@ def _sources(model: keras.Model, plain: keras.Model) -> Iterator[tuple[int, Sour
             continue
         inside = layer.layer if isinstance(layer, Pruned) else layer
         for variable, counterpart in zip(inside.weights, copy.weights, strict=True):
-            yield id(counterpart), Source(layer, paths[id(layer)], variable)
+            yield id(counterpart), Source(layer, paths.get(id(layer), layer.name), variable)
 
 
 def _check_opened(model: keras.Model, plain: keras.Model, opened: Opened) -> None:

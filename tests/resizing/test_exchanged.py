@@ -1,0 +1,124 @@
+"""A class around a graph whose blocks keep different numbers: itself, equal to the masked model, saved and loaded."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+
+layers, ops = keras.layers, keras.ops
+register = keras.saving.register_keras_serializable(package="exchanged")
+
+
+@register
+class FeedForward(layers.Layer):
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+        self.up = layers.Dense(units, "gelu", name="up")
+
+    def build(self, shape):
+        self.up.build(shape)
+        self.down = layers.Dense(shape[-1], name="down")
+        self.down.build((*shape[:-1], self.units))
+
+    def call(self, inputs):
+        return inputs + self.down(self.up(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@register
+class Attention(layers.Layer):
+    """Attention that looks at its number of heads, with the size of a head derived from it when it is built."""
+
+    def __init__(self, num_heads, **options):
+        super().__init__(**options)
+        self.num_heads = num_heads
+
+    def build(self, shape):
+        size = shape[-1] // self.num_heads
+        for name in ("query", "key", "value"):
+            setattr(self, name, layers.EinsumDense("btd,dnh->btnh", (None, self.num_heads, size), name=name))
+            getattr(self, name).build(shape)
+        self.out = layers.EinsumDense("btnh,nhd->btd", (None, shape[-1]), name="out")
+        self.out.build((*shape[:-1], self.num_heads, size))
+
+    def call(self, inputs):
+        query, key, value = self.query(inputs), self.key(inputs), self.value(inputs)
+        scores = ops.softmax(ops.einsum("btnh,bsnh->bnts", query, key))
+        found = ops.einsum("bnts,bsnh->btnh", scores, value)
+        batch, length, _, size = ops.shape(found)
+        joined = ops.reshape(found, (batch, length, self.num_heads * size))  # which reads the attribute
+        return inputs + self.out(ops.reshape(joined, (batch, length, self.num_heads, size)))
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+@register
+class Backbone(keras.Model):
+    """A class around a graph of blocks, with a method of its own."""
+
+    def __init__(self, num_heads=4, hidden_units=10, **options):
+        tokens = keras.Input((None,), dtype="int32", name="tokens")
+        x = layers.Embedding(11, 8, name="embedding")(tokens)
+        for index in range(2):
+            x = layers.LayerNormalization(name=f"norm_{index}")(Attention(num_heads, name=f"attention_{index}")(x))
+            x = FeedForward(hidden_units, name=f"feed_forward_{index}")(x)
+        super().__init__(tokens, layers.LayerNormalization(name="norm")(x), **options)
+        self.num_heads, self.hidden_units = num_heads, hidden_units
+
+    def first(self, tokens):
+        return self(tokens)[:, 0]
+
+    def get_config(self):
+        return {"num_heads": self.num_heads, "hidden_units": self.hidden_units, "name": self.name}
+
+
+TOKENS = np.random.default_rng(0).integers(0, 11, (3, 7))
+PLANS = {
+    "units": {"sparsity": 0.5, "filters": "feed_forward"},
+    "uneven": {"sparsity": 0.5, "allocation": {"attention_0/heads": 0.5, "feed_forward_1": 0.5, "": 0.0}},
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_class_comes_back_smaller(name, tmp_path):
+    keras.utils.set_random_seed(2)
+    model = Backbone(name="backbone")
+    plan = tfprune.plan_shrink(model, **PLANS[name])
+    smaller = tfprune.shrink(model, plan, into="class")
+    assert isinstance(smaller, Backbone)
+    assert smaller.count_params() == plan.parameters_kept < model.count_params()
+    masked = tfprune.zero_channels(model, plan)
+    np.testing.assert_allclose(smaller.first(TOKENS), masked(TOKENS)[:, 0], atol=1e-5)
+    smaller.save(tmp_path / "smaller.keras")
+    np.testing.assert_array_equal(
+        keras.models.load_model(tmp_path / "smaller.keras").first(TOKENS), smaller.first(TOKENS)
+    )
+
+
+def test_arguments_say_what_all_blocks_keep():
+    model = Backbone(name="backbone")
+    smaller = tfprune.shrink(model, tfprune.plan_shrink(model, **PLANS["units"]))
+    assert type(smaller) is Backbone  # it loads without tfprune
+    assert smaller.hidden_units == 5
+
+
+def test_a_smaller_class_gets_smaller_again():
+    model = Backbone(name="backbone")
+    smaller = tfprune.shrink(model, tfprune.plan_shrink(model, **PLANS["uneven"]))
+    plan = tfprune.plan_shrink(smaller, 0.5)
+    smallest = tfprune.shrink(smaller, plan, into="class")
+    assert smallest.count_params() < smaller.count_params() < model.count_params()
+    np.testing.assert_allclose(smallest(TOKENS), tfprune.zero_channels(smaller, plan)(TOKENS), atol=1e-5)
+
+
+def test_a_model_that_is_no_class_of_its_own_has_none_to_come_back_as():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="hidden"), layers.Dense(2)])
+    with pytest.raises(ValueError, match="Functional is not a class around a graph|Sequential is not a class around"):
+        tfprune.shrink(model, tfprune.plan_shrink(model, 0.5), into="class")
