@@ -64,8 +64,8 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
     """Return a smaller model of the same class: hidden units are removed, the same number from each block."""
     if row["score"] == "magnitude":
         plan = tfprune.plan_shrink(dense, row["removed"], filters=UNITS[row["model"]])
-        return _smaller(dense, tfprune.zero_channels(dense, plan), row)
-    masked, _, _ = tfprune.putri(
+        return tfprune.shrink(dense, plan, into="class")
+    masked, plan, _ = tfprune.putri(
         dense,
         calibration(row),
         sparsity={"units": row["removed"]},
@@ -74,21 +74,4 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
         verbose=0,
         **UPDATES[row["update"]],
     )
-    return _smaller(dense, masked, row)
-
-
-def _smaller(dense: keras.Model, masked: keras.Model, row: Row) -> keras.Model:
-    """Build the class with fewer units, as all blocks lose the same number, and copy what is not zero."""
-    config = dense.get_config()
-    config["intermediate_dim"] = round(config["intermediate_dim"] * (1 - row["removed"]))
-    small = type(dense).from_config(config)
-    kept = np.array([], int)
-    for target, source in zip(small.weights, masked.weights, strict=True):
-        values = keras.ops.convert_to_numpy(source)
-        for axis in range(values.ndim):
-            if target.shape[axis] != values.shape[axis]:
-                # A bias follows its kernel, and has the same units.
-                kept = np.flatnonzero(values.any(axis=1 - axis)) if values.ndim == 2 else kept
-                values = values.take(kept, axis=axis)
-        target.assign(values)
-    return small
+    return tfprune.shrink(masked, plan, into="class")

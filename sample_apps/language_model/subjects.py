@@ -42,7 +42,7 @@ class Gemma:
     read = staticmethod(_read)
 
     def __init__(self, backbone: keras.Model, tokenizer: Any) -> None:
-        self.model, self.tokenizer = weights.complete(backbone), tokenizer
+        self.model, self.tokenizer = backbone, tokenizer
         self.embedding = backbone.get_layer("token_embedding")  # the same in each model: only hidden units go
 
     def calibration(self, row: Row) -> dict[str, np.ndarray]:

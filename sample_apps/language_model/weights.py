@@ -17,7 +17,6 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import keras_hub
 import numpy as np
 
@@ -49,13 +48,6 @@ SOURCES = {
         "all-MiniLM-L6-v2, under the Apache License 2.0",
     ),
 }
-
-
-def complete(backbone: keras.Model) -> keras.Model:
-    """Give the norms of a Gemma, which KerasHub leaves without it, the configuration that copies are made from."""
-    norm = type(backbone.get_layer("final_normalization"))
-    norm.get_config = lambda self: {**keras.layers.Layer.get_config(self), "epsilon": self.epsilon}
-    return backbone
 
 
 def preset(name: str, cache: Path) -> Path:

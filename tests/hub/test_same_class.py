@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tfprune
+import tfprune.export
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 hub_models = pytest.importorskip("hub_models")
@@ -95,3 +96,16 @@ def test_layers_of_the_graph_itself_get_smaller_too():
     smaller = tfprune.shrink(model, plan, into="class")
     assert isinstance(smaller, type(model))
     assert_equal(smaller, tfprune.zero_channels(model, plan), hub_models.inputs_for(model))
+
+
+def test_inputs_of_fixed_sizes_give_a_graph_that_is_exported(tmp_path):
+    backbone = trained(hub_models.BACKBONES["Gemma3Backbone"])
+    inputs = {x.name: keras.Input((8,), batch_size=1, dtype="int32", name=x.name) for x in backbone.inputs}
+    model = keras.Model(inputs, backbone(inputs))
+    plan = tfprune.plan_shrink(model, **UNEVEN)
+    smaller = tfprune.shrink(model, plan)
+    assert smaller.count_params() == plan.parameters_kept < model.count_params()
+    numbers = {name: np.ones((1, 8), "int32") for name in inputs}
+    assert_equal(smaller, tfprune.zero_channels(model, plan), numbers)
+    tfprune.export.to_tflite(smaller, tmp_path / "smaller.tflite")
+    assert (tmp_path / "smaller.tflite").stat().st_size > 4 * plan.parameters_kept

@@ -214,3 +214,11 @@ def test_models_without_units():
     model = keras.Model(series, layers.MultiHeadAttention(2, 3, name="attention")(series, series))
     with pytest.raises(ValueError, match="hidden units that can be removed"):
         putri(model, np.zeros((4, 5, 6)), verbose=0)
+
+
+def test_one_batch_is_enough_where_nothing_is_solved_for():
+    x = keras.random.normal((16, 8), seed=0)
+    hidden = keras.layers.Dense(12, "relu", name="hidden")
+    model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(3)])
+    _, _, report = putri(model, x, update="none", batch_size=16, verbose=0)
+    assert [(row.group, row.kept) for row in report.rows] == [("hidden", 6)]

@@ -149,7 +149,8 @@ def putri(
 def _settings(update: str, targets: str, *, ridge: float, holdout: float) -> Update:
     check_choice(update, "update", choices=UPDATES)
     check_choice(targets, "targets", choices=TARGETS)
-    is_held = every(check_number(holdout, "holdout", least=0, most=0.5))
+    holdout = check_number(holdout, "holdout", least=0, most=0.5)
+    is_held = every(0.0 if update == "none" else holdout)  # nothing is solved for that could be worse
     return Update(update, targets == "dense", check_number(ridge, "ridge", least=0), is_held)
 
 

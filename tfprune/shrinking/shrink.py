@@ -64,8 +64,11 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
             f"keras.Model(x, model(x))."
         )
     smaller = SmallerGraph(copy.model, plan.network, keep=plan.keep).model
-    # Stripped, because layers and operations of the copy have been called on the larger tensors, too.
-    return strip(keras.Model(smaller.input, smaller.output, name=model.name))
+    graph = keras.Model(smaller.input, smaller.output, name=model.name)
+    try:  # stripped, because layers and operations of the copy have been called on the larger tensors, too
+        return strip(graph)
+    except ValueError:  # a layer has no configuration: the graph runs and is exported, but cannot be saved anyway
+        return graph
 
 
 def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> FlatCopy:
