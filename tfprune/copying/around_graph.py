@@ -21,7 +21,7 @@ from tfprune.copying.layer_states import (
     plain_parts,
     set_layer_states,
 )
-from tfprune.copying.origin import ORIGIN, PARTS, fresh, origin_of
+from tfprune.copying.origin import ORIGIN, PARTS, fresh, origin_of, saved_with
 from tfprune.copying.subclassed import replace_in_place
 from tfprune.models.kinds import as_graph, graph_layers, is_around_graph, is_subclassed, leaf_layers
 from tfprune.models.layers import walk
@@ -49,19 +49,6 @@ class _Retraced:
 
 
 keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(_Retraced)
-
-_DERIVED: dict[type, Any] = {}  # by the class that each is derived from
-
-
-def _derived(model_class: Any) -> Any:
-    """Return a subclass of a model's class whose instances are saved with the wrappers in their graph."""
-    if model_class not in _DERIVED:
-        members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
-        derived = type(model_class.__name__, (_Retraced, model_class), members)
-        _DERIVED[model_class] = keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(
-            derived
-        )
-    return _DERIVED[model_class]
 
 
 def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
@@ -212,7 +199,8 @@ def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], mad
     graph = _called_anew(keras.Model(model.input, [model.output, tensors], name=model.name), call)
     outputs, counterparts = graph.output
     others = dict(zip(map(id, tensors), counterparts, strict=True))
-    derived = _derived(getattr(type(model), "copied_class", type(model)))
+    model_class: Any = type(model)
+    derived = saved_with(_Retraced, getattr(model_class, "copied_class", model_class))
     copy = derived.__new__(derived)
     type(graph).__init__(copy, graph.input, outputs, name=model.name)  # keras.Model's is for classes not used yet
 

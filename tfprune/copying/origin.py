@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,15 @@ from tfprune.models.rebuild import config_of, revive
 
 ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
 PARTS = "tfprune_parts"  # where it keeps the layers of that model, in an order that comes again
+
+
+@functools.cache
+def saved_with(mixin: Any, model_class: Any) -> Any:
+    """Return a subclass of a model's class whose instances are saved as a registered mixin says."""
+    members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
+    derived = type(model_class.__name__, (mixin, model_class), members)
+    package, _, name = keras.saving.get_registered_name(mixin).partition(">")
+    return keras.saving.register_keras_serializable(package=package, name=name)(derived)
 
 
 def origin_of(model: keras.Model) -> dict[str, Any]:

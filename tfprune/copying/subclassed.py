@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from tfprune.copying.held_layers import Place, beside_graph, each_once, held_layers, own_attributes, refill, take_over
-from tfprune.copying.origin import ORIGIN, fresh, is_loadable, origin_of
+from tfprune.copying.origin import ORIGIN, fresh, is_loadable, origin_of, saved_with
 from tfprune.models.kinds import as_graph, is_subclassed, keeps_class, leaf_layers
 from tfprune.models.rebuild import Replace, config_of, copy_of, rebuild, revive
 
@@ -37,20 +37,9 @@ class _Holding:
 keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(_Holding)
 
 
-_DERIVED: dict[type, Any] = {}  # by the class that each is derived from
-
-
 def _holding(model_class: Any) -> Any:
     """Return a subclass of a model's class whose instances are saved with the layers that they hold."""
-    if issubclass(model_class, _Holding):
-        return model_class
-    if model_class not in _DERIVED:
-        members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
-        derived = type(model_class.__name__, (_Holding, model_class), members)
-        _DERIVED[model_class] = keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(
-            derived
-        )
-    return _DERIVED[model_class]
+    return model_class if issubclass(model_class, _Holding) else saved_with(_Holding, model_class)
 
 
 def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:

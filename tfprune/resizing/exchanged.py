@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from tfprune.copying.origin import fresh, origin_of
+from tfprune.copying.origin import fresh, origin_of, saved_with
 from tfprune.models.layers import walk
 from tfprune.models.rebuild import config_of
 
@@ -92,14 +92,9 @@ def _become(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
     layer.name = name
 
 
-@functools.cache
 def _derived(model_class: Any) -> Any:
     """Return a subclass of a model's class whose instances are saved with what was exchanged."""
-    if issubclass(model_class, _Resized):
-        return model_class
-    members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
-    derived = type(model_class.__name__, (_Resized, model_class), members)
-    return keras.saving.register_keras_serializable(package="tfprune", name="Resized")(derived)
+    return model_class if issubclass(model_class, _Resized) else saved_with(_Resized, model_class)
 
 
 def has_cache(layer: keras.layers.Layer) -> bool:
