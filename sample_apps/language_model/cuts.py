@@ -11,7 +11,7 @@ import numpy as np
 import tfprune
 
 Row = dict[str, Any]
-BATCH = 2
+BATCH = {"minilm": 32, "gemma": 2}  # texts at a time
 UNITS = {"minilm": "feedforward_intermediate_dense", "gemma": "ffw_gating"}  # what makes the hidden units of a block
 UPDATES = {
     "none": {"update": "none"},
@@ -19,16 +19,17 @@ UPDATES = {
     "sequential": {"update": "sequential"},
     "to dense": {"update": "sequential", "targets": "dense"},
 }
-# For each model: scores, each with updates, and what is calibrated on.
-TABLES: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {
-    "minilm": (
+# For each model and what is counted, hidden units or the parameters of whole blocks: scores, each with updates, and what
+# is calibrated on.
+TABLES: dict[tuple[str, str], tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {
+    ("minilm", "units"): (
         {
             "activation": ("none", "parallel", "sequential"),
             "greedy": ("none", "parallel", "sequential", "to dense"),
         },
         ("documentation", "both"),
     ),
-    "gemma": (
+    ("gemma", "units"): (
         {
             "activation": ("none", "parallel", "sequential", "to dense"),
             "wanda": ("none", "sequential"),
@@ -38,39 +39,46 @@ TABLES: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {
         },
         ("both",),
     ),
+    ("gemma", "blocks"): ({"activation": ("none", "parallel", "sequential", "to dense")}, ("both",)),
 }
 
 
 def rows(model: str) -> list[Row]:
     """Return the settings of each row of a model's table, in its order; the first one is the dense model."""
-    scores, calibrations = TABLES[model]
-    found = [_row(0.0, "-", "-", "-")]
-    for removed in (0.25, 0.5):
-        found.append(_row(removed, "magnitude", "none", "-"))
-        found += [
-            _row(removed, score, update, calibration)
-            for score, updates in scores.items()
-            for update in updates
-            for calibration in calibrations
-        ]
+    found = [_row(0.0, "-", "-", "-", "-")]
+    for (name, counted), (scores, calibrations) in TABLES.items():
+        if name != model:
+            continue
+        for removed in (0.25, 0.5):
+            if counted == "units":
+                found.append(_row(removed, counted, "magnitude", "none", "-"))
+            found += [
+                _row(removed, counted, score, update, calibration)
+                for score, updates in scores.items()
+                for update in updates
+                for calibration in calibrations
+            ]
     return [{"model": model, **row} for row in found]
 
 
-def _row(removed: float, score: str, update: str, calibration: str) -> Row:
-    return {"removed": removed, "score": score, "update": update, "calibration": calibration}
+def _row(removed: float, counted: str, score: str, update: str, calibration: str) -> Row:
+    return {"removed": removed, "of": counted, "score": score, "update": update, "calibration": calibration}
 
 
 def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.ndarray]]) -> keras.Model:
-    """Return a smaller model of the same class: hidden units are removed, the same number from each block."""
+    """Return a smaller model of the same class: hidden units are removed, the same number from each block.
+
+    Of the parameters of whole blocks, heads would go too, where a layer of attention has several to choose from.
+    """
     if row["score"] == "magnitude":
         plan = tfprune.plan_shrink(dense, row["removed"], filters=UNITS[row["model"]])
         return tfprune.shrink(dense, plan, into="class")
     masked, plan, _ = tfprune.putri(
         dense,
         calibration(row),
-        sparsity={"units": row["removed"]},
+        sparsity=row["removed"] if row["of"] == "blocks" else {"units": row["removed"]},
         score=row["score"],
-        batch_size=BATCH,
+        batch_size=BATCH[row["model"]],
         verbose=0,
         **UPDATES[row["update"]],
     )

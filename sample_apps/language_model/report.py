@@ -15,12 +15,13 @@ Result = dict[str, Any]
 # What stands in the table: the name of a column, the key in a result, and its form.
 COLUMNS = {
     "gemma": {
+        "choice": ("choice", None, ".1f"),
         "Bible": ("perplexity", "bible", ".1f"),
         "documentation": ("perplexity", "documentation", ".1f"),
         "Jargon File": ("perplexity", "jargon", ".1f"),
-        "tokens a second": ("tokens_a_second", None, ".0f"),
     },
     "minilm": {
+        "choice": ("choice", None, ".3f"),
         "cosine, documentation": ("cosine", "documentation", ".3f"),
         "cosine, Bible": ("cosine", "bible", ".3f"),
         "cosine, Jargon File": ("cosine", "jargon", ".3f"),
@@ -28,6 +29,7 @@ COLUMNS = {
     },
 }
 SETTINGS = ("removed", "score", "update", "calibration")
+BEST = {"gemma": min, "minilm": max}
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 STYLES = {"none": ":", "parallel": "--"}
 
@@ -42,9 +44,11 @@ def write(model: str, results: Sequence[Result], folder: Path) -> list[Path]:
 
 def text(model: str, results: Sequence[Result]) -> str:
     header = [*SETTINGS, *COLUMNS[model], "parameters", "MB", "seconds"]
+    chosen = best(model, results)
     rows = [
         [
-            *(f"{result[name]:.0%}" if name == "removed" else str(result[name]) for name in SETTINGS),
+            removed(result),
+            *(f"**{result[name]}**" if result in chosen else str(result[name]) for name in SETTINGS[1:]),
             *(f"{_value(result, column):{column[2]}}" for column in COLUMNS[model].values()),
             f"{result['parameters']:,}",
             f"{result['bytes'] / 1e6:,.1f}",
@@ -58,8 +62,20 @@ def text(model: str, results: Sequence[Result]) -> str:
     return f"{lines}\n\n{note} {'; '.join(machines)}.\n"
 
 
+def best(model: str, results: Sequence[Result]) -> list[Result]:
+    """Return the row of each size that is best on the text that was kept for choosing."""
+    sizes = dict.fromkeys(removed(result) for result in results if result["removed"])
+    return [
+        BEST[model]((one for one in results if removed(one) == size), key=lambda one: one["choice"]) for size in sizes
+    ]
+
+
+def removed(row: Result) -> str:
+    return f"{row['removed']:.0%} of {row['of']}" if row["removed"] else "0%"
+
+
 def name_of(row: Result) -> str:
-    return ", ".join([f"{row['removed']:.0%}", *(row[name] for name in SETTINGS[1:])])
+    return ", ".join([removed(row), *(row[name] for name in SETTINGS[1:])])
 
 
 def line(model: str, result: Result) -> str:
@@ -70,9 +86,9 @@ def line(model: str, result: Result) -> str:
 
 def draw(model: str, results: Sequence[Result], path: Path) -> None:
     """Draw a panel for each measure, and in it a curve for each way to cut, over the part that is removed."""
-    shown = {name: column for name, column in COLUMNS[model].items() if name != "tokens a second"}
+    shown = {name: column for name, column in COLUMNS[model].items() if name != "choice"}
     figure, panels = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 4.5), layout="constrained")
-    dense, *others = results
+    dense, *others = (result for result in results if result["of"] != "blocks")
     ways = list(dict.fromkeys(_way(result) for result in others))
     scores = list(dict.fromkeys(score for score, _, _ in ways))
     for panel, (name, column) in zip(panels, shown.items(), strict=True):

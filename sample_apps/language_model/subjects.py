@@ -39,6 +39,7 @@ class Gemma:
     """A causal language model, judged by its perplexity."""
 
     calibrate, evaluate = 40, 6  # windows: of all domains together, and of each
+    choose = 3  # of each domain
     read = staticmethod(_read)
 
     def __init__(self, backbone: keras.Model, tokenizer: Any) -> None:
@@ -58,12 +59,17 @@ class Gemma:
             for name in (*DOMAINS, THIRD)
         }
 
+    @functools.cached_property
+    def choice(self) -> np.ndarray:
+        parts = [measures.windows(self.read(name).choice, self.tokenizer, self.choose) for name in DOMAINS]
+        return np.concatenate(parts)
+
     def measure(self, model: keras.Model) -> dict[str, Any]:
         return {
+            "choice": measures.perplexity(model, self.choice, self.embedding),
             "perplexity": {
                 name: measures.perplexity(model, tokens, self.embedding) for name, tokens in self.evaluation.items()
             },
-            "tokens_a_second": measures.tokens_a_second(model, self.evaluation["bible"]),
         }
 
 
@@ -83,6 +89,7 @@ class MiniLM:
         drawn: dict[str, Sequence[str]] = {
             name: measures.sentences(_read(name).evaluation, 200) for name in (*DOMAINS, THIRD)
         }
+        drawn["choice"] = [text for name in DOMAINS for text in measures.sentences(_read(name).choice, 100)]
         drawn |= measures.pairs(_read("documentation").evaluation, 500)._asdict()
         return {name: measures.encode(content, self.tokenizer) for name, content in drawn.items()}
 
@@ -97,6 +104,7 @@ class MiniLM:
     def measure(self, model: keras.Model) -> dict[str, Any]:
         found = self._vectors(model)
         return {
+            "choice": measures.cosine(found["choice"], self.dense["choice"]),
             "cosine": {name: measures.cosine(found[name], self.dense[name]) for name in (*DOMAINS, THIRD)},
             "recall": measures.recall(found["titles"], found["passages"]),
         }
@@ -125,7 +133,7 @@ def load(name: str, preset: str | None, cache: Path) -> Subject:
 class Tiny(Gemma):
     """A tiny Gemma with random weights, and made-up text of which each byte is a token, for --smoke."""
 
-    calibrate, evaluate = 4, 2
+    calibrate, evaluate, choose = 4, 2, 1
     start_token_id = 0
 
     def __init__(self) -> None:
