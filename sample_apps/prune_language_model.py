@@ -2,6 +2,7 @@
 
     python sample_apps/prune_language_model.py --model minilm      # half an hour on two cores
     python sample_apps/prune_language_model.py --model gemma       # some hours
+    python sample_apps/prune_language_model.py --model minilm --speed    # afterwards: files, and how fast they are
     python sample_apps/prune_language_model.py --smoke             # a minute, on random weights and made-up text
 
 Each line of the table is a way to choose units and to solve for what is left. The results of a line are appended to a
@@ -21,13 +22,23 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
 
-from sample_apps.language_model import cuts, report, subjects, weights
+from sample_apps.language_model import cuts, report, speed, subjects, weights
 from sample_apps.study import results
 from sample_apps.study.training import machine
 
 
 def main() -> None:
     options = parse()
+    if options.smoke:
+        print("--smoke: random weights and made-up text; the figures mean nothing")
+    try:
+        (measure_speed if options.speed else measure_rows)(options)
+    except (FileNotFoundError, ConnectionError) as error:  # a text or weights that cannot be had
+        raise SystemExit(str(error)) from error
+
+
+def measure_rows(options: argparse.Namespace) -> None:
+    """Cut and measure each row of the table that is not known."""
     path = options.output / f"{options.model}.jsonl"
     known = results.read(path)
     if known and not options.resume:
@@ -37,7 +48,6 @@ def main() -> None:
         )
     rows = cuts.rows(options.model)
     if options.smoke:
-        print("--smoke: random weights and made-up text; the figures mean nothing")
         rows = [rows[0], *(row for row in rows if (row["removed"], row["score"]) == (0.5, "activation"))][:3]
     rows = [rows[0], *(row for row in rows[1:] if re.search(options.only, report.name_of(row)))]
     left = [row for row in rows if result_of(row, known) is None]
@@ -52,18 +62,34 @@ def main() -> None:
 
 def run(rows: list[cuts.Row], options: argparse.Namespace) -> Iterator[report.Result]:
     """Yield the result of each row, as it comes."""
+    subject = load(options) if rows else None
+    for row in rows:
+        start = time.perf_counter()
+        model = cuts.cut(subject.model, row, subject.calibration) if row["removed"] else subject.model
+        seconds = time.perf_counter() - start
+        sizes = {"parameters": model.count_params(), "bytes": 4 * model.count_params()}
+        yield {**row, **subject.measure(model), **sizes, "seconds": seconds, "machine": machine()}
+
+
+def measure_speed(options: argparse.Namespace) -> None:
+    """Cut the best row of each size again, and time what comes out beside the dense model."""
+    known = results.read(options.output / f"{options.model}.jsonl")
+    rows = [row for row in cuts.rows(options.model) if result_of(row, report.best(options.model, known))]
     if not rows:
-        return
-    try:
-        subject = subjects.Tiny() if options.smoke else subjects.load(options.model, options.preset, options.cache)
-        for row in rows:
-            start = time.perf_counter()
-            model = cuts.cut(subject.model, row, subject.calibration) if row["removed"] else subject.model
-            seconds = time.perf_counter() - start
-            sizes = {"parameters": model.count_params(), "bytes": 4 * model.count_params()}
-            yield {**row, **subject.measure(model), **sizes, "seconds": seconds, "machine": machine()}
-    except (FileNotFoundError, ConnectionError) as error:  # a text or weights that cannot be had
-        raise SystemExit(str(error)) from error
+        raise SystemExit(f"Expected results in {options.output}. Received: none. Run without --speed first.")
+    subject, path = load(options), options.output / f"{options.model}-speed.jsonl"
+    path.unlink(missing_ok=True)
+    for row in [cuts.rows(options.model)[0], *rows]:
+        model = cuts.cut(subject.model, row, subject.calibration) if row["removed"] else subject.model
+        for found in subject.speed(model):
+            results.append(path, {**row, **found, "machine": machine()})
+    text = speed.text(options.model, results.read(path))
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(f"{text}\nWritten: {path}, {path.with_suffix('.md')}")
+
+
+def load(options: argparse.Namespace) -> subjects.Subject:
+    return subjects.Tiny() if options.smoke else subjects.load(options.model, options.preset, options.cache)
 
 
 def result_of(row: cuts.Row, found: list[report.Result]) -> report.Result | None:
@@ -99,6 +125,11 @@ def parse() -> argparse.Namespace:
         help="rows whose settings match, such as '50%%, greedy', besides the dense model (default: all)",
     )
     parser.add_argument("--resume", action="store_true", help="continue from the existing results")
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="time the dense model and the best row of each size, MiniLM as files",
+    )
     parser.add_argument("--smoke", action="store_true", help="run on a tiny random Gemma, to see that it works")
     options = parser.parse_args()
     if options.smoke and options.model != "gemma":

@@ -19,8 +19,8 @@ UPDATES = {
     "sequential": {"update": "sequential"},
     "to dense": {"update": "sequential", "targets": "dense"},
 }
-# For each model and what is counted, hidden units or the parameters of whole blocks: scores, each with updates, and what
-# is calibrated on.
+# For each model and what is counted, hidden units or the parameters of whole blocks: scores, each with updates, and
+# what is calibrated on.
 TABLES: dict[tuple[str, str], tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {
     ("minilm", "units"): (
         {

@@ -43,12 +43,10 @@ def write(model: str, results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def text(model: str, results: Sequence[Result]) -> str:
-    header = [*SETTINGS, *COLUMNS[model], "parameters", "MB", "seconds"]
     chosen = best(model, results)
     rows = [
         [
-            removed(result),
-            *(f"**{result[name]}**" if result in chosen else str(result[name]) for name in SETTINGS[1:]),
+            *settings_of(result, form="**{}**" if result in chosen else "{}"),
             *(f"{_value(result, column):{column[2]}}" for column in COLUMNS[model].values()),
             f"{result['parameters']:,}",
             f"{result['bytes'] / 1e6:,.1f}",
@@ -56,10 +54,21 @@ def text(model: str, results: Sequence[Result]) -> str:
         ]
         for result in results
     ]
-    lines = "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
-    machines = sorted({result["machine"] for result in results})
+    lines = table([*SETTINGS, *COLUMNS[model], "parameters", "MB", "seconds"], rows)
     note = "MB are those of float32 weights, seconds those of choosing, solving and cutting."
-    return f"{lines}\n\n{note} {'; '.join(machines)}.\n"
+    return f"{lines}\n\n{note} {machines(results)}.\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
+
+
+def machines(results: Sequence[Result]) -> str:
+    return "; ".join(sorted({result["machine"] for result in results}))
+
+
+def settings_of(result: Result, *, form: str = "{}") -> list[str]:
+    return [removed(result), *(form.format(result[name]) for name in SETTINGS[1:])]
 
 
 def best(model: str, results: Sequence[Result]) -> list[Result]:

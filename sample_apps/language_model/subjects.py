@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import keras
 import keras_hub
 import numpy as np
 
-from sample_apps.language_model import measures, texts, weights
+from sample_apps.language_model import measures, speed, texts, weights
 
 Row = dict[str, Any]
 DOMAINS = ("documentation", "bible")  # what there is to calibrate on; the second is the other one
@@ -32,6 +32,10 @@ class Subject(Protocol):
 
     def measure(self, model: keras.Model) -> dict[str, Any]:
         """Return the figures of a model."""
+        ...
+
+    def speed(self, model: keras.Model) -> Iterator[dict[str, Any]]:
+        """Yield the size and the speed of a model, in each form in which it runs."""
         ...
 
 
@@ -72,6 +76,9 @@ class Gemma:
             },
         }
 
+    def speed(self, model: keras.Model) -> Iterator[dict[str, Any]]:
+        return speed.of_gemma(model, self.evaluation["bible"])
+
 
 class MiniLM:
     """A model of sentences, judged by how near its vectors are to the dense model's, and by what they find."""
@@ -108,6 +115,9 @@ class MiniLM:
             "cosine": {name: measures.cosine(found[name], self.dense[name]) for name in (*DOMAINS, THIRD)},
             "recall": measures.recall(found["titles"], found["passages"]),
         }
+
+    def speed(self, model: keras.Model) -> Iterator[dict[str, Any]]:
+        return speed.of_minilm(model, self.evaluation["documentation"], self.dense["documentation"])
 
 
 def load(name: str, preset: str | None, cache: Path) -> Subject:
