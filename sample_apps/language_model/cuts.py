@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import tfprune
 
 Row = dict[str, Any]
+EPOCHS, RATE = 2, 2e-4  # of training after the cut
 BATCH = {"minilm": 32, "gemma": 2}  # texts at a time
 UNITS = {"minilm": "feedforward_intermediate_dense", "gemma": "ffw_gating"}  # what makes the hidden units of a block
 UPDATES = {
@@ -18,6 +20,7 @@ UPDATES = {
     "parallel": {"update": "parallel"},
     "sequential": {"update": "sequential"},
     "to dense": {"update": "sequential", "targets": "dense"},
+    "sequential, then trained": {"update": "sequential"},
 }
 # For each model and what is counted, hidden units or the parameters of whole blocks: scores, each with updates, and
 # what is calibrated on.
@@ -39,7 +42,7 @@ TABLES: dict[tuple[str, str], tuple[dict[str, tuple[str, ...]], tuple[str, ...]]
         },
         ("both",),
     ),
-    ("gemma", "blocks"): ({"activation": ("none", "parallel", "sequential", "to dense")}, ("both",)),
+    ("gemma", "blocks"): ({"activation": tuple(UPDATES)}, ("both",)),
 }
 
 
@@ -73,13 +76,29 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
     if row["score"] == "magnitude":
         plan = tfprune.plan_shrink(dense, row["removed"], filters=UNITS[row["model"]])
         return tfprune.shrink(dense, plan, into="class")
+    texts = calibration(row)
     masked, plan, _ = tfprune.putri(
         dense,
-        calibration(row),
+        texts,
         sparsity=row["removed"] if row["of"] == "blocks" else {"units": row["removed"]},
         score=row["score"],
         batch_size=BATCH[row["model"]],
         verbose=0,
         **UPDATES[row["update"]],
     )
-    return tfprune.shrink(masked, plan, into="class")
+    smaller = tfprune.shrink(masked, plan, into="class")
+    return trained(smaller, dense, texts) if "trained" in row["update"] else smaller
+
+
+def trained(smaller: keras.Model, dense: keras.Model, texts: dict[str, np.ndarray]) -> keras.Model:
+    """Train the blocks of a smaller language model to return what the dense one returns for the texts.
+
+    What is compared is the output of the last block, so that no logits are needed; the embedding stays as it is.
+    """
+    smaller.get_layer("token_embedding").trainable = False
+    steps = math.ceil(len(texts["token_ids"]) / BATCH["gemma"]) * EPOCHS
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=RATE, warmup_steps=steps // 10)
+    smaller.compile(optimizer=keras.optimizers.Adam(rate, clipnorm=1.0), loss="mse")
+    targets = dense.predict(texts, batch_size=BATCH["gemma"], verbose=0)
+    smaller.fit(texts, targets, batch_size=BATCH["gemma"], epochs=EPOCHS, verbose=0)
+    return smaller
