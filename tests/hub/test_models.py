@@ -1,8 +1,7 @@
-"""The tiny models of KerasHub that the tests here are about: every class is there and returns finite numbers."""
+"""The tiny models of KerasHub that the tests here are about: every class is there, and tasks read and write."""
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 
@@ -14,16 +13,6 @@ def test_every_public_backbone_has_a_tiny_one():
     classes = {getattr(keras_hub.models, name) for name in dir(keras_hub.models) if name.endswith("Backbone")}
     classes -= {keras_hub.models.Backbone, keras_hub.models.FeaturePyramidBackbone}  # the classes of all others
     assert {cls.__name__ for cls in classes} <= set(hub_models.BACKBONES)
-
-
-@pytest.mark.parametrize("name", hub_models.BACKBONES)
-def test_backbone_is_its_class_and_returns_finite_numbers(name):
-    keras.utils.set_random_seed(0)
-    model = hub_models.BACKBONES[name]()
-    assert type(model).__name__ == name
-    outputs = keras.tree.flatten(model(hub_models.inputs_for(model)))
-    assert outputs
-    assert all(np.isfinite(np.asarray(output)).all() for output in outputs)
 
 
 @pytest.mark.parametrize("name", [name for name in hub_models.TASKS if name.endswith("CausalLM")])
