@@ -1,7 +1,7 @@
-"""Bytes beside the weights of a wrapped model, with latent values and without: of small ones, or `gemma`'s 270 million.
+"""Bytes beside the weights of a wrapped model, with latent values and without: small, or the size of Gemma 3 270M.
 
     python tests/bench/latent_memory.py          # counts the variables
-    python tests/bench/latent_memory.py gemma    # what the process holds, wrapped in place, a process for each: minutes
+    python tests/bench/latent_memory.py gemma    # what the process holds, wrapped in place: some minutes
 """
 
 from __future__ import annotations
