@@ -144,6 +144,69 @@ def test_quantize_is_refused_until_the_model_is_stripped(tmp_path):
     np.testing.assert_allclose(stripped(X), before, atol=0.1)
 
 
+def test_nothing_is_quantized_before_the_refusal_whatever_comes_first():
+    wrapped = tfprune.wrap(dense_model(), filters="b")
+    inner = keras.Sequential([keras.Input((6,)), wrapped], name="inner")
+    for one in (wrapped, tfprune.wrap(keras.Model(inner.inputs, inner(inner.inputs[0])), filters="b")):
+        for filters in (None, "a", lambda layer: layer.name == "b"):
+            with pytest.raises(ValueError, match=r"model '.*', where weights of '.*b' are under masks.*Strip first"):
+                one.quantize("int8", filters=filters)
+        assert [weight.dtype for weight in one.trainable_weights] == ["float32"] * 4
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Backbone(keras.Model):
+    """Freeze all layers before one is given factors, as backbones of KerasHub do."""
+
+    def __init__(self, **kwargs):
+        inputs = keras.Input((6,))
+        super().__init__(inputs, layers.Dense(4, name="b")(layers.Dense(8, name="a")(inputs)), **kwargs)
+
+    def enable_lora(self, rank):
+        for layer in self.layers:
+            layer.trainable = False
+            layer.trainable = layer.name == "b"
+        self.get_layer("b").enable_lora(rank)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ByCode(keras.Model):
+    """Call its layers itself, and do the same."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.a, self.b = layers.Dense(8, name="a"), layers.Dense(4, name="b")
+
+    def call(self, inputs):
+        return self.b(self.a(inputs))
+
+    def enable_lora(self, rank):
+        self.a.trainable = False
+        self.b.enable_lora(rank)
+
+
+@pytest.mark.parametrize("kind", [Backbone, ByCode])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_nothing_is_frozen_before_lora_is_refused_and_nothing_is_refused_after_strip(kind, in_place, tmp_path):
+    model = kind()
+    model(X)
+    wrapped = tfprune.wrap(model, filters="b", in_place=in_place)
+    tfprune.update_masks(wrapped, 0.5)
+    wrapped.save(tmp_path / "wrapped.keras")
+    for one in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
+        for call in (lambda: one.enable_lora(2), lambda: one.quantize("int8")):
+            with pytest.raises(ValueError, match="where weights of 'b' are under masks.*Strip first"):
+                call()
+        assert len(one.trainable_weights) == 4
+        stripped = tfprune.strip(one)
+        np.testing.assert_array_equal(stripped(X), one(X))
+        stripped.enable_lora(2)
+        assert any(weight.name == "lora_kernel_a" for weight in stripped.trainable_weights)
+
+
 def test_lora_is_refused_on_masked_weights_and_works_after_strip():
     wrapped = tfprune.wrap(dense_model())
     tfprune.update_masks(wrapped, 0.5)

@@ -364,8 +364,20 @@ def test_what_could_not_be_stripped_is_not_wrapped():
                 raise NotImplementedError("there is no copy of a copy")
             return {**super().get_config(), "copies": self.copies - 1}
 
-    with pytest.raises(ValueError, match="no copy of a copy"):
-        tfprune.wrap(functional(Forgetful(3)))
+    for wrap in (tfprune.wrap, tfprune.tfmot.prune_low_magnitude):
+        with pytest.raises(ValueError, match="no copy of a copy"):
+            wrap(functional(Forgetful(3)))
+
+
+def test_layers_whose_configuration_changes_their_name_come_back_under_it():
+    class Renamed(layers.Dense):
+        """Name each copy anew, as blocks do that put their names together themselves."""
+
+        def get_config(self):
+            return {**super().get_config(), "name": f"{self.name}_expand"}
+
+    stripped = there_and_back(functional(Renamed(5, name="mine"), layers.Dense(2, name="out")))
+    assert [layer.name for layer in stripped.layers[1:]] == ["mine", "out"]
 
 
 def wrapped_paths(model: keras.Model) -> list[str]:

@@ -21,6 +21,7 @@ from tfprune.copying.layer_states import (
     plain_parts,
     set_layer_states,
 )
+from tfprune.copying.locked import lock_models
 from tfprune.copying.origin import ORIGIN, PARTS, fresh, origin_of, saved_with
 from tfprune.copying.subclassed import replace_in_place
 from tfprune.models.kinds import as_graph, graph_layers, is_around_graph, is_subclassed, leaf_layers
@@ -45,7 +46,9 @@ class _Retraced:
         model = fresh(config["origin"], read)
         set_layer_states(model, config["states"])
         again = _again(model, {index: (find(name), read(settings)) for index, name, settings in config["wrappers"]})
-        return _retraced(model, again, config["origin"])
+        copy = _retraced(model, again, config["origin"])
+        lock_models(copy)
+        return copy
 
 
 keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(_Retraced)

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfprune.copying.locked import Refusal
 from tfprune.copying.origin import ORIGIN, PARTS
 from tfprune.models.layers import attributes, walk
 
@@ -57,7 +58,11 @@ def own_attributes(model: Any) -> dict[str, Any]:
     names = names_of_keras(model)
     if not model.compiled:  # of a loop of its own
         names -= {"loss", "optimizer"}
-    return {name: value for name, value in attributes(model).items() if name not in names}
+    return {
+        name: value
+        for name, value in attributes(model).items()
+        if name not in names and not isinstance(value, Refusal)
+    }
 
 
 def refill(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any:

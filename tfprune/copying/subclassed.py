@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from tfprune.copying.held_layers import Place, beside_graph, each_once, held_layers, own_attributes, refill, take_over
+from tfprune.copying.locked import lock_models
 from tfprune.copying.origin import ORIGIN, fresh, is_loadable, origin_of, saved_with
 from tfprune.models.kinds import as_graph, is_subclassed, keeps_class, leaf_layers
 from tfprune.models.rebuild import Replace, config_of, copy_of, rebuild, revive
@@ -31,7 +32,9 @@ class _Holding:
         read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
         parts = {tuple(place): read(part) for place, part in config["parts"]}
         shell = fresh(config["origin"], read)
-        return _fill(shell, _holding(type(shell)), parts, config)
+        copy = _fill(shell, _holding(type(shell)), parts, config)
+        lock_models(copy)
+        return copy
 
 
 keras.saving.register_keras_serializable(package="tfprune", name="Subclassed")(_Holding)

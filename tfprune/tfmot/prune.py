@@ -19,7 +19,7 @@ from tfprune.tfmot.wrapper import PruneLowMagnitude, pattern_of
 from tfprune.wrapping.choice import is_unbuilt
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense, wrappers
-from tfprune.wrapping.strip import plain_copy
+from tfprune.wrapping.strip import plain_copy, try_the_way_back
 from tfprune.wrapping.transfer import copy_with
 
 _DEFAULT = ConstantSparsity(0.5, 0)
@@ -89,6 +89,7 @@ def prune_low_magnitude(
     (check_layers if is_unbuilt(to_prune) else check_model)(to_prune)
     names = _names_to_prune(to_prune, pattern, pruning_policy)
     copy = copy_with(to_prune, lambda path, layer: wrapped(layer, weights=names[path]) if path in names else None)
+    try_the_way_back(copy)
     if not names:
         _warn_if_unlike([layer for _, layer in wrappers(to_prune)], pattern, pruning_schedule)
     if not holds_pruned(copy):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
-
-from tfprune.models.layers import walk
 
 
 def mask_gradient(weight: Any, mask: Any) -> Any:
@@ -81,18 +78,3 @@ class Scope(keras.StatelessScope):
     def add_loss(self, loss: Any) -> None:
         """Take a loss; a loss that an outer scope collects stays the loss of the layer that made it."""
         super().add_loss(loss) if self.original_scope is None else self.original_scope.add_loss(loss)
-
-
-def lock(layer: keras.layers.Layer) -> None:
-    """Refuse what would put other weights in the place of those under masks."""
-    for _, part in walk(layer):
-        for name, call in (("quantize", "quantize(mode)"), ("enable_lora", "enable_lora(rank)")):
-            if hasattr(part, name):
-                setattr(part, name, functools.partial(_refuse, part.name, name, call))
-
-
-def _refuse(layer: str, name: str, call: str, *args: Any, **kwargs: Any) -> None:
-    raise ValueError(
-        f"Expected a model without masks for `{name}`. Received: layer {layer!r}, whose weights are under masks. "
-        f"Strip first: tfprune.strip(model).{call}."
-    )

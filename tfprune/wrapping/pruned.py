@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from tfprune import patterns
+from tfprune.copying.locked import lock
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
 from tfprune.models.kernels import Kernel, kernels
@@ -25,7 +26,7 @@ from tfprune.models.rebuild import config_of
 from tfprune.patterns import PATTERNS, Pattern
 from tfprune.spec import resolve
 from tfprune.wrapping.kernels_to_prune import kernels_to_prune
-from tfprune.wrapping.masked_gradients import MASK, Scope, lock, mask_gradient
+from tfprune.wrapping.masked_gradients import MASK, Scope, mask_gradient
 from tfprune.wrapping.masked_weights import MaskedWeights
 
 for _spec in (*CRITERIA.values(), *PATTERNS.values(), patterns.Block, patterns.NM):

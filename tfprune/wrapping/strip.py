@@ -10,7 +10,7 @@ from tfprune.copying.copy_model import AS_WRITTEN, copy_model
 from tfprune.copying.origin import is_loadable
 from tfprune.models.copyable import check_model
 from tfprune.models.kinds import as_graph, check_keras, configured_layers, is_subclassed, keeps_class, leaf_layers
-from tfprune.models.layers import walk
+from tfprune.models.layers import is_of_keras, walk
 from tfprune.models.rebuild import copy_of
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense
@@ -55,6 +55,17 @@ def plain_copy(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
         copy = copy_of(_inside("", model_or_layer) or model_or_layer)
     transfer_weights(model_or_layer, copy)
     return copy
+
+
+def try_the_way_back(wrapped: keras.layers.Layer) -> None:
+    """Strip once before anything is trained: code of the user's may give layers that cannot be copied again.
+
+    Raises:
+        ValueError: As `strip` does.
+    """
+    is_built = not isinstance(wrapped, keras.Sequential) or wrapped.built
+    if is_built and any(not is_of_keras(part) for _, part in walk(wrapped)):
+        plain_copy(wrapped)
 
 
 def _inside(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from tfprune.copying.copy_model import copy_model
+from tfprune.copying.locked import lock_models
 from tfprune.copying.subclassed import layer_pairs, own_variables
 from tfprune.models.kinds import is_subclassed
 from tfprune.models.rebuild import Replace, copy_all, copy_variables
@@ -20,6 +21,7 @@ def copy_with(model: keras.Model, replace: Replace) -> keras.Model:
     """
     copy = copy_model(model, replace)
     transfer_weights(model, copy)
+    lock_models(copy)
     return copy
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 
 from tfprune.copying.around_graph import replace_in_live_graph
+from tfprune.copying.locked import lock_models
 from tfprune.copying.subclassed import replace_in_place
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.copyable import check_layers, check_model
 from tfprune.models.filters import Filters
 from tfprune.models.kinds import as_graph, check_keras, is_around_graph, is_subclassed
-from tfprune.models.layers import is_of_keras, walk
 from tfprune.models.rebuild import Replace, copy_of
 from tfprune.patterns import PATTERNS, Channel, Pattern
 from tfprune.spec import check_choice, resolve
@@ -22,7 +22,7 @@ from tfprune.wrapping.channel_choice import choose_channels
 from tfprune.wrapping.choice import choose_weights, is_unbuilt
 from tfprune.wrapping.masked_weights import LATENT
 from tfprune.wrapping.pruned import Pruned
-from tfprune.wrapping.strip import plain_copy
+from tfprune.wrapping.strip import try_the_way_back
 from tfprune.wrapping.transfer import copy_with, transfer_weights
 
 
@@ -113,9 +113,10 @@ def wrap(
     if in_place:
         replace = replace_in_place if is_subclassed(model_or_layer) else replace_in_live_graph
         replace(model_or_layer, functools.partial(_replacement, wrapped))
+        lock_models(model_or_layer)
         return model_or_layer
     copy = copy_with(model_or_layer, wrapped)
-    _try_the_way_back(copy)
+    try_the_way_back(copy)
     if is_around_graph(model_or_layer) and not isinstance(copy, type(model_or_layer)):
         warnings.warn(
             f"The copy of {model_or_layer.name!r} is a plain Functional model, not of class "
@@ -146,12 +147,5 @@ def _wrap_layer(layer: Any, filters: Filters, **choices: Any) -> Pruned:
     copy = copy_of(Pruned(layer, **choices))
     if layer.built:
         transfer_weights(layer, copy)
-        _try_the_way_back(copy)
+        try_the_way_back(copy)
     return copy
-
-
-def _try_the_way_back(wrapped: keras.layers.Layer) -> None:
-    """Strip once before anything is trained: code of the user's may give layers that cannot be copied again."""
-    is_built = not isinstance(wrapped, keras.Sequential) or wrapped.built
-    if is_built and any(not is_of_keras(part) for _, part in walk(wrapped)):
-        plain_copy(wrapped)
