@@ -144,6 +144,16 @@ def test_quantize_is_refused_until_the_model_is_stripped(tmp_path):
     np.testing.assert_allclose(stripped(X), before, atol=0.1)
 
 
+def test_a_kernel_that_is_quantized_is_named_as_such():
+    model = dense_model()
+    model.quantize("int8", filters="a")
+    wrapped = tfprune.wrap(model)
+    tfprune.update_masks(wrapped, 0.5)
+    (skipped,) = tfprune.sparsity_report(wrapped).skipped
+    assert (skipped.layer, skipped.reason.partition(",")[0]) == ("a", "kernel of 48 parameters: integers")
+    np.testing.assert_array_equal(tfprune.strip(wrapped)(X), wrapped(X))
+
+
 def test_nothing_is_quantized_before_the_refusal_whatever_comes_first():
     wrapped = tfprune.wrap(dense_model(), filters="b")
     inner = keras.Sequential([keras.Input((6,)), wrapped], name="inner")

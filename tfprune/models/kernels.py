@@ -151,7 +151,7 @@ def matrices(root: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
     for path, part in walk(root):
         for weight in part.weights:  # the innermost layer comes last
             is_bias = weight.name.split("_")[-1] == "bias"
-            if len(weight.shape) >= 2 and keras.backend.is_float_dtype(weight.dtype) and not is_bias:
+            if len(weight.shape) >= 2 and weight.dtype != "bool" and not is_bias:
                 found[id(weight)] = (f"{path}/{weight.name}" if path else weight.name, weight)
     return list(found.values())
 

@@ -112,7 +112,10 @@ def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tup
     factors = {path: weight for path, weight in others.items() if weight.name.startswith("lora_")}
     if factors:
         yield f"{_sizes(factors)}: factors of LoRA, which are added to the kernel and fill its zeros", Skipped.NO_RULE
-    rest = {path: weight for path, weight in others.items() if path not in factors}
+    integers = {path: weight for path, weight in others.items() if not keras.backend.is_float_dtype(weight.dtype)}
+    if integers:
+        yield f"{_sizes(integers)}: integers, which take no masks; prune first, then quantize", Skipped.NO_RULE
+    rest = {path: weight for path, weight in others.items() if path not in {**factors, **integers}}
     name = type(layer).__name__
     if rest and is_registered(layer):
         names = f"leaves out {_sizes(rest)}" if offered else "names no weight that it has"
@@ -120,7 +123,7 @@ def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tup
     elif rest:
         which = f", {_sizes(rest)}" if sublayers(layer) else ""
         yield f"no rule for {name}{which}: tfprune.register_prunable names the weights to prune", Skipped.NO_RULE
-    elif not offered:
+    elif not others and not offered:
         yield f"{name} has only biases, scales or statistics", Skipped.NO_KERNEL
 
 
