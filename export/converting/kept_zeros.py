@@ -4,9 +4,42 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
+import keras
+
+import tfprune
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.tensor_values import WEIGHTS
+from tfprune.models.kernels import kernels
+from tfprune.wrapping.sparsity_report import WeightRow
+
+
+class _Reads(keras.StatelessScope):
+    """A scope that remembers which variables are read in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[int] = set()
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        self.read.add(id(variable))
+        return super().get_current_value(variable)
+
+
+def kernels_read(plain: keras.Model, data: Any) -> list[WeightRow]:
+    """Return the zeros of the kernels that a plain model reads when it is called: no other comes into its file.
+
+    An output embedding of a language model, for example, may be called from outside of its graph only.
+
+    Args:
+        plain: A model without wrappers.
+        data: What it is called on.
+    """
+    with _Reads() as scope:
+        plain(data, training=False)
+    rows = zip(kernels(plain), tfprune.sparsity_report(plain).rows, strict=True)
+    return [row for kernel, row in rows if id(kernel.variable) in scope.read]
 
 
 def missing_zeros(graph: Model, kernels: Iterable[tuple[str, int, int]]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import tfprune
 from tfprune.export.converting.convert import check_options, convert
 from tfprune.export.converting.half_precision import HALF, half_types
-from tfprune.export.converting.kept_zeros import missing_zeros
+from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.converting.samples import read_calibration, read_check_on
 from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
 from tfprune.export.files.codec import check_method
@@ -28,7 +28,7 @@ from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
 from tfprune.spec import check_number
 from tfprune.wrapping.pruned import holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense
-from tfprune.wrapping.sparsity_report import SparsityReport
+from tfprune.wrapping.sparsity_report import WeightRow
 from tfprune.wrapping.strip import plain_copy
 
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
@@ -120,9 +120,9 @@ def to_tflite(
     expected = _predict(plain, inputs, data)
     if optimize == "latency" and sparse is not False:
         plain = _without_unread(plain)
-    sparsity = tfprune.sparsity_report(plain)
+    kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
     content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
-    _check_zeros(read(content), sparsity)
+    _check_zeros(read(content), kernels)
     found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
     if optimize == "latency" and sparse is not False and quantize != "int8":  # sparse kernels take float32 only
         found += _sparse_ready(plain, quantize, levels)
@@ -136,7 +136,9 @@ def to_tflite(
         advice=ADVICE,
     )
     write_atomically(target, choice.packed)
-    return export_report(str(target), choice, nnz=sparsity.nnz, size=sparsity.size)
+    return export_report(
+        str(target), choice, nnz=sum(row.nnz for row in kernels), size=sum(row.size for row in kernels)
+    )
 
 
 def _plain(model: keras.Model) -> keras.Model:
@@ -224,9 +226,8 @@ def _as_numpy(output: Any) -> np.ndarray:
     return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)
 
 
-def _check_zeros(graph: Model, sparsity: SparsityReport) -> None:
-    kernels = [(row.path, row.size, row.size - row.nnz) for row in sparsity.rows]
-    problems = missing_zeros(graph, kernels)
+def _check_zeros(graph: Model, kernels: list[WeightRow]) -> None:
+    problems = missing_zeros(graph, [(row.path, row.size, row.size - row.nnz) for row in kernels])
     if problems:
         raise ValueError(
             f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "

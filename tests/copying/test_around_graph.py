@@ -203,6 +203,27 @@ def test_what_has_no_weights_and_is_not_in_the_graph_is_shared():
     np.testing.assert_array_equal(stripped.scores(texts), task.scores(texts))
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class Writer(Task):
+    """Take one argument more to compile, as language models do."""
+
+    def compile(self, *args, sampler="top_k", **kwargs):
+        super().compile(*args, **kwargs)
+        self.sampler = sampler
+
+    def generate(self):
+        return self.sampler
+
+
+def test_what_a_language_model_writes_by_comes_with_it():
+    writer = Writer(Backbone(name="backbone"), Tokenizer(WORDS), name="writer")
+    writer.compile(sampler="greedy")
+    wrapped = tfprune.wrap(writer)
+    assert wrapped.generate() == "greedy"
+    wrapped.compile(sampler="beam")
+    assert tfprune.strip(wrapped).generate() == "beam"
+
+
 @KINDS
 def test_in_place_it_is_wrapped_without_a_second_copy_of_its_weights(kind):
     model = model_of(kind)

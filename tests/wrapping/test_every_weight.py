@@ -207,9 +207,9 @@ def test_nothing_is_frozen_before_lora_is_refused_and_nothing_is_refused_after_s
     tfprune.update_masks(wrapped, 0.5)
     wrapped.save(tmp_path / "wrapped.keras")
     for one in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
-        for call in (lambda: one.enable_lora(2), lambda: one.quantize("int8")):
+        for call, argument in ((one.enable_lora, 2), (one.quantize, "int8")):
             with pytest.raises(ValueError, match="where weights of 'b' are under masks.*Strip first"):
-                call()
+                call(argument)
         assert len(one.trainable_weights) == 4
         stripped = tfprune.strip(one)
         np.testing.assert_array_equal(stripped(X), one(X))

@@ -138,6 +138,8 @@ def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
     for (name, *rest), layer in weightless.items():
         if not rest:  # a preprocessor, for example, whose vocabulary is no part of the configuration
             setattr(copy, name, layer)
+    if hasattr(model, "sampler"):  # by which language models of KerasHub write, set by their `compile`
+        copy.sampler = model.sampler
     return copy
 
 

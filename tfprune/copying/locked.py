@@ -42,5 +42,6 @@ def _refuse(part: keras.layers.Layer, received: str) -> None:
 
 def _raise(name: str, call: str, received: str, /, *args: object, **kwargs: object) -> None:
     raise ValueError(
-        f"Expected a model without masks for `{name}`. Received: {received}. Strip first: tfprune.strip(model).{call}."
+        f"Expected a model without masks for `{name}`. Received: {received}. Strip first: "
+        f"tfprune.strip(model).{call}."
     )

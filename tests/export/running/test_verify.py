@@ -2,12 +2,13 @@
 
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.converting.kept_zeros import missing_zeros
+from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.files.codec import encode
 from tfprune.export.running import verify as verify_module
 from tfprune.export.running.child_process import Completed
@@ -173,6 +174,31 @@ def test_each_kernel_needs_a_weight_of_its_own():
     assert len(missing_zeros(graph_with(90), kernels)) == 1
     assert len(missing_zeros(graph_with(90, 50, dtype="int32"), kernels)) == 2, "counts and sizes are no weights"
     assert missing_zeros(graph_with(90), [("a", 100, 90), ("twin", 100, 90)]) == [], "equal kernels are merged"
+
+
+def test_a_kernel_that_the_graph_does_not_read_is_not_looked_for():
+    tokens = keras.Input((3,), dtype="int32")
+    embedding = keras.layers.ReversibleEmbedding(10, 4, tie_weights=False, name="embedding")
+    x = keras.layers.LSTM(4, name="lstm")(embedding(tokens))
+    model = keras.Model(tokens, keras.layers.Dense(10, name="dense")(x))
+    for weight, zeros in (
+        (embedding.embeddings, 7),
+        (embedding.reverse_embeddings, 30),
+        (model.layers[-1].kernel, 5),
+    ):
+        value = np.ones(weight.shape, "float32")
+        value.flat[:zeros] = 0
+        weight.assign(value)
+    rows = kernels_read(model, np.ones((1, 3)))
+    assert [row.path for row in rows] == [
+        "embedding/embeddings",
+        "lstm/kernel",
+        "lstm/recurrent_kernel",
+        "dense/kernel",
+    ]
+    kernels = [(row.path, row.size, row.size - row.nnz) for row in rows]
+    assert missing_zeros(graph_with(7, 5, size=40), kernels) == []
+    assert len(missing_zeros(graph_with(7, 4, size=40), kernels)) == 1
 
 
 @given(zeros=st.lists(st.integers(1, 100), min_size=1, max_size=6), data=st.data())
