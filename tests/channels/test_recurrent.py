@@ -42,6 +42,25 @@ def test_states_that_are_an_input_of_the_model_keep_their_units():
     assert {row.group: row.kept for row in plan.rows} == {"before": 3, "gru": UNITS, "out": 2}
 
 
+@pytest.mark.parametrize("mask_zero", [True, False])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_a_decoder_that_starts_from_an_encoders_states_is_pruned_with_it(kind, mask_zero):
+    source, target = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+    make = getattr(layers, kind)
+    read, written = (layers.Embedding(9, 4, mask_zero=mask_zero)(tokens) for tokens in (source, target))
+    _, *states = make(UNITS, return_state=True, name="encoder")(read)
+    states = states if kind == "LSTM" else states[0]  # a GRU takes a tensor, too
+    x = make(UNITS, return_sequences=True, name="decoder")(written, initial_state=states)
+    model = keras.Model([source, target], layers.Dense(9, name="words")(x))
+    wrapped = wrap(model, pattern="channel")
+    tfprune.update_masks(wrapped, 0.5)
+    stripped = tfprune.strip(wrapped)
+    plan = plan_shrink(stripped)  # of what masks left, as an export for latency asks for it
+    assert {row.group: row.kept for row in plan.rows}["encoder"] == UNITS // 2
+    data = [np.array([[1, 2, 0], [3, 4, 5]]), np.array([[6, 7], [8, 0]])]
+    np.testing.assert_allclose(shrink(stripped, plan)(data), wrapped(data), atol=1e-6)
+
+
 def test_a_translator_shrinks_and_is_pruned_to_a_budget():
     keras.utils.set_random_seed(1)
     source, target = keras.Input((6,), dtype="int32"), keras.Input((5,), dtype="int32")

@@ -57,3 +57,22 @@ def test_make_and_the_readme_name_the_pythons_that_tensorflow_has_releases_for()
     assert (first, last) == ("3, 11", "3, 13")  # Keras 3.13 begins with 3.11; TensorFlow 2.21 ends with 3.13
     assert "Python 3.11 to 3.13" in readme
     assert "keras>=3.13" in installed("train", ("linux", "x86_64"), "3.11")
+
+
+def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
+    defined = set(SETUP["options.extras_require"])
+    assert not [
+        extra for extra in defined if "_" in extra
+    ]  # the metadata has -, which pip 23.2 takes for another name
+    folders = ("docs", "sample_apps", "tfprune", "export", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py")]
+    named = {
+        (path.name, extra.strip())
+        for path in (*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / ".ci" / "run", *files)
+        for found in re.findall(
+            r"pip install[^`\n]*?\[([\w, -]+)\]|\(extra `([\w-]+)`\)", path.read_text(encoding="utf-8")
+        )
+        for extra in "".join(found).split(",")
+    }
+    assert {"README.md", "CHANGELOG.md", "Makefile", "language_model.md", "runner.py"} <= {name for name, _ in named}
+    assert not [(name, extra) for name, extra in named if extra not in defined]
