@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 
@@ -132,6 +133,42 @@ def test_what_has_to_stay_is_listed_with_the_reason():
     free = keras.Sequential([keras.Input((5,)), *(layers.Dense(4, name=name) for name in ("one", "two", "out"))])
     left = plan_shrink(free, 0.5, filters="one").skipped
     assert {entry.layer: entry.kind for entry in left} == {"two": Skipped.FILTERED, "out": Skipped.HELD}
+
+
+def test_layers_without_a_rule_are_named_though_no_channels_lead_into_them():
+    class Sorted(layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(name="table", shape=(shape[-1], 6))
+
+        def call(self, inputs):
+            return keras.ops.sort(inputs @ self.table, axis=-1)
+
+    x = keras.Input((4,))
+    adapted = layers.Dense(8, name="adapted")
+    stack = [Sorted(name="sorted"), adapted, layers.Dense(8, name="hidden"), layers.Dense(2, name="out")]
+    model = keras.Model(x, functools.reduce(lambda tensor, layer: layer(tensor), stack, x))
+    adapted.enable_lora(2)
+    plan = plan_shrink(model, 0.5)
+    assert {row.group: row.kept for row in plan.rows} == {"hidden": 4, "out": 2}
+    assert {entry.layer: entry.reason for entry in plan.skipped} == {
+        "sorted": "no rule for Sorted: add one with tfprune.register_shrinkable",
+        "adapted": "its rule says nothing of its weight 'adapted/lora_kernel_a'",
+        "out": "an output of the model",
+    }
+
+
+def test_filters_for_an_attention_mean_its_heads_where_its_outputs_are_added():
+    tokens = keras.Input((6, 8))
+    attended = layers.MultiHeadAttention(4, 2, name="attention_0")(tokens, tokens)
+    hidden = layers.Dense(16, name="up")(layers.Add()([tokens, attended]))
+    model = keras.Model(tokens, layers.Dense(2, name="out")(hidden))
+    plan = plan_shrink(model, 0.5, filters="attention_")
+    kept = {row.group: (row.channels, row.kept) for row in plan.rows}
+    assert kept["attention_0/heads"] == (4, 2) and kept["up"] == (16, 16)
+    wrapped = tfprune.wrap(model, pattern="head", filters="attention_")
+    tfprune.update_masks(wrapped, 0.5)
+    query = np.asarray(wrapped.get_layer("attention_0").masks["query/kernel"])
+    assert query.any(axis=(0, 2)).sum() == 2
 
 
 def test_the_channels_that_go_are_those_of_least_weight_in_all_that_make_them():
