@@ -1,7 +1,7 @@
 """Bytes beside the weights of a wrapped model, with latent values and without: small, or the size of Gemma 3 270M.
 
-    python tests/bench/latent_memory.py          # counts the variables
-    python tests/bench/latent_memory.py gemma    # what the process holds, wrapped in place: some minutes
+It counts the variables. `python tests/bench/latent_memory.py gemma` measures what the process holds beside a model of
+Gemma's size that is wrapped in place, which takes some minutes.
 """
 
 from __future__ import annotations
