@@ -175,9 +175,9 @@ def sentencepiece_tokenizer(family: str, **pieces: Any) -> keras.layers.Layer:
     return getattr(models, f"{family}Tokenizer")(proto=proto.getvalue())
 
 
-def _causal_lm(family: str, tokenizer: Callable[[], keras.layers.Layer]) -> keras.Model:
+def _causal_lm(family: str, tokenizer: Callable[[], keras.layers.Layer], **arguments: Any) -> keras.Model:
     preprocessor = getattr(models, f"{family}CausalLMPreprocessor")(tokenizer(), sequence_length=12)
-    backbone = BACKBONES[f"{family}Backbone"]()
+    backbone = BACKBONES[f"{family}Backbone"](**arguments)
     return getattr(models, f"{family}CausalLM")(backbone=backbone, preprocessor=preprocessor)
 
 

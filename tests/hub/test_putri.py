@@ -40,9 +40,12 @@ def test_half_of_the_units_and_a_head_go(name):
 def test_attention_of_one_key_has_no_hidden_units():
     sizes = {"num_layers": 2, "num_query_heads": 4, "num_key_value_heads": 1, "hidden_dim": 16, "head_dim": 4}
     model = keras_hub.models.Gemma3Backbone(hub_models.VOCABULARY, None, intermediate_dim=24, **sizes)
-    _, plan, report = tfprune.putri(model, texts(model), sparsity={"units": 0.5}, batch_size=4, verbose=0)
-    assert [(row.channels, row.kept) for row in report.rows] == [(24, 12), (24, 12)]
-    assert plan.parameters - plan.parameters_kept == 2 * 3 * 16 * 12  # blocks, kernels, width, units
+    parts = {"units": 0.5, "heads": 0.25}
+    _, plan, report = tfprune.putri(model, texts(model), sparsity=parts, batch_size=4, verbose=0)
+    assert [(row.channels, row.kept) for row in report.rows if row.kind == "channels"] == [(24, 12), (24, 12)]
+    assert sum(row.channels - row.kept for row in report.rows if row.kind == "heads") == 2  # queries, one by one
+    # Of two blocks 12 units in three kernels, and of both together two heads of 4 in two kernels, all of width 16.
+    assert plan.parameters - plan.parameters_kept == 16 * (2 * 12 * 3 + 2 * 4 * 2)
 
 
 def test_ids_beyond_the_vocabulary():

@@ -38,11 +38,13 @@ class Gated(layers.Layer):
 class Attention(layers.Layer):
     """Grouped attention by einsum equations: four query heads, two for keys and values, and a rotation in a head."""
 
+    keys = 2
+
     def __init__(self, **options):
         super().__init__(**options)
         self.query = layers.EinsumDense("btd,dqh->btqh", (None, 4, 6), name="query")
-        self.key = layers.EinsumDense("btd,dkh->btkh", (None, 2, 6), name="key")
-        self.value = layers.EinsumDense("btd,dkh->btkh", (None, 2, 6), name="value")
+        self.key = layers.EinsumDense("btd,dkh->btkh", (None, self.keys, 6), name="key")
+        self.value = layers.EinsumDense("btd,dkh->btkh", (None, self.keys, 6), name="value")
         self.out = layers.EinsumDense("btqh,qhd->btd", (None, 8), name="out")
 
     def build(self, shape):
@@ -105,6 +107,53 @@ def test_the_smaller_model_equals_the_masked_one():
     masked, smaller = tfprune.zero_channels(model, plan), tfprune.shrink(model, plan)
     np.testing.assert_allclose(smaller(TOKENS), masked(TOKENS), atol=1e-5)
     assert smaller.count_params() == plan.parameters_kept < model.count_params()
+
+
+class OneKey(Attention):
+    """Four queries that share one key and value, which is repeated for them, or broadcast by the product."""
+
+    keys = 1
+
+    def __init__(self, is_repeated, **options):
+        super().__init__(**options)
+        self.is_repeated = is_repeated
+
+    def call(self, inputs):
+        query, key, value = (self._rotated(self.query(inputs)), self._rotated(self.key(inputs)), self.value(inputs))
+        if self.is_repeated:
+            key, value = ops.repeat(key, 4, axis=-2), ops.repeat(value, 4, axis=-2)
+            scores = ops.softmax(ops.einsum("btqh,bsqh->bqts", query, key) / 6**0.5)
+            return self.out(ops.einsum("bqts,bsqh->btqh", scores, value))
+        query = ops.reshape(query, (-1, 5, 1, 4, 6))
+        scores = ops.softmax(ops.einsum("btkgh,bskh->bkgts", query, key) / 6**0.5)
+        results = ops.einsum("bkgts,bskh->btkgh", scores, value)
+        return self.out(ops.reshape(results, (-1, 5, 4, 6)))
+
+
+@pytest.mark.parametrize("is_repeated", [True, False])
+def test_queries_that_share_their_only_key_go_one_by_one(is_repeated):
+    x = keras.Input((5, 8))
+    model = keras.Model(x, layers.Dense(3, name="out")(OneKey(is_repeated, name="block")(x)))
+    plan = plan_shrink(model, 0.25)
+    rows = {row.group: (row.kind, row.channels, row.kept) for row in plan.rows}
+    assert rows["block_query/heads"] == ("heads", 4, 3)
+    assert rows["block_value/h"] == ("channels", 6, 6)  # the size of a head stays
+    data = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    smaller = tfprune.shrink(model, plan)
+    np.testing.assert_allclose(smaller(data), tfprune.zero_channels(model, plan)(data), atol=1e-5)
+    assert smaller.count_params() == plan.parameters_kept < model.count_params()
+
+
+def test_queries_of_a_grouped_layer_with_one_key_go_one_by_one():
+    x = keras.Input((5, 8))
+    model = keras.Model(x, layers.Dense(3, name="out")(layers.GroupQueryAttention(6, 4, 1, name="attention")(x, x)))
+    plan = plan_shrink(model, 0.25)
+    data = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    smaller = tfprune.shrink(model, plan)
+    assert smaller.get_layer("attention").num_query_heads == 3
+    np.testing.assert_allclose(smaller(data), tfprune.zero_channels(model, plan)(data), atol=1e-5)
+    scores = tfprune.rank_heads(model, (data, np.zeros((2, 5, 3))), loss="mse")
+    assert {name: len(values) for name, values in scores.items()} == {"attention/heads": 4}
 
 
 class Whole(keras.Model):

@@ -144,6 +144,17 @@ def _picks_some(flow: Flow, call: Call, results: list[list[np.ndarray | None]]) 
     return [channels.size for channels in taken] != [channels.size for channels in kept]
 
 
+def repeat(flow: Flow, call: Call) -> Sequence[Layout]:
+    """Follow what is repeated; one key that all queries share is repeated for those that are kept."""
+    (layout,), axis = flow.inputs(call), call.layer.axis
+    key = None if axis is None else layout[axis]
+    if key is None or key.size > 1:
+        return moved(flow, call)
+    copies = flow.copies(int(call.outputs[0].shape[axis]))
+    flow.note(call.layer, {"repeats": copies})
+    return [tuple(copies if index == axis % len(layout) else channels for index, channels in enumerate(layout))]
+
+
 def einsum(flow: Flow, call: Call) -> Sequence[Layout]:
     terms, _, result = call.layer.subscripts.replace(" ", "").partition("->")
     ranks = [len(tensor.shape) for tensor in call.inputs]
@@ -163,31 +174,47 @@ def matmul(flow: Flow, call: Call) -> Sequence[Layout]:
 
 
 def _product(flow: Flow, call: Call, terms: list[list[str]], result: list[str]) -> Layout:
-    """Follow a sum of products. Channels of each term that the result has, too, are heads: the rest is in them."""
+    """Follow a sum of products. Channels of each term that the result has, too, are heads: the rest is in them.
+
+    So are those of one term where the other has a single one: queries that share their only key or value.
+    """
     found: dict[str, list[np.ndarray | None]] = {}
     for term, tensor, layout in zip(terms, call.inputs, flow.inputs(call), strict=True):
         for letter, size, channels in zip(term, tensor.shape, layout, strict=True):
             if size != 1:
                 found.setdefault(letter, []).append(channels)
-    is_shared = {letter for letter, given in found.items() if len(given) > 1}
-    has_heads = False
+    known = {letter: [channels for channels in given if channels is not None] for letter, given in found.items()}
     for letter, given in found.items():
-        known = [channels for channels in given if channels is not None]
         if letter not in result:
-            flow.pin(known, f"{call.layer.name}: {_SUMMED}")
-        elif len(known) < len(given):
-            flow.pin(known, f"{call.layer.name}: they meet channels that are fixed")
-        elif letter in is_shared:
-            has_heads = True
-            flow.name_heads(known)
-    for letter, given in found.items():
-        known = [channels for channels in given if channels is not None]
-        if has_heads and letter not in is_shared:
-            flow.pin(known, f"{call.layer.name}: a head has a fixed size")
-        for channels in known[1:]:
-            flow.tie(known[0], channels)
+            flow.pin(known[letter], f"{call.layer.name}: {_SUMMED}")
+        elif len(known[letter]) < len(given):
+            flow.pin(known[letter], f"{call.layer.name}: they meet channels that are fixed")
+    is_shared = {letter for letter, given in found.items() if len(given) > 1}
+    heads = {letter for letter in is_shared.intersection(result) if len(known[letter]) == len(found[letter])}
+    heads = heads or {letter for letter in _queries(flow, call, terms, result) if known.get(letter)}
+    flow.name_heads(channels for letter in heads for channels in known[letter])
+    for letter, same in known.items():
+        if heads and letter not in is_shared | heads:
+            flow.pin(same, f"{call.layer.name}: a head has a fixed size")
+        for channels in same[1:]:
+            flow.tie(same[0], channels)
     first = {letter: channels for letter, given in found.items() for channels in given[::-1] if channels is not None}
     return tuple(map(first.get, result))
+
+
+def _queries(flow: Flow, call: Call, terms: list[list[str]], result: list[str]) -> set[str]:
+    """Return the letters that one term has alone, where another has a single head along an axis of both."""
+    shared = {letter for letter in result if sum(letter in term for term in terms) > 1}
+    layouts = list(zip(terms, [tensor.shape for tensor in call.inputs], flow.inputs(call), strict=True))
+    has_one = [
+        any(
+            letter in shared and size == 1 and channels is not None
+            for letter, size, channels in zip(*layout, strict=True)
+        )
+        for layout in layouts
+    ]
+    others = (term for place, term in enumerate(terms) if any(has_one[:place] + has_one[place + 1 :]))
+    return {letter for term in others for letter in term} & set(result) - shared
 
 
 def dot_product_attention(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -203,6 +230,7 @@ def dot_product_attention(flow: Flow, call: Call) -> Sequence[Layout]:
         flow.pin(heads, f"{call.layer.name}: they meet channels that are fixed")
         return [(None,) * 4]
     known = [numbers for numbers in heads if numbers is not None]
+    known = [numbers for numbers in known if numbers.size > 1] or known  # an only key stays for all queries
     for numbers in known[1:]:
         flow.tie(known[0], np.repeat(numbers, known[0].size // numbers.size))
     flow.name_heads(known)
@@ -236,7 +264,7 @@ _BINARY = (
     "Power Subtract TrueDivide Where"
 )
 _MOVES = (
-    "BroadcastTo ExpandDims Flip GetItem Moveaxis Repeat Reshape Roll Split Squeeze Stack Swapaxes Take Tile "
+    "BroadcastTo ExpandDims Flip GetItem Moveaxis Reshape Roll Split Squeeze Stack Swapaxes Take Tile "
     "Transpose Unstack"
 )
 OPERATIONS: dict[str, Rule] = {
@@ -248,5 +276,6 @@ OPERATIONS: dict[str, Rule] = {
     "DotProductAttention": dot_product_attention,
     "Concatenate": concatenate,
     "Einsum": einsum,
+    "Repeat": repeat,
     "Matmul": matmul,
 }

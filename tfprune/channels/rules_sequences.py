@@ -108,10 +108,13 @@ def attention(flow: Flow, call: Call) -> Sequence[Layout]:
     config = layer.get_config()
     is_grouped = isinstance(layer, layers.GroupQueryAttention)
     count = config["num_key_value_heads" if is_grouped else "num_heads"]
-    heads = flow.fresh(count, name=f"{layer.name}/heads", kind="heads")
-    queries = np.repeat(heads, config["num_query_heads"] // count) if is_grouped else heads
+    has_one_key = is_grouped and count == 1  # which all queries share, so that each may go alone
+    made = flow.fresh(config["num_query_heads"] if has_one_key else count, name=f"{layer.name}/heads", kind="heads")
+    heads = None if has_one_key else made
+    queries = np.repeat(made, config["num_query_heads"] // made.size) if is_grouped else made
     result, counted = _projected(flow, call, inputs["query"], is_grouped=is_grouped, asked=config)
-    counted |= {"num_query_heads": queries, "num_key_value_heads": heads} if is_grouped else {"num_heads": heads}
+    counted |= {"num_query_heads": queries} if is_grouped else {"num_heads": queries}
+    counted |= {"num_key_value_heads": heads} if is_grouped and not has_one_key else {}
     weights = {
         "query/kernel": (inputs["query"], queries, None),
         "gate/kernel": (inputs["query"], queries, None),

@@ -47,11 +47,15 @@ class Channels:
 
     def name_heads(self, given: Iterable[np.ndarray]) -> None:
         """Let channels count as heads from now on, those of all sources that make some of these."""
-        numbers = np.concatenate([channels.ravel() for channels in given])
+        numbers = np.concatenate([np.empty(0, int), *(channels.ravel() for channels in given)])
         for index, source in enumerate(self.sources):
             if source.kind != "heads" and np.isin(source.channels, numbers).any():
                 name = f"{source.name.partition('/')[0]}/heads"
                 self.sources[index] = ChannelSource(name, "heads", source.channels)
+
+    def copies(self, count: int) -> np.ndarray:
+        """Return the numbers of channels that no layer makes, and that stay or go with those they are tied to."""
+        return self._number(count)
 
     def fixed(self, count: int, reason: str) -> np.ndarray:
         """Return the numbers of channels that have to stay and that no layer of the network makes."""

@@ -53,7 +53,8 @@ def putri(
 
     Use it on a model that is too large to be trained again: it takes some passes over a few hundred texts. First the
     hidden units go that matter least to the layer that reads them, whose other weights take over by least squares;
-    then whole heads, with the queries that share them, without which the model changes least.
+    then whole heads without which the model changes least, with the queries that share them, or of queries that all
+    share one, each by itself.
 
     Calibrate on texts of every kind that the model will see. An update fits what it was calibrated on, and can harm
     the rest: a layer keeps its old weights where the new ones are worse on the texts that `holdout` keeps apart.

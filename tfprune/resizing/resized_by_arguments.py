@@ -95,6 +95,9 @@ def _resize(config: Any, sizes: Sizes, given: Mapping[str, int]) -> bool:
 
 def resized(name: str, value: int, *, sizes: Sizes) -> int:
     """Return a number of heads or units once the plan is carried out; a multiple of one where several are joined."""
+    if name.endswith("key_value_groups"):  # how many queries share a key: all, where there is one
+        queries = max((size for of_heads, size in sizes if of_heads), default=None)
+        return sizes[True, value] if value == queries else value
     is_heads = "head" in name and "dim" not in name
     if any(word in name for word in _OTHERS) or not (is_heads or any(word in name for word in _UNITS)):
         return value

@@ -51,6 +51,8 @@ class SmallerGraph:
         counted = self.counted(layer)
         if isinstance(layer, keras.layers.Layer):
             return layer if self._stays(layer) else copy_of(layer, changes=counted)
+        if "repeats" in counted:
+            return functools.partial(keras.ops.repeat, **counted, axis=layer.axis)
         return next((functools.partial(_sized, name, sizes) for name, sizes in counted.items()), layer)
 
     def _stays(self, layer: keras.layers.Layer) -> bool:
