@@ -78,3 +78,20 @@ def test_units_are_ranked_on_texts_of_any_length(name):
     ranks = tfprune.rank_channels(model, texts(model, count=6, length=12))
     assert len(ranks) == 2
     assert all(np.isfinite(scores).all() and len(set(scores)) > 10 for scores in ranks.values())
+
+
+def test_layers_that_keras_numbers_anew_in_a_copy_find_their_partners():
+    """A block of DeepLab makes models in its code; and where nobody says that it is not in training, it trains."""
+    keras.utils.set_random_seed(0)
+    model = hub_models.BACKBONES["DeepLabV3Backbone"]()
+    images, before = hub_models.inputs_for(model), model.get_weights()
+    plan = tfprune.plan_shrink(model, 0.5)
+    masked, smaller = tfprune.zero_channels(model, plan), tfprune.shrink(model, plan)
+    expected = np.asarray(masked(images, training=False))
+    np.testing.assert_allclose(np.asarray(smaller(images, training=False)), expected, atol=1e-5)
+    better, report = tfprune.reconstruct(masked, model, hub_models.inputs_for(model, batch=4, seed=1), batch_size=2)
+    solved = {f"{row.layer}/{row.weight}".split("/")[-2]: row for row in report.rows}
+    assert {"aspp_conv_1", "aspp_conv_2", "conv_projection"} <= solved.keys()
+    assert all(solved[name].after < 0.1 * solved[name].before for name in ("aspp_conv_1", "aspp_conv_2"))
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

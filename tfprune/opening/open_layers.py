@@ -61,7 +61,7 @@ def open_layers(flat: keras.Model, is_known: IsKnown) -> Opened:
 def _runs(model: keras.Model, length: int) -> bool:
     """Tell whether a traced graph runs: where code looks at open sizes, it may have written them into operations."""
     try:
-        model(numbers_for(model.input, length=length))
+        model(numbers_for(model.input, length=length), training=False)
     except FAILURES:
         return False
     return True
@@ -145,7 +145,8 @@ def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
 def _same(flat: keras.Model, opened: keras.Model, length: int) -> bool:
     """Tell whether a graph returns what the layers do: a call of theirs may do more than their code says."""
     numbers = numbers_for(opened.input, length=length)
-    for ours, theirs in zip(*(keras.tree.flatten(model(numbers)) for model in (opened, flat)), strict=True):
+    outputs = [keras.tree.flatten(model(numbers, training=False)) for model in (opened, flat)]
+    for ours, theirs in zip(*outputs, strict=True):
         ours, theirs = (keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")) for value in (ours, theirs))
         if not np.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max(initial=0), equal_nan=True):
             return False

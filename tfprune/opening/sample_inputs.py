@@ -29,7 +29,7 @@ def usable_length(model: keras.Model) -> int | None:
     """Return the first length on which a model runs; None if there is none."""
     for length in LENGTHS:
         try:
-            model(numbers_for(model.input, length=length))
+            model(numbers_for(model.input, length=length), training=False)
         except FAILURES:
             continue
         return length

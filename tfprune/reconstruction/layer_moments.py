@@ -60,12 +60,17 @@ def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[
     found: list[tuple[Site, Site]] = []
     skipped: list[Skipped] = []
     for name, made in calls.items():
-        maps, left = inner_maps(_plain(made[0]), name=name)
+        layer, other = _plain(made[0]), _plain(others[name][0])
+        maps, left = inner_maps(layer, name=name)
         skipped += left
         if maps:
-            meant = {one.kernel.path: one for one in inner_maps(_plain(others[name][0]), name=name)[0]}
+            places, meant = _places(layer), _places(other)  # paths may hold names that Keras numbers anew in a copy
+            partners = {meant[id(one.kernel.variable)]: one for one in inner_maps(other, name=name)[0]}
             found += [
-                (_checked(Site(name, one, made, ours)), Site(name, meant[one.kernel.path], others[name], theirs))
+                (
+                    _checked(Site(name, one, made, ours)),
+                    Site(name, partners[places[id(one.kernel.variable)]], others[name], theirs),
+                )
                 for one in maps
             ]
     if not found:
@@ -74,6 +79,10 @@ def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[
             f"Expected layers to solve for. Received: {ours.model.name!r}, with {listed or 'no kernels'}."
         )
     return found, skipped
+
+
+def _places(layer: keras.layers.Layer) -> dict[int, int]:
+    return {id(variable): place for place, variable in enumerate(layer.weights)}
 
 
 def _checked(site: Site) -> Site:

@@ -56,7 +56,7 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
 def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
     """Return the smaller layer, built as the layer was, with its sizes open."""
     part = copy_of(layer, changes=graph.counted(layer))
-    config = layer.get_build_config()
+    config = layer.get_build_config() or {}  # none of a layer without weights that another one built
     if "input_shape" in config:  # the smaller one's has other channels, and no open sizes
         built, called = config["input_shape"], graph.shape(layer)  # perhaps on positions in one axis
         sizes = [*built, *called][-len(built) :] if len(called) >= len(built) else [*built[: -len(called)], *called]
@@ -84,7 +84,7 @@ def _same(model: keras.Model, graph: keras.Model) -> bool:
     """Tell whether a model of the class returns what the smaller graph does, on numbers of the graph's sizes."""
     numbers = numbers_for(graph.input)
     try:
-        pairs = zip(*(keras.tree.flatten(one(numbers)) for one in (model, graph)), strict=True)
+        pairs = zip(*(keras.tree.flatten(one(numbers, training=False)) for one in (model, graph)), strict=True)
         arrays = [[keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in pair] for pair in pairs]
     except FAILURES:
         return False
