@@ -155,6 +155,9 @@ def test_layers_without_a_rule_are_named_though_no_channels_lead_into_them():
         "adapted": "its rule says nothing of its weight 'adapted/lora_kernel_a'",
         "out": "an output of the model",
     }
+    alone = keras.Model(x, Sorted(name="last")(Sorted(name="first")(x)))
+    with pytest.raises(ValueError, match="have to stay: first: no rule for Sorted: .*; last: no rule for Sorted"):
+        plan_shrink(alone, 0.5)
 
 
 def test_filters_for_an_attention_mean_its_heads_where_its_outputs_are_added():

@@ -121,6 +121,39 @@ def test_a_weight_that_two_layers_hold_is_masked_once_and_trains_sparse_in_both(
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "wrapped.keras")(x), wrapped(x))
 
 
+def test_weights_of_the_model_itself_and_beside_a_wrapper_inside_are_named():
+    class Own(keras.Model):
+        def build(self, shape):
+            self.table = self.add_weight(name="table", shape=(shape[-1], 5))
+            self.mixer = self.add_weight(name="mixer_kernel", shape=(5, 2))
+
+        def call(self, inputs):
+            return inputs @ self.table @ self.mixer
+
+    class Outer(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.inner, self.free = tfprune.Pruned(layers.Dense(4, name="inner")), layers.Dense(4, name="free")
+
+        def build(self, shape):
+            self.inner.build(shape)
+            self.free.build(shape)
+            self.own = self.add_weight(name="own", shape=(4, 4))
+
+        def call(self, inputs):
+            return self.free(inputs) + self.inner(inputs) @ self.own
+
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, Own(name="model")(Outer(name="outer")(inputs)))
+    report = tfprune.sparsity_report(model)
+    assert [row.path for row in report.rows] == ["outer/inner/kernel"]
+    assert [(skipped.layer, skipped.reason.partition(":")[0]) for skipped in report.skipped] == [
+        ("outer", "free/kernel left out by `filters` or by the pattern"),
+        ("outer", "no rule for Outer, own of 16 parameters"),
+        ("model", "table, mixer_kernel of 30 parameters"),
+    ]
+
+
 def dense_model() -> keras.Model:
     keras.utils.set_random_seed(0)
     return keras.Sequential([keras.Input((6,)), layers.Dense(8, name="a"), layers.Dense(4, name="b")])
@@ -145,12 +178,14 @@ def test_quantize_is_refused_until_the_model_is_stripped(tmp_path):
 
 
 def test_a_kernel_that_is_quantized_is_named_as_such():
-    model = dense_model()
-    model.quantize("int8", filters="a")
+    inputs = keras.Input((6,))
+    first = layers.EinsumDense("bi,iho->bho", (2, 4), name="a")  # whose scales have four axes
+    model = keras.Model(inputs, layers.Dense(4, name="b")(first(inputs)))
+    model.quantize("int8", filters="^a$")
     wrapped = tfprune.wrap(model)
     tfprune.update_masks(wrapped, 0.5)
     (skipped,) = tfprune.sparsity_report(wrapped).skipped
-    assert (skipped.layer, skipped.reason.partition(",")[0]) == ("a", "kernel of 48 parameters: integers")
+    assert (skipped.layer, skipped.reason.partition(",")[0]) == ("a", "kernel of 48 parameters: quantized")
     np.testing.assert_array_equal(tfprune.strip(wrapped)(X), wrapped(X))
 
 

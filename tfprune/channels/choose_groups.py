@@ -58,7 +58,7 @@ def choose_groups(
         reasons = {group.name: refusal(group) for group in groups}
         free = {group.name: group for group in groups if reasons[group.name] is None}
         if not free:
-            stuck = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+            stuck = [f"{name}: {reason}" for name, reason in (reasons or network.unfollowed).items() if reason]
             raise ValueError(
                 f"Expected {pattern.kind or 'channels'} that can be removed. Received: filters={asked!r}, and these "
                 f"have to stay: {'; '.join(stuck[:5]) or 'none are made by a kernel that is known'}."

@@ -146,12 +146,18 @@ def _check_rank(layer: keras.layers.Layer, variable: keras.Variable, axes: str) 
 
 
 def matrices(root: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
-    """Return every weight of a layer that has rows and columns, biases aside, with its path below it."""
+    """Return every weight of a layer that has rows and columns, biases aside, with its path below it.
+
+    Of integers only what was quantized is a weight, without its scales; others are numbers of positions, for example.
+    """
     found: dict[int, tuple[str, keras.Variable]] = {}
     for path, part in walk(root):
-        for weight in part.weights:  # the innermost layer comes last
-            is_bias = weight.name.split("_")[-1] == "bias"
-            if len(weight.shape) >= 2 and weight.dtype != "bool" and not is_bias:
+        is_quantized = getattr(part, "quantization_mode", None) is not None
+        aside = ("bias", "scale", "zero") if is_quantized else ("bias",)
+        for weight in part.weights:
+            found.pop(id(weight), None)  # the innermost layer comes last, and says what it is
+            is_number = is_quantized or keras.backend.is_float_dtype(weight.dtype)
+            if len(weight.shape) >= 2 and is_number and weight.name.split("_")[-1] not in aside:
                 found[id(weight)] = (f"{path}/{weight.name}" if path else weight.name, weight)
     return list(found.values())
 

@@ -45,9 +45,10 @@ def choose_weights(
     wanted = selector(filters, pattern, paths, others=others)
     meant = [entry for entry in offered if wanted(f"{entry[0]}/{entry[2].path}", entry[1], entry[2])]
     if not meant:
+        advice = "" if paths else " Name the weights of your layers with tfprune.register_prunable."
         raise ValueError(
             f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "
-            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}."
+            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}.{advice}"
         )
     wrapped = {path: layer for path, layer, _ in meant if isinstance(layer, Pruned)}
     _check_agreement(wrapped, criterion, pattern, latent)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from tfprune.models.kernels import Kernel, kernels, matrices
+from tfprune.models.kernels import kernels, matrices
 from tfprune.models.kinds import check_keras, leaf_layers
 from tfprune.models.layers import as_numpy, sublayers, walk
 from tfprune.models.register_prunable import is_registered
 from tfprune.report import Report, Skipped, skipped_table, table
-from tfprune.wrapping.pruned import Pruned, holds_pruned
+from tfprune.wrapping.pruned import Pruned
 
 
 def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
@@ -54,7 +55,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
     every |= masked
     return SparsityReport(
         rows=rows,
-        skipped=tuple(_skipped(model, offered, masked=masked)),
+        skipped=tuple(_skipped(model, masked=masked.keys() | _latents(wrapped))),
         total_nnz=sum(row.nnz for row in every.values()),
         total_size=sum(row.size for row in every.values()),
     )
@@ -72,21 +73,31 @@ def _row(layer: str, weight: str, variable: keras.Variable, mask: keras.Variable
     return WeightRow(layer, weight, is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept)))
 
 
-def _skipped(model: keras.layers.Layer, offered: list[Kernel], *, masked: Collection[int]) -> list[Skipped]:
+def _latents(wrapped: list[tuple[str, Pruned]]) -> set[int]:
+    """Return the ids of what wrappers keep beside the weights of their layers."""
+    return {id(weight) for _, layer in wrapped for weight in layer.weights} - {
+        id(weight) for _, layer in wrapped for weight in layer.layer.weights
+    }
+
+
+def _skipped(model: keras.layers.Layer, *, masked: Collection[int]) -> list[Skipped]:
     """List the layers that hold weights which are not pruned, with the reason."""
     found, parts = [], list(leaf_layers(model))
     for path, layer in parts:
         if not isinstance(layer, Pruned) and not layer.built and is_registered(layer):
             reason = "not built: the model has not called it yet"
             found.append(Skipped(path or layer.name, reason, Skipped.UNBUILT))
-        elif layer.weights and (isinstance(layer, Pruned) or not holds_pruned(layer)):
+        elif layer.weights:
             found += [Skipped(path or layer.name, *reasons) for reasons in _reasons(layer, masked)]
     in_layers = {id(variable) for _, layer in parts for variable in layer.variables}
-    for kernel in offered:
-        if id(kernel.variable) not in in_layers:
-            owner = kernel.path.rpartition("/")[0] or model.name
-            reason = "its kernel is a weight of the model itself; move it into a layer"
-            found.append(Skipped(owner, reason, Skipped.NO_RULE))
+    of_models: dict[str, dict[str, keras.Variable]] = defaultdict(dict)
+    for path, weight in matrices(model):
+        if id(weight) not in in_layers:
+            owner, _, name = path.rpartition("/")
+            of_models[owner or model.name][name] = weight
+    for owner, weights in of_models.items():
+        reason = f"{_sizes(weights)}: held by the model itself; move them into a layer"
+        found.append(Skipped(owner, reason, Skipped.NO_RULE))
     return found
 
 
@@ -95,7 +106,8 @@ def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tup
 
     Args:
         layer: A layer, or a wrapper.
-        masked: The ids of all weights under masks; empty in a plain model, whose kernels are all counted.
+        masked: The ids of all weights under masks, and of what is kept beside them; empty in a plain model, whose
+            kernels are all counted.
     """
     if isinstance(layer, Pruned):
         frozen = [name for name in layer.kernels if name not in layer.trained()]
@@ -114,7 +126,7 @@ def _reasons(layer: keras.layers.Layer, masked: Collection[int]) -> Iterator[tup
         yield f"{_sizes(factors)}: factors of LoRA, which are added to the kernel and fill its zeros", Skipped.NO_RULE
     integers = {path: weight for path, weight in others.items() if not keras.backend.is_float_dtype(weight.dtype)}
     if integers:
-        yield f"{_sizes(integers)}: integers, which take no masks; prune first, then quantize", Skipped.NO_RULE
+        yield f"{_sizes(integers)}: quantized, which leaves no place for masks; prune first", Skipped.NO_RULE
     rest = {path: weight for path, weight in others.items() if path not in {**factors, **integers}}
     name = type(layer).__name__
     if rest and is_registered(layer):
