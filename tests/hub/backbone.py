@@ -76,7 +76,17 @@ def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
         step.value = alike(tfprune.strip(wrapped), wrapped, inputs)
     with Step("exported") as step:
         # Sparse forms are for larger weights than these.
-        tfprune.export.to_tflite(wrapped, folder / "model.tflite", sparse=False, check_on=inputs)
+        tfprune.export.to_tflite(fixed(wrapped, inputs), folder / "model.tflite", sparse=False, check_on=inputs)
+
+
+def fixed(model: keras.Model, inputs: Any) -> keras.Model:
+    """Return the model on inputs of the sizes of these, as a file has them."""
+    given = keras.tree.map_structure(
+        lambda tensor, values: keras.Input(values.shape[1:], dtype=tensor.dtype, name=tensor.name),
+        model.input,
+        inputs,
+    )
+    return keras.Model(given, model(given))
 
 
 def remove(model: keras.Model, inputs: Any) -> None:
