@@ -53,7 +53,8 @@ def walk_through(name: str) -> None:
     enliven(model, inputs)
     with tempfile.TemporaryDirectory() as folder:
         prune(model, inputs, Path(folder))
-    remove(model, inputs)
+    if not remove(model, inputs):
+        remove(fixed(model, inputs, batch=len(keras.tree.flatten(inputs)[0])), inputs, note="sizes fixed: ")
 
 
 def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
@@ -79,18 +80,18 @@ def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
         tfprune.export.to_tflite(fixed(wrapped, inputs), folder / "model.tflite", sparse=False, check_on=inputs)
 
 
-def fixed(model: keras.Model, inputs: Any) -> keras.Model:
+def fixed(model: keras.Model, inputs: Any, *, batch: int | None = None) -> keras.Model:
     """Return the model on inputs of the sizes of these, as a file has them."""
     given = keras.tree.map_structure(
-        lambda tensor, values: keras.Input(values.shape[1:], dtype=tensor.dtype, name=tensor.name),
+        lambda tensor, values: keras.Input(values.shape[1:], batch, tensor.dtype, name=tensor.name),
         model.input,
         inputs,
     )
     return keras.Model(given, model(given))
 
 
-def remove(model: keras.Model, inputs: Any) -> None:
-    """Plan, shrink and reconstruct."""
+def remove(model: keras.Model, inputs: Any, *, note: str = "") -> bool:
+    """Plan, shrink and reconstruct; tell whether there is a smaller model, or nothing to remove."""
     plan = masked = None
     with Step("planned") as step:
         plan = tfprune.plan_shrink(model, CHANNELS)
@@ -98,19 +99,20 @@ def remove(model: keras.Model, inputs: Any) -> None:
         heads = sum(row.kind == "heads" for row in groups)
         step.value = f"{len(groups) - heads} channel groups, {heads} of heads"
     if plan is None:
-        return
+        return True
     with Step("shrunk") as step:
-        masked = tfprune.zero_channels(model, plan)
         smaller = tfprune.shrink(model, plan)
+        masked = tfprune.zero_channels(model, plan)
         difference = alike(smaller, masked, inputs)
-        step.value = f"{difference}, {smaller.count_params() / model.count_params():.0%} left"
+        step.value = f"{note}{difference}, {smaller.count_params() / model.count_params():.0%} left"
     if masked is None:
-        return
+        return False
     with Step("reconstructed") as step:
         data = inputs_for(model, batch=SAMPLES, seed=1)
         better, report = tfprune.reconstruct(masked, model, data, batch_size=2)
         alike(tfprune.shrink(better, plan), better, inputs)
         step.value = f"{len(report.rows)} layers"
+    return True
 
 
 def alike(model: Callable, expected: Callable, inputs: Any) -> str:

@@ -59,9 +59,8 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
     if not copy.is_open_shaped:
         raise ValueError(
             f"Expected a model whose code can be traced with the sizes of its inputs open, or whose class can have "
-            f"fewer heads and hidden units. Received: {model.name!r}; {reason}. For a graph fix the sizes: "
-            f"x = keras.Input((128,), batch_size=1, dtype='int32') for each input, and shrink "
-            f"keras.Model(x, model(x))."
+            f"fewer heads and hidden units. Received: {model.name!r}; {reason}. For a graph fix the sizes, as in "
+            f"x = {_fixed_input(copy.plain)} for each input, and shrink keras.Model(x, model(x))."
         )
     smaller = SmallerGraph(copy.model, plan.network, keep=plan.keep).model
     graph = keras.Model(smaller.input, smaller.output, name=model.name)
@@ -69,6 +68,13 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
         return strip(graph)
     except ValueError:  # a layer has no configuration: the graph runs and is exported, but cannot be saved anyway
         return graph
+
+
+def _fixed_input(model: keras.Model) -> str:
+    """Return code that makes the first input of a model with all sizes fixed, 128 where the model leaves them open."""
+    tensor = keras.tree.flatten(model.input)[0]
+    shape = tuple(size or 128 for size in tensor.shape[1:])
+    return f"keras.Input({shape}, batch_size=1, dtype={str(tensor.dtype)!r})"
 
 
 def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> FlatCopy:
