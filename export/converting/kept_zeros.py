@@ -38,8 +38,20 @@ def kernels_read(plain: keras.Model, data: Any) -> list[WeightRow]:
     """
     with _Reads() as scope:
         plain(data, training=False)
-    rows = zip(kernels(plain), tfprune.sparsity_report(plain).rows, strict=True)
-    return [row for kernel, row in rows if id(kernel.variable) in scope.read]
+    variables = [kernel.variable for kernel in kernels(plain)]
+    read = [id(variable) in scope.read for variable in variables]
+    if not all(read) and keras.backend.backend() == "tensorflow":
+        captured = _captured(plain, data)  # by a tf.function, whose code does not run again
+        read = [known or id(variable.handle) in captured for known, variable in zip(read, variables, strict=True)]
+    return [row for row, known in zip(tfprune.sparsity_report(plain).rows, read, strict=True) if known]
+
+
+def _captured(plain: keras.Model, data: Any) -> set[int]:
+    """Return the ids of the handles of variables in the graph that TensorFlow traces."""
+    import tensorflow as tf
+
+    traced = tf.function(lambda: plain(data, training=False)).get_concrete_function()
+    return {id(handle) for handle in traced.captured_inputs}
 
 
 def missing_zeros(graph: Model, kernels: Iterable[tuple[str, int, int]]) -> list[str]:

@@ -176,6 +176,29 @@ def test_each_kernel_needs_a_weight_of_its_own():
     assert missing_zeros(graph_with(90), [("a", 100, 90), ("twin", 100, 90)]) == [], "equal kernels are merged"
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a tf.function runs on TensorFlow alone")
+def test_kernels_that_a_function_of_tensorflow_reads_are_looked_for():
+    import tensorflow as tf
+
+    class Compiled(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.used, self.unused = keras.layers.Dense(4, name="used"), keras.layers.Dense(4, name="unused")
+
+        def build(self, shape):
+            self.used.build(shape)
+            self.unused.build(shape)
+
+        @tf.function
+        def call(self, inputs):
+            return self.used(inputs)
+
+    x, data = keras.Input((3,)), np.ones((1, 3))
+    model = keras.Model(x, keras.layers.Dense(2, name="out")(Compiled(name="compiled")(x)))
+    model(data, training=False)  # traces the function
+    assert [row.path for row in kernels_read(model, data)] == ["compiled/used/kernel", "out/kernel"]
+
+
 def test_a_kernel_that_the_graph_does_not_read_is_not_looked_for():
     tokens = keras.Input((3,), dtype="int32")
     embedding = keras.layers.ReversibleEmbedding(10, 4, tie_weights=False, name="embedding")
