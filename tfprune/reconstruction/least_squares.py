@@ -100,12 +100,47 @@ def solve(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge:
         Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
     """
     found = weights.astype(np.float64)
-    for pattern, rows in _patterns(free):
-        inverse = inverse_of_lower(damped_factor(moments.gram[np.ix_(pattern, pattern)], ridge))
-        for _ in range(2):  # the second time returns what the ridge held back in directions with data
-            missing = moments.cross[rows] - found[rows] @ moments.gram
-            found[np.ix_(rows, pattern)] += missing[:, pattern] @ inverse.T @ inverse
+    alone, alike = _by_cost(list(_patterns(free)))
+    factors = [_factor(moments, pattern, ridge) for pattern, _ in alone]
+    some = np.unique(np.concatenate([pattern for pattern, _ in alike])) if alike else np.arange(0)
+    inverse = (factor := _factor(moments, some, ridge)).T @ factor if alike else None
+    for _ in range(2):  # the second time returns what the ridge held back in directions with data
+        missing = moments.cross - found @ moments.gram
+        for (pattern, rows), factor in zip(alone, factors, strict=True):
+            found[np.ix_(rows, pattern)] += missing[np.ix_(rows, pattern)] @ factor.T @ factor
+        if inverse is not None:
+            _step_together(found, missing[:, some] @ inverse, inverse, some=some, patterns=alike)
     return moments.better(weights, found)
+
+
+def _by_cost(patterns: list[tuple[np.ndarray, np.ndarray]]) -> tuple[list, list]:
+    """Split patterns into those that get a factorization each, and those that share that of all their inputs."""
+    size = max((len(pattern) for pattern, _ in patterns), default=0)
+    alike = [(pattern, rows) for pattern, rows in patterns if 2 * len(pattern) > size]
+    if len(alike) < 2:
+        return patterns, []
+    return [(pattern, rows) for pattern, rows in patterns if 2 * len(pattern) <= size], alike
+
+
+def _step_together(
+    found: np.ndarray, steps: np.ndarray, inverse: np.ndarray, *, some: np.ndarray, patterns: list
+) -> None:
+    """Add steps that were solved for with all of some inputs, each held back to the pattern of its row.
+
+    The inputs that a row lacks get no step, which changes the others by what the block inverse says (Hassibi & Stork,
+    eq. 5, for several weights at once): the inverse is of the size of what is lacking, not of what is there.
+    """
+    for pattern, rows in patterns:
+        gone = np.flatnonzero(~np.isin(some, pattern))
+        held = np.linalg.solve(inverse[np.ix_(gone, gone)], steps[np.ix_(rows, gone)].T)
+        step = steps[rows] - held.T @ inverse[gone]
+        step[:, gone] = 0
+        found[np.ix_(rows, some)] += step
+
+
+def _factor(moments: GramMoments, inputs: np.ndarray, ridge: float) -> np.ndarray:
+    """Return the inverse of the lower Cholesky factor of the moments of some inputs."""
+    return inverse_of_lower(damped_factor(moments.gram[np.ix_(inputs, inputs)], ridge))
 
 
 def _patterns(free: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

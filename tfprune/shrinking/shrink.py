@@ -71,7 +71,7 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
 
 
 def _fixed_input(model: keras.Model) -> str:
-    """Return code that makes the first input of a model with all sizes fixed, 128 where the model leaves them open."""
+    """Return code that makes the first input of a model of fixed sizes, 128 where the model leaves them open."""
     tensor = keras.tree.flatten(model.input)[0]
     shape = tuple(size or 128 for size in tensor.shape[1:])
     return f"keras.Input({shape}, batch_size=1, dtype={str(tensor.dtype)!r})"
