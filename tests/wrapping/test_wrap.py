@@ -369,6 +369,19 @@ def test_what_could_not_be_stripped_is_not_wrapped():
             wrap(functional(Forgetful(3)))
 
 
+def test_what_could_not_be_stripped_is_not_wrapped_in_place():
+    class Bare(layers.Dense):
+        def get_config(self):
+            raise NotImplementedError("it was never saved")
+
+    model = Neither()
+    model.dense = Bare(4, name="bare")
+    model(np.ones((1, 4)))
+    with pytest.raises(ValueError, match="'bare' to have a configuration.*it was never saved"):
+        tfprune.wrap(model, in_place=True)
+    assert type(model.dense) is Bare
+
+
 def test_layers_whose_configuration_changes_their_name_come_back_under_it():
     class Renamed(layers.Dense):
         """Name each copy anew, as blocks do that put their names together themselves."""

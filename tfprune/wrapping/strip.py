@@ -68,6 +68,22 @@ def try_the_way_back(wrapped: keras.layers.Layer) -> None:
         plain_copy(wrapped)
 
 
+def try_copies(model: keras.Model) -> None:
+    """Copy each layer once as `strip` will, where the model is wrapped in place and too large for another copy.
+
+    Args:
+        model: A subclassed model, whose layers are copied by their configurations.
+
+    Raises:
+        ValueError: If a layer has none.
+    """
+    for _, layer in configured_layers(model):
+        if is_subclassed(layer) and layer is not model:
+            try_copies(layer)
+        elif not isinstance(layer, keras.Model) and any(not is_of_keras(part) for _, part in walk(layer)):
+            copy_of(layer)
+
+
 def _inside(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
     return layer.layer if isinstance(layer, Pruned) else None
 

@@ -22,7 +22,7 @@ from tfprune.wrapping.channel_choice import choose_channels
 from tfprune.wrapping.choice import choose_weights, is_unbuilt
 from tfprune.wrapping.masked_weights import LATENT
 from tfprune.wrapping.pruned import Pruned
-from tfprune.wrapping.strip import try_the_way_back
+from tfprune.wrapping.strip import try_copies, try_the_way_back
 from tfprune.wrapping.transfer import copy_with, transfer_weights
 
 
@@ -111,6 +111,8 @@ def wrap(
         return Pruned(layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
 
     if in_place:
+        if is_subclassed(model_or_layer):
+            try_copies(model_or_layer)
         replace = replace_in_place if is_subclassed(model_or_layer) else replace_in_live_graph
         replace(model_or_layer, functools.partial(_replacement, wrapped))
         lock_models(model_or_layer)
