@@ -226,3 +226,22 @@ def test_an_activation_is_judged_by_what_it_returns():
     network = tfprune.channels.analyze.analyze(model)
     free = {group.name: int(network.free(group).sum()) for group in network.groups}
     assert free == {"shifted": 6, "centered": 0, "out": 0}
+
+
+class Hoarding(layers.Layer):
+    """Adds a symbolic tensor that it keeps, of another graph."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = layers.Dense(4)
+        self.kept = keras.Input((4,))
+
+    def call(self, x):
+        return self.dense(x) + (self.kept if isinstance(x, keras.KerasTensor) else 0)
+
+
+def test_a_trace_that_is_no_graph_is_named_as_one_that_failed():
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dense(2, name="out")(Hoarding(name="hoarding")(layers.Dense(4, name="first")(x))))
+    with pytest.raises(ValueError, match="first: hoarding: its code cannot be traced: .* not connected"):
+        plan_shrink(model, 0.5)

@@ -124,11 +124,11 @@ def _traced(flat: keras.Model, candidates: list[keras.layers.Layer], *, inputs: 
             traced = flatten(traced)
             _number_operations(traced)
             return Opened(traced, inputs is None, closed)
-        except FAILURES:
-            if not failed:
-                raise
-            layer, error = failed[0]
-            closed[id(layer)] = describe(error)
+        except FAILURES as error:
+            if not failed:  # what was recorded makes no graph: tensors of another trace, for example
+                return Opened(flat, True, closed | dict.fromkeys(map(id, open_ones), describe(error)))
+            layer, reason = failed[0]
+            closed[id(layer)] = describe(reason)
 
 
 def _number_operations(traced: keras.Model) -> None:
