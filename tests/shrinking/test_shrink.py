@@ -135,6 +135,45 @@ def test_what_goes_is_sliced_out_of_every_weight():
     assert all(np.array_equal(one, other) for one, other in zip(smaller.get_weights(), expected, strict=True))
 
 
+def effective(layer):
+    """Return what a dense layer with LoRA multiplies by."""
+    kernel, first, second = (np.asarray(weight) for weight in layer.weights if len(weight.shape) == 2)
+    return kernel + layer.lora_alpha / layer.lora_rank * first @ second
+
+
+def test_factors_of_lora_lose_what_their_kernel_loses():
+    stack = [keras.Input((3,)), layers.Dense(4, name="hidden"), layers.Dense(2, name="out")]
+    model = keras.Sequential(stack)
+    hidden, out = model.layers
+    hidden.kernel.assign([[5.0, 1, 4, 2]] * 3)
+    generator = np.random.default_rng(0)
+    for layer, alpha in ((hidden, 2), (out, 8)):
+        layer.enable_lora(2, lora_alpha=alpha)
+        for factor in (layer.lora_kernel_a, layer.lora_kernel_b):
+            factor.assign(generator.normal(size=factor.shape))
+    first, second = effective(hidden)[:, [0, 2]], effective(out)[[0, 2]]  # the larger two of the kernel's
+    data, plan = generator.normal(size=(5, 3)).astype("float32"), plan_shrink(model, 0.5)
+    for changed in (shrink(model, plan), zero_channels(model, plan)):
+        np.testing.assert_allclose(changed(data), data @ first @ second, atol=1e-4)
+        assert len(changed.trainable_variables) == len(model.trainable_variables) == 6
+    assert [factor.shape for factor in shrink(model, plan).get_layer("hidden").weights] == [
+        (3, 2),
+        (2,),
+        (3, 2),
+        (2, 2),
+    ]
+
+
+def test_a_channel_that_only_a_factor_of_lora_reads_stays():
+    stack = [keras.Input((3,)), layers.Dense(4, name="hidden"), layers.Dense(2, name="out")]
+    model = keras.Sequential(stack)
+    out = model.get_layer("out")
+    out.kernel.assign([[1, 1], [0, 0], [0, 0], [0, 0]])
+    out.enable_lora(1)
+    out.lora_kernel_a.assign([[0], [1], [0], [0]])
+    assert [row.kept for row in plan_shrink(model).rows] == [2, 2]
+
+
 def test_statistics_of_normalization_go_with_their_channels():
     image = keras.Input((4, 4, 1))
     x = layers.Conv2D(3, 1, name="conv")(image)

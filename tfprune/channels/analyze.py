@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from tfprune.channels.rules import follow
 from tfprune.models.graph import trace
 from tfprune.models.kernels import Kernel, kernels
 from tfprune.models.layers import walk
+from tfprune.models.low_rank import factors
 
 
 def analyze(model: keras.Model, *, closed: Mapping[int, str] | None = None) -> Network:
@@ -46,6 +47,7 @@ def _channeled_layer(flow: Flow, layer: Any, bundles: np.ndarray) -> ChanneledLa
     if not _is_layer(layer):
         return ChanneledLayer(layer.name, (), _bundled(recorded.config, flow, bundles), ())
     kernels_by_id = {id(kernel.variable): kernel for kernel in kernels(layer)}
+    letters = _letters(layer, kernels_by_id)
     of_keras = [inner for _, inner in walk(layer) if type(inner).__module__.startswith("keras.")]
     plain = {id(variable) for inner in of_keras for variable in inner.weights}
     weights = []
@@ -53,7 +55,8 @@ def _channeled_layer(flow: Flow, layer: Any, bundles: np.ndarray) -> ChanneledLa
         layout = recorded.weights.get(index, (None,) * len(variable.shape))
         bundles_along = {axis: bundles[channels] for axis, channels in enumerate(layout) if channels is not None}
         kernel = kernels_by_id.get(id(variable))
-        reads, makes = _roles(bundles_along, kernel, mixes=id(variable) not in plain and len(layout) > 1)
+        mixes = id(variable) not in plain and len(layout) > 1
+        reads, makes = _roles(bundles_along, letters.get(id(variable)), mixes=mixes)
         name = variable.name if kernel is None else kernel.path
         shape, itemsize = tuple(map(int, variable.shape)), np.dtype(_storage(variable.dtype)).itemsize
         weights.append(ChanneledWeight(layer.name, name, shape, bundles_along, itemsize, reads, makes))
@@ -61,21 +64,30 @@ def _channeled_layer(flow: Flow, layer: Any, bundles: np.ndarray) -> ChanneledLa
     return ChanneledLayer(layer.name, tuple(weights), _bundled(recorded.config, flow, bundles), work)
 
 
+def _letters(layer: keras.layers.Layer, known: Mapping[int, Kernel]) -> dict[int, Sequence[str | None]]:
+    """Return the letters along the axes of the kernels of a layer and of the factors beside them, by their ids."""
+    found: dict[int, Sequence[str | None]] = {key: kernel.axes for key, kernel in known.items()}
+    for key, factor in factors(layer).items():
+        if id(factor.kernel) in known:
+            found[key] = factor.axes(known[id(factor.kernel)].axes)
+    return found
+
+
 def _storage(dtype: str) -> str:
     return "float16" if dtype == "bfloat16" else dtype
 
 
 def _roles(
-    tracked: Collection[int], kernel: Kernel | None, *, mixes: bool
+    tracked: Collection[int], letters: Sequence[str | None] | None, *, mixes: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the axes along which a weight reads channels and those along which it makes them.
 
-    A weight of a Keras layer that is not a kernel shifts or scales each channel by itself; a weight of another layer
-    may read all channels it holds.
+    A weight of a Keras layer that is neither a kernel nor a factor beside one shifts or scales each channel by
+    itself; a weight of another layer may read all channels it holds.
     """
-    if kernel is None:
+    if letters is None:
         return (tuple(tracked), ()) if mixes else ((), ())
-    reads, makes = ([axis for axis in tracked if kernel.axes[axis] == letter] for letter in (INPUT, OUTPUT))
+    reads, makes = ([axis for axis in tracked if letters[axis] == letter] for letter in (INPUT, OUTPUT))
     return tuple(reads), tuple(makes)
 
 

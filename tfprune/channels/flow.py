@@ -12,6 +12,7 @@ import numpy as np
 from tfprune.channels.no_rule import NoRule
 from tfprune.channels.ties import Channels, Layout
 from tfprune.models.graph import Call, Graph
+from tfprune.models.low_rank import Factor, factors
 
 Work = tuple[int, tuple["int | np.ndarray", ...]]  # multiplications: a factor, and the sizes that it is multiplied by
 
@@ -125,14 +126,18 @@ class Flow(Channels):
         Args:
             layer: The layer.
             weights: The channels along the axes of each weight, by the end of its path, `kernel` or `query/kernel`;
-                names that the layer has no weight for are left out.
+                names that the layer has no weight for are left out. Factors of LoRA follow from their kernels.
             config: Its arguments that count channels.
             work: The multiplications of this call.
 
         Raises:
             NoRule: If the layer has a weight that none of the names fits, or one of another shape.
         """
-        layouts = {index: _layout_of(variable, weights) for index, variable in enumerate(layer.weights)}
+        beside = factors(layer)
+        layouts = {
+            index: _layout_of(variable, weights, beside.get(id(variable)))
+            for index, variable in enumerate(layer.weights)
+        }
         before = self.recorded.get(id(layer))
         if before is None:
             before = self.recorded[id(layer)] = LayerChannels(layouts, dict(config or {}))
@@ -183,9 +188,11 @@ def _check_returned(layouts: Sequence[Layout], call: Call) -> None:
         _check_fits(layout, tensor.shape, "an output")
 
 
-def _layout_of(variable: keras.Variable, weights: Mapping[str, Layout]) -> Layout:
+def _layout_of(variable: keras.Variable, weights: Mapping[str, Layout], factor: Factor | None) -> Layout:
+    path = variable.path if factor is None else factor.kernel.path
     for name, layout in weights.items():
-        if f"/{variable.path}".endswith(f"/{name}"):
+        if f"/{path}".endswith(f"/{name}"):
+            layout = layout if factor is None else factor.axes(layout)
             _check_fits(layout, variable.shape, repr(variable.path))
             return layout
     raise NoRule(f"its rule says nothing of its weight {variable.path!r}")

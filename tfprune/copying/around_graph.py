@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from tfprune.copying.held_layers import Place, beside_graph, held_values, own_attributes, refill, take_over
+from tfprune.copying.held_layers import Place, beside_graph, held_values, own_attributes, refill, set_later, take_over
 from tfprune.copying.layer_states import (
     Around,
     Parts,
@@ -140,6 +140,9 @@ def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
             setattr(copy, name, layer)
     if hasattr(model, "sampler"):  # by which language models of KerasHub write, set by their `compile`
         copy.sampler = model.sampler
+    for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
+        if isinstance(part, keras.Model):
+            set_later(part, counterpart)
     return copy
 
 

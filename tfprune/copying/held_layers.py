@@ -86,6 +86,14 @@ def refill(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any
     return tuple(items) if isinstance(value, tuple) else items
 
 
+def set_later(model: keras.Model, copy: keras.layers.Layer) -> None:
+    """Give a copy the numbers and texts that methods have set on a model, such as which layers have LoRA."""
+    for name, value in own_attributes(model).items():
+        is_data = all(isinstance(leaf, (int, float, str)) for leaf in keras.tree.flatten(value))
+        if name not in vars(copy) and is_data:
+            setattr(copy, name, value)
+
+
 def take_over(model: keras.Model, filled: keras.Model) -> keras.Model:
     """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this."""
     held = vars(filled)

@@ -11,6 +11,7 @@ import keras
 
 from tfprune.models.kinds import as_graph, configured_layers, keeps_class
 from tfprune.models.layers import rename, walk
+from tfprune.models.low_rank import train_alike
 
 Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
 
@@ -224,6 +225,7 @@ def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> No
     Raises:
         ValueError: If the two do not have the same variables.
     """
+    train_alike(source, target)
     copy_all(source.variables, target.variables, source=source)
     rename(target, [layer.name for _, layer in walk(source)])  # Keras numbers layers anew in each copy
     for _, layer in walk(target):

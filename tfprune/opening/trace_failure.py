@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import re
 import sys
 import traceback
@@ -24,19 +25,23 @@ FAILURES: tuple[type[Exception], ...] = (
     *((sys.modules["tensorflow"].errors.OpError,) if keras.config.backend() == "tensorflow" else ()),
 )
 
-_KERAS = str(Path(keras.__file__).parent)
+_OURS = tuple(f"{folder}{os.sep}" for folder in (Path(keras.__file__).parent, Path(__file__).parents[1]))
+_LONGEST = 160
 _COLORS = re.compile(r"\x1b\[\d+m")
 
 
 def describe(error: BaseException) -> str:
-    """Return what went wrong, in one sentence, with the last line of code that is not Keras' own."""
+    """Return what went wrong, in one sentence, with the last line of code that is neither Keras' nor ours."""
     text = _COLORS.sub("", str(error)).strip()
     text = re.sub(r"^Exception encountered when calling [^\n]*\n+", "", text)
-    message = text.partition("\n")[0].rstrip(". ")[:160]
+    message = text.partition("\n")[0]
+    if len(message) > _LONGEST:  # as many sentences as there is room for
+        message = message[:_LONGEST].rpartition(". ")[0] or message[:_LONGEST]
+    message = message.rstrip(". ")
     frames = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if not frame.f_code.co_filename.startswith((_KERAS, str(Path(__file__).parent)))
+        if not frame.f_code.co_filename.startswith(_OURS)
     ]
     known = [(name, line) for name, line in frames if linecache.getline(name, line).strip()]
     if not known:

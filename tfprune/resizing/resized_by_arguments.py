@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.channels.network import ChanneledLayer, Network
 from tfprune.copying.around_graph import fresh_copy
 from tfprune.copying.origin import origin_of
-from tfprune.models.layers import as_numpy
+from tfprune.models.layers import as_numpy, rename
 from tfprune.wrapping.flat_copy import FlatCopy
 
 Sizes = dict[tuple[bool, int], int]  # how many are kept, by whether they are heads and how many there are
@@ -48,6 +48,7 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
         return None
     if [tuple(variable.shape) for variable in smaller.variables] != [values.shape for values in kept]:
         return None
+    rename(smaller, copy.names)
     for variable, values in zip(smaller.variables, kept, strict=True):
         variable.assign(values)
     return smaller
@@ -71,7 +72,7 @@ def _head_sizes(network: Network) -> Iterator[tuple[str, int]]:
     for layer in network.layers.values():
         for weight in layer.weights:
             for axis in weight.makes:
-                if int(weight.bundles_along[axis][0]) in heads and len(weight.shape) == 3:
+                if int(weight.bundles_along[axis][0]) in heads and len(weight.shape) == 3 and 2 in weight.makes:
                     yield "head_dim", weight.shape[2]
 
 

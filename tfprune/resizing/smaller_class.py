@@ -7,10 +7,11 @@ import numpy as np
 
 from tfprune.channels.network import Network
 from tfprune.models.layers import sublayers, walk
+from tfprune.models.low_rank import train_alike
 from tfprune.models.rebuild import copy_of
 from tfprune.opening.sample_inputs import numbers_for
 from tfprune.opening.trace_failure import FAILURES
-from tfprune.resizing.exchanged import Exchange, has_cache, resize
+from tfprune.resizing.exchanged import Exchange, has_cache, is_resized, resize
 from tfprune.resizing.resized_by_arguments import Sizes, resized, resized_by_arguments, sizes_of
 from tfprune.resizing.smaller_graph import SmallerGraph
 from tfprune.wrapping.flat_copy import FlatCopy
@@ -31,9 +32,10 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     Raises:
         NoClass: If the smaller model returns something else than the smaller graph.
     """
-    by_arguments = resized_by_arguments(copy, network, keep=keep)
-    if by_arguments is not None:
-        return by_arguments
+    if not is_resized(copy.plain):
+        by_arguments = resized_by_arguments(copy, network, keep=keep)
+        if by_arguments is not None:
+            return by_arguments
     graph = SmallerGraph(copy.model, network, keep=keep)
     changed = {id(layer) for layer in graph.changed()}
     layers = [layer for _, layer in walk(copy.plain)]
@@ -62,6 +64,7 @@ def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
         sizes = [*built, *called][-len(built) :] if len(called) >= len(built) else [*built[: -len(called)], *called]
         config = {"input_shape": tuple(None if size is None else own for size, own in zip(built, sizes, strict=True))}
     part.build_from_config(config)
+    train_alike(layer, part)
     for variable, kept in zip(part.variables, graph.layer(layer).variables, strict=True):
         variable.assign(kept)
     return part

@@ -12,6 +12,7 @@ import numpy as np
 from tfprune.channels.network import Network
 from tfprune.models.graph import retrace
 from tfprune.models.layers import as_numpy, is_of_keras
+from tfprune.models.low_rank import train_alike
 from tfprune.models.rebuild import copy_of
 
 _SIZED = {"newshape": keras.ops.reshape, "shape": keras.ops.broadcast_to}  # by the argument that is a shape
@@ -88,6 +89,7 @@ class SmallerGraph:
         """Assign the kept entries of the variables of a layer to its smaller copy."""
         if target is source:
             return
+        train_alike(source, target)
         weights = dict(zip(map(id, source.weights), self._network.layers[source.name].weights, strict=True))
         for variable, counterpart in zip(source.variables, target.variables, strict=True):
             weight = weights.get(id(variable))

@@ -46,6 +46,8 @@ def choose_channels(
             return f"{place.layer_path} is wrapped already, with another criterion or pattern"
         if place and isinstance(place.layer, Pruned) and place.layer.latent_values != latent:
             return f"{place.layer_path} is wrapped already, with latent={place.layer.latent_values!r}"
+        if place is None and weight.name.startswith("lora_"):
+            return f"{weight.path} is a factor of LoRA, which fills the zeros of its kernel"
         if place is None:
             return f"{weight.path} is not a kernel that can be masked; tfprune.register_prunable names those"
         return None

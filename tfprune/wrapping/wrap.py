@@ -119,7 +119,7 @@ def wrap(
         return model_or_layer
     copy = copy_with(model_or_layer, wrapped)
     try_the_way_back(copy)
-    if is_around_graph(model_or_layer) and not isinstance(copy, type(model_or_layer)):
+    if is_around_graph(model_or_layer) and not is_around_graph(copy):
         warnings.warn(
             f"The copy of {model_or_layer.name!r} is a plain Functional model, not of class "
             f"{type(model_or_layer).__name__}. To take the zeros back into that class: "

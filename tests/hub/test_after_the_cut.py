@@ -1,0 +1,85 @@
+"""What becomes of a smaller model of KerasHub: LoRA from before and after the cut, integers, files and presets."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from hub_cuts import EVEN, UNEVEN, arrays, assert_equal, trained
+
+import tfprune
+
+keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+hub_models = pytest.importorskip("hub_models")
+
+UNITS = {"sparsity": 0.5, "filters": "feedforward_intermediate"}
+
+
+def smaller_of(model: keras.Model, **settings) -> keras.Model:
+    return tfprune.shrink(model, tfprune.plan_shrink(model, **settings), into="class")
+
+
+@pytest.mark.parametrize("name, settings", [("BertBackbone", UNEVEN), ("Gemma3Backbone", EVEN)])
+def test_lora_is_cut_with_its_kernels_and_comes_back_after_the_cut(name, settings, tmp_path):
+    model, generator = trained(hub_models.BACKBONES[name]), np.random.default_rng(0)
+    lost = [row for row in tfprune.plan_shrink(model, **settings).rows if row.kept < row.channels]
+    assert {row.kind for row in lost} == {"channels", "heads"}
+    settings = {"sparsity": 0.5, "criterion": {row.group: generator.random(row.channels) for row in lost}}
+    cut_before = smaller_of(model, **settings)
+    model.enable_lora(2)
+    for weight in model.weights:
+        if weight.name.startswith("lora_"):
+            weight.assign(generator.normal(size=weight.shape))
+    model.save(tmp_path / "dense.keras")
+    merged = keras.models.load_model(tmp_path / "dense.keras")  # Keras adds the factors to the kernels that it saves
+    smaller, inputs = smaller_of(model, **settings), hub_models.inputs_for(model)
+    assert_equal(smaller, smaller_of(merged, **settings), inputs)
+    trained_names = [[weight.name for weight in one.trainable_weights] for one in (smaller, model)]
+    assert trained_names[0] == trained_names[1]
+    smaller.save_lora_weights(tmp_path / "factors.lora.h5")
+    cut_before.load_lora_weights(tmp_path / "factors.lora.h5")
+    assert_equal(cut_before, smaller, inputs)
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.models.load_model(tmp_path / "smaller.keras")
+    assert_equal(loaded, smaller, inputs)
+    assert len(loaded.trainable_weights) == len(merged.weights)
+    loaded.enable_lora(2)
+    assert_equal(loaded, smaller, inputs)  # their second factors begin with zeros
+
+
+def test_integers_are_saved_and_loaded(tmp_path):
+    smaller = smaller_of(trained(hub_models.BACKBONES["GPT2Backbone"]), **UNEVEN)
+    inputs = hub_models.inputs_for(smaller)
+    (before,) = arrays(smaller(inputs))
+    smaller.quantize("int8")
+    (after,) = arrays(smaller(inputs))
+    assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()
+    smaller.save(tmp_path / "integers.keras")
+    loaded = keras.models.load_model(tmp_path / "integers.keras")
+    for model in (smaller, loaded):  # the embedding, and six kernels in each of two blocks
+        assert sum(weight.dtype == "int8" for weight in model.weights) == 13
+    assert_equal(loaded, smaller, inputs)
+
+
+@pytest.mark.parametrize(
+    "name, settings", [("MistralBackbone", EVEN), ("BertTextClassifier", UNITS), ("Gemma3CausalLM", EVEN)]
+)
+def test_a_preset_holds_what_the_arguments_of_a_class_say(name, settings, tmp_path):
+    model = trained((hub_models.BACKBONES | hub_models.TASKS)[name])
+    smaller = smaller_of(model, **settings)
+    assert smaller.count_params() < model.count_params()
+    smaller.save_to_preset(str(tmp_path))
+    loaded = type(model).from_preset(str(tmp_path))
+    assert type(loaded) is type(smaller) is type(model)
+    assert_equal(loaded, smaller, hub_models.inputs_for(model))
+    if hasattr(model, "generate"):
+        for task in (loaded, smaller):
+            task.compile(sampler="greedy", run_eagerly=True)
+        assert loaded.generate(hub_models.TEXTS) == smaller.generate(hub_models.TEXTS)
+
+
+@pytest.mark.parametrize("name", ["BertBackbone", "GPT2CausalLM"])
+def test_a_preset_of_blocks_that_keep_different_numbers_is_refused(name, tmp_path):
+    smaller = smaller_of(trained((hub_models.BACKBONES | hub_models.TASKS)[name]), **UNEVEN)
+    with pytest.raises(ValueError, match=r"its arguments describe.*Received: a (Bert|GPT2)Backbone.*save\('model"):
+        smaller.save_to_preset(str(tmp_path))
