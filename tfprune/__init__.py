@@ -73,8 +73,9 @@ __all__ = ["__version__", *(name for names in _ROOMS.values() for name in names)
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(__name__, _ROOMS, modules=_MODULES)
 
-# Keras finds saved wrappers by their class, so it has to know it before `load_model` runs.
+# Keras finds what was saved by its class, so it has to know it before `load_model` runs.
 if sys.modules.get("keras"):  # None where a program blocks it
     importlib.import_module("tfprune.wrapping.pruned")
     importlib.import_module("tfprune.tfmot.wrapper")
     importlib.import_module("tfprune.copying.around_graph")
+    importlib.import_module("tfprune.resizing.exchanged")

@@ -135,9 +135,9 @@ def load(name: str, preset: str | None, cache: Path) -> Subject:
         return subject(backbone.from_preset(source), tokenizer.from_preset(source))
     except (OSError, ValueError) as error:
         raise ConnectionError(
-            f"Expected a preset with weights. Received: {source!r}, and this error: {error}\nPass the name of a preset "
-            f"or a folder. Presets of Gemma ask for consent to its terms and for an account, and all but folders for "
-            f"the network. Or leave --preset out: then packages are used."
+            f"Expected a preset with weights. Received: {source!r}, and this error: {error}\nPass a preset's name or "
+            f"folder. Presets of Gemma ask for consent to its terms and for an account, and all but folders for the "
+            f"network. Or leave --preset out: then packages are used."
         ) from error
 
 

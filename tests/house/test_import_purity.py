@@ -57,6 +57,12 @@ def test_names_load_keras_when_they_are_used():
     assert "keras" in loaded("import tfprune; tfprune.Pruned")
 
 
+def test_keras_knows_the_classes_of_saved_models_once_tfprune_is_imported_after_it():
+    names = ["AroundGraph", "Pruned", "Resized", "Subclassed"]
+    found = f"[n for n in {names} if keras.saving.get_registered_object('tfprune>' + n)]"
+    assert run(f"import keras, tfprune; print({found})") == str(names)
+
+
 def test_names_of_the_export_half_are_there_after_importing_tfprune_alone():
     assert run("import tfprune; print(tfprune.export.Runner.__name__)") == "Runner"
     assert loaded("import tfprune; tfprune.export.Runner") == []  # the device has neither Keras nor TensorFlow

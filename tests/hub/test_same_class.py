@@ -112,6 +112,22 @@ def test_a_task_of_texts_writes_what_the_masked_one_writes(name, settings, tmp_p
     assert texts[0] == texts[1] == texts[2]
 
 
+@pytest.mark.parametrize("settings", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("name", ["Gemma3CausalLM", "LlamaCausalLM"])
+def test_queries_that_share_their_only_key_go_one_by_one(name, settings):
+    model = trained(functools.partial(hub_models.TASKS[name], num_key_value_heads=1))
+    plan = tfprune.plan_shrink(model, **settings)
+    heads = [row.kept for row in plan.rows if row.kind == "heads"]
+    assert heads == ([2, 2] if settings is EVEN else [4, 2])
+    model.compile(sampler="greedy")
+    masked, smaller = tfprune.zero_channels(model, plan), tfprune.shrink(model, plan, into="class")
+    assert isinstance(smaller, type(model))
+    assert smaller.count_params() == plan.parameters_kept < model.count_params()
+    assert_equal(smaller, masked, hub_models.inputs_for(model))
+    texts = [task.generate(hub_models.TEXTS, max_length=12) for task in (smaller, masked)]
+    assert texts[0] == texts[1]
+
+
 def test_a_smaller_task_is_wrapped_stripped_and_shrunk_again():
     model = trained(hub_models.TASKS["GPT2CausalLM"])
     inputs = hub_models.inputs_for(model)

@@ -118,6 +118,36 @@ def test_a_smaller_class_gets_smaller_again():
     np.testing.assert_allclose(smallest(TOKENS), tfprune.zero_channels(smaller, plan)(TOKENS), atol=1e-5)
 
 
+def defined_anew() -> type[keras.Model]:
+    """Return a class of which there was no instance yet, as in another process."""
+
+    @register
+    class Fresh(keras.Model):
+        def __init__(self, width=6, **options):
+            x = keras.Input((8,), name="x")
+            super().__init__(x, layers.Dense(3, name="out")(FeedForward(width, name="feed_forward")(x)), **options)
+            self.width = width
+
+        def first(self, inputs):
+            return self(inputs)[:, 0]
+
+        def get_config(self):
+            return {"width": self.width, "name": self.name}
+
+    return Fresh
+
+
+@pytest.mark.parametrize("act", [lambda model: tfprune.shrink(model, tfprune.plan_shrink(model, 0.5)), tfprune.wrap])
+def test_a_file_is_loaded_before_there_is_an_instance_of_its_class(act, tmp_path):
+    changed = act(defined_anew()(name="fresh"))
+    changed.save(tmp_path / "changed.keras")
+    loaded_class = defined_anew()
+    loaded = keras.models.load_model(tmp_path / "changed.keras")
+    assert isinstance(loaded, loaded_class)
+    inputs = np.ones((2, 8))
+    np.testing.assert_array_equal(loaded.first(inputs), changed.first(inputs))
+
+
 def test_a_model_that_is_no_class_of_its_own_has_none_to_come_back_as():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="hidden"), layers.Dense(2)])
     with pytest.raises(ValueError, match="Functional is not a class around a graph|Sequential is not a class around"):

@@ -268,6 +268,21 @@ def test_lora_is_refused_on_masked_weights_and_works_after_strip():
     assert "lora_kernel_a, lora_kernel_b of 28 parameters: factors of LoRA" in skipped.reason
 
 
+def test_lora_inside_of_a_layer_keeps_its_scale_and_what_it_froze():
+    x = keras.Input((5, 8))
+    attention = keras.layers.MultiHeadAttention(4, 2, name="attention")
+    model = keras.Model(x, keras.layers.Dense(3, name="out")(attention(x, x)))
+    query, key = attention.query_dense, attention.key_dense
+    query.enable_lora(2, lora_alpha=6)
+    query.lora_kernel_b.assign(np.ones((2, 2)))
+    key.trainable = False
+    batch = np.random.default_rng(0).normal(size=(2, 5, 8))
+    wrapped = tfprune.wrap(model)
+    for copy in (wrapped, tfprune.strip(wrapped)):
+        np.testing.assert_allclose(copy(batch), model(batch), atol=1e-6)
+        assert len(copy.trainable_weights) == len(model.trainable_weights)
+
+
 def test_a_layer_with_lora_is_wrapped_with_its_factors_and_both_are_named():
     model = dense_model()
     model.get_layer("a").enable_lora(2)

@@ -40,7 +40,7 @@ def fresh(origin: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> kera
     origin = copy.deepcopy(origin)  # as a `from_config` may take it apart
     entry = {name: value for name, value in origin.items() if name != "build_config"}
     model = read(entry)
-    if type(model).build is not keras.Model.build:
+    if not model.built and type(model).build is not keras.Model.build:
         model.build_from_config(origin.get("build_config"))
     return model
 

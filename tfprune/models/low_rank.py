@@ -57,6 +57,6 @@ def train_alike(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
             counterpart.trainable = layer.trainable
     for (_, layer), (_, counterpart) in pairs:
         if getattr(layer, "lora_enabled", False):
-            if not counterpart.lora_enabled:  # freezes the kernel, so it comes last
-                counterpart.enable_lora(layer.lora_rank)
+            if not counterpart.lora_enabled:  # freezes the kernel, so it comes last; a layer with masks refuses it
+                type(counterpart).enable_lora(counterpart, layer.lora_rank)
             counterpart.lora_alpha = layer.lora_alpha

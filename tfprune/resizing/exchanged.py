@@ -76,9 +76,9 @@ class _Resized:
     def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
         raise ValueError(
             f"Expected a model that its arguments describe, as a preset holds nothing else. Received: a "
-            f"{type(self).__name__} in which some layers are smaller. Call save('model.keras'), and import tfprune "
-            f"before keras.models.load_model. Or remove as many units and heads of each block, of the kinds that the "
-            f"arguments of {type(self).__name__} count."
+            f"{type(self).__name__} in which some layers are smaller. Call save('model.keras'), and import keras and "
+            f"then tfprune before keras.models.load_model. Or remove as many units and heads of each block, of the "
+            f"kinds that the arguments of {type(self).__name__} count."
         )
 
 

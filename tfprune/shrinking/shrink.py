@@ -19,7 +19,7 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
     Use it to carry out a plan. Up to rounding, the smaller model returns what `zero_channels` returns: the model of
     the same size with zeros in place of these channels. It saves, loads and exports like any model, and without
     tfprune, with one exception: a model of a class whose arguments cannot say what is kept, because its blocks keep
-    different numbers, for example, has no preset, and its `.keras` file asks for `import tfprune` before it is loaded.
+    different numbers, for example, has no preset, and its `.keras` file is loaded after `import keras, tfprune`.
 
     Args:
         model: The model that the plan was made for, wrapped or not. It is left unchanged.
