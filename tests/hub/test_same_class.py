@@ -112,8 +112,9 @@ def test_a_task_of_texts_writes_what_the_masked_one_writes(name, settings, tmp_p
     assert texts[0] == texts[1] == texts[2]
 
 
-@pytest.mark.parametrize("settings", [EVEN, UNEVEN], ids=["even", "uneven"])
-@pytest.mark.parametrize("name", ["Gemma3CausalLM", "LlamaCausalLM"])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("Gemma3CausalLM", EVEN), ("LlamaCausalLM", UNEVEN)], ids=["even", "uneven"]
+)
 def test_queries_that_share_their_only_key_go_one_by_one(name, settings):
     model = trained(functools.partial(hub_models.TASKS[name], num_key_value_heads=1))
     plan = tfprune.plan_shrink(model, **settings)
