@@ -15,13 +15,13 @@ Result = dict[str, Any]
 # What stands in the table: the name of a column, the key in a result, and its form.
 COLUMNS = {
     "gemma": {
-        "choice": ("choice", None, ".1f"),
+        "to choose by": ("choice", None, ".1f"),
         "Bible": ("perplexity", "bible", ".1f"),
         "documentation": ("perplexity", "documentation", ".1f"),
         "Jargon File": ("perplexity", "jargon", ".1f"),
     },
     "minilm": {
-        "choice": ("choice", None, ".3f"),
+        "to choose by": ("choice", None, ".3f"),
         "cosine, documentation": ("cosine", "documentation", ".3f"),
         "cosine, Bible": ("cosine", "bible", ".3f"),
         "cosine, Jargon File": ("cosine", "jargon", ".3f"),
@@ -32,6 +32,7 @@ SETTINGS = ("removed", "score", "update", "calibration")
 BEST = {"gemma": min, "minilm": max}
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 STYLES = {"none": ":", "parallel": "--"}
+MARKERS = {"both": "s", "documentation": "o"}
 
 
 def write(model: str, results: Sequence[Result], folder: Path) -> list[Path]:
@@ -95,7 +96,7 @@ def line(model: str, result: Result) -> str:
 
 def draw(model: str, results: Sequence[Result], path: Path) -> None:
     """Draw a panel for each measure, and in it a curve for each way to cut, over the part that is removed."""
-    shown = {name: column for name, column in COLUMNS[model].items() if name != "choice"}
+    shown = {name: column for name, column in COLUMNS[model].items() if name != "to choose by"}
     figure, panels = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 4.5), layout="constrained")
     dense, *others = (result for result in results if result["of"] != "blocks")
     ways = list(dict.fromkeys(_way(result) for result in others))
@@ -109,7 +110,7 @@ def draw(model: str, results: Sequence[Result], path: Path) -> None:
                 label=", ".join(way),
                 color=COLORS[scores.index(way[0]) % len(COLORS)],
                 linestyle=STYLES.get(way[1], "-"),
-                marker="o",
+                marker=MARKERS.get(way[2], "x"),
             )
         panel.set(title=name, xlabel="removed, %")
         panel.grid(alpha=0.3)

@@ -173,6 +173,12 @@ def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
     assert (tmp_path / "gemma.png").read_bytes().startswith(b"\x89PNG")
     again = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=False)
     assert again.returncode == 1 and "Received: 3 in" in again.stderr
+    timed = subprocess.run([*command, "--speed"], capture_output=True, encoding="utf-8", timeout=600, check=True)
+    assert "tokens written a second" in timed.stdout
+    best = min(others, key=lambda one: one["choice"])
+    speed = list(map(json.loads, (tmp_path / "gemma-speed.jsonl").read_text(encoding="utf-8").splitlines()))
+    assert [one["update"] for one in speed] == ["-", best["update"]]
+    assert all(one["read"] > 0 and one["written"] > 0 for one in speed)
     resumed = subprocess.run([*command, "--resume"], capture_output=True, encoding="utf-8", timeout=600, check=True)
     assert "0 rows to do, 3 done before" in resumed.stdout
 
@@ -180,10 +186,11 @@ def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_committed_tables_are_those_of_the_committed_results(path):
     report, results = piece("report"), importlib.import_module("sample_apps.study.results")
-    rows = piece("cuts").rows(path.stem)
-    found = results.read(path)
+    model, _, is_speed = path.stem.partition("-")
+    rows, found = piece("cuts").rows(model), results.read(path)
     ordered = [one for row in rows for one in found if row.items() <= one.items()]
-    text = report.text(path.stem, ordered)
+    assert len(ordered) == len(found)
+    text = (piece("speed") if is_speed else report).text(model, ordered)
     assert text == path.with_suffix(".md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "language_model.md").read_text(encoding="utf-8")
     assert all(part.strip() in page for part in re.split(r"\n\n", text))
