@@ -16,6 +16,8 @@ import numpy as np
 from tfprune.spec import check_choice, check_regex, check_sparsity
 from tfprune.top_k import keep_largest
 
+__all__ = ["Allocation", "Weight", "allocate", "erk", "global_", "lamp", "uniform"]
+
 
 @dataclass(frozen=True, eq=False)
 class Weight:

@@ -16,6 +16,8 @@ import numpy as np
 from tfprune.spec import Spec, check_count
 from tfprune.top_k import keep_largest, kept_count
 
+__all__ = ["NM", "Block", "Channel", "Head", "Pattern", "Unstructured"]
+
 
 class Pattern(Spec):
     """Base of all patterns.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+__all__ = ["Report", "Skipped", "table"]
+
 
 class Report:
     """Base of the frozen dataclasses that say what was found or done, in both halves of the library.

@@ -15,6 +15,8 @@ from typing import Any
 
 from tfprune.spec import Spec, check_count, check_number, check_sparsity
 
+__all__ = ["Constant", "Polynomial", "Schedule"]
+
 Step = int | float  # an int counts optimizer updates, a float is a fraction of the training run
 
 
