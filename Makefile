@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench zoo hub fuzz device-check device-test device-page grid clean
+.PHONY: demo test lint docs bench zoo hub fuzz device-check device-test device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -25,6 +25,10 @@ lint: .venv/dev
 	rm -rf build/typing && mkdir -p build/typing/tfprune
 	ln -s $(CURDIR)/tfprune/* $(CURDIR)/export build/typing/tfprune/  # as installed: export/ is tfprune.export
 	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg -p tfprune
+
+# The site, into build/site. Look at it as a phone and a desktop show it: .venv/bin/python docs/screenshots.py
+docs: .venv/dev
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
 
 bench: .venv/dev
 	$(BIN)/python tests/bench/run.py
