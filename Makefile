@@ -28,6 +28,7 @@ lint: .venv/dev
 
 # The site, into build/site. Look at it as a phone and a desktop show it: .venv/bin/python docs/screenshots.py
 docs: .venv/dev
+	rm -rf build/site docs/reference/names  # pages of names that are gone
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
 
 bench: .venv/dev

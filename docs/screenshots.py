@@ -20,7 +20,7 @@ BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 WIDTHS = (390, 1280)
 # A headless window is at least 500 pixels wide, so the page is shown in a frame of the width that is asked for.
 FRAME = (
-    '<!doctype html><style>body{{margin:0}}iframe{{border:0;width:{width}px;height:{height}px}}</style>'
+    "<!doctype html><style>body{{margin:0}}iframe{{border:0;width:{width}px;height:{height}px}}</style>"
     '<iframe src="{page}"></iframe>'
 )
 

@@ -27,6 +27,11 @@ class Weight:
         path: The path of the weight in the model, `block_1/conv/kernel`.
         shape: The shape of the weight, in Keras' order.
         scores: Computes the scores of the weight when it is called: an array in the matrix view, larger = keep.
+
+    Example:
+        >>> weight = Weight("hidden/kernel", (4, 2), scores=lambda: np.arange(8).reshape(2, 4))
+        >>> weight.size
+        8
     """
 
     path: str
@@ -67,7 +72,13 @@ class Allocation(Protocol):
 
 
 def uniform(weights: Sequence[Weight], sparsity: float) -> list[float]:
-    """Give every weight the overall sparsity."""
+    """Give every weight the overall sparsity.
+
+    Example:
+        >>> weights = [Weight(path, (8, 8), scores=lambda: np.ones((8, 8))) for path in ("a/kernel", "out/kernel")]
+        >>> uniform(weights, 0.5)
+        [0.5, 0.5]
+    """
     return [sparsity] * len(weights)
 
 
@@ -79,6 +90,11 @@ def erk(weights: Sequence[Weight], sparsity: float) -> list[float]:
 
     Reference:
         Evci et al., 2020, "Rigging the Lottery", arXiv:1911.11134, section 3.
+
+    Example:
+        >>> weights = [Weight(str(size), (size, size), scores=lambda: np.ones((size, size))) for size in (8, 32)]
+        >>> [round(sparsity, 3) for sparsity in erk(weights, 0.8)]
+        [0.32, 0.83]
     """
     sizes = np.array([weight.size for weight in weights], dtype=np.float64)
     raw = np.array([sum(weight.shape) for weight in weights]) / sizes
@@ -104,7 +120,14 @@ def _select_over_all(weights: Sequence[Weight], scores: list[np.ndarray], sparsi
 
 
 def global_(weights: Sequence[Weight], sparsity: float) -> list[float]:
-    """Compare the scores of all weights with each other and drop the smallest, in whichever weight they are."""
+    """Compare the scores of all weights with each other and drop the smallest, in whichever weight they are.
+
+    Example:
+        >>> small = Weight("small/kernel", (2, 2), scores=lambda: np.array([[1, 2], [3, 4]]))
+        >>> large = Weight("large/kernel", (2, 2), scores=lambda: np.array([[5, 6], [7, 8]]))
+        >>> global_([small, large], 0.5)
+        [0.75, 0.0]
+    """
     return _select_over_all(weights, [weight.scores().ravel() for weight in weights], sparsity)
 
 
@@ -126,6 +149,12 @@ def lamp(weights: Sequence[Weight], sparsity: float) -> list[float]:
 
     Reference:
         Lee et al., 2021, "Layer-adaptive sparsity for the magnitude-based pruning", arXiv:2010.07611.
+
+    Example:
+        >>> small = Weight("small/kernel", (2, 2), scores=lambda: np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> large = Weight("large/kernel", (2, 2), scores=lambda: np.array([[10.0, 20.0], [30.0, 40.0]]))
+        >>> lamp([small, large], 0.5)
+        [0.5, 0.5]
     """
     return _select_over_all(weights, [_lamp_scores(weight.scores()) for weight in weights], sparsity)
 
@@ -183,6 +212,11 @@ def allocate(
         TypeError: If `allocation` is not an allocation, or a sparsity is not a number.
         ValueError: If the name is unknown, a sparsity lies outside [0, 1), a regular expression matches no weight, or
             the function does not return one value per weight.
+
+    Example:
+        >>> weights = [Weight(path, (8, 8), scores=lambda: np.ones((8, 8))) for path in ("a/kernel", "out/kernel")]
+        >>> allocate({"out/": 0.25}, weights, 0.5)
+        [0.5, 0.25]
     """
     check_allocation(allocation)
     check_sparsity(sparsity, "sparsity")

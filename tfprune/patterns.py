@@ -25,6 +25,16 @@ class Pattern(Spec):
     Attributes:
         kind: "channels" or "heads" for a pattern that removes these from all weights of a model that make or read
             them; None for a pattern that masks each weight by itself.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class WholeOutputs(Pattern):
+        ...     def __call__(self, scores, sparsity):
+        ...         sums = scores.reshape(len(scores), -1).sum(axis=1)
+        ...         kept = sums >= np.quantile(sums, sparsity)
+        ...         return np.broadcast_to(kept.reshape(-1, *[1] * (scores.ndim - 1)), scores.shape)
+        >>> WholeOutputs()(np.array([[1, 2], [3, 4], [5, 6], [7, 8]]), 0.5)[:, 0]
+        array([False, False,  True,  True])
     """
 
     kind: ClassVar[str | None] = None

@@ -27,6 +27,18 @@ class Schedule(Spec):
         begin: The first step of the window. An int counts optimizer updates, a float in [0, 1] is a fraction of the
             training run, which `resolve` turns into a step when training begins.
         end: The last step of the window in the same form, or None for a window that never closes.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Linear(Schedule):
+        ...     final: float
+        ...     begin: int = 0
+        ...     end: int = 1000
+        ...
+        ...     def sparsity_at(self, step):
+        ...         return self.final * min(max((step - self.begin) / (self.end - self.begin), 0), 1)
+        >>> Linear(0.8)(500)
+        0.4
     """
 
     begin: Step

@@ -61,6 +61,10 @@ class ModelReport(Report):
         constant_bytes: The bytes of other constants: biases, shapes, tables.
         other_bytes: The rest of the plain file, in bytes: operators, names, scales, metadata.
         codings: The bytes of all weights by each way of storing, and last with each weight in its smallest way.
+
+    Example:
+        >>> report = tfprune.export.inspect("digits.tflite")  # doctest: +SKIP
+        >>> report.ops, report.sparsity  # doctest: +SKIP
     """
 
     file_bytes: int

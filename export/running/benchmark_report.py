@@ -28,6 +28,10 @@ class BenchmarkReport(Report):
         warmup: The number of runs before the timed ones.
         threads: The number of threads of the interpreter.
         batch: The number of samples in each run.
+
+    Example:
+        >>> report = tfprune.export.benchmark("digits.tflite", runs=100)  # doctest: +SKIP
+        >>> report.median_ms, report.p99_ms  # doctest: +SKIP
     """
 
     median_ms: float

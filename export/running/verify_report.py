@@ -20,6 +20,10 @@ class VerifyReport(Report):
         scale: The largest expected magnitude in that output; None if nothing could be compared.
         tolerance: The difference that is allowed, relative to the scale.
         runtime: The interpreter that ran the file, and its version; empty if none started.
+
+    Example:
+        >>> report = tfprune.export.verify("digits.tflite", inputs=x, expected=model.predict(x))  # doctest: +SKIP
+        >>> report.passed, report.reason  # doctest: +SKIP
     """
 
     passed: bool

@@ -54,6 +54,10 @@ class SparseInferenceReport(Report):
             Hazards are reported for all graphs of a file, the rest for the main graph, which `Runner` runs.
         rows: The operators.
         runtime: The runtime and the processors that the answer holds for.
+
+    Example:
+        >>> report = tfprune.export.sparse_inference(model)  # doctest: +SKIP
+        >>> report.eligible, report.reasons  # doctest: +SKIP
     """
 
     eligible: bool

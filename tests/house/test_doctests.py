@@ -7,10 +7,10 @@ import importlib
 import pkgutil
 
 import pytest
+from public_names import documented_names
 
 import tfprune
 import tfprune.export
-from tfprune.criteria import CRITERIA
 
 MODULES = ["tfprune", "tfprune.export"] + [
     module.name
@@ -27,30 +27,6 @@ def test_examples(name, tmp_path, monkeypatch):
     assert results.failed == 0, f"run python -m doctest on {name}"
 
 
-SPECS = [
-    "Polynomial",
-    "Constant",
-    "Unstructured",
-    "Block",
-    "NM",
-    *(one.__name__ for one in CRITERIA.values()),
-]
-USED = [
-    "wrap",
-    "strip",
-    "Pruned",
-    "PruningCallback",
-    "PruningSummaries",
-    "update_masks",
-    "Gatherer",
-    "sensitivity",
-    "sparsity_report",
-    "register_prunable",
-]
-
-
-@pytest.mark.parametrize("name", [*SPECS, *USED])
+@pytest.mark.parametrize("name", documented_names())
 def test_the_public_names_have_examples(name):
-    homes = [tfprune, tfprune.schedules, tfprune.patterns, tfprune.criteria]
-    thing = next(getattr(home, name) for home in homes if hasattr(home, name))
-    assert doctest.DocTestFinder(recurse=False).find(thing)[0].examples
+    assert doctest.DocTestFinder().find(documented_names()[name], name)[0].examples

@@ -22,6 +22,11 @@ class Evidence:
         path: The weight's path in the model, for example `block_1/conv/kernel`.
         axes: One letter per dimension: `o` output, `i` input, `c` both, any other letter a kernel position.
         facts: The facts that the criterion `needs`, by name.
+
+    Example:
+        >>> evidence = Evidence(np.ones((2, 3)), path="out/kernel", axes="io", facts={"input_norms": np.ones(2)})
+        >>> evidence.fact("input_norms")
+        array([1., 1.])
     """
 
     weight: np.ndarray
@@ -91,7 +96,16 @@ class Evidence:
 
 
 class Criterion(Spec):
-    """Base of all criteria."""
+    """Base of all criteria.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Smallest(Criterion):
+        ...     def __call__(self, evidence):
+        ...         return -np.abs(evidence.weight)
+        >>> Smallest()(Evidence(np.array([[1.0, -3.0]]), path="out/kernel", axes="io"))
+        array([[-1., -3.]])
+    """
 
     _EXAMPLES: ClassVar[str] = "criteria.Random(7)"
 

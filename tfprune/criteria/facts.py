@@ -37,6 +37,10 @@ class UnknownFact:
 
     Attributes:
         reason: The reason, as the end of a sentence: "it is frozen (trainable=False), so it has no gradient".
+
+    Example:
+        >>> UnknownFact("it is frozen (trainable=False), so it has no gradient").reason
+        'it is frozen (trainable=False), so it has no gradient'
     """
 
     reason: str

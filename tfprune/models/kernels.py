@@ -56,6 +56,11 @@ class PrunableLayer(abc.ABC):
     """A layer that says itself which of its weights are pruned: any whose class has the method, as with tfmot.
 
     Weights have inputs and outputs along their last two axes; a vector, such as a bias, counts as one row of inputs.
+
+    Example:
+        >>> class Scaled(keras.layers.Dense, PrunableLayer):
+        ...     def get_prunable_weights(self):
+        ...         return [self.kernel, self.bias]
     """
 
     @abc.abstractmethod

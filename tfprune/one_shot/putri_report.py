@@ -36,6 +36,10 @@ class PutriReport(Report):
     Attributes:
         rows: One row per group, in the order in which they were removed.
         skipped: The groups that were left whole, each with the reason.
+
+    Example:
+        >>> masked, plan, report = tfprune.putri(backbone, texts, sparsity={"units": 0.5})  # doctest: +SKIP
+        >>> print(report)  # doctest: +SKIP
     """
 
     rows: tuple[PutriRow, ...]

@@ -35,6 +35,15 @@ class ReconstructionReport(Report):
     Attributes:
         rows: One row per kernel, in the order of the model.
         skipped: The layers whose kernels were left as they are, each with the reason.
+
+    Example:
+        >>> import keras, numpy, tfprune
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> pruned = tfprune.wrap(model)
+        >>> _ = tfprune.update_masks(pruned, 0.5)
+        >>> better, report = tfprune.reconstruct(pruned, model, numpy.eye(8, dtype="float32"))
+        >>> [row.weight for row in report.rows]
+        ['kernel']
     """
 
     rows: tuple[ReconstructionRow, ...]

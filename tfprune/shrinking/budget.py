@@ -35,6 +35,10 @@ class Budget:
         base: The allocation that splits a sparsity over the groups.
         measure: Returns the latency of a plain model in microseconds.
         progress: How far on the way to the limits, in [0, 1].
+
+    Example:
+        >>> budget(flops=0.5, bytes=100_000).limits
+        (('flops', 0.5), ('bytes', 100000))
     """
 
     limits: tuple[tuple[str, int | float], ...]

@@ -35,6 +35,15 @@ class PruneReport(Report):
         metric: What was measured.
         before: Its value for the model given.
         rounds: One entry per round.
+
+    Example:
+        >>> import keras, numpy, tfprune
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(4)])
+        >>> model.compile("sgd", "mse")
+        >>> data = numpy.ones((16, 8)), numpy.ones((16, 4))
+        >>> small, report = tfprune.prune_to(model, tfprune.budget(parameters=0.5), data, rounds=1, verbose=0)
+        >>> report.metric, len(report.rounds)
+        ('loss', 1)
     """
 
     metric: str

@@ -51,6 +51,14 @@ class ShrinkPlan(Report):
         network: The channels of the model.
         keep: For each bundle of tied channels, whether it stays.
         skipped: What was left alone, with the reason.
+
+    Example:
+        >>> import keras, tfprune
+        >>> layers = [keras.layers.Dense(16, name="hidden"), keras.layers.Dense(4)]
+        >>> model = keras.Sequential([keras.Input((8,)), *layers])
+        >>> plan = tfprune.plan_shrink(model, 0.5)
+        >>> plan.rows[0].group, plan.rows[0].channels, plan.rows[0].kept
+        ('hidden', 16, 8)
     """
 
     JSON_NAMES = ("parameters", "parameters_kept", "flops", "flops_kept", "rows", "skipped")

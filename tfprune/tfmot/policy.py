@@ -27,7 +27,18 @@ _OPERATIONS = ("Add", "Identity", "Multiply", "Subtract")  # of tensors, as in x
 
 
 class PruningPolicy(abc.ABC):
-    """Base class of all policies. Derive your own from it."""
+    """Base class of all policies. Derive your own from it.
+
+    Example:
+        >>> class DenseOnly(PruningPolicy):
+        ...     def allow_pruning(self, layer):
+        ...         return isinstance(layer, keras.layers.Dense)
+        ...
+        ...     def ensure_model_supports_pruning(self, model):
+        ...         pass
+        >>> DenseOnly().allow_pruning(keras.layers.Flatten())
+        False
+    """
 
     @abc.abstractmethod
     def allow_pruning(self, layer: keras.layers.Layer) -> bool:

@@ -172,5 +172,10 @@ def strip_pruning(model: keras.Model) -> keras.Model:
 
 
 def prune_scope() -> AbstractContextManager[Any]:
-    """Return a scope to load pruned models in. They load without it too, once tfprune is imported."""
+    """Return a scope to load pruned models in. They load without it too, once tfprune is imported.
+
+    Example:
+        >>> with prune_scope():  # doctest: +SKIP
+        ...     model = keras.models.load_model("pruned.keras")
+    """
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})

@@ -15,6 +15,18 @@ class PruningSchedule(Spec):
 
     A schedule of your own defines `__call__` and `get_config`. Register it with Keras, so that it can be saved. It
     may return scalars of TensorFlow, as schedules written for tfmot do.
+
+    Example:
+        >>> import keras
+        >>> @keras.saving.register_keras_serializable(package="mine")
+        ... class Half(PruningSchedule):
+        ...     def __call__(self, step):
+        ...         return step >= 100, 0.5
+        ...
+        ...     def get_config(self):
+        ...         return {}
+        >>> Half()(100)
+        (True, 0.5)
     """
 
     def __call__(self, step: Any) -> tuple[Any, Any]:

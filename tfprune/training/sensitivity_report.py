@@ -38,6 +38,15 @@ class SensitivityReport(Report):
         baseline: The metric of the model as it was.
         rows: One row per weight and sparsity: weights in the order of the model, sparsities rising.
         skipped: The weights that are frozen, or whose pattern cannot reach a sparsity, each with the reason.
+
+    Example:
+        >>> import keras, numpy, tfprune
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> model.compile("sgd", "mse")
+        >>> data = numpy.ones((4, 8)), numpy.ones((4, 4))
+        >>> report = tfprune.sensitivity(model, data, (0.5, 0.9), metric="loss")
+        >>> [row.sparsity for row in report.rows]
+        [0.5, 0.9]
     """
 
     metric: str

@@ -185,6 +185,12 @@ class SparsityReport(Report):
             rows and columns that is not pruned, depthwise kernels and position embeddings too; biases never.
         total_nnz: The number of non-zero entries in all kernels of the model, the skipped ones included.
         total_size: The number of entries in all kernels of the model, the skipped ones included.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> report = sparsity_report(model)
+        >>> report.rows[0].layer, report.sparsity
+        ('hidden', 0.0)
     """
 
     JSON_NAMES = ("sparsity", "nnz", "size", "total_sparsity", "total_nnz", "total_size", "rows", "skipped")

@@ -1,0 +1,28 @@
+"""All public names: those of the two packages, and those of the modules that they offer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import tfprune
+import tfprune.export
+
+MODULES = [getattr(tfprune, name) for name in ("allocation", "criteria", "patterns", "report", "schedules", "tfmot")]
+
+
+def public_names() -> dict[str, Any]:
+    """Return what stands behind each public name, by full name; modules are left out, their names are there."""
+    found = {}
+    for home in (tfprune, tfprune.export, *MODULES):
+        found |= {f"{home.__name__}.{name}": getattr(home, name) for name in home.__all__}
+    return {name: thing for name, thing in found.items() if not inspect.ismodule(thing)}
+
+
+def documented_names() -> dict[str, Any]:
+    """Return the public functions and classes, each under its first name only."""
+    names: dict[int, tuple[str, Any]] = {}
+    for name, thing in public_names().items():
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            names.setdefault(id(thing), (name, thing))
+    return dict(names.values())
