@@ -1,4 +1,4 @@
-"""The code of tutorials and how-to guides runs, page by page, and prints what the page shows; so do their commands."""
+"""The code and the commands of tutorials and how-to guides run, page by page, and print what the page shows."""
 
 from __future__ import annotations
 

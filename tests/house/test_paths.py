@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "sample_apps/README.md", "Makefile")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 PLACES = [ROOT, ROOT / "tfprune", ROOT / "sample_apps"]  # where a path that a page names may begin
 # Folders of tests that belong to no room: of the whole, of both halves, or of what is around the library.
 OTHERS = {"backends", "bench", "device", "export", "fuzz", "helpers", "house", "hub", "saved", "zoo"}
