@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,5 +65,12 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
     (folder / CONVERTED).write_bytes(converter.convert())
 
 
+def _in_child(folder: Path) -> None:
+    if (folder / SAVED_MODEL).exists():  # without code of the user's
+        for package in ("sklearn", "matplotlib"):  # which Keras would import, in a second
+            sys.modules[package] = None  # type: ignore[assignment]
+    convert_job(folder)
+
+
 if __name__ == "__main__":
-    run_as_child(convert_job)
+    run_as_child(_in_child)

@@ -61,7 +61,8 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
     if not copy.is_open_shaped:
         raise ValueError(
             f"Expected a model whose code can be traced with the sizes of its inputs open, or whose class can have "
-            f"fewer heads and hidden units. Received: {model.name!r}; {reason}. For a graph fix the sizes, as in "
+            f"fewer heads and hidden units. Received: {model.name!r}, whose code looks at open sizes; "
+            f"{'into=' + repr(into) if into else reason}. For a graph fix the sizes, as in "
             f"x = {_fixed_input(copy.plain)} for each input, and shrink keras.Model(x, model(x))."
         )
     smaller = SmallerGraph(copy.model, plan.network, keep=plan.keep).model
