@@ -116,6 +116,8 @@ def draw(model: str, results: Sequence[Result], path: Path) -> None:
         panel.grid(alpha=0.3)
         if column[0] == "perplexity":
             panel.set(yscale="log", ylabel="perplexity")
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter("{x:g}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
