@@ -15,7 +15,6 @@ DOCS = Path(__file__).parents[1]
 REPOSITORY = ""  # such as https://example.org/tfprune/blob/main
 PAGES = {
     "README.md": "index.md",
-    "README.md#export": "howto/export_a_file.md",
     "sample_apps": "gallery/index.md",
     "sample_apps/README.md": "gallery/index.md",
     "CONTRIBUTING.md": "contributing.md",

@@ -5,12 +5,8 @@ import io
 import re
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
-
-import tfprune
-import tfprune.export
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -42,25 +38,11 @@ def test_first_block_prunes_and_exports(first):
     assert np.mean(labels == names["y"]) > 0.9
 
 
-def test_the_other_blocks_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    x, y = np.random.default_rng(0).normal(size=(200, 8)).astype("float32"), np.arange(200) % 3
-    hidden = [keras.layers.Dense(width, "relu") for width in (16, 12)]
-    model = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(3, "softmax", name="out")])
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    names = {"x": x, "y": y, "x_test": x[:20], "x_val": x, "y_val": y, "model": model, "tfprune": tfprune}
-    names |= {name: getattr(tfprune.export, name) for name in ("to_tflite", "sparse_inference")}
-    names |= {"schedule": tfprune.schedules.Constant(0.5)}
-    reports = {}
-    for block in BLOCKS[1:-1]:
-        exec(compile(block, "README.md", "exec"), names)
-        reports[type(names.get("report"))] = names.get("report")
-    assert {"sensitivity.png", "model.tflite"} <= {path.name for path in tmp_path.iterdir()}
-    assert isinstance(names["pruning"], tfprune.PruningCallback)
-    assert tfprune.SensitivityReport in reports
-    kept = reports[tfprune.PruneReport].rounds[-1].plan.flops_kept
-    assert kept <= 8 * 16 + 16 * 12 + 12 * 3  # half of twice as many
-    assert names["small"].count_params() < model.count_params()
+def test_it_fits_on_a_screen_or_two():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert "```python" in lines[:30]
+    assert len(BLOCKS) == 2  # all other code is on the pages, whose own test runs it
 
 
 def test_device_block_runs_the_file_of_the_first(first, monkeypatch):
