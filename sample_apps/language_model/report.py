@@ -15,10 +15,10 @@ Result = dict[str, Any]
 # What stands in the table: the name of a column, the key in a result, and its form.
 COLUMNS = {
     "gemma": {
-        "to choose by": ("choice", None, ".1f"),
-        "Bible": ("perplexity", "bible", ".1f"),
-        "documentation": ("perplexity", "documentation", ".1f"),
-        "Jargon File": ("perplexity", "jargon", ".1f"),
+        "to choose by": ("choice", None, ",.1f"),
+        "Bible": ("perplexity", "bible", ",.1f"),
+        "documentation": ("perplexity", "documentation", ",.1f"),
+        "Jargon File": ("perplexity", "jargon", ",.1f"),
     },
     "minilm": {
         "to choose by": ("choice", None, ".3f"),
@@ -30,6 +30,7 @@ COLUMNS = {
 }
 SETTINGS = ("removed", "score", "update", "calibration")
 BEST = {"gemma": min, "minilm": max}
+DESTROYED = 1000  # perplexity
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 STYLES = {"none": ":", "parallel": "--"}
 MARKERS = {"both": "s", "documentation": "o"}
@@ -95,10 +96,13 @@ def line(model: str, result: Result) -> str:
 
 
 def draw(model: str, results: Sequence[Result], path: Path) -> None:
-    """Draw a panel for each measure, and in it a curve for each way to cut, over the part that is removed."""
+    """Draw a panel for each measure, and in it a curve for each way to cut, over the part that is removed.
+
+    Models that were destroyed are left out: they would take all of the picture's height.
+    """
     shown = {name: column for name, column in COLUMNS[model].items() if name != "to choose by"}
     figure, panels = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 4.5), layout="constrained")
-    dense, *others = (result for result in results if result["of"] != "blocks")
+    dense, *others = (one for one in results if one["of"] != "blocks" and one["choice"] < DESTROYED)
     ways = list(dict.fromkeys(_way(result) for result in others))
     scores = list(dict.fromkeys(score for score, _, _ in ways))
     for panel, (name, column) in zip(panels, shown.items(), strict=True):
