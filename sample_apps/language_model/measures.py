@@ -1,9 +1,8 @@
-"""Figures of a model: perplexity, tokens a second, and how near its sentence embeddings are to the dense model's."""
+"""Figures of a model: perplexity, and how near its sentence embeddings are to the dense model's."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -57,18 +56,6 @@ def perplexity(model: keras.Model, tokens: np.ndarray, embedding: keras.Layer) -
 
 def inputs(tokens: np.ndarray) -> dict[str, np.ndarray]:
     return {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
-
-
-def tokens_a_second(model: keras.Model, tokens: np.ndarray, *, repeats: int = 5) -> float:
-    """Return how many tokens the blocks read in a second: the median of some passes, without logits."""
-    batch = inputs(tokens[:BATCH])
-    model(batch, training=False)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        keras.ops.convert_to_numpy(model(batch, training=False))
-        seconds.append(time.perf_counter() - start)
-    return tokens[:BATCH].size / float(np.median(seconds))
 
 
 def sentences(sections: Sequence[Section], count: int) -> list[str]:
