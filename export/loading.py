@@ -55,8 +55,12 @@ def load_keras() -> Any:
     return keras
 
 
-def load_model(path: str) -> Any:
+def load_model(path: str, *, compiled: bool = False) -> Any:
     """Load a model in Keras' safe mode, which runs no code from the file.
+
+    Args:
+        path: The file.
+        compiled: Whether loss, metrics and optimizer are wanted, too.
 
     Raises:
         ValueError: If the file is missing, damaged, or not what Keras saves; or if it needs code that Keras does not
@@ -72,7 +76,7 @@ def load_model(path: str) -> Any:
             raise zipfile.BadZipFile(
                 "empty, cut short, or not an archive"
             )  # Keras would say that there is no such file
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=compiled, safe_mode=True)
 
 
 def load_arrays(path: str) -> Any:

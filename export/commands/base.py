@@ -1,0 +1,75 @@
+"""What all commands share: how one is added, and arguments that several have."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+# What a shell offers for an argument that is a file, as the package shtab spells it.
+FILES = {
+    "bash": "_shtab_compgen_files",
+    "zsh": "_files",
+    "tcsh": "f",
+    "fish": "(__fish_complete_path (commandline -ct))",
+    "powershell": "_shtab_powershell_compgen_files",
+}
+
+
+def add_command(
+    commands: Any, name: str, *, run: Callable, text: str, extra: str, examples: str
+) -> argparse.ArgumentParser:
+    """Return the parser of a new command.
+
+    Args:
+        commands: What argparse gives for sub-commands.
+        name: How it is called.
+        run: Gets the options and returns a report.
+        text: What it does.
+        extra: Which extra of the package it needs.
+        examples: Command lines, one in a line.
+    """
+    parser = commands.add_parser(
+        name,
+        help=text.replace("%", "%%"),  # argparse fills in this one with the % operator, and not the description
+        description=textwrap.fill(text, 88),
+        epilog="examples:\n" + textwrap.indent(examples.strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
+    needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install -e ".[{extra}]")'
+    parser.set_defaults(command=run, needs=needs)
+    return parser
+
+
+def add_file(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """Add an argument that is a file, which a shell can complete."""
+    parser.add_argument(name, **settings).complete = FILES  # type: ignore[attr-defined]
+
+
+def add_model_file(parser: argparse.ArgumentParser) -> None:
+    """Add the .tflite file that a command reads."""
+    text = "a .tflite file, plain, packed, or compressed with gzip or xz"
+    add_file(parser, "model", metavar="MODEL", help=text)
+
+
+def add_saved_model(parser: argparse.ArgumentParser) -> None:
+    """Add what commands share that change a saved Keras model."""
+    add_file(parser, "source", metavar="SOURCE", help="a trained model, saved by model.save('x.keras')")
+    add_file(parser, "target", metavar="TARGET", help="where the new model goes, such as small.keras")
+    parser.add_argument(
+        "--data",
+        metavar="X[,Y]",
+        required=True,
+        help="training samples, and labels if there are some: .npy, or .npz with one array per input or output",
+    )
+    parser.add_argument("--validation", metavar="X,Y", help="samples and labels on which both models are measured")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=512,
+        metavar="N",
+        help="of the training samples, those that scores and least squares use (default: 512)",
+    )

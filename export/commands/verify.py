@@ -1,0 +1,48 @@
+"""`tfprune verify`: run a file, and compare it with a Keras model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tfprune.export.commands.base import add_command, add_file, add_model_file
+from tfprune.export.loading import load_arrays, load_model
+
+
+def add_to(commands: Any) -> None:
+    text = "Load and run a .tflite file in a process of its own; with --against, compare it with the Keras model."
+    examples = """
+tfprune verify model.tflite
+tfprune verify model.tflite --against model.keras --inputs samples.npy
+"""
+    parser = add_command(commands, "verify", run=_verify, text=text, extra="device", examples=examples)
+    add_model_file(parser)
+    add_file(parser, "--against", metavar="KERAS_MODEL", help="a saved Keras model that gives the right outputs")
+    add_file(parser, "--inputs", metavar="FILE", help="samples to run: .npy, or .npz with one array per input")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="largest difference, as a fraction of the largest right output (default: %(default)g; int8: 0.1 or so)",
+    )
+
+
+def _verify(options: argparse.Namespace) -> Any:
+    from tfprune.export.running.verify import verify
+
+    inputs = load_arrays(options.inputs) if options.inputs else None
+    expected = None
+    if options.against:
+        expected = _predict(load_model(options.against), inputs)
+    return verify(options.model, inputs=inputs, expected=expected, tolerance=options.tolerance)
+
+
+def _predict(model: Any, inputs: Any) -> Any:
+    if inputs is None:
+        raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE.")
+    import tfprune
+    from tfprune.export.converting.signature import signature
+
+    plain = tfprune.strip(model)
+    signature(plain).arrays(inputs, "--inputs")  # Keras' own message would not name them
+    return plain.predict(inputs, verbose=0)
