@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from tfprune import tfmot as tfmot
     from tfprune.channels.no_rule import NoRule as NoRule
     from tfprune.channels.register_shrinkable import register_shrinkable as register_shrinkable
+    from tfprune.concepts.concept_rules import ConceptRules as ConceptRules
+    from tfprune.concepts.concept_rules import concept_rules as concept_rules
+    from tfprune.concepts.concept_trace import ConceptTrace as ConceptTrace
+    from tfprune.concepts.plan_concepts import plan_concepts as plan_concepts
     from tfprune.evidence.gatherer import Gatherer as Gatherer
     from tfprune.models.register_prunable import register_prunable as register_prunable
     from tfprune.one_shot.prune_weights import prune_weights as prune_weights
@@ -64,6 +68,7 @@ _ROOMS = {
         *("shrink", "transformer_budget", "zero_channels"),
     ],
     "one_shot": ["PutriReport", "prune_weights", "putri"],
+    "concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
     "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
 _MODULES = ("allocation", "criteria", "export", "patterns", "report", "schedules", "tfmot")

@@ -16,7 +16,7 @@ from tfprune.criteria.class_moments import ClassMoments
 from tfprune.criteria.classes import DACIS, FStatistic
 from tfprune.criteria.data import BatchNormGamma, Movement, Taylor, Wanda
 from tfprune.criteria.facts import FACTS, Fact, UnknownFact, register_fact
-from tfprune.criteria.weights import L2, Magnitude, Random
+from tfprune.criteria.weights import L2, Magnitude, Random, UnitScores
 
 __all__ = [
     "CRITERIA",
@@ -33,6 +33,7 @@ __all__ = [
     "Movement",
     "Random",
     "Taylor",
+    "UnitScores",
     "UnknownFact",
     "Wanda",
     "register_fact",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -69,3 +71,41 @@ class Random(Criterion):
     def __call__(self, evidence: Evidence) -> np.ndarray:
         generator = np.random.default_rng([self.seed, zlib.crc32(evidence.path.encode())])
         return generator.random(evidence.weight.shape, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class UnitScores(Criterion):
+    """Score an entry by a number that is given for its unit; entries of units with the same number by magnitude.
+
+    Use it to train towards a choice of units that was made before, such as that of a `ConceptTrace`: with scores of 0
+    and 1, units with a 0 go first, and of these the smallest. Weights without scores are ranked by magnitude.
+
+    Args:
+        scores: For each weight, by its path, a number for each of its outputs; a dict or pairs.
+
+    Raises:
+        TypeError: If it is neither, or holds anything but numbers.
+
+    Example:
+        >>> scores = UnitScores({"dense/kernel": [1, 0]})
+        >>> scores(Evidence(np.array([[1.0, -3.0]]), "dense/kernel", "io"))
+        array([[1.25, 0.75]])
+    """
+
+    scores: Any = field(repr=False)
+
+    def __post_init__(self) -> None:
+        pairs = self.scores.items() if isinstance(self.scores, Mapping) else self.scores
+        try:
+            held = tuple((str(path), tuple(map(float, values))) for path, values in pairs)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"Expected `scores` to be a dict from paths of weights to numbers. Received: scores={self.scores!r}."
+            ) from error
+        self._hold(scores=held)
+
+    def __call__(self, evidence: Evidence) -> np.ndarray:
+        size = np.abs(evidence.weight)
+        magnitude = size / (1 + size.max(initial=0))  # below 1: decides between units of one score
+        scores = dict(self.scores).get(evidence.path)
+        return magnitude if scores is None else evidence.over_outputs(np.array(scores)) + magnitude

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -96,7 +96,7 @@ def plan_shrink(
     if not is_ranked:
         _check_no_choice(criterion=criterion, allocation=allocation, filters=filters, round_to=round_to)
         free = [group for group in network.groups if why_stuck(network, group) is None]
-        return ShrinkPlan(network, _alive(network, flat), _skipped(network, free))
+        return ShrinkPlan(network, _alive(network, flat), left_alone(network, free))
     named = kernels_by_weight(network, flat)
     groups = choose_groups(
         network, named, pattern=Unstructured(), filters=filters, refusal=functools.partial(why_stuck, network)
@@ -115,9 +115,10 @@ def plan_shrink(
         keep = allocation.meet(weights, keeping, network, model)
     else:
         keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
-    return ShrinkPlan(network, keep, _skipped(network, groups))
+    return ShrinkPlan(network, keep, left_alone(network, groups))
 
 
+_LEFT_OUT = "left out by `filters`, or without scores"
 _DEFAULTS = {"criterion": Magnitude(), "allocation": "uniform", "filters": None, "round_to": 1}
 
 
@@ -153,13 +154,21 @@ def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarra
     return list(ranked.values()), scores
 
 
-def _skipped(network: Network, chosen: list[Group]) -> tuple[Skipped, ...]:
+def left_alone(
+    network: Network, chosen: list[Group], *, left_out: Callable[[Group], str] = lambda _: _LEFT_OUT
+) -> tuple[Skipped, ...]:
+    """Return what keeps all channels or some of them, with the reason.
+
+    Args:
+        network: The channels.
+        chosen: The groups that may lose channels.
+        left_out: Says why a group is not among them that could be.
+    """
     rest = [group for group in network.groups if group not in chosen]
     partly = [group for group in chosen if not network.free(group).all()]
-    left_out = "left out by `filters`, or without scores"
     return tuple(
         [
-            Skipped(group.name, reason or left_out, Skipped.HELD if reason else Skipped.FILTERED)
+            Skipped(group.name, reason or left_out(group), Skipped.HELD if reason else Skipped.FILTERED)
             for group in rest
             for reason in [why_stuck(network, group)]
         ]

@@ -34,7 +34,7 @@ def choose_channels(
     places = {
         weight: place
         for weight, variable in network.variables(flat.model)
-        for place in [_place(flat.sources[id(variable)])]
+        for place in [place_of(flat.sources[id(variable)])]
         if weight in known and place is not None
     }
     named = {weight: (places[weight].path, *known[weight][1:]) for weight in places}
@@ -78,7 +78,7 @@ class Place:
         return f"{self.layer_path}/{self.name}"
 
 
-def _place(source: Source) -> Place | None:
+def place_of(source: Source) -> Place | None:
     """Return the place of a kernel; None for a weight that is not one."""
     inside = source.layer.layer if isinstance(source.layer, Pruned) else source.layer
     names = {id(kernel.variable): kernel.path for kernel in kernels(inside)}

@@ -18,7 +18,7 @@ from keras import ops
 
 from tfprune import patterns
 from tfprune.copying.locked import lock
-from tfprune.criteria import CRITERIA, Criterion
+from tfprune.criteria import CRITERIA, Criterion, UnitScores
 from tfprune.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
 from tfprune.models.kernels import Kernel, kernels
 from tfprune.models.layers import rename, walk
@@ -29,7 +29,7 @@ from tfprune.wrapping.kernels_to_prune import kernels_to_prune
 from tfprune.wrapping.masked_gradients import MASK, Scope, mask_gradient
 from tfprune.wrapping.masked_weights import MaskedWeights
 
-for _spec in (*CRITERIA.values(), *PATTERNS.values(), patterns.Block, patterns.NM):
+for _spec in (*CRITERIA.values(), UnitScores, *PATTERNS.values(), patterns.Block, patterns.NM):
     keras.saving.register_keras_serializable(package="tfprune")(_spec)
 
 

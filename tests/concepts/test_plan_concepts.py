@@ -1,0 +1,231 @@
+"""Plans that keep what concepts need: planted units are found, equal models come out, every unit has its reason."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+
+layers = keras.layers
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def planted(units=256, inputs=64):
+    """A model whose units 7, 100 and 200 are the first three inputs; all others mix the rest."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((inputs,)), layers.Dense(units, name="hidden"), layers.Dense(2, name="out")]
+    )
+    kernel = normal(inputs, units, seed=1)
+    kernel[:3] = 0
+    kernel[:, [7, 100, 200]] = np.eye(inputs, 3)
+    model.get_layer("hidden").set_weights([kernel, np.zeros(units)])
+    return model
+
+
+def digits_like(count=600):
+    x = normal(count, 64)
+    return x, {"all three": (x[:, :3] > -0.5).all(axis=1), "two of three": (x[:, :3] > 0).sum(axis=1) >= 2}
+
+
+@pytest.fixture(scope="module")
+def mined():
+    model, (x, concepts) = planted(), digits_like(2000)
+    return model, x, tfprune.concept_rules(model, x, concepts | {"noise": normal(2000, seed=9) > 0})
+
+
+@pytest.mark.parametrize("concept", ["all three", "two of three"])
+def test_planted_units_are_kept_and_few_others(mined, concept):
+    model, _, rules = mined
+    plan, trace = tfprune.plan_concepts(model, rules, require=[concept])
+    kept = {each.unit for each in trace.units}
+    assert kept >= {7, 100, 200}
+    assert len(kept) <= 23
+    assert plan.rows[0].kept == len(kept)
+
+
+def covered(plan, trace):
+    """Return whether every channel that stays has its reason: by the plan's network, not by the trace's layers."""
+    whole = {each.layer for each in trace.layers if each.reason}
+    units = {(each.layer, each.unit) for each in trace.units}
+    kept = set()
+    for layer in plan.network.layers.values():
+        for weight in layer.weights:
+            for axis in weight.makes:
+                stay = np.flatnonzero(plan.keep[weight.bundles_along[axis]])
+                kept |= {(layer.name, unit) for unit in stay.tolist() if layer.name not in whole}
+    for each in trace.units:
+        assert each.reason or each.rules
+        assert trace.why(each.layer, each.unit)
+    return kept == units
+
+
+def test_the_smaller_model_is_the_masked_one(mined):
+    model, x, rules = mined
+    plan, trace = tfprune.plan_concepts(model, rules, require=["all three"])
+    assert covered(plan, trace)
+    small, masked = tfprune.shrink(model, plan), tfprune.zero_channels(model, plan)
+    np.testing.assert_allclose(small.predict(x, verbose=0), masked.predict(x, verbose=0), atol=1e-5)
+    assert small.count_params() == plan.parameters_kept < model.count_params() / 8
+
+
+def residual():
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same", name="stem")(image)))
+    y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(12, 3, padding="same", name="inner")(x)))
+    y = layers.BatchNormalization()(layers.Conv2D(8, 1, name="back")(y))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Add()([x, y])))
+    return keras.Model(image, layers.Dense(2, name="out")(x))
+
+
+@pytest.fixture(scope="module")
+def images():
+    x = normal(800, 6, 6, 3)
+    x += normal(800, 1, 1, 3, seed=3)
+    return x, {"red": x[..., 0].mean(axis=(1, 2)) > 0.2, "blue": x[..., 2].mean(axis=(1, 2)) > 0}
+
+
+def test_tied_channels_stay_together_and_say_what_they_are_tied_to(images):
+    model, (x, concepts) = residual(), images
+    for variable in model.weights:  # statistics that a normalization without its channel would show
+        if "moving" in variable.path or "gamma" in variable.path:
+            variable.assign(np.linspace(0.5, 1.5, variable.shape[0]))
+    rules = tfprune.concept_rules(model, x, concepts, layers=["stem", "inner"])
+    plan, trace = tfprune.plan_concepts(model, rules, require=["red"], min_precision=0.8)
+    assert covered(plan, trace)
+    kept = {layer: [each for each in trace.units if each.layer == layer] for layer in ("stem", "inner", "back")}
+    assert [each.unit for each in kept["stem"]] == [each.unit for each in kept["back"]]
+    assert 0 < len(kept["stem"]) < 8
+    assert all(each.rules and not each.tied_to for each in kept["stem"])
+    assert all(each.tied_to == (f"stem[{each.unit}]",) for each in kept["back"])
+    assert trace.why("back", kept["back"][0].unit).startswith(
+        f"tied to stem[{kept['back'][0].unit}]; 'red' is required"
+    )
+    small, masked = tfprune.shrink(model, plan), tfprune.zero_channels(model, plan)
+    np.testing.assert_allclose(small.predict(x, verbose=0), masked.predict(x, verbose=0), atol=1e-5)
+
+
+def test_a_nested_and_a_wrapped_model_are_planned(images):
+    x, concepts = images
+    inner = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(32, 3, name="conv"), layers.ReLU()], name="inner")
+    model = keras.Sequential([keras.Input((6, 6, 3)), inner, layers.Flatten(), layers.Dense(2)])
+    for whole in (model, tfprune.wrap(model)):
+        rules = tfprune.concept_rules(whole, x, concepts)
+        plan, trace = tfprune.plan_concepts(whole, rules, require=["red"], min_precision=0.8)
+        assert covered(plan, trace)
+        small, masked = tfprune.shrink(whole, plan), tfprune.zero_channels(whole, plan)
+        np.testing.assert_allclose(small.predict(x, verbose=0), masked.predict(x, verbose=0), atol=1e-5)
+        assert small.count_params() < model.count_params()
+
+
+def test_recall_is_reached_and_no_more_rules_are_taken(mined):
+    model, _, rules = mined
+    everything, _ = tfprune.plan_concepts(model, rules, require=["two of three"])
+    enough, trace = tfprune.plan_concepts(model, rules, require=["two of three"], min_recall=0.5)
+    recalls = [rule.recall for rule in trace.rules]
+    assert sum(recalls) >= 0.5 > sum(recalls[:-1])
+    assert all(rule.precision >= 0.95 for rule in trace.rules)
+    assert enough.rows[0].kept <= everything.rows[0].kept
+    assert trace.rules == rules.of("two of three", layer="hidden")[: len(trace.rules)]
+
+
+def test_more_units_stay_where_at_least_so_many_are_asked_for(mined):
+    model, _, rules = mined
+    plan, trace = tfprune.plan_concepts(model, rules, require=["all three"], keep_at_least=40)
+    assert plan.rows[0].kept == 40
+    assert covered(plan, trace)
+    assert {each.reason for each in trace.units} == {"", "so many units stay at least"}
+    plan, _ = tfprune.plan_concepts(model, rules, require=["all three"], keep_at_least=1000)
+    assert plan.rows[0].kept == 256
+
+
+def test_a_concept_without_precise_rules_is_an_error_that_says_how_close_the_best_comes(mined):
+    model, _, rules = mined
+    with pytest.raises(ValueError, match="Expected rules for 'noise' with a precision of at least 0.99") as raised:
+        tfprune.plan_concepts(model, rules, require=["all three", "noise"], min_precision=0.99, min_recall=0.9)
+    best = rules.best("noise")
+    close = re.search(r"precision of ([\d.]+)|recall of ([\d.]+)", str(raised.value).partition("Received")[2])
+    assert close and (close[2] or close[1] == f"{best.precision:.3f}")
+
+
+def test_a_layer_in_which_a_concept_has_no_rules_keeps_all_units(images):
+    x, concepts = images
+    model = residual()
+    model.get_layer("inner").set_weights([np.zeros((3, 3, 8, 12)), np.zeros(12)])  # blind
+    rules = tfprune.concept_rules(model, x, concepts)
+    plan, trace = tfprune.plan_concepts(model, rules, require=["red"], min_precision=0.8)
+    kept = {row.group: (row.channels, row.kept) for row in plan.rows}
+    assert kept["inner"] == (12, 12)
+    assert kept["stem"][1] < 8
+    reasons = {skipped.layer: skipped.reason for skipped in plan.skipped}
+    assert reasons["inner"] == trace.why("inner", 3) == "no rule for 'red' holds on any held-out sample"
+    assert covered(plan, trace)
+    only = tfprune.concept_rules(model, x, concepts, layers="inner")
+    with pytest.raises(ValueError, match="no rule for 'red' holds on any held-out sample"):
+        tfprune.plan_concepts(model, only, require=["red"], min_precision=0.8)
+
+
+def test_reruns_give_the_same_bytes(mined):
+    model, _, rules = mined
+    require = {"R1": ["all three", "two of three"], "R2": ["two of three"]}
+    plans = [tfprune.plan_concepts(model, rules, require=require) for _ in range(2)]
+    one, other = (json.dumps([plan.as_dict(), trace.as_dict(), str(trace)]) for plan, trace in plans)
+    assert one == other
+    trace = plans[0][1]
+    shared = next(index for index, rule in enumerate(trace.rules) if rule.concept == "two of three")
+    unit = next(each for each in trace.units if shared in each.rules)
+    assert "'R1', 'R2' need 'two of three': hidden[" in trace.why("hidden", unit.unit)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"require": ["missing"]},
+            ValueError,
+            r"concepts that rules were mined for: 'all three', .* Received: 'missing'",
+        ),
+        ({"require": []}, ValueError, r"at least one concept of 'all three', .* Received: none\."),
+        ({"require": {"R1": []}}, ValueError, r"Received: no concept for 'R1'\."),
+        ({"require": "all three"}, TypeError, r"Expected `require` to be a list of concepts"),
+        ({"require": {"R1": "all three"}}, TypeError, r"Expected `require` to be a list of concepts"),
+        ({"require": ["all three"], "min_precision": 0}, ValueError, r"`min_precision` to be a number in \(0, 1\]"),
+        (
+            {"require": ["all three"], "min_recall": 2},
+            ValueError,
+            r"`min_recall` to be a number in \(0, 1\], or None",
+        ),
+        (
+            {"require": ["all three"], "keep_at_least": 0},
+            ValueError,
+            r"`keep_at_least` to be an integer of at least 1",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(mined, arguments, error, message):
+    model, _, rules = mined
+    with pytest.raises(error, match=message):
+        tfprune.plan_concepts(model, rules, **arguments)
+
+
+def test_rules_of_another_model_and_other_things_are_refused(mined):
+    _, _, rules = mined
+    with pytest.raises(ValueError, match="these layers differ: hidden"):
+        tfprune.plan_concepts(planted(units=255), rules, require=["all three"])
+    with pytest.raises(TypeError, match=r"Expected rules\. Received: rules="):
+        tfprune.plan_concepts(planted(), {}, require=["all three"])
+
+
+def test_a_unit_that_goes_has_no_reason(mined):
+    model, _, rules = mined
+    _, trace = tfprune.plan_concepts(model, rules, require=["all three"])
+    gone = next(unit for unit in range(256) if unit not in {each.unit for each in trace.units})
+    with pytest.raises(ValueError, match=f"Received: unit {gone} of 'hidden'"):
+        trace.why("hidden", gone)
