@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs bench zoo hub fuzz device-check device-test device-page grid clean
+.PHONY: demo test lint docs dist release-check bench zoo hub fuzz device-check device-test device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -30,6 +30,13 @@ lint: .venv/dev
 docs: .venv/dev
 	rm -rf build/site docs/reference/names  # pages of names that are gone
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
+
+# sdist and wheel, into build/dist, the same bytes for the same commit; and the check that they can be released.
+dist: .venv/dev
+	$(BIN)/python release/distributions.py
+
+release-check: .venv/dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python release/check.py
 
 bench: .venv/dev
 	$(BIN)/python tests/bench/run.py

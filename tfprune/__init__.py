@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from tfprune.wrapping.strip import strip as strip
     from tfprune.wrapping.wrap import wrap as wrap
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Each name lives in the module of its own name: `wrap` in wrapping/wrap.py, `Pruned` in wrapping/pruned.py.
 _ROOMS = {

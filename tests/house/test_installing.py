@@ -76,3 +76,19 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
     }
     assert {"README.md", "CHANGELOG.md", "Makefile", "language_model.md", "runner.py"} <= {name for name, _ in named}
     assert not [(name, extra) for name, extra in named if extra not in defined]
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    version = re.search(r'^__version__ = "(.+)"$', (ROOT / "tfprune/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"tfprune-{version}-py3" in (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[1] in (
+        version,
+        "Unreleased",
+    )
+
+
+def test_every_extra_has_a_trial():
+    trials = re.findall(r"^def (\w+)\(\) -> None:", (ROOT / "release/trials.py").read_text(encoding="utf-8"), re.M)
+    extras = {extra.replace("-", "_") for extra in SETUP["options.extras_require"]}
+    assert set(trials) == extras - {"dev", "backends", "fuzz"} | {"nothing"}

@@ -1,0 +1,80 @@
+"""Build twice, compare, and try the wheel with each extra in an environment in which nothing else is installed.
+
+    make release-check                          # all extras, two minutes; downloads what they need
+    .venv/bin/python release/check.py device    # those that are named
+
+release/trials.py says what an extra has to make possible. An extra without a trial fails the check.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from distributions import ROOT, build_distributions
+
+TRIALS = Path(__file__).with_name("trials.py").resolve()
+# What tests and other checks install: `make test`, `make test-backends`, `make fuzz`.
+TRIED_ELSEWHERE = {"dev", "backends", "fuzz"}
+BESIDE_TRAINING = {"plot", "tensorboard"}  # which add something to the extra `train`
+
+
+def main(wanted: list[str]) -> int:
+    os.environ.setdefault("UV_LINK_MODE", "copy" if sys.platform == "win32" else "hardlink")
+    dist = ROOT / "build" / "dist"
+    again = [path.read_bytes() for path in build_distributions(dist)]
+    files = build_distributions(dist)
+    assert [path.read_bytes() for path in files] == again, "two builds of one commit differ"
+    subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *files], check=True, stdout=subprocess.DEVNULL
+    )
+    wheel = files[-1]
+    check_content(wheel)
+    extras = ["nothing", *extras_of_setup()]
+    for extra in wanted or extras:
+        start = time.perf_counter()
+        try_extra(wheel, extra)
+        print(f"{extra}: installed and tried in {time.perf_counter() - start:.0f} s", flush=True)
+    return 0
+
+
+def extras_of_setup() -> list[str]:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    return sorted(set(setup["options.extras_require"]) - TRIED_ELSEWHERE)
+
+
+def check_content(wheel: Path) -> None:
+    """Refuse a wheel that lacks a module, or holds something else than the package."""
+    folders = {"tfprune": ROOT / "tfprune", "tfprune/export": ROOT / "export"}
+    expected = {
+        f"{name}/{path.relative_to(folder).as_posix()}"
+        for name, folder in folders.items()
+        for path in folder.rglob("*.py")
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert found == expected | {"tfprune/py.typed"}, sorted(found ^ expected)
+
+
+def try_extra(wheel: Path, extra: str) -> None:
+    """Install the wheel with an extra into a new environment, and run the trial of that extra."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, f"{folder}/venv"], check=True)
+        programs = Path(folder, "venv", "Scripts" if sys.platform == "win32" else "bin")
+        names = {"nothing": ""}.get(extra, f"train,{extra}" if extra in BESIDE_TRAINING else extra)
+        package = f"{wheel}[{names}]" if names else str(wheel)
+        subprocess.run(["uv", "pip", "install", "--quiet", "--python", f"{folder}/venv", package], check=True)
+        environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
+        trial = [programs / "python", TRIALS, extra.replace("-", "_")]
+        subprocess.run(trial, check=True, cwd=folder, env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

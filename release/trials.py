@@ -1,0 +1,147 @@
+"""What an extra has to make possible, in an environment that holds nothing else: python trials.py EXTRA."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+SAVED = Path(__file__).parents[1] / "tests" / "saved"
+
+
+def nothing() -> None:
+    import tfprune
+    import tfprune.export
+
+    assert tfprune.schedules.Polynomial(0.9, begin=0, end=10).sparsity_at(10) == 0.9
+    assert not is_installed("keras")
+    assert f"tfprune {tfprune.__version__}" in command("--version")
+    assert 'pip install "tfprune[device]"' in command("inspect", str(SAVED / "packed.tfz"), code=2)
+
+
+def device() -> None:
+    import numpy as np
+
+    from tfprune.export import Runner
+
+    saved = np.load(SAVED / "packed.npz")
+    assert np.allclose(Runner(SAVED / "packed.tfz").predict(saved["x"]), saved["outputs"], atol=1e-5)
+    assert '"passed": true' in command("verify", str(SAVED / "packed.tfz"), "--json")
+    assert not is_installed("tensorflow")
+
+
+def train() -> None:
+    import keras
+    import numpy as np
+
+    import tfprune
+    import tfprune.export
+
+    model = tfprune.wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(2)]))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    pruning = tfprune.PruningCallback(tfprune.schedules.Polynomial(0.5, end=0.7))
+    model.fit(x, x[:, :2], callbacks=[pruning], epochs=4, verbose=0)
+    report = tfprune.export.to_tflite(model, "model.tflite", check_on=x)
+    assert abs(report.sparsity - 0.5) < 0.01
+    model.save("model.keras")
+    np.save("x.npy", x)
+    assert "Written" in command("prune", "model.keras", "sparse.keras", "--sparsity", "0.8", "--data", "x.npy")
+    assert (
+        "True" in command("verify", "model.tflite", "--against", "model.keras", "--inputs", "x.npy", "--json").title()
+    )
+
+
+def concepts() -> None:
+    import keras
+    import numpy as np
+
+    import tfprune
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype("float32")
+    rules = tfprune.concept_rules(model, x, {"positive": (x[:, 0] > 0).astype(int)})
+    assert "positive" in str(rules)
+
+
+def plot() -> None:
+    import keras
+
+    import tfprune
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x = keras.random.normal((32, 8), seed=0)
+    tfprune.sensitivity(model, (x, x[:, :2]), metric="loss").plot("sensitivity.png")
+    assert Path("sensitivity.png").stat().st_size
+
+
+def tensorboard() -> None:
+    import keras
+
+    import tfprune
+
+    model = tfprune.wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]))
+    model.compile("sgd", "mse")
+    x = keras.random.normal((32, 8), seed=0)
+    pruning = tfprune.PruningCallback(tfprune.schedules.Constant(0.5, begin=0))
+    model.fit(x, x[:, :2], callbacks=[pruning, tfprune.PruningSummaries("logs")], verbose=0)
+    assert list(Path("logs").rglob("events*"))
+
+
+def completion() -> None:
+    assert "shrink" in command("completion", "bash")
+
+
+def demo() -> None:
+    import tfprune.export.demo  # noqa: F401  (the tests run it)
+
+    assert "--output" in command("demo", "--help")
+
+
+def hub() -> None:
+    import keras_hub
+
+    import tfprune
+
+    sizes = {"vocabulary_size": 50, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+    model = tfprune.wrap(keras_hub.models.BertBackbone(**sizes, max_sequence_length=8))
+    assert tfprune.update_masks(model, 0.5).sparsity == 0.5
+    assert type(tfprune.strip(model)) is keras_hub.models.BertBackbone
+
+
+def tfmot() -> None:
+    import os
+
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tensorflow_model_optimization
+
+    assert tensorflow_model_optimization.sparsity.keras.prune_low_magnitude
+
+
+def study() -> None:
+    assert all(map(is_installed, ["joblib", "sacrebleu", "sentencepiece", "sklearn", "matplotlib", "keras"]))
+
+
+def language_model() -> None:
+    assert all(map(is_installed, ["gguf", "safetensors", "keras_hub", "matplotlib"]))
+
+
+def docs() -> None:
+    assert all(map(is_installed, ["furo", "myst_parser", "sphinx", "sphinx_copybutton"]))
+
+
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def command(*arguments: str, code: int = 0) -> str:
+    """Return what the command `tfprune` prints."""
+    done = subprocess.run(["tfprune", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
