@@ -79,7 +79,8 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
 
 
 def test_the_version_is_the_same_wherever_it_is_written():
-    version = re.search(r'^__version__ = "(.+)"$', (ROOT / "tfprune/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+    code = (ROOT / "tfprune/__init__.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', code, re.M)[1]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"tfprune-{version}-py3" in (ROOT / "docs/install.md").read_text(encoding="utf-8")
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[1] in (
