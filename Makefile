@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs dist release-check bench zoo hub fuzz device-check device-test device-page grid clean
+.PHONY: demo test lint docs notebooks dist release-check bench zoo hub fuzz device-check device-test device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -30,6 +30,10 @@ lint: .venv/dev
 docs: .venv/dev
 	rm -rf build/site docs/reference/names  # pages of names that are gone
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/site
+
+# docs/notebooks, from the tutorials of the same names. They are committed, so that Jupyter and Colab can open them.
+notebooks: .venv/dev
+	$(BIN)/python docs/make_notebooks.py
 
 # sdist and wheel, into build/dist, the same bytes for the same commit; and the check that they can be released.
 dist: .venv/dev

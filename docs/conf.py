@@ -25,6 +25,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "extension.docstrings",
+    "extension.notebook_links",
     "extension.outside_links",
     "extension.name_links",
     "extension.command_help",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,20 @@ def _write(model: keras.Model, folder: Path, *, inputs: Signature, batch: int | 
         for entry in inputs.inputs
     }
     # Given explicitly, because Keras' own signature always leaves the batch open.
-    model.export(str(folder), verbose=False, input_signature=[inputs.pack(specs)])
+    with _without_messages():
+        model.export(str(folder), verbose=False, input_signature=[inputs.pack(specs)])
+
+
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Keep TensorFlow from telling the temporary folder, which it prints wherever it is used interactively."""
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

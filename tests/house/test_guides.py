@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import shlex
 from pathlib import Path
 
 import pytest
+from page_blocks import BLOCK, printed_and_shown
 
 from tfprune.export import cli
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [path for folder in ("tutorials", "howto") for path in sorted((DOCS / folder).glob("*.md"))]
-BLOCK = re.compile(r"```(python|text|sh)\n(.*?)```", re.DOTALL)
-
-
-def words(printed):
-    """Return the lines of a text without numbers, which Keras puts at the end of names too, and what they shape."""
-    lines = [re.sub(r"[-\d.,e+_\s]+", "", line) for line in printed.splitlines()]
-    return [line for line in lines if line]
+NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}  # run in test_notebooks.py
+PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in NOTEBOOKS]
+PAGES += sorted((DOCS / "howto").glob("*.md"))
 
 
 def run(code, names):
@@ -41,14 +36,13 @@ def call(line):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names, printed = {}, ""
-    for kind, content in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if kind == "python":
-            printed = run(content, names)
-        elif kind == "sh":
-            printed = "".join(call(line) for line in content.splitlines())
-        else:
-            assert words(content) == words(printed)
+    names = {}
+
+    def do(kind, content):
+        return run(content, names) if kind == "python" else "".join(map(call, content.splitlines()))
+
+    for printed, shown in printed_and_shown(page, do):
+        assert printed == shown
 
 
 def test_first_code_of_the_site_runs(tmp_path, monkeypatch):
