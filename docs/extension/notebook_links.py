@@ -1,4 +1,4 @@
-"""A tutorial that is a notebook, too, says so below its title."""
+"""A tutorial that is also a notebook says so below its title."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def offer_notebook(_: Any, page: str, source: list[str]) -> None:
     notebook = f"{page.replace('tutorials/', 'notebooks/')}.ipynb"
     if not page.startswith("tutorials/") or not (DOCS / notebook).exists():
         return
-    line = f"This page is [a notebook](../{notebook}), too, for Jupyter and Colab."
+    line = f"This page is also [a notebook](../{notebook}) for Jupyter and Colab."
     if REPOSITORY.startswith(GITHUB):
         address = REPOSITORY.replace(GITHUB, "https://colab.research.google.com/github/")
         line += f" [Open it in Colab]({address}/docs/{notebook})."
