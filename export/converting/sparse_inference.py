@@ -34,7 +34,13 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
             an ImportError) if ai-edge-litert is not installed.
 
     Example:
-        >>> print(sparse_inference("mobilenet.tflite"))  # doctest: +SKIP
+        >>> print(sparse_inference("digits.tflite"))
+        can run sparse   NO
+        ---------------  ---...
+        runs sparse now  NO
+        zeros            0.0% (more than 66.7% needed)
+        because          it has no 1x1 convolution behind a 3x3 convolution with stride 2 on 3 channels
+        ...
 
     Reference:
         E. Elsen, M. Dukhan, T. Gale, K. Simonyan, "Fast Sparse ConvNets", CVPR 2020.

@@ -57,7 +57,8 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
             `limit`.
 
     Example:
-        >>> unpack(pack(data)) == data  # doctest: +SKIP
+        >>> data = Path("digits.tflite").read_bytes()
+        >>> unpack(tfprune.export.pack(data)) == data
         True
     """
     data = as_bytes(data)

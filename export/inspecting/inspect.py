@@ -29,7 +29,14 @@ def inspect(source: Source) -> ModelReport:
             if ai-edge-litert is not installed.
 
     Example:
-        >>> print(inspect("digits.tflite"))  # doctest: +SKIP
+        >>> print(inspect("digits.tflite"))
+        file                        60,... bytes
+        --------------------------  ---...
+        unpacked                    60,... bytes
+          weights                   59,200 bytes
+        ...
+        all weights ... 14,800     1,480     90.0%  59,200
+        ...
 
     Reference:
         S. Han et al., "EIE: Efficient Inference Engine on Compressed Deep Neural Network", 2016, arXiv:1602.01528

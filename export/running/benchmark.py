@@ -47,7 +47,13 @@ def benchmark(
         ValueError: If a number is out of range, or the file cannot be read or does not run.
 
     Example:
-        >>> print(benchmark("digits.tflite", runs=200))  # doctest: +SKIP
+        >>> print(benchmark("digits.tflite", runs=200))
+        median              ... ms
+        ------------------  ---...
+        10 % / 90 % / 99 %  ... / ... / ... ms
+        ...
+        runs                200 after 5, batch 1, threads 1
+        ...
     """
     settings = {
         "runs": check_count(runs, "runs", least=1),

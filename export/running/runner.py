@@ -50,7 +50,7 @@ class Runner:
             (that one is an ImportError, too).
 
     Example:
-        >>> Runner("digits.tflite").predict(images).shape  # doctest: +SKIP
+        >>> Runner("digits.tflite").predict(images).shape
         (100, 10)
     """
 

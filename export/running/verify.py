@@ -46,7 +46,13 @@ def verify(
         ValueError: If the file does not exist or is not a whole TFLite file, or an argument is out of range.
 
     Example:
-        >>> print(verify("digits.tflite", inputs=images, expected=model.predict(images)))  # doctest: +SKIP
+        >>> print(verify("digits.tflite", inputs=images, expected=model(images)))
+        verified        yes
+        --------------  ---...
+        difference      ...
+        largest output  ...
+        tolerance       0.0001
+        runtime         ai-edge-litert ...
     """
     check_number(timeout, "timeout", above=0)
     if inputs is None and expected is not None:

@@ -56,8 +56,9 @@ class SparseInferenceReport(Report):
         runtime: The runtime and the processors that the answer holds for.
 
     Example:
-        >>> report = tfprune.export.sparse_inference(model)  # doctest: +SKIP
-        >>> report.eligible, report.reasons  # doctest: +SKIP
+        >>> report = tfprune.export.sparse_inference("digits.tflite")
+        >>> report.eligible, report.reasons
+        (False, ('it has no 1x1 convolution behind a 3x3 convolution with stride 2 on 3 channels',))
     """
 
     eligible: bool

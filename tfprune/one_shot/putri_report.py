@@ -38,8 +38,13 @@ class PutriReport(Report):
         skipped: The groups that were left whole, each with the reason.
 
     Example:
-        >>> masked, plan, report = tfprune.putri(backbone, texts, sparsity={"units": 0.5})  # doctest: +SKIP
-        >>> print(report)  # doctest: +SKIP
+        >>> import keras, tfprune
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(16, "relu", name="hidden"), keras.layers.Dense(4)]
+        >>> x = keras.random.normal((64, 8), seed=0)
+        >>> settings = {"sparsity": {"units": 0.5}, "verbose": 0}
+        >>> masked, plan, report = tfprune.putri(keras.Sequential(layers), x, **settings)
+        >>> [(row.group, row.kept) for row in report.rows]
+        [('hidden', 8)]
     """
 
     rows: tuple[PutriRow, ...]

@@ -175,7 +175,9 @@ def prune_scope() -> AbstractContextManager[Any]:
     """Return a scope to load pruned models in. They load without it too, once tfprune is imported.
 
     Example:
-        >>> with prune_scope():  # doctest: +SKIP
+        >>> model = prune_low_magnitude(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]))
+        >>> model.save("pruned.keras")
+        >>> with prune_scope():
         ...     model = keras.models.load_model("pruned.keras")
     """
     return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})
