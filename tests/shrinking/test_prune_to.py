@@ -130,3 +130,22 @@ def test_what_cannot_be_done_is_refused_before_anything_is(model, data, change, 
     with pytest.raises(error, match=text):
         prune_to(given.pop("model"), given.pop("budget"), given.pop("data"), **given)
     assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), before, strict=True))
+
+
+def test_a_plan_is_carried_out_in_one_round(model, data):
+    x, y = data
+    plan = tfprune.plan_shrink(model, 0.5, criterion="l2")
+    smaller, report = prune_to(model, plan, (x[:1200], y[:1200]), metric="accuracy", samples=128, verbose=0)
+    assert [one.plan for one in report.rounds] == [plan]
+    assert smaller.count_params() == plan.parameters_kept
+    assert report.rounds[0].trained > report.rounds[0].removed
+
+
+def test_a_plan_leaves_no_choice_and_fits_its_model(model, data):
+    plan = tfprune.plan_shrink(model, 0.5)
+    with pytest.raises(ValueError, match=r"no other choice of channels with a plan.*filters='first', round_to=4"):
+        prune_to(model, plan, data, filters="first", round_to=4)
+    other = keras.Sequential([keras.Input((64,)), layers.Dense(8, name="first"), layers.Dense(10)])
+    other.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Expected the model that the plan was made for"):
+        prune_to(other, plan, data)

@@ -119,11 +119,11 @@ def plan_shrink(
 
 
 _LEFT_OUT = "left out by `filters`, or without scores"
-_DEFAULTS = {"criterion": Magnitude(), "allocation": "uniform", "filters": None, "round_to": 1}
+CHOICES = {"criterion": Magnitude(), "allocation": "uniform", "filters": None, "round_to": 1}
 
 
 def _check_no_choice(**given: Any) -> None:
-    changed = [name for name, value in given.items() if value != _DEFAULTS[name]]
+    changed = [name for name, value in given.items() if value != CHOICES[name]]
     if changed:
         listed = ", ".join(f"{name}={given[name]!r}" for name in changed)
         raise ValueError(

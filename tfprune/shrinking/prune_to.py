@@ -1,4 +1,4 @@
-"""Shrink a model to a budget in rounds: rank, remove, reconstruct, fine-tune."""
+"""Shrink a model to a budget in rounds, or by a plan in one: rank, remove, reconstruct, fine-tune."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tfprune.models.compiled import arguments_of, check_compiled, compile_like
 from tfprune.models.filters import Filters
 from tfprune.reconstruction.reconstruct import reconstruct
 from tfprune.shrinking.budget import Budget, check_budget
-from tfprune.shrinking.plan_shrink import plan_shrink
+from tfprune.shrinking.plan_shrink import CHOICES, plan_shrink
 from tfprune.shrinking.prune_report import STAGES, PruneReport, Round
-from tfprune.shrinking.shrink import shrink
+from tfprune.shrinking.shrink import fitting_copy, shrink
 from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.shrinking.zero_channels import zero_channels
 from tfprune.spec import check_count, resolve
@@ -24,7 +24,7 @@ _ADVICE = "Call plan_shrink, reconstruct and shrink yourself, and compile and tr
 
 def prune_to(
     model: keras.Model,
-    budget: Budget,
+    budget: Budget | ShrinkPlan,
     data: Any,
     *,
     rounds: int = 3,
@@ -43,20 +43,22 @@ def prune_to(
     Use it to get the smaller model from one call; `plan_shrink`, `reconstruct` and `shrink` are its steps. Each round
     goes the same part of the way to the budget: it ranks the channels again, removes those with the lowest scores,
     reconstructs the remaining weights, builds the smaller model and trains it. Training uses the loss, metrics and
-    optimizer that the model was compiled with; the optimizer starts anew in each round.
+    optimizer that the model was compiled with; the optimizer starts anew in each round. A plan, such as that of
+    `plan_concepts`, says itself what goes: it is carried out in one round.
 
     Args:
         model: A trained, compiled Sequential or Functional model. It is left unchanged.
-        budget: What the smaller model may cost, for example `tfprune.budget(flops=0.5)`.
+        budget: What the smaller model may cost, for example `tfprune.budget(flops=0.5)`; or a plan for this model.
         data: The training data: a tuple (x, y), or a dataset that can be read more than once.
-        rounds: The number of rounds, at least 1. With more rounds, fewer channels go at once. Default 3.
+        rounds: The number of rounds, at least 1. With more rounds, fewer channels go at once. Default 3; a plan takes
+            one round.
         epochs: Epochs of training in each round, at least 0. Default 1.
         validation_data: The data that `metric` is measured on, in the same forms; None (the default) takes the first
             samples of `data`.
         metric: `"loss"` (the default), or the name of a metric that the model was compiled with.
-        criterion: As in `plan_shrink`. A criterion that needs data gets the first samples of `data`.
-        filters: As in `plan_shrink`.
-        round_to: As in `plan_shrink`.
+        criterion: As in `plan_shrink`, for a budget. A criterion that needs data gets the first samples of `data`.
+        filters: As in `plan_shrink`, for a budget.
+        round_to: As in `plan_shrink`, for a budget.
         reconstruction: The `mode` of `reconstruct`: `"sequential"` (the default), or `"parallel"`, which is faster
             for deep models.
         samples: How many samples of `data` reconstruction and criteria use, at least 1; whole batches are taken.
@@ -67,9 +69,11 @@ def prune_to(
         The smaller model, compiled, and a `PruneReport` with the plan and the metric of each round.
 
     Raises:
-        TypeError: If `model` is not a Keras model, `budget` is not a budget, or `data` is not data to train on.
+        TypeError: If `model` is not a Keras model, `budget` is neither a budget nor a plan, or `data` is not data to
+            train on.
         ValueError: If the model is not compiled or not a graph of layers, the budget cannot be met, `metric` is not
             known, or the data are empty, of another shape or not finite.
+        ValueError: If the plan was made for another model, or an argument that chooses channels comes with it.
 
     Example:
         >>> import tfprune
@@ -85,22 +89,29 @@ def prune_to(
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331.
     """
     check_compiled(model)
-    check_budget(budget)
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    if isinstance(budget, ShrinkPlan):
+        _check_plan(model, budget, criterion=criterion, filters=filters, round_to=round_to)
+    else:
+        check_budget(budget)
     rounds, epochs = check_count(rounds, "rounds", least=1), check_count(epochs, "epochs", least=0)
     to_train = arguments_of(data)
     seen = _first_batches(data, model, samples=check_count(samples, "samples", least=1))
     evidence = seen if any(fact.needs_data for fact in criterion.needed_facts()) else None
 
-    def planned(current: keras.Model, target: Budget) -> ShrinkPlan:
+    def planned(current: keras.Model, target: Budget | ShrinkPlan) -> ShrinkPlan:
+        if isinstance(target, ShrinkPlan):
+            return target
         settings: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
         return plan_shrink(current, allocation=target, data=evidence, **settings)
 
     judge = _Evaluator(model, metric, validation_data or seen)
     network = planned(model, budget).network  # refused here, before anything is done
-    bar = keras.utils.Progbar(rounds * len(STAGES), stateful_metrics=[metric, "FLOPs"], verbose=verbose)
+    in_rounds = isinstance(budget, Budget)
+    targets = budget.in_rounds(rounds, network=network, model=model) if in_rounds else [budget]
+    bar = keras.utils.Progbar(len(targets) * len(STAGES), stateful_metrics=[metric, "FLOPs"], verbose=verbose)
     current, found, before = model, [], judge(model)
-    for target in budget.in_rounds(rounds, network=network, model=model):
+    for target in targets:
         plan = planned(current, target)
         masked = zero_channels(current, plan)
         better, _ = reconstruct(masked, current, [batch.x for batch in seen], mode=reconstruction)
@@ -113,6 +124,17 @@ def prune_to(
         found.append(Round(plan, *measured))
         current = smaller
     return current, PruneReport(metric, before, tuple(found))
+
+
+def _check_plan(model: keras.Model, plan: ShrinkPlan, **given: Any) -> None:
+    """Refuse a plan for another model, and arguments that would have no effect."""
+    fitting_copy(model, plan)
+    changed = [f"{name}={value!r}" for name, value in given.items() if value != CHOICES[name]]
+    if changed:
+        raise ValueError(
+            f"Expected no other choice of channels with a plan, which says what goes. Received: "
+            f"{', '.join(changed)}. Pass them to tfprune.plan_shrink."
+        )
 
 
 def _first_batches(data: Any, model: keras.Model, *, samples: int) -> list[Batch]:
