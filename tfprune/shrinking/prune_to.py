@@ -107,8 +107,9 @@ def prune_to(
 
     judge = _Evaluator(model, metric, validation_data or seen)
     network = planned(model, budget).network  # refused here, before anything is done
-    in_rounds = isinstance(budget, Budget)
-    targets = budget.in_rounds(rounds, network=network, model=model) if in_rounds else [budget]
+    targets = [budget]
+    if isinstance(budget, Budget):
+        targets = [*budget.in_rounds(rounds, network=network, model=model)]
     bar = keras.utils.Progbar(len(targets) * len(STAGES), stateful_metrics=[metric, "FLOPs"], verbose=verbose)
     current, found, before = model, [], judge(model)
     for target in targets:
