@@ -6,6 +6,7 @@ Importing this package loads neither Keras nor TensorFlow; the names below do wh
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from tfprune.wrapping.wrap import wrap as wrap
 
 __version__ = "0.2.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user chooses what is seen, and where
 
 # Each name lives in the module of its own name: `wrap` in wrapping/wrap.py, `Pruned` in wrapping/pruned.py.
 _ROOMS = {

@@ -7,6 +7,7 @@ backends it travels as Keras saves it, and the child loads it on TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from tfprune.export.converting.signature import Signature
 
+_log = logging.getLogger(__name__)
 QUANTIZE = (None, "float16", "dynamic", "int8")
 IO_DTYPES = ("float32", "int8")
 TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
@@ -80,7 +82,9 @@ def convert(
             output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
             raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
         data = keep_order((folder / CONVERTED).read_bytes(), inputs.names)
-        return join_islands(data) if quantize == "int8" else data
+        data = join_islands(data) if quantize == "int8" else data
+    _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(data):,}")
+    return data
 
 
 def check_options(*, quantize: Any, calibration: Any, io_dtype: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,8 @@ from tfprune.wrapping.pruned import holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense
 from tfprune.wrapping.sparsity_report import WeightRow
 from tfprune.wrapping.strip import plain_copy
+
+_log = logging.getLogger(__name__)
 
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
 # an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
@@ -151,10 +154,11 @@ def to_tflite(
 def _plain(model: keras.Model) -> keras.Model:
     try:
         return plain_copy(model)
-    except ValueError:
+    except ValueError as error:
         if holds_pruned(model):
             raise
-        return model  # it cannot be copied, and there is nothing to strip
+        _log.info("%r is exported as it is, not a copy: %s", model.name, error)
+        return model
 
 
 def _default_tolerance(model: keras.Model, quantize: str | None) -> float:
@@ -180,7 +184,8 @@ def _without_unread(plain: keras.Model) -> keras.Model:
     """Return an equal model without the channels that no kernel reads, where they can be found."""
     try:
         plan = tfprune.plan_shrink(plain)
-    except ValueError:  # not a graph of layers, or a layer would lose all of its channels
+    except ValueError as error:  # not a graph of layers, or a layer would lose all of its channels
+        _log.info("channels that no kernel reads stay in %r: %s", plain.name, error)
         return plain
     return plain if plan.keep.all() else tfprune.shrink(plain, plan)
 
@@ -191,7 +196,8 @@ def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) 
         return []
     try:
         ready = make_sparse_ready(plain)
-    except ValueError:  # says why this model has no such form, which `sparse_inference` of the file says as well
+    except ValueError as error:  # which `sparse_inference` of the file says as well
+        _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
     content = _shared(convert(ready, quantize=quantize), levels)
     name = f"{quantize or 'float32'}, sparse-ready"

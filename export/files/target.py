@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from pathlib import Path
 
 from tfprune.export.report import reason_of
+
+_log = logging.getLogger(__name__)
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
@@ -89,3 +92,4 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+    _log.info("wrote %s: %s bytes", target, f"{len(data):,}")

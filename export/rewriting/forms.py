@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -18,6 +19,7 @@ from tfprune.export.tflite.reader import read
 from tfprune.export.xnnpack.sparse_inference_report import RUNTIME, inference_of_file
 from tfprune.spec import check_choice
 
+_log = logging.getLogger(__name__)
 OPTIMIZE = ("size", "latency")
 TIMEOUT = 600.0  # seconds for the check of one form in its process
 
@@ -108,6 +110,12 @@ def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list
 
 
 def _check(form: FileForm, inputs: Any, expected: Any, tolerance: float) -> VerifyReport:
+    report = _run(form, inputs, expected, tolerance)
+    _log.info("checked %s, %s bytes: %s", form.name, f"{len(form.content):,}", report.reason or "passed")
+    return report
+
+
+def _run(form: FileForm, inputs: Any, expected: Any, tolerance: float) -> VerifyReport:
     """Run a form, unless it is known to go wrong on processors other than this one."""
     is_sparse = any(weight.sparse for weight in read(form.content).weights)
     hazards = inference_of_file(form.content).hazards if is_sparse else ()

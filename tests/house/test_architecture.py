@@ -298,6 +298,14 @@ def test_only_the_command_line_prints(name):
 
 
 @EVERY
+def test_a_logger_has_the_name_of_its_module_and_the_user_alone_sets_levels_and_handlers(name):
+    wanted = {"logging.getLogger"} | ({"logging.NullHandler"} if name == "tfprune" else set())
+    assert {call for call in _calls(name) if call.startswith("logging.") and call.count(".") == 1} <= wanted
+    assert "getLogger" not in str(_calls(name)) or "logging.getLogger(__name__)" in ast.unparse(TREES[name])
+    assert not {call for call in _calls(name) if call.endswith((".setLevel", ".addHandler"))} or name == "tfprune"
+
+
+@EVERY
 def test_errors_are_caught_by_name(name):
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.ExceptHandler):

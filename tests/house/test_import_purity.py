@@ -53,6 +53,12 @@ def test_light_imports(code):
     assert loaded(code) == []
 
 
+def test_an_import_configures_no_logging_but_keeps_the_logger_of_the_package_quiet():
+    seen = "import logging, tfprune, tfprune.export; root, ours = logging.root, logging.getLogger('tfprune')"
+    assert run(f"{seen}; print(root.handlers, root.level == logging.WARNING)") == "[] True"
+    assert run(f"{seen}; print(ours.handlers, ours.level, ours.propagate)") == "[<NullHandler (NOTSET)>] 0 True"
+
+
 def test_names_load_keras_when_they_are_used():
     assert "keras" in loaded("import tfprune; tfprune.Pruned")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.spec import check_choice, check_count, check_number
 from tfprune.wrapping.flat_copy import flat_copy
 
+_log = logging.getLogger(__name__)
 UPDATES = ("sequential", "parallel", "none")
 TARGETS = ("own", "dense")
 RIDGE = 1e-3
@@ -133,6 +135,7 @@ def putri(
         job = {"targets": found, "keep": keep, "choose": choose, "update": settings, "folder": steps}
         for row in remove_in_order(running, arrays, **job):
             rows.append(row)
+            _log.info("%s: %d of %d stay, error %.3g", row.group, row.kept, row.channels, row.error.after)
             bar.add(1, [("error", row.error.after)])
 
     def unit_choice(target: Target, moments: Any, weights: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 
 from tfprune.models.layers import as_numpy
 
+_log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 
 
@@ -74,12 +76,14 @@ class RunFolder:
             return made
         try:
             with np.load(file, allow_pickle=False) as stored:
-                return dict(stored)
+                found = dict(stored)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"Expected a file that this library wrote. Received: {str(file)!r}, which cannot be read: {error}. "
                 f"Delete it, and the step is done again."
             ) from None
+        _log.info("%s was done before, and is read from %s", step, file)
+        return found
 
 
 def weights_of(model: keras.Model) -> Iterable[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from tfprune.shrinking.shrink import shrink
 from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.spec import check_choice, check_count, check_number, check_sparsity
 
+_log = logging.getLogger(__name__)
 Limit = int | float | None
 _STEPS_OF_LATENCY = 64  # sparsities to choose among where each has to be measured
 
@@ -109,7 +111,13 @@ class Budget:
         if name in _COUNTS:
             return functools.partial(_COUNTS[name], network)
         measure: Any = self.measure
-        return lambda keep: measure(shrink(model, ShrinkPlan(network, keep)))
+
+        def latency(keep: np.ndarray) -> float:
+            found = measure(shrink(model, ShrinkPlan(network, keep)))
+            _log.info("a latency of %s us with %d of %d channels", f"{found:,.0f}", keep.sum(), keep.size)
+            return found
+
+        return latency
 
 
 def budget(

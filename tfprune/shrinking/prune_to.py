@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.shrinking.zero_channels import zero_channels
 from tfprune.spec import check_count, resolve
 
+_log = logging.getLogger(__name__)
 _ADVICE = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
 
 
@@ -123,6 +125,7 @@ def prune_to(
         measured.append(judge(smaller))
         bar.add(1, [("FLOPs", plan.flops_kept), (metric, measured[-1])])
         found.append(Round(plan, *measured))
+        _log.info("round %d of %d: %s FLOPs, %s %.4f", len(found), rounds, plan.flops_kept, metric, measured[-1])
         current = smaller
     return current, PruneReport(metric, before, tuple(found))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
@@ -14,6 +15,8 @@ from tfprune.reconstruction.linear_map import NotLinear
 from tfprune.shrinking.brain_surgery import DAMPING, Surgeon, removals
 from tfprune.shrinking.readers import Reader, RunningModel
 from tfprune.wrapping.flat_copy import flat_copy
+
+_log = logging.getLogger(__name__)
 
 
 def rank_channels(
@@ -60,7 +63,8 @@ def rank_channels(
         if group.kind == "channels" and part.bundles.size > 1:
             try:
                 readers = running.readers_of(part)
-            except NotLinear:
+            except NotLinear as error:
+                _log.info("%s is not ranked: %s", group.name, error)
                 continue
             if readers:
                 found[group.name] = _scores(group, part.bundles, _surgeons(readers, batches, ridge))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from tfprune.training.update_masks import gatherer_of, update_masks
 from tfprune.wrapping.pruned_layers import waits_for_data, wrappers
 from tfprune.wrapping.sparsity_report import sparsity_report
 
+_log = logging.getLogger(__name__)
 _NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
 
 
@@ -132,6 +134,8 @@ class PruningCallback(keras.callbacks.Callback):
         # An interrupted run may have stopped between the optimizer's update and the masks that were due.
         self._previous = self._first - 1
         self._sparsity = sparsity_report(self.model).sparsity
+        start = "pruning %r from step %d on, at a sparsity of %.4f, by %r"
+        _log.info(start, self.model.name, self._first, self._sparsity, self._schedule)
         self._rate = LearningRateWatch(optimizers_of(self.model)[-1])
         self._most_updates = max_updates_per_call(self.model)
         self._slack = 0.0
@@ -200,6 +204,7 @@ class PruningCallback(keras.callbacks.Callback):
                 regrow=not self._is_last(previous, step),
             )
             self._sparsity = report.sparsity
+            _log.debug("step %d: sparsity %.4f", step, self._sparsity)
             if self._sparsity < before - _NOTICEABLE and not self._has_updated:
                 warnings.warn(
                     f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "

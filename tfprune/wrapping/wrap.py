@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 from typing import Any
 
@@ -17,13 +18,17 @@ from tfprune.models.filters import Filters
 from tfprune.models.kinds import as_graph, check_keras, is_around_graph, is_subclassed
 from tfprune.models.rebuild import Replace, copy_of
 from tfprune.patterns import PATTERNS, Channel, Pattern
+from tfprune.report import Skipped
 from tfprune.spec import check_choice, resolve
 from tfprune.wrapping.channel_choice import choose_channels
 from tfprune.wrapping.choice import choose_weights, is_unbuilt
 from tfprune.wrapping.masked_weights import LATENT
 from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.sparsity_report import sparsity_report
 from tfprune.wrapping.strip import try_copies, try_the_way_back
 from tfprune.wrapping.transfer import copy_with, transfer_weights
+
+_log = logging.getLogger(__name__)
 
 
 def wrap(
@@ -111,11 +116,7 @@ def wrap(
         return Pruned(layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
 
     if in_place:
-        if is_subclassed(model_or_layer):
-            try_copies(model_or_layer)
-        replace = replace_in_place if is_subclassed(model_or_layer) else replace_in_live_graph
-        replace(model_or_layer, functools.partial(_replacement, wrapped))
-        lock_models(model_or_layer)
+        _wrap_in_place(model_or_layer, wrapped)
         return model_or_layer
     copy = copy_with(model_or_layer, wrapped)
     try_the_way_back(copy)
@@ -126,7 +127,31 @@ def wrap(
             f"model.set_weights(tfprune.strip(copy).get_weights()).",
             stacklevel=2,
         )
+    _log_choice(copy)
     return copy
+
+
+def _wrap_in_place(model: keras.Model, wrapped: Replace) -> None:
+    if is_subclassed(model):
+        try_copies(model)
+    replace = replace_in_place if is_subclassed(model) else replace_in_live_graph
+    replace(model, functools.partial(_replacement, wrapped))
+    lock_models(model)
+    _log_choice(model)
+
+
+def _log_choice(model: keras.Model) -> None:
+    """Log what is under masks, and which weights are left alone."""
+    if not _log.isEnabledFor(logging.INFO):
+        return  # a report reads all weights
+    if is_unbuilt(model):
+        _log.info("wrapped %r, which its first batch builds", model.name)
+        return
+    report = sparsity_report(model)
+    _log.info("wrapped %r: %d weights under masks", model.name, len(report.rows))
+    for entry in report.skipped:
+        if entry.kind != Skipped.NO_KERNEL:
+            _log.info("left alone, %s: %s", entry.layer, entry.reason)
 
 
 def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:

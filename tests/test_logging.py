@@ -1,0 +1,103 @@
+"""The library prints nothing and configures no logging: what is worth knowing is logged under `tfprune`."""
+
+from __future__ import annotations
+
+import logging
+
+import keras
+import numpy as np
+
+import tfprune
+import tfprune.export
+
+
+def dense(*sizes):
+    layers = [keras.layers.Dense(size, name=f"dense_{index}") for index, size in enumerate(sizes)]
+    return keras.Sequential([keras.Input((8,)), *layers], name="net")
+
+
+def messages(caplog):
+    assert all(record.name.startswith("tfprune.") for record in caplog.records)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_wrap_says_what_it_leaves_alone(caplog):
+    layers = [keras.layers.DepthwiseConv2D(3, name="depth"), keras.layers.Conv2D(4, 3)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    with caplog.at_level(logging.INFO, "tfprune"):
+        tfprune.wrap(model)
+    first, *rest = messages(caplog)
+    assert first == f"wrapped {model.name!r}: 1 weights under masks"
+    assert [line.partition(":")[0] for line in rest] == ["left alone, depth"]
+
+
+def test_wrap_logs_of_a_model_that_is_not_built(caplog):
+    with caplog.at_level(logging.INFO, "tfprune"):
+        tfprune.wrap(keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(2)], name="open"))
+    assert messages(caplog) == ["wrapped 'open', which its first batch builds"]
+
+
+def test_a_callback_logs_where_it_starts_and_each_mask_update(caplog):
+    model = tfprune.wrap(dense(4, 2))
+    model.compile("sgd", "mse")
+    x, schedule = np.ones((32, 8)), tfprune.schedules.Polynomial(0.5, end=8)
+    pruning = tfprune.PruningCallback(schedule, every=4)
+    with caplog.at_level(logging.DEBUG, "tfprune"):
+        model.fit(x, x[:, :2], batch_size=4, callbacks=[pruning], verbose=0)
+        model.fit(x, x[:, :2], batch_size=4, callbacks=[pruning], verbose=0)
+    assert messages(caplog) == [
+        f"pruning 'net' from step 0 on, at a sparsity of 0.0000, by {schedule!r}",
+        "step 0: sparsity 0.0000",
+        "step 4: sparsity 0.4500",  # 18 of 40 zeros: 0.4375 of each kernel, rounded
+        "step 8: sparsity 0.5000",
+        f"pruning 'net' from step 8 on, at a sparsity of 0.5000, by {schedule!r}",
+        "step 8: sparsity 0.5000",
+    ]
+
+
+def test_rank_channels_says_what_it_does_not_rank(caplog):
+    series = keras.Input((6, 4))
+    hidden = keras.layers.Dense(3, name="hidden")(series)
+    other = keras.layers.Dense(4, name="other")(series)
+    outputs = [keras.layers.GRU(2)(hidden), keras.layers.Dense(1)(other)]
+    with caplog.at_level(logging.INFO, "tfprune"):
+        ranks = tfprune.rank_channels(keras.Model(series, outputs), np.random.default_rng(0).normal(size=(8, 6, 4)))
+    assert list(ranks) == ["other"]
+    assert [line.partition(":")[0] for line in messages(caplog)] == ["hidden is not ranked"]
+
+
+def test_a_run_that_goes_on_says_what_it_takes_over(caplog, tmp_path):
+    hidden = keras.layers.Dense(8, activation="relu", name="hidden")
+    model = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(2, name="out")])
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    for kept in ("", "channels_000 was done before"):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "tfprune"):
+            tfprune.putri(model, x, folder=tmp_path, verbose=0)
+        first, last = [line for line in messages(caplog) if kept and kept in line], messages(caplog)[-1]
+        assert len(first) == bool(kept)
+        assert last.startswith("hidden: 4 of 8 stay, error ")
+
+
+def test_a_latency_budget_logs_each_measurement(caplog):
+    limit = tfprune.budget(latency=0.5, measure=lambda model: 10.0 * model.count_params())
+    with caplog.at_level(logging.INFO, "tfprune"):
+        plan = tfprune.plan_shrink(dense(16, 2), allocation=limit)
+    kept = plan.parameters_kept
+    assert f"a latency of {10 * kept:,} us with {int(plan.keep.sum())} of 18 channels" in messages(caplog)
+
+
+def test_an_export_logs_its_steps_and_their_sizes_and_prints_nothing(caplog, capsys, tmp_path):
+    path = tmp_path / "net.tfz"
+    model = dense(64, 64)
+    model.layers[1].set_weights([np.eye(64), np.zeros(64)])  # worth a sparse form
+    with caplog.at_level(logging.INFO, "tfprune"):
+        report = tfprune.export.to_tflite(model, path, compress="packed")
+    dense_form, sparse_form = report.candidates
+    assert messages(caplog) == [
+        f"converted {model.name!r} to float32: {dense_form.bytes:,} bytes",
+        f"checked float32, {dense_form.bytes:,} bytes: passed",
+        f"checked float32, sparse, {sparse_form.bytes:,} bytes: passed",
+        f"wrote {path}: {report.bytes:,} bytes",
+    ]
+    assert capsys.readouterr() == ("", "")
