@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 import tfprune
-import tfprune.export
 
 
 def dense(*sizes):
@@ -85,19 +84,3 @@ def test_a_latency_budget_logs_each_measurement(caplog):
         plan = tfprune.plan_shrink(dense(16, 2), allocation=limit)
     kept = plan.parameters_kept
     assert f"a latency of {10 * kept:,} us with {int(plan.keep.sum())} of 18 channels" in messages(caplog)
-
-
-def test_an_export_logs_its_steps_and_their_sizes_and_prints_nothing(caplog, capsys, tmp_path):
-    path = tmp_path / "net.tfz"
-    model = dense(64, 64)
-    model.layers[1].set_weights([np.eye(64), np.zeros(64)])  # worth a sparse form
-    with caplog.at_level(logging.INFO, "tfprune"):
-        report = tfprune.export.to_tflite(model, path, compress="packed")
-    dense_form, sparse_form = report.candidates
-    assert messages(caplog) == [
-        f"converted {model.name!r} to float32: {dense_form.bytes:,} bytes",
-        f"checked float32, {dense_form.bytes:,} bytes: passed",
-        f"checked float32, sparse, {sparse_form.bytes:,} bytes: passed",
-        f"wrote {path}: {report.bytes:,} bytes",
-    ]
-    assert capsys.readouterr() == ("", "")

@@ -26,6 +26,7 @@ from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
 from tfprune.export.xnnpack.groups import NEEDED
 from tfprune.export.xnnpack.sparse_inference_report import inference_of_file
+from tfprune.progress import Progress, check_verbose
 from tfprune.spec import check_number
 from tfprune.wrapping.pruned import holds_pruned
 from tfprune.wrapping.pruned_layers import warn_if_dense
@@ -44,6 +45,7 @@ ADVICE = (
     "with `tolerance` if the file is accurate enough for you."
 )
 ROWS = 32  # of one call of the model, which bounds memory
+STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 SAMPLES = 8  # drawn for the check when no data is given
 
 
@@ -60,6 +62,7 @@ def to_tflite(
     compress: str | None = None,
     check_on: Any = None,
     tolerance: float | None = None,
+    verbose: int | str = "auto",
 ) -> ExportReport:
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
 
@@ -94,6 +97,9 @@ def to_tflite(
             model compute in float16 or bfloat16, whose outputs are less exact than those of the file. Scores of a
             softmax may move more where two classes are close: judge such a file by its accuracy, and allow what it
             needs.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds. Its steps are Keras' outputs,
+            the conversion, the forms and their checks.
 
     Returns:
         What was written and how it was checked.
@@ -119,6 +125,7 @@ def to_tflite(
     check_method(compress)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
     check_form_arguments(sparse=sparse, optimize=optimize)
+    check_verbose(verbose)
     _check_levels(levels, quantize)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
@@ -127,28 +134,31 @@ def to_tflite(
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
-    expected = _predict(plain, inputs, data)
-    if optimize == "latency" and sparse is not False:
-        plain = _without_unread(plain)
-    kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
-    content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
-    _check_zeros(read(content), kernels)
-    found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
-    if optimize == "latency" and sparse is not False and quantize != "int8":  # sparse kernels take float32 only
-        found += _sparse_ready(plain, quantize, levels)
-    choice = choose(
-        found,
-        inputs=data,
-        expected=expected,
-        tolerance=_default_tolerance(plain, quantize) if allowed is None else allowed,
-        optimize=optimize,
-        compress=compress,
-        advice=ADVICE,
-    )
+    with Progress(STEPS, verbose=verbose, unit="step") as progress:
+        expected = _predict(plain, inputs, data)
+        if optimize == "latency" and sparse is not False:
+            plain = _without_unread(plain)
+        kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
+        progress.add()
+        content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
+        _check_zeros(read(content), kernels)
+        progress.add()
+        found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
+        if optimize == "latency" and sparse is not False and quantize != "int8":  # sparse kernels take float32 only
+            found += _sparse_ready(plain, quantize, levels)
+        progress.add()
+        choice = choose(
+            found,
+            inputs=data,
+            expected=expected,
+            tolerance=_default_tolerance(plain, quantize) if allowed is None else allowed,
+            optimize=optimize,
+            compress=compress,
+            advice=ADVICE,
+        )
     write_atomically(target, choice.packed)
-    return export_report(
-        str(target), choice, nnz=sum(row.nnz for row in kernels), size=sum(row.size for row in kernels)
-    )
+    counts = {count: sum(getattr(row, count) for row in kernels) for count in ("nnz", "size")}
+    return export_report(str(target), choice, **counts)
 
 
 def _plain(model: keras.Model) -> keras.Model:

@@ -21,9 +21,9 @@ FOLDERS = {"tfprune": ROOT / "tfprune", "tfprune.export": ROOT / "export"}
 # A module imports from its own room and from the rooms before it; not across `|`, and nothing of Keras before `‖`.
 STAIRS = {
     "tfprune": (
-        "spec axes top_k report lazy · schedules patterns allocation criteria ‖ models · copying · opening · "
-        "evidence | channels · wrapping · resizing · reconstruction · shrinking · one_shot · concepts · training · "
-        "tfmot"
+        "spec axes top_k report lazy · schedules patterns allocation criteria ‖ progress · models · copying · "
+        "opening · evidence | channels · wrapping · resizing · reconstruction · shrinking · one_shot · concepts · "
+        "training · tfmot"
     ),
     "tfprune.export": (
         "report · tflite · files · running | xnnpack | inspecting · rewriting · demo_device ‖ "

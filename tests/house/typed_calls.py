@@ -52,7 +52,7 @@ def training(model: keras.Model, x: np.ndarray) -> None:
     tfprune.PruningCallback(schedule, allocation=half_each)
     assert_type(tfprune.update_masks(model, 0.5), tfprune.SparsityReport)
     tfprune.PruningSummaries(Path("logs"), update_freq=10)
-    scan = tfprune.sensitivity(model, (x, x), (0.5, 0.9), metric="accuracy")
+    scan = tfprune.sensitivity(model, (x, x), (0.5, 0.9), metric="accuracy", verbose=0)
     assert_type(scan, tfprune.SensitivityReport)
     tfprune.update_masks(model, 0.5, allocation=scan.suggest(max_drop=0.01))
     tfprune.PruningCallback(0.9)  # error: arg-type
@@ -63,6 +63,7 @@ def training(model: keras.Model, x: np.ndarray) -> None:
     tfprune.update_masks(model, "half")  # error: arg-type
     tfprune.PruningSummaries(3)  # error: arg-type
     tfprune.sensitivity(model, (x, x), 0.5)  # error: arg-type
+    tfprune.sensitivity(model, (x, x), verbose=None)  # error: arg-type
     scan.suggest(drop=0.01)  # error: call-arg
     schedules.Polynomial(0.9, every=10)  # error: call-arg
     patterns.NM("2", 4)  # error: arg-type

@@ -96,7 +96,7 @@ def test_criteria_that_need_data_see_the_first_samples(model, data):
 
 
 def test_a_progress_bar_shows_the_metric(model, data, capsys):
-    prune_to(model, budget(flops=0.8), data, rounds=1, epochs=0, samples=64)
+    prune_to(model, budget(flops=0.8), data, rounds=1, epochs=0, samples=64, verbose=1)
     printed = capsys.readouterr().out
     assert "3/3" in printed and "loss" in printed and "FLOPs" in printed
 

@@ -15,6 +15,7 @@ from tfprune.one_shot.token_ids import check_token_ids
 from tfprune.one_shot.weight_masks import sparse_gpt, wanda_mask
 from tfprune.opening.call_graph import call_graph, check_followable
 from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
+from tfprune.progress import Progress, check_verbose
 from tfprune.reconstruction.in_order import Pair, improve_in_order
 from tfprune.reconstruction.layer_moments import Site, sites_of
 from tfprune.reconstruction.least_squares import GramMoments
@@ -46,6 +47,7 @@ def prune_weights(
     pattern: str | Pattern = "unstructured",
     ridge: float = 0.01,
     batch_size: int = 8,
+    verbose: int | str = "auto",
 ) -> tuple[keras.Model, ReconstructionReport]:
     """Put zeros in place of single weights of a model, layer by layer on calibration data, without training.
 
@@ -62,6 +64,8 @@ def prune_weights(
         pattern: `"unstructured"` (the default), or `patterns.NM(2, 4)`.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean. Default 0.01.
         batch_size: Samples in a batch, at least 1. Default 8.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         A copy of the model with zeros; a wrapped one has them in its masks. And a `ReconstructionReport`: the error
@@ -89,6 +93,7 @@ def prune_weights(
     pattern = _checked_pattern(pattern, sparsity)
     settings = _Settings(method, pattern, sparsity, check_number(ridge, "ridge", least=0))
     batch_size = check_count(batch_size, "batch_size", least=1)
+    check_verbose(verbose)
     check_followable(model)
     plain = plain_copy(model)
     names = [layer.name for _, layer in walk(plain)]
@@ -98,12 +103,17 @@ def prune_weights(
     pairs, skipped = sites_of(graph, graph)
     rows: dict[Site, ReconstructionRow] = {}
 
-    def mask(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
-        rows[pair[0]] = _mask_layer(pair[0], moments, settings)
-
     refused = [site for site, _ in pairs if not site.map.kernel.takes(pattern) or not site.map.kernel.mixes_inputs]
     wanted = [pair for pair in pairs if pair[0] not in refused]
-    improve_in_order(wanted, (inputs for inputs, _ in batches), graphs=(graph, graph), improve=mask, to_dense=False)
+    progress = Progress(len(wanted), verbose=verbose, unit="layer")
+
+    def mask(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
+        rows[pair[0]] = _mask_layer(pair[0], moments, settings)
+        progress.add()
+
+    arrays = (inputs for inputs, _ in batches)
+    with progress:
+        improve_in_order(wanted, arrays, graphs=(graph, graph), improve=mask, to_dense=False)
     rename(plain, names)
     result = plain
     if holds_pruned(model):

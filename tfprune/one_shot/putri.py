@@ -21,6 +21,7 @@ from tfprune.one_shot.run_folder import RunFolder, weights_of
 from tfprune.one_shot.split import checked, split
 from tfprune.one_shot.token_ids import check_token_ids
 from tfprune.one_shot.unit_scores import SCORES, kept_units
+from tfprune.progress import Progress, check_verbose
 from tfprune.reconstruction.graph_walk import GraphWalk
 from tfprune.reconstruction.layer_moments import every
 from tfprune.reconstruction.linear_map import NotLinear
@@ -49,7 +50,7 @@ def putri(
     loss: Any = None,
     batch_size: int = 8,
     folder: str | os.PathLike[str] | None = None,
-    verbose: int = 1,
+    verbose: int | str = "auto",
 ) -> tuple[keras.Model, ShrinkPlan, PutriReport]:
     """Remove hidden units and attention heads of a transformer, block by block, and solve for the weights left.
 
@@ -85,7 +86,8 @@ def putri(
         batch_size: Samples in a batch, at least 1. Default 8.
         folder: A folder in which each step is kept, so that a run that was stopped goes on where it stopped when it
             is started again with the same arguments. None (the default) keeps nothing.
-        verbose: 1 (the default) shows a progress bar, 0 nothing.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         A copy of the model, of the same class and size, with zeros and new weights; the plan, so that
@@ -114,7 +116,7 @@ def putri(
     check_choice(score, "score", choices=[*SCORES, "greedy"])
     settings = _settings(update, targets, ridge=ridge, holdout=holdout)
     batch_size = check_count(batch_size, "batch_size", least=1)
-    check_count(verbose, "verbose", least=0, most=1)
+    check_verbose(verbose)
     copy = flat_copy(model)
     running = RunningModel(copy)
     units, skipped = _groups(running, kind="channels")
@@ -128,7 +130,8 @@ def putri(
     first = next(iter(batches))[0]
     run = {"sparsity": sparsity, "score": score, "update": [update, targets, ridge, holdout]}
     steps = RunFolder(folder, settings=run, arrays=[*weights_of(copy.plain), *first])
-    bar = keras.utils.Progbar(len(units) + (len(heads) if wanted.heads else 0), verbose=verbose)
+    count = len(units) + (len(heads) if wanted.heads else 0)
+    progress = Progress(count, verbose=verbose, unit="group", shown=["error"])
 
     def remove(found: Sequence[Target], choose: Any) -> None:
         arrays = (inputs for inputs, _ in batches)
@@ -136,16 +139,17 @@ def putri(
         for row in remove_in_order(running, arrays, **job):
             rows.append(row)
             _log.info("%s: %d of %d stay, error %.3g", row.group, row.kept, row.channels, row.error.after)
-            bar.add(1, [("error", row.error.after)])
+            progress.add(1, {"error": row.error.after})
 
     def unit_choice(target: Target, moments: Any, weights: np.ndarray) -> np.ndarray:
         return kept_units(score, moments, weights=weights, indices=target.reader.indices, keep=target.keep)
 
-    remove([Target(one.group, one.reader, wanted.units[one.group.name]) for one in units], unit_choice)
-    if judge is not None:
-        search = functools.partial(choose_heads, running, first, targets=heads, rounds=wanted.heads, loss=judge)
-        left = steps.remember("heads", search)
-        remove(heads, lambda target, moments, weights: left[target.group.name])
+    with progress:
+        remove([Target(one.group, one.reader, wanted.units[one.group.name]) for one in units], unit_choice)
+        if judge is not None:
+            search = functools.partial(choose_heads, running, first, targets=heads, rounds=wanted.heads, loss=judge)
+            left = steps.remember("heads", search)
+            remove(heads, lambda target, moments, weights: left[target.group.name])
     plan = ShrinkPlan(running.network, keep, tuple(skipped + others))
     return copy.as_it_was(), plan, PutriReport(tuple(rows), tuple(skipped + others))
 

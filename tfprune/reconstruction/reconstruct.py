@@ -10,9 +10,10 @@ from tfprune.models.batches import Batches
 from tfprune.models.graph import trace_to_run
 from tfprune.models.layers import rename, walk
 from tfprune.opening.call_graph import call_graph, check_followable
+from tfprune.progress import Progress, check_verbose
 from tfprune.reconstruction.improve_layer import METHODS, differs, improve_layer, unchanged
-from tfprune.reconstruction.in_order import Pair, improve_in_order
-from tfprune.reconstruction.layer_moments import Site, every, sites_of, sums_of
+from tfprune.reconstruction.in_order import Improve, Pair, improve_in_order
+from tfprune.reconstruction.layer_moments import IsHeld, Site, every, sites_of, sums_of
 from tfprune.reconstruction.least_squares import RIDGE, GramMoments
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.report import Skipped
@@ -36,6 +37,7 @@ def reconstruct(
     ridge: float = RIDGE,
     holdout: float = 0.0,
     batch_size: int = 32,
+    verbose: int | str = "auto",
 ) -> tuple[keras.Model, ReconstructionReport]:
     """Solve for the remaining weights of a pruned model, so that each layer returns what it returned before pruning.
 
@@ -74,6 +76,8 @@ def reconstruct(
             some: an update can fit the calibration data and harm the rest.
         batch_size: Samples in a batch, at least 1. Default 32. The patches that a convolution sees in one batch are
             held at once.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         An uncompiled model like `pruned` with the new weights, and a `ReconstructionReport`, which prints as a table.
@@ -106,6 +110,7 @@ def reconstruct(
     ridge = check_number(ridge, "ridge", least=0)
     is_held = every(check_number(holdout, "holdout", least=0, most=0.5))
     batch_size = check_count(batch_size, "batch_size", least=1)
+    check_verbose(verbose)
     for model in (pruned, reference):
         check_followable(model)
     plain = plain_copy(pruned)
@@ -113,23 +118,22 @@ def reconstruct(
     graphs = trace_to_run(call_graph(plain)), trace_to_run(call_graph(plain_copy(reference)))
     batches = Batches(data, graphs[0].model, batch_size=batch_size)
     pairs, skipped = sites_of(*graphs)
-    rows: dict[Site, ReconstructionRow] = {}
+    to_dense = targets == "dense"
+    wanted = [pair for pair in pairs if mode == "parallel" or to_dense or differs(pair)]
+    rows: dict[Site, ReconstructionRow] = {pair[0]: unchanged(pair) for pair in pairs if pair not in wanted}
+    progress = Progress(len(wanted), verbose=verbose, unit="layer")
 
     def improve(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
         dense = pair[1].map.weights()
         rows[pair[0]] = improve_layer(pair[0], moments, dense=dense, held=held, method=method, ridge=ridge)
+        progress.add()
 
-    if mode == "parallel":
-        sums = sums_of([reference for _, reference in pairs], batches, is_held=is_held)
-        for pair, moments, held in zip(pairs, sums.moments(), sums.moments(held=True), strict=True):
-            if moments[0].count or held[0].count:
-                improve(pair, moments, held)
-    else:
-        to_dense = targets == "dense"
-        changed = [pair for pair in pairs if to_dense or differs(pair)]
-        arrays = (inputs for inputs, _ in batches)
-        improve_in_order(changed, arrays, graphs=graphs, improve=improve, to_dense=to_dense, is_held=is_held)
-        rows |= {pair[0]: unchanged(pair) for pair in pairs if pair not in changed}
+    with progress:
+        if mode == "parallel":
+            _improve_at_once(wanted, batches, improve=improve, is_held=is_held)
+        else:
+            arrays = (inputs for inputs, _ in batches)
+            improve_in_order(wanted, arrays, graphs=graphs, improve=improve, to_dense=to_dense, is_held=is_held)
     uncalled = [pair[0] for pair in pairs if pair[0] not in rows]
     skipped += [Skipped(f"{one.name}/{one.map.kernel.path}", "it is not called", Skipped.NO_RULE) for one in uncalled]
     rename(plain, names)  # flattening may have changed some
@@ -138,3 +142,11 @@ def reconstruct(
         result = copy_with(pruned, lambda path, layer: None)
         transfer_weights(plain, result)
     return result, ReconstructionReport(tuple(rows[pair[0]] for pair in pairs if pair[0] in rows), tuple(skipped))
+
+
+def _improve_at_once(pairs: list[Pair], batches: Batches, *, improve: Improve, is_held: IsHeld) -> None:
+    """Improve layers on the inputs that they have in the reference."""
+    sums = sums_of([reference for _, reference in pairs], batches, is_held=is_held)
+    for pair, moments, held in zip(pairs, sums.moments(), sums.moments(held=True), strict=True):
+        if moments[0].count or held[0].count:
+            improve(pair, moments, held)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfprune.allocation import ALLOCATIONS, Weight, allocate
 from tfprune.channels.network import Network
+from tfprune.progress import Progress
 from tfprune.shrinking.shrink import shrink
 from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.spec import check_choice, check_count, check_number, check_sparsity
@@ -62,7 +63,15 @@ class Budget:
 
         return [replace(self, limits=amounts(number / rounds)) for number in range(1, rounds + 1)]
 
-    def meet(self, weights: Sequence[Weight], keeping: Keeping, network: Network, model: keras.Model) -> np.ndarray:
+    def meet(
+        self,
+        weights: Sequence[Weight],
+        keeping: Keeping,
+        network: Network,
+        model: keras.Model,
+        *,
+        verbose: int | str = 0,
+    ) -> np.ndarray:
         """Return which bundles stay, where as few go as the limits allow.
 
         Args:
@@ -70,6 +79,7 @@ class Budget:
             keeping: Turns the sparsity of each group into the bundles that stay.
             network: The channels of the model.
             model: The model itself.
+            verbose: Whether to show a bar.
 
         Raises:
             ValueError: If even the largest sparsity does not meet a limit.
@@ -78,29 +88,31 @@ class Budget:
         if "latency" in dict(self.limits):
             steps = min(steps, _STEPS_OF_LATENCY)
         costs = {name: self._cost(name, network, model) for name, _ in self.limits}
-        targets = {name: self._target(limit, costs[name](network.all_kept())) for name, limit in self.limits}
+        most = 2 + (steps - 1).bit_length()  # the model as it is, the smallest one, and a search by halves
 
         def kept(step: int) -> np.ndarray:
             return keeping(allocate(self.base, weights, step / steps))
 
         def excess(keep: np.ndarray) -> str | None:
-            for name, target in targets.items():
-                cost = costs[name](keep)
-                if cost > target:
-                    return f"{name} of {cost:,.0f} where {target:,.0f} are allowed"
-            return None
+            found = ((name, costs[name](keep), target) for name, target in targets.items())
+            over = next((entry for entry in found if entry[1] > entry[2]), None)  # measures no more than it has to
+            progress.add()
+            return over and "{} of {:,.0f} where {:,.0f} are allowed".format(*over)
 
-        low, high = 0, steps - 1
-        short = excess(kept(high))
-        if short:
-            raise ValueError(
-                f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that may "
-                f"go, the model still has {short}. Raise the limit (an int is an amount, a float a fraction), or let "
-                f"more groups lose channels."
-            )
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if excess(kept(middle)) else (low, middle)
+        with Progress(most, verbose=verbose, unit="candidate") as progress:
+            targets = {name: self._target(limit, costs[name](network.all_kept())) for name, limit in self.limits}
+            progress.add()
+            low, high = 0, steps - 1
+            short = excess(kept(high))
+            if short:
+                raise ValueError(
+                    f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that "
+                    f"may go, the model still has {short}. Raise the limit (an int is an amount, a float a "
+                    f"fraction), or let more groups lose channels."
+                )
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (middle + 1, high) if excess(kept(middle)) else (low, middle)
         return kept(low)
 
     def _target(self, limit: int | float, cost: float) -> float:

@@ -19,6 +19,7 @@ from tfprune.evidence.subject import Subject
 from tfprune.models.filters import Filters
 from tfprune.models.layers import as_numpy
 from tfprune.patterns import Unstructured
+from tfprune.progress import check_verbose
 from tfprune.report import Skipped
 from tfprune.shrinking.budget import Budget, check_sparsity_or_budget
 from tfprune.shrinking.shrink_plan import ShrinkPlan
@@ -36,6 +37,7 @@ def plan_shrink(
     round_to: int = 1,
     data: Any = None,
     loss: Any = None,
+    verbose: int | str = "auto",
 ) -> ShrinkPlan:
     """Plan which channels, units and attention heads of a model to remove.
 
@@ -66,6 +68,9 @@ def plan_shrink(
             are fastest at multiples of 4 or 8. Default 1.
         data: For criteria that need evidence: a tuple (x, y) of arrays, a dataset, or an iterable of batches.
         loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
+        verbose: For a budget, which takes long where a latency is measured. As in Keras: 0 shows nothing, 1 a
+            progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a terminal or a notebook,
+            once the search has taken some seconds.
 
     Returns:
         The plan. It prints as a table, with the groups that keep all channels and the reasons.
@@ -89,6 +94,7 @@ def plan_shrink(
     round_to = check_count(round_to, "round_to", least=1)
     if sparsity is not None or isinstance(allocation, Budget):
         check_sparsity_or_budget(sparsity, allocation)
+    check_verbose(verbose)
     copy = flat_copy(model)
     flat, network = copy.model, copy.network()
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
@@ -112,7 +118,7 @@ def plan_shrink(
         return keep_best(network, groups, scores, split, round_to=[round_to] * len(groups))
 
     if isinstance(allocation, Budget):
-        keep = allocation.meet(weights, keeping, network, model)
+        keep = allocation.meet(weights, keeping, network, model, verbose=verbose)
     else:
         keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
     return ShrinkPlan(network, keep, left_alone(network, groups))

@@ -11,6 +11,7 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.batches import Batch, batches, check_batch, size_of
 from tfprune.models.compiled import arguments_of, check_compiled, compile_like
 from tfprune.models.filters import Filters
+from tfprune.progress import Progress, check_verbose
 from tfprune.reconstruction.reconstruct import reconstruct
 from tfprune.shrinking.budget import Budget, check_budget
 from tfprune.shrinking.plan_shrink import CHOICES, plan_shrink
@@ -38,7 +39,7 @@ def prune_to(
     round_to: int = 1,
     reconstruction: str = "sequential",
     samples: int = 512,
-    verbose: int = 1,
+    verbose: int | str = "auto",
 ) -> tuple[keras.Model, PruneReport]:
     """Shrink a model to a budget, in rounds of removing channels, reconstructing weights and fine-tuning.
 
@@ -65,7 +66,8 @@ def prune_to(
             for deep models.
         samples: How many samples of `data` reconstruction and criteria use, at least 1; whole batches are taken.
             Default 512.
-        verbose: 1 (the default) shows a progress bar, 0 nothing.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         The smaller model, compiled, and a `PruneReport` with the plan and the metric of each round.
@@ -91,6 +93,7 @@ def prune_to(
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331.
     """
     check_compiled(model)
+    check_verbose(verbose)
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     if isinstance(budget, ShrinkPlan):
         _check_plan(model, budget, criterion=criterion, filters=filters, round_to=round_to)
@@ -105,28 +108,28 @@ def prune_to(
         if isinstance(target, ShrinkPlan):
             return target
         settings: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
-        return plan_shrink(current, allocation=target, data=evidence, **settings)
+        return plan_shrink(current, allocation=target, data=evidence, verbose=0, **settings)
 
     judge = _Evaluator(model, metric, validation_data or seen)
     network = planned(model, budget).network  # refused here, before anything is done
     targets = [budget]
     if isinstance(budget, Budget):
         targets = [*budget.in_rounds(rounds, network=network, model=model)]
-    bar = keras.utils.Progbar(len(targets) * len(STAGES), stateful_metrics=[metric, "FLOPs"], verbose=verbose)
     current, found, before = model, [], judge(model)
-    for target in targets:
-        plan = planned(current, target)
-        masked = zero_channels(current, plan)
-        better, _ = reconstruct(masked, current, [batch.x for batch in seen], mode=reconstruction)
-        smaller = compile_like(shrink(better, plan), model, advice=_ADVICE)
-        measured = [judge(masked), judge(better)]
-        bar.add(2, [("FLOPs", plan.flops_kept), (metric, measured[-1])])
-        smaller.fit(**to_train, epochs=epochs, verbose=0)
-        measured.append(judge(smaller))
-        bar.add(1, [("FLOPs", plan.flops_kept), (metric, measured[-1])])
-        found.append(Round(plan, *measured))
-        _log.info("round %d of %d: %s FLOPs, %s %.4f", len(found), rounds, plan.flops_kept, metric, measured[-1])
-        current = smaller
+    with Progress(len(targets) * len(STAGES), verbose=verbose, unit="stage", shown=[metric, "FLOPs"]) as progress:
+        for target in targets:
+            plan = planned(current, target)
+            masked = zero_channels(current, plan)
+            better, _ = reconstruct(masked, current, [batch.x for batch in seen], mode=reconstruction, verbose=0)
+            smaller = compile_like(shrink(better, plan), model, advice=_ADVICE)
+            measured = [judge(masked), judge(better)]
+            progress.add(2, {"FLOPs": plan.flops_kept, metric: measured[-1]})
+            smaller.fit(**to_train, epochs=epochs, verbose=0)
+            measured.append(judge(smaller))
+            progress.add(1, {"FLOPs": plan.flops_kept, metric: measured[-1]})
+            found.append(Round(plan, *measured))
+            _log.info("round %d: %s FLOPs, %s %.4f", len(found), plan.flops_kept, metric, measured[-1])
+            current = smaller
     return current, PruneReport(metric, before, tuple(found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 
 from tfprune.channels.network import Group
 from tfprune.models.batches import Batches
+from tfprune.progress import Progress, check_verbose
 from tfprune.reconstruction.layer_moments import moments_of
 from tfprune.reconstruction.linear_map import NotLinear
 from tfprune.shrinking.brain_surgery import DAMPING, Surgeon, removals
@@ -20,7 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 def rank_channels(
-    model: keras.Model, data: Any, *, ridge: float = DAMPING, batch_size: int = 32
+    model: keras.Model,
+    data: Any,
+    *,
+    ridge: float = DAMPING,
+    batch_size: int = 32,
+    verbose: int | str = "auto",
 ) -> dict[str, np.ndarray]:
     """Return scores of channels, by greedy optimal brain surgery on the layers that read them.
 
@@ -34,6 +41,8 @@ def rank_channels(
         data: Calibration data, some hundred samples, in the forms that `reconstruct` takes.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean, at least 0.
         batch_size: Samples in a batch, at least 1. Default 32.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         An array of scores for each group of channels, by the name of the group, larger = keep. Pass it on as
@@ -55,9 +64,24 @@ def rank_channels(
     Reference:
         Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
     """
+    check_verbose(verbose)
     running = RunningModel(flat_copy(model))
     batches = Batches(data, running.graph.model, batch_size=batch_size)
+    ranked = list(_ranked(running))
     found: dict[str, np.ndarray] = {}
+    with Progress(len(ranked), verbose=verbose, unit="group") as progress:
+        for group, free, readers in ranked:
+            found[group.name] = _scores(group, free, _surgeons(readers, batches, ridge))
+            progress.add()
+    if not found:
+        raise ValueError(
+            f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any."
+        )
+    return found
+
+
+def _ranked(running: RunningModel) -> Iterator[tuple[Group, np.ndarray, list[Reader]]]:
+    """Yield the groups whose readers are known, with the bundles that may go and the layers that read them."""
     for group in running.network.groups:
         part = running.network.free_part(group)
         if group.kind == "channels" and part.bundles.size > 1:
@@ -67,12 +91,7 @@ def rank_channels(
                 _log.info("%s is not ranked: %s", group.name, error)
                 continue
             if readers:
-                found[group.name] = _scores(group, part.bundles, _surgeons(readers, batches, ridge))
-    if not found:
-        raise ValueError(
-            f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any."
-        )
-    return found
+                yield group, part.bundles, readers
 
 
 def _surgeons(readers: list[Reader], batches: Batches, ridge: float) -> list[Surgeon]:

@@ -13,10 +13,13 @@ from tfprune.channels.network import Network
 from tfprune.models.batches import Batches
 from tfprune.models.kinds import as_graph
 from tfprune.models.layers import as_numpy
+from tfprune.progress import Progress, check_verbose
 from tfprune.wrapping.flat_copy import flat_copy
 
 
-def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 32) -> dict[str, np.ndarray]:
+def rank_heads(
+    model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 32, verbose: int | str = "auto"
+) -> dict[str, np.ndarray]:
     """Return scores of attention heads: by how much the loss grows when one head alone is removed.
 
     Use it to decide which heads `plan_shrink` removes. It takes one evaluation of `data` for each head.
@@ -27,6 +30,8 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
             enough.
         loss: A loss, its name or a function; None (the default) takes the loss that the model is compiled with.
         batch_size: Samples in a batch, at least 1. Default 32.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         An array of scores for each group of heads, by the name of the group, `attention/heads`: the growth of the
@@ -52,6 +57,7 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
     Reference:
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (heads by masked loss).
     """
+    check_verbose(verbose)
     copy = flat_copy(model)
     measured = _loss(model, loss)
     flat, network = copy.model, copy.network()
@@ -60,15 +66,14 @@ def rank_heads(model: keras.Model, data: Any, *, loss: Any = None, batch_size: i
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
     run = copy.plain if as_graph(copy.plain) is not None else flat  # which holds the same weights
     batches = Batches(data, run, batch_size=batch_size)
-    whole = _mean_loss(run, batches, measured)
-    scores: dict[str, np.ndarray] = {}
-    for name, group in groups.items():
-        losses = []
-        for bundle in group.bundles:
-            with _without(flat, network, int(bundle)):
-                losses.append(_mean_loss(run, batches, measured))
-        scores[name] = np.array(losses) - whole
-    return scores
+    losses: dict[str, list[float]] = {name: [] for name in groups}
+    with Progress(sum(group.bundles.size for group in groups.values()), verbose=verbose, unit="head") as progress:
+        whole = _mean_loss(run, batches, measured)
+        for name, bundle in [(name, int(bundle)) for name, group in groups.items() for bundle in group.bundles]:
+            with _without(flat, network, bundle):
+                losses[name].append(_mean_loss(run, batches, measured))
+            progress.add()
+    return {name: np.array(each) - whole for name, each in losses.items()}
 
 
 def _loss(model: keras.Model, loss: Any) -> Callable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import keras
 
 from tfprune.models.compiled import arguments_of, check_compiled, compile_like
 from tfprune.models.layers import as_numpy
+from tfprune.progress import Progress, check_verbose
 from tfprune.report import Skipped
 from tfprune.spec import check_choice, check_sparsity
 from tfprune.training.sensitivity_report import SensitivityReport, SensitivityRow
@@ -29,6 +31,7 @@ def sensitivity(
     *,
     metric: str = "accuracy",
     mode: str | None = None,
+    verbose: int | str = "auto",
 ) -> SensitivityReport:
     """Prune each weight alone to each sparsity, without training, and evaluate the model.
 
@@ -46,6 +49,8 @@ def sensitivity(
         metric: A name that `model.evaluate` reports, such as `"accuracy"` or `"loss"`.
         mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None, the default, finds it out for
             accuracies and losses.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         The metric and its drop for each weight and sparsity. It prints as a table, `plot(path)` draws it, and
@@ -66,6 +71,7 @@ def sensitivity(
         (0.0, ['out/kernel', 'out/kernel'])
     """
     levels, arguments, sign = _levels(sparsities), arguments_of(data), _sign(metric, mode)
+    check_verbose(verbose)
     subject = _subject(model)
 
     def measure() -> float:
@@ -80,15 +86,17 @@ def sensitivity(
     baseline = measure()
     rows: list[SensitivityRow] = []
     skipped: list[Skipped] = []
-    for path, layer in _weights(subject, skipped):
-        with _restored(layer):
-            for level in levels:
+    weights = list(_weights(subject, skipped))
+    with Progress(len(weights) * len(levels), verbose=verbose, unit="evaluation") as progress:
+        for (path, layer), level in itertools.product(weights, levels):
+            with _restored(layer):
                 refusal = _prune(subject, path, level)
                 if refusal:
                     skipped.append(Skipped(path, f"at {level:g}: {refusal}", Skipped.UNREACHABLE))
                 else:
                     value = measure()
                     rows.append(SensitivityRow(path, level, value, sign * (baseline - value)))
+            progress.add()
     if not rows:
         reasons = "; ".join(f"{entry.layer} {entry.reason}" for entry in skipped)
         raise ValueError(f"Expected a weight that can be pruned to one of {levels}. Received: {reasons}.")
