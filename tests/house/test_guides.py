@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import shlex
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def call(line):
     with contextlib.redirect_stdout(printed):
         assert cli.main(shlex.split(line, comments=True)[1:]) == 0
     return printed.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was():
+    """Take back what a page sets for the log of the library."""
+    log = logging.getLogger("tfprune")
+    handlers = [*log.handlers]
+    yield
+    log.setLevel(logging.NOTSET)
+    log.handlers[:] = handlers
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
