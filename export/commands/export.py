@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from typing import Any
 
 from tfprune.export.commands.base import add_command, add_file
@@ -66,15 +68,16 @@ def _export(options: argparse.Namespace) -> Any:
     model = load_model(options.source)
     from tfprune.export.converting.to_tflite import to_tflite
 
-    return to_tflite(
-        model,
-        options.target,
-        quantize=options.quantize,
-        levels=options.levels,
-        calibration=options.calibration and load_arrays(options.calibration),
-        io_dtype=options.io_dtype or "float32",
-        **settings,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # a bar of progress is no part of the report
+        return to_tflite(
+            model,
+            options.target,
+            quantize=options.quantize,
+            levels=options.levels,
+            calibration=options.calibration and load_arrays(options.calibration),
+            io_dtype=options.io_dtype or "float32",
+            **settings,
+        )
 
 
 def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 
 import keras
 import numpy as np
 import pytest
-from terminal import terminal
+from terminal import Terminal, terminal
 
 from tfprune.export import to_tflite
+from tfprune.export.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,14 @@ def test_an_export_shows_a_bar_on_a_terminal(model, tmp_path):
     with terminal() as shown:
         to_tflite(model, tmp_path / "net.tflite")
     assert [line[:5] for line in shown.seen()] == ["4/4 ━"]
+
+
+def test_the_command_draws_beside_the_report(model, tmp_path):
+    model.save(tmp_path / "net.keras")
+    with terminal() as shown, contextlib.redirect_stderr(Terminal()) as beside:
+        assert main(["export", str(tmp_path / "net.keras"), str(tmp_path / "net.tflite"), "--json"]) == 0
+    assert json.loads(shown.getvalue())["bytes"] == (tmp_path / "net.tflite").stat().st_size
+    assert [line[:5] for line in beside.seen()] == ["4/4 ━"]
 
 
 def test_an_export_that_fails_ends_its_line(model, tmp_path):
