@@ -35,11 +35,6 @@ def shape_text(shape: tuple[int | None, ...]) -> str:
     return "x".join("?" if length is None else str(length) for length in shape) or "scalar"
 
 
-def shortened(text: str, length: int) -> str:
-    """Return a text of at most `length` characters: the middle of a longer one is cut out."""
-    return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
-
-
 def reason_of(error: Exception) -> str:
     """Return why something failed, to stand inside a sentence: the system's words for a file, and no final period."""
     return (getattr(error, "strerror", None) or str(error)).removesuffix(".")

@@ -120,6 +120,11 @@ def skipped_table(skipped: Iterable[Skipped]) -> str:
     return "\n\n" + table(["skipped", "reason"], rows, left=2) if rows else ""
 
 
+def shortened(text: str, length: int) -> str:
+    """Return a text of at most `length` characters: the middle of a longer one is cut out."""
+    return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
+
+
 def new_figure(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, its size in inches.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.export.inspecting.codings import TITLES, Coding
-from tfprune.export.report import TensorInfo, shape_text, shortened
-from tfprune.report import Report, table
+from tfprune.export.report import TensorInfo, shape_text
+from tfprune.report import Report, shortened, table
 
 NAME = 48  # characters of a name in a table; the converter joins the names of all that it fuses
 

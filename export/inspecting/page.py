@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,23 +13,12 @@ import numpy as np
 from tfprune.export.files.model_file import Source, read_model
 from tfprune.export.inspecting.codings import TITLES, Coding
 from tfprune.export.inspecting.heatmap import density, matrix_shape, png
-from tfprune.export.inspecting.html import (
-    bar,
-    document,
-    image,
-    key,
-    name_text,
-    rows_table,
-    section,
-    shape,
-    size_text,
-    swatch,
-    text,
-)
 from tfprune.export.inspecting.inspect import inspect
 from tfprune.export.inspecting.model_report import ModelReport, TensorRow
+from tfprune.export.report import shape_text
 from tfprune.export.tflite.model import Tensor
 from tfprune.export.tflite.reader import read
+from tfprune.html import bar, document, facts, image, key, name_text, rows_table, section, swatch, text
 
 if TYPE_CHECKING:
     from tfprune.export.xnnpack.sparse_inference_report import OperatorRow, SparseInferenceReport
@@ -84,21 +74,20 @@ def page(source: Source, *, inference: SparseInferenceReport | None = None) -> s
         section("Inputs, outputs, operators", _graph(report)),
         section("What the sizes mean", _notes()),
     ]
-    return document(title, parts)
+    return document(title, parts, kicker="TFLite file", footer="Made by tfprune inspect. A kB is 1,000 bytes.")
 
 
 def _facts(report: ModelReport) -> str:
     packed = report.file_bytes != report.unpacked_bytes
-    facts = [
+    rows = [
         ("File", size_text(report.file_bytes), f"{size_text(report.unpacked_bytes)} unpacked" if packed else "plain"),
         ("Weights", f"{report.size:,}", f"{report.nnz:,} not zero"),
         ("Zeros", f"{report.sparsity:.1%}", "of all entries"),
     ]
     if report.rows:
         bound = next(coding for coding in report.codings if coding.name == "entropy")
-        facts.append(("Entropy bound", size_text(bound.bytes), "for the weights"))
-    cells = [f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>" for name, value, more in facts]
-    return f'<dl class="facts">{"".join(cells)}</dl>'
+        rows.append(("Entropy bound", size_text(bound.bytes), "for the weights"))
+    return facts(rows)
 
 
 def _parts(report: ModelReport) -> str:
@@ -241,3 +230,22 @@ def _notes() -> str:
 
 def _capital(title: str) -> str:
     return title[:1].upper() + title[1:]
+
+
+def shape(lengths: tuple[int | None, ...]) -> str:
+    """Write a shape with signs of multiplication."""
+    return escape(shape_text(lengths).replace("x", "\u00d7"))
+
+
+def size_text(count: float) -> str:
+    """Write a number of bytes in three digits.
+
+    Example:
+        >>> size_text(4_214_272), size_text(999.6), size_text(96)
+        ('4.21 MB', '1.00 kB', '96 B')
+    """
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if count >= 999.5 * 1000 ** (power - 1):
+            scaled = count / 1000**power
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {unit}"
+    return f"{count:.0f} B"

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model, source_name
-from tfprune.export.report import TensorInfo, shape_text, shortened
+from tfprune.export.report import TensorInfo, shape_text
 from tfprune.export.running.io_tensor import IOTensor
 from tfprune.export.tflite.schema import MissingPackage
 from tfprune.export.tflite.signature_order import in_order
+from tfprune.report import shortened
 from tfprune.spec import check_count
 
 # The maintained one first; TensorFlow last, because it takes seconds and hundreds of megabytes to load.

@@ -21,16 +21,16 @@ FOLDERS = {"tfprune": ROOT / "tfprune", "tfprune.export": ROOT / "export"}
 # A module imports from its own room and from the rooms before it; not across `|`, and nothing of Keras before `‖`.
 STAIRS = {
     "tfprune": (
-        "spec axes top_k report lazy · schedules patterns allocation criteria ‖ progress · models · copying · "
-        "opening · evidence | channels · wrapping · resizing · reconstruction · shrinking · one_shot · concepts · "
-        "training · tfmot"
+        "spec axes top_k report lazy page_style html · schedules patterns allocation criteria ‖ progress · models · "
+        "copying · opening · evidence | channels · wrapping · resizing · reconstruction · shrinking · one_shot · "
+        "concepts · training · tfmot"
     ),
     "tfprune.export": (
         "report · tflite · files · running | xnnpack | inspecting · rewriting · demo_device ‖ "
         "sparse_ready · converting · loading · saved_models demo · commands · cli"
     ),
 }
-OF_BOTH = {"tfprune.spec", "tfprune.report", "tfprune.lazy"}  # what the device's rooms use of tfprune
+OF_BOTH = {"tfprune.spec", "tfprune.report", "tfprune.lazy", "tfprune.html"}  # what the device's rooms use of tfprune
 
 # What of other people's may be imported inside functions, by the start of the module's name.
 INSIDE = {

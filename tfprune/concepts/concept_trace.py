@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tfprune.concepts.rule import ConceptRule
+from tfprune.concepts.trace_page import trace_page
 from tfprune.criteria import UnitScores
 from tfprune.report import Report, table
 
@@ -115,6 +117,22 @@ class ConceptTrace(Report):
         Wrap the model with it and `pattern="channel"`, and pass `allocation=plan.allocation()` to the callback.
         """
         return UnitScores(self.scores)
+
+    def html(self, path: str | Path) -> None:
+        """Write the trace as one page for a browser, which loads nothing and runs no code.
+
+        Args:
+            path: The file, such as `trace.html`.
+
+        Raises:
+            ValueError: If the file cannot be written.
+        """
+        try:
+            Path(path).write_text(trace_page(self), encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise ValueError(
+                f"Expected a file that can be written. Received: {str(path)!r} ({error.strerror})."
+            ) from error
 
     def __str__(self) -> str:
         header = ["requirement", "concept", "layer", "rules", "units", "support", "precision", "recall"]

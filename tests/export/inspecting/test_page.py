@@ -4,28 +4,22 @@ import functools
 import http.server
 import json
 import re
-import shutil
-import subprocess
 import threading
 from dataclasses import replace
 from html import unescape
-from html.parser import HTMLParser
 
 import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from pages import WIDTHS, Elements, browse, luminances, measured_at, needs_browser
 
 from tfprune.export.cli import main
 from tfprune.export.converting.sparse_inference import sparse_inference
-from tfprune.export.inspecting.html import size_text, text
 from tfprune.export.inspecting.inspect import inspect
-from tfprune.export.inspecting.page import LISTED, PICTURED, page
+from tfprune.export.inspecting.page import LISTED, PICTURED, page, size_text
 from tfprune.export.xnnpack.sparse_inference_report import OperatorRow, SparseInferenceReport
-
-BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
-WIDTHS = {"phone": 390, "desktop": 1400}
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed (apt-get install chromium)")
+from tfprune.html import text
 
 
 def file_of(names, shape=(8, 4)):
@@ -44,24 +38,6 @@ def file_of(names, shape=(8, 4)):
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
-
-
-class Elements(HTMLParser):
-    """Collects elements with their attributes, and the text."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.found, self.text = [], ""
-        self.feed(content)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.found if name == tag]
 
 
 def test_the_page_says_what_runs_sparse_and_why_the_rest_does_not():
@@ -187,48 +163,12 @@ def test_sizes_have_three_digits():
     assert size_text(16_863_552) == "16.9 MB"
 
 
-MEASURE = """
-<!doctype html><meta charset="utf-8"><style>body{{margin:0}}iframe{{border:0;width:{width}px;height:900px}}</style>
-<iframe srcdoc="{page}"></iframe><pre></pre><script>
-window.onload = () => {{
-  const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
-  page.querySelectorAll("details").forEach(details => details.open = true);
-  const box = element => element.getBoundingClientRect();
-  const wide = [...page.body.querySelectorAll("*")].filter(element => box(element).right > {width} + 0.5);
-  document.querySelector("pre").textContent = JSON.stringify({{
-    seen: root.clientWidth, needed: root.scrollWidth, wide: wide.map(element => element.outerHTML.slice(0, 80)),
-    pictures: [...page.images].every(image => image.naturalWidth > 0 && box(image).width > 9),
-    letters: Math.min(...[...page.querySelectorAll("p,td,th,dd,dt,figcaption,summary *")].map(
-      element => parseFloat(getComputedStyle(element).fontSize)))
-  }});
-}};</script>
-"""
-
-
-def browse(tmp_path, content, *more):
-    path = tmp_path / "opened.html"
-    path.write_text(content, encoding="utf-8")
-    quiet = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command = [BROWSER, *quiet, "--virtual-time-budget=3000", "--window-size=1500,1000", *more, path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @needs_browser
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_nothing_sticks_out_of_the_window(tmp_path, width):
     names = ["conv/kernel", "no_place_to_break_" * 9, "\u00e4\u4e2d" * 60, *HOSTILE]
     content = page(file_of(names, shape=(300, 1, 1, 70)), inference=inference_of(names))
-    quoted = content.replace("&", "&amp;").replace('"', "&quot;")
-    dumped = browse(tmp_path, MEASURE.format(width=width, page=quoted), "--dump-dom")
-    measured = json.loads(unescape(re.search(r"<pre>(.*?)</pre>", dumped, re.S)[1]))
+    measured = measured_at(width, content, tmp_path)
     assert measured["wide"] == []
     assert measured["needed"] <= measured["seen"] <= width
     assert measured["pictures"]
@@ -272,22 +212,6 @@ def test_no_request_leaves_the_page_even_if_a_name_broke_out(tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_in_dark(tmp_path, scheme):
     content = page(file_of(["kernel"]))
-    probe = """<script>
-      const texts = document.querySelectorAll("h1,h2,p,td,th,dd,dt,figcaption,footer,.name,.what,.part");
-      const colors = [...texts].map(element => getComputedStyle(element).color);
-      document.body.dataset.colors = JSON.stringify([...colors, getComputedStyle(document.body).backgroundColor]);
-    </script></body>"""
-    content = content.replace("</body>", probe).replace("img-src", "script-src 'unsafe-inline'; img-src")
-    flag = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
-    dumped = browse(tmp_path, content, "--dump-dom", flag)
-    colors = json.loads(unescape(re.search(r'data-colors="(.*?)"', dumped)[1]))
-    *texts, paper = [luminance(color) for color in colors]
+    texts, paper = luminances(content, tmp_path, scheme=scheme)
     assert (paper < 0.5) == (scheme == "dark")
     assert all((max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5 for ink in texts)
-
-
-def luminance(color):
-    """Relative luminance as WCAG 2 defines it."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,4 +1,4 @@
-"""How the page of a file looks: fonts of the system, one column on phones, light or dark as the reader has it."""
+"""How pages look: fonts of the system, one column on phones, light or dark as the reader has it."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #fff; --wash: #f6f8fa; --line: #d8dee4;
@@ -13,6 +13,7 @@ body { margin: 0 auto; max-width: 66rem; padding: 2rem 1.25rem 4rem; background:
   font-variant-numeric: tabular-nums; }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 650; letter-spacing: -0.01em; }
 h2 { margin: 3rem 0 0.25rem; font-size: 1.15rem; font-weight: 650; }
+a { color: inherit; }
 h1, .name { overflow-wrap: anywhere; }
 p { margin: 0.25rem 0 1rem; max-width: 44rem; }
 .soft, .kicker, caption, figcaption, footer { color: var(--soft); }

@@ -1,4 +1,4 @@
-"""Pieces of HTML for pages about files: tables, bars, and text from files that must stay text."""
+"""Pieces of HTML for pages that load nothing: tables, bars, and text from outside that must stay text."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from tfprune.export.inspecting.page_style import STYLE
-from tfprune.export.report import shape_text, shortened
+from tfprune.page_style import STYLE
+from tfprune.report import shortened
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 NAME = 110  # characters of a name shown
 
 
-def document(title: str, parts: Sequence[str]) -> str:
-    """Put sections under a title into one page that may load nothing and run nothing."""
+def document(title: str, parts: Sequence[str], *, kicker: str, footer: str) -> str:
+    """Put sections under a title into one page that may load nothing and run nothing.
+
+    Args:
+        title: The title.
+        parts: The sections, as HTML.
+        kicker: What the page is about, above the title.
+        footer: What made it, below all.
+    """
     return "\n".join(
         [
             "<!doctype html>",
@@ -22,9 +29,9 @@ def document(title: str, parts: Sequence[str]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{text(title)}</title><style>{STYLE}</style></head><body>",
-            f'<header><p class="kicker">TFLite file</p><h1>{text(title)}</h1></header><main>',
+            f'<header><p class="kicker">{kicker}</p><h1>{text(title)}</h1></header><main>',
             *parts,
-            "</main><footer>Made by tfprune inspect. A kB is 1,000 bytes.</footer></body></html>\n",
+            f"</main><footer>{footer}</footer></body></html>\n",
         ]
     )
 
@@ -36,27 +43,14 @@ def text(content: str, length: int = NAME) -> str:
 
 
 def name_text(content: str) -> str:
-    """Mark up a name from the file."""
+    """Mark up a name from outside, such as that of a layer."""
     return f'<span class="name">{text(content) or "(no name)"}</span>'
 
 
-def shape(lengths: tuple[int | None, ...]) -> str:
-    """Write a shape with signs of multiplication."""
-    return escape(shape_text(lengths).replace("x", "\u00d7"))
-
-
-def size_text(count: float) -> str:
-    """Write a number of bytes in three digits.
-
-    Example:
-        >>> size_text(4_214_272), size_text(999.6), size_text(96)
-        ('4.21 MB', '1.00 kB', '96 B')
-    """
-    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
-        if count >= 999.5 * 1000 ** (power - 1):
-            scaled = count / 1000**power
-            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {unit}"
-    return f"{count:.0f} B"
+def facts(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Show the most important numbers, each with a name and what more there is to say."""
+    cells = [f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>" for name, value, more in rows]
+    return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
 def section(title: str, content: str) -> str:
