@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfprune
-from tfprune.allocation import ALLOCATIONS, Weight, allocate, check_allocation
+from tfprune.allocation import ALLOCATIONS, LayerThreshold, Weight, allocate, check_allocation
 from tfprune.patterns import Unstructured
 from tfprune.top_k import kept_count
 
@@ -240,6 +240,39 @@ def test_a_function_from_outside_the_library_splits_the_sparsity_of_a_model():
         "large/kernel": 0.0,
     }
     assert seen[0] == [("small/kernel", (8, 10), 80), ("large/kernel", (10, 4), 40)]
+
+
+def test_thresholds_by_hand():
+    """base * (1 + depth * l / layers) * exp(-decay * complexity), for l = 1 to 4."""
+    found = LayerThreshold(0.4, depth=1.0, decay=2.0, complexity=0.5).thresholds(4)
+    assert found == pytest.approx([0.4 * growth * 0.36787944 for growth in (1.25, 1.5, 1.75, 2.0)])
+
+
+def test_scores_less_their_thresholds_are_ranked_together():
+    weights = normal((20, 30), (50, 8), (9, 9))
+    threshold = LayerThreshold(base=0.8, depth=0.9)
+    lowered = [weight.scores().ravel() - low for weight, low in zip(weights, threshold.thresholds(3), strict=True)]
+    assert kept(weights, allocate(threshold, weights, 0.7)) == brute_force(lowered, 0.7)
+    assert allocate(LayerThreshold(depth=0), weights, 0.7) == allocate("global", weights, 0.7)
+
+
+@pytest.mark.parametrize("change", [{"base": 1.5}, {"depth": 2.0}, {"decay": 0.1}, {"complexity": 0.0}])
+def test_each_part_of_the_threshold_changes_the_masks(change):
+    """The public code of PMP-DACIS computes the threshold and never uses it."""
+    model = tfprune.wrap(keras.Sequential([keras.Input((16,)), *[keras.layers.Dense(16) for _ in range(4)]]))
+    masks = []
+    for arguments in ({}, change):
+        threshold = LayerThreshold(**{"base": 0.5, "depth": 0.5, "complexity": 0.4} | arguments)
+        tfprune.update_masks(model, 0.6, allocation=threshold)
+        masks.append([np.asarray(layer.masks["kernel"]) for layer in model.layers])
+    assert any((one != other).any() for one, other in zip(*masks, strict=True))
+    assert sum(mask.sum() for mask in masks[1]) == kept_count(4 * 256, 0.6)
+
+
+@pytest.mark.parametrize("arguments", [{"base": -1}, {"depth": -0.1}, {"decay": -1}, {"complexity": 2.5}])
+def test_thresholds_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        LayerThreshold(**arguments)
 
 
 SIZES = "Expected the allocation to return 2 sparsities. Received:"

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from tfprune.concepts.concept_rules import concept_rules as concept_rules
     from tfprune.concepts.concept_trace import ConceptTrace as ConceptTrace
     from tfprune.concepts.plan_concepts import plan_concepts as plan_concepts
+    from tfprune.evidence.episodes import Episodes as Episodes
     from tfprune.evidence.gatherer import Gatherer as Gatherer
+    from tfprune.evidence.meta_gradients import MetaGradients as MetaGradients
     from tfprune.models.register_prunable import register_prunable as register_prunable
     from tfprune.one_shot.prune_weights import prune_weights as prune_weights
     from tfprune.one_shot.putri import putri as putri
@@ -62,7 +64,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user choose
 # Each name lives in the module of its own name: `wrap` in wrapping/wrap.py, `Pruned` in wrapping/pruned.py.
 _ROOMS = {
     "models": ["register_prunable"],
-    "evidence": ["Gatherer"],
+    "evidence": ["Episodes", "Gatherer", "MetaGradients"],
     "channels": ["NoRule", "register_shrinkable"],
     "wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
     "reconstruction": ["ReconstructionReport", "reconstruct"],

@@ -1,8 +1,8 @@
 """Allocations: how one overall sparsity is split over the weights of a model.
 
 An allocation is a function from weights and an overall sparsity to one sparsity per weight. `uniform`, `erk`,
-`global` and `lamp` are such functions, and a dict of regular expressions sets the sparsity of single weights. Any
-function that has the form of `Allocation` can take their place.
+`global` and `lamp` are such functions, a `LayerThreshold` can be called like one, and a dict of regular expressions
+sets the sparsity of single weights. Any function that has the form of `Allocation` can take their place.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from tfprune.spec import check_choice, check_regex, check_sparsity
+from tfprune.spec import check_choice, check_number, check_regex, check_sparsity
 from tfprune.top_k import keep_largest
 
-__all__ = ["Allocation", "Weight", "allocate", "erk", "global_", "lamp", "uniform"]
+__all__ = ["Allocation", "LayerThreshold", "Weight", "allocate", "erk", "global_", "lamp", "uniform"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +157,59 @@ def lamp(weights: Sequence[Weight], sparsity: float) -> list[float]:
         [0.5, 0.5]
     """
     return _select_over_all(weights, [_lamp_scores(weight.scores()) for weight in weights], sparsity)
+
+
+@dataclass(frozen=True)
+class LayerThreshold:
+    """Drop the scores that lie furthest below a threshold that grows with the depth of the layer.
+
+        threshold_l = base * (1 + depth * l / layers) * exp(-decay * complexity), for layers l = 1, 2, ...
+
+    Use it with scores from 0 to 1, such as those of `criteria.DACIS`. All thresholds are moved by one constant until
+    the overall sparsity is met. So later layers lose more than earlier ones: the larger `base` and `depth`, and the
+    simpler the task, the more. With `depth=0` this is `global_`.
+
+    Args:
+        base: The threshold before the first layer, at least 0. Default 0.5.
+        depth: How much larger the last threshold is, as a fraction of `base`, at least 0. Default 0.5.
+        decay: How fast thresholds fall with the complexity, at least 0. Default 2.
+        complexity: The complexity of the task, from 0 to 2, as `criteria.ClassMoments.complexity` returns it.
+            Default 0.
+
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If it is out of its range.
+
+    Example:
+        >>> first = Weight("first/kernel", (2, 2), scores=lambda: np.array([[0.1, 0.2], [0.6, 0.7]]))
+        >>> second = Weight("second/kernel", (2, 2), scores=lambda: np.array([[0.3, 0.4], [0.8, 0.9]]))
+        >>> LayerThreshold(depth=0)([first, second], 0.5), LayerThreshold(depth=2)([first, second], 0.5)
+        ([0.5, 0.5], [0.25, 0.75])
+
+    Reference:
+        Uddin, Alam & Pasha, 2026, "PMP-DACIS", arXiv:2601.02353, whose public code computes these thresholds without
+        using them.
+    """
+
+    base: float = 0.5
+    depth: float = 0.5
+    decay: float = 2.0
+    complexity: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("base", "depth", "decay"):
+            check_number(getattr(self, name), name, least=0)
+        check_number(self.complexity, "complexity", least=0, most=2)
+
+    def thresholds(self, layers: int) -> np.ndarray:
+        """Return the threshold of each layer, (layers,)."""
+        growth = 1 + self.depth * np.arange(1, layers + 1) / layers
+        return self.base * growth * np.exp(-self.decay * self.complexity)
+
+    def __call__(self, weights: Sequence[Weight], sparsity: float) -> list[float]:
+        """Return the sparsity of each weight."""
+        pairs = zip(weights, self.thresholds(len(weights)), strict=True)
+        return _select_over_all(weights, [weight.scores().ravel() - low for weight, low in pairs], sparsity)
 
 
 ALLOCATIONS: dict[str, Allocation] = {"uniform": uniform, "erk": erk, "global": global_, "lamp": lamp}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -124,3 +125,18 @@ def test_f_needs_classes_and_samples(labels, received):
     moments = moments_of(np.ones((3, 1)), np.array(labels))
     with pytest.raises(ValueError, match=re.escape(f"Received: {received}")):
         moments.f_statistic()
+
+
+def test_complexity_is_one_minus_the_mean_cosine_of_class_means():
+    generator = np.random.default_rng(3)
+    values, labels = generator.standard_normal((30, 4)), np.arange(30) % 3
+    moments = ClassMoments(4)
+    for rows in np.array_split(np.arange(30), 4):
+        moments.add(values[rows], labels[rows])
+    means = [values[labels == label].mean(axis=0) for label in range(3)]
+    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in itertools.combinations(means, 2)]
+    assert moments.complexity() == pytest.approx(1 - np.mean(cosines))
+    with pytest.raises(ValueError, match="at least two classes. Received: 1. Pass more data."):
+        only = ClassMoments(2)
+        only.add(np.ones((3, 2)), np.zeros(3, dtype=int))
+        only.complexity()

@@ -9,6 +9,7 @@ from graphs import RandomGraph
 
 import tfprune
 from tfprune import budget, plan_shrink, shrink
+from tfprune.allocation import LayerThreshold
 
 layers = keras.layers
 
@@ -126,3 +127,14 @@ def test_where_a_budget_does_not_belong_it_is_refused():
     measured = budget(latency=0.5, measure=len)
     with pytest.raises(ValueError, match="Measure once, before training"):
         tfprune.PruningCallback(tfprune.schedules.Constant(0.5, begin=0), allocation=measured)
+
+
+def test_a_budget_splits_by_an_allocation_of_its_own():
+    model, threshold = stack(20, 30), LayerThreshold(base=0.1, depth=2.0)
+    plan = plan_shrink(model, allocation=budget(parameters=0.5, base=threshold))
+    removed = sum(row.channels - row.kept for row in plan.rows)
+    tried = plan_shrink(model, removed / 50, allocation=threshold)
+    assert np.array_equal(tried.keep, plan.keep)
+    assert 0.4 < plan.parameters_kept / plan.parameters <= 0.5
+    uniform = plan_shrink(model, allocation=budget(parameters=0.5))
+    assert not np.array_equal(uniform.keep, plan.keep)

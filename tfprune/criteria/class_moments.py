@@ -102,6 +102,22 @@ class ClassMoments:
         """Return squared deviations between classes divided by those within classes, S_B / (S_W + 1e-8)."""
         return self.between() / (self.within() + 1e-8)
 
+    def complexity(self) -> float:
+        """Return how much the classes differ in direction: 1 minus the mean cosine of their means, over pairs.
+
+        It is 0 where all class means point the same way, and 2 at most. With embeddings as units, it is the task
+        complexity of PMP-DACIS, for `allocation.LayerThreshold`.
+
+        Raises:
+            ValueError: If there are fewer than two classes.
+        """
+        classes = len(self.labels)
+        if classes < 2:
+            raise ValueError(f"Expected samples of at least two classes. Received: {classes}. Pass more data.")
+        norms = np.linalg.norm(self.means, axis=1, keepdims=True)
+        units = self.means / np.maximum(norms, np.finfo(np.float64).tiny)
+        return float(1 - (units @ units.T)[np.triu_indices(classes, 1)].mean())
+
     def f_statistic(self) -> np.ndarray:
         """Return the F of a one-way analysis of variance: 0 for constant units, infinite where classes are constant.
 

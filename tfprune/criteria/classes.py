@@ -70,6 +70,10 @@ class DACIS(Criterion):
 
         score_o = gradient * G_o + variance * V_o + discrimination * D_o
 
+    With `meta`, the score is multiplied by 1 + meta * M_o, where M is the norm of the channel's gradient in the outer
+    steps of meta-training (`tfprune.MetaGradients`), also from 0 to 1. In the paper M is the norm itself, so that its
+    effect depends on the scale of the loss.
+
     G is the mean over batches of the norm of the channel's gradient. V is the variance over samples of its activation
     (the mean over positions). D is the activation's squared deviations between classes divided by those within
     classes. All entries of a channel have the same score; a channel with a constant activation and no gradient has 0.
@@ -78,10 +82,11 @@ class DACIS(Criterion):
         gradient: The weight of G, at least 0 (default 0.3). At 0 no gradients are computed.
         variance: The weight of V, at least 0 (default 0.2).
         discrimination: The weight of D, at least 0 (default 0.5).
+        meta: The weight of the meta-gradient, at least 0 (default 0, which needs none). The paper takes 0.1.
 
     Raises:
         TypeError: If a weight is not a number.
-        ValueError: If a weight is negative, or all weights are 0.
+        ValueError: If a weight is negative, or those of G, V and D are all 0.
 
     Example:
         >>> from tfprune.criteria.class_moments import ClassMoments
@@ -98,16 +103,18 @@ class DACIS(Criterion):
     gradient: float = 0.3
     variance: float = 0.2
     discrimination: float = 0.5
+    meta: float = 0.0
 
     def __post_init__(self) -> None:
         weights = {name: check_number(value, name, least=0) for name, value in self.get_config().items()}
-        if not any(weights.values()):
+        if not any(value for name, value in weights.items() if name != "meta"):
             raise ValueError(f"Expected at least one weight above 0. Received: {self!r}.")
         self._hold(**weights)
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("output_moments",) if self.gradient == 0 else ("output_moments", "gradient_norms")
+        optional = {"gradient_norms": self.gradient, "meta_gradient_norms": self.meta}
+        return ("output_moments", *(fact for fact, weight in optional.items() if weight))
 
     def __call__(self, evidence: Evidence) -> np.ndarray:
         moments = evidence.fact("output_moments")
@@ -115,6 +122,8 @@ class DACIS(Criterion):
         score += self.discrimination * _from_0_to_1(moments.discrimination())
         if self.gradient:
             score += self.gradient * _from_0_to_1(evidence.fact("gradient_norms"))
+        if self.meta:
+            score *= 1 + self.meta * _from_0_to_1(evidence.fact("meta_gradient_norms"))
         return evidence.everywhere(evidence.over_outputs(score))
 
 

@@ -55,8 +55,8 @@ class Fact:
         text: A description for error messages, for example `"the mean over batches of |dL/dw|"`.
         source: What is recorded. `"inputs"` or `"outputs"`: what the layer takes or returns, (samples, positions,
             units). `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64.
-            `"model"`: no data, but an object that knows the `path` of the weight, the `layer` that holds it, and its
-            `normalizer`, the BatchNormalization that takes the layer's outputs, or None.
+            `"model"`: no data, but an object that knows the `path` of the weight, the `variable` itself, the `layer`
+            that holds it, and its `normalizer`, the BatchNormalization that takes the layer's outputs, or None.
         measure: A function `measure(recorded, ops)` that reduces what is recorded in one batch to one number per
             entry, output or input; for `"class_moments"` to (samples, units). With `"model"` it may return an
             `UnknownFact`.
@@ -142,6 +142,16 @@ def _scales(surroundings: Any, ops: Any) -> Any:
     return ops.convert_to_tensor(normalizer.gamma)
 
 
+META = "tfprune_meta_gradients"  # where a weight keeps the norms that `MetaGradients` records
+
+
+def _meta_norms(surroundings: Any, ops: Any) -> Any:
+    norms = getattr(surroundings.variable, META, None)
+    if norms is None:
+        return UnknownFact("no outer step was recorded: add() the gradients of each to a tfprune.MetaGradients")
+    return ops.convert_to_tensor(norms)
+
+
 _OWN = (
     Fact(
         "input_norms",
@@ -191,6 +201,13 @@ _OWN = (
         source=MODEL,
         per="output",
         measure=_scales,
+    ),
+    Fact(
+        "meta_gradient_norms",
+        "the mean over outer steps of meta-training of the L2 norm of an output's gradient, (outputs,)",
+        source=MODEL,
+        per="output",
+        measure=_meta_norms,
     ),
 )
 _REGISTRY = {fact.name: fact for fact in _OWN}

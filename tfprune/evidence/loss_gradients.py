@@ -65,7 +65,7 @@ class Recorder(keras.optimizers.Optimizer):
         for request, total in zip(self.requests, self.sums, strict=True):
             gradient = grads[self.indices[id(request.subject.kernel.variable)]]
             if gradient is not None:  # the loss depends on it
-                recorded = _arranged(ops.cast(_dense(gradient), "float64"), request)
+                recorded = _arranged(ops.cast(dense(gradient), "float64"), request)
                 total.assign_add(request.checked(request.fact.measure(recorded, ops), request.shape))
         self.iterations.assign_add(1)
 
@@ -83,7 +83,8 @@ class Recorder(keras.optimizers.Optimizer):
         }
 
 
-def _dense(gradient: Any) -> Any:
+def dense(gradient: Any) -> Any:
+    """Return a gradient as an array, also of an embedding, whose gradient names rows."""
     if hasattr(gradient, "dense_shape"):  # of an embedding: the rows that were looked up
         rows, shape = ops.expand_dims(gradient.indices, 1), gradient.dense_shape
         return ops.scatter(rows, gradient.values, shape)

@@ -27,6 +27,7 @@ class Subject:
         criterion: The criterion, which names the facts that it needs.
         latent: A function that returns the latent values of the weight.
         mask: Its mask, or None for a weight that has none.
+        origin: The weight of the user's model that this one was copied from; None if it is that weight itself.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Subject:
     criterion: Criterion
     latent: Callable[[], np.ndarray]
     mask: keras.Variable | None = None
+    origin: keras.Variable | None = None
 
 
 @dataclass(frozen=True, eq=False)

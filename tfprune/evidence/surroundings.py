@@ -22,12 +22,14 @@ class Surroundings:
 
     Attributes:
         path: The path of the weight in the model.
+        variable: The weight in the user's model.
         layer: The innermost layer that holds the weight.
         hooked: The layer whose outputs are looked at: `layer`, or a loop around it.
         normalizers: A function that returns what `normalizers` does, called only if a fact asks.
     """
 
     path: str
+    variable: keras.Variable
     layer: keras.layers.Layer
     hooked: keras.layers.Layer
     normalizers: Callable[[], Normalizers]
@@ -43,7 +45,9 @@ def facts_of_model(model: keras.layers.Layer, requests: Sequence[FactRequest]) -
     once = functools.cache(lambda: normalizers(model))
     found = {}
     for request in requests:
-        around = Surroundings(request.subject.path, request.holder, request.hooked, once)
+        subject = request.subject
+        variable = subject.kernel.variable if subject.origin is None else subject.origin
+        around = Surroundings(subject.path, variable, request.holder, request.hooked, once)
         value = request.fact.measure(around, ops)
         if not isinstance(value, UnknownFact):
             value = np.asarray(ops.convert_to_numpy(request.checked(value, request.shape)), dtype=np.float64)

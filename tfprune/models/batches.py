@@ -14,11 +14,15 @@ _ROWS = 32  # of arrays in one batch, as in `fit` and `predict`
 
 
 class Batch(NamedTuple):
-    """Inputs, and what is known of them; any may be a structure of arrays."""
+    """Inputs, and what is known of them; any may be a structure of arrays.
+
+    `classes` are the labels that criteria compare, where `y` numbers the classes of one episode only.
+    """
 
     x: Any
     y: Any = None
     sample_weight: Any = None
+    classes: Any = None
 
 
 def check_kind(data: Any, *, argument: str = "data") -> None:
@@ -98,6 +102,8 @@ def _is_list_of_inputs(value: Any, inputs: int | None) -> bool:
 
 
 def _as_batch(value: Any, inputs: int | None, argument: str) -> Batch:
+    if isinstance(value, Batch):
+        return Batch(*keras.tree.map_structure(np.asarray, tuple(value), none_is_leaf=False))
     has_parts = isinstance(value, tuple) or (inputs == 1 and isinstance(value, list))
     parts = tuple(value) if has_parts and not _is_list_of_inputs(value, inputs) else (value,)
     if not 1 <= len(parts) <= 3:
@@ -185,7 +191,7 @@ def classes_of(batch: Batch) -> np.ndarray:
         )
     if not isinstance(batch.y, np.ndarray):
         raise ValueError(f"Expected one array of class labels in `data`. Received: a {type(batch.y).__name__}.")
-    labels = batch.y
+    labels = batch.y if batch.classes is None else batch.classes
     if labels.ndim == 2 and labels.shape[1] > 1:
         is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
         labels = labels.argmax(axis=1) if is_one_hot else labels

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.allocation import ALLOCATIONS, Weight, allocate
+from tfprune.allocation import ALLOCATIONS, Allocation, Weight, allocate
 from tfprune.channels.network import Network
 from tfprune.progress import Progress
 from tfprune.shrinking.shrink import shrink
@@ -45,7 +45,7 @@ class Budget:
     """
 
     limits: tuple[tuple[str, int | float], ...]
-    base: str
+    base: str | Allocation
     measure: Callable[[keras.Model], float] | None
     progress: float = 1.0
 
@@ -139,7 +139,7 @@ def budget(
     bytes: Limit = None,  # noqa: A002
     latency: Limit = None,
     measure: Callable[[keras.Model], float] | None = None,
-    base: str = "uniform",
+    base: str | Allocation = "uniform",
 ) -> Budget:
     """Limit what a model may cost once it is pruned.
 
@@ -154,13 +154,14 @@ def budget(
         latency: Microseconds of one inference, by `measure`.
         measure: Returns the latency of a plain model, such as `tfprune.export.latency`, which exports it and runs it
             on this machine.
-        base: How a sparsity is split over the groups: `"uniform"`, `"global"`, `"lamp"`.
+        base: How a sparsity is split over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, or a function,
+            such as `allocation.LayerThreshold()`.
 
     Returns:
         The budget.
 
     Raises:
-        TypeError: If a limit is not a number, or `base` is not a name.
+        TypeError: If a limit is not a number, or `base` is neither a name nor a function.
         ValueError: If there is no limit, one is not positive or is a fraction of 1 or more, `latency` comes without
             `measure`, or `base` is not one of the names.
 
@@ -180,7 +181,8 @@ def budget(
             f"Expected `measure` with a latency, and only then. Received: latency={latency!r}, measure={measure!r}. "
             f"tfprune.export.latency measures on this machine: budget(latency=0.5, measure=tfprune.export.latency)."
         )
-    check_choice(base, "base", choices=ALLOCATIONS)
+    if not callable(base):
+        check_choice(base, "base", choices=ALLOCATIONS, others="or a function")
     return Budget(limits, base, measure)
 
 

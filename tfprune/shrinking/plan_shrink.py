@@ -24,7 +24,7 @@ from tfprune.report import Skipped
 from tfprune.shrinking.budget import Budget, check_sparsity_or_budget
 from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.spec import check_count, check_sparsity, resolve
-from tfprune.wrapping.flat_copy import flat_copy
+from tfprune.wrapping.flat_copy import FlatCopy, flat_copy
 
 
 def plan_shrink(
@@ -111,7 +111,7 @@ def plan_shrink(
         groups, scores = _ranked(network, groups, criterion)
     else:
         gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
-        scores = bundle_scores(network, _scored(flat, named, criterion=criterion, groups=groups, gatherer=gatherer))
+        scores = bundle_scores(network, _scored(copy, named, criterion=criterion, groups=groups, gatherer=gatherer))
     weights = as_weights(groups, lambda: scores)
 
     def keeping(split: list[float | None]) -> np.ndarray:
@@ -184,7 +184,7 @@ def left_alone(
 
 
 def _scored(
-    flat: keras.Model,
+    copy: FlatCopy,
     named: NamedKernels,
     *,
     criterion: Criterion,
@@ -194,11 +194,17 @@ def _scored(
     """Yield the kernels that make channels of some groups, with their scores."""
     bundles = np.concatenate([group.bundles for group in groups])
     makers = {
-        weight: Subject(path, kernel, criterion, functools.partial(as_numpy, kernel.variable))
+        weight: Subject(
+            path,
+            kernel,
+            criterion,
+            functools.partial(as_numpy, kernel.variable),
+            origin=copy.sources[id(kernel.variable)].variable,
+        )
         for weight, (path, _, kernel) in named.items()
         if weight.making(bundles)
     }
-    facts = gather(flat, list(makers.values()), gatherer=gatherer)
+    facts = gather(copy.model, list(makers.values()), gatherer=gatherer)
     for weight, subject in makers.items():
         evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
         yield weight, finite(criterion(evidence), subject.path)

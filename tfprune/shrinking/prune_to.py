@@ -168,7 +168,7 @@ class _Evaluator:
             values: dict[str, float] = {}
             copy.reset_metrics()
             for batch in self._data:
-                values = copy.test_on_batch(*batch, return_dict=True)
+                values = copy.test_on_batch(batch.x, batch.y, batch.sample_weight, return_dict=True)
         else:
             values = copy.evaluate(**arguments_of(self._data), verbose=0, return_dict=True)
         if self._metric not in values:
