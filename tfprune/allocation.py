@@ -181,10 +181,10 @@ class LayerThreshold:
         ValueError: If it is out of its range.
 
     Example:
-        >>> first = Weight("first/kernel", (2, 2), scores=lambda: np.array([[0.1, 0.2], [0.6, 0.7]]))
-        >>> second = Weight("second/kernel", (2, 2), scores=lambda: np.array([[0.3, 0.4], [0.8, 0.9]]))
+        >>> first = Weight("first/kernel", (2, 2), scores=lambda: np.array([[0.1, 0.2], [0.3, 0.7]]))
+        >>> second = Weight("second/kernel", (2, 2), scores=lambda: np.array([[0.4, 0.5], [0.8, 0.9]]))
         >>> LayerThreshold(depth=0)([first, second], 0.5), LayerThreshold(depth=2)([first, second], 0.5)
-        ([0.5, 0.5], [0.25, 0.75])
+        ([0.75, 0.25], [0.5, 0.5])
 
     Reference:
         Uddin, Alam & Pasha, 2026, "PMP-DACIS", arXiv:2601.02353, whose public code computes these thresholds without

@@ -6,6 +6,7 @@ model does not change.
 In go a model, data, and the weights with their criteria (`subject`); out comes a dict of facts for each weight. This
 room knows no fact by name: `criteria.facts` describes each one, and this room does what the description says.
 `activations` records through hooks by units (`unit_axes`), `loss_gradients` records in a training step that moves
-nothing, and `surroundings` reads facts from the model alone (`batch_norms`).
+nothing, and `surroundings` reads facts from the model alone (`batch_norms`). For few-shot models, `episodes` draws
+tasks to take as data, and `meta_gradients` keeps the gradients of meta-training beside the weights.
 Start at `gatherer.Gatherer`.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -46,8 +45,8 @@ class Episodes:
 
     def __init__(
         self,
-        x: Any,
-        y: Any,
+        x: np.ndarray,
+        y: np.ndarray,
         *,
         ways: int = 5,
         shots: int = 5,

@@ -71,8 +71,8 @@ class MetaGradients:
         if not fits:
             raise ValueError(
                 f"Expected one gradient for each of the {len(expected)} trainable variables of "
-                f"{self._model.name!r}, of shapes {expected}. Received: {received}. Pass what tape.gradient(loss, model.trainable_variables) "
-                f"returns."
+                f"{self._model.name!r}, of shapes {expected}. Received: {received}. Pass "
+                f"what tape.gradient(loss, model.trainable_variables) returns."
             )
         self._steps += 1
         for position, kernel in self._kernels:
@@ -83,7 +83,7 @@ class MetaGradients:
             setattr(kernel.variable, META, mean + (norms - mean) / self._steps)
 
     def norms(self) -> list[np.ndarray | None]:
-        """Return the mean over steps of the norms of the outputs' gradients, in the order of `add`; None for biases."""
+        """Return the mean over steps of the norm of each output, in the order of `add`; None for biases."""
         return [getattr(variable, META, None) for variable in self._model.trainable_variables]
 
 
