@@ -178,6 +178,10 @@ def units(**verbose):
     tfprune.putri(dense(8, 6, 2), X, batch_size=4, **verbose)
 
 
+def concepts(**verbose):
+    tfprune.concept_rules(dense(4, 3, 2), X, {"right": X[:, 0] > 0, "up": X[:, 1] > 0}, layers="dense_4", **verbose)
+
+
 CALLS = pytest.mark.parametrize(
     ("call", "count", "unit"),
     [
@@ -190,6 +194,7 @@ CALLS = pytest.mark.parametrize(
         (latency, 1 + 1 + 4, "candidate"),  # the model, the smallest one, and four halvings of 16 channels
         (rounds, 2 * 3, "stage"),  # removed, reconstructed, trained
         (units, 2, "group"),
+        (concepts, 1 * 2, "tree"),  # layers times concepts
     ],
 )
 

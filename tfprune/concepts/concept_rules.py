@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from tfprune.concepts.layer_units import LayerUnits, UnitsOfModel
 from tfprune.concepts.mine_rules import mine_rules
 from tfprune.concepts.rule import ConceptRule
 from tfprune.concepts.unit_activations import unit_activations
+from tfprune.progress import Progress, check_verbose
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.spec import check_count
 from tfprune.wrapping.flat_copy import flat_copy
@@ -116,6 +118,7 @@ def concept_rules(
     validation: float = 0.25,
     seed: int = 0,
     batch_size: int = 32,
+    verbose: int | str = "auto",
 ) -> ConceptRules:
     """Mine rules that tell concepts from activations: for each layer and concept, the paths of a decision tree.
 
@@ -135,6 +138,8 @@ def concept_rules(
             Default 0.25.
         seed: Draws the held-out samples, and decides between splits of a tree that are equally good. Default 0.
         batch_size: Samples in a batch of arrays, at least 1. Default 32.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
         The rules. They print as a table.
@@ -158,6 +163,7 @@ def concept_rules(
         Gopinath et al., 2023, "Feature-Guided Analysis of Neural Networks"; Formica et al., 2026, arXiv:2604.09988.
     """
     seed, batch_size = check_count(seed, "seed", least=0), check_count(batch_size, "batch_size", least=1)
+    check_verbose(verbose)
     units = UnitsOfModel(flat_copy(model))
     chosen = units.chosen(layers)
     held_out(1, validation=validation, seed=seed)  # refused before the model runs
@@ -171,14 +177,13 @@ def concept_rules(
     for name, values in labels.items():
         check_both(name, values[~held], where="the samples that rules are mined from")
         check_both(name, values[held], where="the held-out samples")
-    rules = tuple(
-        rule
-        for layer, values in activations.items()
-        for concept, there in labels.items()
-        for rule in _mined(concept, layer, values, there, held=held, seed=seed)
-    )
+    rules: list[ConceptRule] = []
+    with Progress(len(activations) * len(labels), verbose=verbose, unit="tree") as progress:
+        for (layer, values), (concept, there) in itertools.product(activations.items(), labels.items()):
+            rules += _mined(concept, layer, values, there, held=held, seed=seed)
+            progress.add()
     counts = {layer: values.shape[1] for layer, values in activations.items()}
-    return ConceptRules(tuple(labels), counts, rules, int(held.sum()), _skipped(units, reasons, layers))
+    return ConceptRules(tuple(labels), counts, tuple(rules), int(held.sum()), _skipped(units, reasons, layers))
 
 
 def _mined(
