@@ -79,7 +79,8 @@ def test_a_bar_appears_in_the_middle_of_a_call_that_lasts(monkeypatch):
     assert re.findall(r"\d/3", shown.getvalue()) == ["2/3", "3/3"]
 
 
-def test_nobody_watches_a_file():
+def test_nobody_watches_a_file(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # which a test may have imported
     with terminal(), contextlib.redirect_stdout(io.StringIO()) as file:
         run(3)
     assert file.getvalue() == ""
@@ -93,9 +94,9 @@ def test_a_program_without_a_console_goes_on(is_closed):
         run(3)
 
 
-def test_a_notebook_is_watched(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    with terminal(), contextlib.redirect_stdout(io.StringIO()) as cell:
+def test_a_notebook_is_watched():
+    cell_output = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    with terminal(), contextlib.redirect_stdout(cell_output()) as cell:
         run(3)
     assert lines_of(cell.getvalue())[0].startswith("3/3 ")
 

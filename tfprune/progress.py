@@ -87,4 +87,4 @@ def _is_watched() -> bool:
     stream = sys.stdout  # None in a program without a console
     if stream is None or getattr(stream, "closed", False) or not keras.config.is_interactive_logging_enabled():
         return False
-    return getattr(stream, "isatty", bool)() or "ipykernel" in sys.modules
+    return getattr(stream, "isatty", bool)() or type(stream).__module__.startswith("ipykernel.")
