@@ -11,7 +11,7 @@ import tfprune
 from tfprune.criteria import CRITERIA
 from tfprune.export.converting.latency import latency
 from tfprune.export.saved_models.saved import SavedModel, save
-from tfprune.export.saved_models.trained import Job, reading, verbosity
+from tfprune.export.saved_models.trained import Job, reading
 from tfprune.report import Report
 from tfprune.spec import check_choice
 
@@ -63,7 +63,6 @@ def _in_rounds(job: Job, budget: Any, options: argparse.Namespace) -> tuple[kera
         criterion=options.criterion,
         round_to=options.round_to,
         samples=options.samples,
-        verbose=verbosity(),
     )
 
 
