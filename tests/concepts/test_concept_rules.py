@@ -221,6 +221,11 @@ def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
         tfprune.concept_rules(dense(), X, {"c": HALF})
 
 
+def test_a_bar_counts_the_trees(capsys):
+    tfprune.concept_rules(dense(), X, {"c": HALF, "d": 1 - HALF}, verbose=2)
+    assert "2/2" in capsys.readouterr().out
+
+
 def test_rules_of_another_model_are_refused():
     rules = tfprune.concept_rules(dense(), X, {"c": HALF})
     with pytest.raises(ValueError, match="these layers differ: hidden"):

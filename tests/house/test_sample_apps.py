@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -181,6 +182,59 @@ def test_a_transformer_loses_heads_and_units(tmp_path):
     parameters = [int(line.split()[-1].replace(",", "")) for line in stages]
     assert parameters[0] == 114_682 and parameters[-1] < 0.6 * parameters[0]
     assert parameters == sorted(parameters, reverse=True)
+
+
+def test_concepts_keep_what_footwear_needs(tmp_path):
+    printed = printed_by(APPS / "concept_requirements.py", "--smoke", "--output", "here", folder=tmp_path)
+    names = {"dense.tflite", "concepts.tflite", "magnitude.tflite", "accuracy.png", "results.jsonl", "table.md"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == names | {"trace.html"}
+    lines = [json.loads(line) for line in (tmp_path / "here" / "results.jsonl").read_text().splitlines()]
+    assert [line["way"] for line in lines] == ["dense", "concepts", "magnitude"]
+    assert (
+        lines[0]["bytes"]
+        > lines[1]["bytes"]
+        == lines[2]["bytes"]
+        == (tmp_path / "here/concepts.tflite").stat().st_size
+    )
+    assert "R2: tell sandals, sneakers and boots apart" in printed
+    assert (tmp_path / "here" / "table.md").read_text(encoding="utf-8") in printed
+
+
+def test_attributes_are_measured_and_named(app):
+    concepts = app("concept_requirements")
+    images = np.zeros((3, 28, 28, 1), np.float32)
+    images[0, 10:14, 2:26] = 0.9  # wide and light
+    images[1, 2:26, 10:14] = 0.2  # high and dark
+    images[2, 4:24, 4:24] = 0.5
+    found = concepts.concepts(images, np.array([5, 8, 0]))
+    true = {name: np.flatnonzero(values).tolist() for name, values in found.items()}
+    assert {name: places for name, places in true.items() if places} == {
+        **dict.fromkeys(["sandal", "footwear", "wide"], [0]),
+        **dict.fromkeys(["carried", "dark"], [1]),
+        **dict.fromkeys(["sleeves", "upper body"], [2]),
+    }
+    scores = np.eye(10)[[5, 7, 0, 1]]
+    measured = concepts.accuracies(scores, np.array([5, 9, 8, 3]))
+    assert (measured["required"], measured["others"], measured["footwear"]) == (0.5, 0.0, 1.0)
+    assert measured["covers legs"] == 1.0  # a dress was taken for trousers, which cover legs, too
+    assert measured["carried"] == 0.5  # the only bag was not found, and nothing else was taken for one
+
+
+def test_committed_concept_tables_are_those_of_the_committed_results(app):
+    concepts = app("concept_requirements")
+    folder = APPS / "results"
+    lines = [json.loads(line) for line in (folder / "concept_requirements.jsonl").read_text().splitlines()]
+    text = concepts.text(lines)
+    assert text == (folder / "concept_requirements.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "gallery" / "concept_requirements.md").read_text(encoding="utf-8")
+    assert all(part.strip() in page for part in text.split("\n\n"))
+    for seed in range(3):
+        dense, kept = (
+            next(line for line in lines if (line["seed"], line["way"]) == (seed, way))
+            for way in ("dense", "concepts")
+        )
+        assert kept["bytes"] <= 0.3 * dense["bytes"]
+        assert kept["accuracy"]["required"] >= dense["accuracy"]["required"] - 0.01
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
