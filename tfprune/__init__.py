@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from tfprune.evidence.episodes import Episodes as Episodes
     from tfprune.evidence.gatherer import Gatherer as Gatherer
     from tfprune.evidence.meta_gradients import MetaGradients as MetaGradients
+    from tfprune.growth.block_ranking import BlockRanking as BlockRanking
+    from tfprune.growth.drop_blocks import drop_blocks as drop_blocks
+    from tfprune.growth.grow_depth import grow_depth as grow_depth
+    from tfprune.growth.growth_report import GrowthReport as GrowthReport
+    from tfprune.growth.rank_blocks import rank_blocks as rank_blocks
     from tfprune.models.register_prunable import register_prunable as register_prunable
     from tfprune.one_shot.prune_weights import prune_weights as prune_weights
     from tfprune.one_shot.putri import putri as putri
@@ -74,6 +79,7 @@ _ROOMS = {
     ],
     "one_shot": ["PutriReport", "prune_weights", "putri"],
     "concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
+    "growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
     "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
 _MODULES = ("allocation", "criteria", "export", "patterns", "report", "schedules", "tfmot")

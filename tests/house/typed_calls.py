@@ -83,6 +83,13 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     assert_type(tfprune.rank_channels(model, x)["block/units"], np.ndarray)
     tfprune.plan_shrink(model, criterion=tfprune.rank_heads(model, (x, x)))
     assert_type(tfprune.transformer_budget(0.5, blocks=4, attention=9, feed_forward=18, width=48), tuple[int, int])
+    grown, growth = tfprune.grow_depth(model, 2, order="stack", zero_output=True, data=x)
+    assert_type(growth, tfprune.GrowthReport)
+    assert_type(growth.copies, tuple[int, ...])
+    assert_type(tfprune.rank_blocks(model, x, by="similarity"), tfprune.BlockRanking)
+    tfprune.drop_blocks(model, growth.copies)[1].as_dict()
+    tfprune.drop_blocks(model, 3)  # error: arg-type
+    tfprune.grow_depth(model, "twice")  # error: arg-type
     tfprune.budget(0.5)  # error: call-arg
     tfprune.budget(flops="half")  # error: arg-type
     tfprune.plan_shrink(model, "half")  # error: arg-type

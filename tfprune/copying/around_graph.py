@@ -134,16 +134,21 @@ def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
     """
     copy = fresh(origin, lambda entry: revive(entry, model))
     set_layer_states(copy, layer_states(model))
+    keep_what_is_beside(model, copy)
+    for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
+        if isinstance(part, keras.Model):
+            set_later(part, counterpart)
+    return copy
+
+
+def keep_what_is_beside(model: Any, copy: Any) -> None:
+    """Give a model what stands beside the graph of another one of its class and has no weights."""
     weightless = {place: layer for place, layer in beside_graph(model) if not layer.weights}
     for (name, *rest), layer in weightless.items():
         if not rest:  # a preprocessor, for example, whose vocabulary is no part of the configuration
             setattr(copy, name, layer)
     if hasattr(model, "sampler"):  # by which language models of KerasHub write, set by their `compile`
         copy.sampler = model.sampler
-    for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
-        if isinstance(part, keras.Model):
-            set_later(part, counterpart)
-    return copy
 
 
 def _retraced(model: keras.Model, replace: Replace, origin: dict[str, Any]) -> keras.Model:

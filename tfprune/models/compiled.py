@@ -1,8 +1,8 @@
-"""Copies of a compiled model that train and are judged as it is."""
+"""What a model is compiled with, and copies that train and are judged as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -66,3 +66,19 @@ def arguments_of(data: Any) -> dict[str, Any]:
             f"tf.data.Dataset. Received: an object of type {type(data).__name__}."
         )
     return {"x": data}
+
+
+def loss_of(model: keras.Model, loss: Any) -> Callable:
+    """Return the loss that is given as itself, by its name or as a function, or that a model is compiled with.
+
+    Raises:
+        ValueError: If there is none, or the model has several outputs.
+    """
+    loss = getattr(model, "loss", None) if loss is None else loss
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [None])  # a subclassed model names none
+    if loss is None or len(outputs) > 1:
+        raise ValueError(
+            f"Expected a model with one output and a loss. Received: {model.name!r} with {len(outputs)} and "
+            f"loss={loss!r}. Compile the model, or pass `loss`, such as 'sparse_categorical_crossentropy'."
+        )
+    return keras.losses.get(loss)

@@ -141,21 +141,26 @@ def _clone(model: keras.Model, call: Callable, *, inputs: Any) -> keras.Model:
     )
 
 
-def flatten(model: keras.Model) -> keras.Model:
+def flatten(model: keras.Model, *, opens: Callable[[Any], bool] | None = None) -> keras.Model:
     """Return a Functional model over the layers of a graph model and of the models nested in it.
 
     A layer whose name is taken gets the name of its model in front. Models whose class has a `call` of its own
     stay whole.
+
+    Args:
+        model: A graph model.
+        opens: Tells whether the layers of a model take its place; None opens those that `is_plain`.
     """
+    opens = opens or is_plain
     taken: set[str] = set()
-    for owner, operation in _operations(model):
+    for owner, operation in _operations(model, opens):
         while operation.name in taken:
             operation.name = f"{owner.name}_{operation.name}"
         taken.add(operation.name)
     _number_after(taken)
     flat = _functional(model)
-    while any(map(is_plain, flat.layers)):
-        flat = retrace(flat, _call_inline)
+    while any(map(opens, flat.layers)):
+        flat = retrace(flat, functools.partial(_call_inline, opens))
     return flat
 
 
@@ -196,7 +201,7 @@ def _functional(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _operations(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
+def _operations(model: keras.Model, opens: Callable[[Any], bool]) -> Iterator[tuple[keras.Model, Any]]:
     """Yield what the flat model will consist of, with the model that holds it; the outermost first."""
     models, seen = [model], {id(model)}
     for owner in models:
@@ -204,15 +209,15 @@ def _operations(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
             if id(operation) in seen or (owner is not model and isinstance(operation, keras.layers.InputLayer)):
                 continue
             seen.add(id(operation))
-            if is_plain(operation):
+            if opens(operation):
                 models.append(operation)
             else:
                 yield owner, operation
 
 
-def _call_inline(layer: Any, *args: Any, **kwargs: Any) -> Any:
+def _call_inline(opens: Callable[[Any], bool], layer: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call a layer, or what a nested model is made of, in training as the model is."""
-    if not is_plain(layer):
+    if not opens(layer):
         return layer(*args, **kwargs)
 
     def call(inner: Any, *inner_args: Any, **inner_kwargs: Any) -> Any:

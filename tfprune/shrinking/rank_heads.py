@@ -11,6 +11,7 @@ import numpy as np
 
 from tfprune.channels.network import Network
 from tfprune.models.batches import Batches
+from tfprune.models.compiled import loss_of
 from tfprune.models.kinds import as_graph
 from tfprune.models.layers import as_numpy
 from tfprune.progress import Progress, check_verbose
@@ -59,7 +60,7 @@ def rank_heads(
     """
     check_verbose(verbose)
     copy = flat_copy(model)
-    measured = _loss(model, loss)
+    measured = loss_of(model, loss)
     flat, network = copy.model, copy.network()
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
@@ -74,17 +75,6 @@ def rank_heads(
                 losses[name].append(_mean_loss(run, batches, measured))
             progress.add()
     return {name: np.array(each) - whole for name, each in losses.items()}
-
-
-def _loss(model: keras.Model, loss: Any) -> Callable:
-    loss = getattr(model, "loss", None) if loss is None else loss
-    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [None])  # a subclassed model names none
-    if loss is None or len(outputs) > 1:
-        raise ValueError(
-            f"Expected a model with one output and a loss. Received: {model.name!r} with {len(outputs)} and "
-            f"loss={loss!r}. Compile the model, or pass `loss`, such as 'sparse_categorical_crossentropy'."
-        )
-    return keras.losses.get(loss)
 
 
 def _mean_loss(model: keras.Model, batches: Batches, loss: Callable) -> float:

@@ -1,0 +1,106 @@
+"""Set to zero what blocks add to what they read, so that they hand it on as it is, and learn from there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.blocks.arranged import Arranged
+from tfprune.blocks.block import layer_inside
+from tfprune.blocks.run import run, run_block
+from tfprune.models.kernels import kernels
+from tfprune.models.layer_hooks import holders, hooked_calls
+from tfprune.models.layers import as_numpy, walk
+from tfprune.opening.open_layers import own_weights
+
+
+def zero_outputs(made: Arranged, places: Sequence[int], *, inputs: Sequence[Any]) -> dict[int, tuple[str, ...]]:
+    """Set to zero the last kernels and biases on each way through some blocks, and return their paths by place.
+
+    Kernels before the last one keep their values, so that the gradient of the last one is not zero.
+
+    Args:
+        made: A model, in which weights are set to zero.
+        places: The places of the blocks.
+        inputs: Numbers for each input of the model, on which it is tried.
+
+    Raises:
+        ValueError: If a block does not hand on what it reads even if all its kernels are zero.
+    """
+    values = run(made.found, made.order, inputs=inputs)
+    like = values.stream[0]
+    random = np.random.default_rng(0).normal(size=tuple(like.shape))
+    entry = keras.ops.cast(random, keras.backend.standardize_dtype(like.dtype))
+    found: dict[int, tuple[str, ...]] = {}
+    for place in places:
+        number = made.order[place]
+
+        def through(place: int = place, number: int = number) -> Any:
+            own = functools.partial(made.perform, place=place)
+            return run_block(made.found, number, entry=entry, context=values.context, perform=own)
+
+        found[place] = _zero(made, place, entry, through)
+    return found
+
+
+def _zero(made: Arranged, place: int, entry: Any, through: Callable[[], Any]) -> tuple[str, ...]:
+    layers = made.at(place)
+    shared = [call.layer for call in made.found.blocks[made.order[place]].calls if made.found.is_shared(call.layer)]
+    if any(getattr(layer, "weights", None) for layer in shared):
+        raise ValueError(
+            f"Expected blocks with weights of their own for zero_output=True. Received: block {made.order[place]} of "
+            f"{made.found.copy.name!r}, which shares {shared[0].name!r} with others. Pass zero_output=False."
+        )
+    weights = _in_order(layers, through)
+    values = [as_numpy(weight).copy() for _, weight in weights]
+    for _, weight in weights:
+        weight.assign(np.zeros(weight.shape))
+    if not _is_same(through(), entry):
+        raise ValueError(
+            f"Expected blocks that add something to what they read, for zero_output=True. Received: block "
+            f"{made.order[place]} of {made.found.copy.name!r}, which begins with {layers[0].name!r} and changes what "
+            f"it reads even if all its kernels are zero, as a normalization after the sum does. Pass "
+            f"zero_output=False."
+        )
+    zeroed = []
+    for (path, weight), value in zip(weights, values, strict=True):
+        weight.assign(value)
+        if not _is_same(through(), entry):
+            weight.assign(np.zeros(weight.shape))
+            zeroed.append(path)
+    return tuple(zeroed)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return np.array_equal(*(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")) for value in (one, other)))
+
+
+def _in_order(layers: Sequence[keras.layers.Layer], through: Callable[[], Any]) -> list[tuple[str, keras.Variable]]:
+    """Return kernels, and biases beside them, in the order in which their layers are called, with their paths."""
+    paths: dict[int, str] = {}
+    parts: dict[int, keras.layers.Layer] = {}
+    for layer in map(layer_inside, layers):
+        inner = {key: holder for key, (_, holder) in holders(layer).items()}
+        owners = {id(inner[id(kernel.variable)]) for kernel in kernels(layer)}
+        for path, part in walk(layer):
+            if id(part) in owners:
+                parts[id(part)] = part
+                paths[id(part)] = f"{layer.name}/{path}" if path else layer.name
+    called: dict[int, int] = {}
+
+    def note(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
+        called.setdefault(id(layer), len(called))
+
+    with hooked_calls(parts.values(), note):
+        through()
+    ordered = sorted(parts.values(), key=lambda part: called.get(id(part), len(parts)))
+    return [
+        (f"{paths[id(part)]}/{weight.name}", weight)
+        for part in ordered
+        for weight in own_weights(part)
+        if keras.backend.is_float_dtype(weight.dtype)
+    ]
