@@ -1,7 +1,7 @@
 """Fashion-MNIST: a product needs footwear only; keep the units that its concepts need, and say why each stays.
 
-python sample_apps/concept_requirements.py --seeds 3      # half an hour on two cores
-python sample_apps/concept_requirements.py --smoke        # seconds, on made-up images
+python sample_apps/concept_requirements.py --seeds 3      # a quarter of an hour on two cores
+python sample_apps/concept_requirements.py --smoke        # a minute, on made-up images
 """
 
 from __future__ import annotations

@@ -101,6 +101,22 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     plan.draw("plan.png")  # error: attr-defined
 
 
+def concepts(model: keras.Model, x: np.ndarray) -> None:
+    rules = tfprune.concept_rules(model, x, {"dark": x[:, 0] < 0.5}, layers=["hidden"], validation=0.5)
+    assert_type(rules.best("dark").precision, float)
+    plan, trace = tfprune.plan_concepts(model, rules, require={"R1": ["dark"]}, min_recall=0.8)
+    assert_type(plan, tfprune.ShrinkPlan)
+    assert_type(trace, tfprune.ConceptTrace)
+    assert_type(trace.why("hidden", 3), str)
+    trace.html(Path("trace.html"))
+    tfprune.wrap(model, criterion=trace.criterion(), pattern="channel")
+    tfprune.prune_to(model, plan, (x, x), epochs=2)
+    tfprune.concept_rules(model, x, [x[:, 0] < 0.5])  # error: arg-type
+    tfprune.plan_concepts(model, rules)  # error: call-arg
+    tfprune.plan_concepts(model, {}, require=["dark"])  # error: arg-type
+    trace.save("trace.html")  # error: attr-defined
+
+
 def exporting(model: keras.Model, x: np.ndarray) -> None:
     report = to_tflite(model, "model.tfz", quantize="int8", calibration=[x], compress="packed", check_on=x)
     assert_type(report, tfprune.export.ExportReport)

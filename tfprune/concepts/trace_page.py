@@ -48,9 +48,7 @@ def _requirements(trace: ConceptTrace) -> Iterator[str]:
             rules = [(index, rule) for index, rule in enumerate(trace.rules) if rule.concept == concept]
             for layer in dict.fromkeys(rule.layer for _, rule in rules):
                 own = [(index, rule) for index, rule in rules if rule.layer == layer]
-                label = (
-                    f'{name_text(concept)}<span class="why">{text(layer)}: rules {_links(i for i, _ in own)}</span>'
-                )
+                label = f'{name_text(concept)}<span class="why">{text(layer)}: {_links([i for i, _ in own])}</span>'
                 rows.append([label, *_together([rule for _, rule in own])])
         table = rows_table(["Concept", "Units", "Precision", "Recall"], rows)
         yield (
@@ -97,12 +95,13 @@ def _units(trace: ConceptTrace) -> Iterator[str]:
 
 def _unit(each: KeptUnit) -> list[str]:
     tied = f"tied to {text(', '.join(each.tied_to), SENTENCE)}, for " if each.tied_to else ""
-    why = text(each.reason, SENTENCE) or f"{tied}rules {_links(each.rules)}"
+    why = text(each.reason, SENTENCE) or f"{tied}{_links(each.rules)}"
     return [f'{name_text(f"{each.layer}[{each.unit}]")}<span class="why">{why}</span>', f"{len(each.rules)}"]
 
 
-def _links(indices: Iterable[int]) -> str:
-    return ", ".join(f'<a href="#rule-{index + 1}">{index + 1}</a>' for index in indices)
+def _links(indices: Sequence[int]) -> str:
+    listed = ", ".join(f'<a href="#rule-{index + 1}">{index + 1}</a>' for index in indices)
+    return f"{'rule' if len(indices) == 1 else 'rules'} {listed}"
 
 
 def _notes(trace: ConceptTrace) -> str:
