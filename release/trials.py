@@ -124,6 +124,10 @@ def study() -> None:
     assert all(map(is_installed, ["joblib", "sacrebleu", "sentencepiece", "sklearn", "matplotlib", "keras"]))
 
 
+def few_shot() -> None:
+    assert all(map(is_installed, ["fontTools", "PIL", "matplotlib", "keras"]))
+
+
 def language_model() -> None:
     assert all(map(is_installed, ["gguf", "safetensors", "keras_hub", "matplotlib"]))
 

@@ -250,10 +250,10 @@ def test_thresholds_by_hand():
 
 def test_scores_less_their_thresholds_are_ranked_together():
     weights = normal((20, 30), (50, 8), (9, 9))
-    threshold = LayerThreshold(base=0.8, depth=0.9)
+    threshold = LayerThreshold(base=0.8, depth=0.9, least=1)
     lowered = [weight.scores().ravel() - low for weight, low in zip(weights, threshold.thresholds(3), strict=True)]
     assert kept(weights, allocate(threshold, weights, 0.7)) == brute_force(lowered, 0.7)
-    assert allocate(LayerThreshold(depth=0), weights, 0.7) == allocate("global", weights, 0.7)
+    assert allocate(LayerThreshold(depth=0, least=1), weights, 0.7) == allocate("global", weights, 0.7)
 
 
 @pytest.mark.parametrize("change", [{"base": 1.5}, {"depth": 0.9}, {"decay": 0.1}, {"complexity": 0.0}])
@@ -269,7 +269,17 @@ def test_each_part_of_the_threshold_changes_the_masks(change):
     assert sum(mask.sum() for mask in masks[1]) == kept_count(4 * 256, 0.6)
 
 
-@pytest.mark.parametrize("arguments", [{"base": -1}, {"depth": -0.1}, {"decay": -1}, {"complexity": 2.5}])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.95])
+def test_each_weight_keeps_its_least(sparsity):
+    """The second weight lies far below its threshold, and the first gives up what the second keeps."""
+    weights = normal((6, 20), (5, 8), scales=(1.0, 1e-3))
+    first, second = kept(weights, allocate(LayerThreshold(base=9, depth=9, least=5), weights, sparsity))
+    assert second == 5 and first == max(kept_count(160, sparsity) - 5, 5)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"base": -1}, {"depth": -0.1}, {"decay": -1}, {"complexity": 2.5}, {"least": 0}]
+)
 def test_thresholds_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         LayerThreshold(**arguments)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tfprune.spec import check_choice, check_number, check_regex, check_sparsity
+from tfprune.spec import check_choice, check_count, check_number, check_regex, check_sparsity
 from tfprune.top_k import keep_largest
 
 __all__ = ["Allocation", "LayerThreshold", "Weight", "allocate", "erk", "global_", "lamp", "uniform"]
@@ -110,12 +110,14 @@ def erk(weights: Sequence[Weight], sparsity: float) -> list[float]:
     return [float(1 - value) for value in density]
 
 
-def _select_over_all(weights: Sequence[Weight], scores: list[np.ndarray], sparsity: float) -> list[float]:
+def _select_over_all(
+    weights: Sequence[Weight], scores: list[np.ndarray], sparsity: float, *, least: int = 1
+) -> list[float]:
     """Keep the largest scores of all weights together; return the fraction of zeros of each weight."""
     ends = np.cumsum([score.size for score in scores])
     keep = keep_largest(np.concatenate(scores), max(int(ends[-1]) - round(sparsity * int(ends[-1])), 1))
     parts = np.split(keep, ends[:-1])
-    zeros = [min(part.size - int(np.count_nonzero(part)), part.size - 1) for part in parts]
+    zeros = [min(part.size - int(np.count_nonzero(part)), max(part.size - least, 0)) for part in parts]
     return [zero / weight.size for zero, weight in zip(zeros, weights, strict=True)]
 
 
@@ -167,7 +169,7 @@ class LayerThreshold:
 
     Use it with scores from 0 to 1, such as those of `criteria.DACIS`. All thresholds are moved by one constant until
     the overall sparsity is met. So later layers lose more than earlier ones: the larger `base` and `depth`, and the
-    simpler the task, the more. With `depth=0` this is `global_`.
+    simpler the task, the more. With `depth=0` and `least=1` this is `global_`.
 
     Args:
         base: The threshold before the first layer, at least 0. Default 0.5.
@@ -175,6 +177,7 @@ class LayerThreshold:
         decay: How fast thresholds fall with the complexity, at least 0. Default 2.
         complexity: The complexity of the task, from 0 to 2, as `criteria.ClassMoments.complexity` returns it.
             Default 0.
+        least: How many scores each weight keeps at least, its largest ones, at least 1. Default 8.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -183,8 +186,8 @@ class LayerThreshold:
     Example:
         >>> first = Weight("first/kernel", (2, 2), scores=lambda: np.array([[0.1, 0.2], [0.3, 0.7]]))
         >>> second = Weight("second/kernel", (2, 2), scores=lambda: np.array([[0.4, 0.5], [0.8, 0.9]]))
-        >>> LayerThreshold(depth=0)([first, second], 0.5), LayerThreshold(depth=2)([first, second], 0.5)
-        ([0.75, 0.25], [0.5, 0.5])
+        >>> [LayerThreshold(depth=depth, least=1)([first, second], 0.5) for depth in (0, 2)]
+        [[0.75, 0.25], [0.5, 0.5]]
 
     Reference:
         Uddin, Alam & Pasha, 2026, "PMP-DACIS", arXiv:2601.02353, whose public code computes these thresholds without
@@ -195,11 +198,13 @@ class LayerThreshold:
     depth: float = 0.5
     decay: float = 2.0
     complexity: float = 0.0
+    least: int = 8
 
     def __post_init__(self) -> None:
         for name in ("base", "depth", "decay"):
             check_number(getattr(self, name), name, least=0)
         check_number(self.complexity, "complexity", least=0, most=2)
+        check_count(self.least, "least", least=1)
 
     def thresholds(self, layers: int) -> np.ndarray:
         """Return the threshold of each layer, (layers,)."""
@@ -208,8 +213,12 @@ class LayerThreshold:
 
     def __call__(self, weights: Sequence[Weight], sparsity: float) -> list[float]:
         """Return the sparsity of each weight."""
-        pairs = zip(weights, self.thresholds(len(weights)), strict=True)
-        return _select_over_all(weights, [weight.scores().ravel() - low for weight, low in pairs], sparsity)
+        lowered = []
+        for weight, threshold in zip(weights, self.thresholds(len(weights)), strict=True):
+            scores = weight.scores().ravel()
+            above = keep_largest(scores, min(self.least, scores.size))
+            lowered.append(np.where(above, np.finfo(np.float32).max, scores - threshold))
+        return _select_over_all(weights, lowered, sparsity, least=self.least)
 
 
 ALLOCATIONS: dict[str, Allocation] = {"uniform": uniform, "erk": erk, "global": global_, "lamp": lamp}

@@ -4,49 +4,25 @@ import gzip
 import hashlib
 import importlib
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import WITHOUT_KERAS, printed_by
 
 from tfprune.export import Runner, inspect
 
 ROOT = Path(__file__).parents[2]
 APPS = ROOT / "sample_apps"
 PROGRAMS = sorted(path.stem for path in APPS.glob("*.py"))
-WITHOUT_KERAS = """
-import runpy, sys
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("keras", "tensorflow"):
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Missing())
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.fixture
 def app(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     return lambda name: importlib.import_module(f"sample_apps.{name}")
-
-
-def printed_by(*arguments, folder):
-    """Run Python in a process of its own; return what it printed."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, *map(str, arguments)]
-    completed = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=600, check=False
-    )
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    return completed.stdout
 
 
 def sparsity_of(path):
@@ -245,7 +221,7 @@ def test_help_says_what_each_option_does(app, name, monkeypatch, capsys):
     assert ended.value.code == 0
     options = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  -")]
     assert options
-    assert name == "wrist_device" or "--smoke" in [option[0] for option in options]
+    assert name in ("wrist_device", "few_shot_device") or "--smoke" in [option[0] for option in options]
 
 
 @pytest.mark.parametrize("name", ["fashion_cnn", "wrist_exercises"])
