@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from tfprune.evidence.episodes import Episodes as Episodes
     from tfprune.evidence.gatherer import Gatherer as Gatherer
     from tfprune.evidence.meta_gradients import MetaGradients as MetaGradients
+    from tfprune.experts.drop_experts import drop_experts as drop_experts
+    from tfprune.experts.experts_report import ExpertsReport as ExpertsReport
+    from tfprune.experts.grow_experts import grow_experts as grow_experts
+    from tfprune.experts.merge_experts import merge_experts as merge_experts
+    from tfprune.experts.register_experts import register_experts as register_experts
     from tfprune.growth.block_ranking import BlockRanking as BlockRanking
     from tfprune.growth.drop_blocks import drop_blocks as drop_blocks
     from tfprune.growth.grow_depth import grow_depth as grow_depth
@@ -79,6 +84,7 @@ _ROOMS = {
     ],
     "one_shot": ["PutriReport", "prune_weights", "putri"],
     "concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
+    "experts": ["ExpertsReport", "drop_experts", "grow_experts", "merge_experts", "register_experts"],
     "growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
     "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }

@@ -89,6 +89,10 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     assert_type(tfprune.rank_blocks(model, x, by="similarity"), tfprune.BlockRanking)
     tfprune.drop_blocks(model, growth.copies)[1].as_dict()
     tfprune.drop_blocks(model, 3)  # error: arg-type
+    assert_type(tfprune.grow_experts(model, 2, noise=0.0)[1], tfprune.ExpertsReport)
+    tfprune.merge_experts(model, [[0, 1], [2, 3]], top_k=1)[1].as_dict()
+    tfprune.drop_experts(model, 3)  # error: arg-type
+    tfprune.register_experts(keras.layers.Dense, weights={"kernel": "last"})  # error: dict-item
     tfprune.grow_depth(model, "twice")  # error: arg-type
     tfprune.budget(0.5)  # error: call-arg
     tfprune.budget(flops="half")  # error: arg-type

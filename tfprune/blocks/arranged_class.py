@@ -13,8 +13,7 @@ from tfprune.blocks.block import layer_inside
 from tfprune.blocks.find_blocks import Blocks
 from tfprune.blocks.names import numbered_names
 from tfprune.blocks.run import run
-from tfprune.copying.around_graph import keep_what_is_beside, replace_in_live_graph
-from tfprune.copying.locked import lock_models
+from tfprune.copying.around_graph import keep_what_is_beside, wrap_alike
 from tfprune.copying.origin import fresh, origin_of
 from tfprune.models.layers import rename, walk
 from tfprune.models.rebuild import copy_variables, revive
@@ -92,7 +91,8 @@ def _made(found: Blocks, order: Sequence[int], config: dict[str, Any]) -> Arrang
     rename(new, names)
     for (key, layer), counterpart in pairs.items():
         _check_same(layer_inside(layer), counterpart, key)
-    wrapped = _wrapped(new, pairs)
+    wrappers = {id(plain): layer for (_, layer), plain in pairs.items() if layer_inside(layer) is not layer}
+    wrapped = wrap_alike(new, wrappers)
     layers: dict[tuple[int, int | None], Any] = {}
     for ((_, place), layer), plain in pairs.items():
         own = wrapped.get(id(plain), plain)
@@ -101,7 +101,6 @@ def _made(found: Blocks, order: Sequence[int], config: dict[str, Any]) -> Arrang
         rename(own, own_names)
         layers[id(layer), place] = own
     new.name = model.name
-    lock_models(new)
     made = Arranged(new, found, order, layers, "class")
     _check_outputs(made)
     return made
@@ -160,24 +159,6 @@ def _settings(layer: keras.layers.Layer) -> dict[str, Any]:
 
 _PLAIN = (bool, int, float, str, type(None))
 _STATES = ("name", "built", "trainable", "autocast", "lora_rank", "lora_alpha", "lora_enabled")
-
-
-def _wrapped(new: keras.Model, pairs: dict[Any, keras.layers.Layer]) -> dict[int, keras.layers.Layer]:
-    """Put wrappers around the layers of a new model as they are in the old one; return them by the layer inside."""
-    wrappers = {id(plain): layer for (_, layer), plain in pairs.items() if layer_inside(layer) is not layer}
-    made: dict[int, keras.layers.Layer] = {}
-    if not wrappers:
-        return made
-    read = keras.saving.deserialize_keras_object
-
-    def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        wrapper: Any = wrappers.get(id(layer))
-        if wrapper is not None:
-            made[id(layer)] = type(wrapper)(layer, **read(wrapper.settings()))
-        return made.get(id(layer))
-
-    replace_in_live_graph(new, replace)
-    return made
 
 
 def _check_outputs(made: Arranged) -> None:

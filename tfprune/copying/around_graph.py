@@ -7,7 +7,7 @@ model, with wrappers around them; its attributes keep the layers themselves, whi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -100,6 +100,28 @@ def _again(model: keras.Model, wrappers: dict[int, tuple[Any, dict[str, Any]]]) 
 def replace_in_live_graph(model: keras.Model, replace: Replace) -> keras.Model:
     """Do what `replace_in_graph` does in the model itself, which keeps its weights, and return it."""
     return _retraced(model, replace, origin_of(model))
+
+
+def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, keras.layers.Layer]:
+    """Put wrappers around layers of a model itself, with the settings of others; return them by the layer inside.
+
+    Args:
+        model: A model of a class around a graph.
+        wrappers: Wrappers of another model, by the ids of the layers of this one.
+    """
+    made: dict[int, keras.layers.Layer] = {}
+
+    def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        wrapper = wrappers.get(id(layer))
+        if wrapper is not None:
+            settings = keras.saving.deserialize_keras_object(wrapper.settings())
+            made[id(layer)] = type(wrapper)(layer, **settings)
+        return made.get(id(layer))
+
+    if wrappers:
+        replace_in_live_graph(model, replace)
+        lock_models(model)
+    return made
 
 
 def restore_around_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:

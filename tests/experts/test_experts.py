@@ -1,0 +1,236 @@
+"""Mixtures of experts of one's own: copies, merged and dropped experts, masks, and what does not compute the same."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+
+ops = keras.ops
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Mixture(keras.layers.Layer):
+    """Experts of one hidden layer each, with gates of several kinds."""
+
+    def __init__(self, num_experts=4, top_k=2, gate="softmax", **kwargs):
+        super().__init__(**kwargs)
+        self.num_experts, self.top_k, self.gate = num_experts, top_k, gate
+        self.router = keras.layers.Dense(num_experts, name="router")
+
+    def build(self, shape):
+        self.router.build(shape)
+        width = shape[-1]
+        self.up = self.add_weight(name="up_kernel", shape=(self.num_experts, width, 6))
+        self.down = self.add_weight(name="down_kernel", shape=(self.num_experts, 6, width))
+        self.built = True
+
+    def call(self, x):
+        logits = self.router(x)
+        scores = ops.sigmoid(logits) if "sigmoid" in self.gate else ops.softmax(logits)
+        gates, chosen = ops.top_k(scores, self.top_k)
+        if "normalized" in self.gate:
+            gates = gates / ops.sum(gates, axis=-1, keepdims=True)
+        share = ops.sum(gates[..., None] * ops.one_hot(chosen, self.num_experts), axis=-2)
+        hidden = ops.relu(ops.einsum("bi,eih->beh", x, self.up))
+        return ops.einsum("beh,eho,be->bo", hidden, self.down, share)
+
+    def get_config(self):
+        own = {"num_experts": self.num_experts, "top_k": self.top_k, "gate": self.gate}
+        return {**super().get_config(), **own}
+
+
+tfprune.register_experts(Mixture, weights={"router/kernel": 1, "router/bias": 0, "up_kernel": 0, "down_kernel": 0})
+X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+
+
+def mixture(gate="softmax"):
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((4,))
+    for index in range(2):
+        x = keras.layers.Add()([x, Mixture(gate=gate, name=f"mixture_{index}")(x)])
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    for weight in model.weights:
+        weight.assign(weight + 0.3 * keras.random.normal(weight.shape))
+    return model
+
+
+def apart(one, other):
+    return np.abs(np.asarray(one(X)) - np.asarray(other(X))).max()
+
+
+@pytest.mark.parametrize("gate", ["softmax", "softmax normalized", "sigmoid normalized"])
+@pytest.mark.parametrize("factor", [2, 3])
+def test_doubled_experts_with_k_doubled_compute_the_same(gate, factor):
+    model = mixture(gate)
+    grown, report = tfprune.grow_experts(model, factor, noise=0, data=X)
+    assert apart(grown, model) <= 1e-5
+    assert report.is_function_preserving
+    assert not report.warning
+    assert [(row.experts, row.top_k) for row in report.rows] == [((4, 4 * factor), (2, 2 * factor))] * 2
+    assert all(row.nnz[1] == factor * row.nnz[0] for row in report.rows)
+    assert type(grown.layers[1]).__name__ == "Mixture"
+
+
+def test_gates_that_are_not_normalized_and_a_fixed_k_are_flagged():
+    _, report = tfprune.grow_experts(mixture("sigmoid"), noise=0, data=X)
+    assert report.is_function_preserving is False
+    assert "not normalized" in report.warning
+    assert report.warning in str(report)
+    _, fixed = tfprune.grow_experts(mixture(), noise=0, grow_top_k=False, data=X)
+    assert fixed.is_function_preserving is False
+    assert "copies take the place of others" in fixed.warning
+    assert fixed.rows[0].top_k == (2, 2)
+
+
+@pytest.mark.parametrize("noise", [0, 0.01])
+def test_copies_stay_equal_without_noise_and_diverge_with_it(noise):
+    grown, _ = tfprune.grow_experts(mixture(), noise=noise)
+    grown.compile(keras.optimizers.SGD(0.05), "mse")
+    grown.fit(X, X[:, :2], epochs=3, verbose=0)
+    up = np.asarray(grown.get_layer("mixture_0").up)
+    distance = np.abs(up[:4] - up[4:]).max()
+    assert distance == 0 if noise == 0 else distance > 1e-4
+
+
+def test_noise_is_a_hundredth_of_the_spread_and_for_copies_only():
+    model = mixture()
+    grown, report = tfprune.grow_experts(model, 2, noise=0.01, seed=1)
+    before, after = (np.asarray(one.get_layer("mixture_0").up) for one in (model, grown))
+    np.testing.assert_array_equal(after[:4], before)
+    assert (after[4:] - before).std() == pytest.approx(0.01 * before.std(), rel=0.3)
+    assert report.copies == (4, 5, 6, 7)
+    again, _ = tfprune.grow_experts(model, 2, noise=0.01, seed=1)
+    assert apart(again, grown) == 0
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_grow_then_merge_or_drop_is_the_identity_bit_for_bit(wrapped):
+    model = mixture()
+    if wrapped:
+        model = tfprune.wrap(model)
+        tfprune.update_masks(model, 0.5)
+    grown, report = tfprune.grow_experts(model, 3, noise=0)
+    merged, _ = tfprune.merge_experts(grown, [[i, i + 4, i + 8] for i in range(4)], top_k=2)
+    dropped, last = tfprune.drop_experts(grown, report.copies, top_k=2, data=X)
+    for back in (merged, dropped):
+        assert all(np.array_equal(*pair) for pair in zip(back.get_weights(), model.get_weights(), strict=True))
+        np.testing.assert_array_equal(back(X), model(X))
+    assert last.is_function_preserving
+
+
+def test_masks_and_latent_values_follow_and_noise_fills_no_zero():
+    model = tfprune.wrap(mixture())
+    tfprune.update_masks(model, 0.75)
+    before = tfprune.sparsity_report(model)
+    grown, report = tfprune.grow_experts(model, 2, noise=0.5, seed=0)
+    nnz = {(row.layer, row.weight): row.nnz for row in before.rows}
+    for row in tfprune.sparsity_report(grown).rows:
+        assert row.nnz == nnz[row.layer, row.weight] * (1 if "dense" in row.layer else 2)
+    assert all(row.nnz[1] == 2 * row.nnz[0] for row in report.rows)
+    ours, theirs = (one.get_layer("mixture_0") for one in (grown, model))
+    np.testing.assert_array_equal(ours.masks["up_kernel"], np.concatenate([theirs.masks["up_kernel"]] * 2))
+    hidden = ~np.asarray(theirs.masks["up_kernel"])
+    np.testing.assert_array_equal(ours.latent("up_kernel")[4:][hidden], theirs.latent("up_kernel")[hidden])
+    assert (np.asarray(ours.layer.up)[4:][hidden] == 0).all()
+
+
+def test_a_merged_expert_is_the_mean_of_its_group():
+    model = mixture()
+    merged, report = tfprune.merge_experts(model, [[0, 2], [1], [3]])
+    before, after = (one.get_layer("mixture_1") for one in (model, merged))
+    np.testing.assert_allclose(after.up[0], (np.asarray(before.up)[0] + np.asarray(before.up)[2]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(after.down[1:], np.asarray(before.down)[[1, 3]])
+    kernel = np.asarray(before.router.kernel)
+    np.testing.assert_allclose(after.router.kernel[:, 0], kernel[:, [0, 2]].mean(axis=1), rtol=1e-6)
+    assert report.rows[0].experts == (4, 3)
+    assert report.as_dict()["groups"] == [[0, 2], [1], [3]]
+
+
+def test_merged_masks_keep_what_any_keeps_and_no_latent_value_of_it():
+    model = tfprune.wrap(mixture())
+    tfprune.update_masks(model, 0.5)
+    merged, _ = tfprune.merge_experts(model, [[0, 1], [2], [3]])
+    before, after = (one.get_layer("mixture_0") for one in (model, merged))
+    masks, latents = np.asarray(before.masks["up_kernel"]), before.latent("up_kernel")
+    keep = masks[0] | masks[1]
+    np.testing.assert_array_equal(after.masks["up_kernel"][0], keep)
+    expected = np.where(keep, (latents * masks)[:2].mean(axis=0), latents[:2].mean(axis=0))
+    np.testing.assert_allclose(after.latent("up_kernel")[0], expected, rtol=1e-6)
+
+
+def test_masks_of_a_pattern_that_does_not_hold_for_the_merged_expert_are_refused():
+    model = tfprune.wrap(mixture(), pattern=tfprune.patterns.NM(1, 4))
+    tfprune.update_masks(model, 0.7)
+    with pytest.raises(ValueError, match="experts that can be merged under NM"):
+        tfprune.merge_experts(model, [[0, 1], [2], [3]])
+
+
+def test_an_expert_that_is_never_used_is_missed_by_nobody(tmp_path):
+    model = mixture()
+    for index in range(2):
+        router = model.get_layer(f"mixture_{index}").router
+        router.bias.assign(np.array([0, 0, -1e3, 0]))
+    smaller, report = tfprune.drop_experts(model, [2], data=X)
+    assert report.is_function_preserving
+    assert report.samples == 32
+    smaller.save(tmp_path / "smaller.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "smaller.keras")(X), smaller(X))
+
+
+def test_a_layer_alone():
+    layer = mixture().get_layer("mixture_0")
+    grown, report = tfprune.grow_experts(layer, 2, noise=0, data=X)
+    assert apart(grown, layer) <= 1e-5
+    assert report.is_function_preserving
+    assert tfprune.grow_experts(layer, 2)[1].is_function_preserving is None
+
+
+class Other(Mixture):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (
+            lambda: tfprune.grow_experts(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])),
+            ValueError,
+            "none is known",
+        ),
+        (lambda: tfprune.grow_experts("model"), TypeError, "Expected a Keras model or layer"),
+        (lambda: tfprune.grow_experts(Mixture()), ValueError, "Expected a built layer"),
+        (lambda: tfprune.grow_experts(mixture(), 1), ValueError, "`factor`"),
+        (lambda: tfprune.grow_experts(mixture(), noise=-1), ValueError, "`noise`"),
+        (
+            lambda: tfprune.drop_experts(mixture(), [4]),
+            ValueError,
+            "among 0 to 3, and one to be left. Received: expert 4",
+        ),
+        (lambda: tfprune.drop_experts(mixture(), range(4)), ValueError, "Received: all 4"),
+        (lambda: tfprune.drop_experts(mixture(), [0], top_k=4), ValueError, "`top_k`"),
+        (lambda: tfprune.drop_experts(mixture(), 2), TypeError, "numbers of experts"),
+        (lambda: tfprune.merge_experts(mixture(), [[0, 1], [2]]), ValueError, "each of the experts 0 to 3"),
+        (lambda: tfprune.merge_experts(mixture(), [0, 1]), TypeError, "groups of experts"),
+        (lambda: tfprune.merge_experts(mixture(), [[0, 1, 2, 3], []]), ValueError, "an expert in each"),
+        (lambda: tfprune.register_experts(Mixture, weights={}), ValueError, "Expected `weights`"),
+        (lambda: tfprune.register_experts(Mixture, weights="router"), TypeError, "Expected `weights`"),
+        (lambda: tfprune.register_experts("Mixture", weights={"a": 0}), TypeError, "layer_class"),
+    ],
+)
+def test_wrong_arguments_are_refused(call, kind, text):
+    with pytest.raises(kind, match=text):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [({"gate/kernel": 1}, "without 'gate/kernel'"), ({"up_kernel": 2}, "4 experts along axis 2 of 'up_kernel'")],
+)
+def test_a_registration_that_does_not_fit_is_refused(weights, text):
+    tfprune.register_experts(Other, weights=weights)
+    model = keras.Sequential([keras.Input((4,)), Other()])
+    with pytest.raises(ValueError, match=text):
+        tfprune.grow_experts(model)

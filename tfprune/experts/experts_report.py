@@ -1,0 +1,73 @@
+"""Report of `grow_experts`, `merge_experts` and `drop_experts`: how many experts there are, and what this changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfprune.report import Report, table
+
+
+@dataclass(frozen=True)
+class ExpertsRow(Report):
+    """A layer with experts.
+
+    Attributes:
+        layer: Its path.
+        experts: How many it had, and has now.
+        top_k: How many were used for each input, and are now.
+        nnz: How many entries of the experts and the router were not zero, and are now.
+    """
+
+    layer: str
+    experts: tuple[int, int]
+    top_k: tuple[int, int]
+    nnz: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ExpertsReport(Report):
+    """How many experts a model has now, and whether it computes the same.
+
+    Attributes:
+        rows: A row for each layer with experts.
+        groups: The experts that each new expert is made of; of the first layer, where layers differ.
+        difference: The largest difference of an output, as a fraction of the largest output, on the data that were
+            given, or else on random numbers; None if it was not measured.
+        samples: On how many samples of the data it was measured, 0 for random numbers.
+        warning: Why the model does not compute the same although experts were only repeated; empty otherwise.
+
+    Example:
+        >>> row = ExpertsRow("mixture", experts=(2, 4), top_k=(1, 2), nnz=(600, 1200))
+        >>> report = ExpertsReport((row,), ((0,), (1,), (0,), (1,)), difference=0.0, samples=8)
+        >>> report.copies, report.is_function_preserving
+        ((2, 3), True)
+    """
+
+    JSON_NAMES = ("rows", "groups", "copies", "difference", "samples", "warning", "is_function_preserving")
+
+    rows: tuple[ExpertsRow, ...]
+    groups: tuple[tuple[int, ...], ...]
+    difference: float | None
+    samples: int
+    warning: str = ""
+
+    @property
+    def copies(self) -> tuple[int, ...]:
+        """The experts that are copies of earlier ones: `drop_experts` removes them again."""
+        return tuple(index for index, group in enumerate(self.groups) if group in self.groups[:index])
+
+    @property
+    def is_function_preserving(self) -> bool | None:
+        """Whether the outputs differ by no more than 1e-5; None if it was not measured."""
+        return None if self.difference is None else self.difference <= 1e-5
+
+    def __str__(self) -> str:
+        lines = [
+            [row.layer, *(f"{before:,} to {after:,}" for before, after in (row.experts, row.top_k, row.nnz))]
+            for row in self.rows
+        ]
+        says = {True: "the same function", False: "another function", None: "not measured: pass data"}
+        measured = f"on {self.samples} samples" if self.samples else "on random numbers"
+        apart = "" if self.difference is None else f", outputs differ by {self.difference:.1e} {measured}"
+        summary = f"{says[self.is_function_preserving]}{apart}{self.warning and f'; {self.warning}'}"
+        return table(["layer", "experts", "top k", "non-zeros"], lines) + f"\n\n{summary}"
