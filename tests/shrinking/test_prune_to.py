@@ -64,6 +64,13 @@ def test_the_figures_are_those_of_evaluate(model, pruned, data):
     assert after > report.before - 0.03
 
 
+def test_without_validation_data_all_of_the_first_samples_are_judged(model, data):
+    x, y = data[0][:1000], data[1][:1000]
+    smaller, report = prune_to(model, budget(flops=0.5), (x, y), rounds=1, epochs=0, samples=512, verbose=0)
+    assert report.before == pytest.approx(model.evaluate(x[:512], y[:512], verbose=0)[0], rel=1e-5)
+    assert report.rounds[0].trained == pytest.approx(smaller.evaluate(x[:512], y[:512], verbose=0)[0], rel=1e-5)
+
+
 def test_reconstruction_wins_back_what_removal_lost(pruned):
     _, report = pruned
     last = report.rounds[-1]

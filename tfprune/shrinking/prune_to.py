@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.models.batches import Batch, batches, check_batch, size_of
@@ -110,7 +111,7 @@ def prune_to(
         settings: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
         return plan_shrink(current, allocation=target, data=evidence, verbose=0, **settings)
 
-    judge = _Evaluator(model, metric, validation_data or seen)
+    judge = _Evaluator(model, metric, _joined(seen) if validation_data is None else validation_data)
     network = planned(model, budget).network  # refused here, before anything is done
     targets = [budget]
     if isinstance(budget, Budget):
@@ -156,6 +157,16 @@ def _first_batches(data: Any, model: keras.Model, *, samples: int) -> list[Batch
     return taken
 
 
+def _joined(parts: list[Batch]) -> tuple:
+    """Return batches as one: (x, y) or (x, y, sample weights)."""
+    columns = [[batch.x for batch in parts], [batch.y for batch in parts], [batch.sample_weight for batch in parts]]
+    return tuple(
+        keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *column)
+        for column in columns
+        if column[0] is not None
+    )
+
+
 class _Evaluator:
     """Measures the metric of models as a given model was compiled."""
 
@@ -164,13 +175,7 @@ class _Evaluator:
 
     def __call__(self, model: keras.Model) -> float:
         copy = model if model.compiled else compile_like(model, self._model, advice=_ADVICE, optimizer="sgd")
-        if isinstance(self._data, list):
-            values: dict[str, float] = {}
-            copy.reset_metrics()
-            for batch in self._data:
-                values = copy.test_on_batch(batch.x, batch.y, batch.sample_weight, return_dict=True)
-        else:
-            values = copy.evaluate(**arguments_of(self._data), verbose=0, return_dict=True)
+        values = copy.evaluate(**arguments_of(self._data), verbose=0, return_dict=True)
         if self._metric not in values:
             raise ValueError(
                 f"Expected `metric` among {', '.join(map(repr, values))}. Received: metric={self._metric!r}."
