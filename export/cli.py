@@ -22,7 +22,7 @@ EPILOG = """\
 
 exit codes:
   0  done, and what was checked is right
-  1  a check failed: a file differs from what it was compared with
+  1  a check failed: a file does not run on the samples, or differs from what it was compared with
   2  it could not be done: a missing file, a wrong shape, an unknown option
 """
 
@@ -39,8 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"tfprune: {reason_of(error)}. {options.needs}", file=sys.stderr)
         return 2
-    print(json.dumps(report.as_dict(), indent=2) if options.json else report)
+    except KeyboardInterrupt:
+        print("tfprune: stopped", file=sys.stderr)
+        return 130
+    _print(json.dumps(report.as_dict(), indent=2) if options.json else str(report))
     return 0 if getattr(report, "passed", True) else 1
+
+
+def _print(text: str) -> None:
+    """Print to a reader that may have enough, such as `head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
 
 
 @contextmanager

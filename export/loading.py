@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import zipfile
 import zlib
@@ -24,17 +25,24 @@ UNREADABLE = (
 def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
     """Turn whatever goes wrong with a file into one error that names it."""
     file = Path(path)
+    if not file.exists():
+        raise ValueError(f"Expected {expected}. Received: {path!r}, which does not exist.{_meant(file)}")
     try:
         if file.is_dir():
             raise IsADirectoryError("a folder")
-        if not file.is_file():
-            raise FileNotFoundError("which does not exist")
         yield
     except UNREADABLE as error:
         text = " ".join(str(error).split()).removesuffix(".")
         raise ValueError(
             f"Expected {expected}. Received: {path!r}: {text or type(error).__name__}. {advice}."
         ) from error
+
+
+def _meant(file: Path) -> str:
+    """Return a question about a file with a similar name beside one that does not exist."""
+    beside = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    close = difflib.get_close_matches(file.name, beside, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def load_keras() -> Any:

@@ -66,6 +66,7 @@ def add_saved_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--validation", metavar="X,Y", help="samples and labels on which both models are measured")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order in training (default: 0)")
     parser.add_argument(
         "--samples",
         type=int,

@@ -25,8 +25,8 @@ tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy -
         metavar="WHAT=LIMIT",
         required=True,
         action="append",
-        help="what the new model may cost: flops, parameters, bytes or latency (as a .tflite file on this machine); "
-        "0.5 is half of what it costs now, 100000 an amount (latency: microseconds); may be repeated",
+        help="what the new model may cost: flops, parameters, bytes or latency (in microseconds, as a float32 "
+        ".tflite file on this machine); 0.5 is half of what it costs now, 100000 an amount; may be repeated",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of removing and training (default: 3)")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of training in each round (default: 1)")

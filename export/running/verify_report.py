@@ -35,12 +35,14 @@ class VerifyReport(Report):
     runtime: str
 
     def __str__(self) -> str:
-        rows = [
+        compared = [
             ["difference", number_text(self.max_abs_diff)],
             ["largest output", number_text(self.scale)],
             ["tolerance", f"{self.tolerance:g}"],
-            ["runtime", self.runtime or "-"],
         ]
+        if self.passed and self.max_abs_diff is None:
+            compared = [["compared with", "nothing: it runs, and its outputs are finite"]]
+        rows = [*compared, ["runtime", self.runtime or "-"]]
         if self.reason:
             rows.insert(0, ["reason", self.reason])
         return table(["verified", yes_or_no(self.passed)], rows, left=2)

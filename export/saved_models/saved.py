@@ -38,7 +38,7 @@ class SavedModel(Report):
     def __str__(self) -> str:
         rows = [[metric.name, f"{metric.before:.4f}", f"{metric.after:.4f}"] for metric in self.metrics]
         measured = [table([f"on {self.measured_on}", "before", "after"], rows)] if rows else []
-        written = f"Written: {self.path}, {self.bytes:,} bytes. Zeros and fewer bits save bytes in a .tflite file:\n"
+        written = f"Written: {self.path}, {self.bytes:,} bytes. For the device:\n"
         return "\n\n".join([str(self.done), *measured, f"{written}tfprune export {self.path} model.tflite"])
 
 

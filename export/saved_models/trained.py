@@ -75,6 +75,7 @@ def reading(options: Any) -> Iterator[Job]:
     check_not_read(options.target, options.source, *files)
     check_count(options.batch_size, "--batch-size", least=1)
     check_count(options.samples, "--samples", least=1)
+    keras.utils.set_random_seed(check_count(options.seed, "--seed", least=0, most=2**32 - 1))
     has_labels = "," in options.data or options.validation is not None
     model = load_model(options.source, compiled=has_labels)
     data = _samples(options.data, "--data", model)
@@ -131,6 +132,11 @@ def _check_classes(model: keras.Model, labels: Any, argument: str) -> None:
     if loss != "sparse_categorical_crossentropy" or isinstance(labels, dict):
         return
     classes = model.output_shape[-1]
+    if labels.ndim == 2 and labels.shape[1] == classes > 1:
+        raise ValueError(
+            f"Expected the number of its class for each sample. Received: {argument} with labels of shape "
+            f"{labels.shape}, one-hot as it seems. Save labels.argmax(axis=1)."
+        )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"Expected labels from 0 to {classes - 1}, the classes of the model. Received: {argument} with labels "

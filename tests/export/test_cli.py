@@ -70,6 +70,7 @@ def test_verify_without_samples_runs_the_file(folder, capsys):
     code, out, _ = run(capsys, "verify", folder / "model.tflite.gz", "--json")
     assert code == 0
     assert json.loads(out)["passed"]
+    assert "nothing: it runs" in run(capsys, "verify", folder / "model.tflite.gz")[1]
 
 
 def test_verify_against_the_keras_model(folder, capsys):
@@ -349,6 +350,23 @@ def _wait_until(happened):
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_reader_that_has_enough_is_no_error(folder):
+    program = f"{sys.executable} -m tfprune.export.cli inspect {folder / 'model.tflite.gz'}"
+    done = subprocess.run(
+        ["sh", "-c", f"({program}; echo code $? >&2) | true"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "code 0"
+
+
+def test_ctrl_c_prints_one_line(folder, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfprune.export.inspecting.inspect.inspect", stop)
+    code, out, err = run(capsys, "inspect", folder / "model.tflite.gz")
+    assert (code, out, err) == (130, "", "tfprune: stopped\n")
 
 
 def test_a_missing_package_says_what_to_install(capsys, monkeypatch, folder):

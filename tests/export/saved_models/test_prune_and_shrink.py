@@ -131,13 +131,14 @@ def test_shrink_with_labels_trains_in_rounds(inside, capsys):
 PRUNE, SHRINK = "prune model.keras new.keras --sparsity 0.9", "shrink model.keras new.keras --budget flops=0.5"
 MISTAKES = {
     f"{PRUNE} --data nowhere.npy": ["nowhere.npy", "does not exist"],
+    "prune modell.keras new.keras --sparsity 0.9 --data x.npy": ["'modell.keras', which", "'model.keras'?"],
     f"{PRUNE} --data model.keras": ["model.keras", "samples"],
     f"{PRUNE} --data x.npy,model.keras": ["model.keras", "samples"],
     f"{PRUNE} --data x.npy,yv.npy": ["one label for each sample", "297", "1500"],
     f"{PRUNE} --data x.npy,y.npy,y.npy": ["at most two files"],
     f"{PRUNE} --data narrow.npy": ["(samples, 64)", "--data", "(40, 3)"],
     f"{PRUNE} --data x.npy,beyond.npy": ["from 0 to 9", "--data", "from 99 to 108"],
-    f"{PRUNE} --data x.npy,one_hot.npy": ["fit the loss", "(1, 10)"],
+    f"{PRUNE} --data x.npy,one_hot.npy": ["(1500, 10)", "argmax"],
     f"{PRUNE} --data x.npy --validation xv.npy": ["--validation X,Y"],
     f"{PRUNE} --data x.npy --epochs 3": ["labels with --epochs"],
     f"{PRUNE} --data x.npy,y.npy --epochs -3": ["--epochs", "-3"],
