@@ -80,8 +80,25 @@ def test_a_block_that_changes_what_it_reads_cannot_be_zeroed():
     for index in range(2):
         added = layers.Add()([x, layers.Dense(4, name=f"block_{index}_a")(x)])
         x = layers.LayerNormalization(name=f"block_{index}_norm")(added)
-    with pytest.raises(ValueError, match="block 0 of .* begins with 'block_1_a' and changes what it reads"):
+    with pytest.raises(ValueError, match="block 0 of .* begins with 'block_0_a' and changes what it reads"):
         tfprune.grow_depth(keras.Model(inputs, x), zero_output=True)
+
+
+def test_where_normalizations_follow_the_kernels_their_weights_are_zeroed():
+    keras.utils.set_random_seed(0)
+    x = inputs = layers.Input((6, 6, 4))
+    for index in range(2):
+        y = layers.Conv2D(4, 3, padding="same", name=f"block_{index}_conv")(x)
+        y = layers.BatchNormalization(name=f"block_{index}_norm")(y)
+        x = layers.ReLU(name=f"block_{index}_out")(layers.Add()([x, y]))
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    images = np.random.default_rng(0).normal(size=(4, 6, 6, 4)).astype("float32")
+    for variable in model.weights:
+        variable.assign(variable + 0.1)
+    grown, report = tfprune.grow_depth(model, blocks=BLOCK, zero_output=True, data=images)
+    assert np.abs(np.asarray(grown(images)) - np.asarray(model(images))).max() <= 1e-6
+    assert report.rows[1].zeroed == ("block_1_norm/gamma", "block_1_norm/beta")
+    assert np.abs(grown.get_layer("block_1_conv").kernel).max() > 0
 
 
 @pytest.mark.parametrize("latent", ["keep", "zero"])

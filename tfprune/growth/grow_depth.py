@@ -42,8 +42,9 @@ def grow_depth(
             trained well.
         keep_first: How many of the first blocks are not repeated, at least 0. Default 0.
         keep_last: How many of the last blocks are not repeated, at least 0. Default 0.
-        zero_output: Whether the last kernels and biases of each copy, which make what it adds to what it reads, are
-            zero. The deeper model then computes the same at first. Default False.
+        zero_output: Whether the last weights of each copy, which make what it adds to what it reads, are zero: its
+            last kernels and biases, or the scales of normalizations after them. The deeper model then computes
+            the same at first. Default False.
         data: Inputs, or (x, y), on which the outputs of both models are compared; None (the default) takes random
             numbers.
 
