@@ -149,6 +149,20 @@ def test_grow_then_drop_is_the_identity_bit_for_bit(order, wrapped):
     np.testing.assert_array_equal(back(X), model(X))
 
 
+def test_blocks_of_mixed_precision_read_what_the_input_and_other_blocks_hand_on():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = residual()
+        grown, report = tfprune.grow_depth(model, zero_output=True, data=X)
+        smaller, last = tfprune.drop_blocks(model, [0], data=X)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert (report.difference, report.into, last.order) == (0, "graph", (1, 2))
+    assert grown.get_layer("block_1_out").compute_dtype == "bfloat16"
+    np.testing.assert_allclose(np.asarray(smaller(X), "float32"), by_hand(model, [1, 2], X), rtol=0.1, atol=0.1)
+
+
 def test_the_model_is_left_as_it_was():
     model = residual()
     model.compile("sgd", "mse")

@@ -117,7 +117,8 @@ def _checked(graph: Graph, found: list[Block]) -> list[Block]:
     alike = [whole[0], *(aligned(graph, block, model=whole[0]) for block in whole[1:])]
     dependent = {id(call) for call in below(graph, [found[0].entry])}
     for index, block in enumerate(alike):
-        if (block.entry.shape, block.entry.dtype) != (block.end.shape, block.end.dtype):
+        is_float = [keras.backend.is_float_dtype(one.dtype) for one in (block.entry, block.end)]  # of any precision
+        if block.entry.shape != block.end.shape or is_float[0] != is_float[1]:
             raise NoBlocks(
                 f"block {index} makes {tuple(block.end.shape)} of {tuple(block.entry.shape)}, and these would have "
                 f"to be the same"
