@@ -10,15 +10,20 @@ from tfprune.export.loading import load_arrays, load_model
 
 
 def add_to(commands: Any) -> None:
-    text = "Load and run a .tflite file in a process of its own; with --against, compare it with the Keras model."
+    text = (
+        "Load and run a .tflite file in a process of its own; with --against, compare it with the Keras model; with "
+        "--labels, count how often it is right."
+    )
     examples = """
 tfprune verify model.tflite
 tfprune verify model.tflite --against model.keras --inputs samples.npy
+tfprune verify model.tflite --inputs samples.npy --labels labels.npy
 """
     parser = add_command(commands, "verify", run=_verify, text=text, extra="device", examples=examples)
     add_model_file(parser)
     add_file(parser, "--against", metavar="KERAS_MODEL", help="a saved Keras model that gives the right outputs")
     add_file(parser, "--inputs", metavar="FILE", help="samples to run: .npy, or .npz with one array per input")
+    add_file(parser, "--labels", metavar="FILE", help="the number of the class of each sample: .npy")
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -34,7 +39,8 @@ def _verify(options: argparse.Namespace) -> Any:
     expected = None
     if options.against:
         expected = _predict(load_model(options.against), inputs)
-    return verify(options.model, inputs=inputs, expected=expected, tolerance=options.tolerance)
+    labels = load_arrays(options.labels) if options.labels else None
+    return verify(options.model, inputs=inputs, expected=expected, labels=labels, tolerance=options.tolerance)
 
 
 def _predict(model: Any, inputs: Any) -> Any:

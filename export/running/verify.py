@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model, source_name
+from tfprune.export.running.accuracy import accuracy_of, check_labels
 from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
 from tfprune.export.running.inputs import inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.running.runner import Runner
@@ -22,7 +23,13 @@ SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared a
 
 
 def verify(
-    source: Source, *, inputs: Any = None, expected: Any = None, tolerance: float = 1e-4, timeout: float = 120
+    source: Source,
+    *,
+    inputs: Any = None,
+    expected: Any = None,
+    labels: Any = None,
+    tolerance: float = 1e-4,
+    timeout: float = 120,
 ) -> VerifyReport:
     """Run a file in a process of its own and compare what it gives with what it should give.
 
@@ -35,6 +42,8 @@ def verify(
         source: A path, or the content of such a file: plain, gzip, xz or packed.
         inputs: What `Runner.predict` takes; None draws random numbers, which shows no more than that it runs.
         expected: The right outputs: one array; for several a list in the file's order or a dict by name.
+        labels: The number of the class of each sample, (samples,), if the file tells classes: the report then has
+            its accuracy. It passes whatever that is.
         tolerance: The difference allowed, relative to the largest expected magnitude of the output; at least 0.
         timeout: Seconds after which the process is stopped and the file has failed.
 
@@ -44,6 +53,7 @@ def verify(
     Raises:
         TypeError: If `source` is neither a path nor bytes, a number is not one, or an array holds Python objects.
         ValueError: If the file does not exist or is not a whole TFLite file, or an argument is out of range.
+        ValueError: If `labels` are not classes of the file, one for each sample.
 
     Example:
         >>> print(verify("digits.tflite", inputs=images, expected=model(images)))
@@ -55,8 +65,10 @@ def verify(
         runtime         ai-edge-litert ...
     """
     check_number(timeout, "timeout", above=0)
-    if inputs is None and expected is not None:
-        raise ValueError("Expected the inputs that give `expected`. Received: inputs=None.")
+    for name, value in (("expected", expected), ("labels", labels)):
+        if inputs is None and value is not None:
+            raise ValueError(f"Expected the inputs that give `{name}`. Received: inputs=None.")
+    classes = None if labels is None else check_labels(labels)
     check_number(tolerance, "tolerance", least=0)
     run = run_in_child(source, inputs, timeout=timeout)
     comparison = Comparison(run.reason)
@@ -69,6 +81,7 @@ def verify(
         scale=comparison.scale,
         tolerance=float(tolerance),
         runtime=run.runtime,
+        accuracy=None if run.reason or classes is None else accuracy_of(run.outputs, classes),
     )
 
 

@@ -20,6 +20,7 @@ class VerifyReport(Report):
         scale: The largest expected magnitude in that output; None if nothing could be compared.
         tolerance: The difference that is allowed, relative to the scale.
         runtime: The interpreter that ran the file, and its version; empty if none started.
+        accuracy: The fraction of samples whose largest output is that of their class; None without labels.
 
     Example:
         >>> report = tfprune.export.verify("digits.tflite", inputs=images, expected=model(images))
@@ -33,6 +34,7 @@ class VerifyReport(Report):
     scale: float | None
     tolerance: float
     runtime: str
+    accuracy: float | None = None
 
     def __str__(self) -> str:
         compared = [
@@ -42,7 +44,8 @@ class VerifyReport(Report):
         ]
         if self.passed and self.max_abs_diff is None:
             compared = [["compared with", "nothing: it runs, and its outputs are finite"]]
-        rows = [*compared, ["runtime", self.runtime or "-"]]
+        measured = [] if self.accuracy is None else [["accuracy", f"{self.accuracy:.2%}"]]
+        rows = [*compared, *measured, ["runtime", self.runtime or "-"]]
         if self.reason:
             rows.insert(0, ["reason", self.reason])
         return table(["verified", yes_or_no(self.passed)], rows, left=2)
