@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ def verify(
     *,
     inputs: Any = None,
     expected: Any = None,
-    labels: Any = None,
+    labels: np.ndarray | Sequence[int] | None = None,
     tolerance: float = 1e-4,
     timeout: float = 120,
 ) -> VerifyReport:
