@@ -1,8 +1,8 @@
 """Few-shot learning of characters: prune, meta-train, prune to 22 % of the parameters, fine-tune, export.
 
-    python sample_apps/few_shot_glyphs.py --seeds 3                      # ProtoNet: half an hour on two cores
-    python sample_apps/few_shot_glyphs.py --learner MAML --seeds 3 --resume      # the same network under MAML
-    python sample_apps/few_shot_glyphs.py --smoke                        # a minute, on made-up shapes
+    python sample_apps/few_shot_glyphs.py --seeds 3                           # ProtoNet: a quarter of an hour
+    python sample_apps/few_shot_glyphs.py --learner MAML --seeds 3 --resume   # the same network under MAML
+    python sample_apps/few_shot_glyphs.py --smoke                             # a minute, on made-up shapes
 
 It draws characters in the fonts of a folder. The scripts and the fonts of the test are never seen in training.
 Channels are chosen by DACIS, by magnitude and at random. few_shot_device.py is the other half, for a Raspberry Pi.
@@ -44,6 +44,7 @@ def main() -> None:
     data = read(options)
     print(f"{len(data[0].characters)} characters to train on, {len(data[1].characters)} of other scripts to test on")
     write_pictures(data[1], options.output / "pictures.npz")
+    glyphs.write_sheet(data[1], options.output / "characters.png")
     learner = LEARNERS[options.learner]
     plan = runs.Plan(tuple(options.episodes), options.tests, options.width, options.output)
     for seed in range(options.seeds):

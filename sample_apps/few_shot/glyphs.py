@@ -26,8 +26,8 @@ TRAIN = {
 }
 TEST = {"Hebrew": ["\u05d0\u05ea"], "Thai": ["\u0e01\u0e2e"], "Georgian": ["\u10d0\u10f0"]}
 ADVICE = (
-    "Install fonts (apt-get install fonts-dejavu fonts-freefont-ttf fonts-noto-core fonts-noto-extra fonts-culmus "
-    "fonts-thai-tlwg-ttf fonts-bpg-georgian fonts-nanum fonts-unfonts-core), or name a folder of fonts: --fonts DIR"
+    "Install the fonts that docs/gallery/few_shot_glyphs.md names (apt-get install fonts-dejavu-core ...), "
+    "or name a folder of fonts: --fonts DIR"
 )
 
 
@@ -170,6 +170,14 @@ def stacked(classes: dict[str, np.ndarray]) -> Glyphs:
     y = np.repeat(np.arange(len(classes)), [len(images) for images in classes.values()])
     x = np.concatenate(list(classes.values())).astype(np.float32)[..., np.newaxis] / 255
     return Glyphs(x, y, list(classes))
+
+
+def write_sheet(glyphs: Glyphs, path: Path, *, rows: int = 12, columns: int = 15) -> None:
+    """Write a picture of some classes, one in each row."""
+    chosen = np.linspace(0, len(glyphs.characters) - 1, rows).astype(int)
+    lines = [np.hstack(glyphs.x[np.flatnonzero(glyphs.y == label)[:columns], ..., 0]) for label in chosen]
+    sheet = Image.fromarray(np.rint(255 * (1 - np.vstack(lines))).astype(np.uint8))
+    sheet.resize([2 * side for side in sheet.size], Image.Resampling.NEAREST).save(path)
 
 
 def made_up() -> tuple[Glyphs, Glyphs]:

@@ -63,7 +63,7 @@ def after_pruning(methods: dict[str, list[Record]]) -> str:
 
 def spread(values: Sequence[float]) -> str:
     deviation = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1%}{deviation}"
+    return f"{100 * np.mean(values):.1f} %{deviation}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,6 +19,7 @@ from tfprune.export import Runner
 
 ROOT = Path(__file__).parents[2]
 APPS = ROOT / "sample_apps"
+RESULTS = APPS / "few_shot" / "results"
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # DejaVu and STIX have Greek, Computer Modern Latin only
 
 
@@ -158,3 +159,14 @@ def test_missing_pictures_are_told(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["few_shot_device", "m.tflite", str(tmp_path / "none.npz")])
     with pytest.raises(SystemExit, match=r"none\.npz, which is not a file. Make one with few_shot_glyphs\.py\."):
         importlib.import_module("sample_apps.few_shot_device").main()
+
+
+# The committed results.
+
+
+def test_the_table_is_that_of_the_results_and_stands_on_the_page():
+    report, results = piece("report"), importlib.import_module("sample_apps.study.results")
+    text = report.text(results.read(RESULTS / "few_shot.jsonl"))
+    assert (RESULTS / "few_shot.md").read_text(encoding="utf-8") == text
+    page = (ROOT / "docs" / "gallery" / "few_shot_glyphs.md").read_text(encoding="utf-8")
+    assert all(line in page for line in text.splitlines())
