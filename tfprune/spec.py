@@ -111,6 +111,33 @@ def check_count(value: Any, argument: str, *, least: int, most: float = math.inf
     return int(value)
 
 
+def check_numbers(value: Any, argument: str, *, of: str) -> set[int]:
+    """Return numbers of things, such as blocks, as a set.
+
+    Args:
+        value: What was given.
+        argument: The name of the argument, for the message.
+        of: What is numbered from 0 on, for the message.
+
+    Raises:
+        TypeError: If it is not an iterable of integers.
+        ValueError: If it is empty, names one twice, or holds a negative number.
+
+    Example:
+        >>> sorted(check_numbers([3, 1], "drop", of="blocks"))
+        [1, 3]
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"Expected `{argument}` to be the numbers of {of}, such as [3, 4]. Received: {argument}={value!r} of "
+            f"type {type(value).__name__}."
+        )
+    found = [check_count(number, argument, least=0) for number in value]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"Expected `{argument}` to name some {of}, each once. Received: {argument}={found!r}.")
+    return set(found)
+
+
 def check_sparsity(value: Any, argument: str) -> float:
     """Return `value` as a float in [0, 1), the fraction of zeros.
 

@@ -9,7 +9,7 @@ import keras
 
 from tfprune.experts.compared import checked_layers, remade
 from tfprune.experts.experts_report import ExpertsReport
-from tfprune.spec import check_count
+from tfprune.spec import check_count, check_numbers
 
 
 def drop_experts(
@@ -44,7 +44,7 @@ def drop_experts(
         >>> smaller.num_experts, report.groups
         (2, ((0,), (2,)))
     """
-    wanted = _checked(drop)
+    wanted = check_numbers(drop, "drop", of="experts")
     found = checked_layers(model_or_layer)
     count = found[0].experts
     unknown = [index for index in wanted if index >= count]
@@ -57,15 +57,3 @@ def drop_experts(
     kept = [[index] for index in range(count) if index not in wanted]
     used = min(found[0].top_k, len(kept)) if top_k is None else check_count(top_k, "top_k", least=1, most=len(kept))
     return remade(model_or_layer, {layer.path: kept for layer in found}, top_k=used, data=data)
-
-
-def _checked(drop: Any) -> set[int]:
-    if isinstance(drop, (str, bytes)) or not isinstance(drop, Iterable):
-        raise TypeError(
-            f"Expected `drop` to be the numbers of experts, such as [3, 4]. Received: drop={drop!r} of type "
-            f"{type(drop).__name__}."
-        )
-    numbers = [check_count(number, "drop", least=0) for number in drop]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"Expected `drop` to name some experts, each once. Received: drop={numbers!r}.")
-    return set(numbers)

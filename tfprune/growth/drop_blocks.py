@@ -11,7 +11,7 @@ from tfprune.blocks.arrange import arrange
 from tfprune.blocks.find_blocks import find_blocks
 from tfprune.growth.compare import checked_data, reported
 from tfprune.growth.growth_report import GrowthReport
-from tfprune.spec import check_count
+from tfprune.spec import check_numbers
 
 
 def drop_blocks(
@@ -50,7 +50,7 @@ def drop_blocks(
     Reference:
         Men et al., 2024, "ShortGPT", arXiv:2403.03853 (layers with similar input and output).
     """
-    wanted = _checked(drop)
+    wanted = check_numbers(drop, "drop", of="blocks")
     found = find_blocks(model, blocks)
     count = len(found.blocks)
     unknown = [block for block in wanted if block >= count]
@@ -63,18 +63,6 @@ def drop_blocks(
     batches = checked_data(data, found)
     made = arrange(found, [block for block in range(count) if block not in wanted])
     return made.model, reported(made, batches)
-
-
-def _checked(drop: Any) -> set[int]:
-    if isinstance(drop, (str, bytes)) or not isinstance(drop, Iterable):
-        raise TypeError(
-            f"Expected `drop` to be the numbers of blocks, such as [3, 4]. Received: drop={drop!r} of type "
-            f"{type(drop).__name__}."
-        )
-    numbers = [check_count(number, "drop", least=0) for number in drop]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"Expected `drop` to name some blocks, each once. Received: drop={numbers!r}.")
-    return set(numbers)
 
 
 def _first_layers(blocks: Any) -> str:
