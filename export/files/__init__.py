@@ -2,8 +2,9 @@
 
 Why: a device gets the smallest file, and never a half-written one.
 In goes a path or bytes, plain, gzip, xz or packed; `model_file.read_model` returns the plain file, checked.
-`codec` names the ways to compress. The packed format is ours: `pack` splits the arrays of a file into `streams` that
-compress well, `coders` compresses them, `scaled_vectors` keeps numbers that are multiples of one scale as integers,
-and `unpack` puts all of it together again, bit for bit. `target` checks where a file is to be written, and writes it.
+`codec` names the ways to compress. The packed format is ours: `pack` splits the arrays of a file into streams
+(`tfprune/streams.py`), which `tfprune/coders.py` compresses, `scaled_vectors` keeps numbers that are multiples of one
+scale as integers, and `unpack` puts all of it together again, bit for bit. `target` checks where a file is to be
+written, and writes it.
 Start at `model_file.read_model`; the packed format is described at the head of `unpack`.
 """

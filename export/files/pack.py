@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfprune.export.files.coders import FAR_LZMA, compress, compress_quickly, compress_whole
+from tfprune.coders import FAR_LZMA, compress, compress_quickly, compress_whole
 from tfprune.export.files.scaled_vectors import find_scaled
-from tfprune.export.files.streams import FORMS, ROWS, SCALED, SPLITS, Split, split, split_rows
 from tfprune.export.files.unpack import (
     FAR_VERSION,
     HEADER,
@@ -26,6 +25,7 @@ from tfprune.export.files.unpack import (
 )
 from tfprune.export.report import reason_of
 from tfprune.export.tflite.check_structure import IDENTIFIER, Vector, long_vectors
+from tfprune.streams import FORMS, ROWS, SCALED, SPLITS, Split, split, split_rows
 
 WHOLE = 2**16  # files up to so many bytes are tried as one stream of our own, too
 SAMPLE = 2**15  # bytes of a piece on which forms are compared

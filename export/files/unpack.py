@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.files.coders import expand
+from tfprune.coders import expand
 from tfprune.export.files.scaled_vectors import scaled
-from tfprune.export.files.streams import FORMS, SCALED, join
 from tfprune.export.report import reason_of
+from tfprune.streams import FORMS, SCALED, join
 
 MAGIC = b"TFZ"
 VERSION, FAR_VERSION = 2, 3  # the second where a stream has the coder FAR_LZMA, which earlier readers do not know

@@ -21,16 +21,17 @@ FOLDERS = {"tfprune": ROOT / "tfprune", "tfprune.export": ROOT / "export"}
 # A module imports from its own room and from the rooms before it; not across `|`, and nothing of Keras before `‖`.
 STAIRS = {
     "tfprune": (
-        "spec axes top_k report lazy page_style html · schedules patterns allocation criteria ‖ progress · models · "
-        "copying · opening · evidence | channels · wrapping · resizing · reconstruction · shrinking · one_shot · "
-        "concepts · experts blocks · growth · training · tfmot"
+        "spec axes top_k report lazy page_style html streams coders · schedules patterns allocation criteria ‖ "
+        "progress · models · copying · opening · evidence | channels · wrapping · resizing · reconstruction · "
+        "shrinking · one_shot · concepts · experts blocks · growth · training · tfmot"
     ),
     "tfprune.export": (
         "report · tflite · files · running | xnnpack | inspecting · rewriting · demo_device ‖ "
         "sparse_ready · converting · loading · saved_models demo · commands · cli"
     ),
 }
-OF_BOTH = {"tfprune.spec", "tfprune.report", "tfprune.lazy", "tfprune.html"}  # what the device's rooms use of tfprune
+# What the device's rooms use of tfprune.
+OF_BOTH = {f"tfprune.{name}" for name in ("spec", "report", "lazy", "html", "streams", "coders")}
 
 # What of other people's may be imported inside functions, by the start of the module's name.
 INSIDE = {

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from plain_streams import join_plainly
 from scipy.stats import entropy
 
+from tfprune.coders import DICTIONARIES, LZMA
 from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.files.codec import encode
-from tfprune.export.files.coders import DICTIONARIES, LZMA
 from tfprune.export.files.model_file import read_model
 from tfprune.export.files.pack import LARGEST, WHOLE
 from tfprune.export.files.unpack import RATIO
@@ -65,7 +66,7 @@ def test_a_weight_of_nearly_all_zeros_is_no_bomb_and_one_of_nothing_else_is_not_
 
 
 @pytest.fixture(scope="session")
-def unpacked_plainly(join_plainly):
+def unpacked_plainly():
     def decode(data):
         """Read a packed file as its description says, entry by entry."""
         decoders = [

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from tfprune.export.files.coders import (
+from tfprune.coders import (
     DEFLATE,
     DICTIONARIES,
     FAR_LZMA,

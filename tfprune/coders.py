@@ -6,8 +6,6 @@ import lzma
 import zlib
 from typing import Any
 
-from tfprune.export.report import reason_of
-
 STORED, DEFLATE, LZMA, FAR_LZMA = range(4)  # numbers in the format: new ones come last
 BARE = -15  # zlib's wbits: no header and no checksum, the container has its own
 # Streams near random have no repeats worth a search: codes for the bytes alone come to 1 % of the entropy.
@@ -114,5 +112,5 @@ def _expand(decompressor: Any, packed: bytes | memoryview, limit: int) -> tuple[
     try:
         data = decompressor.decompress(packed, limit + 1)
     except (lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"a stream is damaged ({reason_of(error)}).") from error
+        raise ValueError(f"a stream is damaged ({error}).") from error
     return decompressor.eof and not decompressor.unused_data, data

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_streams import join_plainly
 
-from tfprune.export.files.streams import CLASSES, FORMS, ROWS, SCALED, SPLITS, Split, join, split, split_rows
+from tfprune.streams import CLASSES, FORMS, ROWS, SCALED, SPLITS, Split, join, split, split_rows
 
 ENTRIES = np.array([5, 0, 0, 0x1234, 0, 0x0100], "<u2").tobytes()
 BY_HAND = {
@@ -77,7 +78,7 @@ def contents(draw):
 
 
 @given(content=contents(), form=st.sampled_from(SPLITS))
-def test_what_was_split_comes_back_and_plain_loops_agree(join_plainly, content, form):
+def test_what_was_split_comes_back_and_plain_loops_agree(content, form):
     common, streams = split(content, form)
     assert len(streams) == form.streams
     assert join(reader(streams), form, size=len(content), common=common) == content
@@ -85,7 +86,7 @@ def test_what_was_split_comes_back_and_plain_loops_agree(join_plainly, content, 
 
 
 @given(content=contents().filter(len), length=st.integers(1, 600))
-def test_what_was_split_by_rows_comes_back_and_plain_loops_agree(join_plainly, content, length):
+def test_what_was_split_by_rows_comes_back_and_plain_loops_agree(content, length):
     detail, streams = split_rows(content, length)
     assert len(streams) == ROWS.streams
     assert join(reader(streams), ROWS, size=len(content), common=detail) == content
