@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tfprune import allocation as allocation
     from tfprune import criteria as criteria
     from tfprune import export as export
+    from tfprune import federated as federated
     from tfprune import patterns as patterns
     from tfprune import report as report
     from tfprune import schedules as schedules
@@ -88,7 +89,7 @@ _ROOMS = {
     "growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
     "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
-_MODULES = ("allocation", "criteria", "export", "patterns", "report", "schedules", "tfmot")
+_MODULES = ("allocation", "criteria", "export", "federated", "patterns", "report", "schedules", "tfmot")
 
 __all__ = ["__version__", *(name for names in _ROOMS.values() for name in names), *_MODULES]  # noqa: PLE0604
 

@@ -8,7 +8,8 @@ from typing import Any
 import tfprune
 import tfprune.export
 
-MODULES = [getattr(tfprune, name) for name in ("allocation", "criteria", "patterns", "report", "schedules", "tfmot")]
+OFFERED = ("allocation", "criteria", "federated", "patterns", "report", "schedules", "tfmot")
+MODULES = [getattr(tfprune, name) for name in OFFERED]
 
 
 def public_names() -> dict[str, Any]:

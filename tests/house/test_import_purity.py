@@ -44,10 +44,11 @@ def loaded(code: str) -> list[str]:
         "import " + ", ".join(f"tfprune.{module}" for module in PURE),
         "import tfprune; tfprune.schedules.Constant(0.5), tfprune.patterns.NM(2, 4), tfprune.criteria.Random()",
         "import tfprune; tfprune.allocation.allocate('uniform', [], 0.5); tfprune.report.table([], [])",
+        "import tfprune; dir(tfprune.federated), tfprune.federated.masked_average, tfprune.federated.Update",
         "import tfprune.export; dir(tfprune.export)",
         "import " + ", ".join(f"tfprune.export.{module}" for module in device_half()),
     ],
-    ids=["tfprune", "pure modules", "specs", "allocation and report", "tfprune.export", "device half"],
+    ids=["tfprune", "pure modules", "specs", "allocation and report", "federated", "tfprune.export", "device half"],
 )
 def test_light_imports(code):
     assert loaded(code) == []

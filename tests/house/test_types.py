@@ -13,12 +13,14 @@ import pytest
 
 import tfprune
 import tfprune.export
+import tfprune.federated
 import tfprune.tfmot
 
 pytest.importorskip("mypy")
 ROOT = Path(__file__).parents[2]
 CALLS = Path(__file__).with_name("typed_calls.py")
-NAMES = [f"{home.__name__}.{name}" for home in (tfprune, tfprune.export, tfprune.tfmot) for name in home.__all__]
+HOMES = (tfprune, tfprune.export, tfprune.federated, tfprune.tfmot)
+NAMES = [f"{home.__name__}.{name}" for home in HOMES for name in home.__all__]
 
 # Keras ships no types, so its objects are `Any`; and data may be arrays, batches or datasets, in any structure.
 LOOSE = {
@@ -50,7 +52,7 @@ def answers(tmp_path_factory):
     (folder / "tfprune").mkdir()
     for path in [*(ROOT / "tfprune").iterdir(), ROOT / "export"]:  # as installed: export/ is tfprune.export
         (folder / "tfprune" / path.name).symlink_to(path)
-    imports = "import tfprune, tfprune.export, tfprune.tfmot\n"
+    imports = "import tfprune, tfprune.export, tfprune.federated, tfprune.tfmot\n"
     revealed = folder / "revealed.py"
     revealed.write_text(imports + "\n".join(f"reveal_type({name})" for name in NAMES), encoding="utf-8")
     options = ["--config-file", str(ROOT / "setup.cfg"), "--cache-dir", str(folder / "cache"), "--no-pretty"]

@@ -1,0 +1,109 @@
+"""Averages under masks, against numbers worked out by hand and NumPy's own average."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfprune.federated import masked_average
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_an_entry_is_averaged_over_the_clients_that_own_it():
+    """Worked out by hand. Without the masks, the zeros of clients that lack an entry would give [3.5, 1, 0]."""
+    updates, masks = (
+        [[np.array([2.0, 4, 9])], [np.array([4.0, 8, 9])]],
+        [[np.array([1, 1, 0])], [np.array([1, 0, 0])]],
+    )
+    (averaged,) = masked_average(updates, masks, weights=(1, 3), server=[np.full(3, 7.0)])
+    np.testing.assert_array_equal(averaged, [3.5, 4, 7])
+
+
+def test_full_masks_are_plain_averages():
+    updates = [[RANDOM.normal(size=(3, 4)).astype("float32"), RANDOM.normal(size=5)] for _ in range(4)]
+    shares = [1, 2, 3.5, 0]
+    for masks in ([None] * 4, [[np.ones((3, 4)), None]] * 4):
+        averaged = masked_average(updates, masks, weights=shares, server=updates[0])
+        for index, array in enumerate(averaged):
+            arrays = np.array([update[index] for update in updates], "float64")
+            wanted = np.tensordot(shares, arrays, 1) / sum(shares)
+            np.testing.assert_allclose(array, wanted, rtol=1e-6, atol=1e-7)
+            assert array.dtype == updates[0][index].dtype
+
+
+def test_of_disjoint_masks_each_entry_is_its_owners():
+    mask = RANDOM.random((6, 5)) < 0.5
+    one, other = RANDOM.normal(size=(2, 6, 5))
+    (averaged,) = masked_average([[one], [other]], [[mask], [~mask]], weights=[9, 1], server=[np.zeros((6, 5))])
+    np.testing.assert_allclose(averaged, np.where(mask, one, other), rtol=1e-15)
+
+
+def test_what_nobody_owns_keeps_the_value_of_the_server_bit_for_bit():
+    server = RANDOM.normal(size=40).astype("float32")
+    mask, before = RANDOM.random(40) < 0.3, server.copy()
+    nan = np.where(mask, 1, np.nan)  # what a client does not own is not looked at
+    (averaged,) = masked_average([[nan]], [[mask]], weights=[2], server=[server])
+    np.testing.assert_array_equal(averaged, np.where(mask, 1, before))
+    np.testing.assert_array_equal(server, before)
+    assert averaged is not server
+    (same,) = masked_average([[nan]], [[mask]], weights=[1], server=[server])
+    assert same.tobytes() == averaged.tobytes()
+
+
+def test_a_client_of_weight_0_owns_nothing():
+    (averaged,) = masked_average(
+        [[np.ones(2)], [np.full(2, 5.0)]], [None, [[1, 0]]], weights=[0, 1], server=[[7.0, 7]]
+    )
+    assert averaged.tolist() == [5, 7]
+
+
+def test_counts_are_rounded():
+    (averaged,) = masked_average(
+        [[np.array([1])], [np.array([4])]], [None, None], weights=[1, 1], server=[np.array([0])]
+    )
+    assert averaged.dtype == int and averaged.tolist() == [2]
+
+
+GOOD = {"updates": [[np.ones(2)], [np.ones(2)]], "masks": [None, None], "weights": [1, 1], "server": [np.ones(2)]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ({"weights": [0, 0]}, ValueError, r"sum above 0. Received: \[0, 0\]"),
+        ({"weights": [1]}, ValueError, "`weights` to hold 2 entries. Received: 1"),
+        ({"weights": [1, -1]}, ValueError, r"`weights\[1\]` to be a number of at least 0"),
+        ({"weights": [1, float("nan")]}, ValueError, r"weights\[1\]=nan"),
+        (
+            {"updates": [], "masks": [], "weights": []},
+            ValueError,
+            "`updates` to hold an entry for each client",
+        ),
+        ({"masks": [None]}, ValueError, "`masks` to hold 2 entries"),
+        (
+            {"masks": [None, [np.ones(3)]]},
+            ValueError,
+            r"`masks\[1\]` to have the shape \(2,\) at index 0",
+        ),
+        ({"masks": [None, [np.array([1, 2])]]}, ValueError, r"`masks\[1\]` to hold zeros and ones"),
+        ({"masks": [None, np.ones(2)]}, TypeError, r"`masks\[1\]` to be a list of masks"),
+        (
+            {"updates": [[np.ones(2)], [np.ones(2), np.ones(2)]]},
+            ValueError,
+            r"`updates\[1\]` to hold 1 entries",
+        ),
+        ({"updates": [[np.ones(2)], [np.ones((2, 1))]]}, ValueError, r"shape \(2,\) at index 0. Received: \(2, 1\)"),
+        (
+            {"updates": [[np.ones(2)], [np.array([1, np.inf])]]},
+            ValueError,
+            r"`updates\[1\]` to hold finite.*1 of",
+        ),
+        ({"updates": [[np.ones(2)], [["a", "b"]]]}, TypeError, "hold arrays of numbers"),
+        ({"server": np.ones(2)}, TypeError, "`server` to be a list of arrays"),
+    ],
+)
+def test_bad_input_is_refused(bad, error, message):
+    arguments = GOOD | bad
+    with pytest.raises(error, match=message):
+        masked_average(arguments.pop("updates"), arguments.pop("masks"), **arguments)
