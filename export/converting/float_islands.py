@@ -12,8 +12,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from tfprune.export.converting.canonical_order import QUANTIZED, indices_of, put_in_order
 from tfprune.export.tflite import schema
+from tfprune.export.tflite.canonical_order import QUANTIZED, indices_of, put_in_order
 from tfprune.export.tflite.editor import add_tensor, builtin_code, load, numbers_operators, save
 
 INTEGERS_SINCE = 2  # the version of each of `MOVES` that takes 8-bit values

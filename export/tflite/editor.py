@@ -12,8 +12,8 @@ from tfprune.export.report import reason_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.check_structure import IDENTIFIER, check_structure
 from tfprune.export.tflite.reader import VISITS, WRONG, read
+from tfprune.export.tflite.shared_parts import sharing_builder, size_of, with_shared_parts
 
-ALIGNMENT = 16  # bytes: what the format asks of the values of tensors
 CONTROL_DEPENDENCIES = b"model_control_dependencies"  # metadata that name operators by their indices
 
 
@@ -55,7 +55,7 @@ def numbers_operators(model: schema.ModelT) -> bool:
 
 
 def save(model: schema.ModelT) -> bytes:
-    """Pack a model into a plain .tflite file; the same model gives the same bytes.
+    """Pack a model into a plain .tflite file, equal parts once; the same model gives the same bytes.
 
     Args:
         model: What `load` returns, changed or not. It is left as it is.
@@ -66,20 +66,15 @@ def save(model: schema.ModelT) -> bytes:
     Raises:
         ValueError: If it does not fit into 2 GB, or a part cannot be packed.
     """
-    import flatbuffers
     from flatbuffers.builder import BuilderSizeError
 
-    builder = flatbuffers.Builder(1024)
-    plain = model.buffers
-    model.buffers = [_Aligned(buffer) for buffer in plain or ()]
+    builder = sharing_builder()
     try:
-        builder.Finish(model.Pack(builder), IDENTIFIER)
+        builder.Finish(with_shared_parts(model).Pack(builder), IDENTIFIER)
     except (*WRONG, AttributeError, BuilderSizeError) as error:
         raise ValueError(
             f"Expected a model that makes a TFLite file. Received: one that does not ({reason_of(error)})."
         ) from error
-    finally:
-        model.buffers = plain
     return bytes(builder.Output())
 
 
@@ -172,18 +167,6 @@ def builtin_code(code: schema.OperatorCodeT) -> int:
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
-class _Aligned:
-    """A buffer whose values begin where the format wants them, which the schema module does not see to."""
-
-    def __init__(self, buffer: Any) -> None:
-        self._buffer = buffer
-
-    def Pack(self, builder: Any) -> int:  # noqa: N802 (the name that the packer calls)
-        if self._buffer.data is not None:
-            builder.Prep(ALIGNMENT, len(self._buffer.data))
-        return self._buffer.Pack(builder)
-
-
 def _keeps_values_outside(model: schema.ModelT) -> bool:
     operators = [operator for graph in model.subgraphs for operator in graph.operators or ()]
     return (
@@ -200,7 +183,7 @@ def _check_parts(model: Any, most: int) -> None:
     """
     left = most
     for kind, part in _parts(model):
-        left -= _size(kind.InitFromObj(part))
+        left -= size_of(kind.InitFromObj(part))
         if left < 0:
             raise ValueError("its parts together are longer than it is.")
 
@@ -219,12 +202,3 @@ def _parts(model: Any) -> Iterator[tuple[Any, Any]]:
 def _each(kind: Any, get: Any, length: int) -> Iterator[tuple[Any, Any]]:
     for index in range(length):
         yield kind, get(index)
-
-
-def _size(part: Any) -> int:
-    """Return the bytes of all arrays and texts in a part."""
-    if isinstance(part, np.ndarray):
-        return part.nbytes
-    if isinstance(part, (bytes, str, int, float)) or part is None:
-        return len(part) if isinstance(part, (bytes, str)) else 0
-    return sum(map(_size, part if isinstance(part, list) else vars(part).values()))

@@ -49,6 +49,9 @@ def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     made = [index for operator in operators for index in indices_of(operator.outputs)]
     lists = [graph.outputs, *(part.inputs for part in [graph, *operators])]
     lists += [operator.intermediates for operator in operators]
+    signatures = [one for one in model.signatureDefs or () if model.subgraphs[one.subgraphIndex] is graph]
+    entries = [entry for one in signatures for entry in (*(one.inputs or ()), *(one.outputs or ()))]
+    lists.append([entry.tensorIndex for entry in entries])
     given = {index for indices in lists for index in indices_of(indices)}.difference(made)
     kept = sorted(given) + made
     moved = np.full(len(tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
@@ -58,10 +61,8 @@ def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     for operator in operators:
         if operator.intermediates is not None:
             operator.intermediates = moved[_numbers(operator.intermediates)]
-    for signature in model.signatureDefs or ():
-        if model.subgraphs[signature.subgraphIndex] is graph:
-            for entry in [*(signature.inputs or ()), *(signature.outputs or ())]:
-                entry.tensorIndex = int(moved[entry.tensorIndex])
+    for entry in entries:
+        entry.tensorIndex = int(moved[entry.tensorIndex])
     graph.tensors = [tensors[index] for index in kept]
     numbered = [tensor for tensor in graph.tensors if QUANTIZED_NAMES.fullmatch(tensor.name or b"")]
     for number, tensor in enumerate(numbered):
