@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -12,7 +12,7 @@ from tfprune.export.report import fraction_of_zeros
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.export_report import Candidate, ExportReport
 from tfprune.export.rewriting.sparsify import sparsify
-from tfprune.export.running.verify import verify
+from tfprune.export.running.verify import Run, compare_run, run_in_child
 from tfprune.export.running.verify_report import VerifyReport
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
@@ -43,10 +43,12 @@ class FileForm:
     Attributes:
         name: What distinguishes it from the others.
         content: The plain .tflite file.
+        twin: A file whose outputs it has to give bit for bit; None where it may round in another way.
     """
 
     name: str
     content: bytes
+    twin: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,9 @@ def check_form_arguments(*, sparse: Any, optimize: Any) -> None:
 
 
 def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list[FileForm]:
-    """Return the forms of a converted file: dense, sparse, and sparse with blocks for the kernels that take them.
+    """Return the forms of a converted file: dense, sparse, and sparse where fully connected layers are rewritten.
+
+    Kernels may take these in blocks, and 8-bit ones as 1x1 convolutions.
 
     Args:
         dense: The plain file as the converter wrote it.
@@ -95,12 +99,22 @@ def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list
     found = [FileForm(name, dense)]
     if sparse is not False:
         padded = spell_out_padding(dense) if optimize == "latency" else dense
-        for text, kinds in (("sparse", ("csr",)), ("sparse in blocks", ("csr", "block"))):
-            result = sparsify(padded, forms=kinds)
-            if any(row.form != "dense" for row in result.rows):
-                found.append(FileForm(f"{name}, {text}", result.data))
-    unique = list({form.content: form for form in reversed(found)}.values())[::-1]
-    wanted = [form for form in unique if sparse is not True or form.content != dense]
+        single = sparsify(padded, forms=("csr",))
+        blocks = sparsify(padded, forms=("csr", "block"))
+        convolutions = sparsify(padded, forms=("csr", "pointwise"))
+        found += [
+            FileForm(f"{name}, {text}", result.data, twin)
+            for text, result, twin in (
+                ("sparse", single, None),
+                ("sparse in blocks", blocks, None),
+                ("sparse as 1x1 convolutions", convolutions, single.data),
+            )
+            if any(row.form != "dense" for row in result.rows)
+        ]
+    unique: dict[bytes, FileForm] = {}
+    for form in found:
+        unique.setdefault(form.content, form)
+    wanted = [form for form in unique.values() if sparse is not True or form.content != dense]
     if not wanted:
         raise ValueError(
             "Expected weights with zeros enough that a sparse form is smaller, because sparse=True. Received: none. "
@@ -109,20 +123,43 @@ def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list
     return wanted
 
 
-def _check(form: FileForm, inputs: Any, expected: Any, tolerance: float) -> VerifyReport:
-    report = _run(form, inputs, expected, tolerance)
-    _log.info("checked %s, %s bytes: %s", form.name, f"{len(form.content):,}", report.reason or "passed")
-    return report
+class _Checks:
+    """Runs forms, each in a process of its own, and compares what they give.
 
+    Args:
+        inputs: What `Runner.predict` takes.
+        expected: The outputs for them, as `verify` takes them.
+        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
+    """
 
-def _run(form: FileForm, inputs: Any, expected: Any, tolerance: float) -> VerifyReport:
-    """Run a form, unless it is known to go wrong on processors other than this one."""
-    is_sparse = any(weight.sparse for weight in read(form.content).weights)
-    hazards = inference_of_file(form.content).hazards if is_sparse else ()
-    if hazards:
-        reason = f"wrong outputs on ARM: {hazards[0]}"
-        return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=tolerance, runtime="")
-    return verify(form.content, inputs=inputs, expected=expected, tolerance=tolerance, timeout=TIMEOUT)
+    def __init__(self, inputs: Any, expected: Any, tolerance: float) -> None:
+        self._inputs, self._expected, self._tolerance = inputs, expected, tolerance
+        self._runs: dict[bytes, Run] = {}
+
+    def check(self, form: FileForm) -> VerifyReport:
+        """Say whether a form gave what it should."""
+        report = self._check(form)
+        _log.info("checked %s, %s bytes: %s", form.name, f"{len(form.content):,}", report.reason or "passed")
+        return report
+
+    def _check(self, form: FileForm) -> VerifyReport:
+        """Run a form, unless it is known to go wrong on processors other than this one."""
+        is_sparse = any(weight.sparse for weight in read(form.content).weights)
+        hazards = inference_of_file(form.content).hazards if is_sparse else ()
+        if hazards:
+            reason = f"wrong outputs on ARM: {hazards[0]}"
+            return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=self._tolerance, runtime="")
+        report = compare_run(self._run(form.content), self._expected, tolerance=self._tolerance)
+        if form.twin is None or not report.passed:
+            return report
+        exact = compare_run(self._run(form.content), self._run(form.twin).outputs, tolerance=0)
+        reason = "" if exact.passed else f"it should give the same as fully connected layers: {exact.reason}"
+        return replace(report, passed=exact.passed, reason=reason)
+
+    def _run(self, content: bytes) -> Run:
+        if content not in self._runs:
+            self._runs[content] = run_in_child(content, self._inputs, timeout=TIMEOUT)
+        return self._runs[content]
 
 
 def speed(content: bytes) -> Speed:
@@ -166,7 +203,8 @@ def choose(
     Raises:
         ValueError: If no form passes, with the reason of the first.
     """
-    checked = [_check(form, inputs, expected, tolerance) for form in forms]
+    checks = _Checks(inputs, expected, tolerance)
+    checked = [checks.check(form) for form in forms]
     packed = [encode(form.content, compress) for form in forms]
     passed = [index for index, report in enumerate(checked) if report.passed]
     if not passed:

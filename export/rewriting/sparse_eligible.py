@@ -22,6 +22,7 @@ WEIGHT = {
 ACTIVATION = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 2, "BATCH_MATMUL": 0}
 # XNNPACK unpacks what stands before DEQUANTIZE for its own operators only: others would read memory never written.
 CHAINED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+INTEGER = "FULLY_CONNECTED takes no unpacked weights where it computes in int8"
 TYPES = ("float32", "float16", "int8")  # those that DENSIFY unpacks
 
 
@@ -33,12 +34,14 @@ class WeightUse:
         tensor: Its index in the graph.
         hybrid: True when its operators compute in float32 with its 8-bit values.
         native: True when all its operators have a kernel for blocks.
+        pointwise: True when its operators have to become 1x1 convolutions first.
         reason: Why it has to stay dense; empty when it may be sparse.
     """
 
     tensor: int
     hybrid: bool
     native: bool
+    pointwise: bool
     reason: str
 
 
@@ -70,7 +73,8 @@ def _weight_use(graph: Subgraph, number: int, users: Users) -> WeightUse:
     kinds, border = {operator.name for operator, _ in users[number]}, {*graph.inputs, *graph.outputs}
     mixed = {_is_hybrid(graph, tensor, operator) for operator, _ in users[number]}
     hybrid = mixed == {True}
-    native = kinds == {"FULLY_CONNECTED"} and tensor.dtype == "float32" and len(tensor.shape) == 2
+    connected = kinds == {"FULLY_CONNECTED"} and len(tensor.shape) == 2
+    native, pointwise = connected and tensor.dtype == "float32", connected and tensor.dtype == "int8" and not hybrid
     if tensor.dtype not in TYPES:
         reason = f"DENSIFY does not unpack {tensor.dtype}"
     elif {number, *unpacked} & border:
@@ -81,8 +85,8 @@ def _weight_use(graph: Subgraph, number: int, users: Users) -> WeightUse:
         reason = "operators use it in two ways"
     else:
         reason = _refusal(direct + chained) or _chain(chained + direct * hybrid)
-        reason = reason or ("" if hybrid or tensor.dtype != "int8" else _integer(direct))
-    return WeightUse(number, hybrid and kinds <= CHAINED and number not in border, native, reason)
+        reason = reason or ("" if hybrid or pointwise or tensor.dtype != "int8" else _integer(direct))
+    return WeightUse(number, hybrid and kinds <= CHAINED and number not in border, native, pointwise, reason)
 
 
 def _refusal(ends: list[tuple[Operator, int]]) -> str:
@@ -98,7 +102,7 @@ def _chain(ends: list[tuple[Operator, int]]) -> str:
 def _integer(ends: list[tuple[Operator, int]]) -> str:
     # XNNPACK refuses to load such a file, on every machine.
     if any(operator.name == "FULLY_CONNECTED" for operator, _ in ends):
-        return "FULLY_CONNECTED takes no unpacked weights where it computes in int8"
+        return INTEGER
     return ""
 
 

@@ -4,7 +4,8 @@ The stock converter's sparse modes write files that crash or give wrong outputs,
 These forms are right in every interpreter tried:
 
 - float32 and float16: a sparse tensor, DENSIFY, and the operators as they were (through their DEQUANTIZE, if any);
-- 8-bit weights and activations: the same, but for FULLY_CONNECTED, which XNNPACK then refuses;
+- 8-bit weights and activations: the same, but for FULLY_CONNECTED, which XNNPACK then refuses: it becomes a 1x1
+  convolution (`pointwise`);
 - 8-bit weights with float32 activations: no kernel takes what DENSIFY unpacks, so DEQUANTIZE follows, and operators
   compute in float32. Those of the same graph whose weights stay dense do so too: XNNPACK cannot mix the two;
 - float32 weights of FULLY_CONNECTED whose zeros come in fours, without DENSIFY: the runtime has a kernel for them.
@@ -20,18 +21,21 @@ import numpy as np
 
 from tfprune.export.files.unpack import as_bytes
 from tfprune.export.report import fraction_of_zeros, shape_text
-from tfprune.export.rewriting.sparse_eligible import WeightUse, weight_uses
+from tfprune.export.rewriting.merge_constants import merge_constants
+from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
+from tfprune.export.rewriting.sparse_eligible import INTEGER, WeightUse, weight_uses
 from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
 from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
 from tfprune.export.rewriting.trailing_archive import carry_over
 from tfprune.export.tflite import schema
+from tfprune.export.tflite.canonical_order import put_in_order
 from tfprune.export.tflite.editor import load, numbers_operators, save
 from tfprune.export.tflite.reader import Subgraph, Tensor, read
 from tfprune.export.xnnpack.groups import analyze
 from tfprune.report import Report, table
 from tfprune.spec import check_number
 
-FORMS = ("csr", "block")
+FORMS = ("csr", "block", "pointwise")
 DENSE = "dense"
 SHARED = "it shares its values with a tensor that stays dense"
 GAINLESS = "the file would not be smaller"
@@ -49,7 +53,7 @@ class SparseRow(Report):
         shape: Its shape in the file.
         dtype: Type of its values.
         sparsity: Fraction of its entries that are zero, or that mean zero.
-        form: `"csr"`, `"block"` or `"dense"`.
+        form: `"csr"`, `"block"`, `"pointwise"` or `"dense"`.
         dense_bytes: What its values take stored densely.
         bytes: What it takes now: values and indices.
         reason: Why it is dense; empty when it is not.
@@ -105,8 +109,9 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
 
     Args:
         data: The plain file, not packed.
-        forms: `"csr"` (indices of single entries) and `"block"` (float32 blocks of four inputs, which
-            FULLY_CONNECTED computes with as they are).
+        forms: `"csr"` (indices of single entries), `"block"` (float32 blocks of four inputs, which FULLY_CONNECTED
+            computes with as they are) and `"pointwise"` (indices of single entries in 8-bit weights of
+            FULLY_CONNECTED, which becomes a 1x1 convolution and takes activations of 8 bits as before).
         least: Weights with a smaller fraction of zeros stay dense; 0 to 1.
 
     Returns:
@@ -127,17 +132,21 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
     _check(forms, least)
     data = as_bytes(data)
     result = _sparsify(data, forms, least, KERNELLESS)
-    written = any(row.form == "csr" for row in result.rows)
+    written = any(row.form in ("csr", "pointwise") for row in result.rows)
     hazards = [text for analysis in analyze(result.data) for text in analysis.hazards] if written else []
     if hazards:
-        rest = [form for form in forms if form != "csr"]
+        rest = [form for form in forms if form == "block"]
         result = _sparsify(data, rest, least, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")
     return result
 
 
 def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str) -> Sparsified:
-    model = load(data)
     groups = _groups(read(data).subgraphs)
+    source = data
+    if "pointwise" in forms and any(group.pointwise for group in groups):
+        source = merge_constants(data)
+        groups = _groups(read(source).subgraphs)
+    model = load(source)
     for group in groups:
         _choose(group, model, forms, least)
         group.reason = group.reason or ("" if group.encoded else otherwise)
@@ -160,6 +169,11 @@ class _Group:
     reason: str = ""
     encoded: Encoded | None = None
 
+    @property
+    def pointwise(self) -> bool:
+        """True when its operators have to become 1x1 convolutions."""
+        return any(use.pointwise for _, use in self.members)
+
     def row(self) -> SparseRow:
         encoded = None if self.reason else self.encoded
         tensor = self.tensor
@@ -168,7 +182,7 @@ class _Group:
             shape=tensor.shape,
             dtype=tensor.dtype,
             sparsity=fraction_of_zeros(tensor.nnz or 0, tensor.size),
-            form=DENSE if encoded is None else encoded.form,
+            form=DENSE if encoded is None else "pointwise" if self.pointwise else encoded.form,
             dense_bytes=tensor.bytes,
             bytes=tensor.bytes if encoded is None else encoded.bytes_for(len(self.members)),
             reason=self.reason,
@@ -207,14 +221,17 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], least: 
     group.reason = group.reason or _refusal(group, model)
     if not group.reason and fraction_of_zeros(tensor.nnz or 0, tensor.size) < least:
         group.reason = f"it has fewer zeros than least={least:g}"
+    if group.pointwise and "pointwise" not in forms:
+        group.reason = group.reason or INTEGER
     if group.reason:
         return
     kind = np.dtype(tensor.dtype).newbyteorder("<")
     array = np.asarray(model.buffers[tensor.buffer].data).view(kind).reshape(tensor.shape)
+    array = array[:, None, None] if group.pointwise else array
     found = []
     if "block" in forms and all(use.native for _, use in group.members) and tensor.shape[-1] % BLOCK == 0:
         found.append(encode_blocks(array))
-    if "csr" in forms:
+    if ("pointwise" if group.pointwise else "csr") in forms:
         found.append(encode(array))
     encoded = min(found, key=lambda encoded: encoded.bytes, default=None)
     copies, overhead = len(group.members), OVERHEAD * len(group.members)
@@ -238,11 +255,17 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
         quantization = model.subgraphs[number].tensors[use.tensor].quantization
         if quantization is not None and (quantization.details is not None or np.any(quantization.zeroPoint)):
             return "its zeros are not stored as 0"
-    return ""
+    if not group.pointwise:
+        return ""
+    reasons = [pointwise_refusal(model, model.subgraphs[number], use.tensor) for number, use in group.members]
+    return next(filter(None, reasons), "")
 
 
 def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
     rewriters = [Rewriter(model, graph) for graph in model.subgraphs]
+    pointwise = [member for group in groups if group.encoded and group.pointwise for member in group.members]
+    for number, graph in enumerate(model.subgraphs):
+        make_pointwise(model, graph, {use.tensor for which, use in pointwise if which == number})
     floating = {number for group in groups if group.encoded for number, use in group.members if use.hybrid}
     for group in groups:
         if group.encoded:
@@ -256,3 +279,5 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
             elif group.encoded:
                 rewriter.unpack(tensor, group.encoded)
     lower_versions(model)
+    if pointwise:
+        put_in_order(model)

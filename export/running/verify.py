@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,18 +72,10 @@ def verify(
     classes = None if labels is None else check_labels(labels)
     check_number(tolerance, "tolerance", least=0)
     run = run_in_child(source, inputs, timeout=timeout)
-    comparison = Comparison(run.reason)
-    if not run.reason:
-        comparison = _compare(run.outputs, expected, tolerance)
-    return VerifyReport(
-        passed=not comparison.reason,
-        reason=comparison.reason,
-        max_abs_diff=comparison.difference,
-        scale=comparison.scale,
-        tolerance=float(tolerance),
-        runtime=run.runtime,
-        accuracy=None if run.reason or classes is None else accuracy_of(run.outputs, classes),
-    )
+    report = compare_run(run, expected, tolerance=tolerance)
+    if run.reason or classes is None:
+        return report
+    return replace(report, accuracy=accuracy_of(run.outputs, classes))
 
 
 class Comparison(NamedTuple):
@@ -121,6 +114,25 @@ def run_in_child(source: Source, inputs: Any, *, timeout: float) -> Run:
         if not completed.ok:
             return Run({}, runtime, completed.reason.replace(source_name(data), source_name(source)))
         return Run(read_job(folder, "result")[1], runtime)
+
+
+def compare_run(run: Run, expected: Any, *, tolerance: float) -> VerifyReport:
+    """Say whether a file gave what it should give, as `verify` does.
+
+    Args:
+        run: What it gave.
+        expected: The right outputs, as `verify` takes them; None asks for finite ones only.
+        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
+    """
+    comparison = Comparison(run.reason) if run.reason else _compare(run.outputs, expected, tolerance)
+    return VerifyReport(
+        passed=not comparison.reason,
+        reason=comparison.reason,
+        max_abs_diff=comparison.difference,
+        scale=comparison.scale,
+        tolerance=float(tolerance),
+        runtime=run.runtime,
+    )
 
 
 def _work(folder: Path) -> None:

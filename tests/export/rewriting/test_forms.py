@@ -12,6 +12,7 @@ from tfprune.export.converting.convert import convert
 from tfprune.export.files.codec import encode
 from tfprune.export.rewriting.forms import FileForm, check_form_arguments, choose, export_report, forms
 from tfprune.export.running.runner import Runner
+from tfprune.export.tflite.editor import load, save
 
 WIDTH = 1024  # the smallest at which the stock converter's sparse file was seen to crash
 
@@ -119,3 +120,39 @@ def test_a_file_without_zeros_has_no_sparse_form():
 def test_unknown_choices_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         check_form_arguments(**settings)
+
+
+@pytest.fixture(scope="module")
+def integers():
+    """An int8 file of layers with zeros, and inputs for it."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Dense(128, activation="relu"),
+        keras.layers.Dense(96, activation="sigmoid", bias_initializer="random_uniform"),
+    ]
+    model = tfprune.wrap(keras.Sequential([keras.Input((128,)), *layers]))
+    tfprune.update_masks(model, 0.9)
+    samples = np.random.default_rng(0).random((8, 128), dtype="float32")
+    return convert(tfprune.strip(model), quantize="int8", calibration=samples), samples
+
+
+def test_eight_bit_layers_become_sparse_as_convolutions_that_give_the_same(integers):
+    content, samples = integers
+    for sparse in ("auto", True):
+        found = forms(content, name="int8", sparse=sparse, optimize="size")
+        choice = take(found, samples, Runner(content).predict(samples), tolerance=0)
+        assert choice.form.name == "int8, sparse as 1x1 convolutions"
+        assert len(choice.packed) < 0.5 * len(content)
+        np.testing.assert_array_equal(Runner(choice.packed).predict(samples), Runner(content).predict(samples))
+
+
+def test_a_form_that_is_nearly_its_twin_is_not_taken(integers):
+    content, samples = integers
+    expected = Runner(content).predict(samples)
+    model = load(content)
+    (bias,) = (tensor for tensor in model.subgraphs[0].tensors if tensor.type == 2 and tensor.shape.tolist() == [96])
+    model.buffers[bias.buffer].data = (model.buffers[bias.buffer].data.view("<i4") + 200).view(np.uint8)
+    other = FileForm("moved", save(model), twin=content)
+    choice = take([other, FileForm("int8", content)], samples, expected, tolerance=0.5)
+    assert choice.form.name == "int8"
+    assert re.match("it should give the same as fully connected layers: .* differs", choice.candidates[0].reason)

@@ -1,0 +1,108 @@
+"""Let the operators between 1x1 convolutions work on images of one pixel, so that nothing has to be reshaped there.
+
+They work on each entry alone, or on the last dimension: the gates of an unrolled LSTM or GRU, for example.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tfprune.export.rewriting.one_pixel import KINDS, OnePixelImages, lengths_of
+from tfprune.export.tflite import schema
+from tfprune.export.tflite.editor import inputs_of
+
+ELEMENTWISE = {
+    *(KINDS.ADD, KINDS.SUB, KINDS.MUL, KINDS.MAXIMUM, KINDS.MINIMUM, KINDS.QUANTIZE, KINDS.LOGISTIC, KINDS.TANH),
+    *(KINDS.RELU, KINDS.RELU6, KINDS.RELU_N1_TO_1, KINDS.RELU_0_TO_1, KINDS.LEAKY_RELU, KINDS.HARD_SWISH),
+}
+
+
+def keep_images(images: OnePixelImages, operator: schema.OperatorT) -> None:
+    """Let an operator take images, and give some, if all that it computes with was reshaped from such images."""
+    kind = images.kind(operator)
+    if kind in ELEMENTWISE:
+        _elementwise(images, operator)
+    elif kind == KINDS.SPLIT and _is_last_axis(images, operator):
+        _split(images, operator)
+    elif kind == KINDS.STRIDED_SLICE:
+        _slice(images, operator)
+
+
+def _elementwise(images: OnePixelImages, operator: schema.OperatorT) -> None:
+    inputs, target = inputs_of(operator), images.graph.tensors[operator.outputs[0]]
+    found = {index: images.origin(index) for index in inputs if not _is_spread(images, index)}
+    origins = [images.graph.tensors[origin] for origin in found.values()]
+    channels = {_channels(images, index) for index in found}
+    if len(channels) != 1 or not channels <= {*target.shape[-1:]} or len({tuple(one.shape) for one in origins}) > 1:
+        return
+    lengths = {tuple(lengths_of(images.graph.tensors[index])) for index in found}
+    is_open = min(map(min, lengths)) < 0
+    # Two rows of one dimension and two of another would give four.
+    if math.prod(target.shape) != math.prod(origins[0].shape) or (is_open and len(lengths) > 1):
+        return
+    operator.inputs = np.array([found.get(index, index) for index in inputs], np.int32)
+    operator.outputs = np.array([images.image_for(int(operator.outputs[0]), channels.pop())], np.int32)
+
+
+def _split(images: OnePixelImages, operator: schema.OperatorT) -> None:
+    source = inputs_of(operator)[1]
+    if not _channels(images, source):
+        return
+    axis = images.constant([3], shape=())
+    operator.inputs = np.array([axis, images.origin(source)], np.int32)
+    targets = [(int(index), int(images.graph.tensors[index].shape[-1])) for index in operator.outputs]
+    operator.outputs = np.array([images.image_for(*target) for target in targets], np.int32)
+
+
+def _slice(images: OnePixelImages, operator: schema.OperatorT) -> None:
+    """Cut channels out of an image, where all rows are taken."""
+    source, *limits = inputs_of(operator)
+    values = [_numbers(images, index) for index in limits]
+    options = operator.builtinOptions
+    others = [options.ellipsisMask, options.newAxisMask, options.shrinkAxisMask, getattr(options, "offset", False)]
+    masks = options.beginMask, options.endMask
+    takes_all_rows = [mask & 1 for mask in masks] == [1, 1] and [len(value) for value in values] == [2, 2, 2]
+    if any(others) or not takes_all_rows or values[2] != [1, 1] or not _channels(images, source):
+        return
+    target = int(operator.outputs[0])
+    begin, end, strides = ([rest] * 3 + [value[1]] for rest, value in zip((0, 0, 1), values, strict=True))
+    cut = [images.constant(numbers) for numbers in (begin, end, strides)]
+    operator.inputs = np.array([images.origin(source), *cut], np.int32)
+    operator.outputs = np.array([images.image_for(target, int(images.graph.tensors[target].shape[-1]))], np.int32)
+    begin_mask, end_mask = (0b111 | (mask & 0b10) << 2 for mask in masks)
+    operator.builtinOptions = schema.StridedSliceOptionsT(beginMask=begin_mask, endMask=end_mask)
+
+
+def _channels(images: OnePixelImages, index: int) -> int:
+    """Return the length of a tensor's last dimension if it was reshaped from an image with as many channels, or 0."""
+    channels = images.channels(images.origin(index))
+    shape = images.graph.tensors[index].shape
+    return channels if len(shape) and shape[-1] == channels else 0
+
+
+def _is_spread(images: OnePixelImages, index: int) -> bool:
+    """Tell whether a tensor is a constant that has at most one dimension, the last: it fits any image."""
+    tensor = images.graph.tensors[index]
+    shape = () if tensor.shape is None else tensor.shape
+    return _is_constant(images, index) and len(shape) <= 4 and set(map(int, shape[:-1])) <= {1}
+
+
+def _is_constant(images: OnePixelImages, index: int) -> bool:
+    data = images.model.buffers[images.graph.tensors[index].buffer].data
+    return data is not None and len(data) > 0
+
+
+def _is_last_axis(images: OnePixelImages, operator: schema.OperatorT) -> bool:
+    axis, source = inputs_of(operator)
+    rank = len(images.graph.tensors[source].shape)
+    return _numbers(images, axis) in ([-1], [rank - 1])
+
+
+def _numbers(images: OnePixelImages, index: int) -> list[int]:
+    """Return a constant of whole numbers; an empty list if it is not known before the model runs."""
+    tensor = images.graph.tensors[index]
+    if not _is_constant(images, index) or tensor.type != schema.TensorType.INT32:
+        return []
+    return np.asarray(images.model.buffers[tensor.buffer].data, np.uint8).view("<i4").tolist()
