@@ -18,14 +18,14 @@ from tfprune.export.tflite.editor import add_constant, inputs_of, operator_code
 INTEGERS_SINCE = 3  # the version of CONV_2D that takes 8-bit values
 
 
-def pointwise_refusal(model: schema.ModelT, graph: schema.SubGraphT, weight: int) -> str:
+def pointwise_refusal(model: schema.ModelT, graph: schema.SubGraphT, *, weight: int) -> str:
     """Say why the fully connected layers of a weight cannot be convolutions; empty if they can."""
     images = OnePixelImages(model, graph)
     layers = [operator for operator in graph.operators if _is_layer(images, operator, weight)]
     return next(filter(None, (_refusal(images, layer) for layer in layers)), "")
 
 
-def make_pointwise(model: schema.ModelT, graph: schema.SubGraphT, weights: Collection[int]) -> None:
+def make_pointwise(model: schema.ModelT, graph: schema.SubGraphT, *, weights: Collection[int]) -> None:
     """Turn the fully connected layers of some weights into convolutions, in place.
 
     Args:

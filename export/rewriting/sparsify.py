@@ -257,7 +257,7 @@ def _refusal(group: _Group, model: schema.ModelT) -> str:
             return "its zeros are not stored as 0"
     if not group.pointwise:
         return ""
-    reasons = [pointwise_refusal(model, model.subgraphs[number], use.tensor) for number, use in group.members]
+    reasons = [pointwise_refusal(model, model.subgraphs[number], weight=use.tensor) for number, use in group.members]
     return next(filter(None, reasons), "")
 
 
@@ -265,7 +265,7 @@ def _rewrite(model: schema.ModelT, groups: Sequence[_Group]) -> None:
     rewriters = [Rewriter(model, graph) for graph in model.subgraphs]
     pointwise = [member for group in groups if group.encoded and group.pointwise for member in group.members]
     for number, graph in enumerate(model.subgraphs):
-        make_pointwise(model, graph, {use.tensor for which, use in pointwise if which == number})
+        make_pointwise(model, graph, weights={use.tensor for which, use in pointwise if which == number})
     floating = {number for group in groups if group.encoded for number, use in group.members if use.hybrid}
     for group in groups:
         if group.encoded:
