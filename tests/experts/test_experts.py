@@ -113,7 +113,8 @@ def test_grow_then_merge_or_drop_is_the_identity_bit_for_bit(wrapped):
         model = tfprune.wrap(model)
         tfprune.update_masks(model, 0.5)
     grown, report = tfprune.grow_experts(model, 3, noise=0)
-    merged, _ = tfprune.merge_experts(grown, [[i, i + 4, i + 8] for i in range(4)], top_k=2)
+    assert report.siblings == tuple((i, i + 4, i + 8) for i in range(4))
+    merged, _ = tfprune.merge_experts(grown, report.siblings, top_k=2)
     dropped, last = tfprune.drop_experts(grown, report.copies, top_k=2, data=X)
     for back in (merged, dropped):
         assert all(np.array_equal(*pair) for pair in zip(back.get_weights(), model.get_weights(), strict=True))
@@ -147,6 +148,7 @@ def test_a_merged_expert_is_the_mean_of_its_group():
     np.testing.assert_allclose(after.router.kernel[:, 0], kernel[:, [0, 2]].mean(axis=1), rtol=1e-6)
     assert report.rows[0].experts == (4, 3)
     assert report.as_dict()["groups"] == [[0, 2], [1], [3]]
+    assert report.as_dict()["siblings"] == [[0], [1], [2]]
 
 
 def test_merged_masks_keep_what_any_keeps_and_no_latent_value_of_it():

@@ -39,11 +39,14 @@ class ExpertsReport(Report):
     Example:
         >>> row = ExpertsRow("mixture", experts=(2, 4), top_k=(1, 2), nnz=(600, 1200))
         >>> report = ExpertsReport((row,), ((0,), (1,), (0,), (1,)), difference=0.0, samples=8)
-        >>> report.copies, report.is_function_preserving
-        ((2, 3), True)
+        >>> report.copies, report.siblings, report.is_function_preserving
+        ((2, 3), ((0, 2), (1, 3)), True)
     """
 
-    JSON_NAMES = ("rows", "groups", "copies", "difference", "samples", "warning", "is_function_preserving")
+    JSON_NAMES = (
+        *("rows", "groups", "copies", "siblings", "difference", "samples", "warning"),
+        "is_function_preserving",
+    )
 
     rows: tuple[ExpertsRow, ...]
     groups: tuple[tuple[int, ...], ...]
@@ -55,6 +58,14 @@ class ExpertsReport(Report):
     def copies(self) -> tuple[int, ...]:
         """The experts that are copies of earlier ones: `drop_experts` removes them again."""
         return tuple(index for index, group in enumerate(self.groups) if group in self.groups[:index])
+
+    @property
+    def siblings(self) -> tuple[tuple[int, ...], ...]:
+        """The experts that are copies of the same one: `merge_experts` makes one of each group."""
+        places: dict[tuple[int, ...], list[int]] = {}
+        for index, group in enumerate(self.groups):
+            places.setdefault(group, []).append(index)
+        return tuple(map(tuple, places.values()))
 
     @property
     def is_function_preserving(self) -> bool | None:
