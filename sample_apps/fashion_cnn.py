@@ -7,24 +7,25 @@ python sample_apps/fashion_cnn.py --smoke      # seconds, on made-up images
 from __future__ import annotations
 
 import argparse
-import gzip
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the data, too
 
 import keras
 import numpy as np
 
 import tfprune
+from sample_apps.data import fashion_mnist
+from sample_apps.data.fashion_mnist import Data, pixels
 from tfprune.export import Runner, benchmark, to_tflite
 from tfprune.report import table
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 BATCH = 128
-Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and labels to train on, then to test on
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def main() -> None:
     options = parse()
     if options.smoke:
         print("--smoke: two epochs on made-up images instead of Fashion-MNIST; the accuracy means nothing")
-    data = synthetic() if options.smoke else fashion_mnist()
+    data = synthetic() if options.smoke else fashion_mnist.load()
     epochs, formats = (2, ("int8",)) if options.smoke else (options.epochs, (None, "int8"))
     options.output.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[Measured]] = {}
@@ -107,28 +108,6 @@ def rows(files: dict[str, list[Measured]]) -> Iterator[list[str]]:
         accuracy, nonzeros, plain, packed, latency = values.mean(axis=0)
         spread = f" ± {values[:, 0].std(ddof=1):.1%}" if len(seeds) > 1 else ""
         yield [name, f"{accuracy:.1%}{spread}", *(f"{n:,.0f}" for n in (nonzeros, plain, packed)), f"{latency:.3f}"]
-
-
-def fashion_mnist() -> Data:
-    """Read the files of the Debian package if it is installed; otherwise let Keras download them."""
-    if DEBIAN.is_dir():
-        x, y = idx("train-images-idx3"), idx("train-labels-idx1")
-        test_x, test_y = idx("t10k-images-idx3"), idx("t10k-labels-idx1")
-    else:
-        print(f"Downloading Fashion-MNIST. Without a network: apt-get install dataset-fashion-mnist, for {DEBIAN}")
-        (x, y), (test_x, test_y) = keras.datasets.fashion_mnist.load_data()
-    return pixels(x), y, pixels(test_x), test_y
-
-
-def idx(name: str) -> np.ndarray:
-    """Read a file in MNIST's format: the fourth byte counts the dimensions, whose sizes follow, then come bytes."""
-    content = gzip.decompress((DEBIAN / f"{name}-ubyte.gz").read_bytes())
-    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
-
-
-def pixels(images: np.ndarray) -> np.ndarray:
-    return (images[..., np.newaxis] / 255).astype("float32")
 
 
 def synthetic() -> Data:

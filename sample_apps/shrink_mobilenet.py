@@ -7,26 +7,27 @@ python sample_apps/shrink_mobilenet.py --smoke      # seconds, on made-up images
 from __future__ import annotations
 
 import argparse
-import gzip
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the data, too
 
 import keras
 import numpy as np
 
 import tfprune
+from sample_apps.data import fashion_mnist
+from sample_apps.data.fashion_mnist import Data, pixels
 from tfprune.export import Runner, benchmark, to_tflite
 from tfprune.report import table
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 BATCH = 128
 # Expansion, channels and stride of each block, as MobileNetV2 has them, for images of 28 px.
 BLOCKS = [(1, 64, 1), (3, 96, 2), (3, 96, 1), (3, 192, 2)]
-Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and labels to train on, then to test on
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Measured:
 
 def main() -> None:
     options = parse()
-    data, epochs = (synthetic(), 2) if options.smoke else (fashion_mnist(), options.epochs)
+    data, epochs = (synthetic(), 2) if options.smoke else (fashion_mnist.load(), options.epochs)
     options.output.mkdir(parents=True, exist_ok=True)
     measured: dict[str, list[Measured]] = {"dense": [], "shrunk": []}
     for seed in range(options.seeds):
@@ -134,28 +135,6 @@ def ratio(measured: dict[str, list[Measured]], name: str) -> float:
     """Return how many times less the shrunk model takes, on average over the seeds."""
     pairs = zip(measured["dense"], measured["shrunk"], strict=True)
     return float(np.mean([getattr(dense, name) / getattr(shrunk, name) for dense, shrunk in pairs]))
-
-
-def fashion_mnist() -> Data:
-    """Read the files of the Debian package if it is installed; otherwise let Keras download them."""
-    if DEBIAN.is_dir():
-        x, y = idx("train-images-idx3"), idx("train-labels-idx1")
-        test_x, test_y = idx("t10k-images-idx3"), idx("t10k-labels-idx1")
-    else:
-        print(f"Downloading Fashion-MNIST. Without a network: apt-get install dataset-fashion-mnist, for {DEBIAN}")
-        (x, y), (test_x, test_y) = keras.datasets.fashion_mnist.load_data()
-    return pixels(x), y, pixels(test_x), test_y
-
-
-def idx(name: str) -> np.ndarray:
-    """Read a file in MNIST's format: the fourth byte counts the dimensions, whose sizes follow, then come bytes."""
-    content = gzip.decompress((DEBIAN / f"{name}-ubyte.gz").read_bytes())
-    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
-
-
-def pixels(images: np.ndarray) -> np.ndarray:
-    return (images[..., np.newaxis] / 255).astype("float32")
 
 
 def synthetic() -> Data:

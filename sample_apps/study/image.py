@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from sample_apps import fashion_cnn
+from sample_apps.data import fashion_mnist
 from sample_apps.study.digits import Data, score
 
 __all__ = ["LOSS", "PRUNED", "Data", "build", "load", "score"]
@@ -18,7 +19,7 @@ layers = keras.layers
 
 
 def load(*, seed: int, smoke: bool) -> Data:
-    x, y, test_x, test_y = fashion_cnn.synthetic() if smoke else fashion_cnn.fashion_mnist()
+    x, y, test_x, test_y = fashion_cnn.synthetic() if smoke else fashion_mnist.load()
     return Data(x, y, test_x, test_y)
 
 

@@ -49,7 +49,7 @@ def test_fashion_reads_the_format_of_mnist(app, tmp_path, monkeypatch):
     images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     header = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4])
     (tmp_path / "few-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
-    fashion = app("fashion_cnn")
+    fashion = app("data.fashion_mnist")
     monkeypatch.setattr(fashion, "DEBIAN", tmp_path)
     assert np.array_equal(fashion.idx("few"), images)
 
@@ -177,7 +177,7 @@ def test_concepts_keep_what_footwear_needs(tmp_path):
 
 
 def test_attributes_are_measured_and_named(app):
-    concepts = app("concept_requirements")
+    concepts = app("concepts.clothes")
     images = np.zeros((3, 28, 28, 1), np.float32)
     images[0, 10:14, 2:26] = 0.9  # wide and light
     images[1, 2:26, 10:14] = 0.2  # high and dark
@@ -197,10 +197,10 @@ def test_attributes_are_measured_and_named(app):
 
 
 def test_committed_concept_tables_are_those_of_the_committed_results(app):
-    concepts = app("concept_requirements")
+    report = app("concepts.report")
     folder = APPS / "results"
     lines = [json.loads(line) for line in (folder / "concept_requirements.jsonl").read_text().splitlines()]
-    text = concepts.text(lines)
+    text = report.text(lines)
     assert text == (folder / "concept_requirements.md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "gallery" / "concept_requirements.md").read_text(encoding="utf-8")
     assert all(part.strip() in page for part in text.split("\n\n"))

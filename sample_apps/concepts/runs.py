@@ -1,0 +1,96 @@
+"""One run: train a network, then make it smaller in five ways that leave the same number of units in each layer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfprune
+from sample_apps.concepts.clothes import REQUIRED, REQUIREMENTS, accuracies, concepts
+from sample_apps.data.fashion_mnist import Data
+from tfprune import criteria
+from tfprune.export import Runner, benchmark, to_tflite
+
+STAGES = ("removed", "reconstructed", "trained")  # of `prune_to`
+BATCH = 128
+Line = dict[str, Any]
+
+
+def one_seed(seed: int, data: Data, options: argparse.Namespace) -> Iterator[Line]:
+    """Train a model, then make it smaller in five ways that leave the same number of units in each layer."""
+    x, y, _, _ = data
+    model = train(build(seed, options.units), data, epochs=options.epochs)
+    yield {"seed": seed, "way": "dense", **measured(model, data, options.output / "dense.tflite")}
+
+    part = slice(options.mined)
+    rules = tfprune.concept_rules(model, x[part], concepts(x[part], y[part]), layers=["dense_1", "dense_2"])
+    limits = {"min_precision": options.precision, "min_recall": options.recall}
+    plan, trace = tfprune.plan_concepts(model, rules, require=REQUIREMENTS, **limits)
+    if seed == 0:
+        print(f"\n{rules}\n\n{trace}\n\n{plan}\n")
+        trace.html(options.output / "trace.html")
+    footwear = np.isin(data[3], REQUIRED)
+    judged = {"validation_data": (data[2][footwear], data[3][footwear]), "metric": "accuracy", "verbose": 0}
+    judged["reconstruction"] = "parallel" if options.smoke else "sequential"
+    ways = {"concepts": plan, **others(model, plan, data, options.mined)}
+    for way, smaller in list(ways.items())[: 2 if options.smoke else None]:
+        assert smaller.parameters_kept == plan.parameters_kept
+        fine_tuned, report = tfprune.prune_to(model, smaller, (x, y), epochs=options.fine_tuning, **judged)
+        stages = {stage: round(getattr(report.rounds[0], stage), 4) for stage in STAGES}
+        found = measured(fine_tuned, data, options.output / f"{way.replace(', ', '-')}.tflite")
+        print(f"seed {seed}, {way}: {stages}, {found['bytes']:,} bytes", flush=True)
+        yield {"seed": seed, "way": way, "stages": stages, **found}
+
+
+def others(model: keras.Model, plan: tfprune.ShrinkPlan, data: Data, count: int) -> dict[str, tfprune.ShrinkPlan]:
+    """Plan to keep as many units of each layer, chosen by other criteria."""
+    x, y = data[0][:count], data[1][:count]
+    needed = np.where(np.isin(y, REQUIRED), y, 0)  # what a criterion may know of the requirements, too
+    ways = {
+        "magnitude": ("magnitude", None),
+        "F-statistic": (criteria.FStatistic("output"), (x, y)),
+        "F-statistic, required": (criteria.FStatistic("output"), (x, needed)),
+        "random": (criteria.Random(1), None),
+    }
+    return {
+        name: tfprune.plan_shrink(model, 0.5, criterion=criterion, allocation=plan.allocation(), data=seen)
+        for name, (criterion, seen) in ways.items()
+    }
+
+
+def build(seed: int, units: int) -> keras.Model:
+    """Return a small network in the shape of VGG: most weights are in two dense layers."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    stack = [keras.Input((28, 28, 1), name="image")]
+    for number, channels in enumerate((32, 64, 64), 1):
+        stack.append(layers.Conv2D(channels, 3, padding="same", activation="relu", name=f"conv_{number}"))
+        stack.append(layers.MaxPooling2D())
+    stack += [layers.Flatten()]
+    stack += [layers.Dense(units, activation="relu", name=f"dense_{number}") for number in (1, 2)]
+    return keras.Sequential([*stack, layers.Dense(10, name="class")])
+
+
+def train(model: keras.Model, data: Data, *, epochs: int) -> keras.Model:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.001), loss, metrics=["accuracy"])
+    model.fit(data[0], data[1], batch_size=BATCH, epochs=epochs, verbose=2)
+    return model
+
+
+def measured(model: keras.Model, data: Data, path: Path) -> Line:
+    """Export a model, then measure the file and not the model, because the file is what ships."""
+    report = to_tflite(model, path, check_on=data[2][:200])
+    plan = tfprune.plan_shrink(model, 0.0)
+    return {
+        "accuracy": accuracies(Runner(path).predict(data[2]), data[3]),
+        "bytes": report.bytes,
+        "flops": plan.flops,
+        "parameters": plan.parameters,
+        "latency_ms": benchmark(path, runs=300).median_ms,
+    }
