@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,6 +43,7 @@ suppress_warnings = ["myst.header"]  # a page may begin with a heading of the se
 # The reference comes from docstrings: Google's sections, and code in single backticks.
 default_role = "code"
 autosummary_generate = True
+autodoc_mock_imports = [] if find_spec("flwr") else ["flwr"]  # the extra `docs` does not bring Flower
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_inherit_docstrings = False

@@ -65,6 +65,22 @@ def concepts() -> None:
     assert "positive" in str(rules)
 
 
+def federated() -> None:
+    import keras
+    from flwr.serverapp.strategy import FedAvg
+
+    import tfprune
+    from tfprune.federated import MaskedClient, MaskedFedAvg, MaskedModel, Update
+
+    model = tfprune.wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)]))
+    tfprune.update_masks(model, 0.8)
+    masked = MaskedModel(model)
+    assert isinstance(MaskedFedAvg(check_masks=masked.check_masks), FedAvg)
+    assert len(Update(masked.weights, masked.masks).encode(known=masked.masks)) < 8 * 16 * 4 / 2
+    assert MaskedClient.__doc__
+    assert is_installed("ray")
+
+
 def plot() -> None:
     import keras
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 from typing import Any
 
 import tfprune
 import tfprune.export
 
+ON_FLOWER = ("MaskedFedAvg", "MaskedClient")  # which need the extra `federated`
 OFFERED = ("allocation", "criteria", "federated", "patterns", "report", "schedules", "tfmot")
 MODULES = [getattr(tfprune, name) for name in OFFERED]
 
@@ -16,7 +18,8 @@ def public_names() -> dict[str, Any]:
     """Return what stands behind each public name, by full name; modules are left out, their names are there."""
     found = {}
     for home in (tfprune, tfprune.export, *MODULES):
-        found |= {f"{home.__name__}.{name}": getattr(home, name) for name in home.__all__}
+        names = [name for name in home.__all__ if name not in ON_FLOWER or find_spec("flwr")]
+        found |= {f"{home.__name__}.{name}": getattr(home, name) for name in names}
     return {name: thing for name, thing in found.items() if not inspect.ismodule(thing)}
 
 

@@ -37,6 +37,7 @@ OF_BOTH = {f"tfprune.{name}" for name in ("spec", "report", "lazy", "html", "str
 INSIDE = {
     "tfprune.report": {"matplotlib"},
     "tfprune.concepts": {"sklearn"},
+    "tfprune.federated.masked_client": {"flwr"},
     "tfprune.training": {"matplotlib"},
     "tfprune.export.tflite": {"ai_edge_litert", "flatbuffers"},
     "tfprune.export.converting": {"tensorflow"},
@@ -44,7 +45,7 @@ INSIDE = {
     "tfprune.export.commands": {"rich", "shtab"},
     "tfprune.export.loading": {"keras"},
 }
-AT_IMPORT = {"tfprune.export.demo": {"sklearn", "matplotlib"}}
+AT_IMPORT = {"tfprune.export.demo": {"sklearn", "matplotlib"}, "tfprune.federated.masked_fed_avg": {"flwr"}}
 
 
 def _steps(line: str) -> list[list[str]]:

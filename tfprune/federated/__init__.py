@@ -6,8 +6,8 @@
 A model is a list of arrays, as `get_weights` of the stripped model returns them; masks are a list of the same length,
 booleans, or None for an array of which a client has all entries. `MaskedModel` reads and sets both in a wrapped
 model. `LotteryFL`, `FedMask`, `PruneFL` and `leading_channels` choose masks, `agreement` compares them, and an
-`Update` is what travels: the entries under a mask, packed. All but `MaskedModel` and `leading_channels` is NumPy
-alone.
+`Update` is what travels: the entries under a mask, packed. `MaskedFedAvg` and `MaskedClient` run on Flower, the only
+modules that need it. All but these two, `MaskedModel` and `leading_channels` is NumPy alone.
 Start at `average.masked_average`.
 """
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tfprune.federated.fed_mask import FedMask as FedMask
     from tfprune.federated.leading import leading_channels as leading_channels
     from tfprune.federated.lottery_fl import LotteryFL as LotteryFL
+    from tfprune.federated.masked_client import MaskedClient as MaskedClient
+    from tfprune.federated.masked_fed_avg import MaskedFedAvg as MaskedFedAvg
     from tfprune.federated.masked_model import MaskedModel as MaskedModel
     from tfprune.federated.packed_masks import pack_masks as pack_masks
     from tfprune.federated.packed_masks import unpack_masks as unpack_masks
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "FedMask": "fed_mask",
     "LotteryFL": "lottery_fl",
+    "MaskedClient": "masked_client",
+    "MaskedFedAvg": "masked_fed_avg",
     "MaskedModel": "masked_model",
     "PruneFL": "prune_fl",
     "Traffic": "traffic",
