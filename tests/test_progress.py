@@ -179,6 +179,11 @@ def units(**verbose):
     tfprune.putri(dense(8, 6, 2), X, batch_size=4, **verbose)
 
 
+def blocks(**verbose):
+    layers = [keras.layers.Dense(8, name=f"block_{index}") for index in range(3)]
+    tfprune.rank_blocks(keras.Sequential([keras.Input((8,)), *layers]), (X, X), loss="mse", **verbose)
+
+
 def concepts(**verbose):
     tfprune.concept_rules(dense(4, 3, 2), X, {"right": X[:, 0] > 0, "up": X[:, 1] > 0}, layers="dense_4", **verbose)
 
@@ -195,6 +200,7 @@ CALLS = pytest.mark.parametrize(
         (latency, 1 + 1 + 4, "candidate"),  # the model, the smallest one, and four halvings of 16 channels
         (rounds, 2 * 3, "stage"),  # removed, reconstructed, trained
         (units, 2, "group"),
+        (blocks, 1 + 3, "evaluation"),  # the whole model, and without each block
         (concepts, 1 * 2, "tree"),  # layers times concepts
     ],
 )

@@ -37,8 +37,8 @@ def grow_experts(
         seed: Seed of the noise. Default 0.
         grow_top_k: Whether `factor` times as many experts are used for each input. Default True; with False the model
             computes something else, and the report says so.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; None (the default) takes random
-            numbers, and compares nothing for a layer.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers, and compares nothing for a layer.
 
     Returns:
         An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.

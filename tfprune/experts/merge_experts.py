@@ -31,8 +31,8 @@ def merge_experts(
             belongs to one group.
         top_k: How many experts are used for each input afterwards, at least 1; None (the default) keeps the number,
             or uses all that are left if there are fewer.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; None (the default) takes random
-            numbers, and compares nothing for a layer.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers, and compares nothing for a layer.
 
     Returns:
         An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.

@@ -28,8 +28,8 @@ def drop_blocks(
         drop: The blocks to leave out, counted from 0 in the order in which the model calls them.
         blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
             such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; None (the default) takes random
-            numbers.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers.
 
     Returns:
         An uncompiled model of the same class where the arguments of the class can say how many blocks there are,

@@ -45,8 +45,8 @@ def grow_depth(
         zero_output: Whether the last weights of each copy, which make what it adds to what it reads, are zero: its
             last kernels and biases, or the scales of normalizations after them. The deeper model then computes
             the same at first. Default False.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; None (the default) takes random
-            numbers.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers.
 
     Returns:
         An uncompiled model of the same class where the arguments of the class can say how many blocks there are,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from tfprune.blocks.run import run
 from tfprune.growth.block_ranking import BlockRanking, RankedBlock
 from tfprune.models.batches import Batches
 from tfprune.models.compiled import loss_of
+from tfprune.progress import Progress, check_verbose
 from tfprune.spec import check_choice, check_count
 
 
@@ -24,6 +26,7 @@ def rank_blocks(
     loss: Any = None,
     blocks: str | None = None,
     batch_size: int = 32,
+    verbose: int | str = "auto",
 ) -> BlockRanking:
     """Say which of its repeated blocks a model would miss least.
 
@@ -41,6 +44,8 @@ def rank_blocks(
         blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
             such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
         batch_size: Samples in a batch, at least 1. Default 32.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            a bar after three seconds, in a terminal or a notebook.
 
     Returns:
         A ranking: a row for each block, and `order`, the block that is missed least first. Blocks depend on each
@@ -65,36 +70,39 @@ def rank_blocks(
     """
     check_choice(by, "by", choices=("loss", "similarity"))
     check_count(batch_size, "batch_size", least=1)
+    check_verbose(verbose)
     measured = loss_of(model, loss) if by == "loss" and isinstance(model, keras.Model) else None
     found = find_blocks(model, blocks)
+    batches = Batches(data, found.graph.model, batch_size=batch_size)
     every = list(range(len(found.blocks)))
-    alike, losses, count = [0.0] * len(every), [0.0] * (len(every) + 1), 0
-    for inputs, targets in Batches(data, found.graph.model, batch_size=batch_size):
-        size = len(inputs[0])
-        tensors = [keras.ops.convert_to_tensor(array) for array in inputs]
-        whole = run(found, every, inputs=tensors)
-        for block, pair in enumerate(zip(whole.stream[:-1], whole.stream[1:], strict=True)):
-            alike[block] += size * _cosine(*pair)
-        if measured is not None:
-            runs = [whole.outputs, *(_without(found, block, tensors) for block in every)]
-            for index, outputs in enumerate(runs):
-                losses[index] += size * _loss(measured, targets, outputs)
-        count += size
-    means = [total / count for total in losses]
+    losses: list[float] = []
+    with Progress(1 + (len(every) if measured else 0), verbose=verbose, unit="evaluation") as progress:
+        whole, alike = _evaluated(found, every, batches, measured)
+        for block in every if measured else ():
+            progress.add()
+            losses.append(_evaluated(found, [other for other in every if other != block], batches, measured)[0])
     rows = [
-        RankedBlock(*_described(found, block), alike[block] / count, None if measured is None else means[block + 1])
-        for block in every
+        RankedBlock(*_described(found, block), alike[block], losses[block] if measured else None) for block in every
     ]
-    return BlockRanking(tuple(rows), by, None if measured is None else means[0])
+    return BlockRanking(tuple(rows), by, whole if measured else None)
+
+
+def _evaluated(found: Blocks, order: list[int], batches: Batches, loss: Callable | None) -> tuple[float, list[float]]:
+    """Return the mean loss of a model with some blocks, 0 without a loss, and how alike each leaves its input."""
+    total, alike, count = 0.0, [0.0] * len(order), 0
+    for inputs, targets in batches:
+        values = run(found, order, inputs=[keras.ops.convert_to_tensor(array) for array in inputs])
+        size = len(inputs[0])
+        for place, pair in enumerate(itertools.pairwise(values.stream)):
+            alike[place] += size * _cosine(*pair)
+        total += size * _loss(loss, targets, values.outputs) if loss else 0
+        count += size
+    return total / count, [cosine / count for cosine in alike]
 
 
 def _described(found: Blocks, block: int) -> tuple[int, str, int]:
     layers = [call.layer for call in found.blocks[block].calls if isinstance(call.layer, keras.layers.Layer)]
     return block, layers[0].name, sum(layer_inside(layer).count_params() for layer in layers)
-
-
-def _without(found: Blocks, block: int, inputs: list[Any]) -> list[Any]:
-    return run(found, [other for other in range(len(found.blocks)) if other != block], inputs=inputs).outputs
 
 
 def _loss(loss: Callable, targets: Any, outputs: list[Any]) -> float:
