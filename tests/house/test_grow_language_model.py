@@ -1,0 +1,151 @@
+"""The app that grows a language model: text, model, compute, and a run on made-up text."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from itertools import chain
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from programs import printed_by
+
+import tfprune
+
+pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "sample_apps" / "grow_language_model.py"
+
+
+@pytest.fixture(autouse=True)
+def from_the_checkout(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+
+
+def piece(name):
+    return importlib.import_module(f"sample_apps.growth.{name}")
+
+
+# Text.
+
+
+def test_books_of_the_test_are_not_trained_on():
+    books, texts = piece("books"), importlib.import_module("sample_apps.language_model.texts")
+    sections = [texts.Section("Ruth", "Ruth 1", "she went to the field " * 40)]
+    sections += [texts.Section("Acts", "Acts 1", "xyz zyx " * 400)]
+    found = books.read(sections, pieces=20)
+    assert found.test.shape[1] == 129 and len(found.test) > 1
+    known = set(found.train.tolist())
+    assert 0 not in known and set(found.test.ravel().tolist()) - known == {0}  # x, y and z are unknown pieces
+
+
+def test_each_window_begins_with_the_last_piece_of_the_one_before_and_is_drawn_once():
+    books = piece("books")
+    text = np.arange(128 * 7)
+    windows = books.windows(text)
+    assert windows.shape == (6, 129) and (windows[1:, 0] == windows[:-1, -1]).all()
+    assert list(chain(windows[0], *windows[1:, 1:])) == list(range(128 * 6 + 1))
+    drawn = books.shuffled(text, 12, seed=0)
+    assert drawn.shape == (12, 129) and len({row[0] for row in drawn[:5].tolist()}) == 5
+    assert (np.diff(drawn) == 1).all() and not np.array_equal(drawn, books.shuffled(text, 12, seed=1))
+
+
+# The model.
+
+
+@pytest.fixture(scope="module")
+def model():
+    networks = importlib.import_module("sample_apps.growth.networks")
+    return networks.build(networks.Size(blocks=2, experts=4, top_k=2, width=8, hidden=6, heads=2), 30, seed=0)
+
+
+def test_a_mixture_is_the_sum_of_the_experts_that_the_router_chooses(model):
+    mixture = model.get_layer("block_0_mixture")
+    x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
+    router, up, down = (np.asarray(weight) for weight in (mixture.router.kernel, mixture.up, mixture.down))
+    expected = np.zeros((5, 8))
+    for row, read in zip(expected, x[0], strict=True):
+        scores = read @ router
+        chosen = np.argsort(scores)[-2:]
+        gates = np.exp(scores[chosen]) / np.exp(scores[chosen]).sum()
+        for gate, expert in zip(gates, chosen, strict=True):
+            row += gate * (np.maximum(read @ up[expert], 0) @ down[expert])
+    np.testing.assert_allclose(mixture(x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_piece_sees_those_after_it(model):
+    one = np.random.default_rng(0).integers(0, 30, (1, 128))
+    other = np.where(np.arange(128) < 64, one, 29 - one)
+    before, after = (np.asarray(model(text)) for text in (one, other))
+    np.testing.assert_allclose(before[:, :64], after[:, :64], atol=1e-6)
+    assert np.abs(before[:, 64:] - after[:, 64:]).max() > 1e-3
+
+
+def test_compute_is_counted_from_what_a_piece_meets(model):
+    compute = piece("compute")
+    attention, router, expert, output = 4 * 8 * 8, 8 * 4, 2 * 8 * 6, 8 * 30
+    scores = 2 * 2 * 128 * 8  # two products, of 128 vectors of width 8 each
+    for all_experts, met in ((False, 2), (True, 4)):
+        forward = 2 * (2 * (attention + router + met * expert) + scores) + 2 * output
+        assert compute.training_flops(model, all_experts=all_experts) == 3 * forward
+    assert compute.training_flops(tfprune.wrap(model)) == compute.training_flops(model)
+
+
+def test_the_learning_rate_rises_and_falls():
+    training, seen = piece("training"), []
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    rate = training.Rate(0.5, 100)
+    rate.set_model(model)
+    for step in range(100):
+        rate.on_train_batch_begin(step)
+        seen.append(float(model.optimizer.learning_rate))
+    np.testing.assert_allclose(seen[:5], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-6)
+    assert max(seen) == 0.5 and seen[5:] == sorted(seen[5:], reverse=True)
+    assert seen[-1] == pytest.approx(0.025, rel=0.02)
+
+
+def test_a_model_built_alike_is_traced_once_and_learns_nothing_from_the_other(model):
+    training = piece("training")
+    other = keras.models.clone_model(model)
+    first, second = training.compiled_like(model), training.compiled_like(other)
+    assert first is second
+    for mine, theirs in zip(second.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert all(not np.asarray(variable).any() for variable in second.optimizer.variables)
+
+
+# The program.
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("growth")
+    return folder, printed_by(APP, "--smoke", "--output", folder, folder=ROOT)
+
+
+def test_the_app_grows_and_prunes_back(smoke):
+    folder, printed = smoke
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:2] == "| "]
+    sizes = {row[0]: int(row[4].replace(",", "")) for row in rows if row[4][:1].isdigit()}
+    assert sizes["grown, then pruned back"] == sizes["base"] < sizes["grown, interposed"] == sizes["from scratch"]
+    assert (folder / "growth.png").stat().st_size
+
+
+def test_results_are_not_overwritten(smoke, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["grow_language_model", "--smoke", "--output", str(smoke[0])])
+    with pytest.raises(SystemExit, match="Pass --resume"):
+        importlib.import_module("sample_apps.grow_language_model").main()
+
+
+def test_a_base_of_half_zeros_grows_with_them(model, tmp_path):
+    networks, runs = piece("networks"), piece("runs")
+    plan = runs.Plan(networks.Size(2, 4, 2, width=8, hidden=6, heads=2), (1, 1, 1), (0.1, 0.1), tmp_path)
+    model.save(plan.path("base", 3))
+    grown, before = runs.start(runs.SPARSE, plan, None, seed=3)
+    report = tfprune.sparsity_report(grown)
+    assert before == pytest.approx(0.5, abs=0.001) and report.sparsity == pytest.approx(0.5, abs=0.001)
+    assert all(row.sparsity == pytest.approx(0.5, abs=0.02) for row in report.rows)
+    assert sum("mixture/up_kernel" in row.path for row in report.rows) == plan.large.blocks == 4
