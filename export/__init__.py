@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tfprune.export.rewriting.sparsify import sparsify as sparsify
     from tfprune.export.running.benchmark import benchmark as benchmark
     from tfprune.export.running.benchmark_report import BenchmarkReport as BenchmarkReport
+    from tfprune.export.running.evaluate import evaluate as evaluate
+    from tfprune.export.running.evaluate_report import EvaluateReport as EvaluateReport
     from tfprune.export.running.runner import Runner as Runner
     from tfprune.export.running.verify import verify as verify
     from tfprune.export.running.verify_report import VerifyReport as VerifyReport
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 # Each name lives in the module of its own name: `pack` in files/pack.py, `Runner` in running/runner.py.
 _ROOMS = {
     "files": ["pack", "unpack"],
-    "running": ["BenchmarkReport", "Runner", "VerifyReport", "benchmark", "verify"],
+    "running": ["BenchmarkReport", "EvaluateReport", "Runner", "VerifyReport", "benchmark", "evaluate", "verify"],
     "xnnpack": ["SparseInferenceReport"],
     "inspecting": ["ModelReport", "inspect"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],

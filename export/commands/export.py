@@ -42,6 +42,10 @@ tfprune export model.tflite smaller.tflite
         "--optimize", choices=["size", "latency"], default="size", help="what the best form is (default: %(default)s)"
     )
     add_file(parser, "--check-on", metavar="FILE", help="samples on which the file is compared with the model")
+    parser.add_argument(
+        "--evaluate-on", metavar="X,Y", help="samples and labels, .npy: a file that loses accuracy on them is refused"
+    )
+    parser.add_argument("--max-drop", type=float, help="accuracy that the file may lose (default: 0.01)")
     parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
     parser.add_argument(
         "--tolerance", type=float, help="largest difference allowed, as a fraction of the model's largest output"
@@ -49,7 +53,7 @@ tfprune export model.tflite smaller.tflite
 
 
 def _export(options: argparse.Namespace) -> Any:
-    check_not_read(options.target, options.calibration, options.check_on)
+    check_not_read(options.target, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
     settings = {
         "sparse": SPARSE[options.sparse],
         "optimize": options.optimize,
@@ -76,14 +80,25 @@ def _export(options: argparse.Namespace) -> Any:
             levels=options.levels,
             calibration=options.calibration and load_arrays(options.calibration),
             io_dtype=options.io_dtype or "float32",
+            **_evaluation(options),
             **settings,
         )
+
+
+def _evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    if options.evaluate_on is None:
+        return {}
+    samples, _, labels = options.evaluate_on.partition(",")
+    if not labels:
+        raise ValueError(f"Expected --evaluate-on X,Y, samples and labels. Received: {options.evaluate_on!r}.")
+    drop = {} if options.max_drop is None else {"max_drop": options.max_drop}
+    return {"evaluate_on": (load_arrays(samples), load_arrays(labels)), **drop}
 
 
 def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
     from tfprune.export.rewriting.rewrite import rewrite
 
-    for name in ("quantize", "levels", "io_dtype", "calibration"):
+    for name in ("quantize", "levels", "io_dtype", "calibration", "evaluate_on", "max_drop"):
         if getattr(options, name) is not None:
             raise ValueError(
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "

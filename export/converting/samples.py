@@ -38,12 +38,13 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
     return found
 
 
-def read_check_on(data: Any, signature: Signature) -> dict[str, np.ndarray]:
+def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on") -> dict[str, np.ndarray]:
     """Read all samples of what a user passed as `check_on`; labels are left out.
 
     Args:
         data: Anything that `batches` reads.
         signature: The inputs of the model.
+        argument: What the user calls it.
 
     Returns:
         One array per input, by name.
@@ -52,13 +53,13 @@ def read_check_on(data: Any, signature: Signature) -> dict[str, np.ndarray]:
         TypeError: If `data` holds no batches.
         ValueError: If there is no sample, it never ends, a batch does not fit the inputs, or batches differ in shape.
     """
-    check_source(data, argument="check_on")
-    parts = list(_named_arrays(data, signature, argument="check_on", rows=None))
+    check_source(data, argument=argument)
+    parts = list(_named_arrays(data, signature, argument=argument, rows=None))
     for name in signature.names:
         shapes = {part[name].shape[1:] for part in parts}
         if len(shapes) > 1:
             raise ValueError(
-                f"Expected samples of one shape for input {name!r} in `check_on`. Received: "
+                f"Expected samples of one shape for input {name!r} in `{argument}`. Received: "
                 f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
             )
     return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import tfprune
 from tfprune.export.converting.convert import check_options, convert
 from tfprune.export.converting.half_precision import HALF, half_types
 from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
+from tfprune.export.converting.lost_accuracy import lost_accuracy, read_evaluate_on
 from tfprune.export.converting.samples import read_calibration, read_check_on
 from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
 from tfprune.export.files.codec import check_method
@@ -62,6 +64,9 @@ def to_tflite(
     compress: str | None = None,
     check_on: Any = None,
     tolerance: float | None = None,
+    evaluate_on: Any = None,
+    max_drop: float = 0.01,
+    metric: str = "accuracy",
     verbose: int | str = "auto",
 ) -> ExportReport:
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
@@ -97,6 +102,11 @@ def to_tflite(
             model compute in float16 or bfloat16, whose outputs are less exact than those of the file. Scores of a
             softmax may move more where two classes are close: judge such a file by its accuracy, and allow what it
             needs.
+        evaluate_on: A tuple (x, y) of samples and their answers, or batches of such tuples. The file that would be
+            written and the Keras model are both measured on them, and the report has both values.
+        max_drop: How much worse than the Keras model the file may be on `evaluate_on`, in units of the metric; at
+            least 0. The default allows one point of accuracy.
+        metric: The metric, by a name that `tfprune.export.evaluate` takes.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds. Its steps are Keras' outputs,
             the conversion, the forms and their checks.
@@ -107,8 +117,8 @@ def to_tflite(
     Raises:
         TypeError: If `model` is not a Keras model, `path` is not a path, `calibration` or `check_on` holds no
             batches, or an argument has another type.
-        ValueError: If an argument does not fit, the target cannot be written, the converter fails, or no form
-            passes. What was at `path` before is then untouched.
+        ValueError: If an argument does not fit, the target cannot be written, the converter fails, no form passes,
+            or the file loses more than `max_drop`. What was at `path` before is then untouched.
 
     Example:
         >>> report = to_tflite(model, "model.tflite.xz", quantize="float16", compress="xz", check_on=images)
@@ -134,6 +144,7 @@ def to_tflite(
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
+    answers = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(STEPS, verbose=verbose, unit="step") as progress:
         expected = _predict(plain, inputs, data)
         if optimize == "latency" and sparse is not False:
@@ -156,9 +167,10 @@ def to_tflite(
             compress=compress,
             advice=ADVICE,
         )
+        lost = lost_accuracy(choice.form.content, answers, predict=partial(_predict, plain, inputs))
     write_atomically(target, choice.packed)
     counts = {count: sum(getattr(row, count) for row in kernels) for count in ("nnz", "size")}
-    return export_report(str(target), choice, **counts)
+    return export_report(str(target), choice, lost=lost, **counts)
 
 
 def _plain(model: keras.Model) -> keras.Model:

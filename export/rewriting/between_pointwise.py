@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 
-from tfprune.export.rewriting.one_pixel import KINDS, OnePixelImages, lengths_of
+from tfprune.export.rewriting.one_pixel import OnePixelImages, lengths_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import inputs_of
 
 ELEMENTWISE = {
-    *(KINDS.ADD, KINDS.SUB, KINDS.MUL, KINDS.MAXIMUM, KINDS.MINIMUM, KINDS.QUANTIZE, KINDS.LOGISTIC, KINDS.TANH),
-    *(KINDS.RELU, KINDS.RELU6, KINDS.RELU_N1_TO_1, KINDS.RELU_0_TO_1, KINDS.LEAKY_RELU, KINDS.HARD_SWISH),
+    *("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "QUANTIZE", "LOGISTIC", "TANH"),
+    *("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "HARD_SWISH"),
 }
 
 
@@ -24,9 +24,9 @@ def keep_images(images: OnePixelImages, operator: schema.OperatorT) -> None:
     kind = images.kind(operator)
     if kind in ELEMENTWISE:
         _elementwise(images, operator)
-    elif kind == KINDS.SPLIT and _is_last_axis(images, operator):
+    elif kind == "SPLIT" and _is_last_axis(images, operator):
         _split(images, operator)
-    elif kind == KINDS.STRIDED_SLICE:
+    elif kind == "STRIDED_SLICE":
         _slice(images, operator)
 
 

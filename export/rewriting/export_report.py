@@ -29,6 +29,23 @@ class Candidate(Report):
 
 
 @dataclass(frozen=True)
+class LostAccuracy(Report):
+    """How much worse a file is than the Keras model.
+
+    Attributes:
+        metric: The name of the metric, behind that of the output if there are several.
+        keras: Its value for the model.
+        file: Its value for the file.
+        drop: How much worse the file is; negative if it is better.
+    """
+
+    metric: str
+    keras: float
+    file: float
+    drop: float
+
+
+@dataclass(frozen=True)
 class ExportReport(Report):
     """What `to_tflite` wrote, and how it was checked.
 
@@ -45,6 +62,7 @@ class ExportReport(Report):
         candidates: The forms of the file that were tried.
         runtime: The interpreter that ran the check, and its version.
         sparse_inference: Whether XNNPACK's sparse kernels run the file, on which machines, and why not.
+        lost: How much worse the file is than the Keras model, for each output, if samples for that were given.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -64,6 +82,7 @@ class ExportReport(Report):
     candidates: tuple[Candidate, ...]
     runtime: str
     sparse_inference: SparseInferenceReport
+    lost: tuple[LostAccuracy, ...] = ()
 
     def __str__(self) -> str:
         rows = [
@@ -71,6 +90,7 @@ class ExportReport(Report):
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
             ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
             ["difference", f"{number_text(self.max_abs_diff)} (allowed: {self.tolerance:g} of the largest output)"],
+            *([one.metric, f"{one.file:.4f} (Keras: {one.keras:.4f})"] for one in self.lost),
             ["checked on", self.runtime],
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
         ]

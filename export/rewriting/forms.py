@@ -10,7 +10,7 @@ from typing import Any
 from tfprune.export.files.codec import encode
 from tfprune.export.report import fraction_of_zeros
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
-from tfprune.export.rewriting.export_report import Candidate, ExportReport
+from tfprune.export.rewriting.export_report import Candidate, ExportReport, LostAccuracy
 from tfprune.export.rewriting.sparsify import sparsify
 from tfprune.export.running.verify import Run, compare_run, run_in_child
 from tfprune.export.running.verify_report import VerifyReport
@@ -229,7 +229,9 @@ def _loss(mine: Speed, best: Speed, *, more: int) -> str:
     return f"{more:,} bytes more than the one taken" if more else "equals the one taken"
 
 
-def export_report(path: str, choice: Choice, *, nnz: int, size: int) -> ExportReport:
+def export_report(
+    path: str, choice: Choice, *, nnz: int, size: int, lost: tuple[LostAccuracy, ...] = ()
+) -> ExportReport:
     """Say what was written at a path, and how it was checked."""
     return ExportReport(
         path=path,
@@ -244,4 +246,5 @@ def export_report(path: str, choice: Choice, *, nnz: int, size: int) -> ExportRe
         candidates=choice.candidates,
         runtime=choice.verified.runtime,
         sparse_inference=inference_of_file(choice.form.content),
+        lost=lost,
     )

@@ -12,8 +12,7 @@ from tfprune.export.tflite import schema
 from tfprune.export.tflite.canonical_order import indices_of
 from tfprune.export.tflite.editor import add_constant, add_operator, add_tensor, builtin_code, inputs_of
 
-KINDS = schema.BuiltinOperator
-DISPENSABLE = {KINDS.RESHAPE, KINDS.SHAPE, KINDS.STRIDED_SLICE, KINDS.PACK}  # once nothing takes what they make
+DISPENSABLE = {"RESHAPE", "SHAPE", "STRIDED_SLICE", "PACK"}  # once nothing takes what they make
 
 
 class OnePixelImages:
@@ -26,17 +25,18 @@ class OnePixelImages:
 
     def __init__(self, model: schema.ModelT, graph: schema.SubGraphT) -> None:
         self.model, self.graph = model, graph
+        self._names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
         self._border = {*indices_of(graph.inputs), *indices_of(graph.outputs)}
-        reshapes = [operator for operator in graph.operators or () if self.kind(operator) == KINDS.RESHAPE]
+        reshapes = [operator for operator in graph.operators or () if self.kind(operator) == "RESHAPE"]
         ends = [(int(operator.inputs[0]), int(operator.outputs[0])) for operator in reshapes]
         self._before = {after: before for before, after in ends if self._mean_the_same(before, after)}
         self._images: dict[tuple[int, int], int] = {}  # by the tensor with the same entries, and channels
         self._constants: dict[tuple[int, ...], int] = {}
         self._reshapes: list[tuple[int, int, list[int]]] = []  # from, to, and the shape: operators that are to come
 
-    def kind(self, operator: schema.OperatorT) -> int:
-        """Return the number of an operator's kind."""
-        return builtin_code(self.model.operatorCodes[operator.opcodeIndex])
+    def kind(self, operator: schema.OperatorT) -> str:
+        """Return the name of an operator, such as `CONV_2D`."""
+        return self._names.get(builtin_code(self.model.operatorCodes[operator.opcodeIndex]), "")
 
     def origin(self, index: int) -> int:
         """Return the tensor that a tensor was reshaped from; the tensor itself if it was not."""

@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 
 from tfprune.export.rewriting.between_pointwise import keep_images
-from tfprune.export.rewriting.one_pixel import KINDS, OnePixelImages, lengths_of
+from tfprune.export.rewriting.one_pixel import OnePixelImages, lengths_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import add_constant, inputs_of, operator_code
 
@@ -48,7 +48,7 @@ def make_pointwise(model: schema.ModelT, graph: schema.SubGraphT, *, weights: Co
 
 
 def _is_layer(images: OnePixelImages, operator: schema.OperatorT, weight: int) -> bool:
-    return images.kind(operator) == KINDS.FULLY_CONNECTED and inputs_of(operator)[1:2] == [weight]
+    return images.kind(operator) == "FULLY_CONNECTED" and inputs_of(operator)[1:2] == [weight]
 
 
 def _refusal(images: OnePixelImages, layer: schema.OperatorT) -> str:
@@ -88,7 +88,7 @@ def _rewrite(images: OnePixelImages, layer: schema.OperatorT) -> None:
     outputs, _, _, inputs = images.graph.tensors[weight].shape.tolist()
     layer.inputs = np.array([images.image_of(source, inputs), weight, bias], np.int32)
     layer.outputs = np.array([images.image_for(int(layer.outputs[0]), outputs)], np.int32)
-    layer.opcodeIndex = operator_code(images.model, KINDS.CONV_2D)
+    layer.opcodeIndex = operator_code(images.model, schema.BuiltinOperator.CONV_2D)
     code = images.model.operatorCodes[layer.opcodeIndex]
     code.version = max(code.version, INTEGERS_SINCE)
     layer.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions

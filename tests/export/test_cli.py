@@ -58,6 +58,22 @@ def test_export_writes_the_stripped_model_and_prints_json_only(folder):
     assert Runner(folder / "model.tflite.gz").predict(samples) == pytest.approx(expected, abs=1e-5)
 
 
+def test_export_refuses_a_file_that_is_not_what_the_labels_say(folder, capsys):
+    samples = np.load(folder / "samples.npy")
+    model = keras.saving.load_model(folder / "model.keras")
+    labels = model.predict(samples, verbose=0).argmax(axis=1)
+    labels[:4] = (labels[:4] + 1) % 3
+    np.save(folder / "labels.npy", labels)
+    paths = [folder / "model.keras", folder / "labelled.tflite"]
+    code, out, _ = run(
+        capsys, "export", *paths, "--evaluate-on", f"{folder}/samples.npy,{folder}/labels.npy", "--json"
+    )
+    assert (code, json.loads(out)["lost"][0]["file"]) == (0, 0.9)
+    code, _, error = run(capsys, "export", *paths, "--evaluate-on", folder / "samples.npy")
+    assert code == 2
+    assert "Expected --evaluate-on X,Y" in error
+
+
 def test_inspect_counts_the_zeros(folder, capsys):
     code, out, _ = run(capsys, "inspect", folder / "model.tflite.gz", "--json")
     report = json.loads(out)

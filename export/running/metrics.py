@@ -1,0 +1,190 @@
+"""Metrics of a file's outputs by the names that Keras gives them, in NumPy: a device has no Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Function = Callable[[np.ndarray, np.ndarray], float]
+TOP = 5  # classes that may hold the right one
+UPDATED = ("update_state", "result", "name")  # what a metric of Keras has
+ROWS = 1024  # at once for a metric of Keras, which copies them
+
+
+def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) -> dict[str, float]:
+    """Compare outputs with what they should be.
+
+    Args:
+        outputs: What a file gave, by the name of the output.
+        targets: One array; for several outputs a list in their order, or a dict by name.
+        metrics: A name in `NAMES`, an object with `update_state`, `result` and `name` such as a metric of Keras, or a
+            list of these. For several outputs a dict by name may give each its own.
+
+    Returns:
+        The metrics by name, behind the name of the output and an underscore if there are several, as in Keras.
+
+    Raises:
+        TypeError: If a metric is something else.
+        ValueError: If a name is not known, or targets do not fit the outputs.
+    """
+    found = {}
+    by_output = _targets(targets, [*outputs])
+    for output, chosen in _metrics(metrics, [*outputs]).items():
+        for metric in chosen:
+            name = metric if isinstance(metric, str) else str(metric.name)
+            key = name if len(outputs) == 1 else f"{output}_{name}"
+            found[key] = _value(metric, by_output[output], outputs[output])
+    return found
+
+
+def is_error(name: str) -> bool:
+    """Tell whether smaller values of a metric are better, by its name, which may stand behind that of an output."""
+    return any(name == error or name.endswith(f"_{error}") for error in ERRORS)
+
+
+def check_metrics(metrics: Any) -> None:
+    """Refuse what is not a metric.
+
+    Raises:
+        TypeError: If it is neither a name nor an object that can be updated.
+        ValueError: If there is no metric of that name.
+    """
+    several = metrics.values() if isinstance(metrics, Mapping) else [metrics]
+    for metric in (metric for each in several for metric in _listed(each)):
+        if isinstance(metric, str) and metric not in NAMES:
+            raise ValueError(f"Expected metrics named {[*NAMES]}. Received: {metric!r}. Or pass a metric of Keras.")
+        if not isinstance(metric, str) and not all(hasattr(metric, name) for name in UPDATED):
+            raise TypeError(
+                f"Expected names of metrics, or objects with {', '.join(UPDATED)}. Received: {metric!r} of type "
+                f"{type(metric).__name__}."
+            )
+
+
+def _metrics(metrics: Any, names: list[str]) -> dict[str, Sequence[Any]]:
+    check_metrics(metrics)
+    if not isinstance(metrics, Mapping):
+        return {name: _listed(metrics) for name in names}
+    _check_names(metrics, names, argument="metrics", whole=False)
+    return {name: _listed(metrics[name]) for name in names if name in metrics}
+
+
+def _listed(metrics: Any) -> Sequence[Any]:
+    return metrics if isinstance(metrics, (list, tuple)) else [metrics]
+
+
+def _targets(targets: Any, names: list[str]) -> dict[str, np.ndarray]:
+    if isinstance(targets, Mapping):
+        _check_names(targets, names, argument="y", whole=True)
+        return {name: np.asarray(targets[name]) for name in names}
+    if len(names) == 1:
+        return {names[0]: np.asarray(targets)}
+    given = [*targets] if isinstance(targets, (list, tuple)) else [targets]
+    if len(given) != len(names):
+        raise ValueError(f"Expected `y` for each of the outputs {names}. Received: {len(given)} of them.")
+    return dict(zip(names, map(np.asarray, given), strict=True))
+
+
+def _check_names(given: Mapping[str, Any], names: list[str], *, argument: str, whole: bool) -> None:
+    if set(given) - set(names) or (whole and set(given) != set(names)):
+        raise ValueError(f"Expected `{argument}` by the names of the outputs, {names}. Received: {list(given)}.")
+
+
+def _value(metric: Any, y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    if len(y_true) != len(y_pred):
+        raise ValueError(f"Expected `y` with as many rows as `x`, {len(y_pred)}. Received: {len(y_true)}.")
+    if isinstance(metric, str):
+        return NAMES[metric](y_true, y_pred)
+    if hasattr(metric, "reset_state"):
+        metric.reset_state()
+    for start in range(0, len(y_pred), ROWS):
+        metric.update_state(y_true[start : start + ROWS], y_pred[start : start + ROWS])
+    return float(np.asarray(metric.result()))
+
+
+def _accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Choose as Keras does between one output, classes by number, and classes as one-hot rows."""
+    if y_pred.shape[-1:] in ((), (1,)):
+        return _binary(y_true, y_pred)
+    by_number = y_true.ndim < y_pred.ndim or y_true.shape[-1] == 1
+    return _sparse(y_true, y_pred) if by_number else _categorical(y_true, y_pred)
+
+
+def _binary(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    y_true, y_pred = _alike(y_true, y_pred)
+    return float(np.mean((y_pred > 0.5) == y_true))
+
+
+def _sparse(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    return float(np.mean(_classes(y_true, y_pred) == y_pred.argmax(axis=-1)))
+
+
+def _categorical(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    y_true, y_pred = _alike(y_true, y_pred)
+    return float(np.mean(y_true.argmax(axis=-1) == y_pred.argmax(axis=-1)))
+
+
+def _sparse_top(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    right = np.take_along_axis(y_pred, _classes(y_true, y_pred)[..., None].astype(np.int64), axis=-1)
+    return float(np.mean(np.count_nonzero(y_pred > right, axis=-1) < TOP))
+
+
+def _top(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    y_true, y_pred = _alike(y_true, y_pred)
+    return _sparse_top(y_true.argmax(axis=-1), y_pred)
+
+
+def _absolute(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    y_true, y_pred = _alike(y_true, y_pred)
+    return float(np.mean(np.abs(y_pred - y_true)))
+
+
+def _squared(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    y_true, y_pred = _alike(y_true, y_pred)
+    return float(np.mean(np.square(y_pred - y_true)))
+
+
+def _classes(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """Return the number of the class of each score."""
+    labels = y_true[..., 0] if y_true.ndim == y_pred.ndim and y_true.shape[-1] == 1 else y_true
+    if labels.shape != y_pred.shape[:-1]:
+        raise ValueError(
+            f"Expected `y` with the number of a class for each row of the output, of shape {y_pred.shape[:-1]}. "
+            f"Received: an array of shape {y_true.shape}."
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() < y_pred.shape[-1]:
+        raise ValueError(
+            f"Expected classes from 0 to {y_pred.shape[-1] - 1} in `y`, those of the output. Received: from "
+            f"{labels.min()} to {labels.max()}."
+        )
+    return labels
+
+
+def _alike(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both in one shape: a last dimension of 1 may be left out in one of them."""
+    if y_true.ndim + 1 == y_pred.ndim and y_pred.shape[-1] == 1:
+        y_true = y_true[..., None]
+    if y_pred.ndim + 1 == y_true.ndim and y_true.shape[-1] == 1:
+        y_pred = y_pred[..., None]
+    if y_true.shape != y_pred.shape:
+        raise ValueError(
+            f"Expected `y` of the output's shape, {y_pred.shape}. Received: an array of shape {y_true.shape}."
+        )
+    return y_true.astype(np.float64), y_pred.astype(np.float64)
+
+
+NAMES: dict[str, Function] = {
+    "accuracy": _accuracy,
+    "acc": _accuracy,
+    "binary_accuracy": _binary,
+    "categorical_accuracy": _categorical,
+    "sparse_categorical_accuracy": _sparse,
+    "top_k_categorical_accuracy": _top,
+    "sparse_top_k_categorical_accuracy": _sparse_top,
+    "mae": _absolute,
+    "mean_absolute_error": _absolute,
+    "mse": _squared,
+    "mean_squared_error": _squared,
+}
+ERRORS = ("mae", "mean_absolute_error", "mse", "mean_squared_error")
