@@ -83,7 +83,10 @@ class OnePixelImages:
         for source, target, lengths in reversed(self._reshapes):
             if target in read:
                 read.add(source)
-                inputs, options = [source, self.constant(lengths)], schema.ReshapeOptionsT(newShape=np.int32(lengths))
+                inputs, options = (
+                    [source, self.constant(lengths)],
+                    schema.ReshapeOptionsT(newShape=np.array(lengths, np.int32)),
+                )
                 add_operator(self.model, self.graph, name="RESHAPE", inputs=inputs, outputs=[target], options=options)
         self._drop_unread()
 

@@ -74,7 +74,7 @@ def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:
             f"Expected a tuple (x, y) in `{argument}`, or batches of such tuples. Received: a value of type "
             f"{type(data).__name__}. Pass samples and their labels."
         )
-    return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))  # type: ignore[return-value]
+    return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -36,7 +36,7 @@ LOOSE = {
         "optimizer",
         "loss",
     ),
-    *("data", "validation_data", "calibration", "check_on", "inputs", "expected"),
+    *("data", "validation_data", "calibration", "check_on", "inputs", "expected", "evaluate_on", "metrics"),
     *("_args", "_kwds", "kwargs"),  # passed on to Keras
 }
 RETURN_A_KERAS_MODEL = {
