@@ -55,19 +55,22 @@ class OnePixelImages:
         if self.channels(index) == channels:
             return index
         if (index, channels) not in self._images:
-            image = self._images[index, channels] = self._add(index, channels, b"")
+            image = self._images[index, channels] = self._add(index, channels)
             self._reshape(index, image, [-1, 1, 1, channels])
         return self._images[index, channels]
 
     def image_for(self, target: int, channels: int) -> int:
         """Add an image for an operator to make in place of a tensor, which becomes what RESHAPE makes of it."""
-        tensor = self.graph.tensors[target]
-        image = self._add(target, channels, tensor.name)
-        if target not in self._border:
-            tensor.name = b""
-        lengths = lengths_of(tensor)
+        image = self._add(target, channels)
+        lengths = lengths_of(self.graph.tensors[target])
         self._reshape(image, target, lengths if min(lengths) < 0 else [-1, *lengths[1:]])
         return image
+
+    def move_name(self, target: int, image: int) -> None:
+        """Give an image the name of the tensor that it stands for, which needs it no more inside of the graph."""
+        self.graph.tensors[image].name = self.graph.tensors[target].name
+        if target not in self._border:
+            self.graph.tensors[target].name = b""
 
     def constant(self, numbers: Sequence[int], shape: Sequence[int] = (-1,)) -> int:
         """Return a constant of whole numbers; equal ones are one tensor."""
@@ -105,11 +108,12 @@ class OnePixelImages:
         tensors = [self.graph.tensors[index] for index in indices]
         return len({scales_of(tensor) for tensor in tensors}) == 1
 
-    def _add(self, index: int, channels: int, name: bytes) -> int:
+    def _add(self, index: int, channels: int) -> int:
+        """Add an image without a name: there are hundreds of them in an unrolled network."""
         tensor = self.graph.tensors[index]
         shape = np.array([max(math.prod(tensor.shape) // channels, 1), 1, 1, channels], np.int32)
         signature = None if min(lengths_of(tensor)) >= 0 else np.array([-1, *shape[1:]], np.int32)
-        return add_tensor(self.graph, tensor, name=name, shape=shape, shapeSignature=signature, buffer=0)
+        return add_tensor(self.graph, tensor, name=b"", shape=shape, shapeSignature=signature, buffer=0)
 
     def _reshape(self, source: int, target: int, lengths: list[int]) -> None:
         self._before[target] = source

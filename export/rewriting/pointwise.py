@@ -37,7 +37,7 @@ def make_pointwise(model: schema.ModelT, graph: schema.SubGraphT, *, weights: Co
     for weight in weights:
         values = graph.tensors[weight]
         values.shape = np.array([values.shape[0], 1, 1, values.shape[1]], np.int32)
-    biases: dict[tuple[int, float], int] = {}
+    biases: dict[int, int] = {}  # by weight
     for operator in [*graph.operators]:
         if any(_is_layer(images, operator, weight) for weight in weights):
             _add_bias(images, operator, biases)
@@ -67,27 +67,31 @@ def _refusal(images: OnePixelImages, layer: schema.OperatorT) -> str:
     return ""
 
 
-def _add_bias(images: OnePixelImages, layer: schema.OperatorT, biases: dict[tuple[int, float], int]) -> None:
-    """Give a layer without a bias one of zeros, without which no kernel takes an 8-bit convolution."""
+def _add_bias(images: OnePixelImages, layer: schema.OperatorT, biases: dict[int, int]) -> None:
+    """Give a layer without a bias one of zeros, without which no kernel takes an 8-bit convolution.
+
+    All steps of an unrolled network get the same: zeros are zeros at any scale.
+    """
     source, weight, *bias = inputs_of(layer)
     if bias and bias[0] >= 0:
         return
-    kernel, scale = images.graph.tensors[weight], images.graph.tensors[source].quantization.scale[0]
-    if (weight, float(scale)) not in biases:
-        zeros = np.zeros(kernel.shape[0], np.int32)
-        index = add_constant(images.model, images.graph, name=(kernel.name or b"") + b"/bias", values=zeros)
+    if weight not in biases:
+        kernel, scale = images.graph.tensors[weight], images.graph.tensors[source].quantization.scale[0]
+        zeros, name = np.zeros(kernel.shape[0], np.int32), (kernel.name or b"") + b"/bias"
+        biases[weight] = add_constant(images.model, images.graph, name=name, values=zeros)
         scales = (scale * kernel.quantization.scale).astype(np.float32)
         quantization = schema.QuantizationParametersT(scale=scales, zeroPoint=np.zeros(len(scales), np.int64))
-        images.graph.tensors[index].quantization = quantization
-        biases[weight, float(scale)] = index
-    layer.inputs = np.array([source, weight, biases[weight, float(scale)]], np.int32)
+        images.graph.tensors[biases[weight]].quantization = quantization
+    layer.inputs = np.array([source, weight, biases[weight]], np.int32)
 
 
 def _rewrite(images: OnePixelImages, layer: schema.OperatorT) -> None:
     source, weight, bias = inputs_of(layer)
     outputs, _, _, inputs = images.graph.tensors[weight].shape.tolist()
     layer.inputs = np.array([images.image_of(source, inputs), weight, bias], np.int32)
-    layer.outputs = np.array([images.image_for(int(layer.outputs[0]), outputs)], np.int32)
+    image = images.image_for(int(layer.outputs[0]), outputs)
+    images.move_name(int(layer.outputs[0]), image)
+    layer.outputs = np.array([image], np.int32)
     layer.opcodeIndex = operator_code(images.model, schema.BuiltinOperator.CONV_2D)
     code = images.model.operatorCodes[layer.opcodeIndex]
     code.version = max(code.version, INTEGERS_SINCE)

@@ -30,6 +30,7 @@ COMMANDS = [
     ["packed.py"],
     ["sharing.py"],
     ["sparse_files.py"],
+    ["eight_bit.py"],
     ["device.py"],
 ]
 

@@ -32,19 +32,18 @@ class Network:
         return [keras.ops.convert_to_numpy(output) for output in outputs]
 
 
-def _mlp() -> keras.Model:
-    return keras.Sequential(
-        [keras.Input((64,), name="pixels"), layers.Dense(128, "relu"), layers.Dense(64, "relu"), layers.Dense(10)]
-    )
+def _mlp(width: int = 1) -> keras.Model:
+    hidden = [layers.Dense(128 * width, "relu"), layers.Dense(64 * width, "relu")]
+    return keras.Sequential([keras.Input((64,), name="pixels"), *hidden, layers.Dense(10)])
 
 
-def _cnn() -> keras.Model:
+def _cnn(width: int = 1) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((16, 16, 3), name="image"),
-            layers.Conv2D(16, 3, activation="relu"),
+            layers.Conv2D(16 * width, 3, activation="relu"),
             layers.DepthwiseConv2D(3, padding="same"),
-            layers.SeparableConv2D(32, 3, strides=2, activation="relu"),
+            layers.SeparableConv2D(32 * width, 3, strides=2, activation="relu"),
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dense(10),
@@ -123,21 +122,20 @@ def _normalized(maps: keras.KerasTensor, activation: str | None = None) -> keras
     return layers.Activation(activation)(maps) if activation else maps
 
 
-def _lstm() -> keras.Model:
+def _lstm(width: int = 1) -> keras.Model:
     return keras.Sequential(
         [
             keras.Input((12, 6), name="window"),
-            layers.LSTM(48, return_sequences=True),
-            layers.LSTM(32),
+            layers.LSTM(48 * width, return_sequences=True),
+            layers.LSTM(32 * width),
             layers.Dense(4),
         ]
     )
 
 
-def _gru() -> keras.Model:
-    return keras.Sequential(
-        [keras.Input((12, 6), name="window"), layers.GRU(48, return_sequences=True), layers.GRU(32), layers.Dense(4)]
-    )
+def _gru(width: int = 1) -> keras.Model:
+    recurrent = [layers.GRU(48 * width, return_sequences=True), layers.GRU(32 * width)]
+    return keras.Sequential([keras.Input((12, 6), name="window"), *recurrent, layers.Dense(4)])
 
 
 def _recurrent() -> keras.Model:
@@ -147,11 +145,11 @@ def _recurrent() -> keras.Model:
     )
 
 
-def _attention() -> keras.Model:
+def _attention(width: int = 1) -> keras.Model:
     """Two inputs of different kinds and two outputs."""
     tokens, context = keras.Input((8,), dtype="int32", name="tokens"), keras.Input((5, 16), name="context")
-    words = layers.Embedding(50, 32)(tokens)
-    mixed = layers.MultiHeadAttention(2, 16)(words, layers.Dense(32)(context))
+    words = layers.Embedding(50, 32 * width)(tokens)
+    mixed = layers.MultiHeadAttention(2, 16 * width)(words, layers.Dense(32 * width)(context))
     pooled = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(layers.Add()([words, mixed])))
     return keras.Model(
         [tokens, context], [layers.Dense(7, name="scores")(pooled), layers.Dense(2, name="box")(pooled)]
@@ -171,7 +169,7 @@ def _several() -> keras.Model:
     )
 
 
-MODELS: dict[str, Callable[[], keras.Model]] = {
+MODELS: dict[str, Callable[..., keras.Model]] = {
     "mlp": _mlp,
     "cnn": _cnn,
     "separable": _separable,
@@ -188,14 +186,16 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
 }
 
 
-def network(name: str) -> Network:
+def network(name: str, **sizes: int) -> Network:
     """Build a model by its name in MODELS, prune it, and draw samples: the same every time.
+
+    Some are built wider than the others, by a factor `width`.
 
     Raises:
         ValueError: If the outputs would hardly differ with wrong weights, so that comparing them proves little.
     """
     keras.utils.set_random_seed(0)
-    wrapped = tfprune.wrap(MODELS[name]())
+    wrapped = tfprune.wrap(MODELS[name](**sizes))
     tfprune.update_masks(wrapped, SPARSITY)
     model = tfprune.strip(wrapped)
     _settle(model)

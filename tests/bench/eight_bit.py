@@ -1,0 +1,68 @@
+"""Int8 files of networks of fully connected layers: with their zeros, and without, as 1x1 convolutions.
+
+The networks are those of the grid, as small as they are there, and wider. Both files have to give the same outputs.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import Row, at_most, interleaved, median_ratio
+
+sys.path.append(str(Path(__file__).parents[1] / "device"))
+
+from models import network
+
+from tfprune.export import Runner, rewrite, to_tflite
+
+NETS = ("mlp", "cnn", "lstm", "gru", "attention")
+WIDTHS = (1, 8)  # of the small ones, most bytes are names, scales and operators: no bar
+SMALLER, SLOWER = 0.4, 1.1
+CALLS, ROUNDS = 20, 41
+
+
+def measure() -> list[Row]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NETS:
+            for width in WIDTHS:
+                rows += _net(name, width, Path(folder))
+    return rows
+
+
+def _net(name: str, width: int, folder: Path) -> list[Row]:
+    made, dense, sparse = network(name, width=width), folder / "dense.tflite", folder / "sparse.tflite"
+    what = f"int8 {name}, {width} x as wide, 90 % zeros"
+    data = {"calibration": [made.samples], "check_on": made.samples}
+    before = to_tflite(made.model, dense, quantize="int8", sparse=False, **data).bytes
+    after = rewrite(dense, sparse, sparse=True, check_on=made.samples).bytes
+    runners = {"dense": Runner(dense), "sparse": Runner(sparse)}
+    outputs = [_outputs(runner, made.samples) for runner in runners.values()]
+    equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
+    one = {name: array[:1] for name, array in made.samples.items()}
+    runs = {
+        name: lambda runner=runner: [runner.predict(one) for _ in range(CALLS)] for name, runner in runners.items()
+    }
+    seconds = interleaved(runs, rounds=ROUNDS)
+    size = f"{what}: {after:,} / {before:,} bytes"
+    ratio = after / before
+    return [
+        at_most(size, ratio, SMALLER, digits=2) if width > 1 else Row(size, f"{ratio:.2f}x", "", True),
+        Row(f"{what}: outputs", "the same" if equal else "DIFFERENT", "the same", equal),
+        at_most(
+            f"{what}: latency, sparse / dense", median_ratio(seconds["sparse"], seconds["dense"]), SLOWER, digits=2
+        ),
+    ]
+
+
+def _outputs(runner: Runner, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    found = runner.predict(inputs)
+    return list(found.values()) if isinstance(found, dict) else [found]
+
+
+if __name__ == "__main__":
+    for row in measure():
+        sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
