@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tfprune.export.running.benchmark_report import BenchmarkReport as BenchmarkReport
     from tfprune.export.running.evaluate import evaluate as evaluate
     from tfprune.export.running.evaluate_report import EvaluateReport as EvaluateReport
+    from tfprune.export.running.quantization_error import quantization_error as quantization_error
+    from tfprune.export.running.quantization_error_report import QuantizationErrorReport as QuantizationErrorReport
     from tfprune.export.running.runner import Runner as Runner
     from tfprune.export.running.verify import verify as verify
     from tfprune.export.running.verify_report import VerifyReport as VerifyReport
@@ -34,7 +36,17 @@ if TYPE_CHECKING:
 # Each name lives in the module of its own name: `pack` in files/pack.py, `Runner` in running/runner.py.
 _ROOMS = {
     "files": ["pack", "unpack"],
-    "running": ["BenchmarkReport", "EvaluateReport", "Runner", "VerifyReport", "benchmark", "evaluate", "verify"],
+    "running": [
+        "BenchmarkReport",
+        "EvaluateReport",
+        "QuantizationErrorReport",
+        "Runner",
+        "VerifyReport",
+        "benchmark",
+        "evaluate",
+        "quantization_error",
+        "verify",
+    ],
     "xnnpack": ["SparseInferenceReport"],
     "inspecting": ["ModelReport", "inspect"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],

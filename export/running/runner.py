@@ -69,7 +69,7 @@ class Runner:
         threads = check_count(threads, "threads", least=1, most=THREADS)
         data = read_model(source)
         self._name = source_name(source)
-        interpreter, self.runtime = _find_interpreter()
+        interpreter, self.runtime = find_interpreter()
         try:
             self._load = partial(interpreter, model_content=data, num_threads=threads)
             self._interpreter = self._load()
@@ -224,7 +224,12 @@ class Runner:
         return ", ".join(f"{info.name!r} {shape_text(array.shape)}" for info, array in pairs)
 
 
-def _find_interpreter() -> tuple[Any, str]:
+def find_interpreter() -> tuple[Any, str]:
+    """Return the class of the interpreter that is installed, and its name and version.
+
+    Raises:
+        ValueError: If there is none (that one is an ImportError, too).
+    """
     for package, module, name in INTERPRETERS:
         try:
             root = importlib.import_module(package)
