@@ -112,5 +112,7 @@ def _bounds(values: np.ndarray, counts: np.ndarray, groups: int) -> list[int]:
 def _is_weight(tensor: Any) -> bool:
     if tensor.type != schema.TensorType.INT8 or tensor.isVariable or tensor.shape is None or len(tensor.shape) < 2:
         return False
+    if tensor.sparsity is not None:
+        return True  # what is not stored is 0, and its scales stand where DENSIFY unpacks it
     zeros = tensor.quantization.zeroPoint if tensor.quantization is not None else None
     return zeros is not None and not np.any(zeros)

@@ -2,13 +2,16 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from tfprune.export import Runner, pack
+import tfprune
+from tfprune.export import Runner, pack, sparsify
+from tfprune.export.converting.convert import convert
 from tfprune.export.rewriting.share_weights import share, share_weights
 from tfprune.export.tflite.reader import read
 
@@ -52,6 +55,18 @@ def test_the_error_is_no_larger_than_that_of_scikit_learn(levels):
     groups = KMeans(levels, n_init=3, random_state=0).fit(values)
     theirs = error(WEIGHT[WEIGHT != 0], groups.cluster_centers_[groups.labels_, 0].round())
     assert error(WEIGHT, share(WEIGHT, levels)) <= 1.02 * theirs
+
+
+def test_weights_that_are_stored_sparse_share_as_dense_ones_do():
+    keras.utils.set_random_seed(0)
+    model = tfprune.wrap(keras.Sequential([keras.Input((96,)), keras.layers.Dense(128)]))
+    tfprune.update_masks(model, 0.9)
+    samples = np.random.default_rng(0).random((20, 96), np.float32)
+    dense = convert(tfprune.strip(model), quantize="int8", calibration=samples)
+    data = share_weights(sparsify(dense).data, levels=6)
+    assert read(data).weights[0].sparse
+    expected = Runner(share_weights(dense, levels=6)).predict(samples)
+    np.testing.assert_array_equal(Runner(data).predict(samples), expected)
 
 
 def test_a_shared_file_runs_nearly_as_before_and_packs_smaller(cases):
