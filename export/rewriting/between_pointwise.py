@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from tfprune.export.rewriting.one_pixel import OnePixelImages, lengths_of
+from tfprune.export.rewriting.one_pixel import OnePixelImages, lengths_of, shape_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import inputs_of
 
@@ -31,16 +31,16 @@ def keep_images(images: OnePixelImages, operator: schema.OperatorT) -> None:
 
 
 def _elementwise(images: OnePixelImages, operator: schema.OperatorT) -> None:
-    inputs, target = inputs_of(operator), images.graph.tensors[operator.outputs[0]]
+    tensors, inputs = images.graph.tensors, inputs_of(operator)
     found = {index: images.origin(index) for index in inputs if not _is_spread(images, index)}
-    origins = [images.graph.tensors[origin] for origin in found.values()]
+    shapes = {tuple(shape_of(tensors[origin])) for origin in found.values()}
     channels = {_channels(images, index) for index in found}
-    if len(channels) != 1 or not channels <= {*target.shape[-1:]} or len({tuple(one.shape) for one in origins}) > 1:
+    if len(channels) != 1 or 0 in channels or len(shapes) > 1:
         return
-    lengths = {tuple(lengths_of(images.graph.tensors[index])) for index in found}
-    is_open = min(map(min, lengths)) < 0
+    target, lengths = shape_of(tensors[operator.outputs[0]]), {tuple(lengths_of(tensors[index])) for index in found}
+    is_open = len(lengths) > 1 and -1 in {length for each in lengths for length in each}
     # Two rows of one dimension and two of another would give four.
-    if math.prod(target.shape) != math.prod(origins[0].shape) or (is_open and len(lengths) > 1):
+    if is_open or math.prod(target) != math.prod(shapes.pop()) or target[-1:] != [*channels]:
         return
     operator.inputs = np.array([found.get(index, index) for index in inputs], np.int32)
     operator.outputs = np.array([images.image_for(int(operator.outputs[0]), channels.pop())], np.int32)
@@ -52,8 +52,8 @@ def _split(images: OnePixelImages, operator: schema.OperatorT) -> None:
         return
     axis = images.constant([3], shape=())
     operator.inputs = np.array([axis, images.origin(source)], np.int32)
-    targets = [(int(index), int(images.graph.tensors[index].shape[-1])) for index in operator.outputs]
-    operator.outputs = np.array([images.image_for(*target) for target in targets], np.int32)
+    targets = [(int(index), shape_of(images.graph.tensors[index])) for index in operator.outputs]
+    operator.outputs = np.array([images.image_for(index, shape[-1]) for index, shape in targets], np.int32)
 
 
 def _slice(images: OnePixelImages, operator: schema.OperatorT) -> None:
@@ -61,6 +61,8 @@ def _slice(images: OnePixelImages, operator: schema.OperatorT) -> None:
     source, *limits = inputs_of(operator)
     values = [_numbers(images, index) for index in limits]
     options = operator.builtinOptions
+    if not isinstance(options, schema.StridedSliceOptionsT):
+        return
     others = [options.ellipsisMask, options.newAxisMask, options.shrinkAxisMask, getattr(options, "offset", False)]
     masks = options.beginMask, options.endMask
     takes_all_rows = [mask & 1 for mask in masks] == [1, 1] and [len(value) for value in values] == [2, 2, 2]
@@ -70,7 +72,8 @@ def _slice(images: OnePixelImages, operator: schema.OperatorT) -> None:
     begin, end, strides = ([rest] * 3 + [value[1]] for rest, value in zip((0, 0, 1), values, strict=True))
     cut = [images.constant(numbers) for numbers in (begin, end, strides)]
     operator.inputs = np.array([images.origin(source), *cut], np.int32)
-    operator.outputs = np.array([images.image_for(target, int(images.graph.tensors[target].shape[-1]))], np.int32)
+    channels = shape_of(images.graph.tensors[target])[-1]
+    operator.outputs = np.array([images.image_for(target, channels)], np.int32)
     begin_mask, end_mask = (0b111 | (mask & 0b10) << 2 for mask in masks)
     operator.builtinOptions = schema.StridedSliceOptionsT(beginMask=begin_mask, endMask=end_mask)
 
@@ -78,15 +81,13 @@ def _slice(images: OnePixelImages, operator: schema.OperatorT) -> None:
 def _channels(images: OnePixelImages, index: int) -> int:
     """Return the length of a tensor's last dimension if it was reshaped from an image with as many channels, or 0."""
     channels = images.channels(images.origin(index))
-    shape = images.graph.tensors[index].shape
-    return channels if len(shape) and shape[-1] == channels else 0
+    return channels if shape_of(images.graph.tensors[index])[-1:] == [channels] else 0
 
 
 def _is_spread(images: OnePixelImages, index: int) -> bool:
     """Tell whether a tensor is a constant that has at most one dimension, the last: it fits any image."""
-    tensor = images.graph.tensors[index]
-    shape = () if tensor.shape is None else tensor.shape
-    return _is_constant(images, index) and len(shape) <= 4 and set(map(int, shape[:-1])) <= {1}
+    shape = shape_of(images.graph.tensors[index])
+    return _is_constant(images, index) and len(shape) <= 4 and {*shape[:-1]} <= {1}
 
 
 def _is_constant(images: OnePixelImages, index: int) -> bool:
@@ -96,7 +97,7 @@ def _is_constant(images: OnePixelImages, index: int) -> bool:
 
 def _is_last_axis(images: OnePixelImages, operator: schema.OperatorT) -> bool:
     axis, source = inputs_of(operator)
-    rank = len(images.graph.tensors[source].shape)
+    rank = len(shape_of(images.graph.tensors[source]))
     return _numbers(images, axis) in ([-1], [rank - 1])
 
 

@@ -11,7 +11,8 @@ from tfprune.export.files.codec import encode
 from tfprune.export.report import fraction_of_zeros
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.export_report import Candidate, ExportReport, LostAccuracy
-from tfprune.export.rewriting.sparsify import sparsify
+from tfprune.export.rewriting.sparse_eligible import INTEGER
+from tfprune.export.rewriting.sparsify import Sparsified, sparsify
 from tfprune.export.running.verify import Run, compare_run, run_in_child
 from tfprune.export.running.verify_report import VerifyReport
 from tfprune.export.tflite.model import Model
@@ -100,17 +101,13 @@ def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list
     if sparse is not False:
         padded = spell_out_padding(dense) if optimize == "latency" else dense
         single = sparsify(padded, forms=("csr",))
-        blocks = sparsify(padded, forms=("csr", "block"))
-        convolutions = sparsify(padded, forms=("csr", "pointwise"))
-        found += [
-            FileForm(f"{name}, {text}", result.data, twin)
-            for text, result, twin in (
-                ("sparse", single, None),
-                ("sparse in blocks", blocks, None),
-                ("sparse as 1x1 convolutions", convolutions, single.data),
-            )
-            if any(row.form != "dense" for row in result.rows)
-        ]
+        made: list[tuple[str, Sparsified, bytes | None]] = [("sparse", single, None)]
+        made += [("sparse in blocks", sparsify(padded, forms=("csr", "block")), None)]
+        if any(row.reason == INTEGER for row in single.rows):
+            result = sparsify(padded, forms=("csr", "pointwise"))
+            made.append(("sparse as 1x1 convolutions", result, single.data))
+        made = [entry for entry in made if any(row.form != "dense" for row in entry[1].rows)]
+        found += [FileForm(f"{name}, {text}", result.data, twin) for text, result, twin in made]
     unique: dict[bytes, FileForm] = {}
     for form in found:
         unique.setdefault(form.content, form)

@@ -46,8 +46,8 @@ class OnePixelImages:
 
     def channels(self, index: int) -> int:
         """Return the channels of an image of one pixel; 0 for any other tensor."""
-        sizes, lengths = self.graph.tensors[index].shape, lengths_of(self.graph.tensors[index])
-        return int(sizes[3]) if len(sizes) == 4 and [*sizes[1:3], *lengths[1:3]] == [1] * 4 else 0
+        sizes, lengths = shape_of(self.graph.tensors[index]), lengths_of(self.graph.tensors[index])
+        return sizes[3] if len(sizes) == 4 and [*sizes[1:3], *lengths[1:3]] == [1] * 4 else 0
 
     def image_of(self, index: int, channels: int) -> int:
         """Return the image with the entries of a tensor; add what makes it if there is none yet."""
@@ -63,7 +63,7 @@ class OnePixelImages:
         """Add an image for an operator to make in place of a tensor, which becomes what RESHAPE makes of it."""
         image = self._add(target, channels)
         lengths = lengths_of(self.graph.tensors[target])
-        self._reshape(image, target, lengths if min(lengths) < 0 else [-1, *lengths[1:]])
+        self._reshape(image, target, lengths if -1 in lengths else [-1, *lengths[1:]])
         return image
 
     def move_name(self, target: int, image: int) -> None:
@@ -111,8 +111,8 @@ class OnePixelImages:
     def _add(self, index: int, channels: int) -> int:
         """Add an image without a name: there are hundreds of them in an unrolled network."""
         tensor = self.graph.tensors[index]
-        shape = np.array([max(math.prod(tensor.shape) // channels, 1), 1, 1, channels], np.int32)
-        signature = None if min(lengths_of(tensor)) >= 0 else np.array([-1, *shape[1:]], np.int32)
+        shape = np.array([max(math.prod(shape_of(tensor)) // channels, 1), 1, 1, channels], np.int32)
+        signature = None if -1 not in lengths_of(tensor) else np.array([-1, *shape[1:]], np.int32)
         return add_tensor(self.graph, tensor, name=b"", shape=shape, shapeSignature=signature, buffer=0)
 
     def _reshape(self, source: int, target: int, lengths: list[int]) -> None:
@@ -127,6 +127,11 @@ def scales_of(tensor: schema.TensorT) -> Hashable:
     return tensor.type, *(np.asarray(getattr(quantization, name)).tobytes() for name in fields)
 
 
+def shape_of(tensor: schema.TensorT) -> list[int]:
+    """Return the lengths of a tensor's dimensions; an open one is 1. A single number may have no shape at all."""
+    return [] if tensor.shape is None else list(map(int, tensor.shape))
+
+
 def lengths_of(tensor: schema.TensorT) -> list[int]:
     """Return the lengths of a tensor's dimensions, -1 for an open one."""
-    return list(map(int, tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature))
+    return shape_of(tensor) if tensor.shapeSignature is None else list(map(int, tensor.shapeSignature))

@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 
 from tfprune.export.rewriting.between_pointwise import keep_images
-from tfprune.export.rewriting.one_pixel import OnePixelImages, lengths_of
+from tfprune.export.rewriting.one_pixel import OnePixelImages, lengths_of, shape_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import add_constant, inputs_of, operator_code
 
@@ -56,13 +56,14 @@ def _refusal(images: OnePixelImages, layer: schema.OperatorT) -> str:
     source, weight, *bias = (tensors[index] for index in inputs_of(layer) if index >= 0)
     target, origin = tensors[layer.outputs[0]], tensors[images.origin(inputs_of(layer)[0])]
     integers = [tensor.type == schema.TensorType.INT8 for tensor in (source, target, origin)]
-    if not all(integers) or any(tensor.type != schema.TensorType.INT32 for tensor in bias):
+    scaled = [tensor.quantization is not None and np.size(tensor.quantization.scale) for tensor in (source, weight)]
+    if not all(integers + scaled) or any(tensor.type != schema.TensorType.INT32 for tensor in bias):
         return "its operators do not compute in int8"
     if getattr(layer.builtinOptions, "weightsFormat", 0) or len(layer.outputs) > 1:
         return "its values are shuffled"
-    if not len(target.shape) or sum(length < 0 for length in lengths_of(target)) > 1:
+    if not shape_of(target) or sum(length < 0 for length in lengths_of(target)) > 1:
         return "more than one dimension of what its operator gives is open"
-    if math.prod(origin.shape) % weight.shape[1]:
+    if math.prod(shape_of(origin)) % shape_of(weight)[1]:
         return "the shape of what its operator takes is not known"
     return ""
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tfprune.export.files.unpack import as_bytes
-from tfprune.export.report import fraction_of_zeros, shape_text
+from tfprune.export.report import fraction_of_zeros, reason_of, shape_text
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
 from tfprune.export.rewriting.sparse_eligible import INTEGER, WeightUse, weight_uses
@@ -131,6 +131,16 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
     """
     _check(forms, least)
     data = as_bytes(data)
+    try:
+        return _without_hazards(data, forms, least)
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"Expected a TFLite file whose operators fit their tensors. Received: {len(data):,} bytes that are "
+            f"damaged ({reason_of(error)}). Copy the file again."
+        ) from error
+
+
+def _without_hazards(data: bytes, forms: Collection[str], least: float) -> Sparsified:
     result = _sparsify(data, forms, least, KERNELLESS)
     written = any(row.form in ("csr", "pointwise") for row in result.rows)
     hazards = [text for analysis in analyze(result.data) for text in analysis.hazards] if written else []

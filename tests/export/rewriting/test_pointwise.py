@@ -1,5 +1,7 @@
 """8-bit fully connected layers as 1x1 convolutions. The truth is the file before, with XNNPACK and without."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -257,3 +259,16 @@ def test_the_rewritten_file_is_the_same_every_time_and_the_model_loads_again():
     assert sparsify(data).data == first
     assert sparsify(first).data == first
     assert save(load(first)) == first
+
+
+def test_flipped_bytes_give_a_file_or_a_value_error():
+    net = Net(WIDTH)
+    layer = net.dense(net.input, net.weight(100), (100,), bias=False)
+    moved = net.operator("MUL", [layer, layer], [net.tensor((100,))], schema.MulOptionsT())
+    content = np.frombuffer(net.save(net.dense(*moved, net.weight(50, inputs=100), (50,))), np.uint8)
+    random = np.random.default_rng(1)
+    for _ in range(80):
+        damaged = content.copy()
+        damaged[random.integers(0, len(content), 3)] = random.choice([0, 1, 2, 4, 70, 255], 3)
+        with suppress(ValueError):
+            read(sparsify(damaged.tobytes()).data)
