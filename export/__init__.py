@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfprune.export.rewriting.sparsify import sparsify as sparsify
     from tfprune.export.running.benchmark import benchmark as benchmark
     from tfprune.export.running.benchmark_report import BenchmarkReport as BenchmarkReport
+    from tfprune.export.running.correct_biases import correct_biases as correct_biases
     from tfprune.export.running.evaluate import evaluate as evaluate
     from tfprune.export.running.evaluate_report import EvaluateReport as EvaluateReport
     from tfprune.export.running.quantization_error import quantization_error as quantization_error
@@ -43,6 +44,7 @@ _ROOMS = {
         "Runner",
         "VerifyReport",
         "benchmark",
+        "correct_biases",
         "evaluate",
         "quantization_error",
         "verify",

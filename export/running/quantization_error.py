@@ -58,7 +58,7 @@ def quantization_error(reference: Source, quantized: Source, *, inputs: Any) -> 
     contents = [read_model(source) for source in (reference, quantized)]
     form, arrays = inputs_to_job(inputs)
     graph = read(contents[1]).subgraphs[0]
-    names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & _names(contents[0]))
+    names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & names_of(contents[0]))
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form, "names": names}, arrays=arrays)
         for name, content in zip(FILES, contents, strict=True):
@@ -86,7 +86,8 @@ def _made(graph: Subgraph) -> Iterator[tuple[int, str]]:
             yield from ((index, operator.name) for index in operator.outputs if index >= 0)
 
 
-def _names(content: bytes) -> set[str]:
+def names_of(content: bytes) -> set[str]:
+    """Return the names of what the operators of a plain file compute."""
     graph = read(content).subgraphs[0]
     return {graph.tensors[index].name for operator in graph.operators for index in operator.outputs if index >= 0}
 
@@ -160,22 +161,46 @@ class _Sums:
         }
 
 
+class Pair:
+    """A float file and an 8-bit one of the same model, run on the same samples in this process.
+
+    Args:
+        reference: The plain float file.
+        quantized: The plain 8-bit file.
+    """
+
+    def __init__(self, reference: bytes, quantized: bytes) -> None:
+        self._runners = _Watched(reference), _Watched(quantized)
+        self.runtime = self._runners[0].runtime
+
+    def compared(
+        self, form: str, arrays: dict[str, np.ndarray], names: set[str]
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, IOTensor]]:
+        """Yield, batch after batch, each tensor in both files as real numbers, and what describes the integers."""
+        step = min(runner.rows for runner in self._runners)
+        for start in range(0, length_of(arrays), step):
+            part = {name: array[start : start + step] for name, array in arrays.items()}
+            for runner in self._runners:
+                runner.predict(inputs_from_job(form, part, draw=list))
+            right, found = (runner.tensors(names) for runner in self._runners)
+            for name in sorted(right.keys() & found.keys()):
+                if right[name][0].dtype.kind == "f" and right[name][0].size == found[name][0].size:
+                    yield name, right[name][0], *found[name]
+
+
+def length_of(arrays: dict[str, np.ndarray]) -> int:
+    """Return how many samples there are."""
+    return min(len(array) for array in arrays.values())
+
+
 def _work(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
-    both = [_Watched((folder / name).read_bytes()) for name in FILES]
-    step = min(runner.rows for runner in both)
-    count = min(len(array) for array in arrays.values())
-    names, sums = set(settings["names"]), {name: _Sums() for name in settings["names"]}
-    for start in range(0, count, step):
-        part = {name: array[start : start + step] for name, array in arrays.items()}
-        for runner in both:
-            runner.predict(inputs_from_job(settings["form"], part, draw=list))
-        right, found = (runner.tensors(names) for runner in both)
-        for name in sorted(right.keys() & found.keys()):
-            if right[name][0].dtype.kind == "f" and right[name][0].size == found[name][0].size:
-                sums[name].add(right[name][0], *found[name])
+    pair = Pair(*((folder / name).read_bytes() for name in FILES))
+    sums = {name: _Sums() for name in settings["names"]}
+    for name, right, found, tensor in pair.compared(settings["form"], arrays, set(sums)):
+        sums[name].add(right, found, tensor)
     measured = {name: one.result() for name, one in sums.items() if one.count}
-    write_job(folder, "result", settings={"tensors": measured, "samples": count, "runtime": both[1].runtime})
+    write_job(folder, "result", settings={"tensors": measured, "samples": length_of(arrays), "runtime": pair.runtime})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfprune.export
-from tfprune.export.running.accuracy import accuracy_of, check_labels
+from tfprune.export.running.metrics import accuracy_of, check_labels
 
 OUTPUTS = {"out": np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])}
 
