@@ -11,40 +11,26 @@ recognize the exercises of someone it never saw.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import itertools
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the data, too
 
 import keras
 import numpy as np
 
 import tfprune
+from sample_apps.data import wrist
+from sample_apps.data.wrist import RATE, Watch, Windows
 from tfprune.export import Runner, benchmark, to_tflite
 from tfprune.report import table
 
-WHEEL = "seglearn-1.2.5-py3-none-any.whl"
-SHA256 = "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd"
-RATE, WINDOW, STEP = 50, 128, 64  # samples per second, per window, and from one window to the next
 HELD_OUT = (8, 9, 10)
-Windows = tuple[np.ndarray, np.ndarray]  # motion of shape (windows, WINDOW, axes), and exercises by number
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Recordings of shape (samples, axes), and the exercise (by number) and the person of each."""
-
-    motion: list[np.ndarray]
-    exercise: np.ndarray
-    person: np.ndarray
-    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -60,9 +46,10 @@ class Measured:
 
 def main() -> None:
     options = parse()
-    watch = synthetic() if options.smoke else read(options.data)
+    watch = wrist.synthetic() if options.smoke else wrist.read(options.data)
     epochs, names, formats = options.epochs, ("dense", "pruned"), (None, "dynamic")
     if options.smoke:
+        print("--smoke: two epochs on made-up motion instead of recordings; the accuracy means nothing")
         epochs, names, formats = 2, ("pruned",), ("dynamic",)
     known = windows(watch, [person for person in set(watch.person) if person not in HELD_OUT])
     unknown = windows(watch, HELD_OUT)
@@ -159,9 +146,8 @@ def windows(watch: Watch, people: Sequence[int]) -> Windows:
     parts, exercises = [], []
     for motion, exercise, person in zip(watch.motion, watch.exercise, watch.person, strict=True):
         if person in people:
-            cut = np.lib.stride_tricks.sliding_window_view(motion, WINDOW, axis=0)[::STEP]
-            parts.append(cut.transpose(0, 2, 1).astype("float32"))
-            exercises += [exercise] * len(cut)
+            parts.append(wrist.cut(motion))
+            exercises += [exercise] * len(parts[-1])
     return np.concatenate(parts), np.array(exercises)
 
 
@@ -172,38 +158,6 @@ def record(watch: Watch, person: int, path: Path) -> None:
     motion = [watch.motion[index][: 10 * RATE].astype("float32") for index in first]
     exercise = np.repeat(np.arange(len(motion)), [len(part) for part in motion])
     np.savez(path, motion=np.concatenate(motion), exercise=exercise, names=np.array(watch.names), rate=RATE)
-
-
-def read(folder: Path) -> Watch:
-    """Read the recordings out of the wheel of seglearn, which need not be installed."""
-    wheel = folder / WHEEL
-    command = f"pip download --no-deps seglearn==1.2.5 --dest {folder}"
-    if not wheel.is_file():
-        sys.exit(f"Expected the data in {wheel}. Received: no such file. Get it with: {command}")
-    content = wheel.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
-        sys.exit(f"Expected {wheel} with SHA-256 {SHA256}. Received: {digest}. Delete it, then run: {command}")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        stored = archive.read("seglearn/data/watch_dataset.npy")
-    # This is a pickle, which may run code when it is loaded. It is loaded because the hash says that it is the one
-    # file that was looked through and holds lists and arrays only; never do so with a file that you do not know.
-    data = np.load(io.BytesIO(stored), allow_pickle=True).item()
-    return Watch(data["X"], data["y"], data["subject"], data["y_labels"])
-
-
-def synthetic() -> Watch:
-    """Make motion that is easy to tell apart: each exercise has a rhythm of its own."""
-    print("--smoke: two epochs on made-up motion instead of recordings; the accuracy means nothing")
-    random = np.random.default_rng(0)
-    pairs = [(person, exercise) for person in range(1, 11) for exercise in range(7)]
-    seconds = np.arange(12 * RATE)[:, np.newaxis] / RATE
-    motion = [
-        np.sin(2 * np.pi * (0.4 + 0.3 * exercise) * seconds + random.uniform(0, 6, 6)) + random.normal(0, 0.3, (1, 6))
-        for _, exercise in pairs
-    ]
-    person, exercise = np.array(pairs).T
-    return Watch(motion, exercise, person, [f"exercise {number}" for number in range(7)])
 
 
 def parse() -> argparse.Namespace:

@@ -113,7 +113,7 @@ def test_the_device_sees_a_window_whenever_enough_samples_have_come(app):
 def test_windows_overlap_by_half_and_stay_within_a_recording(app):
     wrist = app("wrist_exercises")
     motion = [np.arange(600.0).reshape(300, 2), np.zeros((128, 2)), np.ones((500, 2))]
-    x, y = wrist.windows(wrist.Watch(motion, np.array([3, 1, 2]), np.array([5, 5, 6]), []), [5])
+    x, y = wrist.windows(app("data.wrist").Watch(motion, np.array([3, 1, 2]), np.array([5, 5, 6]), []), [5])
     assert x.shape == (4, 128, 2)
     assert y.tolist() == [3, 3, 3, 1]
     assert np.array_equal(x[1], motion[0][64:192])
@@ -121,11 +121,11 @@ def test_windows_overlap_by_half_and_stay_within_a_recording(app):
 
 def test_missing_data_are_told_with_the_command_that_gets_them(app, tmp_path):
     with pytest.raises(SystemExit, match=r"pip download --no-deps seglearn==1\.2\.5 --dest"):
-        app("wrist_exercises").read(tmp_path)
+        app("data.wrist").read(tmp_path)
 
 
 def test_data_with_another_hash_are_refused_before_they_are_loaded(app, tmp_path, monkeypatch):
-    wrist = app("wrist_exercises")
+    wrist = app("data.wrist")
     (tmp_path / wrist.WHEEL).write_bytes(b"something else")
     monkeypatch.setattr(np, "load", None)
     with pytest.raises(SystemExit, match="Received: " + hashlib.sha256(b"something else").hexdigest()):
@@ -133,7 +133,7 @@ def test_data_with_another_hash_are_refused_before_they_are_loaded(app, tmp_path
 
 
 def test_the_data_are_read_out_of_the_wheel(app, tmp_path, monkeypatch):
-    wrist = app("wrist_exercises")
+    wrist = app("data.wrist")
     stored = {"X": [np.ones((5, 6))], "y": np.array([0]), "subject": np.array([4]), "y_labels": ["PEN"]}
     np.save(tmp_path / "stored.npy", stored, allow_pickle=True)
     with zipfile.ZipFile(tmp_path / wrist.WHEEL, "w") as archive:
