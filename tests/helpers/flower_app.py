@@ -48,7 +48,8 @@ def fit(model, number, turn):
     return len(x)
 
 
-client_app, server_app = ClientApp(), ServerApp()
+client_app = ClientApp()
+server_app = ServerApp()
 
 
 @client_app.train()
