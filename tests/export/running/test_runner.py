@@ -334,7 +334,9 @@ def test_public_names_are_lazy_and_complete():
     files = {"rewrite", "share_weights", "sparsify", "pack", "unpack"}
     models = {"to_tflite", "make_sparse_ready", "sparse_inference"}
     reports = {"BenchmarkReport", "ExportReport", "ModelReport", "SparseInferenceReport", "VerifyReport"}
-    assert set(export.__all__) == {"Runner", "benchmark", "inspect", "latency", "verify"} | files | models | reports
+    reports |= {"EvaluateReport", "QuantizationErrorReport"}
+    runs = {"Runner", "benchmark", "correct_biases", "evaluate", "inspect", "latency", "quantization_error", "verify"}
+    assert set(export.__all__) == runs | files | models | reports
     assert set(export.__all__) <= set(dir(export))
     assert export.Runner is Runner
     assert callable(export.verify)
