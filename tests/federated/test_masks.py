@@ -46,6 +46,16 @@ def test_damaged_masks_are_refused(noise, at):
                 unpack_masks(data)
 
 
+def test_masks_of_another_model_are_refused_before_memory_is_taken_for_them(monkeypatch):
+    packed = pack_masks([np.zeros((300, 300)), None])
+    (mask, rest) = unpack_masks(packed, like=[np.ones((300, 300)), np.ones(2)])
+    assert mask.shape == (300, 300) and rest is None
+    monkeypatch.setattr("tfprune.federated.packed_masks.expand", None)
+    for like in ([np.ones((300, 300))], [np.ones(300), np.ones(2)], [np.ones(()), np.ones(2)]):
+        with pytest.raises(ValueError, match="shapes are those of another model"):
+            unpack_masks(packed, like=like)
+
+
 def test_masks_of_another_version_are_told():
     packed = pack_masks([None])
     with pytest.raises(ValueError, match="version 1. Received: 2"):

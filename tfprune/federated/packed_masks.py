@@ -46,12 +46,16 @@ def pack_masks(masks: Sequence[Any]) -> bytes:
     return HEAD.pack(MAGIC, VERSION, _hash(body), len(found)) + body
 
 
-def unpack_masks(data: bytes) -> Masks:
+def unpack_masks(data: bytes, *, like: Sequence[np.ndarray] | None = None) -> Masks:
     """Return the masks that `pack_masks` packed.
+
+    Args:
+        data: The packed masks.
+        like: Arrays of the shapes that they must have, so that no memory is taken for others; None takes any.
 
     Raises:
         TypeError: If `data` are not bytes.
-        ValueError: If they are not packed masks, of another version, damaged or cut short.
+        ValueError: If they are not packed masks, of another version, damaged, cut short, or of other shapes.
 
     Example:
         >>> unpack_masks(b"weights")
@@ -74,7 +78,7 @@ def unpack_masks(data: bytes) -> Masks:
     if _hash(data[HEAD.size :]) != digest:
         raise ValueError("Expected whole packed masks. Received: bytes that are damaged. Send them again.")
     try:
-        return _masks(data[HEAD.size :], count)
+        return _masks(data[HEAD.size :], count, like=like)
     except (struct.error, IndexError, ValueError) as error:
         raise ValueError(f"Expected whole packed masks. Received: damaged ones ({error}).") from error
 
@@ -97,20 +101,34 @@ def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=8).digest()
 
 
-def _masks(body: bytes, count: int) -> Masks:
-    at, shapes = 0, []
-    for _ in range(count):
-        rank = body[at]
-        shapes.append(None if rank == WHOLE else struct.unpack_from(f"<{rank}I", body, at + 1))
-        at += 1 + (0 if rank == WHOLE else 4 * rank)
+def _masks(body: bytes, count: int, *, like: Sequence[np.ndarray] | None) -> Masks:
+    shapes, at = _shapes_in(body, count)
+    if like is not None and not _fit(shapes, like):
+        raise ValueError("their shapes are those of another model")
     coder, length = PACKED.unpack_from(body, at)
     sizes = [0 if shape is None else int(np.prod(shape, dtype=object)) for shape in shapes]
-    if sum(sizes) > LARGEST or at + PACKED.size + length != len(body):
-        raise ValueError("their sizes do not fit")
     total = sum(sizes)
+    if total > LARGEST or at + PACKED.size + length != len(body):
+        raise ValueError("their sizes do not fit")
     bits = expand(body[at + PACKED.size :], coder, limit=(total + 7) // 8)
     if len(bits) != (total + 7) // 8:
         raise ValueError("too few bits")
     flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=total).astype(bool)
     parts = np.split(flat, np.cumsum(sizes))  # and an empty one after the last
     return [None if shape is None else part.reshape(shape) for part, shape in zip(parts, shapes, strict=False)]
+
+
+def _shapes_in(body: bytes, count: int) -> tuple[list[tuple[int, ...] | None], int]:
+    """Return the shapes at the head of packed masks, None for an array without a mask, and where they end."""
+    at, shapes = 0, []
+    for _ in range(count):
+        rank = body[at]
+        shapes.append(None if rank == WHOLE else struct.unpack_from(f"<{rank}I", body, at + 1))
+        at += 1 + (0 if rank == WHOLE else 4 * rank)
+    return shapes, at
+
+
+def _fit(shapes: Sequence[tuple[int, ...] | None], like: Sequence[np.ndarray]) -> bool:
+    return len(shapes) == len(like) and all(
+        shape is None or shape == array.shape for shape, array in zip(shapes, like, strict=True)
+    )

@@ -107,7 +107,7 @@ class Update:
         """
         arrays = check_arrays(like, "like")
         round_, layout, packed, entries = _opened(data)
-        keep = check_masks(unpack_masks(packed) if packed else masks, "masks", like=arrays)
+        keep = check_masks(unpack_masks(packed, like=arrays) if packed else masks, "masks", like=arrays)
         if layout_of(arrays, keep) != layout:
             raise ValueError(
                 "Expected an update of this model under the masks that both sides know. Received: one of other "
