@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from tfprune.one_shot.prune_weights import prune_weights as prune_weights
     from tfprune.one_shot.putri import putri as putri
     from tfprune.one_shot.putri_report import PutriReport as PutriReport
+    from tfprune.quantizing.freeze_ranges import freeze_ranges as freeze_ranges
+    from tfprune.quantizing.quantization_report import QuantizationReport as QuantizationReport
+    from tfprune.quantizing.quantization_report import quantization_report as quantization_report
+    from tfprune.quantizing.quantize_aware import quantize_aware as quantize_aware
+    from tfprune.quantizing.quantized import Quantized as Quantized
     from tfprune.reconstruction.reconstruct import reconstruct as reconstruct
     from tfprune.reconstruction.reconstruction_report import ReconstructionReport as ReconstructionReport
     from tfprune.shrinking.budget import Budget as Budget
@@ -78,6 +83,9 @@ _ROOMS = {
     "evidence": ["Episodes", "Gatherer", "MetaGradients"],
     "channels": ["NoRule", "register_shrinkable"],
     "wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
+    "quantizing": [
+        *("QuantizationReport", "Quantized", "freeze_ranges", "quantization_report", "quantize_aware"),
+    ],
     "reconstruction": ["ReconstructionReport", "reconstruct"],
     "shrinking": [
         *("Budget", "PruneReport", "ShrinkPlan", "budget", "plan_shrink", "prune_to", "rank_channels", "rank_heads"),
@@ -100,5 +108,6 @@ if not TYPE_CHECKING:
 if sys.modules.get("keras"):  # None where a program blocks it
     importlib.import_module("tfprune.wrapping.pruned")
     importlib.import_module("tfprune.tfmot.wrapper")
+    importlib.import_module("tfprune.quantizing.quantized")
     importlib.import_module("tfprune.copying.around_graph")
     importlib.import_module("tfprune.resizing.exchanged")

@@ -18,8 +18,9 @@ import numpy as np
 
 from tfprune.export.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.converting.float_islands import join_islands
-from tfprune.export.converting.output_order import keep_order
+from tfprune.export.converting.trained_ranges import holds_ranges
 from tfprune.export.running.child_process import OUTPUT, run_module, write_job
+from tfprune.export.tflite.output_order import keep_order
 from tfprune.spec import check_choice
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def convert(
     Args:
         model: A built Sequential or Functional model.
         quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights, float activations) or `"int8"`
-            (weights and activations, every operator).
-        calibration: For `"int8"`, which needs it: samples of real data, as `to_tflite` takes them. 100 to 500 are
-            enough; more are not read. The other kinds check it and convert without it.
+            (weights and activations, every operator; of a model with ranges those that are not left in float).
+        calibration: For `"int8"`, which needs it unless the model has ranges (`with_known_ranges`): samples of real
+            data, as `to_tflite` takes them. 100 to 500 are enough; more are not read. The other kinds check it and
+            convert without it.
         io_dtype: `"float32"`, or `"int8"` to leave out the conversion at the file's borders. Integer inputs stay
             as they are.
 
@@ -68,7 +70,8 @@ def convert(
     from tfprune.export.converting.samples import read_calibration, split
     from tfprune.export.converting.signature import signature
 
-    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
+    has_ranges = holds_ranges(model)
+    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=has_ranges)
     inputs = signature(model)
     batches = [] if calibration is None else read_calibration(calibration, inputs)
     samples = split(batches) if quantize == "int8" else []
@@ -87,7 +90,7 @@ def convert(
     return data
 
 
-def check_options(*, quantize: Any, calibration: Any, io_dtype: Any) -> None:
+def check_options(*, quantize: Any, calibration: Any, io_dtype: Any, has_ranges: bool) -> None:
     """Refuse options that do not exist or do not go together."""
     check_choice(quantize, "quantize", choices=QUANTIZE)
     check_choice(io_dtype, "io_dtype", choices=IO_DTYPES)
@@ -96,7 +99,12 @@ def check_options(*, quantize: Any, calibration: Any, io_dtype: Any) -> None:
             f"Expected io_dtype='float32' with quantize={quantize!r}. Received: io_dtype={io_dtype!r}. "
             "Only quantize='int8' has integer inputs and outputs."
         )
-    if quantize == "int8" and calibration is None:
+    if quantize == "int8" and has_ranges and calibration is not None:
+        raise ValueError(
+            "Expected no `calibration` with a model that was trained quantization-aware: its ranges were trained. "
+            "Leave it out, or export tfprune.strip(model) to calibrate instead."
+        )
+    if quantize == "int8" and calibration is None and not has_ranges:
         raise ValueError(
             "Expected `calibration` with quantize='int8'. Received: None. Give about 100 samples of real data, "
             "such as calibration=x[:100]."

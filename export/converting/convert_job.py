@@ -56,11 +56,12 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if settings["quantize"] == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if settings["quantize"] == "int8":
+    if settings["quantize"] == "int8" and settings["samples"]:  # otherwise the ranges are in the model
         names = [entry["name"] for entry in settings["inputs"]]
         samples = [{name: arrays[f"{row}/{name}"] for name in names} for row in range(settings["samples"])]
         converter.representative_dataset = lambda: iter(samples)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if settings["quantize"] == "int8":
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
     (folder / CONVERTED).write_bytes(converter.convert())
 

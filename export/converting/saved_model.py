@@ -28,7 +28,8 @@ def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, un
     """
     _write(model, folder, inputs=inputs, batch=inputs.batch)
     # Lists of tensors (a recurrent layer's steps) have a builtin form only when their size is known.
-    if b"TensorListReserve" not in (folder / "saved_model.pb").read_bytes():
+    has_loops = b"TensorListReserve" in (folder / "saved_model.pb").read_bytes()
+    if not has_loops and not (unroll and _recurrent(model)):
         return
     shutil.rmtree(folder)
     if not unroll:
@@ -67,10 +68,14 @@ def _without_messages() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _recurrent(model: keras.Model) -> list[keras.layers.RNN]:
+    return [layer for _, layer in walk(model) if isinstance(layer, keras.layers.RNN)]
+
+
 @contextmanager
 def unrolled(model: keras.Model) -> Iterator[None]:
     """Unroll every recurrent layer for the time being: the integer converter crashes on their loops."""
-    layers = [layer for _, layer in walk(model) if isinstance(layer, keras.layers.RNN)]
+    layers = _recurrent(model)
     before = [layer.unroll for layer in layers]
     try:
         for layer in layers:

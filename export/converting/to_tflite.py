@@ -18,6 +18,11 @@ from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.converting.lost_accuracy import lost_accuracy, read_evaluate_on
 from tfprune.export.converting.samples import read_calibration, read_check_on
 from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
+from tfprune.export.converting.trained_ranges import (
+    check_integers,
+    holds_ranges,
+    with_known_ranges,
+)
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.rewriting.export_report import ExportReport
@@ -67,6 +72,7 @@ def to_tflite(
     evaluate_on: Any = None,
     max_drop: float = 0.01,
     metric: str = "accuracy",
+    allow_float: bool = False,
     verbose: int | str = "auto",
 ) -> ExportReport:
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
@@ -82,7 +88,7 @@ def to_tflite(
             that converts it has to be able to import its custom classes.
         path: Where the file goes, exactly as given.
         quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights) or `"int8"` (8-bit weights and
-            activations; needs `calibration`).
+            activations; needs `calibration`, unless `quantize_aware` made the model).
         levels: With `quantize="dynamic"` or `"int8"`: how many different non-zero values each weight may hold, 1 to
             255, which makes packed files smaller (`share_weights`). None leaves them as they are.
         sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none. With
@@ -92,7 +98,8 @@ def to_tflite(
             `make_sparse_ready(model)`, and with sparse forms leaves out channels that no kernel reads.
         calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
-            ignored. More than 500 samples are not read.
+            ignored. More than 500 samples are not read. A model of `quantize_aware` has ranges of its own, and takes
+            none.
         io_dtype: `"float32"`, or with `quantize="int8"` also `"int8"`.
         compress: None, `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads each.
         check_on: Samples on which the file is compared with Keras, any number of them, in the same forms as
@@ -107,6 +114,8 @@ def to_tflite(
         max_drop: How much worse than the Keras model the file may be on `evaluate_on`, in units of the metric; at
             least 0. The default allows one point of accuracy.
         metric: The metric, by a name that `tfprune.export.evaluate` takes.
+        allow_float: Whether operators of a model of `quantize_aware` may stay in float; otherwise such a file is
+            refused, and they are named.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds. Its steps are Keras' outputs,
             the conversion, the forms and their checks.
@@ -133,13 +142,14 @@ def to_tflite(
     """
     target = check_target(path)
     check_method(compress)
-    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype)
+    is_trained = quantize == "int8" and holds_ranges(model)
+    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=is_trained)
     check_form_arguments(sparse=sparse, optimize=optimize)
     check_verbose(verbose)
     _check_levels(levels, quantize)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
-    plain = _plain(model)
+    plain = with_known_ranges(model) if is_trained else _plain(model)
     warn_if_dense(model)
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)
@@ -147,16 +157,15 @@ def to_tflite(
     answers = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(STEPS, verbose=verbose, unit="step") as progress:
         expected = _predict(plain, inputs, data)
-        if optimize == "latency" and sparse is not False:
+        if optimize == "latency" and sparse is not False and not is_trained:
             plain = _without_unread(plain)
         kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
         progress.add()
         content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
-        _check_zeros(read(content), kernels)
+        _check_content(read(content), kernels, of=model if is_trained else None, allow_float=allow_float)
         progress.add()
         found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
-        if optimize == "latency" and sparse is not False and quantize != "int8":  # sparse kernels take float32 only
-            found += _sparse_ready(plain, quantize, levels)
+        found += _sparse_ready(plain, quantize, levels) if optimize == "latency" and sparse is not False else []
         progress.add()
         choice = choose(
             found,
@@ -169,8 +178,8 @@ def to_tflite(
         )
         lost = lost_accuracy(choice.form.content, answers, predict=partial(_predict, plain, inputs))
     write_atomically(target, choice.packed)
-    counts = {count: sum(getattr(row, count) for row in kernels) for count in ("nnz", "size")}
-    return export_report(str(target), choice, lost=lost, **counts)
+    nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
+    return export_report(str(target), choice, lost=lost, nnz=nnz, size=size)
 
 
 def _plain(model: keras.Model) -> keras.Model:
@@ -214,6 +223,8 @@ def _without_unread(plain: keras.Model) -> keras.Model:
 
 def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:
     """Return forms of an equal model that sparse kernels run; none where there is no such model."""
+    if quantize == "int8":  # sparse kernels for whole maps take floats only
+        return []
     if not any(row.sparsity > NEEDED for row in tfprune.sparsity_report(plain).rows):
         return []
     try:
@@ -259,6 +270,18 @@ def _outputs(outputs: Any) -> list[np.ndarray]:
 def _as_numpy(output: Any) -> np.ndarray:
     is_half = keras.backend.standardize_dtype(output.dtype) in HALF
     return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)
+
+
+def _check_content(graph: Model, kernels: list[WeightRow], *, of: keras.Model | None, allow_float: bool) -> None:
+    """Refuse what the converter made if zeros are gone, or, of a quantized model, if operators compute in float."""
+    _check_zeros(graph, kernels)
+    if of is not None and not allow_float:
+        check_integers(graph, of)
+    if of is None and allow_float:
+        raise ValueError(
+            "Expected `allow_float` with quantize='int8' and a model of tfprune.quantize_aware. Received: "
+            "allow_float=True with another. Leave it out."
+        )
 
 
 def _check_zeros(graph: Model, kernels: list[WeightRow]) -> None:

@@ -44,7 +44,7 @@ def choose_channels(
         place = places.get(weight)
         if place and holds_pruned(place.layer) and not _covers(place, criterion, asked):
             return f"{place.layer_path} is wrapped already, with another criterion or pattern"
-        if place and isinstance(place.layer, Pruned) and place.layer.latent_values != latent:
+        if place and holds_pruned(place.layer) and place.layer.latent_values != latent:
             return f"{place.layer_path} is wrapped already, with latent={place.layer.latent_values!r}"
         if place is None and weight.name.startswith("lora_"):
             return f"{weight.path} is a factor of LoRA, which fills the zeros of its kernel"

@@ -50,7 +50,7 @@ def choose_weights(
             f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "
             f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}.{advice}"
         )
-    wrapped = {path: layer for path, layer, _ in meant if isinstance(layer, Pruned)}
+    wrapped = {path: layer for path, layer, _ in meant if isinstance(layer, Pruned) and layer.prunes}
     _check_agreement(wrapped, criterion, pattern, latent)
     chosen: Choice = {}
     finds_them = filters is None and is_unbuilt(model)
@@ -80,7 +80,7 @@ def is_unbuilt(model: keras.Model) -> bool:
 
 def _offered(layer: keras.layers.Layer, find: Callable[[keras.layers.Layer], list[Kernel]]) -> list[Kernel]:
     if isinstance(layer, Pruned):
-        return list(layer.kernels.values()) if layer.built else find(layer.layer)
+        return list(layer.kernels.values()) if layer.built and layer.prunes else find(layer.layer)
     return [] if holds_pruned(layer) else find(layer)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -88,6 +88,11 @@ class Pruned(MaskedWeights):
         if layer.built and not self._waits():
             self.choose_kernels()
 
+    @property
+    def prunes(self) -> bool:
+        """Whether weights are under masks, or will be once the layer is built; a kind of wrapper may have none."""
+        return self.weight_names != ()
+
     def _waits(self) -> bool:
         """Tell whether weights to prune are missing that the layer's first call may build."""
         offered = {kernel.path for kernel in kernels(self.layer)}
@@ -126,6 +131,14 @@ class Pruned(MaskedWeights):
         self._has_masks = True
         lock(self.layer)
 
+    def _read_inside(self) -> list[keras.Variable]:
+        """Return the variables that are read while the layer is called."""
+        return [*self.layer.variables, *recurrent_states(self.layer)]
+
+    def _value(self, variable: keras.Variable, training: bool | None) -> Any:
+        """Return what the layer reads when it reads a variable."""
+        return self._read(variable, training) if hasattr(variable, MASK) else variable.value
+
     def _read(self, variable: keras.Variable, training: bool | None) -> Any:
         weight, mask = map(ops.convert_to_tensor, (variable, getattr(variable, MASK)))
         if training:
@@ -135,14 +148,21 @@ class Pruned(MaskedWeights):
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         return self._through_masks(self.layer, training, *args, **kwargs)
 
+    def settled(self) -> Iterator[tuple[keras.Variable, Any]]:
+        """Yield each weight that has another value without the wrapper, and that value."""
+        for name, kernel in self.kernels.items():
+            mask = ops.cast(self.masks[name], kernel.variable.dtype)
+            yield kernel.variable, ops.multiply(kernel.variable, mask)
+
+    def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
+        """Return such a wrapper, with other arguments where some are given, around a layer."""
+        own = {"criterion": self.criterion, "pattern": self.pattern, "weights": self.weight_names}
+        return type(self)(layer, **{**own, "latent": self.latent_values, **arguments})
+
     def _through_masks(self, function: Callable, training: bool | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call the layer, or a method of it, where it reads its weights through the masks."""
-        variables = [*self.layer.variables, *recurrent_states(self.layer)]
         # Every variable enters the scope: where the trainer runs in one, a nested scope would read stale values.
-        mapping = [
-            (variable, self._read(variable, training) if hasattr(variable, MASK) else variable.value)
-            for variable in variables
-        ]
+        mapping = [(variable, self._value(variable, training)) for variable in self._read_inside()]
         with Scope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = function(*args, **kwargs)
         for variable in scope.updated.values():
@@ -162,7 +182,7 @@ class Pruned(MaskedWeights):
         read = functools.partial(self._through_masks, getattr, True) if is_property else getattr
         value = read(self.layer, name)
         if any(kernel.variable is value for kernel in self.kernels.values()):
-            return self._read(value, training=True)
+            return self._value(value, training=True)
         return functools.partial(self._through_masks, value, True) if inspect.ismethod(value) else value
 
     def settings(self) -> dict[str, Any]:
@@ -190,8 +210,8 @@ class Pruned(MaskedWeights):
 
 
 def holds_pruned(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer or model is a wrapper or has one inside."""
-    return any(isinstance(part, Pruned) for _, part in walk(layer, stop=Pruned))
+    """Tell whether a layer or model is a wrapper with masks or has one inside."""
+    return any(isinstance(part, Pruned) and part.prunes for _, part in walk(layer, stop=Pruned))
 
 
 def _check_layer(layer: Any) -> None:
@@ -199,7 +219,7 @@ def _check_layer(layer: Any) -> None:
         raise TypeError(f"Expected a Keras layer. Received: layer={layer!r} of type {type(layer).__name__}.")
     if isinstance(layer, keras.Model):
         raise ValueError(f"Expected a layer. Received: the model {layer.name!r}; tfprune.wrap takes models.")
-    if holds_pruned(layer):
+    if any(isinstance(part, Pruned) for _, part in walk(layer)):
         raise ValueError(
             f"Expected a layer that is not pruned yet. Received: layer {layer.name!r}, which is wrapped already or "
             f"has a wrapper inside. Use the wrapper that there is, or wrap the plain layer, `wrapper.layer`."

@@ -13,7 +13,8 @@ from tfprune.wrapping.pruned import Pruned
 
 def wrappers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
     """Return the wrappers of a model with their paths, each once, built or not; there may be none."""
-    return [(path or layer.name, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
+    found = ((path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned))
+    return [(path or layer.name, layer) for path, layer in found if layer.prunes]
 
 
 def waits_for_data(model: keras.layers.Layer) -> bool:

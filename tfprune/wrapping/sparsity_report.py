@@ -46,8 +46,13 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         for name, kernel in layer.kernels.items()
     }
     offered = kernels(model)
+    inside = {
+        id(kernel.variable): (path or layer.name, kernel.path)
+        for path, layer in wrapped
+        for kernel in kernels(layer.layer)
+    }
     every = {
-        id(kernel.variable): _row(*_split(kernel.path, model), kernel.variable)
+        id(kernel.variable): _row(*inside.get(id(kernel.variable), _split(kernel.path, model)), kernel.variable)
         for kernel in offered
         if id(kernel.variable) not in masked
     }
@@ -75,8 +80,9 @@ def _row(layer: str, weight: str, variable: keras.Variable, mask: keras.Variable
 
 def _latents(wrapped: list[tuple[str, Pruned]]) -> set[int]:
     """Return the ids of what wrappers keep beside the weights of their layers."""
-    return {id(weight) for _, layer in wrapped for weight in layer.weights} - {
-        id(weight) for _, layer in wrapped for weight in layer.layer.weights
+    pruning = [layer for _, layer in wrapped if layer.prunes]
+    return {id(weight) for layer in pruning for weight in layer.weights} - {
+        id(weight) for layer in pruning for weight in layer.layer.weights
     }
 
 

@@ -40,17 +40,34 @@ def transfer_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> 
 def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     if is_subclassed(source):  # its layers come by themselves
         copy_all(own_variables(source), own_variables(target), source=source)
-    elif isinstance(source, Pruned) == isinstance(target, Pruned):
-        copy_variables(source, target)
-    elif isinstance(target, Pruned):
-        copy_variables(source, target.layer)
-    else:
+    elif not isinstance(source, Pruned):
+        copy_variables(source, target.layer if isinstance(target, Pruned) else target)
+    elif not isinstance(target, Pruned):
         copy_variables(source.layer, target)
-        _apply_masks(source, target)
+        _settle(source, target)
+    elif _same_state(source, target):
+        copy_variables(source, target)
+    else:
+        copy_variables(source.layer, target.layer)
+        _copy_state(source, target)
+        if not target.kernels:
+            _settle(source, target.layer)
 
 
-def _apply_masks(source: Pruned, target: keras.layers.Layer) -> None:
+def _same_state(source: Pruned, target: Pruned) -> bool:
+    return source.saved_variables().keys() == target.saved_variables().keys()
+
+
+def _copy_state(source: Pruned, target: Pruned) -> None:
+    """Copy of masks, latent values and ranges those that both wrappers have."""
+    own = target.saved_variables()
+    for name, variable in source.saved_variables().items():
+        if name in own:
+            own[name].assign(ops.copy(variable.value))
+
+
+def _settle(source: Pruned, target: keras.layers.Layer) -> None:
+    """Give a copy of the layer inside the values that the wrapper lets it read."""
     indices = {id(variable): index for index, variable in enumerate(source.layer.variables)}
-    for name, kernel in source.kernels.items():
-        variable = target.variables[indices[id(kernel.variable)]]
-        variable.assign(ops.multiply(variable, ops.cast(source.masks[name], variable.dtype)))
+    for variable, value in source.settled():
+        target.variables[indices[id(variable)]].assign(value)

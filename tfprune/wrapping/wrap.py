@@ -113,7 +113,10 @@ def wrap(
         if path not in chosen:
             return None
         names, shape = chosen[path]
-        return Pruned(layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
+        pruning: dict[str, Any] = {"criterion": criterion, "pattern": shape, "weights": names, "latent": latent}
+        if isinstance(layer, Pruned):  # of a kind that has no masks yet
+            return layer.around(layer.layer, **pruning)
+        return Pruned(layer, **pruning)
 
     if in_place:
         _wrap_in_place(model_or_layer, wrapped)

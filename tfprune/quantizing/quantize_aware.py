@@ -1,0 +1,159 @@
+"""A model that rounds as its 8-bit file will, while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tfprune.models.copyable import check_model
+from tfprune.models.filters import Filters, selector
+from tfprune.models.graph import flatten, is_plain, trace
+from tfprune.models.kernels import kernels
+from tfprune.models.kinds import check_keras, is_graph, is_subclassed, leaf_layers
+from tfprune.models.layers import walk
+from tfprune.patterns import Unstructured
+from tfprune.quantizing.plan import Place, QuantizationPlan, plan_quantization
+from tfprune.quantizing.quantized import Quantized
+from tfprune.spec import check_count, check_regex
+from tfprune.wrapping.pruned import Pruned
+from tfprune.wrapping.strip import plain_copy
+from tfprune.wrapping.transfer import copy_with
+
+
+def quantize_aware(
+    model: keras.Model,
+    *,
+    filters: Filters = None,
+    levels: int | None = None,
+    skip: str | Sequence[str] | None = None,
+) -> keras.Model:
+    """Return an uncompiled copy that computes as its 8-bit file will, for quantization-aware training (QAT).
+
+    Train the copy with `fit`, a few epochs with a low learning rate are often enough, and write it with
+    `tfprune.export.to_tflite(model, path, quantize="int8")`, which needs no calibration: what `evaluate` says of the
+    model holds for the file. `tfprune.strip` returns the plain float model.
+
+    Weights are rounded to the integers -127 to 127 times a scale, one for each output channel; activations to 256
+    values over a range, wherever an operator of the file returns some. A convolution or Dense layer, the batch
+    normalization after it, and a ReLU after that are one operator. The range of an activation is that of the first
+    batch, and then a moving average; inference does not change it. A layer that cannot be computed in 8 bits stays
+    in float, and `quantization_report` says which and why.
+
+    Pruning comes before or after: `wrap` takes the copy, and of a wrapped model the copy has the masks. Weights are
+    read through their masks first, and 0 is one of the values that integers stand for: zeros stay zeros.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped for pruning or plain. It is left untouched.
+        filters: Which layers with weights are quantized, by their weights, as in `wrap`; None takes all.
+        levels: How many values the entries of each of these weights share, 0 among them, 2 to 256. They start where
+            k-means puts them and are trained (Han et al. 2016, arXiv 1510.00149). Packed files become smaller. None
+            leaves each entry its own value.
+        skip: Layers that stay in float: a regular expression, or several, found in the path of a layer.
+
+    Returns:
+        The copy. Names of layers stay as they are.
+
+    Raises:
+        TypeError: If it is not a Keras model, or an argument is of the wrong type.
+        ValueError: If the model has code of its own, is quantized already, or nothing in it can be; if `filters` or
+            `skip` match nothing, or `levels` is out of range.
+
+    References:
+        Jacob et al. 2018, arXiv 1712.05877; Krishnamoorthi 2018, arXiv 1806.08342.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> quantize_aware(model).get_layer("hidden").range_names
+        ('input_0', 'output')
+    """
+    if levels is not None:
+        check_count(levels, "levels", least=2, most=256)
+    plan = quantization_plan(model, filters=filters, skip=skip)
+    if not plan.places:
+        reasons = "; ".join(f"{entry.layer}: {entry.reason}" for entry in plan.skipped)
+        raise ValueError(f"Expected layers that can be quantized in {model.name!r}. Received none. {reasons}.")
+
+    def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        place = plan.places.get(path)
+        return None if place is None else _quantized(layer, place, levels)
+
+    copy = copy_with(model, replace)
+    for _, layer in walk(copy, stop=Quantized):
+        if isinstance(layer, Quantized):
+            layer.place_centroids()
+    return copy
+
+
+def quantization_plan(
+    model: keras.Model, *, filters: Filters = None, skip: str | Sequence[str] | None = None
+) -> QuantizationPlan:
+    """Return which layers `quantize_aware` quantizes.
+
+    Raises:
+        TypeError, ValueError: As `quantize_aware` does.
+    """
+    check_keras(model)
+    _check(model)
+    return plan_of_plain(plain_copy(model), filters=filters, skip=skip)
+
+
+def plan_of_plain(
+    plain: keras.Model, *, filters: Filters = None, skip: str | Sequence[str] | None = None
+) -> QuantizationPlan:
+    """Return the plan for a model without wrappers, whose layers may get other names."""
+    paths = {id(layer): path for path, layer in leaf_layers(plain)}
+    is_left = _left(plain, filters, skip)
+    return plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
+
+
+def _quantized(layer: keras.layers.Layer, place: Place, levels: int | None) -> Quantized:
+    own: dict[str, Any] = {"ranges": place.ranges, "levels": levels}
+    if not isinstance(layer, Pruned):
+        return Quantized(layer, **own)
+    pruning: dict[str, Any] = {"criterion": layer.criterion, "pattern": layer.pattern, "latent": layer.latent_values}
+    return Quantized(layer.layer, weights=layer.weight_names, **pruning, **own)
+
+
+def _check(model: keras.Model) -> None:
+    for path, layer in walk(model, stop=Quantized):
+        if isinstance(layer, Quantized):
+            raise ValueError(
+                f"Expected a model that is not quantized yet. Received: {model.name!r}, where {path} is. Go on with "
+                f"it, or start anew from tfprune.strip(model)."
+            )
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                f"Expected a model with weights of floats. Received: {model.name!r}, where {path or layer.name} was "
+                f"quantized by keras.Model.quantize, whose integers cannot be trained. Take the model from before."
+            )
+    own = [part for _, part in walk(model) if isinstance(part, keras.Model) and not is_plain(part)]
+    if own and (is_subclassed(own[0]) or not is_graph(own[0]) or own[0].built):
+        raise ValueError(
+            f"Expected a Sequential or Functional model, whose calls show where operators round. Received: "
+            f"{own[0].name!r} of class {type(own[0]).__name__}, which has code of its own. Build it as "
+            f"keras.Model(inputs, outputs), or export it with quantize='int8' and calibration."
+        )
+    check_model(model)
+
+
+def _left(plain: keras.Model, filters: Filters, skip: str | Sequence[str] | None) -> Callable[[str], bool]:
+    """Return a function that tells by the path of a layer whether it is to stay in float."""
+    layers = dict(leaf_layers(plain))
+    offered = [(path, kernel) for path, layer in layers.items() for kernel in kernels(layer)]
+    left: set[str] = set()
+    if filters is not None:
+        wanted = selector(filters, Unstructured(), [f"{path}/{kernel.path}" for path, kernel in offered], others=())
+        meant = {path for path, kernel in offered if wanted(f"{path}/{kernel.path}", layers[path], kernel)}
+        left |= {path for path, _ in offered} - meant
+    for each in [] if skip is None else [skip] if isinstance(skip, str) else skip:
+        regex = check_regex(each, "`skip`")
+        found = {path for path in layers if regex.search(path)}
+        if not found:
+            raise ValueError(
+                f"Expected `skip` to match a layer. Received: {each!r}, which is found in none of "
+                f"{', '.join(layers)}."
+            )
+        left |= found
+    return left.__contains__
