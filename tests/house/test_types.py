@@ -41,7 +41,7 @@ LOOSE = {
 }
 RETURN_A_KERAS_MODEL = {
     *("tfprune.strip", "tfprune.wrap", "tfprune.shrink", "tfprune.zero_channels", "tfprune.export.make_sparse_ready"),
-    *("tfprune.tfmot.prune_low_magnitude", "tfprune.tfmot.strip_pruning"),
+    *("tfprune.tfmot.prune_low_magnitude", "tfprune.tfmot.strip_pruning", "tfprune.quantize_aware"),
 }
 
 
