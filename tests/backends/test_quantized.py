@@ -1,0 +1,46 @@
+"""Quantization-aware training on the other backends: `make test-backends` runs this file once on each."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfprune
+from tfprune.export import Runner, to_tflite
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow",
+    reason="all other tests are of TensorFlow; `make test-backends` runs these on the others",
+)
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(size=(48, 8, 8, 2)).astype("float32")
+
+
+def model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    stack = [
+        *(layers.Conv2D(4, 3, use_bias=False), layers.BatchNormalization(momentum=0.8), layers.ReLU()),
+        *(layers.DepthwiseConv2D(3), layers.Reshape((4, 16)), layers.LSTM(5), layers.Dense(3, activation="softmax")),
+    ]
+    return keras.Sequential([keras.Input((8, 8, 2)), *stack])
+
+
+def test_it_trains_keeps_its_zeros_and_gives_a_file_of_integers(tmp_path):
+    quantized = tfprune.quantize_aware(tfprune.wrap(model()), levels=8)
+    pruning = tfprune.PruningCallback(tfprune.schedules.Constant(0.5), every=1)
+    quantized.compile("adam", "sparse_categorical_crossentropy")
+    quantized.fit(IMAGES, RNG.integers(0, 3, size=48), epochs=2, callbacks=[pruning], verbose=0)
+    assert tfprune.sparsity_report(quantized).sparsity == pytest.approx(0.5, abs=0.01)
+    ranges = [bounds for row in tfprune.quantization_report(quantized).rows for bounds in row.ranges.values()]
+    assert len(ranges) > 8 and None not in ranges
+    before = quantized.get_weights()
+    expected = quantized.predict(IMAGES, verbose=0)
+    assert all(map(np.array_equal, before, quantized.get_weights()))
+    to_tflite(quantized, tmp_path / "model.tflite", quantize="int8", check_on=IMAGES)
+    found = Runner(tmp_path / "model.tflite").predict(IMAGES)
+    assert np.mean(np.abs(found - expected) <= 2.01 / 256) >= 0.99
+    quantized.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), expected, atol=1e-6)
