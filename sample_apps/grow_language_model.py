@@ -1,11 +1,11 @@
 """A language model with a mixture of experts grows, instead of a larger one that starts anew; then it is pruned back.
 
-    python sample_apps/grow_language_model.py --seeds 2    # half an hour on two cores
+    python sample_apps/grow_language_model.py --seeds 2    # about an hour on two shared cores
     python sample_apps/grow_language_model.py --smoke      # a minute, on made-up text
 
 A base of three blocks and four experts trains on the World English Bible. It gets twice the blocks and twice the
 experts, and trains on for as much compute; a model of that size that starts anew gets the same compute. Perplexity is
-measured on books that none of them trains on.
+measured on books that none of them trains on. docs/gallery/grow_language_model.md reports what came out.
 """
 
 from __future__ import annotations

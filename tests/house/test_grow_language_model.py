@@ -1,4 +1,4 @@
-"""The app that grows a language model: text, model, compute, and a run on made-up text."""
+"""The app that grows a language model: text, model, compute, a run on made-up text, and committed results."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import tfprune
 pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "sample_apps" / "grow_language_model.py"
+RESULTS = ROOT / "sample_apps" / "growth" / "results"
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +150,23 @@ def test_a_base_of_half_zeros_grows_with_them(model, tmp_path):
     assert before == pytest.approx(0.5, abs=0.001) and report.sparsity == pytest.approx(0.5, abs=0.001)
     assert all(row.sparsity == pytest.approx(0.5, abs=0.02) for row in report.rows)
     assert sum("mixture/up_kernel" in row.path for row in report.rows) == plan.large.blocks == 4
+
+
+# The committed results.
+
+
+def test_the_table_is_that_of_the_results_and_stands_on_the_page():
+    report, results = piece("report"), importlib.import_module("sample_apps.study.results")
+    records = results.read(RESULTS / "growth.jsonl")
+    text = report.text(records)
+    assert (RESULTS / "growth.md").read_text(encoding="utf-8") == text
+    page = (ROOT / "docs" / "gallery" / "grow_language_model.md").read_text(encoding="utf-8")
+    assert all(line in page for line in text.splitlines())
+    twice = results.read(RESULTS / "from_scratch.jsonl")
+    assert f"{report.spread([record['perplexity'] for record in twice])} (`--compute 2.8`;" in page
+    for seed in range(2):
+        own = {record["way"]: record for record in records if record["seed"] == seed}
+        grown, anew = own["grown, interposed"], own["from scratch"]
+        assert grown["perplexity"] < twice[seed]["perplexity"] < anew["perplexity"]
+        assert grown["flops"] - own["base"]["flops"] == pytest.approx(anew["flops"], rel=0.01)
+        assert grown["flops"] == pytest.approx(twice[seed]["flops"], rel=0.01)
