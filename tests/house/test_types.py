@@ -38,6 +38,7 @@ LOOSE = {
     ),
     *("data", "validation_data", "calibration", "check_on", "inputs", "expected", "evaluate_on", "metrics"),
     *("_args", "_kwds", "kwargs"),  # passed on to Keras
+    *("message", "context"),  # Flower's, which need not be installed
 }
 RETURN_A_KERAS_MODEL = {
     *("tfprune.strip", "tfprune.wrap", "tfprune.shrink", "tfprune.zero_channels", "tfprune.export.make_sparse_ready"),
