@@ -72,6 +72,16 @@ def test_a_range_is_a_moving_average_that_starts_with_the_first_batch():
     np.testing.assert_allclose(layer.ranges["output"].numpy(), [low, high], rtol=1e-6)
 
 
+def test_silu_is_a_product_with_a_rounded_sigmoid_within_a_layer_and_as_one():
+    values = np.linspace(-4, 4, 97, dtype="float32")[None]
+    layer = tfprune.Quantized(layers.Activation("silu"), ranges=["output"])
+    layer.build(values.shape)
+    gate = np.clip(np.rint(256 / (1 + np.exp(-values))), 0, 255) / 256
+    np.testing.assert_allclose(layer(values), values * gate, atol=1e-6)
+    dense = tfprune.Quantized(layers.Dense(97, "silu", kernel_initializer="identity"), ranges=["activation"])
+    np.testing.assert_allclose(dense(values), values * gate, atol=1e-6)
+
+
 def test_inference_changes_nothing_and_frozen_ranges_stay(quantized):
     before = quantized.get_weights()
     quantized.predict(9 * X, verbose=0)

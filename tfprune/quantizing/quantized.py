@@ -194,7 +194,9 @@ class Quantized(Pruned):
             outputs = self.layer(keras.tree.pack_sequence_as(inputs, given), *args, **kwargs)
         activation = activation_of(self.layer)
         if "activation" in self.range_names:
-            outputs = activated(activation, rounded("activation", outputs))
+            outputs = rounded("activation", outputs)
+        if self.is_split:
+            outputs = activated(activation, outputs)
         elif activation in FIXED and "output" not in self.range_names and not self.is_recurrent:
             outputs = fake_quantize(outputs, FIXED[activation])
         return rounded("output", outputs) if "output" in self.range_names else outputs
@@ -204,13 +206,18 @@ class Quantized(Pruned):
         """Whether the layer calls a cell, step by step."""
         return isinstance(self.layer, keras.layers.RNN)
 
+    @property
+    def is_split(self) -> bool:
+        """Whether the activation is more than the end of the layer's operator."""
+        return "activation" in self.range_names or activation_of(self.layer) == "silu"
+
     def _replacements(self, rounded: Round) -> dict[str, Any]:
         """Return what the layer has other than it was made with, while it is called."""
         if self.is_recurrent:
             cell = self.layer.cell
             step = functools.partial(STEPS[type(cell)], cell=cell, rounded=rounded)
             return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
-        return {"activation": keras.activations.linear} if "activation" in self.range_names else {}
+        return {"activation": keras.activations.linear} if self.is_split else {}
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments besides the layer, as a configuration holds them."""
