@@ -31,6 +31,7 @@ COMMANDS = [
     ["sharing.py"],
     ["sparse_files.py"],
     ["eight_bit.py"],
+    ["quantized.py"],
     ["device.py"],
 ]
 
