@@ -93,9 +93,14 @@ class Quantized(Pruned):
                 variable = self.centroids[kernel.path]
                 variable.assign(starting_centroids(as_numpy(kernel.variable), variable.shape[0]))
 
+    @property
+    def prunes(self) -> bool:
+        """Whether weights are under masks, or will be once the layer is built."""
+        return self.weight_names != ()
+
     def choose_kernels(self) -> dict[str, Kernel]:
         """Return the kernels under masks by name; there may be none."""
-        return {} if self.weight_names == () else super().choose_kernels()
+        return super().choose_kernels() if self.prunes else {}
 
     def settled(self) -> Iterator[tuple[keras.Variable, Any]]:
         """Yield each weight that has another value without the wrapper, and that value; 8 bits are not part of it."""

@@ -90,8 +90,8 @@ class Pruned(MaskedWeights):
 
     @property
     def prunes(self) -> bool:
-        """Whether weights are under masks, or will be once the layer is built; a kind of wrapper may have none."""
-        return self.weight_names != ()
+        """Whether it is there for masks; a kind of wrapper may be there for something else."""
+        return True
 
     def _waits(self) -> bool:
         """Tell whether weights to prune are missing that the layer's first call may build."""
