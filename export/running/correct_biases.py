@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model
-from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
+from tfprune.export.running.child_process import read_job, run_as_child, write_job
 from tfprune.export.running.inputs import inputs_to_job
-from tfprune.export.running.quantization_error import FILES, TIMEOUT, Pair, names_of
+from tfprune.export.running.quantization_error import FILES, Pair, names_of, run_both
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import load, save
 from tfprune.export.tflite.model import Operator, Subgraph
@@ -61,14 +61,7 @@ def correct_biases(reference: Source, quantized: Source, *, inputs: Any) -> byte
         )
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
-        for name, content in zip(FILES, contents, strict=True):
-            Path(folder, name).write_bytes(content)
-        completed = run_module(__name__, folder, timeout=TIMEOUT)
-        if not completed.ok:
-            raise ValueError(
-                f"Expected two files that run on `inputs`. Received: {completed.reason}. Check each with "
-                "`tfprune verify`."
-            )
+        run_both(contents, folder, module=__name__)
         return Path(folder, CORRECTED).read_bytes()
 
 

@@ -61,14 +61,7 @@ def quantization_error(reference: Source, quantized: Source, *, inputs: Any) -> 
     names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & names_of(contents[0]))
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form, "names": names}, arrays=arrays)
-        for name, content in zip(FILES, contents, strict=True):
-            Path(folder, name).write_bytes(content)
-        completed = run_module(__name__, folder, timeout=TIMEOUT)
-        if not completed.ok:
-            raise ValueError(
-                f"Expected two files that run on `inputs`. Received: {completed.reason}. Check each with "
-                "`tfprune verify`."
-            )
+        run_both(contents, folder, module=__name__)
         measured, _ = read_job(folder, "result")
     rows = _rows(graph, measured["tensors"])
     if not rows:
@@ -77,6 +70,22 @@ def quantization_error(reference: Source, quantized: Source, *, inputs: Any) -> 
             "which have no tensors of one name. Export both from one model."
         )
     return QuantizationErrorReport(tuple(rows), samples=measured["samples"], runtime=measured["runtime"])
+
+
+def run_both(contents: list[bytes], folder: str, *, module: str) -> None:
+    """Run a module on a float file, an int8 file and a job in a folder, in a process of its own.
+
+    Raises:
+        ValueError: If the files do not run.
+    """
+    for name, content in zip(FILES, contents, strict=True):
+        Path(folder, name).write_bytes(content)
+    completed = run_module(module, folder, timeout=TIMEOUT)
+    if not completed.ok:
+        raise ValueError(
+            f"Expected two files that run on `inputs`. Received: {completed.reason}. Check each with "
+            "`tfprune verify`."
+        )
 
 
 def _made(graph: Subgraph) -> Iterator[tuple[int, str]]:

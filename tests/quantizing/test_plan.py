@@ -16,7 +16,7 @@ def stack(*parts: keras.layers.Layer, shape=(8, 8, 2)) -> keras.Model:
 
 
 def places(model: keras.Model, **arguments) -> dict[str, tuple[str, ...]]:
-    return {path: place.ranges for path, place in quantization_plan(model, **arguments).places.items()}
+    return dict(quantization_plan(model, **arguments).ranges)
 
 
 def conv(name: str, **arguments) -> keras.layers.Layer:
@@ -58,7 +58,7 @@ def test_normalization_that_is_not_behind_a_kernel_stays_in_float():
     model = stack(layers.BatchNormalization(name="n"), conv("c"))
     plan = quantization_plan(model)
     assert [entry.layer for entry in plan.skipped] == ["n"] and "no kernel to fold" in plan.skipped[0].reason
-    assert plan.places["c"].ranges == ("input_0", "output")
+    assert plan.ranges["c"] == ("input_0", "output")
 
 
 def test_the_result_of_an_operation_is_rounded_where_it_is_read():
@@ -103,7 +103,7 @@ def test_a_layer_without_a_rule_says_why(case):
     plan = quantization_plan(stack(conv("c"), layer, conv("d")))
     assert [entry.layer for entry in plan.skipped] == [layer.name]
     assert reason in plan.skipped[0].reason and plan.skipped[0].kind == Skipped.NO_RULE
-    assert plan.places["d"].ranges == ("input_0", "output")
+    assert plan.ranges["d"] == ("input_0", "output")
 
 
 RECURRENT = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.models.kinds import check_keras, leaf_layers
-from tfprune.quantizing.quantized import Quantized
+from tfprune.quantizing.quantized_layers import quantized_layers
 
 
 def freeze_ranges(model: keras.Model) -> None:
@@ -31,13 +30,7 @@ def freeze_ranges(model: keras.Model) -> None:
         >>> model.get_layer("hidden").learns_ranges
         False
     """
-    check_keras(model)
-    layers = [layer for _, layer in leaf_layers(model) if isinstance(layer, Quantized)]
-    if not layers:
-        raise ValueError(
-            f"Expected a model that tfprune.quantize_aware returned. Received: {model.name!r}, no layer of which is "
-            f"quantized."
-        )
+    layers = quantized_layers(model).values()
     for layer in layers:
         layer.known_ranges()  # refuses one without data, before anything is changed
     for layer in layers:

@@ -17,27 +17,17 @@ LEFT_OUT = "left out by `filters` or `skip`"
 
 
 @dataclass(frozen=True)
-class Place:
-    """How a layer is quantized.
-
-    Attributes:
-        ranges: The names of the tensors that it rounds to a range of their own: `input_0` and so on for its inputs,
-            `activation` before its activation, `output`, and those inside that its rule names.
-    """
-
-    ranges: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class QuantizationPlan:
     """Which layers are quantized, and which are not.
 
     Attributes:
-        places: How a layer is quantized, by its path.
+        ranges: By the path of each layer that is quantized, the names of the tensors that it rounds to a range of
+            their own: `input_0` and so on for its inputs, `activation` before its activation, `output`, and those
+            inside that its rule names.
         skipped: The layers and operations that stay in float, with the reason.
     """
 
-    places: Mapping[str, Place]
+    ranges: Mapping[str, tuple[str, ...]]
     skipped: tuple[Skipped, ...]
 
 
@@ -140,12 +130,10 @@ class _Planner:
         return folds or applies
 
     def plan(self) -> QuantizationPlan:
-        places = {
-            self.paths[layer]: Place(tuple(names))
-            for layer, names in self.places.items()
-            if names or layer in self.rounding
+        ranges = {
+            self.paths[layer]: tuple(names) for layer, names in self.places.items() if names or layer in self.rounding
         }
-        return QuantizationPlan(places, tuple(self.skipped.values()))
+        return QuantizationPlan(ranges, tuple(self.skipped.values()))
 
 
 def _add(names: list[str], name: str) -> None:

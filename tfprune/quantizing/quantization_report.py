@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import keras
 
-from tfprune.models.kinds import check_keras, leaf_layers
 from tfprune.models.layers import as_numpy
 from tfprune.quantizing.quantize_aware import plan_of_plain
 from tfprune.quantizing.quantized import Quantized
+from tfprune.quantizing.quantized_layers import quantized_layers
 from tfprune.report import Report, Skipped, skipped_table, table
 from tfprune.wrapping.strip import plain_copy
 
@@ -31,16 +31,10 @@ def quantization_report(model: keras.Model) -> QuantizationReport:
         >>> report.rows[0].layer, report.rows[0].weights, report.rows[0].ranges
         ('hidden', ('kernel',), {'input_0': None, 'output': None})
     """
-    check_keras(model)
-    quantized = {path: layer for path, layer in leaf_layers(model) if isinstance(layer, Quantized)}
-    if not quantized:
-        raise ValueError(
-            f"Expected a model that tfprune.quantize_aware returned. Received: {model.name!r}, no layer of which is "
-            f"quantized."
-        )
+    quantized = quantized_layers(model)
     plan = plan_of_plain(plain_copy(model))
     known = {entry.layer for entry in plan.skipped}
-    left = [path for path in plan.places if path not in quantized]
+    left = [path for path in plan.ranges if path not in quantized]
     chosen = [
         Skipped(path, "left out by `filters` or `skip`", Skipped.FILTERED) for path in left if path not in known
     ]

@@ -14,7 +14,7 @@ from tfprune.models.kernels import kernels
 from tfprune.models.kinds import check_keras, is_graph, is_subclassed, leaf_layers
 from tfprune.models.layers import walk
 from tfprune.patterns import Unstructured
-from tfprune.quantizing.plan import Place, QuantizationPlan, plan_quantization
+from tfprune.quantizing.plan import QuantizationPlan, plan_quantization
 from tfprune.quantizing.quantized import Quantized
 from tfprune.spec import check_count, check_regex
 from tfprune.wrapping.pruned import Pruned
@@ -71,13 +71,12 @@ def quantize_aware(
     if levels is not None:
         check_count(levels, "levels", least=2, most=256)
     plan = quantization_plan(model, filters=filters, skip=skip)
-    if not plan.places:
+    if not plan.ranges:
         reasons = "; ".join(f"{entry.layer}: {entry.reason}" for entry in plan.skipped)
         raise ValueError(f"Expected layers that can be quantized in {model.name!r}. Received none. {reasons}.")
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        place = plan.places.get(path)
-        return None if place is None else _quantized(layer, place, levels)
+        return _quantized(layer, plan.ranges[path], levels) if path in plan.ranges else None
 
     copy = copy_with(model, replace)
     for _, layer in walk(copy, stop=Quantized):
@@ -108,8 +107,8 @@ def plan_of_plain(
     return plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
 
 
-def _quantized(layer: keras.layers.Layer, place: Place, levels: int | None) -> Quantized:
-    own: dict[str, Any] = {"ranges": place.ranges, "levels": levels}
+def _quantized(layer: keras.layers.Layer, ranges: tuple[str, ...], levels: int | None) -> Quantized:
+    own: dict[str, Any] = {"ranges": ranges, "levels": levels}
     if not isinstance(layer, Pruned):
         return Quantized(layer, **own)
     pruning: dict[str, Any] = {"criterion": layer.criterion, "pattern": layer.pattern, "latent": layer.latent_values}
