@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_streams import join_plainly
 
-from tfprune.streams import CLASSES, FORMS, ROWS, SCALED, SPLITS, Split, join, split, split_rows
+from tfprune.streams import CLASSES, FORMS, NEAR, ROWS, SCALED, SPLITS, Split, join, split, split_rows
 
 ENTRIES = np.array([5, 0, 0, 0x1234, 0, 0x0100], "<u2").tobytes()
 BY_HAND = {
@@ -62,10 +62,10 @@ def test_rows_are_classed_by_the_size_of_their_entries_as_worked_out_by_hand():
 
 def test_the_numbers_of_forms_stay_those_of_the_format():
     kinds = ["plain", "plain", "plain", "steps", "steps", "steps", "runs", "runs", "runs", "mask", "mask", "mask"]
-    assert [form.kind for form in FORMS] == [*kinds, "scaled", "folded", "rows"]
-    assert [form.width for form in FORMS] == [1, 2, 4] * 4 + [4, 4, 1]
-    assert [form.streams for form in FORMS] == [1, 2, 4, 1, 2, 4, 2, 3, 5, 2, 3, 5, 0, 4, 8]
-    assert {*SPLITS, SCALED, ROWS} == {*FORMS}
+    assert [form.kind for form in FORMS] == [*kinds, "scaled", "folded", "rows", "near"]
+    assert [form.width for form in FORMS] == [1, 2, 4] * 4 + [4, 4, 1, 4]
+    assert [form.streams for form in FORMS] == [1, 2, 4, 1, 2, 4, 2, 3, 5, 2, 3, 5, 0, 4, 8, 1]
+    assert {*SPLITS, SCALED, ROWS, NEAR} == {*FORMS}
 
 
 @st.composite

@@ -21,7 +21,7 @@ class Split(NamedTuple):
             lowest bit, so that small ones begin with zeros; `runs` and `mask`, a stream that says where the
             entries lie that differ from the commonest one, and the plain streams of these; `rows`, runs, a stream
             that gives each row a class, and the others class by class; `scaled`, no stream at all, because the
-            entries are another piece's times a number.
+            entries are another piece's times a number; `near`, one stream with what these lie beside.
     """
 
     width: int
@@ -30,14 +30,14 @@ class Split(NamedTuple):
     @property
     def streams(self) -> int:
         """How many streams there are."""
-        more = {"scaled": -self.width, "runs": 1, "mask": 1, "rows": 1 + CLASSES}
+        more = {"scaled": -self.width, "near": 1 - self.width, "runs": 1, "mask": 1, "rows": 1 + CLASSES}
         return self.width + more.get(self.kind, 0)
 
 
-ROWS, SCALED = Split(1, "rows"), Split(4, "scaled")
+ROWS, SCALED, NEAR = Split(1, "rows"), Split(4, "scaled"), Split(4, "near")
 _FIRST = tuple(Split(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4))
 SPLITS = (*_FIRST, Split(4, "folded"))  # what any entries can be split by
-FORMS = (*_FIRST, SCALED, Split(4, "folded"), ROWS)  # their numbers are part of the format: new ones come last
+FORMS = (*_FIRST, SCALED, Split(4, "folded"), ROWS, NEAR)  # their numbers are part of the format: new ones come last
 
 
 def split(data: bytes | memoryview, form: Split) -> tuple[int, list[bytes]]:

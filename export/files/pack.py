@@ -16,6 +16,7 @@ from tfprune.export.files.unpack import (
     LARGEST,
     LIMIT,
     MAGIC,
+    NEAR_VERSION,
     PIECE,
     SMALLEST,
     STREAM,
@@ -25,7 +26,7 @@ from tfprune.export.files.unpack import (
 )
 from tfprune.export.report import reason_of
 from tfprune.export.tflite.check_structure import IDENTIFIER, Vector, long_vectors
-from tfprune.streams import FORMS, ROWS, SCALED, SPLITS, Split, split, split_rows
+from tfprune.streams import FORMS, NEAR, ROWS, SCALED, SPLITS, Split, split, split_rows
 
 WHOLE = 2**16  # files up to so many bytes are tried as one stream of our own, too
 SAMPLE = 2**15  # bytes of a piece on which forms are compared
@@ -94,7 +95,7 @@ def pack(data: bytes) -> bytes:
 def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
     """Split and pack parts of a file where that makes them smaller; those last that come from others."""
     found = find_scaled([memoryview(data)[start : start + size] for start, size, _ in ranges])
-    needed = {reference for reference, _ in found.values()}
+    needed = {way.reference for way in found.values()}
     piece_indices: dict[int, int] = {}
     pieces: list[Piece] = []
     for index, (start, size, row) in enumerate(ranges):
@@ -106,9 +107,10 @@ def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
         if index in needed or _cost(piece) < size or size >= SAMPLE:
             piece_indices[index] = len(pieces)
             pieces.append(piece)
-    for index, (reference, factor) in found.items():
+    for index, way in found.items():
         start, size, _ = ranges[index]
-        pieces.append(Piece(start, size, SCALED, piece_indices[reference] + factor * 2**32, ()))
+        form, streams = (NEAR, (compress(way.steps),)) if way.steps else (SCALED, ())
+        pieces.append(Piece(start, size, form, piece_indices[way.reference] + way.factor * 2**32, streams))
     return pieces
 
 
@@ -165,5 +167,6 @@ def _build(data: bytes, pieces: list[Piece], *, coder: Coder = compress) -> byte
     sizes = [(coder, len(packed)) for coder, packed in streams]
     number, table = compress(np.array(records, PIECE).tobytes() + np.array(sizes, STREAM).tobytes())
     version = FAR_VERSION if any(used == FAR_LZMA for used, _ in streams) else VERSION
+    version = NEAR_VERSION if any(piece.form == NEAR for piece in pieces) else version
     header = HEADER.pack(MAGIC, version, len(data), zlib.crc32(data), len(pieces), number, len(table))
     return b"".join([header, table, *(packed for _, packed in streams)])

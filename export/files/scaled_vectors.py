@@ -7,48 +7,73 @@ not be stored beside those of the weight.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 Buffer = bytes | memoryview
 TRIED = 3  # vectors of a group that are tried as the reference of the others
 TINY = np.finfo(np.float32).tiny  # smaller products are not the same on every processor
+FARTHEST = 127  # steps of float32 from a product: what a signed byte holds
 
 
-def scaled(reference: Buffer, factor: int) -> bytes:
+class Scaled(NamedTuple):
+    """How a vector follows from another one.
+
+    Attributes:
+        reference: The index of the other one.
+        factor: The bits of the number.
+        steps: How many steps of float32 each entry lies above the product, as signed bytes; empty if none does.
+    """
+
+    reference: int
+    factor: int
+    steps: bytes
+
+
+def scaled(reference: Buffer, factor: int, steps: Buffer = b"") -> bytes:
     """Multiply a vector of float32.
 
     Args:
         reference: The vector's bytes.
         factor: The number's bits.
+        steps: How many steps of float32 to go on from each product, as signed bytes; none if empty.
 
     Returns:
         The product's bytes.
+
+    Raises:
+        ValueError: If there are not as many steps as entries.
 
     Example:
         >>> scaled(np.float32([1, 2]).tobytes(), int(np.float32(3).view(np.uint32))) == np.float32([3, 6]).tobytes()
         True
     """
-    number = np.uint32(factor).view(np.float32)
+    product = _product(np.frombuffer(reference, "<f4"), factor)
+    if len(steps) not in (0, len(product)):
+        raise ValueError("a scaled piece has too few steps, or too many.")
+    # As unsigned numbers they wrap around, whatever a file may claim.
+    return (product.view("<u4") + np.frombuffer(steps or bytes(len(product)), np.int8).astype("<u4")).tobytes()
+
+
+def _product(entries: np.ndarray, factor: int) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return (np.frombuffer(reference, "<f4") * number).astype("<f4").tobytes()
+        return (entries * np.uint32(factor).view(np.float32)).astype("<f4")
 
 
-def find_scaled(vectors: Sequence[Buffer]) -> dict[int, tuple[int, int]]:
-    """Find vectors that are a number times another vector, to the bit.
+def find_scaled(vectors: Sequence[Buffer]) -> dict[int, Scaled]:
+    """Find vectors that are a number times another vector, but for the last bits of some entries.
 
     Args:
         vectors: Bytes of any kind.
 
     Returns:
-        For the index of each such vector the index of its reference, which is not itself such a vector, and the
-        bits of the number.
+        By the index of each such vector how it follows from its reference, which is not itself such a vector.
     """
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, Scaled] = {}
     for group in _groups(vectors):
         tried = [_from_reference(vectors, group, index) for index in group[:TRIED]]
-        best = max(tried, key=len)
-        found |= best
+        found |= max(tried, key=lambda ways: (len(ways), sum(not way.steps for way in ways.values())))
     return found
 
 
@@ -64,18 +89,23 @@ def _groups(vectors: Sequence[Buffer]) -> Iterator[list[int]]:
     yield from (group for group in groups.values() if len(group) > 1)
 
 
-def _from_reference(vectors: Sequence[Buffer], group: list[int], reference: int) -> dict[int, tuple[int, int]]:
-    factors = {index: _factor(vectors[reference], vectors[index]) for index in group if index != reference}
-    return {index: (reference, factor) for index, factor in factors.items() if factor is not None}
+def _from_reference(vectors: Sequence[Buffer], group: list[int], reference: int) -> dict[int, Scaled]:
+    others = {index: _scaled(vectors, reference, index) for index in group if index != reference}
+    return {index: way for index, way in others.items() if way is not None}
 
 
-def _factor(reference: Buffer, vector: Buffer) -> int | None:
-    """Return the bits of the number that turns the reference into the vector, if there is such a number."""
-    entries, wanted = np.frombuffer(reference, "<f4"), np.frombuffer(vector, "<f4")
+def _scaled(vectors: Sequence[Buffer], reference: int, index: int) -> Scaled | None:
+    """Return how one vector follows from another; None if it does not."""
+    entries, wanted = (np.frombuffer(vectors[place], "<f4") for place in (reference, index))
     if (np.abs(wanted[wanted != 0]) < TINY).any():
         return None
     largest = np.abs(entries).argmax()
     with np.errstate(all="ignore"):
         guess = int((wanted[largest] / entries[largest]).view(np.uint32))
     # Both the product and the quotient are rounded, so the number may be two steps away.
-    return next((bits for bits in range(max(guess - 2, 0), guess + 3) if scaled(reference, bits) == vector), None)
+    factors = range(max(guess - 2, 0), guess + 3)
+    steps = {bits: wanted.view("<i4").astype(np.int64) - _product(entries, bits).view("<i4") for bits in factors}
+    bits = min(steps, key=lambda bits: int(np.abs(steps[bits]).sum()))
+    if np.abs(steps[bits]).max() > FARTHEST:
+        return None
+    return Scaled(reference, bits, steps[bits].astype(np.int8).tobytes() if steps[bits].any() else b"")

@@ -7,7 +7,8 @@
 A piece is a part of the original that was split by `streams`. `detail` is its commonest entry; where it was split by
 rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's index in the table,
 which is an earlier one, and 2^32 times the bits of the number. Files of version 1 have no pieces that are folded or
-split by rows, those of version 2 no streams of the coder FAR_LZMA; they are the same otherwise.
+split by rows, those of version 2 no streams of the coder FAR_LZMA, those of version 3 no pieces that lie near
+another's product; they are the same otherwise.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import numpy as np
 from tfprune.coders import expand
 from tfprune.export.files.scaled_vectors import scaled
 from tfprune.export.report import reason_of
-from tfprune.streams import FORMS, SCALED, join
+from tfprune.streams import FORMS, NEAR, SCALED, join
 
 MAGIC = b"TFZ"
-VERSION, FAR_VERSION = 2, 3  # the second where a stream has the coder FAR_LZMA, which earlier readers do not know
-READ = (1, VERSION, FAR_VERSION)
+VERSION, FAR_VERSION, NEAR_VERSION = 2, 3, 4  # a file has the lowest with which earlier readers can read it
+READ = (1, VERSION, FAR_VERSION, NEAR_VERSION)
 LIMIT = 2**31  # bytes of the original: a flatbuffer's offsets reach no further
 FLOOR = 2**26  # bytes that any packed file may hold, and beyond them so many times its own:
 RATIO = 1000  # float32 weights of which 99.9 % are zeros pack to about 1/700: 0.04 bits of entropy for 32
@@ -133,13 +134,14 @@ def _unpack(data: memoryview, limit: int) -> bytes:
 def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
     contents: list[bytes] = []
     for _, size, form, detail in map(np.void.item, pieces):
-        if FORMS[form] != SCALED:
+        if FORMS[form] not in (SCALED, NEAR):
             contents.append(join(read, FORMS[form], size=size, common=detail))
             continue
         factor, index = divmod(detail, 2**32)
         if index >= len(contents) or len(contents[index]) != size or size % SCALED.width:
             raise ValueError("a piece is scaled from one that does not fit.")
-        contents.append(scaled(contents[index], factor))
+        steps = read(size // SCALED.width) if FORMS[form] == NEAR else b""
+        contents.append(scaled(contents[index], factor, steps))
     return contents
 
 

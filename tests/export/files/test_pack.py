@@ -26,8 +26,18 @@ KINDS = [(width, kind) for kind in ("plain", "steps", "runs", "mask") for width 
     (4, "scaled"),
     (4, "folded"),
     (1, "rows"),
+    (4, "near"),
 ]
-MORE = {"runs": 1, "mask": 1, "rows": 7}  # streams besides one for each byte of an entry
+MORE = {
+    "plain": 0,
+    "steps": 0,
+    "folded": 0,
+    "scaled": -4,
+    "runs": 1,
+    "mask": 1,
+    "rows": 7,
+    "near": -3,
+}  # streams besides one for each byte of an entry
 LZMA2 = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**22}]
 
 
@@ -75,7 +85,7 @@ def unpacked_plainly():
             lambda packed: lzma.decompress(packed, lzma.FORMAT_RAW, filters=LZMA2),
         ]
         magic, version, size, checksum, count, coder, length = struct.unpack_from("<3sBQIIBI", data)
-        assert (magic, version) == (b"TFZ", 2)
+        assert (magic, version) in ((b"TFZ", 2), (b"TFZ", 4))
         table, at = decoders[coder](data[25 : 25 + length]), 25 + length
         pieces = [struct.unpack_from("<IIBQ", table, 17 * place) for place in range(count)]
         streams = []
@@ -87,11 +97,18 @@ def unpacked_plainly():
         contents = []
         for _, piece, form, detail in pieces:
             width, kind = KINDS[form]
-            if kind == "scaled":
+            own = [streams.pop(0) for _ in range(width + MORE[kind])]
+            if kind in ("scaled", "near"):
                 factor = np.uint32(detail >> 32).view(np.float32)
-                contents.append((np.frombuffer(contents[detail % 2**32], np.float32) * factor).tobytes())
+                product = np.frombuffer(contents[detail % 2**32], np.float32) * factor
+                steps = [int(step) for step in np.frombuffer(b"".join(own) or bytes(len(product)), np.int8)]
+                contents.append(
+                    struct.pack(
+                        f"<{len(steps)}i",
+                        *(bits + step for bits, step in zip(product.view(np.int32).tolist(), steps, strict=True)),
+                    )
+                )
             else:
-                own = [streams.pop(0) for _ in range(width + MORE.get(kind, 0))]
                 contents.append(join_plainly(own, width, kind, piece // width, detail))
         whole = b""
         for (start, *_), content in sorted(zip(pieces, contents, strict=True)):

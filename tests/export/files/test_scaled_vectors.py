@@ -22,26 +22,37 @@ def test_a_product_is_found_to_the_bit_wherever_it_stands(seed, factor, size):
     bias = weight * np.float32(factor)
     vectors = [bias.tobytes(), floats(seed + 1, size).tobytes(), weight.tobytes()]
     found = find_scaled(vectors)
-    place, (other, number) = next(iter(found.items()))
+    place, way = next(iter(found.items()))
     assert len(found) == 1
-    assert {place, other} == {0, 2}
-    assert scaled(vectors[other], number) == vectors[place]
+    assert {place, way.reference} == {0, 2}
+    assert not way.steps
+    assert scaled(vectors[way.reference], way.factor) == vectors[place]
 
 
 def test_several_products_of_one_vector_all_come_from_it():
     weight = floats(1)
     vectors = [(weight * np.float32(factor)).tobytes() for factor in (0.37, 1, 1.9, 1)]
     found = find_scaled(vectors)
-    assert all(other not in found for other, _ in found.values())
-    assert all(scaled(vectors[other], factor) == vectors[place] for place, (other, factor) in found.items())
+    assert all(way.reference not in found for way in found.values())
+    assert all(scaled(vectors[way.reference], way.factor) == vectors[place] for place, way in found.items())
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("change", [1, -1])
-def test_a_product_that_is_off_by_one_bit_is_none(change):
+@pytest.mark.parametrize("change", [1, -1, 127, -127])
+def test_a_product_that_is_off_in_its_last_bits_is_found_with_the_steps(change):
     weight = floats(2)
     bias = (weight * np.float32(0.37)).view(np.int32)
     bias[5] += change
+    vectors = [weight.tobytes(), bias.tobytes()]
+    ((place, way),) = find_scaled(vectors).items()
+    assert scaled(vectors[way.reference], way.factor, way.steps) == vectors[place]
+    assert np.count_nonzero(np.frombuffer(way.steps, np.int8)) == 1
+
+
+def test_a_vector_that_is_further_off_is_none():
+    weight = floats(2)
+    bias = (weight * np.float32(0.37)).view(np.int32)
+    bias[5] += 1000
     assert not find_scaled([weight.tobytes(), bias.tobytes()])
 
 
@@ -52,9 +63,9 @@ def test_products_too_small_to_be_the_same_everywhere_are_none():
 
 @given(vectors=st.lists(st.binary(max_size=24) | st.just(bytes(8)), max_size=6))
 def test_bytes_of_any_kind_may_be_searched(vectors):
-    for place, (other, factor) in find_scaled(vectors).items():
-        assert scaled(vectors[other], factor) == vectors[place]
-        assert other != place
+    for place, way in find_scaled(vectors).items():
+        assert scaled(vectors[way.reference], way.factor, way.steps) == vectors[place]
+        assert way.reference != place
 
 
 @given(reference=st.binary(max_size=10).map(lambda raw: raw * 4), factor=st.integers(0, 2**32 - 1))

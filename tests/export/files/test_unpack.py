@@ -15,7 +15,7 @@ from tfprune.export.files.unpack import unpack
 
 WORDS = np.random.default_rng(5).choice(4, 300, p=[0.7, 0.1, 0.1, 0.1]).astype("<u4").tobytes()
 STORED, DEFLATE, LZMA = range(3)
-PLAIN_1, STEPS_4, RUNS_1, SCALED, FOLDED_4, ROWS = 0, 5, 6, 12, 13, 14
+PLAIN_1, STEPS_4, RUNS_1, SCALED, FOLDED_4, ROWS, NEAR = 0, 5, 6, 12, 13, 14, 15
 
 
 def deflate(data):
@@ -77,12 +77,12 @@ def test_what_is_no_packed_file_is_refused():
 
 
 def test_a_newer_version_is_refused_and_says_what_to_do():
-    with pytest.raises(ValueError, match="version 3 at most. Received: version 4. Install the newest"):
-        unpack(container(FILE, PIECES, STREAMS, version=4))
+    with pytest.raises(ValueError, match="version 4 at most. Received: version 5. Install the newest"):
+        unpack(container(FILE, PIECES, STREAMS, version=5))
 
 
 def test_every_version_is_read_and_so_are_rows_and_folded_entries():
-    assert all(unpack(container(FILE, PIECES, STREAMS, version=version)) == FILE for version in (1, 2, 3))
+    assert all(unpack(container(FILE, PIECES, STREAMS, version=version)) == FILE for version in (1, 2, 3, 4))
     signed = np.arange(-64, 64, dtype="<i4")
     folded = np.where(signed < 0, -2 * signed - 1, 2 * signed).astype("<u4").tobytes()
     rows = np.zeros((32, 8), np.uint8)
@@ -92,6 +92,17 @@ def test_every_version_is_read_and_so_are_rows_and_folded_entries():
     streams += [rows[classes == one, 3].tobytes() for one in range(6)]
     whole = signed.tobytes() + rows.tobytes()
     assert unpack(container(whole, pieces, [(STORED, stream) for stream in streams], version=2)) == whole
+
+
+def test_a_piece_may_lie_near_the_product_of_another():
+    steps = np.random.default_rng(6).integers(-128, 128, 64).astype(np.int8)
+    beside = ((SCALES / 2).view("<i4") + steps).tobytes()
+    whole = SCALES.tobytes() + beside
+    pieces = [(0, 256, PLAIN_1, 0), (256, 256, NEAR, HALF)]
+    streams = [(STORED, b""), (STORED, SCALES.tobytes()), (STORED, steps.tobytes())]
+    assert unpack(container(whole, pieces, streams)) == whole
+    with pytest.raises(ValueError, match="too few steps, or too many"):
+        unpack(container(whole, pieces, [*streams[:2], (STORED, bytes(63))]))
 
 
 def test_every_truncation_is_noticed():
@@ -125,7 +136,7 @@ LIES = {
     "goes on after its end": container(FILE, PIECES, STREAMS, end=b"more"),
     "content is not what was packed": container(FILE, PIECES, STREAMS, checksum=1),
     "too few streams, or too many": container(FILE, PIECES, STREAMS[:-1]),
-    "a form that does not exist": container(FILE, replaced(1, (1463, 256, 15, 0)), STREAMS),
+    "a form that does not exist": container(FILE, replaced(1, (1463, 256, 16, 0)), STREAMS),
     "fewer than 256 bytes": container(FILE, replaced(1, (1463, 255, PLAIN_1, 0)), STREAMS),
     "more than 1,048,576": container(FILE, replaced(1, (1463, 2**20 + 1, PLAIN_1, 0)), STREAMS),
     "pieces are longer than it is": container(FILE, replaced(0, (4, 1700, STEPS_4, 0)), STREAMS),
