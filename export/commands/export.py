@@ -28,12 +28,15 @@ tfprune export model.tflite smaller.tflite
     parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
     add_file(parser, "source", metavar="SOURCE", help="a model saved by model.save('x.keras'), or a .tflite file")
     add_file(parser, "target", metavar="TARGET", help="where the file goes, exactly as written here")
-    parser.add_argument("--quantize", choices=["float16", "dynamic", "int8"], help="number format (default: float32)")
+    kinds = ["float16", "dynamic", "int8", "int16x8", "int4"]
+    parser.add_argument("--quantize", choices=kinds, help="number format (default: float32)")
     parser.add_argument(
         "--levels", type=int, help="different non-zero values of an 8-bit weight, 1 to 255 (default: all)"
     )
-    parser.add_argument("--io-dtype", choices=["float32", "int8"], help="inputs and outputs of an int8 file")
-    text = "samples for --quantize int8: .npy, or .npz with one array per input"
+    parser.add_argument(
+        "--io-dtype", choices=["float32", "int8", "int16"], help="inputs and outputs of a file of integers"
+    )
+    text = "samples for --quantize int8, int16x8 and int4: .npy, or .npz with one array per input"
     add_file(parser, "--calibration", metavar="FILE", help=text)
     parser.add_argument(
         "--sparse", choices=[*SPARSE], default="auto", help="try sparse forms, take them only, or not (default: auto)"
@@ -64,10 +67,10 @@ def _export(options: argparse.Namespace) -> Any:
     if is_model_file(options.source):
         return _rewrite(options, settings)
     check_not_read(options.target, options.source)
-    if options.quantize == "int8" and not options.calibration:
+    if options.quantize in ("int8", "int16x8", "int4") and not options.calibration:
         raise ValueError(
-            "Expected samples with --quantize int8. Received: no --calibration FILE. Save about 100 samples of real "
-            "data with numpy.save."
+            f"Expected samples with --quantize {options.quantize}. Received: no --calibration FILE. Save about 100 "
+            "samples of real data with numpy.save."
         )
     model = load_model(options.source)
     from tfprune.export.converting.to_tflite import to_tflite

@@ -19,6 +19,8 @@ import numpy as np
 from tfprune.export.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.converting.float_islands import join_islands
 from tfprune.export.converting.trained_ranges import holds_ranges
+from tfprune.export.rewriting.four_bit_weights import four_bit_weights
+from tfprune.export.rewriting.merge_constants import own_biases
 from tfprune.export.running.child_process import OUTPUT, run_module, write_job
 from tfprune.export.tflite.output_order import keep_order
 from tfprune.spec import check_choice
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     from tfprune.export.converting.signature import Signature
 
 _log = logging.getLogger(__name__)
-QUANTIZE = (None, "float16", "dynamic", "int8")
-IO_DTYPES = ("float32", "int8")
+QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", "int4")
+INTEGERS = {"int8": "int8", "int16x8": "int16", "int4": "int8"}  # formats of integers, and their activations
+IO_DTYPES = ("float32", "int8", "int16")
 TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
 CHILD = "tfprune.export.converting.convert_job"
 # The GPU is the parent's: JAX takes most of its memory, and the child needs none.
@@ -51,13 +54,14 @@ def convert(
 
     Args:
         model: A built Sequential or Functional model.
-        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights, float activations) or `"int8"`
-            (weights and activations, every operator; of a model with ranges those that are not left in float).
-        calibration: For `"int8"`, which needs it unless the model has ranges (`with_known_ranges`): samples of real
-            data, as `to_tflite` takes them. 100 to 500 are enough; more are not read. The other kinds check it and
-            convert without it.
-        io_dtype: `"float32"`, or `"int8"` to leave out the conversion at the file's borders. Integer inputs stay
-            as they are.
+        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights, float activations), `"int8"`
+            (weights and activations, every operator; of a model with ranges those that are not left in float),
+            `"int16x8"` (16-bit activations, 8-bit weights) or `"int4"` (`four_bit_weights`).
+        calibration: For integers, which need it; `"int8"` only unless the model has ranges (`with_known_ranges`):
+            samples of real data, as `to_tflite` takes them. 100 to 500 are enough; more are not read. The other kinds
+            check it and convert without it.
+        io_dtype: `"float32"`, or the type of the activations, such as `"int8"`, to leave out the conversion at the
+            file's borders. Integer inputs stay as they are.
 
     Returns:
         The file's bytes; the same model gives the same bytes.
@@ -73,11 +77,12 @@ def convert(
     has_ranges = holds_ranges(model)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=has_ranges)
     inputs = signature(model)
+    _check_inputs(inputs, quantize)
     batches = [] if calibration is None else read_calibration(calibration, inputs)
-    samples = split(batches) if quantize == "int8" else []
+    samples = split(batches) if quantize in INTEGERS else []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
-        things = _write_model(model, inputs, folder, unroll=quantize == "int8")
+        things = _write_model(model, inputs, folder, unroll=quantize in INTEGERS)
         settings = {"quantize": quantize, "io_dtype": io_dtype, "things": things, **dataclasses.asdict(inputs)}
         _write_job(folder, settings, samples)
         completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT)
@@ -85,7 +90,9 @@ def convert(
             output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
             raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
         data = keep_order((folder / CONVERTED).read_bytes(), inputs.names)
-        data = join_islands(data) if quantize == "int8" else data
+        data = join_islands(data) if quantize in INTEGERS else data
+        data = own_biases(data) if quantize == "int16x8" else data
+        data = four_bit_weights(data) if quantize == "int4" else data
     _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(data):,}")
     return data
 
@@ -94,20 +101,32 @@ def check_options(*, quantize: Any, calibration: Any, io_dtype: Any, has_ranges:
     """Refuse options that do not exist or do not go together."""
     check_choice(quantize, "quantize", choices=QUANTIZE)
     check_choice(io_dtype, "io_dtype", choices=IO_DTYPES)
-    if io_dtype != "float32" and quantize != "int8":
+    offered = dict.fromkeys(("float32", INTEGERS.get(quantize, "float32")))
+    if io_dtype not in offered:
         raise ValueError(
-            f"Expected io_dtype='float32' with quantize={quantize!r}. Received: io_dtype={io_dtype!r}. "
-            "Only quantize='int8' has integer inputs and outputs."
+            f"Expected io_dtype={' or '.join(map(repr, offered))} with quantize={quantize!r}. Received: "
+            f"io_dtype={io_dtype!r}. Files have floats at their borders, or what their activations are: 'int8' with "
+            f"quantize='int8' and 'int4', 'int16' with 'int16x8'."
         )
     if quantize == "int8" and has_ranges and calibration is not None:
         raise ValueError(
             "Expected no `calibration` with a model that was trained quantization-aware: its ranges were trained. "
             "Leave it out, or export tfprune.strip(model) to calibrate instead."
         )
-    if quantize == "int8" and calibration is None and not has_ranges:
+    if quantize in INTEGERS and calibration is None and not (has_ranges and quantize == "int8"):
+        trained = "" if quantize == "int8" else "; the ranges of tfprune.quantize_aware are those of int8"
         raise ValueError(
-            "Expected `calibration` with quantize='int8'. Received: None. Give about 100 samples of real data, "
-            "such as calibration=x[:100]."
+            f"Expected `calibration` with quantize={quantize!r}. Received: None. Give about 100 samples of real "
+            f"data, such as calibration=x[:100]{trained}."
+        )
+
+
+def _check_inputs(inputs: Signature, quantize: str | None) -> None:
+    integers = [entry.name for entry in inputs.inputs if "int" in entry.dtype]
+    if quantize == "int16x8" and integers:
+        raise ValueError(
+            f"Expected inputs of real numbers with quantize='int16x8'. Received: integers for {integers}, which "
+            f"TensorFlow's converter does not take with activations of 16 bits. Use quantize='int8'."
         )
 
 
@@ -148,6 +167,12 @@ def _failure(reason: str, output: str, what: str) -> str:
         return (
             f"{expected} Received: operators without a builtin form in TFLite: {', '.join(missing)}. "
             "Replace the layers or functions that need them."
+        )
+    wide = re.findall(r"16x8-bit not yet supported for op: '(\w+)'", reason)
+    if wide:
+        return (
+            f"{expected} Received: {wide[0]}, which has no form with activations of 16 bits. Replace the layer that "
+            f"needs it, or use quantize='int8'."
         )
     errors = re.findall(r"error: (.+)", output)
     return f"{expected} Received: {(errors[-1] if errors else reason).strip().rstrip('.')}."

@@ -13,6 +13,11 @@ from tfprune.export.running.child_process import read_job, run_as_child
 JOB = "job"
 SAVED_MODEL = "saved_model"
 CONVERTED = "model.tflite"
+OPERATORS = {  # of the formats that compute with integers
+    "int8": "TFLITE_BUILTINS_INT8",
+    "int4": "TFLITE_BUILTINS_INT8",  # its weights get fewer bits later
+    "int16x8": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8",
+}
 
 
 def convert_job(folder: Path) -> None:
@@ -47,7 +52,7 @@ def _export_copy(settings: dict[str, Any], folder: Path) -> None:
     inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
     model = read_copy(folder, settings["things"])
     signature = Signature(tuple(inputs), settings["form"])
-    write_saved_model(model, folder / SAVED_MODEL, inputs=signature, unroll=settings["quantize"] == "int8")
+    write_saved_model(model, folder / SAVED_MODEL, inputs=signature, unroll=settings["quantize"] in OPERATORS)
 
 
 def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:
@@ -56,12 +61,12 @@ def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], f
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if settings["quantize"] == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if settings["quantize"] == "int8" and settings["samples"]:  # otherwise the ranges are in the model
+    if settings["quantize"] in OPERATORS and settings["samples"]:  # otherwise the ranges are in the model
         names = [entry["name"] for entry in settings["inputs"]]
         samples = [{name: arrays[f"{row}/{name}"] for name in names} for row in range(settings["samples"])]
         converter.representative_dataset = lambda: iter(samples)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    if settings["quantize"] == "int8":
+        converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, OPERATORS[settings["quantize"]])]
+    if settings["quantize"] in OPERATORS:
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(settings["io_dtype"])
     (folder / CONVERTED).write_bytes(converter.convert())
 

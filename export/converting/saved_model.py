@@ -38,9 +38,9 @@ def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, un
     for entry in inputs.inputs:
         if None in entry.shape[1:]:
             raise ValueError(
-                f"Expected inputs of fixed length with quantize='int8', which unrolls recurrent layers. Received: "
-                f"{entry.name!r} of shape {entry.shape}. Build the model with the length in `keras.Input(shape)`, "
-                "or use quantize='dynamic'."
+                f"Expected inputs of fixed length for a file of integers, whose recurrent layers are unrolled. "
+                f"Received: {entry.name!r} of shape {entry.shape}. Build the model with the length in "
+                "`keras.Input(shape)`, or use quantize='dynamic'."
             )
     with unrolled(model):
         _write(model, folder, inputs=inputs, batch=1)

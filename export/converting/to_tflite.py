@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.export.converting.convert import check_options, convert
+from tfprune.export.converting.convert import INTEGERS, check_options, convert
 from tfprune.export.converting.half_precision import HALF, half_types
 from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.converting.lost_accuracy import lost_accuracy, read_evaluate_on
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 # Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
 # an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
-TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35}
+TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35, "int16x8": 0.1, "int4": 0.5}
 # Of models that compute in half precision, whose outputs are less exact than those of the file.
 HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
 ADVICE = (
@@ -87,10 +87,12 @@ def to_tflite(
             left untouched. Layers in mixed precision become float32. On other backends than TensorFlow, the process
             that converts it has to be able to import its custom classes.
         path: Where the file goes, exactly as given.
-        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights) or `"int8"` (8-bit weights and
-            activations; needs `calibration`, unless `quantize_aware` made the model).
-        levels: With `quantize="dynamic"` or `"int8"`: how many different non-zero values each weight may hold, 1 to
-            255, which makes packed files smaller (`share_weights`). None leaves them as they are.
+        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights), `"int8"` (8-bit weights and
+            activations), `"int16x8"` (8-bit weights and 16-bit activations) or `"int4"` (weights of convolutions and
+            Dense layers in 4 bits, activations in 8). The last three need `calibration`, `"int8"` not of a model that
+            `quantize_aware` made: its ranges are those of 8 bits.
+        levels: With weights of 8 bits: how many different non-zero values each may hold, 1 to 255, which makes packed
+            files smaller (`share_weights`). None leaves them as they are.
         sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none. With
             `quantize="dynamic"` the sparse form computes in float32, and with 8-bit weights as the dense one.
         optimize: `"size"` for the fewest bytes; `"latency"` for the fastest kernels that a form reaches, which is
@@ -98,17 +100,16 @@ def to_tflite(
             `make_sparse_ready(model)`, and with sparse forms leaves out channels that no kernel reads.
         calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
-            ignored. More than 500 samples are not read. A model of `quantize_aware` has ranges of its own, and takes
-            none.
-        io_dtype: `"float32"`, or with `quantize="int8"` also `"int8"`.
+            ignored. More than 500 samples are not read.
+        io_dtype: `"float32"`, or the type of integer activations: `"int8"`, or with `quantize="int16x8"` `"int16"`.
         compress: None, `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads each.
         check_on: Samples on which the file is compared with Keras, any number of them, in the same forms as
             `calibration`. None takes the first calibration batch (of an array, 32 samples), or random numbers.
         tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
-            1e-4 (float32), 1e-2 (float16), 0.1 (dynamic) or 0.35 (int8); and at least 1e-2 or 0.1 if layers of the
-            model compute in float16 or bfloat16, whose outputs are less exact than those of the file. Scores of a
-            softmax may move more where two classes are close: judge such a file by its accuracy, and allow what it
-            needs.
+            1e-4 (float32), 1e-2 (float16), 0.1 (dynamic, int16x8), 0.35 (int8) or 0.5 (int4); and at least 1e-2 or
+            0.1 if layers of the model compute in float16 or bfloat16, whose outputs are less exact than those of the
+            file. Scores of a softmax may move more where two classes are close: judge such a file by its accuracy,
+            and allow what it needs.
         evaluate_on: A tuple (x, y) of samples and their answers, or batches of such tuples. The file that would be
             written and the Keras model are both measured on them, and the report has both values.
         max_drop: How much worse than the Keras model the file may be on `evaluate_on`, in units of the metric; at
@@ -204,9 +205,9 @@ def _check_levels(levels: Any, quantize: str | None) -> None:
     if levels is None:
         return
     check_levels(levels)
-    if quantize not in ("dynamic", "int8"):
+    if quantize not in ("dynamic", "int8", "int16x8"):
         raise ValueError(
-            f"Expected quantize='dynamic' or 'int8' with `levels`, which 8-bit weights share. Received: "
+            f"Expected quantize='dynamic', 'int8' or 'int16x8' with `levels`, which 8-bit weights share. Received: "
             f"levels={levels}, quantize={quantize!r}."
         )
 
@@ -223,7 +224,7 @@ def _without_unread(plain: keras.Model) -> keras.Model:
 
 def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:
     """Return forms of an equal model that sparse kernels run; none where there is no such model."""
-    if quantize == "int8":  # sparse kernels for whole maps take floats only
+    if quantize in INTEGERS:  # sparse kernels for whole maps take floats only
         return []
     if not any(row.sparsity > NEEDED for row in tfprune.sparsity_report(plain).rows):
         return []

@@ -1,10 +1,12 @@
 """Let operators take one tensor where several hold the same values, as each step of an unrolled network has its own.
 
-A sparse tensor has its own indices, so the copies of a weight would cost as much as the weight.
+A sparse tensor has its own indices, so the copies of a weight would cost as much as the weight. And the other way
+round: where the converter lets layers share a bias that means another number to each, each gets one of its own.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable
 
 import numpy as np
@@ -12,7 +14,9 @@ import numpy as np
 from tfprune.export.rewriting.one_pixel import scales_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.canonical_order import indices_of, put_in_order
-from tfprune.export.tflite.editor import load, numbers_operators, save
+from tfprune.export.tflite.editor import add_tensor, add_values, builtin_code, load, numbers_operators, save
+
+LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with a bias as their third input
 
 
 def merge_constants(data: bytes) -> bytes:
@@ -33,6 +37,51 @@ def merge_constants(data: bytes) -> bytes:
         return data
     put_in_order(model)
     return save(model)
+
+
+def own_biases(data: bytes) -> bytes:
+    """Give each 16-bit layer a bias in units of its own: the scale of its input times those of its weight.
+
+    Steps of an unrolled network share a bias, but not the scale of their inputs; the converter writes one bias for
+    all of them, in the units of the first.
+
+    Args:
+        data: A plain .tflite file, fresh from the converter.
+
+    Returns:
+        The file; the bytes given where nothing has to change.
+
+    Raises:
+        ValueError: As `merge_constants` does.
+    """
+    model = load(data)
+    if numbers_operators(model):
+        return data
+    changed = [_own_bias(model, graph, operator) for graph in model.subgraphs for operator in graph.operators or ()]
+    return save(model) if any(changed) else data
+
+
+def _own_bias(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:
+    layers = {getattr(schema.BuiltinOperator, name) for name in LAYERS}
+    widths = {schema.TensorType.INT32: "<i4", schema.TensorType.INT64: "<i8"}
+    if builtin_code(model.operatorCodes[operator.opcodeIndex]) not in layers or not (operator.inputs[2:] >= 0).all():
+        return False
+    source, weight, *others = (graph.tensors[index] for index in operator.inputs)
+    if source.type != schema.TensorType.INT16 or not others or others[0].type not in widths:
+        return False
+    (bias,) = others
+    wanted = (source.quantization.scale * weight.quantization.scale).astype(np.float32)
+    if np.allclose(bias.quantization.scale, wanted, rtol=1e-5, atol=0):
+        return False
+    width = widths[bias.type]
+    values = np.asarray(model.buffers[bias.buffer].data).view(width) * (bias.quantization.scale / wanted)
+    quantization = copy.copy(bias.quantization)
+    quantization.scale = wanted
+    buffer = add_values(model, np.rint(values).astype(width))
+    inputs = operator.inputs.copy()
+    inputs[2] = add_tensor(graph, bias, buffer=buffer, quantization=quantization)
+    operator.inputs = inputs
+    return True
 
 
 def _merge(model: schema.ModelT, graph: schema.SubGraphT) -> bool:

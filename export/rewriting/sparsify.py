@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tfprune.export.files.trailing_archive import carry_over
 from tfprune.export.files.unpack import as_bytes
 from tfprune.export.report import fraction_of_zeros, reason_of, shape_text
 from tfprune.export.rewriting.merge_constants import merge_constants
@@ -26,7 +27,6 @@ from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
 from tfprune.export.rewriting.sparse_eligible import INTEGER, WeightUse, weight_uses
 from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
 from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
-from tfprune.export.rewriting.trailing_archive import carry_over
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.canonical_order import put_in_order
 from tfprune.export.tflite.editor import load, numbers_operators, save

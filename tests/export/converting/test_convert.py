@@ -8,6 +8,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from tfprune.export.converting.convert import convert
+from tfprune.export.running.child_process import OUTPUT, Completed
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.reader import read
 
@@ -56,7 +57,11 @@ def files(cnn, converting_here):
     kinds = {None: convert(cnn)}
     with converting_here():
         kinds |= {kind: convert(cnn, quantize=kind) for kind in ("float16", "dynamic")}
-        return kinds | {"int8": convert(cnn, quantize="int8", calibration=calibration, io_dtype="int8")}
+        integers = {"int8": "int8", "int16x8": "int16", "int4": "int8"}
+        return kinds | {
+            kind: convert(cnn, quantize=kind, calibration=calibration, io_dtype=io_dtype)
+            for kind, io_dtype in integers.items()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,10 @@ def recurrent():
     )
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [(None, 1e-5), ("float16", 2e-3), ("dynamic", 0.03), ("int8", 0.05)])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [(None, 1e-5), ("float16", 2e-3), ("dynamic", 0.03), ("int8", 0.05), ("int16x8", 0.01), ("int4", 0.2)],
+)
 def test_every_kind_gives_what_keras_gives(files, cnn, kind, tolerance):
     assert difference(files[kind], cnn, IMAGES) < tolerance
 
@@ -82,14 +90,23 @@ def test_every_kind_holds_its_weights_in_its_own_type(files):
     types = {}
     for kind, content in files.items():
         details = Interpreter(model_content=content).get_tensor_details()
-        types[kind] = {detail["dtype"].__name__ for detail in details if tuple(detail["shape"]) == (64, 32)}
+        shapes = (64, 32), (64, 1, 1, 32)
+        types[kind] = {detail["dtype"].__name__ for detail in details if tuple(detail["shape"]) in shapes}
+    types["int4"] = {weight.dtype for weight in read(files["int4"]).weights}  # NumPy has no such type
     half = {"float16", "float32"}  # what is stored, and what it is widened to when the file is loaded
-    assert types == {None: {"float32"}, "float16": half, "dynamic": {"int8"}, "int8": {"int8"}}
-    assert len(files["int8"]) < len(files["float16"]) < len(files[None])
+    assert types == {
+        None: {"float32"},
+        "float16": half,
+        "dynamic": {"int8"},
+        "int8": {"int8"},
+        "int16x8": {"int8"},
+        "int4": {"int4"},
+    }
+    assert len(files["int4"]) < len(files["int8"]) < len(files["float16"]) < len(files[None])
 
 
 def test_io_dtype_decides_the_borders_of_the_file(files):
-    for kind, dtype in [("dynamic", np.float32), ("int8", np.int8)]:
+    for kind, dtype in [("dynamic", np.float32), ("int8", np.int8), ("int16x8", np.int16), ("int4", np.int8)]:
         interpreter = Interpreter(model_content=files[kind])
         details = interpreter.get_input_details() + interpreter.get_output_details()
         assert [detail["dtype"] for detail in details] == [dtype, dtype]
@@ -151,6 +168,31 @@ def test_recurrent_layers_are_unrolled_for_integers_and_only_in_the_file(recurre
     assert {graph.tensors[operator.inputs[1]].dtype for operator in splits} == {"int8"}
 
 
+def test_steps_with_activations_of_16_bits_have_biases_of_their_own(converting_here):
+    keras.utils.set_random_seed(2)
+    layer = layers.GRU(8, bias_initializer=keras.initializers.RandomNormal(stddev=0.5))
+    model = keras.Sequential([keras.Input((4, 3), name="series"), layer])
+    data = RNG.normal(size=(32, 4, 3)).astype("float32")
+    with converting_here():
+        content = convert(model, quantize="int16x8", calibration=[data])
+    assert difference(content, model, data) < 0.005  # 0.1 with the converter's biases
+
+
+def test_what_has_no_form_with_activations_of_16_bits_is_named(recurrent, cnn, monkeypatch):
+    said = "RuntimeError: Quantization to 16x8-bit not yet supported for op: 'HARD_SWISH'."
+    child = "tfprune.export.converting.convert.run_module"
+
+    def refuse(module, folder, **settings):
+        (folder / OUTPUT).touch()
+        return Completed(ok=False, reason=said, output="")
+
+    monkeypatch.setattr(child, refuse)
+    with pytest.raises(ValueError, match=r"Received: HARD_SWISH, which .* or use quantize='int8'\."):
+        convert(cnn, quantize="int16x8", calibration=[IMAGES])
+    with pytest.raises(ValueError, match=r"Received: integers for \['tokens'\], which .* Use quantize='int8'\."):
+        convert(recurrent, quantize="int16x8", calibration=[TOKENS])
+
+
 def test_recurrent_layers_of_open_length_are_refused_for_integers():
     model = keras.Sequential([keras.Input((None, 3), name="series"), layers.GRU(4)])
     with pytest.raises(ValueError, match=r"inputs of fixed length .* 'series' of shape \(None, None, 3\).*'dynamic'"):
@@ -176,10 +218,11 @@ def test_operators_that_tflite_lacks_are_named():
     ("options", "message"),
     [
         (
-            {"quantize": "int4"},
-            r"None, 'float16', 'dynamic' or 'int8'\. Received: quantize='int4'\. Did you mean 'int8'\?",
+            {"quantize": "int9"},
+            r"'dynamic', 'int8', 'int16x8' or 'int4'\. Received: quantize='int9'\. Did you mean 'int",
         ),
-        ({"io_dtype": "uint8"}, r"'float32' or 'int8'\. Received: io_dtype='uint8'\. Did you mean 'int8'\?"),
+        ({"io_dtype": "uint8"}, r"'float32', 'int8' or 'int16'\. Received: io_dtype='uint8'\. Did you mean 'int8'\?"),
+        ({"io_dtype": "int16", "quantize": "int4"}, "io_dtype='float32' or 'int8' with quantize='int4'"),
         (
             {"io_dtype": "int8", "quantize": "dynamic"},
             "io_dtype='float32' with quantize='dynamic'",

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from styles import COPIED, Neither
 
 import tfprune
+from tfprune.export.converting.convert import INTEGERS
 from tfprune.export.converting.to_tflite import TOLERANCES, to_tflite
 from tfprune.export.rewriting import forms
 from tfprune.export.running.runner import Runner
@@ -168,7 +169,7 @@ def test_a_file_with_wrong_outputs_is_not_written(delivers, folder):
     other = build_cnn()
     other.set_weights([RNG.permutation(weight.reshape(-1)).reshape(weight.shape) for weight in other.get_weights()])
     for kind in TOLERANCES:  # even the widest tolerance tells shuffled weights
-        calibration = [IMAGES] if kind == "int8" else None
+        calibration = [IMAGES] if kind in INTEGERS else None
         with pytest.raises(
             ValueError, match=r"gives the model's outputs\. Received: output .* differs by up to .*allowed"
         ):
@@ -199,9 +200,13 @@ def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantize": "int4"}, r"None, 'float16', 'dynamic' or 'int8'\. Received: quantize='int4'"),
+        (
+            {"quantize": "int9"},
+            r"'dynamic', 'int8', 'int16x8' or 'int4'\. Received: quantize='int9'",
+        ),
+        ({"quantize": "int4", "levels": 4, "calibration": IMAGES}, "'int8' or 'int16x8' with `levels`"),
         ({"compress": "zip"}, r"None, 'gzip', 'xz' or 'packed'\. Received: compress='zip'\. Did you mean 'gzip'\?"),
-        ({"io_dtype": "int8"}, "Only quantize='int8' has integer inputs"),
+        ({"io_dtype": "int8"}, "io_dtype='float32' with quantize=None"),
         ({"quantize": "int8"}, "Expected `calibration` with quantize='int8'"),
         (
             {"calibration": [IMAGES[0]]},

@@ -117,6 +117,18 @@ def test_other_kinds_of_files_hold_the_float_model(tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def test_other_integers_take_the_weights_and_calibrate_anew(tmp_path):
+    model = small(layers.Conv2D(8, 3, activation="relu"))
+    model.compile("adam", "mse", run_eagerly=True)
+    model.fit(IMAGES, np.ones((64, 4, 4, 2)), verbose=0)
+    expected = tfprune.strip(model).predict(IMAGES, verbose=0)
+    for kind, allowed in (("int16x8", 0.01), ("int4", 0.2)):
+        with pytest.raises(ValueError, match=r"calibration=x\[:100\]; the ranges .* are those of int8\."):
+            to_tflite(model, tmp_path / kind, quantize=kind)
+        to_tflite(model, tmp_path / kind, quantize=kind, calibration=IMAGES)
+        assert np.abs(Runner(tmp_path / kind).predict(IMAGES) - expected).max() < allowed * np.abs(expected).max()
+
+
 def small(*parts: keras.layers.Layer) -> keras.Model:
     return tfprune.quantize_aware(keras.Sequential([keras.Input((8, 8, 2)), *parts, layers.Conv2D(2, 3)]))
 

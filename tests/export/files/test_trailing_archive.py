@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.rewriting.trailing_archive import carry_over
+from tfprune.export.files.trailing_archive import carry_over
 
 FILES = {"labels.txt": b"cat\ndog\n", "deep/vocabulary.txt": bytes(range(256)) * 9, "empty": b""}
 
