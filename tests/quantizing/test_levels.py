@@ -9,7 +9,9 @@ from keras import ops
 from sklearn.cluster import KMeans
 
 import tfprune
+from tfprune.quantizing.clustered import Clustered
 from tfprune.quantizing.levels import share, starting_centroids
+from tfprune.wrapping.pruned_layers import mask_zeros
 
 RNG = np.random.default_rng(0)
 
@@ -65,3 +67,64 @@ def test_a_trained_model_has_that_many_values():
         values = np.unique(layer.kernel.numpy())
         assert 0 in values and len(values) <= 4
     assert tfprune.sparsity_report(stripped).sparsity == tfprune.sparsity_report(model).sparsity == 0.5
+
+
+def test_a_weight_of_few_values_keeps_them():
+    values = np.float32([-1.7, -0.2, 0.1, 0.1001, 3.0])
+    weight = RNG.permutation(np.concatenate([np.repeat(values, [1, 50, 400, 3, 20]), np.zeros(99)]))
+    for count in (5, 8):
+        assert np.unique(starting_centroids(weight, count)).tolist() == sorted(values.astype(float))
+
+
+def test_where_values_may_start_instead():
+    weight = RNG.permutation(np.concatenate([np.linspace(-2, 1, 600), np.linspace(1, 6, 200), np.zeros(200)]))
+    entries = np.sort(weight[weight != 0])
+    np.testing.assert_allclose(starting_centroids(weight, 5, start="linear"), [-2, 0, 2, 4, 6])
+    density = starting_centroids(weight, 4, start="density")
+    ends = [0, *np.searchsorted(entries, (density[1:] + density[:-1]) / 2), len(entries)]
+    assert (np.abs(np.diff(ends)[:-2] / len(entries) - 0.25) < 0.01).all()  # of the even part
+    keras.utils.set_random_seed(0)
+    drawn = starting_centroids(weight, 9, start="random")
+    assert len(set(drawn)) == 9 and drawn.min() >= -2 and drawn.max() <= 6
+
+
+def test_a_clustered_layer_is_saved_with_its_values_and_its_stripped_copy_has_no_more(tmp_path):
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((6, 3)), keras.layers.LSTM(5, name="memory"), keras.layers.Dense(3, name="out")]
+    model = keras.Sequential(stack)
+    model = keras.models.clone_model(model, clone_function=lambda layer: Clustered(layer, levels=5))
+    model.compile("adam", "mse", run_eagerly=True)
+    model.fit(RNG.normal(size=(8, 6, 3)), RNG.normal(size=(8, 3)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one, other in zip(model.layers, loaded.layers, strict=True):
+        assert type(other) is Clustered and other.centroids.keys() == one.centroids.keys()
+    data = RNG.normal(size=(4, 6, 3))
+    np.testing.assert_array_equal(model.predict(data, verbose=0), loaded.predict(data, verbose=0))
+    stripped = tfprune.strip(loaded)
+    np.testing.assert_allclose(model.predict(data, verbose=0), stripped.predict(data, verbose=0), atol=1e-6)
+    for layer in stripped.layers:
+        assert all(len(np.unique(weight)) == 4 for weight in layer.get_weights() if weight.ndim > 1)
+
+
+def test_shared_values_and_masks_go_along_into_8_bits():
+    keras.utils.set_random_seed(0)
+    model = tfprune.wrap(keras.Sequential([keras.Input((9,)), keras.layers.Dense(20, name="hidden")]))
+    tfprune.update_masks(model, 0.5)
+    stripped = tfprune.strip(model)
+    assert np.mean(stripped.get_weights()[0] == 0) == 0.5
+
+    def cluster(layer):
+        return Clustered(layer, levels=4, weights=["kernel"])
+
+    clustered = keras.models.clone_model(stripped, clone_function=cluster)
+    mask_zeros(clustered)
+    clustered.get_layer("hidden").centroids["kernel"].assign([-0.5, 0.25, 0.5])
+    quantized = tfprune.quantize_aware(clustered, levels=200)
+    layer = quantized.get_layer("hidden")
+    assert layer.levels == 4 and layer.centroids["kernel"].numpy().tolist() == [-0.5, 0.25, 0.5]
+    np.testing.assert_array_equal(layer.masks["kernel"], clustered.get_layer("hidden").masks["kernel"])
+    np.testing.assert_array_equal(
+        tfprune.strip(quantized).get_weights()[0], tfprune.strip(clustered).get_weights()[0]
+    )
+    np.testing.assert_array_equal(layer.layer.kernel, clustered.get_layer("hidden").layer.kernel)  # not settled

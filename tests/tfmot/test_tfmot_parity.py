@@ -520,3 +520,18 @@ def test_the_policy_for_xnnpack_says_the_same_of_both_ends(tfmot, form):
 @pytest.mark.parametrize(("first", "expected"), [(1, ["expand"]), (2, None)])
 def test_the_policy_for_xnnpack_says_the_same_of_sequential_models(tfmot, first, expected):
     assert verdicts(tfmot, lambda library: chain(library, first=first)) == (expected, expected)
+
+
+def test_clustered_weights_are_equal_entry_by_entry(tfmot):
+    weight = np.random.default_rng(0).normal(size=(30, 40)).astype("float32")
+
+    def clustered(library, home) -> np.ndarray:
+        model = library.Sequential([library.Input((30,)), library.layers.Dense(40, use_bias=False)])
+        model.layers[0].kernel.assign(weight)
+        start = home.CentroidInitialization.LINEAR
+        model = home.cluster_weights(model, number_of_clusters=7, cluster_centroids_init=start)
+        return home.strip_clustering(model).get_weights()[0]
+
+    theirs = clustered(sys.modules["tf_keras"], tfmot.clustering.keras)
+    assert len(np.unique(theirs)) == 7
+    np.testing.assert_allclose(clustered(keras, dropin.clustering.keras), theirs, atol=1e-6)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.models.batches import Batches
 from tfprune.models.graph import trace_to_run
-from tfprune.models.layers import as_numpy, rename, walk
+from tfprune.models.layers import rename, walk
 from tfprune.one_shot.token_ids import check_token_ids
 from tfprune.one_shot.weight_masks import sparse_gpt, wanda_mask
 from tfprune.opening.call_graph import call_graph, check_followable
@@ -22,7 +22,8 @@ from tfprune.reconstruction.least_squares import GramMoments
 from tfprune.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.report import Skipped
 from tfprune.spec import check_choice, check_count, check_number, check_sparsity, resolve
-from tfprune.wrapping.pruned import Pruned, holds_pruned
+from tfprune.wrapping.pruned import holds_pruned
+from tfprune.wrapping.pruned_layers import mask_zeros
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import copy_with, transfer_weights
 
@@ -119,7 +120,7 @@ def prune_weights(
     if holds_pruned(model):
         result = copy_with(model, lambda path, layer: None)
         transfer_weights(plain, result)
-        _set_masks(result)
+        mask_zeros(result)
     skipped += [Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", _HELD) for site in refused]
     return result, ReconstructionReport(tuple(rows[site] for site, _ in wanted if site in rows), tuple(skipped))
 
@@ -171,11 +172,3 @@ def _mask_layer(site: Site, moments: list[GramMoments], settings: _Settings) -> 
         for values in (alone, new)
     )
     return ReconstructionRow(site.name, found.kernel.path, before, after)
-
-
-def _set_masks(model: keras.Model) -> None:
-    """Let the masks of wrappers show where their weights are zero."""
-    for _, layer in walk(model, stop=Pruned):
-        if isinstance(layer, Pruned):
-            for name, kernel in layer.kernels.items():
-                layer.set_mask(name, as_numpy(kernel.variable) != 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -30,15 +32,13 @@ def share(weight: Any, centroids: Any) -> Any:
     return ops.where(ops.equal(weight, 0), ops.zeros_like(weight), moving)
 
 
-def starting_centroids(weight: np.ndarray, count: int) -> np.ndarray:
-    """Return values that leave little squared error: k-means in one dimension.
-
-    It starts from values as dense as the cube root of the density of the entries, which is best where there are
-    many (Panter and Dite 1951).
+def starting_centroids(weight: np.ndarray, count: int, *, start: str = "k-means") -> np.ndarray:
+    """Return values for the entries of a weight to share; those that it has, if they are few enough.
 
     Args:
         weight: A weight; its zeros are left out.
         count: How many.
+        start: A name among `STARTS`.
 
     Example:
         >>> starting_centroids(np.array([0.0, 1.0, 1.1, -2.0]), 2).tolist()
@@ -47,6 +47,18 @@ def starting_centroids(weight: np.ndarray, count: int) -> np.ndarray:
     entries = np.sort(weight[weight != 0].astype(np.float64), axis=None)
     if not len(entries):
         return np.linspace(-1, 1, count)
+    values = np.unique(entries)
+    if len(values) <= count:
+        return np.pad(values, (0, count - len(values)), mode="edge")
+    return STARTS[start](entries, count)
+
+
+def _k_means(entries: np.ndarray, count: int) -> np.ndarray:
+    """Return values that leave little squared error: k-means in one dimension.
+
+    It starts from values as dense as the cube root of the density of the entries, which is best where there are
+    many (Panter and Dite 1951).
+    """
     sums = np.concatenate([[0.0], np.cumsum(entries)])
     density, edges = np.histogram(entries, bins=BINS)
     mass = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
@@ -61,3 +73,24 @@ def starting_centroids(weight: np.ndarray, count: int) -> np.ndarray:
             break
         centroids = np.sort(moved)
     return centroids
+
+
+def _linear(entries: np.ndarray, count: int) -> np.ndarray:
+    return np.linspace(entries[0], entries[-1], count)
+
+
+def _density(entries: np.ndarray, count: int) -> np.ndarray:
+    return np.quantile(entries, (np.arange(count) + 0.5) / count)
+
+
+def _random(entries: np.ndarray, count: int) -> np.ndarray:
+    return ops.convert_to_numpy(keras.random.uniform((count,), float(entries[0]), float(entries[-1])))
+
+
+# Where values start, from the sorted entries that are not zero and how many values there are to be.
+STARTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "k-means": _k_means,
+    "linear": _linear,  # evenly from the smallest to the largest
+    "density": _density,  # as many entries around each
+    "random": _random,  # anywhere between the smallest and the largest
+}

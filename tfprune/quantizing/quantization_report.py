@@ -42,7 +42,7 @@ def quantization_report(model: keras.Model) -> QuantizationReport:
 
 
 def _row(path: str, layer: Quantized) -> QuantizedRow:
-    weights = tuple(kernel.path for kernel in layer.rounded_weights.values())
+    weights = tuple(kernel.path for kernel in layer.inner_kernels.values())
     ranges = {name: as_numpy(variable) for name, variable in layer.ranges.items()}
     seen = {name: (float(low), float(high)) if low < high else None for name, (low, high) in ranges.items()}
     levels = layer.levels if weights else None

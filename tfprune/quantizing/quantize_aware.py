@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 
@@ -14,10 +13,10 @@ from tfprune.models.kernels import kernels
 from tfprune.models.kinds import check_keras, is_graph, is_subclassed, leaf_layers
 from tfprune.models.layers import walk
 from tfprune.patterns import Unstructured
+from tfprune.quantizing.clustered import place_centroids
 from tfprune.quantizing.plan import QuantizationPlan, plan_quantization
 from tfprune.quantizing.quantized import Quantized
 from tfprune.spec import check_count, check_regex
-from tfprune.wrapping.pruned import Pruned
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import copy_with
 
@@ -49,7 +48,7 @@ def quantize_aware(
         filters: Which layers with weights are quantized, by their weights, as in `wrap`; None takes all.
         levels: How many values the entries of each of these weights share, 0 among them, 2 to 256. They start where
             k-means puts them and are trained (Han et al. 2016, arXiv 1510.00149). Packed files become smaller. None
-            leaves each entry its own value.
+            leaves each entry its own value. Weights that share values already keep those.
         skip: Layers that stay in float: a regular expression, or several, found in the path of a layer.
 
     Returns:
@@ -76,12 +75,10 @@ def quantize_aware(
         raise ValueError(f"Expected layers that can be quantized in {model.name!r}. Received none. {reasons}.")
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        return _quantized(layer, plan.ranges[path], levels) if path in plan.ranges else None
+        return Quantized.of(layer, ranges=plan.ranges[path], levels=levels) if path in plan.ranges else None
 
     copy = copy_with(model, replace)
-    for _, layer in walk(copy, stop=Quantized):
-        if isinstance(layer, Quantized):
-            layer.place_centroids()
+    place_centroids(copy, like=model)
     return copy
 
 
@@ -105,14 +102,6 @@ def plan_of_plain(
     paths = {id(layer): path for path, layer in leaf_layers(plain)}
     is_left = _left(plain, filters, skip)
     return plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
-
-
-def _quantized(layer: keras.layers.Layer, ranges: tuple[str, ...], levels: int | None) -> Quantized:
-    own: dict[str, Any] = {"ranges": ranges, "levels": levels}
-    if not isinstance(layer, Pruned):
-        return Quantized(layer, **own)
-    pruning: dict[str, Any] = {"criterion": layer.criterion, "pattern": layer.pattern, "latent": layer.latent_values}
-    return Quantized(layer.layer, weights=layer.weight_names, **pruning, **own)
 
 
 def _check(model: keras.Model) -> None:

@@ -11,19 +11,18 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.models.kernels import Kernel, kernels
+from tfprune.models.kernels import Kernel
 from tfprune.models.layers import as_numpy
 from tfprune.quantizing.cells import STEPS, Round, fixed
+from tfprune.quantizing.clustered import Clustered
 from tfprune.quantizing.fake_quantize import FLAT, fake_quantize, fake_quantize_weight
-from tfprune.quantizing.levels import share, starting_centroids
 from tfprune.quantizing.rules import FIXED, activation_of
-from tfprune.wrapping.pruned import Pruned
 
 DECAY = 0.99  # of the moving average of a range
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
-class Quantized(Pruned):
+class Quantized(Clustered):
     """Wrap a layer so that it rounds where the operator of an 8-bit file does: weights and activations.
 
     Weights are read through their masks, if they have some, and then rounded to the integers -127 to 127 times a
@@ -34,11 +33,10 @@ class Quantized(Pruned):
         layer: The layer. It is used as it is, not copied.
         ranges: The names of the tensors that get a range: `input_0` and so on, `activation`, `output`, and those
             within a recurrent layer.
-        levels: How many values the entries of each weight share, 0 among them; None leaves each its own.
         learns_ranges: Whether training moves the ranges.
         known: Ranges that are fixed for good, low and high by name, as in the copy that is exported.
-        weights: Names of the weights under masks, as in `Pruned`; none by default.
-        **kwargs: Arguments of `Pruned`.
+        **kwargs: Arguments of `Pruned`, of which `weights` names none by default, and `levels`: how many values the
+            entries of each weight share, 0 among them; None leaves each its own.
 
     Example:
         >>> layer = Quantized(keras.layers.Dense(3), ranges=["input_0", "output"])
@@ -51,16 +49,13 @@ class Quantized(Pruned):
         layer: keras.layers.Layer,
         *,
         ranges: Sequence[str] = (),
-        levels: int | None = None,
         learns_ranges: bool = True,
         known: Mapping[str, Sequence[float]] | None = None,
-        weights: Sequence[str] | None = (),
         **kwargs: Any,
     ) -> None:
-        self.range_names = tuple(ranges)
-        self.levels, self.learns_ranges = levels, learns_ranges
+        self.range_names, self.learns_ranges = tuple(ranges), learns_ranges
         self.known = None if known is None else {name: tuple(bounds) for name, bounds in known.items()}
-        super().__init__(layer, weights=weights, **kwargs)
+        super().__init__(layer, **kwargs)
         self.ranges = {
             name: self.add_weight(
                 name=f"{name}_range", shape=(2,), dtype="float32", initializer="zeros", trainable=False,
@@ -68,70 +63,20 @@ class Quantized(Pruned):
             )
             for name in (self.range_names if self.known is None else ())
         }  # fmt: skip
-        self._rounded_weights: dict[int, Kernel] | None = None
-        self.centroids: dict[str, keras.Variable] = {}
-        if levels is not None and layer.built:
-            self._add_centroids(levels)
-
-    def build(self, input_shape: Any = None) -> None:
-        super().build(input_shape)
-        if self.levels is not None and not self.centroids:
-            self._add_centroids(self.levels)
-
-    def _add_centroids(self, levels: int) -> None:
-        for kernel in self.rounded_weights.values():
-            name = f"{kernel.path.replace('/', '_')}_centroids"
-            self.centroids[kernel.path] = self.add_weight(
-                name=name, shape=(levels - 1,), dtype=kernel.variable.dtype, initializer="zeros"
-            )
-        self.place_centroids()
-
-    def place_centroids(self) -> None:
-        """Put the values that the entries of a weight share where they fit it best."""
-        for kernel in self.rounded_weights.values():
-            if kernel.path in self.centroids:
-                variable = self.centroids[kernel.path]
-                variable.assign(starting_centroids(as_numpy(kernel.variable), variable.shape[0]))
-
-    @property
-    def prunes(self) -> bool:
-        """Whether weights are under masks, or will be once the layer is built."""
-        return self.weight_names != ()
-
-    def choose_kernels(self) -> dict[str, Kernel]:
-        """Return the kernels under masks by name; there may be none."""
-        return super().choose_kernels() if self.prunes else {}
-
-    def settled(self) -> Iterator[tuple[keras.Variable, Any]]:
-        """Yield each weight that has another value without the wrapper, and that value; 8 bits are not part of it."""
-        masked = {id(variable): (variable, value) for variable, value in super().settled()}
-        for kernel in self.rounded_weights.values():
-            if kernel.path in self.centroids:
-                _, value = masked.get(id(kernel.variable), (None, ops.convert_to_tensor(kernel.variable)))
-                shared = share(value, ops.convert_to_tensor(self.centroids[kernel.path]))
-                masked[id(kernel.variable)] = kernel.variable, shared
-        yield from masked.values()
-
-    def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
-        """Return such a wrapper, with other arguments where some are given, around a layer."""
-        return super().around(layer, **{**self._own(), **arguments})
 
     def _own(self) -> dict[str, Any]:
-        own = {"ranges": self.range_names, "levels": self.levels, "learns_ranges": self.learns_ranges}
-        return {**own, "known": self.known}
+        own = {"ranges": self.range_names, "learns_ranges": self.learns_ranges, "known": self.known}
+        return {**super()._own(), **own}
 
     def _read_inside(self) -> list[keras.Variable]:
         return [*super()._read_inside(), *self.ranges.values()]
 
     def _value(self, variable: keras.Variable, training: bool | None) -> Any:
         value = super()._value(variable, training)
-        kernel = self.rounded_weights.get(id(variable))
+        kernel = self.inner_kernels.get(id(variable))
         if kernel is None or self.known is not None:  # of the copy that is exported, the weights are rounded
             return value
-        weight = ops.copy(value)  # a tensor: what a backend calls the value of a variable may be a variable
-        if kernel.path in self.centroids:
-            weight = share(weight, ops.convert_to_tensor(self.centroids[kernel.path]))
-        return self._on_grid(weight, kernel)
+        return self._on_grid(ops.copy(value), kernel)  # a tensor: what a backend calls a value may be a variable
 
     def _on_grid(self, weight: Any, kernel: Kernel) -> Any:
         if isinstance(self.layer, keras.layers.Embedding):  # whose rows are rounded as its output
@@ -140,17 +85,8 @@ class Quantized(Pruned):
 
     def round_weights(self) -> None:
         """Put the weights themselves on their grids, in a copy that is exported."""
-        for kernel in self.rounded_weights.values():
+        for kernel in self.inner_kernels.values():
             kernel.variable.assign(self._on_grid(ops.copy(kernel.variable.value), kernel))
-
-    @property
-    def rounded_weights(self) -> dict[int, Kernel]:
-        """The weights that are rounded, by the id of the variable."""
-        if not self.layer.built:
-            return {}
-        if self._rounded_weights is None:
-            self._rounded_weights = {id(kernel.variable): kernel for kernel in kernels(self.layer)}
-        return self._rounded_weights
 
     def rounded(self, name: str, tensor: Any, *, training: bool | None) -> Any:
         """Return a tensor on the grid of its range; training moves the range first."""
@@ -224,15 +160,9 @@ class Quantized(Pruned):
             return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
         return {"activation": keras.activations.linear} if self.is_split else {}
 
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments besides the layer, as a configuration holds them."""
-        return {**super().settings(), **self._own()}
-
     def saved_variables(self) -> dict[str, keras.Variable]:
-        """Return what files hold of the wrapper itself: masks and latent values, and ranges."""
-        own = {f"{name}_range": variable for name, variable in self.ranges.items()}
-        shared = {f"{name.replace('/', '_')}_centroids": variable for name, variable in self.centroids.items()}
-        return super().saved_variables() | own | shared
+        """Return what files hold of the wrapper itself: masks, latent values, shared values, and ranges."""
+        return super().saved_variables() | {f"{name}_range": variable for name, variable in self.ranges.items()}
 
 
 def activated(name: str | None, tensor: Any) -> Any:

@@ -154,10 +154,14 @@ class Pruned(MaskedWeights):
             mask = ops.cast(self.masks[name], kernel.variable.dtype)
             yield kernel.variable, ops.multiply(kernel.variable, mask)
 
+    def pruning(self) -> dict[str, Any]:
+        """Return the arguments that say how it is pruned."""
+        own = {"criterion": self.criterion, "pattern": self.pattern, "weights": self.weight_names}
+        return {**own, "latent": self.latent_values}
+
     def around(self, layer: keras.layers.Layer, **arguments: Any) -> Pruned:
         """Return such a wrapper, with other arguments where some are given, around a layer."""
-        own = {"criterion": self.criterion, "pattern": self.pattern, "weights": self.weight_names}
-        return type(self)(layer, **{**own, "latent": self.latent_values, **arguments})
+        return type(self)(layer, **{**self.pruning(), **arguments})
 
     def _through_masks(self, function: Callable, training: bool | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call the layer, or a method of it, where it reads its weights through the masks."""
@@ -187,9 +191,7 @@ class Pruned(MaskedWeights):
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments besides the layer, as a configuration holds them."""
-        own: dict[str, Any] = {"criterion": self.criterion, "pattern": self.pattern, "weights": self.weight_names}
-        own["latent"] = self.latent_values
-        return {name: keras.saving.serialize_keras_object(value) for name, value in own.items()}
+        return {name: keras.saving.serialize_keras_object(value) for name, value in self.pruning().items()}
 
     def get_config(self) -> dict[str, Any]:
         names = [part.name for _, part in walk(self.layer)]  # Keras numbers them anew in each copy

@@ -56,6 +56,13 @@ def warn_if_dense(model: keras.layers.Layer) -> None:
         )
 
 
+def mask_zeros(model: keras.layers.Layer) -> None:
+    """Let the masks of wrappers show where their weights are zero."""
+    for _, layer in wrappers(model):
+        for name, kernel in layer.kernels.items():
+            layer.set_mask(name, as_numpy(kernel.variable) != 0)
+
+
 def _check_owners(layers: list[tuple[str, Pruned]]) -> None:
     """Refuse a weight under two masks: the one set last would win, silently."""
     owners: dict[int, str] = {}

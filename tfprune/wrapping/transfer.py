@@ -42,28 +42,19 @@ def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         copy_all(own_variables(source), own_variables(target), source=source)
     elif not isinstance(source, Pruned):
         copy_variables(source, target.layer if isinstance(target, Pruned) else target)
-    elif not isinstance(target, Pruned):
-        copy_variables(source.layer, target)
-        _settle(source, target)
-    elif _same_state(source, target):
-        copy_variables(source, target)
     else:
-        copy_variables(source.layer, target.layer)
-        _copy_state(source, target)
-        if not target.kernels:
-            _settle(source, target.layer)
+        inside = target.layer if isinstance(target, Pruned) else target
+        copy_variables(source.layer, inside)
+        if not _copy_state(source, target):
+            _settle(source, inside)
 
 
-def _same_state(source: Pruned, target: Pruned) -> bool:
-    return source.saved_variables().keys() == target.saved_variables().keys()
-
-
-def _copy_state(source: Pruned, target: Pruned) -> None:
-    """Copy of masks, latent values and ranges those that both wrappers have."""
-    own = target.saved_variables()
-    for name, variable in source.saved_variables().items():
-        if name in own:
-            own[name].assign(ops.copy(variable.value))
+def _copy_state(source: Pruned, target: keras.layers.Layer) -> bool:
+    """Copy of masks, latent values and ranges those that both have; tell whether the target has all of them."""
+    saved, own = source.saved_variables(), target.saved_variables() if isinstance(target, Pruned) else {}
+    for name in saved.keys() & own.keys():
+        own[name].assign(ops.copy(saved[name].value))
+    return saved.keys() <= own.keys()
 
 
 def _settle(source: Pruned, target: keras.layers.Layer) -> None:

@@ -1,0 +1,91 @@
+"""Say which layers are to be quantized, under the names of tensorflow-model-optimization."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfprune.models.kinds import check_keras, leaf_layers
+from tfprune.quantizing.clustered import Clustered
+from tfprune.quantizing.quantize_aware import quantization_plan
+from tfprune.wrapping.transfer import copy_with
+
+
+@keras.saving.register_keras_serializable(package="tfprune")
+class QuantizeAnnotate(Clustered):
+    """A wrapper that computes as its layer, and says that `quantize_apply` is to quantize it."""
+
+
+def quantize_annotate_layer(to_annotate: keras.layers.Layer, quantize_config: None = None) -> keras.layers.Layer:
+    """Say that a layer of a model is to be quantized; `quantize_apply` then does so, and leaves the others in float.
+
+    Args:
+        to_annotate: A layer, built or not. It is used as it is, not copied.
+        quantize_config: None: how a layer is quantized follows from what its operator does.
+
+    Raises:
+        TypeError: If `to_annotate` is not a layer.
+        ValueError: If it is a model or wrapped already, or `quantize_config` is given.
+
+    Example:
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(4), quantize_annotate_layer(keras.layers.Dense(2))]
+        >>> from tfprune.tfmot import quantize_apply
+        >>> [type(layer).__name__ for layer in quantize_apply(keras.Sequential(layers)).layers]
+        ['Dense', 'Quantized']
+    """
+    check_keras(to_annotate, keras.layers.Layer, argument="to_annotate")
+    if isinstance(to_annotate, keras.Model):
+        raise ValueError(
+            f"Expected a layer. Received: the model {to_annotate.name!r}; quantize_annotate_model takes models."
+        )
+    if quantize_config is not None:
+        raise ValueError(
+            f"Expected no `quantize_config`, because operators of .tflite files round in one way. Received: "
+            f"{type(quantize_config).__name__} for layer {to_annotate.name!r}. Leave it out; to keep a layer in "
+            f"float, do not annotate it."
+        )
+    return QuantizeAnnotate(to_annotate)
+
+
+def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
+    """Return an uncompiled copy whose layers are to be quantized, those that can be.
+
+    Args:
+        to_annotate: A built Sequential or Functional model; it is left untouched. Layers that are annotated already
+            stay so. `tfprune.quantization_report` says of the quantized model which layers were left, and why.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: As `tfprune.quantize_aware` does.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> [type(layer).__name__ for layer in quantize_annotate_model(model).layers]
+        ['QuantizeAnnotate']
+    """
+    left = {entry.layer for entry in quantization_plan(to_annotate).skipped}
+
+    def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if path in left or isinstance(layer, (keras.layers.InputLayer, QuantizeAnnotate)):
+            return None
+        return QuantizeAnnotate.of(layer)
+
+    return copy_with(to_annotate, replace)
+
+
+def annotated_layers(model: Any) -> dict[str, QuantizeAnnotate]:
+    """Return the layers of a model that are to be quantized, by their paths.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If there are none.
+    """
+    check_keras(model)
+    found = {path: layer for path, layer in leaf_layers(model) if isinstance(layer, QuantizeAnnotate)}
+    if not found:
+        raise ValueError(
+            f"Expected layers that quantize_annotate_layer or quantize_annotate_model marked. Received: "
+            f"{model.name!r}, which has none. To quantize a whole model, call quantize_model(model)."
+        )
+    return found

@@ -1,0 +1,74 @@
+"""Schemes of tfmot: what quantization-aware training has to keep of the weights that it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.models.kernels import kernels
+from tfprune.models.layers import as_numpy
+
+MOST = 256  # different values that an 8-bit weight can have
+
+
+@dataclass(frozen=True)
+class Default8BitQuantizeScheme:
+    """Quantize to 8 bits, and let training move all weights: the scheme of `quantize_apply` if you name none.
+
+    Example:
+        >>> Default8BitQuantizeScheme()
+        Default8BitQuantizeScheme()
+    """
+
+    def kept(self, layer: keras.layers.Layer) -> dict[str, Any]:
+        """Return the arguments of a wrapper that keeps what the scheme keeps, empty if there is nothing."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Default8BitPrunePreserveQuantizeScheme(Default8BitQuantizeScheme):
+    """Keep the zeros of a pruned model (PQAT): where a kernel is zero, it gets a mask.
+
+    Example:
+        >>> from tfprune.tfmot import quantize_annotate_model, quantize_apply
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> model.layers[0].kernel.assign(np.eye(8, 4))
+        >>> model = quantize_apply(quantize_annotate_model(model), Default8BitPrunePreserveQuantizeScheme())
+        >>> int(keras.ops.sum(keras.ops.cast(model.get_layer("hidden").masks["kernel"], "int32")))
+        4
+    """
+
+    def kept(self, layer: keras.layers.Layer) -> dict[str, Any]:
+        names = [kernel.path for kernel in kernels(layer) if (as_numpy(kernel.variable) == 0).any()]
+        return {"weights": names, "latent": "zero"} if names else {}
+
+
+@dataclass(frozen=True)
+class Default8BitClusterPreserveQuantizeScheme(Default8BitPrunePreserveQuantizeScheme):
+    """Keep how many values the entries of each kernel of a clustered model share (CQAT); the values are trained.
+
+    Args:
+        preserve_sparsity: Whether zeros get a mask, too (PCQAT). They stay zeros without it as well, because 0 is
+            never moved to one of the other values.
+
+    Example:
+        >>> Default8BitClusterPreserveQuantizeScheme().preserve_sparsity
+        True
+    """
+
+    preserve_sparsity: bool = True
+
+    def kept(self, layer: keras.layers.Layer) -> dict[str, Any]:
+        counts = [_shared_values(as_numpy(kernel.variable)) for kernel in kernels(layer)]
+        shared = {"levels": 1 + max(counts)} if counts and all(counts) else {}
+        return {**(super().kept(layer) if self.preserve_sparsity else {}), **shared}
+
+
+def _shared_values(weight: np.ndarray) -> int:
+    """Return how many values the entries besides zeros share; 0 if they have too many, or each has its own."""
+    entries = weight[weight != 0]
+    count = len(np.unique(entries))
+    return count if count < min(len(entries), MOST) else 0
