@@ -151,6 +151,11 @@ def under_the_names_of_tfmot(model: keras.Model) -> None:
     tfmot.strip_pruning(model)
     with tfmot.prune_scope():
         tfmot.UpdatePruningStep()
+    tfmot.cluster_weights(model, 8, tfmot.CentroidInitialization.LINEAR, preserve_sparsity=True)
+    tfmot.quantization.keras.quantize_apply(
+        model, tfmot.experimental.combine.Default8BitClusterPreserveQuantizeScheme()
+    )
+    tfmot.quantize_apply(model, "int8")  # error: arg-type
     tfmot.prune_low_magnitude(model, 0.5)  # error: arg-type
     tfmot.PolynomialDecay(0.0, 0.8)  # error: call-arg
     tfmot.ConstantSparsity("half", 0)  # error: arg-type

@@ -29,8 +29,8 @@ class Clustered(Pruned):
     Example:
         >>> layer = Clustered(keras.layers.Dense(3), levels=4)
         >>> layer.build((None, 5))
-        >>> layer.centroids["kernel"].shape
-        (3,)
+        >>> layer.centroids["kernel"].shape[0]
+        3
     """
 
     def __init__(

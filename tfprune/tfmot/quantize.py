@@ -115,5 +115,5 @@ def quantize_scope(*args: dict[str, Any]) -> AbstractContextManager[Any]:
         >>> with quantize_scope():
         ...     model = keras.models.load_model("quantized.keras")
     """
-    ours = {"QuantizeAnnotate": QuantizeAnnotate, "Quantized": Quantized}
+    ours: dict[str, Any] = {"QuantizeAnnotate": QuantizeAnnotate, "Quantized": Quantized}
     return keras.saving.custom_object_scope({name: thing for given in (*args, ours) for name, thing in given.items()})

@@ -34,10 +34,10 @@ class Default8BitPrunePreserveQuantizeScheme(Default8BitQuantizeScheme):
 
     Example:
         >>> from tfprune.tfmot import quantize_annotate_model, quantize_apply
-        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
-        >>> model.layers[0].kernel.assign(np.eye(8, 4))
-        >>> model = quantize_apply(quantize_annotate_model(model), Default8BitPrunePreserveQuantizeScheme())
-        >>> int(keras.ops.sum(keras.ops.cast(model.get_layer("hidden").masks["kernel"], "int32")))
+        >>> hidden = keras.layers.Dense(4, name="hidden", kernel_initializer="identity")
+        >>> model = quantize_annotate_model(keras.Sequential([keras.Input((8,)), hidden]))
+        >>> model = quantize_apply(model, Default8BitPrunePreserveQuantizeScheme())
+        >>> int(np.sum(model.get_layer("hidden").masks["kernel"]))
         4
     """
 
