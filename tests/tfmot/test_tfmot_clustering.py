@@ -28,7 +28,7 @@ def base(seed: int = 0) -> keras.Model:
 
 def fit(model: keras.Model, *callbacks) -> keras.Model:
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", run_eagerly=True)
-    model.fit(X, Y, batch_size=32, callbacks=list(callbacks), verbose=0)
+    model.fit(X, Y, batch_size=64, callbacks=list(callbacks), verbose=0)
     return model
 
 

@@ -36,7 +36,7 @@ def base() -> keras.Model:
 def fit(model: keras.Model, *callbacks) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
-    model.fit(X, Y, batch_size=16, callbacks=list(callbacks), verbose=0)
+    model.fit(X, Y, batch_size=64, callbacks=list(callbacks), verbose=0)
     return model
 
 
