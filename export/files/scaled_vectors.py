@@ -73,7 +73,10 @@ def find_scaled(vectors: Sequence[Buffer]) -> dict[int, Scaled]:
     found: dict[int, Scaled] = {}
     for group in _groups(vectors):
         tried = [_from_reference(vectors, group, index) for index in group[:TRIED]]
-        found |= max(tried, key=lambda ways: (len(ways), sum(not way.steps for way in ways.values())))
+        best: dict[int, Scaled] = max(
+            tried, key=lambda ways: (len(ways), sum(not way.steps for way in ways.values()))
+        )
+        found |= best
     return found
 
 
