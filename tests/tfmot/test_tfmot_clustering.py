@@ -100,12 +100,13 @@ def activation() -> keras.Model:
 WRONG = {
     "count": (lambda: cluster_weights(base(), 1), ValueError, "number_of_clusters"),
     "count of zeros": (lambda: cluster_weights(base(), 2, preserve_sparsity=True), ValueError, "number_of_clusters"),
-    "start": (lambda: cluster_weights(base(), 8, "somewhere"), ValueError, "somewhere"),
+    "start": (lambda: cluster_weights(base(), 8, "somewhere"), TypeError, "cluster_centroids_init='somewhere'"),
     "no kernel": (
         lambda: cluster_weights(keras.Sequential([keras.Input((3,)), layers.ReLU()]), 8),
         ValueError,
         "none",
     ),
+    "not built": (lambda: cluster_weights(keras.Sequential([layers.Dense(2)]), 8), ValueError, "built model"),
     "no model": (lambda: cluster_weights("model", 8), TypeError, "to_cluster='model'"),
     "quantized": (lambda: cluster_weights(tfprune.quantize_aware(base()), 8), ValueError, "Cluster first"),
     "by channel": (lambda: cluster_weights(base(), 8, cluster_per_channel=True), TypeError, "cluster_per_channel"),

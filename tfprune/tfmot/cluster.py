@@ -8,12 +8,11 @@ from typing import Any
 
 import keras
 
-from tfprune.models.copyable import check_layers, check_model
-from tfprune.models.kernels import expected_kernels, kernels
+from tfprune.models.copyable import check_model
+from tfprune.models.kernels import kernels
 from tfprune.models.kinds import check_keras, leaf_layers
 from tfprune.quantizing.clustered import Clustered, place_centroids, shares_values
 from tfprune.spec import check_count
-from tfprune.wrapping.choice import is_unbuilt
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import copy_with
 
@@ -48,7 +47,7 @@ def cluster_weights(
     value takes that one. Zeros stay zeros.
 
     Args:
-        to_cluster: A model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
+        to_cluster: A built model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
             wrapped as they are. Of a model those with a kernel that mixes inputs are taken. What shares values
             already, or holds no kernel, is left as it is.
         number_of_clusters: How many values, at least 2; zeros that a weight has come on top.
@@ -72,8 +71,12 @@ def cluster_weights(
         Han et al., 2016, "Deep Compression", arXiv:1510.00149.
     """
     count = check_count(number_of_clusters, "number_of_clusters", least=3 if preserve_sparsity else 2)
-    start = CentroidInitialization(cluster_centroids_init).value
-    sharing = {"levels": count if preserve_sparsity else count + 1, "start": start}
+    if not isinstance(cluster_centroids_init, CentroidInitialization):
+        raise TypeError(
+            f"Expected a CentroidInitialization, such as CentroidInitialization.LINEAR. Received: "
+            f"cluster_centroids_init={cluster_centroids_init!r}."
+        )
+    sharing = {"levels": count if preserve_sparsity else count + 1, "start": cluster_centroids_init.value}
     if isinstance(to_cluster, (list, tuple)):
         return [_of_layer(layer, sharing) for layer in to_cluster]
     check_keras(to_cluster, keras.layers.Layer, argument="to_cluster")
@@ -94,10 +97,8 @@ def _of_layer(layer: keras.layers.Layer, sharing: dict[str, Any]) -> keras.layer
 
 
 def _of_model(model: keras.Model, sharing: dict[str, Any]) -> keras.Model:
-    is_open = is_unbuilt(model)
-    (check_layers if is_open else check_model)(model)
-    find = expected_kernels if is_open else kernels
-    taken = {path for path, layer in leaf_layers(model) if any(kernel.mixes_inputs for kernel in find(layer))}
+    check_model(model)
+    taken = {path for path, layer in leaf_layers(model) if any(kernel.mixes_inputs for kernel in kernels(layer))}
     if not taken:
         raise ValueError(
             f"Expected a model with kernels. Received: {model.name!r}, which has none. Name the weights of your "
