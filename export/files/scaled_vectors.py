@@ -31,7 +31,7 @@ class Scaled(NamedTuple):
     steps: bytes
 
 
-def scaled(reference: Buffer, factor: int, steps: Buffer = b"") -> bytes:
+def scaled(reference: Buffer, factor: int, *, steps: Buffer = b"") -> bytes:
     """Multiply a vector of float32.
 
     Args:

@@ -141,7 +141,7 @@ def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
         if index >= len(contents) or len(contents[index]) != size or size % SCALED.width:
             raise ValueError("a piece is scaled from one that does not fit.")
         steps = read(size // SCALED.width) if FORMS[form] == NEAR else b""
-        contents.append(scaled(contents[index], factor, steps))
+        contents.append(scaled(contents[index], factor, steps=steps))
     return contents
 
 

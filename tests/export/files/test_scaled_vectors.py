@@ -45,7 +45,7 @@ def test_a_product_that_is_off_in_its_last_bits_is_found_with_the_steps(change):
     bias[5] += change
     vectors = [weight.tobytes(), bias.tobytes()]
     ((place, way),) = find_scaled(vectors).items()
-    assert scaled(vectors[way.reference], way.factor, way.steps) == vectors[place]
+    assert scaled(vectors[way.reference], way.factor, steps=way.steps) == vectors[place]
     assert np.count_nonzero(np.frombuffer(way.steps, np.int8)) == 1
 
 
@@ -64,7 +64,7 @@ def test_products_too_small_to_be_the_same_everywhere_are_none():
 @given(vectors=st.lists(st.binary(max_size=24) | st.just(bytes(8)), max_size=6))
 def test_bytes_of_any_kind_may_be_searched(vectors):
     for place, way in find_scaled(vectors).items():
-        assert scaled(vectors[way.reference], way.factor, way.steps) == vectors[place]
+        assert scaled(vectors[way.reference], way.factor, steps=way.steps) == vectors[place]
         assert way.reference != place
 
 
