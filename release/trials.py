@@ -106,6 +106,13 @@ def tensorboard() -> None:
     assert list(Path("logs").rglob("events*"))
 
 
+def micro() -> None:
+    from tfprune.export import rewrite
+
+    assert "bit for bit" in str(rewrite(SAVED / "packed.tfz", "micro.tflite", target="micro"))
+    assert not is_installed("tensorflow")
+
+
 def completion() -> None:
     assert "shrink" in command("completion", "bash")
 

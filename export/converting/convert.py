@@ -22,7 +22,7 @@ from tfprune.export.converting.trained_ranges import holds_ranges
 from tfprune.export.rewriting.four_bit_weights import four_bit_weights
 from tfprune.export.rewriting.merge_constants import own_biases
 from tfprune.export.running.child_process import OUTPUT, run_module, write_job
-from tfprune.export.tflite.output_order import keep_order
+from tfprune.export.tflite.signature_order import keep_order
 from tfprune.spec import check_choice
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def convert(
     quantize: str | None = None,
     calibration: Any = None,
     io_dtype: str = "float32",
+    batch: int | None = None,
 ) -> bytes:
     """Convert a Keras model to a TFLite file of built-in operators only.
 
@@ -62,6 +63,7 @@ def convert(
             check it and convert without it.
         io_dtype: `"float32"`, or the type of the activations, such as `"int8"`, to leave out the conversion at the
             file's borders. Integer inputs stay as they are.
+        batch: The batch that the file takes; None leaves it open where the model does.
 
     Returns:
         The file's bytes; the same model gives the same bytes.
@@ -78,6 +80,9 @@ def convert(
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=has_ranges)
     inputs = signature(model)
     _check_inputs(inputs, quantize)
+    if batch is not None:
+        fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
+        inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
     batches = [] if calibration is None else read_calibration(calibration, inputs)
     samples = split(batches) if quantize in INTEGERS else []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
@@ -135,8 +140,7 @@ def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll:
     import keras
 
     from tfprune.export.converting.half_precision import has_half_weights, in_float32
-    from tfprune.export.converting.portable_copy import write_copy
-    from tfprune.export.converting.saved_model import write_saved_model
+    from tfprune.export.converting.saved_model import write_copy, write_saved_model
 
     with in_float32(model):
         # Weights of half precision become float32 when they are loaded; a layer that holds them cannot read them so.

@@ -45,8 +45,7 @@ def _tensorflow() -> Any:
 
 def _export_copy(settings: dict[str, Any], folder: Path) -> None:
     """Write the SavedModel that a parent on another backend could not write."""
-    from tfprune.export.converting.portable_copy import read_copy
-    from tfprune.export.converting.saved_model import write_saved_model
+    from tfprune.export.converting.saved_model import read_copy, write_saved_model
     from tfprune.export.converting.signature import ModelInput, Signature
 
     inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]

@@ -1,16 +1,19 @@
-"""Samples: those that the integer converter observes, and those on which a file is compared with Keras."""
+"""Samples: those that the integer converter observes, and those on which a file is compared with Keras, and how."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
+from tfprune.export.converting.half_precision import HALF
 from tfprune.export.converting.signature import Signature
 from tfprune.models.batches import batches, check_kind, check_source
 
 MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file
+ROWS = 32  # of one call of the model, which bounds memory
 
 
 def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarray]]:
@@ -84,3 +87,27 @@ def _named_arrays(
 
 def _length(batch: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(batch.values())))
+
+
+def predict(model: keras.Model, data: Mapping[str, np.ndarray], *, inputs: Signature) -> list[np.ndarray]:
+    """Return what Keras predicts for samples, in the order of the file's outputs."""
+    rows = len(next(iter(data.values())))
+    step = inputs.batch or ROWS
+    chunks = []
+    for start in range(0, rows, step):
+        part = inputs.pack({name: array[start : start + step] for name, array in data.items()})
+        # Called directly: `predict` would trace a function for every export, and warn about it.
+        chunks.append(_outputs(model(part, training=False)))
+    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+
+
+def _outputs(outputs: Any) -> list[np.ndarray]:
+    if isinstance(outputs, Mapping):
+        outputs = [outputs[name] for name in sorted(outputs)]
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [_as_numpy(output) for output in outputs]
+
+
+def _as_numpy(output: Any) -> np.ndarray:
+    is_half = keras.backend.standardize_dtype(output.dtype) in HALF
+    return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)

@@ -1,17 +1,27 @@
-"""A Keras model as a SavedModel that the converter can read: inputs by name, loops in a form that it takes."""
+"""A Keras model as the process that converts it reads it.
+
+On TensorFlow a SavedModel: inputs by name, loops in a form that the converter takes. From other backends a copy saved
+by Keras, whose custom classes are found by import.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from tfprune.export.converting.signature import Signature
 from tfprune.models.layers import walk
+from tfprune.models.rebuild import named_things
+
+COPY = "model.keras"
 
 
 def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, unroll: bool) -> None:
@@ -84,3 +94,56 @@ def unrolled(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, unroll in zip(layers, before, strict=True):
             layer.unroll = unroll
+
+
+def write_copy(model: keras.Model, folder: Path) -> list[list[str]]:
+    """Save a model for `read_copy`.
+
+    Args:
+        model: A model without wrappers.
+        folder: An existing folder, which gets one file.
+
+    Returns:
+        The module and the name of each custom class and function of the model.
+
+    Raises:
+        ValueError: If another process cannot import one of them.
+    """
+    things = {id(thing): thing for _, thing in named_things(model)}
+    found = [[thing.__module__, thing.__qualname__] for thing in things.values()]
+    for module, name in found:
+        if module == "__main__" or "<" in name:  # defined by this program, in a function, or a lambda
+            raise ValueError(_refusal(module, name))
+    model.save(folder / COPY)
+    return found
+
+
+def read_copy(folder: Path, things: Sequence[Sequence[str]]) -> keras.Model:
+    """Load the model that `write_copy` saved.
+
+    Args:
+        folder: The folder with the file.
+        things: What `write_copy` returned.
+
+    Raises:
+        ValueError: If a custom class or function cannot be imported.
+    """
+    found = [_imported(module, name) for module, name in things]
+    objects = {keras.saving.get_registered_name(thing): thing for thing in found}
+    return keras.saving.load_model(folder / COPY, custom_objects=objects, compile=False)
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(_refusal(module, name)) from error
+
+
+def _refusal(module: str, name: str) -> str:
+    return (
+        f"Expected custom classes and functions that another process can import: it loads the model on TensorFlow "
+        f"and converts it. Received: {module}.{name}. Define it in a module that your program imports, and register "
+        f"it with keras.saving.register_keras_serializable(). Or save the stripped model with model.save, and export "
+        f"it from a program with KERAS_BACKEND=tensorflow that defines {name.rpartition('.')[2]!r}."
+    )

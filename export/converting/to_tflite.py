@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,10 +12,10 @@ import numpy as np
 
 import tfprune
 from tfprune.export.converting.convert import INTEGERS, check_options, convert
-from tfprune.export.converting.half_precision import HALF, half_types
+from tfprune.export.converting.half_precision import half_types
 from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.converting.lost_accuracy import lost_accuracy, read_evaluate_on
-from tfprune.export.converting.samples import read_calibration, read_check_on
+from tfprune.export.converting.samples import predict, read_calibration, read_check_on
 from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
 from tfprune.export.converting.trained_ranges import (
     check_integers,
@@ -25,8 +24,16 @@ from tfprune.export.converting.trained_ranges import (
 )
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.target import check_target, write_atomically
+from tfprune.export.micro.budgets import read_target
 from tfprune.export.rewriting.export_report import ExportReport
-from tfprune.export.rewriting.forms import FileForm, check_form_arguments, choose, export_report, forms
+from tfprune.export.rewriting.forms import (
+    FileForm,
+    check_form_arguments,
+    choose,
+    choose_micro,
+    export_report,
+    forms,
+)
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
 from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 from tfprune.export.tflite.model import Model
@@ -51,7 +58,6 @@ ADVICE = (
     "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
-ROWS = 32  # of one call of the model, which bounds memory
 STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 SAMPLES = 8  # drawn for the check when no data is given
 
@@ -73,6 +79,9 @@ def to_tflite(
     max_drop: float = 0.01,
     metric: str = "accuracy",
     allow_float: bool = False,
+    target: str | None = None,
+    arena: int | None = None,
+    flash: int | None = None,
     verbose: int | str = "auto",
 ) -> ExportReport:
     """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
@@ -117,6 +126,12 @@ def to_tflite(
         metric: The metric, by a name that `tfprune.export.evaluate` takes.
         allow_float: Whether operators of a model of `quantize_aware` may stay in float; otherwise such a file is
             refused, and they are named.
+        target: None for phones and computers, or `"micro"` for TensorFlow Lite for Microcontrollers, with `quantize`
+            None or `"int8"`: a file with a batch of 1 and without the zeros of its weights, which the interpreter
+            there unpacks while it runs. It has to give the dense file's outputs there bit for bit, and Keras' within
+            `tolerance`; on `evaluate_on` the dense file is measured. Needs the extra `micro`.
+        arena: With `target="micro"`: the bytes of RAM that the file may take (`rewrite`).
+        flash: With `target="micro"`: the bytes that it may have (`rewrite`).
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds. Its steps are Keras' outputs,
             the conversion, the forms and their checks.
@@ -141,13 +156,14 @@ def to_tflite(
         difference      ... (allowed: 0.01 of the largest output)
         ...
     """
-    target = check_target(path)
+    place = check_target(path)
     check_method(compress)
     is_trained = quantize == "int8" and holds_ranges(model)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=is_trained)
     check_form_arguments(sparse=sparse, optimize=optimize)
+    budgets = read_target(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
     check_verbose(verbose)
-    _check_levels(levels, quantize)
+    _check_numbers(quantize, levels=levels, target=target)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
     plain = with_known_ranges(model) if is_trained else _plain(model)
@@ -157,30 +173,28 @@ def to_tflite(
     data = _check_data(plain, inputs, check_on, batches)
     answers = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(STEPS, verbose=verbose, unit="step") as progress:
-        expected = _predict(plain, inputs, data)
+        expected = predict(plain, data, inputs=inputs)
         if optimize == "latency" and sparse is not False and not is_trained:
             plain = _without_unread(plain)
         kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
         progress.add()
-        content = _shared(convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype), levels)
+        settings: dict[str, Any] = {"quantize": quantize, "calibration": batches, "io_dtype": io_dtype}
+        content = _shared(convert(plain, batch=1 if budgets else None, **settings), levels)
         _check_content(read(content), kernels, of=model if is_trained else None, allow_float=allow_float)
         progress.add()
-        found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
-        found += _sparse_ready(plain, quantize, levels) if optimize == "latency" and sparse is not False else []
-        progress.add()
-        choice = choose(
-            found,
-            inputs=data,
-            expected=expected,
-            tolerance=_default_tolerance(plain, quantize) if allowed is None else allowed,
-            optimize=optimize,
-            compress=compress,
-            advice=ADVICE,
-        )
-        lost = lost_accuracy(choice.form.content, answers, predict=partial(_predict, plain, inputs))
-    write_atomically(target, choice.packed)
+        allowed = _default_tolerance(plain, quantize) if allowed is None else allowed
+        wanted: dict[str, Any] = {"expected": expected, "tolerance": allowed, "advice": ADVICE}
+        if budgets is not None:
+            choice = choose_micro(content, inputs=[data[name] for name in inputs.names], budgets=budgets, **wanted)
+        else:
+            found = _forms(plain, content, quantize=quantize, levels=levels, sparse=sparse, optimize=optimize)
+            progress.add()
+            choice = choose(found, inputs=data, optimize=optimize, compress=compress, **wanted)
+        measured = content if budgets else choice.form.content
+        lost = lost_accuracy(measured, answers, predict=partial(predict, plain, inputs=inputs))
+    write_atomically(place, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
-    return export_report(str(target), choice, lost=lost, nnz=nnz, size=size)
+    return export_report(str(place), choice, lost=lost, nnz=nnz, size=size)
 
 
 def _plain(model: keras.Model) -> keras.Model:
@@ -201,7 +215,12 @@ def _shared(content: bytes, levels: int | None) -> bytes:
     return content if levels is None else share_weights(content, levels=levels)
 
 
-def _check_levels(levels: Any, quantize: str | None) -> None:
+def _check_numbers(quantize: str | None, *, levels: Any, target: str | None) -> None:
+    if target == "micro" and quantize not in (None, "int8"):
+        raise ValueError(
+            f"Expected quantize='int8' or None with target='micro'. Received: quantize={quantize!r}. The interpreter "
+            "for microcontrollers mixes no types."
+        )
     if levels is None:
         return
     check_levels(levels)
@@ -220,6 +239,13 @@ def _without_unread(plain: keras.Model) -> keras.Model:
         _log.info("channels that no kernel reads stay in %r: %s", plain.name, error)
         return plain
     return plain if plan.keep.all() else tfprune.shrink(plain, plan)
+
+
+def _forms(
+    plain: keras.Model, content: bytes, *, quantize: str | None, levels: int | None, sparse: Any, optimize: str
+) -> list[FileForm]:
+    found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
+    return found + (_sparse_ready(plain, quantize, levels) if optimize == "latency" and sparse is not False else [])
 
 
 def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:
@@ -247,30 +273,6 @@ def _check_data(
     if batches:
         return batches[0]
     return inputs.random(SAMPLES, below=smallest_vocabulary(model))
-
-
-def _predict(model: keras.Model, inputs: Signature, data: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Return what Keras predicts, in the order of the file's outputs."""
-    rows = len(next(iter(data.values())))
-    step = inputs.batch or ROWS
-    chunks = []
-    for start in range(0, rows, step):
-        part = inputs.pack({name: array[start : start + step] for name, array in data.items()})
-        # Called directly: `predict` would trace a function for every export, and warn about it.
-        chunks.append(_outputs(model(part, training=False)))
-    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
-
-
-def _outputs(outputs: Any) -> list[np.ndarray]:
-    if isinstance(outputs, Mapping):
-        outputs = [outputs[name] for name in sorted(outputs)]
-    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-    return [_as_numpy(output) for output in outputs]
-
-
-def _as_numpy(output: Any) -> np.ndarray:
-    is_half = keras.backend.standardize_dtype(output.dtype) in HALF
-    return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)
 
 
 def _check_content(graph: Model, kernels: list[WeightRow], *, of: keras.Model | None, allow_float: bool) -> None:

@@ -117,7 +117,7 @@ def codings(tensor: TensorValues) -> tuple[Coding, ...]:
         min((offsets(counts, bits) for bits in OFFSETS), key=lambda coding: coding.bytes),
         indices(counts, columns),
         Coding("entropy", _bytes(counts.value_bits), _bytes(counts.run_bits)),
-        Coding("file", tensor.raw.nbytes, tensor.index_bytes),
+        Coding("file", *tensor.file_bytes),
     )
 
 

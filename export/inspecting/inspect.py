@@ -6,6 +6,7 @@ from tfprune.export.files.model_file import Source, read_model, read_source, sou
 from tfprune.export.inspecting.codings import codings, total
 from tfprune.export.inspecting.model_report import ModelReport, TensorRow
 from tfprune.export.report import fraction_of_zeros, reason_of
+from tfprune.export.tflite.decode_format import OPERATOR
 from tfprune.export.tflite.model import Model, Tensor
 from tfprune.export.tflite.reader import read
 
@@ -89,5 +90,8 @@ def _row(weight: Tensor) -> TensorRow:
 
 def _constant_bytes(model: Model) -> int:
     weights = {tensor.buffer for tensor in model.weights}
+    for part in model.subgraphs:  # what DECODE makes a weight from is counted as the weight
+        decodes = [operator for operator in part.operators if operator.name == OPERATOR]
+        weights |= {part.tensors[index].buffer for operator in decodes for index in operator.inputs}
     tensors = [tensor for part in model.subgraphs for tensor in part.tensors if tensor.constant]
     return sum({tensor.buffer: tensor.bytes for tensor in tensors if tensor.buffer not in weights}.values())

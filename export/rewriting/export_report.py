@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.report import number_text, yes_or_no
 from tfprune.export.xnnpack.sparse_inference_report import SparseInferenceReport
 from tfprune.report import Report, table
@@ -63,6 +64,7 @@ class ExportReport(Report):
         runtime: The interpreter that ran the check, and its version.
         sparse_inference: Whether XNNPACK's sparse kernels run the file, on which machines, and why not.
         lost: How much worse the file is than the Keras model, for each output, if samples for that were given.
+        micro: What a file for microcontrollers takes there; None for other files.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -83,6 +85,7 @@ class ExportReport(Report):
     runtime: str
     sparse_inference: SparseInferenceReport
     lost: tuple[LostAccuracy, ...] = ()
+    micro: MicroReport | None = None
 
     def __str__(self) -> str:
         rows = [
@@ -101,7 +104,7 @@ class ExportReport(Report):
                 for item in self.candidates
             ]
             text += "\n\n" + table(["candidate", "bytes", "packed", "verified", "reason"], tried)
-        return text
+        return text if self.micro is None else f"{text}\n\n{self.micro}"
 
 
 def _zeros(nnz: int, size: int, sparsity: float) -> str:

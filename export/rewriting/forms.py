@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+
 from tfprune.export.files.codec import encode
+from tfprune.export.micro.budgets import Budgets
+from tfprune.export.micro.fit import fit
+from tfprune.export.micro.interpreter import runtime_name
+from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.report import fraction_of_zeros
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.export_report import Candidate, ExportReport, LostAccuracy
@@ -61,12 +68,14 @@ class Choice:
         packed: Its bytes as they are to be written.
         verified: How it ran.
         candidates: One row for every form tried.
+        micro: What a form for microcontrollers takes there.
     """
 
     form: FileForm
     packed: bytes
     verified: VerifyReport
     candidates: tuple[Candidate, ...]
+    micro: MicroReport | None = None
 
 
 def check_form_arguments(*, sparse: Any, optimize: Any) -> None:
@@ -220,6 +229,42 @@ def choose(
     return Choice(forms[best], packed[best], checked[best], tuple(rows))
 
 
+def choose_micro(
+    dense: bytes,
+    *,
+    inputs: Sequence[np.ndarray],
+    expected: Any,
+    tolerance: float,
+    budgets: Budgets,
+    advice: str,
+) -> Choice:
+    """Take the form for microcontrollers that keeps to the budgets.
+
+    Args:
+        dense: The file with every weight as it is, whose outputs in the interpreter for microcontrollers the form has
+            to give bit for bit.
+        inputs: An array of samples for each input, in order.
+        expected: The outputs for them, as `verify` takes them; None compares with the dense file only.
+        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
+        budgets: Bytes of flash and of RAM.
+        advice: What to try if the outputs differ from the expected ones.
+
+    Raises:
+        ValueError: If the file does not run there, keeps to no budget, or gives other outputs.
+    """
+    fitted = fit(dense, inputs, budgets=budgets)
+    run = Run({str(place): array for place, array in enumerate(fitted.run.outputs)}, runtime_name())
+    verified = compare_run(run, fitted.run.outputs if expected is None else expected, tolerance=tolerance)
+    if not verified.passed:
+        raise ValueError(
+            f"Expected a converted file that gives the model's outputs. Received: {verified.reason}. "
+            f"Nothing was written. {advice}"
+        )
+    form = FileForm("for microcontrollers", fitted.data, dense)
+    row = Candidate(form.name, len(form.content), len(form.content), verified=True)
+    return Choice(form, fitted.data, verified, (row,), fitted.report)
+
+
 def _loss(mine: Speed, best: Speed, *, more: int) -> str:
     if mine < best:
         return f"reaches {KERNELS[mine]}, the one taken {KERNELS[best]} ({HOLDS_FOR[best]})"
@@ -244,4 +289,5 @@ def export_report(
         runtime=choice.verified.runtime,
         sparse_inference=inference_of_file(choice.form.content),
         lost=lost,
+        micro=choice.micro,
     )

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
+
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.model_file import Source, read_model
 from tfprune.export.files.target import check_target, write_atomically
+from tfprune.export.micro.budgets import read_target
 from tfprune.export.rewriting.export_report import ExportReport
-from tfprune.export.rewriting.forms import TIMEOUT, check_form_arguments, choose, export_report, forms
-from tfprune.export.running.inputs import random_inputs
+from tfprune.export.rewriting.forms import (
+    TIMEOUT,
+    check_form_arguments,
+    choose,
+    choose_micro,
+    export_report,
+    forms,
+)
+from tfprune.export.running.inputs import arrays_of, random_inputs
 from tfprune.export.running.verify import run_in_child
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
@@ -30,6 +40,9 @@ def rewrite(
     compress: str | None = None,
     check_on: Any = None,
     tolerance: float | None = None,
+    target: str | None = None,
+    arena: int | None = None,
+    flash: int | None = None,
 ) -> ExportReport:
     """Write a .tflite file anew: sparse where that pays, packed if asked, and checked against what it gave before.
 
@@ -45,6 +58,13 @@ def rewrite(
         check_on: Data on which both files are compared: what `Runner.predict` takes. None draws random numbers.
         tolerance: The largest difference allowed, as a fraction of the largest output, at least 0. None takes
             1e-4, or 0.1 for a file with 8-bit weights, whose activations may be rounded before and not after.
+        target: None for phones and computers, or `"micro"` for TensorFlow Lite for Microcontrollers: a float32 or
+            int8 file without the zeros of its weights, which its interpreter unpacks while it runs. It has to give
+            the outputs of the file given there, bit for bit. Needs the extra `micro`.
+        arena: With `target="micro"`: the bytes of RAM that it may take. Large layers are cut into parts for that,
+            and the smallest file is taken.
+        flash: With `target="micro"`: the bytes that the file may have. Without `arena` the file that takes the least
+            RAM is taken; with neither, the one whose flash and RAM together are least.
 
     Returns:
         What was written and how it was checked.
@@ -64,30 +84,42 @@ def rewrite(
         difference      0 (allowed: 0.0001 of the largest output)
         ...
     """
-    target = check_target(path)
+    place = check_target(path)
     check_method(compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
+    budgets = read_target(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
     content = read_model(source)
     model = read(content)
+    allowed = _default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
     inputs = random_inputs(model.inputs, model.outputs, rows=SAMPLES) if check_on is None else check_on
-    before = run_in_child(content, inputs, timeout=TIMEOUT)
-    if before.reason:
+    if budgets is not None:
+        samples = arrays_of(inputs, names=[info.name for info in model.inputs])
+        choice = choose_micro(
+            content, inputs=samples, expected=None, tolerance=allowed, budgets=budgets, advice=ADVICE
+        )
+    else:
+        choice = choose(
+            forms(content, name="as it was", sparse=sparse, optimize=optimize),
+            inputs=inputs,
+            expected=_outputs(content, inputs),
+            tolerance=allowed,
+            optimize=optimize,
+            compress=compress,
+            advice=ADVICE,
+        )
+    write_atomically(place, choice.packed)
+    size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
+    return export_report(str(place), choice, nnz=nnz, size=size)
+
+
+def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:
+    run = run_in_child(content, inputs, timeout=TIMEOUT)
+    if run.reason:
         raise ValueError(
-            f"Expected a file that runs. Received: one that does not: {before.reason}. Nothing was written. "
+            f"Expected a file that runs. Received: one that does not: {run.reason}. Nothing was written. "
             "Check it with `tfprune verify`, and give data that it takes with `check_on`."
         )
-    choice = choose(
-        forms(content, name="as it was", sparse=sparse, optimize=optimize),
-        inputs=inputs,
-        expected=before.outputs,
-        tolerance=_default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0),
-        optimize=optimize,
-        compress=compress,
-        advice=ADVICE,
-    )
-    write_atomically(target, choice.packed)
-    size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
-    return export_report(str(target), choice, nnz=nnz, size=size)
+    return run.outputs
 
 
 def _default(model: Model) -> float:

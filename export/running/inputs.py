@@ -50,6 +50,25 @@ def _random_input(info: TensorInfo, rows: int | None) -> np.ndarray:
     return generator.random(shape, np.float32)
 
 
+def arrays_of(inputs: Any, *, names: Sequence[str]) -> list[np.ndarray]:
+    """Return an array for each input of a file, in the order of their names.
+
+    Raises:
+        ValueError: If there is another number of arrays, or they have other names.
+    """
+    if isinstance(inputs, Mapping):
+        given = [*inputs]
+        values = [inputs[name] for name in names] if set(given) == set(names) else []
+    else:
+        values = [*inputs] if isinstance(inputs, (list, tuple)) else [inputs]
+        given = [f"{len(values)} arrays"]
+    if len(values) != len(names):
+        raise ValueError(
+            f"Expected an array for each of the inputs {[*names]}. Received: {', '.join(map(str, given))}."
+        )
+    return [np.asarray(value) for value in values]
+
+
 def inputs_to_job(inputs: Any) -> tuple[str, dict[str, np.ndarray]]:
     """Return a form and arrays that `write_job` can write, and from which `inputs_from_job` makes the inputs again.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from tfprune.export.report import TensorInfo, reason_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.check_structure import IDENTIFIER
+from tfprune.export.tflite.decode_format import OPERATOR, PRUNED, decode
 from tfprune.export.tflite.model import Model, Operator, Subgraph, Tensor
 from tfprune.export.tflite.signature_order import in_order
 from tfprune.export.tflite.sparse_positions import SparseDimension, arrange
@@ -58,6 +60,7 @@ class _Reader:
         self._model = schema.Model.GetRootAs(data, 0)
         self._left = VISITS * len(data)
         self._counted: dict[tuple[Any, ...], int | None] = {}
+        self._unpacked: dict[tuple[Any, ...], Tensor] = {}
         self._types = _names(schema.TensorType)
         self._builtins = _names(schema.BuiltinOperator)
         self._custom = schema.BuiltinOperator.CUSTOM
@@ -103,6 +106,8 @@ class _Reader:
         ]
         inputs = self._tensor_indices(table.InputsAsNumpy(), len(tensors))
         outputs = self._tensor_indices(table.OutputsAsNumpy(), len(tensors))
+        for index, tensor in self._decoded(table, tensors, operators):
+            tensors[index] = tensor
         return Subgraph(self._text(table.Name()), tuple(tensors), tuple(operators), inputs, outputs)
 
     def _tensor(self, table: Any, buffers: list[Any]) -> Tensor:
@@ -124,6 +129,49 @@ class _Reader:
         if nnz is None:
             values = None
         return Tensor(name, shape, dtype, constant, sparse, size, nnz, len(stored), index, values)
+
+    def _decoded(
+        self, table: Any, tensors: list[Tensor], operators: Sequence[Operator]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield what DECODE makes of constants as constants with these values."""
+        for operator in operators:
+            if operator.name != OPERATOR:
+                continue
+            if len(operator.inputs) != 2 * len(operator.outputs) or -1 in (*operator.inputs, *operator.outputs):
+                raise ValueError(f"DECODE makes {len(operator.outputs)} tensors from {len(operator.inputs)}.")
+            for index, pair in enumerate(zip(operator.inputs[::2], operator.inputs[1::2], strict=True)):
+                output = operator.outputs[index]
+                encoded, ancillary = (tensors[tensor] for tensor in pair)
+                tensor = self._decode(table.Tensors(output), tensors[output], encoded, ancillary)
+                if tensor is not None:
+                    yield output, tensor
+
+    def _decode(self, table: Any, tensor: Tensor, encoded: Tensor, ancillary: Tensor) -> Tensor | None:
+        if encoded.values is None or ancillary.values is None:
+            raise ValueError("DECODE takes a tensor that is no constant.")
+        zeros, axis = self._zero_points(table) if "int" in tensor.dtype else ((0,), 0)
+        seen = (encoded.buffer, ancillary.buffer, tensor.dtype, tensor.shape, zeros, axis)
+        if seen not in self._unpacked:
+            raw, more = encoded.values.raw, ancillary.values.raw
+            self._spend(raw.nbytes + more.nbytes)
+            along = [-1 if number == axis and len(zeros) > 1 else 1 for number in range(len(tensor.shape))]
+            spread = np.reshape(np.array(zeros), along)
+            found = decode(raw, more, dtype=tensor.dtype, shape=tensor.shape, zeros=spread)
+            if found is None:
+                return None
+            stored = (found[1], raw.nbytes + more.nbytes - found[1])
+            flat = found[0].view(np.uint8)
+            values = TensorValues(flat, tensor.dtype, tensor.shape, zeros, axis, stored=stored)
+            self._unpacked[seen] = replace(
+                tensor,
+                constant=True,
+                sparse=more[0] == PRUNED,
+                nnz=values.nnz(),
+                bytes=sum(stored),
+                buffer=encoded.buffer,
+                values=values,
+            )
+        return replace(self._unpacked[seen], name=tensor.name)
 
     def _nnz(self, values: TensorValues, index: int) -> int | None:
         seen = (index, values.dtype, values.shape, values.zeros, values.axis, values.dimensions is None)

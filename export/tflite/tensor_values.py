@@ -28,6 +28,7 @@ class TensorValues:
         zeros: The numbers that mean zero: one, or one for each index along `axis`.
         axis: The dimension with a zero point of its own for each index.
         dimensions: The way to the entries of a sparse tensor; None when all of them are stored, in order.
+        stored: What values and positions take in the file, where that is not what `raw` and `dimensions` take.
     """
 
     raw: np.ndarray
@@ -36,6 +37,7 @@ class TensorValues:
     zeros: tuple[int, ...] = (0,)
     axis: int = 0
     dimensions: tuple[SparseDimension, ...] | None = None
+    stored: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -53,6 +55,11 @@ class TensorValues:
     def index_bytes(self) -> int:
         """What the positions of a sparse tensor take in the file."""
         return sum(dimension.bytes for dimension in self.dimensions or ())
+
+    @property
+    def file_bytes(self) -> tuple[int, int]:
+        """What the values take in the file, and their positions."""
+        return self.stored or (self.raw.nbytes, self.index_bytes)
 
     def nnz(self) -> int | None:
         """Count the entries that do not mean zero; None for a type that is not a number."""

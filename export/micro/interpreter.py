@@ -1,0 +1,230 @@
+"""Run files in the interpreter for microcontrollers, in a process of its own: it ends when in doubt."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
+from tfprune.export.running.io_tensor import IOTensor
+from tfprune.export.tflite.reader import read
+from tfprune.export.tflite.schema import MissingPackage
+
+PACKAGE = "tflite_micro"
+ROOM = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory
+TIMEOUT = 600.0  # seconds for all files of one call
+STEP = 16  # bytes: parts of an arena begin at multiples
+TOTAL = "Arena allocation total "
+NOISE = ("Failed to", "Node ", "Additional ")  # lines that repeat what an earlier one says
+
+
+@dataclass(frozen=True)
+class MicroRun:
+    """How a file ran.
+
+    Attributes:
+        reason: Why it did not; empty if it did.
+        arena: The smallest arena in which it runs, in bytes.
+        raw: Its outputs for all samples, one array for each, in the types of the file.
+        outputs: The same, as float32 where the file holds real numbers as integers.
+    """
+
+    reason: str
+    arena: int = 0
+    raw: list[np.ndarray] = field(default_factory=list)
+    outputs: list[np.ndarray] = field(default_factory=list)
+
+    def equals(self, other: MicroRun) -> bool:
+        """Tell whether both gave the same outputs, bit for bit."""
+        pairs = zip(self.raw, other.raw, strict=True)
+        return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def require() -> None:
+    """Refuse to go on without the interpreter.
+
+    Raises:
+        MissingPackage: If tflite-micro is not installed.
+    """
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise MissingPackage(
+            "Expected tflite-micro, the interpreter that microcontrollers run. Received: it is not installed. "
+            'Run pip install "tfprune[micro]".'
+        )
+
+
+def runtime_name() -> str:
+    """Return the name and version of the interpreter, which is installed."""
+    return f"tflite-micro {importlib.metadata.version('tflite-micro')}"
+
+
+def run_files(files: Sequence[bytes], inputs: Sequence[np.ndarray]) -> list[MicroRun]:
+    """Run files on the same samples.
+
+    Args:
+        files: Plain .tflite files, which are whole.
+        inputs: An array for each input, in the order of the graph: of the input's shape, or with any number of
+            samples along its first dimension if the file takes one.
+
+    Returns:
+        How each ran. One that takes the process down has that as its reason.
+
+    Raises:
+        MissingPackage: If tflite-micro is not installed.
+    """
+    require()
+    runs: list[MicroRun] = []
+    while len(runs) < len(files):
+        runs += _run(files[len(runs) :], inputs)
+    return runs
+
+
+def _run(files: Sequence[bytes], inputs: Sequence[np.ndarray]) -> list[MicroRun]:
+    """Run files until one takes the process down."""
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+        folder = Path(name)
+        arrays = {str(index): array for index, array in enumerate(inputs)}
+        counts = [len(read(data).subgraphs[0].outputs) for data in files]
+        write_job(folder, "job", settings={"outputs": counts}, arrays=arrays)
+        for index, data in enumerate(files):
+            (folder / f"{index}.tflite").write_bytes(data)
+        completed = run_module(__name__, folder, timeout=TIMEOUT)
+        runs: list[MicroRun] = []
+        for index in range(len(files)):
+            if not (folder / f"{index}.json").exists():
+                said = _last_words(folder / f"{index}.said")
+                return [*runs, MicroRun(f"the interpreter {_ended(completed.reason)}{said and f': {said}'}")]
+            settings, arrays = read_job(folder, str(index))
+            count = len(arrays) // 2
+            values = [*arrays.values()]
+            runs.append(MicroRun(settings["reason"], settings["arena"], values[:count], values[count:]))
+        return runs
+
+
+def _ended(reason: str) -> str:
+    return f"was {reason}" if reason.startswith("killed") else f"stopped: {reason}"
+
+
+def _work(folder: Path) -> None:
+    warnings.simplefilter("ignore", DeprecationWarning)  # that of forks, in whose way a thread could stand
+    settings, arrays = read_job(folder, "job")
+    for index, count in enumerate(settings["outputs"]):
+        data, said = (folder / f"{index}.tflite").read_bytes(), folder / f"{index}.said"
+        try:
+            arena, raw, outputs = _measure(data, [*arrays.values()], outputs=count, said=said)
+        except (RuntimeError, ValueError) as error:
+            reason = _last_words(said) or " ".join(str(error).split())
+            write_job(folder, str(index), settings={"reason": reason.rstrip("."), "arena": 0})
+            continue
+        both = {
+            f"{kind}{place}": array
+            for kind, found in (("r", raw), ("o", outputs))
+            for place, array in enumerate(found)
+        }
+        write_job(folder, str(index), settings={"reason": "", "arena": arena}, arrays=both)
+
+
+def _measure(
+    data: bytes, inputs: Sequence[np.ndarray], *, outputs: int, said: Path
+) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
+    """Return the smallest arena, and the outputs in it, raw and as real numbers."""
+    with _said_to(said):
+        interpreter = _load(data, ROOM)
+        interpreter.print_allocations()
+    total = int(said.read_text(errors="replace").rpartition(TOTAL)[2].split()[0])
+    with _said_to(said):
+        arena = _smallest(total, lambda size: _loads(data, size))
+        interpreter = _load(data, arena)
+        ends = [
+            IOTensor.of(str(place), {**interpreter.get_input_details(place), "index": place})
+            for place in range(len(inputs))
+        ]
+        samples = [end.encode(array) for end, array in zip(ends, inputs, strict=True)]
+        results = [_invoke(interpreter, row, outputs) for row in _rows(ends, samples)]
+    raw = [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*results, strict=True)]
+    details = [interpreter.get_output_details(place) for place in range(len(raw))]
+    made = [IOTensor.of(str(place), {**detail, "index": place}) for place, detail in enumerate(details)]
+    return arena, raw, [end.decode(array) for end, array in zip(made, raw, strict=True)]
+
+
+def _smallest(total: int, loads: Callable[[int], bool]) -> int:
+    """Return the fewest bytes that do: what was counted, or what it takes while memory is laid out."""
+    low = high = -(-total // STEP)
+    while not loads(high * STEP):
+        low, high = high + 1, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if loads(middle * STEP) else (middle + 1, high)
+    return high * STEP
+
+
+def _load(data: bytes, arena: int) -> Any:
+    from tflite_micro.python.tflite_micro import runtime
+
+    return runtime.Interpreter.from_bytes(data, arena_size=arena)
+
+
+def _loads(data: bytes, arena: int) -> bool:
+    """Tell whether a file loads in so many bytes; operators may crash in too few, so a fork of this process tries."""
+    child = os.fork()
+    if not child:
+        os.close(2)  # what it says is no news
+        try:
+            _load(data, arena)
+        except RuntimeError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _rows(ends: Sequence[IOTensor], samples: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    if all(array.shape == end.info.shape for end, array in zip(ends, samples, strict=True)):
+        yield [*samples]
+        return
+    for end, array in zip(ends, samples, strict=True):
+        if end.batch != 1 or not end.takes(array) or len(array) != len(samples[0]):
+            raise ValueError(f"an input takes the shape {end.info.shape}, and samples have {array.shape}")
+    for row in range(len(samples[0])):
+        yield [array[row : row + 1] for array in samples]
+
+
+def _invoke(interpreter: Any, row: Sequence[np.ndarray], outputs: int) -> list[np.ndarray]:
+    for place, array in enumerate(row):
+        interpreter.set_input(array, place)
+    interpreter.invoke()
+    # Asked for more outputs than there are, it may crash.
+    return [interpreter.get_output(place) for place in range(outputs)]
+
+
+@contextmanager
+def _said_to(path: Path) -> Iterator[None]:
+    """Keep what native code writes to stderr."""
+    before = os.dup(2)
+    with path.open("wb") as stream:
+        os.dup2(stream.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+def _last_words(path: Path) -> str:
+    """Return the first line that says what went wrong."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    telling = [line for line in lines if line.strip() and not line.startswith(("[", *NOISE))]
+    return telling[0].strip().rstrip(".") if telling else ""
+
+
+if __name__ == "__main__":
+    run_as_child(_work)

@@ -1,0 +1,65 @@
+"""The interpreter in a process of its own: what it counts, what it gives, and what it refuses."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from tfprune.export.micro.interpreter import run_files
+from tfprune.export.micro.operators import HAS, missing, registrations
+from tfprune.export.running.runner import Runner
+from tfprune.export.tflite.schema import MissingPackage
+
+
+def test_it_gives_what_the_interpreter_of_phones_gives(network):
+    for kind, tolerance in (("float32", 1e-5), ("int8", 0.02)):
+        expected = Runner(network.files[kind]).predict(network.samples)
+        (run,) = run_files([network.files[kind]], [network.samples])
+        assert run.reason == ""
+        assert np.abs(run.outputs[0] - expected).max() <= tolerance * np.abs(expected).max()
+        assert run.raw[0].dtype == kind
+
+
+def test_the_arena_holds_at_least_what_is_live_at_once(network):
+    (run,) = run_files([network.files["int8"]], [network.samples])
+    # Between the two convolutions: 8x8x24 in, 6x6x24 out.
+    assert 8 * 8 * 24 + 6 * 6 * 24 < run.arena < 8 * 8 * 24 + 6 * 6 * 24 + 4096
+
+
+def test_a_refusal_and_a_crash_are_reasons_and_the_others_run(network, sparse):
+    refused, right = run_files([sparse, network.files["float32"]], [network.samples])
+    assert "DENSIFY" in refused.reason
+    assert right.reason == ""
+
+
+def test_samples_that_do_not_fit_are_a_reason(network):
+    (run,) = run_files([network.files["float32"]], [network.samples[:, 1:]])
+    assert "(1, 10, 10, 3)" in run.reason
+
+
+def test_without_the_package_it_says_what_to_install(network, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match=r"tfprune\[micro\]"):
+        run_files([network.files["float32"]], [network.samples])
+
+
+def test_the_operators_that_are_missing():
+    assert missing(["CONV_2D", "TFLM_DECODE", "GELU", "DENSIFY"]) == ["DENSIFY", "GELU"]
+
+
+def test_how_operators_are_registered():
+    """Compared with the resolver of tflite-micro, in its own spelling."""
+    spelled = {
+        "AVERAGE_POOL_2D": "AddAveragePool2D",
+        "BATCH_MATMUL": "AddBatchMatMul",
+        "FULLY_CONNECTED": "AddFullyConnected",
+        "L2_POOL_2D": "AddL2Pool2D",
+        "PADV2": "AddPadV2",
+        "RELU6": "AddRelu6",
+        "SELECT_V2": "AddSelectV2",
+        "SPACE_TO_BATCH_ND": "AddSpaceToBatchNd",
+        "TFLM_DECODE": "AddDecode",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": "AddUnidirectionalSequenceLSTM",
+    }
+    assert {name: registrations([name])[0] for name in spelled} == spelled
+    assert len(registrations(HAS)) == len(HAS)

@@ -1,0 +1,50 @@
+"""Keras models to files for microcontrollers."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune.export import inspect, to_tflite
+
+
+def test_a_pruned_model_becomes_a_file_for_microcontrollers(network, tmp_path):
+    path = tmp_path / "micro.tflite"
+    masked = tfprune.wrap(network.model)
+    tfprune.update_masks(masked, 0.9)
+    report = to_tflite(masked, path, quantize="int8", calibration=network.samples, target="micro")
+    assert report.micro.flash == path.stat().st_size == report.bytes
+    assert report.micro.kernel_ratio < 0.32
+    assert report.runtime.startswith("tflite-micro")
+    assert inspect(path).sparsity == pytest.approx(0.9, abs=0.01)
+    assert inspect(path).inputs[0].shape == (1, 10, 10, 3)
+    assert "AddDecode" in str(report)
+    assert "fits on: zero" in str(report)
+
+
+def test_a_file_that_differs_from_keras_is_not_written(network, tmp_path):
+    settings = {"quantize": "int8", "calibration": network.samples, "target": "micro"}
+    with pytest.raises(ValueError, match="gives the model's outputs"):
+        to_tflite(network.model, tmp_path / "micro.tflite", **settings, tolerance=0.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_are_measured(network, tmp_path):
+    labels = network.model.predict(network.samples, verbose=0).argmax(axis=1)
+    evaluation = {"evaluate_on": (network.samples, labels), "max_drop": 0.3}
+    report = to_tflite(network.model, tmp_path / "micro.tflite", target="micro", **evaluation)
+    assert report.lost[0].file == report.lost[0].keras == 1.0
+
+
+@pytest.mark.parametrize("quantize", ["float16", "dynamic"])
+def test_numbers_that_the_interpreter_does_not_mix_are_refused(network, tmp_path, quantize):
+    with pytest.raises(ValueError, match="quantize='int8' or None with target='micro'"):
+        to_tflite(network.model, tmp_path / "micro.tflite", quantize=quantize, target="micro")
+
+
+def test_operators_that_are_missing_are_named(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, activation="gelu")])
+    model.add(keras.layers.Lambda(lambda x: keras.ops.tile(x, (1, 3))))
+    with pytest.raises(ValueError, match="Received: .*TILE"):
+        to_tflite(model, tmp_path / "micro.tflite", target="micro", check_on=np.zeros((2, 8), np.float32))
+    assert not list(tmp_path.iterdir())
