@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tfprune.one_shot.prune_weights import prune_weights as prune_weights
     from tfprune.one_shot.putri import putri as putri
     from tfprune.one_shot.putri_report import PutriReport as PutriReport
+    from tfprune.quantizing.equalize import equalize as equalize
     from tfprune.quantizing.freeze_ranges import freeze_ranges as freeze_ranges
     from tfprune.quantizing.quantization_report import QuantizationReport as QuantizationReport
     from tfprune.quantizing.quantization_report import quantization_report as quantization_report
@@ -84,7 +85,7 @@ _ROOMS = {
     "channels": ["NoRule", "register_shrinkable"],
     "wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
     "quantizing": [
-        *("QuantizationReport", "Quantized", "freeze_ranges", "quantization_report", "quantize_aware"),
+        *("QuantizationReport", "Quantized", "equalize", "freeze_ranges", "quantization_report", "quantize_aware"),
     ],
     "reconstruction": ["ReconstructionReport", "reconstruct"],
     "shrinking": [

@@ -43,6 +43,7 @@ LOOSE = {
 RETURN_A_KERAS_MODEL = {
     *("tfprune.strip", "tfprune.wrap", "tfprune.shrink", "tfprune.zero_channels", "tfprune.export.make_sparse_ready"),
     *("tfprune.tfmot.prune_low_magnitude", "tfprune.tfmot.strip_pruning", "tfprune.quantize_aware"),
+    "tfprune.equalize",
     *(f"tfprune.tfmot.quantize_{what}" for what in ("annotate_layer", "annotate_model", "model", "apply")),
     *("tfprune.tfmot.cluster_weights", "tfprune.tfmot.strip_clustering", "tfprune.tfmot.strip_clustering_cqat"),
 }

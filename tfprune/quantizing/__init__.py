@@ -6,5 +6,5 @@ to the grid that integers have; `rules` says where the operators of each layer r
 find out which layers become one operator: a convolution, the normalization after it and its activation, for
 example. `Quantized` is the wrapper that does it, a `Pruned` whose weights are read through masks first, if they
 have some, and through the grid afterwards: 0 is on every grid, so zeros stay zeros. It holds the ranges that
-activations were seen in.
+activations were seen in. For those who do not train, `equalize` gives channels one size.
 """

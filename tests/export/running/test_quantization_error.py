@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import tfprune
 from tfprune.export import quantization_error, to_tflite
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.editor import load, save
@@ -39,6 +40,23 @@ def test_each_layer_has_a_row_with_the_error_so_far(files):
     assert report.rows[-1].error == pytest.approx(rms(found - right) / rms(right), rel=0.1)
     assert 0.2 < report.rows[0].steps < 0.8  # rounding of what it takes, and of what it gives
     assert all(row.clipped == 0 for row in report.rows)
+
+
+def test_channels_of_one_size_have_a_smaller_error(tmp_path):
+    keras.utils.set_random_seed(1)
+    stack = [keras.layers.Conv2D(8, 1, activation="relu"), keras.layers.DepthwiseConv2D(2, activation="relu")]
+    model = keras.Sequential([keras.Input((3, 2, 2)), *stack, keras.layers.Flatten(), keras.layers.Dense(4)])
+    sizes = 100 ** np.linspace(-1, 1, 8, dtype="float32")
+    first, second = model.layers[:2]
+    first.kernel.assign(first.kernel * sizes)
+    second.kernel.assign(second.kernel / sizes[:, None])
+    images, errors = X.reshape(-1, 3, 2, 2), []
+    for each in (model, tfprune.equalize(model)):
+        paths = tmp_path / "float", tmp_path / "int8"
+        to_tflite(each, paths[0])
+        to_tflite(each, paths[1], quantize="int8", calibration=images, tolerance=10)
+        errors.append(quantization_error(*paths, inputs=images).rows[-1].error)
+    assert errors[1] < 0.05 < errors[0] / 3
 
 
 def test_the_layer_that_is_wrong_is_the_worst(files):

@@ -1,0 +1,193 @@
+"""Cross-layer equalization: the channels between two layers get weights of one size, and the outputs stay."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfprune.models.graph import Call, Graph, check_graph, flatten, trace
+from tfprune.models.layers import as_numpy
+from tfprune.quantizing.rules import FOLDING, activation_of
+from tfprune.spec import check_choice
+from tfprune.wrapping.strip import plain_copy
+from tfprune.wrapping.transfer import copy_with
+
+_log = logging.getLogger(__name__)
+RELU6 = ("keep", "replace")
+SCALES = ("linear", "relu", "leaky_relu")  # f(s x) = s f(x) for s > 0
+PASSES = (  # the same for each channel, whatever its size
+    *(layers.MaxPooling1D, layers.MaxPooling2D, layers.AveragePooling1D, layers.AveragePooling2D),
+    *(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D),
+    *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D),
+    *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.Cropping1D, layers.Cropping2D, layers.UpSampling2D),
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.Identity, layers.Flatten),
+)
+SWEEPS, CLOSE = 100, 1e-3  # until no channel moves by more than this factor
+DEAD = 1e-6  # of the largest channel's weights: such a channel has no size to go by
+
+
+def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
+    """Scale channels so that both layers around them have weights of the same size; outputs stay as they are.
+
+    A channel of small activations gets few of the 256 values that an int8 file has for all channels of a tensor.
+    Each channel i of a convolution or Dense layer whose largest weight is r1, and r2 in the layer that reads it, is
+    divided by s = sqrt(r1 / r2) in the first, biases included, and multiplied by s in the second (equation 11). A
+    batch normalization between them takes the division. This needs no data and no training; it helps where
+    `tfprune.export.quantization_error` shows channels of very different sizes, and does little elsewhere. Zeros stay
+    zeros, and names of layers stay as they are.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped or plain. It is left untouched.
+        relu6: `"keep"` leaves layers in front of a ReLU6 alone, which cuts off all channels at the same height;
+            `"replace"` makes a ReLU of each ReLU6, as the authors do: measure the accuracy, as outputs then change.
+
+    Returns:
+        An uncompiled plain copy. Which layers were left alone, and why, is logged.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it is not a graph, no two layers can be equalized, or `relu6` is another value.
+
+    Reference:
+        Nagel, M., van Baalen, M., Blankevoort, T. and Welling, M. Data-Free Quantization Through Weight Equalization
+        and Bias Correction. ICCV 2019. arXiv:1906.04721, section 4.1.
+
+    Example:
+        >>> stack = [keras.layers.Dense(3, activation="relu", name="first"), keras.layers.Dense(2, name="second")]
+        >>> model = equalize(keras.Sequential([keras.Input((4,)), *stack]))
+        >>> first, second = (np.asarray(model.get_layer(name).kernel) for name in ("first", "second"))
+        >>> bool(np.allclose(np.abs(first).max(axis=0), np.abs(second).max(axis=1), rtol=1e-3))
+        True
+    """
+    check_graph(model)
+    check_choice(relu6, "relu6", choices=RELU6)
+    copy = plain_copy(model)
+    copy = copy_with(copy, _with_relu) if relu6 == "replace" else copy
+    pairs, reasons = _pairs(trace(flatten(copy)))
+    for name, reason in reasons.items():
+        _log.info("%s is not equalized: %s", name, reason)
+    if not pairs:
+        found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no convolution or Dense layer"
+        raise ValueError(
+            f"Expected layers in {model.name!r} whose channels another layer reads alone. Received none. {found}."
+        )
+    _equalize(pairs)
+    _log.info("equalized the channels between %s pairs of layers in %r", len(pairs), model.name)
+    return copy
+
+
+def _with_relu(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    if activation_of(layer) != "relu6":
+        return None
+    key = "max_value" if isinstance(layer, layers.ReLU) else "activation"
+    return type(layer).from_config({**layer.get_config(), key: None if key == "max_value" else "relu"})
+
+
+@dataclass
+class _Pair:
+    """Two layers with channels between them that nothing else reads."""
+
+    first: keras.layers.Layer
+    norm: keras.layers.BatchNormalization | None
+    second: keras.layers.Layer
+
+
+def _pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
+    """Return the pairs of a graph, and why other layers are in none as the first."""
+    calls: dict[int, int] = {}
+    for call in graph.calls:
+        calls[id(call.layer)] = calls.get(id(call.layer), 0) + 1
+    pairs, reasons = [], {}
+    for call in graph.calls:
+        if type(call.layer) in FOLDING:
+            found = _pair(graph, call, calls)
+            if isinstance(found, str):
+                reasons[call.layer.name] = found
+            else:
+                pairs.append(found)
+    return pairs, reasons
+
+
+def _pair(graph: Graph, call: Call, calls: dict[int, int]) -> _Pair | str:
+    """Return the pair that begins with a layer, or why there is none."""
+    norm, current = None, call
+    while True:
+        layer = current.layer
+        if calls[id(layer)] > 1:
+            return f"{layer.name} is called more than once"
+        if activation_of(layer) not in SCALES:
+            return f"{layer.name} does not scale with what it gets"
+        if getattr(layer, "data_format", None) == "channels_first":
+            return f"{layer.name} has its channels first"
+        following = graph.consumers(current)
+        if len(following) != 1 or graph.is_output(current):
+            return f"what {layer.name} returns is read in more than one place"
+        (taker,) = following
+        if type(taker.layer) is layers.BatchNormalization:
+            if current is not call or not taker.layer.scale or activation_of(call.layer) != "linear":
+                return f"{taker.layer.name} has no scale of its own, or does not stand right behind"
+            norm = taker.layer
+        elif type(taker.layer) in FOLDING:
+            return _ended(call.layer, norm, taker.layer, calls)
+        elif not isinstance(taker.layer, (*PASSES, layers.Activation, layers.ReLU, layers.LeakyReLU)):
+            return f"{type(taker.layer).__name__} stands behind it"
+        current = taker
+
+
+def _ended(
+    first: keras.layers.Layer,
+    norm: keras.layers.BatchNormalization | None,
+    second: keras.layers.Layer,
+    calls: dict[int, int],
+) -> _Pair | str:
+    if calls[id(second)] > 1:
+        return f"{second.name} is called more than once"
+    if getattr(second, "groups", 1) > 1 or getattr(second, "data_format", None) == "channels_first":
+        return f"{second.name} has groups, or its channels first"
+    return _Pair(first, norm, second)
+
+
+def _equalize(pairs: list[_Pair]) -> None:
+    involved = {id(layer): layer for pair in pairs for layer in (pair.first, pair.norm, pair.second) if layer}
+    weights = {id(variable): as_numpy(variable) for layer in involved.values() for variable in layer.weights}
+    for _ in range(SWEEPS):
+        if max(_scale(pair, weights) for pair in pairs) < CLOSE:  # a layer in two pairs moves in both
+            break
+    for layer in involved.values():
+        for variable in layer.trainable_variables + layer.non_trainable_variables:
+            variable.assign(weights[id(variable)])
+
+
+def _scale(pair: _Pair, weights: dict[int, np.ndarray]) -> float:
+    """Apply equation 11 to a pair; return the logarithm of the largest factor."""
+    first, second = id(pair.first.kernel), id(pair.second.kernel)
+    outputs = weights[first].reshape(-1, _width(pair.first))
+    # Positions that a Flatten put beside each other, and those of the kernel, come before the channels.
+    inputs = weights[second].reshape(-1, outputs.shape[1], weights[second].shape[-1])
+    sizes = np.abs(outputs).max(axis=0), np.abs(inputs).max(axis=(0, 2))
+    factor = np.ones(outputs.shape[1], outputs.dtype)
+    if pair.norm is not None:
+        gamma, variance = weights[id(pair.norm.gamma)], weights[id(pair.norm.moving_variance)]
+        sizes = sizes[0] * np.abs(gamma) / np.sqrt(variance + pair.norm.epsilon), sizes[1]
+    alive = (sizes[0] > DEAD * sizes[0].max()) & (sizes[1] > DEAD * sizes[1].max())
+    factor[alive] = np.sqrt(sizes[0][alive] / sizes[1][alive])
+    for variable in _divided(pair):
+        shape = weights[id(variable)].shape
+        weights[id(variable)] = (weights[id(variable)].reshape(-1, len(factor)) / factor).reshape(shape)
+    weights[second] = (inputs * factor[:, None]).reshape(weights[second].shape)
+    return float(np.abs(np.log(factor)).max())
+
+
+def _width(layer: keras.layers.Layer) -> int:
+    shape = layer.kernel.shape
+    return shape[-1] * shape[-2] if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)) else shape[-1]
+
+
+def _divided(pair: _Pair) -> list[keras.Variable]:
+    if pair.norm is not None:
+        return [pair.norm.gamma, *([pair.norm.beta] if pair.norm.center else [])]
+    return [pair.first.kernel, *([pair.first.bias] if pair.first.use_bias else [])]
