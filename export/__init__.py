@@ -11,12 +11,17 @@ from tfprune.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tfprune.export.converting.latency import latency as latency
+    from tfprune.export.converting.micro_support import micro_support as micro_support
     from tfprune.export.converting.sparse_inference import sparse_inference as sparse_inference
     from tfprune.export.converting.to_tflite import to_tflite as to_tflite
     from tfprune.export.files.pack import pack as pack
     from tfprune.export.files.unpack import unpack as unpack
     from tfprune.export.inspecting.inspect import inspect as inspect
     from tfprune.export.inspecting.model_report import ModelReport as ModelReport
+    from tfprune.export.micro.array_report import ArrayReport as ArrayReport
+    from tfprune.export.micro.c_array import c_array as c_array
+    from tfprune.export.micro.micro_report import MicroReport as MicroReport
+    from tfprune.export.micro.micro_support_report import MicroSupportReport as MicroSupportReport
     from tfprune.export.rewriting.export_report import ExportReport as ExportReport
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
@@ -51,9 +56,10 @@ _ROOMS = {
     ],
     "xnnpack": ["SparseInferenceReport"],
     "inspecting": ["ModelReport", "inspect"],
+    "micro": ["ArrayReport", "MicroReport", "MicroSupportReport", "c_array"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "sparse_ready": ["make_sparse_ready"],
-    "converting": ["latency", "sparse_inference", "to_tflite"],
+    "converting": ["latency", "micro_support", "sparse_inference", "to_tflite"],
 }
 
 __all__ = [name for names in _ROOMS.values() for name in names]  # noqa: PLE0604

@@ -24,6 +24,7 @@ def add_to(commands: Any) -> None:
 tfprune export model.keras model.tflite --check-on samples.npy
 tfprune export model.keras model.tfz --quantize int8 --calibration samples.npy --compress packed
 tfprune export model.tflite smaller.tflite
+tfprune export model.keras model.tflite --quantize int8 --calibration samples.npy --target micro --arena 60000
 """
     parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
     add_file(parser, "source", metavar="SOURCE", help="a model saved by model.save('x.keras'), or a .tflite file")
@@ -44,15 +45,33 @@ tfprune export model.tflite smaller.tflite
     parser.add_argument(
         "--optimize", choices=["size", "latency"], default="size", help="what the best form is (default: %(default)s)"
     )
+    parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
+    _add_checks(parser)
+    _add_micro(parser)
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "--check-on", metavar="FILE", help="samples on which the file is compared with the model")
     parser.add_argument(
         "--evaluate-on", metavar="X,Y", help="samples and labels, .npy: a file that loses accuracy on them is refused"
     )
     parser.add_argument("--max-drop", type=float, help="accuracy that the file may lose (default: 0.01)")
-    parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
     parser.add_argument(
         "--tolerance", type=float, help="largest difference allowed, as a fraction of the model's largest output"
     )
+
+
+def _add_micro(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target",
+        dest="runtime",
+        choices=["micro"],
+        help="what runs the file: micro is TensorFlow Lite for Microcontrollers",
+    )
+    parser.add_argument(
+        "--arena", type=int, metavar="BYTES", help="RAM that it may take there (needs --target micro)"
+    )
+    parser.add_argument("--flash", type=int, metavar="BYTES", help="bytes that the file may have there")
 
 
 def _export(options: argparse.Namespace) -> Any:
@@ -63,6 +82,9 @@ def _export(options: argparse.Namespace) -> Any:
         "compress": options.compress,
         "check_on": load_arrays(options.check_on) if options.check_on else None,
         "tolerance": options.tolerance,
+        "target": options.runtime,
+        "arena": options.arena,
+        "flash": options.flash,
     }
     if is_model_file(options.source):
         return _rewrite(options, settings)

@@ -127,9 +127,9 @@ def to_tflite(
         allow_float: Whether operators of a model of `quantize_aware` may stay in float; otherwise such a file is
             refused, and they are named.
         target: None for phones and computers, or `"micro"` for TensorFlow Lite for Microcontrollers, with `quantize`
-            None or `"int8"`: a file with a batch of 1 and without the zeros of its weights, which the interpreter
-            there unpacks while it runs. It has to give the dense file's outputs there bit for bit, and Keras' within
-            `tolerance`; on `evaluate_on` the dense file is measured. Needs the extra `micro`.
+            None, `"int8"` or `"int16x8"`: a file with a batch of 1 and without the zeros of its weights, which the
+            interpreter there unpacks while it runs. It has to give the dense file's outputs there bit for bit, and
+            Keras' within `tolerance`; on `evaluate_on` the dense file is measured. Needs the extra `micro`.
         arena: With `target="micro"`: the bytes of RAM that the file may take (`rewrite`).
         flash: With `target="micro"`: the bytes that it may have (`rewrite`).
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
@@ -216,10 +216,10 @@ def _shared(content: bytes, levels: int | None) -> bytes:
 
 
 def _check_numbers(quantize: str | None, *, levels: Any, target: str | None) -> None:
-    if target == "micro" and quantize not in (None, "int8"):
+    if target == "micro" and quantize not in (None, "int8", "int16x8"):
         raise ValueError(
-            f"Expected quantize='int8' or None with target='micro'. Received: quantize={quantize!r}. The interpreter "
-            "for microcontrollers mixes no types."
+            f"Expected quantize='int8', 'int16x8' or None with target='micro'. Received: quantize={quantize!r}. The "
+            "interpreter for microcontrollers has no kernels for it."
         )
     if levels is None:
         return

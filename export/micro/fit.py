@@ -128,7 +128,7 @@ class _Search:
 
     def run(self, budgets: Budgets) -> list[_Measured]:
         """Return files that run; with a budget, more of them near it."""
-        caps = spread(*self._candidates.caps, count=CAPS)
+        caps = [0, *spread(*self._candidates.caps, count=CAPS)]  # with 0 every layer stays dense
         found = self._measure([(cap, least) for cap in caps for least in LEAST])
         for _ in range(ROUNDS if budgets.arena or budgets.flash else 0):
             points = [point for least in LEAST for point in _between(found, least, budgets)]

@@ -55,8 +55,8 @@ class MicroReport(Report):
         boards: Whether it fits on common boards.
 
     Example:
-        >>> report = tfprune.export.to_tflite(model, "model.tflite", quantize="int8", calibration=x, target="micro")
-        >>> report.micro.flash < 0.5 * report.micro.dense_flash
+        >>> report = tfprune.export.rewrite("digits.tflite", "micro.tflite", target="micro", check_on=images)
+        >>> report.micro.flash < 0.3 * report.micro.dense_flash
         True
     """
 

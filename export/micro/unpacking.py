@@ -10,7 +10,7 @@ import numpy as np
 from tfprune.export.micro.layers import Layer
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.decode_format import OPERATOR, Encoded, encode_pruned, encode_table
-from tfprune.export.tflite.editor import add_constant, add_tensor, inputs_of, operator_code
+from tfprune.export.tflite.editor import add_constant, add_tensor, add_values, inputs_of, operator_code
 
 JOINED = 10  # tensors that the interpreter's CONCATENATION takes, at most
 INTEGERS_SINCE = 2  # the version of CONCATENATION that takes int8
@@ -101,15 +101,10 @@ class Unpacker:
         if bias < 0:
             return bias
         tensor = self._graph.tensors[bias]
-        values = np.asarray(self._model.buffers[tensor.buffer].data).view("<i4")[
-            start:end
-        ]  # or float32: 4 bytes, too
-        index = add_constant(self._model, self._graph, name=b"", values=values)
-        buffer = self._graph.tensors[index].buffer
-        self._graph.tensors[index] = copy.copy(tensor)
-        for name, value in {**self._of_rows(tensor, slice(start, end)), "buffer": buffer}.items():
-            setattr(self._graph.tensors[index], name, value)
-        return index
+        raw = np.asarray(self._model.buffers[tensor.buffer].data)
+        values = raw.reshape(int(tensor.shape[0]), -1)[start:end]
+        changes = self._of_rows(tensor, slice(start, end))
+        return add_tensor(self._graph, tensor, name=b"", buffer=add_values(self._model, values), **changes)
 
     def _output(self, operator: schema.OperatorT, width: int) -> int:
         tensor = self._graph.tensors[int(operator.outputs[0])]

@@ -122,7 +122,7 @@ def ask(capsys, *arguments):
     return printed.out
 
 
-COMMANDS = ["demo", "prune", "shrink", "export", "inspect", "verify", "bench", "completion"]
+COMMANDS = ["demo", "prune", "shrink", "export", "inspect", "verify", "bench", "micro", "completion"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -134,7 +134,7 @@ def test_help_explains_every_argument(command, capsys):
 
 def test_help_lists_every_command(capsys):
     out = ask(capsys, "--help")
-    assert [line.split()[0] for line in out.splitlines() if re.match(r" {4}\w", line)][-8:] == COMMANDS
+    assert [line.split()[0] for line in out.splitlines() if re.match(r" {4}\w", line)][-len(COMMANDS) :] == COMMANDS
     assert "90 %," in out
 
 

@@ -42,6 +42,8 @@ def digits(tmp_path_factory):
 def test_examples(name, tmp_path, monkeypatch, request):
     if name in ("tfprune.federated.masked_client", "tfprune.federated.masked_fed_avg"):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
+    if "micro" in name:
+        pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     module = importlib.import_module(name)
     names = {}
     if name.startswith("tfprune.export"):

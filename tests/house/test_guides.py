@@ -49,6 +49,8 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if page.stem == "federated":
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
+    if page.stem == "microcontrollers":
+        pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     names = {}
 
     def do(kind, content):

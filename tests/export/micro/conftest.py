@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-pytest.importorskip("tflite_micro", reason="tflite-micro, which has wheels for Linux on x86-64 only")
+MISSING = "tflite-micro is not installed (extra `micro`)"
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Network:
 @pytest.fixture(scope="session")
 def network(converting_here) -> Network:
     """Return a network with a convolution, a depthwise one and two fully connected layers, 90 % of them zeros."""
+    pytest.importorskip("tflite_micro", reason=MISSING)
     import keras
 
     from tfprune.export.converting.convert import convert

@@ -103,6 +103,7 @@ def tables(weight: np.ndarray, axis: int) -> Encoded:
 
 
 def test_the_interpreter_unpacks_the_same():
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     random = np.random.default_rng(1)
     files, weights = [], []
     for scales, axis in ((1, 0), (6, 0), (8, 1)):

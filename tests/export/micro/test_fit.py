@@ -90,19 +90,19 @@ def test_arguments_that_do_not_fit_are_refused(network, tmp_path, settings, erro
     assert not list(tmp_path.iterdir())
 
 
-def test_operators_that_are_missing_are_named(sparse, tmp_path):
+def test_operators_that_are_missing_are_named(network, sparse, tmp_path):
     with pytest.raises(ValueError, match="Received: DENSIFY"):
         rewrite(sparse, tmp_path / "micro.tflite", target="micro")
 
 
-def test_an_open_batch_becomes_1(cases, tmp_path):
+def test_an_open_batch_becomes_1(network, cases, tmp_path):
     """The stock converter leaves the batch open, and works out shapes while the model runs."""
     case = cases["int8"]
     report = rewrite(case.data, tmp_path / "micro.tflite", target="micro", check_on=case.inputs)
     assert not {"SHAPE", "STRIDED_SLICE", "PACK"} & {*report.ops}
 
 
-def test_what_the_interpreter_refuses_is_told(cases, tmp_path):
+def test_what_the_interpreter_refuses_is_told(network, cases, tmp_path):
     tokens = cases["tokens"]
     with pytest.raises(ValueError, match="does not: Does not support type .* INT32. Nothing was written"):
         rewrite(tokens.data, tmp_path / "tokens.tflite", target="micro", check_on=tokens.inputs)
@@ -127,3 +127,11 @@ def test_boards():
         find_board("picoo")
     with pytest.raises(TypeError, match="name of a board"):
         find_board(2)
+
+
+def test_where_nothing_else_fits_the_file_stays_dense(network, tmp_path):
+    (dense,) = run_files([network.files["int8"]], [network.samples])
+    report = rewrite(network.files["int8"], tmp_path / "micro.tflite", target="micro", arena=dense.arena)
+    assert report.micro.arena <= dense.arena
+    assert {row.stored for row in report.micro.rows} == {"dense"}
+    assert report.bytes < report.micro.dense_flash

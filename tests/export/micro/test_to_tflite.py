@@ -36,13 +36,14 @@ def test_labels_are_measured(network, tmp_path):
     assert report.lost[0].file == report.lost[0].keras == 1.0
 
 
-@pytest.mark.parametrize("quantize", ["float16", "dynamic"])
+@pytest.mark.parametrize("quantize", ["float16", "dynamic", "int4"])
 def test_numbers_that_the_interpreter_does_not_mix_are_refused(network, tmp_path, quantize):
-    with pytest.raises(ValueError, match="quantize='int8' or None with target='micro'"):
-        to_tflite(network.model, tmp_path / "micro.tflite", quantize=quantize, target="micro")
+    settings = {"calibration": network.samples, "target": "micro"}
+    with pytest.raises(ValueError, match="or None with target='micro'"):
+        to_tflite(network.model, tmp_path / "micro.tflite", quantize=quantize, **settings)
 
 
-def test_operators_that_are_missing_are_named(tmp_path):
+def test_operators_that_are_missing_are_named(network, tmp_path):
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, activation="gelu")])
     model.add(keras.layers.Lambda(lambda x: keras.ops.tile(x, (1, 3))))
     with pytest.raises(ValueError, match="Received: .*TILE"):

@@ -1,0 +1,55 @@
+"""Whether a microcontroller runs a Keras model, or a file, and what it takes there."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import keras
+
+from tfprune.export.converting.convert import convert
+from tfprune.export.converting.signature import signature, smallest_vocabulary
+from tfprune.export.files.model_file import Source
+from tfprune.export.micro.interpreter import require
+from tfprune.export.micro.micro_support_report import MicroSupportReport, support_of_file
+from tfprune.wrapping.strip import plain_copy
+
+SAMPLES = 8  # drawn to find some ranges, which change neither operators nor sizes
+
+
+def micro_support(model_or_source: keras.Model | Source, *, board: str | None = None) -> MicroSupportReport:
+    """Say whether TensorFlow Lite for Microcontrollers runs a model or file, which operators it lacks, and the RAM.
+
+    Args:
+        model_or_source: A built Keras model, wrapped or plain, trained or not, which is converted as dense int8 on
+            random numbers; or a .tflite file: a path, or its content.
+        board: A board to compare with, such as `"pico"` or `"nano33"`; None compares with all of the table.
+
+    Returns:
+        A report that prints as a table, measured in the interpreter (extra `micro`) in a process of its own.
+
+    Raises:
+        TypeError: If it is neither a model nor a path nor bytes, or `board` is no string.
+        ValueError: If a model cannot be converted, a file is damaged or not a TFLite file, or there is no such board
+            in the table; or (also an ImportError) if tflite-micro is not installed.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> micro_support(model).missing
+        ()
+    """
+    if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
+        return support_of_file(model_or_source, board=board)
+    require()
+    return support_of_file(_dense(model_or_source), board=board)
+
+
+def _dense(model: Any) -> bytes:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
+        )
+    plain = plain_copy(model)
+    inputs = signature(plain)
+    samples = [inputs.pack(inputs.random(SAMPLES, below=smallest_vocabulary(plain)))]
+    return convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1)

@@ -1,0 +1,111 @@
+"""A file as C++ source that a program for a microcontroller is compiled with."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from tfprune.export.files.model_file import Source, read_model, source_name
+from tfprune.export.files.target import check_not_read, check_target, write_atomically
+from tfprune.export.micro.array_report import ArrayReport
+from tfprune.export.micro.operators import missing, registrations
+from tfprune.export.tflite.reader import read
+from tfprune.spec import check_count
+
+ENDINGS = (".cc", ".cpp", ".cxx")
+COLUMNS = 12  # bytes in a line
+
+HEADER = """\
+// {title}, {bytes} bytes, made by tfprune.
+#ifndef {guard}
+#define {guard}
+
+#include <cstddef>
+
+extern const unsigned char {name}[];
+extern const std::size_t {name}_size;
+{arena}
+// How many operators the resolver has room for: tflite::MicroMutableOpResolver<{name}_operators> resolver;
+constexpr unsigned int {name}_operators = {operators};
+
+// Registers them: true if all went well.
+template <typename Resolver>
+bool {name}_register(Resolver& resolver) {{
+  return {calls};
+}}
+
+#endif  // {guard}
+"""
+ARENA = """
+// Bytes of RAM in which the interpreter for 64-bit machines runs it. Kernels of a chip's maker may need more.
+constexpr std::size_t {name}_arena_size = {arena};
+"""
+CODE = """\
+#include "{header}"
+
+alignas(16) const unsigned char {name}[] = {{
+{lines}
+}};
+const std::size_t {name}_size = sizeof({name});
+"""
+
+
+def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None = None) -> ArrayReport:
+    """Write a file as a C++ array, aligned to 16 bytes, with a header that registers its operators.
+
+    Args:
+        source: A path, or the content of a .tflite file.
+        path: Where the source goes, ending in .cc, .cpp or .cxx; the header goes beside it, ending in .h. The name of
+            the file becomes that of the array.
+        arena: Bytes of RAM that the header names as the size of the arena; None names none.
+
+    Returns:
+        What was written.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If the file cannot be read or written, has operators that the interpreter for microcontrollers
+            lacks, or its name makes no name in C++.
+
+    Example:
+        >>> report = c_array("digits.tflite", "digits.cc")
+        >>> report.header
+        'digits.h'
+    """
+    target = check_target(path)
+    header, name = target.with_suffix(".h"), re.sub(r"\W", "_", target.stem, flags=re.ASCII)
+    if target.suffix not in ENDINGS or not re.match("[A-Za-z]", name):
+        raise ValueError(
+            f"Expected a path that ends in {', '.join(ENDINGS)}, with a name that begins with a letter. Received: "
+            f"{str(target)!r}. Call it model.cc, for example."
+        )
+    content = read_model(source)
+    names = read(content).ops
+    if lacking := missing(names):
+        raise ValueError(
+            f"Expected a file whose operators the interpreter for microcontrollers has. Received: "
+            f"{source_name(source)} with {', '.join(lacking)}. Export it with target='micro'."
+        )
+    if isinstance(source, (str, os.PathLike)):
+        for one in (target, header):
+            check_not_read(str(one), os.fspath(source))
+    calls = registrations(names)
+    size = "" if arena is None else ARENA.format(name=name, arena=check_count(arena, "arena", least=1))
+    text = HEADER.format(
+        title=Path(source).name if isinstance(source, (str, os.PathLike)) else "A model",
+        bytes=f"{len(content):,}",
+        guard=f"{name.upper()}_H_",
+        name=name,
+        arena=size,
+        operators=len(calls),
+        calls=" &&\n         ".join(f"static_cast<int>(resolver.{call}()) == 0" for call in calls) or "true",
+    )
+    write_atomically(header, text.encode())
+    write_atomically(target, CODE.format(header=header.name, name=name, lines=_lines(content)).encode())
+    return ArrayReport(str(target), str(header), name, len(content), tuple(calls))
+
+
+def _lines(content: bytes) -> str:
+    rows = (content[start : start + COLUMNS] for start in range(0, len(content), COLUMNS))
+    return "\n".join("  " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)

@@ -1,0 +1,105 @@
+"""A file as C++ source: its bytes, what it says, and that a compiler takes it without a warning."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from tfprune.export import c_array, micro_support, rewrite
+from tfprune.export.cli import main
+from tfprune.export.tflite.reader import read
+
+MAIN = """\
+#include "model-1.h"
+#include <cstdio>
+#include <cstdint>
+
+struct Resolver {
+  unsigned int calls = 0;
+  METHODS
+};
+
+int main() {
+  Resolver resolver;
+  if (!model_1_register(resolver) || resolver.calls != model_1_operators) return 1;
+  if (reinterpret_cast<std::uintptr_t>(model_1) % 16 != 0) return 2;
+  if (model_1_arena_size != 5000) return 3;
+  std::fwrite(model_1, 1, model_1_size, stdout);
+  return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def micro_file(network) -> bytes:
+    from tfprune.export.micro.candidates import Candidates
+
+    return Candidates(network.files["int8"]).write((1, 0, 2, 1)).data
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
+def test_a_compiler_takes_it_and_the_bytes_are_the_files(micro_file, tmp_path):
+    report = c_array(micro_file, tmp_path / "model-1.cc", arena=5000)
+    methods = "".join(f"int {call}() {{ ++calls; return 0; }}\n  " for call in report.registrations)
+    (tmp_path / "main.cc").write_text(MAIN.replace("METHODS", methods))
+    strict = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-o", "program"]
+    subprocess.run([*strict, "main.cc", "model-1.cc"], cwd=tmp_path, check=True, timeout=60)
+    done = subprocess.run([tmp_path / "program"], capture_output=True, check=True, timeout=60)
+    assert done.stdout == micro_file
+
+
+def test_it_registers_the_operators_of_the_file(micro_file, tmp_path):
+    report = c_array(micro_file, tmp_path / "model.cpp")
+    assert len(report.registrations) == len(read(micro_file).ops)
+    assert {"AddDecode", "AddConcatenation", "AddConv2D"} <= {*report.registrations}
+    assert "arena" not in (tmp_path / "model.h").read_text()
+
+
+@pytest.mark.parametrize("name", ["model.c", "model", "1.cc", "ä.cc"])
+def test_names_that_make_none_in_cpp_are_refused(micro_file, tmp_path, name):
+    with pytest.raises(ValueError, match="Call it model.cc"):
+        c_array(micro_file, tmp_path / name)
+
+
+def test_a_file_with_operators_that_are_missing_is_refused(sparse, tmp_path):
+    with pytest.raises(ValueError, match="DENSIFY"):
+        c_array(sparse, tmp_path / "model.cc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_support_of_a_file(network, sparse):
+    report = micro_support(network.files["int8"], board="zero")
+    assert (report.runs, report.missing, report.reason) == (True, (), "")
+    assert report.boards[0].fits
+    assert report.flash == len(network.files["int8"])
+    without = micro_support(sparse)
+    assert (without.runs, without.missing, without.arena, without.boards) == (False, ("DENSIFY",), None, ())
+    with pytest.raises(ValueError, match="board"):
+        micro_support(network.files["int8"], board="abacus")
+
+
+def test_support_before_training_is_that_of_the_dense_file(network):
+    import keras
+
+    report = micro_support(keras.models.clone_model(network.model))
+    after = micro_support(network.files["int8"])
+    assert (report.ops, report.arena, report.registrations) == (after.ops, after.arena, after.registrations)
+    with pytest.raises(TypeError, match="Keras model"):
+        micro_support(3)
+
+
+def test_the_commands(network, sparse, tmp_path, capsys):
+    dense, small, source = tmp_path / "dense.tflite", tmp_path / "small.tflite", tmp_path / "small.cc"
+    dense.write_bytes(network.files["int8"])
+    np.save(tmp_path / "x.npy", network.samples)
+    command = ["export", str(dense), str(small), "--target", "micro", "--arena", "9000"]
+    assert main([*command, "--check-on", str(tmp_path / "x.npy")]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+    assert main(["micro", str(small), "--board", "pico", "--c-array", str(source)]) == 0
+    assert "FITS" in capsys.readouterr().out
+    assert "small_arena_size" in source.with_suffix(".h").read_text()
+    (tmp_path / "sparse.tflite").write_bytes(sparse)
+    assert main(["micro", str(tmp_path / "sparse.tflite"), "--json"]) == 1
+    assert '"DENSIFY"' in capsys.readouterr().out
+    assert rewrite(small.read_bytes(), dense, target="micro").micro.rows
