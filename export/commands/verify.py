@@ -47,7 +47,7 @@ def _predict(model: Any, inputs: Any) -> Any:
     if inputs is None:
         raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE.")
     import tfprune
-    from tfprune.export.converting.signature import signature
+    from tfprune.export.preparing.signature import signature
 
     plain = tfprune.strip(model)
     signature(plain).arrays(inputs, "--inputs")  # Keras' own message would not name them

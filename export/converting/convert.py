@@ -18,7 +18,7 @@ import numpy as np
 
 from tfprune.export.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.converting.float_islands import join_islands
-from tfprune.export.converting.trained_ranges import holds_ranges
+from tfprune.export.preparing.trained_ranges import holds_ranges
 from tfprune.export.rewriting.four_bit_weights import four_bit_weights
 from tfprune.export.rewriting.merge_constants import own_biases
 from tfprune.export.running.child_process import OUTPUT, run_module, write_job
@@ -28,7 +28,7 @@ from tfprune.spec import check_choice
 if TYPE_CHECKING:
     import keras
 
-    from tfprune.export.converting.signature import Signature
+    from tfprune.export.preparing.signature import Signature
 
 _log = logging.getLogger(__name__)
 QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", "int4")
@@ -74,7 +74,7 @@ def convert(
             converter refuses the model or crashes on it.
     """
     from tfprune.export.converting.samples import read_calibration, split
-    from tfprune.export.converting.signature import signature
+    from tfprune.export.preparing.signature import signature
 
     has_ranges = holds_ranges(model)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=has_ranges)
@@ -139,8 +139,8 @@ def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll:
     """Write what the child reads, in float32; return the custom classes and functions that it has to import."""
     import keras
 
-    from tfprune.export.converting.half_precision import has_half_weights, in_float32
-    from tfprune.export.converting.saved_model import write_copy, write_saved_model
+    from tfprune.export.preparing.half_precision import has_half_weights, in_float32
+    from tfprune.export.preparing.saved_model import write_copy, write_saved_model
 
     with in_float32(model):
         # Weights of half precision become float32 when they are loaded; a layer that holds them cannot read them so.

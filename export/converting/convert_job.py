@@ -45,8 +45,8 @@ def _tensorflow() -> Any:
 
 def _export_copy(settings: dict[str, Any], folder: Path) -> None:
     """Write the SavedModel that a parent on another backend could not write."""
-    from tfprune.export.converting.saved_model import read_copy, write_saved_model
-    from tfprune.export.converting.signature import ModelInput, Signature
+    from tfprune.export.preparing.saved_model import read_copy, write_saved_model
+    from tfprune.export.preparing.signature import ModelInput, Signature
 
     inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
     model = read_copy(folder, settings["things"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.converting.samples import read_check_on
-from tfprune.export.converting.signature import Signature
+from tfprune.export.preparing.signature import Signature
 from tfprune.export.rewriting.export_report import LostAccuracy
 from tfprune.export.running.evaluate import TIMEOUT, samples_and_answers
 from tfprune.export.running.metrics import check_metrics, is_error, measure

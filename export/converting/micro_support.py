@@ -8,10 +8,10 @@ from typing import Any
 import keras
 
 from tfprune.export.converting.convert import convert
-from tfprune.export.converting.signature import signature, smallest_vocabulary
 from tfprune.export.files.model_file import Source
 from tfprune.export.micro.interpreter import require
 from tfprune.export.micro.micro_support_report import MicroSupportReport, support_of_file
+from tfprune.export.preparing.signature import signature, smallest_vocabulary
 from tfprune.wrapping.strip import plain_copy
 
 SAMPLES = 8  # drawn to find some ranges, which change neither operators nor sizes

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.converting.half_precision import HALF
-from tfprune.export.converting.signature import Signature
+from tfprune.export.preparing.half_precision import HALF
+from tfprune.export.preparing.signature import Signature
 from tfprune.models.batches import batches, check_kind, check_source
 
 MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file

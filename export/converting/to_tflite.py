@@ -11,20 +11,18 @@ import keras
 import numpy as np
 
 import tfprune
+from tfprune.export.converting.check_integers import check_integers
 from tfprune.export.converting.convert import INTEGERS, check_options, convert
-from tfprune.export.converting.half_precision import half_types
 from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.converting.lost_accuracy import lost_accuracy, read_evaluate_on
 from tfprune.export.converting.samples import predict, read_calibration, read_check_on
-from tfprune.export.converting.signature import Signature, signature, smallest_vocabulary
-from tfprune.export.converting.trained_ranges import (
-    check_integers,
-    holds_ranges,
-    with_known_ranges,
-)
+from tfprune.export.converting.shared_values import share_grids
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.micro.budgets import read_target
+from tfprune.export.preparing.half_precision import half_types
+from tfprune.export.preparing.signature import Signature, signature, smallest_vocabulary
+from tfprune.export.preparing.trained_ranges import holds_ranges, with_known_ranges
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     FileForm,
@@ -158,15 +156,15 @@ def to_tflite(
     """
     place = check_target(path)
     check_method(compress)
-    is_trained = quantize == "int8" and holds_ranges(model)
-    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=is_trained)
+    trained = model if quantize == "int8" and holds_ranges(model) else None
+    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=trained is not None)
     check_form_arguments(sparse=sparse, optimize=optimize)
     budgets = read_target(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
     check_verbose(verbose)
     _check_numbers(quantize, levels=levels, target=target)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
-    plain = with_known_ranges(model) if is_trained else _plain(model)
+    plain = _plain(model) if trained is None else with_known_ranges(model)
     warn_if_dense(model)
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)
@@ -174,13 +172,14 @@ def to_tflite(
     answers = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(STEPS, verbose=verbose, unit="step") as progress:
         expected = predict(plain, data, inputs=inputs)
-        if optimize == "latency" and sparse is not False and not is_trained:
+        if optimize == "latency" and sparse is not False and trained is None:
             plain = _without_unread(plain)
         kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
         progress.add()
         settings: dict[str, Any] = {"quantize": quantize, "calibration": batches, "io_dtype": io_dtype}
-        content = _shared(convert(plain, batch=1 if budgets else None, **settings), levels)
-        _check_content(read(content), kernels, of=model if is_trained else None, allow_float=allow_float)
+        converted = convert(plain, batch=1 if budgets else None, **settings)
+        content = _shared(share_grids(converted, plain, of=trained), levels)
+        _check_content(read(content), kernels, of=trained, allow_float=allow_float)
         progress.add()
         allowed = _default_tolerance(plain, quantize) if allowed is None else allowed
         wanted: dict[str, Any] = {"expected": expected, "tolerance": allowed, "advice": ADVICE}

@@ -12,9 +12,9 @@ import keras
 
 import tfprune
 from tfprune.criteria import Criterion
-from tfprune.export.converting.signature import signature
 from tfprune.export.files.target import check_not_read, check_target
 from tfprune.export.loading import load_arrays, load_model
+from tfprune.export.preparing.signature import signature
 from tfprune.spec import check_count
 
 

@@ -53,6 +53,16 @@ def fake_quantize_weight(weight: Any, axes: str) -> Any:
     return ops.reshape(_round(flat, kept[0]), weight.shape)
 
 
+def fake_quantize_whole(weight: Any) -> Any:
+    """Round a weight to the integers -127 to 127 times one scale, so that equal entries are equal integers.
+
+    Args:
+        weight: The weight, a tensor.
+    """
+    bound = ops.maximum(ops.max(ops.abs(ops.stop_gradient(weight))), FLAT)
+    return keras.quantizers.fake_quant_with_min_max_vars(weight, -bound, bound, narrow_range=True)
+
+
 def _round(weight: Any, axis: int) -> Any:
     size = ops.abs(ops.stop_gradient(weight))
     whole = ops.max(size)

@@ -46,9 +46,9 @@ def quantize_aware(
     Args:
         model: A built Sequential or Functional model, wrapped for pruning or plain. It is left untouched.
         filters: Which layers with weights are quantized, by their weights, as in `wrap`; None takes all.
-        levels: How many values the entries of each of these weights share, 0 among them, 2 to 256. They start where
-            k-means puts them and are trained (Han et al. 2016, arXiv 1510.00149). Packed files become smaller. None
-            leaves each entry its own value. Weights that share values already keep those.
+        levels: How many values the entries of each of these weights share, 0 among them, 2 to 256. They start
+            evenly from the smallest entry to the largest, and are trained (Han et al. 2016, arXiv 1510.00149). Packed
+            files become smaller. None leaves each entry its own value. Weights that share values already keep those.
         skip: Layers that stay in float: a regular expression, or several, found in the path of a layer.
 
     Returns:
@@ -75,7 +75,9 @@ def quantize_aware(
         raise ValueError(f"Expected layers that can be quantized in {model.name!r}. Received none. {reasons}.")
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        return Quantized.of(layer, ranges=plan.ranges[path], levels=levels) if path in plan.ranges else None
+        if path not in plan.ranges:
+            return None
+        return Quantized.of(layer, ranges=plan.ranges[path], levels=levels, start="linear")
 
     copy = copy_with(model, replace)
     place_centroids(copy, like=model)

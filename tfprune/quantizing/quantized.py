@@ -15,7 +15,7 @@ from tfprune.models.kernels import Kernel
 from tfprune.models.layers import as_numpy
 from tfprune.quantizing.cells import STEPS, Round, fixed
 from tfprune.quantizing.clustered import Clustered
-from tfprune.quantizing.fake_quantize import FLAT, fake_quantize, fake_quantize_weight
+from tfprune.quantizing.fake_quantize import FLAT, fake_quantize, fake_quantize_weight, fake_quantize_whole
 from tfprune.quantizing.rules import FIXED, activation_of
 
 DECAY = 0.99  # of the moving average of a range
@@ -76,17 +76,13 @@ class Quantized(Clustered):
         kernel = self.inner_kernels.get(id(variable))
         if kernel is None or self.known is not None:  # of the copy that is exported, the weights are rounded
             return value
-        return self._on_grid(ops.copy(value), kernel)  # a tensor: what a backend calls a value may be a variable
+        return self.on_grid(ops.copy(value), kernel)  # a tensor: what a backend calls a value may be a variable
 
-    def _on_grid(self, weight: Any, kernel: Kernel) -> Any:
+    def on_grid(self, weight: Any, kernel: Kernel) -> Any:
+        """Return the values of a kernel on the grid of its integers; one for all channels if they share values."""
         if isinstance(self.layer, keras.layers.Embedding):  # whose rows are rounded as its output
             return weight
-        return fake_quantize_weight(weight, kernel.axes)
-
-    def round_weights(self) -> None:
-        """Put the weights themselves on their grids, in a copy that is exported."""
-        for kernel in self.inner_kernels.values():
-            kernel.variable.assign(self._on_grid(ops.copy(kernel.variable.value), kernel))
+        return fake_quantize_weight(weight, kernel.axes) if self.levels is None else fake_quantize_whole(weight)
 
     def rounded(self, name: str, tensor: Any, *, training: bool | None) -> Any:
         """Return a tensor on the grid of its range; training moves the range first."""

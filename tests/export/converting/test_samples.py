@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tfprune.export.converting.samples import MOST_SAMPLES, read_calibration, read_check_on, split
-from tfprune.export.converting.signature import ModelInput, Signature, signature
 from tfprune.export.converting.to_tflite import to_tflite
+from tfprune.export.preparing.signature import ModelInput, Signature, signature
 from tfprune.export.running.runner import Runner
 
 ONE = Signature((ModelInput("x", (None, 4), "float32"),), "array")

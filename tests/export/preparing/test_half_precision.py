@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.export.converting.half_precision import half_types, in_float32
 from tfprune.export.converting.to_tflite import to_tflite
+from tfprune.export.preparing.half_precision import half_types, in_float32
 from tfprune.export.running.runner import Runner
 
 layers = keras.layers

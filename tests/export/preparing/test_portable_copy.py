@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.export.converting.saved_model import read_copy, write_copy
+from tfprune.export.preparing.saved_model import read_copy, write_copy
 
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.export.converting.signature import ModelInput, Signature, signature, smallest_vocabulary
+from tfprune.export.preparing.signature import ModelInput, Signature, signature, smallest_vocabulary
 
 ONE = Signature((ModelInput("x", (None, 4), "float32"),), "array")
 TWO = Signature((ModelInput("b", (None, 2), "float32"), ModelInput("a", (None, None), "int32")), "list")

@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from tfprune.export.converting.signature import Signature
+from tfprune.export.preparing.signature import Signature
 from tfprune.models.layers import walk
 from tfprune.models.rebuild import named_things
 

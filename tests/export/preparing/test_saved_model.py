@@ -6,8 +6,8 @@ import logging
 
 import keras
 
-from tfprune.export.converting.saved_model import write_saved_model
-from tfprune.export.converting.signature import ModelInput, Signature
+from tfprune.export.preparing.saved_model import write_saved_model
+from tfprune.export.preparing.signature import ModelInput, Signature
 
 
 def test_the_temporary_folder_is_not_told_in_a_notebook(tmp_path, caplog):

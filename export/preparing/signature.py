@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.converting.half_precision import HALF
+from tfprune.export.preparing.half_precision import HALF
 from tfprune.models.kinds import check_keras
 from tfprune.models.layers import walk
 

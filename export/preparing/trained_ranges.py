@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import keras
+from keras import ops
 
-import tfprune
 from tfprune.copying.copy_model import copy_model
-from tfprune.export.inspecting.float_operators import float_operators
-from tfprune.export.tflite.model import Model
+from tfprune.models.kinds import leaf_layers
 from tfprune.models.layers import walk
 from tfprune.quantizing.quantized import Quantized
 from tfprune.wrapping.pruned import Pruned
@@ -31,9 +30,11 @@ def with_known_ranges(model: keras.Model) -> keras.Model:
     """
     copy = copy_model(model, _replacement)
     transfer_weights(model, copy)
-    for _, layer in walk(copy, stop=Quantized):
+    trained = dict(leaf_layers(model))
+    for path, layer in leaf_layers(copy):
         if isinstance(layer, Quantized):
-            layer.round_weights()
+            for kernel in layer.inner_kernels.values():
+                kernel.variable.assign(trained[path].on_grid(ops.copy(kernel.variable.value), kernel))
     return copy
 
 
@@ -41,21 +42,3 @@ def _replacement(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | N
     if isinstance(layer, Quantized):
         return layer.around(layer.layer, weights=(), levels=None, known=layer.known_ranges())
     return layer.layer if isinstance(layer, Pruned) else None
-
-
-def check_integers(graph: Model, model: keras.Model) -> None:
-    """Refuse the file of a quantized model in which operators compute in float.
-
-    Raises:
-        ValueError: Naming them, and the layers that were left in float.
-    """
-    found = float_operators(graph)
-    if not found:
-        return
-    names = ", ".join(f"{count} {name}" for name, count in found.items())
-    skipped = tfprune.quantization_report(model).skipped
-    reasons = "".join(f" {entry.layer}: {entry.reason}." for entry in skipped)
-    raise ValueError(
-        f"Expected 8-bit operators only. Received operators that compute in float: {names}.{reasons} Change these "
-        f"layers, or allow it with allow_float=True; nothing was written."
-    )
