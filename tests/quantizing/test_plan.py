@@ -54,11 +54,11 @@ def test_dense_takes_the_normalization_behind_it():
     assert places(model)["d"] == ("input_0",) and places(model)["n"] == ("output",)
 
 
-def test_normalization_that_is_not_behind_a_kernel_stays_in_float():
-    model = stack(layers.BatchNormalization(name="n"), conv("c"))
-    plan = quantization_plan(model)
-    assert [entry.layer for entry in plan.skipped] == ["n"] and "no kernel to fold" in plan.skipped[0].reason
-    assert plan.ranges["c"] == ("input_0", "output")
+def test_normalization_that_is_not_behind_a_kernel_is_a_product_and_a_sum():
+    model = stack(layers.BatchNormalization(name="n"), layers.ReLU(name="r"), conv("c"))
+    assert places(model) == {"n": ("input_0", "scaled"), "r": ("output",), "c": ("output",)}
+    model = stack(layers.Rescaling(2.0, 1.0, name="n"), layers.SeparableConv2D(4, 3, name="c"))
+    assert places(model) == {"n": ("input_0", "scaled", "output"), "c": ("depthwise", "output")}
 
 
 def test_the_result_of_an_operation_is_rounded_where_it_is_read():
@@ -89,10 +89,10 @@ def test_nested_models_and_a_layer_called_twice():
 
 
 REFUSED = {
-    "separable": (layers.SeparableConv2D(3, 3), "DepthwiseConv2D and Conv2D"),
+    "axis": (layers.BatchNormalization(axis=1), "another axis than the last one"),
+    "inverse": (layers.Normalization(mean=0, variance=1, invert=True), "invert=True"),
     "activation": (layers.Conv2D(3, 3, activation="gelu"), "none of linear, relu"),
     "average": (layers.UpSampling2D(interpolation="bilinear"), "no rule for UpSampling2D"),
-    "rescaling": (layers.Rescaling(1 / 255), "rescale the data before"),
     "relu": (layers.ReLU(max_value=2.0), "none of linear, relu"),
 }
 

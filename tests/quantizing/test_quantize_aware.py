@@ -143,7 +143,7 @@ def test_the_report_shows_ranges_and_what_is_left():
         [
             keras.Input((8, 8, 2)),
             layers.Conv2D(4, 3, name="c"),
-            layers.SeparableConv2D(3, 3, name="s"),
+            layers.LayerNormalization(name="s"),
             layers.ReLU(name="r"),
         ]
     )
@@ -182,7 +182,7 @@ WRONG = {
     "integers": (integers, {}, "keras.Model.quantize"),
     "own code": (own, {}, "Sequential or Functional"),
     "unbuilt": (lambda: keras.Sequential([layers.Dense(2)]), {}, "built model"),
-    "nothing": (lambda: keras.Sequential([keras.Input((3,)), layers.Rescaling(2.0)]), {}, "rescale the data"),
+    "nothing": (lambda: keras.Sequential([keras.Input((3,)), layers.LayerNormalization()]), {}, "no rule for Layer"),
     "skip": (plain, {"skip": "nothing"}, "found in none"),
     "filters": (plain, {"filters": "nothing"}, "found in none"),
     "levels": (plain, {"levels": 300}, "2 to 256"),

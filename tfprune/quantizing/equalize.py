@@ -11,7 +11,7 @@ from keras import layers
 
 from tfprune.models.graph import Call, Graph, check_graph, flatten, trace
 from tfprune.models.layers import as_numpy
-from tfprune.quantizing.rules import FOLDING, activation_of
+from tfprune.quantizing.rules import KERNELS, activation_of
 from tfprune.spec import check_choice
 from tfprune.wrapping.strip import plain_copy
 from tfprune.wrapping.transfer import copy_with
@@ -103,7 +103,7 @@ def _pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
         calls[id(call.layer)] = calls.get(id(call.layer), 0) + 1
     pairs, reasons = [], {}
     for call in graph.calls:
-        if type(call.layer) in FOLDING:
+        if type(call.layer) in KERNELS:
             found = _pair(graph, call, calls)
             if isinstance(found, str):
                 reasons[call.layer.name] = found
@@ -131,7 +131,7 @@ def _pair(graph: Graph, call: Call, calls: dict[int, int]) -> _Pair | str:
             if current is not call or not taker.layer.scale or activation_of(call.layer) != "linear":
                 return f"{taker.layer.name} has no scale of its own, or does not stand right behind"
             norm = taker.layer
-        elif type(taker.layer) in FOLDING:
+        elif type(taker.layer) in KERNELS:
             return _ended(call.layer, norm, taker.layer, calls)
         elif not isinstance(taker.layer, (*PASSES, layers.Activation, layers.ReLU, layers.LeakyReLU)):
             return f"{type(taker.layer).__name__} stands behind it"

@@ -80,10 +80,9 @@ class _Planner:
             left = isinstance(layer, keras.layers.Layer) and self.is_left(path)
             reason = LEFT_OUT if left else refusal(layer)
             kind = Skipped.FILTERED if left else Skipped.NO_RULE
-        elif rule.kind == rules.NORMALIZES and id(call) not in self.folded:
-            reason, kind = _not_folded(layer), Skipped.OTHER
         else:
             reason, kind = refusal(layer), Skipped.NO_RULE
+            rule = rules.ALONE if rule.kind == rules.NORMALIZES and id(call) not in self.folded else rule
         if reason is not None:
             self.skipped[path] = Skipped(path, reason, kind)
             return None
@@ -96,6 +95,8 @@ class _Planner:
                 _add(names, f"input_{index}")
         if rule.kind in (rules.MIXES, rules.LOOKS_UP) or activation_of(call.layer) in FIXED:
             self.rounding.add(id(call.layer))
+        for name in rule.within:
+            _add(names, name)
         if self._is_continued(call, rule):
             return
         if rule.inside:
@@ -139,10 +140,3 @@ class _Planner:
 def _add(names: list[str], name: str) -> None:
     if name not in names:
         names.append(name)
-
-
-def _not_folded(layer: keras.layers.Layer) -> str:
-    return (
-        "not right behind a convolution or Dense layer without activation that nothing else reads, so that there is "
-        "no kernel to fold it into"
-    )

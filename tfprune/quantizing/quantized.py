@@ -17,6 +17,7 @@ from tfprune.quantizing.cells import STEPS, Round, fixed
 from tfprune.quantizing.clustered import Clustered
 from tfprune.quantizing.fake_quantize import FLAT, fake_quantize, fake_quantize_weight, fake_quantize_whole
 from tfprune.quantizing.rules import FIXED, activation_of
+from tfprune.quantizing.two_operators import WAYS
 
 DECAY = 0.99  # of the moving average of a range
 
@@ -154,7 +155,10 @@ class Quantized(Clustered):
             cell = self.layer.cell
             step = functools.partial(STEPS[type(cell)], cell=cell, rounded=rounded)
             return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
-        return {"activation": keras.activations.linear} if self.is_split else {}
+        found: dict[str, Any] = {"activation": keras.activations.linear} if self.is_split else {}
+        if {"scaled", "depthwise"} & {*self.range_names}:
+            found["call"] = functools.partial(WAYS[type(self.layer)], layer=self.layer, rounded=rounded)
+        return found
 
     def saved_variables(self) -> dict[str, keras.Variable]:
         """Return what files hold of the wrapper itself: masks, latent values, shared values, and ranges."""

@@ -11,10 +11,7 @@ from tfprune.quantizing.rules import FUSED, SEPARATE, activation_of, rule_of
 
 _INSTEAD: dict[type, str] = {
     layers.SeparableConv1D: "write it as DepthwiseConv1D and Conv1D(filters, 1)",
-    layers.SeparableConv2D: "write it as DepthwiseConv2D and Conv2D(filters, 1)",
     layers.Average: "write it as Add: the next layer takes the factor",
-    layers.Rescaling: "rescale the data before the model gets them, and say so beside the file",
-    layers.Normalization: "normalize the data before the model gets them, and say so beside the file",
     layers.Bidirectional: "call the two layers one by one, go_backwards=True the second, and concatenate them",
 }
 
@@ -28,6 +25,10 @@ def refusal(layer: Any) -> str | None:
         known = [cls for cls in _INSTEAD if type(layer) is cls]
         advice = f": {_INSTEAD[known[0]]}" if known else ""
         return f"no rule for {type(layer).__name__}{advice}"
+    if isinstance(layer, layers.Normalization) and layer.invert:
+        return "it takes a normalization back (invert=True)"
+    if isinstance(layer, layers.BatchNormalization) and layer.axis not in (-1, len(layer.input.shape) - 1):
+        return "it normalizes another axis than the last one"
     if isinstance(layer, (layers.LSTM, layers.GRU)):
         return _recurrent(layer)
     if activation_of(layer) is None:

@@ -11,7 +11,7 @@ from keras import activations, layers
 FUSED = ("linear", "relu", "relu6")  # what an operator applies before it rounds
 # Operators whose results have a range that the runtime fixes.
 FIXED = {"sigmoid": (0.0, 255 / 256), "softmax": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
-SEPARATE = (*FIXED, "silu", "leaky_relu")  # operators of their own, in 8 bits
+SEPARATE = (*FIXED, "silu", "hard_silu", "leaky_relu")  # operators of their own, in 8 bits
 
 MIXES = "mixes"  # an operator with a kernel
 NORMALIZES = "normalizes"  # is folded into the kernel before it
@@ -28,15 +28,18 @@ class Rule:
 
     Attributes:
         kind: One of the constants of this module.
-        inside: Names of the places between its input and its output where it rounds.
+        inside: Names of the places between its input and its output where it rounds, with the output as the last.
+        within: Names of such places before its output, which has a range as that of any other layer.
     """
 
     kind: str
     inside: tuple[str, ...] = field(default=())
+    within: tuple[str, ...] = field(default=())
 
 
 # They take a normalization into their kernel.
-FOLDING = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+KERNELS = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+FOLDING = (*KERNELS, layers.SeparableConv2D)
 _KEEPING = (
     *(layers.Flatten, layers.Reshape, layers.Permute, layers.RepeatVector, layers.Identity),
     *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.Cropping1D, layers.Cropping2D),
@@ -49,7 +52,9 @@ LSTM = ("inputs", "states", "sum", "kept", "written", "carry", "state")
 GRU = ("inputs", "states", "update", "reset", "reset_state", "candidate", "kept", "rest", "written", "state")
 
 RULES: dict[type, Rule] = {
-    **dict.fromkeys((*FOLDING, layers.Conv2DTranspose), Rule(MIXES)),
+    **dict.fromkeys((*KERNELS, layers.Conv2DTranspose), Rule(MIXES)),
+    layers.SeparableConv2D: Rule(MIXES, within=("depthwise",)),
+    **dict.fromkeys((layers.Rescaling, layers.Normalization), Rule(ROUNDS, within=("scaled",))),
     layers.BatchNormalization: Rule(NORMALIZES),
     **dict.fromkeys((layers.Activation, layers.ReLU, layers.LeakyReLU, layers.Softmax), Rule(ACTIVATES)),
     **dict.fromkeys((layers.Add, layers.Subtract, layers.Multiply), Rule(MERGES)),
@@ -60,6 +65,8 @@ RULES: dict[type, Rule] = {
     layers.LSTM: Rule(MIXES, inside=LSTM),
     layers.GRU: Rule(MIXES, inside=GRU),
 }
+
+ALONE = Rule(NORMALIZES, within=("scaled",))  # a normalization that no kernel takes
 
 
 def rule_of(layer: Any) -> Rule | None:

@@ -50,7 +50,23 @@ def tokens() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3, activation="sigmoid")(layers.GRU(6)(layers.Embedding(20, 8)(inputs))))
 
 
-CASES = {"images": (images, IMAGES), "series": (series, SERIES), "tokens": (tokens, TOKENS)}
+def two_operators() -> keras.Model:
+    inputs = keras.Input((8, 8, 2))
+    hidden = layers.Normalization(mean=[0.1, -0.2], variance=[0.5, 2.0])(layers.Rescaling(2.0, 0.1)(inputs))
+    hidden = normalized(hidden, layers.SeparableConv2D(8, 3, use_bias=False), layers.ReLU())
+    hidden = layers.Concatenate()([hidden, layers.SeparableConv2D(4, 3, padding="same", activation="tanh")(hidden)])
+    hidden = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(hidden))
+    hidden = normalized(hidden, layers.Conv2D(8, 3), layers.Activation("hard_silu"))
+    hidden = layers.BatchNormalization(momentum=0.8)(layers.GlobalAveragePooling2D()(hidden))
+    return keras.Model(inputs, layers.Dense(3)(hidden))
+
+
+CASES = {
+    "two_operators": (two_operators, IMAGES),
+    "images": (images, IMAGES),
+    "series": (series, SERIES),
+    "tokens": (tokens, TOKENS),
+}
 
 
 def trained(case: str, sparsity: float = 0.6) -> tuple[keras.Model, np.ndarray]:
