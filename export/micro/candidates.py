@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tfprune.export.micro.layers import Layer, largest_live, layers_of
 from tfprune.export.micro.micro_report import MicroLayer
 from tfprune.export.micro.slim import leave_out_unread
 from tfprune.export.micro.unpacking import Unpacker, encode
+from tfprune.export.report import reason_of
 from tfprune.export.tflite import schema
 from tfprune.export.tflite.editor import load, numbers_operators, save
 
@@ -53,9 +55,10 @@ class Candidates:
                 "Expected a file whose operators can change. Received: one whose metadata name them by number. "
                 "Convert the model again."
             )
-        self._layers = layers_of(self._model)
-        self.layers = len(self._layers)
-        least = largest_live(self._model)
+        with _fitting(dense):
+            self._layers = layers_of(self._model)
+            least = largest_live(self._model)
+        self._dense, self.layers = dense, len(self._layers)
         self.caps = (least, max([least, *(layer.peak(1) for layer in self._layers if not layer.reason)]))
         self._bytes = [0 if layer.reason else encode(layer.values).bytes for layer in self._layers]
 
@@ -75,10 +78,23 @@ class Candidates:
     def write(self, plan: Plan) -> Candidate:
         """Write the file that a plan describes."""
         model = _copy(self._model)
-        layers, unpacker = layers_of(model), Unpacker(model)
-        rows = tuple(_row(unpacker, layer, count) for layer, count in zip(layers, plan, strict=True))
-        leave_out_unread(model)
+        with _fitting(self._dense):
+            layers, unpacker = layers_of(model), Unpacker(model)
+            rows = tuple(_row(unpacker, layer, count) for layer, count in zip(layers, plan, strict=True))
+            leave_out_unread(model)
         return Candidate(save(model), rows)
+
+
+@contextmanager
+def _fitting(data: bytes) -> Iterator[None]:
+    """Turn what goes wrong with operators that do not fit their tensors into one error."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"Expected a TFLite file whose operators fit their tensors. Received: {len(data):,} bytes that are "
+            f"damaged ({reason_of(error)}). Copy the file again."
+        ) from error
 
 
 def spread(least: int, most: int, *, count: int) -> Sequence[int]:

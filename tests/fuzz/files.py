@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfprune.export.files.codec import encode
 from tfprune.export.files.pack import pack
+from tfprune.export.micro.candidates import Candidates
 from tfprune.export.rewriting.sparsify import sparsify
 
 INT8 = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
@@ -24,6 +25,9 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in plain_files().items():
         forms = {"plain": data, "sparse": sparsify(data).data, "packed": pack(data), "xz": encode(data, "xz")}
+        if name in ("dense", "int8"):
+            candidates = Candidates(data)
+            forms["micro"] = candidates.write((1,) * candidates.layers).data
         for form, content in {**forms, "gzip": encode(data, "gzip")}.items():
             (folder / f"{name}-{form}").write_bytes(content)
 

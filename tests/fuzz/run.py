@@ -25,7 +25,7 @@ SECONDS = 10
 LIES = (0, 1, 5, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
 CRASHES = FOLDER / "crashes"
-TARGETS = ("read", "load", "inspect", "page", "unpack", "runner")
+TARGETS = ("read", "load", "inspect", "page", "unpack", "micro", "runner")
 
 
 def main() -> int:
@@ -123,8 +123,19 @@ def targets() -> dict:
         "inspect": inspect,
         "page": page,
         "unpack": unpack,
+        "micro": unpack_in_parts,
         "runner": run_in_child,
     }
+
+
+def unpack_in_parts(data: bytes) -> None:
+    """Write a file for microcontrollers, as far as that goes without its interpreter."""
+    from tfprune.export.files.model_file import read_model
+    from tfprune.export.micro.candidates import Candidates
+
+    candidates = Candidates(read_model(data))
+    candidates.write(candidates.plan(2**40, 0))
+    candidates.write(candidates.plan(candidates.caps[0] + 64, 0))
 
 
 def limit_memory() -> None:

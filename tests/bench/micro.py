@@ -1,0 +1,127 @@
+"""MLPerf Tiny's networks with 90 % zeros as int8 files for microcontrollers: flash and arena against the dense file.
+
+With a name, such as `micro.py curve.png`, it also draws flash against arena (matplotlib).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from common import Row, at_most
+
+import tfprune
+from tfprune.export import MicroReport, to_tflite
+
+SPARSITY, SAMPLES = 0.9, 100
+FLASH = 0.45
+# Fully connected layers alone have small activations, and parts that are small enough beside them cost too much.
+ARENAS = {"DS-CNN": 1.5, "MobileNet 0.25": 1.5, "ResNet-8": 1.5, "autoencoder": 2.5}
+layers = keras.layers
+
+
+def measure() -> list[Row]:
+    rows, reports = [], {}
+    for name, build in NETWORKS.items():
+        reports[name] = report = export(build())
+        rows.append(at_most(f"{name} at 90 %, int8: its kernels / dense", report.kernel_ratio, 0.32))
+        flash, arena = report.curve[0]
+        rows.append(at_most(f"{name}: smallest file / dense", flash / report.dense_flash, FLASH))
+        rows.append(at_most(f"{name}: its arena / that of the dense file", arena / report.dense_arena, ARENAS[name]))
+        rows.append(
+            Row(f"{name}: equal outputs, of {SAMPLES}", str(report.samples), f"{SAMPLES}", report.samples == SAMPLES)
+        )
+    if len(sys.argv) > 1:
+        draw(reports, Path(sys.argv[1]))
+    return rows
+
+
+def export(model: keras.Model) -> MicroReport:
+    """Prune a network of random weights whose batch norms know its activations, and export it."""
+    masked = tfprune.wrap(model)
+    tfprune.update_masks(masked, SPARSITY, allocation="uniform")
+    plain = tfprune.strip(masked)
+    samples = np.random.default_rng(0).normal(size=(SAMPLES, *plain.input_shape[1:])).astype(np.float32)
+    plain(samples, training=True)  # batch norms without momentum take these statistics
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"quantize": "int8", "io_dtype": "int8", "calibration": samples, "check_on": samples}
+        # Zeros and random weights are coarse, and what is asked here is whether both files are equal.
+        report = to_tflite(plain, Path(folder, "file"), target="micro", tolerance=10, **settings)
+    assert report.micro is not None
+    return report.micro
+
+
+def normal(x: keras.KerasTensor, relu: bool = True) -> keras.KerasTensor:
+    x = layers.BatchNormalization(momentum=0.0)(x)
+    return layers.ReLU()(x) if relu else x
+
+
+def ds_cnn() -> keras.Model:
+    """Keyword spotting: 49x10 cepstral coefficients, 12 words."""
+    inputs = keras.Input((49, 10, 1))
+    x = normal(layers.Conv2D(64, (10, 4), strides=2, padding="same")(inputs))
+    for _ in range(4):
+        x = normal(layers.DepthwiseConv2D(3, padding="same")(x))
+        x = normal(layers.Conv2D(64, 1)(x))
+    x = layers.Flatten()(layers.AveragePooling2D((25, 5))(x))
+    return keras.Model(inputs, layers.Dense(12, activation="softmax")(x))
+
+
+def mobilenet() -> keras.Model:
+    """Visual wake words: MobileNetV1 of a quarter of the width, a person or none."""
+    inputs = keras.Input((96, 96, 3))
+    x = normal(layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(inputs))
+    widths = [16, 32, 32, 64, 64, *[128] * 6, 256, 256]
+    for index, width in enumerate(widths):
+        strides = 2 if index in (1, 3, 5, 11) else 1
+        x = normal(layers.DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False)(x))
+        x = normal(layers.Conv2D(width, 1, use_bias=False)(x))
+    x = layers.Flatten()(layers.AveragePooling2D(3)(x))
+    return keras.Model(inputs, layers.Dense(2, activation="softmax")(x))
+
+
+def resnet() -> keras.Model:
+    """Image classification: ResNet-8 on 32x32 pictures."""
+    inputs = keras.Input((32, 32, 3))
+    x = normal(layers.Conv2D(16, 3, padding="same")(inputs))
+    for width, strides in ((16, 1), (32, 2), (64, 2)):
+        y = normal(layers.Conv2D(width, 3, strides=strides, padding="same")(x))
+        y = normal(layers.Conv2D(width, 3, padding="same")(y), relu=False)
+        if strides > 1:
+            x = layers.Conv2D(width, 1, strides=strides, padding="same")(x)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Flatten()(layers.AveragePooling2D(8)(x))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+
+
+def autoencoder() -> keras.Model:
+    """Anomaly detection: 640 numbers of a spectrogram through eight."""
+    inputs = x = keras.Input((640,))
+    for width in (128, 128, 128, 128, 8, 128, 128, 128, 128):
+        x = normal(layers.Dense(width)(x))
+    return keras.Model(inputs, layers.Dense(640)(x))
+
+
+NETWORKS = {"DS-CNN": ds_cnn, "MobileNet 0.25": mobilenet, "ResNet-8": resnet, "autoencoder": autoencoder}
+
+
+def draw(reports: dict[str, MicroReport], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, report in reports.items():
+        points = [(arena / report.dense_arena, flash / report.dense_flash) for flash, arena in report.curve]
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(xlabel="arena / that of the dense file", ylabel="flash / the dense file", ylim=(0, None))
+    axes.set_title("MLPerf Tiny, 90 % zeros, int8, in tflite-micro")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    for row in measure():
+        sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
