@@ -32,6 +32,7 @@ COMMANDS = [
     ["sparse_files.py"],
     ["eight_bit.py"],
     ["quantized.py"],
+    ["tfmot_quantized.py"],
     ["equalized.py"],
     ["device.py"],
 ]
