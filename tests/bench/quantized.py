@@ -119,14 +119,8 @@ def measure() -> list[Row]:
                 at_least(f"{name}: outputs within 2 steps of 1/256", np.mean(steps < 2.01), SHARE, unit="", digits=4)
             )
             own = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
-            rows.append(
-                Row(
-                    f"{name}: the same, between XNNPACK and the interpreter's plain kernels",
-                    f"{_agree(path, own, test_x):.4f}",
-                    "-",
-                    True,
-                )
-            )
+            agree = f"{_agree(path, own, test_x):.4f}"
+            rows.append(Row(f"{name}: the same, between XNNPACK and the interpreter's kernels", agree, "-", True))
             wanted = tfprune.sparsity_report(model).total_nnz
             # Small weights are rounded to 0, too.
             rows.append(Row(f"{name}: non-zero weights", f"{report.nnz:,}", f"<= {wanted:,}", report.nnz <= wanted))
