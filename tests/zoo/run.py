@@ -1,7 +1,11 @@
-"""Take every family of keras.applications from the model to the file, and print one table: `make zoo`."""
+"""Take every family of keras.applications from the model to the file, and print two tables: `make zoo`.
+
+python run.py [--only family] [--only integers] [FAMILY ...]: without a name all of them, and both ways.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -29,16 +33,22 @@ FAMILIES = {
     "VGG16": (32, 255),
     "VGG19": (32, 255),
 }
-# What family.py notes, in the order in which it is shown.
-COLUMNS = [
-    "input", "parameters", "pruned weights", "skipped layers", "sparsity", "|wrap|", "|strip|", "|tflite| / max",
-    "|sparse| / max", "sparse / dense", "form", "wrap, s", "update, s",
-]  # fmt: skip
+# What each program notes, in the order in which it is shown.
+PROGRAMS = {
+    "family": [
+        "input", "parameters", "pruned weights", "skipped layers", "sparsity", "|wrap|", "|strip|", "|tflite| / max",
+        "|sparse| / max", "sparse / dense", "form", "wrap, s", "update, s",
+    ],
+    "integers": [
+        "layers that round", "left", "in float", "bytes", "|file - Keras|", "|Keras, moved - Keras|",
+        "quantize_aware, s", "to_tflite, s",
+    ],
+}  # fmt: skip
 
 
-def row(name: str) -> dict[str, str]:
+def row(program: str, name: str) -> dict[str, str]:
     """Return a family's figures by column and its verdict, measured in a process of its own for its memory."""
-    command = [sys.executable, str(Path(__file__).with_name("family.py")), name, *map(str, FAMILIES[name])]
+    command = [sys.executable, str(Path(__file__).with_name(f"{program}.py")), name, *map(str, FAMILIES[name])]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     figures = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
@@ -52,21 +62,31 @@ def verdict(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def main() -> int:
-    wanted = sys.argv[1:] or list(FAMILIES)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("families", nargs="*")
+    parser.add_argument("--only", action="append", choices=PROGRAMS)
+    options = parser.parse_args()
+    wanted = options.families or list(FAMILIES)
     unknown = [name for name in wanted if name not in FAMILIES]
     if unknown:
         raise SystemExit(f"Expected families among {', '.join(FAMILIES)}. Received: {', '.join(unknown)}")
+    held = [_measured(program, wanted) for program in options.only or PROGRAMS]
+    return int(not all(held))
+
+
+def _measured(program: str, wanted: list[str]) -> bool:
+    """Print a program's table; tell whether all families hold."""
     console = Console(width=210)
-    columns = [*COLUMNS, "verdict"]
+    columns = [*PROGRAMS[program], "verdict"]
     table = Table("family", *columns)
     verdicts = []
     for name in wanted:
-        figures = row(name)
+        figures = row(program, name)
         console.print(f"{name}: {figures['verdict']}", style="dim")
         verdicts.append(figures["verdict"])
         table.add_row(name, *(figures.get(column, "-") for column in columns))
     console.print(table)
-    return int(any(verdict != "holds" for verdict in verdicts))
+    return all(verdict == "holds" for verdict in verdicts)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def family() -> ModuleType:
 
 
 def make_zoo(*names: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ZOO / "run.py"), *names]
+    command = [sys.executable, str(ZOO / "run.py"), "--only", "family", *names]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
