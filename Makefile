@@ -45,7 +45,7 @@ release-check: .venv/dev
 bench: .venv/dev
 	$(BIN)/python tests/bench/run.py
 
-# Every family of keras.applications, half an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16".
+# Every family of keras.applications, an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16".
 zoo: .venv/dev
 	$(BIN)/python tests/zoo/run.py $(FAMILIES)
 
