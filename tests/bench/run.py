@@ -31,6 +31,7 @@ COMMANDS = [
     ["sharing.py"],
     ["sparse_files.py"],
     ["eight_bit.py"],
+    ["micro.py"],
     ["quantized.py"],
     ["tfmot_quantized.py"],
     ["equalized.py"],
