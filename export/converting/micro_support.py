@@ -6,14 +6,17 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.export.converting.convert import convert
 from tfprune.export.files.model_file import Source
 from tfprune.export.micro.interpreter import require
 from tfprune.export.micro.micro_support_report import MicroSupportReport, support_of_file
 from tfprune.export.preparing.signature import signature, smallest_vocabulary
+from tfprune.export.tflite.editor import load, save
 from tfprune.wrapping.strip import plain_copy
 
+SMALLEST = 2.0**-20  # scale
 SAMPLES = 8  # drawn to find some ranges, which change neither operators nor sizes
 
 
@@ -52,4 +55,18 @@ def _dense(model: Any) -> bytes:
     plain = plain_copy(model)
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(SAMPLES, below=smallest_vocabulary(plain)))]
-    return convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
+    return _with_scales(convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1))
+
+
+def _with_scales(content: bytes) -> bytes:
+    """Widen the ranges of activations that are next to nothing: the interpreter's softmax stops on untrained ones."""
+    model = load(content)
+    for tensor in model.subgraphs[0].tensors:
+        quantization = tensor.quantization
+        if (
+            quantization is not None
+            and np.size(quantization.scale) == 1
+            and model.buffers[tensor.buffer].data is None
+        ):
+            quantization.scale = np.maximum(quantization.scale, SMALLEST).astype(np.float32)
+    return save(model)

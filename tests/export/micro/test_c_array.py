@@ -89,6 +89,14 @@ def test_support_before_training_is_that_of_the_dense_file(network):
         micro_support(3)
 
 
+def test_an_untrained_model_that_gives_next_to_nothing_runs(network):
+    import keras
+
+    small = keras.initializers.RandomNormal(stddev=1e-12)
+    layer = keras.layers.Dense(4, activation="softmax", kernel_initializer=small)
+    assert micro_support(keras.Sequential([keras.Input((8,)), layer])).runs
+
+
 def test_the_commands(network, sparse, tmp_path, capsys):
     dense, small, source = tmp_path / "dense.tflite", tmp_path / "small.tflite", tmp_path / "small.cc"
     dense.write_bytes(network.files["int8"])
