@@ -7,9 +7,9 @@ python sample_apps/concept_requirements.py --smoke        # a minute, on made-up
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds it
 
 from sample_apps.concepts import clothes, report, runs
 from sample_apps.data import fashion_mnist
+from sample_apps.data.lines import gathered
 
 
 def main() -> None:
@@ -27,21 +28,12 @@ def main() -> None:
         print("--smoke: made-up images instead of Fashion-MNIST; the accuracy means nothing")
         options.units, options.mined, options.epochs, options.fine_tuning = 64, 800, 2, 1
         options.precision, options.recall = 0.6, 0.2
+    wanted = {seed: partial(runs.one_seed, seed, data, options) for seed in range(options.seeds)}
     path = options.output / "results.jsonl"
-    lines = read(path) if options.resume and path.exists() else []
-    with path.open("a" if lines else "w", encoding="utf-8") as results:
-        for seed in sorted(set(range(options.seeds)) - {line["seed"] for line in lines}):
-            found = list(runs.one_seed(seed, data, options))
-            results.writelines(json.dumps(line) + "\n" for line in found)
-            results.flush()
-            lines += found
+    lines = gathered(path, wanted, resume=options.resume, key=lambda line: line["seed"])
     (options.output / "table.md").write_text(report.text(lines), encoding="utf-8")
     report.draw(lines, options.output / "accuracy.png")
     print(f"\n{report.text(lines)}\nFiles: {options.output}")
-
-
-def read(path: Path) -> list[runs.Line]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def parse() -> argparse.Namespace:

@@ -7,9 +7,9 @@ python sample_apps/int8_four_ways.py --smoke        # a minute, on made-up image
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds it
 
 from sample_apps.concepts import clothes
 from sample_apps.data import fashion_mnist
+from sample_apps.data.lines import gathered
 from sample_apps.four_ways import networks, report, runs
 
 
@@ -28,25 +29,17 @@ def main() -> None:
         print("--smoke: made-up images instead of Fashion-MNIST; the accuracy means nothing")
         options.width, options.epochs, options.fine_tuning, names = 4, 1, 1, names[1:]
     data = clothes.synthetic() if options.smoke else fashion_mnist.load(options.samples)
+    wanted = {
+        (seed, name): partial(runs.one_network, name, seed, data, options)
+        for seed in range(options.seeds)
+        for name in names
+    }
     path = options.output / "results.jsonl"
-    lines = read(path) if options.resume and path.exists() else []
-    known = {(line["seed"], line["network"]) for line in lines}
-    with path.open("a" if lines else "w", encoding="utf-8") as results:
-        for seed, name in [(seed, name) for seed in range(options.seeds) for name in names]:
-            if (seed, name) in known:
-                continue
-            found = list(runs.one_network(name, seed, data, options))
-            results.writelines(json.dumps(line) + "\n" for line in found)
-            results.flush()
-            lines += found
+    lines = gathered(path, wanted, resume=options.resume, key=lambda line: (line["seed"], line["network"]))
     lines.sort(key=lambda line: names.index(line["network"]))
     (options.output / "table.md").write_text(report.text(lines), encoding="utf-8")
     report.draw(lines, options.output / "accuracy.png")
     print(f"\n{report.text(lines)}\nFiles: {options.output}")
-
-
-def read(path: Path) -> list[runs.Line]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def parse() -> argparse.Namespace:

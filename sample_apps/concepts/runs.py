@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,12 +12,12 @@ import numpy as np
 import tfprune
 from sample_apps.concepts.clothes import REQUIRED, REQUIREMENTS, accuracies, concepts
 from sample_apps.data.fashion_mnist import Data
+from sample_apps.data.lines import Line
 from tfprune import criteria
 from tfprune.export import Runner, benchmark, to_tflite
 
 STAGES = ("removed", "reconstructed", "trained")  # of `prune_to`
 BATCH = 128
-Line = dict[str, Any]
 
 
 def one_seed(seed: int, data: Data, options: argparse.Namespace) -> Iterator[Line]:

@@ -11,12 +11,12 @@ import keras
 
 import tfprune
 from sample_apps.data.fashion_mnist import Data
+from sample_apps.data.lines import Line
 from sample_apps.four_ways.networks import NETWORKS
 from tfprune.export import evaluate, to_tflite
 
 AFTER = "int8 after training"
 BATCH, CALIBRATION = 128, 500
-Line = dict[str, Any]
 
 
 def one_network(name: str, seed: int, data: Data, options: argparse.Namespace) -> Iterator[Line]:

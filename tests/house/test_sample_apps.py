@@ -213,6 +213,29 @@ def test_committed_concept_tables_are_those_of_the_committed_results(app):
         assert kept["accuracy"]["required"] >= dense["accuracy"]["required"] - 0.01
 
 
+def test_a_pruned_network_goes_four_ways(tmp_path):
+    printed = printed_by(APPS / "int8_four_ways.py", "--smoke", "--output", "here", folder=tmp_path)
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {
+        "model.tfz",
+        "results.jsonl",
+        "table.md",
+        "accuracy.png",
+    }
+    lines = [json.loads(line) for line in (tmp_path / "here" / "results.jsonl").read_text().splitlines()]
+    assert [line["way"] for line in lines] == ["float", "int8 after training", "PQAT", "PCQAT"]
+    sizes = [line["packed"] for line in lines]
+    assert sizes[0] > sizes[1] and sizes[2] > sizes[3] == (tmp_path / "here" / "model.tfz").stat().st_size
+    assert (tmp_path / "here" / "table.md").read_text(encoding="utf-8") in printed
+
+
+def test_the_committed_table_of_the_four_ways_is_that_of_the_committed_results(app):
+    folder = APPS / "results"
+    lines = [json.loads(line) for line in (folder / "int8_four_ways.jsonl").read_text().splitlines()]
+    text = app("four_ways.report").text(lines)
+    assert text == (folder / "int8_four_ways.md").read_text(encoding="utf-8")
+    assert text.strip() in (ROOT / "docs" / "gallery" / "int8_four_ways.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_says_what_each_option_does(app, name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
