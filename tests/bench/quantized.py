@@ -23,6 +23,7 @@ from tfprune.export import Runner, evaluate, to_tflite
 
 SPARSITY, TRAINED_ON = 0.8, 6000
 POINTS, SHARE = 0.2, 0.99
+COMPARED = 2000  # images, between two runtimes
 SHAPE = (14, 14, 1)
 
 
@@ -119,7 +120,7 @@ def measure() -> list[Row]:
                 at_least(f"{name}: outputs within 2 steps of 1/256", np.mean(steps < 2.01), SHARE, unit="", digits=4)
             )
             own = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
-            agree = f"{_agree(path, own, test_x):.4f}"
+            agree = f"{_agree(path, own, test_x[:COMPARED]):.4f}"
             rows.append(Row(f"{name}: the same, between XNNPACK and the interpreter's kernels", agree, "-", True))
             wanted = tfprune.sparsity_report(model).total_nnz
             # Small weights are rounded to 0, too.
@@ -130,11 +131,13 @@ def measure() -> list[Row]:
 def _agree(path: Path, own: Interpreter, x: np.ndarray) -> float:
     """Return how many outputs of two runtimes of one file lie within 2 steps."""
     (given,), (returned,) = own.get_input_details(), own.get_output_details()
-    own.resize_tensor_input(given["index"], x.shape)
     own.allocate_tensors()
-    own.set_tensor(given["index"], x)
-    own.invoke()
-    return float(np.mean(np.abs(own.get_tensor(returned["index"]) - Runner(path).predict(x)) * 256 < 2.01))
+    outputs = []
+    for image in x:
+        own.set_tensor(given["index"], image[np.newaxis])
+        own.invoke()
+        outputs.append(own.get_tensor(returned["index"])[0].copy())
+    return float(np.mean(np.abs(np.array(outputs) - Runner(path).predict(x)) * 256 < 2.01))
 
 
 if __name__ == "__main__":
