@@ -128,8 +128,15 @@ def test_stripped_weights_are_equal(tfmot):
 
 
 def test_every_public_name_is_there(tfmot):
-    theirs = {name for name, thing in vars(tfmot.sparsity.keras).items() if callable(thing)}
-    assert theirs == set(dropin.__all__)
+    pruning = {name for name, thing in vars(tfmot.sparsity.keras).items() if callable(thing)}
+    steps = ("model", "annotate_layer", "annotate_model", "apply", "scope")
+    quantization = {f"quantize_{step}" for step in steps}
+    clustering = {"CentroidInitialization", "cluster_scope", "cluster_weights", "strip_clustering"}
+    for names, part in ((quantization, tfmot.quantization.keras), (clustering, tfmot.clustering.keras)):
+        assert all(callable(getattr(part, name)) for name in names)
+    experimental = {f"Default8Bit{kept}QuantizeScheme" for kept in ("", "PrunePreserve", "ClusterPreserve")}
+    experimental |= {"strip_clustering_cqat"}
+    assert set(dropin.__all__) == pruning | quantization | clustering | experimental
 
 
 @pytest.mark.parametrize(

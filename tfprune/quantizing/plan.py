@@ -53,6 +53,7 @@ class _Planner:
         self.rounding: set[int] = set()  # layers that round without a range, their weights for example
         self.float: set[int] = {id(tensor) for tensor in graph.model.inputs}  # tensors without a range
         self.folded: set[int] = set()  # calls that belong to the operator before them
+        self.left: set[int] = set()  # normalizations that belong to an operator in float
         calls: dict[int, int] = {}
         for call in graph.calls:
             calls[id(call.layer)] = calls.get(id(call.layer), 0) + 1
@@ -76,8 +77,9 @@ class _Planner:
         reason = None
         if path in self.skipped:
             return None
-        if rule is None or self.is_left(path):
-            left = isinstance(layer, keras.layers.Layer) and self.is_left(path)
+        left = isinstance(layer, keras.layers.Layer) and (self.is_left(path) or id(call) in self.left)
+        if rule is None or left:
+            self._leave(call)
             reason = LEFT_OUT if left else refusal(layer)
             kind = Skipped.FILTERED if left else Skipped.NO_RULE
         else:
@@ -87,6 +89,12 @@ class _Planner:
             self.skipped[path] = Skipped(path, reason, kind)
             return None
         return rule
+
+    def _leave(self, call: Call) -> None:
+        """Let a normalization stay with the kernel that the converter folds it into."""
+        if isinstance(call.layer, rules.FOLDING) and activation_of(call.layer) == "linear":
+            followers = [(taker, rule_of(taker.layer)) for taker in self.graph.consumers(call)]
+            self.left |= {id(taker) for taker, rule in followers if rule and rule.kind == rules.NORMALIZES}
 
     def _place(self, call: Call, rule: Rule) -> None:
         names = self.places.setdefault(id(call.layer), [])
