@@ -504,7 +504,8 @@ def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
     if name == "image":  # the first convolution and the depthwise ones stay whole
         assert (sparse["entries"], sparse["nnz"]) == (266_880, 136_320)
     assert all(math.isfinite(one["quality"]) for one in (dense, sparse))
-    assert "Written" in study("report", name, "--smoke", "--output", tmp_path)
+    if replicas == 1:  # what ran on more is not compared with what did not
+        assert "Written" in study("report", name, "--smoke", "--output", tmp_path)
 
 
 @pytest.mark.parametrize(
