@@ -16,13 +16,13 @@ import keras
 import numpy as np
 from common import Row, at_most
 from keras import layers
-from quantized import NETS, SHAPE, halved
+from quantized import NETS, SHAPE
 
 import tfprune
 from tfprune.export import correct_biases, evaluate, quantization_error, to_tflite
 from tfprune.models.graph import flatten, trace
 
-TRAINED_ON, SAMPLES, POINTS = 6000, 256, 1.0
+SAMPLES, POINTS = 256, 1.0
 
 
 def trained(name: str, x: np.ndarray, y: np.ndarray) -> keras.Model:
@@ -71,11 +71,10 @@ def between(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, keras.laye
 def measure() -> list[Row]:
     if not fashion.is_there():
         return []
-    (x, y), (test_x, test_y) = fashion.read("train"), fashion.read("t10k")
-    x, test_x = halved(x[:TRAINED_ON]), halved(test_x)
+    x, y, test_x, test_y = small_images()
     rows = []
     for name in sys.argv[1:] or ("mobilenet_v1", "mobilenet_v2"):
-        model = trained(name, x, y[:TRAINED_ON])
+        model = trained(name, x, y)
         right = model.evaluate(test_x, test_y, verbose=0)[1]
         for apart in (1, 10, 100):
             rows += compared(

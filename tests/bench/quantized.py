@@ -86,6 +86,12 @@ def halved(images: np.ndarray) -> np.ndarray:
     return images.reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4))
 
 
+def small_images() -> tuple[np.ndarray, ...]:
+    """Return the images at half their size and the labels: first those to train on, then those to test on."""
+    (x, y), (test_x, test_y) = fashion.read("train"), fashion.read("t10k")
+    return halved(x[:TRAINED_ON]), y[:TRAINED_ON], halved(test_x), test_y
+
+
 def trained(name: str, x: np.ndarray, y: np.ndarray) -> keras.Model:
     """Return a network that was pruned, and then trained quantization-aware."""
     keras.utils.set_random_seed(0)
@@ -102,12 +108,11 @@ def trained(name: str, x: np.ndarray, y: np.ndarray) -> keras.Model:
 def measure() -> list[Row]:
     if not fashion.is_there():
         return []
-    (x, y), (test_x, test_y) = fashion.read("train"), fashion.read("t10k")
-    x, test_x = halved(x[:TRAINED_ON]), halved(test_x)
+    x, y, test_x, test_y = small_images()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or NETS:
-            model, path = trained(name, x, y[:TRAINED_ON]), Path(folder, f"{name}.tflite")
+            model, path = trained(name, x, y), Path(folder, f"{name}.tflite")
             report = to_tflite(model, path, quantize="int8", check_on=test_x[:64])
             keras_says = model.evaluate(test_x, test_y, verbose=0)[1]
             file_says = evaluate(path, (test_x, test_y)).metrics["accuracy"]

@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 from common import Row, at_least, at_most, interleaved, median_ratio
-from quantized import TRAINED_ON, halved
+from quantized import small_images
 
 import tfprune
 from tfprune.export import evaluate, to_tflite
@@ -111,8 +111,7 @@ def measure() -> list[Row]:
         return []
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    (x, y), (test_x, test_y) = fashion.read("train"), fashion.read("t10k")
-    data = halved(x[:TRAINED_ON]), y[:TRAINED_ON], halved(test_x), test_y
+    data = small_images()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in NAMES:
