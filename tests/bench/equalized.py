@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from common import Row, at_most
 from keras import layers
-from quantized import NETS, SHAPE
+from quantized import NETS, SHAPE, small_images
 
 import tfprune
 from tfprune.export import correct_biases, evaluate, quantization_error, to_tflite
