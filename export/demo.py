@@ -16,9 +16,10 @@ from sklearn.model_selection import train_test_split
 
 import tfprune
 from tfprune.export.converting.to_tflite import to_tflite
+from tfprune.export.processes.child_process import run_module
+from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.running.benchmark import benchmark
-from tfprune.export.running.child_process import read_job, run_module, write_job
 from tfprune.report import Report, table
 
 matplotlib.use("Agg")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.export.running.child_process import read_job, run_as_child, write_job
+from tfprune.export.processes.child_process import run_as_child
+from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.running.runner import Runner
 
 

@@ -19,9 +19,10 @@ import numpy as np
 from tfprune.export.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.converting.float_islands import join_islands
 from tfprune.export.preparing.trained_ranges import holds_ranges
+from tfprune.export.processes.child_process import OUTPUT, run_module
+from tfprune.export.processes.job_files import write_job
 from tfprune.export.rewriting.four_bit_weights import four_bit_weights
 from tfprune.export.rewriting.merge_constants import own_biases
-from tfprune.export.running.child_process import OUTPUT, run_module, write_job
 from tfprune.export.tflite.signature_order import keep_order
 from tfprune.spec import check_choice
 
@@ -90,7 +91,7 @@ def convert(
         things = _write_model(model, inputs, folder, unroll=quantize in INTEGERS)
         settings = {"quantize": quantize, "io_dtype": io_dtype, "things": things, **dataclasses.asdict(inputs)}
         _write_job(folder, settings, samples)
-        completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT)
+        completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT, package="tensorflow")
         if not completed.ok:
             output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
             raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))

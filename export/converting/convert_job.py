@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.running.child_process import read_job, run_as_child
+from tfprune.export.processes.child_process import run_as_child
+from tfprune.export.processes.job_files import read_job
 
 JOB = "job"
 SAVED_MODEL = "saved_model"

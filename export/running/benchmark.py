@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model, read_source, source_name
+from tfprune.export.processes.child_process import run_as_child, run_module
+from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.running.benchmark_report import BenchmarkReport
-from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
 from tfprune.export.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.running.runner import THREADS, Runner
 from tfprune.spec import check_count

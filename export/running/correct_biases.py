@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model
-from tfprune.export.running.child_process import read_job, run_as_child, write_job
+from tfprune.export.processes.child_process import run_as_child
+from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.running.inputs import inputs_to_job
 from tfprune.export.running.quantization_error import FILES, Pair, names_of, run_both
 from tfprune.export.tflite import schema

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model, source_name
-from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
+from tfprune.export.processes.child_process import run_as_child, run_module
+from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.running.inputs import inputs_from_job, inputs_to_job
 from tfprune.export.running.io_tensor import IOTensor
 from tfprune.export.running.quantization_error_report import QuantizationErrorReport, QuantizationErrorRow

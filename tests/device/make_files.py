@@ -18,9 +18,9 @@ from tfprune.export.converting import convert as conversion
 from tfprune.export.converting.convert import convert
 from tfprune.export.converting.convert_job import convert_job
 from tfprune.export.files.codec import encode
+from tfprune.export.processes.child_process import Completed
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
-from tfprune.export.running.child_process import Completed
 from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 
 NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfprune.export.running.child_process import Completed
+from tfprune.export.processes.child_process import Completed
 
 APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
 

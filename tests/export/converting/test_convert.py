@@ -8,7 +8,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from tfprune.export.converting.convert import convert
-from tfprune.export.running.child_process import OUTPUT, Completed
+from tfprune.export.processes.child_process import OUTPUT, Completed
 from tfprune.export.running.runner import Runner
 from tfprune.export.tflite.reader import read
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tfprune.export.files.codec import encode
+from tfprune.export.processes.child_process import Completed
 from tfprune.export.running import benchmark as benchmark_module
 from tfprune.export.running.benchmark import benchmark
-from tfprune.export.running.child_process import Completed
 
 
 def test_a_packed_file_is_measured(cases):

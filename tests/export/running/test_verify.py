@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tfprune.export.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.files.codec import encode
+from tfprune.export.processes.child_process import Completed
 from tfprune.export.running import verify as verify_module
-from tfprune.export.running.child_process import Completed
 from tfprune.export.running.verify import verify
 from tfprune.export.tflite.reader import read
 

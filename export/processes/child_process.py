@@ -1,11 +1,10 @@
 """Run one of our modules in a process of its own, where a crash can be caught and reported.
 
-The job travels as JSON and NumPy files in a folder that the caller owns. Nothing is pickled.
+The job travels in a folder that the caller owns (`job_files`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,12 +14,11 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from tfprune.export.processes.forking import OUTPUT
+from tfprune.export.processes.ready_process import run_ready
 
 REASON = "reason.txt"
-OUTPUT = "output.txt"
 OUTPUT_TAIL = 20_000  # characters: enough for a traceback, little enough for an error message
 
 
@@ -45,6 +43,7 @@ def run_module(
     *,
     timeout: float,
     environment: Mapping[str, str] | None = None,
+    package: str | None = None,
 ) -> Completed:
     """Run `python -m module folder` and wait; whatever happens to the child is reported, not raised.
 
@@ -54,37 +53,51 @@ def run_module(
             child does, and ends.
         timeout: Seconds after which the child is killed.
         environment: Environment variables of the child besides those of this process.
+        package: A package that the module needs and that is slow to import: on Linux a process that has imported it
+            waits for the next job, and ends when a minute has passed, or this process has ended.
 
     Returns:
         Whether it ended well and, if not, why: `killed by SIGSEGV`, `did not finish in 120 s`, or the
         message of the error raised in the child, without its final period.
     """
     folder = Path(folder)
+    variables = {**_environment(), **(environment or {})}
+    try:
+        code = _run_ready(module, folder, variables, package=package, timeout=timeout) if package else None
+        code = _run_new(module, folder, variables, timeout=timeout) if code is None else code
+    except TimeoutError:
+        return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
+    text = _output(folder)
+    if code == 0:
+        return Completed(ok=True, reason="", output=text)
+    return Completed(ok=False, reason=_failure(code, folder, text), output=text)
+
+
+def _run_ready(module: str, folder: Path, variables: dict[str, str], *, package: str, timeout: float) -> int | None:
+    job = {"module": module, "folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
+    return run_ready(package, {**job, "environment": variables}, timeout=timeout)
+
+
+def _run_new(module: str, folder: Path, variables: dict[str, str], *, timeout: float) -> int:
     command = [sys.executable, "-m", module, str(folder)]
     with (
         (folder / OUTPUT).open("wb") as output,
         # Nothing is written to stdin. That it closes tells the child that the parent is gone.
         subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**_environment(), **(environment or {})},
+            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=variables
         ) as child,
     ):
-        code: int | None = None
         try:
-            code = child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            pass
+            return child.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError from error
         finally:
             child.kill()  # nothing to one that has ended
-    text = (folder / OUTPUT).read_bytes().decode("utf-8", "replace")[-OUTPUT_TAIL:]
-    if code == 0:
-        return Completed(ok=True, reason="", output=text)
-    if code is None:
-        return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=text)
-    return Completed(ok=False, reason=_failure(code, folder, text), output=text)
+
+
+def _output(folder: Path) -> str:
+    output = folder / OUTPUT
+    return output.read_bytes().decode("utf-8", "replace")[-OUTPUT_TAIL:] if output.exists() else ""
 
 
 def run_as_child(work: Callable[[Path], None]) -> None:
@@ -105,52 +118,14 @@ def _end_with_parent(folder: Path) -> None:
     os._exit(1)
 
 
-def write_job(
-    folder: str | os.PathLike[str],
-    name: str,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    arrays: Mapping[str, np.ndarray] | None = None,
-) -> None:
-    """Write `name.json` and `name.npz` into the folder, for `read_job` on the other side.
-
-    Args:
-        folder: An existing folder.
-        name: Stem of the two files, such as `job` or `result`.
-        settings: What JSON can hold.
-        arrays: Arrays by any name, slashes and colons included.
-
-    Raises:
-        TypeError: If an array holds Python objects.
-    """
-    arrays = {key: np.asarray(value) for key, value in (arrays or {}).items()}
-    for key, value in arrays.items():
-        if value.dtype.hasobject:
-            raise TypeError(
-                f"Expected numbers. Received: {key!r} with dtype {value.dtype}, which holds Python objects. "
-                "Turn it into a numeric array first."
-            )
-    # Numbered, because names of tensors are not always good names of files in an archive.
-    stored: dict[str, Any] = {f"array_{index}": value for index, value in enumerate(arrays.values())}
-    text = json.dumps({"settings": dict(settings or {}), "arrays": list(arrays)})
-    Path(folder, f"{name}.json").write_text(text, encoding="utf-8")
-    with Path(folder, f"{name}.npz").open("wb") as archive:
-        np.savez(archive, **stored)
-
-
-def read_job(folder: str | os.PathLike[str], name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the settings and the arrays that `write_job` wrote under this name."""
-    content = json.loads(Path(folder, f"{name}.json").read_text(encoding="utf-8"))
-    with np.load(Path(folder, f"{name}.npz"), allow_pickle=False) as archive:
-        arrays = {key: archive[f"array_{index}"] for index, key in enumerate(content["arrays"])}
-    return content["settings"], arrays
+def _paths() -> list[str]:
+    return [os.path.abspath(os.fspath(path)) for path in sys.path]  # noqa: PTH100 ("" stands for here)
 
 
 def _environment() -> dict[str, str]:
     """Let the child find the modules that the parent finds, and keep its C++ libraries quiet."""
-    paths = [os.path.abspath(os.fspath(path)) for path in sys.path]  # noqa: PTH100 ("" stands for here)
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
-    return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(_paths())}
 
 
 def _failure(code: int, folder: Path, output: str) -> str:

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.running.child_process import read_job, run_module, write_job
+from tfprune.export.processes.child_process import run_module
+from tfprune.export.processes.job_files import read_job, write_job
 
 CHILD = """
     import os, signal, sys, time
-    from tfprune.export.running.child_process import read_job, run_as_child, write_job
+    from tfprune.export.processes.child_process import run_as_child
+    from tfprune.export.processes.job_files import read_job, write_job
 
     def work(folder):
         settings, arrays = read_job(folder, "job")
@@ -40,8 +42,14 @@ CHILD = """
 """
 
 
+@pytest.fixture(params=[None, "numpy"], ids=["new", "forked"])
+def package(request):
+    """None: a new Python; otherwise a fork of one that has imported this."""
+    return request.param
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, package):
     """Return a function that runs a module which only the parent's sys.path leads to."""
     modules, folder = tmp_path / "modules", tmp_path / "job"
     modules.mkdir()
@@ -51,7 +59,7 @@ def run(tmp_path, monkeypatch):
 
     def run_child(timeout=60, arrays=None, **settings):
         write_job(folder, "job", settings=settings, arrays=arrays)
-        return run_module("tfprune_test_child", folder, timeout=timeout), folder
+        return run_module("tfprune_test_child", folder, timeout=timeout, package=package), folder
 
     return run_child
 
@@ -87,16 +95,16 @@ def test_every_end_is_told(run, settings, reason):
 
 PARENT = """
     import sys
-    from tfprune.export.running.child_process import run_module
+    from tfprune.export.processes.child_process import run_module
     sys.path.insert(0, sys.argv[1])
-    run_module("tfprune_test_child", sys.argv[2], timeout=60)
+    run_module("tfprune_test_child", sys.argv[2], timeout=60, package=sys.argv[3] or None)
 """
 
 
-def test_a_child_whose_parent_is_killed_removes_the_folder_and_ends(run, tmp_path):
+def test_a_child_whose_parent_is_killed_removes_the_folder_and_ends(run, tmp_path, package):
     folder = tmp_path / "job"
     write_job(folder, "job", settings={"end": "sleep"})
-    command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path / "modules"), str(folder)]
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path / "modules"), str(folder), package or ""]
     with subprocess.Popen(command) as parent:
         wait_until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
         child = int((folder / "pid").read_text())
@@ -125,8 +133,8 @@ def is_running(process):
     return True
 
 
-def test_a_module_that_is_not_there_is_told(tmp_path):
-    completed = run_module("no_such_module_anywhere", tmp_path, timeout=60)
+def test_a_module_that_is_not_there_is_told(tmp_path, package):
+    completed = run_module("no_such_module_anywhere", tmp_path, timeout=60, package=package)
     assert not completed.ok
     assert "No module named no_such_module_anywhere" in completed.reason
 

@@ -1,0 +1,52 @@
+"""A job, or its result, as JSON and NumPy files in a folder: what two processes tell each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_job(
+    folder: str | os.PathLike[str],
+    name: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write `name.json` and `name.npz` into the folder, for `read_job` on the other side.
+
+    Args:
+        folder: An existing folder.
+        name: Stem of the two files, such as `job` or `result`.
+        settings: What JSON can hold.
+        arrays: Arrays by any name, slashes and colons included.
+
+    Raises:
+        TypeError: If an array holds Python objects.
+    """
+    arrays = {key: np.asarray(value) for key, value in (arrays or {}).items()}
+    for key, value in arrays.items():
+        if value.dtype.hasobject:
+            raise TypeError(
+                f"Expected numbers. Received: {key!r} with dtype {value.dtype}, which holds Python objects. "
+                "Turn it into a numeric array first."
+            )
+    # Numbered, because names of tensors are not always good names of files in an archive.
+    stored: dict[str, Any] = {f"array_{index}": value for index, value in enumerate(arrays.values())}
+    text = json.dumps({"settings": dict(settings or {}), "arrays": list(arrays)})
+    Path(folder, f"{name}.json").write_text(text, encoding="utf-8")
+    with Path(folder, f"{name}.npz").open("wb") as archive:
+        np.savez(archive, **stored)
+
+
+def read_job(folder: str | os.PathLike[str], name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the settings and the arrays that `write_job` wrote under this name."""
+    content = json.loads(Path(folder, f"{name}.json").read_text(encoding="utf-8"))
+    with np.load(Path(folder, f"{name}.npz"), allow_pickle=False) as archive:
+        arrays = {key: archive[f"array_{index}"] for index, key in enumerate(content["arrays"])}
+    return content["settings"], arrays
