@@ -1,4 +1,4 @@
-"""Run files with the interpreter that is installed, whichever it is: python integers_child.py FOLDER FILE ..."""
+"""Run files with the interpreter that is installed: python integers_child.py FOLDER FILE ..."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+RUNTIMES = ("ai_edge_litert", "tflite_runtime", "tflite_micro")  # where there are several, as here, the first
 ARENA = 2**22
 
 
 def predict(path: Path, inputs: list[np.ndarray]) -> np.ndarray:
     """Return the first output for all rows, one after the other."""
-    if importlib.util.find_spec("tflite_micro"):
+    package = next(name for name in RUNTIMES if importlib.util.find_spec(name))
+    if package == "tflite_micro":
         return _micro(path, inputs)
-    package = "ai_edge_litert" if importlib.util.find_spec("ai_edge_litert") else "tflite_runtime"
     interpreter = importlib.import_module(f"{package}.interpreter").Interpreter(model_content=path.read_bytes())
     interpreter.allocate_tensors()
     taken, given = interpreter.get_input_details(), interpreter.get_output_details()[0]
