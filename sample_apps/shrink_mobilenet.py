@@ -1,6 +1,7 @@
 """Fashion-MNIST: a network like MobileNetV2, dense, and with channels pruned in training until half its FLOPs remain.
 
 python sample_apps/shrink_mobilenet.py              # about ten minutes on two cores
+python sample_apps/shrink_mobilenet.py --distill    # a second time with the dense model as teacher, half as long again
 python sample_apps/shrink_mobilenet.py --smoke      # seconds, on made-up images
 """
 
@@ -45,13 +46,16 @@ def main() -> None:
     options = parse()
     data, epochs = (synthetic(), 2) if options.smoke else (fashion_mnist.load(), options.epochs)
     options.output.mkdir(parents=True, exist_ok=True)
-    measured: dict[str, list[Measured]] = {"dense": [], "shrunk": []}
+    teachers = {"shrunk": False, "shrunk, taught": True} if options.distill else {"shrunk": False}
+    measured: dict[str, list[Measured]] = {name: [] for name in ("dense", *teachers)}
     for seed in range(options.seeds):
         dense = train(build(seed), data, epochs=epochs, callbacks=[])
         measured["dense"].append(measure(dense, options.output / "dense.tflite", data))
 
-        plan, shrunk = train_and_shrink(build(seed), data, epochs=epochs, flops=options.flops)
-        measured["shrunk"].append(measure(shrunk, options.output / "shrunk.tflite", data))
+        for name, is_taught in teachers.items():
+            settings = {"epochs": epochs, "flops": options.flops, "teacher": dense if is_taught else None}
+            plan, shrunk = train_and_shrink(build(seed), data, **settings)
+            measured[name].append(measure(shrunk, options.output / f"{name.replace(', ', '_')}.tflite", data))
     print(f"\n{plan}\n")
     plan.plot(options.output / "channels.png")
     print(table(["file", "accuracy", "FLOPs", "parameters", "bytes", "latency, ms"], list(rows(measured))))
@@ -62,15 +66,16 @@ def main() -> None:
 
 
 def train_and_shrink(
-    model: keras.Model, data: Data, *, epochs: int, flops: float
+    model: keras.Model, data: Data, *, epochs: int, flops: float, teacher: keras.Model | None = None
 ) -> tuple[tfprune.ShrinkPlan, keras.Model]:
-    """Prune channels while the model trains, then remove them."""
+    """Prune channels while the model trains, by the labels and what a teacher says of them, then remove them."""
     wrapped = tfprune.wrap(model, pattern=tfprune.patterns.Channel(round_to=8))  # kernels like multiples of 8
     # The first steps find out which channels matter, the last ones recover the lost accuracy. With a budget, the
     # schedule only says how fast the model approaches it.
     schedule = tfprune.schedules.Polynomial(0.5, begin=0.1, end=0.6)
     callback = tfprune.PruningCallback(schedule, every=50, allocation=tfprune.budget(flops=flops))
-    train(wrapped, data, epochs=epochs, callbacks=[callback])
+    training = tfprune.distilled(wrapped, teacher) if teacher else wrapped
+    train(training, data, epochs=epochs, callbacks=[callback])
     plan = tfprune.plan_shrink(wrapped)
     return plan, tfprune.shrink(wrapped, plan)
 
@@ -157,6 +162,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--flops", type=float, default=0.48, help="fraction of the FLOPs to keep (default: %(default)s)"
     )
+    parser.add_argument("--distill", action="store_true", help="shrink once more, with the dense model as teacher")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each training (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
     parser.add_argument(

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from tfprune.experts.grow_experts import grow_experts as grow_experts
     from tfprune.experts.merge_experts import merge_experts as merge_experts
     from tfprune.experts.register_experts import register_experts as register_experts
+    from tfprune.fine_tuning.distillation import Distillation as Distillation
+    from tfprune.fine_tuning.distilled import distilled as distilled
+    from tfprune.fine_tuning.prune_report import PruneReport as PruneReport
+    from tfprune.fine_tuning.prune_to import prune_to as prune_to
     from tfprune.growth.block_ranking import BlockRanking as BlockRanking
     from tfprune.growth.drop_blocks import drop_blocks as drop_blocks
     from tfprune.growth.grow_depth import grow_depth as grow_depth
@@ -55,8 +59,6 @@ if TYPE_CHECKING:
     from tfprune.shrinking.budget import Budget as Budget
     from tfprune.shrinking.budget import budget as budget
     from tfprune.shrinking.plan_shrink import plan_shrink as plan_shrink
-    from tfprune.shrinking.prune_report import PruneReport as PruneReport
-    from tfprune.shrinking.prune_to import prune_to as prune_to
     from tfprune.shrinking.rank_channels import rank_channels as rank_channels
     from tfprune.shrinking.rank_heads import rank_heads as rank_heads
     from tfprune.shrinking.shrink import shrink as shrink
@@ -89,13 +91,14 @@ _ROOMS = {
     ],
     "reconstruction": ["ReconstructionReport", "reconstruct"],
     "shrinking": [
-        *("Budget", "PruneReport", "ShrinkPlan", "budget", "plan_shrink", "prune_to", "rank_channels", "rank_heads"),
-        *("shrink", "transformer_budget", "zero_channels"),
+        *("Budget", "ShrinkPlan", "budget", "plan_shrink", "rank_channels", "rank_heads", "shrink"),
+        *("transformer_budget", "zero_channels"),
     ],
     "one_shot": ["PutriReport", "prune_weights", "putri"],
     "concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
     "experts": ["ExpertsReport", "drop_experts", "grow_experts", "merge_experts", "register_experts"],
     "growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
+    "fine_tuning": ["Distillation", "PruneReport", "distilled", "prune_to"],
     "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
 _MODULES = ("allocation", "criteria", "export", "federated", "patterns", "report", "schedules", "tfmot")
@@ -112,3 +115,4 @@ if sys.modules.get("keras"):  # None where a program blocks it
     importlib.import_module("tfprune.quantizing.quantized")
     importlib.import_module("tfprune.copying.around_graph")
     importlib.import_module("tfprune.resizing.exchanged")
+    importlib.import_module("tfprune.fine_tuning.distilled")

@@ -58,6 +58,11 @@ class Progress:
             kind = 1 if is_auto else verbose
             self._bar = keras.utils.Progbar(total, verbose=kind, stateful_metrics=shown, unit_name=unit)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a bar to move."""
+        return self._bar is not None
+
     def __enter__(self) -> Progress:
         return self
 

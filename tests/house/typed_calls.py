@@ -77,6 +77,10 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.shrink(model, plan)
     tfprune.zero_channels(model, plan)
     small, report = tfprune.prune_to(model, half, (x, x), rounds=2)
+    how = tfprune.Distillation(temperature=4, features=["last"])
+    tfprune.prune_to(model, half, (x, x), validation_data=(x, x), max_drop=0.01, distill=how, folder=Path("state"))
+    tfprune.distilled(model, model, temperature=None, features={"last": "last"})
+    tfprune.prune_to(model, half, (x, x), distill=4.0)  # error: arg-type
     assert_type(report, tfprune.PruneReport)
     solved, errors = tfprune.reconstruct(model, small, x)
     assert_type(errors, tfprune.ReconstructionReport)

@@ -8,6 +8,9 @@ from typing import Any
 import keras
 
 from tfprune.models.kinds import check_keras
+from tfprune.spec import check_choice
+
+MODES = ("max", "min")
 
 
 def check_compiled(model: Any) -> None:
@@ -48,8 +51,51 @@ def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **change
     return copy
 
 
-def arguments_of(data: Any) -> dict[str, Any]:
+def measured(model: keras.Model, metric: str, *, arguments: dict[str, Any]) -> float:
+    """Return what `evaluate` says of one metric.
+
+    Raises:
+        ValueError: If the model does not report it.
+    """
+    values = model.evaluate(**arguments, verbose=0, return_dict=True)
+    if metric not in values:
+        raise ValueError(
+            f"Expected `metric` to be one of {', '.join(map(repr, values))}. Received: metric={metric!r}. "
+            f"Compile the model with metrics=[{metric!r}] to have it."
+        )
+    return float(values[metric])
+
+
+def sign_of(metric: str, mode: str | None) -> int:
+    """Return 1 if a larger metric is better, -1 if a smaller one is.
+
+    Args:
+        metric: Its name.
+        mode: "max" or "min"; None finds it out for accuracies and losses.
+
+    Raises:
+        TypeError: If the metric is not a name.
+        ValueError: If the mode is needed and not given, or unknown.
+    """
+    if not isinstance(metric, str):
+        raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}.")
+    if mode is None:
+        mode = "max" if "acc" in metric else "min" if metric.endswith("loss") else None
+    if mode is None:
+        raise ValueError(
+            f"Expected `mode` with a metric that is not an accuracy or a loss. Received: metric={metric!r}, "
+            f"mode=None. Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is."
+        )
+    check_choice(mode, "mode", choices=MODES)
+    return 1 if mode == "max" else -1
+
+
+def arguments_of(data: Any, *, argument: str = "data") -> dict[str, Any]:
     """Return data as arguments of `fit` and `evaluate`.
+
+    Args:
+        data: What the user passed.
+        argument: The name it was passed under, for the message.
 
     Raises:
         TypeError: If `data` is neither a tuple nor a dataset that can be read again and again.
@@ -57,12 +103,14 @@ def arguments_of(data: Any) -> dict[str, Any]:
     """
     if isinstance(data, tuple):
         if len(data) not in (2, 3):
-            raise ValueError(f"Expected `data` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts.")
+            raise ValueError(
+                f"Expected `{argument}` to be (x, y) or (x, y, sample weights). Received: {len(data)} parts."
+            )
         return dict(zip(("x", "y", "sample_weight"), data, strict=False))
     is_set = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     if not is_set or hasattr(data, "shape") or isinstance(data, (Iterator, list, dict, str)):
         raise TypeError(
-            f"Expected `data` to be a tuple (x, y), or a dataset that can be read again and again, such as a "
+            f"Expected `{argument}` to be a tuple (x, y), or a dataset that can be read again and again, such as a "
             f"tf.data.Dataset. Received: an object of type {type(data).__name__}."
         )
     return {"x": data}

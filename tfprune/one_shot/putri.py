@@ -17,7 +17,6 @@ from tfprune.models.batches import Batches
 from tfprune.one_shot.head_choice import Loss, choose_heads
 from tfprune.one_shot.putri_report import PutriReport
 from tfprune.one_shot.remove_in_order import Target, Update, remove_in_order
-from tfprune.one_shot.run_folder import RunFolder, weights_of
 from tfprune.one_shot.split import checked, split
 from tfprune.one_shot.token_ids import check_token_ids
 from tfprune.one_shot.unit_scores import SCORES, kept_units
@@ -26,6 +25,7 @@ from tfprune.reconstruction.graph_walk import GraphWalk
 from tfprune.reconstruction.layer_moments import every
 from tfprune.reconstruction.linear_map import NotLinear
 from tfprune.report import Skipped
+from tfprune.run_folder import RunFolder, weights_of
 from tfprune.shrinking.readers import RunningModel
 from tfprune.shrinking.shrink_plan import ShrinkPlan
 from tfprune.spec import check_choice, check_count, check_number

@@ -13,12 +13,12 @@ import numpy as np
 from tfprune.channels.network import Group
 from tfprune.models.layers import as_numpy
 from tfprune.one_shot.putri_report import PutriRow
-from tfprune.one_shot.run_folder import Arrays, RunFolder
 from tfprune.reconstruction.graph_walk import GraphWalk
 from tfprune.reconstruction.improve_layer import improve_layer, unsolved
 from tfprune.reconstruction.layer_moments import IsHeld, MomentSums
 from tfprune.reconstruction.least_squares import GramMoments
 from tfprune.reconstruction.reconstruction_report import ReconstructionRow
+from tfprune.run_folder import Arrays, RunFolder
 from tfprune.shrinking.readers import Reader, RunningModel
 
 Choose = Callable[["Target", GramMoments, np.ndarray], np.ndarray]

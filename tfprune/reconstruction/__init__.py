@@ -5,6 +5,6 @@ In go the pruned model, the model before, and calibration data; out comes a mode
 each layer's error. A layer is seen as linear maps with rows of inputs (`linear_map`, `inner_maps`); a walk over the
 graph (`graph_walk`, its tensors in a `spool`) adds up their products (`layer_moments`), `improve_layer` solves for
 the entries that are not zero (`least_squares`), and `in_order` goes on from there (`restored`: what was removed).
-Neighbors: `shrinking.prune_to` calls it between removing and training; `least_squares` is NumPy alone.
+Neighbors: `fine_tuning.prune_to` calls it between removing and training; `least_squares` is NumPy alone.
 Start at `reconstruct.reconstruct`.
 """

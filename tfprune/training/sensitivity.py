@@ -10,18 +10,16 @@ from typing import Any
 
 import keras
 
-from tfprune.models.compiled import arguments_of, check_compiled, compile_like
+from tfprune.models.compiled import arguments_of, check_compiled, compile_like, measured, sign_of
 from tfprune.models.layers import as_numpy
 from tfprune.progress import Progress, check_verbose
 from tfprune.report import Skipped
-from tfprune.spec import check_choice, check_sparsity
+from tfprune.spec import check_sparsity
 from tfprune.training.sensitivity_report import SensitivityReport, SensitivityRow
 from tfprune.training.update_masks import update_masks
 from tfprune.wrapping.pruned import Pruned, holds_pruned
 from tfprune.wrapping.pruned_layers import pruned_layers
 from tfprune.wrapping.wrap import wrap
-
-MODES = ("max", "min")
 
 
 def sensitivity(
@@ -70,18 +68,12 @@ def sensitivity(
         >>> report.baseline, [row.path for row in report.rows]
         (0.0, ['out/kernel', 'out/kernel'])
     """
-    levels, arguments, sign = _levels(sparsities), arguments_of(data), _sign(metric, mode)
+    levels, arguments, sign = _levels(sparsities), arguments_of(data), sign_of(metric, mode)
     check_verbose(verbose)
     subject = _subject(model)
 
     def measure() -> float:
-        values = subject.evaluate(**arguments, verbose=0, return_dict=True)
-        if metric not in values:
-            raise ValueError(
-                f"Expected `metric` to be one of {', '.join(map(repr, values))}. Received: metric={metric!r}. "
-                f"Compile the model with metrics=[{metric!r}] to have it."
-            )
-        return float(values[metric])
+        return measured(subject, metric, arguments=arguments)
 
     baseline = measure()
     rows: list[SensitivityRow] = []
@@ -113,21 +105,6 @@ def _levels(sparsities: Any) -> tuple[float, ...]:
             f"sparsities=(0.5, 0.75, 0.9)."
         )
     return tuple(levels)
-
-
-def _sign(metric: str, mode: str | None) -> int:
-    """Return 1 if a larger metric is better, -1 if a smaller one is."""
-    if not isinstance(metric, str):
-        raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}.")
-    if mode is None:
-        mode = "max" if "acc" in metric else "min" if metric.endswith("loss") else None
-    if mode is None:
-        raise ValueError(
-            f"Expected `mode` with a metric that is not an accuracy or a loss. Received: metric={metric!r}, "
-            f"mode=None. Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is."
-        )
-    check_choice(mode, "mode", choices=MODES)
-    return 1 if mode == "max" else -1
 
 
 def _subject(model: Any) -> keras.Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -11,8 +12,23 @@ from sklearn.datasets import load_digits
 
 import tfprune
 from tfprune import budget, prune_to
+from tfprune.fine_tuning.judge import Judge
 
 layers = keras.layers
+GOOD = np.ones((4, 64), "float32"), np.ones(4)
+
+
+class Unlabelled(keras.utils.PyDataset):
+    """A dataset of one batch, as it is."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    num_batches = 1
+
+    def __getitem__(self, index):
+        return self.batch
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +136,31 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
         ({"budget": budget(flops=2)}, ValueError, "where 2 are allowed"),
         ({"data": np.ones((4, 64))}, TypeError, r"Expected `data` to be a tuple \(x, y\)"),
         ({"data": (np.ones((0, 64)), np.ones(0))}, ValueError, "at least one sample"),
+        (
+            {"data": (np.ones((4, 64), "float32"),)},
+            ValueError,
+            r"\(x, y\) or \(x, y, sample weights\). Received: 1 parts",
+        ),
+        ({"data": Unlabelled(np.ones((4, 64), "float32"))}, ValueError, "`data` with labels, which the loss"),
+        (
+            {"validation_data": (np.ones((0, 64)), np.ones(0))},
+            ValueError,
+            "`validation_data` with at least one",
+        ),
+        ({"validation_data": np.ones((4, 64))}, TypeError, r"Expected `validation_data` to be a tuple \(x, y\)"),
+        ({"validation_data": Unlabelled(np.ones((4, 64)))}, ValueError, "Expected `validation_data` with labels"),
+        ({"max_drop": 0.1}, ValueError, "Expected `validation_data` with max_drop.*validation_data=None"),
+        ({"max_drop": -0.1, "validation_data": GOOD}, ValueError, "max_drop=-0.1"),
+        ({"max_drop": 1, "metric": "auc", "validation_data": GOOD}, ValueError, "Expected `mode` with a metric"),
+        ({"every": 0}, ValueError, "every=0"),
+        ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"data": Unlabelled(GOOD), "batch_size": 8}, ValueError, "`batch_size` with arrays only"),
+        ({"optimizer": 0.1}, TypeError, "Expected `optimizer` to be a Keras optimizer or its name"),
+        ({"callbacks": keras.callbacks.History()}, TypeError, "a list of Keras callbacks"),
+        ({"distill": 4.0}, TypeError, "Expected `distill` to be a tfprune.Distillation. Received: distill=4.0"),
         ({"data": (np.ones((4, 63), "float32"), np.ones(4))}, ValueError, "inputs of shape"),
         ({"data": (np.full((4, 64), np.nan), np.ones(4))}, ValueError, "NaN or infinity"),
-        ({"metric": "acc"}, ValueError, "`metric` among 'accuracy', 'loss'. Received: metric='acc'"),
+        ({"metric": "acc"}, ValueError, "`metric` to be one of 'accuracy', 'loss'. Received: metric='acc'"),
         ({"rounds": 0}, ValueError, "`rounds` to be an integer of at least 1"),
         ({"reconstruction": "magic"}, ValueError, "'magic'"),
         ({"compensation": "parallel"}, TypeError, "unexpected keyword argument 'compensation'"),
@@ -156,3 +194,114 @@ def test_a_plan_leaves_no_choice_and_fits_its_model(model, data):
     other.compile("sgd", "mse")
     with pytest.raises(ValueError, match="Expected the model that the plan was made for"):
         prune_to(other, plan, data)
+
+
+class Steps(keras.callbacks.Callback):
+    """Record what each training was like."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates, self.sizes, self.epochs, self.seen = [], [], [], set()
+
+    def on_train_begin(self, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+        self.sizes.append(0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.sizes[-1] += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen |= set(logs)
+
+
+def test_training_is_as_it_is_told(model, data):
+    x, y = (part[:320] for part in data)
+    steps = Steps()
+    schedule = keras.optimizers.schedules.CosineDecay(0.25, 10)
+    smaller, _ = prune_to(
+        model,
+        budget(flops=0.5),
+        (x, y),
+        rounds=2,
+        epochs=3,
+        batch_size=80,
+        optimizer=keras.optimizers.SGD(schedule),
+        verbose=0,
+        callbacks=[steps],
+        validation_data=(x[:64], y[:64]),
+    )
+    assert steps.sizes == [12, 12] and steps.rates == [0.25, 0.25] and steps.epochs == [0, 1, 2, 3, 4, 5]
+    assert {"val_loss", "val_accuracy"} <= steps.seen and isinstance(smaller.optimizer, keras.optimizers.SGD)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(3, [3, 3]), (13, [13, 13])])
+def test_rounds_of_some_steps(model, data, every, expected):
+    x, y = (part[:320] for part in data)
+    steps = Steps()
+    prune_to(model, budget(flops=0.5), (x, y), rounds=2, every=every, callbacks=[steps], samples=64, verbose=0)
+    assert steps.sizes == expected
+
+
+@pytest.fixture(scope="module")
+def stopped(model, data):
+    """Return what comes of the same rounds without a limit, and with one."""
+    x, y = data
+    settings = {"validation_data": (x[1200:], y[1200:]), "metric": "accuracy", "epochs": 0, "verbose": 0, "rounds": 3}
+    _, whole = prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), **settings)
+    return whole, *prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.05, **settings)
+
+
+def test_it_stops_before_a_round_that_costs_more(stopped, data):
+    whole, small, report = stopped
+    drops = [whole.before - one.trained for one in whole.rounds]
+    assert drops[-1] > 0.05 > max(drops[0], 0)  # the case is one that stops
+    kept = next(index for index, drop in enumerate(drops) if drop > 0.05)
+    assert [one.trained for one in report.rounds] == [one.trained for one in whole.rounds[:kept]]
+    assert report.refused.trained == whole.rounds[kept].trained
+    assert small.count_params() == report.rounds[-1].plan.parameters_kept
+    assert f"{kept + 1}, refused" in str(report) and report.as_dict()["refused"]["trained"] == report.refused.trained
+    assert small.evaluate(data[0][1200:], data[1][1200:], verbose=0)[1] >= report.before - 0.05
+
+
+def test_nothing_within_the_drop_says_what_was_nearest(model, data):
+    x, y = data
+    settings = {"validation_data": (x[1200:], y[1200:]), "epochs": 0, "verbose": 0, "rounds": 1}
+    with pytest.raises(ValueError, match=r"at most max_drop=0.001. Received: a loss of .* Take more rounds than 1"):
+        prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.001, **settings)
+
+
+def test_a_loss_that_is_not_a_number_is_no_small_drop(model, data):
+    judge = Judge(model, "loss", {"x": data[0][:8], "y": data[1][:8]}, mode=None, max_drop=9.0)
+    assert judge.allows(judge.before) and judge.allows(judge.before - 20) and not judge.allows(judge.before + 9.1)
+    assert not judge.allows(float("nan"))
+
+
+def test_the_first_model_teaches(model, data):
+    x, y = data[0][:320], np.zeros(320, int)  # labels that teach nothing: what is right comes from the teacher
+    judged = {"validation_data": (data[0][1200:], data[1][1200:]), "metric": "accuracy"}
+    settings = {"rounds": 1, "epochs": 4, "verbose": 0, **judged}
+    alone, _ = prune_to(model, budget(flops=0.5), (x, y), **settings)
+    how = tfprune.Distillation(temperature=2, weight=1.0)
+    taught, report = prune_to(model, budget(flops=0.5), (x, y), distill=how, **settings)
+    accuracy = [each.evaluate(*judged["validation_data"], verbose=0)[1] for each in (alone, taught)]
+    assert accuracy[0] < 0.5 < 0.85 < accuracy[1] == pytest.approx(report.rounds[-1].trained)
+    assert type(taught).__module__.startswith("keras.")
+    assert taught.compiled and int(taught.optimizer.iterations) == 40
+
+
+def test_the_report_is_drawn(stopped, tmp_path):
+    stopped[-1].plot(tmp_path / "rounds.svg")
+    assert (tmp_path / "rounds.svg").read_text().count("<path") > 20
+    with pytest.raises(ValueError, match="Expected"):
+        stopped[-1].plot(tmp_path / "none" / "rounds.svg")
+
+
+def test_a_bar_moves_with_the_steps(model, data, capsys):
+    x, y = (part[:320] for part in data)
+    prune_to(model, budget(flops=0.8), (x, y), rounds=2, epochs=2, samples=64, verbose=1)
+    printed = capsys.readouterr().out
+    shown = [int(done) for done in re.findall(r"(\d+)/46", printed)]  # 2 rounds of 3 stages and 20 steps
+    assert shown[-1] == 46 and len(set(shown)) > 4

@@ -46,6 +46,11 @@ class RunFolder:
             self._path.mkdir(parents=True, exist_ok=True)
             self._check(settings, arrays)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a folder."""
+        return self._path is not None
+
     def _check(self, settings: dict[str, Any], arrays: Iterable[np.ndarray]) -> None:
         checksum = 0
         for array in arrays:

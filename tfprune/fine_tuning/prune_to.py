@@ -1,29 +1,29 @@
-"""Shrink a model to a budget in rounds, or by a plan in one: rank, remove, reconstruct, fine-tune."""
+"""prune_to: shrink a model to a budget in rounds, or by a plan in one: rank, remove, reconstruct, fine-tune."""
 
 from __future__ import annotations
 
-import logging
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.models.batches import Batch, batches, check_batch, size_of
-from tfprune.models.compiled import arguments_of, check_compiled, compile_like
+from tfprune.fine_tuning.distillation import Distillation
+from tfprune.fine_tuning.judge import Judge
+from tfprune.fine_tuning.prune_report import STAGES, PruneReport
+from tfprune.fine_tuning.rounds import Rounds, Target, described, targets_of
+from tfprune.fine_tuning.run_data import RunData
+from tfprune.fine_tuning.trainer import Trainer
+from tfprune.models.compiled import check_compiled
 from tfprune.models.filters import Filters
 from tfprune.progress import Progress, check_verbose
-from tfprune.reconstruction.reconstruct import reconstruct
+from tfprune.run_folder import RunFolder, weights_of
 from tfprune.shrinking.budget import Budget, check_budget
 from tfprune.shrinking.plan_shrink import CHOICES, plan_shrink
-from tfprune.shrinking.prune_report import STAGES, PruneReport, Round
-from tfprune.shrinking.shrink import fitting_copy, shrink
+from tfprune.shrinking.shrink import fitting_copy
 from tfprune.shrinking.shrink_plan import ShrinkPlan
-from tfprune.shrinking.zero_channels import zero_channels
 from tfprune.spec import check_count, resolve
-
-_log = logging.getLogger(__name__)
-_ADVICE = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
 
 
 def prune_to(
@@ -33,13 +33,21 @@ def prune_to(
     *,
     rounds: int = 3,
     epochs: int = 1,
+    every: int | None = None,
+    batch_size: int | None = None,
+    optimizer: str | keras.optimizers.Optimizer | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    distill: Distillation | None = None,
     validation_data: Any = None,
     metric: str = "loss",
+    mode: str | None = None,
+    max_drop: float | None = None,
     criterion: str | Criterion = "magnitude",
     filters: Filters = None,
     round_to: int = 1,
     reconstruction: str = "sequential",
     samples: int = 512,
+    folder: str | os.PathLike[str] | None = None,
     verbose: int | str = "auto",
 ) -> tuple[keras.Model, PruneReport]:
     """Shrink a model to a budget, in rounds of removing channels, reconstructing weights and fine-tuning.
@@ -50,6 +58,11 @@ def prune_to(
     optimizer that the model was compiled with; the optimizer starts anew in each round. A plan, such as that of
     `plan_concepts`, says itself what goes: it is carried out in one round.
 
+    With `max_drop` it stops before a round that costs more on the validation data, and returns the model of the round
+    before. With `folder` a run that was killed goes on, called again with the same arguments: rounds that were
+    finished are read, and the one that was not starts anew. Each round is then seeded, from Python's global random
+    numbers, and so ends as it would have in a run that was not killed.
+
     Args:
         model: A trained, compiled Sequential or Functional model. It is left unchanged.
         budget: What the smaller model may cost, for example `tfprune.budget(flops=0.5)`; or a plan for this model.
@@ -57,9 +70,21 @@ def prune_to(
         rounds: The number of rounds, at least 1. With more rounds, fewer channels go at once. Default 3; a plan takes
             one round.
         epochs: Epochs of training in each round, at least 0. Default 1.
+        every: Steps of training between two removals, at least 1, in place of `epochs`.
+        batch_size: Samples in a batch of arrays; None takes 32. A dataset has batches of its own.
+        optimizer: What trains: an optimizer, such as `keras.optimizers.SGD(schedule)` with a schedule of the learning
+            rate, of which each round gets a fresh copy, or its name. None takes the one the model was compiled with.
+        callbacks: Keras callbacks for the training of each round. Epochs are counted over all rounds. They see the
+            metrics of `validation_data`, where there are some.
+        distill: How the model given teaches the smaller ones, such as `tfprune.Distillation(temperature=4)`; None
+            (the default) trains on the data alone.
         validation_data: The data that `metric` is measured on, in the same forms; None (the default) takes the first
             samples of `data`.
         metric: `"loss"` (the default), or the name of a metric that the model was compiled with.
+        mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None (the default) finds it out for
+            accuracies and losses.
+        max_drop: How much worse `metric` may be in the model returned than in the one given, in its unit, at least 0.
+            It needs `validation_data`. None (the default) goes on until the budget is met.
         criterion: As in `plan_shrink`, for a budget. A criterion that needs data gets the first samples of `data`.
         filters: As in `plan_shrink`, for a budget.
         round_to: As in `plan_shrink`, for a budget.
@@ -67,6 +92,7 @@ def prune_to(
             for deep models.
         samples: How many samples of `data` reconstruction and criteria use, at least 1; whole batches are taken.
             Default 512.
+        folder: Where the state of the run is kept; None (the default) keeps none.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
@@ -74,11 +100,13 @@ def prune_to(
         The smaller model, compiled, and a `PruneReport` with the plan and the metric of each round.
 
     Raises:
-        TypeError: If `model` is not a Keras model, `budget` is neither a budget nor a plan, or `data` is not data to
-            train on.
+        TypeError: If `model` is not a Keras model, `budget` is neither a budget nor a plan, `data` is not data to
+            train on, or an argument has the wrong type.
         ValueError: If the model is not compiled or not a graph of layers, the budget cannot be met, `metric` is not
-            known, or the data are empty, of another shape or not finite.
+            known, or the data are empty, without labels, of another shape or not finite.
+        ValueError: If the first round costs more than `max_drop`, or there are no validation data to tell.
         ValueError: If the plan was made for another model, or an argument that chooses channels comes with it.
+        ValueError: If `folder` holds another run.
 
     Example:
         >>> import tfprune
@@ -96,42 +124,34 @@ def prune_to(
     check_compiled(model)
     check_verbose(verbose)
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    choice: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
     if isinstance(budget, ShrinkPlan):
-        _check_plan(model, budget, criterion=criterion, filters=filters, round_to=round_to)
+        _check_plan(model, budget, **choice)
     else:
         check_budget(budget)
-    rounds, epochs = check_count(rounds, "rounds", least=1), check_count(epochs, "epochs", least=0)
-    to_train = arguments_of(data)
-    seen = _first_batches(data, model, samples=check_count(samples, "samples", least=1))
-    evidence = seen if any(fact.needs_data for fact in criterion.needed_facts()) else None
+    is_bound = max_drop is not None
+    given = RunData(model, data, validation_data, batch_size=batch_size, samples=samples, is_bound=is_bound)
+    training = {"epochs": epochs, "every": every, "optimizer": optimizer, "callbacks": callbacks, "distill": distill}
+    trainer = Trainer(model, given.to_fit(is_watched=bool(callbacks)), **training)
+    evidence = given.first if any(fact.needs_data for fact in criterion.needed_facts()) else None
 
-    def planned(current: keras.Model, target: Budget | ShrinkPlan) -> ShrinkPlan:
+    def planned(current: keras.Model, target: Target | None) -> ShrinkPlan:
         if isinstance(target, ShrinkPlan):
             return target
-        settings: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
-        return plan_shrink(current, allocation=target, data=evidence, verbose=0, **settings)
+        amount: dict[str, Any] = {"sparsity": 0.0} if target is None else {"allocation": target}
+        return plan_shrink(current, **amount, **choice, data=evidence, verbose=0)
 
-    judge = _Evaluator(model, metric, _joined(seen) if validation_data is None else validation_data)
+    rounds = check_count(rounds, "rounds", least=1)
+    judge = Judge(model, metric, given.to_judge(), mode=mode, max_drop=max_drop)
     network = planned(model, budget).network  # refused here, before anything is done
-    targets = [budget]
-    if isinstance(budget, Budget):
-        targets = [*budget.in_rounds(rounds, network=network, model=model)]
-    current, found, before = model, [], judge(model)
-    with Progress(len(targets) * len(STAGES), verbose=verbose, unit="stage", shown=[metric, "FLOPs"]) as progress:
-        for target in targets:
-            plan = planned(current, target)
-            masked = zero_channels(current, plan)
-            better, _ = reconstruct(masked, current, [batch.x for batch in seen], mode=reconstruction, verbose=0)
-            smaller = compile_like(shrink(better, plan), model, advice=_ADVICE)
-            measured = [judge(masked), judge(better)]
-            progress.add(2, {"FLOPs": plan.flops_kept, metric: measured[-1]})
-            smaller.fit(**to_train, epochs=epochs, verbose=0)
-            measured.append(judge(smaller))
-            progress.add(1, {"FLOPs": plan.flops_kept, metric: measured[-1]})
-            found.append(Round(plan, *measured))
-            _log.info("round %d: %s FLOPs, %s %.4f", len(found), plan.flops_kept, metric, measured[-1])
-            current = smaller
-    return current, PruneReport(metric, before, tuple(found))
+    settings = {**trainer.settings(), "rounds": rounds, "mode": reconstruction, "choice": described(choice)}
+    settings |= {"budget": described(budget), "metric": metric}
+    state = RunFolder(folder, settings=settings, arrays=[*weights_of(model), *given.arrays()])
+    targets = targets_of(budget, rounds, network=network, model=model, folder=state)
+    total = len(targets) * (len(STAGES) + trainer.steps())
+    with Progress(total, verbose=verbose, unit="step", shown=[metric, "FLOPs"]) as progress:
+        tools = {"judge": judge, "trainer": trainer, "folder": state, "progress": progress}
+        return Rounds(planned, given.first, mode=reconstruction, **tools).go(model, targets)
 
 
 def _check_plan(model: keras.Model, plan: ShrinkPlan, **given: Any) -> None:
@@ -143,41 +163,3 @@ def _check_plan(model: keras.Model, plan: ShrinkPlan, **given: Any) -> None:
             f"Expected no other choice of channels with a plan, which says what goes. Received: "
             f"{', '.join(changed)}. Pass them to tfprune.plan_shrink."
         )
-
-
-def _first_batches(data: Any, model: keras.Model, *, samples: int) -> list[Batch]:
-    """Return the first batches, until they hold at least `samples` samples."""
-    taken, count = [], 0
-    for batch in batches(data):
-        check_batch(batch, model)
-        taken.append(batch)
-        count += size_of(batch)
-        if count >= samples:
-            break
-    return taken
-
-
-def _joined(parts: list[Batch]) -> tuple:
-    """Return batches as one: (x, y) or (x, y, sample weights)."""
-    columns = [[batch.x for batch in parts], [batch.y for batch in parts], [batch.sample_weight for batch in parts]]
-    return tuple(
-        keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *column)
-        for column in columns
-        if column[0] is not None
-    )
-
-
-class _Evaluator:
-    """Measures the metric of models as a given model was compiled."""
-
-    def __init__(self, model: keras.Model, metric: str, data: Any) -> None:
-        self._model, self._metric, self._data = model, metric, data
-
-    def __call__(self, model: keras.Model) -> float:
-        copy = model if model.compiled else compile_like(model, self._model, advice=_ADVICE, optimizer="sgd")
-        values = copy.evaluate(**arguments_of(self._data), verbose=0, return_dict=True)
-        if self._metric not in values:
-            raise ValueError(
-                f"Expected `metric` among {', '.join(map(repr, values))}. Received: metric={self._metric!r}."
-            )
-        return float(values[self._metric])

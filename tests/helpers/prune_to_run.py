@@ -1,0 +1,36 @@
+"""A run of prune_to with a folder, to be killed: python prune_to_run.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import numpy as np
+
+import tfprune
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(256, 12)).astype("float32")
+Y = (X @ RNG.normal(size=(12, 4))).argmax(axis=1)
+
+
+def make() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    stack = [layers.Dense(32, "relu"), layers.Dropout(0.2), layers.Dense(32, "relu"), layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((12,)), *stack, layers.Dense(4)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    model.fit(X, Y, epochs=2, verbose=0)
+    return model
+
+
+def run(folder: str | None, **changes) -> tuple[keras.Model, tfprune.PruneReport]:
+    model = make()
+    keras.utils.set_random_seed(7)
+    settings = {"rounds": 3, "epochs": 2, "samples": 128, "distill": tfprune.Distillation(), **changes}
+    return tfprune.prune_to(model, tfprune.budget(flops=0.3), (X, Y), folder=folder, verbose=0, **settings)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1])
