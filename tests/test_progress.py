@@ -198,7 +198,7 @@ CALLS = pytest.mark.parametrize(
         (functools.partial(reconstruct, mode="parallel"), 3, "layer"),
         (single_weights, 3, "layer"),
         (latency, 1 + 1 + 4, "candidate"),  # the model, the smallest one, and four halvings of 16 channels
-        (rounds, 2 * 3, "stage"),  # removed, reconstructed, trained
+        (rounds, 2 * (3 + 1), "step"),  # removed, reconstructed, trained, and the steps of the training
         (units, 2, "group"),
         (blocks, 1 + 3, "evaluation"),  # the whole model, and without each block
         (concepts, 1 * 2, "tree"),  # layers times concepts
@@ -210,7 +210,7 @@ CALLS = pytest.mark.parametrize(
 def test_a_call_counts_its_units_one_by_one(call, count, unit):
     with terminal() as shown, mock.patch.object(keras.utils, "Progbar", Counting):
         call()
-    assert Counting.counted == [*range(1, count + 1)] or unit == "stage" and Counting.counted == [2, 3, 5, 6]
+    assert Counting.counted == [*range(1, count + 1)] or unit == "step" and Counting.counted == [2, 3, 4, 6, 7, 8]
     (line,) = shown.seen()
     assert line.startswith(f"{count}/{count} ━") and f"s/{unit}" in line
 
