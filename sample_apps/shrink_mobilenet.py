@@ -1,7 +1,7 @@
 """Fashion-MNIST: a network like MobileNetV2, dense, and with channels pruned in training until half its FLOPs remain.
 
 python sample_apps/shrink_mobilenet.py              # about ten minutes on two cores
-python sample_apps/shrink_mobilenet.py --distill    # a second time with the dense model as teacher, half as long again
+python sample_apps/shrink_mobilenet.py --distill    # once more, with the dense model as teacher
 python sample_apps/shrink_mobilenet.py --smoke      # seconds, on made-up images
 """
 

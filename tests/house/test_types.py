@@ -31,6 +31,7 @@ LOOSE = {
         "layer",
         "pruned",
         "reference",
+        "teacher",
         *("to_prune", "to_annotate", "to_cluster", "to_quantize", "to_strip"),
         "compiled",
         "optimizer",
@@ -43,7 +44,7 @@ LOOSE = {
 RETURN_A_KERAS_MODEL = {
     *("tfprune.strip", "tfprune.wrap", "tfprune.shrink", "tfprune.zero_channels", "tfprune.export.make_sparse_ready"),
     *("tfprune.tfmot.prune_low_magnitude", "tfprune.tfmot.strip_pruning", "tfprune.quantize_aware"),
-    "tfprune.equalize",
+    *("tfprune.equalize", "tfprune.distilled"),
     *(f"tfprune.tfmot.quantize_{what}" for what in ("annotate_layer", "annotate_model", "model", "apply")),
     *("tfprune.tfmot.cluster_weights", "tfprune.tfmot.strip_clustering", "tfprune.tfmot.strip_clustering_cqat"),
 }

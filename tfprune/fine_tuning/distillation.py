@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tfprune.spec import check_number
 
@@ -37,7 +38,7 @@ class Distillation:
 
     temperature: float | None = 3.0
     weight: float = 0.5
-    features: Iterable[str] | Mapping[str, str] | Iterable[tuple[str, str]] = ()
+    features: Iterable[str] | Mapping[str, str] = ()
 
     def __post_init__(self) -> None:
         if self.temperature is not None:
@@ -50,11 +51,16 @@ class Distillation:
                 "temperature out, or name layers: features=['last']."
             )
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The layers of the features: of the student, and of the teacher."""
+        return self.features  # type: ignore[return-value]
 
-def _pairs(given: object) -> tuple[tuple[str, str], ...]:
+
+def _pairs(given: Any) -> tuple[tuple[str, str], ...]:
     """Return the names of layers, those of the student with those of the teacher."""
     is_listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
-    listed = list(given.items() if isinstance(given, Mapping) else given) if is_listed else [given]  # type: ignore[call-overload]
+    listed = list(given.items() if isinstance(given, Mapping) else given) if is_listed else [given]
     pairs = tuple((entry, entry) if isinstance(entry, str) else tuple(entry) for entry in listed if _is_entry(entry))
     if not is_listed or len(pairs) < len(listed):
         raise TypeError(

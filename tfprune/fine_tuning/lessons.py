@@ -34,9 +34,7 @@ class Lessons:
         _check_apart(student, teacher)
         _check_shapes(student, teacher)
         self.how, self._teacher = how, teacher
-        self._pairs = [
-            (_layer(student, own, "model"), _layer(teacher, other, "teacher")) for own, other in how.features
-        ]
+        self._pairs = [(_layer(student, own, "model"), _layer(teacher, other, "teacher")) for own, other in how.pairs]
         self._logits = None if how.temperature is None else (logits_of(student), logits_of(teacher))
         self._heard: dict[int, Any] = {}
 

@@ -131,8 +131,8 @@ def prune_to(
         check_budget(budget)
     is_bound = max_drop is not None
     given = RunData(model, data, validation_data, batch_size=batch_size, samples=samples, is_bound=is_bound)
-    training = {"epochs": epochs, "every": every, "optimizer": optimizer, "callbacks": callbacks, "distill": distill}
-    trainer = Trainer(model, given.to_fit(is_watched=bool(callbacks)), **training)
+    training: dict[str, Any] = {"epochs": epochs, "every": every, "optimizer": optimizer, "distill": distill}
+    trainer = Trainer(model, given.to_fit(is_watched=bool(callbacks)), **training, callbacks=callbacks)
     evidence = given.first if any(fact.needs_data for fact in criterion.needed_facts()) else None
 
     def planned(current: keras.Model, target: Target | None) -> ShrinkPlan:
@@ -150,7 +150,7 @@ def prune_to(
     targets = targets_of(budget, rounds, network=network, model=model, folder=state)
     total = len(targets) * (len(STAGES) + trainer.steps())
     with Progress(total, verbose=verbose, unit="step", shown=[metric, "FLOPs"]) as progress:
-        tools = {"judge": judge, "trainer": trainer, "folder": state, "progress": progress}
+        tools: dict[str, Any] = {"judge": judge, "trainer": trainer, "folder": state, "progress": progress}
         return Rounds(planned, given.first, mode=reconstruction, **tools).go(model, targets)
 
 

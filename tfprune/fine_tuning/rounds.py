@@ -121,8 +121,9 @@ class Rounds:
 
     def _again(self, current: keras.Model, target: Target, stored: Arrays) -> tuple[keras.Model, Round]:
         """Return the model of a round that was done before."""
-        plan = target
-        if isinstance(target, Budget):
+        if isinstance(target, ShrinkPlan):
+            plan = target
+        else:
             plan = replace(self._planned(current, None), keep=stored["keep"])
         smaller = shrink(current, plan)
         training = self._trainer.compiled(smaller)
