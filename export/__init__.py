@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tfprune.export.converting.micro_support import micro_support as micro_support
     from tfprune.export.converting.sparse_inference import sparse_inference as sparse_inference
     from tfprune.export.converting.to_tflite import to_tflite as to_tflite
+    from tfprune.export.converting.vela import Vela as Vela
+    from tfprune.export.converting.vela import vela as vela
     from tfprune.export.files.pack import pack as pack
     from tfprune.export.files.unpack import unpack as unpack
     from tfprune.export.inspecting.inspect import inspect as inspect
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tfprune.export.micro.c_array import c_array as c_array
     from tfprune.export.micro.micro_report import MicroReport as MicroReport
     from tfprune.export.micro.micro_support_report import MicroSupportReport as MicroSupportReport
+    from tfprune.export.micro.vela_report import VelaReport as VelaReport
     from tfprune.export.rewriting.export_report import ExportReport as ExportReport
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
@@ -56,10 +59,10 @@ _ROOMS = {
     ],
     "xnnpack": ["SparseInferenceReport"],
     "inspecting": ["ModelReport", "inspect"],
-    "micro": ["ArrayReport", "MicroReport", "MicroSupportReport", "c_array"],
+    "micro": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "sparse_ready": ["make_sparse_ready"],
-    "converting": ["latency", "micro_support", "sparse_inference", "to_tflite"],
+    "converting": ["Vela", "latency", "micro_support", "sparse_inference", "to_tflite", "vela"],
 }
 
 __all__ = [name for names in _ROOMS.values() for name in names]  # noqa: PLE0604

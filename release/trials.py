@@ -113,6 +113,15 @@ def micro() -> None:
     assert not is_installed("tensorflow")
 
 
+def vela() -> None:
+    import keras
+
+    from tfprune.export import vela
+
+    report = vela("ethos-u55-128").report(keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)]))
+    assert report.weights == 8 * 16 and report.cycles > 0
+
+
 def completion() -> None:
     assert "shrink" in command("completion", "bash")
 

@@ -7,6 +7,6 @@ Then inputs and outputs get Keras' order (`signature_order`), float operators le
 weights that share values get integers that do (`shared_values`). All zeros must still be there (`kept_zeros`), and
 each form of the file that `rewriting.forms` makes is run against Keras. The best one is measured on labels, if there
 are some (`lost_accuracy`).
-`sparse_inference` and `latency` ask, before training, how such a file will run.
+`sparse_inference`, `latency`, `micro_support` and `vela` ask, before training, how such a file will run.
 Start at `to_tflite.to_tflite`.
 """

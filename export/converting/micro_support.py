@@ -44,10 +44,16 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
     if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
         return support_of_file(model_or_source, board=board)
     require()
-    return support_of_file(_dense(model_or_source), board=board)
+    return support_of_file(dense_int8(model_or_source), board=board)
 
 
-def _dense(model: Any) -> bytes:
+def dense_int8(model: Any) -> bytes:
+    """Convert a model as a dense int8 file with a batch of 1, on random numbers, which change ranges and no sizes.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it cannot be converted.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."

@@ -37,13 +37,22 @@ def measure() -> list[Row]:
     return rows
 
 
-def export(model: keras.Model) -> MicroReport:
-    """Prune a network of random weights whose batch norms know its activations, and export it."""
-    masked = tfprune.wrap(model)
-    tfprune.update_masks(masked, SPARSITY, allocation="uniform")
+def samples_of(model: keras.Model) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(SAMPLES, *model.input_shape[1:])).astype(np.float32)
+
+
+def pruned(model: keras.Model, sparsity: float = SPARSITY, pattern: object = "unstructured") -> keras.Model:
+    """Return a network of random weights with zeros, whose batch norms know its activations."""
+    masked = tfprune.wrap(model, pattern=pattern)
+    tfprune.update_masks(masked, sparsity, allocation="uniform")
     plain = tfprune.strip(masked)
-    samples = np.random.default_rng(0).normal(size=(SAMPLES, *plain.input_shape[1:])).astype(np.float32)
-    plain(samples, training=True)  # batch norms without momentum take these statistics
+    plain(samples_of(plain), training=True)  # batch norms without momentum take these statistics
+    return plain
+
+
+def export(model: keras.Model) -> MicroReport:
+    plain = pruned(model)
+    samples = samples_of(plain)
     with tempfile.TemporaryDirectory() as folder:
         settings = {"quantize": "int8", "io_dtype": "int8", "calibration": samples, "check_on": samples}
         # Zeros and random weights are coarse, and what is asked here is whether both files are equal.

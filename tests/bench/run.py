@@ -32,6 +32,7 @@ COMMANDS = [
     ["sparse_files.py"],
     ["eight_bit.py"],
     ["micro.py"],
+    ["vela.py"],
     ["quantized.py"],
     ["tfmot_quantized.py"],
     ["equalized.py"],

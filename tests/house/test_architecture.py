@@ -41,7 +41,7 @@ INSIDE = {
     "tfprune.federated.masked_client": {"flwr"},
     "tfprune.training": {"matplotlib"},
     "tfprune.export.tflite": {"ai_edge_litert", "flatbuffers"},
-    "tfprune.export.micro": {"tflite_micro"},
+    "tfprune.export.micro": {"tflite_micro", "ethosu"},
     "tfprune.export.preparing": {"tensorflow"},
     "tfprune.export.converting": {"tensorflow"},
     "tfprune.export.demo": {"tensorflow"},

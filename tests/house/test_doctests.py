@@ -44,6 +44,8 @@ def test_examples(name, tmp_path, monkeypatch, request):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
     if "micro" in name:
         pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
+    if "vela" in name:
+        pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
     module = importlib.import_module(name)
     names = {}
     if name.startswith("tfprune.export"):

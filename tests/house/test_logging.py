@@ -83,4 +83,4 @@ def test_a_latency_budget_logs_each_measurement(caplog):
     with caplog.at_level(logging.INFO, "tfprune"):
         plan = tfprune.plan_shrink(dense(16, 2), allocation=limit)
     kept = plan.parameters_kept
-    assert f"a latency of {10 * kept:,} us with {int(plan.keep.sum())} of 18 channels" in messages(caplog)
+    assert f"a latency of {10 * kept:,} with {int(plan.keep.sum())} of 18 channels" in messages(caplog)

@@ -138,3 +138,15 @@ def test_a_budget_splits_by_an_allocation_of_its_own():
     assert 0.4 < plan.parameters_kept / plan.parameters <= 0.5
     uniform = plan_shrink(model, allocation=budget(parameters=0.5))
     assert not np.array_equal(uniform.keep, plan.keep)
+
+
+def test_a_latency_in_steps_of_eight_channels_is_met_layer_by_layer():
+    model = stack(80, 80, 80)  # all of which would cross a step at once
+
+    def measure(candidate):
+        return float(sum(-(-layer.units // 8) for layer in candidate.layers if hasattr(layer, "units")))
+
+    plan = plan_shrink(model, allocation=budget(latency=17, measure=measure))
+    assert measure(shrink(model, plan)) == 17
+    kept = sorted(row.kept for row in plan.rows if row.kept < row.channels)
+    assert len(kept) == 3 and -(-kept[0] // 8) < -(-kept[-1] // 8)

@@ -36,7 +36,7 @@ class Budget:
         limits: By name, `flops`, `parameters`, `bytes` or `latency`. An int is an amount, a float a fraction of what
             the model costs now.
         base: The allocation that splits a sparsity over the groups.
-        measure: Returns the latency of a plain model in microseconds.
+        measure: Returns the latency of a plain model, in any unit.
         progress: How far on the way to the limits, in [0, 1].
 
     Example:
@@ -84,14 +84,19 @@ class Budget:
         Raises:
             ValueError: If even the largest sparsity does not meet a limit.
         """
-        steps = sum(weight.size for weight in weights)
+        steps, groups = sum(weight.size for weight in weights), 1
         if "latency" in dict(self.limits):
-            steps = min(steps, _STEPS_OF_LATENCY)
+            steps, groups = min(steps, _STEPS_OF_LATENCY), len(weights)
         costs = {name: self._cost(name, network, model) for name, _ in self.limits}
-        most = 2 + (steps - 1).bit_length()  # the model as it is, the smallest one, and a search by halves
+        # The model as it is, the smallest one, and two searches by halves.
+        most = 2 + (steps - 1).bit_length() + (groups - 1).bit_length()
 
-        def kept(step: int) -> np.ndarray:
-            return keeping(allocate(self.base, weights, step / steps))
+        def kept(step: int, farther: int = groups) -> np.ndarray:
+            """Go as far as a step says; with fewer groups than there are, the others stay one step behind."""
+            split = allocate(self.base, weights, step / steps)
+            if farther < groups:
+                split = [*split[:farther], *allocate(self.base, weights, (step - 1) / steps)[farther:]]
+            return keeping(split)
 
         def excess(keep: np.ndarray) -> str | None:
             found = ((name, costs[name](keep), target) for name, target in targets.items())
@@ -102,18 +107,17 @@ class Budget:
         with Progress(most, verbose=verbose, unit="candidate") as progress:
             targets = {name: self._target(limit, costs[name](network.all_kept())) for name, limit in self.limits}
             progress.add()
-            low, high = 0, steps - 1
-            short = excess(kept(high))
+            short = excess(kept(steps - 1))
             if short:
                 raise ValueError(
                     f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that "
                     f"may go, the model still has {short}. Raise the limit (an int is an amount, a float a "
                     f"fraction), or let more groups lose channels."
                 )
-            while low < high:
-                middle = (low + high) // 2
-                low, high = (middle + 1, high) if excess(kept(middle)) else (low, middle)
-        return kept(low)
+            step = _first(0, steps - 1, lambda middle: not excess(kept(middle)))
+            # Kernels of a device take channels by eights or so: a step of all groups at once may be a long one.
+            farther = _first(1, groups, lambda middle: not excess(kept(step, middle))) if step else groups
+        return kept(step, farther)
 
     def _target(self, limit: int | float, cost: float) -> float:
         final = cost * limit if isinstance(limit, float) else limit
@@ -126,10 +130,18 @@ class Budget:
 
         def latency(keep: np.ndarray) -> float:
             found = measure(shrink(model, ShrinkPlan(network, keep)))
-            _log.info("a latency of %s us with %d of %d channels", f"{found:,.0f}", keep.sum(), keep.size)
+            _log.info("a latency of %s with %d of %d channels", f"{found:,.0f}", keep.sum(), keep.size)
             return found
 
         return latency
+
+
+def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Return the first number from which on something holds; it does for the last."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return high
 
 
 def budget(
@@ -151,9 +163,9 @@ def budget(
         flops: Floating-point operations on one sample, two for each multiplication of kernels and attention.
         parameters: Entries of all weights.
         bytes: Bytes of all weights, as they are in the Keras model.
-        latency: Microseconds of one inference, by `measure`.
-        measure: Returns the latency of a plain model, such as `tfprune.export.latency`, which exports it and runs it
-            on this machine.
+        latency: Microseconds of one inference, or whatever `measure` counts.
+        measure: Returns what a plain model costs, such as `tfprune.export.latency`, which exports it and runs it on
+            this machine, or `tfprune.export.vela(...)`, the cycles on an NPU.
         base: How a sparsity is split over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, or a function,
             such as `allocation.LayerThreshold()`.
 
