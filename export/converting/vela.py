@@ -28,10 +28,8 @@ class Vela:
         memory: What lies in which of them; None for the compiler's own choice.
 
     Example:
-        >>> print(vela("ethos-u85-256").report("digits_int8.tflite"))
-        on ethos-u85-256   ... cycles
-        -----------------  ---...
-        ...
+        >>> vela("ethos-u85-256", counts="weight_bytes").counts
+        'weight_bytes'
     """
 
     accelerator: str

@@ -50,7 +50,7 @@ class VelaReport(Report):
         compiler: The name and version of the compiler.
 
     Example:
-        >>> report = tfprune.export.vela("ethos-u55-128").report("digits_int8.tflite")
+        >>> report = tfprune.export.vela("ethos-u55-128").report(model)
         >>> report.weight_bytes < report.weights  # as nine in ten are 0
         True
     """

@@ -41,13 +41,17 @@ def samples_of(model: keras.Model) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(SAMPLES, *model.input_shape[1:])).astype(np.float32)
 
 
+def settled(model: keras.Model) -> keras.Model:
+    """Let batch norms know the activations: those without momentum take the statistics of one call."""
+    model(samples_of(model), training=True)
+    return model
+
+
 def pruned(model: keras.Model, sparsity: float = SPARSITY, pattern: object = "unstructured") -> keras.Model:
     """Return a network of random weights with zeros, whose batch norms know its activations."""
     masked = tfprune.wrap(model, pattern=pattern)
     tfprune.update_masks(masked, sparsity, allocation="uniform")
-    plain = tfprune.strip(masked)
-    plain(samples_of(plain), training=True)  # batch norms without momentum take these statistics
-    return plain
+    return settled(tfprune.strip(masked))
 
 
 def export(model: keras.Model) -> MicroReport:

@@ -10,7 +10,7 @@ import sys
 
 import keras
 from common import Row
-from micro import NETWORKS, pruned, samples_of
+from micro import NETWORKS, pruned, samples_of, settled
 
 import tfprune
 from tfprune.export import VelaReport, vela
@@ -25,7 +25,7 @@ COUNTS = ("cycles", "sram", "weight_bytes")
 def measure() -> list[Row]:
     rows = []
     for name, build in NETWORKS.items():
-        model = pruned(build(), 0.0)
+        model = settled(build())
         forms = forms_of(model)
         for accelerator in ACCELERATORS:
             reports = {form: vela(accelerator).report(content) for form, content in forms.items()}
@@ -40,7 +40,7 @@ def forms_of(model: keras.Model) -> dict[str, bytes]:
     """Return int8 files of a network as it is, and smaller in four ways."""
     networks = {
         "dense": model,
-        "50 % of the channels": tfprune.shrink(model, tfprune.plan_shrink(model, 0.5)),
+        "50 % of the channels": settled(tfprune.shrink(model, tfprune.plan_shrink(model, 0.5))),
         "90 % zeros": pruned(model),
         "2 of 4": pruned(model, 0.5, tfprune.patterns.NM(2, 4)),
     }
