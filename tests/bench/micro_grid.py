@@ -1,4 +1,4 @@
-"""MLPerf Tiny's networks x patterns x float32 and int8 for microcontrollers: every file runs, and equals the dense one.
+"""MLPerf Tiny's networks x patterns x float32 and int8 for microcontrollers: files run, and equal the dense ones.
 
 The interpreter is asked here once more, without tfprune: for each file in the arena that its report says, and for the
 dense file. A row is a network in a format, with flash and arena of each pattern as fractions of the dense file's.
@@ -6,6 +6,7 @@ dense file. A row is a network in a format, with flash and arena of each pattern
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ import tfprune
 from tfprune.export import rewrite
 from tfprune.export.converting.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
+from tfprune.export.tflite import schema
+from tfprune.export.tflite.editor import load, save
 
 SAMPLES, LEVELS = 10, 16
 FORMATS = {"float32": {}, "int8": {"quantize": "int8", "io_dtype": "int8"}}
@@ -48,10 +51,8 @@ def files(build: Callable[[], keras.Model], kind: str) -> Iterator[tuple[keras.M
     for sparsity, pattern in PATTERNS.values():
         network = pruned(model, sparsity, pattern)
         yield network, dense(network, kind)
-    if kind == "int8":
-        yield model, share_weights(dense(model, kind), levels=LEVELS)
-    else:
-        yield model, dense(rounded(model), kind)
+    share = functools.partial(share_weights, levels=LEVELS) if kind == "int8" else share_floats
+    yield model, share(dense(model, kind))
 
 
 def dense(network: keras.Model, kind: str) -> bytes:
@@ -59,16 +60,16 @@ def dense(network: keras.Model, kind: str) -> bytes:
     return convert(network, calibration=calibration, batch=1, **FORMATS[kind])
 
 
-def rounded(model: keras.Model) -> keras.Model:
-    """Return a network whose kernels hold few values, as clustering makes them."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights([few(values) if values.ndim > 1 else values for values in model.get_weights()])
-    return copy
-
-
-def few(values: np.ndarray) -> np.ndarray:
-    step = (values.max() - values.min()) / (LEVELS - 1)
-    return (np.round((values - values.min()) / step) * step + values.min()).astype(np.float32)
+def share_floats(data: bytes) -> bytes:
+    """Round the weights of a float32 file to few values each, as clustering makes them."""
+    model = load(data)
+    for tensor in model.subgraphs[0].tensors:
+        buffer = model.buffers[tensor.buffer]
+        if tensor.type == schema.TensorType.FLOAT32 and np.size(tensor.shape) > 1 and buffer.data is not None:
+            values = np.asarray(buffer.data).view("<f4")
+            step = (values.max() - values.min()) / (LEVELS - 1)
+            buffer.data = (np.round((values - values.min()) / step) * step + values.min()).astype("<f4").view("u1")
+    return save(model)
 
 
 def cell(network: keras.Model, data: bytes) -> tuple[str, bool]:
