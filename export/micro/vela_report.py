@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.export.files.model_file import Source, read_model
-from tfprune.export.running.child_process import read_job, run_as_child, run_module, write_job
+from tfprune.export.processes.child_process import run_as_child, run_module
+from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.tflite.decode_format import OPERATOR
 from tfprune.export.tflite.reader import read
 from tfprune.export.tflite.schema import MissingPackage
