@@ -15,8 +15,9 @@ from tfprune.export.tflite import schema
 from tfprune.export.tflite.canonical_order import indices_of
 from tfprune.export.tflite.editor import inputs_of
 
-# The axis of the weight along which the outputs lie; None where a part would need a part of the input.
-CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": None, "TRANSPOSE_CONV": None}
+# The axis of the weight along which the outputs lie; None where parts of a layer cannot be joined.
+CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}
+BY_CHANNEL = "DEPTHWISE_CONV_2D"  # where a part of the outputs needs a part of the input
 TYPES: dict[int, Any] = {0: np.dtype("<f4"), 7: np.dtype("<i2"), 9: np.dtype("i1")}  # by the format's number
 ALIGNMENT = 16  # bytes to which the interpreter rounds each tensor up
 
@@ -33,6 +34,7 @@ class Layer:
         buffer: Where its values lie.
         values: The weight.
         pieces: Into how many parts its outputs can be cut; 1 if they cannot.
+        source: Bytes of the input of which each part takes a part; 0 if each takes all of it.
         live: Bytes of all tensors that are needed while it runs, without the weight.
         freed: Bytes of these that nothing needs afterwards.
         output: Bytes of what it makes.
@@ -46,20 +48,30 @@ class Layer:
     buffer: int
     values: np.ndarray
     pieces: int
+    source: int
     live: int
     freed: int
     output: int
     reason: str = ""
 
+    @property
+    def axis(self) -> int:
+        """The axis of the weight along which it is cut."""
+        return CUT[self.kind] or 0
+
     def slice_bytes(self, pieces: int) -> int:
         """Bytes in the arena of the largest part of the weight."""
-        each = self.values.nbytes // len(self.values) if pieces > 1 else 0
-        return aligned(each * -(-len(self.values) // pieces) if pieces > 1 else self.values.nbytes)
+        return aligned(self._part(self.values.nbytes, pieces))
 
     def peak(self, pieces: int) -> int:
         """Bytes that are live while the layer runs in so many parts, and while these are put together."""
-        together = self.live - self.freed + self.output if pieces > 1 else 0
-        return max(self.live + self.slice_bytes(pieces), together)
+        if pieces == 1:
+            return self.live + self.slice_bytes(1)
+        running = self.live + self.slice_bytes(pieces) + aligned(self._part(self.source, pieces))
+        return max(running, self.live - self.freed + self.output)
+
+    def _part(self, size: int, pieces: int) -> int:
+        return size // self.pieces * -(-self.pieces // pieces) if pieces > 1 else size
 
 
 def layers_of(model: schema.ModelT) -> list[Layer]:
@@ -78,8 +90,8 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
             continue
         values = np.asarray(model.buffers[tensor.buffer].data).view(dtype).reshape(_shape(tensor))
         reason = _refusal(model, tensor) or readers.get(tensor.buffer, "")
-        alone = takers[tensor.buffer] == 1 and not _grouped(graph, operator)
-        pieces = len(values) if CUT[kind] == 0 and alone else 1
+        source = graph.tensors[inputs[0]]
+        pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
         output = sum(_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
         name = (tensor.name or b"").decode("utf-8", "replace")
         found.append(
@@ -91,6 +103,7 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
                 tensor.buffer,
                 values,
                 pieces,
+                _bytes(source) if kind == BY_CHANNEL else 0,
                 live[number],
                 freed[number],
                 output,
@@ -148,10 +161,13 @@ def _bytes(tensor: schema.TensorT) -> int:
     return aligned(math.prod(_shape(tensor)) * widths.get(tensor.type, 1))
 
 
-def _grouped(graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:
-    """Tell whether filters of a convolution see a part of the input's channels only."""
-    source, weight = (_shape(graph.tensors[index]) for index in inputs_of(operator)[:2])
-    return len(weight) == 4 and source[-1:] != weight[-1:]
+def _most_pieces(kind: str, source: schema.TensorT, values: np.ndarray) -> int:
+    """Return into how many parts a layer can be cut; where each takes a part of the input, by its channels."""
+    channels = _shape(source)[-1:]
+    if kind == BY_CHANNEL:
+        return channels[0] if channels and values.ndim == 4 and values.shape[-1] % channels[0] == 0 else 1
+    grouped = values.ndim == 4 and channels != values.shape[-1:]  # filters see a part of the channels
+    return 1 if grouped or CUT[kind] is None else len(values)
 
 
 def _weights_read(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[int]:

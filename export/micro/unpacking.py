@@ -13,7 +13,7 @@ from tfprune.export.tflite.decode_format import OPERATOR, Encoded, encode_pruned
 from tfprune.export.tflite.editor import add_constant, add_tensor, add_values, inputs_of, operator_code
 
 JOINED = 10  # tensors that the interpreter's CONCATENATION takes, at most
-INTEGERS_SINCE = 2  # the version of CONCATENATION that takes int8
+INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8
 
 
 def encode(values: np.ndarray) -> Encoded:
@@ -48,15 +48,21 @@ class Unpacker:
         return [encoded]
 
     def _unpack_parts(self, layer: Layer, pieces: int) -> list[Encoded]:
-        bounds = np.linspace(0, len(layer.values), pieces + 1).round().astype(int).tolist()
+        each = layer.values.shape[layer.axis] // layer.pieces
+        bounds = (each * np.linspace(0, layer.pieces, pieces + 1).round().astype(int)).tolist()
         stored: list[Encoded] = []
         added: list[schema.OperatorT] = []
         made: list[int] = []
         waiting: list[int] = []
         for start, end in zip(bounds, bounds[1:], strict=False):
-            encoded = encode(layer.values[start:end])
-            weight = self._without_values(layer.weight, rows=slice(start, end))
-            added += [self._decode(self._constants(encoded), weight), self._part(layer.operator, weight, start, end)]
+            encoded = encode(layer.values.take(range(start, end), layer.axis))
+            weight = self._without_values(layer.weight, rows=slice(start, end), axis=layer.axis)
+            part = self._part(layer.operator, weight, start, end)
+            if layer.source:
+                taken = self._channels(part.inputs[0], start // each, end // each)
+                part.inputs[0] = taken.outputs[0]
+                added.append(taken)
+            added += [self._decode(self._constants(encoded), weight), part]
             stored.append(encoded)
             waiting.append(int(added[-1].outputs[0]))
             if len(waiting) == JOINED and pieces > JOINED:
@@ -75,14 +81,15 @@ class Unpacker:
             add_constant(self._model, self._graph, name=b"", values=raw) for raw in (encoded.bits, encoded.ancillary)
         ]
 
-    def _without_values(self, weight: int, rows: slice | None = None) -> int:
+    def _without_values(self, weight: int, rows: slice | None = None, axis: int = 0) -> int:
         tensor = self._graph.tensors[weight]
-        changes = {} if rows is None else self._of_rows(tensor, rows)
+        changes = {} if rows is None else self._of_rows(tensor, rows, axis)
         return add_tensor(self._graph, tensor, buffer=0, **changes)
 
-    def _of_rows(self, tensor: schema.TensorT, rows: slice) -> dict[str, object]:
-        """Return shape and scales of some indices along the first dimension."""
-        shape = np.array([rows.stop - rows.start, *tensor.shape[1:]], np.int32)
+    def _of_rows(self, tensor: schema.TensorT, rows: slice, axis: int = 0) -> dict[str, object]:
+        """Return shape and scales of some indices along a dimension, along which the scales lie."""
+        shape = np.array(tensor.shape, np.int32)
+        shape[axis] = rows.stop - rows.start
         quantization = copy.copy(tensor.quantization)
         if quantization is not None and np.size(quantization.scale) > 1:
             for name in ("scale", "zeroPoint", "min", "max"):
@@ -96,6 +103,23 @@ class Unpacker:
         part.inputs = np.array([source, weight, *(self._bias(index, start, end) for index in bias)], np.int32)
         part.outputs = np.array([self._output(operator, end - start)], np.int32)
         return part
+
+    def _channels(self, source: int, start: int, end: int) -> schema.OperatorT:
+        """Take some channels of an input."""
+        tensor = self._graph.tensors[source]
+        shape = np.array([*tensor.shape[:-1], end - start], np.int32)
+        bounds = [np.array([0] * (len(shape) - 1) + [start], np.int32), shape]
+        constants = [add_constant(self._model, self._graph, name=b"", values=values) for values in bounds]
+        index = operator_code(self._model, schema.BuiltinOperator.SLICE)
+        code = self._model.operatorCodes[index]
+        code.version = max(code.version, INTEGERS_SINCE)
+        return schema.OperatorT(
+            opcodeIndex=index,
+            inputs=np.array([source, *constants], np.int32),
+            outputs=np.array([add_tensor(self._graph, tensor, shape=shape, shapeSignature=None, name=b"")], np.int32),
+            builtinOptionsType=schema.BuiltinOptions.SliceOptions,
+            builtinOptions=schema.SliceOptionsT(),
+        )
 
     def _bias(self, bias: int, start: int, end: int) -> int:
         if bias < 0:

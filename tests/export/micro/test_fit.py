@@ -7,6 +7,7 @@ from tfprune.export import inspect, rewrite
 from tfprune.export.micro.boards import find_board, fits
 from tfprune.export.micro.candidates import Candidates
 from tfprune.export.micro.interpreter import run_files
+from tfprune.export.micro.layers import aligned
 from tfprune.export.tflite.editor import load, save
 from tfprune.export.tflite.reader import read
 
@@ -15,7 +16,7 @@ from tfprune.export.tflite.reader import read
 def test_each_form_gives_the_dense_outputs(network, kind):
     dense = network.files[kind]
     candidates = Candidates(dense)
-    plans = [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 3, 1), (5, 1, 20, 2), (24, 1, 13, 4)]
+    plans = [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 3, 1), (5, 1, 20, 2), (24, 7, 13, 4)]
     written = [candidates.write(plan) for plan in plans]
     expected, *runs = run_files([dense, *(one.data for one in written)], [network.samples])
     assert [run.reason for run in runs] == [""] * len(plans)
@@ -25,6 +26,33 @@ def test_each_form_gives_the_dense_outputs(network, kind):
     ops = read(written[3].data).ops
     # Parts: 5 + 1 + 20 + 2; the 20 are joined in tens, and these once more.
     assert (ops["TFLM_DECODE"], ops["CONCATENATION"]) == (28, 1 + 3 + 1)
+
+
+def test_a_depthwise_layer_is_cut_by_the_channels_of_its_input(network):
+    """With two outputs for each channel, int8 and float32; a part of the input takes RAM as well."""
+    tf = pytest.importorskip("tensorflow")
+    kernel = np.random.default_rng(0).normal(size=(5, 5, 48, 2)).astype(np.float32)
+    kernel[np.random.default_rng(1).random(kernel.shape) < 0.8] = 0
+    samples = network.samples[:, :5, :5, :1] + np.arange(48, dtype=np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 5, 5, 48))])
+    def whole_map(x):
+        return tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID") + 0.1 * np.arange(96, dtype=np.float32)
+
+    for integers in (False, True):
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([whole_map.get_concrete_function()])
+        if integers:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([row[None]] for row in samples)
+        dense = converter.convert()
+        candidates = Candidates(dense)
+        written = [candidates.write((pieces,)) for pieces in (1, 2, 4, 5)]
+        expected, *runs = run_files([dense, *(one.data for one in written)], [samples])
+        assert [run.reason for run in runs] == [""] * 4
+        assert all(run.equals(expected) for run in runs)
+        widths = [kernel[..., :channels, :].size * (1 if integers else 4) for channels in (48, 24, 12, 10)]
+        assert [one.rows[0].buffer for one in written] == [*map(aligned, widths)]
+        assert integers or runs[2].arena < 0.8 * runs[0].arena
 
 
 def test_values_that_are_few_become_tables(network):
