@@ -17,6 +17,7 @@ from tfprune.export.tflite.editor import load, save
 from tfprune.wrapping.strip import plain_copy
 
 SMALLEST = 2.0**-20  # scale
+MOVED = (0.01, 0.1)  # upward, as variances are among them
 SAMPLES = 8  # drawn to find some ranges, which change neither operators nor sizes
 
 
@@ -59,9 +60,20 @@ def dense_int8(model: Any) -> bytes:
             f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
         )
     plain = plain_copy(model)
+    _move_what_is_alike(plain)
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(SAMPLES, below=smallest_vocabulary(plain)))]
     return _with_scales(convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1))
+
+
+def _move_what_is_alike(model: keras.Model) -> None:
+    """Draw weights that are one number each, as biases are before training: the converter leaves biases of 0 out."""
+    draw = np.random.default_rng(0)
+    for weight in model.weights:
+        if "float" in weight.dtype:
+            values = keras.ops.convert_to_numpy(weight)
+            if values.size and (values == values.flat[0]).all():
+                weight.assign(values + draw.uniform(*MOVED, values.shape).astype(values.dtype))
 
 
 def _with_scales(content: bytes) -> bytes:

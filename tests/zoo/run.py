@@ -1,6 +1,6 @@
-"""Take every family of keras.applications from the model to the file, and print two tables: `make zoo`.
+"""Take every family of keras.applications from the model to the file, and print three tables: `make zoo`.
 
-python run.py [--only family] [--only integers] [FAMILY ...]: without a name all of them, and both ways.
+python run.py [--only family] [--only integers] [--only support] [FAMILY ...]: without a name all, and all ways.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ FAMILIES = {
     "VGG16": (32, 255),
     "VGG19": (32, 255),
 }
+MLPERF_TINY = (
+    "DS-CNN",
+    "MobileNet 0.25",
+    "ResNet-8",
+    "autoencoder",
+)  # for `support`; tests/bench/micro.py builds them
 # What each program notes, in the order in which it is shown.
 PROGRAMS = {
     "family": [
@@ -43,12 +49,18 @@ PROGRAMS = {
         "layers that round", "left", "in float", "bytes", "|file - Keras|", "|Keras, moved - Keras|",
         "quantize_aware, s", "to_tflite, s",
     ],
+    "support": ["operators", "lacks", "arena", "flash", "the interpreter"],
 }  # fmt: skip
 
 
 def row(program: str, name: str) -> dict[str, str]:
     """Return a family's figures by column and its verdict, measured in a process of its own for its memory."""
-    command = [sys.executable, str(Path(__file__).with_name(f"{program}.py")), name, *map(str, FAMILIES[name])]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name(f"{program}.py")),
+        name,
+        *map(str, FAMILIES.get(name, ())),
+    ]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     figures = dict(line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 1)
@@ -66,11 +78,13 @@ def main() -> int:
     parser.add_argument("families", nargs="*")
     parser.add_argument("--only", action="append", choices=PROGRAMS)
     options = parser.parse_args()
-    wanted = options.families or list(FAMILIES)
-    unknown = [name for name in wanted if name not in FAMILIES]
+    wanted = options.families or [*FAMILIES, *MLPERF_TINY]
+    unknown = [name for name in wanted if name not in (*FAMILIES, *MLPERF_TINY)]
     if unknown:
         raise SystemExit(f"Expected families among {', '.join(FAMILIES)}. Received: {', '.join(unknown)}")
-    held = [_measured(program, wanted) for program in options.only or PROGRAMS]
+    families = [name for name in wanted if name in FAMILIES]
+    programs = options.only or PROGRAMS
+    held = [_measured(program, wanted if program == "support" else families) for program in programs]
     return int(not all(held))
 
 

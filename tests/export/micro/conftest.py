@@ -32,11 +32,11 @@ def network(converting_here) -> Network:
     model = keras.Sequential(
         [
             keras.Input((10, 10, 3), name="image"),
-            layers.Conv2D(24, 3, activation="relu"),
-            layers.DepthwiseConv2D(3, activation="relu"),
+            layers.Conv2D(24, 3, activation="relu", bias_initializer="random_normal"),
+            layers.DepthwiseConv2D(3, activation="relu", bias_initializer="random_normal"),
             layers.Flatten(),
             layers.Dense(20, activation="relu", bias_initializer="random_normal"),
-            layers.Dense(4),
+            layers.Dense(4, bias_initializer="random_normal"),
         ]
     )
     for weight in model.weights:

@@ -89,6 +89,19 @@ def test_support_before_training_is_that_of_the_dense_file(network):
         micro_support(3)
 
 
+def test_the_arena_before_training_has_room_for_biases_that_are_0_until_then(network):
+    import keras
+
+    from tfprune.export.converting.convert import convert
+
+    model = keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(6, "relu") for _ in range(3))])
+    before, x = micro_support(model), np.random.default_rng(0).normal(size=(8, 8)).astype("float32")
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, :6], verbose=0)
+    after = micro_support(convert(model, quantize="int8", io_dtype="int8", calibration=x, batch=1))
+    assert (before.arena, before.ops) == (after.arena, after.ops)
+
+
 def test_an_untrained_model_that_gives_next_to_nothing_runs(network):
     import keras
 

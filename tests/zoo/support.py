@@ -1,0 +1,86 @@
+"""What `micro_support` says of one network before it is trained, beside what the interpreters say of the file after.
+
+Prints a line per figure. The arena is asked of the interpreter for microcontrollers itself, without tfprune: it loads
+in so many bytes and not in 16 fewer. The operators are those that LiteRT runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import keras
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from family import build, enliven, note
+from tflite_micro.python.tflite_micro import runtime
+
+import tfprune.export
+from tfprune.export.converting.convert import convert
+
+STEP, ROOM = 16, 2**28  # bytes
+
+
+def compare(model: keras.Model, samples: np.ndarray) -> None:
+    """Say what is expected of an untrained copy, and hold the file of the model itself against it."""
+    report = tfprune.export.micro_support(keras.models.clone_model(model))
+    data = convert(model, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
+    note("operators", str(sum(report.ops.values())))
+    note("lacks", ", ".join(report.missing) or "-")
+    note("arena", f"{report.arena:,}" if report.arena else "-")
+    note("flash", f"{report.flash:,}")
+    expect("operators", dict(report.ops), dict(sorted(operators(data).items())))
+    said = refusal(data, report.arena or ROOM)
+    note("the interpreter", said or "runs")
+    if report.arena is None:
+        name = re.search("Didn't find op for builtin opcode '(.+?)'", said)
+        expect("what stops it", True, name[1] in report.missing if name else report.reason in said)
+    else:
+        expect("refusal", "", said)
+        expect("whether fewer bytes do", False, not refusal(data, report.arena - STEP))
+
+
+def operators(data: bytes) -> Counter[str]:
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    details = Interpreter(model_content=data, experimental_op_resolver_type=plain)._get_ops_details()
+    return Counter(one["op_name"] for one in details)
+
+
+def refusal(data: bytes, arena: int) -> str:
+    """Say why a file does not load in so many bytes; a fork tries, as some operators crash in too few."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writer, 2)
+        try:
+            runtime.Interpreter.from_bytes(data, arena_size=arena)
+        except RuntimeError:
+            os._exit(1)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, errors="replace") as stream:
+        said = " ".join(stream.read().split())
+    return (said or "it crashed") if os.waitpid(child, 0)[1] else ""
+
+
+def expect(what: str, said: object, found: object) -> None:
+    if said != found:
+        raise ValueError(f"Expected {what}: {said}. Received: {found}")
+
+
+def of_mlperf_tiny(name: str) -> tuple[keras.Model, np.ndarray]:
+    sys.path.append(str(Path(__file__).parents[1] / "bench"))
+    import micro
+
+    model = micro.NETWORKS[name]()
+    samples = micro.samples_of(model)
+    enliven(model, samples)
+    return model, samples
+
+
+if __name__ == "__main__":
+    name, *numbers = sys.argv[1:]
+    compare(*(build(name, *map(int, numbers)) if numbers else of_mlperf_tiny(name)))
