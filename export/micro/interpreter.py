@@ -122,7 +122,7 @@ def _work(folder: Path) -> None:
     for index, count in enumerate(settings["outputs"]):
         data, said = (folder / f"{index}.tflite").read_bytes(), folder / f"{index}.said"
         try:
-            arena, raw, outputs = _measure(data, [*arrays.values()], outputs=count, said=said)
+            arena, raw, outputs = load_and_run(data, [*arrays.values()], outputs=count, said=said)
         except (RuntimeError, ValueError) as error:
             reason = _last_words(said) or " ".join(str(error).split())
             write_job(folder, str(index), settings={"reason": reason.rstrip("."), "arena": 0})
@@ -135,10 +135,24 @@ def _work(folder: Path) -> None:
         write_job(folder, str(index), settings={"reason": "", "arena": arena}, arrays=both)
 
 
-def _measure(
+def load_and_run(
     data: bytes, inputs: Sequence[np.ndarray], *, outputs: int, said: Path
 ) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
-    """Return the smallest arena, and the outputs in it, raw and as real numbers."""
+    """Run a file here, where it may take the process down.
+
+    Args:
+        data: The file.
+        inputs: As `run_files` takes them.
+        outputs: How many it has.
+        said: A file that gets what native code says.
+
+    Returns:
+        The smallest arena, and the outputs in it, raw and as real numbers.
+
+    Raises:
+        RuntimeError: If the interpreter refuses the file.
+        ValueError: If the inputs do not fit.
+    """
     with _said_to(said):
         interpreter = _load(data, ROOM)
         interpreter.print_allocations()

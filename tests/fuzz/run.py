@@ -1,8 +1,8 @@
 """Feed damaged and foreign files to everything that reads files: `make fuzz`, or `run.py TARGET ... --runs 100000`.
 
 A finding is another exception than ValueError, more than `MEMORY` on top of what the libraries take, or more than
-`SECONDS` for one input. It stops its target, and libFuzzer leaves the input in build/fuzz. The interpreter is native
-code: it runs in a forked child. A crash there is a finding, too, which stops nothing: its input is kept.
+`SECONDS` for one input. It stops its target, and libFuzzer leaves the input in build/fuzz. Interpreters are native
+code: they run in a forked child. A crash there is a finding, too, which stops nothing: its input is kept.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -25,7 +27,7 @@ SECONDS = 10
 LIES = (0, 1, 5, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
 CRASHES = FOLDER / "crashes"
-TARGETS = ("read", "load", "inspect", "page", "unpack", "micro", "runner")
+TARGETS = ("read", "load", "inspect", "page", "unpack", "micro", "runner", "interpreter")
 
 
 def main() -> int:
@@ -124,7 +126,8 @@ def targets() -> dict:
         "page": page,
         "unpack": unpack,
         "micro": unpack_in_parts,
-        "runner": run_in_child,
+        "runner": functools.partial(run_in_child, predict),
+        "interpreter": functools.partial(run_in_child, measure),
     }
 
 
@@ -144,27 +147,24 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
 
 
-def run_in_child(data: bytes) -> None:
+def run_in_child(work: Callable[[bytes], None], data: bytes) -> None:
     """Run a file in a child; a native crash ends the child alone, and its input is kept."""
     from tfprune.export.files.model_file import read_model
 
     plain = read_model(data)  # here, so that libFuzzer sees the way through our own checks
     child = os.fork()
     if child == 0:
-        os._exit(run(plain))
+        os._exit(run(work, plain))
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         (CRASHES / f"{name}-{zlib.crc32(data):08x}").write_bytes(data)
     elif status:
-        raise RuntimeError("Runner raised another exception than ValueError")
+        raise RuntimeError("it raised another exception than ValueError")
 
 
-def run(plain: bytes) -> int:
+def run(work: Callable[[bytes], None], plain: bytes) -> int:
     """Load and run a file; return 1 for an exception that is no ValueError."""
-    from tfprune.export.running.inputs import random_inputs
-    from tfprune.export.running.runner import Runner
-
     for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # libFuzzer's own would take the crash for its own
     signal.alarm(SECONDS // 3)  # a loop that a file makes endless counts among the crashes, as SIGALRM
@@ -173,14 +173,33 @@ def run(plain: bytes) -> int:
     errors = os.dup(2)
     os.dup2(nowhere, 2)
     try:
-        runner = Runner(plain)
-        runner.predict(random_inputs(runner.inputs, runner.outputs, rows=1))
+        work(plain)
     except ValueError:
         return 0
     except BaseException:  # noqa: BLE001 (each is a finding)
         os.write(errors, traceback.format_exc().encode())
         return 1
     return 0
+
+
+def predict(plain: bytes) -> None:
+    from tfprune.export.running.inputs import random_inputs
+    from tfprune.export.running.runner import Runner
+
+    runner = Runner(plain)
+    runner.predict(random_inputs(runner.inputs, runner.outputs, rows=1))
+
+
+def measure(plain: bytes) -> None:
+    """Do what the process of the interpreter for microcontrollers does, which takes RuntimeErrors for refusals."""
+    from tfprune.export.micro.interpreter import load_and_run
+    from tfprune.export.running.inputs import random_inputs
+    from tfprune.export.tflite.reader import read
+
+    model = read(plain)
+    inputs = random_inputs(model.inputs, model.outputs, rows=1)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(RuntimeError):
+        load_and_run(plain, inputs, outputs=len(model.outputs), said=Path(folder, "said"))
 
 
 if __name__ == "__main__":

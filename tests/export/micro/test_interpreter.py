@@ -5,9 +5,14 @@ import importlib.util
 import numpy as np
 import pytest
 
+from tfprune.export.micro import interpreter
+from tfprune.export.micro.candidates import Candidates
 from tfprune.export.micro.interpreter import run_files
 from tfprune.export.micro.operators import HAS, missing, registrations
 from tfprune.export.running.runner import Runner
+from tfprune.export.tflite import schema
+from tfprune.export.tflite.editor import load, save
+from tfprune.export.tflite.reader import read
 from tfprune.export.tflite.schema import MissingPackage
 
 
@@ -30,6 +35,31 @@ def test_a_refusal_and_a_crash_are_reasons_and_the_others_run(network, sparse):
     refused, right = run_files([sparse, network.files["float32"]], [network.samples])
     assert "DENSIFY" in refused.reason
     assert right.reason == ""
+
+
+def test_damaged_constants_of_decode_are_reasons_too(network, monkeypatch):
+    """The reader refuses most of these files, and is bypassed here: the interpreter gets them all."""
+    candidates = Candidates(network.files["int8"])
+    whole = candidates.write((1,) * candidates.layers).data
+    random, files = np.random.default_rng(0), []
+    places = [tensor.buffer for tensor in load(whole).subgraphs[0].tensors if tensor.type == schema.TensorType.UINT8]
+    for place in places:
+        for damage in DAMAGES:
+            model = load(whole)
+            model.buffers[place].data = damage(np.array(model.buffers[place].data), random)
+            files.append(save(model))
+    monkeypatch.setattr(interpreter, "read", lambda data: read(whole))
+    *runs, right, expected = run_files([*files, whole, network.files["int8"]], [network.samples])
+    assert len(runs) == len(DAMAGES) * len(places) >= 20
+    assert all(bool(run.reason) != bool(run.raw) for run in runs)
+    assert right.equals(expected)
+
+
+DAMAGES = [
+    lambda raw, random: np.concatenate([random.integers(0, 256, 8).astype(np.uint8), raw[8:]]),  # a header that lies
+    lambda raw, random: raw[: len(raw) // 2],
+    lambda raw, random: np.full_like(raw, 255),  # bits for more values than there are
+]
 
 
 def test_samples_that_do_not_fit_are_a_reason(network):
