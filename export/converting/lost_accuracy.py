@@ -13,7 +13,7 @@ from tfprune.export.preparing.signature import Signature
 from tfprune.export.rewriting.export_report import LostAccuracy
 from tfprune.export.running.evaluate import TIMEOUT, samples_and_answers
 from tfprune.export.running.metrics import check_metrics, is_error, measure
-from tfprune.export.running.verify import run_in_child
+from tfprune.export.running.verify import Run, run_in_child
 from tfprune.spec import check_number
 
 
@@ -51,6 +51,7 @@ def lost_accuracy(
     data: EvaluateOn | None,
     *,
     predict: Callable[[Mapping[str, np.ndarray]], list[np.ndarray]],
+    run_file: Callable[..., Run] = run_in_child,
 ) -> tuple[LostAccuracy, ...]:
     """Measure a file and the model it was made from, and refuse it if it lost too much.
 
@@ -58,6 +59,7 @@ def lost_accuracy(
         content: The plain file.
         data: What `read_evaluate_on` returned; None measures nothing.
         predict: Gives the model's outputs in the order of the file's.
+        run_file: Runs a file as `run_in_child` does.
 
     Returns:
         What was lost, for each output.
@@ -68,7 +70,7 @@ def lost_accuracy(
     """
     if data is None:
         return ()
-    run = run_in_child(content, data.x, timeout=TIMEOUT)
+    run = run_file(content, data.x, timeout=TIMEOUT)
     if run.reason:
         raise ValueError(f"Expected a file that runs on `evaluate_on`. Received: {run.reason}. Nothing was written.")
     outputs = dict(zip(run.outputs, predict(data.x), strict=True))

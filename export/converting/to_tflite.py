@@ -20,6 +20,7 @@ from tfprune.export.converting.shared_values import share_grids
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.micro.budgets import read_target
+from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.preparing.half_precision import half_types
 from tfprune.export.preparing.signature import Signature, signature, smallest_vocabulary
 from tfprune.export.preparing.trained_ranges import holds_ranges, with_known_ranges
@@ -33,6 +34,7 @@ from tfprune.export.rewriting.forms import (
     forms,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
+from tfprune.export.running.verify import run_in_child
 from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
@@ -127,7 +129,7 @@ def to_tflite(
         target: None for phones and computers, or `"micro"` for TensorFlow Lite for Microcontrollers, with `quantize`
             None, `"int8"` or `"int16x8"`: a file with a batch of 1 and without the zeros of its weights, which the
             interpreter there unpacks while it runs. It has to give the dense file's outputs there bit for bit, and
-            Keras' within `tolerance`; on `evaluate_on` the dense file is measured. Needs the extra `micro`.
+            Keras' within `tolerance`; `evaluate_on` is run there, too. Needs the extra `micro`.
         arena: With `target="micro"`: the bytes of RAM that the file may take (`rewrite`).
         flash: With `target="micro"`: the bytes that it may have (`rewrite`).
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
@@ -189,8 +191,9 @@ def to_tflite(
             found = _forms(plain, content, quantize=quantize, levels=levels, sparse=sparse, optimize=optimize)
             progress.add()
             choice = choose(found, inputs=data, optimize=optimize, compress=compress, **wanted)
-        measured = content if budgets else choice.form.content
-        lost = lost_accuracy(measured, answers, predict=partial(predict, plain, inputs=inputs))
+        run_file = run_by_name if budgets else run_in_child
+        predicted = partial(predict, plain, inputs=inputs)
+        lost = lost_accuracy(choice.form.content, answers, predict=predicted, run_file=run_file)
     write_atomically(place, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     return export_report(str(place), choice, lost=lost, nnz=nnz, size=size)

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,13 @@ import numpy as np
 from tfprune.export.processes.child_process import run_as_child, run_module
 from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.running.io_tensor import IOTensor
+from tfprune.export.running.verify import Run
 from tfprune.export.tflite.reader import read
 from tfprune.export.tflite.schema import MissingPackage
 
 PACKAGE = "tflite_micro"
 ROOM = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory
-TIMEOUT = 600.0  # seconds for all files of one call
+TIMEOUT = 600.0  # seconds for all files of one call, unless it says otherwise
 STEP = 16  # bytes: parts of an arena begin at multiples
 TOTAL = "Arena allocation total "
 NOISE = ("Failed to", "Node ", "Additional ")  # lines that repeat what an earlier one says
@@ -69,13 +70,26 @@ def runtime_name() -> str:
     return f"tflite-micro {importlib.metadata.version('tflite-micro')}"
 
 
-def run_files(files: Sequence[bytes], inputs: Sequence[np.ndarray]) -> list[MicroRun]:
+def run_by_name(data: bytes, inputs: Mapping[str, np.ndarray], *, timeout: float) -> Run:
+    """Run a plain file as `verify.run_in_child` does, by the names of its inputs and outputs, but here.
+
+    Raises:
+        MissingPackage: If tflite-micro is not installed.
+    """
+    model = read(data)
+    (run,) = run_files([data], [inputs[info.name] for info in model.inputs], timeout=timeout)
+    names = [info.name for info in model.outputs] if not run.reason else []
+    return Run(dict(zip(names, run.outputs, strict=True)), runtime_name(), run.reason)
+
+
+def run_files(files: Sequence[bytes], inputs: Sequence[np.ndarray], *, timeout: float = TIMEOUT) -> list[MicroRun]:
     """Run files on the same samples.
 
     Args:
         files: Plain .tflite files, which are whole.
         inputs: An array for each input, in the order of the graph: of the input's shape, or with any number of
             samples along its first dimension if the file takes one.
+        timeout: Seconds for all of them.
 
     Returns:
         How each ran. One that takes the process down has that as its reason.
@@ -86,11 +100,11 @@ def run_files(files: Sequence[bytes], inputs: Sequence[np.ndarray]) -> list[Micr
     require()
     runs: list[MicroRun] = []
     while len(runs) < len(files):
-        runs += _run(files[len(runs) :], inputs)
+        runs += _run(files[len(runs) :], inputs, timeout)
     return runs
 
 
-def _run(files: Sequence[bytes], inputs: Sequence[np.ndarray]) -> list[MicroRun]:
+def _run(files: Sequence[bytes], inputs: Sequence[np.ndarray], timeout: float) -> list[MicroRun]:
     """Run files until one takes the process down."""
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
@@ -99,7 +113,7 @@ def _run(files: Sequence[bytes], inputs: Sequence[np.ndarray]) -> list[MicroRun]
         write_job(folder, "job", settings={"outputs": counts}, arrays=arrays)
         for index, data in enumerate(files):
             (folder / f"{index}.tflite").write_bytes(data)
-        completed = run_module(__name__, folder, timeout=TIMEOUT)
+        completed = run_module(__name__, folder, timeout=timeout)
         runs: list[MicroRun] = []
         for index in range(len(files)):
             if not (folder / f"{index}.json").exists():
