@@ -29,6 +29,9 @@ def leave_out_unread(model: schema.ModelT) -> None:
             tensor.name = tensor.name if number == 0 and index in ends else None
             tensor.shapeSignature = None
             tensor.quantization = _quantization(tensor)
+            data = model.buffers[tensor.buffer].data
+            if not tensor.isVariable and (data is None or not len(data)):
+                tensor.buffer = 0  # the empty one
     model.signatureDefs = model.metadata = model.metadataBuffer = model.description = None
     put_in_order(model)
     for name in ("metadata", "signatureDefs"):
@@ -70,4 +73,7 @@ def _quantization(tensor: schema.TensorT) -> schema.QuantizationParametersT | No
     if quantization.scale is None or not np.size(quantization.scale):
         return None
     quantization.min = quantization.max = None
+    zeros = np.unique(quantization.zeroPoint) if np.size(quantization.zeroPoint) > 1 else []
+    if len(zeros) == 1:  # which stands for all channels, in 8 bytes each
+        quantization.zeroPoint = zeros
     return quantization
