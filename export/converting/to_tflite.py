@@ -58,6 +58,7 @@ ADVICE = (
     "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
+RUN_FILE = {None: run_in_child, "micro": run_by_name}  # on samples whose answers are known
 STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 SAMPLES = 8  # drawn for the check when no data is given
 
@@ -191,9 +192,8 @@ def to_tflite(
             found = _forms(plain, content, quantize=quantize, levels=levels, sparse=sparse, optimize=optimize)
             progress.add()
             choice = choose(found, inputs=data, optimize=optimize, compress=compress, **wanted)
-        run_file = run_by_name if budgets else run_in_child
         predicted = partial(predict, plain, inputs=inputs)
-        lost = lost_accuracy(choice.form.content, answers, predict=predicted, run_file=run_file)
+        lost = lost_accuracy(choice.form.content, answers, predict=predicted, run_file=RUN_FILE[target])
     write_atomically(place, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     return export_report(str(place), choice, lost=lost, nnz=nnz, size=size)

@@ -73,7 +73,7 @@ def _quantization(tensor: schema.TensorT) -> schema.QuantizationParametersT | No
     if quantization.scale is None or not np.size(quantization.scale):
         return None
     quantization.min = quantization.max = None
-    zeros = np.unique(quantization.zeroPoint) if np.size(quantization.zeroPoint) > 1 else []
-    if len(zeros) == 1:  # which stands for all channels, in 8 bytes each
-        quantization.zeroPoint = zeros
+    points = quantization.zeroPoint
+    if np.size(points) > 1 and (points == points[0]).all():  # one stands for all channels, of 8 bytes each
+        quantization.zeroPoint = points[:1]
     return quantization

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,9 @@ from tfprune.spec import check_choice, check_count, check_number, check_sparsity
 
 _log = logging.getLogger(__name__)
 Limit = int | float | None
-_STEPS_OF_LATENCY = 64  # sparsities to choose among where each has to be measured
+# Where each candidate has to be measured: sparsities to choose among, parts of the model that may go one step less,
+# and how much of the limit is taken when no more is tried.
+_STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _NEAR = 64, 16, 0.97
 
 # What of a network can be counted; a latency has to be measured.
 _COUNTS = {"flops": Network.flops, "parameters": Network.parameters, "bytes": Network.bytes}
@@ -84,40 +86,54 @@ class Budget:
         Raises:
             ValueError: If even the largest sparsity does not meet a limit.
         """
-        steps, groups = sum(weight.size for weight in weights), 1
+        steps, parts = sum(weight.size for weight in weights), []
         if "latency" in dict(self.limits):
-            steps, groups = min(steps, _STEPS_OF_LATENCY), len(weights)
+            steps = min(steps, _STEPS_OF_LATENCY)
+            parts = np.array_split(range(len(weights)), min(len(weights), _PARTS_OF_LATENCY))
         costs = {name: self._cost(name, network, model) for name, _ in self.limits}
-        # The model as it is, the smallest one, and two searches by halves.
-        most = 2 + (steps - 1).bit_length() + (groups - 1).bit_length()
+        most = 2 + (steps - 1).bit_length() + len(parts)  # the model as it is, the smallest one, and the searches
+        shares: dict[tuple[int, tuple[int, ...]], float] = {}
 
-        def kept(step: int, farther: int = groups) -> np.ndarray:
-            """Go as far as a step says; with fewer groups than there are, the others stay one step behind."""
+        def kept(step: int, behind: tuple[int, ...] = ()) -> np.ndarray:
+            """Go as far as a step says, but some groups one step less."""
             split = allocate(self.base, weights, step / steps)
-            if farther < groups:
-                split = [*split[:farther], *allocate(self.base, weights, (step - 1) / steps)[farther:]]
-            return keeping(split)
+            less = allocate(self.base, weights, (step - 1) / steps) if behind else split
+            return keeping([less[group] if group in behind else one for group, one in enumerate(split)])
 
-        def excess(keep: np.ndarray) -> str | None:
-            found = ((name, costs[name](keep), target) for name, target in targets.items())
-            over = next((entry for entry in found if entry[1] > entry[2]), None)  # measures no more than it has to
+        def lack(step: int, behind: tuple[int, ...] = ()) -> str:
+            shares[step, behind], text = self._tightest(kept(step, behind), costs, targets)
             progress.add()
-            return over and "{} of {:,.0f} where {:,.0f} are allowed".format(*over)
+            return text if shares[step, behind] > 1 else ""
 
         with Progress(most, verbose=verbose, unit="candidate") as progress:
             targets = {name: self._target(limit, costs[name](network.all_kept())) for name, limit in self.limits}
             progress.add()
-            short = excess(kept(steps - 1))
-            if short:
+            if lacking := lack(steps - 1):
                 raise ValueError(
                     f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that "
-                    f"may go, the model still has {short}. Raise the limit (an int is an amount, a float a "
+                    f"may go, the model still has {lacking}. Raise the limit (an int is an amount, a float a "
                     f"fraction), or let more groups lose channels."
                 )
-            step = _first(0, steps - 1, lambda middle: not excess(kept(middle)))
+            step = _first(0, steps - 1, lambda step: not lack(step))
+            behind: tuple[int, ...] = ()
             # Kernels of a device take channels by eights or so: a step of all groups at once may be a long one.
-            farther = _first(1, groups, lambda middle: not excess(kept(step, middle))) if step else groups
-        return kept(step, farther)
+            for part in parts if step else ():
+                more = (*behind, *map(int, part))
+                behind = more if shares[step, behind] < _NEAR and not lack(step, more) else behind
+        return kept(step, behind)
+
+    @staticmethod
+    def _tightest(
+        keep: np.ndarray, costs: Mapping[str, Callable[[np.ndarray], float]], targets: Mapping[str, float]
+    ) -> tuple[float, str]:
+        """Return the largest share of a limit that is taken, and say so; it measures no more than it has to."""
+        largest = (0.0, "")
+        for name, target in targets.items():
+            if largest[0] <= 1:
+                cost = costs[name](keep)
+                said = f"{name} of {cost:,.0f} where {target:,.0f} are allowed"
+                largest = max(largest, (cost / target, said))
+        return largest
 
     def _target(self, limit: int | float, cost: float) -> float:
         final = cost * limit if isinstance(limit, float) else limit
