@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs notebooks dist release-check bench zoo hub fuzz device-check device-test device-integers device-page grid clean
+.PHONY: demo test lint docs notebooks dist release-check bench zoo hub fuzz device-check device-test device-ssh device-integers device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -70,6 +70,10 @@ device-test: build/device/files.json
 # Files of integers, layer by layer, on this machine, an emulated Raspberry Pi, tflite-runtime and TFLite Micro.
 device-integers: .venv/dev
 	$(BIN)/python tests/device/integers.py build/device/integers
+
+# The emulated Raspberry Pi behind a real sshd on this machine (Debian: openssh-server), as a board on the desk.
+device-ssh: .venv/dev
+	$(BIN)/python tests/device/over_ssh.py build/device
 
 # What docs/raspberry_pi.md says, from an empty folder, with the Pi's own pip: two to three minutes.
 device-page: build/device/files.json

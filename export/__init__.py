@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tfprune.export.micro.micro_report import MicroReport as MicroReport
     from tfprune.export.micro.micro_support_report import MicroSupportReport as MicroSupportReport
     from tfprune.export.micro.vela_report import VelaReport as VelaReport
+    from tfprune.export.remote.remote import Remote as Remote
     from tfprune.export.rewriting.export_report import ExportReport as ExportReport
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
@@ -60,6 +61,7 @@ _ROOMS = {
     "xnnpack": ["SparseInferenceReport"],
     "inspecting": ["ModelReport", "inspect"],
     "micro": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
+    "remote": ["Remote"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "sparse_ready": ["make_sparse_ready"],
     "converting": ["Vela", "latency", "micro_support", "sparse_inference", "to_tflite", "vela"],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # What a shell offers for an argument that is a file, as the package shtab spells it.
@@ -52,6 +54,35 @@ def add_model_file(parser: argparse.ArgumentParser) -> None:
     """Add the .tflite file that a command reads."""
     text = "a .tflite file, plain, packed, or compressed with gzip or xz"
     add_file(parser, "model", metavar="MODEL", help=text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add where a file runs."""
+    text = "run the file on this device: USER@HOST, as ssh takes it, or adb:SERIAL for a phone"
+    parser.add_argument("--on", metavar="DEVICE", help=text)
+    text = "the Python to call there, with NumPy and an interpreter (default: python3)"
+    parser.add_argument("--python", metavar="PATH", help=text)
+    parser.add_argument("--ssh", metavar="ARGUMENTS", help="further arguments of ssh, such as '-p 2222'")
+
+
+@contextlib.contextmanager
+def device_of(options: argparse.Namespace) -> Iterator[Any]:
+    """Yield the device that the options name, None for this machine.
+
+    Raises:
+        ValueError: If something is said of a device, and none is named.
+    """
+    if options.on is None:
+        for name in ("python", "ssh"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"Expected --on DEVICE with --{name}. Received: none.")
+        yield None
+        return
+    from tfprune.export.remote.remote import Remote
+
+    python = {} if options.python is None else {"python": options.python}
+    with Remote(options.on, **python, options=shlex.split(options.ssh or "")) as remote:
+        yield remote
 
 
 def add_saved_model(parser: argparse.ArgumentParser) -> None:

@@ -1,23 +1,24 @@
-"""`tfprune verify`: run a file, and compare it with a Keras model."""
+"""`tfprune verify`: run a file, here or on a device, and compare it with a Keras model."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from tfprune.export.commands.base import add_command, add_file, add_model_file
+from tfprune.export.commands.base import add_command, add_device, add_file, add_model_file, device_of
 from tfprune.export.loading import load_arrays, load_model
 
 
 def add_to(commands: Any) -> None:
     text = (
-        "Load and run a .tflite file in a process of its own; with --against, compare it with the Keras model; with "
-        "--labels, count how often it is right."
+        "Load and run a .tflite file in a process of its own, on this machine or with --on on a board or a phone; "
+        "with --against, compare it with the Keras model; with --labels, count how often it is right."
     )
     examples = """
 tfprune verify model.tflite
 tfprune verify model.tflite --against model.keras --inputs samples.npy
 tfprune verify model.tflite --inputs samples.npy --labels labels.npy
+tfprune verify model.tflite --inputs samples.npy --labels labels.npy --on pi@raspberrypi
 """
     parser = add_command(commands, "verify", run=_verify, text=text, extra="device", examples=examples)
     add_model_file(parser)
@@ -30,6 +31,7 @@ tfprune verify model.tflite --inputs samples.npy --labels labels.npy
         default=1e-4,
         help="largest difference, as a fraction of the largest right output (default: %(default)g; int8: 0.1 or so)",
     )
+    add_device(parser)
 
 
 def _verify(options: argparse.Namespace) -> Any:
@@ -40,7 +42,9 @@ def _verify(options: argparse.Namespace) -> Any:
     if options.against:
         expected = _predict(load_model(options.against), inputs)
     labels = load_arrays(options.labels) if options.labels else None
-    return verify(options.model, inputs=inputs, expected=expected, labels=labels, tolerance=options.tolerance)
+    settings = {"inputs": inputs, "expected": expected, "labels": labels, "tolerance": options.tolerance}
+    with device_of(options) as device:
+        return verify(options.model, **settings, on=device)
 
 
 def _predict(model: Any, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How long a Keras model takes on this machine, once it is a TFLite file."""
+"""How long a Keras model takes, once it is a TFLite file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import Any
 import keras
 
 from tfprune.export.converting.convert import convert
+from tfprune.export.processes.device import Device
 from tfprune.export.running.benchmark import benchmark
 from tfprune.wrapping.strip import plain_copy
 
 
 def latency(
-    model: keras.Model, *, quantize: str | None = None, calibration: Any = None, runs: int = 50, threads: int = 1
+    model: keras.Model,
+    *,
+    quantize: str | None = None,
+    calibration: Any = None,
+    runs: int = 50,
+    threads: int = 1,
+    on: Device | None = None,
 ) -> float:
-    """Strip and convert a model, and measure one inference of the dense file on this machine.
+    """Strip and convert a model, and measure one inference of the dense file on this machine or on a device.
 
     It is what `tfprune.budget(latency=..., measure=tfprune.export.latency)` asks for; with arguments:
     `measure=lambda model: latency(model, quantize="dynamic")`.
@@ -25,13 +32,15 @@ def latency(
         calibration: As in `to_tflite`.
         runs: How often it is timed, at least 1.
         threads: Threads of the interpreter, at least 1.
+        on: The device that runs the file, as in `benchmark`; None is this machine.
 
     Returns:
         Microseconds of one inference with a batch of 1, the median, in a process of its own.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If an argument does not fit, or the model cannot be converted or does not run.
+        ValueError: If an argument does not fit, the model cannot be converted or does not run, or the device does not
+            answer.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
@@ -39,4 +48,4 @@ def latency(
         True
     """
     content = convert(plain_copy(model), quantize=quantize, calibration=calibration)
-    return 1000 * benchmark(content, runs=runs, threads=threads).median_ms
+    return 1000 * benchmark(content, runs=runs, threads=threads, on=on).median_ms

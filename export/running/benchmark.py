@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfprune.export import board
 from tfprune.export.files.model_file import Source, read_model, read_source, source_name
-from tfprune.export.processes.child_process import run_as_child, run_module
+from tfprune.export.processes.child_process import run_as_child
+from tfprune.export.processes.device import Device, runner_on
 from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.running.benchmark_report import BenchmarkReport
 from tfprune.export.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.running.runner import THREADS, Runner
-from tfprune.spec import check_count
+from tfprune.spec import check_count, check_number
 
 MODEL = "model.tflite"
 TIMEOUT = 3600  # a slow board, a large model, and many runs
 STATUS = Path("/proc/self/status")
-PROCESSOR = (Path("/proc/device-tree/model"), Path("/proc/cpuinfo"))
 
 
 def benchmark(
-    source: Source, *, inputs: Any = None, runs: int = 50, warmup: int = 5, threads: int = 1, batch: int = 1
+    source: Source,
+    *,
+    inputs: Any = None,
+    runs: int = 50,
+    warmup: int = 5,
+    threads: int = 1,
+    batch: int = 1,
+    repeats: int | None = None,
+    cool_down: float = 1.0,
+    on: Device | None = None,
 ) -> BenchmarkReport:
     """Time `Runner.predict` in a process that does nothing else, on the same inputs each time.
 
@@ -38,14 +48,19 @@ def benchmark(
         warmup: How often it runs before that, at least 0.
         threads: Threads of the interpreter, 1 to 1024.
         batch: Rows in each run if they are drawn at random, at least 1.
+        repeats: How many processes do all of this, one after the other, at least 1: each has a layout of memory of
+            its own, and what differs between them is the spread. None takes 1 here and 3 on a device.
+        cool_down: Seconds between two of these processes, at least 0.
+        on: The device that runs them, such as `Remote("pi@raspberrypi")`; None is this machine.
 
     Returns:
-        Milliseconds of the runs, and the largest memory of the process, which holds Python, NumPy and the
-        interpreter besides the model.
+        Milliseconds of the runs, and the largest memory of a process, which holds Python, NumPy and the interpreter
+        besides the model. With repeats, the times are those of the process with the median median.
 
     Raises:
-        TypeError: If `source` is neither a path nor bytes, or a number is not an integer.
-        ValueError: If a number is out of range, or the file cannot be read or does not run.
+        TypeError: If `source` is neither a path nor bytes, a number is not one, or `on` is not a device.
+        ValueError: If a number is out of range, the file cannot be read or does not run, or the device does not
+            answer.
 
     Example:
         >>> print(benchmark("digits.tflite", runs=200))
@@ -62,27 +77,41 @@ def benchmark(
         "threads": check_count(threads, "threads", least=1, most=THREADS),
         "batch": check_count(batch, "batch", least=1),
     }
+    run = runner_on(on)
+    repeats = (1 if on is None else 3) if repeats is None else check_count(repeats, "repeats", least=1)
+    cool_down = check_number(cool_down, "cool_down", least=0)
     data = read_model(source)
     form, arrays = inputs_to_job(inputs)
     if inputs is not None:
         settings["batch"] = _given_batch(arrays, batch)
+    found = []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={**settings, "form": form}, arrays=arrays)
         Path(folder, MODEL).write_bytes(data)
-        completed = run_module(__name__, folder, timeout=TIMEOUT)
-        if not completed.ok:
-            reason = completed.reason.replace(source_name(data), source_name(source))
-            raise ValueError(
-                f"Expected a file that runs. Received: one whose run failed: {reason}. "
-                "Check it with `tfprune verify`, or pass `inputs` that it runs on."
-            )
-        measured, times = read_job(folder, "result")
-    return _report(times["milliseconds"], file_bytes=len(read_source(source)), settings=settings, **measured)
+        for repeat in range(repeats):
+            if repeat:
+                time.sleep(cool_down)
+            completed = run(__name__, folder, timeout=TIMEOUT)
+            if not completed.ok:
+                raise ValueError(_failure(completed.reason.replace(source_name(data), source_name(source))))
+            found.append(read_job(folder, "result"))
+    return _report(found, file_bytes=len(read_source(source)), settings=settings)
+
+
+def _failure(reason: str) -> str:
+    return (
+        f"Expected a file that runs. Received: one whose run failed: {reason}. Check it with `tfprune verify`, or "
+        f"pass `inputs` that it runs on."
+    )
 
 
 def _report(
-    times: np.ndarray, *, file_bytes: int, settings: dict[str, int], runtime: str, peak_memory: int | None
+    found: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]], *, file_bytes: int, settings: dict[str, int]
 ) -> BenchmarkReport:
+    """Return the times of the process in the middle, and what all of them say together."""
+    ordered = sorted((arrays["milliseconds"] for _, arrays in found), key=np.median)
+    times = ordered[(len(ordered) - 1) // 2]
+    measured = [device for device, _ in found]
     p10, median, p90, p99 = (float(value) for value in np.percentile(times, [10, 50, 90, 99]))
     return BenchmarkReport(
         median_ms=median,
@@ -90,12 +119,19 @@ def _report(
         p90_ms=p90,
         p99_ms=p99,
         min_ms=float(times.min()),
-        peak_memory=peak_memory,
+        peak_memory=_largest(device["peak_memory"] for device in measured),
         file_bytes=file_bytes,
-        runtime=runtime,
-        machine=_machine(),
+        runtime=measured[-1]["runtime"],
+        machine=measured[-1]["machine"],
+        medians_ms=tuple(float(np.median(arrays["milliseconds"])) for _, arrays in found),
+        governor=measured[-1]["governor"],
+        temperature=_largest(device["temperature"] for device in measured),
         **settings,
     )
+
+
+def _largest(values: Iterable[Any]) -> Any:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _work(folder: Path) -> None:
@@ -109,7 +145,8 @@ def _work(folder: Path) -> None:
         start = time.perf_counter_ns()
         runner.predict(inputs)
         times.append((time.perf_counter_ns() - start) / 1e6)
-    measured: dict[str, Any] = {"runtime": runner.runtime, "peak_memory": _peak_memory()}
+    measured: dict[str, Any] = {"runtime": runner.runtime, "peak_memory": _peak_memory(), "machine": board.name()}
+    measured |= {"governor": board.governor(), "temperature": board.temperature()}
     write_job(folder, "result", settings=measured, arrays={"milliseconds": np.array(times)})
 
 
@@ -138,21 +175,6 @@ def _peak_memory() -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _machine() -> str:
-    return ", ".join(part for part in (platform.machine(), _processor()) if part)
-
-
-def _processor() -> str:
-    board, processors = PROCESSOR
-    if board.exists():
-        return board.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    if processors.exists():
-        for line in processors.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor().replace(platform.machine(), "")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ class BenchmarkReport(Report):
         warmup: The number of runs before the timed ones.
         threads: The number of threads of the interpreter.
         batch: The number of samples in each run.
+        medians_ms: The median of each process that measured, in the order in which they ran.
+        governor: What sets the clock of the processor; None if the system does not say.
+        temperature: The highest one right after a measurement, in degrees Celsius; None if there is no sensor.
 
     Example:
         >>> report = tfprune.export.benchmark("digits.tflite", runs=100)
@@ -48,6 +51,14 @@ class BenchmarkReport(Report):
     warmup: int
     threads: int
     batch: int
+    medians_ms: tuple[float, ...] = ()
+    governor: str | None = None
+    temperature: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """How far the medians of the processes lie apart, as a fraction of the median."""
+        return (max(self.medians_ms) - min(self.medians_ms)) / self.median_ms if self.medians_ms else 0.0
 
     def __str__(self) -> str:
         memory = "unknown" if self.peak_memory is None else f"{self.peak_memory / MEBIBYTE:.1f} MiB"
@@ -59,5 +70,13 @@ class BenchmarkReport(Report):
             ["runs", f"{self.runs} after {self.warmup}, batch {self.batch}, threads {self.threads}"],
             ["runtime", self.runtime],
             ["machine", self.machine],
+            *self._state(),
         ]
+        if len(self.medians_ms) > 1:
+            medians = " / ".join(f"{median:.3f}" for median in self.medians_ms)
+            rows.insert(1, ["spread", f"{self.spread:.1%}: {medians} ms"])
         return table(["median", f"{self.median_ms:.3f} ms"], rows, left=2)
+
+    def _state(self) -> list[list[str]]:
+        warm = [] if self.temperature is None else [["temperature", f"{self.temperature:.1f} °C"]]
+        return ([["governor", self.governor]] if self.governor else []) + warm

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.export.files.model_file import Source, read_model, source_name
-from tfprune.export.processes.child_process import run_as_child, run_module
+from tfprune.export.processes.child_process import run_as_child
+from tfprune.export.processes.device import Device, runner_on
 from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.export.running.inputs import inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.running.metrics import accuracy_of, check_labels
@@ -32,6 +33,7 @@ def verify(
     labels: np.ndarray | Sequence[int] | None = None,
     tolerance: float = 1e-4,
     timeout: float = 120,
+    on: Device | None = None,
 ) -> VerifyReport:
     """Run a file in a process of its own and compare what it gives with what it should give.
 
@@ -48,6 +50,7 @@ def verify(
             its accuracy. It passes whatever that is.
         tolerance: The difference allowed, relative to the largest expected magnitude of the output; at least 0.
         timeout: Seconds after which the process is stopped and the file has failed.
+        on: The device that runs the file, such as `Remote("pi@raspberrypi")`; None is this machine.
 
     Returns:
         Whether it passed and, if not, why: a crash, a refusal, a wrong output.
@@ -72,7 +75,7 @@ def verify(
             raise ValueError(f"Expected the inputs that give `{name}`. Received: inputs=None.")
     classes = None if labels is None else check_labels(labels)
     check_number(tolerance, "tolerance", least=0)
-    run = run_in_child(source, inputs, timeout=timeout)
+    run = run_in_child(source, inputs, timeout=timeout, on=on)
     report = compare_run(run, expected, tolerance=tolerance)
     if run.reason or classes is None:
         return report
@@ -95,20 +98,22 @@ class Run(NamedTuple):
     reason: str = ""
 
 
-def run_in_child(source: Source, inputs: Any, *, timeout: float) -> Run:
+def run_in_child(source: Source, inputs: Any, *, timeout: float, on: Device | None = None) -> Run:
     """Run a file in a process of its own; a crash there is a reason here.
 
     Args:
         source: A path, or the content of such a file.
         inputs: What `Runner.predict` takes, or None for random numbers, the same each time.
         timeout: Seconds after which the process is stopped.
+        on: The device that runs it; None is this machine.
     """
+    run_there = runner_on(on)
     data = read_model(source)
     form, arrays = inputs_to_job(inputs)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={"form": form}, arrays=arrays)
         Path(folder, MODEL).write_bytes(data)
-        completed = run_module(__name__, folder, timeout=timeout)
+        completed = run_there(__name__, folder, timeout=timeout)
         runtime = ""
         if Path(folder, "loaded.json").exists():
             runtime = read_job(folder, "loaded")[0]["runtime"]

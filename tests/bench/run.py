@@ -37,6 +37,7 @@ COMMANDS = [
     ["tfmot_quantized.py"],
     ["equalized.py"],
     ["device.py"],
+    ["remote.py"],
 ]
 
 

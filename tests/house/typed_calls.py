@@ -132,6 +132,12 @@ def exporting(model: keras.Model, x: np.ndarray) -> None:
     assert_type(report.sparse_inference, tfprune.export.SparseInferenceReport)
     assert_type(tfprune.export.verify(Path("model.tfz"), inputs=x, expected=x), tfprune.export.VerifyReport)
     assert_type(tfprune.export.benchmark("model.tfz", runs=20).median_ms, float)
+    board = tfprune.export.Remote("pi@board", python="env/bin/python", options=["-p", "2222"])
+    assert_type(tfprune.export.benchmark("model.tfz", on=board, repeats=5, cool_down=0.5).spread, float)
+    tfprune.export.verify("model.tfz", on=board)
+    tfprune.budget(latency=0.5, measure=board)
+    tfprune.export.latency(model, on=board)
+    tfprune.export.benchmark("model.tfz", on="pi@board")  # error: arg-type
     assert_type(tfprune.export.inspect(b"TFL3"), tfprune.export.ModelReport)
     assert_type(tfprune.export.rewrite("a.tflite", "b.tflite", optimize="size"), tfprune.export.ExportReport)
     assert_type(tfprune.export.unpack(tfprune.export.pack(b"")), bytes)

@@ -1,6 +1,7 @@
 """benchmark: order and units of what it tells; how fast is never tested."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,22 +41,43 @@ def test_memory_is_that_of_the_child(cases):
 def test_percentiles_by_hand():
     settings = {"runs": 5, "warmup": 0, "threads": 1, "batch": 1}
     times = np.array([5.0, 1.0, 3.0, 2.0, 4.0])
-    report = benchmark_module._report(times, file_bytes=9, settings=settings, runtime="r", peak_memory=None)
+    told = {"runtime": "r", "peak_memory": None, "machine": "m", "governor": None, "temperature": None}
+    report = benchmark_module._report([(told, {"milliseconds": times})], file_bytes=9, settings=settings)
     assert (report.min_ms, report.p10_ms, report.median_ms, report.p90_ms) == (1.0, 1.4, 3.0, 4.6)
+    assert report.medians_ms == (3.0,) and report.spread == 0 and "spread" not in str(report)
 
 
-def test_memory_and_processor_are_read_where_the_system_tells(tmp_path, monkeypatch):
+def test_of_several_processes_the_one_in_the_middle_is_told_and_how_far_they_lie_apart():
+    settings = {"runs": 1, "warmup": 0, "threads": 1, "batch": 1}
+    told = {"runtime": "r", "machine": "m", "governor": "ondemand"}
+    found = [
+        ({**told, "peak_memory": memory, "temperature": warm}, {"milliseconds": np.array([time])})
+        for time, memory, warm in ((4.0, 5, 40.0), (2.0, 7, 51.5), (5.0, None, None))
+    ]
+    report = benchmark_module._report(found, file_bytes=9, settings=settings)
+    assert (report.median_ms, report.medians_ms, report.spread) == (4.0, (4.0, 2.0, 5.0), 0.75)
+    assert (report.peak_memory, report.temperature, report.governor) == (7, 51.5, "ondemand")
+    lines = [line.split(maxsplit=1) for line in str(report).splitlines()]
+    assert ["spread", "75.0%: 4.000 / 2.000 / 5.000 ms"] in lines and ["temperature", "51.5 °C"] in lines
+
+
+def test_repeats_run_in_processes_of_their_own_with_pauses_between(cases, monkeypatch):
+    slept, calls, run = [], [], benchmark_module.runner_on(None)
+    monkeypatch.setattr(benchmark_module, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(
+        benchmark_module, "runner_on", lambda on: lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs)
+    )
+    report = benchmark(cases["dense"].path, runs=2, warmup=0, repeats=2, cool_down=0.25)
+    assert len(calls) == len(report.medians_ms) == 2 and slept == [0.25]
+    assert report.median_ms == min(report.medians_ms)
+
+
+def test_memory_is_read_where_the_system_tells(tmp_path, monkeypatch):
     status = tmp_path / "status"
     monkeypatch.setattr(benchmark_module, "STATUS", status)
     assert benchmark_module._peak_memory() is None
     status.write_text("Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t 1024 kB\n")
     assert benchmark_module._peak_memory() == 2 * 2**20
-    board, processors = tmp_path / "model", tmp_path / "cpuinfo"
-    monkeypatch.setattr(benchmark_module, "PROCESSOR", (board, processors))
-    processors.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
-    assert benchmark_module._processor() == "Some CPU @ 2 GHz"
-    board.write_text("Raspberry Pi 4 Model B Rev 1.4\0")
-    assert benchmark_module._machine().endswith(", Raspberry Pi 4 Model B Rev 1.4")
 
 
 def test_given_inputs_are_run_and_their_rows_reported(cases):
@@ -73,6 +95,7 @@ def test_given_inputs_are_run_and_their_rows_reported(cases):
     [
         *(({name: -1}, ValueError) for name in ("runs", "warmup", "threads", "batch")),
         *(({"batch": value}, TypeError) for value in (1.5, True, None, "2")),
+        ({"repeats": 0}, ValueError),
     ],
 )
 def test_numbers_out_of_range_are_refused(cases, arguments, error):
@@ -93,6 +116,6 @@ def test_files_that_do_not_run_are_refused_with_the_reason(cases, refused, tmp_p
     with pytest.raises(ValueError, match="does not exist"):
         benchmark(tmp_path / "missing")
     crash = Completed(ok=False, reason="killed by SIGBUS", output="")
-    monkeypatch.setattr(benchmark_module, "run_module", lambda *args, **kwargs: crash)
+    monkeypatch.setattr(benchmark_module, "runner_on", lambda on: lambda *args, **kwargs: crash)
     with pytest.raises(ValueError, match="killed by SIGBUS"):
         benchmark(cases["dense"].path)

@@ -95,7 +95,7 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
         seen.update(module=module, timeout=timeout)
         return Completed(ok=False, reason="killed by SIGSEGV", output="")
 
-    monkeypatch.setattr(verify_module, "run_module", crash)
+    monkeypatch.setattr(verify_module, "runner_on", lambda on: crash)
     report = verify(case.path, inputs=case.inputs, timeout=7)
     assert (report.passed, report.reason) == (False, "killed by SIGSEGV")
     assert seen == {"module": "tfprune.export.running.verify", "timeout": 7}
