@@ -21,9 +21,9 @@ from tfprune.spec import check_choice, check_count, check_number, check_sparsity
 
 _log = logging.getLogger(__name__)
 Limit = int | float | None
-# Where each candidate has to be measured: sparsities to choose among, parts of the model that may go one step less,
-# and how much of the limit is taken when no more is tried.
-_STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _NEAR = 64, 16, 0.97
+# Where each candidate has to be measured: sparsities to choose among, parts of the model that may go some steps less,
+# how many steps, and how much of the limit is taken when no more is tried.
+_STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _ROUNDS, _NEAR = 64, 16, 3, 0.97
 
 # What of a network can be counted; a latency has to be measured.
 _COUNTS = {"flops": Network.flops, "parameters": Network.parameters, "bytes": Network.bytes}
@@ -89,16 +89,16 @@ class Budget:
         steps, parts = sum(weight.size for weight in weights), []
         if "latency" in dict(self.limits):
             steps = min(steps, _STEPS_OF_LATENCY)
-            parts = np.array_split(range(len(weights)), min(len(weights), _PARTS_OF_LATENCY))
+            parts = _ROUNDS * np.array_split(range(len(weights)), min(len(weights), _PARTS_OF_LATENCY))
         costs = {name: self._cost(name, network, model) for name, _ in self.limits}
         most = 2 + (steps - 1).bit_length() + len(parts)  # the model as it is, the smallest one, and the searches
         shares: dict[tuple[int, tuple[int, ...]], float] = {}
 
         def kept(step: int, behind: tuple[int, ...] = ()) -> np.ndarray:
-            """Go as far as a step says, but some groups one step less."""
-            split = allocate(self.base, weights, step / steps)
-            less = allocate(self.base, weights, (step - 1) / steps) if behind else split
-            return keeping([less[group] if group in behind else one for group, one in enumerate(split)])
+            """Go as far as a step says, and with a group one step less for each time that it is named."""
+            fewer = [behind.count(group) for group in range(len(weights))]
+            splits = {less: allocate(self.base, weights, max(step - less, 0) / steps) for less in {*fewer}}
+            return keeping([splits[less][group] for group, less in enumerate(fewer)])
 
         def lack(step: int, behind: tuple[int, ...] = ()) -> str:
             shares[step, behind], text = self._tightest(kept(step, behind), costs, targets)
