@@ -32,6 +32,7 @@ COMMANDS = [
     ["sparse_files.py"],
     ["eight_bit.py"],
     ["micro.py"],
+    ["micro_grid.py"],
     ["vela.py"],
     ["quantized.py"],
     ["tfmot_quantized.py"],

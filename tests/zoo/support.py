@@ -19,15 +19,20 @@ from family import build, enliven, note
 from tflite_micro.python.tflite_micro import runtime
 
 import tfprune.export
+from tfprune.export import MicroSupportReport
 from tfprune.export.converting.convert import convert
 
 STEP, ROOM = 16, 2**28  # bytes
 
 
-def compare(model: keras.Model, samples: np.ndarray) -> None:
-    """Say what is expected of an untrained copy, and hold the file of the model itself against it."""
+def before_and_after(model: keras.Model, samples: np.ndarray) -> tuple[MicroSupportReport, bytes]:
+    """Return what is said of an untrained copy, and the file of the model itself."""
     report = tfprune.export.micro_support(keras.models.clone_model(model))
-    data = convert(model, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
+    return report, convert(model, quantize="int8", calibration=samples, io_dtype="int8", batch=1)
+
+
+def compare(report: MicroSupportReport, data: bytes) -> None:
+    """Hold a file against what was said."""
     note("operators", str(sum(report.ops.values())))
     note("lacks", ", ".join(report.missing) or "-")
     note("arena", f"{report.arena:,}" if report.arena else "-")
@@ -83,4 +88,5 @@ def of_mlperf_tiny(name: str) -> tuple[keras.Model, np.ndarray]:
 
 if __name__ == "__main__":
     name, *numbers = sys.argv[1:]
-    compare(*(build(name, *map(int, numbers)) if numbers else of_mlperf_tiny(name)))
+    network = build(name, *map(int, numbers)) if numbers else of_mlperf_tiny(name)
+    compare(*before_and_after(*network))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -15,13 +16,18 @@ import pytest
 from keras import layers
 
 import tfprune
+import tfprune.export
 
 ZOO = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
 def family() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("family", ZOO / "family.py")
+    return load("family")
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ZOO / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -44,6 +50,20 @@ def test_a_row_that_fails_says_what_failed_and_fails_the_program():
     done = make_zoo("MobileNet", KERAS_BACKEND="none-such")
     assert done.returncode == 1
     assert "none-such" in done.stdout
+
+
+def test_what_is_said_of_a_file_for_microcontrollers_is_held_to_what_the_interpreters_say(monkeypatch, capsys):
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
+    monkeypatch.syspath_prepend(ZOO)
+    support = load("support")
+    data = tfprune.export.unpack((ZOO.parent / "saved" / "packed.tfz").read_bytes())
+    report = tfprune.export.micro_support(data)
+    support.compare(report, data)
+    assert "arena\t" in capsys.readouterr().out
+    lies = [({"arena": report.arena + 16}, "fewer bytes"), ({"arena": report.arena - 16}, "refusal")]
+    for wrong, says in [*lies, ({"ops": {"SOFTMAX": 1}}, "operators")]:
+        with pytest.raises(ValueError, match=f"Expected .*{says}"):
+            support.compare(dataclasses.replace(report, **wrong), data)
 
 
 def test_an_unknown_family_is_refused_by_name():
