@@ -15,7 +15,15 @@ from extension.outside_links import REPOSITORY
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 DOCS = Path(__file__).parent
-NAMES = ("quickstart", "from_tfmot", "channels_and_latency", "keep_what_is_needed", "transformers", "train_for_int8")
+NAMES = (
+    "quickstart",
+    "from_tfmot",
+    "channels_and_latency",
+    "keep_what_is_needed",
+    "transformers",
+    "train_for_int8",
+    "best_file",
+)
 BLOCK = re.compile(r"^```(python|text|sh)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^(?=## )", re.MULTILINE)
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^()\s]+)\)")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from tfprune.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from tfprune.export.compressing.compress import compress as compress
+    from tfprune.export.compressing.compress_report import CompressReport as CompressReport
     from tfprune.export.converting.latency import latency as latency
     from tfprune.export.converting.micro_support import micro_support as micro_support
     from tfprune.export.converting.sparse_inference import sparse_inference as sparse_inference
@@ -64,6 +66,7 @@ _ROOMS = {
     "remote": ["Remote"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "sparse_ready": ["make_sparse_ready"],
+    "compressing": ["CompressReport", "compress"],
     "converting": ["Vela", "latency", "micro_support", "sparse_inference", "to_tflite", "vela"],
 }
 

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tfprune.export.commands import bench, completion, demo, export, inspect, micro, prune, shrink, verify
+from tfprune.export.commands import bench, completion, compress, demo, export, inspect, micro, prune, shrink, verify
 from tfprune.export.report import reason_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
 
 
-COMMANDS = (demo, prune, shrink, export, inspect, verify, bench, micro)
+COMMANDS = (demo, compress, prune, shrink, export, inspect, verify, bench, micro)
 EPILOG = """\
 `tfprune COMMAND --help` explains a command, with examples.
 

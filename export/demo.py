@@ -1,7 +1,8 @@
-"""The demo: prune a small CNN while it trains, export it, run the files where TensorFlow cannot be imported."""
+"""The demo: prune a small CNN while it trains, export it, run the files, and search for the best one."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import tfprune
+from tfprune.export.compressing.compress import compress
+from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.converting.to_tflite import to_tflite
 from tfprune.export.processes.child_process import run_module
 from tfprune.export.processes.job_files import read_job, write_job
@@ -27,6 +30,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backe
 
 SPARSITY = 0.9
 EPOCHS = 15
+SEARCH = 45.0  # seconds
 BATCH = 32
 
 Tell = Callable[[str, float], None]  # the step that runs, and the fraction of the demo that is done
@@ -60,6 +64,7 @@ class DemoReport(Report):
     rows: tuple[DemoRow, ...]
     runtime: str
     folder: str
+    search: CompressReport
 
     def __str__(self) -> str:
         cells = [
@@ -75,7 +80,14 @@ class DemoReport(Report):
         ]
         header = ["model", "accuracy", "non-zeros", "bytes", "bytes, packed", "latency, ms"]
         note = f"Accuracy was measured by {self.runtime} in a process where TensorFlow and Keras cannot be imported."
-        return f"{table(header, cells)}\n\n{note}\nModels and picture: {self.folder}"
+        searched = (
+            f"What `tfprune compress` finds in {SEARCH:.0f} seconds, losing at most {self.search.max_drop:.0%}:"
+        )
+        parts = [table(header, cells), f"{note}\nModels and picture: {self.folder}", searched, str(self.search)]
+        return "\n\n".join(parts)
+
+
+Rows = tuple[tuple[DemoRow, ...], str]  # and the interpreter
 
 
 @dataclass
@@ -131,14 +143,14 @@ def _train(model: keras.Model, data: tuple[np.ndarray, ...], callbacks: list[ker
 
 
 def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> DemoReport:
-    """Train, prune, export, run without TensorFlow, and draw the picture.
+    """Train, prune, export, run without TensorFlow, draw the picture, and search for the best file.
 
     Args:
         folder: Where the models and `demo.png` go; made if it is missing.
         tell: Called with the step that runs and the fraction of the work that is done.
 
     Returns:
-        One row per exported model.
+        One row per exported model, and what the search found.
 
     Raises:
         ValueError: If the folder cannot be made.
@@ -154,41 +166,46 @@ def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> Dem
     data = _data()
 
     dense = _model()
-    dense_history = History(tell, "training the dense model", (0.0, 0.15))
+    dense_history = History(tell, "training the dense model", (0.0, 0.1))
     _train(dense, data, [dense_history])
 
     wrapped = tfprune.wrap(dense)
     schedule = tfprune.schedules.Polynomial(SPARSITY, end=0.7)
-    history = History(tell, f"pruning it to {SPARSITY:.0%} while it trains", (0.15, 0.35))
+    history = History(tell, f"pruning it to {SPARSITY:.0%} while it trains", (0.1, 0.2))
     _train(wrapped, data, [tfprune.PruningCallback(schedule, every=20), history])
     pruned = tfprune.strip(wrapped)
 
-    report = _export({"dense": dense, "pruned": pruned}, data, folder, tell)
+    rows, runtime = _export({"dense": dense, "pruned": pruned}, data, folder, tell)
     _draw(folder / "demo.png", history, dense_history.accuracy[-1], tfprune.sparsity_report(pruned))
+    tell(f"searching for the best file, {SEARCH:.0f} seconds", 0.6)
+    x, held_x, y, held_y = data
+    searched = folder / "demo-search"
+    shutil.rmtree(searched, ignore_errors=True)  # of an earlier demo, which trained another model
+    search = compress(dense, (x, y), (held_x, held_y), folder=searched, time=SEARCH, verbose=0)
     tell("done", 1.0)
-    return report
+    return DemoReport(rows, runtime, str(folder), search)
 
 
-def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder: Path, tell: Tell) -> DemoReport:
+def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder: Path, tell: Tell) -> Rows:
     x, held_x, _, held_y = data
     exports: list[tuple[str, Path, int, int, int]] = []
     for name, model in models.items():
         for quantize in (None, "int8"):
             label = f"{name}, {quantize or 'float32'}"
-            tell(f"exporting and verifying: {label}", 0.35 + 0.13 * len(exports))
+            tell(f"exporting and verifying: {label}", 0.2 + 0.08 * len(exports))
             packed, path = (folder / f"{name}-{quantize or 'float32'}.{suffix}" for suffix in ("tfz", "tflite"))
             calibration = [x[:100]] if quantize else None
             settings: dict[str, Any] = {"quantize": quantize, "calibration": calibration, "check_on": held_x}
             built = to_tflite(model, packed, compress="packed", **settings)
             plain = rewrite(packed, path, check_on=held_x)
             exports.append((label, path, built.nnz, plain.bytes, built.bytes))
-    tell("running the files without TensorFlow", 0.87)
+    tell("running the files without TensorFlow", 0.52)
     accuracies, runtime = _without_tensorflow([path for _, path, *_ in exports], held_x, held_y)
     rows: list[DemoRow] = []
     for (label, path, nnz, size, packed_size), accuracy in zip(exports, accuracies, strict=True):
-        tell(f"timing: {label}", 0.88 + 0.03 * len(rows))
+        tell(f"timing: {label}", 0.54 + 0.01 * len(rows))
         rows.append(DemoRow(label, accuracy, nnz, size, packed_size, benchmark(path, runs=500).median_ms))
-    return DemoReport(tuple(rows), runtime, str(folder))
+    return tuple(rows), runtime
 
 
 def _without_tensorflow(paths: list[Path], x: np.ndarray, y: np.ndarray) -> tuple[list[float], str]:

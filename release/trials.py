@@ -122,6 +122,20 @@ def vela() -> None:
     assert report.weights == 8 * 16 and report.cycles > 0
 
 
+def search() -> None:
+    import keras
+    import numpy as np
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, "relu"), keras.layers.Dense(2, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(640, 8)).astype("float32")
+    model.fit(x, (x[:, 0] > 0).astype(int), epochs=2, verbose=0)
+    model.save("model.keras")
+    np.save("x.npy", x)
+    np.save("y.npy", (x[:, 0] > 0).astype(int))
+    assert "report.html" in command("compress", "model.keras", "--train", "x.npy,y.npy", "--trials", "1")
+
+
 def completion() -> None:
     assert "shrink" in command("completion", "bash")
 

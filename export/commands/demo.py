@@ -11,7 +11,10 @@ from tfprune.export.loading import load_keras
 
 
 def add_to(commands: Any) -> None:
-    text = "Prune a small CNN to 90 %, export it, and run it without TensorFlow; takes about a minute."
+    text = (
+        "Prune a small CNN to 90 %, export it, run it without TensorFlow, and search for the best file; takes about "
+        "two minutes."
+    )
     examples = "tfprune demo --output demo-output"
     parser = add_command(commands, "demo", run=_demo, text=text, extra="demo", examples=examples)
     parser.add_argument("--output", default="demo-output", metavar="DIR", help="folder for models and picture")

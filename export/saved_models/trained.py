@@ -78,18 +78,10 @@ def reading(options: Any) -> Iterator[Job]:
     keras.utils.set_random_seed(check_count(options.seed, "--seed", least=0, most=2**32 - 1))
     has_labels = "," in options.data or options.validation is not None
     model = load_model(options.source, compiled=has_labels)
-    data = _samples(options.data, "--data", model)
-    validation = _samples(options.validation, "--validation", model) if options.validation else None
-    if validation and validation.y is None:
-        raise ValueError(
-            f"Expected samples and labels, --validation X,Y. Received: {options.validation!r}. Name a second file."
-        )
     if has_labels:
-        _check_compiled(model, options.source)
-    for found, name in ((data, "--data"), (validation, "--validation")):
-        if found and found.y is not None:
-            _check_classes(model, found.y, name)
-            _check_loss(model, found.first(1), name)
+        check_loss(model, options.source)
+    data = read_samples(options.data, "--data", model=model)
+    validation = read_labeled(options.validation, "--validation", model=model) if options.validation else None
     with contextlib.redirect_stdout(sys.stderr):
         yield Job(model, data, validation, options.batch_size)
 
@@ -106,7 +98,24 @@ def verbosity() -> int:
     return int(sys.stderr.isatty())
 
 
-def _samples(text: str, argument: str, model: keras.Model) -> Samples:
+def read_labeled(text: str, argument: str, *, model: keras.Model) -> Samples:
+    """Read samples and labels, which `text` names, and check that they fit the model's loss.
+
+    Raises:
+        ValueError: If it names no labels, or something cannot be read or does not fit.
+    """
+    found = read_samples(text, argument, model=model)
+    if found.y is None:
+        raise ValueError(f"Expected samples and labels, {argument} X,Y. Received: {text!r}. Name a second file.")
+    return found
+
+
+def read_samples(text: str, argument: str, *, model: keras.Model) -> Samples:
+    """Read samples, and labels if `text` names a second file, and check that they fit the model and its loss.
+
+    Raises:
+        ValueError: If something cannot be read or does not fit.
+    """
     x, *labels = text.split(",")
     if len(labels) > 1:
         raise ValueError(f"Expected at most two files, {argument} X,Y. Received: {text!r}.")
@@ -115,10 +124,18 @@ def _samples(text: str, argument: str, model: keras.Model) -> Samples:
     if len(found.sizes) > 1:
         counts = " and ".join(map(str, found.sizes))
         raise ValueError(f"Expected one label for each sample. Received: {argument} {text!r} with {counts} of them.")
+    if found.y is not None:
+        _check_classes(model, found.y, argument)
+        _fit_one(model, found.first(1), argument)
     return found
 
 
-def _check_compiled(model: keras.Model, source: str) -> None:
+def check_loss(model: keras.Model, source: str) -> None:
+    """Refuse a model that was saved without a loss.
+
+    Raises:
+        ValueError: If it was.
+    """
     if not model.compiled or model.loss is None:
         raise ValueError(
             f"Expected a compiled model where labels are given. Received: {source!r}, which was saved without loss. "
@@ -144,7 +161,7 @@ def _check_classes(model: keras.Model, labels: Any, argument: str) -> None:
         )
 
 
-def _check_loss(model: keras.Model, sample: Samples, argument: str) -> None:
+def _fit_one(model: keras.Model, sample: Samples, argument: str) -> None:
     """Let the loss look at one sample, so that labels which do not fit are refused before any work."""
     try:
         model.evaluate(*sample.parts, verbose=0)

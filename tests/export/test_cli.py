@@ -122,7 +122,7 @@ def ask(capsys, *arguments):
     return printed.out
 
 
-COMMANDS = ["demo", "prune", "shrink", "export", "inspect", "verify", "bench", "micro", "completion"]
+COMMANDS = ["demo", "compress", "prune", "shrink", "export", "inspect", "verify", "bench", "micro", "completion"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,7 +14,7 @@ HEAVY = ["keras", "tensorflow", "torch", "jax", "ai_edge_litert", "matplotlib", 
 PURE = ["schedules", "patterns", "criteria", "allocation", "report", "spec"]
 EXPORT = Path(__file__).parents[2] / "export"
 # What needs Keras when it is imported.
-BEHIND_THE_WALL = {"sparse_ready", "preparing", "converting", "saved_models", "demo.py"}
+BEHIND_THE_WALL = {"sparse_ready", "preparing", "converting", "compressing", "saved_models", "demo.py"}
 
 
 def device_half() -> list[str]:

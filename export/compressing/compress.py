@@ -1,0 +1,128 @@
+"""Search for the smallest or fastest file of a trained model that loses at most what the user allows."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.export.compressing.compress_report import CompressReport
+from tfprune.export.compressing.measured import CALIBRATION, Judge, score_of
+from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.write_front import milliseconds, write_front
+from tfprune.export.converting.convert import convert
+from tfprune.export.running.metrics import check_metrics
+from tfprune.models.compiled import check_compiled
+from tfprune.progress import Progress, check_verbose
+from tfprune.run_folder import Arrays, RunFolder, weights_of
+from tfprune.spec import check_choice, check_count, check_number
+from tfprune.wrapping.strip import plain_copy
+
+TARGETS = {"size": "bytes", "latency": "latency_ms"}
+
+
+def compress(
+    model: keras.Model,
+    train_data: tuple[Any, Any],
+    validation_data: tuple[Any, Any],
+    *,
+    folder: str | os.PathLike[str],
+    max_drop: float = 0.01,
+    metric: str = "accuracy",
+    target: str = "size",
+    time: float = 1800.0,
+    trials: int | None = None,
+    batch_size: int = 32,
+    test_data: tuple[Any, Any] | None = None,
+    seed: int = 0,
+    verbose: int | str = "auto",
+) -> CompressReport:
+    """Try recipes until the time is up, and write the best files.
+
+    A recipe says how many channels go, how many weights become zero and in which pattern, whether the model then
+    trains quantization-aware, and how long it trains. Each makes a smaller model, of which a float32 and an int8 file
+    are exported and run on the validation data. Optuna draws recipes; every fourth trial trains the one that promises
+    most four times as long.
+
+    A search that was stopped goes on when it is called again with the same arguments: `time` is that of all calls,
+    and may be more than before.
+
+    Args:
+        model: A trained, compiled model with one output. It is left unchanged.
+        train_data: A tuple (x, y) of arrays.
+        validation_data: A tuple (x, y) by which files are judged, and on which nothing is trained.
+        folder: Where trials are kept, and where the files, `report.json` and `report.html` go.
+        max_drop: What a file may lose of `metric` on the validation data, at least 0. Default 0.01.
+        metric: A name, as `evaluate` takes it. Default `"accuracy"`.
+        target: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest inference
+            on this machine.
+        time: Seconds that the search may take, above 0. Default half an hour.
+        trials: The most recipes that are tried, at least 1; None (the default) sets no limit.
+        batch_size: Samples in a batch when the model trains, at least 1. Default 32.
+        test_data: A tuple (x, y) on which the best files are measured besides. It decides nothing.
+        seed: Of all that is drawn, at least 0.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
+
+    Returns:
+        The files that no other beats, and what became of the rest.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If an argument is out of range, data hold no labels or no samples, the model is not compiled or
+            cannot be exported, the folder is one of another search, or Optuna is not installed.
+
+    Example:
+        >>> report = tfprune.export.compress(model, (images, labels), (images, labels), folder="search", trials=1)
+        >>> all(tried.drop <= 0.01 for tried in report.front)
+        True
+    """
+    if find_spec("optuna") is None:
+        raise ValueError("Expected Optuna, which draws recipes. Received: none. Run pip install 'tfprune[search]'.")
+    check_compiled(model)
+    check_verbose(verbose)
+    check_metrics(metric)
+    check_number(max_drop, "max_drop", least=0)
+    check_number(time, "time", above=0)
+    check_count(batch_size, "batch_size", least=1)
+    check_count(seed, "seed", least=0)
+    limit = None if trials is None else 1 + check_count(trials, "trials", least=1)
+    check_choice(target, "target", choices=TARGETS)
+    _check_data(train_data, "train_data")
+    _check_data(validation_data, "validation_data")
+    settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
+    arrays = [*weights_of(model), *keras.tree.flatten([train_data, validation_data])]
+    kept = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
+    baseline = kept.remember("baseline", lambda: _baseline(model, validation_data, metric))
+    judge = Judge(
+        calibration=keras.tree.map_structure(lambda array: array[:CALIBRATION], train_data[0]),
+        validation=validation_data,
+        metric=metric,
+        baseline=float(baseline["score"]),
+        settings={"optimize": target},
+        timed=milliseconds if target == "latency" else None,
+    )
+    search = Search(model, train_data, judge, kept, TARGETS[target], max_drop, batch_size, seed, time)
+    with Progress(int(time), verbose=verbose, unit="second") as progress:
+        for trial in islice(search.trials(), limit):
+            progress.add(int(trial.seconds))
+    return write_front(search, Path(folder), target=target, test_data=test_data)
+
+
+def _check_data(data: Any, name: str) -> None:
+    if not isinstance(data, tuple) or len(data) != 2:
+        received = f"{len(data)} parts" if isinstance(data, tuple) else f"an object of type {type(data).__name__}"
+        raise TypeError(f"Expected `{name}` to be a tuple (x, y) of samples and labels. Received: {received}.")
+    sizes = sorted({len(array) for array in keras.tree.flatten(data)})
+    if len(sizes) > 1 or sizes == [0]:
+        raise ValueError(
+            f"Expected samples in `{name}`, and a label for each. Received: {' and '.join(map(str, sizes))} of them."
+        )
+
+
+def _baseline(model: keras.Model, data: tuple[Any, Any], metric: str) -> Arrays:
+    return {"score": np.array(score_of(convert(plain_copy(model)), data, metric=metric))}

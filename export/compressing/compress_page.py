@@ -1,0 +1,120 @@
+"""One page about a search, to look at in a browser: which files are best, and how each is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from tfprune.html import document, facts, rows_table, section, text
+
+if TYPE_CHECKING:
+    from tfprune.export.compressing.compress_report import CompressReport
+    from tfprune.export.compressing.measured import Tried
+
+WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
+TICKS = (1, 2, 5)
+
+
+def compress_page(report: CompressReport) -> str:
+    """Return the page: it loads nothing and runs no code."""
+    parts = [
+        facts(_facts(report)),
+        section("The best files", _table(report)),
+        section("Size", _chart(report, "bytes", "bytes of the .tflite file")),
+        section("Latency", _chart(report, "latency_ms", "milliseconds of one inference")),
+        section("How each is made", "\n".join(_codes(report.front))),
+        section("Recipes without a file", _failed(report.failed)) if report.failed else "",
+    ]
+    return document("Smaller files of a model", parts, kicker="tfprune compress", footer="Made by tfprune compress.")
+
+
+def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
+    best, dense = report.best, report.dense
+    yield "Best file", f"{best.bytes:,} bytes", f"{dense.bytes / best.bytes:.1f} times smaller than dense float32"
+    yield (
+        text(report.metric),
+        f"{best.score:.4f}",
+        f"of {dense.score:.4f}; it may lose {report.max_drop:g}",
+    )
+    yield "Tried", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
+
+
+def _table(report: CompressReport) -> str:
+    has_test = any(one.test_score is not None for one in report.front)
+    header = ["File", "Bytes", "Packed", "ms", text(report.metric), "Drop", *(["On test data"] if has_test else [])]
+    rows = []
+    for one in report.front:
+        row = [text(one.file), f"{one.bytes:,}", f"{one.packed_bytes:,}", _number(one.latency_ms)]
+        row += [f"{one.score:.4f}", f"{one.drop:+.4f}"]
+        rows.append([*row, _number(one.test_score)] if has_test else row)
+    return rows_table(header, rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _chart(report: CompressReport, by: str, axis: str) -> str:
+    """Draw accuracy against size or time; the size of a dot says nothing, its color whether it is one of the best."""
+    known = [one for one in report.tried if getattr(one, by) is not None] if by == "bytes" else []
+    dots = [*known, *report.front]
+    low, high = min(getattr(one, by) for one in dots), max(getattr(one, by) for one in dots)
+    bottom = min(min(one.score for one in report.front), report.dense.score) - 2 * max(report.max_drop, 0.01)
+    top = max(one.score for one in dots) + 0.2 * (report.dense.score - bottom)
+    across = _scale(math.log(low / 1.15), math.log(high * 1.15), LEFT, WIDTH - EDGE)
+    up = _scale(bottom, top, HEIGHT - BOTTOM, EDGE)
+    marks = [
+        f'<circle cx="{across(math.log(getattr(one, by))):.1f}" cy="{up(max(one.score, bottom)):.1f}" r="4" '
+        f'style="fill:var(--{"values" if one in report.front else "dense"})"><title>{escape(one.name)}: '
+        f"{getattr(one, by):,.6g}, {one.score:.4f}</title></circle>"
+        for one in dots
+    ]
+    limit = up(report.dense.score - report.max_drop)
+    lines = [
+        f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
+        f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
+        _words(WIDTH - EDGE, limit - 5, f"at most {report.max_drop:g} lost", "end"),
+        *(_words(across(math.log(tick)), HEIGHT - BOTTOM + 18, f"{tick:,g}", "middle") for tick in _ticks(low, high)),
+        *(_words(LEFT - 8, up(value) + 4, f"{value:.3f}", "end") for value in (bottom, report.dense.score, top)),
+        _words((LEFT + WIDTH) / 2, HEIGHT - 6, f"{axis}, logarithmic", "middle"),
+    ]
+    frame = (
+        f'<rect x="{LEFT}" y="{EDGE}" width="{WIDTH - EDGE - LEFT}" height="{HEIGHT - BOTTOM - EDGE}" '
+        f'style="fill:none;stroke:var(--line)"/>'
+    )
+    title = f"{text(report.metric)} against {axis}"
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}" style="width:100%;max-width:46rem">'
+        f"{frame}{''.join(lines)}{''.join(marks)}</svg>"
+        f'<p class="soft">{title}. Blue: the best files. Grey: the others; those that lose more stand on the '
+        f"bottom line.</p>"
+    )
+
+
+def _scale(low: float, high: float, start: float, end: float):
+    return lambda value: start + (value - low) / ((high - low) or 1) * (end - start)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [part * 10.0**power for power in powers for part in TICKS if low / 1.1 <= part * 10.0**power <= high * 1.1]
+
+
+def _words(x: float, y: float, words: str, anchor: str) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:var(--soft);font-size:12px">{words}</text>'
+    )
+
+
+def _codes(tried: Sequence[Tried]) -> Iterator[str]:
+    for one in tried:
+        yield (
+            f'<details><summary><span class="name">{text(one.file)}</span>'
+            f'<span class="size">{one.bytes:,} bytes</span></summary><pre>{escape(one.code)}</pre></details>'
+        )
+
+
+def _failed(reasons: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{text(reason, 600)}</li>" for reason in reasons) + "</ul>"

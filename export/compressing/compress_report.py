@@ -1,0 +1,70 @@
+"""Report of a search: the files that no other beats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfprune.export.compressing.measured import Tried
+from tfprune.report import Report, table
+
+
+@dataclass(frozen=True)
+class CompressReport(Report):
+    """What `compress` found.
+
+    Attributes:
+        folder: Where the files are.
+        metric: What was measured.
+        max_drop: What a file may lose of it on the validation data.
+        target: `"size"` or `"latency"`.
+        dense: The float32 file of the model as it was.
+        front: The files that no other beats in both the target and the metric, the smallest or fastest first.
+        trials: The recipes that were tried.
+        failed: Those that made no file, and why.
+        tried: All files that were measured.
+        seconds: How long it took, in all calls.
+
+    Example:
+        >>> report = tfprune.export.compress(model, (images, labels), (images, labels), folder="searched", trials=1)
+        >>> report.best.bytes <= report.dense.bytes
+        True
+    """
+
+    folder: str
+    metric: str
+    max_drop: float
+    target: str
+    dense: Tried
+    front: tuple[Tried, ...]
+    trials: int
+    failed: tuple[str, ...]
+    tried: tuple[Tried, ...]
+    seconds: float
+
+    @property
+    def best(self) -> Tried:
+        """The smallest or fastest file."""
+        return self.front[0]
+
+    def __str__(self) -> str:
+        has_test = any(one.test_score is not None for one in self.front)
+        header = ["file", "bytes", "of dense", "packed", "ms", self.metric, "drop", *(["test"] if has_test else [])]
+        rows = [self._row(one, has_test) for one in self.front]
+        share = f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense float32 file"
+        words = (
+            f"{len(self.front)} files of {len(self.tried)} that were measured, {self.trials} recipes in "
+            f"{self.seconds:.0f} s; the first is {share}.\nFiles, report.json and report.html: {self.folder}"
+        )
+        return f"{table(header, rows)}\n\n{words}"
+
+    def _row(self, one: Tried, has_test: bool) -> list[str]:
+        row = [
+            one.file,
+            f"{one.bytes:,}",
+            f"{one.bytes / self.dense.bytes:.1%}",
+            f"{one.packed_bytes:,}",
+            "-" if one.latency_ms is None else f"{one.latency_ms:.3f}",
+            f"{one.score:.4f}",
+            f"{one.drop:+.4f}",
+        ]
+        return [*row, f"{one.test_score:.4f}"] if has_test and one.test_score is not None else row

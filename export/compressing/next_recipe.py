@@ -1,0 +1,107 @@
+"""What to try next: Optuna draws recipes, and those that promise most train longer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfprune.export.compressing.measured import Tried
+from tfprune.export.compressing.recipe import PATTERNS, Recipe
+
+LONGER = 4  # times, of a recipe that promises much, and of each so many the best one
+FIRST = 6  # recipes drawn at random before Optuna learns from them
+LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
+HALF = math.log(2)
+SMALLEST_DROP = 0.002  # a drop of nothing is measured with that much noise
+
+
+def rung(number: int) -> int:
+    """Return how often a trial of this number multiplies the training: 0, 0, 0, 1, ..., and 2 for every sixteenth."""
+    times = 0
+    while number % LONGER == LONGER - 1:
+        number, times = number // LONGER, times + 1
+    return times
+
+
+def next_recipe(
+    done: Sequence[tuple[Recipe, float]], *, first: Recipe, can_shrink: bool, seed: int, most: int | None = None
+) -> Recipe:
+    """Return the recipe of the next trial.
+
+    Args:
+        done: The recipes so far, in order, and the cost of each (`cost`).
+        first: One whose steps, rounds and learning rate the shortest trials have.
+        can_shrink: Whether channels of the model can be removed.
+        seed: Of what is drawn. The same trials and seed give the same recipe.
+        most: How often the training may be multiplied; None lets `rung` say it.
+    """
+    number = len(done)
+    for times in range(rung(number) if most is None else most, 0, -1):
+        before = [(price, recipe) for recipe, price in done if recipe.rounds == first.rounds * LONGER ** (times - 1)]
+        after = {_choice(recipe) for recipe, _ in done if recipe.rounds == first.rounds * LONGER**times}
+        waiting = [(price, recipe) for price, recipe in before if _choice(recipe) not in after]
+        if waiting:
+            _, best = min(waiting, key=lambda pair: pair[0])
+            return dataclasses.replace(best, rounds=best.rounds * LONGER, seed=seed + number)
+    short = [(recipe, price) for recipe, price in done if recipe.rounds == first.rounds]
+    return dataclasses.replace(first, **_drawn(short, can_shrink=can_shrink, seed=seed + number), seed=seed + number)
+
+
+def cost(tried: Tried, dense: Tried, *, max_drop: float, by: str) -> float:
+    """Return what a file costs: its size or time against the dense file, twice as much for each `max_drop` too many.
+
+    Args:
+        tried: The file.
+        dense: That of the model as it was, in float32.
+        max_drop: What it may lose.
+        by: The attribute that counts, such as `"bytes"`.
+    """
+    too_many = max(0.0, tried.drop - max_drop) / max(max_drop, SMALLEST_DROP)
+    return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * too_many
+
+
+def _drawn(done: Sequence[tuple[Recipe, float]], *, can_shrink: bool, seed: int) -> dict[str, Any]:
+    import optuna
+
+    space = {
+        "flops": optuna.distributions.FloatDistribution(LEAST_FLOPS if can_shrink else 1.0, 1.0, log=True),
+        "weights": optuna.distributions.FloatDistribution(LEAST_WEIGHTS, 1.0, log=True),
+        "pattern": optuna.distributions.CategoricalDistribution(PATTERNS),
+        "quantize_aware": optuna.distributions.CategoricalDistribution((False, True)),
+    }
+    loud = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST))
+        for recipe, price in done:
+            study.add_trial(optuna.create_trial(params=_parameters(recipe), distributions=space, value=price))
+        return _fields(study.ask(space).params)
+    finally:
+        optuna.logging.set_verbosity(loud)
+
+
+def _parameters(recipe: Recipe) -> dict[str, Any]:
+    weights = 1 - recipe.sparsity if recipe.pattern == "unstructured" else 0.5
+    return {
+        "flops": recipe.flops,
+        "weights": weights,
+        "pattern": recipe.pattern,
+        "quantize_aware": recipe.quantize_aware,
+    }
+
+
+def _fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a recipe, with numbers as one would write them."""
+    is_free = parameters["pattern"] == "unstructured"
+    return {
+        "flops": max(LEAST_FLOPS, round(parameters["flops"], 2)),
+        "sparsity": round(1 - parameters["weights"], 2) if is_free else 0.5,
+        "pattern": parameters["pattern"],
+        "quantize_aware": parameters["quantize_aware"],
+    }
+
+
+def _choice(recipe: Recipe) -> tuple:
+    return recipe.flops, recipe.sparsity, recipe.pattern, recipe.quantize_aware

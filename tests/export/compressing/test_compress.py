@@ -1,0 +1,198 @@
+"""compress: files are as accurate as it says, and a search that was killed finds the same ones."""
+
+import functools
+import json
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tfprune.export import Runner, compress
+from tfprune.export.compressing.search import Search
+
+TRIALS = 4  # the last one trains longer
+
+
+@functools.cache
+def made():
+    """Return a trained model, and data for training, for judging and for a test."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(900, 12)).astype("float32")
+    y = (x[:, :6].sum(axis=1) + x[:, 6] * x[:, 7] > 0).astype(int)
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(24, "relu"), keras.layers.Dense(24, "relu"), keras.layers.Dense(2, "softmax")]
+    model = keras.Sequential([keras.Input((12,)), *layers])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x[:600], y[:600], epochs=15, verbose=0)
+    return model, (x[:600], y[:600]), (x[600:800], y[600:800]), (x[800:], y[800:])
+
+
+def search(folder, trials=TRIALS, **changes):
+    model, train, validation, test = made()
+    settings = {"trials": trials, "time": 600, "max_drop": 0.3, "test_data": test, "verbose": 0, **changes}
+    return compress(model, train, validation, folder=folder, **settings)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("found")
+    return search(folder), folder
+
+
+def test_files_get_right_what_the_report_says(found):
+    report, folder = found
+    _, _, (x, y), (test_x, test_y) = made()
+    assert report.trials == TRIALS
+    assert len(report.front) >= 2
+    for one in report.front:
+        runner = Runner(folder / one.file)
+        assert np.mean(runner.predict(x).argmax(axis=1) == y) == pytest.approx(one.score)
+        assert np.mean(runner.predict(test_x).argmax(axis=1) == test_y) == pytest.approx(one.test_score)
+        assert one.drop == pytest.approx(report.dense.score - one.score)
+        assert one.drop <= report.max_drop
+        assert (folder / one.file).stat().st_size == one.bytes
+    assert report.best.bytes < report.dense.bytes
+    assert len({one.name for one in report.tried}) == len(report.tried)
+
+
+def test_the_code_of_a_recipe_makes_the_same_file(found, tmp_path, monkeypatch):
+    report, folder = found
+    model, (x, y), _, _ = made()
+    monkeypatch.chdir(tmp_path)
+    model.save("model.keras")
+    rows = {(row.recipe and row.recipe.quantize_aware, row.quantize): row for row in report.front}
+    for row in rows.values():
+        exec(row.code.replace("x, y = ...", "pass"), {"x": x, "y": y})
+        assert Path("model.tflite").read_bytes() == (folder / row.file).read_bytes(), row.code
+
+
+def test_a_search_goes_on_where_it_stopped(found, tmp_path):
+    report, folder = found
+    search(tmp_path, trials=2)
+    assert same(search(tmp_path)) == same(report)
+    assert files(tmp_path) == files(folder)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_compress import search
+search(sys.argv[2])
+"""
+
+
+def test_a_search_that_was_killed_finds_the_same(found, tmp_path):
+    report, folder = found
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)])
+    while child.poll() is None and not (tmp_path / "trials" / "trial-00001.npz").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)  # in the middle of a trial
+    child.kill()
+    child.wait()
+    assert same(search(tmp_path)) == same(report)
+    assert files(tmp_path) == files(folder)
+
+
+def same(report):
+    """Return what does not depend on the clock."""
+    rows = [{**row.as_dict(), "latency_ms": None} for row in (*report.front, *report.tried)]
+    return rows, report.failed, report.trials
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.tflite")}
+
+
+def test_the_time_ends_a_search(tmp_path):
+    began = time.monotonic()
+    report = search(tmp_path, trials=None, time=4)
+    assert report.trials < 40
+    assert time.monotonic() - began < 60  # a busy machine; what a quiet one takes is measured in tests/bench
+
+
+def test_a_trial_that_is_late_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(Search, "_expected", lambda self, recipe: 0.0)
+    assert search(tmp_path, trials=None, time=4).seconds < 60
+    kept = sorted(path.name for path in (tmp_path / "trials").glob("trial*"))
+    assert kept == [f"trial-{number:05}.npz" for number in range(len(kept))]
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.words = [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def test_the_page_shows_all_files_and_runs_nothing(found):
+    report, folder = found
+    page = Page()
+    page.feed((folder / "report.html").read_text())
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 2
+    assert page.tags.count("circle") == len(report.tried) + 2 * len(report.front)
+    for one in report.front:
+        assert one.file in page.words
+        assert one.code in page.words
+    assert json.loads((folder / "report.json").read_text()) == report.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"max_drop": -0.1}, ValueError, "max_drop"),
+        ({"time": 0}, ValueError, "time"),
+        ({"trials": 0}, ValueError, "trials"),
+        ({"target": "small"}, ValueError, "Expected `?target"),
+        ({"metric": "exactness"}, ValueError, "Expected metrics named"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        search(tmp_path, **changes)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "error", "words"),
+    [
+        (lambda x, y: x, lambda x, y: (x, y), TypeError, "`train_data` to be a tuple"),
+        (lambda x, y: (x,), lambda x, y: (x, y), TypeError, "Received: 1 parts"),
+        (lambda x, y: (x, y), lambda x, y: (x[:0], y[:0]), ValueError, "samples in `validation_data`"),
+        (lambda x, y: (x[:5], y), lambda x, y: (x, y), ValueError, "5 and 600 of them"),
+    ],
+)
+def test_wrong_data_are_refused(tmp_path, train, validation, error, words):
+    model, (x, y), _, _ = made()
+    with pytest.raises(error, match=words):
+        compress(model, train(x, y), validation(x, y), folder=tmp_path, verbose=0)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_folder_of_another_search_is_refused(found):
+    _, folder = found
+    before = files(folder)
+    with pytest.raises(ValueError, match="of the same run"):
+        search(folder, max_drop=0.02)
+    assert files(folder) == before
+
+
+def test_a_model_without_channels_to_remove_gets_zeros(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(2, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    _, train, validation, _ = made()
+    report = compress(model, train, validation, folder=tmp_path, max_drop=1, trials=2, verbose=0)
+    assert all(one.recipe is None or one.recipe.flops == 1 for one in report.tried)
+    assert not report.failed

@@ -1,0 +1,34 @@
+"""The best files: none in, and all out, that another one beats."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfprune.export.compressing.front import front
+from tfprune.export.compressing.measured import Tried
+
+
+def tried(size, drop, latency=None):
+    return Tried(None, None, size, size, 1 - drop, drop, latency)
+
+
+FILES = st.lists(st.builds(tried, st.integers(1, 9), st.integers(-3, 9), st.floats(0.5, 4)), max_size=12)
+
+
+def test_a_front_by_hand():
+    files = [tried(100, 0.0), tried(50, 0.005), tried(60, 0.005), tried(40, 0.02), tried(70, 0.001), tried(90, 0.002)]
+    found = front(files, max_drop=0.01, by="bytes")
+    assert [(one.bytes, one.drop) for one in found] == [(50, 0.005), (70, 0.001), (100, 0.0)]
+
+
+@given(FILES, st.sampled_from(["bytes", "latency_ms"]))
+def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, by):
+    allowed = [one for one in files if one.drop <= 3]
+    found = front(files, max_drop=3, by=by)
+
+    def beats(one, other):
+        mine, others = (getattr(one, by), one.drop), (getattr(other, by), other.drop)
+        return mine != others and mine[0] <= others[0] and mine[1] <= others[1]
+
+    assert all(not beats(one, other) for one in allowed for other in found)
+    points = {(getattr(one, by), one.drop) for one in found}
+    assert all((getattr(one, by), one.drop) in points or any(beats(other, one) for other in found) for one in allowed)
