@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tfprune.export.commands.base import add_command, add_file
+from tfprune.export.commands.base import add_command, add_device, add_file, device_of
 
 
 def add_to(commands: Any) -> None:
@@ -36,7 +36,7 @@ tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --ta
         "--max-drop", type=float, default=0.01, metavar="DROP", help="what a file may lose (default: 0.01, a point)"
     )
     parser.add_argument("--metric", default="accuracy", help="what it may lose it of (default: accuracy)")
-    parser.add_argument("--target", default="size", help="size or latency, on this machine (default: size)")
+    parser.add_argument("--target", default="size", help="size or latency (default: size)")
     parser.add_argument(
         "--minutes", type=float, default=30.0, help="how long the search may take in all (default: 30)"
     )
@@ -44,6 +44,7 @@ tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --ta
     parser.add_argument(
         "--folder", default="compressed", help="where trials, files and the report go (default: compressed)"
     )
+    add_device(parser)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
 
@@ -54,4 +55,5 @@ def _compress(options: argparse.Namespace) -> Any:
     load_keras()
     from tfprune.export.saved_models.compress_file import compress_file
 
-    return compress_file(options)
+    with device_of(options) as device:
+        return compress_file(options, on=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from tfprune.export.compressing.measured import CALIBRATION, Judge, score_of
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.write_front import milliseconds, write_front
 from tfprune.export.converting.convert import convert
+from tfprune.export.processes.device import Device, runner_on
 from tfprune.export.running.metrics import check_metrics
 from tfprune.models.compiled import check_compiled
 from tfprune.progress import Progress, check_verbose
@@ -35,6 +37,7 @@ def compress(
     max_drop: float = 0.01,
     metric: str = "accuracy",
     target: str = "size",
+    on: Device | None = None,
     time: float = 1800.0,
     trials: int | None = None,
     batch_size: int = 32,
@@ -59,8 +62,9 @@ def compress(
         folder: Where trials are kept, and where the files, `report.json` and `report.html` go.
         max_drop: What a file may lose of `metric` on the validation data, at least 0. Default 0.01.
         metric: A name, as `evaluate` takes it. Default `"accuracy"`.
-        target: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest inference
-            on this machine.
+        target: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest inference.
+        on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
+            machine.
         time: Seconds that the search may take, above 0. Default half an hour.
         trials: The most recipes that are tried, at least 1; None (the default) sets no limit.
         batch_size: Samples in a batch when the model trains, at least 1. Default 32.
@@ -92,25 +96,28 @@ def compress(
     check_count(seed, "seed", least=0)
     limit = None if trials is None else 1 + check_count(trials, "trials", least=1)
     check_choice(target, "target", choices=TARGETS)
+    runner_on(on)
     _check_data(train_data, "train_data")
     _check_data(validation_data, "validation_data")
     settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
+    settings |= {} if on is None else {"on": repr(on)}
     arrays = [*weights_of(model), *keras.tree.flatten([train_data, validation_data])]
     kept = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
     baseline = kept.remember("baseline", lambda: _baseline(model, validation_data, metric))
+    timed = partial(milliseconds, on=on)
     judge = Judge(
         calibration=keras.tree.map_structure(lambda array: array[:CALIBRATION], train_data[0]),
         validation=validation_data,
         metric=metric,
         baseline=float(baseline["score"]),
         settings={"optimize": target},
-        timed=milliseconds if target == "latency" else None,
+        timed=timed if target == "latency" else None,
     )
     search = Search(model, train_data, judge, kept, TARGETS[target], max_drop, batch_size, seed, time)
     with Progress(int(time), verbose=verbose, unit="second") as progress:
         for trial in islice(search.trials(), limit):
             progress.add(int(trial.seconds))
-    return write_front(search, Path(folder), target=target, test_data=test_data)
+    return write_front(search, Path(folder), target=target, timed=timed, test_data=test_data)
 
 
 def _check_data(data: Any, name: str) -> None:

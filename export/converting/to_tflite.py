@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,7 @@ from tfprune.export.rewriting.forms import (
     forms,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
-from tfprune.export.running.verify import run_in_child
+from tfprune.export.running.verify import Run, run_in_child
 from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
@@ -58,7 +59,10 @@ ADVICE = (
     "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
-RUN_FILE = {None: run_in_child, "micro": run_by_name}  # on samples whose answers are known
+RUN_FILE: dict[str | None, Callable[..., Run]] = {
+    None: run_in_child,
+    "micro": run_by_name,
+}  # on samples whose answers are known
 STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 SAMPLES = 8  # drawn for the check when no data is given
 

@@ -12,14 +12,19 @@ import numpy as np
 from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.loading import load_model
+from tfprune.export.processes.device import Device
 from tfprune.export.saved_models.trained import Samples, check_loss, read_labeled, verbosity
 from tfprune.spec import check_count, check_number
 
 HELD_OUT = 0.1  # of the training samples, where no others are named to judge by
 
 
-def compress_file(options: argparse.Namespace) -> CompressReport:
+def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> CompressReport:
     """Search for the best file of a saved model; see `tfprune compress --help`.
+
+    Args:
+        options: What the command line said.
+        on: The device on which files are timed; None is this machine.
 
     Raises:
         ValueError: If an option is wrong, or something cannot be read, trained, exported or written.
@@ -43,6 +48,7 @@ def compress_file(options: argparse.Namespace) -> CompressReport:
             max_drop=options.max_drop,
             metric=options.metric,
             target=options.target,
+            on=on,
             time=60 * options.minutes,
             trials=options.trials,
             batch_size=options.batch_size,

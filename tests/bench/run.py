@@ -37,6 +37,8 @@ COMMANDS = [
     ["quantized.py"],
     ["tfmot_quantized.py"],
     ["equalized.py"],
+    ["compress.py", "cnn"],
+    ["compress.py", "mobilenet"],
     ["device.py"],
     ["remote.py"],
 ]
