@@ -81,7 +81,10 @@ def compress(
             cannot be exported, the folder is one of another search, or Optuna is not installed.
 
     Example:
-        >>> report = tfprune.export.compress(model, (images, labels), (images, labels), folder="search", trials=1)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("adam", loss, metrics=["accuracy"])
+        >>> data = (images, model.predict(images, verbose=0).argmax(axis=1))
+        >>> report = tfprune.export.compress(model, data, data, folder="search", trials=1)
         >>> all(tried.drop <= 0.01 for tried in report.front)
         True
     """

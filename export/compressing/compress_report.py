@@ -25,7 +25,11 @@ class CompressReport(Report):
         seconds: How long it took, in all calls.
 
     Example:
-        >>> report = tfprune.export.compress(model, (images, labels), (images, labels), folder="searched", trials=1)
+        >>> import keras
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("adam", loss, metrics=["accuracy"])
+        >>> data = (images, model.predict(images, verbose=0).argmax(axis=1))
+        >>> report = tfprune.export.compress(model, data, data, folder="searched", trials=1)
         >>> report.best.bytes <= report.dense.bytes
         True
     """

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.converting.samples import read_check_on
+from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.preparing.signature import Signature
 from tfprune.export.rewriting.export_report import LostAccuracy
 from tfprune.export.running.evaluate import TIMEOUT, samples_and_answers
 from tfprune.export.running.metrics import check_metrics, is_error, measure
 from tfprune.export.running.verify import Run, run_in_child
 from tfprune.spec import check_number
+
+# What runs a file on samples whose answers are known.
+RUN_FILE: dict[str | None, Callable[..., Run]] = {None: run_in_child, "micro": run_by_name}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def lost_accuracy(
     data: EvaluateOn | None,
     *,
     predict: Callable[[Mapping[str, np.ndarray]], list[np.ndarray]],
-    run_file: Callable[..., Run] = run_in_child,
+    target: str | None = None,
 ) -> tuple[LostAccuracy, ...]:
     """Measure a file and the model it was made from, and refuse it if it lost too much.
 
@@ -59,7 +63,7 @@ def lost_accuracy(
         content: The plain file.
         data: What `read_evaluate_on` returned; None measures nothing.
         predict: Gives the model's outputs in the order of the file's.
-        run_file: Runs a file as `run_in_child` does.
+        target: As in `to_tflite`; None for a file that any interpreter runs.
 
     Returns:
         What was lost, for each output.
@@ -70,7 +74,7 @@ def lost_accuracy(
     """
     if data is None:
         return ()
-    run = run_file(content, data.x, timeout=TIMEOUT)
+    run = RUN_FILE[target](content, data.x, timeout=TIMEOUT)
     if run.reason:
         raise ValueError(f"Expected a file that runs on `evaluate_on`. Received: {run.reason}. Nothing was written.")
     outputs = dict(zip(run.outputs, predict(data.x), strict=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,6 @@ from tfprune.export.converting.shared_values import share_grids
 from tfprune.export.files.codec import check_method
 from tfprune.export.files.target import check_target, write_atomically
 from tfprune.export.micro.budgets import read_target
-from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.preparing.half_precision import half_types
 from tfprune.export.preparing.signature import Signature, signature, smallest_vocabulary
 from tfprune.export.preparing.trained_ranges import holds_ranges, with_known_ranges
@@ -35,7 +33,6 @@ from tfprune.export.rewriting.forms import (
     forms,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
-from tfprune.export.running.verify import Run, run_in_child
 from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 from tfprune.export.tflite.model import Model
 from tfprune.export.tflite.reader import read
@@ -59,10 +56,6 @@ ADVICE = (
     "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
-RUN_FILE: dict[str | None, Callable[..., Run]] = {
-    None: run_in_child,
-    "micro": run_by_name,
-}  # on samples whose answers are known
 STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 SAMPLES = 8  # drawn for the check when no data is given
 
@@ -197,7 +190,7 @@ def to_tflite(
             progress.add()
             choice = choose(found, inputs=data, optimize=optimize, compress=compress, **wanted)
         predicted = partial(predict, plain, inputs=inputs)
-        lost = lost_accuracy(choice.form.content, answers, predict=predicted, run_file=RUN_FILE[target])
+        lost = lost_accuracy(choice.form.content, answers, predict=predicted, target=target)
     write_atomically(place, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     return export_report(str(place), choice, lost=lost, nnz=nnz, size=size)
