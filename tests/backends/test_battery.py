@@ -323,3 +323,47 @@ def test_what_is_solved_after_an_attention_with_biases():
     np.testing.assert_allclose(ops.convert_to_numpy(smaller(data)), expected, atol=1e-5)
     sparse, _ = tfprune.prune_weights(model, data, pattern=patterns.NM(2, 4))
     assert np.mean(ops.convert_to_numpy(sparse.get_layer("hidden").kernel) == 0) == 0.5
+
+
+def test_a_teacher_counts_in_the_loss_as_the_formula_says():
+    student, teacher = (keras.Sequential([keras.Input((10,)), layers.Dense(3, name="out")]) for _ in range(2))
+    own, other = (X @ array(model.layers[0].kernel) for model in (student, teacher))
+    labels = np.arange(40) % 3
+    p, q = (np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True) for logits in (other, own))
+    task = np.mean(np.log(np.exp(own).sum(axis=1)) - own[np.arange(40), labels])
+    taught = 4 * np.mean(np.sum(p * np.log(p / q), axis=1)) + np.mean((own - other) ** 2) / np.mean(other**2)
+    training = tfprune.distilled(tfprune.wrap(student), teacher, temperature=2, weight=0.25, features=["out"])
+    training.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = training.fit(X, labels, batch_size=40, verbose=0).history
+    assert history["loss"][0] == pytest.approx(0.75 * task + 0.25 * taught, rel=1e-4)
+
+
+def test_a_taught_model_prunes_in_fit_and_the_teacher_stays_as_it_was(tmp_path):
+    teacher = plain()
+    student = tfprune.wrap(teacher)
+    before = [array(weight) for weight in teacher.weights]
+    training = tfprune.distilled(student, teacher, features=["hidden"])
+    training.compile("adam", "mse")
+    fit(training, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2))
+    assert zeros_of(student).sum() == 80
+    for one, two in zip(teacher.weights, before, strict=True):
+        np.testing.assert_array_equal(array(one), two)
+    training.save(tmp_path / "student.keras")
+    loaded = keras.models.load_model(tmp_path / "student.keras")
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), student.predict(X, verbose=0), atol=1e-6)
+
+
+def test_rounds_with_a_teacher_go_on_from_a_folder(tmp_path):
+    results = []
+    for done in (None, 1):
+        model = plain()
+        model.compile("adam", "mse")
+        keras.utils.set_random_seed(5)
+        if done is not None:
+            (tmp_path / "round_2.npz").unlink()
+        settings = {"rounds": 2, "distill": tfprune.Distillation(), "folder": tmp_path, "verbose": 0}
+        results.append(tfprune.prune_to(model, tfprune.budget(flops=0.6), (X, Y), **settings))
+    (first, report), (second, again) = results
+    assert str(report) == str(again)
+    for one, two in zip(first.weights, second.weights, strict=True):
+        np.testing.assert_allclose(array(one), array(two), rtol=1e-5, atol=1e-6)
