@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import subprocess
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from tfprune.export.remote.messages import Message, receive, send, skip_to_mark
 from tfprune.export.remote.payload import START, payload
 from tfprune.export.remote.transport import Transport
 
+_log = logging.getLogger(__name__)
 START_SECONDS = 120  # a slow board, which imports NumPy from a memory card
 GRACE_SECONDS = 30  # beyond the time that the device itself allows a job
 END_SECONDS = 10
@@ -55,7 +57,7 @@ class Link:
             self._errors.close()
             text = complaint(printed, address=way.address, python=python, code=None if self._is_late else code)
             raise ValueError(text)
-        self.hello = hello.header
+        _log.info("connected to %s: %s", way.address, hello.header)
         self._sending, self._is_closed = threading.Lock(), threading.Event()
         threading.Thread(target=self._live, args=(SILENCE_SECONDS / 5,), daemon=True).start()
 

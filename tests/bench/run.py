@@ -22,6 +22,7 @@ COMMANDS = [
     ["shrinking.py"],
     ["digits.py"],
     ["last_update.py"],
+    ["taught.py"],
     ["reconstruction.py"],
     ["ranking.py"],
     ["calibration.py"],
