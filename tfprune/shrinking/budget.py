@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 Limit = int | float | None
 # Where each candidate has to be measured: sparsities to choose among, parts of the model that may go some steps less,
 # how many steps, and how much of the limit is taken when no more is tried.
-_STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _ROUNDS, _NEAR = 64, 16, 3, 0.97
+_STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _ROUNDS, _NEAR = 64, 16, 2, 0.95
 
 # What of a network can be counted; a latency has to be measured.
 _COUNTS = {"flops": Network.flops, "parameters": Network.parameters, "bytes": Network.bytes}
