@@ -98,4 +98,4 @@ build/grid/files.json: $(wildcard tfprune/*.py tfprune/*/*.py export/*.py export
 	touch $@
 
 clean:
-	rm -rf .venv .venv-backends build docs/reference/names demo-output fashion-output mobilenet-output transformer-output language-model-output few-shot-output federated-output growth-output wrist-output study-output *.egg-info
+	rm -rf .venv .venv-backends build docs/reference/names demo-output fashion-output mobilenet-output transformer-output language-model-output few-shot-output federated-output spoken-output growth-output wrist-output study-output *.egg-info

@@ -174,6 +174,10 @@ def few_shot() -> None:
     assert all(map(is_installed, ["fontTools", "PIL", "matplotlib", "keras"]))
 
 
+def spoken() -> None:
+    assert all(map(is_installed, ["soundfile", "tflite_micro", "matplotlib", "keras"]))
+
+
 def language_model() -> None:
     assert all(map(is_installed, ["gguf", "safetensors", "keras_hub", "matplotlib"]))
 

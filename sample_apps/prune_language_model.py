@@ -22,7 +22,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
 
-from sample_apps.language_model import cuts, report, speed, subjects, weights
+from sample_apps.data.cache import CACHE
+from sample_apps.language_model import cuts, report, speed, subjects
 from sample_apps.study import results
 from sample_apps.study.training import machine
 
@@ -111,7 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cache",
         type=Path,
-        default=weights.CACHE,
+        default=CACHE,
         metavar="DIR",
         help="folder for weights that are downloaded (default: %(default)s)",
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,8 +18,6 @@ from typing import NamedTuple
 
 import keras_hub
 import numpy as np
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tfprune"
 
 
 class Source(NamedTuple):
