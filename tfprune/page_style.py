@@ -32,6 +32,7 @@ th:first-child, td:first-child { padding-left: 0; text-align: left; }
 th { font-weight: 400; }
 thead th { font-size: 0.85rem; color: var(--soft); white-space: nowrap; }
 td { white-space: nowrap; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 td.text { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 table + table { margin-top: 1.5rem; }
 .soft { font-weight: 400; }

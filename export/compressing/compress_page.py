@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tfprune.html import document, facts, rows_table, section, text
+from tfprune.html import document, facts, name_text, rows_table, section, text
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.compress_report import CompressReport
@@ -21,7 +21,8 @@ def compress_page(report: CompressReport) -> str:
     """Return the page: it loads nothing and runs no code."""
     parts = [
         facts(_facts(report)),
-        section("The best files", _table(report)),
+        section("The best files", _sizes(report)),
+        section("What they get right", _scores(report)),
         section("Size", _chart(report, "bytes", "bytes of the .tflite file")),
         section("Latency", _chart(report, "latency_ms", "milliseconds of one inference")),
         section("How each is made", "\n".join(_codes(report.front))),
@@ -41,14 +42,20 @@ def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
     yield "Tried", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
 
 
-def _table(report: CompressReport) -> str:
+def _sizes(report: CompressReport) -> str:
+    rows = [
+        [name_text(one.file), f"{one.bytes:,}", f"{one.packed_bytes:,}", _number(one.latency_ms)]
+        for one in report.front
+    ]
+    return rows_table(["File", "Bytes", "Packed", "ms"], rows)
+
+
+def _scores(report: CompressReport) -> str:
     has_test = any(one.test_score is not None for one in report.front)
-    header = ["File", "Bytes", "Packed", "ms", text(report.metric), "Drop", *(["On test data"] if has_test else [])]
-    rows = []
-    for one in report.front:
-        row = [text(one.file), f"{one.bytes:,}", f"{one.packed_bytes:,}", _number(one.latency_ms)]
-        row += [f"{one.score:.4f}", f"{one.drop:+.4f}"]
-        rows.append([*row, _number(one.test_score)] if has_test else row)
+    header = ["File", text(report.metric).capitalize(), "Drop", *(["On test data"] if has_test else [])]
+    rows = [[name_text(one.file), f"{one.score:.4f}", f"{one.drop:+.4f}"] for one in report.front]
+    if has_test:
+        rows = [[*row, _number(one.test_score)] for row, one in zip(rows, report.front, strict=True)]
     return rows_table(header, rows)
 
 
@@ -76,7 +83,7 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
         f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
         f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
         _words(WIDTH - EDGE, limit - 5, f"at most {report.max_drop:g} lost", "end"),
-        *(_words(across(math.log(tick)), HEIGHT - BOTTOM + 18, f"{tick:,g}", "middle") for tick in _ticks(low, high)),
+        *(_words(across(math.log(tick)), HEIGHT - BOTTOM + 18, _tick(tick), "middle") for tick in _ticks(low, high)),
         *(_words(LEFT - 8, up(value) + 4, f"{value:.3f}", "end") for value in (bottom, report.dense.score, top)),
         _words((LEFT + WIDTH) / 2, HEIGHT - 6, f"{axis}, logarithmic", "middle"),
     ]
@@ -84,7 +91,7 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
         f'<rect x="{LEFT}" y="{EDGE}" width="{WIDTH - EDGE - LEFT}" height="{HEIGHT - BOTTOM - EDGE}" '
         f'style="fill:none;stroke:var(--line)"/>'
     )
-    title = f"{text(report.metric)} against {axis}"
+    title = f"{text(report.metric).capitalize()} against {axis}"
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}" style="width:100%;max-width:46rem">'
         f"{frame}{''.join(lines)}{''.join(marks)}</svg>"
@@ -99,7 +106,13 @@ def _scale(low: float, high: float, start: float, end: float):
 
 def _ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [part * 10.0**power for power in powers for part in TICKS if low / 1.1 <= part * 10.0**power <= high * 1.1]
+    ticks = [part * 10.0**power for power in powers for part in TICKS]
+    inside = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
+    return inside if len(inside) > 1 else [low, high]
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _words(x: float, y: float, words: str, anchor: str) -> str:

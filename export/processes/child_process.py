@@ -19,6 +19,7 @@ from tfprune.export.processes.forking import OUTPUT
 from tfprune.export.processes.ready_process import run_ready
 
 REASON = "reason.txt"
+TRIES = 100  # to remove a folder into which another thread may still write
 OUTPUT_TAIL = 20_000  # characters: enough for a traceback, little enough for an error message
 
 
@@ -114,7 +115,10 @@ def run_as_child(work: Callable[[Path], None]) -> None:
 def _end_with_parent(folder: Path) -> None:
     while os.read(0, 1):  # not sys.stdin, whose lock could not be taken when Python ends
         pass
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
     os._exit(1)
 
 

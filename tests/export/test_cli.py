@@ -328,9 +328,8 @@ def test_what_is_read_is_not_written(folder, broken, capsys, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are looked for in /proc")
 def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, tmp_path):
     """SIGTERM to one process and SIGKILL to another, while the converter works in its own."""
-    ends = (signal.SIGTERM, signal.SIGKILL)
-    exports = [_export_in(tmp_path / end.name, folder) for end in ends]
-    for end, export in zip(ends, exports, strict=True):
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        export = _export_in(tmp_path / end.name, folder)
         temporary = tmp_path / end.name / "temporary"
         _wait_until(lambda: _children(temporary))  # noqa: B023 (called at once)
         export.send_signal(end)
@@ -349,15 +348,15 @@ def _export_in(place, folder):
 
 
 def _children(temporary):
-    """Return the processes that work in a folder there; one that has ended has no command line."""
+    """Return the processes whose output goes into a folder there; one that has ended has none."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*/fd/1"):
         try:
-            command = path.read_bytes().decode(errors="replace")
+            output = str(path.readlink())
         except OSError:  # it has ended
             continue
-        if f"{temporary}/tfprune-" in command:
-            found.append(path.parent.name)
+        if output.startswith(f"{temporary}/tfprune-"):
+            found.append(path.parts[2])
     return found
 
 

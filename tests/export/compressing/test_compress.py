@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from pages import WIDTHS, measured_at, needs_browser
 
 from tfprune.export import Runner, compress
 from tfprune.export.compressing.search import Search
@@ -145,6 +146,15 @@ def test_the_page_shows_all_files_and_runs_nothing(found):
         assert one.file in page.words
         assert one.code in page.words
     assert json.loads((folder / "report.json").read_text()) == report.as_dict()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_the_page_fits_a_phone_and_a_desktop(found, tmp_path, width):
+    _, folder = found
+    measured = measured_at(width, (folder / "report.html").read_text(), tmp_path)
+    assert measured["wide"] == []
+    assert measured["needed"] <= measured["seen"]
 
 
 @pytest.mark.parametrize(
