@@ -27,6 +27,7 @@ COMMANDS = [
     ["ranking.py"],
     ["calibration.py"],
     ["recurrent_export.py"],
+    ["second_export.py"],
     ["sizes.py"],
     ["packed.py"],
     ["sharing.py"],
