@@ -197,7 +197,8 @@ CALLS = pytest.mark.parametrize(
         (reconstruct, 3, "layer"),
         (functools.partial(reconstruct, mode="parallel"), 3, "layer"),
         (single_weights, 3, "layer"),
-        (latency, 1 + 1 + 4, "candidate"),  # the model, the smallest one, and four halvings of 16 channels
+        # The model, the smallest one, four halvings of 16 channels, and two groups that go less far.
+        (latency, 1 + 1 + 4 + 2, "candidate"),
         (rounds, 2 * (3 + 1), "step"),  # removed, reconstructed, trained, and the steps of the training
         (units, 2, "group"),
         (blocks, 1 + 3, "evaluation"),  # the whole model, and without each block
@@ -251,4 +252,4 @@ def test_a_call_that_fails_ends_its_line():
     limit = tfprune.budget(latency=0.5, measure=measure)
     with terminal() as shown, pytest.raises(RuntimeError, match="no board"):
         tfprune.plan_shrink(dense(14, 2), allocation=limit)
-    assert shown.seen()[0].startswith("1/6 ")
+    assert shown.seen()[0].startswith("1/8 ")

@@ -337,13 +337,14 @@ print(sorted({{'keras', 'tensorflow'}} & set(sys.modules)))"""
 def test_public_names_are_lazy_and_complete():
     from tfprune import export
 
+    searches = {"CompressReport", "Remote", "Vela", "VelaReport", "compress", "vela"}
     files = {"rewrite", "share_weights", "sparsify", "pack", "unpack"}
     models = {"to_tflite", "make_sparse_ready", "sparse_inference"}
     reports = {"BenchmarkReport", "ExportReport", "ModelReport", "SparseInferenceReport", "VerifyReport"}
     reports |= {"EvaluateReport", "QuantizationErrorReport"}
     runs = {"Runner", "benchmark", "correct_biases", "evaluate", "inspect", "latency", "quantization_error", "verify"}
     micro = {"ArrayReport", "MicroReport", "MicroSupportReport", "c_array", "micro_support"}
-    assert set(export.__all__) == runs | files | models | reports | micro
+    assert set(export.__all__) == runs | files | models | reports | micro | searches
     assert set(export.__all__) <= set(dir(export))
     assert export.Runner is Runner
     assert callable(export.verify)
