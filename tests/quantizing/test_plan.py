@@ -49,6 +49,16 @@ def test_what_is_read_twice_is_not_continued():
     assert places(model) == {"c": ("input_0", "output"), "r": ("output",), "last": ("output",)}
 
 
+def test_what_only_a_concatenation_takes_is_rounded_there():
+    inputs = keras.Input((8, 8, 3))
+    hidden = [conv(name, activation="relu", padding="same")(inputs) for name in ("a", "b")]
+    joined = layers.Concatenate(name="joined")([*hidden, layers.ReLU(name="r")(hidden[1])])
+    expected = {"a": ("input_0",), "b": ("input_0", "output"), "joined": ("output",)}
+    assert places(keras.Model(inputs, joined)) == expected
+    in_float = {"a": ("input_0", "output"), "b": ("input_0", "output"), "r": ("output",)}
+    assert places(keras.Model(inputs, joined), skip="joined") == in_float
+
+
 def test_dense_takes_the_normalization_behind_it():
     model = stack(layers.Dense(4, name="d"), layers.BatchNormalization(name="n"), layers.Dense(2), shape=(5,))
     assert places(model)["d"] == ("input_0",) and places(model)["n"] == ("output",)

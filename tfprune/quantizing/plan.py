@@ -114,8 +114,18 @@ class _Planner:
         activation = activation_of(call.layer)
         if activation not in FUSED and rule.kind != rules.ACTIVATES:
             _add(names, "activation")
-        if activation not in FIXED:
+        if activation not in FIXED and not self._is_joined(call):
             _add(names, "output")
+
+    def _is_joined(self, call: Call) -> bool:
+        """Tell whether only a concatenation takes the output: the file rounds it to the range of that, and once."""
+        following = self.graph.consumers(call)
+        if len(following) != 1 or self.graph.is_output(call) or activation_of(call.layer) not in FUSED:
+            return False
+        (taker,) = following
+        path = self.paths.get(id(taker.layer), "")
+        is_alone = {id(call.layer), id(taker.layer)} <= self.once and not self.is_left(path)
+        return is_alone and isinstance(taker.layer, keras.layers.Concatenate) and refusal(taker.layer) is None
 
     def _is_continued(self, call: Call, rule: Rule) -> bool:
         """Tell whether the operator goes on with the next call, and note that call."""

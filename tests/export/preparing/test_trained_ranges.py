@@ -61,7 +61,15 @@ def two_operators() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3)(hidden))
 
 
+def branches() -> keras.Model:
+    inputs = keras.Input((8, 8, 2))
+    parts = [layers.Conv2D(6, size, padding="same", activation="relu")(inputs) for size in (1, 3)]
+    narrow = layers.Activation("relu")(layers.BatchNormalization(momentum=0.8)(layers.Conv2D(2, 1)(inputs)))
+    return keras.Model(inputs, layers.Concatenate()([*parts, narrow]))
+
+
 CASES = {
+    "branches": (branches, IMAGES),
     "two_operators": (two_operators, IMAGES),
     "images": (images, IMAGES),
     "series": (series, SERIES),
