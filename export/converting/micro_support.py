@@ -80,11 +80,7 @@ def _with_scales(content: bytes) -> bytes:
     """Widen the ranges of activations that are next to nothing: the interpreter's softmax stops on untrained ones."""
     model = load(content)
     for tensor in model.subgraphs[0].tensors:
-        quantization = tensor.quantization
-        if (
-            quantization is not None
-            and np.size(quantization.scale) == 1
-            and model.buffers[tensor.buffer].data is None
-        ):
-            quantization.scale = np.maximum(quantization.scale, SMALLEST).astype(np.float32)
+        scale = getattr(tensor.quantization, "scale", None)  # what stays in float has none
+        if scale is not None and np.size(scale) == 1 and model.buffers[tensor.buffer].data is None:
+            tensor.quantization.scale = np.maximum(scale, SMALLEST).astype(np.float32)
     return save(model)

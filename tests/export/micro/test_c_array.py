@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+import keras
 import numpy as np
 import pytest
 
@@ -124,3 +125,9 @@ def test_the_commands(network, sparse, tmp_path, capsys):
     assert main(["micro", str(tmp_path / "sparse.tflite"), "--json"]) == 1
     assert '"DENSIFY"' in capsys.readouterr().out
     assert rewrite(small.read_bytes(), dense, target="micro").micro.rows
+
+
+def test_a_model_that_stays_in_float_in_part_is_looked_at_too():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.LayerNormalization()(inputs)))
+    assert "RSQRT" in micro_support(model).ops
