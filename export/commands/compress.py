@@ -17,6 +17,7 @@ def add_to(commands: Any) -> None:
     examples = """
 tfprune compress model.keras --train x.npy,y.npy --max-drop 0.01
 tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --target latency --minutes 60
+tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
 """
     parser = add_command(commands, "compress", run=_compress, text=text, extra="search", examples=examples)
     add_file(parser, "source", metavar="SOURCE", help="a trained, compiled model, saved by model.save('x.keras')")
@@ -32,11 +33,7 @@ tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --ta
         help="those that judge files (default: a tenth of --train, held out)",
     )
     parser.add_argument("--test", metavar="X,Y", help="those on which the best files are measured at the end")
-    parser.add_argument(
-        "--max-drop", type=float, default=0.01, metavar="DROP", help="what a file may lose (default: 0.01, a point)"
-    )
-    parser.add_argument("--metric", default="accuracy", help="what it may lose it of (default: accuracy)")
-    parser.add_argument("--target", default="size", help="size or latency (default: size)")
+    _add_wish(parser)
     parser.add_argument(
         "--minutes", type=float, default=30.0, help="how long the search may take in all (default: 30)"
     )
@@ -47,6 +44,20 @@ tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --ta
     add_device(parser)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
+
+
+def _add_wish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-drop", type=float, default=0.01, metavar="DROP", help="what a file may lose (default: 0.01, a point)"
+    )
+    parser.add_argument("--metric", default="accuracy", help="what it may lose it of (default: accuracy)")
+    parser.add_argument(
+        "--target",
+        default="size",
+        help="size, latency, or micro: the flash of a microcontroller, and the accuracy there (default: size)",
+    )
+    parser.add_argument("--arena", type=int, metavar="BYTES", help="RAM that a file may take there")
+    parser.add_argument("--flash", type=int, metavar="BYTES", help="bytes that it may have there")
 
 
 def _compress(options: argparse.Namespace) -> Any:

@@ -13,10 +13,13 @@ import keras
 import numpy as np
 
 from tfprune.export.compressing.compress_report import CompressReport
+from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import CALIBRATION, Judge, score_of
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.write_front import milliseconds, write_front
 from tfprune.export.converting.convert import convert
+from tfprune.export.converting.micro_support import micro_support
+from tfprune.export.micro.budgets import Budgets, read_target
 from tfprune.export.processes.device import Device, runner_on
 from tfprune.export.running.metrics import check_metrics
 from tfprune.models.compiled import check_compiled
@@ -25,7 +28,7 @@ from tfprune.run_folder import Arrays, RunFolder, weights_of
 from tfprune.spec import check_choice, check_count, check_number
 from tfprune.wrapping.strip import plain_copy
 
-TARGETS = {"size": "bytes", "latency": "latency_ms"}
+TARGETS = {"size": "bytes", "latency": "latency_ms", "micro": "bytes"}
 
 
 def compress(
@@ -37,6 +40,8 @@ def compress(
     max_drop: float = 0.01,
     metric: str = "accuracy",
     target: str = "size",
+    arena: int | None = None,
+    flash: int | None = None,
     on: Device | None = None,
     time: float = 1800.0,
     trials: int | None = None,
@@ -62,9 +67,13 @@ def compress(
         folder: Where trials are kept, and where the files, `report.json` and `report.html` go.
         max_drop: What a file may lose of `metric` on the validation data, at least 0. Default 0.01.
         metric: A name, as `evaluate` takes it. Default `"accuracy"`.
-        target: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest inference.
+        target: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest inference,
+            `"micro"` for the least flash of a microcontroller. Its files are int8, as `to_tflite(target="micro")`
+            writes them, and their accuracy is what its interpreter gives. Needs the extra `micro`.
+        arena: With `target="micro"`: the bytes of RAM that the board has for a file.
+        flash: With `target="micro"`: the bytes of flash that it has for one.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
-            machine.
+            machine. Not with `target="micro"`, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
         trials: The most recipes that are tried, at least 1; None (the default) sets no limit.
         batch_size: Samples in a batch when the model trains, at least 1. Default 32.
@@ -78,7 +87,8 @@ def compress(
     Raises:
         TypeError: If an argument has another type.
         ValueError: If an argument is out of range, data hold no labels or no samples, the model is not compiled or
-            cannot be exported, the folder is one of another search, or Optuna is not installed.
+            cannot be exported, a microcontroller lacks one of its operators, no file that was found is within
+            `max_drop` and the budgets, the folder is one of another search, or Optuna is not installed.
 
     Example:
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -100,27 +110,34 @@ def compress(
     limit = None if trials is None else 1 + check_count(trials, "trials", least=1)
     check_choice(target, "target", choices=TARGETS)
     runner_on(on)
+    budgets = _budgets(target, arena=arena, flash=flash, on=on)
     _check_data(train_data, "train_data")
     _check_data(validation_data, "validation_data")
+    if target == "micro":
+        _check_support(model)
     settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
     settings |= {} if on is None else {"on": repr(on)}
+    settings |= vars(budgets) if target == "micro" else {}
     arrays = [*weights_of(model), *keras.tree.flatten([train_data, validation_data])]
     kept = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
     baseline = kept.remember("baseline", lambda: _baseline(model, validation_data, metric))
-    timed = partial(milliseconds, on=on)
+    timed = None if target == "micro" else partial(milliseconds, on=on)
     judge = Judge(
         calibration=keras.tree.map_structure(lambda array: array[:CALIBRATION], train_data[0]),
         validation=validation_data,
         metric=metric,
         baseline=float(baseline["score"]),
-        settings={"optimize": target},
+        target=target,
+        budgets=budgets,
         timed=timed if target == "latency" else None,
     )
-    search = Search(model, train_data, judge, kept, TARGETS[target], max_drop, batch_size, seed, time)
+    search = Search(
+        model, train_data, judge, kept, TARGETS[target], Limits(max_drop, budgets), batch_size, seed, time
+    )
     with Progress(int(time), verbose=verbose, unit="second") as progress:
         for trial in islice(search.trials(), limit):
             progress.add(int(trial.seconds))
-    return write_front(search, Path(folder), target=target, timed=timed, test_data=test_data)
+    return write_front(search, Path(folder), timed=timed, test_data=test_data)
 
 
 def _check_data(data: Any, name: str) -> None:
@@ -131,6 +148,25 @@ def _check_data(data: Any, name: str) -> None:
     if len(sizes) > 1 or sizes == [0]:
         raise ValueError(
             f"Expected samples in `{name}`, and a label for each. Received: {' and '.join(map(str, sizes))} of them."
+        )
+
+
+def _budgets(target: str, *, arena: int | None, flash: int | None, on: Device | None) -> Budgets:
+    """Return what a file may take, and refuse arguments that do not go together."""
+    if target == "micro" and on is not None:
+        raise ValueError(
+            f"Expected `on` with another target than 'micro', whose files are not timed. Received: on={on!r}."
+        )
+    kind = "micro" if target == "micro" else None
+    return read_target(kind, arena=arena, flash=flash, sparse="auto", optimize="size", compress=None) or Budgets()
+
+
+def _check_support(model: keras.Model) -> None:
+    support = micro_support(model)
+    if not support.runs:
+        raise ValueError(
+            f"Expected a model that the interpreter for microcontrollers runs. Received: {model.name!r}: "
+            f"{support.reason}. Replace the layers or functions that need it, and train the model again."
         )
 
 

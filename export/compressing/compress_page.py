@@ -24,25 +24,34 @@ def compress_page(report: CompressReport) -> str:
         section("The best files", _sizes(report)),
         section("What they get right", _scores(report)),
         section("Size", _chart(report, "bytes", "bytes of the .tflite file")),
-        section("Latency", _chart(report, "latency_ms", "milliseconds of one inference")),
+        _arena_or_latency(report),
         section("How each is made", "\n".join(_codes(report.front))),
         section("Recipes without a file", _failed(report.failed)) if report.failed else "",
     ]
     return document("Smaller files of a model", parts, kicker="tfprune compress", footer="Made by tfprune compress.")
 
 
+def _arena_or_latency(report: CompressReport) -> str:
+    if report.target == "micro":
+        return section("RAM", _chart(report, "arena_bytes", "bytes of the arena"))
+    return section("Latency", _chart(report, "latency_ms", "milliseconds of one inference"))
+
+
 def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
-    best, dense = report.best, report.dense
-    yield "Best file", f"{best.bytes:,} bytes", f"{dense.bytes / best.bytes:.1f} times smaller than dense float32"
+    best = report.best
+    yield "Best file", f"{best.bytes:,} bytes", report.smaller
     yield (
         text(report.metric),
         f"{best.score:.4f}",
-        f"of {dense.score:.4f}; it may lose {report.max_drop:g}",
+        f"of {report.baseline:.4f}; it may lose {report.max_drop:g}",
     )
     yield "Tried", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
 
 
 def _sizes(report: CompressReport) -> str:
+    if report.target == "micro":
+        rows = [[name_text(one.file), f"{one.bytes:,}", f"{one.arena_bytes:,}"] for one in report.front]
+        return rows_table(["File", "Flash", "RAM"], rows)
     rows = [
         [name_text(one.file), f"{one.bytes:,}", f"{one.packed_bytes:,}", _number(one.latency_ms)]
         for one in report.front
@@ -65,11 +74,10 @@ def _number(value: float | None) -> str:
 
 def _chart(report: CompressReport, by: str, axis: str) -> str:
     """Draw accuracy against size or time; the size of a dot says nothing, its color whether it is one of the best."""
-    known = [one for one in report.tried if getattr(one, by) is not None] if by == "bytes" else []
-    dots = [*known, *report.front]
+    dots = [*(() if by == "latency_ms" else report.tried), *report.front]  # some files have no latency
     low, high = min(getattr(one, by) for one in dots), max(getattr(one, by) for one in dots)
-    bottom = min(min(one.score for one in report.front), report.dense.score) - 2 * max(report.max_drop, 0.01)
-    top = max(one.score for one in dots) + 0.2 * (report.dense.score - bottom)
+    bottom = min(min(one.score for one in report.front), report.baseline) - 2 * max(report.max_drop, 0.01)
+    top = max(one.score for one in dots) + 0.2 * (report.baseline - bottom)
     across = _scale(math.log(low / 1.15), math.log(high * 1.15), LEFT, WIDTH - EDGE)
     up = _scale(bottom, top, HEIGHT - BOTTOM, EDGE)
     marks = [
@@ -78,13 +86,13 @@ def _chart(report: CompressReport, by: str, axis: str) -> str:
         f"{getattr(one, by):,.6g}, {one.score:.4f}</title></circle>"
         for one in dots
     ]
-    limit = up(report.dense.score - report.max_drop)
+    limit = up(report.baseline - report.max_drop)
     lines = [
         f'<line x1="{LEFT}" x2="{WIDTH - EDGE}" y1="{limit:.1f}" y2="{limit:.1f}" '
         f'style="stroke:var(--no);stroke-dasharray:4 4"/>',
         _words(WIDTH - EDGE, limit - 5, f"at most {report.max_drop:g} lost", "end"),
         *(_words(across(math.log(tick)), HEIGHT - BOTTOM + 18, _tick(tick), "middle") for tick in _ticks(low, high)),
-        *(_words(LEFT - 8, up(value) + 4, f"{value:.3f}", "end") for value in (bottom, report.dense.score, top)),
+        *(_words(LEFT - 8, up(value) + 4, f"{value:.3f}", "end") for value in (bottom, report.baseline, top)),
         _words((LEFT + WIDTH) / 2, HEIGHT - 6, f"{axis}, logarithmic", "middle"),
     ]
     frame = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.export.compressing.measured import Tried
+from tfprune.export.running.metrics import is_error
 from tfprune.report import Report, table
 
 
@@ -16,8 +17,8 @@ class CompressReport(Report):
         folder: Where the files are.
         metric: What was measured.
         max_drop: What a file may lose of it on the validation data.
-        target: `"size"` or `"latency"`.
-        dense: The float32 file of the model as it was.
+        target: `"size"`, `"latency"` or `"micro"`.
+        dense: The float32 file of the model as it was; for `"micro"` the int8 one.
         front: The files that no other beats in both the target and the metric, the smallest or fastest first.
         trials: The recipes that were tried.
         failed: Those that made no file, and why.
@@ -50,14 +51,25 @@ class CompressReport(Report):
         """The smallest or fastest file."""
         return self.front[0]
 
+    @property
+    def baseline(self) -> float:
+        """The metric of the model as it was, in float32."""
+        return self.dense.score - self.dense.drop if is_error(self.metric) else self.dense.score + self.dense.drop
+
+    @property
+    def smaller(self) -> str:
+        """How much smaller the best file is than that of the model as it was, in words."""
+        dense = self.dense.quantize or "float32"
+        return f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense {dense} file"
+
     def __str__(self) -> str:
         has_test = any(one.test_score is not None for one in self.front)
-        header = ["file", "bytes", "of dense", "packed", "ms", self.metric, "drop", *(["test"] if has_test else [])]
+        costs = ["arena"] if self.target == "micro" else ["packed", "ms"]
+        header = ["file", "bytes", "of dense", *costs, self.metric, "drop", *(["test"] if has_test else [])]
         rows = [self._row(one, has_test) for one in self.front]
-        share = f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense float32 file"
         words = (
             f"{len(self.front)} files of {len(self.tried)} that were measured, {self.trials} recipes in "
-            f"{self.seconds:.0f} s; the first is {share}.\nFiles, report.json and report.html: {self.folder}"
+            f"{self.seconds:.0f} s; the first is {self.smaller}.\nFiles, report.json and report.html: {self.folder}"
         )
         return f"{table(header, rows)}\n\n{words}"
 
@@ -66,9 +78,14 @@ class CompressReport(Report):
             one.file,
             f"{one.bytes:,}",
             f"{one.bytes / self.dense.bytes:.1%}",
-            f"{one.packed_bytes:,}",
-            "-" if one.latency_ms is None else f"{one.latency_ms:.3f}",
+            *_costs(one),
             f"{one.score:.4f}",
             f"{one.drop:+.4f}",
         ]
         return [*row, f"{one.test_score:.4f}"] if has_test and one.test_score is not None else row
+
+
+def _costs(one: Tried) -> list[str]:
+    if one.arena_bytes is not None:
+        return [f"{one.arena_bytes:,}"]
+    return [f"{one.packed_bytes:,}", "-" if one.latency_ms is None else f"{one.latency_ms:.3f}"]

@@ -1,18 +1,42 @@
-"""The files that no other beats."""
+"""Which files are an answer, and which of them no other beats."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from tfprune.export.compressing.measured import Tried
+from tfprune.export.micro.budgets import Budgets
+
+SMALLEST_DROP = 0.002  # a drop of nothing is measured with that much noise
+TENTH = 0.1  # of a budget
 
 
-def front(tried: Iterable[Tried], *, max_drop: float, by: str) -> list[Tried]:
-    """Return the files that lose at most `max_drop`, and that no other one beats in both size and accuracy.
+@dataclass(frozen=True)
+class Limits:
+    """What a file may lose, and what it may take.
+
+    Attributes:
+        max_drop: What it may lose of the metric.
+        budgets: The flash and RAM of a microcontroller.
+    """
+
+    max_drop: float
+    budgets: Budgets = field(default_factory=Budgets)
+
+    def excess(self, tried: Tried) -> float:
+        """Return how far a file is from an answer, 0 for one: by drops, and tenths of the budgets, too many."""
+        lost = max(0.0, tried.drop - self.max_drop) / max(self.max_drop, SMALLEST_DROP)
+        taken = ((tried.arena_bytes or 0, self.budgets.arena), (tried.bytes, self.budgets.flash))
+        return lost + sum(max(0.0, size / limit - 1) / TENTH for size, limit in taken if limit)
+
+
+def front(tried: Iterable[Tried], *, limits: Limits, by: str) -> list[Tried]:
+    """Return the files that keep to the limits, and that no other one beats in both size and accuracy.
 
     Args:
         tried: All files.
-        max_drop: What a file may lose.
+        limits: What a file may lose and take.
         by: The attribute that counts beside the drop, such as `"bytes"`.
 
     Returns:
@@ -20,6 +44,6 @@ def front(tried: Iterable[Tried], *, max_drop: float, by: str) -> list[Tried]:
     """
     found: list[Tried] = []
     for one in sorted(tried, key=lambda one: (getattr(one, by), one.drop)):
-        if one.drop <= max_drop and (not found or one.drop < found[-1].drop):
+        if not limits.excess(one) and (not found or one.drop < found[-1].drop):
             found.append(one)
     return found

@@ -13,9 +13,10 @@ import numpy as np
 
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.recipe_code import recipe_code
+from tfprune.export.converting.lost_accuracy import accuracy_of
 from tfprune.export.converting.to_tflite import to_tflite
 from tfprune.export.files.codec import encode
-from tfprune.export.running.evaluate import evaluate
+from tfprune.export.micro.budgets import Budgets, OverBudgetError
 from tfprune.export.running.metrics import is_error
 from tfprune.report import Report
 
@@ -35,6 +36,7 @@ class Tried(Report):
         score: The metric on the validation data, of the file.
         drop: How much worse that is than the model's own; negative if it is better.
         latency_ms: Milliseconds of one inference; None if it was not measured.
+        arena_bytes: The RAM that it takes on a microcontroller; None for other targets.
         code: A program that makes the file.
         file: Its name in the folder, if it is one of the best; else empty.
         test_score: The metric on the test data, of the file; None without them.
@@ -47,6 +49,7 @@ class Tried(Report):
     score: float
     drop: float
     latency_ms: float | None = None
+    arena_bytes: int | None = None
     code: str = ""
     file: str = ""
     test_score: float | None = None
@@ -66,7 +69,8 @@ class Judge:
         validation: Samples and labels.
         metric: The name of a metric, as `evaluate` takes it.
         baseline: Its value for the model that is compressed, in float32.
-        settings: More arguments of `to_tflite`.
+        target: `"size"`, `"latency"`, or `"micro"`: then files run as on a microcontroller.
+        budgets: What a file may take there.
         timed: Gives the milliseconds that a file takes; None times nothing.
     """
 
@@ -74,8 +78,14 @@ class Judge:
     validation: tuple[Any, Any]
     metric: str
     baseline: float
-    settings: dict[str, Any]
+    target: str
+    budgets: Budgets
     timed: Callable[[bytes], float] | None
+
+    def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
+        """Return the number formats of files that are worth a try."""
+        only_integers = self.target == "micro" or (recipe is not None and recipe.quantize_aware)
+        return ("int8",) if only_integers else (None, "int8")
 
     def measured(
         self, model: keras.Model, recipe: Recipe | None, *, quantize: str | None, batch_size: int
@@ -89,10 +99,14 @@ class Judge:
         calibration = None if quantize is None or trained else self.calibration
         with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
             path = Path(folder, "model.tflite")
-            settings = {"quantize": quantize, **self.settings} | ({"tolerance": TOLERANCE} if quantize else {})
-            report = to_tflite(model, path, calibration=calibration, verbose=0, **settings)
+            settings = {"quantize": quantize, **self._settings} | ({"tolerance": TOLERANCE} if quantize else {})
+            try:
+                report = to_tflite(model, path, calibration=calibration, verbose=0, **settings)
+            except OverBudgetError:  # how far it is from the budgets tells what to try next
+                settings |= dict.fromkeys(vars(self.budgets))
+                report = to_tflite(model, path, calibration=calibration, verbose=0, **settings)
             content = path.read_bytes()
-        score = score_of(content, self.validation, metric=self.metric)
+        score = self.score(content, self.validation)
         made = "".join(f", {name}={value!r}" for name, value in settings.items() if value is not None)
         made += "" if calibration is None else f", calibration=x[:{CALIBRATION}]"
         found = Tried(
@@ -103,22 +117,34 @@ class Judge:
             score=score,
             drop=self.drop(score),
             latency_ms=None if self.timed is None else self.timed(content),
+            arena_bytes=None if report.micro is None else report.micro.arena,
             code=recipe_code(recipe, made, batch_size=batch_size),
         )
         return found, np.frombuffer(content, np.uint8)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Return more arguments of `to_tflite`."""
+        if self.target != "micro":
+            return {"optimize": self.target}
+        return {"target": "micro", "io_dtype": "int8", **vars(self.budgets)}
+
+    def score(self, content: bytes, data: tuple[Any, Any]) -> float:
+        """Run a file on samples where it is meant to run, and return how good its output is."""
+        return score_of(content, data, metric=self.metric, target="micro" if self.target == "micro" else None)
 
     def drop(self, score: float) -> float:
         """Return how much worse a file is than the model."""
         return (score - self.baseline) if is_error(self.metric) else (self.baseline - score)
 
 
-def score_of(content: bytes, data: tuple[Any, Any], *, metric: str) -> float:
+def score_of(content: bytes, data: tuple[Any, Any], *, metric: str, target: str | None = None) -> float:
     """Run a file on samples, and return how good its output is.
 
     Raises:
-        ValueError: If it has several outputs, or labels do not fit.
+        ValueError: If it does not run on them, it has several outputs, or labels do not fit.
     """
-    found = evaluate(content, data, metrics=metric).metrics
+    found = accuracy_of(content, data, metric=metric, target=target)
     if len(found) > 1:
         raise ValueError(f"Expected a model with one output. Received: {len(found)} of them: {', '.join(found)}.")
     return next(iter(found.values()))

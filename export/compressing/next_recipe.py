@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
@@ -14,7 +15,6 @@ LONGER = 4  # times, of a recipe that promises much, and of each so many the bes
 FIRST = 6  # recipes drawn at random before Optuna learns from them
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 HALF = math.log(2)
-SMALLEST_DROP = 0.002  # a drop of nothing is measured with that much noise
 
 
 def rung(number: int) -> int:
@@ -49,17 +49,16 @@ def next_recipe(
     return dataclasses.replace(first, **_drawn(short, can_shrink=can_shrink, seed=seed + number), seed=seed + number)
 
 
-def cost(tried: Tried, dense: Tried, *, max_drop: float, by: str) -> float:
-    """Return what a file costs: its size or time against the dense file, twice as much for each `max_drop` too many.
+def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
+    """Return what a file costs: its size or time against the dense file, twice as much for each `excess`.
 
     Args:
         tried: The file.
-        dense: That of the model as it was, in float32.
-        max_drop: What it may lose.
+        dense: That of the model as it was.
+        limits: What it may lose and take.
         by: The attribute that counts, such as `"bytes"`.
     """
-    too_many = max(0.0, tried.drop - max_drop) / max(max_drop, SMALLEST_DROP)
-    return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * too_many
+    return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(tried)
 
 
 def _drawn(done: Sequence[tuple[Recipe, float]], *, can_shrink: bool, seed: int) -> dict[str, Any]:

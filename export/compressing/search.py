@@ -15,6 +15,7 @@ import numpy as np
 import tfprune
 from tfprune.export.compressing.clocks import TIMED, WARM_UP, Deadline, LateError, StepWatch
 from tfprune.export.compressing.follow import follow
+from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Judge, Tried
 from tfprune.export.compressing.next_recipe import cost, next_recipe
 from tfprune.export.compressing.recipe import Recipe
@@ -39,7 +40,7 @@ class Search:
         judge: Makes and measures files.
         kept: Where trials are kept.
         by: The attribute of a file that counts, such as `"bytes"`.
-        max_drop: What a file may lose.
+        limits: What a file may lose and take.
         batch_size: Samples in a batch.
         seed: Of all that is drawn.
         seconds: What all calls may take together.
@@ -51,7 +52,7 @@ class Search:
     judge: Judge
     kept: RunFolder
     by: str
-    max_drop: float
+    limits: Limits
     batch_size: int
     seed: int
     seconds: float
@@ -110,7 +111,7 @@ class Search:
 
     def _cost(self, trial: Trial) -> float:
         dense = self.done[0].tried[0]
-        return min((cost(one, dense, max_drop=self.max_drop, by=self.by) for one in trial.tried), default=FAILED)
+        return min((cost(one, dense, limits=self.limits, by=self.by) for one in trial.tried), default=FAILED)
 
     def _tried(self, recipe: Recipe | None, seconds: float) -> Arrays:
         began, model, training, reason = time.monotonic(), self.model, 0.0, ""
@@ -119,8 +120,7 @@ class Search:
             if recipe is not None:
                 model = self._follow(recipe, Deadline(began + seconds))
                 training = time.monotonic() - began
-            formats = ("int8",) if recipe and recipe.quantize_aware else (None, "int8")
-            for quantize in formats:
+            for quantize in self.judge.formats(recipe):
                 one, content = self.judge.measured(model, recipe, quantize=quantize, batch_size=self.batch_size)
                 tried.append(one)
                 contents.append(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.front import front
-from tfprune.export.compressing.measured import Tried, score_of
+from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.search import Search
 from tfprune.export.files.target import write_atomically
 from tfprune.export.processes.device import Device
@@ -24,8 +24,7 @@ def write_front(
     search: Search,
     folder: Path,
     *,
-    target: str,
-    timed: Callable[[bytes], float],
+    timed: Callable[[bytes], float] | None,
     test_data: tuple[Any, Any] | None,
 ) -> CompressReport:
     """Write the best files of a search, and what was found out, in place of what an earlier call wrote.
@@ -33,13 +32,17 @@ def write_front(
     Args:
         search: A search that has ended.
         folder: Where the files, `report.json` and `report.html` go.
-        target: `"size"` or `"latency"`.
-        timed: Gives the milliseconds that a file takes.
+        timed: Gives the milliseconds that a file takes; None times nothing.
         test_data: Samples and labels that nothing depends on.
+
+    Raises:
+        ValueError: If no file keeps to the limits.
     """
     stale = _files(folder / "report.json")
     tried = [one for trial in search.done for one in trial.tried]
-    best = front(tried, max_drop=search.max_drop, by=search.by)
+    best = front(tried, limits=search.limits, by=search.by)
+    if not best:
+        raise ValueError(_refusal(tried, search))
     written = tuple(
         _write(search, one, folder / f"{number:02}_{one.name}.tflite", timed, test_data)
         for number, one in enumerate(best, 1)
@@ -49,8 +52,8 @@ def write_front(
     report = CompressReport(
         folder=str(folder),
         metric=search.judge.metric,
-        max_drop=search.max_drop,
-        target=target,
+        max_drop=search.limits.max_drop,
+        target=search.judge.target,
         dense=search.done[0].tried[0],
         front=written,
         trials=len(search.done) - 1,
@@ -67,7 +70,7 @@ def _write(
     search: Search,
     one: Tried,
     path: Path,
-    timed: Callable[[bytes], float],
+    timed: Callable[[bytes], float] | None,
     test_data: tuple[Any, Any] | None,
 ) -> Tried:
     content = next(search.content(trial, one) for trial in search.done if one in trial.tried)
@@ -75,8 +78,19 @@ def _write(
     return replace(
         one,
         file=path.name,
-        latency_ms=timed(content) if one.latency_ms is None else one.latency_ms,
-        test_score=None if test_data is None else score_of(content, test_data, metric=search.judge.metric),
+        latency_ms=timed(content) if timed and one.latency_ms is None else one.latency_ms,
+        test_score=None if test_data is None else search.judge.score(content, test_data),
+    )
+
+
+def _refusal(tried: Sequence[Tried], search: Search) -> str:
+    nearest, limits = min(tried, key=search.limits.excess), search.limits
+    budgets = [f"{name}={size:,}" for name, size in vars(limits.budgets).items() if size]
+    taken = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
+    return (
+        f"Expected a file for {', '.join([f'max_drop={limits.max_drop:g}', *budgets])}. Received: {len(tried)} files "
+        f"that are none. The nearest, {nearest.name}, loses {nearest.drop:.4f} of {search.judge.metric!r} and has "
+        f"{nearest.bytes:,} bytes{taken}. All trials are kept: search longer, or allow more in another folder."
     )
 
 

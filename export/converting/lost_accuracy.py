@@ -13,8 +13,10 @@ from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.preparing.signature import Signature
 from tfprune.export.rewriting.export_report import LostAccuracy
 from tfprune.export.running.evaluate import TIMEOUT, samples_and_answers
+from tfprune.export.running.inputs import arrays_of
 from tfprune.export.running.metrics import check_metrics, is_error, measure
 from tfprune.export.running.verify import Run, run_in_child
+from tfprune.export.tflite.reader import read
 from tfprune.spec import check_number
 
 # What runs a file on samples whose answers are known.
@@ -90,3 +92,26 @@ def lost_accuracy(
                 "allow more with `max_drop`."
             )
     return tuple(lost)
+
+
+def accuracy_of(content: bytes, data: tuple[Any, Any], *, metric: str, target: str | None = None) -> dict[str, float]:
+    """Run a file on samples whose answers are known, where it is meant to run, and measure how good its outputs are.
+
+    Args:
+        content: The plain file.
+        data: A tuple (x, y), as `evaluate` takes it.
+        metric: The name of a metric.
+        target: As in `to_tflite`; None for a file that any interpreter runs.
+
+    Returns:
+        The metric, for each output by its name if there are several.
+
+    Raises:
+        ValueError: If the file does not run on the samples, or answers do not fit the outputs.
+    """
+    x, y = data
+    names = [info.name for info in read(content).inputs]
+    run = RUN_FILE[target](content, dict(zip(names, arrays_of(x, names=names), strict=True)), timeout=TIMEOUT)
+    if run.reason:
+        raise ValueError(f"Expected a file that runs on the samples. Received: one that does not: {run.reason}.")
+    return measure(run.outputs, y, metrics=metric)

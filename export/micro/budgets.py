@@ -32,6 +32,10 @@ class Budgets:
                 check_count(getattr(self, name), name, least=1)
 
 
+class OverBudgetError(ValueError):
+    """No file keeps to the budgets."""
+
+
 def read_target(
     target: Any, *, arena: int | None, flash: int | None, sparse: Any, optimize: Any, compress: Any
 ) -> Budgets | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfprune.export.micro.boards import fits
-from tfprune.export.micro.budgets import Budgets
+from tfprune.export.micro.budgets import Budgets, OverBudgetError
 from tfprune.export.micro.candidates import Candidate, Candidates, Plan, spread
 from tfprune.export.micro.interpreter import MicroRun, require, run_files
 from tfprune.export.micro.micro_report import MicroReport
@@ -82,8 +82,9 @@ def fit(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets) -> Fitt
         The file, and what it takes.
 
     Raises:
-        ValueError: If the interpreter does not run the file, or no file keeps to the budgets; or (also an
-            ImportError) if tflite-micro is not installed.
+        OverBudgetError: If no file keeps to the budgets.
+        ValueError: If the interpreter does not run the file; or (also an ImportError) if tflite-micro is not
+            installed.
     """
     require()
     check_runnable(read(dense))
@@ -161,8 +162,10 @@ def _between(found: Sequence[_Measured], least: int, budgets: Budgets) -> list[t
 def _best(found: Sequence[_Measured], budgets: Budgets) -> _Measured:
     arena, flash = budgets.arena, budgets.flash
     kept = [one for one in found if one.arena <= (arena or one.arena) and one.flash <= (flash or one.flash)]
+    if not found:
+        raise ValueError("Expected a file that the interpreter for microcontrollers runs. Received: none that does.")
     if not kept:
-        raise ValueError(_refusal(found, budgets))
+        raise OverBudgetError(_refusal(found, budgets))
     if arena:
         return min(kept, key=lambda one: (one.flash, one.arena))
     return min(kept, key=lambda one: (one.arena, one.flash) if flash else (one.flash + one.arena, one.flash))
@@ -171,8 +174,6 @@ def _best(found: Sequence[_Measured], budgets: Budgets) -> _Measured:
 def _refusal(found: Sequence[_Measured], budgets: Budgets) -> str:
     arena, flash = budgets.arena, budgets.flash
     limits = [f"{name}={value:,}" for name, value in (("arena", arena), ("flash", flash)) if value]
-    if not found:
-        return "Expected a file that the interpreter for microcontrollers runs. Received: none that does."
     nearest = min(found, key=lambda one: max(one.arena / (arena or one.arena), one.flash / (flash or one.flash)))
     smallest = min(found, key=lambda one: one.arena)
     return (

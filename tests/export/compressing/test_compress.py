@@ -1,6 +1,5 @@
 """compress: files are as accurate as it says, and a search that was killed finds the same ones."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -11,7 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import small_search
 from pages import WIDTHS, measured_at, needs_browser
+from small_search import made, search
 
 from tfprune.export import Runner, compress
 from tfprune.export.compressing.search import Search
@@ -19,30 +20,10 @@ from tfprune.export.compressing.search import Search
 TRIALS = 4  # the last one trains longer
 
 
-@functools.cache
-def made():
-    """Return a trained model, and data for training, for judging and for a test."""
-    draw = np.random.default_rng(0)
-    x = draw.normal(size=(900, 12)).astype("float32")
-    y = (x[:, :6].sum(axis=1) + x[:, 6] * x[:, 7] > 0).astype(int)
-    keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(24, "relu"), keras.layers.Dense(24, "relu"), keras.layers.Dense(2, "softmax")]
-    model = keras.Sequential([keras.Input((12,)), *layers])
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x[:600], y[:600], epochs=15, verbose=0)
-    return model, (x[:600], y[:600]), (x[600:800], y[600:800]), (x[800:], y[800:])
-
-
-def search(folder, trials=TRIALS, **changes):
-    model, train, validation, test = made()
-    settings = {"trials": trials, "time": 600, "max_drop": 0.3, "test_data": test, "verbose": 0, **changes}
-    return compress(model, train, validation, folder=folder, **settings)
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("found")
-    return search(folder), folder
+    return search(folder, trials=TRIALS), folder
 
 
 def test_files_get_right_what_the_report_says(found):
@@ -75,27 +56,19 @@ def test_the_code_of_a_recipe_makes_the_same_file(found, tmp_path, monkeypatch):
 def test_a_search_goes_on_where_it_stopped(found, tmp_path):
     report, folder = found
     search(tmp_path, trials=2)
-    assert same(search(tmp_path)) == same(report)
+    assert same(search(tmp_path, trials=TRIALS)) == same(report)
     assert files(tmp_path) == files(folder)
-
-
-KILLED = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_compress import search
-search(sys.argv[2])
-"""
 
 
 def test_a_search_that_was_killed_finds_the_same(found, tmp_path):
     report, folder = found
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)])
+    child = subprocess.Popen([sys.executable, small_search.__file__, str(tmp_path), str(TRIALS)])
     while child.poll() is None and not (tmp_path / "trials" / "trial-00001.npz").exists():
         time.sleep(0.01)
     time.sleep(0.3)  # in the middle of a trial
     child.kill()
     child.wait()
-    assert same(search(tmp_path)) == same(report)
+    assert same(search(tmp_path, trials=TRIALS)) == same(report)
     assert files(tmp_path) == files(folder)
 
 

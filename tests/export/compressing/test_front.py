@@ -1,14 +1,16 @@
 """The best files: none in, and all out, that another one beats."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.front import front
+from tfprune.export.compressing.front import Limits, front
 from tfprune.export.compressing.measured import Tried
+from tfprune.export.micro.budgets import Budgets
 
 
-def tried(size, drop, latency=None):
-    return Tried(None, None, size, size, 1 - drop, drop, latency)
+def tried(size, drop, latency=None, arena=None):
+    return Tried(None, None, size, size, 1 - drop, drop, latency, arena)
 
 
 FILES = st.lists(st.builds(tried, st.integers(1, 9), st.integers(-3, 9), st.floats(0.5, 4)), max_size=12)
@@ -16,14 +18,29 @@ FILES = st.lists(st.builds(tried, st.integers(1, 9), st.integers(-3, 9), st.floa
 
 def test_a_front_by_hand():
     files = [tried(100, 0.0), tried(50, 0.005), tried(60, 0.005), tried(40, 0.02), tried(70, 0.001), tried(90, 0.002)]
-    found = front(files, max_drop=0.01, by="bytes")
+    found = front(files, limits=Limits(0.01), by="bytes")
     assert [(one.bytes, one.drop) for one in found] == [(50, 0.005), (70, 0.001), (100, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (tried(900, 0.01, arena=500), 0.0),
+        (tried(900, 0.02, arena=500), 1.0),
+        (tried(1100, 0.01, arena=500), 1.0),
+        (tried(1000, 0.03, arena=600), 4.0),
+    ],
+)
+def test_what_is_too_many_counts_in_drops_and_in_tenths_of_a_budget(one, expected):
+    limits = Limits(0.01, Budgets(arena=500, flash=1000))
+    assert limits.excess(one) == pytest.approx(expected)
+    assert bool(front([one], limits=limits, by="bytes")) == (expected == 0)
 
 
 @given(FILES, st.sampled_from(["bytes", "latency_ms"]))
 def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, by):
     allowed = [one for one in files if one.drop <= 3]
-    found = front(files, max_drop=3, by=by)
+    found = front(files, limits=Limits(3), by=by)
 
     def beats(one, other):
         mine, others = (getattr(one, by), one.drop), (getattr(other, by), other.drop)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.next_recipe import LEAST_FLOPS, cost, next_recipe, rung
 from tfprune.export.compressing.recipe import Recipe
@@ -58,4 +59,4 @@ def test_what_is_drawn_can_be_followed_and_is_the_same_again(prices, seed, can_s
 def test_a_file_costs_its_size_and_twice_as_much_for_each_drop_too_many(size, drop, expected):
     dense = Tried(None, None, 1000, 900, 0.9, 0.0)
     tried = Tried(FIRST, None, size, 400, 0.9 - drop, drop)
-    assert cost(tried, dense, max_drop=0.01, by="bytes") == pytest.approx(expected)
+    assert cost(tried, dense, limits=Limits(0.01), by="bytes") == pytest.approx(expected)

@@ -5,8 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
+from small_search import SHORT
 
-from tfprune.export import Runner
+from tfprune.export import Runner, micro_support
 from tfprune.export.cli import main
 
 
@@ -31,7 +32,8 @@ def run(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
 
     def run_command(line):
-        code = main(["compress", *line.split()])
+        with SHORT:
+            code = main(["compress", *line.split()])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -53,9 +55,20 @@ def test_a_tenth_of_the_samples_judges_files(run, trained):
     assert (trained / "found" / "report.html").exists()
 
 
+def test_for_a_microcontroller(run, trained):
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
+    no_time = "--max-drop 1 --minutes 0.0001 --folder micro --json"  # for more than the model as it is
+    code, out, _ = run(f"model.keras --train x.npy,y.npy --target micro --arena 60000 --flash 90000 {no_time}")
+    assert code == 0
+    (row,) = json.loads(out)["front"]
+    path = trained / "micro" / row["file"]
+    assert (path.stat().st_size, micro_support(path).arena) == (row["bytes"], row["arena_bytes"])
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("model.keras --train x.npy,y.npy --arena 9000", "target='micro'"),
         ("model.keras --train x.npy", "Expected samples and labels, --train X,Y. Received: 'x.npy'"),
         ("model.keras --train x.npy,beyond.npy", "Expected labels from 0 to 1"),
         ("uncompiled.keras --train x.npy,y.npy", "Expected a compiled model"),

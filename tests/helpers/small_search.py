@@ -1,0 +1,39 @@
+"""A small trained model, data for it, and a search for its best file, here or in a process of its own."""
+
+import functools
+import sys
+from unittest.mock import patch
+
+import keras
+import numpy as np
+
+import tfprune.export.compressing.search
+from tfprune.export import compress
+
+SHORT = patch.object(tfprune.export.compressing.search, "SHARE", 1e9)  # trials train as few steps as there may be
+
+
+@functools.cache
+def made():
+    """Return a trained model, and data for training, for judging and for a test."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(900, 12)).astype("float32")
+    y = (x[:, :6].sum(axis=1) + x[:, 6] * x[:, 7] > 0).astype(int)
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(24, "relu"), keras.layers.Dense(24, "relu"), keras.layers.Dense(2, "softmax")]
+    model = keras.Sequential([keras.Input((12,)), *layers])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x[:600], y[:600], epochs=15, verbose=0)
+    return model, (x[:600], y[:600]), (x[600:800], y[600:800]), (x[800:], y[800:])
+
+
+def search(folder, **changes):
+    """Search in a folder, which gets the files."""
+    model, train, validation, test = made()
+    settings = {"time": 600, "max_drop": 0.3, "test_data": test, "verbose": 0, **changes}
+    with SHORT:
+        return compress(model, train, validation, folder=folder, **settings)
+
+
+if __name__ == "__main__":
+    search(sys.argv[1], trials=int(sys.argv[2]))
