@@ -63,6 +63,10 @@ class RunFolder:
                 f"with {stored}; this one is {run['run']}. Pass another folder, or the same model, data and settings."
             )
 
+    def has(self, step: str) -> bool:
+        """Tell whether a step was done before."""
+        return self._path is not None and (self._path / f"{step}.npz").exists()
+
     def remember(self, step: str, make: Callable[[], Arrays]) -> Arrays:
         """Return the result of a step: from its file if there is one, else as it is made, and then stored.
 

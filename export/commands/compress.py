@@ -38,6 +38,7 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
         "--minutes", type=float, default=30.0, help="how long the search may take in all (default: 30)"
     )
     parser.add_argument("--trials", type=int, metavar="N", help="the most recipes to try (default: no limit)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many to try at once (default: 1)")
     parser.add_argument(
         "--folder", default="compressed", help="where trials, files and the report go (default: compressed)"
     )

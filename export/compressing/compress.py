@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.front import Limits
-from tfprune.export.compressing.measured import CALIBRATION, Judge, score_of
+from tfprune.export.compressing.measured import Judge, calibration_of, score_of
 from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.trial import Maker
 from tfprune.export.compressing.write_front import milliseconds, write_front
 from tfprune.export.converting.convert import convert
 from tfprune.export.converting.micro_support import micro_support
+from tfprune.export.converting.samples import read_labeled
 from tfprune.export.micro.budgets import Budgets, read_target
 from tfprune.export.processes.device import Device, runner_on
 from tfprune.export.running.metrics import check_metrics
@@ -33,8 +36,8 @@ TARGETS = {"size": "bytes", "latency": "latency_ms", "micro": "bytes"}
 
 def compress(
     model: keras.Model,
-    train_data: tuple[Any, Any],
-    validation_data: tuple[Any, Any],
+    train_data: Any,
+    validation_data: Any,
     *,
     folder: str | os.PathLike[str],
     max_drop: float = 0.01,
@@ -45,8 +48,9 @@ def compress(
     on: Device | None = None,
     time: float = 1800.0,
     trials: int | None = None,
+    jobs: int = 1,
     batch_size: int = 32,
-    test_data: tuple[Any, Any] | None = None,
+    test_data: Any = None,
     seed: int = 0,
     verbose: int | str = "auto",
 ) -> CompressReport:
@@ -62,8 +66,9 @@ def compress(
 
     Args:
         model: A trained, compiled model with one output. It is left unchanged.
-        train_data: A tuple (x, y) of arrays.
-        validation_data: A tuple (x, y) by which files are judged, and on which nothing is trained.
+        train_data: A tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of
+            batches (x, y), which is read once and held in memory.
+        validation_data: The same, by which files are judged, and on which nothing is trained.
         folder: Where trials are kept, and where the files, `report.json` and `report.html` go.
         max_drop: What a file may lose of `metric` on the validation data, at least 0. Default 0.01.
         metric: A name, as `evaluate` takes it. Default `"accuracy"`.
@@ -76,8 +81,11 @@ def compress(
             machine. Not with `target="micro"`, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
         trials: The most recipes that are tried, at least 1; None (the default) sets no limit.
+        jobs: How many trials run at once, each in a process of its own that holds the data and loads the model, and
+            on its share of the processors. Default 1: here, one after the other, and the same ones each time. Not
+            with `target="latency"`, where they would disturb each other.
         batch_size: Samples in a batch when the model trains, at least 1. Default 32.
-        test_data: A tuple (x, y) on which the best files are measured besides. It decides nothing.
+        test_data: The same, on which the best files are measured besides. It decides nothing.
         seed: Of all that is drawn, at least 0.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
 
@@ -105,25 +113,24 @@ def compress(
     check_metrics(metric)
     check_number(max_drop, "max_drop", least=0)
     check_number(time, "time", above=0)
-    check_count(batch_size, "batch_size", least=1)
-    check_count(seed, "seed", least=0)
-    limit = None if trials is None else 1 + check_count(trials, "trials", least=1)
     check_choice(target, "target", choices=TARGETS)
+    _check_counts(batch_size=batch_size, seed=seed, trials=trials, jobs=jobs, target=target)
     runner_on(on)
     budgets = _budgets(target, arena=arena, flash=flash, on=on)
-    _check_data(train_data, "train_data")
-    _check_data(validation_data, "validation_data")
+    read = partial(read_labeled, inputs=len(getattr(model, "inputs", None) or [model]))
+    train_data = read(train_data, argument="train_data")
+    validation_data = read(validation_data, argument="validation_data")
+    test_data = None if test_data is None else read(test_data, argument="test_data")
     if target == "micro":
         _check_support(model)
     settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
-    settings |= {} if on is None else {"on": repr(on)}
-    settings |= vars(budgets) if target == "micro" else {}
+    settings |= ({} if on is None else {"on": repr(on)}) | (vars(budgets) if target == "micro" else {})
     arrays = [*weights_of(model), *keras.tree.flatten([train_data, validation_data])]
     kept = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
     baseline = kept.remember("baseline", lambda: _baseline(model, validation_data, metric))
     timed = None if target == "micro" else partial(milliseconds, on=on)
     judge = Judge(
-        calibration=keras.tree.map_structure(lambda array: array[:CALIBRATION], train_data[0]),
+        calibration=calibration_of(train_data[0]),
         validation=validation_data,
         metric=metric,
         baseline=float(baseline["score"]),
@@ -131,23 +138,25 @@ def compress(
         budgets=budgets,
         timed=timed if target == "latency" else None,
     )
+    maker = Maker(model, train_data, judge, batch_size)
     search = Search(
-        model, train_data, judge, kept, TARGETS[target], Limits(max_drop, budgets), batch_size, seed, time
+        maker, kept, TARGETS[target], Limits(max_drop, budgets), seed, time, jobs=jobs, most=trials or math.inf
     )
     with Progress(int(time), verbose=verbose, unit="second") as progress:
-        for trial in islice(search.trials(), limit):
-            progress.add(int(trial.seconds))
+        for before, after in pairwise(chain([0.0], (trial.ended for trial in search.trials()))):
+            progress.add(int(after) - int(before))
     return write_front(search, Path(folder), timed=timed, test_data=test_data)
 
 
-def _check_data(data: Any, name: str) -> None:
-    if not isinstance(data, tuple) or len(data) != 2:
-        received = f"{len(data)} parts" if isinstance(data, tuple) else f"an object of type {type(data).__name__}"
-        raise TypeError(f"Expected `{name}` to be a tuple (x, y) of samples and labels. Received: {received}.")
-    sizes = sorted({len(array) for array in keras.tree.flatten(data)})
-    if len(sizes) > 1 or sizes == [0]:
+def _check_counts(*, batch_size: int, seed: int, trials: int | None, jobs: int, target: str) -> None:
+    check_count(batch_size, "batch_size", least=1)
+    check_count(seed, "seed", least=0)
+    if trials is not None:
+        check_count(trials, "trials", least=1)
+    if check_count(jobs, "jobs", least=1) > 1 and target == "latency":
         raise ValueError(
-            f"Expected samples in `{name}`, and a label for each. Received: {' and '.join(map(str, sizes))} of them."
+            f"Expected jobs=1 with target='latency': trials at once would slow each other down while they are timed. "
+            f"Received: jobs={jobs}. Leave it out."
         )
 
 

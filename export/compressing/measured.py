@@ -11,8 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.recipe_code import recipe_code
+from tfprune.export.compressing.recipe import Recipe, recipe_code
 from tfprune.export.converting.lost_accuracy import accuracy_of
 from tfprune.export.converting.to_tflite import to_tflite
 from tfprune.export.files.codec import encode
@@ -136,6 +135,11 @@ class Judge:
     def drop(self, score: float) -> float:
         """Return how much worse a file is than the model."""
         return (score - self.baseline) if is_error(self.metric) else (self.baseline - score)
+
+
+def calibration_of(x: Any) -> Any:
+    """Return the samples of training data on which int8 files are calibrated."""
+    return keras.tree.map_structure(lambda array: array[:CALIBRATION], x)
 
 
 def score_of(content: bytes, data: tuple[Any, Any], *, metric: str, target: str | None = None) -> float:

@@ -26,18 +26,24 @@ def rung(number: int) -> int:
 
 
 def next_recipe(
-    done: Sequence[tuple[Recipe, float]], *, first: Recipe, can_shrink: bool, seed: int, most: int | None = None
+    done: Sequence[tuple[Recipe, float]],
+    *,
+    number: int,
+    first: Recipe,
+    can_shrink: bool,
+    seed: int,
+    most: int | None = None,
 ) -> Recipe:
     """Return the recipe of the next trial.
 
     Args:
-        done: The recipes so far, in order, and the cost of each (`cost`).
+        done: The recipes so far, and the cost of each (`cost`).
+        number: How many were drawn before.
         first: One whose steps, rounds and learning rate the shortest trials have.
         can_shrink: Whether channels of the model can be removed.
         seed: Of what is drawn. The same trials and seed give the same recipe.
         most: How often the training may be multiplied; None lets `rung` say it.
     """
-    number = len(done)
     for times in range(rung(number) if most is None else most, 0, -1):
         before = [(price, recipe) for recipe, price in done if recipe.rounds == first.rounds * LONGER ** (times - 1)]
         after = {_choice(recipe) for recipe, _ in done if recipe.rounds == first.rounds * LONGER**times}

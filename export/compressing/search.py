@@ -1,25 +1,26 @@
-"""The trials of a search, one after the other, each kept in a folder as soon as it is done."""
+"""The trials of a search, each kept in a folder as soon as it is done."""
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
 
 import keras
 import numpy as np
 
 import tfprune
-from tfprune.export.compressing.clocks import TIMED, WARM_UP, Deadline, LateError, StepWatch
-from tfprune.export.compressing.follow import follow
+from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
 from tfprune.export.compressing.front import Limits
-from tfprune.export.compressing.measured import Judge, Tried
+from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.next_recipe import cost, next_recipe
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.trial import Trial, read_trial
+from tfprune.export.compressing.trial import Maker, Trial, read_trial
+from tfprune.export.compressing.workers import workers_of
 from tfprune.run_folder import Arrays, RunFolder
 
 _log = logging.getLogger(__name__)
@@ -35,48 +36,61 @@ class Search:
     """A search, which goes on where an earlier one with the same folder stopped.
 
     Attributes:
-        model: The model to compress.
-        train_data: Samples and labels.
-        judge: Makes and measures files.
+        maker: Makes trials.
         kept: Where trials are kept.
         by: The attribute of a file that counts, such as `"bytes"`.
         limits: What a file may lose and take.
-        batch_size: Samples in a batch.
         seed: Of all that is drawn.
         seconds: What all calls may take together.
+        jobs: How many trials may run at once.
+        most: The most recipes that are tried.
         done: The trials so far; the first is the model as it was.
     """
 
-    model: keras.Model
-    train_data: tuple[Any, Any]
-    judge: Judge
+    maker: Maker
     kept: RunFolder
     by: str
     limits: Limits
-    batch_size: int
     seed: int
     seconds: float
+    jobs: int = 1
+    most: float = math.inf
     done: list[Trial] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _before: float = 0.0  # seconds of earlier calls
 
     def trials(self) -> Iterator[Trial]:
-        """Yield trials as long as there is time for one.
+        """Yield trials as long as there is time for one: first that of the model as it was.
 
         Raises:
-            ValueError: If the model makes no file as it is.
+            ValueError: If the model makes no file as it is, or a process that makes trials ends.
         """
-        yield self._kept("dense", lambda: self._tried(None, self.seconds))
-        first, can_shrink = self._first_recipe(), self._can_shrink()
-        try:
-            while True:
-                yield self._kept(f"trial-{len(self.done) - 1:05}", lambda: self._next(first, can_shrink))
-        except LateError:
+        yield self._keep(lambda: self.maker.make(None, self.seconds))
+        while len(self.done) <= self.most and self.kept.has(self._step):
+            yield self._keep(dict)
+        if len(self.done) > self.most:
             return
+        first, can_shrink = self._first_recipe(), self._can_shrink()
+        with workers_of(self.maker, jobs=self.jobs) as workers:
+            running: list[Recipe] = []
+            while True:
+                while self._is_free(running) and (recipe := self._next(first, can_shrink, running)):
+                    workers.start(recipe, self.left() + END * self.seconds)
+                    running.append(recipe)
+                if not running:
+                    return
+                recipe, made = workers.wait()
+                running.remove(recipe)
+                if made is not None:
+                    yield self._keep(partial(dict, made))
 
     def left(self) -> float:
         """Return the seconds that are left for trials."""
-        return (1 - END) * self.seconds - self._before - (time.monotonic() - self._began)
+        return (1 - END) * self.seconds - self._clock()
+
+    def _clock(self) -> float:
+        """Return how long the search has lasted, in all calls."""
+        return self._before + time.monotonic() - self._began
 
     def content(self, trial: Trial, tried: Tried) -> bytes:
         """Return the file of a trial."""
@@ -84,21 +98,32 @@ class Search:
         arrays = self.kept.remember("dense" if index == 0 else f"trial-{index - 1:05}", dict)
         return arrays[f"file_{trial.tried.index(tried)}"].tobytes()
 
-    def _kept(self, step: str, make: Any) -> Trial:
-        began = time.monotonic()
-        trial = read_trial(self.kept.remember(step, make))
-        self._before += max(0.0, trial.seconds - (time.monotonic() - began))  # what was made before took none now
+    @property
+    def _step(self) -> str:
+        """What the next trial is called that ends."""
+        return f"trial-{len(self.done) - 1:05}" if self.done else "dense"
+
+    def _keep(self, make: Callable[[], Arrays]) -> Trial:
+        arrays = self.kept.remember(self._step, lambda: {**make(), "ended": np.array(self._clock())})
+        trial = read_trial(arrays)
+        self._before += max(0.0, trial.ended - self._clock())  # what was made before took none now
         self.done.append(trial)
         return trial
 
-    def _next(self, first: Recipe, can_shrink: bool) -> Arrays:
-        """Make the next trial: one that trains longer only if it fits into what is left."""
+    def _is_free(self, running: Sequence[Recipe]) -> bool:
+        return len(running) < self.jobs and len(self.done) + len(running) <= self.most
+
+    def _next(self, first: Recipe, can_shrink: bool, running: Sequence[Recipe]) -> Recipe | None:
+        """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
         prices = [(trial.recipe, self._cost(trial)) for trial in self.done if trial.recipe is not None]
+        worst = max((price for _, price in prices), default=FAILED)  # as if it failed, so that it is not drawn again
+        prices += [(recipe, worst) for recipe in running]
+        number = 1 + max((recipe.seed for recipe, _ in prices), default=self.seed - 1) - self.seed
         for most in (None, 0):
-            recipe = next_recipe(prices, first=first, can_shrink=can_shrink, seed=self.seed, most=most)
+            recipe = next_recipe(prices, number=number, first=first, can_shrink=can_shrink, seed=self.seed, most=most)
             if self._expected(recipe) < self.left():
-                return self._tried(recipe, self.left() + END * self.seconds)
-        raise LateError
+                return recipe
+        return None
 
     def _expected(self, recipe: Recipe) -> float:
         """Return how long a recipe will take, by those before it."""
@@ -106,35 +131,12 @@ class Search:
         trained = [(trial.recipe, trial.training) for trial in self.done if trial.recipe and trial.training]
         alike = [(one, took) for one, took in trained if one.quantize_aware == recipe.quantize_aware]
         rates = [took / one.all_steps for one, took in alike[-5:]]
-        rate = max(rates) if rates else self._pace() * (ROUNDING if recipe.quantize_aware else 1)
+        rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
 
     def _cost(self, trial: Trial) -> float:
         dense = self.done[0].tried[0]
         return min((cost(one, dense, limits=self.limits, by=self.by) for one in trial.tried), default=FAILED)
-
-    def _tried(self, recipe: Recipe | None, seconds: float) -> Arrays:
-        began, model, training, reason = time.monotonic(), self.model, 0.0, ""
-        tried, contents = [], []
-        try:
-            if recipe is not None:
-                model = self._follow(recipe, Deadline(began + seconds))
-                training = time.monotonic() - began
-            for quantize in self.judge.formats(recipe):
-                one, content = self.judge.measured(model, recipe, quantize=quantize, batch_size=self.batch_size)
-                tried.append(one)
-                contents.append(content)
-        except ValueError as error:
-            if recipe is None:
-                raise
-            reason = str(error)
-        found = Trial(recipe, tuple(tried), time.monotonic() - began, training, reason)
-        _log.info("%s: %s", found.name, reason or ", ".join(f"{one.bytes:,} bytes, {one.score:.4f}" for one in tried))
-        return found.stored(contents)
-
-    def _follow(self, recipe: Recipe, callback: keras.callbacks.Callback) -> keras.Model:
-        data, size = self.train_data, self.batch_size
-        return follow(recipe, self.model, train_data=data, batch_size=size, callbacks=[callback])
 
     def _first_recipe(self) -> Recipe:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""
@@ -143,16 +145,16 @@ class Search:
             return {"steps": np.array(max(LEAST, int(self.seconds / SHARE / self._pace())))}
 
         steps = int(self.kept.remember("steps", chosen)["steps"])
-        config = keras.saving.deserialize_keras_object(self.model.get_compile_config())
+        config = keras.saving.deserialize_keras_object(self.maker.model.get_compile_config())
         rate = float(keras.ops.convert_to_numpy(keras.optimizers.get(config["optimizer"]).learning_rate))
         return self._only_trains(steps, learning_rate=rate)
 
     def _only_trains(self, steps: int, *, learning_rate: float) -> Recipe:
         """Return a recipe of at most so many steps, after a whole number of which the training data are through."""
-        samples = len(keras.tree.flatten(self.train_data)[0])
-        batches = -(-samples // self.batch_size)
+        samples = len(keras.tree.flatten(self.maker.train_data)[0])
+        batches = -(-samples // self.maker.batch_size)
         parts = -(-batches // steps)
-        samples = min(samples, batches // parts * parts * self.batch_size)
+        samples = min(samples, batches // parts * parts * self.maker.batch_size)
         return Recipe(1.0, 0.0, "unstructured", False, samples, batches // parts, 1, learning_rate, self.seed)
 
     def _pace(self) -> float:
@@ -161,14 +163,14 @@ class Search:
         def timed() -> Arrays:
             recipe, watch = self._only_trains(WARM_UP, learning_rate=0.0), StepWatch()
             rounds = -(-(WARM_UP + TIMED) // recipe.steps)
-            self._follow(replace(recipe, sparsity=0.5, rounds=rounds), watch)
+            self.maker.follow(replace(recipe, sparsity=0.5, rounds=rounds), watch)
             return {"pace": np.array(watch.pace)}
 
         return float(self.kept.remember("pace", timed)["pace"])
 
     def _can_shrink(self) -> bool:
         try:
-            tfprune.plan_shrink(self.model, allocation=tfprune.budget(flops=0.9), verbose=0)
+            tfprune.plan_shrink(self.maker.model, allocation=tfprune.budget(flops=0.9), verbose=0)
         except ValueError as error:
             _log.info("no channels are removed: %s", error)
             return False

@@ -1,17 +1,24 @@
-"""What became of a recipe, and how it is kept."""
+"""What becomes of a recipe, and how that is kept."""
 
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
-from tfprune.export.compressing.measured import Tried
+from tfprune.export.compressing.clocks import Deadline
+from tfprune.export.compressing.follow import follow
+from tfprune.export.compressing.measured import Judge, Tried
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.run_folder import Arrays
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Trial:
         seconds: How long it took.
         training: How long it trained.
         reason: Why it made no file.
+        ended: How long the search had lasted then, in all calls.
     """
 
     recipe: Recipe | None
@@ -31,6 +39,7 @@ class Trial:
     seconds: float
     training: float
     reason: str = ""
+    ended: float = 0.0
 
     @property
     def name(self) -> str:
@@ -45,11 +54,66 @@ class Trial:
         return {"trial": np.array(json.dumps(fields)), **files}
 
 
+@dataclass(frozen=True)
+class Maker:
+    """Makes trials of one model.
+
+    Attributes:
+        model: The model to compress.
+        train_data: Samples and labels.
+        judge: Makes and measures files.
+        batch_size: Samples in a batch.
+    """
+
+    model: keras.Model
+    train_data: tuple[Any, Any]
+    judge: Judge
+    batch_size: int
+
+    def make(self, recipe: Recipe | None, seconds: float) -> Arrays:
+        """Do what a recipe says, export what comes out, and measure it.
+
+        Args:
+            recipe: What to do; None takes the model as it is.
+            seconds: How long it may train.
+
+        Returns:
+            What `read_trial` reads, and the files.
+
+        Raises:
+            LateError: If it trained for longer.
+            ValueError: If the model makes no file as it is.
+        """
+        began, model, training, reason = time.monotonic(), self.model, 0.0, ""
+        tried, contents = [], []
+        try:
+            if recipe is not None:
+                model = self.follow(recipe, Deadline(began + seconds))
+                training = time.monotonic() - began
+            for quantize in self.judge.formats(recipe):
+                one, content = self.judge.measured(model, recipe, quantize=quantize, batch_size=self.batch_size)
+                tried.append(one)
+                contents.append(content)
+        except ValueError as error:
+            if recipe is None:
+                raise
+            reason = str(error)
+        found = Trial(recipe, tuple(tried), time.monotonic() - began, training, reason)
+        _log.info("%s: %s", found.name, reason or ", ".join(f"{one.bytes:,} bytes, {one.score:.4f}" for one in tried))
+        return found.stored(contents)
+
+    def follow(self, recipe: Recipe, callback: keras.callbacks.Callback) -> keras.Model:
+        """Return the model that a recipe makes."""
+        data, size = self.train_data, self.batch_size
+        return follow(recipe, self.model, train_data=data, batch_size=size, callbacks=[callback])
+
+
 def read_trial(arrays: Arrays) -> Trial:
     """Return a trial that was stored."""
     fields = json.loads(str(arrays["trial"]))
     tried = tuple(Tried(**{**one, "recipe": _recipe(one["recipe"])}) for one in fields["tried"])
-    return Trial(**{**fields, "tried": tried, "recipe": _recipe(fields["recipe"])})
+    known = {"tried": tried, "recipe": _recipe(fields["recipe"]), "ended": float(arrays.get("ended", 0.0))}
+    return Trial(**{**fields, **known})
 
 
 def _recipe(fields: dict[str, Any] | None) -> Recipe | None:

@@ -51,15 +51,15 @@ def write_front(
         (folder / name).unlink(missing_ok=True)
     report = CompressReport(
         folder=str(folder),
-        metric=search.judge.metric,
+        metric=search.maker.judge.metric,
         max_drop=search.limits.max_drop,
-        target=search.judge.target,
+        target=search.maker.judge.target,
         dense=search.done[0].tried[0],
         front=written,
         trials=len(search.done) - 1,
         failed=tuple(f"{trial.name}: {trial.reason}" for trial in search.done if trial.reason),
         tried=tuple(tried),
-        seconds=sum(trial.seconds for trial in search.done),
+        seconds=search.done[-1].ended,
     )
     write_atomically(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     write_atomically(folder / "report.html", compress_page(report).encode())
@@ -79,17 +79,17 @@ def _write(
         one,
         file=path.name,
         latency_ms=timed(content) if timed and one.latency_ms is None else one.latency_ms,
-        test_score=None if test_data is None else search.judge.score(content, test_data),
+        test_score=None if test_data is None else search.maker.judge.score(content, test_data),
     )
 
 
 def _refusal(tried: Sequence[Tried], search: Search) -> str:
-    nearest, limits = min(tried, key=search.limits.excess), search.limits
+    nearest, limits, metric = min(tried, key=search.limits.excess), search.limits, search.maker.judge.metric
     budgets = [f"{name}={size:,}" for name, size in vars(limits.budgets).items() if size]
     taken = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
     return (
         f"Expected a file for {', '.join([f'max_drop={limits.max_drop:g}', *budgets])}. Received: {len(tried)} files "
-        f"that are none. The nearest, {nearest.name}, loses {nearest.drop:.4f} of {search.judge.metric!r} and has "
+        f"that are none. The nearest, {nearest.name}, loses {nearest.drop:.4f} of {metric!r} and has "
         f"{nearest.bytes:,} bytes{taken}. All trials are kept: search longer, or allow more in another folder."
     )
 

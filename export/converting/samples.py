@@ -68,6 +68,48 @@ def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on"
     return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}
 
 
+def read_labeled(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
+    """Read all samples and labels into arrays, as Keras takes them.
+
+    Args:
+        data: A tuple (x, y), a dataset, or an iterable of batches (x, y).
+        inputs: The number of inputs of the model.
+        argument: What the user calls it.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If there is no sample, or no label for each, it never ends, samples have weights, or batches
+            differ in shape.
+    """
+    if (isinstance(data, tuple) and len(data) != 2) or hasattr(data, "shape"):
+        received = f"{len(data)} parts" if isinstance(data, tuple) else f"an object of type {type(data).__name__}"
+        raise TypeError(
+            f"Expected `{argument}` to be a tuple (x, y) of samples and labels, a dataset, or batches (x, y). "
+            f"Received: {received}."
+        )
+    x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
+    sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
+    if len(sizes) > 1 or sizes == [0]:
+        received = " and ".join(map(str, sizes))
+        raise ValueError(f"Expected samples in `{argument}`, and a label for each. Received: {received} of them.")
+    return x, y
+
+
+def _joined(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
+    check_source(data, argument=argument)
+    parts = [*batches(data, rows=None, inputs=inputs, argument=argument)]
+    if any(part.y is None or part.sample_weight is not None for part in parts):
+        received = "samples only" if any(part.y is None for part in parts) else "sample weights, too"
+        raise ValueError(f"Expected batches (x, y) of samples and labels in `{argument}`. Received: {received}.")
+    shapes = {tuple(array.shape[1:] for array in keras.tree.flatten((part.x, part.y))) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Expected batches of one shape in `{argument}`. Received: samples and labels of shapes "
+            f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+        )
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *((part.x, part.y) for part in parts))
+
+
 def split(calibration: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """Split batches into single samples that keep a batch dimension of 1."""
     return [

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,10 @@ def run_module(
         code = _run_new(module, folder, variables, timeout=timeout) if code is None else code
     except TimeoutError:
         return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
+    return _completed(code, folder)
+
+
+def _completed(code: int, folder: Path) -> Completed:
     text = _output(folder)
     if code == 0:
         return Completed(ok=True, reason="", output=text)
@@ -80,6 +85,26 @@ def _run_ready(module: str, folder: Path, variables: dict[str, str], *, package:
 
 
 def _run_new(module: str, folder: Path, variables: dict[str, str], *, timeout: float) -> int:
+    with _started(module, folder, variables) as child:
+        try:
+            return child.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError from error
+
+
+@contextmanager
+def started(module: str, folder: Path, *, environment: Mapping[str, str]) -> Iterator[Callable[[], Completed | None]]:
+    """Start `python -m module folder`, as `run_module` does, and kill it at the end of the block.
+
+    Yields:
+        A function that tells how it ended; None as long as it runs.
+    """
+    with _started(module, folder, {**_environment(), **environment}) as child:
+        yield lambda: None if child.poll() is None else _completed(child.returncode, folder)
+
+
+@contextmanager
+def _started(module: str, folder: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
     command = [sys.executable, "-m", module, str(folder)]
     with (
         (folder / OUTPUT).open("wb") as output,
@@ -89,9 +114,7 @@ def _run_new(module: str, folder: Path, variables: dict[str, str], *, timeout: f
         ) as child,
     ):
         try:
-            return child.wait(timeout)
-        except subprocess.TimeoutExpired as error:
-            raise TimeoutError from error
+            yield child
         finally:
             child.kill()  # nothing to one that has ended
 

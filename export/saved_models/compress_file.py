@@ -53,6 +53,7 @@ def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> C
             on=on,
             time=60 * options.minutes,
             trials=options.trials,
+            jobs=options.jobs,
             batch_size=options.batch_size,
             test_data=test.parts if test else None,
             seed=options.seed,

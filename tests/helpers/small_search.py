@@ -2,15 +2,22 @@
 
 import functools
 import sys
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import keras
 import numpy as np
 
-import tfprune.export.compressing.search
+import tfprune.export.compressing.next_recipe as choice
+import tfprune.export.compressing.search as searching
 from tfprune.export import compress
 
-SHORT = patch.object(tfprune.export.compressing.search, "SHARE", 1e9)  # trials train as few steps as there may be
+
+@contextmanager
+def short():
+    """Let trials train for as few steps as there may be, and every second one twice as long."""
+    with patch.object(searching, "SHARE", 1e9), patch.object(choice, "LONGER", 2):
+        yield
 
 
 @functools.cache
@@ -31,9 +38,9 @@ def search(folder, **changes):
     """Search in a folder, which gets the files."""
     model, train, validation, test = made()
     settings = {"time": 600, "max_drop": 0.3, "test_data": test, "verbose": 0, **changes}
-    with SHORT:
+    with short():
         return compress(model, train, validation, folder=folder, **settings)
 
 
 if __name__ == "__main__":
-    search(sys.argv[1], trials=int(sys.argv[2]))
+    search(sys.argv[1], trials=int(sys.argv[2]), jobs=int(sys.argv[3]))

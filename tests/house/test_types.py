@@ -37,7 +37,18 @@ LOOSE = {
         "optimizer",
         "loss",
     ),
-    *("data", "validation_data", "calibration", "check_on", "inputs", "expected", "evaluate_on", "metrics"),
+    *(
+        "data",
+        "train_data",
+        "validation_data",
+        "test_data",
+        "calibration",
+        "check_on",
+        "inputs",
+        "expected",
+        "evaluate_on",
+        "metrics",
+    ),
     *("_args", "_kwds", "kwargs"),  # passed on to Keras
     *("message", "context"),  # Flower's, which need not be installed
 }

@@ -23,7 +23,7 @@ def test_every_fourth_trial_is_longer_and_every_sixteenth_longer_still():
 def after(prices, **changes):
     """Return the recipe after short ones of these costs, which differ in their zeros."""
     done = [(dataclasses.replace(FIRST, sparsity=(1 + index) / 100), price) for index, price in enumerate(prices)]
-    return next_recipe(done, **{"first": FIRST, "can_shrink": True, "seed": 7, **changes})
+    return next_recipe(done, **{"number": len(done), "first": FIRST, "can_shrink": True, "seed": 7, **changes})
 
 
 def test_the_cheapest_trains_longer():
@@ -33,7 +33,7 @@ def test_the_cheapest_trains_longer():
 def test_one_that_was_trained_longer_is_not_taken_again():
     done = [(dataclasses.replace(FIRST, sparsity=index / 100), float(index)) for index in range(1, 7)]
     done.insert(3, (dataclasses.replace(FIRST, sparsity=0.01, rounds=4), 0.5))
-    chosen = next_recipe(done, first=FIRST, can_shrink=True, seed=0)
+    chosen = next_recipe(done, number=len(done), first=FIRST, can_shrink=True, seed=0)
     assert (chosen.sparsity, chosen.rounds) == (0.02, 4)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.export.converting.samples import MOST_SAMPLES, read_calibration, read_check_on, split
+from tfprune.export.converting.samples import MOST_SAMPLES, read_calibration, read_check_on, read_labeled, split
 from tfprune.export.converting.to_tflite import to_tflite
 from tfprune.export.preparing.signature import ModelInput, Signature, signature
 from tfprune.export.running.runner import Runner
@@ -185,3 +185,37 @@ def test_what_holds_no_batches_is_refused(read, argument, data):
         TypeError, match=f"Expected `{argument}` to be a tuple .* object of type {type(data).__name__}"
     ):
         read(data, ONE)
+
+
+BATCHES = [(X[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
+
+
+@pytest.mark.parametrize("data", [(X, LABELS), dataset(X, LABELS), Sequence(X), BATCHES, iter(BATCHES)])
+def test_labeled_data_of_each_kind_become_the_same_arrays(data):
+    x, y = read_labeled(data, inputs=1, argument="train_data")
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, LABELS)
+
+
+def test_labeled_data_of_several_inputs_are_joined_for_each():
+    batch = ({"a": np.ones((2, 3)), "b": np.zeros((2, 1))}, np.zeros(2))
+    x, y = read_labeled([batch, batch], inputs=2, argument="train_data")
+    assert {name: array.shape for name, array in x.items()} == {"a": (4, 3), "b": (4, 1)}
+    assert y.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (dataset(X, LABELS).repeat(), ValueError, "`train_data` to end"),
+        (dataset(X), ValueError, "labels in `train_data`. Received: samples only"),
+        ([(X, LABELS, LABELS)], ValueError, "Received: sample weights"),
+        ([(X, LABELS), (LEFT, LABELS)], ValueError, "one shape in `train_data`"),
+        ([], ValueError, "at least one sample"),
+        (X, TypeError, "`train_data` to be a tuple"),
+        ("x.npy", TypeError, "`train_data` to be a tuple"),
+    ],
+)
+def test_labeled_data_that_cannot_be_read_are_refused(data, error, words):
+    with pytest.raises(error, match=words):
+        read_labeled(data, inputs=1, argument="train_data")

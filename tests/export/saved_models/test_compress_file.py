@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from small_search import SHORT
+from small_search import short
 
 from tfprune.export import Runner, micro_support
 from tfprune.export.cli import main
@@ -32,7 +32,7 @@ def run(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
 
     def run_command(line):
-        with SHORT:
+        with short():
             code = main(["compress", *line.split()])
         printed = capsys.readouterr()
         return code, printed.out, printed.err

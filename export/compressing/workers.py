@@ -1,0 +1,175 @@
+"""Who makes trials: this process, one after the other, or several processes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from tfprune.export.compressing.clocks import LateError
+from tfprune.export.compressing.measured import Judge, calibration_of
+from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.trial import Maker
+from tfprune.export.micro.budgets import Budgets
+from tfprune.export.processes.child_process import Completed, run_as_child, started
+from tfprune.export.processes.job_files import read_job, write_job
+from tfprune.run_folder import Arrays
+
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+MODEL, TODO, RESULT = "model.keras", "todo.json", "result.npz"
+NAP = 0.02  # seconds between two looks
+
+
+class Workers(Protocol):
+    """Makes trials."""
+
+    def start(self, recipe: Recipe, seconds: float) -> None:
+        """Begin a trial, which may train for so long."""
+
+    def wait(self) -> tuple[Recipe, Arrays | None]:
+        """Return the next trial that is ready, and what `Maker.make` returned; None if it was late."""
+
+
+@contextmanager
+def workers_of(maker: Maker, *, jobs: int) -> Iterator[Workers]:
+    """Yield who makes up to `jobs` trials at once; at the end of the block nobody works any more."""
+    if jobs == 1:
+        yield _Here(maker)
+        return
+    with ExitStack() as stack:
+        yield _Processes(partial(_Process.new, maker, stack, jobs=jobs))
+
+
+class _Here:
+    def __init__(self, maker: Maker) -> None:
+        self._maker = maker
+
+    def start(self, recipe: Recipe, seconds: float) -> None:
+        self._next = (recipe, seconds)
+
+    def wait(self) -> tuple[Recipe, Arrays | None]:
+        recipe, seconds = self._next
+        try:
+            return recipe, self._maker.make(recipe, seconds)
+        except LateError:
+            return recipe, None
+
+
+class _Processes:
+    def __init__(self, another: Callable[[], _Process]) -> None:
+        self._another = another
+        self._idle: list[_Process] = []
+        self._busy: list[tuple[_Process, Recipe]] = []
+
+    def start(self, recipe: Recipe, seconds: float) -> None:
+        process = self._idle.pop() if self._idle else self._another()
+        process.begin(recipe, seconds)
+        self._busy.append((process, recipe))
+
+    def wait(self) -> tuple[Recipe, Arrays | None]:
+        while True:
+            for process, recipe in self._busy:
+                result = process.result()
+                if result is not None:
+                    self._busy.remove((process, recipe))
+                    self._idle.append(process)
+                    return recipe, result or None
+            time.sleep(NAP)
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A process that has the model and the data, and makes one trial after the other."""
+
+    folder: Path
+    ended: Callable[[], Completed | None]
+
+    @classmethod
+    def new(cls, maker: Maker, stack: ExitStack, *, jobs: int) -> _Process:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tfprune-", ignore_cleanup_errors=True)))
+        maker.model.save(folder / MODEL)
+        _write_data(maker, folder)
+        share = str(max(1, (os.cpu_count() or 1) // jobs))
+        environment = {"KERAS_BACKEND": keras.config.backend(), **dict.fromkeys(THREADS, share)}
+        return cls(folder, stack.enter_context(started(__name__, folder, environment=environment)))
+
+    def begin(self, recipe: Recipe, seconds: float) -> None:
+        text = json.dumps({"recipe": vars(recipe), "end": time.time() + seconds})  # a clock that all processes share
+        unfinished = self.folder / "todo.partial"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(self.folder / TODO)
+
+    def result(self) -> Arrays | None:
+        """Return the trial, nothing in it if it was late; None if it is not ready."""
+        end = self.ended()
+        if end is not None:
+            raise ValueError(
+                f"Expected trials in processes of their own. Received: one of them ended: {end.reason}. They load "
+                "the model, so that its classes have to stand in modules. All trials before are kept: search again "
+                "without `jobs`, or with fewer."
+            )
+        file = self.folder / RESULT
+        if not file.exists():
+            return None
+        with np.load(file, allow_pickle=False) as stored:
+            found = dict(stored)
+        file.unlink()
+        return found
+
+
+def _write_data(maker: Maker, folder: Path) -> None:
+    arrays: list[np.ndarray] = []
+
+    def number(array: Any) -> int:
+        arrays.append(np.asarray(array))
+        return len(arrays) - 1
+
+    judge = maker.judge
+    data = keras.tree.map_structure(number, [*maker.train_data, *judge.validation])
+    kept = {"metric": judge.metric, "baseline": judge.baseline, "target": judge.target}
+    settings = {"data": data, "judge": kept, "budgets": asdict(judge.budgets), "batch_size": maker.batch_size}
+    write_job(folder, "job", settings=settings, arrays={str(index): array for index, array in enumerate(arrays)})
+
+
+def _read_maker(folder: Path) -> Maker:
+    settings, arrays = read_job(folder, "job")
+    x, y, *validation = keras.tree.map_structure(lambda number: arrays[str(number)], settings["data"])
+    judge = Judge(
+        calibration=calibration_of(x),
+        validation=tuple(validation),
+        budgets=Budgets(**settings["budgets"]),
+        timed=None,
+        **settings["judge"],
+    )
+    return Maker(keras.saving.load_model(folder / MODEL), (x, y), judge, settings["batch_size"])
+
+
+def _work(folder: Path) -> None:
+    maker = _read_maker(folder)
+    while True:
+        while not (folder / TODO).exists():
+            time.sleep(NAP)
+        todo = json.loads((folder / TODO).read_text(encoding="utf-8"))
+        (folder / TODO).unlink()
+        try:
+            made = maker.make(Recipe(**todo["recipe"]), todo["end"] - time.time())
+        except LateError:
+            made = {}
+        unfinished = folder / "result.partial"
+        with unfinished.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **made)
+        unfinished.replace(folder / RESULT)
+
+
+if __name__ == "__main__":
+    run_as_child(_work)
