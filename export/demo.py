@@ -30,7 +30,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backe
 
 SPARSITY = 0.9
 EPOCHS = 15
-SEARCH = 45.0  # seconds
+SEARCH = 60.0  # seconds
 BATCH = 32
 
 Tell = Callable[[str, float], None]  # the step that runs, and the fraction of the demo that is done
