@@ -6,6 +6,8 @@ import numpy as np
 
 SAMPLE = 1 << 14  # the fewest values in a sample
 STRIDE = 1 << 8  # the most values that one of a sample stands for
+DEVIATIONS = 4  # of the rank of a sample's value, within which the one that is sought lies
+PART = 1 << 17  # values that are looked at together: they stay in the processor's cache
 
 
 def kept_count(size: int, sparsity: float, *, round_to: int = 1) -> int:
@@ -39,13 +41,15 @@ def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
     """
     if count >= scores.size:
         return np.ones_like(scores, dtype=bool)
-    # Memory order needs no copy, and the threshold is the same in any order.
-    threshold = _ranked(scores.ravel(order="K"), scores.size - count)
+    order = np.argsort([-abs(stride) for stride in scores.strides], kind="stable")
+    laid_out = scores.transpose(order)  # as in memory, where one part after another takes no copy
+    threshold, ties = _at_rank(laid_out.reshape(-1), scores.size - count)
     keep = scores >= threshold
     surplus = np.count_nonzero(keep) - count
     if surplus:
-        ties = np.flatnonzero(scores == threshold)
-        keep[np.unravel_index(ties[-surplus:], scores.shape)] = False
+        indices = np.array(np.unravel_index(ties, laid_out.shape))[np.argsort(order)]
+        in_order = np.sort(np.ravel_multi_index(tuple(indices), scores.shape))
+        keep[np.unravel_index(in_order[-surplus:], scores.shape)] = False
     return keep
 
 
@@ -65,23 +69,37 @@ def rank_first(scores: np.ndarray, first: np.ndarray) -> np.ndarray:
         return np.where(first, scores, scores - (2 * spread or 1))
 
 
-def _ranked(values: np.ndarray, rank: int) -> np.floating:
-    """Return the value that would stand at `rank` if the values were sorted.
+def _at_rank(values: np.ndarray, rank: int) -> tuple[np.floating, np.ndarray]:
+    """Return the value that would stand at `rank` if the values were sorted, and where it stands.
 
     A sorted sample gives a bracket for the value, so that only the few values in the bracket are searched.
 
     Reference:
         Floyd & Rivest, 1975, "Expected time bounds for selection", Communications of the ACM 18(3).
     """
-    sample = np.sort(values[:: min(max(values.size // SAMPLE, 1), STRIDE)])
-    index, margin = rank * sample.size // values.size, 2 * int(sample.size**0.5)
+    low, high = _bracket(values, rank)
+    rank_inside, positions = rank, []
+    for start in range(0, values.size, PART):
+        part = values[start : start + PART]
+        is_inside = part >= low
+        rank_inside -= part.size - int(np.count_nonzero(is_inside))
+        is_inside &= part <= high
+        positions.append(start + np.flatnonzero(is_inside))
+    inside = np.concatenate(positions)
+    if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and only slower
+        value = np.partition(values, rank)[rank]
+        return value, np.flatnonzero(values == value)
+    found = values[inside]
+    value = np.partition(found, rank_inside)[rank_inside]
+    return value, inside[found == value]
+
+
+def _bracket(values: np.ndarray, rank: int) -> tuple[float, float]:
+    """Return two numbers that the value at a rank lies between, all but certainly."""
+    # Odd, or the sample would be of a few columns only: widths are multiples of powers of two.
+    sample = np.sort(values[:: min(max(values.size // SAMPLE, 1), STRIDE) | 1])
+    share = rank / values.size
+    index, margin = int(share * sample.size), 2 + int(DEVIATIONS * (share * (1 - share) * sample.size) ** 0.5)
     low = sample[index - margin] if index > margin else -np.inf
     high = sample[index + margin] if index + margin < sample.size else np.inf
-    is_inside = values >= low
-    is_inside &= values <= high
-    inside = values[np.flatnonzero(is_inside)]
-    rank_inside = rank - int(np.count_nonzero(values < low))
-    if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and only slower
-        inside, rank_inside = values.copy(), rank
-    inside.partition(rank_inside)
-    return inside[rank_inside]
+    return low, high

@@ -114,12 +114,33 @@ def loop_of_ones_own(strategy) -> None:
         assert np.count_nonzero(kernel[mask == 0]) == 0 < np.count_nonzero(kernel)
 
 
+def latent_values_stay_on_the_host(_) -> None:
+    alone = make()
+    fit(alone)
+    with tf.device("CPU:1"):  # in the place of an accelerator
+        model = make()
+        fit(model)
+    for layer in (model.get_layer("hidden"), model.get_layer("out")):
+        of_wrapper = layer.saved_variables()
+        devices = {name: variable.value.device[-5:] for name, variable in of_wrapper.items()}
+        assert devices == {"0_kernel_mask": "CPU:1", "0_kernel_latent": "CPU:0"}, devices
+        assert layer.layer.kernel.value.device.endswith("CPU:1")
+        assert np.count_nonzero(of_wrapper["0_kernel_latent"]) > 0
+    for one, other in zip(model.weights, alone.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+
+
 if __name__ == "__main__":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert mirrored.num_replicas_in_sync == 2
-    for check in (fit_on_two_replicas, update_inside_and_outside_the_scope, loop_of_ones_own):
+    for check in (
+        fit_on_two_replicas,
+        update_inside_and_outside_the_scope,
+        loop_of_ones_own,
+        latent_values_stay_on_the_host,
+    ):
         check(mirrored)
         print("passed:", check.__name__)

@@ -255,6 +255,12 @@ def test_values_assigned_from_outside_are_ranked_instead_of_the_latents():
     np.testing.assert_array_equal(kernel_of(model).ravel(), [0, 0, 3, 4])
 
 
+def test_finite_weights_whose_sum_is_not_are_pruned():
+    model = dense(4, 2)
+    set_kernel(model, np.full((4, 2), 3e38))
+    assert tfprune.update_masks(model, 0.5).sparsity == 0.5
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("allocation", ["uniform", "global", "lamp"])
 def test_weights_that_are_not_finite_are_refused_and_nothing_changes(bad, allocation):

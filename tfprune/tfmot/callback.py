@@ -14,8 +14,8 @@ from tfprune.models.layers import as_numpy
 from tfprune.models.optimizers import check_optimizer, updates_of
 from tfprune.tfmot.schedules import PruningSchedule
 from tfprune.tfmot.wrapper import PruneLowMagnitude
-from tfprune.training.update_masks import update_masks
-from tfprune.wrapping.pruned_layers import pruned_layers, waits_for_data, wrappers
+from tfprune.training.update_masks import set_masks
+from tfprune.wrapping.pruned_layers import masked_sparsity, pruned_layers, waits_for_data, wrappers
 
 
 class UpdatePruningStep(keras.callbacks.Callback):
@@ -103,7 +103,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 shares.update({f"{path}/{name}": share for name, share in layer.shares(sparsity).items()})
         if shares:
             split = functools.partial(_split, shares)
-            self._sparsity = update_masks(self.model, 0.0, allocation=split, regrow=not is_last).sparsity
+            set_masks(self.model, 0.0, allocation=split, regrow=not is_last)
+            self._sparsity = masked_sparsity(self.model)
 
     def on_epoch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the sparsity into the logs; the first argument has the name it has in tfmot."""

@@ -21,9 +21,8 @@ from tfprune.shrinking.budget import Budget
 from tfprune.spec import check_count, check_sparsity
 from tfprune.training.learning_rate_watch import LearningRateWatch
 from tfprune.training.preflight import check_ahead
-from tfprune.training.update_masks import gatherer_of, update_masks
-from tfprune.wrapping.pruned_layers import waits_for_data, wrappers
-from tfprune.wrapping.sparsity_report import sparsity_report
+from tfprune.training.update_masks import gatherer_of, set_masks
+from tfprune.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
 
 _log = logging.getLogger(__name__)
 _NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
@@ -133,7 +132,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._started = True
         # An interrupted run may have stopped between the optimizer's update and the masks that were due.
         self._previous = self._first - 1
-        self._sparsity = sparsity_report(self.model).sparsity
+        self._sparsity = masked_sparsity(self.model)
         start = "pruning %r from step %d on, at a sparsity of %.4f, by %r"
         _log.info(start, self.model.name, self._first, self._sparsity, self._schedule)
         self._rate = LearningRateWatch(optimizers_of(self.model)[-1])
@@ -196,14 +195,9 @@ class PruningCallback(keras.callbacks.Callback):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
             before = self._sparsity
-            report = update_masks(
-                self.model,
-                sparsity,
-                allocation=allocation,
-                data=self._gatherer,
-                regrow=not self._is_last(previous, step),
-            )
-            self._sparsity = report.sparsity
+            regrow = not self._is_last(previous, step)
+            set_masks(self.model, sparsity, allocation=allocation, data=self._gatherer, regrow=regrow)
+            self._sparsity = masked_sparsity(self.model)
             _log.debug("step %d: sparsity %.4f", step, self._sparsity)
             if self._sparsity < before - _NOTICEABLE and not self._has_updated:
                 warnings.warn(

@@ -77,6 +77,21 @@ def update_masks(
         >>> update_masks(model, 0.9).nnz
         10
     """
+    set_masks(model, sparsity, allocation=allocation, optimizer=optimizer, data=data, loss=loss, regrow=regrow)
+    return sparsity_report(model)
+
+
+def set_masks(
+    model: keras.layers.Layer,
+    sparsity: float | None,
+    *,
+    allocation: Any,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    data: Any = None,
+    loss: Any = None,
+    regrow: bool = True,
+) -> None:
+    """Do what `update_masks` does, without a report: of a deep model it takes as long as the masks."""
     check_sparsity_or_budget(sparsity, allocation)
     layers = pruned_layers(model)
     for _, layer in layers:
@@ -99,7 +114,6 @@ def update_masks(
     for layer, name, mask in plan:
         variable = layer.kernels[name].variable
         layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])
-    return sparsity_report(model)
 
 
 def subjects_of(model: keras.layers.Layer) -> list[Subject]:

@@ -17,6 +17,7 @@ from keras import ops
 from tfprune.models.kernels import Kernel, to_matrix
 from tfprune.models.layers import as_numpy
 from tfprune.spec import check_choice
+from tfprune.top_k import PART
 from tfprune.wrapping.masked_gradients import guard
 from tfprune.wrapping.transparent import Transparent
 
@@ -44,14 +45,14 @@ class MaskedWeights(Transparent):
             guard(kernel.variable, self.masks[name])
 
     def _add_mask(self, name: str, variable: keras.Variable) -> None:
-        shape, flat_name = variable.shape, name.replace("/", "_")
-        self.masks[name] = self.add_weight(
-            name=f"{flat_name}_mask", shape=shape, dtype="bool", initializer="ones", trainable=False
-        )
+        flat_name, like = name.replace("/", "_"), {"shape": variable.shape, "trainable": False}
+        self.masks[name] = self.add_weight(name=f"{flat_name}_mask", dtype="bool", initializer="ones", **like)
         if self.latent_values == "keep":
-            self._latents[name] = self.add_weight(
-                name=f"{flat_name}_latent", shape=shape, dtype=variable.dtype, initializer="zeros", trainable=False
-            )
+            with _on_host():
+                latent = self.add_weight(
+                    name=f"{flat_name}_latent", dtype=variable.dtype, initializer="zeros", **like
+                )
+            self._latents[name] = latent
 
     def trained(self) -> list[str]:
         """Return the names of the weights whose masks may change: a layer, or parts of it, may be frozen."""
@@ -101,15 +102,14 @@ class MaskedWeights(Transparent):
             )
         keep = ops.convert_to_tensor(mask, dtype="bool")
         variable = self.kernels[name].variable
-        zero = ops.zeros((), variable.dtype)
         self.reveal(name)
         if name in self._latents:
-            self._latents[name].assign(ops.where(keep, zero, variable.value))
-        variable.assign(ops.where(keep, variable.value, zero))
+            self._latents[name].assign(ops.where(keep, 0.0, variable.value))
+        variable.assign(ops.where(keep, variable.value, 0.0))
         self.masks[name].assign(keep)
         self._revealed.discard(name)
         for slot in slots:
-            slot.assign(ops.where(keep, slot.value, ops.cast(zero, slot.dtype)))
+            slot.assign(ops.where(keep, slot.value, 0.0))
 
     def saved_variables(self) -> dict[str, keras.Variable]:
         """Return what files hold of the wrapper itself by names that are the same in every copy; masks come first."""
@@ -133,6 +133,24 @@ class MaskedWeights(Transparent):
         _check_saved(self, store, own)
         for name, variable in own.items():
             variable.assign(store[name])
+
+
+def count_kept(variable: keras.Variable, mask: keras.Variable | None = None) -> int:
+    """Return how many entries of a weight are not zero, nor hidden by a mask."""
+    values = as_numpy(variable).reshape(-1)
+    shown = None if mask is None else as_numpy(mask).reshape(-1)
+    count = 0
+    for start in range(0, values.size, PART):
+        is_kept = values[start : start + PART] != 0
+        if shown is not None:
+            is_kept &= shown[start : start + PART]
+        count += int(np.count_nonzero(is_kept))
+    return count
+
+
+def _on_host() -> AbstractContextManager:
+    """Create variables that only mask updates read in the host's memory, where the backend moves values by itself."""
+    return keras.device("cpu:0") if keras.config.backend() == "tensorflow" else nullcontext()
 
 
 def _laid_out_as(variable: keras.Variable) -> AbstractContextManager:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
 
 import keras
 
 from tfprune.models.kinds import check_keras
 from tfprune.models.layers import as_numpy, walk
+from tfprune.wrapping.masked_weights import count_kept
 from tfprune.wrapping.pruned import Pruned
 
 
@@ -42,6 +45,14 @@ def pruned_layers(model: keras.layers.Layer) -> list[tuple[str, Pruned]]:
         raise ValueError(f"Expected built layers. Received: {', '.join(unbuilt)}; call the model on data first.")
     _check_owners(found)
     return found
+
+
+def masked_sparsity(model: keras.layers.Layer) -> float:
+    """Return the fraction of zeros in the weights under masks, in [0, 1], as `sparsity_report` counts it."""
+    masked = [
+        (kernel.variable, layer.masks[name]) for _, layer in wrappers(model) for name, kernel in layer.kernels.items()
+    ]
+    return 1 - sum(itertools.starmap(count_kept, masked)) / sum(math.prod(mask.shape) for _, mask in masked)
 
 
 def warn_if_dense(model: keras.layers.Layer) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import keras
-import numpy as np
 
 from tfprune.models.kernels import kernels, matrices
 from tfprune.models.kinds import check_keras, leaf_layers
-from tfprune.models.layers import as_numpy, sublayers, walk
+from tfprune.models.layers import sublayers, walk
 from tfprune.models.register_prunable import is_registered
 from tfprune.report import Report, Skipped, skipped_table, table
+from tfprune.wrapping.masked_weights import count_kept
 from tfprune.wrapping.pruned import Pruned
 
 
@@ -72,10 +72,8 @@ def _split(path: str, root: keras.layers.Layer) -> tuple[str, str]:
 
 
 def _row(layer: str, weight: str, variable: keras.Variable, mask: keras.Variable | None = None) -> WeightRow:
-    is_kept = as_numpy(variable) != 0
-    if mask is not None:
-        is_kept &= as_numpy(mask)
-    return WeightRow(layer, weight, is_kept.shape, is_kept.size, int(np.count_nonzero(is_kept)))
+    shape = tuple(variable.shape)
+    return WeightRow(layer, weight, shape, math.prod(shape), count_kept(variable, mask))
 
 
 def _latents(wrapped: list[tuple[str, Pruned]]) -> set[int]:
