@@ -17,6 +17,8 @@ COMMANDS = [
     ["steps.py", "cnn"],
     ["steps.py", "lstm"],
     ["steps.py", "mlp"],
+    ["steps.py", "mlp", "--jit"],
+    ["steps.py", "embedding"],
     ["wrapping.py"],
     ["latent_memory.py"],
     ["shrinking.py"],
