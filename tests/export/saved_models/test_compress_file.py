@@ -76,6 +76,8 @@ def test_for_a_microcontroller(run, trained):
         ("model.keras --train x.npy,y.npy --minutes 0", "--minutes"),
         ("model.keras --train x.npy,y.npy --trials 0", "trials"),
         ("model.keras --train x.npy,y.npy --target small", "target"),
+        ("model.keras --train x.npy,y.npy --jobs 0", "jobs"),
+        ("model.keras --train x.npy,y.npy --target latency --jobs 2", "jobs=1"),
         ("model.keras --train x.npy,y.npy --metric exactness", "Expected metrics named"),
         ("model.keras --train x.npy,y.npy --validation none.npy,no.npy", "--validation"),
         ("nothing.keras --train x.npy,y.npy", "which does not exist"),
