@@ -27,8 +27,10 @@ def made():
     x = draw.normal(size=(900, 12)).astype("float32")
     y = (x[:, :6].sum(axis=1) + x[:, 6] * x[:, 7] > 0).astype(int)
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(24, "relu"), keras.layers.Dense(24, "relu"), keras.layers.Dense(2, "softmax")]
-    model = keras.Sequential([keras.Input((12,)), *layers])
+    # Named, as files hold the names, and Keras counts on through all the tests of a process.
+    shapes = {"first": (24, "relu"), "second": (24, "relu"), "last": (2, "softmax")}
+    layers = [keras.layers.Dense(*shape, name=name) for name, shape in shapes.items()]
+    model = keras.Sequential([keras.Input((12,), name="sample"), *layers], name="small")
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x[:600], y[:600], epochs=15, verbose=0)
     return model, (x[:600], y[:600]), (x[600:800], y[600:800]), (x[800:], y[800:])
