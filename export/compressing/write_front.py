@@ -88,8 +88,8 @@ def _refusal(tried: Sequence[Tried], search: Search) -> str:
     budgets = [f"{name}={size:,}" for name, size in vars(limits.budgets).items() if size]
     taken = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
     return (
-        f"Expected a file for {', '.join([f'max_drop={limits.max_drop:g}', *budgets])}. Received: {len(tried)} files "
-        f"that are none. The nearest, {nearest.name}, loses {nearest.drop:.4f} of {metric!r} and has "
+        f"Expected a file for {', '.join([f'max_drop={limits.max_drop:g}', *budgets])}. Received: {len(tried)} "
+        f"files, none of which fits. The nearest, {nearest.name}, loses {nearest.drop:.4f} of {metric!r} and has "
         f"{nearest.bytes:,} bytes{taken}. All trials are kept: search longer, or allow more in another folder."
     )
 
