@@ -255,6 +255,22 @@ def test_values_assigned_from_outside_are_ranked_instead_of_the_latents():
     np.testing.assert_array_equal(kernel_of(model).ravel(), [0, 0, 3, 4])
 
 
+def test_weights_keep_their_zeros_while_masks_are_chosen():
+    model = dense(1, 4)
+    set_kernel(model, [4, 3, 2, 1])
+    tfprune.update_masks(model, 0.5)
+    seen = []
+
+    def uniform(weights, sparsity):
+        scores = weights[0].scores()
+        seen.append([scores.ravel().tolist(), kernel_of(model).ravel().tolist()])
+        return [sparsity]
+
+    tfprune.update_masks(model, 0.25, allocation=uniform)
+    assert seen == [[[4, 3, 2, 1], [4, 3, 0, 0]]]
+    np.testing.assert_array_equal(kernel_of(model).ravel(), [4, 3, 2, 0])
+
+
 def test_finite_weights_whose_sum_is_not_are_pruned():
     model = dense(4, 2)
     set_kernel(model, np.full((4, 2), 3e38))

@@ -214,8 +214,7 @@ def _kept_first(scores: Scores) -> Scores:
 def _scores(facts: Facts, undo: ExitStack, paths: dict[Pruned, str], layer: Pruned, name: str) -> np.ndarray:
     """Return the scores of a weight in the matrix view; `undo` gets the steps that an error has to take back."""
     path = f"{paths[layer]}/{name}"
-    layer.reveal(name)  # saves a copy of the weight
     undo.callback(layer.conceal, name)
     kernel = layer.kernels[name]
-    scores = layer.criterion(Evidence(as_numpy(kernel.variable), path, kernel.axes, facts[path]))
+    scores = layer.criterion(Evidence(layer.reveal(name), path, kernel.axes, facts[path]))
     return to_matrix(finite(scores, path), kernel)

@@ -70,16 +70,32 @@ class MaskedWeights(Transparent):
         # A non-zero entry under a zero of the mask was assigned from outside, and is then the newer value.
         return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
 
-    def reveal(self, name: str) -> None:
-        """Put the values that a mask hides back into the weight itself, until `set_mask` separates them again."""
+    def reveal(self, name: str) -> np.ndarray:
+        """Return what `latent` returns, stored in place of the latent values until `set_mask` or `conceal`."""
+        return as_numpy(self._reveal(name))
+
+    def _reveal(self, name: str) -> keras.Variable:
+        # The weight itself is read once and stays as it is: TensorFlow copies an embedding with sparse gradients
+        # whenever it is read or assigned.
+        if name not in self._latents:
+            return self.kernels[name].variable
         if name not in self._revealed:
-            self.kernels[name].variable.assign(self._with_latent(name))
+            with _on_host():
+                self._latents[name].assign(self._with_latent(name))
             self._revealed.add(name)
+        return self._latents[name]
 
     def conceal(self, name: str) -> None:
         """Undo `reveal`, if it was called."""
         if name in self._revealed:
-            self.set_mask(name, as_numpy(self.masks[name]))
+            self._set_aside(name, self.masks[name].value)
+
+    def _set_aside(self, name: str, keep: Any) -> None:
+        """Leave those of the revealed values that a mask hides in the latent variable."""
+        latent = self._latents[name]
+        with _on_host():
+            latent.assign(ops.where(keep, 0.0, latent.value))
+        self._revealed.discard(name)
 
     def set_mask(self, name: str, mask: np.ndarray, *, slots: Iterable[keras.Variable] = ()) -> None:
         """Apply a mask: store the values that it hides, if any are kept, and restore those that it no longer hides.
@@ -101,13 +117,11 @@ class MaskedWeights(Transparent):
                 f"{mask.shape}, dtype {mask.dtype}."
             )
         keep = ops.convert_to_tensor(mask, dtype="bool")
-        variable = self.kernels[name].variable
-        self.reveal(name)
-        if name in self._latents:
-            self._latents[name].assign(ops.where(keep, 0.0, variable.value))
-        variable.assign(ops.where(keep, variable.value, 0.0))
+        variable, revealed = self.kernels[name].variable, self._reveal(name)
+        variable.assign(ops.where(keep, revealed.value, 0.0))
+        if revealed is not variable:
+            self._set_aside(name, keep)
         self.masks[name].assign(keep)
-        self._revealed.discard(name)
         for slot in slots:
             slot.assign(ops.where(keep, slot.value, 0.0))
 
