@@ -7,8 +7,11 @@ BIN := .venv/bin
 demo: .venv/demo
 	$(BIN)/tfprune demo
 
+# One more than there are processors: many tests wait for a process of their own.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 4))")
+
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # Training and export on the other backends of Keras, in a process each, in which TensorFlow cannot be imported; the
 # child process that converts has it. pip takes PyTorch with CUDA, some gigabytes, unless it is pointed to wheels for

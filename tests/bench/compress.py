@@ -1,6 +1,6 @@
 """What `compress` finds for a network on Fashion-MNIST in half an hour, against the recipe of fashion_cnn.py.
 
-compress.py cnn [MINUTES [FOLDER]], or compress.py mobilenet [MINUTES [FOLDER]]; a folder keeps the search and page.
+compress.py cnn [MINUTES [FOLDER [JOBS]]], or compress.py mobilenet ...; a folder keeps the search and page.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ SMALLER, FILES, LATE = 20.0, 5, 1.1
 NETWORKS = {"cnn": fashion_cnn.build, "mobilenet": lambda: mobilenet((28, 28, 1), 16)}
 
 
-def measure(name: str, minutes: float, folder: Path) -> list[Row]:
+def measure(name: str, minutes: float, folder: Path, jobs: int) -> list[Row]:
     x, y = fashion.read("train")
     test = fashion.read("t10k")
     train, validation = (x[:-HELD_OUT], y[:-HELD_OUT]), (x[-HELD_OUT:], y[-HELD_OUT:])
     model = trained(name, train, folder / "model.keras")
     began = time.monotonic()
-    settings = {"time": 60 * minutes, "batch_size": BATCH, "test_data": test, "verbose": 0}
+    settings = {"time": 60 * minutes, "jobs": jobs, "batch_size": BATCH, "test_data": test, "verbose": 0}
     report = compress(model, train, validation, folder=folder, max_drop=0.01, **settings)
     took = time.monotonic() - began
     sys.stderr.write(f"{report}\n")
@@ -83,7 +83,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as passing:
         folder = Path(sys.argv[3] if len(sys.argv) > 3 else passing)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = measure(name, minutes, folder) if fashion.is_there() else []
+        jobs = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+        rows = measure(name, minutes, folder, jobs) if fashion.is_there() else []
     for row in rows:
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
 
