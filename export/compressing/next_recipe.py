@@ -1,24 +1,17 @@
-"""What to try next: Optuna draws recipes, and those that promise most train longer.
-
-A recipe is judged by what it promises: only a part of what it loses now will be left when it has trained as long as
-the best ones do. Judged by short trials alone, the mildest would win wherever these see a part of the data only.
-"""
+"""What to try next: Optuna draws recipes, and those that promise most train longer."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfprune.export.compressing.front import SMALLEST_DROP, Limits
+from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
 LONGER = 4  # times, of a recipe that promises much, and of each so many the best one
-MOST = 2  # how often the training of the best is multiplied
-LEFT = 0.5  # of a drop, when the training was multiplied once: a guess until some were measured
 FIRST = 6  # recipes drawn at random before Optuna learns from them
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 HALF = math.log(2)
@@ -62,24 +55,7 @@ def next_recipe(
     return dataclasses.replace(first, **_drawn(short, can_shrink=can_shrink, seed=seed + number), seed=seed + number)
 
 
-def times_longer(recipe: Recipe, first: Recipe) -> int:
-    """Return how often the training of a recipe was multiplied."""
-    return round(math.log(recipe.rounds / first.rounds, LONGER))
-
-
-def part_left(drops: Sequence[tuple[Recipe, float]]) -> float:
-    """Return the part of a drop that is left when the training is multiplied once, by those that trained both ways.
-
-    Args:
-        drops: Recipes, and what the best file of each loses.
-    """
-    known = {(_choice(recipe), recipe.rounds): drop for recipe, drop in drops}
-    pairs = [(drop, known.get((choice, LONGER * rounds))) for (choice, rounds), drop in known.items()]
-    parts = [after / before for before, after in pairs if after is not None and before > SMALLEST_DROP]
-    return statistics.median([LEFT, *(min(max(part, 0.0), 1.0) for part in parts)])
-
-
-def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str, left: float = 1.0) -> float:
+def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     """Return what a file costs: its size or time against the dense file, twice as much for each `excess`.
 
     Args:
@@ -87,10 +63,8 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str, left: float = 1
         dense: That of the model as it was.
         limits: What it may lose and take.
         by: The attribute that counts, such as `"bytes"`.
-        left: The part of its drop that longer training would leave.
     """
-    promised = dataclasses.replace(tried, drop=left * tried.drop)
-    return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(promised)
+    return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(tried)
 
 
 def _drawn(done: Sequence[tuple[Recipe, float]], *, can_shrink: bool, seed: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import tfprune
 from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
 from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import MOST, cost, next_recipe, part_left, times_longer
+from tfprune.export.compressing.next_recipe import cost, next_recipe
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import Maker, Trial, read_trial
 from tfprune.export.compressing.workers import workers_of
@@ -28,7 +28,6 @@ SHARE = 60  # the shortest trial trains for this part of the time
 LEAST = 30  # steps of a trial
 END = 0.05  # of the time is for what comes after the trials
 FAILED = 20.0  # the cost of a recipe that makes no file
-LAST = 2.0  # times what the usual trial takes: where less is left besides, a long one has its last chance
 ROUNDING = 2.0  # steps that round take so many times as long, until one was timed
 
 
@@ -116,29 +115,15 @@ class Search:
 
     def _next(self, first: Recipe, can_shrink: bool, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
-        prices = self._prices(first)
+        prices = [(trial.recipe, self._cost(trial)) for trial in self.done if trial.recipe is not None]
         worst = max((price for _, price in prices), default=FAILED)  # as if it failed, so that it is not drawn again
         prices += [(recipe, worst) for recipe in running]
         number = 1 + max((recipe.seed for recipe, _ in prices), default=self.seed - 1) - self.seed
-        choose = partial(next_recipe, prices, number=number, first=first, can_shrink=can_shrink, seed=self.seed)
-        usual, longest = choose(), choose(most=MOST)
-        is_first_one = all(times_longer(recipe, first) < MOST for recipe, _ in prices)
-        is_last_chance = self.left() < self._expected(longest) + LAST * self._expected(usual)
-        for recipe in (*([longest] if is_first_one and is_last_chance else []), usual, choose(most=0)):
+        for most in (None, 0):
+            recipe = next_recipe(prices, number=number, first=first, can_shrink=can_shrink, seed=self.seed, most=most)
             if self._expected(recipe) < self.left():
                 return recipe
         return None
-
-    def _prices(self, first: Recipe) -> list[tuple[Recipe, float]]:
-        """Return the recipes so far, each with what it would cost if it trained as long as the best ones do."""
-        done = [(trial.recipe, trial.tried) for trial in self.done if trial.recipe is not None]
-        left = part_left([(recipe, min(one.drop for one in tried)) for recipe, tried in done if tried])
-        dense, prices = self.done[0].tried[0], []
-        for recipe, files in done:
-            part = left ** max(0, MOST - times_longer(recipe, first))
-            found = [cost(one, dense, limits=self.limits, by=self.by, left=part) for one in files]
-            prices.append((recipe, min(found, default=FAILED)))
-        return prices
 
     def _expected(self, recipe: Recipe) -> float:
         """Return how long a recipe will take, by those before it."""
@@ -148,6 +133,10 @@ class Search:
         rates = [took / one.all_steps for one, took in alike[-5:]]
         rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
+
+    def _cost(self, trial: Trial) -> float:
+        dense = self.done[0].tried[0]
+        return min((cost(one, dense, limits=self.limits, by=self.by) for one in trial.tried), default=FAILED)
 
     def _first_recipe(self) -> Recipe:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""

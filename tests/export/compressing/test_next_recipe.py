@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import LEAST_FLOPS, cost, next_recipe, part_left, rung, times_longer
+from tfprune.export.compressing.next_recipe import LEAST_FLOPS, cost, next_recipe, rung
 from tfprune.export.compressing.recipe import Recipe
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 0)
@@ -60,22 +60,3 @@ def test_a_file_costs_its_size_and_twice_as_much_for_each_drop_too_many(size, dr
     dense = Tried(None, None, 1000, 900, 0.9, 0.0)
     tried = Tried(FIRST, None, size, 400, 0.9 - drop, drop)
     assert cost(tried, dense, limits=Limits(0.01), by="bytes") == pytest.approx(expected)
-    assert cost(tried, dense, limits=Limits(0.01), by="bytes", left=0.5) == pytest.approx(math.log(0.5))
-
-
-def test_a_recipe_knows_how_often_its_training_was_multiplied():
-    lengths = [dataclasses.replace(FIRST, rounds=rounds) for rounds in (1, 4, 16, 64)]
-    assert [times_longer(recipe, FIRST) for recipe in lengths] == [0, 1, 2, 3]
-
-
-def test_what_longer_training_leaves_of_a_drop_is_learned_from_recipes_that_trained_both_ways():
-    def part(*measured):
-        return part_left(
-            [(dataclasses.replace(FIRST, sparsity=zeros, rounds=rounds), drop) for zeros, rounds, drop in measured]
-        )
-
-    assert part() == part((0.5, 1, 0.03), (0.6, 4, 0.01)) == 0.5
-    assert part((0.5, 1, 0.04), (0.5, 4, 0.01)) == (0.5 + 0.25) / 2
-    assert part((0.5, 1, 0.04), (0.5, 4, 0.01), (0.5, 16, 0.003)) == pytest.approx(0.3)
-    both = (0.5, 1, 0.04), (0.5, 4, -0.01), (0.7, 1, 0.04), (0.7, 4, 0.05), (0.8, 1, 0.002), (0.8, 4, 0.001)
-    assert part(*both) == 0.5  # of 0.5, 0 and 1; the last two are noise
