@@ -32,7 +32,7 @@ SETTINGS = ("removed", "score", "update", "calibration")
 BEST = {"gemma": min, "minilm": max}
 DESTROYED = 1000  # perplexity
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-STYLES = {"none": ":", "parallel": "--"}
+STYLES = {"none": ":", "parallel": "--", "to dense": "-."}
 MARKERS = {"both": "s", "documentation": "o"}
 
 
