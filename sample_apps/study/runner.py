@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,12 @@ import joblib
 from sample_apps.study import results
 from sample_apps.study.grid import Settings
 from sample_apps.study.training import train
+
+TRAIN = """
+import json, sys
+from sample_apps.study.training import train
+print(json.dumps(train(json.load(sys.stdin))))
+"""
 
 
 def run(
@@ -27,13 +37,33 @@ def run(
         address: Address of a running Dask scheduler or Ray cluster; None starts one here.
     """
     # Ray returns the results of a call all together: there, a call holds as many trainings as run at a time.
+    work = train_apart if backend == "dask" else train
     size, way = (jobs, "list") if backend == "ray" else (len(todo), "generator_unordered")
     with _workers(backend, jobs, address):
         parallel = joblib.Parallel(n_jobs=jobs, return_as=way, batch_size=1, pre_dispatch=jobs)
         for first in range(0, len(todo), size):
-            for result in parallel(joblib.delayed(train)(settings) for settings in todo[first : first + size]):
+            for result in parallel(joblib.delayed(work)(settings) for settings in todo[first : first + size]):
                 results.append(path, result)
                 yield result
+
+
+def train_apart(settings: Settings) -> dict[str, Any]:
+    """Train in a process of its own.
+
+    A worker of Dask trains in one thread and, while that runs, draws from Python's random numbers in another. Keras
+    takes the seeds of the first weights from there, too.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN],
+        input=json.dumps(settings),
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    if done.returncode:
+        raise RuntimeError(f"Expected a training that ends. Received: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -460,6 +462,31 @@ def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path
     assert len(found) == 3
     for one, reference in zip(settings, expected, strict=True):
         assert {**results.of(found, one), "seconds": 0} == {**reference, "seconds": 0}
+
+
+def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
+    runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
+    settings, (_, expected, _), _ = digits
+    ended = threading.Event()
+
+    def draw():  # as a worker of Dask does
+        while not ended.wait(0.001):
+            random.random()
+
+    drawing = threading.Thread(target=draw)
+    drawing.start()
+    try:
+        found = runner.train_apart(settings[1])
+    finally:
+        ended.set()
+        drawing.join()
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_a_training_apart_that_fails_says_why(digits):
+    runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
+    with pytest.raises(RuntimeError, match="No module named 'sample_apps.study.nothing'"):
+        runner.train_apart({**digits[0][1], "study": "nothing"})
 
 
 SHARED = """
