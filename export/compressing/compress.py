@@ -61,6 +61,10 @@ def compress(
     are exported and run on the validation data. Optuna draws recipes; every fourth trial trains the one that promises
     most four times as long.
 
+    A trial goes on with what the nearest earlier one made that removed no more and lost at most twice `max_drop`. It
+    leaves at least half of that (multiply-adds times weights). So training adds up; the folder keeps these models. A
+    model that Keras cannot save and load again is what every trial begins with.
+
     A search that was stopped goes on when it is called again with the same arguments: `time` is that of all calls,
     and may be more than before.
 

@@ -15,9 +15,15 @@ ADVICE = "Compile it with what Keras can save, and search again"
 
 
 def follow(
-    recipe: Recipe, model: keras.Model, *, train_data: tuple[Any, Any], batch_size: int, callbacks: Sequence[Any] = ()
+    recipe: Recipe,
+    model: keras.Model,
+    *,
+    train_data: tuple[Any, Any],
+    batch_size: int,
+    callbacks: Sequence[Any] = (),
+    start: keras.Model | None = None,
 ) -> keras.Model:
-    """Return a smaller model, with its wrappers; the given one stays as it is.
+    """Return a smaller model, with its wrappers; the given ones stay as they are.
 
     Args:
         recipe: What to do.
@@ -25,16 +31,17 @@ def follow(
         train_data: Samples and labels.
         batch_size: Samples in a batch.
         callbacks: Callbacks of Keras for all training.
+        start: What the recipe before it made of the model, without wrappers; None begins with the model.
 
     Raises:
         ValueError: If nothing can be removed, or too little is there to be removed.
     """
+    smaller = model if start is None else start
     keras.utils.set_random_seed(recipe.seed)
     train_data = keras.tree.map_structure(lambda array: array[: recipe.samples], train_data)
-    smaller = model
-    if recipe.flops < 1:
-        target = tfprune.budget(flops=recipe.flops)
-        smaller, _ = tfprune.prune_to(model, target, train_data, rounds=1, epochs=0, verbose=0)
+    if recipe.cut < 1:
+        plan = tfprune.plan_shrink(smaller, allocation=tfprune.budget(flops=recipe.cut), verbose=0)
+        smaller = tfprune.shrink(smaller, plan)
     pattern: Any = tfprune.patterns.NM(2, 4) if recipe.pattern == "2:4" else recipe.pattern
     smaller = tfprune.wrap(smaller, pattern=pattern)
     fit = {"batch_size": batch_size, "steps_per_epoch": recipe.steps, "verbose": 0}
@@ -58,5 +65,5 @@ def _optimizer(model: keras.Model, rate: float, steps: int) -> keras.optimizers.
 def _pruning(recipe: Recipe) -> list[keras.callbacks.Callback]:
     if not recipe.sparsity:
         return []
-    schedule = tfprune.schedules.Polynomial(recipe.sparsity, end=END)
+    schedule = tfprune.schedules.Polynomial(recipe.sparsity, initial=recipe.initial, end=END)
     return [tfprune.PruningCallback(schedule, every=recipe.every, allocation=recipe.allocation)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfprune.export.compressing.front import Limits
@@ -12,7 +12,8 @@ from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
 LONGER = 4  # times, of a recipe that promises much, and of each so many the best one
-FIRST = 6  # recipes drawn at random before Optuna learns from them
+FIRST = 4  # recipes that halve the weights, one after the other, before Optuna draws
+STEP = math.log(2)  # what is left may shrink by this, weights times multiply-adds, from one model to the next
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 HALF = math.log(2)
 
@@ -28,6 +29,7 @@ def rung(number: int) -> int:
 def next_recipe(
     done: Sequence[tuple[Recipe, float]],
     *,
+    kept: Sequence[Recipe],
     number: int,
     first: Recipe,
     can_shrink: bool,
@@ -38,6 +40,7 @@ def next_recipe(
 
     Args:
         done: The recipes so far, and the cost of each (`cost`).
+        kept: Those with whose models another recipe can go on.
         number: How many were drawn before.
         first: One whose steps, rounds and learning rate the shortest trials have.
         can_shrink: Whether channels of the model can be removed.
@@ -46,13 +49,17 @@ def next_recipe(
     """
     for times in range(rung(number) if most is None else most, 0, -1):
         before = [(price, recipe) for recipe, price in done if recipe.rounds == first.rounds * LONGER ** (times - 1)]
-        after = {_choice(recipe) for recipe, _ in done if recipe.rounds == first.rounds * LONGER**times}
-        waiting = [(price, recipe) for price, recipe in before if _choice(recipe) not in after]
+        longer = {_choice(recipe) for recipe, _ in done if recipe.rounds == first.rounds * LONGER**times}
+        waiting = [(price, recipe) for price, recipe in before if _choice(recipe) not in longer]
         if waiting:
             _, best = min(waiting, key=lambda pair: pair[0])
-            return dataclasses.replace(best, rounds=best.rounds * LONGER, seed=seed + number)
-    short = [(recipe, price) for recipe, price in done if recipe.rounds == first.rounds]
-    return dataclasses.replace(first, **_drawn(short, can_shrink=can_shrink, seed=seed + number), seed=seed + number)
+            after = best if best in kept else best.after
+            return dataclasses.replace(best, rounds=best.rounds * LONGER, seed=seed + number, after=after)
+    short = sum(recipe.rounds == first.rounds for recipe, _ in done)
+    drawn: dict[str, Any] = {"sparsity": round(1 - 0.5 ** (short + 1), 2)}
+    if short >= FIRST:
+        drawn = _drawn(_cheapest(done), can_shrink=can_shrink, seed=seed + number)
+    return _going_on(dataclasses.replace(first, **drawn, seed=seed + number), kept)
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
@@ -67,7 +74,37 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(tried)
 
 
+def _cheapest(done: Iterable[tuple[Recipe, float]]) -> list[tuple[Recipe, float]]:
+    """Return one trial of each choice, as what goes on from there begins with the best of them."""
+    found = {_choice(recipe): (recipe, price) for recipe, price in sorted(done, key=lambda pair: -pair[1])}
+    return list(found.values())
+
+
+def _going_on(recipe: Recipe, kept: Iterable[Recipe]) -> Recipe:
+    """Let a recipe go on with the nearest model that more is left of, and go only a step from there."""
+    milder = [one for one in kept if _is_milder(one, recipe)]
+    before = min(milder, key=lambda one: (_distance(one, recipe), -one.steps_of_chain), default=None)
+    part = STEP / max(STEP, _distance(before, recipe))
+    flops, sparsity = (before.flops, before.sparsity) if before else (1.0, 0.0)
+    changes: dict[str, Any] = {"flops": round(flops * (recipe.flops / flops) ** part, 2)}
+    if recipe.pattern == "unstructured":
+        weights = (1 - sparsity) * ((1 - recipe.sparsity) / (1 - sparsity)) ** part
+        changes["sparsity"] = max(sparsity, round(1 - weights, 2))
+    return dataclasses.replace(recipe, **changes, after=before)
+
+
+def _is_milder(one: Recipe, other: Recipe) -> bool:
+    has_pattern = other.pattern == "unstructured" or one.pattern == other.pattern or not one.sparsity
+    return one.flops >= other.flops and one.sparsity <= other.sparsity and has_pattern
+
+
+def _distance(one: Recipe | None, other: Recipe) -> float:
+    flops, sparsity = (one.flops, one.sparsity) if one else (1.0, 0.0)
+    return math.log(flops / other.flops) + math.log((1 - sparsity) / (1 - other.sparsity))
+
+
 def _drawn(done: Sequence[tuple[Recipe, float]], *, can_shrink: bool, seed: int) -> dict[str, Any]:
+    """Return what Optuna draws after trials of these costs."""
     import optuna
 
     space = {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from tfprune.report import Report
 
 PATTERNS = ("unstructured", "2:4")
 END = 0.6  # the part of training after which there are no more zeros to come
-UPDATES = 50  # of the masks, at most
+UPDATES = 25  # of the masks, at most
 BEGIN = """import keras
 
 import tfprune
@@ -17,7 +19,6 @@ from tfprune.export import to_tflite
 dense = keras.saving.load_model("model.keras")  # the model that was compressed
 x, y = ...  # its training data
 x, y = x[:{samples}], y[:{samples}]
-keras.utils.set_random_seed({seed})
 
 
 def train(model, rounds, learning_rate, *callbacks):
@@ -34,7 +35,7 @@ def train(model, rounds, learning_rate, *callbacks):
 
 @dataclass(frozen=True)
 class Recipe(Report):
-    """How a smaller model is made from a trained one.
+    """How a smaller model is made from a trained one, or from what another recipe has made of it.
 
     Attributes:
         flops: The part of the multiply-adds that stays when channels are removed; 1 removes none.
@@ -46,6 +47,8 @@ class Recipe(Report):
         rounds: How many of them there are; with `quantize_aware`, half as many more.
         learning_rate: Of the first step; it falls to 0 along a cosine.
         seed: Of the order of samples and all else that is drawn.
+        after: The recipe that is followed before, which does no more than this one; None begins with the model as
+            it was. What stays, and the zeros, are parts of that model in either case.
     """
 
     flops: float
@@ -57,6 +60,28 @@ class Recipe(Report):
     rounds: int
     learning_rate: float
     seed: int
+    after: Recipe | None = None
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Recipe:
+        """Return a recipe from what `as_dict` gives."""
+        after = fields.get("after")
+        return cls(**{**fields, "after": None if after is None else cls.read(after)})
+
+    @property
+    def chain(self) -> tuple[Recipe, ...]:
+        """All recipes that are followed, this one last."""
+        return (*(self.after.chain if self.after else ()), self)
+
+    @property
+    def cut(self) -> float:
+        """The part of the multiply-adds that stays of those of the recipe before."""
+        return self.flops / (self.after.flops if self.after else 1.0)
+
+    @property
+    def initial(self) -> float:
+        """The fraction of zeros to begin with."""
+        return self.after.sparsity if self.after else 0.0
 
     @property
     def name(self) -> str:
@@ -65,7 +90,7 @@ class Recipe(Report):
         if self.sparsity:
             parts.append(f"zeros{self.sparsity:.2f}" if self.pattern == "unstructured" else "zeros2of4")
         parts += ["qat"] if self.quantize_aware else []
-        return "_".join([*parts, f"{self.steps * self.rounds}steps"]).replace("0.", "")
+        return "_".join([*parts, f"{self.steps_of_chain}steps"]).replace("0.", "")
 
     @property
     def extra_rounds(self) -> int:
@@ -78,9 +103,14 @@ class Recipe(Report):
         return self.steps * (self.rounds + self.extra_rounds)
 
     @property
+    def steps_of_chain(self) -> int:
+        """Training steps of all recipes that are followed."""
+        return sum(one.all_steps for one in self.chain)
+
+    @property
     def every(self) -> int:
         """Steps between updates of the masks."""
-        return max(1, int(self.steps * self.rounds * END / UPDATES))
+        return math.ceil(self.steps * self.rounds * END / UPDATES)
 
     @property
     def allocation(self) -> str:
@@ -98,25 +128,33 @@ def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str
     """
     if recipe is None:
         return BEGIN.partition("x, y = x")[0] + f'to_tflite(dense, "model.tflite"{settings})\n'
-    lines, model = [], "dense"
-    if recipe.flops < 1:
-        lines.append(
-            f"model, _ = tfprune.prune_to(dense, tfprune.budget(flops={recipe.flops}), (x, y), rounds=1, epochs=0)"
-        )
+    last = recipe.chain[-1]
+    lines = [line for one in recipe.chain for line in _lines(one)]
+    begin = BEGIN.format(samples=last.samples, steps=last.steps, batch_size=batch_size)
+    return begin + "\n".join([*lines, f'to_tflite(model, "model.tflite"{settings})']) + "\n"
+
+
+def _lines(recipe: Recipe) -> list[str]:
+    """Return the part of a program that follows one recipe after those before it."""
+    lines, model = [f"keras.utils.set_random_seed({recipe.seed})"], "dense"
+    if recipe.after:
+        model = "model"
+        lines = ["", "model = tfprune.strip(model)", *lines]
+    if recipe.cut < 1:
+        lines.append(f"plan = tfprune.plan_shrink({model}, allocation=tfprune.budget(flops={recipe.cut!r}))")
+        lines.append(f"model = tfprune.shrink({model}, plan)")
         model = "model"
     pattern = "tfprune.patterns.NM(2, 4)" if recipe.pattern == "2:4" else repr(recipe.pattern)
     lines.append(f"model = tfprune.wrap({model}, pattern={pattern})")
     callbacks = ""
     if recipe.sparsity:
-        lines.append(f"schedule = tfprune.schedules.Polynomial({recipe.sparsity}, end={END})")
-        lines.append(
-            f"pruning = tfprune.PruningCallback(schedule, every={recipe.every}, allocation={recipe.allocation!r})"
-        )
+        initial = f", initial={recipe.initial}" if recipe.initial else ""
+        lines.append(f"schedule = tfprune.schedules.Polynomial({recipe.sparsity}{initial}, end={END})")
+        settings = f"every={recipe.every}, allocation={recipe.allocation!r}"
+        lines.append(f"pruning = tfprune.PruningCallback(schedule, {settings})")
         callbacks = ", pruning"
     lines.append(f"train(model, {recipe.rounds}, {recipe.learning_rate!r}{callbacks})")
     if recipe.quantize_aware:
         lines.append("model = tfprune.quantize_aware(model)")
         lines.append(f"train(model, {recipe.extra_rounds}, {recipe.learning_rate / 10!r})")
-    lines.append(f'to_tflite(model, "model.tflite"{settings})')
-    begin = BEGIN.format(seed=recipe.seed, samples=recipe.samples, steps=recipe.steps, batch_size=batch_size)
-    return begin + "\n".join(lines) + "\n"
+    return lines

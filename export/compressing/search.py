@@ -28,6 +28,7 @@ SHARE = 60  # the shortest trial trains for this part of the time
 LEAST = 30  # steps of a trial
 END = 0.05  # of the time is for what comes after the trials
 FAILED = 20.0  # the cost of a recipe that makes no file
+HOPELESS = 1.0  # drops too many, beyond which nothing goes on with a model
 ROUNDING = 2.0  # steps that round take so many times as long, until one was timed
 
 
@@ -66,7 +67,7 @@ class Search:
             ValueError: If the model makes no file as it is, or a process that makes trials ends.
         """
         yield self._keep(lambda: self.maker.make(None, self.seconds))
-        while len(self.done) <= self.most and self.kept.has(self._step):
+        while len(self.done) <= self.most and self.kept.has(_step(len(self.done))):
             yield self._keep(dict)
         if len(self.done) > self.most:
             return
@@ -75,7 +76,7 @@ class Search:
             running: list[Recipe] = []
             while True:
                 while self._is_free(running) and (recipe := self._next(first, can_shrink, running)):
-                    workers.start(recipe, self.left() + END * self.seconds)
+                    workers.start(recipe, self.left() + END * self.seconds, self._model_before(recipe))
                     running.append(recipe)
                 if not running:
                     return
@@ -94,18 +95,25 @@ class Search:
 
     def content(self, trial: Trial, tried: Tried) -> bytes:
         """Return the file of a trial."""
-        index = self.done.index(trial)
-        arrays = self.kept.remember("dense" if index == 0 else f"trial-{index - 1:05}", dict)
+        arrays = self.kept.remember(_step(self.done.index(trial)), dict)
         return arrays[f"file_{trial.tried.index(tried)}"].tobytes()
 
-    @property
-    def _step(self) -> str:
-        """What the next trial is called that ends."""
-        return f"trial-{len(self.done) - 1:05}" if self.done else "dense"
+    def _model_before(self, recipe: Recipe) -> np.ndarray | None:
+        """Return the model with which a recipe goes on; None for the model as it was."""
+        if recipe.after is None:
+            return None
+        index = next(index for index, trial in enumerate(self.done) if trial.recipe == recipe.after)
+        return self.kept.remember(_step(index), dict)["model"]
 
     def _keep(self, make: Callable[[], Arrays]) -> Trial:
-        arrays = self.kept.remember(self._step, lambda: {**make(), "ended": np.array(self._clock())})
-        trial = read_trial(arrays)
+        def made() -> Arrays:
+            arrays = {**make(), "ended": np.array(self._clock())}
+            drops = map(self.limits.excess_drop, read_trial(arrays).tried)
+            if min(drops, default=math.inf) > HOPELESS:
+                arrays.pop("model", None)
+            return arrays
+
+        trial = read_trial(self.kept.remember(_step(len(self.done)), made))
         self._before += max(0.0, trial.ended - self._clock())  # what was made before took none now
         self.done.append(trial)
         return trial
@@ -118,9 +126,12 @@ class Search:
         prices = [(trial.recipe, self._cost(trial)) for trial in self.done if trial.recipe is not None]
         worst = max((price for _, price in prices), default=FAILED)  # as if it failed, so that it is not drawn again
         prices += [(recipe, worst) for recipe in running]
+        kept = [trial.recipe for trial in self.done if trial.recipe is not None and trial.is_kept]
         number = 1 + max((recipe.seed for recipe, _ in prices), default=self.seed - 1) - self.seed
         for most in (None, 0):
-            recipe = next_recipe(prices, number=number, first=first, can_shrink=can_shrink, seed=self.seed, most=most)
+            recipe = next_recipe(
+                prices, kept=kept, number=number, first=first, can_shrink=can_shrink, seed=self.seed, most=most
+            )
             if self._expected(recipe) < self.left():
                 return recipe
         return None
@@ -175,3 +186,8 @@ class Search:
             _log.info("no channels are removed: %s", error)
             return False
         return True
+
+
+def _step(index: int) -> str:
+    """Return what a trial is called in the folder."""
+    return f"trial-{index - 1:05}" if index else "dense"

@@ -26,15 +26,15 @@ from tfprune.export.processes.job_files import read_job, write_job
 from tfprune.run_folder import Arrays
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-MODEL, TODO, RESULT = "model.keras", "todo.json", "result.npz"
+MODEL, START, TODO, RESULT = "model.keras", "start.npy", "todo.json", "result.npz"
 NAP = 0.02  # seconds between two looks
 
 
 class Workers(Protocol):
     """Makes trials."""
 
-    def start(self, recipe: Recipe, seconds: float) -> None:
-        """Begin a trial, which may train for so long."""
+    def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
+        """Begin a trial, which may train for so long, with the model that the recipe before it made."""
 
     def wait(self) -> tuple[Recipe, Arrays | None]:
         """Return the next trial that is ready, and what `Maker.make` returned; None if it was late."""
@@ -54,13 +54,13 @@ class _Here:
     def __init__(self, maker: Maker) -> None:
         self._maker = maker
 
-    def start(self, recipe: Recipe, seconds: float) -> None:
-        self._next = (recipe, seconds)
+    def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
+        self._next = (recipe, seconds, model)
 
     def wait(self) -> tuple[Recipe, Arrays | None]:
-        recipe, seconds = self._next
+        recipe, seconds, model = self._next
         try:
-            return recipe, self._maker.make(recipe, seconds)
+            return recipe, self._maker.make(recipe, seconds, model)
         except LateError:
             return recipe, None
 
@@ -71,9 +71,9 @@ class _Processes:
         self._idle: list[_Process] = []
         self._busy: list[tuple[_Process, Recipe]] = []
 
-    def start(self, recipe: Recipe, seconds: float) -> None:
+    def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
         process = self._idle.pop() if self._idle else self._another()
-        process.begin(recipe, seconds)
+        process.begin(recipe, seconds, model)
         self._busy.append((process, recipe))
 
     def wait(self) -> tuple[Recipe, Arrays | None]:
@@ -103,8 +103,12 @@ class _Process:
         environment = {"KERAS_BACKEND": keras.config.backend(), **dict.fromkeys(THREADS, share)}
         return cls(folder, stack.enter_context(started(__name__, folder, environment=environment)))
 
-    def begin(self, recipe: Recipe, seconds: float) -> None:
-        text = json.dumps({"recipe": vars(recipe), "end": time.time() + seconds})  # a clock that all processes share
+    def begin(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
+        (self.folder / START).unlink(missing_ok=True)
+        if model is not None:
+            np.save(self.folder / START, model, allow_pickle=False)
+        end = time.time() + seconds  # a clock that all processes share
+        text = json.dumps({"recipe": recipe.as_dict(), "end": end})
         unfinished = self.folder / "todo.partial"
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(self.folder / TODO)
@@ -161,8 +165,9 @@ def _work(folder: Path) -> None:
             time.sleep(NAP)
         todo = json.loads((folder / TODO).read_text(encoding="utf-8"))
         (folder / TODO).unlink()
+        start = np.load(folder / START, allow_pickle=False) if (folder / START).exists() else None
         try:
-            made = maker.make(Recipe(**todo["recipe"]), todo["end"] - time.time())
+            made = maker.make(Recipe.read(todo["recipe"]), todo["end"] - time.time(), start)
         except LateError:
             made = {}
         unfinished = folder / "result.partial"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,9 +16,14 @@ from pages import WIDTHS, measured_at, needs_browser
 from small_search import made, search, short
 
 from tfprune.export import Runner, compress
+from tfprune.export.compressing import trial
+from tfprune.export.compressing.measured import Judge
+from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.trial import Maker
+from tfprune.export.micro.budgets import Budgets
 
-TRIALS = 3  # the second one trains longer
+TRIALS = 3  # the second one trains longer, and the third one goes on with what it made
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +53,36 @@ def test_the_code_of_a_recipe_makes_the_same_file(found, tmp_path, monkeypatch):
     model, (x, y), _, _ = made()
     monkeypatch.chdir(tmp_path)
     model.save("model.keras")
-    rows = {(row.recipe and row.recipe.quantize_aware, row.quantize): row for row in report.front}
-    for row in rows.values():
+    assert max(len(row.recipe.chain) for row in report.front if row.recipe) == 3
+    for row in report.front:
         exec(row.code.replace("x, y = ...", "pass"), {"x": x, "y": y})
         assert Path("model.tflite").read_bytes() == (folder / row.file).read_bytes(), row.code
+
+
+HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
+PAIRS = replace(HALF, flops=1.0, pattern="2:4")
+CHAINS = {
+    "channels, then zeros that round": [HALF, replace(HALF, sparsity=0.8, quantize_aware=True, rounds=2)],
+    "what rounds, then channels": [replace(HALF, flops=1.0, quantize_aware=True), replace(HALF, flops=0.4)],
+    "two of four, then channels": [PAIRS, replace(PAIRS, flops=0.7, seed=4)],
+    "channels alone": [replace(HALF, sparsity=0.0)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:No weight of:UserWarning")
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_the_code_of_recipes_that_go_on_makes_the_same_files(chain, tmp_path, monkeypatch):
+    model, (x, y), validation, _ = made()
+    judge = Judge(x[:100], validation, "accuracy", 1.0, "size", Budgets(), None)
+    maker, before, found = Maker(model, (x, y), judge, 32), None, {}
+    for recipe in chain:
+        before = replace(recipe, after=before)
+        found = maker.make(before, 600.0, found.get("model"))
+    monkeypatch.chdir(tmp_path)
+    model.save("model.keras")
+    for index, one in enumerate(trial.read_trial(found).tried):
+        exec(one.code.replace("x, y = ...", "pass"), {"x": x, "y": y})
+        assert Path("model.tflite").read_bytes() == found[f"file_{index}"].tobytes(), one.code
 
 
 def test_a_search_that_was_killed_finds_the_same(found, tmp_path):
@@ -164,6 +196,17 @@ def test_the_folder_of_another_search_is_refused(found):
     with pytest.raises(ValueError, match="of the same run"):
         search(folder, max_drop=0.02)
     assert files(folder) == before
+
+
+def test_a_model_that_cannot_be_loaded_is_the_begin_of_every_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "load_model", refuse)
+    report = search(tmp_path, trials=TRIALS)
+    assert not report.failed
+    assert all(one.recipe is None or one.recipe.after is None for one in report.tried)
+
+
+def refuse(path):
+    raise ValueError(f"Expected a model that can be loaded. Received: {path}.")
 
 
 def test_a_model_without_channels_to_remove_gets_zeros(tmp_path):

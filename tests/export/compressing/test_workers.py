@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -71,9 +72,22 @@ def test_a_model_that_no_other_process_can_load_is_refused():
     judge = Judge(train[0], validation, "accuracy", 1.0, "size", Budgets(), None)
     recipe = Recipe(1.0, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
     with workers_of(Maker(model, train, judge, 32), jobs=2) as workers:
-        workers.start(recipe, 10.0)
+        workers.start(recipe, 10.0, None)
         with pytest.raises(ValueError, match="classes have to stand in modules"):
             workers.wait()
+
+
+def test_a_process_goes_on_with_the_model_that_it_is_given():
+    model, train, validation, _ = made()
+    maker = Maker(model, train, Judge(train[0], validation, "accuracy", 1.0, "size", Budgets(), None), 32)
+    half = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
+    more = replace(half, flops=0.25, sparsity=0.5, after=half)
+    expected = maker.make(more, 60.0, maker.make(half, 60.0)["model"])
+    with workers_of(maker, jobs=2) as workers:
+        for recipe, start in ((half, None), (more, maker.make(half, 60.0)["model"]), (half, None)):
+            workers.start(recipe, 60.0, start)
+            _, found = workers.wait()
+            assert (found["file_0"].size == expected["file_0"].size) == (recipe == more)
 
 
 def test_trials_that_are_timed_run_one_after_the_other(tmp_path):
