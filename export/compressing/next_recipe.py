@@ -12,10 +12,11 @@ from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
 LONGER = 4  # times, of a recipe that promises much, and of each so many the best one
-FIRST = 4  # recipes that halve the weights, one after the other, before Optuna draws
+FIRST = 4  # recipes that halve what is left, one after the other, before Optuna draws
 STEP = math.log(2)  # what is left may shrink by this, weights times multiply-adds, from one model to the next
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 HALF = math.log(2)
+WHOLE = {"flops": 1.0, "weights": 1.0, "pattern": "unstructured", "quantize_aware": False}
 
 
 def rung(number: int) -> int:
@@ -33,6 +34,7 @@ def next_recipe(
     number: int,
     first: Recipe,
     can_shrink: bool,
+    halve: str,
     seed: int,
     most: int | None = None,
 ) -> Recipe:
@@ -44,6 +46,7 @@ def next_recipe(
         number: How many were drawn before.
         first: One whose steps, rounds and learning rate the shortest trials have.
         can_shrink: Whether channels of the model can be removed.
+        halve: What the first recipes halve: `"weights"`, or `"flops"` by fewer channels.
         seed: Of what is drawn. The same trials and seed give the same recipe.
         most: How often the training may be multiplied; None lets `rung` say it.
     """
@@ -56,8 +59,10 @@ def next_recipe(
             after = best if best in kept else best.after
             return dataclasses.replace(best, rounds=best.rounds * LONGER, seed=seed + number, after=after)
     short = sum(recipe.rounds == first.rounds for recipe, _ in done)
-    drawn: dict[str, Any] = {"sparsity": round(1 - 0.5 ** (short + 1), 2)}
-    if short >= FIRST:
+    part = 0.5 ** (short + 1)
+    if short < FIRST:
+        drawn = _fields({**WHOLE, halve: part})
+    else:
         drawn = _drawn(_cheapest(done), can_shrink=can_shrink, seed=seed + number)
     return _going_on(dataclasses.replace(first, **drawn, seed=seed + number), kept)
 

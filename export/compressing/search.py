@@ -130,11 +130,23 @@ class Search:
         number = 1 + max((recipe.seed for recipe, _ in prices), default=self.seed - 1) - self.seed
         for most in (None, 0):
             recipe = next_recipe(
-                prices, kept=kept, number=number, first=first, can_shrink=can_shrink, seed=self.seed, most=most
+                prices,
+                kept=kept,
+                number=number,
+                first=first,
+                can_shrink=can_shrink,
+                halve="flops" if can_shrink and self._needs_channels else "weights",
+                seed=self.seed,
+                most=most,
             )
             if self._expected(recipe) < self.left():
                 return recipe
         return None
+
+    @property
+    def _needs_channels(self) -> bool:
+        """Whether zeros help little: they take neither time nor RAM off."""
+        return self.by != "bytes" or self.limits.budgets.arena is not None
 
     def _expected(self, recipe: Recipe) -> float:
         """Return how long a recipe will take, by those before it."""

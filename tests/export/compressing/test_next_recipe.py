@@ -29,7 +29,7 @@ def short(prices):
 
 def after(prices, **changes):
     """Return the recipe after short ones of these costs."""
-    settings = {"kept": (), "number": len(prices), "first": FIRST, "can_shrink": True, "seed": 7}
+    settings = {"kept": (), "number": len(prices), "first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
     return next_recipe(short(prices), **{**settings, **changes})
 
 
@@ -41,27 +41,31 @@ def test_the_cheapest_goes_on_with_its_own_model_if_that_is_kept():
     best = short([3.0, 1.0, 2.0])[1][0]
     assert after([3.0, 1.0, 2.0], kept=[best]).after == best
     begun = [(dataclasses.replace(best, after=FIRST), 1.0)]
-    settings = {"number": 3, "first": FIRST, "can_shrink": True, "seed": 7}
+    settings = {"number": 3, "first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
     assert next_recipe(begun, kept=[FIRST], **settings).after == FIRST
 
 
-def test_the_first_ones_halve_the_weights_one_after_the_other():
+@pytest.mark.parametrize(
+    ("halve", "flops", "sparsity"),
+    [("weights", [1, 1, 1, 1], [0.5, 0.75, 0.88, 0.94]), ("flops", [0.5, 0.25, 0.12, LEAST_FLOPS], [0, 0, 0, 0])],
+)
+def test_the_first_ones_halve_what_is_left_one_after_the_other(halve, flops, sparsity):
     done, kept = [], []
+    settings = {"first": FIRST, "can_shrink": True, "halve": halve, "seed": 0, "most": 0}
     for number in range(4):
-        kept.append(next_recipe(done, kept=kept, number=number, first=FIRST, can_shrink=True, seed=0, most=0))
+        kept.append(next_recipe(done, kept=kept, number=number, **settings))
         done.append((kept[-1], 0.0))
-    assert [one.sparsity for one in kept] == [0.5, 0.75, 0.88, 0.94]
+    assert [one.flops for one in kept] == flops
+    assert [one.sparsity for one in kept] == sparsity
     assert [one.after for one in kept] == [None, *kept[:3]]
-    assert {(one.flops, one.pattern, one.quantize_aware, one.rounds) for one in kept} == {
-        (1, "unstructured", False, 1)
-    }
+    assert {(one.pattern, one.quantize_aware) for one in kept} == {("unstructured", False)}
 
 
 def drawn(monkeypatch, *kept, **fields):
     """Return the recipe that comes of a draw when models of these are kept."""
     monkeypatch.setattr(choice, "_drawn", lambda *_, **__: fields)
     done = short([0.0] * 4)
-    return next_recipe(done, kept=kept, number=4, first=FIRST, can_shrink=True, seed=0)
+    return next_recipe(done, kept=kept, number=4, first=FIRST, can_shrink=True, halve="weights", seed=0)
 
 
 def made(flops, sparsity, pattern="unstructured", **more):
@@ -101,7 +105,7 @@ def test_a_draw_far_away_is_approached_by_a_step(monkeypatch):
 def test_one_that_was_trained_longer_is_not_taken_again():
     done = [(dataclasses.replace(FIRST, sparsity=index / 100), float(index)) for index in range(1, 7)]
     done.insert(3, (dataclasses.replace(FIRST, sparsity=0.01, rounds=4), 0.5))
-    chosen = next_recipe(done, kept=(), number=len(done), first=FIRST, can_shrink=True, seed=0)
+    chosen = next_recipe(done, kept=(), number=len(done), first=FIRST, can_shrink=True, halve="weights", seed=0)
     assert (chosen.sparsity, chosen.rounds) == (0.02, 4)
 
 
