@@ -128,9 +128,8 @@ def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str
     """
     if recipe is None:
         return BEGIN.partition("x, y = x")[0] + f'to_tflite(dense, "model.tflite"{settings})\n'
-    last = recipe.chain[-1]
     lines = [line for one in recipe.chain for line in _lines(one)]
-    begin = BEGIN.format(samples=last.samples, steps=last.steps, batch_size=batch_size)
+    begin = BEGIN.format(samples=recipe.samples, steps=recipe.steps, batch_size=batch_size)
     return begin + "\n".join([*lines, f'to_tflite(model, "model.tflite"{settings})']) + "\n"
 
 

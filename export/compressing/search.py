@@ -145,7 +145,7 @@ class Search:
 
     @property
     def _needs_channels(self) -> bool:
-        """Whether zeros help little: they take neither time nor RAM off."""
+        """Whether zeros help little: they save neither time nor RAM."""
         return self.by != "bytes" or self.limits.budgets.arena is not None
 
     def _expected(self, recipe: Recipe) -> float:

@@ -17,6 +17,7 @@ from small_search import made, search, short
 
 from tfprune.export import Runner, compress
 from tfprune.export.compressing import trial
+from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Judge
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
@@ -203,6 +204,17 @@ def test_a_model_that_cannot_be_loaded_is_the_begin_of_every_trial(tmp_path, mon
     report = search(tmp_path, trials=TRIALS)
     assert not report.failed
     assert all(one.recipe is None or one.recipe.after is None for one in report.tried)
+
+
+@pytest.mark.parametrize(("lost", "goes_on"), [(1.0, True), (1.01, False)])
+def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, lost, goes_on):
+    monkeypatch.setattr(Limits, "excess_drop", lambda self, tried: lost)
+    monkeypatch.setattr(Limits, "excess", lambda self, tried: 0.0)
+    report = search(tmp_path, trials=2)
+    assert any(one.recipe is not None and one.recipe.after is not None for one in report.tried) == goes_on
+    for file in (tmp_path / "trials").glob("trial-*.npz"):
+        with np.load(file) as stored:
+            assert ("model" in stored.files) == goes_on
 
 
 def refuse(path):

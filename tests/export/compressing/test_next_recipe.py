@@ -61,6 +61,16 @@ def test_the_first_ones_halve_what_is_left_one_after_the_other(halve, flops, spa
     assert {(one.pattern, one.quantize_aware) for one in kept} == {("unstructured", False)}
 
 
+def test_optuna_learns_from_the_best_trial_of_each_choice(monkeypatch):
+    told = []
+    monkeypatch.setattr(choice, "_drawn", lambda done, **_: told.extend(done) or {"flops": 1.0, "sparsity": 0.1})
+    done = short([3.0, 2.0, 5.0, 4.0])
+    longer = (dataclasses.replace(done[2][0], rounds=4), 1.0)
+    settings = {"first": FIRST, "can_shrink": True, "halve": "weights", "seed": 0}
+    next_recipe([*done, longer], kept=(), number=5, **settings)
+    assert sorted(told, key=lambda pair: pair[1]) == [longer, done[1], done[0], done[3]]
+
+
 def drawn(monkeypatch, *kept, **fields):
     """Return the recipe that comes of a draw when models of these are kept."""
     monkeypatch.setattr(choice, "_drawn", lambda *_, **__: fields)
