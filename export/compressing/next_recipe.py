@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tfprune.export.compressing.front import Limits
@@ -13,10 +14,39 @@ from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
 LONGER = 4  # times, of a recipe that promises much, and of each so many the best one
 FIRST = 4  # recipes that halve what is left, one after the other, before Optuna draws
-STEP = math.log(2)  # what is left may shrink by this, weights times multiply-adds, from one model to the next
+LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
+RATES = (0.5, 4.0)  # learning rates, in those of the model
 HALF = math.log(2)
-WHOLE = {"flops": 1.0, "weights": 1.0, "pattern": "unstructured", "quantize_aware": False}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a recipe.
+
+    Attributes:
+        recipe: The recipe; None for the model as it was.
+        cost: What its best file costs (`cost`).
+        is_answer: Whether a file keeps to the limits.
+        is_hopeful: Whether another recipe may take more away.
+        is_kept: Whether another recipe can go on with its model.
+    """
+
+    recipe: Recipe | None
+    cost: float
+    is_answer: bool = False
+    is_hopeful: bool = False
+    is_kept: bool = False
+
+    @property
+    def left(self) -> tuple[float, float]:
+        """The parts of the multiply-adds and of the weights that are left."""
+        return _left(self.recipe)
+
+    @property
+    def model(self) -> Recipe | None:
+        """The recipe with whose model one that does more goes on."""
+        return self.recipe if self.is_kept or self.recipe is None else self.recipe.after
 
 
 def rung(number: int) -> int:
@@ -28,9 +58,8 @@ def rung(number: int) -> int:
 
 
 def next_recipe(
-    done: Sequence[tuple[Recipe, float]],
+    done: Sequence[Outcome],
     *,
-    kept: Sequence[Recipe],
     number: int,
     first: Recipe,
     can_shrink: bool,
@@ -41,8 +70,7 @@ def next_recipe(
     """Return the recipe of the next trial.
 
     Args:
-        done: The recipes so far, and the cost of each (`cost`).
-        kept: Those with whose models another recipe can go on.
+        done: The model as it was, and the recipes so far.
         number: How many were drawn before.
         first: One whose steps, rounds and learning rate the shortest trials have.
         can_shrink: Whether channels of the model can be removed.
@@ -50,21 +78,24 @@ def next_recipe(
         seed: Of what is drawn. The same trials and seed give the same recipe.
         most: How often the training may be multiplied; None lets `rung` say it.
     """
+    first = dataclasses.replace(first, seed=seed + number)
     for times in range(rung(number) if most is None else most, 0, -1):
-        before = [(price, recipe) for recipe, price in done if recipe.rounds == first.rounds * LONGER ** (times - 1)]
-        longer = {_choice(recipe) for recipe, _ in done if recipe.rounds == first.rounds * LONGER**times}
-        waiting = [(price, recipe) for price, recipe in before if _choice(recipe) not in longer]
+        waiting = _waiting(done, rounds=first.rounds * LONGER ** (times - 1))
         if waiting:
-            _, best = min(waiting, key=lambda pair: pair[0])
-            after = best if best in kept else best.after
-            return dataclasses.replace(best, rounds=best.rounds * LONGER, seed=seed + number, after=after)
-    short = sum(recipe.rounds == first.rounds for recipe, _ in done)
-    part = 0.5 ** (short + 1)
-    if short < FIRST:
-        drawn = _fields({**WHOLE, halve: part})
-    else:
-        drawn = _drawn(_cheapest(done), can_shrink=can_shrink, seed=seed + number)
-    return _going_on(dataclasses.replace(first, **drawn, seed=seed + number), kept)
+            best = min(waiting, key=_cost)
+            return dataclasses.replace(
+                best.recipe, rounds=best.recipe.rounds * LONGER, seed=first.seed, after=best.model
+            )
+    hopeful = [one for one in done if one.is_hopeful]
+    tried = [one.recipe for one in done if one.recipe and one.recipe.rounds == first.rounds]
+    if len(tried) < FIRST:
+        smallest = min(hopeful, key=lambda one: math.prod(one.left))
+        halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
+        if _choice(halved) not in map(_choice, tried):
+            return halved
+    drawn = _drawn(_told(done, first), first, can_shrink=can_shrink)
+    base = min((one for one in hopeful if _has_place(one.recipe, drawn["pattern"])), key=_cost)
+    return _going_on(first, base, **drawn)
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
@@ -79,75 +110,98 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(tried)
 
 
-def _cheapest(done: Iterable[tuple[Recipe, float]]) -> list[tuple[Recipe, float]]:
-    """Return one trial of each choice, as what goes on from there begins with the best of them."""
-    found = {_choice(recipe): (recipe, price) for recipe, price in sorted(done, key=lambda pair: -pair[1])}
-    return list(found.values())
+def _cost(outcome: Outcome) -> tuple[float, float]:
+    return outcome.cost, math.prod(outcome.left)
 
 
-def _going_on(recipe: Recipe, kept: Iterable[Recipe]) -> Recipe:
-    """Let a recipe go on with the nearest model that more is left of, and go only a step from there."""
-    milder = [one for one in kept if _is_milder(one, recipe)]
-    before = min(milder, key=lambda one: (_distance(one, recipe), -one.steps_of_chain), default=None)
-    part = STEP / max(STEP, _distance(before, recipe))
-    flops, sparsity = (before.flops, before.sparsity) if before else (1.0, 0.0)
-    changes: dict[str, Any] = {"flops": round(flops * (recipe.flops / flops) ** part, 2)}
-    if recipe.pattern == "unstructured":
-        weights = (1 - sparsity) * ((1 - recipe.sparsity) / (1 - sparsity)) ** part
-        changes["sparsity"] = max(sparsity, round(1 - weights, 2))
-    return dataclasses.replace(recipe, **changes, after=before)
+def _waiting(done: Iterable[Outcome], *, rounds: int) -> list[Outcome]:
+    """Return recipes of so many rounds that make no answer, and have not trained for longer."""
+    known = [one for one in done if one.recipe]
+    longer = {_choice(one.recipe) for one in known if one.recipe.rounds == rounds * LONGER}
+    alike = [one for one in known if one.recipe.rounds == rounds and not one.is_answer]
+    return [one for one in alike if _choice(one.recipe) not in longer]
 
 
-def _is_milder(one: Recipe, other: Recipe) -> bool:
-    has_pattern = other.pattern == "unstructured" or one.pattern == other.pattern or not one.sparsity
-    return one.flops >= other.flops and one.sparsity <= other.sparsity and has_pattern
+def _told(done: Iterable[Outcome], first: Recipe) -> list[tuple[Recipe, float]]:
+    """Return short recipes, and what each changed of the cost, itself or when it trained for longer."""
+    costs = {one.recipe: one.cost for one in done}
+    least: dict[tuple, float] = {}
+    for one in done:
+        if one.recipe:
+            least[_choice(one.recipe)] = min(one.cost, least.get(_choice(one.recipe), math.inf))
+    short = [recipe for recipe in costs if recipe and recipe.rounds == first.rounds]
+    return [(recipe, least[_choice(recipe)] - costs[recipe.after]) for recipe in short]
 
 
-def _distance(one: Recipe | None, other: Recipe) -> float:
-    flops, sparsity = (one.flops, one.sparsity) if one else (1.0, 0.0)
-    return math.log(flops / other.flops) + math.log((1 - sparsity) / (1 - other.sparsity))
+def _going_on(
+    first: Recipe,
+    base: Outcome,
+    *,
+    step: float,
+    channels: float,
+    pattern: str = "unstructured",
+    quantize_aware: bool = False,
+    rate: float = 1.0,
+) -> Recipe:
+    """Return a recipe that goes a step further than another, a part of it by fewer channels."""
+    flops, weights = base.left
+    flops = max(LEAST_FLOPS, round(flops * math.exp(-step * channels), 2))
+    weights = max(LEAST_WEIGHTS, weights * math.exp(-step * (1 - channels)))
+    return dataclasses.replace(
+        first,
+        flops=flops,
+        sparsity=round(1 - weights, 3) if pattern == "unstructured" else 0.5,
+        pattern=pattern,
+        quantize_aware=quantize_aware,
+        learning_rate=float(f"{first.learning_rate * rate:.2g}"),
+        after=base.model,
+    )
 
 
-def _drawn(done: Sequence[tuple[Recipe, float]], *, can_shrink: bool, seed: int) -> dict[str, Any]:
-    """Return what Optuna draws after trials of these costs."""
+def _has_place(recipe: Recipe | None, pattern: str) -> bool:
+    """Return whether zeros in a pattern can come to those that are there."""
+    return recipe is None or pattern == "unstructured" or recipe.pattern == pattern or not recipe.sparsity
+
+
+def _drawn(told: Iterable[tuple[Recipe, float]], first: Recipe, *, can_shrink: bool) -> dict[str, Any]:
+    """Return what Optuna draws after recipes that changed the cost by so much."""
     import optuna
 
     space = {
-        "flops": optuna.distributions.FloatDistribution(LEAST_FLOPS if can_shrink else 1.0, 1.0, log=True),
-        "weights": optuna.distributions.FloatDistribution(LEAST_WEIGHTS, 1.0, log=True),
+        "step": optuna.distributions.FloatDistribution(LEAST_STEP, STEP),
+        "channels": optuna.distributions.FloatDistribution(0.0, 1.0 if can_shrink else 0.0),
         "pattern": optuna.distributions.CategoricalDistribution(PATTERNS),
         "quantize_aware": optuna.distributions.CategoricalDistribution((False, True)),
+        "rate": optuna.distributions.FloatDistribution(*RATES, log=True),
     }
     loud = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST))
-        for recipe, price in done:
-            study.add_trial(optuna.create_trial(params=_parameters(recipe), distributions=space, value=price))
-        return _fields(study.ask(space).params)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=first.seed, n_startup_trials=FIRST))
+        for recipe, change in told:
+            parameters = _parameters(recipe, first)
+            study.add_trial(optuna.create_trial(params=parameters, distributions=space, value=change))
+        return study.ask(space).params
     finally:
         optuna.logging.set_verbosity(loud)
 
 
-def _parameters(recipe: Recipe) -> dict[str, Any]:
-    weights = 1 - recipe.sparsity if recipe.pattern == "unstructured" else 0.5
+def _parameters(recipe: Recipe, first: Recipe) -> dict[str, Any]:
+    """Return what was drawn, but for what was rounded, when a recipe came of it."""
+    (flops_before, weights_before), (flops, weights) = _left(recipe.after), _left(recipe)
+    removed = math.log(flops_before / flops)
+    step = removed + math.log(weights_before / weights)
     return {
-        "flops": recipe.flops,
-        "weights": weights,
+        "step": min(max(step, LEAST_STEP), STEP),
+        "channels": min(max(removed / step, 0.0), 1.0) if step else 0.0,
         "pattern": recipe.pattern,
         "quantize_aware": recipe.quantize_aware,
+        "rate": min(max(recipe.learning_rate / first.learning_rate, RATES[0]), RATES[1]),
     }
 
 
-def _fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a recipe, with numbers as one would write them."""
-    is_free = parameters["pattern"] == "unstructured"
-    return {
-        "flops": max(LEAST_FLOPS, round(parameters["flops"], 2)),
-        "sparsity": round(1 - parameters["weights"], 2) if is_free else 0.5,
-        "pattern": parameters["pattern"],
-        "quantize_aware": parameters["quantize_aware"],
-    }
+def _left(recipe: Recipe | None) -> tuple[float, float]:
+    return (recipe.flops, 1 - recipe.sparsity) if recipe else (1.0, 1.0)
 
 
 def _choice(recipe: Recipe) -> tuple:

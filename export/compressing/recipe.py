@@ -86,11 +86,11 @@ class Recipe(Report):
     @property
     def name(self) -> str:
         """What it does in a few letters, for names of files."""
-        parts = [f"flops{self.flops:.2f}"] if self.flops < 1 else []
+        parts = [f"flops{100 * self.flops:.0f}"] if self.flops < 1 else []
         if self.sparsity:
-            parts.append(f"zeros{self.sparsity:.2f}" if self.pattern == "unstructured" else "zeros2of4")
+            parts.append(f"zeros{100 * self.sparsity:.4g}" if self.pattern == "unstructured" else "zeros2of4")
         parts += ["qat"] if self.quantize_aware else []
-        return "_".join([*parts, f"{self.steps_of_chain}steps"]).replace("0.", "")
+        return "_".join([*parts, f"{self.steps_of_chain}steps"])
 
     @property
     def extra_rounds(self) -> int:

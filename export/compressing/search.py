@@ -17,7 +17,7 @@ import tfprune
 from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
 from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import cost, next_recipe
+from tfprune.export.compressing.next_recipe import Outcome, cost, next_recipe
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import Maker, Trial, read_trial
 from tfprune.export.compressing.workers import workers_of
@@ -108,8 +108,7 @@ class Search:
     def _keep(self, make: Callable[[], Arrays]) -> Trial:
         def made() -> Arrays:
             arrays = {**make(), "ended": np.array(self._clock())}
-            drops = map(self.limits.excess_drop, read_trial(arrays).tried)
-            if min(drops, default=math.inf) > HOPELESS:
+            if self._lost_too_much(read_trial(arrays)) > HOPELESS:
                 arrays.pop("model", None)
             return arrays
 
@@ -123,15 +122,13 @@ class Search:
 
     def _next(self, first: Recipe, can_shrink: bool, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
-        prices = [(trial.recipe, self._cost(trial)) for trial in self.done if trial.recipe is not None]
-        worst = max((price for _, price in prices), default=FAILED)  # as if it failed, so that it is not drawn again
-        prices += [(recipe, worst) for recipe in running]
-        kept = [trial.recipe for trial in self.done if trial.recipe is not None and trial.is_kept]
-        number = 1 + max((recipe.seed for recipe, _ in prices), default=self.seed - 1) - self.seed
+        done = [self._outcome(trial) for trial in self.done]
+        worst = max(one.cost for one in done)  # as if it failed, so that it is not drawn again
+        done += [Outcome(recipe, worst) for recipe in running]
+        number = 1 + max((one.recipe.seed for one in done if one.recipe), default=self.seed - 1) - self.seed
         for most in (None, 0):
             recipe = next_recipe(
-                prices,
-                kept=kept,
+                done,
                 number=number,
                 first=first,
                 can_shrink=can_shrink,
@@ -157,9 +154,16 @@ class Search:
         rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
 
-    def _cost(self, trial: Trial) -> float:
+    def _outcome(self, trial: Trial) -> Outcome:
         dense = self.done[0].tried[0]
-        return min((cost(one, dense, limits=self.limits, by=self.by) for one in trial.tried), default=FAILED)
+        prices = [cost(one, dense, limits=self.limits, by=self.by) for one in trial.tried]
+        is_answer = any(not self.limits.excess(one) for one in trial.tried)
+        is_hopeful = trial.recipe is None or self._lost_too_much(trial) <= HOPELESS
+        return Outcome(trial.recipe, min(prices, default=FAILED), is_answer, is_hopeful, trial.is_kept)
+
+    def _lost_too_much(self, trial: Trial) -> float:
+        """Return how many drops too many the best file of a trial loses."""
+        return min(map(self.limits.excess_drop, trial.tried), default=math.inf)
 
     def _first_recipe(self) -> Recipe:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""

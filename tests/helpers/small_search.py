@@ -39,7 +39,7 @@ def made():
 def search(folder, **changes):
     """Search in a folder, which gets the files."""
     model, train, validation, test = made()
-    settings = {"time": 600, "max_drop": 0.3, "test_data": test, "verbose": 0, **changes}
+    settings = {"time": 600, "max_drop": 0.06, "test_data": test, "verbose": 0, **changes}
     with short():
         return compress(model, train, validation, folder=folder, **settings)
 

@@ -24,7 +24,7 @@ from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trial import Maker
 from tfprune.export.micro.budgets import Budgets
 
-TRIALS = 3  # the second one trains longer, and the third one goes on with what it made
+TRIALS = 4  # the second and third go on with the one before, and the last one trains longer
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_code_of_a_recipe_makes_the_same_file(found, tmp_path, monkeypatch):
     model, (x, y), _, _ = made()
     monkeypatch.chdir(tmp_path)
     model.save("model.keras")
-    assert max(len(row.recipe.chain) for row in report.front if row.recipe) == 3
+    assert max(len(row.recipe.chain) for row in report.front if row.recipe) == 2
     for row in report.front:
         exec(row.code.replace("x, y = ...", "pass"), {"x": x, "y": y})
         assert Path("model.tflite").read_bytes() == (folder / row.file).read_bytes(), row.code
