@@ -58,12 +58,12 @@ def compress(
 
     A recipe says how many channels go, how many weights become zero and in which pattern, whether the model then
     trains quantization-aware, and how long it trains. Each makes a smaller model, of which a float32 and an int8 file
-    are exported and run on the validation data. Optuna draws recipes; every fourth trial trains the one that promises
-    most four times as long.
+    are exported and run on the validation data. Optuna draws recipes; every fourth trial trains one four times as
+    long: the one that promises most of those that are no answer yet.
 
-    A trial goes on with what the nearest earlier one made that removed no more and lost at most twice `max_drop`. It
-    leaves at least half of that (multiply-adds times weights). So training adds up; the folder keeps these models. A
-    model that Keras cannot save and load again is what every trial begins with.
+    A trial goes on with what the best one so far made, of those that lost at most twice `max_drop`, and leaves at
+    least half of that (multiply-adds times weights). So training adds up; the folder keeps these models. A model that
+    Keras cannot save and load again is what every trial begins with.
 
     A search that was stopped goes on when it is called again with the same arguments: `time` is that of all calls,
     and may be more than before.

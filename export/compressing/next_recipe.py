@@ -14,6 +14,7 @@ from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
 LONGER = 4  # times, of a recipe that promises much, and of each so many the best one
 FIRST = 4  # recipes that halve what is left, one after the other, before Optuna draws
+LAST = 20  # draws, of which Optuna learns: the less is left, the less can be removed at once
 LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 RATES = (0.5, 4.0)  # learning rates, in those of the model
@@ -27,14 +28,14 @@ class Outcome:
     Attributes:
         recipe: The recipe; None for the model as it was.
         cost: What its best file costs (`cost`).
-        is_answer: Whether a file keeps to the limits.
+        is_open: Whether no file keeps to the limits, but would be the best answer if it did.
         is_hopeful: Whether another recipe may take more away.
         is_kept: Whether another recipe can go on with its model.
     """
 
     recipe: Recipe | None
     cost: float
-    is_answer: bool = False
+    is_open: bool = False
     is_hopeful: bool = False
     is_kept: bool = False
 
@@ -115,22 +116,22 @@ def _cost(outcome: Outcome) -> tuple[float, float]:
 
 
 def _waiting(done: Iterable[Outcome], *, rounds: int) -> list[Outcome]:
-    """Return recipes of so many rounds that make no answer, and have not trained for longer."""
+    """Return recipes of so many rounds that may be an answer after more of them, and were not tried so."""
     known = [one for one in done if one.recipe]
     longer = {_choice(one.recipe) for one in known if one.recipe.rounds == rounds * LONGER}
-    alike = [one for one in known if one.recipe.rounds == rounds and not one.is_answer]
+    alike = [one for one in known if one.recipe.rounds == rounds and one.is_open]
     return [one for one in alike if _choice(one.recipe) not in longer]
 
 
 def _told(done: Iterable[Outcome], first: Recipe) -> list[tuple[Recipe, float]]:
-    """Return short recipes, and what each changed of the cost, itself or when it trained for longer."""
+    """Return the last short recipes, and what each changed of the cost, itself or when it trained for longer."""
     costs = {one.recipe: one.cost for one in done}
     least: dict[tuple, float] = {}
     for one in done:
         if one.recipe:
             least[_choice(one.recipe)] = min(one.cost, least.get(_choice(one.recipe), math.inf))
     short = [recipe for recipe in costs if recipe and recipe.rounds == first.rounds]
-    return [(recipe, least[_choice(recipe)] - costs[recipe.after]) for recipe in short]
+    return [(recipe, least[_choice(recipe)] - costs[recipe.after]) for recipe in short[-LAST:]]
 
 
 def _going_on(

@@ -6,7 +6,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -157,9 +157,17 @@ class Search:
     def _outcome(self, trial: Trial) -> Outcome:
         dense = self.done[0].tried[0]
         prices = [cost(one, dense, limits=self.limits, by=self.by) for one in trial.tried]
-        is_answer = any(not self.limits.excess(one) for one in trial.tried)
         is_hopeful = trial.recipe is None or self._lost_too_much(trial) <= HOPELESS
-        return Outcome(trial.recipe, min(prices, default=FAILED), is_answer, is_hopeful, trial.is_kept)
+        is_open = self._best_of(trial.tried) < self._best_answer()
+        return Outcome(trial.recipe, min(prices, default=FAILED), is_open, is_hopeful, trial.is_kept)
+
+    def _best_of(self, tried: Iterable[Tried]) -> float:
+        return min((getattr(one, self.by) for one in tried), default=math.inf)
+
+    def _best_answer(self) -> float:
+        """Return the fewest bytes or milliseconds of a file within the limits; infinity if there is none."""
+        tried = (one for trial in self.done for one in trial.tried)
+        return self._best_of(one for one in tried if not self.limits.excess(one))
 
     def _lost_too_much(self, trial: Trial) -> float:
         """Return how many drops too many the best file of a trial loses."""

@@ -22,13 +22,13 @@ def test_every_fourth_trial_is_longer_and_every_sixteenth_longer_still():
     assert rung(63) == 3
 
 
-DENSE = Outcome(None, 0.0, is_answer=True, is_hopeful=True)
+DENSE = Outcome(None, 0.0, is_hopeful=True)
 SETTINGS = {"first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
 
 
-def outcome(price, *, answer=False, hopeful=True, kept=True, **fields):
+def outcome(price, *, is_open=True, hopeful=True, kept=True, **fields):
     """Return what became of a recipe with these fields."""
-    return Outcome(dataclasses.replace(FIRST, **fields), price, answer, hopeful, kept)
+    return Outcome(dataclasses.replace(FIRST, **fields), price, is_open, hopeful, kept)
 
 
 def short(prices, **changes):
@@ -41,20 +41,20 @@ def after(done, **changes):
     return next_recipe(done, **{**SETTINGS, "number": len(done) - 1, **changes})
 
 
-def test_the_cheapest_that_is_no_answer_trains_longer():
-    done = [*short([3.0, 1.0, 2.0], kept=False), outcome(0.5, sparsity=0.2, answer=True)]
+def test_the_cheapest_that_may_become_the_best_answer_trains_longer():
+    done = [*short([3.0, 1.0, 2.0], kept=False), outcome(0.5, sparsity=0.2, is_open=False)]
     assert after(done, number=3) == dataclasses.replace(FIRST, sparsity=0.02, rounds=4, seed=10)
 
 
-def test_where_all_are_answers_none_trains_longer():
-    assert after(short([3.0, 1.0, 2.0], answer=True), number=3).rounds == 1
+def test_where_none_may_none_trains_longer():
+    assert after(short([3.0, 1.0, 2.0], is_open=False), number=3).rounds == 1
 
 
 def test_it_trains_longer_with_its_own_model_if_that_is_kept():
     best = outcome(1.0, sparsity=0.02)
     assert after([*short([3.0, 2.0]), best]).after == best.recipe
     begun = dataclasses.replace(best.recipe, after=FIRST)
-    assert after([*short([3.0, 2.0]), Outcome(begun, 1.0)]).after == FIRST
+    assert after([*short([3.0, 2.0]), Outcome(begun, 1.0, is_open=True)]).after == FIRST
 
 
 @pytest.mark.parametrize(
