@@ -18,7 +18,7 @@ from small_search import made, search, short
 from tfprune.export import Runner, compress
 from tfprune.export.compressing import trial
 from tfprune.export.compressing.front import Limits
-from tfprune.export.compressing.measured import Judge
+from tfprune.export.compressing.measured import Judge, Tried
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trial import Maker
@@ -215,6 +215,16 @@ def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, 
     for file in (tmp_path / "trials").glob("trial-*.npz"):
         with np.load(file) as stored:
             assert ("model" in stored.files) == goes_on
+
+
+def test_what_may_become_the_best_answer_is_smaller_and_loses_too_much():
+    files = [(1000, 0.0), (500, 0.005), (600, 0.02), (499, 0.02), (400, 0.3)]
+    tried = [Tried(None, None, size, size, 0.9 - drop, drop) for size, drop in files]
+    done = [trial.Trial(HALF if index else None, (one,), 1.0, 1.0) for index, one in enumerate(tried)]
+    search = Search(None, None, "bytes", Limits(0.01), 0, 1.0, done=done)
+    outcomes = [search._outcome(one) for one in done]
+    assert [one.is_open for one in outcomes] == [False, False, False, True, True]
+    assert [one.is_hopeful for one in outcomes] == [True, True, True, True, False]
 
 
 def refuse(path):
