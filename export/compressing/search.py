@@ -17,7 +17,7 @@ import tfprune
 from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
 from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import Outcome, cost, next_recipe
+from tfprune.export.compressing.next_recipe import Outcome, cost, next_recipe, promise
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import Maker, Trial, read_trial
 from tfprune.export.compressing.workers import workers_of
@@ -107,10 +107,7 @@ class Search:
 
     def _keep(self, make: Callable[[], Arrays]) -> Trial:
         def made() -> Arrays:
-            arrays = {**make(), "ended": np.array(self._clock())}
-            if self._lost_too_much(read_trial(arrays)) > HOPELESS:
-                arrays.pop("model", None)
-            return arrays
+            return {**make(), "ended": np.array(self._clock())}
 
         trial = read_trial(self.kept.remember(_step(len(self.done)), made))
         self._before += max(0.0, trial.ended - self._clock())  # what was made before took none now
@@ -124,7 +121,7 @@ class Search:
         """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
         done = [self._outcome(trial) for trial in self.done]
         worst = max(one.cost for one in done)  # as if it failed, so that it is not drawn again
-        done += [Outcome(recipe, worst) for recipe in running]
+        done += [Outcome(recipe, worst, worst) for recipe in running]
         number = 1 + max((one.recipe.seed for one in done if one.recipe), default=self.seed - 1) - self.seed
         for most in (None, 0):
             recipe = next_recipe(
@@ -156,10 +153,14 @@ class Search:
 
     def _outcome(self, trial: Trial) -> Outcome:
         dense = self.done[0].tried[0]
-        prices = [cost(one, dense, limits=self.limits, by=self.by) for one in trial.tried]
-        is_hopeful = trial.recipe is None or self._lost_too_much(trial) <= HOPELESS
+        price, promised = (
+            min((price(one, dense, limits=self.limits, by=self.by) for one in trial.tried), default=FAILED)
+            for price in (cost, promise)
+        )
+        least_lost = min(map(self.limits.excess_drop, trial.tried), default=math.inf)
+        is_hopeful = trial.recipe is None or least_lost <= HOPELESS
         is_open = self._best_of(trial.tried) < self._best_answer()
-        return Outcome(trial.recipe, min(prices, default=FAILED), is_open, is_hopeful, trial.is_kept)
+        return Outcome(trial.recipe, price, promised, is_open, is_hopeful, trial.is_kept)
 
     def _best_of(self, tried: Iterable[Tried]) -> float:
         return min((getattr(one, self.by) for one in tried), default=math.inf)
@@ -168,10 +169,6 @@ class Search:
         """Return the fewest bytes or milliseconds of a file within the limits; infinity if there is none."""
         tried = (one for trial in self.done for one in trial.tried)
         return self._best_of(one for one in tried if not self.limits.excess(one))
-
-    def _lost_too_much(self, trial: Trial) -> float:
-        """Return how many drops too many the best file of a trial loses."""
-        return min(map(self.limits.excess_drop, trial.tried), default=math.inf)
 
     def _first_recipe(self) -> Recipe:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""

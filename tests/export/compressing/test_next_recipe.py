@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tfprune.export.compressing.next_recipe as choice
 from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import LEAST_FLOPS, Outcome, cost, next_recipe, rung
+from tfprune.export.compressing.next_recipe import HEALED, LEAST_FLOPS, Outcome, cost, next_recipe, promise, rung
 from tfprune.export.compressing.recipe import Recipe
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 0)
@@ -22,13 +22,15 @@ def test_every_fourth_trial_is_longer_and_every_sixteenth_longer_still():
     assert rung(63) == 3
 
 
-DENSE = Outcome(None, 0.0, is_hopeful=True)
+DENSE = Outcome(None, 0.0, 0.0, is_hopeful=True)
 SETTINGS = {"first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
 
 
-def outcome(price, *, is_open=True, hopeful=True, kept=True, **fields):
+def outcome(price, *, promise=None, is_open=True, hopeful=True, kept=True, **fields):
     """Return what became of a recipe with these fields."""
-    return Outcome(dataclasses.replace(FIRST, **fields), price, is_open, hopeful, kept)
+    return Outcome(
+        dataclasses.replace(FIRST, **fields), price, price if promise is None else promise, is_open, hopeful, kept
+    )
 
 
 def short(prices, **changes):
@@ -46,6 +48,11 @@ def test_the_cheapest_that_may_become_the_best_answer_trains_longer():
     assert after(done, number=3) == dataclasses.replace(FIRST, sparsity=0.02, rounds=4, seed=10)
 
 
+def test_what_promises_most_trains_longer():
+    done = [DENSE, outcome(1.0, sparsity=0.5, promise=0.9), outcome(2.0, sparsity=0.6, promise=0.8, hopeful=False)]
+    assert after(done, number=3).after == done[2].recipe
+
+
 def test_where_none_may_none_trains_longer():
     assert after(short([3.0, 1.0, 2.0], is_open=False), number=3).rounds == 1
 
@@ -54,7 +61,7 @@ def test_it_trains_longer_with_its_own_model_if_that_is_kept():
     best = outcome(1.0, sparsity=0.02)
     assert after([*short([3.0, 2.0]), best]).after == best.recipe
     begun = dataclasses.replace(best.recipe, after=FIRST)
-    assert after([*short([3.0, 2.0]), Outcome(begun, 1.0, is_open=True)]).after == FIRST
+    assert after([*short([3.0, 2.0]), Outcome(begun, 1.0, 1.0, is_open=True)]).after == FIRST
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,7 @@ def test_the_first_ones_halve_what_is_left_one_after_the_other(halve, flops, spa
     done = [DENSE]
     for number in range(4):
         recipe = after(done, halve=halve, most=0)
-        done.append(Outcome(recipe, -1.0 - number, is_hopeful=True, is_kept=True))
+        done.append(Outcome(recipe, -1.0 - number, 0.0, is_hopeful=True, is_kept=True))
     made = [one.recipe for one in done[1:]]
     assert [one.flops for one in made] == flops
     assert [one.sparsity for one in made] == sparsity
@@ -74,18 +81,18 @@ def test_the_first_ones_halve_what_is_left_one_after_the_other(halve, flops, spa
 
 
 def test_where_the_half_is_being_tried_another_one_is_drawn():
-    running = Outcome(after([DENSE]), 0.0)
+    running = Outcome(after([DENSE]), 0.0, 0.0)
     assert after([DENSE, running]).sparsity not in {0.0, 0.5}
 
 
 def test_optuna_learns_what_each_step_changed(monkeypatch):
-    """A step that trained longer counts as what came of that."""
+    """A step counts as what it promises, or, once it trained longer, as what came of that."""
     told = []
     drawn = {"step": 0.5, "channels": 0.0, "pattern": "unstructured"}
     monkeypatch.setattr(choice, "_drawn", lambda recipes, *_, **__: told.extend(recipes) or drawn)
     done = short([-1.0, -2.0, -0.5, 4.0], kept=True)
-    next_step = outcome(-2.5, sparsity=0.3, after=done[2].recipe)
-    longer = outcome(-3.0, sparsity=0.03, rounds=4)
+    next_step = outcome(0.0, promise=-2.5, sparsity=0.3, after=done[2].recipe)
+    longer = outcome(-1.0, promise=-3.0, sparsity=0.03, rounds=4)
     after([*done, next_step, longer], most=0)
     assert told == [
         *((one.recipe, change) for one, change in zip(done[1:], [-1.0, -2.0, -3.0, 4.0], strict=True)),
@@ -171,3 +178,11 @@ def test_a_file_costs_its_size_and_twice_as_much_for_each_drop_too_many(size, dr
     dense = Tried(None, None, 1000, 900, 0.9, 0.0)
     tried = Tried(FIRST, None, size, 400, 0.9 - drop, drop)
     assert cost(tried, dense, limits=Limits(0.01), by="bytes") == pytest.approx(expected)
+
+
+def test_longer_training_promises_to_make_good_a_part_of_the_drop():
+    """Of 0.05 are 0.02 left: one drop too many, which doubles half the size."""
+    dense = Tried(None, None, 1000, 900, 0.9, 0.0)
+    tried = Tried(FIRST, None, 500, 400, 0.85, 0.05)
+    assert pytest.approx(0.4) == HEALED
+    assert promise(tried, dense, limits=Limits(0.01), by="bytes") == pytest.approx(0.0)
