@@ -132,13 +132,17 @@ def _waiting(done: Iterable[Outcome], *, rounds: int) -> list[Outcome]:
 
 
 def _told(done: Iterable[Outcome], first: Recipe) -> list[tuple[Recipe, float]]:
-    """Return the last short recipes, and what each promises to change of the cost, in its longest trial."""
+    """Return the last short recipes, and what each promises to change of the cost, in its longest trial.
+
+    What it promises to save is divided by its steps, as quantization-aware training takes more of them.
+    """
     done = list(done)
     costs = {one.recipe: one.cost for one in done}
     tried = [one for one in done if one.recipe]
     promises = {_choice(one.recipe): one.promise for one in sorted(tried, key=lambda one: one.recipe.rounds)}
     short = [one.recipe for one in tried if one.recipe.rounds == first.rounds]
-    return [(recipe, promises[_choice(recipe)] - costs[recipe.after]) for recipe in short[-LAST:]]
+    changes = [(recipe, promises[_choice(recipe)] - costs[recipe.after]) for recipe in short[-LAST:]]
+    return [(recipe, change / recipe.all_steps if change < 0 else change) for recipe, change in changes]
 
 
 def _going_on(

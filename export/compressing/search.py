@@ -24,7 +24,7 @@ from tfprune.export.compressing.workers import workers_of
 from tfprune.run_folder import Arrays, RunFolder
 
 _log = logging.getLogger(__name__)
-SHARE = 60  # the shortest trial trains for this part of the time
+SHARE = 120  # the shortest trial trains for this part of the time
 LEAST = 30  # steps of a trial
 END = 0.05  # of the time is for what comes after the trials
 FAILED = 20.0  # the cost of a recipe that makes no file
