@@ -97,9 +97,9 @@ def next_recipe(
         halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
         if _choice(halved) not in map(_choice, tried):
             return halved
-    drawn = _drawn(_told(done, first), first, can_shrink=can_shrink)
-    base = min((one for one in hopeful if _has_place(one.recipe, drawn["pattern"])), key=_cost)
-    return _going_on(first, base, **drawn)
+    base = min(hopeful, key=_cost)
+    patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
+    return _going_on(first, base, **_drawn(_told(done, first), first, can_shrink=can_shrink, patterns=patterns))
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
@@ -175,7 +175,9 @@ def _has_place(recipe: Recipe | None, pattern: str) -> bool:
     return recipe is None or pattern == "unstructured" or recipe.pattern == pattern or not recipe.sparsity
 
 
-def _drawn(told: Iterable[tuple[Recipe, float]], first: Recipe, *, can_shrink: bool) -> dict[str, Any]:
+def _drawn(
+    told: Iterable[tuple[Recipe, float]], first: Recipe, *, can_shrink: bool, patterns: Sequence[str]
+) -> dict[str, Any]:
     """Return what Optuna draws after recipes that changed the cost by so much."""
     import optuna
 
@@ -193,7 +195,8 @@ def _drawn(told: Iterable[tuple[Recipe, float]], first: Recipe, *, can_shrink: b
         for recipe, change in told:
             parameters = _parameters(recipe, first)
             study.add_trial(optuna.create_trial(params=parameters, distributions=space, value=change))
-        return study.ask(space).params
+        free = {name: space[name] for name in space if name != "pattern" or len(patterns) > 1}
+        return study.ask(free).params
     finally:
         optuna.logging.set_verbosity(loud)
 

@@ -24,7 +24,7 @@ from tfprune.export.compressing.workers import workers_of
 from tfprune.run_folder import Arrays, RunFolder
 
 _log = logging.getLogger(__name__)
-SHARE = 120  # the shortest trial trains for this part of the time
+SHARE = 60  # the shortest trial trains for this part of the time
 LEAST = 30  # steps of a trial
 END = 0.05  # of the time is for what comes after the trials
 FAILED = 20.0  # the cost of a recipe that makes no file
@@ -121,7 +121,7 @@ class Search:
         """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
         done = [self._outcome(trial) for trial in self.done]
         worst = max(one.cost for one in done)  # as if it failed, so that it is not drawn again
-        done += [Outcome(recipe, worst, worst) for recipe in running]
+        done += [Outcome(recipe, worst, worst, is_hopeful=True) for recipe in running]
         number = 1 + max((one.recipe.seed for one in done if one.recipe), default=self.seed - 1) - self.seed
         for most in (None, 0):
             recipe = next_recipe(

@@ -80,13 +80,18 @@ def test_the_first_ones_halve_what_is_left_one_after_the_other(halve, flops, spa
     assert {(one.pattern, one.quantize_aware, one.learning_rate) for one in made} == {("unstructured", False, 1e-3)}
 
 
-def test_where_the_half_is_being_tried_another_one_is_drawn():
-    running = Outcome(after([DENSE]), 0.0, 0.0)
-    assert after([DENSE, running]).sparsity not in {0.0, 0.5}
+def test_where_the_half_is_being_tried_half_of_that_is_next():
+    running = Outcome(after([DENSE]), 0.0, 0.0, is_hopeful=True)
+    assert (after([DENSE, running]).sparsity, after([DENSE, running]).after) == (0.75, None)
+
+
+def test_where_the_half_lost_too_much_another_step_is_drawn():
+    lost = Outcome(after([DENSE]), 9.0, 9.0)
+    assert after([DENSE, lost]).sparsity not in {0.5, 0.75}
 
 
 def test_optuna_learns_what_each_step_changed(monkeypatch):
-    """A step counts as what it promises, or, once it trained longer, as what came of that; a gain, by its 40 steps."""
+    """A step counts as what it promises, or as what came of longer training; a gain, divided by its 40 steps."""
     told = []
     drawn = {"step": 0.5, "channels": 0.0, "pattern": "unstructured"}
     monkeypatch.setattr(choice, "_drawn", lambda recipes, *_, **__: told.extend(recipes) or drawn)
@@ -132,13 +137,31 @@ def test_where_no_model_can_be_kept_steps_add_up_all_the_same(monkeypatch):
     assert (found.sparsity, found.after) == (0.9, None)
 
 
-def test_two_of_four_goes_on_with_the_same_or_without_zeros(monkeypatch):
-    some, same = outcome(-3.0, flops=0.8, sparsity=0.4), outcome(-1.0, flops=0.9, sparsity=0.5, pattern="2:4")
-    none = outcome(-2.0, flops=0.9)
-    assert drawn(monkeypatch, some, pattern="2:4").after is None
-    assert drawn(monkeypatch, some, none, pattern="2:4").after == none.recipe
-    found = drawn(monkeypatch, some, same, pattern="2:4", channels=1.0)
+@pytest.mark.parametrize(
+    ("best", "patterns"),
+    [
+        (outcome(-1.0, flops=0.8, sparsity=0.4), ["unstructured"]),
+        (outcome(-1.0, flops=0.8), ["unstructured", "2:4"]),
+        (outcome(-1.0, flops=0.9, sparsity=0.5, pattern="2:4"), ["unstructured", "2:4"]),
+    ],
+)
+def test_two_of_four_goes_on_with_the_same_or_without_zeros(monkeypatch, best, patterns):
+    offered = []
+    one = {"step": 0.5, "channels": 0.5}
+    monkeypatch.setattr(choice, "_drawn", lambda *_, patterns, **__: offered.extend(patterns) or one)
+    after([*short([0.0] * 4), best], most=0)
+    assert offered == patterns
+
+
+def test_two_of_four_that_goes_on_loses_channels(monkeypatch):
+    same = outcome(-1.0, flops=0.9, sparsity=0.5, pattern="2:4")
+    found = drawn(monkeypatch, same, pattern="2:4", channels=1.0)
     assert (found.flops, found.sparsity, found.after) == (0.45, 0.5, same.recipe)
+
+
+def test_what_is_not_offered_is_not_drawn():
+    done = [DENSE, *(outcome(-1.0 - index, sparsity=0.5 + index / 100) for index in range(5))]
+    assert {after(done, number=number, most=0).pattern for number in range(20)} == {"unstructured"}
 
 
 def test_one_that_was_trained_longer_is_not_taken_again():
