@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,9 @@ class Outcome:
         return self.recipe if self.is_kept or self.recipe is None else self.recipe.after
 
 
+Known = tuple[Recipe, Outcome]
+
+
 def rung(number: int) -> int:
     """Return how often a trial of this number multiplies the training: 0, 0, 0, 1, ..., and 2 for every sixteenth."""
     times = 0
@@ -83,15 +86,14 @@ def next_recipe(
         most: How often the training may be multiplied; None lets `rung` say it.
     """
     first = dataclasses.replace(first, seed=seed + number)
+    known = [(one.recipe, one) for one in done if one.recipe]
     for times in range(rung(number) if most is None else most, 0, -1):
-        waiting = _waiting(done, rounds=first.rounds * LONGER ** (times - 1))
+        waiting = _waiting(known, rounds=first.rounds * LONGER ** (times - 1))
         if waiting:
-            best = min(waiting, key=lambda one: one.promise)
-            return dataclasses.replace(
-                best.recipe, rounds=best.recipe.rounds * LONGER, seed=first.seed, after=best.model
-            )
+            recipe, best = min(waiting, key=lambda pair: pair[1].promise)
+            return dataclasses.replace(recipe, rounds=recipe.rounds * LONGER, seed=first.seed, after=best.model)
     hopeful = [one for one in done if one.is_hopeful]
-    tried = [one.recipe for one in done if one.recipe and one.recipe.rounds == first.rounds]
+    tried = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
     if len(tried) < FIRST:
         smallest = min(hopeful, key=lambda one: math.prod(one.left))
         halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
@@ -99,7 +101,8 @@ def next_recipe(
             return halved
     base = min(hopeful, key=_cost)
     patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
-    return _going_on(first, base, **_drawn(_told(done, first), first, can_shrink=can_shrink, patterns=patterns))
+    told = _told(known, {one.recipe: one.cost for one in done}, first)
+    return _going_on(first, base, **_drawn(told, first, can_shrink=can_shrink, patterns=patterns))
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
@@ -123,24 +126,21 @@ def _cost(outcome: Outcome) -> tuple[float, float]:
     return outcome.cost, math.prod(outcome.left)
 
 
-def _waiting(done: Iterable[Outcome], *, rounds: int) -> list[Outcome]:
+def _waiting(known: Sequence[Known], *, rounds: int) -> list[Known]:
     """Return recipes of so many rounds that may be an answer after more of them, and were not tried so."""
-    known = [one for one in done if one.recipe]
-    longer = {_choice(one.recipe) for one in known if one.recipe.rounds == rounds * LONGER}
-    alike = [one for one in known if one.recipe.rounds == rounds and one.is_open]
-    return [one for one in alike if _choice(one.recipe) not in longer]
+    longer = {_choice(recipe) for recipe, _ in known if recipe.rounds == rounds * LONGER}
+    alike = [(recipe, one) for recipe, one in known if recipe.rounds == rounds and one.is_open]
+    return [(recipe, one) for recipe, one in alike if _choice(recipe) not in longer]
 
 
-def _told(done: Iterable[Outcome], first: Recipe) -> list[tuple[Recipe, float]]:
+def _told(known: Sequence[Known], costs: Mapping[Recipe | None, float], first: Recipe) -> list[tuple[Recipe, float]]:
     """Return the last short recipes, and what each promises to change of the cost, in its longest trial.
 
     What it promises to save is divided by its steps, as quantization-aware training takes more of them.
     """
-    done = list(done)
-    costs = {one.recipe: one.cost for one in done}
-    tried = [one for one in done if one.recipe]
-    promises = {_choice(one.recipe): one.promise for one in sorted(tried, key=lambda one: one.recipe.rounds)}
-    short = [one.recipe for one in tried if one.recipe.rounds == first.rounds]
+    in_order = sorted(known, key=lambda pair: pair[0].rounds)
+    promises = {_choice(recipe): one.promise for recipe, one in in_order}
+    short = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
     changes = [(recipe, promises[_choice(recipe)] - costs[recipe.after]) for recipe in short[-LAST:]]
     return [(recipe, change / recipe.all_steps if change < 0 else change) for recipe, change in changes]
 
