@@ -10,7 +10,7 @@ import sys
 
 import keras
 import numpy as np
-from common import Row, at_least, interleaved, median_ratio
+from common import Row, interleaved, median_ratio
 from keras import ops
 
 from tfprune.models.layers import as_numpy
@@ -43,7 +43,8 @@ def measure(rows: int, columns: int) -> Row:
     host, device = (1000 * statistics.median(seconds[name]) for name in runs)
     where = f"{keras.backend.backend()} on {', '.join(keras.distribution.list_devices())}"
     text = f"ranking {weight.shape} by {where}: host ({host:.0f} ms) / where the weight is ({device:.0f} ms)"
-    return at_least(text, median_ratio(seconds["host"], seconds["device"]), 1.0)
+    ratio = median_ratio(seconds["host"], seconds["device"])
+    return Row(text, f"{ratio:.2f}x", "", True)  # no bar: it tells which of both is to be taken where
 
 
 if __name__ == "__main__":
