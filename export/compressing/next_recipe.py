@@ -30,7 +30,7 @@ class Outcome:
         recipe: The recipe; None for the model as it was.
         cost: What its best file costs (`cost`).
         promise: What it may cost after longer training.
-        is_open: Whether no file keeps to the limits, but would be the best answer if it did.
+        is_open: Whether a file loses or takes too much, but would be the best answer if it did not.
         is_hopeful: Whether another recipe may take more away.
         is_kept: Whether another recipe can go on with its model.
     """
