@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.micro.budgets import Budgets
@@ -50,3 +51,26 @@ def front(tried: Iterable[Tried], *, limits: Limits, by: str) -> list[Tried]:
         if not limits.excess(one) and (not found or one.drop < found[-1].drop):
             found.append(one)
     return found
+
+
+def added_area(tried: Tried, best: Sequence[Tried], dense: Tried, *, limits: Limits, by: str) -> float:
+    """Return what a file adds to the area under a front, over drops from 0 to the limit and logarithms of sizes.
+
+    Args:
+        tried: The file.
+        best: What `front` returned.
+        dense: The file of the model as it was, which stands where the front has none.
+        limits: What a file may lose and take.
+        by: The attribute that counts beside the drop.
+
+    Returns:
+        The sum, over all drops, of what it saves against the smallest file of the front that loses no more.
+    """
+    if limits.excess(replace(tried, drop=0.0)):
+        return 0.0
+    area, most = 0.0, limits.max_drop
+    for other in [*best, replace(dense, drop=0.0)]:
+        drops = most - max(0.0, tried.drop, other.drop)
+        area += max(0.0, drops) * max(0.0, math.log(getattr(other, by) / getattr(tried, by)))
+        most = min(most, other.drop)
+    return area

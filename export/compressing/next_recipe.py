@@ -12,7 +12,7 @@ from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
-LONGER = 4  # times, of a recipe that promises much, and of each so many the best one
+LONGER = 4  # times, of one of so many recipes: sixteen times took long and brought little
 FIRST = 4  # recipes that halve what is left, one after the other, before Optuna draws
 LAST = 20  # draws, of which Optuna learns: the less is left, the less can be removed at once
 LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds
@@ -30,6 +30,7 @@ class Outcome:
         recipe: The recipe; None for the model as it was.
         cost: What its best file costs (`cost`).
         promise: What it may cost after longer training.
+        gap: How much of the front's gaps it may fill after that (`added_area`).
         is_open: Whether a file loses or takes too much, but would be the best answer if it did not.
         is_hopeful: Whether another recipe may take more away.
         is_kept: Whether another recipe can go on with its model.
@@ -38,6 +39,7 @@ class Outcome:
     recipe: Recipe | None
     cost: float
     promise: float
+    gap: float = 0.0
     is_open: bool = False
     is_hopeful: bool = False
     is_kept: bool = False
@@ -56,12 +58,14 @@ class Outcome:
 Known = tuple[Recipe, Outcome]
 
 
-def rung(number: int) -> int:
-    """Return how often a trial of this number multiplies the training: 0, 0, 0, 1, ..., and 2 for every sixteenth."""
-    times = 0
-    while number % LONGER == LONGER - 1:
-        number, times = number // LONGER, times + 1
-    return times
+def is_long(number: int) -> bool:
+    """Return whether a trial of this number trains a recipe for longer: 3, 7, 11 and so on."""
+    return number % LONGER == LONGER - 1
+
+
+def fills_gaps(number: int) -> bool:
+    """Return whether a long trial of this number fills the front's gaps: every other one."""
+    return (number + 1) // LONGER % 2 == 0
 
 
 def next_recipe(
@@ -72,7 +76,7 @@ def next_recipe(
     can_shrink: bool,
     halve: str,
     seed: int,
-    most: int | None = None,
+    may_be_long: bool = True,
 ) -> Recipe:
     """Return the recipe of the next trial.
 
@@ -83,14 +87,14 @@ def next_recipe(
         can_shrink: Whether channels of the model can be removed.
         halve: What the first recipes halve: `"weights"`, or `"flops"` by fewer channels.
         seed: Of what is drawn. The same trials and seed give the same recipe.
-        most: How often the training may be multiplied; None lets `rung` say it.
+        may_be_long: Whether there is time for a long trial.
     """
     first = dataclasses.replace(first, seed=seed + number)
     known = [(one.recipe, one) for one in done if one.recipe]
-    for times in range(rung(number) if most is None else most, 0, -1):
-        waiting = _waiting(known, rounds=first.rounds * LONGER ** (times - 1))
-        if waiting:
-            recipe, best = min(waiting, key=lambda pair: pair[1].promise)
+    if may_be_long and is_long(number):
+        waiting = _waiting(known, rounds=first.rounds)
+        if chosen := _most_promising(waiting, fills_gaps=fills_gaps(number)):
+            recipe, best = chosen
             return dataclasses.replace(recipe, rounds=recipe.rounds * LONGER, seed=first.seed, after=best.model)
     hopeful = [one for one in done if one.is_hopeful]
     tried = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
@@ -117,9 +121,9 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(tried)
 
 
-def promise(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
-    """Return what a file may cost after longer training, of what it costs now; the arguments are those of `cost`."""
-    return cost(dataclasses.replace(tried, drop=tried.drop * HEALED), dense, limits=limits, by=by)
+def healed(tried: Tried) -> Tried:
+    """Return what a file may be like after longer training."""
+    return dataclasses.replace(tried, drop=min(tried.drop, tried.drop * HEALED))
 
 
 def _cost(outcome: Outcome) -> tuple[float, float]:
@@ -127,10 +131,17 @@ def _cost(outcome: Outcome) -> tuple[float, float]:
 
 
 def _waiting(known: Sequence[Known], *, rounds: int) -> list[Known]:
-    """Return recipes of so many rounds that may be an answer after more of them, and were not tried so."""
+    """Return recipes of so many rounds that were not tried with more of them."""
     longer = {_choice(recipe) for recipe, _ in known if recipe.rounds == rounds * LONGER}
-    alike = [(recipe, one) for recipe, one in known if recipe.rounds == rounds and one.is_open]
-    return [(recipe, one) for recipe, one in alike if _choice(recipe) not in longer]
+    return [(recipe, one) for recipe, one in known if recipe.rounds == rounds and _choice(recipe) not in longer]
+
+
+def _most_promising(waiting: Sequence[Known], *, fills_gaps: bool) -> Known | None:
+    """Return what may fill most of the front's gaps, or else may be the best answer; None if nothing may."""
+    gaps = [pair for pair in waiting if pair[1].gap] if fills_gaps else []
+    if gaps:
+        return max(gaps, key=lambda pair: pair[1].gap)
+    return min((pair for pair in waiting if pair[1].is_open), key=lambda pair: pair[1].promise, default=None)
 
 
 def _told(known: Sequence[Known], costs: Mapping[Recipe | None, float], first: Recipe) -> list[tuple[Recipe, float]]:

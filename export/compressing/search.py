@@ -15,9 +15,9 @@ import numpy as np
 
 import tfprune
 from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
-from tfprune.export.compressing.front import Limits
+from tfprune.export.compressing.front import Limits, added_area, front
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import Outcome, cost, next_recipe, promise
+from tfprune.export.compressing.next_recipe import Outcome, cost, healed, next_recipe
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import Maker, Trial, read_trial
 from tfprune.export.compressing.workers import workers_of
@@ -119,11 +119,12 @@ class Search:
 
     def _next(self, first: Recipe, can_shrink: bool, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
-        done = [self._outcome(trial) for trial in self.done]
+        best = front((one for trial in self.done for one in trial.tried), limits=self.limits, by=self.by)
+        done = [self._outcome(trial, best) for trial in self.done]
         worst = max(one.cost for one in done)  # as if it failed, so that it is not drawn again
         done += [Outcome(recipe, worst, worst, is_hopeful=True) for recipe in running]
         number = 1 + max((one.recipe.seed for one in done if one.recipe), default=self.seed - 1) - self.seed
-        for most in (None, 0):
+        for may_be_long in (True, False):
             recipe = next_recipe(
                 done,
                 number=number,
@@ -131,7 +132,7 @@ class Search:
                 can_shrink=can_shrink,
                 halve="flops" if can_shrink and self._needs_channels else "weights",
                 seed=self.seed,
-                most=most,
+                may_be_long=may_be_long,
             )
             if self._expected(recipe) < self.left():
                 return recipe
@@ -151,24 +152,26 @@ class Search:
         rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
 
-    def _outcome(self, trial: Trial) -> Outcome:
-        dense = self.done[0].tried[0]
-        price, promised = (
-            min((price(one, dense, limits=self.limits, by=self.by) for one in trial.tried), default=FAILED)
-            for price in (cost, promise)
+    def _outcome(self, trial: Trial, best: Sequence[Tried]) -> Outcome:
+        """Return what is known of a recipe, when these files are the front."""
+        dense, counted = self.done[0].tried[0], {"limits": self.limits, "by": self.by}
+        longer = [healed(one) for one in trial.tried]
+        price, promise = (
+            min((cost(one, dense, **counted) for one in files), default=FAILED) for files in (trial.tried, longer)
         )
         least_lost = min(map(self.limits.excess_drop, trial.tried), default=math.inf)
-        is_hopeful = trial.recipe is None or least_lost <= HOPELESS
-        is_open = self._best_of(trial.tried) < self._best_answer()
-        return Outcome(trial.recipe, price, promised, is_open, is_hopeful, trial.is_kept)
+        return Outcome(
+            trial.recipe,
+            price,
+            promise,
+            gap=max((added_area(one, best, dense, **counted) for one in longer), default=0.0),
+            is_open=self._best_of(trial.tried) < self._best_of(best),
+            is_hopeful=trial.recipe is None or least_lost <= HOPELESS,
+            is_kept=trial.is_kept,
+        )
 
     def _best_of(self, tried: Iterable[Tried]) -> float:
         return min((getattr(one, self.by) for one in tried), default=math.inf)
-
-    def _best_answer(self) -> float:
-        """Return the fewest bytes or milliseconds of a file within the limits; infinity if there is none."""
-        tried = (one for trial in self.done for one in trial.tried)
-        return self._best_of(one for one in tried if not self.limits.excess(one))
 
     def _first_recipe(self) -> Recipe:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""

@@ -219,9 +219,10 @@ def test_what_may_become_the_best_answer_is_smaller_and_loses_too_much():
     tried = [Tried(None, None, size, size, 0.9 - drop, drop) for size, drop in files]
     done = [trial.Trial(HALF if index else None, (one,), 1.0, 1.0) for index, one in enumerate(tried)]
     search = Search(None, None, "bytes", Limits(0.01), 0, 1.0, done=done)
-    outcomes = [search._outcome(one) for one in done]
+    outcomes = [search._outcome(one, [tried[1], tried[0]]) for one in done]
     assert [one.is_open for one in outcomes] == [False, False, False, True, True]
     assert [one.is_hopeful for one in outcomes] == [True, True, True, True, False]
+    assert [one.gap > 0 for one in outcomes] == [False, True, False, True, False]
 
 
 def refuse(path):

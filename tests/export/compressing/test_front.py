@@ -1,10 +1,12 @@
 """The best files: none in, and all out, that another one beats."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.front import Limits, front
+from tfprune.export.compressing.front import Limits, added_area, front
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.micro.budgets import Budgets
 
@@ -49,3 +51,29 @@ def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, b
     assert all(not beats(one, other) for one in allowed for other in found)
     points = {(getattr(one, by), one.drop) for one in found}
     assert all((getattr(one, by), one.drop) in points or any(beats(other, one) for other in found) for one in allowed)
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (tried(500, 0.005, arena=500), 0.0),  # it is there
+        (tried(250, 0.005, arena=500), 0.005 * math.log(2)),  # half of that, from 0.005 to the limit
+        (tried(250, 0.002, arena=500), 0.005 * math.log(2) + 0.003 * math.log(4)),  # further down, of the dense file
+        (tried(500, -0.1, arena=500), 0.005 * math.log(2)),
+        (tried(250, 0.01, arena=500), 0.0),  # none of the drops is left
+        (tried(250, 0.002, arena=501), 0.0),
+    ],
+)
+def test_the_area_that_a_file_adds_by_hand(one, expected):
+    best, dense = [tried(500, 0.005)], tried(1000, 0.001)
+    limits = Limits(0.01, Budgets(arena=500))
+    assert added_area(one, best, dense, limits=limits, by="bytes") == pytest.approx(expected)
+
+
+@given(FILES, st.builds(tried, st.integers(1, 9), st.integers(-3, 9)))
+def test_a_file_adds_area_if_it_comes_to_the_front_within_the_drop(files, one):
+    limits, dense = Limits(3), tried(9, 0)
+    best = front(files, limits=limits, by="bytes")
+    adds = added_area(one, best, dense, limits=limits, by="bytes") > 0
+    beaten = any(other.bytes <= one.bytes and other.drop <= max(0, one.drop) for other in [*best, dense])
+    assert adds == (not beaten and one.drop < 3)

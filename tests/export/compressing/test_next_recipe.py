@@ -11,26 +11,35 @@ from hypothesis import strategies as st
 import tfprune.export.compressing.next_recipe as choice
 from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import HEALED, LEAST_FLOPS, Outcome, cost, next_recipe, promise, rung
+from tfprune.export.compressing.next_recipe import (
+    HEALED,
+    LEAST_FLOPS,
+    Outcome,
+    cost,
+    fills_gaps,
+    healed,
+    is_long,
+    next_recipe,
+)
 from tfprune.export.compressing.recipe import Recipe
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 0)
 
 
-def test_every_fourth_trial_is_longer_and_every_sixteenth_longer_still():
-    assert [rung(number) for number in range(20)] == [0, 0, 0, 1] * 3 + [0, 0, 0, 2] + [0, 0, 0, 1]
-    assert rung(63) == 3
+def test_every_fourth_trial_is_longer_and_every_other_of_those_fills_gaps():
+    long = [number for number in range(32) if is_long(number)]
+    assert long == [3, 7, 11, 15, 19, 23, 27, 31]
+    assert [number for number in long if fills_gaps(number)] == [7, 15, 23, 31]
 
 
 DENSE = Outcome(None, 0.0, 0.0, is_hopeful=True)
 SETTINGS = {"first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
 
 
-def outcome(price, *, promise=None, is_open=True, hopeful=True, kept=True, **fields):
+def outcome(price, *, promise=None, gap=0.0, is_open=True, hopeful=True, kept=True, **fields):
     """Return what became of a recipe with these fields."""
-    return Outcome(
-        dataclasses.replace(FIRST, **fields), price, price if promise is None else promise, is_open, hopeful, kept
-    )
+    known = {"gap": gap, "is_open": is_open, "is_hopeful": hopeful, "is_kept": kept}
+    return Outcome(dataclasses.replace(FIRST, **fields), price, price if promise is None else promise, **known)
 
 
 def short(prices, **changes):
@@ -53,6 +62,17 @@ def test_what_promises_most_trains_longer():
     assert after(done, number=3).after == done[2].recipe
 
 
+@pytest.mark.parametrize(("number", "sparsity"), [(3, 0.4), (7, 0.6), (11, 0.4)])
+def test_what_may_fill_most_of_the_gaps_has_its_turn(number, sparsity):
+    closed = [outcome(2.0, sparsity=0.5, gap=0.1, is_open=False), outcome(3.0, sparsity=0.6, gap=0.2, is_open=False)]
+    chosen = after([DENSE, *closed, outcome(1.0, sparsity=0.4)], number=number)
+    assert (chosen.sparsity, chosen.rounds) == (sparsity, 4)
+
+
+def test_where_there_is_no_gap_the_best_answer_has_its_turn():
+    assert after([DENSE, outcome(1.0, sparsity=0.4)], number=7).rounds == 4
+
+
 def test_where_none_may_none_trains_longer():
     assert after(short([3.0, 1.0, 2.0], is_open=False), number=3).rounds == 1
 
@@ -71,7 +91,7 @@ def test_it_trains_longer_with_its_own_model_if_that_is_kept():
 def test_the_first_ones_halve_what_is_left_one_after_the_other(halve, flops, sparsity):
     done = [DENSE]
     for number in range(4):
-        recipe = after(done, halve=halve, most=0)
+        recipe = after(done, halve=halve, may_be_long=False)
         done.append(Outcome(recipe, -1.0 - number, 0.0, is_hopeful=True, is_kept=True))
     made = [one.recipe for one in done[1:]]
     assert [one.flops for one in made] == flops
@@ -98,7 +118,7 @@ def test_optuna_learns_what_each_step_changed(monkeypatch):
     done = short([-1.0, -2.0, -0.5, 4.0], kept=True)
     next_step = outcome(0.0, promise=-2.5, sparsity=0.3, after=done[2].recipe)
     longer = outcome(-1.0, promise=-3.0, sparsity=0.03, rounds=4)
-    after([*done, next_step, longer], most=0)
+    after([*done, next_step, longer], may_be_long=False)
     assert told == [
         *((one.recipe, change) for one, change in zip(done[1:], [-1 / 40, -2 / 40, -3 / 40, 4.0], strict=True)),
         (next_step.recipe, -0.5 / 40),
@@ -109,7 +129,7 @@ def drawn(monkeypatch, *done, **fields):
     """Return the recipe that comes of a draw after these."""
     halves = {"step": math.log(2), "channels": 0.0, "pattern": "unstructured"}
     monkeypatch.setattr(choice, "_drawn", lambda *_, **__: {**halves, **fields})
-    return after([DENSE, *done, *short([9.0] * 4, hopeful=False)[1:]], most=0)
+    return after([DENSE, *done, *short([9.0] * 4, hopeful=False)[1:]], may_be_long=False)
 
 
 def test_a_draw_goes_a_step_further_than_the_cheapest(monkeypatch):
@@ -149,7 +169,7 @@ def test_two_of_four_goes_on_with_the_same_or_without_zeros(monkeypatch, best, p
     offered = []
     one = {"step": 0.5, "channels": 0.5}
     monkeypatch.setattr(choice, "_drawn", lambda *_, patterns, **__: offered.extend(patterns) or one)
-    after([*short([0.0] * 4), best], most=0)
+    after([*short([0.0] * 4), best], may_be_long=False)
     assert offered == patterns
 
 
@@ -161,23 +181,23 @@ def test_two_of_four_that_goes_on_loses_channels(monkeypatch):
 
 def test_what_is_not_offered_is_not_drawn():
     done = [DENSE, *(outcome(-1.0 - index, sparsity=0.5 + index / 100) for index in range(5))]
-    assert {after(done, number=number, most=0).pattern for number in range(20)} == {"unstructured"}
+    assert {after(done, number=number, may_be_long=False).pattern for number in range(20)} == {"unstructured"}
 
 
 def test_one_that_was_trained_longer_is_not_taken_again():
     done = short([1.0, 2.0, 3.0, 4.0])
     done.insert(3, outcome(0.5, sparsity=0.01, rounds=4))
-    chosen = after(done, most=1)
+    chosen = after(done, number=3)
     assert (chosen.sparsity, chosen.rounds) == (0.02, 4)
 
 
 def test_where_a_long_one_does_not_fit_a_short_one_is_drawn():
-    assert after(short([3.0, 1.0, 2.0]), number=3, most=0).rounds == 1
+    assert after(short([3.0, 1.0, 2.0]), number=3, may_be_long=False).rounds == 1
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=9), st.integers(0, 5), st.booleans())
 def test_what_is_drawn_can_be_followed_and_is_the_same_again(prices, seed, can_shrink):
-    settings = {"seed": seed, "can_shrink": can_shrink, "most": 0}
+    settings = {"seed": seed, "can_shrink": can_shrink, "may_be_long": False}
     chosen = after(short(prices), **settings)
     assert chosen == after(short(prices), **settings)
     base = min(short(prices), key=lambda one: (one.cost, math.prod(one.left)))
@@ -204,8 +224,6 @@ def test_a_file_costs_its_size_and_twice_as_much_for_each_drop_too_many(size, dr
 
 
 def test_longer_training_promises_to_make_good_a_part_of_the_drop():
-    """Of 0.05 are 0.02 left: one drop too many, which doubles half the size."""
-    dense = Tried(None, None, 1000, 900, 0.9, 0.0)
-    tried = Tried(FIRST, None, 500, 400, 0.85, 0.05)
     assert pytest.approx(0.4) == HEALED
-    assert promise(tried, dense, limits=Limits(0.01), by="bytes") == pytest.approx(0.0)
+    assert healed(Tried(FIRST, None, 500, 400, 0.85, 0.05)).drop == pytest.approx(0.02)
+    assert healed(Tried(FIRST, None, 500, 400, 0.95, -0.05)).drop == -0.05
