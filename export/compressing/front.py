@@ -53,6 +53,14 @@ def front(tried: Iterable[Tried], *, limits: Limits, by: str) -> list[Tried]:
     return found
 
 
+def gap_before(tried: Tried, best: list[Tried], *, by: str) -> float:
+    """Return the area of the gap between a file and the next smaller one of a front; 0 if it is not there."""
+    if tried not in best[1:]:
+        return 0.0
+    before = best[best.index(tried) - 1]
+    return (before.drop - tried.drop) * math.log(getattr(tried, by) / getattr(before, by))
+
+
 def added_area(tried: Tried, best: Sequence[Tried], dense: Tried, *, limits: Limits, by: str) -> float:
     """Return what a file adds to the area under a front, over drops from 0 to the limit and logarithms of sizes.
 

@@ -31,6 +31,7 @@ class Outcome:
         cost: What its best file costs (`cost`).
         promise: What it may cost after longer training.
         gap: How much of the front's gaps it may fill after that (`added_area`).
+        room: How wide the gap is between its file and the next smaller one of the front (`gap_before`).
         is_open: Whether a file loses or takes too much, but would be the best answer if it did not.
         is_hopeful: Whether another recipe may take more away.
         is_kept: Whether another recipe can go on with its model.
@@ -40,6 +41,7 @@ class Outcome:
     cost: float
     promise: float
     gap: float = 0.0
+    room: float = 0.0
     is_open: bool = False
     is_hopeful: bool = False
     is_kept: bool = False
@@ -103,10 +105,14 @@ def next_recipe(
         halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
         if _choice(halved) not in map(_choice, tried):
             return halved
-    base = min(hopeful, key=_cost)
+    base, rounds = min(hopeful, key=_cost), first.rounds
+    above = max(hopeful, key=lambda one: one.room)
+    if may_be_long and is_long(number) and fills_gaps(number) and above.room:
+        base, rounds = above, first.rounds * LONGER
     patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
     told = _told(known, {one.recipe: one.cost for one in done}, first)
-    return _going_on(first, base, **_drawn(told, first, can_shrink=can_shrink, patterns=patterns))
+    step = _drawn(told, first, can_shrink=can_shrink, patterns=patterns)
+    return dataclasses.replace(_going_on(first, base, **step), rounds=rounds)
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 import tfprune
 from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
-from tfprune.export.compressing.front import Limits, added_area, front
+from tfprune.export.compressing.front import Limits, added_area, front, gap_before
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.next_recipe import Outcome, cost, healed, next_recipe
 from tfprune.export.compressing.recipe import Recipe
@@ -152,7 +152,7 @@ class Search:
         rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
 
-    def _outcome(self, trial: Trial, best: Sequence[Tried]) -> Outcome:
+    def _outcome(self, trial: Trial, best: list[Tried]) -> Outcome:
         """Return what is known of a recipe, when these files are the front."""
         dense, counted = self.done[0].tried[0], {"limits": self.limits, "by": self.by}
         longer = [healed(one) for one in trial.tried]
@@ -165,6 +165,7 @@ class Search:
             price,
             promise,
             gap=max((added_area(one, best, dense, **counted) for one in longer), default=0.0),
+            room=max((gap_before(one, best, by=self.by) for one in trial.tried), default=0.0),
             is_open=self._best_of(trial.tried) < self._best_of(best),
             is_hopeful=trial.recipe is None or least_lost <= HOPELESS,
             is_kept=trial.is_kept,

@@ -223,6 +223,7 @@ def test_what_may_become_the_best_answer_is_smaller_and_loses_too_much():
     assert [one.is_open for one in outcomes] == [False, False, False, True, True]
     assert [one.is_hopeful for one in outcomes] == [True, True, True, True, False]
     assert [one.gap > 0 for one in outcomes] == [False, True, False, True, False]
+    assert [one.room > 0 for one in outcomes] == [True, False, False, False, False]
 
 
 def refuse(path):

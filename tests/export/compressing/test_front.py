@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.front import Limits, added_area, front
+from tfprune.export.compressing.front import Limits, added_area, front, gap_before
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.micro.budgets import Budgets
 
@@ -51,6 +51,12 @@ def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, b
     assert all(not beats(one, other) for one in allowed for other in found)
     points = {(getattr(one, by), one.drop) for one in found}
     assert all((getattr(one, by), one.drop) in points or any(beats(other, one) for other in found) for one in allowed)
+
+
+def test_a_gap_is_as_wide_as_sizes_and_drops_differ():
+    best = [tried(250, 0.009), tried(500, 0.005), tried(1000, -0.001)]
+    found = [gap_before(one, best, by="bytes") for one in [*best, tried(700, 0.0)]]
+    assert found == pytest.approx([0.0, 0.004 * math.log(2), 0.006 * math.log(2), 0.0])
 
 
 @pytest.mark.parametrize(

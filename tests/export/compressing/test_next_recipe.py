@@ -36,9 +36,9 @@ DENSE = Outcome(None, 0.0, 0.0, is_hopeful=True)
 SETTINGS = {"first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
 
 
-def outcome(price, *, promise=None, gap=0.0, is_open=True, hopeful=True, kept=True, **fields):
+def outcome(price, *, promise=None, gap=0.0, room=0.0, is_open=True, hopeful=True, kept=True, **fields):
     """Return what became of a recipe with these fields."""
-    known = {"gap": gap, "is_open": is_open, "is_hopeful": hopeful, "is_kept": kept}
+    known = {"gap": gap, "room": room, "is_open": is_open, "is_hopeful": hopeful, "is_kept": kept}
     return Outcome(dataclasses.replace(FIRST, **fields), price, price if promise is None else promise, **known)
 
 
@@ -67,6 +67,17 @@ def test_what_may_fill_most_of_the_gaps_has_its_turn(number, sparsity):
     closed = [outcome(2.0, sparsity=0.5, gap=0.1, is_open=False), outcome(3.0, sparsity=0.6, gap=0.2, is_open=False)]
     chosen = after([DENSE, *closed, outcome(1.0, sparsity=0.4)], number=number)
     assert (chosen.sparsity, chosen.rounds) == (sparsity, 4)
+
+
+@pytest.mark.parametrize(("number", "base", "rounds"), [(6, -2.0, 1), (7, -1.0, 4), (11, -2.0, 1)])
+def test_where_nothing_waits_a_long_step_goes_into_the_widest_gap(number, base, rounds):
+    rooms = {-0.5: 0.1, -1.0: 0.3, -2.0: 0.0}
+    done = [
+        outcome(price, room=room, is_open=False, sparsity=0.2 - price / 10, rounds=4) for price, room in rooms.items()
+    ]
+    chosen = after([DENSE, *done, *short([9.0] * 4, hopeful=False, is_open=False)[1:]], number=number)
+    assert (chosen.after.sparsity, chosen.rounds) == (0.2 - base / 10, rounds)
+    assert chosen.after.sparsity <= chosen.sparsity
 
 
 def test_where_there_is_no_gap_the_best_answer_has_its_turn():
