@@ -68,8 +68,8 @@ class CompressReport(Report):
         header = ["file", "bytes", "of dense", *costs, self.metric, "drop", *(["test"] if has_test else [])]
         rows = [self._row(one, has_test) for one in self.front]
         words = (
-            f"{len(self.front)} files of {len(self.tried)} that were measured, {self.trials} recipes in "
-            f"{self.seconds:.0f} s; the first is {self.smaller}.\nFiles, report.json and report.html: {self.folder}"
+            f"{len(self.front)} of {len(self.tried)} files that were measured. Recipes tried: {self.trials}, in "
+            f"{self.seconds:.0f} s. The first is {self.smaller}.\nFiles, report.json and report.html: {self.folder}"
         )
         return f"{table(header, rows)}\n\n{words}"
 

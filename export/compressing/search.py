@@ -24,7 +24,8 @@ from tfprune.export.compressing.workers import workers_of
 from tfprune.run_folder import Arrays, RunFolder
 
 _log = logging.getLogger(__name__)
-SHARE = 60  # the shortest trial trains for this part of the time
+SHARE = 60  # the shortest trial trains for this part of the time,
+EXPORTS = 1.0  # and at least for so many times what the first one took, which only exports and measures
 LEAST = 30  # steps of a trial
 END = 0.05  # of the time is for what comes after the trials
 FAILED = 20.0  # the cost of a recipe that makes no file
@@ -178,7 +179,8 @@ class Search:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""
 
         def chosen() -> Arrays:  # once: a later call may have more time, and its trials are compared with those here
-            return {"steps": np.array(max(LEAST, int(self.seconds / SHARE / self._pace())))}
+            seconds = max(self.seconds / SHARE, EXPORTS * self.done[0].seconds)
+            return {"steps": np.array(max(LEAST, int(seconds / self._pace())))}
 
         steps = int(self.kept.remember("steps", chosen)["steps"])
         config = keras.saving.deserialize_keras_object(self.maker.model.get_compile_config())
@@ -186,12 +188,13 @@ class Search:
         return self._only_trains(steps, learning_rate=rate)
 
     def _only_trains(self, steps: int, *, learning_rate: float) -> Recipe:
-        """Return a recipe of at most so many steps, after a whole number of which the training data are through."""
+        """Return a recipe of at most so many steps, a whole number of epochs or of rounds that make one epoch."""
         samples = len(keras.tree.flatten(self.maker.train_data)[0])
         batches = -(-samples // self.maker.batch_size)
         parts = -(-batches // steps)
         samples = min(samples, batches // parts * parts * self.maker.batch_size)
-        return Recipe(1.0, 0.0, "unstructured", False, samples, batches // parts, 1, learning_rate, self.seed)
+        rounds = max(1, steps // batches)
+        return Recipe(1.0, 0.0, "unstructured", False, samples, batches // parts, rounds, learning_rate, self.seed)
 
     def _pace(self) -> float:
         """Return the seconds that a step takes."""

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -224,6 +225,24 @@ def test_what_may_become_the_best_answer_is_smaller_and_loses_too_much():
     assert [one.is_hopeful for one in outcomes] == [True, True, True, True, False]
     assert [one.gap > 0 for one in outcomes] == [False, True, False, True, False]
     assert [one.room > 0 for one in outcomes] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "samples", "steps", "rounds"),
+    [
+        (60, 300, 10, 50),  # 5 seconds, as the first trial took, and not the sixtieth part; 10 batches are an epoch
+        (900, 300, 10, 150),
+        (60, 64_000, 500, 1),  # a quarter of an epoch
+        (900, 64_000, 1000, 1),  # half of one: 1500 steps do not go into 2000
+    ],
+)
+def test_the_shortest_trial_trains_for_as_long_as_its_files_take(monkeypatch, seconds, samples, steps, rounds):
+    monkeypatch.setattr(Search, "_pace", lambda self: 0.01)
+    maker = SimpleNamespace(model=made()[0], train_data=(np.zeros((samples, 12)), None), batch_size=32)
+    kept = SimpleNamespace(remember=lambda _, make: make())
+    search = Search(maker, kept, "bytes", Limits(0.01), 0, seconds, done=[trial.Trial(None, (), 5.0, 0.0)])
+    recipe = search._first_recipe()
+    assert (recipe.steps, recipe.rounds) == (steps, rounds)
 
 
 def refuse(path):
