@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -155,7 +156,8 @@ class Search:
 
     def _outcome(self, trial: Trial, best: list[Tried]) -> Outcome:
         """Return what is known of a recipe, when these files are the front."""
-        dense, counted = self.done[0].tried[0], {"limits": self.limits, "by": self.by}
+        dense = self.done[0].tried[0]
+        counted: dict[str, Any] = {"limits": self.limits, "by": self.by}
         longer = [healed(one) for one in trial.tried]
         price, promise = (
             min((cost(one, dense, **counted) for one in files), default=FAILED) for files in (trial.tried, longer)
