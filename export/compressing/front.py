@@ -61,7 +61,7 @@ def gap_before(tried: Tried, best: list[Tried], *, by: str) -> float:
     return (before.drop - tried.drop) * math.log(getattr(tried, by) / getattr(before, by))
 
 
-def added_area(tried: Tried, best: Sequence[Tried], dense: Tried, *, limits: Limits, by: str) -> float:
+def added_area(tried: Tried, best: Sequence[Tried], *, dense: Tried, limits: Limits, by: str) -> float:
     """Return what a file adds to the area under a front, over drops from 0 to the limit and logarithms of sizes.
 
     Args:

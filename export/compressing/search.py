@@ -156,18 +156,17 @@ class Search:
 
     def _outcome(self, trial: Trial, best: list[Tried]) -> Outcome:
         """Return what is known of a recipe, when these files are the front."""
-        dense = self.done[0].tried[0]
-        counted: dict[str, Any] = {"limits": self.limits, "by": self.by}
+        counted: dict[str, Any] = {"dense": self.done[0].tried[0], "limits": self.limits, "by": self.by}
         longer = [healed(one) for one in trial.tried]
         price, promise = (
-            min((cost(one, dense, **counted) for one in files), default=FAILED) for files in (trial.tried, longer)
+            min((cost(one, **counted) for one in files), default=FAILED) for files in (trial.tried, longer)
         )
         least_lost = min(map(self.limits.excess_drop, trial.tried), default=math.inf)
         return Outcome(
             trial.recipe,
             price,
             promise,
-            gap=max((added_area(one, best, dense, **counted) for one in longer), default=0.0),
+            gap=max((added_area(one, best, **counted) for one in longer), default=0.0),
             room=max((gap_before(one, best, by=self.by) for one in trial.tried), default=0.0),
             is_open=self._best_of(trial.tried) < self._best_of(best),
             is_hopeful=trial.recipe is None or least_lost <= HOPELESS,

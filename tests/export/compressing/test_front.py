@@ -73,13 +73,13 @@ def test_a_gap_is_as_wide_as_sizes_and_drops_differ():
 def test_the_area_that_a_file_adds_by_hand(one, expected):
     best, dense = [tried(500, 0.005)], tried(1000, 0.001)
     limits = Limits(0.01, Budgets(arena=500))
-    assert added_area(one, best, dense, limits=limits, by="bytes") == pytest.approx(expected)
+    assert added_area(one, best, dense=dense, limits=limits, by="bytes") == pytest.approx(expected)
 
 
 @given(FILES, st.builds(tried, st.integers(1, 9), st.integers(-3, 9)))
 def test_a_file_adds_area_if_it_comes_to_the_front_within_the_drop(files, one):
     limits, dense = Limits(3), tried(9, 0)
     best = front(files, limits=limits, by="bytes")
-    adds = added_area(one, best, dense, limits=limits, by="bytes") > 0
+    adds = added_area(one, best, dense=dense, limits=limits, by="bytes") > 0
     beaten = any(other.bytes <= one.bytes and other.drop <= max(0, one.drop) for other in [*best, dense])
     assert adds == (not beaten and one.drop < 3)
