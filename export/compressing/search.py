@@ -25,8 +25,8 @@ from tfprune.export.compressing.workers import workers_of
 from tfprune.run_folder import Arrays, RunFolder
 
 _log = logging.getLogger(__name__)
-SHARE = 60  # the shortest trial trains for this part of the time,
-EXPORTS = 1.0  # and at least for so many times what the first one took, which only exports and measures
+SHARE = 60  # the shortest trial trains for this part of the time, at most an epoch,
+EXPORTS = 1.0  # but at least for so many times what the first one took, which only exports and measures
 LEAST = 30  # steps of a trial
 END = 0.05  # of the time is for what comes after the trials
 FAILED = 20.0  # the cost of a recipe that makes no file
@@ -180,8 +180,10 @@ class Search:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""
 
         def chosen() -> Arrays:  # once: a later call may have more time, and its trials are compared with those here
-            seconds = max(self.seconds / SHARE, EXPORTS * self.done[0].seconds)
-            return {"steps": np.array(max(LEAST, int(seconds / self._pace())))}
+            share, exports = (
+                int(seconds / self._pace()) for seconds in (self.seconds / SHARE, EXPORTS * self.done[0].seconds)
+            )
+            return {"steps": np.array(max(LEAST, min(share, self._batches), exports))}
 
         steps = int(self.kept.remember("steps", chosen)["steps"])
         config = keras.saving.deserialize_keras_object(self.maker.model.get_compile_config())
@@ -190,12 +192,20 @@ class Search:
 
     def _only_trains(self, steps: int, *, learning_rate: float) -> Recipe:
         """Return a recipe of at most so many steps, a whole number of epochs or of rounds that make one epoch."""
-        samples = len(keras.tree.flatten(self.maker.train_data)[0])
-        batches = -(-samples // self.maker.batch_size)
+        batches, batch_size = self._batches, self.maker.batch_size
         parts = -(-batches // steps)
-        samples = min(samples, batches // parts * parts * self.maker.batch_size)
+        samples = min(self._samples, batches // parts * parts * batch_size)
         rounds = max(1, steps // batches)
         return Recipe(1.0, 0.0, "unstructured", False, samples, batches // parts, rounds, learning_rate, self.seed)
+
+    @property
+    def _samples(self) -> int:
+        return len(keras.tree.flatten(self.maker.train_data)[0])
+
+    @property
+    def _batches(self) -> int:
+        """The steps of an epoch."""
+        return -(-self._samples // self.maker.batch_size)
 
     def _pace(self) -> float:
         """Return the seconds that a step takes."""

@@ -231,7 +231,7 @@ def test_what_may_become_the_best_answer_is_smaller_and_loses_too_much():
     ("seconds", "samples", "steps", "rounds"),
     [
         (60, 300, 10, 50),  # 5 seconds, as the first trial took, and not the sixtieth part; 10 batches are an epoch
-        (900, 300, 10, 150),
+        (900, 300, 10, 50),  # the sixtieth part would be 150 epochs
         (60, 64_000, 500, 1),  # a quarter of an epoch
         (900, 64_000, 1000, 1),  # half of one: 1500 steps do not go into 2000
     ],
