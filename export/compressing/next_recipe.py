@@ -15,11 +15,12 @@ from tfprune.export.compressing.recipe import PATTERNS, Recipe
 LONGER = 4  # times, of one of so many recipes: sixteen times took long and brought little
 FIRST = 4  # recipes that halve what is left, one after the other, before Optuna draws
 LAST = 20  # draws, of which Optuna learns: the less is left, the less can be removed at once
-LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds
+LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds; the longest
+# goes on with a model that lost nothing, the shortest with one that lost all it may
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 RATES = (0.5, 4.0)  # learning rates, in those of the model
 HALF = math.log(2)
-HEALED = 0.4  # of a drop, what longer training leaves: a careful guess
+HEALED = 0.3  # of what a step loses, what longer training leaves: the middle of 81 in eight searches
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Outcome:
 
     Attributes:
         recipe: The recipe; None for the model as it was.
-        cost: What its best file costs (`cost`).
-        promise: What it may cost after longer training.
+        promise: What its best file costs (`cost`), or may cost after longer training, if it had none.
+        slack: The part of the drop that is left to it then.
         gap: How much of the front's gaps it may fill after that (`added_area`).
         room: How wide the gap is between its file and the next smaller one of the front (`gap_before`).
         is_open: Whether a file loses or takes too much, but would be the best answer if it did not.
@@ -38,8 +39,8 @@ class Outcome:
     """
 
     recipe: Recipe | None
-    cost: float
     promise: float
+    slack: float = 1.0
     gap: float = 0.0
     room: float = 0.0
     is_open: bool = False
@@ -50,6 +51,11 @@ class Outcome:
     def left(self) -> tuple[float, float]:
         """The parts of the multiply-adds and of the weights that are left."""
         return _left(self.recipe)
+
+    @property
+    def longest(self) -> float:
+        """The longest step that goes on from it."""
+        return LEAST_STEP + (STEP - LEAST_STEP) * self.slack
 
     @property
     def model(self) -> Recipe | None:
@@ -105,14 +111,15 @@ def next_recipe(
         halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
         if _choice(halved) not in map(_choice, tried):
             return halved
-    base, rounds = min(hopeful, key=_cost), first.rounds
+    base, rounds = min(hopeful, key=_within_reach), first.rounds
     above = max(hopeful, key=lambda one: one.room)
     if may_be_long and is_long(number) and fills_gaps(number) and above.room:
         base, rounds = above, first.rounds * LONGER
     patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
-    told = _told(known, {one.recipe: one.cost for one in done}, first)
-    step = _drawn(told, first, can_shrink=can_shrink, patterns=patterns)
-    return dataclasses.replace(_going_on(first, base, **step), rounds=rounds)
+    told = _told(known, {one.recipe: one for one in done}, first)
+    drawn = _drawn(told, first.seed, can_shrink=can_shrink, patterns=patterns)
+    step = LEAST_STEP + (base.longest - LEAST_STEP) * drawn.pop("length")
+    return dataclasses.replace(_going_on(first, base, step=step, **drawn), rounds=rounds)
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
@@ -127,13 +134,14 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(tried)
 
 
-def healed(tried: Tried) -> Tried:
-    """Return what a file may be like after longer training."""
-    return dataclasses.replace(tried, drop=min(tried.drop, tried.drop * HEALED))
+def healed(tried: Tried, lost: float) -> Tried:
+    """Return what a file may be like after longer training, if what was gone on with had lost so much before."""
+    return dataclasses.replace(tried, drop=min(tried.drop, lost + HEALED * (tried.drop - lost)))
 
 
-def _cost(outcome: Outcome) -> tuple[float, float]:
-    return outcome.cost, math.prod(outcome.left)
+def _within_reach(outcome: Outcome) -> tuple[float, float]:
+    """Return what the longest step from a model may come to cost; of two, the smaller model is first."""
+    return outcome.promise - outcome.longest, math.prod(outcome.left)
 
 
 def _waiting(known: Sequence[Known], *, rounds: int) -> list[Known]:
@@ -150,16 +158,22 @@ def _most_promising(waiting: Sequence[Known], *, fills_gaps: bool) -> Known | No
     return min((pair for pair in waiting if pair[1].is_open), key=lambda pair: pair[1].promise, default=None)
 
 
-def _told(known: Sequence[Known], costs: Mapping[Recipe | None, float], first: Recipe) -> list[tuple[Recipe, float]]:
-    """Return the last short recipes, and what each promises to change of the cost, in its longest trial.
+def _told(
+    known: Sequence[Known], done: Mapping[Recipe | None, Outcome], first: Recipe
+) -> list[tuple[dict[str, Any], float]]:
+    """Return what was drawn for the last short recipes, and what each promises to save, in its longest trial.
 
-    What it promises to save is divided by its steps, as quantization-aware training takes more of them.
+    That is a part of the longest step, divided by its training steps: quantization-aware training takes more of them.
     """
     in_order = sorted(known, key=lambda pair: pair[0].rounds)
     promises = {_choice(recipe): one.promise for recipe, one in in_order}
-    short = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
-    changes = [(recipe, promises[_choice(recipe)] - costs[recipe.after]) for recipe in short[-LAST:]]
-    return [(recipe, change / recipe.all_steps if change < 0 else change) for recipe, change in changes]
+    short = [recipe for recipe, _ in known if recipe.rounds == first.rounds][-LAST:]
+    told = []
+    for recipe in short:
+        base = done[recipe.after]
+        change = (promises[_choice(recipe)] - base.promise) / base.longest
+        told.append((_parameters(recipe, first, base.longest), change / recipe.all_steps if change < 0 else change))
+    return told
 
 
 def _going_on(
@@ -193,13 +207,13 @@ def _has_place(recipe: Recipe | None, pattern: str) -> bool:
 
 
 def _drawn(
-    told: Iterable[tuple[Recipe, float]], first: Recipe, *, can_shrink: bool, patterns: Sequence[str]
+    told: Iterable[tuple[dict[str, Any], float]], seed: int, *, can_shrink: bool, patterns: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what Optuna draws after recipes that changed the cost by so much."""
+    """Return what Optuna draws after draws that changed the cost by so much."""
     import optuna
 
     space = {
-        "step": optuna.distributions.FloatDistribution(LEAST_STEP, STEP),
+        "length": optuna.distributions.FloatDistribution(0.0, 1.0),
         "channels": optuna.distributions.FloatDistribution(0.0, 1.0 if can_shrink else 0.0),
         "pattern": optuna.distributions.CategoricalDistribution(PATTERNS),
         "quantize_aware": optuna.distributions.CategoricalDistribution((False, True)),
@@ -208,9 +222,8 @@ def _drawn(
     loud = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=first.seed, n_startup_trials=FIRST))
-        for recipe, change in told:
-            parameters = _parameters(recipe, first)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST))
+        for parameters, change in told:
             study.add_trial(optuna.create_trial(params=parameters, distributions=space, value=change))
         free = {name: space[name] for name in space if name != "pattern" or len(patterns) > 1}
         return study.ask(free).params
@@ -218,18 +231,22 @@ def _drawn(
         optuna.logging.set_verbosity(loud)
 
 
-def _parameters(recipe: Recipe, first: Recipe) -> dict[str, Any]:
+def _parameters(recipe: Recipe, first: Recipe, longest: float) -> dict[str, Any]:
     """Return what was drawn, but for what was rounded, when a recipe came of it."""
     (flops_before, weights_before), (flops, weights) = _left(recipe.after), _left(recipe)
     removed = math.log(flops_before / flops)
     step = removed + math.log(weights_before / weights)
     return {
-        "step": min(max(step, LEAST_STEP), STEP),
-        "channels": min(max(removed / step, 0.0), 1.0) if step else 0.0,
+        "length": min(max(_part(step - LEAST_STEP, longest - LEAST_STEP), 0.0), 1.0),
+        "channels": min(max(_part(removed, step), 0.0), 1.0),
         "pattern": recipe.pattern,
         "quantize_aware": recipe.quantize_aware,
         "rate": min(max(recipe.learning_rate / first.learning_rate, RATES[0]), RATES[1]),
     }
+
+
+def _part(one: float, whole: float) -> float:
+    return one / whole if whole else 0.0
 
 
 def _left(recipe: Recipe | None) -> tuple[float, float]:

@@ -30,7 +30,6 @@ EXPORTS = 1.0  # but at least for so many times what the first one took, which o
 LEAST = 30  # steps of a trial
 END = 0.05  # of the time is for what comes after the trials
 FAILED = 20.0  # the cost of a recipe that makes no file
-HOPELESS = 1.0  # drops too many, beyond which nothing goes on with a model
 ROUNDING = 2.0  # steps that round take so many times as long, until one was timed
 
 
@@ -104,8 +103,10 @@ class Search:
         """Return the model with which a recipe goes on; None for the model as it was."""
         if recipe.after is None:
             return None
-        index = next(index for index, trial in enumerate(self.done) if trial.recipe == recipe.after)
-        return self.kept.remember(_step(index), dict)["model"]
+        return self.kept.remember(_step(self.done.index(self._trial_of(recipe.after))), dict)["model"]
+
+    def _trial_of(self, recipe: Recipe | None) -> Trial:
+        return next(trial for trial in self.done if trial.recipe == recipe)
 
     def _keep(self, make: Callable[[], Arrays]) -> Trial:
         def made() -> Arrays:
@@ -122,9 +123,9 @@ class Search:
     def _next(self, first: Recipe, can_shrink: bool, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
         best = front((one for trial in self.done for one in trial.tried), limits=self.limits, by=self.by)
-        done = [self._outcome(trial, best) for trial in self.done]
-        worst = max(one.cost for one in done)  # as if it failed, so that it is not drawn again
-        done += [Outcome(recipe, worst, worst, is_hopeful=True) for recipe in running]
+        done = [self._outcome(trial, best, first) for trial in self.done]
+        worst = max(one.promise for one in done)  # as if it failed, so that it is not drawn again
+        done += [Outcome(recipe, worst, is_hopeful=True) for recipe in running]
         number = 1 + max((one.recipe.seed for one in done if one.recipe), default=self.seed - 1) - self.seed
         for may_be_long in (True, False):
             recipe = next_recipe(
@@ -154,24 +155,28 @@ class Search:
         rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
 
-    def _outcome(self, trial: Trial, best: list[Tried]) -> Outcome:
+    def _outcome(self, trial: Trial, best: list[Tried], first: Recipe) -> Outcome:
         """Return what is known of a recipe, when these files are the front."""
         counted: dict[str, Any] = {"dense": self.done[0].tried[0], "limits": self.limits, "by": self.by}
-        longer = [healed(one) for one in trial.tried]
-        price, promise = (
-            min((cost(one, **counted) for one in files), default=FAILED) for files in (trial.tried, longer)
-        )
-        least_lost = min(map(self.limits.excess_drop, trial.tried), default=math.inf)
+        promised = self._promised(trial, first)
+        slack = self.limits.slack(_lost(promised))
         return Outcome(
             trial.recipe,
-            price,
-            promise,
-            gap=max((added_area(one, best, **counted) for one in longer), default=0.0),
+            min((cost(one, **counted) for one in promised), default=FAILED),
+            max(slack, 0.0),
+            gap=max((added_area(one, best, **counted) for one in promised), default=0.0),
             room=max((gap_before(one, best, by=self.by) for one in trial.tried), default=0.0),
             is_open=self._best_of(trial.tried) < self._best_of(best),
-            is_hopeful=trial.recipe is None or least_lost <= HOPELESS,
+            is_hopeful=trial.recipe is None or slack >= 0,
             is_kept=trial.is_kept,
         )
+
+    def _promised(self, trial: Trial, first: Recipe) -> tuple[Tried, ...]:
+        """Return a trial's files as they may be after longer training; those that had it, as they are."""
+        if trial.recipe is None or trial.recipe.rounds > first.rounds:
+            return trial.tried
+        lost = _lost(self._promised(self._trial_of(trial.recipe.after), first))
+        return tuple(healed(one, lost) for one in trial.tried)
 
     def _best_of(self, tried: Iterable[Tried]) -> float:
         return min((getattr(one, self.by) for one in tried), default=math.inf)
@@ -225,6 +230,11 @@ class Search:
             _log.info("no channels are removed: %s", error)
             return False
         return True
+
+
+def _lost(tried: Iterable[Tried]) -> float:
+    """Return what the best of some files lost."""
+    return max(0.0, min((one.drop for one in tried), default=math.inf))
 
 
 def _step(index: int) -> str:

@@ -1,6 +1,7 @@
 """compress: files are as accurate as it says, and a search that was killed finds the same ones."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -207,24 +208,50 @@ def test_a_model_that_cannot_be_loaded_is_the_begin_of_every_trial(tmp_path, mon
     assert all(one.recipe is None or one.recipe.after is None for one in report.tried)
 
 
-@pytest.mark.parametrize(("lost", "goes_on"), [(1.0, True), (1.01, False)])
-def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, lost, goes_on):
-    monkeypatch.setattr(Limits, "excess_drop", lambda self, tried: lost)
+@pytest.mark.parametrize(("slack", "goes_on"), [(0.0, True), (-0.01, False)])
+def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, slack, goes_on):
+    monkeypatch.setattr(Limits, "slack", lambda self, drop: slack)
     monkeypatch.setattr(Limits, "excess", lambda self, tried: 0.0)
     report = search(tmp_path, trials=2)
     assert any(one.recipe is not None and one.recipe.after is not None for one in report.tried) == goes_on
 
 
+def searched(*made):
+    """Return a search that has made files of these sizes and drops by these recipes."""
+    done = [
+        trial.Trial(recipe, (Tried(recipe, None, size, size, 0.9 - drop, drop),), 1.0, 1.0)
+        for recipe, size, drop in made
+    ]
+    return Search(None, None, "bytes", Limits(0.01), 0, 1.0, done=done)
+
+
+def outcomes(search, *best):
+    """Return what is known of each trial, if the files of these ones are the front."""
+    return [search._outcome(one, [search.done[index].tried[0] for index in best], HALF) for one in search.done]
+
+
 def test_what_may_become_the_best_answer_is_smaller_and_loses_too_much():
     files = [(1000, 0.0), (500, 0.005), (600, 0.02), (499, 0.02), (400, 0.3)]
-    tried = [Tried(None, None, size, size, 0.9 - drop, drop) for size, drop in files]
-    done = [trial.Trial(HALF if index else None, (one,), 1.0, 1.0) for index, one in enumerate(tried)]
-    search = Search(None, None, "bytes", Limits(0.01), 0, 1.0, done=done)
-    outcomes = [search._outcome(one, [tried[1], tried[0]]) for one in done]
-    assert [one.is_open for one in outcomes] == [False, False, False, True, True]
-    assert [one.is_hopeful for one in outcomes] == [True, True, True, True, False]
-    assert [one.gap > 0 for one in outcomes] == [False, True, False, True, False]
-    assert [one.room > 0 for one in outcomes] == [True, False, False, False, False]
+    search = searched(*((HALF if index else None, *one) for index, one in enumerate(files)))
+    found = outcomes(search, 1, 0)
+    assert [one.is_open for one in found] == [False, False, False, True, True]
+    assert [one.is_hopeful for one in found] == [True, True, True, True, False]
+    assert [one.gap > 0 for one in found] == [False, True, False, True, False]
+    assert [one.room > 0 for one in found] == [True, False, False, False, False]
+
+
+def test_longer_training_makes_good_for_a_part_of_what_the_last_step_lost():
+    short_step, long_step = replace(HALF, after=HALF), replace(HALF, rounds=4, after=HALF)
+    on_long = replace(HALF, after=long_step)
+    search = searched((None, 1000, -0.1), (HALF, 600, 0.01), (short_step, 400, 0.023), (long_step, 400, 0.012))
+    search.done += searched((on_long, 300, 0.02), (replace(HALF, seed=9), 300, -0.02)).done
+    found = outcomes(search, 1, 0)
+    # 0.3 of 0.01; then 0.003 and 0.3 of 0.02; it had it; beyond that nothing is left.
+    assert [one.slack for one in found] == pytest.approx([1.0, 0.7, 0.1, 0.0, 0.0, 1.0])
+    assert [one.is_hopeful for one in found] == [True, True, True, False, False, True]
+    # Twice the size for a drop too many: 0.002, and 0.012 + 0.3 * 0.008 - 0.01.
+    sizes = [1000, 600, 400, 400 * 2**0.2, 300 * 2**0.44, 300]
+    assert [one.promise for one in found] == pytest.approx([math.log(size / 1000) for size in sizes])
 
 
 @pytest.mark.parametrize(
