@@ -12,14 +12,14 @@ from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
-LONGER = 4  # times, of one of so many recipes: sixteen times took long and brought little
+LONGER = 4  # times: sixteen times took long and brought little
+TURNS = 4  # trials of which one goes for the best answer for longer, and one for the front's gaps
 FIRST = 4  # recipes that halve what is left, one after the other, before Optuna draws
 LAST = 20  # draws, of which Optuna learns: the less is left, the less can be removed at once
-LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds; the longest
-# goes on with a model that lost nothing, the shortest with one that lost all it may
+LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 RATES = (0.5, 4.0)  # learning rates, in those of the model
-HALF = math.log(2)
+EXCESS = math.log(4)  # what a drop too many costs: twice the size was worth it, and none of them got within the drop
 HEALED = 0.3  # of what a step loses, what longer training leaves: the middle of 81 in eight searches
 
 
@@ -30,7 +30,6 @@ class Outcome:
     Attributes:
         recipe: The recipe; None for the model as it was.
         promise: What its best file costs (`cost`), or may cost after longer training, if it had none.
-        slack: The part of the drop that is left to it then.
         gap: How much of the front's gaps it may fill after that (`added_area`).
         room: How wide the gap is between its file and the next smaller one of the front (`gap_before`).
         is_open: Whether a file loses or takes too much, but would be the best answer if it did not.
@@ -40,7 +39,6 @@ class Outcome:
 
     recipe: Recipe | None
     promise: float
-    slack: float = 1.0
     gap: float = 0.0
     room: float = 0.0
     is_open: bool = False
@@ -53,11 +51,6 @@ class Outcome:
         return _left(self.recipe)
 
     @property
-    def longest(self) -> float:
-        """The longest step that goes on from it."""
-        return LEAST_STEP + (STEP - LEAST_STEP) * self.slack
-
-    @property
     def model(self) -> Recipe | None:
         """The recipe with whose model one that does more goes on."""
         return self.recipe if self.is_kept or self.recipe is None else self.recipe.after
@@ -67,13 +60,13 @@ Known = tuple[Recipe, Outcome]
 
 
 def is_long(number: int) -> bool:
-    """Return whether a trial of this number trains a recipe for longer: 3, 7, 11 and so on."""
-    return number % LONGER == LONGER - 1
+    """Return whether a trial of this number trains a recipe for longer: 3, 5, 7, 9 and so on."""
+    return number % TURNS == TURNS - 1 or fills_gaps(number)
 
 
 def fills_gaps(number: int) -> bool:
-    """Return whether a long trial of this number fills the front's gaps: every other one."""
-    return (number + 1) // LONGER % 2 == 0
+    """Return whether a trial of this number fills the front's gaps: 5, 9, 13 and so on."""
+    return number > FIRST and number % TURNS == 1
 
 
 def next_recipe(
@@ -111,19 +104,18 @@ def next_recipe(
         halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
         if _choice(halved) not in map(_choice, tried):
             return halved
-    base, rounds = min(hopeful, key=_within_reach), first.rounds
+    base, rounds = min(hopeful, key=_promise), first.rounds
     above = max(hopeful, key=lambda one: one.room)
-    if may_be_long and is_long(number) and fills_gaps(number) and above.room:
+    if may_be_long and fills_gaps(number) and above.room:
         base, rounds = above, first.rounds * LONGER
     patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
-    told = _told(known, {one.recipe: one for one in done}, first)
-    drawn = _drawn(told, first.seed, can_shrink=can_shrink, patterns=patterns)
-    step = LEAST_STEP + (base.longest - LEAST_STEP) * drawn.pop("length")
-    return dataclasses.replace(_going_on(first, base, step=step, **drawn), rounds=rounds)
+    told = _told(known, {one.recipe: one.promise for one in done}, first)
+    step = _drawn(told, first, can_shrink=can_shrink, patterns=patterns)
+    return dataclasses.replace(_going_on(first, base, **step), rounds=rounds)
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
-    """Return what a file costs: its size or time against the dense file, twice as much for each `excess`.
+    """Return what a file costs: its size or time against the dense file, four times as much for each `excess`.
 
     Args:
         tried: The file.
@@ -131,7 +123,7 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
         limits: What it may lose and take.
         by: The attribute that counts, such as `"bytes"`.
     """
-    return math.log(getattr(tried, by) / getattr(dense, by)) + HALF * limits.excess(tried)
+    return math.log(getattr(tried, by) / getattr(dense, by)) + EXCESS * limits.excess(tried)
 
 
 def healed(tried: Tried, lost: float) -> Tried:
@@ -139,9 +131,8 @@ def healed(tried: Tried, lost: float) -> Tried:
     return dataclasses.replace(tried, drop=min(tried.drop, lost + HEALED * (tried.drop - lost)))
 
 
-def _within_reach(outcome: Outcome) -> tuple[float, float]:
-    """Return what the longest step from a model may come to cost; of two, the smaller model is first."""
-    return outcome.promise - outcome.longest, math.prod(outcome.left)
+def _promise(outcome: Outcome) -> tuple[float, float]:
+    return outcome.promise, math.prod(outcome.left)
 
 
 def _waiting(known: Sequence[Known], *, rounds: int) -> list[Known]:
@@ -159,21 +150,17 @@ def _most_promising(waiting: Sequence[Known], *, fills_gaps: bool) -> Known | No
 
 
 def _told(
-    known: Sequence[Known], done: Mapping[Recipe | None, Outcome], first: Recipe
-) -> list[tuple[dict[str, Any], float]]:
-    """Return what was drawn for the last short recipes, and what each promises to save, in its longest trial.
+    known: Sequence[Known], promises: Mapping[Recipe | None, float], first: Recipe
+) -> list[tuple[Recipe, float]]:
+    """Return the last short recipes, and what each promises to change of the cost, in its longest trial.
 
-    That is a part of the longest step, divided by its training steps: quantization-aware training takes more of them.
+    What it promises to save is divided by its steps, as quantization-aware training takes more of them.
     """
     in_order = sorted(known, key=lambda pair: pair[0].rounds)
-    promises = {_choice(recipe): one.promise for recipe, one in in_order}
-    short = [recipe for recipe, _ in known if recipe.rounds == first.rounds][-LAST:]
-    told = []
-    for recipe in short:
-        base = done[recipe.after]
-        change = (promises[_choice(recipe)] - base.promise) / base.longest
-        told.append((_parameters(recipe, first, base.longest), change / recipe.all_steps if change < 0 else change))
-    return told
+    longest = {_choice(recipe): one.promise for recipe, one in in_order}
+    short = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
+    changes = [(recipe, longest[_choice(recipe)] - promises[recipe.after]) for recipe in short[-LAST:]]
+    return [(recipe, change / recipe.all_steps if change < 0 else change) for recipe, change in changes]
 
 
 def _going_on(
@@ -207,13 +194,13 @@ def _has_place(recipe: Recipe | None, pattern: str) -> bool:
 
 
 def _drawn(
-    told: Iterable[tuple[dict[str, Any], float]], seed: int, *, can_shrink: bool, patterns: Sequence[str]
+    told: Iterable[tuple[Recipe, float]], first: Recipe, *, can_shrink: bool, patterns: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what Optuna draws after draws that changed the cost by so much."""
+    """Return what Optuna draws after recipes that changed the cost by so much."""
     import optuna
 
     space = {
-        "length": optuna.distributions.FloatDistribution(0.0, 1.0),
+        "step": optuna.distributions.FloatDistribution(LEAST_STEP, STEP),
         "channels": optuna.distributions.FloatDistribution(0.0, 1.0 if can_shrink else 0.0),
         "pattern": optuna.distributions.CategoricalDistribution(PATTERNS),
         "quantize_aware": optuna.distributions.CategoricalDistribution((False, True)),
@@ -222,8 +209,9 @@ def _drawn(
     loud = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST))
-        for parameters, change in told:
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=first.seed, n_startup_trials=FIRST))
+        for recipe, change in told:
+            parameters = _parameters(recipe, first)
             study.add_trial(optuna.create_trial(params=parameters, distributions=space, value=change))
         free = {name: space[name] for name in space if name != "pattern" or len(patterns) > 1}
         return study.ask(free).params
@@ -231,22 +219,18 @@ def _drawn(
         optuna.logging.set_verbosity(loud)
 
 
-def _parameters(recipe: Recipe, first: Recipe, longest: float) -> dict[str, Any]:
+def _parameters(recipe: Recipe, first: Recipe) -> dict[str, Any]:
     """Return what was drawn, but for what was rounded, when a recipe came of it."""
     (flops_before, weights_before), (flops, weights) = _left(recipe.after), _left(recipe)
     removed = math.log(flops_before / flops)
     step = removed + math.log(weights_before / weights)
     return {
-        "length": min(max(_part(step - LEAST_STEP, longest - LEAST_STEP), 0.0), 1.0),
-        "channels": min(max(_part(removed, step), 0.0), 1.0),
+        "step": min(max(step, LEAST_STEP), STEP),
+        "channels": min(max(removed / step, 0.0), 1.0) if step else 0.0,
         "pattern": recipe.pattern,
         "quantize_aware": recipe.quantize_aware,
         "rate": min(max(recipe.learning_rate / first.learning_rate, RATES[0]), RATES[1]),
     }
-
-
-def _part(one: float, whole: float) -> float:
-    return one / whole if whole else 0.0
 
 
 def _left(recipe: Recipe | None) -> tuple[float, float]:

@@ -159,15 +159,13 @@ class Search:
         """Return what is known of a recipe, when these files are the front."""
         counted: dict[str, Any] = {"dense": self.done[0].tried[0], "limits": self.limits, "by": self.by}
         promised = self._promised(trial, first)
-        slack = self.limits.slack(_lost(promised))
         return Outcome(
             trial.recipe,
             min((cost(one, **counted) for one in promised), default=FAILED),
-            max(slack, 0.0),
             gap=max((added_area(one, best, **counted) for one in promised), default=0.0),
             room=max((gap_before(one, best, by=self.by) for one in trial.tried), default=0.0),
             is_open=self._best_of(trial.tried) < self._best_of(best),
-            is_hopeful=trial.recipe is None or slack >= 0,
+            is_hopeful=trial.recipe is None or not all(map(self.limits.excess_drop, promised)),
             is_kept=trial.is_kept,
         )
 
