@@ -32,7 +32,7 @@ class Outcome:
         promise: What its best file costs (`cost`), or may cost after longer training, if it had none.
         gap: How much of the front's gaps it may fill after that (`added_area`).
         room: How wide the gap is between its file and the next smaller one of the front (`gap_before`).
-        is_open: Whether a file loses or takes too much, but would be the best answer if it did not.
+        is_open: Whether it promises to become the best answer.
         is_hopeful: Whether another recipe may take more away.
         is_kept: Whether another recipe can go on with its model.
     """
@@ -92,11 +92,10 @@ def next_recipe(
     """
     first = dataclasses.replace(first, seed=seed + number)
     known = [(one.recipe, one) for one in done if one.recipe]
-    if may_be_long and is_long(number):
-        waiting = _waiting(known, rounds=first.rounds)
-        if chosen := _most_promising(waiting, fills_gaps=fills_gaps(number)):
-            recipe, best = chosen
-            return dataclasses.replace(recipe, rounds=recipe.rounds * LONGER, seed=first.seed, after=best.model)
+    is_longer = may_be_long and is_long(number)
+    if is_longer and (chosen := _most_promising(known, rounds=first.rounds, fills_gaps=fills_gaps(number))):
+        recipe, best = chosen
+        return dataclasses.replace(recipe, rounds=recipe.rounds * LONGER, seed=first.seed, after=best.model)
     hopeful = [one for one in done if one.is_hopeful]
     tried = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
     if len(tried) < FIRST:
@@ -106,7 +105,7 @@ def next_recipe(
             return halved
     base, rounds = min(hopeful, key=_promise), first.rounds
     above = max(hopeful, key=lambda one: one.room)
-    if may_be_long and fills_gaps(number) and above.room:
+    if is_longer and above.room:
         base, rounds = above, first.rounds * LONGER
     patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
     told = _told(known, {one.recipe: one.promise for one in done}, first)
@@ -135,18 +134,13 @@ def _promise(outcome: Outcome) -> tuple[float, float]:
     return outcome.promise, math.prod(outcome.left)
 
 
-def _waiting(known: Sequence[Known], *, rounds: int) -> list[Known]:
-    """Return recipes of so many rounds that were not tried with more of them."""
+def _most_promising(known: Sequence[Known], *, rounds: int, fills_gaps: bool) -> Known | None:
+    """Return, of those that were not trained longer, what may fill most of the front's gaps or be the best answer."""
     longer = {_choice(recipe) for recipe, _ in known if recipe.rounds == rounds * LONGER}
-    return [(recipe, one) for recipe, one in known if recipe.rounds == rounds and _choice(recipe) not in longer]
-
-
-def _most_promising(waiting: Sequence[Known], *, fills_gaps: bool) -> Known | None:
-    """Return what may fill most of the front's gaps, or else may be the best answer; None if nothing may."""
-    gaps = [pair for pair in waiting if pair[1].gap] if fills_gaps else []
-    if gaps:
-        return max(gaps, key=lambda pair: pair[1].gap)
-    return min((pair for pair in waiting if pair[1].is_open), key=lambda pair: pair[1].promise, default=None)
+    waiting = [(recipe, one) for recipe, one in known if recipe.rounds == rounds and _choice(recipe) not in longer]
+    best = min((pair for pair in waiting if pair[1].is_open), key=lambda pair: pair[1].promise, default=None)
+    widest = max((pair for pair in waiting if pair[1].gap), key=lambda pair: pair[1].gap, default=None)
+    return widest or best if fills_gaps else best or widest
 
 
 def _told(

@@ -159,12 +159,13 @@ class Search:
         """Return what is known of a recipe, when these files are the front."""
         counted: dict[str, Any] = {"dense": self.done[0].tried[0], "limits": self.limits, "by": self.by}
         promised = self._promised(trial, first)
+        promise = min((cost(one, **counted) for one in promised), default=FAILED)
         return Outcome(
             trial.recipe,
-            min((cost(one, **counted) for one in promised), default=FAILED),
+            promise,
             gap=max((added_area(one, best, **counted) for one in promised), default=0.0),
             room=max((gap_before(one, best, by=self.by) for one in trial.tried), default=0.0),
-            is_open=self._best_of(trial.tried) < self._best_of(best),
+            is_open=promise < min((cost(one, **counted) for one in best), default=math.inf),
             is_hopeful=trial.recipe is None or not all(map(self.limits.excess_drop, promised)),
             is_kept=trial.is_kept,
         )
@@ -175,9 +176,6 @@ class Search:
             return trial.tried
         lost = _lost(self._promised(self._trial_of(trial.recipe.after), first))
         return tuple(healed(one, lost) for one in trial.tried)
-
-    def _best_of(self, tried: Iterable[Tried]) -> float:
-        return min((getattr(one, self.by) for one in tried), default=math.inf)
 
     def _first_recipe(self) -> Recipe:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""

@@ -61,14 +61,16 @@ def test_what_promises_most_trains_longer_if_nothing_may_go_on_with_it_as_well()
     assert after(done, number=3).after == done[2].recipe
 
 
-@pytest.mark.parametrize(("number", "sparsity"), [(3, 0.4), (5, 0.6), (7, 0.4)])
-def test_what_may_fill_most_of_the_gaps_has_its_turn(number, sparsity):
+@pytest.mark.parametrize(
+    ("number", "is_open", "sparsity"), [(3, True, 0.4), (5, True, 0.6), (7, True, 0.4), (7, False, 0.6)]
+)
+def test_what_may_fill_most_of_the_gaps_has_its_turn_or_comes_in_for_the_best_answer(number, is_open, sparsity):
     closed = [outcome(2.0, sparsity=0.5, gap=0.1, is_open=False), outcome(3.0, sparsity=0.6, gap=0.2, is_open=False)]
-    chosen = after([DENSE, *closed, outcome(1.0, sparsity=0.4)], number=number)
+    chosen = after([DENSE, *closed, outcome(1.0, sparsity=0.4, is_open=is_open)], number=number)
     assert (chosen.sparsity, chosen.rounds) == (sparsity, 4)
 
 
-@pytest.mark.parametrize(("number", "base", "rounds"), [(8, -2.0, 1), (9, -1.0, 4), (11, -2.0, 1)])
+@pytest.mark.parametrize(("number", "base", "rounds"), [(8, -2.0, 1), (9, -1.0, 4), (11, -1.0, 4)])
 def test_where_nothing_waits_a_long_step_goes_into_the_widest_gap(number, base, rounds):
     rooms = {-0.5: 0.1, -1.0: 0.3, -2.0: 0.0}
     done = [
