@@ -28,11 +28,13 @@ class Limits:
     def excess(self, tried: Tried) -> float:
         """Return how far a file is from an answer, 0 for one: by drops, and tenths of the budgets, too many."""
         taken = ((tried.arena_bytes or 0, self.budgets.arena), (tried.bytes, self.budgets.flash))
-        return self.excess_drop(tried) + sum(max(0.0, size / limit - 1) / TENTH for size, limit in taken if limit)
+        return max(0.0, -self.slack(tried.drop)) + sum(
+            max(0.0, size / limit - 1) / TENTH for size, limit in taken if limit
+        )
 
-    def excess_drop(self, tried: Tried) -> float:
-        """Return how many drops too many a file loses."""
-        return max(0.0, tried.drop - self.max_drop) / max(self.max_drop, SMALLEST_DROP)
+    def slack(self, drop: float) -> float:
+        """Return which part of the drop is left after such a one; less than 0 beyond it."""
+        return (self.max_drop - drop) / max(self.max_drop, SMALLEST_DROP)
 
 
 def front(tried: Iterable[Tried], *, limits: Limits, by: str) -> list[Tried]:

@@ -17,6 +17,7 @@ TURNS = 4  # trials of which one goes for the best answer for longer, and one fo
 FIRST = 4  # recipes that halve what is left, one after the other, before Optuna draws
 LAST = 20  # draws, of which Optuna learns: the less is left, the less can be removed at once
 LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights times multiply-adds
+AT_THE_LIMIT = 0.5  # of the longest step, how far it goes from a model that has lost all it may
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 RATES = (0.5, 4.0)  # learning rates, in those of the model
 EXCESS = math.log(4)  # what a drop too many costs: twice the size was worth it, and none of them got within the drop
@@ -30,6 +31,7 @@ class Outcome:
     Attributes:
         recipe: The recipe; None for the model as it was.
         promise: What its best file costs (`cost`), or may cost after longer training, if it had none.
+        slack: The part of the drop that is left to it then.
         gap: How much of the front's gaps it may fill after that (`added_area`).
         room: How wide the gap is between its file and the next smaller one of the front (`gap_before`).
         is_open: Whether it promises to become the best answer.
@@ -39,6 +41,7 @@ class Outcome:
 
     recipe: Recipe | None
     promise: float
+    slack: float = 1.0
     gap: float = 0.0
     room: float = 0.0
     is_open: bool = False
@@ -49,6 +52,11 @@ class Outcome:
     def left(self) -> tuple[float, float]:
         """The parts of the multiply-adds and of the weights that are left."""
         return _left(self.recipe)
+
+    @property
+    def longest(self) -> float:
+        """The longest step that goes on from it."""
+        return STEP * (AT_THE_LIMIT + (1 - AT_THE_LIMIT) * self.slack)
 
     @property
     def model(self) -> Recipe | None:
@@ -109,8 +117,9 @@ def next_recipe(
         base, rounds = above, first.rounds * LONGER
     patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
     told = _told(known, {one.recipe: one.promise for one in done}, first)
-    step = _drawn(told, first, can_shrink=can_shrink, patterns=patterns)
-    return dataclasses.replace(_going_on(first, base, **step), rounds=rounds)
+    drawn = _drawn(told, first, can_shrink=can_shrink, patterns=patterns)
+    step = min(drawn.pop("step"), base.longest)
+    return dataclasses.replace(_going_on(first, base, step=step, **drawn), rounds=rounds)
 
 
 def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:

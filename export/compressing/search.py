@@ -160,13 +160,15 @@ class Search:
         counted: dict[str, Any] = {"dense": self.done[0].tried[0], "limits": self.limits, "by": self.by}
         promised = self._promised(trial, first)
         promise = min((cost(one, **counted) for one in promised), default=FAILED)
+        slack = self.limits.slack(_lost(promised))
         return Outcome(
             trial.recipe,
             promise,
+            max(0.0, slack),
             gap=max((added_area(one, best, **counted) for one in promised), default=0.0),
             room=max((gap_before(one, best, by=self.by) for one in trial.tried), default=0.0),
             is_open=promise < min((cost(one, **counted) for one in best), default=math.inf),
-            is_hopeful=trial.recipe is None or not all(map(self.limits.excess_drop, promised)),
+            is_hopeful=trial.recipe is None or slack >= 0,
             is_kept=trial.is_kept,
         )
 

@@ -208,9 +208,9 @@ def test_a_model_that_cannot_be_loaded_is_the_begin_of_every_trial(tmp_path, mon
     assert all(one.recipe is None or one.recipe.after is None for one in report.tried)
 
 
-@pytest.mark.parametrize(("lost", "goes_on"), [(0.0, True), (0.01, False)])
-def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, lost, goes_on):
-    monkeypatch.setattr(Limits, "excess_drop", lambda self, tried: lost)
+@pytest.mark.parametrize(("slack", "goes_on"), [(0.0, True), (-0.01, False)])
+def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, slack, goes_on):
+    monkeypatch.setattr(Limits, "slack", lambda self, drop: slack)
     monkeypatch.setattr(Limits, "excess", lambda self, tried: 0.0)
     report = search(tmp_path, trials=2)
     assert any(one.recipe is not None and one.recipe.after is not None for one in report.tried) == goes_on
@@ -247,6 +247,7 @@ def test_longer_training_makes_good_for_a_part_of_what_the_last_step_lost():
     search.done += searched((on_long, 300, 0.02), (replace(HALF, seed=9), 300, -0.02)).done
     found = outcomes(search, 1, 0)
     # Drops of 0.3 * 0.01, then 0.003 + 0.3 * 0.02; 0.012, which had it; 0.012 + 0.3 * 0.008.
+    assert [one.slack for one in found] == pytest.approx([1.0, 0.7, 0.1, 0.0, 0.0, 1.0])
     assert [one.is_hopeful for one in found] == [True, True, True, False, False, True]
     sizes = [1000, 600, 400, 400 * 4**0.2, 300 * 4**0.44, 300]  # four times the size for a drop too many
     assert [one.promise for one in found] == pytest.approx([math.log(size / 1000) for size in sizes])

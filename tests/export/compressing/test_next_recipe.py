@@ -35,10 +35,10 @@ DENSE = Outcome(None, 0.0, is_hopeful=True)
 SETTINGS = {"first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
 
 
-def outcome(promise, *, gap=0.0, room=0.0, is_open=True, hopeful=True, kept=True, **fields):
+def outcome(promise, *, slack=1.0, gap=0.0, room=0.0, is_open=True, hopeful=True, kept=True, **fields):
     """Return what became of a recipe with these fields."""
     known = {"gap": gap, "room": room, "is_open": is_open, "is_hopeful": hopeful, "is_kept": kept}
-    return Outcome(dataclasses.replace(FIRST, **fields), promise, **known)
+    return Outcome(dataclasses.replace(FIRST, **fields), promise, slack, **known)
 
 
 def short(prices, **changes):
@@ -156,6 +156,14 @@ def test_a_draw_goes_a_step_further_than_the_cheapest(monkeypatch):
     assert half.chain == (done[1].recipe, half)
     assert half.steps_of_chain == 120
     assert type(half).read(json.loads(json.dumps(half.as_dict()))) == half
+
+
+@pytest.mark.parametrize(("slack", "sparsity"), [(1.0, 0.75), (0.5, 0.703), (0.0, 0.646)])
+def test_a_step_is_half_as_long_where_all_of_the_drop_is_gone(monkeypatch, slack, sparsity):
+    """Of 0.5, the part of 2 to the power of -1, -0.75 and -0.5 is left; shorter ones are as drawn."""
+    base = outcome(-1.0, sparsity=0.5, slack=slack)
+    assert drawn(monkeypatch, base).sparsity == sparsity
+    assert drawn(monkeypatch, base, step=0.2).sparsity == 0.591
 
 
 def test_none_goes_on_with_one_that_lost_too_much(monkeypatch):
