@@ -58,11 +58,11 @@ def compress(
 
     A recipe says how many channels go, how many weights become zero and in which pattern, whether the model then
     trains quantization-aware, and how long it trains. Each makes a smaller model, of which a float32 and an int8 file
-    are exported and run on the validation data. Optuna draws recipes; every fourth trial trains one four times as
+    are exported and run on the validation data. Optuna draws recipes; every other trial trains one four times as
     long: by turns the one that promises the smallest file within `max_drop`, and the one that promises to fill most
     of the gaps between the best files, which lose less.
 
-    A trial goes on with what the best one so far made, of those that lost at most twice `max_drop`, and leaves at
+    A trial goes on with what an earlier one made, if that may keep to `max_drop` after longer training, and leaves at
     least half of that (multiply-adds times weights). So training adds up; the folder keeps these models. A model that
     Keras cannot save and load again is what every trial begins with.
 
