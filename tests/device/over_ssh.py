@@ -1,6 +1,7 @@
 """An emulated Raspberry Pi behind a real sshd: `tfprune bench --on` and `verify --on`, as with a board on the desk.
 
-python over_ssh.py FOLDER: builds the Pi's Python there once, and needs Debian's openssh-server.
+python over_ssh.py FOLDER [FILE ...]: builds the Pi's Python in the folder once, needs Debian's openssh-server, and
+times more files there, such as those that a search has found.
 """
 
 from __future__ import annotations
@@ -39,10 +40,9 @@ def main() -> int:
         inputs, server = _files(folder), Loopback(folder)
         device = ["--on", server.address, "--python", str(python), "--ssh", " ".join(server.options())]
         compared = ["--against", str(folder / "net.keras"), "--inputs", str(inputs)]
-        codes = [
-            cli.main(["bench", str(folder / "net.tflite"), *device, "--runs", "20"]),
-            cli.main(["verify", str(folder / "net.tflite"), *device, *compared]),
-        ]
+        timed = [str(folder / "net.tflite"), *sys.argv[2:]]
+        codes = [cli.main(["bench", path, *device, "--runs", "20"]) for path in timed]
+        codes.append(cli.main(["verify", timed[0], *device, *compared]))
         server.close()
         left = [path.name for path in (folder / "tmp").iterdir()]
     console.print(f"left on the device: {', '.join(left) or 'nothing'}")
