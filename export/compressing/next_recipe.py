@@ -100,16 +100,19 @@ def next_recipe(
     """
     first = dataclasses.replace(first, seed=seed + number)
     known = [(one.recipe, one) for one in done if one.recipe]
+    short = [(recipe, one) for recipe, one in known if recipe.rounds == first.rounds]
+    longer = {_choice(recipe) for recipe, _ in known if recipe.rounds > first.rounds}
+    waiting = [(recipe, one) for recipe, one in short if _choice(recipe) not in longer]
     is_longer = may_be_long and is_long(number)
-    if is_longer and (chosen := _most_promising(known, rounds=first.rounds, fills_gaps=fills_gaps(number))):
+    if is_longer and (chosen := _most_promising(waiting, fills_gaps=fills_gaps(number))):
         recipe, best = chosen
         return dataclasses.replace(recipe, rounds=recipe.rounds * LONGER, seed=first.seed, after=best.model)
-    hopeful = [one for one in done if one.is_hopeful]
-    tried = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
-    if len(tried) < FIRST:
+    promised = {recipe for recipe, _ in short if _choice(recipe) in longer}  # of which more is known by now
+    hopeful = [one for one in done if one.is_hopeful and one.recipe not in promised]
+    if len(short) < FIRST:
         smallest = min(hopeful, key=lambda one: math.prod(one.left))
         halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
-        if _choice(halved) not in map(_choice, tried):
+        if _choice(halved) not in (_choice(recipe) for recipe, _ in short):
             return halved
     base, rounds = min(hopeful, key=_promise), first.rounds
     above = max(hopeful, key=lambda one: one.room)
@@ -143,10 +146,8 @@ def _promise(outcome: Outcome) -> tuple[float, float]:
     return outcome.promise, math.prod(outcome.left)
 
 
-def _most_promising(known: Sequence[Known], *, rounds: int, fills_gaps: bool) -> Known | None:
+def _most_promising(waiting: Sequence[Known], *, fills_gaps: bool) -> Known | None:
     """Return, of those that were not trained longer, what may fill most of the front's gaps or be the best answer."""
-    longer = {_choice(recipe) for recipe, _ in known if recipe.rounds == rounds * LONGER}
-    waiting = [(recipe, one) for recipe, one in known if recipe.rounds == rounds and _choice(recipe) not in longer]
     best = min((pair for pair in waiting if pair[1].is_open), key=lambda pair: pair[1].promise, default=None)
     widest = max((pair for pair in waiting if pair[1].gap), key=lambda pair: pair[1].gap, default=None)
     return widest or best if fills_gaps else best or widest

@@ -166,6 +166,13 @@ def test_a_step_is_half_as_long_where_all_of_the_drop_is_gone(monkeypatch, slack
     assert drawn(monkeypatch, base, step=0.2).sparsity == 0.591
 
 
+def test_what_longer_training_showed_counts_instead_of_what_the_short_one_promised(monkeypatch):
+    promised, other = outcome(-2.0, sparsity=0.8), outcome(-1.0, sparsity=0.5)
+    assert drawn(monkeypatch, promised, other).after == promised.recipe
+    shown = outcome(-0.5, sparsity=0.8, rounds=4, hopeful=False)
+    assert drawn(monkeypatch, promised, other, shown).after == other.recipe
+
+
 def test_none_goes_on_with_one_that_lost_too_much(monkeypatch):
     lost = outcome(-2.0, sparsity=0.9, hopeful=False, kept=False)
     assert drawn(monkeypatch, lost, outcome(-1.0, sparsity=0.5)).sparsity == 0.75
