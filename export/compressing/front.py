@@ -55,12 +55,18 @@ def front(tried: Iterable[Tried], *, limits: Limits, by: str) -> list[Tried]:
     return found
 
 
-def gap_before(tried: Tried, best: list[Tried], *, by: str) -> float:
-    """Return the area of the gap between a file and the next smaller one of a front; 0 if it is not there."""
-    if tried not in best[1:]:
+def gap_before(tried: Tried, best: list[Tried], *, limits: Limits, by: str) -> float:
+    """Return the area of the gap between a file and the next smaller one of a front, over drops from 0 to the limit.
+
+    It is 0 for a file that is not there. Half of the smallest one, at the limit, stands where the front ends.
+    """
+    if tried not in best:
         return 0.0
-    before = best[best.index(tried) - 1]
-    return (before.drop - tried.drop) * math.log(getattr(tried, by) / getattr(before, by))
+    index, lost = best.index(tried), max(0.0, tried.drop)
+    if not index:
+        return (limits.max_drop - lost) * math.log(2)
+    before = best[index - 1]
+    return (max(0.0, before.drop) - lost) * math.log(getattr(tried, by) / getattr(before, by))
 
 
 def added_area(tried: Tried, best: Sequence[Tried], *, dense: Tried, limits: Limits, by: str) -> float:

@@ -33,7 +33,8 @@ class Outcome:
         promise: What its best file costs (`cost`), or may cost after longer training, if it had none.
         slack: The part of the drop that is left to it then.
         gap: How much of the front's gaps it may fill after that (`added_area`).
-        room: How wide the gap is between its file and the next smaller one of the front (`gap_before`).
+        room: How wide the gap is between its file and the next smaller one of the front (`gap_before`), by the
+            steps that were tried from there, and one more.
         is_open: Whether it promises to become the best answer.
         is_hopeful: Whether another recipe may take more away.
         is_kept: Whether another recipe can go on with its model.

@@ -166,11 +166,17 @@ class Search:
             promise,
             max(0.0, slack),
             gap=max((added_area(one, best, **counted) for one in promised), default=0.0),
-            room=max((gap_before(one, best, by=self.by) for one in trial.tried), default=0.0),
+            room=self._room(trial, best),
             is_open=promise < min((cost(one, **counted) for one in best), default=math.inf),
             is_hopeful=trial.recipe is None or slack >= 0,
             is_kept=trial.is_kept,
         )
+
+    def _room(self, trial: Trial, best: list[Tried]) -> float:
+        """Return the gap below a trial's file, the less of it the more often something went on from there."""
+        gaps = (gap_before(one, best, limits=self.limits, by=self.by) for one in trial.tried)
+        tries = sum(one.recipe is not None and one.recipe.after == trial.recipe for one in self.done)
+        return max(gaps, default=0.0) / (1 + tries)
 
     def _promised(self, trial: Trial, first: Recipe) -> tuple[Tried, ...]:
         """Return a trial's files as they may be after longer training; those that had it, as they are."""

@@ -54,9 +54,10 @@ def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, b
 
 
 def test_a_gap_is_as_wide_as_sizes_and_drops_differ():
-    best = [tried(250, 0.009), tried(500, 0.005), tried(1000, -0.001)]
-    found = [gap_before(one, best, by="bytes") for one in [*best, tried(700, 0.0)]]
-    assert found == pytest.approx([0.0, 0.004 * math.log(2), 0.006 * math.log(2), 0.0])
+    """Below nothing and beyond the limit there is none; half of the smallest file's size is where the front ends."""
+    best = [tried(250, 0.009), tried(500, 0.005), tried(1000, -0.001), tried(1200, -0.002)]
+    found = [gap_before(one, best, limits=Limits(0.01), by="bytes") for one in [*best, tried(700, 0.0)]]
+    assert found == pytest.approx([0.001 * math.log(2), 0.004 * math.log(2), 0.005 * math.log(2), 0.0, 0.0])
 
 
 @pytest.mark.parametrize(
