@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.export.compressing.front import Limits
+from tfprune.export.compressing.front import SMALLEST_DROP, Limits
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
@@ -21,7 +22,8 @@ AT_THE_LIMIT = 0.5  # of the longest step, how far it goes from a model that has
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 RATES = (0.5, 4.0)  # learning rates, in those of the model
 EXCESS = math.log(4)  # what a drop too many costs: twice the size was worth it, and none of them got within the drop
-HEALED = 0.3  # of what a step loses, what longer training leaves: the middle of 81 in eight searches
+HEALED, AS_MANY = 0.3, 2  # of what a step loses, what longer training leaves: the middle of 81 in eight searches; and
+# how many pairs of trials that counts for, until a search has some of its own: slow networks learn more
 
 
 @dataclass(frozen=True)
@@ -102,18 +104,18 @@ def next_recipe(
     first = dataclasses.replace(first, seed=seed + number)
     known = [(one.recipe, one) for one in done if one.recipe]
     short = [(recipe, one) for recipe, one in known if recipe.rounds == first.rounds]
-    longer = {_choice(recipe) for recipe, _ in known if recipe.rounds > first.rounds}
-    waiting = [(recipe, one) for recipe, one in short if _choice(recipe) not in longer]
+    longer = {recipe.choice for recipe, _ in known if recipe.rounds > first.rounds}
+    waiting = [(recipe, one) for recipe, one in short if recipe.choice not in longer]
     is_longer = may_be_long and is_long(number)
     if is_longer and (chosen := _most_promising(waiting, fills_gaps=fills_gaps(number))):
         recipe, best = chosen
         return dataclasses.replace(recipe, rounds=recipe.rounds * LONGER, seed=first.seed, after=best.model)
-    promised = {recipe for recipe, _ in short if _choice(recipe) in longer}  # of which more is known by now
+    promised = {recipe for recipe, _ in short if recipe.choice in longer}  # of which more is known by now
     hopeful = [one for one in done if one.is_hopeful and one.recipe not in promised]
     if len(short) < FIRST:
         smallest = min(hopeful, key=lambda one: math.prod(one.left))
         halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
-        if _choice(halved) not in (_choice(recipe) for recipe, _ in short):
+        if halved.choice not in (recipe.choice for recipe, _ in short):
             return halved
     base, rounds = min(hopeful, key=_promise), first.rounds
     above = max(hopeful, key=lambda one: one.room)
@@ -138,9 +140,27 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     return math.log(getattr(tried, by) / getattr(dense, by)) + EXCESS * limits.excess(tried)
 
 
-def healed(tried: Tried, lost: float) -> Tried:
-    """Return what a file may be like after longer training, if what was gone on with had lost so much before."""
-    return dataclasses.replace(tried, drop=min(tried.drop, lost + HEALED * (tried.drop - lost)))
+def healed(tried: Tried, lost: float, part: float) -> Tried:
+    """Return what a file may be like after longer training, if what was gone on with had lost so much before.
+
+    Args:
+        tried: The file.
+        lost: That drop.
+        part: The part of what the step lost that stays.
+    """
+    return dataclasses.replace(tried, drop=min(tried.drop, lost + part * (tried.drop - lost)))
+
+
+def part_left(drops: Iterable[tuple[float, float, float]]) -> float:
+    """Return the part of what a step loses that longer training leaves.
+
+    Args:
+        drops: Those of models that a step went on from, and after the step with short and with longer training.
+    """
+    parts = [
+        (longer - before) / (short - before) for before, short, longer in drops if short - before > SMALLEST_DROP
+    ]
+    return statistics.median([*[HEALED] * AS_MANY, *(min(max(part, 0.0), 1.0) for part in parts)])
 
 
 def _promise(outcome: Outcome) -> tuple[float, float]:
@@ -162,9 +182,9 @@ def _told(
     What it promises to save is divided by its steps, as quantization-aware training takes more of them.
     """
     in_order = sorted(known, key=lambda pair: pair[0].rounds)
-    longest = {_choice(recipe): one.promise for recipe, one in in_order}
+    longest = {recipe.choice: one.promise for recipe, one in in_order}
     short = [recipe for recipe, _ in known if recipe.rounds == first.rounds]
-    changes = [(recipe, longest[_choice(recipe)] - promises[recipe.after]) for recipe in short[-LAST:]]
+    changes = [(recipe, longest[recipe.choice] - promises[recipe.after]) for recipe in short[-LAST:]]
     return [(recipe, change / recipe.all_steps if change < 0 else change) for recipe, change in changes]
 
 
@@ -240,7 +260,3 @@ def _parameters(recipe: Recipe, first: Recipe) -> dict[str, Any]:
 
 def _left(recipe: Recipe | None) -> tuple[float, float]:
     return (recipe.flops, 1 - recipe.sparsity) if recipe else (1.0, 1.0)
-
-
-def _choice(recipe: Recipe) -> tuple:
-    return recipe.flops, recipe.sparsity, recipe.pattern, recipe.quantize_aware

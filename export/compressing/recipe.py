@@ -74,6 +74,11 @@ class Recipe(Report):
         return (*(self.after.chain if self.after else ()), self)
 
     @property
+    def choice(self) -> tuple[float, float, str, bool]:
+        """What it does to the model, however long it trains."""
+        return self.flops, self.sparsity, self.pattern, self.quantize_aware
+
+    @property
     def cut(self) -> float:
         """The part of the multiply-adds that stays of those of the recipe before."""
         return self.flops / (self.after.flops if self.after else 1.0)

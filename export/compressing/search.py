@@ -18,7 +18,7 @@ import tfprune
 from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
 from tfprune.export.compressing.front import Limits, added_area, front, gap_before
 from tfprune.export.compressing.measured import Tried
-from tfprune.export.compressing.next_recipe import Outcome, cost, healed, next_recipe
+from tfprune.export.compressing.next_recipe import Outcome, cost, healed, next_recipe, part_left
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import Maker, Trial, read_trial
 from tfprune.export.compressing.workers import workers_of
@@ -123,7 +123,8 @@ class Search:
     def _next(self, first: Recipe, can_shrink: bool, running: Sequence[Recipe]) -> Recipe | None:
         """Return the next recipe: one that trains longer only if it fits into what is left; None if nothing fits."""
         best = front((one for trial in self.done for one in trial.tried), limits=self.limits, by=self.by)
-        done = [self._outcome(trial, best, first) for trial in self.done]
+        promised = self._promised(first)
+        done = [self._outcome(trial, best, promised[trial.recipe]) for trial in self.done]
         worst = max(one.promise for one in done)  # as if it failed, so that it is not drawn again
         done += [Outcome(recipe, worst, is_hopeful=True) for recipe in running]
         number = 1 + max((one.recipe.seed for one in done if one.recipe), default=self.seed - 1) - self.seed
@@ -155,10 +156,9 @@ class Search:
         rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
 
-    def _outcome(self, trial: Trial, best: list[Tried], first: Recipe) -> Outcome:
-        """Return what is known of a recipe, when these files are the front."""
+    def _outcome(self, trial: Trial, best: list[Tried], promised: Sequence[Tried]) -> Outcome:
+        """Return what is known of a recipe that promises these files, when others are the front."""
         counted: dict[str, Any] = {"dense": self.done[0].tried[0], "limits": self.limits, "by": self.by}
-        promised = self._promised(trial, first)
         promise = min((cost(one, **counted) for one in promised), default=FAILED)
         slack = self.limits.slack(_lost(promised))
         return Outcome(
@@ -178,12 +178,24 @@ class Search:
         tries = sum(one.recipe is not None and one.recipe.after == trial.recipe for one in self.done)
         return max(gaps, default=0.0) / (1 + tries)
 
-    def _promised(self, trial: Trial, first: Recipe) -> tuple[Tried, ...]:
-        """Return a trial's files as they may be after longer training; those that had it, as they are."""
-        if trial.recipe is None or trial.recipe.rounds > first.rounds:
-            return trial.tried
-        lost = _lost(self._promised(self._trial_of(trial.recipe.after), first))
-        return tuple(healed(one, lost) for one in trial.tried)
+    def _promised(self, first: Recipe) -> dict[Recipe | None, tuple[Tried, ...]]:
+        """Return each recipe's files as they may be after longer training; those that had it, as they are."""
+        part, found = part_left(self._drops(first)), {}
+        for trial in self.done:
+            found[trial.recipe] = trial.tried
+            if trial.recipe and trial.recipe.rounds == first.rounds:
+                lost = _lost(found[trial.recipe.after])
+                found[trial.recipe] = tuple(healed(one, lost, part) for one in trial.tried)
+        return found
+
+    def _drops(self, first: Recipe) -> Iterator[tuple[float, float, float]]:
+        """Yield drops before a step, after it, and with longer training, where what was before had that or none."""
+        done = {trial.recipe: _lost(trial.tried) for trial in self.done if trial.tried}
+        longer = {recipe.choice: lost for recipe, lost in done.items() if recipe and recipe.rounds > first.rounds}
+        short = [recipe for recipe in done if recipe and recipe.rounds == first.rounds and recipe.choice in longer]
+        for recipe in short:
+            if recipe.after is None or recipe.after.rounds > first.rounds:
+                yield done[recipe.after], done[recipe], longer[recipe.choice]
 
     def _first_recipe(self) -> Recipe:
         """Return a recipe of the shortest kind, whose steps are a part of the time; it does nothing but train."""

@@ -227,12 +227,13 @@ def searched(*made):
 
 def outcomes(search, *best):
     """Return what is known of each trial, if the files of these ones are the front."""
-    return [search._outcome(one, [search.done[index].tried[0] for index in best], HALF) for one in search.done]
+    promised, files = search._promised(HALF), [search.done[index].tried[0] for index in best]
+    return [search._outcome(one, files, promised[one.recipe]) for one in search.done]
 
 
 def test_what_may_become_the_best_answer_is_smaller_and_may_lose_little_enough():
     files = [(1000, 0.0), (500, 0.005), (600, 0.02), (499, 0.02), (400, 0.3)]
-    search = searched(*((HALF if index else None, *one) for index, one in enumerate(files)))
+    search = searched(*((replace(HALF, seed=index) if index else None, *one) for index, one in enumerate(files)))
     found = outcomes(search, 1, 0)
     assert [one.is_open for one in found] == [False, False, False, True, False]
     assert [one.is_hopeful for one in found] == [True, True, True, True, False]

@@ -12,7 +12,6 @@ import tfprune.export.compressing.next_recipe as choice
 from tfprune.export.compressing.front import Limits
 from tfprune.export.compressing.measured import Tried
 from tfprune.export.compressing.next_recipe import (
-    HEALED,
     LEAST_FLOPS,
     Outcome,
     cost,
@@ -20,6 +19,7 @@ from tfprune.export.compressing.next_recipe import (
     healed,
     is_long,
     next_recipe,
+    part_left,
 )
 from tfprune.export.compressing.recipe import Recipe
 
@@ -250,7 +250,21 @@ def test_a_file_costs_its_size_and_four_times_as_much_for_each_drop_too_many(siz
     assert cost(tried, dense, limits=Limits(0.01), by="bytes") == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("drop", "lost", "expected"), [(0.05, 0.0, 0.015), (0.05, 0.02, 0.029), (0.01, 0.02, 0.01)])
+@pytest.mark.parametrize(("drop", "lost", "expected"), [(0.05, 0.0, 0.01), (0.05, 0.02, 0.026), (0.01, 0.02, 0.01)])
 def test_longer_training_promises_to_make_good_a_part_of_what_a_step_lost(drop, lost, expected):
-    assert pytest.approx(0.3) == HEALED
-    assert healed(Tried(FIRST, None, 500, 400, 0.9 - drop, drop), lost).drop == pytest.approx(expected)
+    assert healed(Tried(FIRST, None, 500, 400, 0.9 - drop, drop), lost, 0.2).drop == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("drops", "expected"),
+    [
+        ([], 0.3),
+        ([(0.01, 0.03, 0.012)], 0.3),  # a tenth, of three
+        ([(0.01, 0.03, 0.012), (0.0, 0.02, 0.002), (0.0, 0.03, 0.006)], 0.2),
+        ([(0.01, 0.03, 0.005)] * 3, 0.0),
+        ([(0.0, 0.01, 0.05)] * 3, 1.0),
+        ([(0.01, 0.011, 0.01)] * 9, 0.3),  # too little to tell
+    ],
+)
+def test_what_part_is_left_a_search_learns_of_its_own_trials(drops, expected):
+    assert part_left(drops) == pytest.approx(expected)
