@@ -140,7 +140,7 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     return math.log(getattr(tried, by) / getattr(dense, by)) + EXCESS * limits.excess(tried)
 
 
-def healed(tried: Tried, lost: float, part: float) -> Tried:
+def healed(tried: Tried, *, lost: float, part: float) -> Tried:
     """Return what a file may be like after longer training, if what was gone on with had lost so much before.
 
     Args:

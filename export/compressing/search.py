@@ -185,7 +185,7 @@ class Search:
             found[trial.recipe] = trial.tried
             if trial.recipe and trial.recipe.rounds == first.rounds:
                 lost = _lost(found[trial.recipe.after])
-                found[trial.recipe] = tuple(healed(one, lost, part) for one in trial.tried)
+                found[trial.recipe] = tuple(healed(one, lost=lost, part=part) for one in trial.tried)
         return found
 
     def _drops(self, first: Recipe) -> Iterator[tuple[float, float, float]]:

@@ -252,7 +252,7 @@ def test_a_file_costs_its_size_and_four_times_as_much_for_each_drop_too_many(siz
 
 @pytest.mark.parametrize(("drop", "lost", "expected"), [(0.05, 0.0, 0.01), (0.05, 0.02, 0.026), (0.01, 0.02, 0.01)])
 def test_longer_training_promises_to_make_good_a_part_of_what_a_step_lost(drop, lost, expected):
-    assert healed(Tried(FIRST, None, 500, 400, 0.9 - drop, drop), lost, 0.2).drop == pytest.approx(expected)
+    assert healed(Tried(FIRST, None, 500, 400, 0.9 - drop, drop), lost=lost, part=0.2).drop == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
