@@ -64,12 +64,12 @@ def _scores(report: CompressReport) -> str:
     header = ["File", text(report.metric).capitalize(), "Drop", *(["On test data"] if has_test else [])]
     rows = [[name_text(one.file), f"{one.score:.4f}", f"{one.drop:+.4f}"] for one in report.front]
     if has_test:
-        rows = [[*row, _number(one.test_score)] for row, one in zip(rows, report.front, strict=True)]
+        rows = [[*row, _number(one.test_score, digits=".4f")] for row, one in zip(rows, report.front, strict=True)]
     return rows_table(header, rows)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(value: float | None, *, digits: str = ".4g") -> str:
+    return "" if value is None else format(value, digits)
 
 
 def _chart(report: CompressReport, by: str, axis: str) -> str:

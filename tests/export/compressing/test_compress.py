@@ -148,6 +148,7 @@ def test_the_page_shows_all_files_and_runs_nothing(found):
     for one in report.front:
         assert one.file in page.words
         assert one.code in page.words
+        assert f"{one.drop:+.4f}{one.test_score:.4f}" in page.words.replace("\n", "")
     assert json.loads((folder / "report.json").read_text()) == report.as_dict()
 
 
