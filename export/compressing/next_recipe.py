@@ -21,9 +21,9 @@ LEAST_STEP, STEP = 0.1, math.log(2)  # of the logarithm of what is left: weights
 AT_THE_LIMIT = 0.5  # of the longest step, how far it goes from a model that has lost all it may
 LEAST_FLOPS, LEAST_WEIGHTS = 0.08, 0.02
 RATES = (0.5, 4.0)  # learning rates, in those of the model
-EXCESS = math.log(4)  # what a drop too many costs: twice the size was worth it, and none of them got within the drop
-HEALED, AS_MANY = 0.3, 2  # of what a step loses, what longer training leaves: the middle of 81 in eight searches; and
-# how many pairs of trials that counts for, until a search has some of its own: slow networks learn more
+EXCESS = math.log(4)  # what a drop too many costs: with half of it, searches went on beyond the limit
+HEALED = 0.3  # of what a step loses, what longer training leaves: tests/bench/healed.py, 81 recipes of eight searches
+AS_MANY = 2  # pairs of trials that this counts for, beside those of the search itself: networks differ
 
 
 @dataclass(frozen=True)

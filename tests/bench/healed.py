@@ -9,13 +9,11 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import Trial, read_trial
 
 PARTS = (0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
@@ -40,16 +38,12 @@ def pairs(folder: Path) -> Iterator[Pair]:
     trials = [read_trial(np.load(path)) for path in sorted(folder.glob("trials/trial-*.npz"))]
     made = {trial.recipe: trial for trial in trials if trial.recipe and trial.tried}
     shortest = min(recipe.rounds for recipe in made)
-    short = {_choice(recipe): trial for recipe, trial in made.items() if recipe.rounds == shortest}
+    short = {recipe.choice: trial for recipe, trial in made.items() if recipe.rounds == shortest}
     for recipe, trial in made.items():
-        if recipe.rounds > shortest and (first := short.get(_choice(recipe))) and first.recipe:
+        if recipe.rounds > shortest and (first := short.get(recipe.choice)) and first.recipe:
             after = first.recipe.after
             before = _drop(made[after]) if after else 0.0
             yield Pair(_drop(first), _drop(trial), before, after is not None and after.rounds == shortest)
-
-
-def _choice(recipe: Recipe) -> Recipe:
-    return replace(recipe, rounds=0, seed=0, after=None)
 
 
 def _drop(trial: Trial) -> float:
