@@ -7,48 +7,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.lazy import lazy_names
+from tfprune.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.compress import compress as compress
     from tfprune.export.compressing.compress_report import CompressReport as CompressReport
-    from tfprune.export.converting.latency import latency as latency
-    from tfprune.export.converting.micro_support import micro_support as micro_support
-    from tfprune.export.converting.sparse_inference import sparse_inference as sparse_inference
-    from tfprune.export.converting.to_tflite import to_tflite as to_tflite
-    from tfprune.export.converting.vela import Vela as Vela
-    from tfprune.export.converting.vela import vela as vela
-    from tfprune.export.files.pack import pack as pack
-    from tfprune.export.files.unpack import unpack as unpack
-    from tfprune.export.inspecting.inspect import inspect as inspect
-    from tfprune.export.inspecting.model_report import ModelReport as ModelReport
+    from tfprune.export.device.remote.remote import Remote as Remote
+    from tfprune.export.device.running.benchmark import benchmark as benchmark
+    from tfprune.export.device.running.benchmark_report import BenchmarkReport as BenchmarkReport
+    from tfprune.export.device.running.correct_biases import correct_biases as correct_biases
+    from tfprune.export.device.running.evaluate import evaluate as evaluate
+    from tfprune.export.device.running.evaluate_report import EvaluateReport as EvaluateReport
+    from tfprune.export.device.running.quantization_error import quantization_error as quantization_error
+    from tfprune.export.device.running.quantization_error_report import (
+        QuantizationErrorReport as QuantizationErrorReport,
+    )
+    from tfprune.export.device.running.runner import Runner as Runner
+    from tfprune.export.device.running.verify import verify as verify
+    from tfprune.export.device.running.verify_report import VerifyReport as VerifyReport
+    from tfprune.export.file.files.pack import pack as pack
+    from tfprune.export.file.files.unpack import unpack as unpack
+    from tfprune.export.file.inspecting.inspect import inspect as inspect
+    from tfprune.export.file.inspecting.model_report import ModelReport as ModelReport
+    from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport as SparseInferenceReport
+    from tfprune.export.keras_side.converting.latency import latency as latency
+    from tfprune.export.keras_side.converting.micro_support import micro_support as micro_support
+    from tfprune.export.keras_side.converting.sparse_inference import sparse_inference as sparse_inference
+    from tfprune.export.keras_side.converting.to_tflite import to_tflite as to_tflite
+    from tfprune.export.keras_side.converting.vela import Vela as Vela
+    from tfprune.export.keras_side.converting.vela import vela as vela
+    from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready as make_sparse_ready
     from tfprune.export.micro.array_report import ArrayReport as ArrayReport
     from tfprune.export.micro.c_array import c_array as c_array
     from tfprune.export.micro.micro_report import MicroReport as MicroReport
     from tfprune.export.micro.micro_support_report import MicroSupportReport as MicroSupportReport
     from tfprune.export.micro.vela_report import VelaReport as VelaReport
-    from tfprune.export.remote.remote import Remote as Remote
     from tfprune.export.rewriting.export_report import ExportReport as ExportReport
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
     from tfprune.export.rewriting.sparsify import sparsify as sparsify
-    from tfprune.export.running.benchmark import benchmark as benchmark
-    from tfprune.export.running.benchmark_report import BenchmarkReport as BenchmarkReport
-    from tfprune.export.running.correct_biases import correct_biases as correct_biases
-    from tfprune.export.running.evaluate import evaluate as evaluate
-    from tfprune.export.running.evaluate_report import EvaluateReport as EvaluateReport
-    from tfprune.export.running.quantization_error import quantization_error as quantization_error
-    from tfprune.export.running.quantization_error_report import QuantizationErrorReport as QuantizationErrorReport
-    from tfprune.export.running.runner import Runner as Runner
-    from tfprune.export.running.verify import verify as verify
-    from tfprune.export.running.verify_report import VerifyReport as VerifyReport
-    from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready as make_sparse_ready
-    from tfprune.export.xnnpack.sparse_inference_report import SparseInferenceReport as SparseInferenceReport
 
 # Each name lives in the module of its own name: `pack` in files/pack.py, `Runner` in running/runner.py.
 _ROOMS = {
-    "files": ["pack", "unpack"],
-    "running": [
+    "file.files": ["pack", "unpack"],
+    "device.running": [
         "BenchmarkReport",
         "EvaluateReport",
         "QuantizationErrorReport",
@@ -60,14 +62,14 @@ _ROOMS = {
         "quantization_error",
         "verify",
     ],
-    "xnnpack": ["SparseInferenceReport"],
-    "inspecting": ["ModelReport", "inspect"],
+    "file.xnnpack": ["SparseInferenceReport"],
+    "file.inspecting": ["ModelReport", "inspect"],
     "micro": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
-    "remote": ["Remote"],
+    "device.remote": ["Remote"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
-    "sparse_ready": ["make_sparse_ready"],
+    "keras_side.sparse_ready": ["make_sparse_ready"],
     "compressing": ["CompressReport", "compress"],
-    "converting": ["Vela", "latency", "micro_support", "sparse_inference", "to_tflite", "vela"],
+    "keras_side.converting": ["Vela", "latency", "micro_support", "sparse_inference", "to_tflite", "vela"],
 }
 
 __all__ = [name for names in _ROOMS.values() for name in names]  # noqa: PLE0604

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import tfprune
 from tfprune.allocation import ALLOCATIONS, LayerThreshold, Weight, allocate, check_allocation
+from tfprune.base.top_k import kept_count
 from tfprune.patterns import Unstructured
-from tfprune.top_k import kept_count
 
 NAMES = sorted(ALLOCATIONS)
 SPARSITIES = st.floats(0, 1, exclude_max=True)

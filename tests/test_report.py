@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfprune.masking.wrapping.sparsity_report import SparsityReport, WeightRow
 from tfprune.report import Report, Skipped, skipped_table, table
-from tfprune.wrapping.sparsity_report import SparsityReport, WeightRow
 
 CONV = WeightRow("block_1/conv", "kernel", (3, 3, 2, 4), 72, 18)
 DENSE = WeightRow("dense", "kernel", (100, 20), 2000, 1500)

@@ -10,7 +10,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from tfprune.lazy import lazy_names
+from tfprune.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tfprune import allocation as allocation
@@ -21,60 +21,60 @@ if TYPE_CHECKING:
     from tfprune import report as report
     from tfprune import schedules as schedules
     from tfprune import tfmot as tfmot
-    from tfprune.channels.no_rule import NoRule as NoRule
-    from tfprune.channels.register_shrinkable import register_shrinkable as register_shrinkable
-    from tfprune.concepts.concept_rules import ConceptRules as ConceptRules
-    from tfprune.concepts.concept_rules import concept_rules as concept_rules
-    from tfprune.concepts.concept_trace import ConceptTrace as ConceptTrace
-    from tfprune.concepts.plan_concepts import plan_concepts as plan_concepts
-    from tfprune.evidence.episodes import Episodes as Episodes
-    from tfprune.evidence.gatherer import Gatherer as Gatherer
-    from tfprune.evidence.meta_gradients import MetaGradients as MetaGradients
-    from tfprune.experts.drop_experts import drop_experts as drop_experts
-    from tfprune.experts.experts_report import ExpertsReport as ExpertsReport
-    from tfprune.experts.grow_experts import grow_experts as grow_experts
-    from tfprune.experts.merge_experts import merge_experts as merge_experts
-    from tfprune.experts.register_experts import register_experts as register_experts
-    from tfprune.fine_tuning.distillation import Distillation as Distillation
-    from tfprune.fine_tuning.distilled import distilled as distilled
-    from tfprune.fine_tuning.prune_report import PruneReport as PruneReport
-    from tfprune.fine_tuning.prune_to import prune_to as prune_to
-    from tfprune.growth.block_ranking import BlockRanking as BlockRanking
-    from tfprune.growth.drop_blocks import drop_blocks as drop_blocks
-    from tfprune.growth.grow_depth import grow_depth as grow_depth
-    from tfprune.growth.growth_report import GrowthReport as GrowthReport
-    from tfprune.growth.rank_blocks import rank_blocks as rank_blocks
-    from tfprune.models.register_prunable import register_prunable as register_prunable
-    from tfprune.one_shot.prune_weights import prune_weights as prune_weights
-    from tfprune.one_shot.putri import putri as putri
-    from tfprune.one_shot.putri_report import PutriReport as PutriReport
+    from tfprune.compact.fine_tuning.distillation import Distillation as Distillation
+    from tfprune.compact.fine_tuning.distilled import distilled as distilled
+    from tfprune.compact.fine_tuning.prune_report import PruneReport as PruneReport
+    from tfprune.compact.fine_tuning.prune_to import prune_to as prune_to
+    from tfprune.compact.reconstruction.reconstruct import reconstruct as reconstruct
+    from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport as ReconstructionReport
+    from tfprune.compact.shrinking.budget import Budget as Budget
+    from tfprune.compact.shrinking.budget import budget as budget
+    from tfprune.compact.shrinking.plan_shrink import plan_shrink as plan_shrink
+    from tfprune.compact.shrinking.rank_channels import rank_channels as rank_channels
+    from tfprune.compact.shrinking.rank_heads import rank_heads as rank_heads
+    from tfprune.compact.shrinking.shrink import shrink as shrink
+    from tfprune.compact.shrinking.shrink_plan import ShrinkPlan as ShrinkPlan
+    from tfprune.compact.shrinking.transformer_budget import transformer_budget as transformer_budget
+    from tfprune.compact.shrinking.zero_channels import zero_channels as zero_channels
+    from tfprune.keras_models.channels.no_rule import NoRule as NoRule
+    from tfprune.keras_models.channels.register_shrinkable import register_shrinkable as register_shrinkable
+    from tfprune.keras_models.evidence.episodes import Episodes as Episodes
+    from tfprune.keras_models.evidence.gatherer import Gatherer as Gatherer
+    from tfprune.keras_models.evidence.meta_gradients import MetaGradients as MetaGradients
+    from tfprune.keras_models.models.register_prunable import register_prunable as register_prunable
+    from tfprune.masking.training.pruning_callback import PruningCallback as PruningCallback
+    from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
+    from tfprune.masking.training.sensitivity import sensitivity as sensitivity
+    from tfprune.masking.training.sensitivity_report import SensitivityReport as SensitivityReport
+    from tfprune.masking.training.update_masks import update_masks as update_masks
+    from tfprune.masking.wrapping.pruned import Pruned as Pruned
+    from tfprune.masking.wrapping.sparsity_report import SparsityReport as SparsityReport
+    from tfprune.masking.wrapping.sparsity_report import sparsity_report as sparsity_report
+    from tfprune.masking.wrapping.strip import strip as strip
+    from tfprune.masking.wrapping.wrap import wrap as wrap
+    from tfprune.methods.concepts.concept_rules import ConceptRules as ConceptRules
+    from tfprune.methods.concepts.concept_rules import concept_rules as concept_rules
+    from tfprune.methods.concepts.concept_trace import ConceptTrace as ConceptTrace
+    from tfprune.methods.concepts.plan_concepts import plan_concepts as plan_concepts
+    from tfprune.methods.experts.drop_experts import drop_experts as drop_experts
+    from tfprune.methods.experts.experts_report import ExpertsReport as ExpertsReport
+    from tfprune.methods.experts.grow_experts import grow_experts as grow_experts
+    from tfprune.methods.experts.merge_experts import merge_experts as merge_experts
+    from tfprune.methods.experts.register_experts import register_experts as register_experts
+    from tfprune.methods.growth.block_ranking import BlockRanking as BlockRanking
+    from tfprune.methods.growth.drop_blocks import drop_blocks as drop_blocks
+    from tfprune.methods.growth.grow_depth import grow_depth as grow_depth
+    from tfprune.methods.growth.growth_report import GrowthReport as GrowthReport
+    from tfprune.methods.growth.rank_blocks import rank_blocks as rank_blocks
+    from tfprune.methods.one_shot.prune_weights import prune_weights as prune_weights
+    from tfprune.methods.one_shot.putri import putri as putri
+    from tfprune.methods.one_shot.putri_report import PutriReport as PutriReport
     from tfprune.quantizing.equalize import equalize as equalize
     from tfprune.quantizing.freeze_ranges import freeze_ranges as freeze_ranges
     from tfprune.quantizing.quantization_report import QuantizationReport as QuantizationReport
     from tfprune.quantizing.quantization_report import quantization_report as quantization_report
     from tfprune.quantizing.quantize_aware import quantize_aware as quantize_aware
     from tfprune.quantizing.quantized import Quantized as Quantized
-    from tfprune.reconstruction.reconstruct import reconstruct as reconstruct
-    from tfprune.reconstruction.reconstruction_report import ReconstructionReport as ReconstructionReport
-    from tfprune.shrinking.budget import Budget as Budget
-    from tfprune.shrinking.budget import budget as budget
-    from tfprune.shrinking.plan_shrink import plan_shrink as plan_shrink
-    from tfprune.shrinking.rank_channels import rank_channels as rank_channels
-    from tfprune.shrinking.rank_heads import rank_heads as rank_heads
-    from tfprune.shrinking.shrink import shrink as shrink
-    from tfprune.shrinking.shrink_plan import ShrinkPlan as ShrinkPlan
-    from tfprune.shrinking.transformer_budget import transformer_budget as transformer_budget
-    from tfprune.shrinking.zero_channels import zero_channels as zero_channels
-    from tfprune.training.pruning_callback import PruningCallback as PruningCallback
-    from tfprune.training.pruning_summaries import PruningSummaries as PruningSummaries
-    from tfprune.training.sensitivity import sensitivity as sensitivity
-    from tfprune.training.sensitivity_report import SensitivityReport as SensitivityReport
-    from tfprune.training.update_masks import update_masks as update_masks
-    from tfprune.wrapping.pruned import Pruned as Pruned
-    from tfprune.wrapping.sparsity_report import SparsityReport as SparsityReport
-    from tfprune.wrapping.sparsity_report import sparsity_report as sparsity_report
-    from tfprune.wrapping.strip import strip as strip
-    from tfprune.wrapping.wrap import wrap as wrap
 
 __version__ = "0.2.0"
 
@@ -82,24 +82,24 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user choose
 
 # Each name lives in the module of its own name: `wrap` in wrapping/wrap.py, `Pruned` in wrapping/pruned.py.
 _ROOMS = {
-    "models": ["register_prunable"],
-    "evidence": ["Episodes", "Gatherer", "MetaGradients"],
-    "channels": ["NoRule", "register_shrinkable"],
-    "wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
+    "keras_models.models": ["register_prunable"],
+    "keras_models.evidence": ["Episodes", "Gatherer", "MetaGradients"],
+    "keras_models.channels": ["NoRule", "register_shrinkable"],
+    "masking.wrapping": ["Pruned", "SparsityReport", "sparsity_report", "strip", "wrap"],
     "quantizing": [
         *("QuantizationReport", "Quantized", "equalize", "freeze_ranges", "quantization_report", "quantize_aware"),
     ],
-    "reconstruction": ["ReconstructionReport", "reconstruct"],
-    "shrinking": [
+    "compact.reconstruction": ["ReconstructionReport", "reconstruct"],
+    "compact.shrinking": [
         *("Budget", "ShrinkPlan", "budget", "plan_shrink", "rank_channels", "rank_heads", "shrink"),
         *("transformer_budget", "zero_channels"),
     ],
-    "one_shot": ["PutriReport", "prune_weights", "putri"],
-    "concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
-    "experts": ["ExpertsReport", "drop_experts", "grow_experts", "merge_experts", "register_experts"],
-    "growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
-    "fine_tuning": ["Distillation", "PruneReport", "distilled", "prune_to"],
-    "training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
+    "methods.one_shot": ["PutriReport", "prune_weights", "putri"],
+    "methods.concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
+    "methods.experts": ["ExpertsReport", "drop_experts", "grow_experts", "merge_experts", "register_experts"],
+    "methods.growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
+    "compact.fine_tuning": ["Distillation", "PruneReport", "distilled", "prune_to"],
+    "masking.training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
 _MODULES = ("allocation", "criteria", "export", "federated", "patterns", "report", "schedules", "tfmot")
 
@@ -110,9 +110,9 @@ if not TYPE_CHECKING:
 
 # Keras finds what was saved by its class, so it has to know it before `load_model` runs.
 if sys.modules.get("keras"):  # None where a program blocks it
-    importlib.import_module("tfprune.wrapping.pruned")
+    importlib.import_module("tfprune.masking.wrapping.pruned")
     importlib.import_module("tfprune.tfmot.wrapper")
     importlib.import_module("tfprune.quantizing.quantized")
-    importlib.import_module("tfprune.copying.around_graph")
-    importlib.import_module("tfprune.resizing.exchanged")
-    importlib.import_module("tfprune.fine_tuning.distilled")
+    importlib.import_module("tfprune.keras_models.copying.around_graph")
+    importlib.import_module("tfprune.compact.same_class.exchanged")
+    importlib.import_module("tfprune.compact.fine_tuning.distilled")

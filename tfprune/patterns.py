@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tfprune.spec import Spec, check_count
-from tfprune.top_k import keep_largest, kept_count
+from tfprune.base.spec import Spec, check_count
+from tfprune.base.top_k import keep_largest, kept_count
 
 __all__ = ["NM", "Block", "Channel", "Head", "Pattern", "Unstructured"]
 

@@ -13,7 +13,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.spec import Spec, check_count, check_number, check_sparsity
+from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 
 __all__ = ["Constant", "Polynomial", "Schedule"]
 

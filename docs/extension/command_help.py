@@ -10,7 +10,7 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-from tfprune.export import cli
+from tfprune.export.command_line import cli
 
 
 def help_of(command: str) -> str:

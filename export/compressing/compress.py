@@ -13,23 +13,24 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.run_folder import Arrays, RunFolder
+from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.front import Limits
-from tfprune.export.compressing.measured import Judge, calibration_of, score_of
+from tfprune.export.compressing.measured_file import Judge, calibration_of, score_of
+from tfprune.export.compressing.pareto_front import Limits
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trial import Maker
 from tfprune.export.compressing.write_front import milliseconds, write_front
-from tfprune.export.converting.convert import convert
-from tfprune.export.converting.micro_support import micro_support
-from tfprune.export.converting.samples import read_labeled
+from tfprune.export.device.processes.device import Device, runner_on
+from tfprune.export.device.running.metrics import check_metrics
+from tfprune.export.keras_side.converting.calibration_data import read_labeled
+from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.budgets import Budgets, read_target
-from tfprune.export.processes.device import Device, runner_on
-from tfprune.export.running.metrics import check_metrics
-from tfprune.models.compiled import check_compiled
-from tfprune.progress import Progress, check_verbose
-from tfprune.run_folder import Arrays, RunFolder, weights_of
-from tfprune.spec import check_choice, check_count, check_number
-from tfprune.wrapping.strip import plain_copy
+from tfprune.keras_models.models.compiled import check_compiled
+from tfprune.keras_models.models.layers import weight_values
+from tfprune.masking.wrapping.strip import plain_copy
 
 TARGETS = {"size": "bytes", "latency": "latency_ms", "micro": "bytes"}
 
@@ -130,7 +131,7 @@ def compress(
         _check_support(model)
     settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
     settings |= ({} if on is None else {"on": repr(on)}) | (vars(budgets) if target == "micro" else {})
-    arrays = [*weights_of(model), *keras.tree.flatten([train_data, validation_data])]
+    arrays = [*weight_values(model), *keras.tree.flatten([train_data, validation_data])]
     kept = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
     baseline = kept.remember("baseline", lambda: _baseline(model, validation_data, metric))
     timed = None if target == "micro" else partial(milliseconds, on=on)

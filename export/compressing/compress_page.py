@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tfprune.html import document, facts, name_text, rows_table, section, text
+from tfprune.base.html import document, facts, name_text, rows_table, section, text
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.compress_report import CompressReport
-    from tfprune.export.compressing.measured import Tried
+    from tfprune.export.compressing.measured_file import Tried
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
 TICKS = (1, 2, 5)

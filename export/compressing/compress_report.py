@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.compressing.measured import Tried
-from tfprune.export.running.metrics import is_error
+from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.device.running.metrics import is_error
 from tfprune.report import Report, table
 
 

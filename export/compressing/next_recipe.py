@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.export.compressing.front import SMALLEST_DROP, Limits
-from tfprune.export.compressing.measured import Tried
+from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.pareto_front import SMALLEST_DROP, Limits
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
 LONGER = 4  # times: sixteen times took long and brought little

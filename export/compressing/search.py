@@ -15,14 +15,14 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.export.compressing.clocks import TIMED, WARM_UP, StepWatch
-from tfprune.export.compressing.front import Limits, added_area, front, gap_before
-from tfprune.export.compressing.measured import Tried
+from tfprune.base.run_folder import Arrays, RunFolder
+from tfprune.export.compressing.measured_file import Tried
 from tfprune.export.compressing.next_recipe import Outcome, cost, healed, next_recipe, part_left
+from tfprune.export.compressing.pareto_front import Limits, added_area, front, gap_before
 from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.timing_callbacks import TIMED, WARM_UP, StepWatch
 from tfprune.export.compressing.trial import Maker, Trial, read_trial
 from tfprune.export.compressing.workers import workers_of
-from tfprune.run_folder import Arrays, RunFolder
 
 _log = logging.getLogger(__name__)
 SHARE = 60  # the shortest trial trains for this part of the time, at most an epoch,

@@ -15,13 +15,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.compressing.clocks import Deadline
-from tfprune.export.compressing.follow import follow
-from tfprune.export.compressing.measured import Judge, Tried
+from tfprune.base.run_folder import Arrays
+from tfprune.export.compressing.apply_recipe import follow
+from tfprune.export.compressing.measured_file import Judge, Tried
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.loading import load_model
-from tfprune.run_folder import Arrays
-from tfprune.wrapping.strip import plain_copy
+from tfprune.export.compressing.timing_callbacks import Deadline
+from tfprune.export.keras_side.loading import load_model
+from tfprune.masking.wrapping.strip import plain_copy
 
 _log = logging.getLogger(__name__)
 

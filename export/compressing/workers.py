@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from tfprune.export.compressing.clocks import LateError
-from tfprune.export.compressing.measured import Judge, calibration_of
+from tfprune.base.run_folder import Arrays
+from tfprune.export.compressing.measured_file import Judge, calibration_of
 from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.timing_callbacks import LateError
 from tfprune.export.compressing.trial import Maker
+from tfprune.export.device.processes.child_process import Completed, run_as_child, started
+from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.micro.budgets import Budgets
-from tfprune.export.processes.child_process import Completed, run_as_child, started
-from tfprune.export.processes.job_files import read_job, write_job
-from tfprune.run_folder import Arrays
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 MODEL, START, TODO, RESULT = "model.keras", "start.npy", "todo.json", "result.npz"

@@ -10,12 +10,12 @@ from typing import Any
 
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.front import front
-from tfprune.export.compressing.measured import Tried
+from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.pareto_front import front
 from tfprune.export.compressing.search import Search
-from tfprune.export.files.target import write_atomically
-from tfprune.export.processes.device import Device
-from tfprune.export.running.benchmark import benchmark
+from tfprune.export.device.processes.device import Device
+from tfprune.export.device.running.benchmark import benchmark
+from tfprune.export.file.files.target import write_atomically
 
 RUNS = 50  # of a file that is timed
 

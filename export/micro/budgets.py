@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tfprune.base.spec import check_choice, check_count
 from tfprune.export.micro.interpreter import require
-from tfprune.spec import check_choice, check_count
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from tfprune.export.files.model_file import Source, read_model, source_name
-from tfprune.export.files.target import check_not_read, check_target, write_atomically
+from tfprune.base.spec import check_count
+from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.files.target import check_not_read, check_target, write_atomically
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.array_report import ArrayReport
 from tfprune.export.micro.operators import missing, registrations
-from tfprune.export.tflite.reader import read
-from tfprune.spec import check_count
 
 ENDINGS = (".cc", ".cpp", ".cxx")
 COLUMNS = 12  # bytes in a line

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tfprune.export.file.report import reason_of
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load, numbers_operators, save
+from tfprune.export.micro.drop_unused import leave_out_unread
 from tfprune.export.micro.layers import Layer, largest_live, layers_of
 from tfprune.export.micro.micro_report import MicroLayer
-from tfprune.export.micro.slim import leave_out_unread
 from tfprune.export.micro.unpacking import Unpacker, encode
-from tfprune.export.report import reason_of
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import load, numbers_operators, save
 
 MOST = 100  # parts of a layer
 OVERHEAD, EACH = 130, 360  # bytes of the file that an unpacked layer takes besides, and each further part, about

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.processes.child_process import run_as_child, run_module
-from tfprune.export.processes.job_files import read_job, write_job
-from tfprune.export.running.io_tensor import IOTensor
-from tfprune.export.running.verify import Run
-from tfprune.export.tflite.reader import read
-from tfprune.export.tflite.schema import MissingPackage
+from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.io_tensor import IOTensor
+from tfprune.export.device.running.verify import Run
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.tflite.schema import MissingPackage
 
 PACKAGE = "tflite_micro"
 ROOM = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory

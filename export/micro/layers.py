@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import indices_of
+from tfprune.export.file.tflite.editor import inputs_of
 from tfprune.export.micro.operators import name_of
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.canonical_order import indices_of
-from tfprune.export.tflite.editor import inputs_of
 
 # The axis of the weight along which the outputs lie; None where parts of a layer cannot be joined.
 CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}

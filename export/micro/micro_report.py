@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tfprune.export.file.report import shape_text
 from tfprune.export.micro.boards import BoardFit
-from tfprune.export.report import shape_text
 from tfprune.report import Report, shortened, table
 
 NAME = 32  # characters of a name in a table

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.files.model_file import Source, read_model
+from tfprune.export.device.running.inputs import random_inputs
+from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.report import yes_or_no
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import BoardFit, find_board, fits
 from tfprune.export.micro.interpreter import require, run_files
 from tfprune.export.micro.micro_report import board_text
 from tfprune.export.micro.operators import HAS, missing, registrations
-from tfprune.export.report import yes_or_no
-from tfprune.export.running.inputs import random_inputs
-from tfprune.export.tflite.reader import read
 from tfprune.report import Report, table
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.decode_format import OPERATOR
-from tfprune.export.tflite.editor import builtin_code
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.decode_format import OPERATOR
+from tfprune.export.file.tflite.editor import builtin_code
 
 # Of tflite-micro 0.dev20261023; tests/export/micro/test_operators.py asks the interpreter for each.
 NAMES = """

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.decode_format import OPERATOR, Encoded, encode_pruned, encode_table
+from tfprune.export.file.tflite.editor import add_constant, add_tensor, add_values, inputs_of, operator_code
 from tfprune.export.micro.layers import Layer
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.decode_format import OPERATOR, Encoded, encode_pruned, encode_table
-from tfprune.export.tflite.editor import add_constant, add_tensor, add_values, inputs_of, operator_code
 
 JOINED = 10  # tensors that the interpreter's CONCATENATION takes, at most
 INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8

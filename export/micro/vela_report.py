@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfprune.export.files.model_file import Source, read_model
-from tfprune.export.processes.child_process import run_as_child, run_module
-from tfprune.export.processes.job_files import read_job, write_job
-from tfprune.export.tflite.decode_format import OPERATOR
-from tfprune.export.tflite.reader import read
-from tfprune.export.tflite.schema import MissingPackage
+from tfprune.base.spec import check_choice
+from tfprune.export.device.processes.child_process import run_as_child, run_module
+from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.tflite.decode_format import OPERATOR
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.tflite.schema import MissingPackage
 from tfprune.report import Report, table
-from tfprune.spec import check_choice
 
 PACKAGE = "ethosu"
 ACCELERATORS = (

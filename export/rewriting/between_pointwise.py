@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import inputs_of
 from tfprune.export.rewriting.one_pixel import OnePixelImages, lengths_of, shape_of
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import inputs_of
 
 ELEMENTWISE = {
     *("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "QUANTIZE", "LOGISTIC", "TANH"),

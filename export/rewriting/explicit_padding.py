@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import add_constant, add_operator, add_tensor, load, numbers_operators, save
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import add_constant, add_operator, add_tensor, load, numbers_operators, save
 
 
 def spell_out_padding(data: bytes) -> bytes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tfprune.export.file.report import number_text, yes_or_no
+from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport
 from tfprune.export.micro.micro_report import MicroReport
-from tfprune.export.report import number_text, yes_or_no
-from tfprune.export.xnnpack.sparse_inference_report import SparseInferenceReport
 from tfprune.report import Report, table
 
 

@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.files.codec import encode
+from tfprune.base.spec import check_choice
+from tfprune.export.device.running.verify import Run, compare_run, run_in_child
+from tfprune.export.device.running.verify_report import VerifyReport
+from tfprune.export.file.files.codec import encode
+from tfprune.export.file.report import fraction_of_zeros
+from tfprune.export.file.tflite.model import Model
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.xnnpack.sparse_inference_report import RUNTIME, inference_of_file
 from tfprune.export.micro.budgets import Budgets
-from tfprune.export.micro.fit import fit
+from tfprune.export.micro.fit_budgets import fit
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro_report import MicroReport
-from tfprune.export.report import fraction_of_zeros
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.export_report import Candidate, ExportReport, LostAccuracy
 from tfprune.export.rewriting.sparse_eligible import INTEGER
 from tfprune.export.rewriting.sparsify import Sparsified, sparsify
-from tfprune.export.running.verify import Run, compare_run, run_in_child
-from tfprune.export.running.verify_report import VerifyReport
-from tfprune.export.tflite.model import Model
-from tfprune.export.tflite.reader import read
-from tfprune.export.xnnpack.sparse_inference_report import RUNTIME, inference_of_file
-from tfprune.spec import check_choice
 
 _log = logging.getLogger(__name__)
 OPTIMIZE = ("size", "latency")

@@ -11,11 +11,11 @@ from collections import defaultdict
 
 import numpy as np
 
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import put_in_order
+from tfprune.export.file.tflite.editor import add_tensor, add_values, builtin_code, inputs_of, load, save
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.canonical_order import put_in_order
-from tfprune.export.tflite.editor import add_tensor, add_values, builtin_code, inputs_of, load, save
 
 LARGEST = 7  # the integers go from -7 to 7, so that each channel needs a scale only
 FACTORS = np.linspace(0.5, 1, 26)  # of the scale that clips nothing: with a smaller one, the error may be smaller

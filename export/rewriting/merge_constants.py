@@ -11,10 +11,10 @@ from collections.abc import Hashable
 
 import numpy as np
 
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
+from tfprune.export.file.tflite.editor import add_tensor, add_values, builtin_code, load, numbers_operators, save
 from tfprune.export.rewriting.one_pixel import scales_of
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.canonical_order import indices_of, put_in_order
-from tfprune.export.tflite.editor import add_tensor, add_values, builtin_code, load, numbers_operators, save
 
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with a bias as their third input
 

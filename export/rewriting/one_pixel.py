@@ -8,9 +8,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.canonical_order import indices_of
-from tfprune.export.tflite.editor import add_constant, add_operator, add_tensor, builtin_code, inputs_of
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import indices_of
+from tfprune.export.file.tflite.editor import add_constant, add_operator, add_tensor, builtin_code, inputs_of
 
 DISPENSABLE = {"RESHAPE", "SHAPE", "STRIDED_SLICE", "PACK"}  # once nothing takes what they make
 

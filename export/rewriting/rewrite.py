@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.files.codec import check_method
-from tfprune.export.files.model_file import Source, read_model
-from tfprune.export.files.target import check_target, write_atomically
+from tfprune.base.spec import check_number
+from tfprune.export.device.running.inputs import arrays_of, random_inputs
+from tfprune.export.device.running.verify import run_in_child
+from tfprune.export.file.files.codec import check_method
+from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.files.target import check_target, write_atomically
+from tfprune.export.file.tflite.model import Model
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.budgets import read_target
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
@@ -20,11 +25,6 @@ from tfprune.export.rewriting.forms import (
     export_report,
     forms,
 )
-from tfprune.export.running.inputs import arrays_of, random_inputs
-from tfprune.export.running.verify import run_in_child
-from tfprune.export.tflite.model import Model
-from tfprune.export.tflite.reader import read
-from tfprune.spec import check_number
 
 SAMPLES = 8  # drawn for the check when no data is given
 EXACT, ROUNDED = 1e-4, 0.1  # tolerances: a file with 8-bit weights rounds its activations, its sparse form may not

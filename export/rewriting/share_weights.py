@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.files.unpack import as_bytes
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import load, save
-from tfprune.spec import check_count
+from tfprune.base.spec import check_count
+from tfprune.export.file.files.unpack import as_bytes
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load, save
 
 MOST = 255  # different int8 values
 LEVELS = 32

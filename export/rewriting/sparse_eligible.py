@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from tfprune.export.tflite.reader import Operator, Subgraph, Tensor
+from tfprune.export.file.tflite.reader import Operator, Subgraph, Tensor
 
 Users = dict[int, list[tuple[Operator, int]]]  # operators and their slots, by the tensor that they take
 

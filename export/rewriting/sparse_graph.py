@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import add_operator, add_tensor, builtin_code, inputs_of
 from tfprune.export.rewriting.sparse_encoding import Encoded
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import add_operator, add_tensor, builtin_code, inputs_of
 
 BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
 OLD = 10  # the last version that tflite-runtime 2.14 has; with 8 and 8-bit weights unpacked, outputs were wrong

@@ -19,21 +19,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tfprune.export.files.trailing_archive import carry_over
-from tfprune.export.files.unpack import as_bytes
-from tfprune.export.report import fraction_of_zeros, reason_of, shape_text
+from tfprune.base.spec import check_number
+from tfprune.export.file.files.trailing_archive import carry_over
+from tfprune.export.file.files.unpack import as_bytes
+from tfprune.export.file.report import fraction_of_zeros, reason_of, shape_text
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import put_in_order
+from tfprune.export.file.tflite.editor import load, numbers_operators, save
+from tfprune.export.file.tflite.reader import Subgraph, Tensor, read
+from tfprune.export.file.xnnpack.groups import analyze
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
 from tfprune.export.rewriting.sparse_eligible import INTEGER, WeightUse, weight_uses
 from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
 from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.canonical_order import put_in_order
-from tfprune.export.tflite.editor import load, numbers_operators, save
-from tfprune.export.tflite.reader import Subgraph, Tensor, read
-from tfprune.export.xnnpack.groups import analyze
 from tfprune.report import Report, table
-from tfprune.spec import check_number
 
 FORMS = ("csr", "block", "pointwise")
 DENSE = "dense"

@@ -11,8 +11,8 @@ from common import Row, at_most, interleaved, median_ratio, peak_during
 
 import tfprune
 from tfprune.criteria import DACIS, Criterion, FStatistic, Taylor, Wanda
-from tfprune.evidence.gatherer import Gatherer
-from tfprune.training.update_masks import gatherer_of, subjects_of
+from tfprune.keras_models.evidence.gatherer import Gatherer
+from tfprune.masking.training.update_masks import gatherer_of, subjects_of
 
 SAMPLES, BAR = 4096, 1.3
 CRITERIA: list[Criterion] = [Wanda(), FStatistic(), FStatistic("output"), DACIS(gradient=0)]

@@ -20,10 +20,10 @@ from tflite_micro.python.tflite_micro import runtime
 
 import tfprune
 from tfprune.export import rewrite
-from tfprune.export.converting.convert import convert
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import load, save
 
 SAMPLES, LEVELS = 10, 16
 FORMATS = {"float32": {}, "int8": {"quantize": "int8", "io_dtype": "int8"}}

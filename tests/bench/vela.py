@@ -14,7 +14,7 @@ from micro import NETWORKS, pruned, samples_of, settled
 
 import tfprune
 from tfprune.export import VelaReport, vela
-from tfprune.export.converting.convert import convert
+from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
 
 ACCELERATORS = ("ethos-u55-128", "ethos-u85-256")

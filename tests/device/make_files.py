@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from models import Network, network
 
-from tfprune.export.converting import convert as conversion
-from tfprune.export.converting.convert import convert
-from tfprune.export.converting.convert_job import convert_job
-from tfprune.export.files.codec import encode
-from tfprune.export.processes.child_process import Completed
+from tfprune.export.device.processes.child_process import Completed
+from tfprune.export.file.files.codec import encode
+from tfprune.export.keras_side.converting import convert as conversion
+from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.converting.convert_job import convert_job
+from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
-from tfprune.export.sparse_ready.make_sparse_ready import make_sparse_ready
 
 NETWORKS = ("mlp", "cnn", "mobilenet", "recurrent", "attention")  # grid.py takes all
 READY = "mobilenet"  # also as sparse kernels run it on ARM

@@ -21,7 +21,7 @@ from loopback import Loopback, missing
 from rich.console import Console
 
 import tfprune.export
-from tfprune.export import cli
+from tfprune.export.command_line import cli
 
 
 def main() -> int:

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfprune.export.processes.child_process import Completed
+from tfprune.export.device.processes.child_process import Completed
 
 APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
 
 
 @contextmanager
 def _converting_here() -> Iterator[None]:
-    from tfprune.export.converting import convert
-    from tfprune.export.converting.convert_job import convert_job
+    from tfprune.export.keras_side.converting import convert
+    from tfprune.export.keras_side.converting.convert_job import convert_job
 
     def work(module: str, folder: Path, **settings: Any) -> Completed:
         assert module == convert_job.__module__
@@ -129,7 +129,7 @@ def sparse() -> bytes:
 @pytest.fixture(scope="session")
 def joined() -> Callable[[bytes, bytes], bytes]:
     """Return a function that puts two files into one, with the signatures `first` and `second`."""
-    from tfprune.export.tflite.editor import load, save
+    from tfprune.export.file.tflite.editor import load, save
 
     def join(first: bytes, second: bytes) -> bytes:
         model, other = load(first), load(second)

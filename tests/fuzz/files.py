@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export.files.codec import encode
-from tfprune.export.files.pack import pack
+from tfprune.export.file.files.codec import encode
+from tfprune.export.file.files.pack import pack
 from tfprune.export.micro.candidates import Candidates
 from tfprune.export.rewriting.sparsify import sparsify
 

@@ -113,11 +113,11 @@ def targets() -> dict:
     """Import what is fuzzed."""
     from ai_edge_litert import interpreter, schema_py_generated  # noqa: F401  (loaded before memory is limited)
 
-    from tfprune.export.files.unpack import unpack
-    from tfprune.export.inspecting.inspect import inspect
-    from tfprune.export.inspecting.page import page
-    from tfprune.export.tflite.editor import load
-    from tfprune.export.tflite.reader import read
+    from tfprune.export.file.files.unpack import unpack
+    from tfprune.export.file.inspecting.inspect import inspect
+    from tfprune.export.file.inspecting.page import page
+    from tfprune.export.file.tflite.editor import load
+    from tfprune.export.file.tflite.reader import read
 
     return {
         "read": read,
@@ -133,7 +133,7 @@ def targets() -> dict:
 
 def unpack_in_parts(data: bytes) -> None:
     """Write a file for microcontrollers, as far as that goes without its interpreter."""
-    from tfprune.export.files.model_file import read_model
+    from tfprune.export.file.files.model_file import read_model
     from tfprune.export.micro.candidates import Candidates
 
     candidates = Candidates(read_model(data))
@@ -149,7 +149,7 @@ def limit_memory() -> None:
 
 def run_in_child(work: Callable[[bytes], None], data: bytes) -> None:
     """Run a file in a child; a native crash ends the child alone, and its input is kept."""
-    from tfprune.export.files.model_file import read_model
+    from tfprune.export.file.files.model_file import read_model
 
     plain = read_model(data)  # here, so that libFuzzer sees the way through our own checks
     child = os.fork()
@@ -183,8 +183,8 @@ def run(work: Callable[[bytes], None], plain: bytes) -> int:
 
 
 def predict(plain: bytes) -> None:
-    from tfprune.export.running.inputs import random_inputs
-    from tfprune.export.running.runner import Runner
+    from tfprune.export.device.running.inputs import random_inputs
+    from tfprune.export.device.running.runner import Runner
 
     runner = Runner(plain)
     runner.predict(random_inputs(runner.inputs, runner.outputs, rows=1))
@@ -192,9 +192,9 @@ def predict(plain: bytes) -> None:
 
 def measure(plain: bytes) -> None:
     """Do what the process of the interpreter for microcontrollers does, which takes RuntimeErrors for refusals."""
+    from tfprune.export.device.running.inputs import random_inputs
+    from tfprune.export.file.tflite.reader import read
     from tfprune.export.micro.interpreter import load_and_run
-    from tfprune.export.running.inputs import random_inputs
-    from tfprune.export.tflite.reader import read
 
     model = read(plain)
     inputs = random_inputs(model.inputs, model.outputs, rows=1)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from unittest import mock
 
-from tfprune import progress
+from tfprune.base import progress
 
 
 class Terminal(io.StringIO):

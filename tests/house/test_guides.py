@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from page_blocks import BLOCK, printed_and_shown
 
-from tfprune.export import cli
+from tfprune.export.command_line import cli
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}  # run in test_notebooks.py

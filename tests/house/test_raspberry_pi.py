@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.export import cli
+from tfprune.export.command_line import cli
 
 PAGE = (Path(__file__).parents[2] / "docs/raspberry_pi.md").read_text(encoding="utf-8")
 EXPORT, STREAM = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[:2]

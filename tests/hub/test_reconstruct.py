@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.wrapping.flat_copy import flat_copy
+from tfprune.masking.wrapping.flat_copy import flat_copy
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 hub_models = pytest.importorskip("hub_models")

@@ -9,9 +9,9 @@ from keras import ops
 from sklearn.cluster import KMeans
 
 import tfprune
+from tfprune.masking.wrapping.pruned_layers import mask_zeros
 from tfprune.quantizing.clustered import Clustered
 from tfprune.quantizing.levels import share, starting_centroids
-from tfprune.wrapping.pruned_layers import mask_zeros
 
 RNG = np.random.default_rng(0)
 

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from tfprune.export.tflite.model import Operator
-from tfprune.export.tflite.reader import read
-from tfprune.models.graph import Call, Graph, flatten, trace_to_run
+from tfprune.export.file.tflite.model import Operator
+from tfprune.export.file.tflite.reader import read
+from tfprune.keras_models.models.graph import Call, Graph, flatten, trace_to_run
 from tfprune.quantizing.quantized import Quantized
 from tfprune.quantizing.rules import KEEPS, rule_of
 

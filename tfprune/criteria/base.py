@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfprune.axes import input_axes, output_axes
+from tfprune.base.axes import input_axes, output_axes
+from tfprune.base.spec import Spec
 from tfprune.criteria.facts import FACTS, Fact, UnknownFact
-from tfprune.spec import Spec
 
 
 @dataclass(frozen=True, eq=False)

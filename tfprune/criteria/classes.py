@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune.base.spec import check_choice, check_number
 from tfprune.criteria.base import Criterion, Evidence
-from tfprune.spec import check_choice, check_number
 
 _PERFECT = 1e15  # instead of an infinite F, of a unit that is constant within every class
 

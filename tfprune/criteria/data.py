@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tfprune.axes import output_axes
+from tfprune.base.axes import output_axes
+from tfprune.base.spec import check_choice
 from tfprune.criteria.base import Criterion, Evidence
-from tfprune.spec import check_choice
 
 
 @dataclass(frozen=True)

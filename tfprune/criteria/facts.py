@@ -1,6 +1,6 @@
 """Facts that a criterion may look at besides the weight, each described once.
 
-`tfprune.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows the
+`keras_models.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows the
 `Fact`: it records what `source` names, batch by batch, reduces a batch by `measure` while the model runs, adds up
 batches by `combine`, and ends a pass with `finish` and `over_passes`.
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.spec import check_choice
+from tfprune.base.spec import check_choice
 
 INPUTS, OUTPUTS, GRADIENTS, MODEL = "inputs", "outputs", "gradients", "model"
 MEAN, SUM, CLASS_MOMENTS = "mean", "sum", "class_moments"

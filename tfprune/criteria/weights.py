@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.spec import check_count
 from tfprune.criteria.base import Criterion, Evidence
-from tfprune.spec import check_count
 
 
 @dataclass(frozen=True)

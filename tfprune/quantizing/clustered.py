@@ -8,11 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.models.kernels import Kernel, kernels
-from tfprune.models.kinds import leaf_layers
-from tfprune.models.layers import as_numpy
+from tfprune.keras_models.models.kernels import Kernel, kernels
+from tfprune.keras_models.models.kinds import leaf_layers
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.quantizing.levels import share, starting_centroids
-from tfprune.wrapping.pruned import Pruned
 
 
 @keras.saving.register_keras_serializable(package="tfprune")

@@ -9,12 +9,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.models.graph import Call, Graph, check_graph, flatten, trace
-from tfprune.models.layers import as_numpy
+from tfprune.base.spec import check_choice
+from tfprune.keras_models.models.graph import Call, Graph, check_graph, flatten, trace
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.rules import KERNELS, activation_of
-from tfprune.spec import check_choice
-from tfprune.wrapping.strip import plain_copy
-from tfprune.wrapping.transfer import copy_with
 
 _log = logging.getLogger(__name__)
 RELU6 = ("keep", "replace")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from tfprune.models.graph import Call, Graph
+from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.quantizing import rules
 from tfprune.quantizing.refusals import refusal
 from tfprune.quantizing.rules import FIXED, FUSED, Rule, activation_of, rule_of

@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from tfprune.models.copyable import check_model
-from tfprune.models.filters import Filters, selector
-from tfprune.models.graph import flatten, is_plain, trace
-from tfprune.models.kernels import kernels
-from tfprune.models.kinds import check_keras, is_graph, is_subclassed, leaf_layers
-from tfprune.models.layers import walk
+from tfprune.base.spec import check_count, check_regex
+from tfprune.keras_models.models.copyable import check_model
+from tfprune.keras_models.models.filters import Filters, selector
+from tfprune.keras_models.models.graph import flatten, is_plain, trace
+from tfprune.keras_models.models.kernels import kernels
+from tfprune.keras_models.models.kinds import check_keras, is_graph, is_subclassed, leaf_layers
+from tfprune.keras_models.models.layers import walk
+from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.patterns import Unstructured
 from tfprune.quantizing.clustered import place_centroids
 from tfprune.quantizing.plan import QuantizationPlan, plan_quantization
 from tfprune.quantizing.quantized import Quantized
-from tfprune.spec import check_count, check_regex
-from tfprune.wrapping.strip import plain_copy
-from tfprune.wrapping.transfer import copy_with
 
 
 def quantize_aware(

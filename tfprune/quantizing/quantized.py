@@ -11,8 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfprune.models.kernels import Kernel
-from tfprune.models.layers import as_numpy
+from tfprune.keras_models.models.kernels import Kernel
+from tfprune.keras_models.models.layers import as_numpy
 from tfprune.quantizing.cells import STEPS, Round, fixed
 from tfprune.quantizing.clustered import Clustered
 from tfprune.quantizing.fake_quantize import FLAT, fake_quantize, fake_quantize_weight, fake_quantize_whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.models.kinds import check_keras, leaf_layers
+from tfprune.keras_models.models.kinds import check_keras, leaf_layers
 from tfprune.quantizing.quantized import Quantized
 
 

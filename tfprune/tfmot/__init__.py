@@ -16,7 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfprune.models.kernels import PrunableLayer as PrunableLayer
+    from tfprune.keras_models.models.kernels import PrunableLayer as PrunableLayer
+    from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
     from tfprune.tfmot import clustering as clustering
     from tfprune.tfmot import experimental as experimental
     from tfprune.tfmot import quantization as quantization
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     )
     from tfprune.tfmot.schemes import Default8BitPrunePreserveQuantizeScheme as Default8BitPrunePreserveQuantizeScheme
     from tfprune.tfmot.schemes import Default8BitQuantizeScheme as Default8BitQuantizeScheme
-    from tfprune.training.pruning_summaries import PruningSummaries as PruningSummaries
 
 _HOMES = {
     "CentroidInitialization": "tfprune.tfmot.cluster",
@@ -54,11 +54,11 @@ _HOMES = {
     "Default8BitPrunePreserveQuantizeScheme": "tfprune.tfmot.schemes",
     "Default8BitQuantizeScheme": "tfprune.tfmot.schemes",
     "PolynomialDecay": "tfprune.tfmot.schedules",
-    "PrunableLayer": "tfprune.models.kernels",
+    "PrunableLayer": "tfprune.keras_models.models.kernels",
     "PruneForLatencyOnXNNPack": "tfprune.tfmot.policy",
     "PruningPolicy": "tfprune.tfmot.policy",
     "PruningSchedule": "tfprune.tfmot.schedules",
-    "PruningSummaries": "tfprune.training.pruning_summaries",
+    "PruningSummaries": "tfprune.masking.training.pruning_summaries",
     "UpdatePruningStep": "tfprune.tfmot.callback",
     "cluster_scope": "tfprune.tfmot.cluster",
     "cluster_weights": "tfprune.tfmot.cluster",

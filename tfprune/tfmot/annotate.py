@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from tfprune.models.kinds import check_keras, leaf_layers
+from tfprune.keras_models.models.kinds import check_keras, leaf_layers
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.clustered import Clustered
 from tfprune.quantizing.quantize_aware import quantization_plan
-from tfprune.wrapping.transfer import copy_with
 
 
 @keras.saving.register_keras_serializable(package="tfprune")

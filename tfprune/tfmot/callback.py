@@ -10,12 +10,12 @@ from typing import Any
 import keras
 
 from tfprune.allocation import Weight
-from tfprune.models.layers import as_numpy
-from tfprune.models.optimizers import check_optimizer, updates_of
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.models.optimizers import check_optimizer, updates_of
+from tfprune.masking.training.update_masks import set_masks
+from tfprune.masking.wrapping.pruned_layers import masked_sparsity, pruned_layers, waits_for_data, wrappers
 from tfprune.tfmot.schedules import PruningSchedule
 from tfprune.tfmot.wrapper import PruneLowMagnitude
-from tfprune.training.update_masks import set_masks
-from tfprune.wrapping.pruned_layers import masked_sparsity, pruned_layers, waits_for_data, wrappers
 
 
 class UpdatePruningStep(keras.callbacks.Callback):

@@ -8,13 +8,13 @@ from typing import Any
 
 import keras
 
-from tfprune.models.copyable import check_model
-from tfprune.models.kernels import kernels
-from tfprune.models.kinds import check_keras, leaf_layers
+from tfprune.base.spec import check_count
+from tfprune.keras_models.models.copyable import check_model
+from tfprune.keras_models.models.kernels import kernels
+from tfprune.keras_models.models.kinds import check_keras, leaf_layers
+from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.clustered import Clustered, place_centroids, shares_values
-from tfprune.spec import check_count
-from tfprune.wrapping.strip import plain_copy
-from tfprune.wrapping.transfer import copy_with
 
 
 class CentroidInitialization(str, enum.Enum):

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfprune.models.graph import Call, Graph, trace
-from tfprune.models.kinds import as_graph
-from tfprune.wrapping.flat_copy import flat_copy
+from tfprune.keras_models.models.graph import Call, Graph, trace
+from tfprune.keras_models.models.kinds import as_graph
+from tfprune.masking.wrapping.flat_copy import flat_copy
 
 _ALWAYS = (
     layers.Add,

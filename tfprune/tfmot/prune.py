@@ -9,18 +9,18 @@ from typing import Any
 
 import keras
 
-from tfprune.models.copyable import check_layers, check_model
-from tfprune.models.kernels import expected_kernels, kernels
-from tfprune.models.kinds import leaf_layers
+from tfprune.keras_models.models.copyable import check_layers, check_model
+from tfprune.keras_models.models.kernels import expected_kernels, kernels
+from tfprune.keras_models.models.kinds import leaf_layers
+from tfprune.masking.wrapping.choose_weights import is_unbuilt
+from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
+from tfprune.masking.wrapping.pruned_layers import warn_if_dense, wrappers
+from tfprune.masking.wrapping.strip import plain_copy, try_the_way_back
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.patterns import Pattern, Unstructured
 from tfprune.tfmot.policy import PruningPolicy
 from tfprune.tfmot.schedules import ConstantSparsity, PruningSchedule, check_pruning_schedule
 from tfprune.tfmot.wrapper import PruneLowMagnitude, pattern_of
-from tfprune.wrapping.choice import is_unbuilt
-from tfprune.wrapping.pruned import Pruned, holds_pruned
-from tfprune.wrapping.pruned_layers import warn_if_dense, wrappers
-from tfprune.wrapping.strip import plain_copy, try_the_way_back
-from tfprune.wrapping.transfer import copy_with
 
 _DEFAULT = ConstantSparsity(0.5, 0)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import keras
 
-from tfprune.models.kinds import leaf_layers
+from tfprune.keras_models.models.kinds import leaf_layers
+from tfprune.masking.wrapping.pruned_layers import mask_zeros
+from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.clustered import Clustered, place_centroids
 from tfprune.quantizing.quantize_aware import quantization_plan, quantize_aware
 from tfprune.quantizing.quantized import Quantized
 from tfprune.tfmot.annotate import QuantizeAnnotate, annotated_layers
 from tfprune.tfmot.schemes import Default8BitQuantizeScheme
-from tfprune.wrapping.pruned_layers import mask_zeros
-from tfprune.wrapping.transfer import copy_with
 
 
 def quantize_model(to_quantize: keras.Model) -> keras.Model:

@@ -6,8 +6,8 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
+from tfprune.base.spec import Spec, check_count, check_sparsity
 from tfprune.schedules import Constant, Polynomial
-from tfprune.spec import Spec, check_count, check_sparsity
 
 
 class PruningSchedule(Spec):

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.models.kernels import kernels
-from tfprune.models.layers import as_numpy
+from tfprune.keras_models.models.kernels import kernels
+from tfprune.keras_models.models.layers import as_numpy
 
 MOST = 256  # different values that an 8-bit weight can have
 

@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.models.kernels import kernels
-from tfprune.models.layers import as_numpy
+from tfprune.base.spec import check_count
+from tfprune.keras_models.models.kernels import kernels
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.patterns import NM, Block, Pattern, Unstructured
-from tfprune.spec import check_count
 from tfprune.tfmot.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule, check_pruning_schedule
-from tfprune.wrapping.pruned import Pruned
 
 for _schedule in (ConstantSparsity, PolynomialDecay):
     keras.saving.register_keras_serializable(package="tfprune")(_schedule)

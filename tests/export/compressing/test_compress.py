@@ -19,8 +19,8 @@ from small_search import made, search, short
 
 from tfprune.export import Runner, compress
 from tfprune.export.compressing import trial
-from tfprune.export.compressing.front import Limits
-from tfprune.export.compressing.measured import Judge, Tried
+from tfprune.export.compressing.measured_file import Judge, Tried
+from tfprune.export.compressing.pareto_front import Limits
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trial import Maker

@@ -6,8 +6,8 @@ import pytest
 from small_search import made, search
 
 from tfprune.export import compress, micro_support
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.interpreter import run_files
-from tfprune.export.tflite.reader import read
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
 ARENA = 2_500  # bytes: the dense file takes more

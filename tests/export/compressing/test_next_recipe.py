@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfprune.export.compressing.next_recipe as choice
-from tfprune.export.compressing.front import Limits
-from tfprune.export.compressing.measured import Tried
+from tfprune.export.compressing.measured_file import Tried
 from tfprune.export.compressing.next_recipe import (
     LEAST_FLOPS,
     Outcome,
@@ -21,6 +20,7 @@ from tfprune.export.compressing.next_recipe import (
     next_recipe,
     part_left,
 )
+from tfprune.export.compressing.pareto_front import Limits
 from tfprune.export.compressing.recipe import Recipe
 
 FIRST = Recipe(1.0, 0.0, "unstructured", False, 1280, 40, 1, 1e-3, 0)

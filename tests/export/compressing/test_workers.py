@@ -13,7 +13,7 @@ import small_search
 from small_search import made, search
 
 from tfprune.export import Runner
-from tfprune.export.compressing.measured import Judge
+from tfprune.export.compressing.measured_file import Judge
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import Maker
 from tfprune.export.compressing.workers import workers_of

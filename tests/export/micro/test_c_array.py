@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tfprune.export import c_array, micro_support, rewrite
-from tfprune.export.cli import main
-from tfprune.export.tflite.reader import read
+from tfprune.export.command_line.cli import main
+from tfprune.export.file.tflite.reader import read
 
 MAIN = """\
 #include "model-1.h"
@@ -93,7 +93,7 @@ def test_support_before_training_is_that_of_the_dense_file(network):
 def test_the_arena_before_training_has_room_for_biases_that_are_0_until_then(network):
     import keras
 
-    from tfprune.export.converting.convert import convert
+    from tfprune.export.keras_side.converting.convert import convert
 
     model = keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(6, "relu") for _ in range(3))])
     before, x = micro_support(model), np.random.default_rng(0).normal(size=(8, 8)).astype("float32")

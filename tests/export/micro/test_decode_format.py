@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.inspecting.inspect import inspect
+from tfprune.export.file.inspecting.inspect import inspect
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.decode_format import Encoded, decode, encode_pruned, encode_table
+from tfprune.export.file.tflite.editor import save
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.interpreter import run_files
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.decode_format import Encoded, decode, encode_pruned, encode_table
-from tfprune.export.tflite.editor import save
-from tfprune.export.tflite.reader import read
 
 NO_ZEROS = np.zeros(1, np.int64)
 

@@ -5,15 +5,15 @@ import importlib.util
 import numpy as np
 import pytest
 
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.tflite.schema import MissingPackage
 from tfprune.export.micro import interpreter
 from tfprune.export.micro.candidates import Candidates
 from tfprune.export.micro.interpreter import run_files
 from tfprune.export.micro.operators import HAS, missing, registrations
-from tfprune.export.running.runner import Runner
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import load, save
-from tfprune.export.tflite.reader import read
-from tfprune.export.tflite.schema import MissingPackage
 
 
 def test_it_gives_what_the_interpreter_of_phones_gives(network):

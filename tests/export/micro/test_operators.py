@@ -12,8 +12,8 @@ SCRIPT = """
 import contextlib, os
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
-from tfprune.export.tflite import schema
-from tfprune.export.tflite.editor import save
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import save
 
 def file_with(builtin):
     shape, first, second = np.array([1, 4], np.int32), np.array([0], np.int32), np.array([1], np.int32)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.xnnpack.groups import analyze
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
-from tfprune.export.running.runner import Runner
-from tfprune.export.tflite.reader import read
-from tfprune.export.xnnpack.groups import analyze
 
 
 def network(size, batch=None, kernel=3):

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 
 import tfprune
-from tfprune.export.converting.convert import convert
-from tfprune.export.files.codec import encode
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.files.codec import encode
+from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.forms import FileForm, check_form_arguments, choose, export_report, forms
-from tfprune.export.running.runner import Runner
-from tfprune.export.tflite.editor import load, save
 
 WIDTH = 1024  # the smallest at which the stock converter's sparse file was seen to crash
 

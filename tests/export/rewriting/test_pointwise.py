@@ -7,11 +7,11 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.tflite.editor import add_constant, add_operator, add_tensor, load, save
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.sparsify import sparsify
-from tfprune.export.running.runner import Runner
-from tfprune.export.tflite.editor import add_constant, add_operator, add_tensor, load, save
-from tfprune.export.tflite.reader import read
 
 KINDS = OpResolverType.BUILTIN, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 WIDTH = 64

@@ -6,12 +6,12 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfprune
-from tfprune.export.converting.convert import convert
-from tfprune.export.files.model_file import read_model
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.rewriting.sparsify import sparsify
-from tfprune.export.running.runner import Runner
-from tfprune.export.tflite.reader import read
 
 layers = keras.layers
 

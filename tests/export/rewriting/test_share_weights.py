@@ -11,9 +11,9 @@ from sklearn.cluster import KMeans
 
 import tfprune
 from tfprune.export import Runner, pack, sparsify
-from tfprune.export.converting.convert import convert
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.share_weights import share, share_weights
-from tfprune.export.tflite.reader import read
 
 WEIGHT = np.random.default_rng(8).laplace(0, 25, 5000).round().clip(-127, 127).astype(np.int8)
 

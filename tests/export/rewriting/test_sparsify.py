@@ -12,12 +12,12 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.device.running.verify import verify
+from tfprune.export.file.tflite.editor import load, operator_code, save
+from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.sparse_graph import lower_versions
 from tfprune.export.rewriting.sparsify import OVERHEAD, sparsify
-from tfprune.export.running.runner import Runner
-from tfprune.export.running.verify import verify
-from tfprune.export.tflite.editor import load, operator_code, save
-from tfprune.export.tflite.reader import read
 
 FORMATS = ["float32", "float16", "dynamic", "int8"]
 

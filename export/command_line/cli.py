@@ -1,0 +1,96 @@
+"""The command line: reads a command, runs it, prints its report and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tfprune.export.command_line.commands import (
+    bench,
+    completion,
+    compress,
+    demo,
+    export,
+    inspect,
+    micro,
+    prune,
+    shrink,
+    verify,
+)
+from tfprune.export.file.report import reason_of
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
+
+
+COMMANDS = (demo, compress, prune, shrink, export, inspect, verify, bench, micro)
+EPILOG = """\
+`tfprune COMMAND --help` explains a command, with examples.
+
+exit codes:
+  0  done, and what was checked is right
+  1  a check failed: a file does not run on the samples, or differs from what it was compared with
+  2  it could not be done: a missing file, a wrong shape, an unknown option
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, 1 when a check failed, 2 for what could not be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        with _orderly_end():
+            report = options.command(options)
+    except (TypeError, ValueError) as error:
+        print(f"tfprune: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"tfprune: {reason_of(error)}. {options.needs}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tfprune: stopped", file=sys.stderr)
+        return 130
+    _print(json.dumps(report.as_dict(), indent=2) if options.json else str(report))
+    return 0 if getattr(report, "passed", True) else 1
+
+
+def _print(text: str) -> None:
+    """Print to a reader that may have enough, such as `head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Turn SIGTERM into an exit, on whose way children are ended and temporary folders removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parser() -> argparse.ArgumentParser:
+    import tfprune
+
+    parser = argparse.ArgumentParser(
+        prog="tfprune",
+        description="Prune Keras models; export, check and measure compressed TFLite files.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tfprune {tfprune.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_to(commands)
+    completion.add_to(commands, parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

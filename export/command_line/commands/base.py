@@ -1,0 +1,107 @@
+"""What all commands share: how one is added, and arguments that several have."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# What a shell offers for an argument that is a file, as the package shtab spells it.
+FILES = {
+    "bash": "_shtab_compgen_files",
+    "zsh": "_files",
+    "tcsh": "f",
+    "fish": "(__fish_complete_path (commandline -ct))",
+    "powershell": "_shtab_powershell_compgen_files",
+}
+
+
+def add_command(
+    commands: Any, name: str, *, run: Callable, text: str, extra: str, examples: str
+) -> argparse.ArgumentParser:
+    """Return the parser of a new command.
+
+    Args:
+        commands: What argparse gives for sub-commands.
+        name: How it is called.
+        run: Gets the options and returns a report.
+        text: What it does.
+        extra: Which extra of the package it needs.
+        examples: Command lines, one in a line.
+    """
+    parser = commands.add_parser(
+        name,
+        help=text.replace("%", "%%"),  # argparse fills in this one with the % operator, and not the description
+        description=textwrap.fill(text, 88),
+        epilog="examples:\n" + textwrap.indent(examples.strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
+    needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install -e ".[{extra}]")'
+    parser.set_defaults(command=run, needs=needs)
+    return parser
+
+
+def add_file(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """Add an argument that is a file, which a shell can complete."""
+    parser.add_argument(name, **settings).complete = FILES  # type: ignore[attr-defined]
+
+
+def add_model_file(parser: argparse.ArgumentParser) -> None:
+    """Add the .tflite file that a command reads."""
+    text = "a .tflite file, plain, packed, or compressed with gzip or xz"
+    add_file(parser, "model", metavar="MODEL", help=text)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add where a file runs."""
+    text = "run the file on this device: USER@HOST, as ssh takes it, or adb:SERIAL for a phone"
+    parser.add_argument("--on", metavar="DEVICE", help=text)
+    text = "the Python to call there, with NumPy and an interpreter (default: python3)"
+    parser.add_argument("--python", metavar="PATH", help=text)
+    parser.add_argument("--ssh", metavar="ARGUMENTS", help="further arguments of ssh, such as '-p 2222'")
+
+
+@contextlib.contextmanager
+def device_of(options: argparse.Namespace) -> Iterator[Any]:
+    """Yield the device that the options name, None for this machine.
+
+    Raises:
+        ValueError: If something is said of a device, and none is named.
+    """
+    if options.on is None:
+        for name in ("python", "ssh"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"Expected --on DEVICE with --{name}. Received: none.")
+        yield None
+        return
+    from tfprune.export.device.remote.remote import Remote
+
+    python = {} if options.python is None else {"python": options.python}
+    with Remote(options.on, **python, options=shlex.split(options.ssh or "")) as remote:
+        yield remote
+
+
+def add_saved_model(parser: argparse.ArgumentParser) -> None:
+    """Add what commands share that change a saved Keras model."""
+    add_file(parser, "source", metavar="SOURCE", help="a trained model, saved by model.save('x.keras')")
+    add_file(parser, "target", metavar="TARGET", help="where the new model goes, such as small.keras")
+    parser.add_argument(
+        "--data",
+        metavar="X[,Y]",
+        required=True,
+        help="training samples, and labels if there are some: .npy, or .npz with one array per input or output",
+    )
+    parser.add_argument("--validation", metavar="X,Y", help="samples and labels on which both models are measured")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order in training (default: 0)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=512,
+        metavar="N",
+        help="of the training samples, those that scores and least squares use (default: 512)",
+    )

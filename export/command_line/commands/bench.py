@@ -1,0 +1,41 @@
+"""`tfprune bench`: how fast a file is, here or on a device."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_model_file, device_of
+from tfprune.export.keras_side.loading import load_arrays
+
+COUNTS = ("runs", "warmup", "threads", "batch", "repeats", "cool_down")
+
+
+def add_to(commands: Any) -> None:
+    text = (
+        "Measure latency and peak memory of a .tflite file in a process of its own, on this machine or with --on on "
+        "a board or a phone."
+    )
+    examples = """
+tfprune bench model.tflite --runs 200 --threads 4
+tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
+"""
+    parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)
+    add_model_file(parser)
+    add_file(parser, "--inputs", metavar="FILE", help="samples of one run: .npy, or .npz with one array per input")
+    parser.add_argument("--runs", type=int, default=50, help="timed runs (default: %(default)s)")
+    parser.add_argument("--warmup", type=int, default=5, help="runs before them (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=1, help="samples drawn for a run (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, help="processes that do all this (default: 1 here, 3 with --on)")
+    text = "seconds of rest between two of them (default: %(default)s)"
+    parser.add_argument("--cool-down", type=float, default=1.0, metavar="SECONDS", help=text)
+    add_device(parser)
+
+
+def _bench(options: argparse.Namespace) -> Any:
+    from tfprune.export.device.running.benchmark import benchmark
+
+    inputs = load_arrays(options.inputs) if options.inputs else None
+    with device_of(options) as device:
+        return benchmark(options.model, inputs=inputs, on=device, **{name: getattr(options, name) for name in COUNTS})

@@ -1,0 +1,71 @@
+"""`tfprune compress`: the smallest or fastest file of a saved Keras model that loses at most so much."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tfprune.export.command_line.commands.base import add_command, add_device, add_file, device_of
+
+
+def add_to(commands: Any) -> None:
+    text = (
+        "Search for the smallest or fastest .tflite file of a saved Keras model that loses at most so much accuracy: "
+        "fewer channels, zeros, 8 bits, each tried file trained, exported, run and measured. A search that was "
+        "stopped goes on when it is started again with the same folder."
+    )
+    examples = """
+tfprune compress model.keras --train x.npy,y.npy --max-drop 0.01
+tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --target latency --minutes 60
+tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
+"""
+    parser = add_command(commands, "compress", run=_compress, text=text, extra="search", examples=examples)
+    add_file(parser, "source", metavar="SOURCE", help="a trained, compiled model, saved by model.save('x.keras')")
+    parser.add_argument(
+        "--train",
+        metavar="X,Y",
+        required=True,
+        help="training samples and labels: .npy, or .npz with one array per input or output",
+    )
+    parser.add_argument(
+        "--validation",
+        metavar="X,Y",
+        help="those that judge files (default: a tenth of --train, held out)",
+    )
+    parser.add_argument("--test", metavar="X,Y", help="those on which the best files are measured at the end")
+    _add_wish(parser)
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="how long the search may take in all (default: 30)"
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="the most recipes to try (default: no limit)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many to try at once (default: 1)")
+    parser.add_argument(
+        "--folder", default="compressed", help="where trials, files and the report go (default: compressed)"
+    )
+    add_device(parser)
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
+
+
+def _add_wish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-drop", type=float, default=0.01, metavar="DROP", help="what a file may lose (default: 0.01, a point)"
+    )
+    parser.add_argument("--metric", default="accuracy", help="what it may lose it of (default: accuracy)")
+    parser.add_argument(
+        "--target",
+        default="size",
+        help="size, latency, or micro: the flash of a microcontroller, and the accuracy there (default: size)",
+    )
+    parser.add_argument("--arena", type=int, metavar="BYTES", help="RAM that a file may take there")
+    parser.add_argument("--flash", type=int, metavar="BYTES", help="bytes that it may have there")
+
+
+def _compress(options: argparse.Namespace) -> Any:
+    from tfprune.export.keras_side.loading import load_keras
+
+    load_keras()
+    from tfprune.export.command_line.saved_models.compress_file import compress_file
+
+    with device_of(options) as device:
+        return compress_file(options, on=device)

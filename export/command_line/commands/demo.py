@@ -1,0 +1,34 @@
+"""`tfprune demo`: the whole way on a small network."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from tfprune.export.command_line.commands.base import add_command
+from tfprune.export.keras_side.loading import load_keras
+
+
+def add_to(commands: Any) -> None:
+    text = (
+        "Prune a small CNN to 90 %, export it, run it without TensorFlow, and search for the best file; takes about "
+        "two minutes."
+    )
+    examples = "tfprune demo --output demo-output"
+    parser = add_command(commands, "demo", run=_demo, text=text, extra="demo", examples=examples)
+    parser.add_argument("--output", default="demo-output", metavar="DIR", help="folder for models and picture")
+
+
+def _demo(options: argparse.Namespace) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=os.fdopen(os.dup(2), "w")), transient=True) as progress:
+        task = progress.add_task("loading TensorFlow", total=1.0)
+        load_keras()
+        from tfprune.export.command_line.demo import run_demo
+
+        return run_demo(
+            options.output, tell=lambda what, done: progress.update(task, description=what, completed=done)
+        )

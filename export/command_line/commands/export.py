@@ -1,0 +1,132 @@
+"""`tfprune export`: a saved Keras model, or a .tflite file, into a smaller file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+from tfprune.export.command_line.commands.base import add_command, add_file
+from tfprune.export.file.files.model_file import is_model_file
+from tfprune.export.file.files.target import check_not_read
+from tfprune.export.keras_side.loading import load_arrays, load_model
+
+SPARSE = {"auto": "auto", "yes": True, "no": False}
+
+
+def add_to(commands: Any) -> None:
+    text = (
+        "Convert a saved Keras model to a .tflite file, wrappers stripped, or write a .tflite file anew; either way "
+        "sparse where that pays, and checked before it is written."
+    )
+    examples = """
+tfprune export model.keras model.tflite --check-on samples.npy
+tfprune export model.keras model.tfz --quantize int8 --calibration samples.npy --compress packed
+tfprune export model.tflite smaller.tflite
+tfprune export model.keras model.tflite --quantize int8 --calibration samples.npy --target micro --arena 60000
+"""
+    parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
+    add_file(parser, "source", metavar="SOURCE", help="a model saved by model.save('x.keras'), or a .tflite file")
+    add_file(parser, "target", metavar="TARGET", help="where the file goes, exactly as written here")
+    kinds = ["float16", "dynamic", "int8", "int16x8", "int4"]
+    parser.add_argument("--quantize", choices=kinds, help="number format (default: float32)")
+    parser.add_argument(
+        "--levels", type=int, help="different non-zero values of an 8-bit weight, 1 to 255 (default: all)"
+    )
+    parser.add_argument(
+        "--io-dtype", choices=["float32", "int8", "int16"], help="inputs and outputs of a file of integers"
+    )
+    text = "samples for --quantize int8, int16x8 and int4: .npy, or .npz with one array per input"
+    add_file(parser, "--calibration", metavar="FILE", help=text)
+    parser.add_argument(
+        "--sparse", choices=[*SPARSE], default="auto", help="try sparse forms, take them only, or not (default: auto)"
+    )
+    parser.add_argument(
+        "--optimize", choices=["size", "latency"], default="size", help="what the best form is (default: %(default)s)"
+    )
+    parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
+    _add_checks(parser)
+    _add_micro(parser)
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
+    add_file(parser, "--check-on", metavar="FILE", help="samples on which the file is compared with the model")
+    parser.add_argument(
+        "--evaluate-on", metavar="X,Y", help="samples and labels, .npy: a file that loses accuracy on them is refused"
+    )
+    parser.add_argument("--max-drop", type=float, help="accuracy that the file may lose (default: 0.01)")
+    parser.add_argument(
+        "--tolerance", type=float, help="largest difference allowed, as a fraction of the model's largest output"
+    )
+
+
+def _add_micro(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target",
+        dest="runtime",
+        choices=["micro"],
+        help="what runs the file: micro is TensorFlow Lite for Microcontrollers",
+    )
+    parser.add_argument(
+        "--arena", type=int, metavar="BYTES", help="RAM that it may take there (needs --target micro)"
+    )
+    parser.add_argument("--flash", type=int, metavar="BYTES", help="bytes that the file may have there")
+
+
+def _export(options: argparse.Namespace) -> Any:
+    check_not_read(options.target, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
+    settings = {
+        "sparse": SPARSE[options.sparse],
+        "optimize": options.optimize,
+        "compress": options.compress,
+        "check_on": load_arrays(options.check_on) if options.check_on else None,
+        "tolerance": options.tolerance,
+        "target": options.runtime,
+        "arena": options.arena,
+        "flash": options.flash,
+    }
+    if is_model_file(options.source):
+        return _rewrite(options, settings)
+    check_not_read(options.target, options.source)
+    if options.quantize in ("int8", "int16x8", "int4") and not options.calibration:
+        raise ValueError(
+            f"Expected samples with --quantize {options.quantize}. Received: no --calibration FILE. Save about 100 "
+            "samples of real data with numpy.save."
+        )
+    model = load_model(options.source)
+    from tfprune.export.keras_side.converting.to_tflite import to_tflite
+
+    with contextlib.redirect_stdout(sys.stderr):  # a bar of progress is no part of the report
+        return to_tflite(
+            model,
+            options.target,
+            quantize=options.quantize,
+            levels=options.levels,
+            calibration=options.calibration and load_arrays(options.calibration),
+            io_dtype=options.io_dtype or "float32",
+            **_evaluation(options),
+            **settings,
+        )
+
+
+def _evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    if options.evaluate_on is None:
+        return {}
+    samples, _, labels = options.evaluate_on.partition(",")
+    if not labels:
+        raise ValueError(f"Expected --evaluate-on X,Y, samples and labels. Received: {options.evaluate_on!r}.")
+    drop = {} if options.max_drop is None else {"max_drop": options.max_drop}
+    return {"evaluate_on": (load_arrays(samples), load_arrays(labels)), **drop}
+
+
+def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
+    from tfprune.export.rewriting.rewrite import rewrite
+
+    for name in ("quantize", "levels", "io_dtype", "calibration", "evaluate_on", "max_drop"):
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
+                "numbers have their type. Leave the option out, or export the Keras model."
+            )
+    return rewrite(options.source, options.target, **settings)

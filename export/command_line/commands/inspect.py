@@ -1,0 +1,30 @@
+"""`tfprune inspect`: what a file holds."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tfprune.export.command_line.commands.base import add_command, add_file, add_model_file
+from tfprune.export.file.files.target import check_not_read
+
+
+def add_to(commands: Any) -> None:
+    text = "List what a .tflite file holds: inputs, outputs, operators, the zeros of each weight and what they save."
+    examples = "tfprune inspect model.tflite\ntfprune inspect model.tfz --html page.html"
+    parser = add_command(commands, "inspect", run=_inspect, text=text, extra="device", examples=examples)
+    add_model_file(parser)
+    add_file(parser, "--html", metavar="PAGE", help="also write a page with pictures of the zeros, for a browser")
+
+
+def _inspect(options: argparse.Namespace) -> Any:
+    from tfprune.export.file.files.target import write_atomically
+    from tfprune.export.file.inspecting.inspect import inspect
+    from tfprune.export.file.inspecting.page import page
+    from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
+
+    if options.html:
+        check_not_read(options.html, options.model)
+        content = page(options.model, inference=inference_of_file(options.model))
+        write_atomically(options.html, content.encode())
+    return inspect(options.model)

@@ -1,0 +1,51 @@
+"""`tfprune micro`: whether a microcontroller runs a file, and the file as C++ source."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from tfprune.export.command_line.commands.base import add_command, add_file, add_model_file
+from tfprune.report import Report
+
+
+def add_to(commands: Any) -> None:
+    text = (
+        "Run a .tflite file in the interpreter for microcontrollers: the operators that it lacks, the flash and RAM "
+        "that the file takes, and the boards on which it fits; with --c-array, write it as C++ source."
+    )
+    examples = """
+tfprune micro model.tflite --board pico
+tfprune micro model.tflite --c-array model.cc
+"""
+    parser = add_command(commands, "micro", run=_micro, text=text, extra="micro", examples=examples)
+    add_model_file(parser)
+    parser.add_argument("--board", metavar="NAME", help="a board to compare with, such as pico or nano33")
+    text = "where the C++ source goes, such as model.cc; the header goes beside it, as model.h"
+    add_file(parser, "--c-array", metavar="FILE", help=text)
+
+
+@dataclass(frozen=True)
+class _Both(Report):
+    """Two reports in one."""
+
+    support: Any
+    c_array: Any
+
+    @property
+    def passed(self) -> bool:
+        return self.support.passed
+
+    def __str__(self) -> str:
+        return f"{self.support}\n\n{self.c_array}"
+
+
+def _micro(options: argparse.Namespace) -> Any:
+    from tfprune.export.micro.c_array import c_array
+    from tfprune.export.micro.micro_support_report import support_of_file
+
+    support = support_of_file(options.model, board=options.board)
+    if options.c_array is None or not support.runs:
+        return support
+    return _Both(support, c_array(options.model, options.c_array, arena=support.arena))

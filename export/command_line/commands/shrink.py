@@ -1,0 +1,45 @@
+"""`tfprune shrink`: a saved Keras model with fewer channels."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tfprune.export.command_line.commands.base import add_command, add_saved_model
+
+
+def add_to(commands: Any) -> None:
+    text = (
+        "Remove the least important channels of a saved Keras model, which makes it smaller and faster, and "
+        "solve for the weights that are left; with labels, train in between, in rounds."
+    )
+    examples = """
+tfprune shrink model.keras small.keras --budget flops=0.5 --data x.npy
+tfprune shrink model.keras small.keras --budget bytes=100000 --data x.npy,y.npy --rounds 3 --epochs 2
+tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy --validation xv.npy,yv.npy
+"""
+    parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
+    add_saved_model(parser)
+    parser.add_argument(
+        "--budget",
+        metavar="WHAT=LIMIT",
+        required=True,
+        action="append",
+        help="what the new model may cost: flops, parameters, bytes or latency (in microseconds, as a float32 "
+        ".tflite file on this machine); 0.5 is half of what it costs now, 100000 an amount; may be repeated",
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of removing and training (default: 3)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs of training in each round (default: 1)")
+    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="keep multiples of so many channels")
+    parser.add_argument(
+        "--criterion", default="magnitude", help="what makes a channel important (default: magnitude)"
+    )
+
+
+def _shrink(options: argparse.Namespace) -> Any:
+    from tfprune.export.keras_side.loading import load_keras
+
+    load_keras()
+    from tfprune.export.command_line.saved_models.shrink_file import shrink_file
+
+    return shrink_file(options)

@@ -1,0 +1,75 @@
+"""The work of `tfprune compress`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+
+import keras
+import numpy as np
+
+from tfprune.base.spec import check_count, check_number
+from tfprune.export.command_line.saved_models.trained import Samples, check_loss, read_labeled, verbosity
+from tfprune.export.compressing.compress import compress
+from tfprune.export.compressing.compress_report import CompressReport
+from tfprune.export.device.processes.device import Device
+from tfprune.export.keras_side.loading import load_model
+
+HELD_OUT = 0.1  # of the training samples, where no others are named to judge by
+
+
+def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> CompressReport:
+    """Search for the best file of a saved model; see `tfprune compress --help`.
+
+    Args:
+        options: What the command line said.
+        on: The device on which files are timed; None is this machine.
+
+    Raises:
+        ValueError: If an option is wrong, or something cannot be read, trained, exported or written.
+    """
+    check_number(options.max_drop, "--max-drop", least=0)
+    check_number(options.minutes, "--minutes", above=0)
+    check_count(options.seed, "--seed", least=0, most=2**32 - 1)
+    model = load_model(options.source, compiled=True)
+    check_loss(model, options.source)
+    train = read_labeled(options.train, "--train", model=model)
+    validation = read_labeled(options.validation, "--validation", model=model) if options.validation else None
+    test = read_labeled(options.test, "--test", model=model) if options.test else None
+    if validation is None:
+        train, validation = _split(train, seed=options.seed)
+    with contextlib.redirect_stdout(sys.stderr):
+        return compress(
+            model,
+            train.parts,
+            validation.parts,
+            folder=options.folder,
+            max_drop=options.max_drop,
+            metric=options.metric,
+            target=options.target,
+            arena=options.arena,
+            flash=options.flash,
+            on=on,
+            time=60 * options.minutes,
+            trials=options.trials,
+            jobs=options.jobs,
+            batch_size=options.batch_size,
+            test_data=test.parts if test else None,
+            seed=options.seed,
+            verbose=verbosity(),
+        )
+
+
+def _split(samples: Samples, *, seed: int) -> tuple[Samples, Samples]:
+    """Hold samples out, drawn at random, on which files are judged."""
+    count = samples.sizes[0]
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = max(1, int(HELD_OUT * count))
+    if held_out == count:
+        raise ValueError(f"Expected at least two samples in --train. Received: {count}. Name --validation X,Y, too.")
+
+    def taken(rows: np.ndarray) -> Samples:
+        return Samples(*keras.tree.map_structure(lambda array: array[rows], samples.parts))
+
+    return taken(order[held_out:]), taken(order[:held_out])

@@ -1,0 +1,87 @@
+"""The work of `tfprune prune`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from typing import Any
+
+import keras
+
+import tfprune
+from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity
+from tfprune.criteria import CRITERIA
+from tfprune.export.command_line.saved_models.saved import ADVICE, SavedModel, save
+from tfprune.export.command_line.saved_models.trained import Job, reading, verbosity
+from tfprune.keras_models.models.compiled import compile_like
+
+UPDATES = 50  # of the masks, at least, while a model trains
+END = 0.7  # the part of training after which there are no more zeros to come
+
+
+def prune_file(options: argparse.Namespace) -> SavedModel:
+    """Prune a saved model; see `tfprune prune --help`.
+
+    Raises:
+        ValueError: If an option is wrong, or something cannot be read, pruned, trained or written.
+    """
+    settings = _settings(options)
+    epochs = check_count(options.epochs, "--epochs", least=0)
+    if epochs and "," not in options.data:
+        raise ValueError(f"Expected labels with --epochs, --data X,Y. Received: --data {options.data!r}.")
+    if options.learning_rate is not None and not epochs:
+        raise ValueError("Expected --epochs with --learning-rate: without them nothing is trained. Leave it out.")
+    with reading(options) as job:
+        wrapped = tfprune.wrap(job.model, criterion=settings["criterion"], pattern=settings["pattern"])
+        pruned = _trained(job, wrapped, settings, options) if epochs else _at_once(job, wrapped, settings, options)
+        report = tfprune.sparsity_report(pruned)
+        return save(job, tfprune.strip(pruned), target=options.target, done=report)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    check_choice(options.criterion, "--criterion", choices=CRITERIA)
+    pattern: Any = options.pattern
+    group = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if group:
+        pattern = tfprune.patterns.NM(int(group[1]), int(group[2]))
+    elif pattern != "unstructured":
+        raise ValueError(
+            f"Expected --pattern unstructured, or N:M such as 2:4. Received: {pattern!r}. tfprune shrink removes "
+            f"channels; tfprune.wrap knows more patterns."
+        )
+    return {
+        "sparsity": check_sparsity(options.sparsity, "--sparsity"),
+        "criterion": CRITERIA[options.criterion](),
+        "pattern": pattern,
+        "allocation": options.allocation or ("uniform" if group else "lamp"),
+    }
+
+
+def _at_once(job: Job, wrapped: keras.Model, settings: dict[str, Any], options: argparse.Namespace) -> keras.Model:
+    data = job.evidence(settings["criterion"], options.samples)
+    tfprune.update_masks(wrapped, settings["sparsity"], allocation=settings["allocation"], data=data)
+    samples = job.data.first(options.samples).x
+    return tfprune.reconstruct(wrapped, job.model, samples, batch_size=job.batch_size)[0]
+
+
+def _trained(job: Job, wrapped: keras.Model, settings: dict[str, Any], options: argparse.Namespace) -> keras.Model:
+    compile_like(wrapped, job.model, advice=ADVICE)
+    if options.learning_rate is not None:
+        wrapped.optimizer.learning_rate = check_number(options.learning_rate, "--learning-rate", above=0)
+    steps = math.ceil(job.data.sizes[0] / job.batch_size) * options.epochs
+    pruning = tfprune.PruningCallback(
+        tfprune.schedules.Polynomial(settings["sparsity"], end=END),
+        every=max(1, int(steps * END / UPDATES)),
+        allocation=settings["allocation"],
+        data=job.evidence(settings["criterion"], options.samples),
+    )
+    wrapped.fit(
+        *job.data.parts,
+        batch_size=job.batch_size,
+        epochs=options.epochs,
+        validation_data=job.validation.parts if job.validation else None,
+        callbacks=[pruning],
+        verbose=verbosity(),
+    )
+    return wrapped

@@ -1,0 +1,78 @@
+"""The work of `tfprune shrink`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import keras
+
+import tfprune
+from tfprune.base.spec import check_choice
+from tfprune.criteria import CRITERIA
+from tfprune.export.command_line.saved_models.saved import SavedModel, save
+from tfprune.export.command_line.saved_models.trained import Job, reading
+from tfprune.export.keras_side.converting.latency import latency
+from tfprune.report import Report
+
+LIMITS = ("flops", "parameters", "bytes", "latency")
+
+
+def shrink_file(options: argparse.Namespace) -> SavedModel:
+    """Shrink a saved model; see `tfprune shrink --help`.
+
+    Raises:
+        ValueError: If an option is wrong, or something cannot be read, shrunk, trained or written.
+    """
+    budget = _budget(options.budget)
+    check_choice(options.criterion, "--criterion", choices=CRITERIA)
+    if "," not in options.data and (options.rounds, options.epochs) != (None, None):
+        raise ValueError(
+            f"Expected labels with --rounds and --epochs, --data X,Y. Received: --data {options.data!r}. Without "
+            f"labels channels are removed in one step, and nothing is trained."
+        )
+    with reading(options) as job:
+        work = _at_once if job.data.y is None else _in_rounds
+        small, report = work(job, budget, options)
+        return save(job, small, target=options.target, done=report)
+
+
+def _budget(given: list[str]) -> Any:
+    limits: dict[str, Any] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            check_choice(name, "--budget", choices=LIMITS)
+            limits[name] = float(value) if "." in value else int(value)
+        except ValueError as error:
+            raise ValueError(
+                f"Expected --budget WHAT=LIMIT, where WHAT is {', '.join(LIMITS)}, and LIMIT a fraction such as 0.5 "
+                f"or an amount such as 100000. Received: {text!r}."
+            ) from error
+    return tfprune.budget(**limits, measure=latency if "latency" in limits else None)
+
+
+def _in_rounds(job: Job, budget: Any, options: argparse.Namespace) -> tuple[keras.Model, Report]:
+    return tfprune.prune_to(
+        job.model,
+        budget,
+        job.data.parts,
+        rounds=3 if options.rounds is None else options.rounds,
+        epochs=1 if options.epochs is None else options.epochs,
+        validation_data=job.validation.parts if job.validation else None,
+        criterion=options.criterion,
+        round_to=options.round_to,
+        samples=options.samples,
+    )
+
+
+def _at_once(job: Job, budget: Any, options: argparse.Namespace) -> tuple[keras.Model, Report]:
+    criterion = CRITERIA[options.criterion]()
+    data = job.evidence(criterion, options.samples)
+    plan = tfprune.plan_shrink(
+        job.model, allocation=budget, criterion=criterion, round_to=options.round_to, data=data
+    )
+    masked = tfprune.zero_channels(job.model, plan)
+    samples = job.data.first(options.samples).x
+    better, _ = tfprune.reconstruct(masked, job.model, samples, batch_size=job.batch_size)
+    return tfprune.shrink(better, plan), plan

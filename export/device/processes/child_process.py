@@ -1,0 +1,168 @@
+"""Run one of our modules in a process of its own, where a crash can be caught and reported.
+
+The job travels in a folder that the caller owns (`job_files`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfprune.export.device.processes.fork_server import run_ready
+from tfprune.export.device.processes.fork_server_child import OUTPUT
+
+REASON = "reason.txt"
+TRIES = 100  # to remove a folder into which another thread may still write
+OUTPUT_TAIL = 20_000  # characters: enough for a traceback, little enough for an error message
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a child process ended.
+
+    Attributes:
+        ok: True when it exited with code 0.
+        reason: Why it did not, in one sentence; empty when `ok`.
+        output: The end of what it wrote to stdout and stderr.
+    """
+
+    ok: bool
+    reason: str
+    output: str
+
+
+def run_module(
+    module: str,
+    folder: str | os.PathLike[str],
+    *,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+    package: str | None = None,
+) -> Completed:
+    """Run `python -m module folder` and wait; whatever happens to the child is reported, not raised.
+
+    Args:
+        module: Dotted name of a module that calls `run_as_child` when run as `__main__`.
+        folder: Where the job's files lie and the results go. The caller removes it; if the caller is killed, the
+            child does, and ends.
+        timeout: Seconds after which the child is killed.
+        environment: Environment variables of the child besides those of this process.
+        package: A package that the module needs and that is slow to import: on Linux a process that has imported it
+            waits for the next job, and ends when a minute has passed, or this process has ended.
+
+    Returns:
+        Whether it ended well and, if not, why: `killed by SIGSEGV`, `did not finish in 120 s`, or the
+        message of the error raised in the child, without its final period.
+    """
+    folder = Path(folder)
+    variables = {**_environment(), **(environment or {})}
+    try:
+        code = _run_ready(module, folder, variables, package=package, timeout=timeout) if package else None
+        code = _run_new(module, folder, variables, timeout=timeout) if code is None else code
+    except TimeoutError:
+        return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
+    return _completed(code, folder)
+
+
+def _completed(code: int, folder: Path) -> Completed:
+    text = _output(folder)
+    if code == 0:
+        return Completed(ok=True, reason="", output=text)
+    return Completed(ok=False, reason=_failure(code, folder, text), output=text)
+
+
+def _run_ready(module: str, folder: Path, variables: dict[str, str], *, package: str, timeout: float) -> int | None:
+    job = {"module": module, "folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
+    return run_ready(package, {**job, "environment": variables}, timeout=timeout)
+
+
+def _run_new(module: str, folder: Path, variables: dict[str, str], *, timeout: float) -> int:
+    with _started(module, folder, variables) as child:
+        try:
+            return child.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError from error
+
+
+@contextmanager
+def started(module: str, folder: Path, *, environment: Mapping[str, str]) -> Iterator[Callable[[], Completed | None]]:
+    """Start `python -m module folder`, as `run_module` does, and kill it at the end of the block.
+
+    Yields:
+        A function that tells how it ended; None as long as it runs.
+    """
+    with _started(module, folder, {**_environment(), **environment}) as child:
+        yield lambda: None if child.poll() is None else _completed(child.returncode, folder)
+
+
+@contextmanager
+def _started(module: str, folder: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-m", module, str(folder)]
+    with (
+        (folder / OUTPUT).open("wb") as output,
+        # Nothing is written to stdin. That it closes tells the child that the parent is gone.
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=variables
+        ) as child,
+    ):
+        try:
+            yield child
+        finally:
+            child.kill()  # nothing to one that has ended
+
+
+def _output(folder: Path) -> str:
+    output = folder / OUTPUT
+    return output.read_bytes().decode("utf-8", "replace")[-OUTPUT_TAIL:] if output.exists() else ""
+
+
+def run_as_child(work: Callable[[Path], None]) -> None:
+    """Run `work(folder)` in the child; the text of a ValueError or TypeError reaches the parent as the reason."""
+    folder = Path(sys.argv[1])
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    try:
+        work(folder)
+    except (TypeError, ValueError) as error:
+        (folder / REASON).write_text(str(error), encoding="utf-8")
+        raise
+
+
+def _end_with_parent(folder: Path) -> None:
+    while os.read(0, 1):  # not sys.stdin, whose lock could not be taken when Python ends
+        pass
+    for _ in range(TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+    os._exit(1)
+
+
+def _paths() -> list[str]:
+    return [os.path.abspath(os.fspath(path)) for path in sys.path]  # noqa: PTH100 ("" stands for here)
+
+
+def _environment() -> dict[str, str]:
+    """Let the child find the modules that the parent finds, and keep its C++ libraries quiet."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
+    return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(_paths())}
+
+
+def _failure(code: int, folder: Path, output: str) -> str:
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    if (folder / REASON).exists():
+        return (folder / REASON).read_text(encoding="utf-8").rstrip(".")
+    lines = output.strip().splitlines()
+    return lines[-1] if lines else f"ended with exit code {code}"

@@ -1,0 +1,141 @@
+"""Keep a Python that has imported a large package, and let it fork for each job: seconds for each but the first."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FORKING = "tfprune.export.device.processes.fork_server_child"
+# Elsewhere forking a process that has imported a large package is not safe, or not possible.
+CAN_FORK = sys.platform == "linux"
+READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_", "LD_", "OMP_", "OPENBLAS_")  # a change needs a new process
+
+
+class ReadyProcess:
+    """One Python process that imports a package and then waits for jobs.
+
+    Args:
+        package: Name of the package.
+        environment: All of the environment variables of the process.
+    """
+
+    def __init__(self, package: str, environment: Mapping[str, str]) -> None:
+        self._key = _key(package, environment)
+        watched, self._lifeline = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", FORKING, package, str(watched)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(watched,),
+            env=environment,
+        )
+        os.close(watched)
+
+    def fits(self, package: str, environment: Mapping[str, str]) -> bool:
+        """Return whether it still waits, and is what a new one would be."""
+        return self._process.poll() is None and self._key == _key(package, environment)
+
+    def run(self, job: Mapping[str, Any], *, timeout: float) -> int:
+        """Return the exit code of the process that did the job, negative if it was killed.
+
+        Raises:
+            EOFError: If there is nobody any more who could begin the job.
+            TimeoutError: If it took too long. It was killed.
+        """
+        assert self._process.stdin is not None
+        end, code = time.monotonic() + timeout, None
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise EOFError from error
+        child = self._answer(end)
+        try:
+            code = self._answer(end)
+        finally:
+            if code is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+        return code
+
+    def _answer(self, end: float) -> int:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise TimeoutError
+        line = self._process.stdout.readline()
+        if not line:
+            raise EOFError
+        return int(line)
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(BrokenPipeError), self._process as process:
+            process.kill()
+        os.close(self._lifeline)
+
+
+_lock = threading.Lock()
+_waiting: list[ReadyProcess] = []  # none or one
+
+
+def run_ready(package: str, job: Mapping[str, Any], *, timeout: float) -> int | None:
+    """Run a job in a fork of the process that has the package imported, which is started if there is none.
+
+    Args:
+        package: What the process has imported, such as `"tensorflow"`.
+        job: `module`, `folder`, `environment`, `path` (sys.path) and `here` (the working directory).
+        timeout: Seconds after which the job is killed.
+
+    Returns:
+        The exit code of the job, negative if it was killed; None if it has to be done in another way.
+
+    Raises:
+        TimeoutError: If it took too long. It was killed.
+    """
+    if not CAN_FORK or not _lock.acquire(blocking=False):
+        return None
+    try:
+        with _borrowed(package, job["environment"]) as process:
+            return process.run(job, timeout=timeout)
+    except EOFError:
+        return None
+    finally:
+        _lock.release()
+
+
+@contextlib.contextmanager
+def _borrowed(package: str, environment: Mapping[str, str]) -> Iterator[ReadyProcess]:
+    """Give the process that waits, or a new one; one that did not end its job does not wait again."""
+    if _waiting and not _waiting[0].fits(package, environment):
+        _end()
+    process = _waiting.pop() if _waiting else ReadyProcess(package, environment)
+    with contextlib.ExitStack() as unless_it_ends:
+        unless_it_ends.callback(process.close)
+        yield process
+        unless_it_ends.pop_all()
+        _waiting.append(process)
+
+
+def _key(package: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    return package, {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+
+
+def _end() -> None:
+    while _waiting:
+        _waiting.pop().close()
+
+
+atexit.register(_end)
+if CAN_FORK:
+    os.register_at_fork(after_in_child=_waiting.clear)  # it is the parent's

@@ -1,0 +1,181 @@
+"""Measure how long a file takes and what memory it needs, in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.spec import check_count, check_number
+from tfprune.export.device import board
+from tfprune.export.device.processes.child_process import run_as_child
+from tfprune.export.device.processes.device import Device, runner_on
+from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.benchmark_report import BenchmarkReport
+from tfprune.export.device.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
+from tfprune.export.device.running.runner import THREADS, Runner
+from tfprune.export.file.files.model_file import Source, read_model, read_source, source_name
+
+MODEL = "model.tflite"
+TIMEOUT = 3600  # a slow board, a large model, and many runs
+STATUS = Path("/proc/self/status")
+
+
+def benchmark(
+    source: Source,
+    *,
+    inputs: Any = None,
+    runs: int = 50,
+    warmup: int = 5,
+    threads: int = 1,
+    batch: int = 1,
+    repeats: int | None = None,
+    cool_down: float = 1.0,
+    on: Device | None = None,
+) -> BenchmarkReport:
+    """Time `Runner.predict` in a process that does nothing else, on the same inputs each time.
+
+    Args:
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
+        inputs: What `Runner.predict` takes in each run; None draws random numbers. Needed for a file that leaves
+            dimensions other than the batch open and does not run with a length of 8.
+        runs: How often it is timed, at least 1.
+        warmup: How often it runs before that, at least 0.
+        threads: Threads of the interpreter, 1 to 1024.
+        batch: Rows in each run if they are drawn at random, at least 1.
+        repeats: How many processes do all of this, one after the other, at least 1: each has a layout of memory of
+            its own, and what differs between them is the spread. None takes 1 here and 3 on a device.
+        cool_down: Seconds between two of these processes, at least 0.
+        on: The device that runs them, such as `Remote("pi@raspberrypi")`; None is this machine.
+
+    Returns:
+        Milliseconds of the runs, and the largest memory of a process, which holds Python, NumPy and the interpreter
+        besides the model. With repeats, the times are those of the process with the median median.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes, a number is not one, or `on` is not a device.
+        ValueError: If a number is out of range, the file cannot be read or does not run, or the device does not
+            answer.
+
+    Example:
+        >>> print(benchmark("digits.tflite", runs=200))
+        median              ... ms
+        ------------------  ---...
+        10 % / 90 % / 99 %  ... / ... / ... ms
+        ...
+        runs                200 after 5, batch 1, threads 1
+        ...
+    """
+    settings = {
+        "runs": check_count(runs, "runs", least=1),
+        "warmup": check_count(warmup, "warmup", least=0),
+        "threads": check_count(threads, "threads", least=1, most=THREADS),
+        "batch": check_count(batch, "batch", least=1),
+    }
+    run = runner_on(on)
+    repeats = (1 if on is None else 3) if repeats is None else check_count(repeats, "repeats", least=1)
+    cool_down = check_number(cool_down, "cool_down", least=0)
+    data = read_model(source)
+    form, arrays = inputs_to_job(inputs)
+    if inputs is not None:
+        settings["batch"] = _given_batch(arrays, batch)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", settings={**settings, "form": form}, arrays=arrays)
+        Path(folder, MODEL).write_bytes(data)
+        for repeat in range(repeats):
+            if repeat:
+                time.sleep(cool_down)
+            completed = run(__name__, folder, timeout=TIMEOUT)
+            if not completed.ok:
+                raise ValueError(_failure(completed.reason.replace(source_name(data), source_name(source))))
+            found.append(read_job(folder, "result"))
+    return _report(found, file_bytes=len(read_source(source)), settings=settings)
+
+
+def _failure(reason: str) -> str:
+    return (
+        f"Expected a file that runs. Received: one whose run failed: {reason}. Check it with `tfprune verify`, or "
+        f"pass `inputs` that it runs on."
+    )
+
+
+def _report(
+    found: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]], *, file_bytes: int, settings: dict[str, int]
+) -> BenchmarkReport:
+    """Return the times of the process in the middle, and what all of them say together."""
+    ordered = sorted((arrays["milliseconds"] for _, arrays in found), key=np.median)
+    times = ordered[(len(ordered) - 1) // 2]
+    measured = [device for device, _ in found]
+    p10, median, p90, p99 = (float(value) for value in np.percentile(times, [10, 50, 90, 99]))
+    return BenchmarkReport(
+        median_ms=median,
+        p10_ms=p10,
+        p90_ms=p90,
+        p99_ms=p99,
+        min_ms=float(times.min()),
+        peak_memory=_largest(device["peak_memory"] for device in measured),
+        file_bytes=file_bytes,
+        runtime=measured[-1]["runtime"],
+        machine=measured[-1]["machine"],
+        medians_ms=tuple(float(np.median(arrays["milliseconds"])) for _, arrays in found),
+        governor=measured[-1]["governor"],
+        temperature=_largest(device["temperature"] for device in measured),
+        **settings,
+    )
+
+
+def _largest(values: Iterable[Any]) -> Any:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _work(folder: Path) -> None:
+    settings, arrays = read_job(folder, "job")
+    runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
+    inputs = inputs_from_job(settings["form"], arrays, draw=partial(_draw, runner, settings["batch"]))
+    for _ in range(settings["warmup"]):
+        runner.predict(inputs)
+    times = []
+    for _ in range(settings["runs"]):
+        start = time.perf_counter_ns()
+        runner.predict(inputs)
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    measured: dict[str, Any] = {"runtime": runner.runtime, "peak_memory": _peak_memory(), "machine": board.name()}
+    measured |= {"governor": board.governor(), "temperature": board.temperature()}
+    write_job(folder, "result", settings=measured, arrays={"milliseconds": np.array(times)})
+
+
+def _given_batch(arrays: dict[str, np.ndarray], batch: int) -> int:
+    if batch != 1:
+        raise ValueError(
+            f"Expected either `inputs` or `batch`. Received: both, batch={batch}. Pass inputs with as many rows."
+        )
+    return next((len(array) for array in map(np.asarray, arrays.values()) if array.ndim), 1)
+
+
+def _draw(runner: Runner, batch: int) -> list[np.ndarray]:
+    if batch > 1 and not any(batch_inputs(runner.inputs, runner.outputs)):
+        raise ValueError(
+            f"Expected batch=1 for a file whose inputs and outputs have no batch in common. Received: batch={batch}. "
+            "Leave `batch` out."
+        )
+    return random_inputs(runner.inputs, runner.outputs, rows=batch)
+
+
+def _peak_memory() -> int | None:
+    """Return the high-water mark of this process; what `resource` returns counts the parent's pages, too."""
+    if not STATUS.exists():
+        return None
+    for line in STATUS.read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+if __name__ == "__main__":
+    run_as_child(_work)

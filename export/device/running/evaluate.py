@@ -1,0 +1,86 @@
+"""Run a file on samples whose answers are known, as `model.evaluate` does with a Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.spec import check_number
+from tfprune.export.device.running.evaluate_report import EvaluateReport
+from tfprune.export.device.running.metrics import check_metrics, measure
+from tfprune.export.device.running.verify import run_in_child
+from tfprune.export.file.files.model_file import Source, source_name
+
+TIMEOUT = 3600.0  # seconds: a slow board, and many samples
+
+
+def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: float = TIMEOUT) -> EvaluateReport:
+    """Run a file in a process of its own, and measure how good its outputs are.
+
+    Use it to compare a file with what `model.evaluate` printed for the model: the metrics have the same names and
+    mean the same. Neither Keras nor TensorFlow is needed.
+
+    Args:
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
+        data: A tuple (x, y), or batches of such tuples. `x` is what `Runner.predict` takes; `y` has an array for each
+            output, as `model.evaluate` takes it. Integer inputs and outputs of a file are real numbers here.
+        metrics: A name or a list of names: `"accuracy"` (one output, classes by number, or one-hot rows, as Keras
+            chooses), `"binary_accuracy"`, `"categorical_accuracy"`, `"sparse_categorical_accuracy"`, and these two
+            with `top_k` before `categorical`, for 5 classes; `"mae"` and `"mse"`. Metrics of Keras are taken as
+            well. For a file of several outputs, a dict by the name of the output may give each its own.
+        timeout: Seconds after which the process is stopped.
+
+    Returns:
+        The metrics by name; of several outputs, behind the name of the output and an underscore.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes, `data` holds no samples with answers, or a metric is
+            something else.
+        ValueError: If the file does not run on the samples, a metric is not known, or the answers do not fit.
+
+    Example:
+        >>> x, y = images, model.predict(images, verbose=0).argmax(axis=1)
+        >>> report = tfprune.export.evaluate("digits.tflite", (x, y))
+        >>> report.metrics
+        {'accuracy': 1.0}
+    """
+    check_metrics(metrics)
+    check_number(timeout, "timeout", above=0)
+    x, y = samples_and_answers(data, argument="data")
+    run = run_in_child(source, x, timeout=timeout)
+    if run.reason:
+        raise ValueError(
+            f"Expected a file that runs on the samples. Received: {source_name(source)}: {run.reason}. "
+            "Check it with `tfprune verify`."
+        )
+    rows = len(next(iter(run.outputs.values())))
+    return EvaluateReport(metrics=measure(run.outputs, y, metrics=metrics), samples=rows, runtime=run.runtime)
+
+
+def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:
+    """Return x and y of a tuple, or those of all batches joined.
+
+    Raises:
+        TypeError: If there are none.
+    """
+    if isinstance(data, tuple) and len(data) == 2:
+        return data
+    is_whole = isinstance(data, (str, bytes, Mapping, np.ndarray)) or not isinstance(data, Iterable)
+    batches = [] if is_whole else [*data]
+    if not batches or not all(isinstance(batch, tuple) and len(batch) == 2 for batch in batches):
+        raise TypeError(
+            f"Expected a tuple (x, y) in `{argument}`, or batches of such tuples. Received: a value of type "
+            f"{type(data).__name__}. Pass samples and their labels."
+        )
+    return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Join batches of arrays, of lists of arrays, or of dicts of arrays."""
+    if isinstance(parts[0], Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    if isinstance(parts[0], (list, tuple)):
+        return [_joined([*same]) for same in zip(*parts, strict=True)]
+    return np.concatenate([np.asarray(part) for part in parts])

@@ -1,0 +1,209 @@
+"""Prove that a file runs and gives the right outputs, in a process of its own: files have crashed interpreters."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfprune.base.spec import check_number
+from tfprune.export.device.processes.child_process import run_as_child
+from tfprune.export.device.processes.device import Device, runner_on
+from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job, random_inputs
+from tfprune.export.device.running.metrics import accuracy_of, check_labels
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.device.running.verify_report import VerifyReport
+from tfprune.export.file.files.model_file import Source, read_model, source_name
+
+MODEL = "model.tflite"
+SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared as if the largest were this
+
+
+def verify(
+    source: Source,
+    *,
+    inputs: Any = None,
+    expected: Any = None,
+    labels: np.ndarray | Sequence[int] | None = None,
+    tolerance: float = 1e-4,
+    timeout: float = 120,
+    on: Device | None = None,
+) -> VerifyReport:
+    """Run a file in a process of its own and compare what it gives with what it should give.
+
+    It passes when, for every output, max |output - expected| <= tolerance * max(1e-6, max |expected|), the
+    maxima over all finite expected values of that output, and where the expected value is not finite, the
+    output is the same. Without expected values it passes when it runs and all outputs are finite. As in `Runner`, the
+    file's first graph runs; signatures that start at others are not checked.
+
+    Args:
+        source: A path, or the content of such a file: plain, gzip, xz or packed.
+        inputs: What `Runner.predict` takes; None draws random numbers, which shows no more than that it runs.
+        expected: The right outputs: one array; for several a list in the file's order or a dict by name.
+        labels: The number of the class of each sample, (samples,), if the file tells classes: the report then has
+            its accuracy. It passes whatever that is.
+        tolerance: The difference allowed, relative to the largest expected magnitude of the output; at least 0.
+        timeout: Seconds after which the process is stopped and the file has failed.
+        on: The device that runs the file, such as `Remote("pi@raspberrypi")`; None is this machine.
+
+    Returns:
+        Whether it passed and, if not, why: a crash, a refusal, a wrong output.
+
+    Raises:
+        TypeError: If `source` is neither a path nor bytes, a number is not one, or an array holds Python objects.
+        ValueError: If the file does not exist or is not a whole TFLite file, or an argument is out of range.
+        ValueError: If `labels` are not classes of the file, one for each sample.
+
+    Example:
+        >>> print(verify("digits.tflite", inputs=images, expected=model(images)))
+        verified        yes
+        --------------  ---...
+        difference      ...
+        largest output  ...
+        tolerance       0.0001
+        runtime         ai-edge-litert ...
+    """
+    check_number(timeout, "timeout", above=0)
+    for name, value in (("expected", expected), ("labels", labels)):
+        if inputs is None and value is not None:
+            raise ValueError(f"Expected the inputs that give `{name}`. Received: inputs=None.")
+    classes = None if labels is None else check_labels(labels)
+    check_number(tolerance, "tolerance", least=0)
+    run = run_in_child(source, inputs, timeout=timeout, on=on)
+    report = compare_run(run, expected, tolerance=tolerance)
+    if run.reason or classes is None:
+        return report
+    return replace(report, accuracy=accuracy_of(run.outputs, classes))
+
+
+class Comparison(NamedTuple):
+    """The outcome for one output, or for the worst of several."""
+
+    reason: str = ""
+    difference: float | None = None
+    scale: float | None = None
+
+
+class Run(NamedTuple):
+    """What a process of its own gave: outputs by name, the interpreter, and why there are none."""
+
+    outputs: dict[str, np.ndarray]
+    runtime: str
+    reason: str = ""
+
+
+def run_in_child(source: Source, inputs: Any, *, timeout: float, on: Device | None = None) -> Run:
+    """Run a file in a process of its own; a crash there is a reason here.
+
+    Args:
+        source: A path, or the content of such a file.
+        inputs: What `Runner.predict` takes, or None for random numbers, the same each time.
+        timeout: Seconds after which the process is stopped.
+        on: The device that runs it; None is this machine.
+    """
+    run_there = runner_on(on)
+    data = read_model(source)
+    form, arrays = inputs_to_job(inputs)
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", settings={"form": form}, arrays=arrays)
+        Path(folder, MODEL).write_bytes(data)
+        completed = run_there(__name__, folder, timeout=timeout)
+        runtime = ""
+        if Path(folder, "loaded.json").exists():
+            runtime = read_job(folder, "loaded")[0]["runtime"]
+        if not completed.ok:
+            return Run({}, runtime, completed.reason.replace(source_name(data), source_name(source)))
+        return Run(read_job(folder, "result")[1], runtime)
+
+
+def compare_run(run: Run, expected: Any, *, tolerance: float) -> VerifyReport:
+    """Say whether a file gave what it should give, as `verify` does.
+
+    Args:
+        run: What it gave.
+        expected: The right outputs, as `verify` takes them; None asks for finite ones only.
+        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
+    """
+    comparison = Comparison(run.reason) if run.reason else _compare(run.outputs, expected, tolerance)
+    return VerifyReport(
+        passed=not comparison.reason,
+        reason=comparison.reason,
+        max_abs_diff=comparison.difference,
+        scale=comparison.scale,
+        tolerance=float(tolerance),
+        runtime=run.runtime,
+    )
+
+
+def _work(folder: Path) -> None:
+    settings, arrays = read_job(folder, "job")
+    runner = Runner((folder / MODEL).read_bytes())
+    write_job(folder, "loaded", settings={"runtime": runner.runtime})
+    draw = partial(random_inputs, runner.inputs, runner.outputs, rows=1)
+    outputs = runner.predict(inputs_from_job(settings["form"], arrays, draw=draw))
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    elif not isinstance(outputs, list):
+        outputs = [outputs]
+    names = [info.name for info in runner.outputs]
+    write_job(folder, "result", arrays=dict(zip(names, outputs, strict=True)))
+
+
+def _compare(outputs: dict[str, np.ndarray], expected: Any, tolerance: float) -> Comparison:
+    if expected is None:
+        bad = [name for name, output in outputs.items() if not np.isfinite(output).all()]
+        return Comparison(f"output(s) {bad} hold values that are not finite" if bad else "")
+    wanted = _by_name(expected, list(outputs))
+    results = [_compare_one(name, output, wanted[name], tolerance) for name, output in outputs.items()]
+    for result in results:
+        if result.reason and result.difference is None:
+            return result
+    return max(results, key=lambda result: (result.difference or 0.0) / (result.scale or 1.0))
+
+
+def _by_name(expected: Any, names: list[str]) -> dict[str, np.ndarray]:
+    if isinstance(expected, Mapping):
+        given = dict(expected)
+    else:
+        values = list(expected) if isinstance(expected, (list, tuple)) else [expected]
+        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+    if set(given) != set(names):
+        received = list(expected) if isinstance(expected, Mapping) else f"{len(values)} value(s)"
+        raise ValueError(
+            f"Expected `expected` to hold one array for each of the outputs {names}, "
+            f"in this order or by name. Received: {received}."
+        )
+    return {name: np.asarray(given[name]) for name in names}
+
+
+def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance: float) -> Comparison:
+    if output.shape != expected.shape:
+        return Comparison(f"output {name!r} has the shape {output.shape}, expected: {expected.shape}")
+    finite = np.isfinite(expected)
+    broken = int(np.count_nonzero(~np.isfinite(output[finite])))
+    if broken:
+        return Comparison(
+            f"output {name!r} holds {broken:,} values that are not finite where finite ones are expected"
+        )
+    if not np.array_equal(output[~finite], expected[~finite], equal_nan=True):
+        return Comparison(f"output {name!r} differs where the expected values are not finite")
+    wanted = expected[finite].astype(np.float64)
+    scale = max(SMALLEST_SCALE, float(np.abs(wanted).max(initial=0)))
+    difference = float(np.abs(output[finite].astype(np.float64) - wanted).max(initial=0))
+    if difference <= tolerance * scale:
+        return Comparison("", difference, scale)
+    reason = (
+        f"output {name!r} differs by up to {difference:.3g}; allowed: {tolerance:g} of {scale:.3g}, "
+        "its largest expected magnitude"
+    )
+    return Comparison(reason, difference, scale)
+
+
+if __name__ == "__main__":
+    run_as_child(_work)

@@ -1,0 +1,6 @@
+"""A model file as data, without running it: read, checked, packed, inspected.
+
+Why: this half runs on the device, where there is NumPy and nothing else.
+`tflite` reads and edits the format, `files` opens and writes model files, plain and packed, `xnnpack` tells which
+operators have sparse kernels, and `inspecting` reports what a file holds.
+"""

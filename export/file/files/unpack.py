@@ -1,0 +1,204 @@
+"""The packed file, as it is read: a header, a table, and streams. Nothing in it is trusted.
+
+    header   HEADER: magic, version, bytes and CRC-32 of the original, number of pieces, coder and bytes of the table
+    table    packed: PIECE for each piece, then STREAM for each stream
+    streams  first what lies outside of the pieces, then those of each piece
+
+A piece is a part of the original that was split by `streams`. `detail` is its commonest entry; where it was split by
+rows, plus 2^32 times their length; or, where the piece is another one times a number, that one's index in the table,
+which is an earlier one, and 2^32 times the bits of the number. Files of version 1 have no pieces that are folded or
+split by rows, those of version 2 no streams of the coder FAR_LZMA, those of version 3 no pieces that lie near
+another's product; they are the same otherwise.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.coders import expand
+from tfprune.base.streams import FORMS, NEAR, SCALED, join
+from tfprune.export.file.files.scaled_vectors import scaled
+from tfprune.export.file.report import reason_of
+
+MAGIC = b"TFZ"
+VERSION, FAR_VERSION, NEAR_VERSION = 2, 3, 4  # a file has the lowest with which earlier readers can read it
+READ = (1, VERSION, FAR_VERSION, NEAR_VERSION)
+LIMIT = 2**31  # bytes of the original: a flatbuffer's offsets reach no further
+FLOOR = 2**26  # bytes that any packed file may hold, and beyond them so many times its own:
+RATIO = 1000  # float32 weights of which 99.9 % are zeros pack to about 1/700: 0.04 bits of entropy for 32
+BOUND = f"{RATIO:,} for each packed byte beyond {FLOOR:,}"
+HEADER = struct.Struct("<3sBQIIBI")
+PIECE = np.dtype([("start", "<u4"), ("size", "<u4"), ("form", "u1"), ("detail", "<u8")])
+STREAM = np.dtype([("coder", "u1"), ("size", "<u4")])
+SMALLEST = 256  # bytes of a piece: each takes less in the table, so a table is never longer than the original
+LARGEST = 2**20  # bytes of a piece, which bounds the memory for splitting it and for putting it together
+MOST_STREAMS = max(form.streams for form in FORMS)
+
+
+def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
+    """Return the .tflite file that `pack` packed, bit for bit.
+
+    Memory grows with what really comes out of the streams, to three times the size that the header declares at most;
+    a header that declares more than `limit`, or than 64 MiB and 1,000 times the packed bytes, is refused.
+
+    Args:
+        data: The packed file.
+        limit: The most bytes that may come out.
+
+    Returns:
+        The original file.
+
+    Raises:
+        TypeError: If `data` is not bytes.
+        ValueError: If this is not a packed file, has another version, is damaged or cut short, or holds more than
+            `limit`.
+
+    Example:
+        >>> data = Path("digits.tflite").read_bytes()
+        >>> unpack(tfprune.export.pack(data)) == data
+        True
+    """
+    data = as_bytes(data)
+    if data[:3] != MAGIC:
+        raise ValueError(
+            f"Expected a packed file, which begins with {MAGIC!r}. Received: {len(data):,} bytes that begin with "
+            f"{data[:8]!r}. Only what `tfprune.export.pack` returned can be unpacked."
+        )
+    if len(data) > len(MAGIC) and data[len(MAGIC)] not in READ:
+        raise ValueError(
+            f"Expected a packed file of version {max(READ)} at most. Received: version {data[len(MAGIC)]}. "
+            "Install the newest tfprune, or copy the file again."
+        )
+    try:
+        return _unpack(memoryview(data), limit)
+    except (struct.error, ValueError) as error:
+        raise ValueError(
+            f"Expected a whole packed file. Received: {len(data):,} bytes that are damaged or cut short "
+            f"({reason_of(error)}). Copy the file again."
+        ) from error
+
+
+def most_unpacked(packed: int, limit: int = LIMIT) -> int:
+    """Return how many bytes may come out of so many packed ones; more than that is a decompression bomb."""
+    return min(limit, FLOOR + RATIO * packed)
+
+
+def check_expansion(data: bytes, packed: bytes) -> None:
+    """Refuse to pack what would be taken for a bomb when it is unpacked."""
+    if len(data) > most_unpacked(len(packed)):
+        raise ValueError(
+            f"Expected data that are not nearly all zeros. Received: {len(data):,} bytes that pack into "
+            f"{len(packed):,}, of which at most {most_unpacked(len(packed)):,} are unpacked, {BOUND}. "
+            "Leave them as they are."
+        )
+
+
+def as_bytes(data: Any) -> bytes:
+    """Return the content of a file as bytes.
+
+    Raises:
+        TypeError: If it is something else, such as a path.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"Expected the content of a file, as bytes. Received: {data!r} of type {type(data).__name__}. "
+            "Read the file first, with `Path(name).read_bytes()`."
+        )
+    return bytes(data)
+
+
+def _unpack(data: memoryview, limit: int) -> bytes:
+    _, _, size, checksum, count, coder, length = HEADER.unpack_from(data)
+    if size > most_unpacked(len(data), limit):
+        raise ValueError(
+            f"it declares {size:,} bytes; at most {most_unpacked(len(data), limit):,} are unpacked, {BOUND}."
+        )
+    if count * SMALLEST > size:
+        raise ValueError(f"it declares {count:,} pieces in {size:,} bytes.")
+    body = data[HEADER.size :]
+    pieces, streams = _table(expand(_cut(body, 0, length), coder, limit=_table_limit(count)), count, size)
+    read = _Streams(body[length:], streams)
+    rest = memoryview(read(size - int(pieces["size"].sum(dtype=np.int64))))
+    contents = _contents(read, pieces)
+    read.finish()
+    whole = _whole(rest, dict(zip(pieces["start"].tolist(), contents, strict=True)))
+    if len(whole) != size or zlib.crc32(whole) != checksum:
+        raise ValueError("its content is not what was packed.")
+    return whole
+
+
+def _contents(read: _Streams, pieces: np.ndarray) -> list[bytes]:
+    contents: list[bytes] = []
+    for _, size, form, detail in map(np.void.item, pieces):
+        if FORMS[form] not in (SCALED, NEAR):
+            contents.append(join(read, FORMS[form], size=size, common=detail))
+            continue
+        factor, index = divmod(detail, 2**32)
+        if index >= len(contents) or len(contents[index]) != size or size % SCALED.width:
+            raise ValueError("a piece is scaled from one that does not fit.")
+        steps = read(size // SCALED.width) if FORMS[form] == NEAR else b""
+        contents.append(scaled(contents[index], factor, steps=steps))
+    return contents
+
+
+def _whole(rest: memoryview, contents: dict[int, bytes]) -> bytes:
+    """Put the pieces where they begin, and the rest around them."""
+    parts: list[bytes | memoryview] = []
+    end = used = 0
+    for start, content in sorted(contents.items()):
+        gap = start - end
+        if gap < 0:
+            raise ValueError("its pieces overlap.")
+        parts += [_cut(rest, used, gap), content]
+        end, used = start + len(content), used + gap
+    return b"".join([*parts, rest[used:]])
+
+
+def _table_limit(count: int) -> int:
+    return count * (PIECE.itemsize + MOST_STREAMS * STREAM.itemsize) + STREAM.itemsize
+
+
+def _table(table: bytes, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the records of the pieces and of all streams, checked against the header."""
+    pieces = np.frombuffer(_cut(memoryview(table), 0, count * PIECE.itemsize), PIECE)
+    streams = np.frombuffer(memoryview(table)[pieces.nbytes :], STREAM)
+    if count and pieces["form"].max() >= len(FORMS):
+        raise ValueError("a piece has a form that does not exist.")
+    needed = np.array([form.streams for form in FORMS])[pieces["form"]]
+    if len(streams) != 1 + needed.sum():
+        raise ValueError("its table names too few streams, or too many.")
+    sizes = pieces["size"]
+    if count and not SMALLEST <= sizes.min() <= sizes.max() <= LARGEST:
+        raise ValueError(f"a piece has fewer than {SMALLEST} bytes or more than {LARGEST:,}.")
+    if sizes.sum(dtype=np.int64) > size:
+        raise ValueError("its pieces are longer than it is.")
+    return pieces, streams
+
+
+class _Streams:
+    """Gives one stream after the other, each unpacked when its turn comes."""
+
+    def __init__(self, data: memoryview, streams: np.ndarray) -> None:
+        self._data = data
+        self._streams = map(np.void.item, streams)
+        self._at = 0
+
+    def __call__(self, limit: int) -> bytes:
+        coder, size = next(self._streams)
+        packed = _cut(self._data, self._at, size)
+        self._at += size
+        return expand(packed, coder, limit=limit)
+
+    def finish(self) -> None:
+        if self._at != len(self._data):
+            raise ValueError("it goes on after its end.")
+
+
+def _cut(data: memoryview, start: int, size: int) -> memoryview:
+    if start + size > len(data):
+        raise ValueError("a part goes beyond the end.")
+    return data[start : start + size]

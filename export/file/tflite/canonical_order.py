@@ -1,0 +1,90 @@
+"""One order of operators, tensors and buffers for files of the same model that the converter wrote in several."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import builtin_code
+
+HASHED = b"CONVERSION_METADATA"  # holds a hash of the file as the converter wrote it
+QUANTIZED = b"tfl.quantize"  # what the converter calls quantized inputs, with a number from the second on
+QUANTIZED_NAMES = re.compile(QUANTIZED + rb"\d*")
+
+
+def put_in_order(model: schema.ModelT) -> None:
+    """Order the parts of a model by where they are first used, and leave out unused parts.
+
+    First the operators that quantize inputs, as the inputs stand, then the others as they are; first the tensors that
+    no operator makes, then the others as they are made. The converter's hash goes, which depends on the old order.
+    """
+    for graph in model.subgraphs:
+        graph.operators = graph.operators or []
+        _order_operators(model, graph)
+        _order_tensors(model, graph)
+    model.metadata = [entry for entry in model.metadata or () if entry.name != HASHED]
+    _order_codes(model)
+    _order_buffers(model)
+
+
+def indices_of(tensors: object) -> list[int]:
+    """Return the indices of an operator's tensors, without the -1 of optional tensors that are left out."""
+    return [index for index in _numbers(tensors).tolist() if index >= 0]
+
+
+def _order_operators(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    inputs = {index: number for number, index in enumerate(indices_of(graph.inputs))}
+
+    def rank(operator: schema.OperatorT) -> int:
+        quantizes = builtin_code(model.operatorCodes[operator.opcodeIndex]) == schema.BuiltinOperator.QUANTIZE
+        return inputs.get(int(operator.inputs[0]), len(inputs)) if quantizes else len(inputs)
+
+    graph.operators = sorted(graph.operators, key=rank)
+
+
+def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    operators, tensors = graph.operators, graph.tensors
+    made = [index for operator in operators for index in indices_of(operator.outputs)]
+    lists = [graph.outputs, *(part.inputs for part in [graph, *operators])]
+    lists += [operator.intermediates for operator in operators]
+    signatures = [one for one in model.signatureDefs or () if model.subgraphs[one.subgraphIndex] is graph]
+    entries = [entry for one in signatures for entry in (*(one.inputs or ()), *(one.outputs or ()))]
+    lists.append([entry.tensorIndex for entry in entries])
+    given = {index for indices in lists for index in indices_of(indices)}.difference(made)
+    kept = sorted(given) + made
+    moved = np.full(len(tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
+    moved[kept] = np.arange(len(kept))
+    for part in [graph, *operators]:
+        part.inputs, part.outputs = moved[_numbers(part.inputs)], moved[_numbers(part.outputs)]
+    for operator in operators:
+        if operator.intermediates is not None:
+            operator.intermediates = moved[_numbers(operator.intermediates)]
+    for entry in entries:
+        entry.tensorIndex = int(moved[entry.tensorIndex])
+    graph.tensors = [tensors[index] for index in kept]
+    numbered = [tensor for tensor in graph.tensors if QUANTIZED_NAMES.fullmatch(tensor.name or b"")]
+    for number, tensor in enumerate(numbered):
+        tensor.name = QUANTIZED + (b"%d" % number if number else b"")
+
+
+def _order_codes(model: schema.ModelT) -> None:
+    operators = [operator for graph in model.subgraphs for operator in graph.operators]
+    used = [*dict.fromkeys(operator.opcodeIndex for operator in operators)]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+
+
+def _order_buffers(model: schema.ModelT) -> None:
+    users = [tensor for graph in model.subgraphs for tensor in graph.tensors] + model.metadata
+    used = [*dict.fromkeys([0, *(user.buffer for user in users)])]  # the first buffer is empty by convention
+    moved = {old: new for new, old in enumerate(used)}
+    for user in users:
+        user.buffer = moved[user.buffer]
+    model.buffers = [model.buffers[index] for index in used]
+
+
+def _numbers(tensors: object) -> np.ndarray:
+    return np.zeros(0, np.int32) if tensors is None else np.asarray(tensors, np.int32)

@@ -1,0 +1,155 @@
+"""Samples: those that the integer converter observes, and those on which a file is compared with Keras, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.export.keras_side.preparing.half_precision import HALF
+from tfprune.export.keras_side.preparing.signature import Signature
+from tfprune.keras_models.models.batches import batches, check_kind, check_source
+
+MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file
+ROWS = 32  # of one call of the model, which bounds memory
+
+
+def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarray]]:
+    """Read the first samples of what a user passed as `calibration`; labels are left out.
+
+    Args:
+        data: Anything that `batches` reads; it may be endless.
+        signature: The inputs of the model.
+
+    Returns:
+        The batches, each with one array per input, by name; at most 500 samples together.
+
+    Raises:
+        TypeError: If `data` holds no batches.
+        ValueError: If there is no sample, or a batch does not fit the inputs.
+    """
+    check_kind(data, argument="calibration")
+    found: list[dict[str, np.ndarray]] = []
+    room = MOST_SAMPLES
+    for arrays in _named_arrays(data, signature, argument="calibration", rows=32):
+        found.append({name: array[:room] for name, array in arrays.items()})
+        room -= _length(found[-1])
+        if room <= 0:
+            break
+    return found
+
+
+def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on") -> dict[str, np.ndarray]:
+    """Read all samples of what a user passed as `check_on`; labels are left out.
+
+    Args:
+        data: Anything that `batches` reads.
+        signature: The inputs of the model.
+        argument: What the user calls it.
+
+    Returns:
+        One array per input, by name.
+
+    Raises:
+        TypeError: If `data` holds no batches.
+        ValueError: If there is no sample, it never ends, a batch does not fit the inputs, or batches differ in shape.
+    """
+    check_source(data, argument=argument)
+    parts = list(_named_arrays(data, signature, argument=argument, rows=None))
+    for name in signature.names:
+        shapes = {part[name].shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Expected samples of one shape for input {name!r} in `{argument}`. Received: "
+                f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+            )
+    return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}
+
+
+def read_labeled(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
+    """Read all samples and labels into arrays, as Keras takes them.
+
+    Args:
+        data: A tuple (x, y), a dataset, or an iterable of batches (x, y).
+        inputs: The number of inputs of the model.
+        argument: What the user calls it.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If there is no sample, or no label for each, it never ends, samples have weights, or batches
+            differ in shape.
+    """
+    if (isinstance(data, tuple) and len(data) != 2) or hasattr(data, "shape"):
+        received = f"{len(data)} parts" if isinstance(data, tuple) else f"an object of type {type(data).__name__}"
+        raise TypeError(
+            f"Expected `{argument}` to be a tuple (x, y) of samples and labels, a dataset, or batches (x, y). "
+            f"Received: {received}."
+        )
+    x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
+    sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
+    if len(sizes) > 1 or sizes == [0]:
+        received = " and ".join(map(str, sizes))
+        raise ValueError(f"Expected samples in `{argument}`, and a label for each. Received: {received} of them.")
+    return x, y
+
+
+def _joined(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
+    check_source(data, argument=argument)
+    parts = [*batches(data, rows=None, inputs=inputs, argument=argument)]
+    if any(part.y is None or part.sample_weight is not None for part in parts):
+        received = "samples only" if any(part.y is None for part in parts) else "sample weights, too"
+        raise ValueError(f"Expected batches (x, y) of samples and labels in `{argument}`. Received: {received}.")
+    shapes = {tuple(array.shape[1:] for array in keras.tree.flatten((part.x, part.y))) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Expected batches of one shape in `{argument}`. Received: samples and labels of shapes "
+            f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
+        )
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *((part.x, part.y) for part in parts))
+
+
+def split(calibration: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Split batches into single samples that keep a batch dimension of 1."""
+    return [
+        {name: array[row : row + 1] for name, array in batch.items()}
+        for batch in calibration
+        for row in range(_length(batch))
+    ]
+
+
+def _named_arrays(
+    data: Any, signature: Signature, *, argument: str, rows: int | None
+) -> Iterator[dict[str, np.ndarray]]:
+    read = batches(data, rows=rows, inputs=len(signature.inputs), argument=argument)
+    for index, batch in enumerate(read):
+        yield signature.arrays(batch.x, f"batch {index} of `{argument}`")
+
+
+def _length(batch: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(batch.values())))
+
+
+def predict(model: keras.Model, data: Mapping[str, np.ndarray], *, inputs: Signature) -> list[np.ndarray]:
+    """Return what Keras predicts for samples, in the order of the file's outputs."""
+    rows = len(next(iter(data.values())))
+    step = inputs.batch or ROWS
+    chunks = []
+    for start in range(0, rows, step):
+        part = inputs.pack({name: array[start : start + step] for name, array in data.items()})
+        # Called directly: `predict` would trace a function for every export, and warn about it.
+        chunks.append(_outputs(model(part, training=False)))
+    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+
+
+def _outputs(outputs: Any) -> list[np.ndarray]:
+    if isinstance(outputs, Mapping):
+        outputs = [outputs[name] for name in sorted(outputs)]
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [_as_numpy(output) for output in outputs]
+
+
+def _as_numpy(output: Any) -> np.ndarray:
+    is_half = keras.backend.standardize_dtype(output.dtype) in HALF
+    return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)

@@ -1,0 +1,183 @@
+"""Keras models to .tflite bytes, in a child process: the converter can take a process down with it.
+
+On the TensorFlow backend the model travels as a SavedModel, so that the child needs none of its classes. On other
+backends it travels as Keras saves it, and the child loads it on TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfprune.base.spec import check_choice
+from tfprune.export.device.processes.child_process import OUTPUT, run_module
+from tfprune.export.device.processes.job_files import write_job
+from tfprune.export.file.tflite.signature_order import keep_order
+from tfprune.export.keras_side.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
+from tfprune.export.keras_side.converting.float_islands import join_islands
+from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges
+from tfprune.export.rewriting.four_bit_weights import four_bit_weights
+from tfprune.export.rewriting.merge_constants import own_biases
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfprune.export.keras_side.preparing.signature import Signature
+
+_log = logging.getLogger(__name__)
+QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", "int4")
+INTEGERS = {"int8": "int8", "int16x8": "int16", "int4": "int8"}  # formats of integers, and their activations
+IO_DTYPES = ("float32", "int8", "int16")
+TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
+CHILD = "tfprune.export.keras_side.converting.convert_job"
+# The GPU is the parent's: JAX takes most of its memory, and the child needs none.
+ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+
+
+def convert(
+    model: keras.Model,
+    *,
+    quantize: str | None = None,
+    calibration: Any = None,
+    io_dtype: str = "float32",
+    batch: int | None = None,
+) -> bytes:
+    """Convert a Keras model to a TFLite file of built-in operators only.
+
+    Inputs keep their names; inputs and outputs keep Keras' order. A model with recurrent layers gets a batch of 1,
+    which the converter needs, and for `"int8"` its recurrent layers are unrolled.
+
+    Args:
+        model: A built Sequential or Functional model.
+        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights, float activations), `"int8"`
+            (weights and activations, every operator; of a model with ranges those that are not left in float),
+            `"int16x8"` (16-bit activations, 8-bit weights) or `"int4"` (`four_bit_weights`).
+        calibration: For integers, which need it; `"int8"` only unless the model has ranges (`with_known_ranges`):
+            samples of real data, as `to_tflite` takes them. 100 to 500 are enough; more are not read. The other kinds
+            check it and convert without it.
+        io_dtype: `"float32"`, or the type of the activations, such as `"int8"`, to leave out the conversion at the
+            file's borders. Integer inputs stay as they are.
+        batch: The batch that the file takes; None leaves it open where the model does.
+
+    Returns:
+        The file's bytes; the same model gives the same bytes.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, `calibration` holds no batches, or an option has another type.
+        ValueError: If an argument does not fit, another process cannot import a custom class that it needs, or the
+            converter refuses the model or crashes on it.
+    """
+    from tfprune.export.keras_side.converting.calibration_data import read_calibration, split
+    from tfprune.export.keras_side.preparing.signature import signature
+
+    has_ranges = holds_ranges(model)
+    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=has_ranges)
+    inputs = signature(model)
+    _check_inputs(inputs, quantize)
+    if batch is not None:
+        fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
+        inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
+    batches = [] if calibration is None else read_calibration(calibration, inputs)
+    samples = split(batches) if quantize in INTEGERS else []
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+        folder = Path(name)
+        things = _write_model(model, inputs, folder, unroll=quantize in INTEGERS)
+        settings = {"quantize": quantize, "io_dtype": io_dtype, "things": things, **dataclasses.asdict(inputs)}
+        _write_job(folder, settings, samples)
+        completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT, package="tensorflow")
+        if not completed.ok:
+            output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
+            raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
+        data = keep_order((folder / CONVERTED).read_bytes(), inputs.names)
+        data = join_islands(data) if quantize in INTEGERS else data
+        data = own_biases(data) if quantize == "int16x8" else data
+        data = four_bit_weights(data) if quantize == "int4" else data
+    _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(data):,}")
+    return data
+
+
+def check_options(*, quantize: Any, calibration: Any, io_dtype: Any, has_ranges: bool) -> None:
+    """Refuse options that do not exist or do not go together."""
+    check_choice(quantize, "quantize", choices=QUANTIZE)
+    check_choice(io_dtype, "io_dtype", choices=IO_DTYPES)
+    offered = dict.fromkeys(("float32", INTEGERS.get(quantize, "float32")))
+    if io_dtype not in offered:
+        raise ValueError(
+            f"Expected io_dtype={' or '.join(map(repr, offered))} with quantize={quantize!r}. Received: "
+            f"io_dtype={io_dtype!r}. Files have floats at their borders, or what their activations are: 'int8' with "
+            f"quantize='int8' and 'int4', 'int16' with 'int16x8'."
+        )
+    if quantize == "int8" and has_ranges and calibration is not None:
+        raise ValueError(
+            "Expected no `calibration` with a model that was trained quantization-aware: its ranges were trained. "
+            "Leave it out, or export tfprune.strip(model) to calibrate instead."
+        )
+    if quantize in INTEGERS and calibration is None and not (has_ranges and quantize == "int8"):
+        trained = "" if quantize == "int8" else "; the ranges of tfprune.quantize_aware are those of int8"
+        raise ValueError(
+            f"Expected `calibration` with quantize={quantize!r}. Received: None. Give about 100 samples of real "
+            f"data, such as calibration=x[:100]{trained}."
+        )
+
+
+def _check_inputs(inputs: Signature, quantize: str | None) -> None:
+    integers = [entry.name for entry in inputs.inputs if "int" in entry.dtype]
+    if quantize == "int16x8" and integers:
+        raise ValueError(
+            f"Expected inputs of real numbers with quantize='int16x8'. Received: integers for {integers}, which "
+            f"TensorFlow's converter does not take with activations of 16 bits. Use quantize='int8'."
+        )
+
+
+def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool) -> list[list[str]]:
+    """Write what the child reads, in float32; return the custom classes and functions that it has to import."""
+    import keras
+
+    from tfprune.export.keras_side.preparing.half_precision import has_half_weights, in_float32
+    from tfprune.export.keras_side.preparing.saved_model import write_copy, write_saved_model
+
+    with in_float32(model):
+        # Weights of half precision become float32 when they are loaded; a layer that holds them cannot read them so.
+        if keras.backend.backend() != "tensorflow" or has_half_weights(model):
+            return write_copy(model, folder)
+        write_saved_model(model, folder / SAVED_MODEL, inputs=inputs, unroll=unroll)
+        return []
+
+
+def _write_job(folder: Path, settings: dict[str, Any], samples: Sequence[dict[str, np.ndarray]]) -> None:
+    arrays = {f"{row}/{name}": array for row, sample in enumerate(samples) for name, array in sample.items()}
+    write_job(folder, JOB, settings={**settings, "samples": len(samples)}, arrays=arrays)
+
+
+def _failure(reason: str, output: str, what: str) -> str:
+    """Say what stopped the converter and what to try."""
+    if reason.startswith("Expected "):  # said by the child itself
+        return f"{reason}."
+    expected = f"Expected the converter to accept {what}."
+    if reason.startswith(("killed by", "did not finish")):
+        return (
+            f"{expected} Received: its process {'was ' if reason.startswith('killed') else ''}{reason}. "
+            "Try another value of `quantize`, or a machine with more memory."
+        )
+    lists = re.findall(r"(?:Flex|Custom|Select) ops: (.+)", output)
+    missing = sorted({name.strip() for names in lists for name in names.split(",")})
+    if missing:
+        return (
+            f"{expected} Received: operators without a builtin form in TFLite: {', '.join(missing)}. "
+            "Replace the layers or functions that need them."
+        )
+    wide = re.findall(r"16x8-bit not yet supported for op: '(\w+)'", reason)
+    if wide:
+        return (
+            f"{expected} Received: {wide[0]}, which has no form with activations of 16 bits. Replace the layer that "
+            f"needs it, or use quantize='int8'."
+        )
+    errors = re.findall(r"error: (.+)", output)
+    return f"{expected} Received: {(errors[-1] if errors else reason).strip().rstrip('.')}."

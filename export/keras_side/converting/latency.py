@@ -1,0 +1,51 @@
+"""How long a Keras model takes, once it is a TFLite file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfprune.export.device.processes.device import Device
+from tfprune.export.device.running.benchmark import benchmark
+from tfprune.export.keras_side.converting.convert import convert
+from tfprune.masking.wrapping.strip import plain_copy
+
+
+def latency(
+    model: keras.Model,
+    *,
+    quantize: str | None = None,
+    calibration: Any = None,
+    runs: int = 50,
+    threads: int = 1,
+    on: Device | None = None,
+) -> float:
+    """Strip and convert a model, and measure one inference of the dense file on this machine or on a device.
+
+    It is what `tfprune.budget(latency=..., measure=tfprune.export.latency)` asks for; with arguments:
+    `measure=lambda model: latency(model, quantize="dynamic")`.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped for pruning or plain.
+        quantize: As in `to_tflite`.
+        calibration: As in `to_tflite`.
+        runs: How often it is timed, at least 1.
+        threads: Threads of the interpreter, at least 1.
+        on: The device that runs the file, as in `benchmark`; None is this machine.
+
+    Returns:
+        Microseconds of one inference with a batch of 1, the median, in a process of its own.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If an argument does not fit, the model cannot be converted or does not run, or the device does not
+            answer.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> latency(model, runs=5) > 0
+        True
+    """
+    content = convert(plain_copy(model), quantize=quantize, calibration=calibration)
+    return 1000 * benchmark(content, runs=runs, threads=threads, on=on).median_ms

@@ -1,0 +1,77 @@
+"""Whether zeros make a model faster, asked of a Keras model or of a file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from tfprune.export.file.files.model_file import Source
+from tfprune.export.file.xnnpack.groups import analyze
+from tfprune.export.file.xnnpack.sparse_inference_report import (
+    Layers,
+    SparseInferenceReport,
+    describe,
+    inference_of_file,
+)
+from tfprune.export.rewriting.explicit_padding import spell_out_padding
+
+if TYPE_CHECKING:
+    import keras
+
+
+def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceReport:
+    """Say which layers XNNPACK, the runtime's library for float models, runs with sparse kernels, and why not others.
+
+    These kernels skip zeros of 1x1 convolutions in networks for images, and make them several times faster on ARM.
+    All operators from the first convolution to the global pool have to fit. If one does not, all of them run dense.
+
+    Args:
+        model_or_source: A built Keras model, wrapped or plain, trained or not, which is converted as float32 and
+            taken to be exported with sparse weights; or a .tflite file: a path, or its content.
+
+    Returns:
+        A report that prints as a table. Of a model without zeros it says what its structure allows (`eligible`)
+        and how many zeros it takes.
+
+    Raises:
+        TypeError: If it is neither a model nor a path nor bytes.
+        ValueError: If a model cannot be converted, or a file is damaged or not a TFLite file; or (also
+            an ImportError) if ai-edge-litert is not installed.
+
+    Example:
+        >>> print(sparse_inference("digits.tflite"))
+        can run sparse   NO
+        ---------------  ---...
+        runs sparse now  NO
+        zeros            0.0% (more than 66.7% needed)
+        because          it has no 1x1 convolution behind a 3x3 convolution with stride 2 on 3 channels
+        ...
+
+    Reference:
+        E. Elsen, M. Dukhan, T. Gale, K. Simonyan, "Fast Sparse ConvNets", CVPR 2020.
+    """
+    if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
+        return inference_of_file(model_or_source)
+    return _of_model(model_or_source)
+
+
+def _of_model(model: Any) -> SparseInferenceReport:
+    import keras
+
+    from tfprune.export.keras_side.converting.convert import convert
+    from tfprune.masking.wrapping.strip import plain_copy
+
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
+        )
+    plain = plain_copy(model)
+    return describe(analyze(spell_out_padding(convert(plain))), layers=_layers(plain))
+
+
+def _layers(model: keras.Model) -> Layers:
+    from tfprune.keras_models.models.layers import walk
+
+    found = [(layer, path) for path, layer in walk(model) if path]
+    kernels = {layer.name: path for layer, path in found if any(len(weight.shape) > 1 for weight in layer.weights)}
+    return kernels, {layer.name: path for layer, path in found}

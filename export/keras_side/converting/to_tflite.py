@@ -1,0 +1,295 @@
+"""From a pruned Keras model to a compressed file that was run before it was written."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfprune
+from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.spec import check_number
+from tfprune.export.file.files.codec import check_method
+from tfprune.export.file.files.target import check_target, write_atomically
+from tfprune.export.file.tflite.model import Model
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.xnnpack.groups import NEEDED
+from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
+from tfprune.export.keras_side.converting.accuracy_drop import lost_accuracy, read_evaluate_on
+from tfprune.export.keras_side.converting.calibration_data import predict, read_calibration, read_check_on
+from tfprune.export.keras_side.converting.check_integers import check_integers
+from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert
+from tfprune.export.keras_side.converting.kept_zeros import kernels_read, missing_zeros
+from tfprune.export.keras_side.converting.shared_values import share_grids
+from tfprune.export.keras_side.preparing.half_precision import half_types
+from tfprune.export.keras_side.preparing.signature import Signature, signature, smallest_vocabulary
+from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
+from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready
+from tfprune.export.micro.budgets import read_target
+from tfprune.export.rewriting.export_report import ExportReport
+from tfprune.export.rewriting.forms import (
+    FileForm,
+    check_form_arguments,
+    choose,
+    choose_micro,
+    export_report,
+    forms,
+)
+from tfprune.export.rewriting.share_weights import check_levels, share_weights
+from tfprune.masking.wrapping.pruned import holds_pruned
+from tfprune.masking.wrapping.pruned_layers import warn_if_dense
+from tfprune.masking.wrapping.sparsity_report import WeightRow
+from tfprune.masking.wrapping.strip import plain_copy
+
+_log = logging.getLogger(__name__)
+
+# Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
+# an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
+TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35, "int16x8": 0.1, "int4": 0.5}
+# Of models that compute in half precision, whose outputs are less exact than those of the file.
+HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
+ADVICE = (
+    "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
+    "with `tolerance` if the file is accurate enough for you."
+)
+STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
+SAMPLES = 8  # drawn for the check when no data is given
+
+
+def to_tflite(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    quantize: str | None = None,
+    levels: int | None = None,
+    sparse: str | bool = "auto",
+    optimize: str = "size",
+    calibration: Any = None,
+    io_dtype: str = "float32",
+    compress: str | None = None,
+    check_on: Any = None,
+    tolerance: float | None = None,
+    evaluate_on: Any = None,
+    max_drop: float = 0.01,
+    metric: str = "accuracy",
+    allow_float: bool = False,
+    target: str | None = None,
+    arena: int | None = None,
+    flash: int | None = None,
+    verbose: int | str = "auto",
+) -> ExportReport:
+    """Strip, convert, check and write a model; only a file that gave Keras' outputs in another process is written.
+
+    Several forms of the file are built: dense, and with the zeros of the weights left out. Each is run, and the best
+    of those that pass is written; the report lists all. The same model gives the same bytes. A form passes if
+    max|file - Keras| <= tolerance * max|Keras| for every output; the converter's file has to hold at least the zeros
+    that the kernels hold. Warns if the model has wrappers, but none of their masks holds a zero.
+
+    Args:
+        model: A built Sequential or Functional model, wrapped for pruning or plain, on any backend of Keras. It is
+            left untouched. Layers in mixed precision become float32. On other backends than TensorFlow, the process
+            that converts it has to be able to import its custom classes.
+        path: Where the file goes, exactly as given.
+        quantize: None (float32), `"float16"` (weights), `"dynamic"` (8-bit weights), `"int8"` (8-bit weights and
+            activations), `"int16x8"` (8-bit weights and 16-bit activations) or `"int4"` (weights of convolutions and
+            Dense layers in 4 bits, activations in 8). The last three need `calibration`, `"int8"` not of a model that
+            `quantize_aware` made: its ranges are those of 8 bits.
+        levels: With weights of 8 bits: how many different non-zero values each may hold, 1 to 255, which makes packed
+            files smaller (`share_weights`). None leaves them as they are.
+        sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none. With
+            `quantize="dynamic"` the sparse form computes in float32, and with 8-bit weights as the dense one.
+        optimize: `"size"` for the fewest bytes; `"latency"` for the fastest kernels that a form reaches, which is
+            read from the file (`sparse_inference`), not measured. It also tries
+            `make_sparse_ready(model)`, and with sparse forms leaves out channels that no kernel reads.
+        calibration: About 100 samples of real data: an array, a list or dict of arrays for several inputs, a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of batches. Labels in a tuple (x, y) are
+            ignored. More than 500 samples are not read.
+        io_dtype: `"float32"`, or the type of integer activations: `"int8"`, or with `quantize="int16x8"` `"int16"`.
+        compress: None, `"gzip"`, `"xz"` or `"packed"` (the smallest); `Runner` reads each.
+        check_on: Samples on which the file is compared with Keras, any number of them, in the same forms as
+            `calibration`. None takes the first calibration batch (of an array, 32 samples), or random numbers.
+        tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
+            1e-4 (float32), 1e-2 (float16), 0.1 (dynamic, int16x8), 0.35 (int8) or 0.5 (int4); and at least 1e-2 or
+            0.1 if layers of the model compute in float16 or bfloat16, whose outputs are less exact than those of the
+            file. Scores of a softmax may move more where two classes are close: judge such a file by its accuracy,
+            and allow what it needs.
+        evaluate_on: A tuple (x, y) of samples and their answers, or batches of such tuples. The file that would be
+            written and the Keras model are both measured on them, and the report has both values.
+        max_drop: How much worse than the Keras model the file may be on `evaluate_on`, in units of the metric; at
+            least 0. The default allows one point of accuracy.
+        metric: The metric, by a name that `tfprune.export.evaluate` takes.
+        allow_float: Whether operators of a model of `quantize_aware` may stay in float; otherwise such a file is
+            refused, and they are named.
+        target: None for phones and computers, or `"micro"` for TensorFlow Lite for Microcontrollers, with `quantize`
+            None, `"int8"` or `"int16x8"`: a file with a batch of 1 and without the zeros of its weights, which the
+            interpreter there unpacks while it runs. It has to give the dense file's outputs there bit for bit, and
+            Keras' within `tolerance`; `evaluate_on` is run there, too. Needs the extra `micro`.
+        arena: With `target="micro"`: the bytes of RAM that the file may take (`rewrite`).
+        flash: With `target="micro"`: the bytes that it may have (`rewrite`).
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds. Its steps are Keras' outputs,
+            the conversion, the forms and their checks.
+
+    Returns:
+        What was written and how it was checked.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, `path` is not a path, `calibration` or `check_on` holds no
+            batches, or an argument has another type.
+        ValueError: If an argument does not fit, the target cannot be written, the converter fails, no form passes,
+            or the file loses more than `max_drop`. What was at `path` before is then untouched.
+
+    Example:
+        >>> report = to_tflite(model, "model.tflite.xz", quantize="float16", compress="xz", check_on=images)
+        >>> print(report)
+        exported        model.tflite.xz
+        --------------  ---...
+        bytes           4,...
+        unpacked bytes  6,...
+        kernels         1,480 of 14,800 entries non-zero (90.0% zeros)
+        difference      ... (allowed: 0.01 of the largest output)
+        ...
+    """
+    place = check_target(path)
+    check_method(compress)
+    trained = model if quantize == "int8" and holds_ranges(model) else None
+    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=trained is not None)
+    check_form_arguments(sparse=sparse, optimize=optimize)
+    budgets = read_target(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
+    check_verbose(verbose)
+    _check_numbers(quantize, levels=levels, target=target)
+    allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
+    signature(model)
+    plain = _plain(model) if trained is None else with_known_ranges(model)
+    warn_if_dense(model)
+    inputs = signature(plain)
+    batches = None if calibration is None else read_calibration(calibration, inputs)
+    data = _check_data(plain, inputs, check_on, batches)
+    answers = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
+    with Progress(STEPS, verbose=verbose, unit="step") as progress:
+        expected = predict(plain, data, inputs=inputs)
+        if optimize == "latency" and sparse is not False and trained is None:
+            plain = _without_unread(plain)
+        kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
+        progress.add()
+        settings: dict[str, Any] = {"quantize": quantize, "calibration": batches, "io_dtype": io_dtype}
+        converted = convert(plain, batch=1 if budgets else None, **settings)
+        content = _shared(share_grids(converted, plain, of=trained), levels)
+        _check_content(read(content), kernels, of=trained, allow_float=allow_float)
+        progress.add()
+        allowed = _default_tolerance(plain, quantize) if allowed is None else allowed
+        wanted: dict[str, Any] = {"expected": expected, "tolerance": allowed, "advice": ADVICE}
+        if budgets is not None:
+            choice = choose_micro(content, inputs=[data[name] for name in inputs.names], budgets=budgets, **wanted)
+        else:
+            found = _forms(plain, content, quantize=quantize, levels=levels, sparse=sparse, optimize=optimize)
+            progress.add()
+            choice = choose(found, inputs=data, optimize=optimize, compress=compress, **wanted)
+        predicted = partial(predict, plain, inputs=inputs)
+        lost = lost_accuracy(choice.form.content, answers, predict=predicted, target=target)
+    write_atomically(place, choice.packed)
+    nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
+    return export_report(str(place), choice, lost=lost, nnz=nnz, size=size)
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    try:
+        return plain_copy(model)
+    except ValueError as error:
+        if holds_pruned(model):
+            raise
+        _log.info("%r is exported as it is, not a copy: %s", model.name, error)
+        return model
+
+
+def _default_tolerance(model: keras.Model, quantize: str | None) -> float:
+    return max([TOLERANCES[quantize], *(HALF_TOLERANCES[half] for half in half_types(model))])
+
+
+def _shared(content: bytes, levels: int | None) -> bytes:
+    return content if levels is None else share_weights(content, levels=levels)
+
+
+def _check_numbers(quantize: str | None, *, levels: Any, target: str | None) -> None:
+    if target == "micro" and quantize not in (None, "int8", "int16x8"):
+        raise ValueError(
+            f"Expected quantize='int8', 'int16x8' or None with target='micro'. Received: quantize={quantize!r}. The "
+            "interpreter for microcontrollers has no kernels for it."
+        )
+    if levels is None:
+        return
+    check_levels(levels)
+    if quantize not in ("dynamic", "int8", "int16x8"):
+        raise ValueError(
+            f"Expected quantize='dynamic', 'int8' or 'int16x8' with `levels`, which 8-bit weights share. Received: "
+            f"levels={levels}, quantize={quantize!r}."
+        )
+
+
+def _without_unread(plain: keras.Model) -> keras.Model:
+    """Return an equal model without the channels that no kernel reads, where they can be found."""
+    try:
+        plan = tfprune.plan_shrink(plain)
+    except ValueError as error:  # not a graph of layers, or a layer would lose all of its channels
+        _log.info("channels that no kernel reads stay in %r: %s", plain.name, error)
+        return plain
+    return plain if plan.keep.all() else tfprune.shrink(plain, plan)
+
+
+def _forms(
+    plain: keras.Model, content: bytes, *, quantize: str | None, levels: int | None, sparse: Any, optimize: str
+) -> list[FileForm]:
+    found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
+    return found + (_sparse_ready(plain, quantize, levels) if optimize == "latency" and sparse is not False else [])
+
+
+def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:
+    """Return forms of an equal model that sparse kernels run; none where there is no such model."""
+    if quantize in INTEGERS:  # sparse kernels for whole maps take floats only
+        return []
+    if not any(row.sparsity > NEEDED for row in tfprune.sparsity_report(plain).rows):
+        return []
+    try:
+        ready = make_sparse_ready(plain)
+    except ValueError as error:  # which `sparse_inference` of the file says as well
+        _log.info("%r has no form for sparse kernels: %s", plain.name, error)
+        return []
+    content = _shared(convert(ready, quantize=quantize), levels)
+    name = f"{quantize or 'float32'}, sparse-ready"
+    found = forms(content, name=name, sparse="auto", optimize="latency")
+    return [form for form in found if inference_of_file(form.content).active]
+
+
+def _check_data(
+    model: keras.Model, inputs: Signature, check_on: Any, batches: list[dict[str, np.ndarray]] | None
+) -> dict[str, np.ndarray]:
+    if check_on is not None:
+        return read_check_on(check_on, inputs)
+    if batches:
+        return batches[0]
+    return inputs.random(SAMPLES, below=smallest_vocabulary(model))
+
+
+def _check_content(graph: Model, kernels: list[WeightRow], *, of: keras.Model | None, allow_float: bool) -> None:
+    """Refuse what the converter made if zeros are gone, or, of a quantized model, if operators compute in float."""
+    _check_zeros(graph, kernels)
+    if of is not None and not allow_float:
+        check_integers(graph, of)
+    if of is None and allow_float:
+        raise ValueError(
+            "Expected `allow_float` with quantize='int8' and a model of tfprune.quantize_aware. Received: "
+            "allow_float=True with another. Leave it out."
+        )
+
+
+def _check_zeros(graph: Model, kernels: list[WeightRow]) -> None:
+    problems = missing_zeros(graph, [(row.path, row.size, row.size - row.nnz) for row in kernels])
+    if problems:
+        raise ValueError(
+            f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
+            "Nothing was written. Try another value of `quantize`."
+        )

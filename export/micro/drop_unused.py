@@ -1,0 +1,79 @@
+"""Leave out of a file what the interpreter for microcontrollers never reads."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
+from tfprune.export.file.tflite.editor import add_constant, inputs_of
+from tfprune.export.micro.operators import name_of
+
+PURE = {"SHAPE", "STRIDED_SLICE", "PACK", "CONCATENATION", "GATHER", "CAST", "MUL", "REDUCE_PROD"}  # of shapes
+
+
+def leave_out_unread(model: schema.ModelT) -> None:
+    """Leave out names, signatures, metadata, open shapes and the scales of biases with one for each channel.
+
+    Inputs and outputs keep their names, those of the signature if there is one. A bias has the scale of its input
+    times that of its weight, and the interpreter takes it from these for each channel.
+    """
+    _fix_shapes(model)
+    _name_ends(model)
+    ends = {index for kind in ("inputs", "outputs") for index in indices_of(getattr(model.subgraphs[0], kind))}
+    for number, graph in enumerate(model.subgraphs):
+        graph.name = b"" if number == 0 else graph.name
+        for index, tensor in enumerate(graph.tensors):
+            tensor.name = tensor.name if number == 0 and index in ends else None
+            tensor.shapeSignature = None
+            tensor.quantization = _quantization(tensor)
+            data = model.buffers[tensor.buffer].data
+            if not tensor.isVariable and (data is None or not len(data)):
+                tensor.buffer = 0  # the empty one
+    model.signatureDefs = model.metadata = model.metadataBuffer = model.description = None
+    put_in_order(model)
+    for name in ("metadata", "signatureDefs"):
+        setattr(model, name, getattr(model, name) or None)
+
+
+def _fix_shapes(model: schema.ModelT) -> None:
+    """Write the shapes that RESHAPE works out from open ones into the file, and leave out what works them out."""
+    for graph in model.subgraphs:
+        made = {index for operator in graph.operators for index in indices_of(operator.outputs)}
+        for operator in graph.operators:
+            if name_of(model, operator) == "RESHAPE" and {*inputs_of(operator)[1:]} & made:
+                shape = np.array(graph.tensors[int(operator.outputs[0])].shape, np.int32)
+                inputs = [inputs_of(operator)[0], add_constant(model, graph, name=b"", values=shape)]
+                operator.inputs = np.array(inputs, np.int32)
+        dead: list[schema.OperatorT] | None = None
+        while dead is None or dead:
+            read = {*indices_of(graph.outputs)} | {index for one in graph.operators for index in inputs_of(one)}
+            dead = [
+                one
+                for one in graph.operators
+                if name_of(model, one) in PURE and not {*indices_of(one.outputs)} & read
+            ]
+            graph.operators = [one for one in graph.operators if not any(one is other for other in dead)]
+
+
+def _name_ends(model: schema.ModelT) -> None:
+    for signature in model.signatureDefs or ():
+        if signature.subgraphIndex == 0:
+            for entry in (*(signature.inputs or ()), *(signature.outputs or ())):
+                model.subgraphs[0].tensors[entry.tensorIndex].name = entry.name
+            return
+
+
+def _quantization(tensor: schema.TensorT) -> schema.QuantizationParametersT | None:
+    quantization = copy.copy(tensor.quantization)
+    if quantization is None or (tensor.type == schema.TensorType.INT32 and np.size(quantization.scale) > 1):
+        return None
+    if quantization.scale is None or not np.size(quantization.scale):
+        return None
+    quantization.min = quantization.max = None
+    points = quantization.zeroPoint
+    if np.size(points) > 1 and (points == points[0]).all():  # one stands for all channels, of 8 bytes each
+        quantization.zeroPoint = points[:1]
+    return quantization

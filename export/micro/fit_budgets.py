@@ -1,0 +1,191 @@
+"""Find the file of a model that keeps to budgets of flash and RAM, and prove in the interpreter that it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune.export.file.tflite.model import Model
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.micro.boards import fits
+from tfprune.export.micro.budgets import Budgets, OverBudgetError
+from tfprune.export.micro.candidates import Candidate, Candidates, Plan, spread
+from tfprune.export.micro.interpreter import MicroRun, require, run_files
+from tfprune.export.micro.micro_report import MicroReport
+from tfprune.export.micro.operators import missing, registrations
+
+CAPS = 8  # amounts of RAM that are tried, from the dense file's to what unpacks every layer whole
+LEAST = (0, 1024, 8192)  # bytes of flash that a layer has to save
+ROUNDS = 5  # of halving the distance between files that keep to a budget and those that do not
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A file for microcontrollers.
+
+    Attributes:
+        data: The file.
+        report: What it takes, and how it was checked.
+        run: How it ran on the samples.
+    """
+
+    data: bytes
+    report: MicroReport
+    run: MicroRun
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A candidate that ran: the room it was made for, and what it takes."""
+
+    cap: int
+    least: int
+    candidate: Candidate
+    arena: int
+
+    @property
+    def flash(self) -> int:
+        return len(self.candidate.data)
+
+
+def check_runnable(model: Model) -> None:
+    """Refuse files that no interpreter for microcontrollers runs, before any is started.
+
+    Raises:
+        ValueError: If operators are missing there, or a shape other than the batch is open.
+    """
+    lacking = missing(model.ops)
+    if lacking:
+        raise ValueError(
+            f"Expected operators that the interpreter for microcontrollers has. Received: {', '.join(lacking)}. "
+            "Replace the layers or functions that need them: tfprune.export.micro_support tells before training."
+        )
+    for info in model.inputs:
+        if None in info.shape[1:]:
+            raise ValueError(
+                "Expected inputs of fixed shapes: a microcontroller lays out its memory once. Received: "
+                f"{info.name!r} of shape {info.shape}. Build the model with the lengths in `keras.Input(shape)`."
+            )
+
+
+def fit(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets) -> Fitted:
+    """Write a model for microcontrollers: pruned weights without their zeros, unpacked where the arena has room.
+
+    Args:
+        dense: A plain .tflite file with a batch of 1.
+        inputs: Samples for each input, on which the outputs of both files have to be equal.
+        budgets: What it may take.
+
+    Returns:
+        The file, and what it takes.
+
+    Raises:
+        OverBudgetError: If no file keeps to the budgets.
+        ValueError: If the interpreter does not run the file; or (also an ImportError) if tflite-micro is not
+            installed.
+    """
+    require()
+    check_runnable(read(dense))
+    candidates = Candidates(dense)
+    # A file with an open batch may run only once its shapes are written into it.
+    runs = run_files([dense, candidates.write((0,) * candidates.layers).data], inputs)
+    before = next((run for run in runs if not run.reason), None)
+    if before is None:
+        raise ValueError(
+            "Expected a file that the interpreter for microcontrollers runs. Received: one that does not: "
+            f"{runs[-1].reason}. Nothing was written."
+        )
+    found = _Search(candidates, inputs).run(budgets)
+    best = _best(found, budgets)
+    (run,) = run_files([best.candidate.data], inputs)
+    if run.reason or not run.equals(before):
+        raise ValueError(
+            "Expected a file that gives the dense file's outputs bit for bit on microcontrollers. Received: "
+            f"{run.reason or 'others'}. Nothing was written. Please report this model."
+        )
+    report = MicroReport(
+        flash=best.flash,
+        dense_flash=len(dense),
+        arena=run.arena,
+        dense_arena=before.arena,
+        decode_buffer=max((row.buffer for row in best.candidate.rows), default=0),
+        samples=len(run.raw[0]) if run.raw and run.raw[0].ndim else 1,
+        rows=best.candidate.rows,
+        curve=_curve(found),
+        registrations=tuple(registrations(read(best.candidate.data).ops)),
+        boards=fits(best.flash, run.arena),
+    )
+    return Fitted(best.candidate.data, report, run)
+
+
+class _Search:
+    """Writes and measures files for more and more amounts of RAM."""
+
+    def __init__(self, candidates: Candidates, inputs: Sequence[np.ndarray]) -> None:
+        self._candidates, self._inputs = candidates, [array[:1] if array.ndim else array for array in inputs]
+        self._runs: dict[Plan, tuple[Candidate, MicroRun]] = {}
+
+    def run(self, budgets: Budgets) -> list[_Measured]:
+        """Return files that run; with a budget, more of them near it."""
+        caps = [0, *spread(*self._candidates.caps, count=CAPS)]  # with 0 every layer stays dense
+        found = self._measure([(cap, least) for cap in caps for least in LEAST])
+        for _ in range(ROUNDS if budgets.arena or budgets.flash else 0):
+            points = [point for least in LEAST for point in _between(found, least, budgets)]
+            found += self._measure(points)
+        return found
+
+    def _measure(self, points: Sequence[tuple[int, int]]) -> list[_Measured]:
+        plans = {point: self._candidates.plan(*point) for point in points}
+        fresh = [plan for plan in dict.fromkeys(plans.values()) if plan not in self._runs]
+        made = [self._candidates.write(plan) for plan in fresh]
+        runs = run_files([candidate.data for candidate in made], self._inputs) if made else []
+        self._runs.update(zip(fresh, zip(made, runs, strict=True), strict=True))
+        found = [(point, *self._runs[plan]) for point, plan in plans.items()]
+        return [_Measured(*point, candidate, run.arena) for point, candidate, run in found if not run.reason]
+
+
+def _between(found: Sequence[_Measured], least: int, budgets: Budgets) -> list[tuple[int, int]]:
+    """Return the point in the middle between the last file that keeps to the budget and the first that does not."""
+    alike = sorted((one for one in found if one.least == least), key=lambda one: one.cap)
+    for one, other in zip(alike, alike[1:], strict=False):
+        if budgets.arena:
+            crossed = one.arena <= budgets.arena < other.arena
+        else:
+            crossed = other.flash <= (budgets.flash or 0) < one.flash
+        if crossed and other.cap - one.cap > 1:
+            return [((one.cap + other.cap) // 2, least)]
+    return []
+
+
+def _best(found: Sequence[_Measured], budgets: Budgets) -> _Measured:
+    arena, flash = budgets.arena, budgets.flash
+    kept = [one for one in found if one.arena <= (arena or one.arena) and one.flash <= (flash or one.flash)]
+    if not found:
+        raise ValueError("Expected a file that the interpreter for microcontrollers runs. Received: none that does.")
+    if not kept:
+        raise OverBudgetError(_refusal(found, budgets))
+    if arena:
+        return min(kept, key=lambda one: (one.flash, one.arena))
+    return min(kept, key=lambda one: (one.arena, one.flash) if flash else (one.flash + one.arena, one.flash))
+
+
+def _refusal(found: Sequence[_Measured], budgets: Budgets) -> str:
+    arena, flash = budgets.arena, budgets.flash
+    limits = [f"{name}={value:,}" for name, value in (("arena", arena), ("flash", flash)) if value]
+    nearest = min(found, key=lambda one: max(one.arena / (arena or one.arena), one.flash / (flash or one.flash)))
+    smallest = min(found, key=lambda one: one.arena)
+    return (
+        f"Expected a file for {' and '.join(limits)} bytes. Received: at best {nearest.arena:,} bytes of arena with "
+        f"{nearest.flash:,} of flash; the smallest arena is {smallest.arena:,} with {smallest.flash:,} of flash. "
+        "Nothing was written. Allow so much, prune more, or remove channels (tfprune.plan_shrink)."
+    )
+
+
+def _curve(found: Sequence[_Measured]) -> tuple[tuple[int, int], ...]:
+    points: list[tuple[int, int]] = []
+    for flash, arena in sorted({(one.flash, one.arena) for one in found}):
+        if not points or arena < points[-1][1]:
+            points.append((flash, arena))
+    return tuple(points)

@@ -1,0 +1,307 @@
+"""prune_to: rounds that end within the budget, each judged as the model was compiled."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import tfprune
+from tfprune import budget, prune_to
+from tfprune.compact.fine_tuning.metric_guard import Judge
+
+layers = keras.layers
+GOOD = np.ones((4, 64), "float32"), np.ones(4)
+
+
+class Unlabelled(keras.utils.PyDataset):
+    """A dataset of one batch, as it is."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    num_batches = 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+@pytest.fixture(scope="module")
+def data():
+    images, labels = load_digits(return_X_y=True)
+    return (images / 16).astype("float32"), labels
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    keras.utils.set_random_seed(1)
+    stack = [
+        keras.Input((64,)),
+        layers.Dense(64, activation="relu", name="first"),
+        layers.Dense(48, activation="relu"),
+    ]
+    trained = keras.Sequential([*stack, layers.Dense(10, name="class")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trained.compile(keras.optimizers.Adam(0.003), loss, metrics=["accuracy"])
+    trained.fit(data[0][:1200], data[1][:1200], epochs=8, verbose=0)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def pruned(model, data):
+    x, y = data
+    settings = {"validation_data": (x[1200:], y[1200:]), "metric": "accuracy", "epochs": 1, "verbose": 0}
+    return prune_to(model, budget(flops=0.25), (x[:1200], y[:1200]), rounds=3, **settings)
+
+
+def test_the_budget_is_approached_by_equal_steps(model, pruned):
+    smaller, report = pruned
+    total = 2 * (64 * 64 + 64 * 48 + 48 * 10)
+    flops = [one.plan.flops_kept for one in report.rounds]
+    for kept, part in zip(flops, (0.75, 0.5, 0.25), strict=True):
+        assert 0.9 * part * total < kept <= part * total
+    assert flops[-1] == tfprune.plan_shrink(smaller, 0.0).flops
+    assert [one.plan.parameters for one in report.rounds[1:]] == [
+        one.plan.parameters_kept for one in report.rounds[:-1]
+    ]
+
+
+def test_the_figures_are_those_of_evaluate(model, pruned, data):
+    smaller, report = pruned
+    x, y = (part[1200:] for part in data)
+    assert report.before == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
+    after = np.mean(smaller.predict(x, verbose=0).argmax(axis=1) == y)
+    assert report.rounds[-1].trained == pytest.approx(after)
+    assert after > report.before - 0.03
+
+
+def test_without_validation_data_all_of_the_first_samples_are_judged(model, data):
+    x, y = data[0][:1000], data[1][:1000]
+    smaller, report = prune_to(model, budget(flops=0.5), (x, y), rounds=1, epochs=0, samples=512, verbose=0)
+    assert report.before == pytest.approx(model.evaluate(x[:512], y[:512], verbose=0)[0], rel=1e-5)
+    assert report.rounds[0].trained == pytest.approx(smaller.evaluate(x[:512], y[:512], verbose=0)[0], rel=1e-5)
+
+
+def test_reconstruction_wins_back_what_removal_lost(pruned):
+    _, report = pruned
+    last = report.rounds[-1]
+    assert last.reconstructed - last.removed > 0.5 * (report.rounds[-2].trained - last.removed) > 0
+
+
+def test_the_smaller_model_is_compiled_and_the_first_untouched(model, pruned):
+    smaller, _ = pruned
+    assert smaller.compiled and isinstance(smaller.optimizer, keras.optimizers.Adam)
+    assert float(smaller.optimizer.learning_rate) == pytest.approx(0.003)
+    assert model.get_layer("first").units == 64 and int(model.optimizer.iterations) == 8 * 38
+
+
+def test_the_report_is_a_table_and_plain_data(pruned):
+    _, report = pruned
+    lines = str(report).splitlines()
+    assert lines[0].split()[:3] == ["round", "FLOPs", "parameters"]
+    assert [line.split()[0] for line in lines[2:]] == ["before", "1", "2", "3"]
+    read = json.loads(json.dumps(report.as_dict()))
+    assert read["rounds"][2]["trained"] == report.rounds[2].trained
+
+
+def test_criteria_that_need_data_see_the_first_samples(model, data):
+    settings = {"criterion": "wanda", "rounds": 1, "epochs": 0, "samples": 100, "verbose": 0}
+    smaller, report = prune_to(model, budget(parameters=0.6), data, reconstruction="parallel", **settings)
+    assert smaller.count_params() == report.rounds[0].plan.parameters_kept <= 0.6 * model.count_params()
+    assert report.metric == "loss" and report.rounds[0].trained == pytest.approx(
+        report.rounds[0].reconstructed, rel=1e-4
+    )
+
+
+def test_a_progress_bar_shows_the_metric(model, data, capsys):
+    prune_to(model, budget(flops=0.8), data, rounds=1, epochs=0, samples=64, verbose=1)
+    printed = capsys.readouterr().out
+    assert "3/3" in printed and "loss" in printed and "FLOPs" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"budget": 0.5}, TypeError, r"Expected a budget, such as tfprune.budget\(flops=0.5\). Received: budget=0.5"),
+        (
+            {"budget": (1, 24)},
+            TypeError,
+            r"budget=\(1, 24\). transformer_budget returns two counts.*pass plan_shrink",
+        ),
+        ({"budget": budget(flops=2)}, ValueError, "where 2 are allowed"),
+        ({"data": np.ones((4, 64))}, TypeError, r"Expected `data` to be a tuple \(x, y\)"),
+        ({"data": (np.ones((0, 64)), np.ones(0))}, ValueError, "at least one sample"),
+        (
+            {"data": (np.ones((4, 64), "float32"),)},
+            ValueError,
+            r"\(x, y\) or \(x, y, sample weights\). Received: 1 parts",
+        ),
+        ({"data": Unlabelled(np.ones((4, 64), "float32"))}, ValueError, "`data` with labels, which the loss"),
+        (
+            {"validation_data": (np.ones((0, 64)), np.ones(0))},
+            ValueError,
+            "`validation_data` with at least one",
+        ),
+        ({"validation_data": np.ones((4, 64))}, TypeError, r"Expected `validation_data` to be a tuple \(x, y\)"),
+        ({"validation_data": Unlabelled(np.ones((4, 64)))}, ValueError, "Expected `validation_data` with labels"),
+        ({"max_drop": 0.1}, ValueError, "Expected `validation_data` with max_drop.*validation_data=None"),
+        ({"max_drop": -0.1, "validation_data": GOOD}, ValueError, "max_drop=-0.1"),
+        ({"max_drop": 1, "metric": "auc", "validation_data": GOOD}, ValueError, "Expected `mode` with a metric"),
+        ({"every": 0}, ValueError, "every=0"),
+        ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"data": Unlabelled(GOOD), "batch_size": 8}, ValueError, "`batch_size` with arrays only"),
+        ({"optimizer": 0.1}, TypeError, "Expected `optimizer` to be a Keras optimizer or its name"),
+        ({"callbacks": keras.callbacks.History()}, TypeError, "a list of Keras callbacks"),
+        ({"distill": 4.0}, TypeError, "Expected `distill` to be a tfprune.Distillation. Received: distill=4.0"),
+        ({"data": (np.ones((4, 63), "float32"), np.ones(4))}, ValueError, "inputs of shape"),
+        ({"data": (np.full((4, 64), np.nan), np.ones(4))}, ValueError, "NaN or infinity"),
+        ({"metric": "acc"}, ValueError, "`metric` to be one of 'accuracy', 'loss'. Received: metric='acc'"),
+        ({"rounds": 0}, ValueError, "`rounds` to be an integer of at least 1"),
+        ({"reconstruction": "magic"}, ValueError, "'magic'"),
+        ({"compensation": "parallel"}, TypeError, "unexpected keyword argument 'compensation'"),
+        ({"criterion": "loud"}, ValueError, "criterion='loud'"),
+        ({"model": keras.Sequential([keras.Input((3,)), layers.Dense(2)])}, ValueError, "Expected a compiled model"),
+        ({"model": layers.Dense(2)}, TypeError, "Expected a Keras model"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is(model, data, change, error, text):
+    given = {"model": model, "budget": budget(flops=0.5), "data": data, "verbose": 0, **change}
+    before = model.get_weights()
+    with pytest.raises(error, match=text):
+        prune_to(given.pop("model"), given.pop("budget"), given.pop("data"), **given)
+    assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), before, strict=True))
+
+
+def test_a_plan_is_carried_out_in_one_round(model, data):
+    x, y = data
+    plan = tfprune.plan_shrink(model, 0.5, criterion="l2")
+    smaller, report = prune_to(model, plan, (x[:1200], y[:1200]), metric="accuracy", samples=128, verbose=0)
+    assert [one.plan for one in report.rounds] == [plan]
+    assert smaller.count_params() == plan.parameters_kept
+    assert report.rounds[0].trained > report.rounds[0].removed
+
+
+def test_a_plan_leaves_no_choice_and_fits_its_model(model, data):
+    plan = tfprune.plan_shrink(model, 0.5)
+    with pytest.raises(ValueError, match=r"no other choice of channels with a plan.*filters='first', round_to=4"):
+        prune_to(model, plan, data, filters="first", round_to=4)
+    other = keras.Sequential([keras.Input((64,)), layers.Dense(8, name="first"), layers.Dense(10)])
+    other.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Expected the model that the plan was made for"):
+        prune_to(other, plan, data)
+
+
+class Steps(keras.callbacks.Callback):
+    """Record what each training was like."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates, self.sizes, self.epochs, self.seen = [], [], [], set()
+
+    def on_train_begin(self, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+        self.sizes.append(0)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.sizes[-1] += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen |= set(logs)
+
+
+def test_training_is_as_it_is_told(model, data):
+    x, y = (part[:320] for part in data)
+    steps = Steps()
+    schedule = keras.optimizers.schedules.CosineDecay(0.25, 10)
+    smaller, _ = prune_to(
+        model,
+        budget(flops=0.5),
+        (x, y),
+        rounds=2,
+        epochs=3,
+        batch_size=80,
+        optimizer=keras.optimizers.SGD(schedule),
+        verbose=0,
+        callbacks=[steps],
+        validation_data=(x[:64], y[:64]),
+    )
+    assert steps.sizes == [12, 12] and steps.rates == [0.25, 0.25] and steps.epochs == [0, 1, 2, 3, 4, 5]
+    assert {"val_loss", "val_accuracy"} <= steps.seen and isinstance(smaller.optimizer, keras.optimizers.SGD)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(3, [3, 3]), (13, [13, 13])])
+def test_rounds_of_some_steps(model, data, every, expected):
+    x, y = (part[:320] for part in data)
+    steps = Steps()
+    prune_to(model, budget(flops=0.5), (x, y), rounds=2, every=every, callbacks=[steps], samples=64, verbose=0)
+    assert steps.sizes == expected
+
+
+@pytest.fixture(scope="module")
+def stopped(model, data):
+    """Return what comes of the same rounds without a limit, and with one."""
+    x, y = data
+    settings = {"validation_data": (x[1200:], y[1200:]), "metric": "accuracy", "epochs": 0, "verbose": 0, "rounds": 3}
+    _, whole = prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), **settings)
+    return whole, *prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.05, **settings)
+
+
+def test_it_stops_before_a_round_that_costs_more(stopped, data):
+    whole, small, report = stopped
+    drops = [whole.before - one.trained for one in whole.rounds]
+    assert drops[-1] > 0.05 > max(drops[0], 0)  # the case is one that stops
+    kept = next(index for index, drop in enumerate(drops) if drop > 0.05)
+    assert [one.trained for one in report.rounds] == [one.trained for one in whole.rounds[:kept]]
+    assert report.refused.trained == whole.rounds[kept].trained
+    assert small.count_params() == report.rounds[-1].plan.parameters_kept
+    assert f"{kept + 1}, refused" in str(report) and report.as_dict()["refused"]["trained"] == report.refused.trained
+    assert small.evaluate(data[0][1200:], data[1][1200:], verbose=0)[1] >= report.before - 0.05
+
+
+def test_nothing_within_the_drop_says_what_was_nearest(model, data):
+    x, y = data
+    settings = {"validation_data": (x[1200:], y[1200:]), "epochs": 0, "verbose": 0, "rounds": 1}
+    with pytest.raises(ValueError, match=r"at most max_drop=0.001. Received: a loss of .* Take more rounds than 1"):
+        prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.001, **settings)
+
+
+def test_a_loss_that_is_not_a_number_is_no_small_drop(model, data):
+    judge = Judge(model, "loss", {"x": data[0][:8], "y": data[1][:8]}, mode=None, max_drop=9.0)
+    assert judge.allows(judge.before) and judge.allows(judge.before - 20) and not judge.allows(judge.before + 9.1)
+    assert not judge.allows(float("nan"))
+
+
+def test_the_first_model_teaches(model, data):
+    x, y = data[0][:320], np.zeros(320, int)  # labels that teach nothing: what is right comes from the teacher
+    judged = {"validation_data": (data[0][1200:], data[1][1200:]), "metric": "accuracy"}
+    settings = {"rounds": 1, "epochs": 4, "verbose": 0, **judged}
+    alone, _ = prune_to(model, budget(flops=0.5), (x, y), **settings)
+    how = tfprune.Distillation(temperature=2, weight=1.0)
+    taught, report = prune_to(model, budget(flops=0.5), (x, y), distill=how, **settings)
+    accuracy = [each.evaluate(*judged["validation_data"], verbose=0)[1] for each in (alone, taught)]
+    assert accuracy[0] < 0.5 < 0.85 < accuracy[1] == pytest.approx(report.rounds[-1].trained)
+    assert type(taught).__module__.startswith("keras.")
+    assert taught.compiled and int(taught.optimizer.iterations) == 40
+
+
+def test_the_report_is_drawn(stopped, tmp_path):
+    stopped[-1].plot(tmp_path / "rounds.svg")
+    assert (tmp_path / "rounds.svg").read_text().count("<path") > 20
+    with pytest.raises(ValueError, match="Expected"):
+        stopped[-1].plot(tmp_path / "none" / "rounds.svg")
+
+
+def test_a_bar_moves_with_the_steps(model, data, capsys):
+    x, y = (part[:320] for part in data)
+    prune_to(model, budget(flops=0.8), (x, y), rounds=2, epochs=2, samples=64, verbose=1)
+    printed = capsys.readouterr().out
+    shown = [int(done) for done in re.findall(r"(\d+)/46", printed)]  # 2 rounds of 3 stages and 20 steps
+    assert shown[-1] == 46 and len(set(shown)) > 4

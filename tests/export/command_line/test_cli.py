@@ -1,0 +1,398 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune.export.command_line.cli import main
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.files.codec import encode
+from tfprune.export.file.files.model_file import read_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a wrapped, pruned and saved model, samples, and the file that the export command made of it."""
+    folder = tmp_path_factory.mktemp("cli")
+    keras.utils.set_random_seed(0)
+    model = tfprune.wrap(keras.Sequential([keras.Input((6,)), keras.layers.Dense(40), keras.layers.Dense(3)]))
+    tfprune.update_masks(model, 0.75)
+    model.save(folder / "model.keras")
+    np.save(folder / "wide.npy", np.ones((2, 9), np.float32))
+    np.save(folder / "samples.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
+    arguments = ["export", "model.keras", "model.tflite.gz", "--compress", "gzip", "--check-on", "samples.npy"]
+    command = [sys.executable, "-m", "tfprune.export.command_line.cli", *arguments, "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "export.json").write_text(done.stdout)
+    (folder / "export.err").write_text(done.stderr)
+    return folder
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_export_writes_the_stripped_model_and_prints_json_only(folder):
+    report = json.loads((folder / "export.json").read_text())
+    assert report["sparsity"] == pytest.approx(0.75)
+    assert report["bytes"] == (folder / "model.tflite.gz").stat().st_size
+    assert (folder / "export.err").read_text() == ""
+    samples = np.load(folder / "samples.npy")
+    plain = tfprune.strip(keras.saving.load_model(folder / "model.keras"))
+    expected = plain.predict(samples, verbose=0)
+    assert Runner(folder / "model.tflite.gz").predict(samples) == pytest.approx(expected, abs=1e-5)
+
+
+def test_export_refuses_a_file_that_is_not_what_the_labels_say(folder, capsys):
+    samples = np.load(folder / "samples.npy")
+    model = keras.saving.load_model(folder / "model.keras")
+    labels = model.predict(samples, verbose=0).argmax(axis=1)
+    labels[:4] = (labels[:4] + 1) % 3
+    np.save(folder / "labels.npy", labels)
+    paths = [folder / "model.keras", folder / "labelled.tflite"]
+    code, out, _ = run(
+        capsys, "export", *paths, "--evaluate-on", f"{folder}/samples.npy,{folder}/labels.npy", "--json"
+    )
+    assert (code, json.loads(out)["lost"][0]["file"]) == (0, 0.9)
+    code, _, error = run(capsys, "export", *paths, "--evaluate-on", folder / "samples.npy")
+    assert code == 2
+    assert "Expected --evaluate-on X,Y" in error
+
+
+def test_inspect_counts_the_zeros(folder, capsys):
+    code, out, _ = run(capsys, "inspect", folder / "model.tflite.gz", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["nnz"], report["size"]) == (90, 360)
+    assert "FULLY_CONNECTED" in run(capsys, "inspect", folder / "model.tflite.gz")[1]
+
+
+def test_verify_without_samples_runs_the_file(folder, capsys):
+    code, out, _ = run(capsys, "verify", folder / "model.tflite.gz", "--json")
+    assert code == 0
+    assert json.loads(out)["passed"]
+    assert "nothing: it runs" in run(capsys, "verify", folder / "model.tflite.gz")[1]
+
+
+def test_verify_against_the_keras_model(folder, capsys):
+    arguments = ["verify", folder / "model.tflite.gz", "--against", folder / "model.keras"]
+    code, out, _ = run(capsys, *arguments, "--inputs", folder / "samples.npy", "--json")
+    assert code == 0
+    assert json.loads(out)["max_abs_diff"] < 1e-5
+
+
+def test_verify_against_another_model_fails_with_code_1(folder, capsys, tmp_path):
+    keras.utils.set_random_seed(1)
+    keras.Sequential([keras.Input((6,)), keras.layers.Dense(40), keras.layers.Dense(3)]).save(
+        tmp_path / "other.keras"
+    )
+    arguments = ["verify", folder / "model.tflite.gz", "--against", tmp_path / "other.keras"]
+    code, out, _ = run(capsys, *arguments, "--inputs", folder / "samples.npy")
+    assert code == 1
+    assert "differ" in out
+
+
+def test_bench_measures(folder, capsys):
+    code, out, _ = run(capsys, "bench", folder / "model.tflite.gz", "--runs", 5, "--json")
+    assert code == 0
+    assert json.loads(out)["median_ms"] > 0
+
+
+def ask(capsys, *arguments):
+    """Return what a call prints that ends the program well, as --help does; nothing may go to stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments])
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.err) == (0, "")
+    return printed.out
+
+
+COMMANDS = ["demo", "compress", "prune", "shrink", "export", "inspect", "verify", "bench", "micro", "completion"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_argument(command, capsys):
+    out = ask(capsys, command, "--help")
+    assert "--json" in out
+    assert "%%" not in out
+
+
+def test_help_lists_every_command(capsys):
+    out = ask(capsys, "--help")
+    assert [line.split()[0] for line in out.splitlines() if re.match(r" {4}\w", line)][-len(COMMANDS) :] == COMMANDS
+    assert "90 %," in out
+
+
+def test_version_is_the_one_that_is_installed(capsys):
+    assert ask(capsys, "--version") == f"tfprune {tfprune.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_help_and_version_load_neither_keras_nor_tensorflow(arguments):
+    command = [sys.executable, "-X", "importtime", "-m", "tfprune.export.command_line.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in loaded, "the modules are listed"
+    assert loaded.isdisjoint({"keras", "tensorflow"})
+
+
+def test_without_a_command_the_usage_is_printed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert "usage: tfprune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["inspect", "nowhere.tflite"], ["nowhere.tflite"]),
+        (["inspect", "{samples}"], ["samples.npy", "TFLite"]),
+        (["export", "nowhere.keras", "x.tflite"], ["nowhere.keras", "does not exist"]),
+        (["export", "{samples}", "x.tflite"], ["samples.npy", "Keras"]),
+        (["export", "{keras}", "{folder}/missing/x.tflite"], ["missing"]),
+        (["export", "{keras}", "x.tflite", "--quantize", "int8"], ["--calibration FILE"]),
+        (["verify", "{file}", "--against", "{keras}"], ["--inputs"]),
+        (["verify", "{file}", "--against", "{keras}", "--inputs", "{wide}"], ["(samples, 6)", "--inputs", "(2, 9)"]),
+        (["verify", "{file}", "--inputs", "nowhere.npy"], ["nowhere.npy"]),
+        (["bench", "{file}", "--runs", "0"], ["runs"]),
+        (["demo", "--output", "{samples}"], ["samples.npy"]),
+    ],
+)
+def test_a_mistake_prints_one_line_and_exits_2(arguments, words, folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "folder": folder,
+        "samples": folder / "samples.npy",
+        "wide": folder / "wide.npy",
+        "keras": folder / "model.keras",
+        "file": folder / "model.tflite.gz",
+    }
+    code, out, err = run(capsys, *[argument.format(**names) for argument in arguments])
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert all(word in err for word in words), err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["gzip", "xz", "packed"])
+def test_a_compressed_file_is_written_anew(method, folder, capsys, tmp_path):
+    plain = read_model(folder / "model.tflite.gz")
+    (tmp_path / "model").write_bytes(encode(plain, method))
+    code, _, err = run(capsys, "export", tmp_path / "model", tmp_path / "new.tflite", "--sparse", "no")
+    assert code == 0, err
+    assert (tmp_path / "new.tflite").read_bytes() == plain
+
+
+@pytest.fixture(scope="module")
+def broken(folder, tmp_path_factory):
+    """A folder of files that are damaged, cut short or of another kind."""
+    path = tmp_path_factory.mktemp("broken")
+    plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(40), keras.layers.Dense(3)])
+    plain.save(path / "whole.h5")
+    _write_samples(path)
+    for name, cut in [("whole.h5", 3000), ("whole.npz", 40)]:
+        (path / f"cut{Path(name).suffix}").write_bytes((path / name).read_bytes()[:-cut])
+    whole = bytearray((folder / "model.keras").read_bytes())
+    (path / "cut.keras").write_bytes(whole[:-100])
+    whole[len(whole) // 2] ^= 255
+    (path / "flipped.keras").write_bytes(whole)
+    (path / "text.keras").write_text("a text")
+    (path / "empty.keras").touch()
+    (path / "folder.keras").mkdir()
+    with zipfile.ZipFile(folder / "model.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    _zip(path / "nothing.keras", {"x": b"y"})
+    _zip(path / "weights.keras", parts | {"model.weights.h5": parts["model.weights.h5"][:500]})
+    _zip(path / "json.keras", parts | {"config.json": b'{"a": 1'})
+    _zip(path / "list.keras", parts | {"config.json": b"[1, 2]"})
+    doubled = keras.Sequential([keras.Input((6,)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(3)])
+    doubled.save(path / "lambda.keras")
+    doubled.save(path / "lambda.h5")
+    return path
+
+
+def _write_samples(path):
+    samples = np.random.default_rng(0).random((40, 6), dtype=np.float32)
+    np.savez(path / "whole.npz", samples=samples)
+    flipped = bytearray((path / "whole.npz").read_bytes())
+    flipped[300] ^= 255
+    (path / "flipped.npz").write_bytes(flipped)
+    np.save(path / "one.npy", np.float32(3))
+    np.savez(path / "one.npz", samples=samples, temperature=np.float32(3))
+    np.savez(path / "objects.npz", samples=np.array([{}], dtype=object))
+    with (path / "huge.npy").open("wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**15,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+    np.save(path / "open.npy", samples)
+    (path / "open.npy").write_bytes((path / "open.npy").read_bytes().replace(b"}", b" ", 1))  # its header has no end
+
+
+def _zip(path, parts):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+MODELS = {
+    "cut.keras": "cut short",
+    "text.keras": "not an archive",
+    "empty.keras": "empty",
+    "flipped.keras": "CRC",
+    "nothing.keras": "config.json",
+    "weights.keras": "truncated",
+    "json.keras": "delimiter",
+    "list.keras": "list indices",
+    "cut.h5": "truncated",
+    "folder.keras": "a folder",
+    "lambda.keras": "safe_mode",
+    "lambda.h5": "safe_mode",
+}
+SAMPLES = {
+    "cut.npz": "zip file",
+    "flipped.npz": "CRC",
+    "huge.npy": "allocate",
+    "open.npy": "EOF",
+    "one.npy": "its array is a single value",
+    "one.npz": "temperature is a single value",
+    "objects.npz": "Object arrays",
+    "cut.h5": "pickle",
+    "cut.keras": "zip file",
+    "folder.keras": "a folder",
+}
+
+
+def check_refusal(capsys, file, word, *arguments):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("tfprune: Expected a"), err
+    assert f"Received: {str(file)!r}: " in err, err
+    assert word in err, err
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_cannot_be_loaded_is_named(name, broken, capsys, tmp_path):
+    file = broken / name
+    check_refusal(capsys, file, MODELS[name], "export", file, tmp_path / "x.tflite")
+    check_refusal(capsys, file, "to_tflite", "export", file, tmp_path / "x.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_that_cannot_be_read_are_named(name, broken, folder, capsys, tmp_path):
+    file, model, target = broken / name, folder / "model.keras", tmp_path / "x.tflite"
+    check_refusal(capsys, file, SAMPLES[name], "verify", folder / "model.tflite.gz", "--inputs", file)
+    check_refusal(capsys, file, "numpy.save", "export", model, target, "--check-on", file)
+    check_refusal(capsys, file, "numpy.save", "export", model, target, "--quantize", "int8", "--calibration", file)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_read_is_not_written(folder, broken, capsys, tmp_path):
+    for name in ("model.tflite.gz", "model.keras", "samples.npy"):
+        shutil.copy(folder / name, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    file, model, samples = before
+    (tmp_path / "link").symlink_to(file)
+    for arguments in (
+        ["inspect", file, "--html", file],
+        ["inspect", file, "--html", tmp_path / "link"],
+        ["export", model, model],
+        ["export", model, samples, "--check-on", samples],
+        ["export", file, samples, "--check-on", samples],
+        ["export", model, samples, "--quantize", "int8", "--calibration", samples],
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert code == 2
+        assert "Expected a target that is not read as well" in err
+    assert {path: path.read_bytes() for path in before} == before
+    assert run(capsys, "export", file, file, "--sparse", "no")[0] == 0, "a .tflite file is written anew in its place"
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are looked for in /proc")
+def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, tmp_path):
+    """SIGTERM to one process and SIGKILL to another, while the converter works in its own."""
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        export = _export_in(tmp_path / end.name, folder)
+        temporary = tmp_path / end.name / "temporary"
+        _wait_until(lambda: _children(temporary))  # noqa: B023 (called at once)
+        export.send_signal(end)
+        assert export.wait(60) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[end]
+        _wait_until(lambda: not _children(temporary))  # noqa: B023
+        assert list(temporary.glob("*tfprune*")) == []  # TensorFlow leaves some of its own
+        assert (tmp_path / end.name / "model.tflite").read_bytes() == b"old"
+        assert [path.name for path in (tmp_path / end.name).iterdir() if path != temporary] == ["model.tflite"]
+
+
+def _export_in(place, folder):
+    (place / "temporary").mkdir(parents=True)
+    (place / "model.tflite").write_bytes(b"old")
+    command = [
+        sys.executable,
+        "-m",
+        "tfprune.export.command_line.cli",
+        "export",
+        str(folder / "model.keras"),
+        "model.tflite",
+    ]
+    return subprocess.Popen(command, cwd=place, env=os.environ | {"TMPDIR": str(place / "temporary")})
+
+
+def _children(temporary):
+    """Return the processes whose output goes into a folder there; one that has ended has none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/fd/1"):
+        try:
+            output = str(path.readlink())
+        except OSError:  # it has ended
+            continue
+        if output.startswith(f"{temporary}/tfprune-"):
+            found.append(path.parts[2])
+    return found
+
+
+def _wait_until(happened):
+    end = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_reader_that_has_enough_is_no_error(folder):
+    program = f"{sys.executable} -m tfprune.export.command_line.cli inspect {folder / 'model.tflite.gz'}"
+    done = subprocess.run(
+        ["sh", "-c", f"({program}; echo code $? >&2) | true"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "code 0"
+
+
+def test_ctrl_c_prints_one_line(folder, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tfprune.export.file.inspecting.inspect.inspect", stop)
+    code, out, err = run(capsys, "inspect", folder / "model.tflite.gz")
+    assert (code, out, err) == (130, "", "tfprune: stopped\n")
+
+
+def test_a_missing_package_says_what_to_install(capsys, monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "tfprune.export.command_line.demo", None)
+    code, _, err = run(capsys, "demo", "--output", folder / "demo")
+    assert code == 2
+    assert "tfprune[demo]" in err

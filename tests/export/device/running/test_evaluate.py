@@ -1,0 +1,119 @@
+"""Metrics of a file. The truth is what Keras' own metrics say, and what `model.evaluate` prints."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfprune.export import Runner, evaluate, to_tflite
+from tfprune.export.device.running.metrics import check_metrics, is_error, measure
+
+RNG = np.random.default_rng(0)
+SCORES = RNG.normal(size=(300, 12)).round(1)  # with ties
+CLASSES = RNG.integers(0, 12, 300)
+CHANCES = RNG.random((300, 1))
+BINARY = RNG.integers(0, 2, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "y_true", "y_pred"),
+    [
+        ("accuracy", CLASSES, SCORES),
+        ("accuracy", CLASSES[:, None], SCORES),
+        ("accuracy", np.eye(12)[CLASSES], SCORES),
+        ("accuracy", BINARY, CHANCES),
+        ("accuracy", RNG.integers(0, 4, (5, 6, 7)), RNG.random((5, 6, 7, 4))),
+        ("binary_accuracy", BINARY[:, None], CHANCES),
+        ("categorical_accuracy", np.eye(12)[CLASSES], SCORES),
+        ("sparse_categorical_accuracy", CLASSES, SCORES),
+        ("top_k_categorical_accuracy", np.eye(12)[CLASSES], SCORES),
+        ("sparse_top_k_categorical_accuracy", CLASSES, SCORES),
+        ("mae", BINARY, CHANCES),
+        ("mse", BINARY[:, None], CHANCES),
+        ("mean_squared_error", SCORES, SCORES + CHANCES),
+    ],
+)
+def test_a_metric_is_what_keras_says(name, y_true, y_pred):
+    model = keras.Sequential([keras.Input(y_pred.shape[1:]), keras.layers.Identity()])
+    model.compile(loss=lambda y, out: keras.ops.sum(out), metrics=[name], run_eagerly=True)
+    expected = model.evaluate(y_pred, y_true, verbose=0, return_dict=True)[name]
+    assert measure({"out": y_pred}, y_true, metrics=name) == {name: pytest.approx(expected, abs=1e-6)}
+
+
+def test_errors_are_better_when_smaller():
+    assert is_error("mae")
+    assert is_error("box_mse")
+    assert not is_error("accuracy")
+
+
+@pytest.mark.parametrize(
+    ("y", "text"),
+    [
+        (CLASSES[:5], "as many rows as `x`, 300. Received: 5"),
+        (CLASSES + 1, "from 0 to 11 .* from 1 to 12"),
+        (RNG.random((300, 3)), r"shape, \(300, 12\)\. Received: an array of shape \(300, 3\)"),
+    ],
+)
+def test_answers_that_do_not_fit_are_refused(y, text):
+    with pytest.raises(ValueError, match=text):
+        measure({"out": SCORES}, y, metrics="accuracy")
+
+
+def test_metrics_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="Received: 'precision'"):
+        check_metrics(["accuracy", "precision"])
+    with pytest.raises(TypeError, match="update_state"):
+        check_metrics(len)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A compiled model of two outputs, its file, and data for it."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6,), name="x")
+    outputs = {"kind": keras.layers.Dense(4, name="kind")(x), "size": keras.layers.Dense(1, name="size")(x)}
+    model = keras.Model(x, outputs)
+    path = tmp_path_factory.mktemp("two") / "two.tflite"
+    to_tflite(model, path)
+    data = RNG.normal(size=(70, 6)).astype("float32"), {"kind": RNG.integers(0, 4, 70), "size": RNG.normal(size=70)}
+    metrics = {"kind": ["accuracy"], "size": ["mae", "mse"]}
+    loss = {"kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "size": "mse"}
+    model.compile(loss=loss, metrics=metrics)
+    return model, path, data, metrics
+
+
+def test_a_file_gives_what_evaluate_prints(two):
+    model, path, (x, y), metrics = two
+    printed = model.evaluate(x, y, verbose=0, return_dict=True)
+    found = evaluate(path, (x, y), metrics=metrics).metrics
+    assert found == {name: pytest.approx(printed[name], abs=1e-5) for name in found}
+    assert set(found) == {"kind_accuracy", "size_mae", "size_mse"}
+    in_order = [y[info.name] for info in Runner(path).outputs]
+    assert evaluate(path, (x, in_order), metrics=metrics).metrics == found
+
+
+def test_batches_are_joined_and_metrics_of_keras_are_taken(two):
+    _, path, (x, y), _ = two
+    cuts = [slice(start, start + 30) for start in (0, 30, 60)]
+    batches = [(x[cut], {name: part[cut] for name, part in y.items()}) for cut in cuts]
+    precise = keras.metrics.SparseCategoricalAccuracy(name="hits")
+    report = evaluate(path, batches, metrics={"kind": [precise, "accuracy"]})
+    assert report.samples == 70
+    assert report.metrics["kind_hits"] == pytest.approx(report.metrics["kind_accuracy"])
+    again = evaluate(path, batches, metrics={"kind": precise})  # which starts anew
+    assert again.metrics == {"kind_hits": report.metrics["kind_hits"]}
+    assert str(report).splitlines()[0].split()[0] == "kind_hits"
+    assert report.as_dict()["metrics"] == report.metrics
+
+
+@pytest.mark.parametrize("data", [np.zeros((3, 6)), [np.zeros((3, 6))], {"x": 1}, 5, []])
+def test_samples_without_answers_are_refused(two, data):
+    with pytest.raises(TypeError, match=r"Expected a tuple \(x, y\) in `data`"):
+        evaluate(two[1], data)
+
+
+def test_a_file_that_does_not_run_and_other_names_are_refused(two):
+    y = {"kind": [0] * 3, "size": [0] * 3}
+    with pytest.raises(ValueError, match="Expected a file that runs on the samples"):
+        evaluate(two[1], (np.zeros((3, 5)), y))
+    with pytest.raises(ValueError, match=r"Expected `metrics` by the names of the outputs, \['kind', 'size'\]"):
+        evaluate(two[1], (np.zeros((3, 6)), y), metrics={"other": "mae"})

@@ -1,0 +1,92 @@
+"""Files that lose accuracy. The truth is what `model.evaluate` and counting by hand say."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.keras_side.converting.to_tflite import to_tflite
+
+CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert"
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(200, 8)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(3, bias_initializer="random_uniform")
+    model = tfprune.wrap(keras.Sequential([keras.Input((8,), name="x"), dense]))
+    tfprune.update_masks(model, 0.5)
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture(scope="module")
+def labels(model):
+    """The model's own answers, one in ten of them changed."""
+    classes = model.predict(X, verbose=0).argmax(axis=1)
+    classes[:20] = (classes[:20] + 1) % 3
+    return classes
+
+
+@pytest.fixture
+def moves(monkeypatch, model):
+    """Make the converter give a file whose first class wins more often."""
+    from tfprune.export.keras_side.converting.convert import convert
+
+    def moved(*args, **kwargs):
+        file = load(convert(*args, **kwargs))
+        graph = file.subgraphs[0]
+        (bias,) = (index for index in graph.operators[0].inputs[2:] if index >= 0)
+        values = file.buffers[graph.tensors[bias].buffer].data.view("<f4")
+        file.buffers[graph.tensors[bias].buffer].data = (values + np.float32([1, 0, 0])).view(np.uint8)
+        return save(file)
+
+    monkeypatch.setattr(CONVERT, moved)
+
+
+def test_the_report_has_both_values(model, labels, tmp_path):
+    report = to_tflite(model, tmp_path / "m.tflite", evaluate_on=(X, labels))
+    (lost,) = report.lost
+    assert (lost.metric, lost.keras, lost.file, lost.drop) == ("accuracy", 0.9, 0.9, 0)
+    assert lost.keras == pytest.approx(model.evaluate(X, labels, verbose=0, return_dict=True)["accuracy"])
+    assert "accuracy        0.9000 (Keras: 0.9000)" in str(report)
+    assert report.as_dict()["lost"][0]["keras"] == 0.9
+
+
+def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, moves):
+    target = tmp_path / "m.tflite"
+    target.write_bytes(b"the old one")
+    with pytest.raises(ValueError, match=r"at most max_drop=0\.01 of 'accuracy' .*Keras .* 0\.9000: it loses 0\."):
+        to_tflite(model, target, evaluate_on=(X, labels), tolerance=10)
+    assert target.read_bytes() == b"the old one"
+    report = to_tflite(model, target, evaluate_on=(X, labels), tolerance=10, max_drop=0.9)
+    right = np.mean(Runner(target).predict(X).argmax(axis=1) == labels)
+    assert report.lost[0].drop == pytest.approx(0.9 - right)
+    assert right < 0.85
+
+
+def test_an_error_that_grows_is_a_loss_as_well(model, tmp_path, moves):
+    y = model.predict(X, verbose=0)
+    with pytest.raises(ValueError, match=r"max_drop=0\.1 of 'mae' .*one with 0\.33.*has 0\.0000: it loses 0\.33"):
+        to_tflite(model, tmp_path / "m", evaluate_on=(X, y), metric="mae", max_drop=0.1, tolerance=10)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"evaluate_on": X}, TypeError, r"a tuple \(x, y\) in `evaluate_on`"),
+        ({"evaluate_on": (X[:, :5], np.zeros(200))}, ValueError, "evaluate_on"),
+        ({"metric": "precision"}, ValueError, "Received: 'precision'"),
+        ({"metric": ["accuracy"]}, TypeError, "Expected the name of a metric in `metric`"),
+        ({"max_drop": -0.1}, ValueError, "max_drop"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_work(monkeypatch, model, tmp_path, options, error, message):
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: pytest.fail("converted all the same"))
+    with pytest.raises(error, match=message):
+        to_tflite(model, tmp_path / "m", **options)

@@ -1,0 +1,173 @@
+"""SparseGPT and Wanda: masks and weights against slow versions of their own, and whole models."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import tfprune
+from tfprune import prune_weights
+from tfprune.compact.reconstruction.least_squares import GramMoments, solve
+from tfprune.methods.one_shot.weight_masks import sparse_gpt, wanda_mask
+from tfprune.patterns import NM, Block, Unstructured
+
+layers = keras.layers
+
+
+def problem(seed, inputs=16, outputs=6, rows=200):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(rows, 8)) @ generator.normal(size=(8, inputs)) + 0.3 * generator.normal(
+        size=(rows, inputs)
+    )
+    weights = generator.normal(size=(outputs, inputs))
+    moments = GramMoments(inputs, outputs)
+    moments.add_inputs(x)
+    return moments.aimed_at(weights), weights
+
+
+def slow_sparse_gpt(gram, weights, step, count):
+    """Remove column by column with the inverse of what is ahead, without blocks or factors."""
+    left, mask = weights.copy(), np.ones(weights.shape, dtype=bool)
+    for column in range(weights.shape[1]):
+        if column % step == 0:
+            costs = np.stack(
+                [
+                    left[:, one] ** 2 / np.linalg.inv(gram[one:, one:])[0, 0]
+                    for one in range(column, min(column + step, weights.shape[1]))
+                ],
+                axis=1,
+            )
+            for part in count(costs):
+                mask[part[0], column + part[1]] = False
+        ahead = np.linalg.inv(gram[column:, column:])
+        gone = np.where(mask[:, column], 0, left[:, column])
+        left[:, column:] -= np.outer(gone / ahead[0, 0], ahead[0])
+    return mask, np.where(mask, left, 0)
+
+
+def lowest_half(costs):
+    order = np.argsort(costs, axis=None, kind="stable")[: costs.size // 2]
+    return list(zip(*np.unravel_index(order, costs.shape), strict=True))
+
+
+def two_of_four(costs):
+    return [(row, column) for row, some in enumerate(costs) for column in np.argsort(some)[:2]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("pattern", "step", "count"),
+    [(Unstructured(), 16, lowest_half), (NM(2, 4), 4, two_of_four)],
+    ids=["unstructured", "2:4"],
+)
+def test_sparse_gpt_is_its_slow_version(seed, pattern, step, count):
+    moments, weights = problem(seed)
+    mask, left = sparse_gpt(moments, weights, inputs=16, pattern=pattern, sparsity=0.5, ridge=0)
+    expected_mask, expected = slow_sparse_gpt(moments.gram, weights, step, count)
+    np.testing.assert_array_equal(mask, expected_mask)
+    np.testing.assert_allclose(left, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_update_helps_and_exact_least_squares_more(seed):
+    moments, weights = problem(seed)
+    mask, left = sparse_gpt(moments, weights, inputs=16, pattern=Unstructured(), sparsity=0.5, ridge=1e-6)
+    exact = solve(moments, weights * mask, free=mask, ridge=1e-9)
+    errors = [moments.errors(found).sum() for found in (exact, left, weights * mask)]
+    assert errors[0] <= errors[1] * (1 + 1e-9) < errors[2]
+
+
+def test_wanda_compares_the_weights_of_one_output():
+    moments = GramMoments(3, 2)
+    moments.add_inputs(np.diag([10.0, 1.0, 0.1]))
+    weights = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+    mask = wanda_mask(moments, weights, pattern=Unstructured(), sparsity=2 / 3)
+    np.testing.assert_array_equal(mask, [[True, False, False], [True, False, False]])
+
+
+def test_dead_inputs_lose_their_weights_first():
+    moments, weights = problem(1)
+    for array in (moments.gram, moments.gram.T):
+        array[[2, 9]] = 0
+    mask, left = sparse_gpt(moments, weights, inputs=16, pattern=Unstructured(), sparsity=0.5, ridge=0.01)
+    assert not mask[:, [2, 9]].any() and np.isfinite(left).all()
+    assert not wanda_mask(moments, weights, pattern=NM(2, 4), sparsity=0.5)[:, [2, 9]].any()
+
+
+def attentive():
+    keras.utils.set_random_seed(0)
+    series = keras.Input((None, 8))
+    x = layers.Add()([series, layers.MultiHeadAttention(2, 4, name="attention")(series, series)])
+    x = layers.Dense(24, activation="relu", name="hidden")(x)
+    return keras.Model(series, layers.Dense(4, name="out")(x))
+
+
+def data(seed=0):
+    generator = np.random.default_rng(seed)
+    return (generator.normal(size=(40, 5, 3)) @ generator.normal(size=(3, 8))).astype("float32")
+
+
+def kernels(model):
+    return {
+        weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights if weight.path.endswith("/kernel")
+    }
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
+@pytest.mark.parametrize("pattern", ["unstructured", NM(2, 4)], ids=str)
+def test_a_model_with_zeros(method, pattern):
+    model, x = attentive(), data()
+    before = [values.copy() for values in model.get_weights()]
+    sparse, report = prune_weights(model, x, method=method, pattern=pattern)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    names = [f"{row.layer}/{row.weight}" for row in report.rows]
+    assert names == ["attention/attention_output/kernel", "hidden/kernel", "out/kernel"]
+    for path, values in kernels(sparse).items():
+        if any(path.endswith(name) for name in names):
+            assert np.mean(values == 0) == pytest.approx(0.5, abs=0.02)
+            if pattern != "unstructured":
+                matrix = values.reshape(-1, values.shape[-1]).T
+                assert ((matrix.reshape(len(matrix), -1, 4) != 0).sum(axis=2) == 2).all()
+    for row in report.rows:
+        assert row.after < row.before if method == "sparsegpt" else row.after == row.before
+
+
+def test_masks_of_a_wrapped_model():
+    wrapped, x = tfprune.wrap(attentive()), data()
+    sparse, _ = prune_weights(wrapped, x, sparsity=0.6)
+    for name in ("hidden", "out"):
+        layer = sparse.get_layer(name)
+        values = keras.ops.convert_to_numpy(layer.layer.kernel)
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.masks["kernel"]), values != 0)
+        assert np.mean(values == 0) == pytest.approx(0.6, abs=0.02)
+    plain, _ = prune_weights(tfprune.strip(wrapped), x, sparsity=0.6)
+    expected = keras.ops.convert_to_numpy(plain(x))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(sparse(x)), expected, atol=1e-5)
+
+
+def test_convolutions_and_what_follows_them():
+    keras.utils.set_random_seed(0)
+    stack = [layers.Conv2D(8, 3, name="first"), layers.Conv2D(6, 2, groups=2, name="grouped"), layers.Flatten()]
+    model = keras.Sequential([keras.Input((7, 7, 4)), *stack, layers.Dense(5, name="last")])
+    x = np.random.default_rng(0).normal(size=(30, 7, 7, 4)).astype("float32")
+    sparse, report = prune_weights(model, x, pattern=NM(2, 4))
+    assert all(row.after < row.before for row in report.rows) and len(report.rows) == 3
+    for values in kernels(sparse).values():
+        matrix = np.moveaxis(values, -1, 0).reshape(-1, 4)
+        assert ((matrix != 0).sum(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"method": "best"}, "method"),
+        ({"pattern": Block(1, 4)}, r"'unstructured' or patterns.NM\(n, m\)"),
+        ({"pattern": NM(2, 4), "sparsity": 0.8}, "at most 1 - n/m"),
+        ({"sparsity": 1.5}, "sparsity"),
+    ],
+)
+def test_settings_that_cannot_be(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        prune_weights(attentive(), data(), **settings)

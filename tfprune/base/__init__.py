@@ -1,0 +1,7 @@
+"""Small things that know nothing of pruning: checks of arguments, tables of axes, streams, pages, progress.
+
+Why: every wing needs them, and none of them needs a wing.
+`spec` checks arguments and holds frozen values; `axes` and `top_k` work on arrays; `streams` and `coders` compress
+them; `run_folder` keeps the steps of a long run; `html` and `progress` show something; `lazy` loads public names.
+Nothing here imports Keras when it is imported.
+"""

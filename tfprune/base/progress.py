@@ -1,0 +1,97 @@
+"""Progress bars, for every call that may take more than a few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from tfprune.base.spec import check_choice, check_count
+
+SECONDS = 3.0  # a shorter call is over before a bar has told anything
+
+
+def check_verbose(verbose: Any) -> None:
+    """Refuse everything but what `verbose` may be.
+
+    Raises:
+        TypeError: If it is neither a string nor an integer.
+        ValueError: If it is another one than "auto", 0, 1 and 2.
+    """
+    if isinstance(verbose, str):
+        check_choice(verbose, "verbose", choices=("auto",), others="0, 1 or 2")
+    else:
+        check_count(verbose, "verbose", least=0, most=2)
+
+
+class Progress:
+    """Keras' progress bar over the units of a call: a context, which ends the line of the bar whatever happens.
+
+    With "auto", the bar appears once the call has taken some seconds, and only where somebody watches: in a terminal
+    or a notebook, unless Keras was told to log instead. So a log file holds no bar, and a quick example prints none.
+
+    Args:
+        total: How many units there are; fewer may come.
+        verbose: "auto", or as in Keras: 0 for nothing, 1 for a bar, 2 for one line at the end.
+        unit: What a unit is called.
+        shown: The names of the values that are shown beside the bar.
+
+    Example:
+        >>> with Progress(2, verbose=2, unit="layer") as progress:
+        ...     progress.add()
+        ...     progress.add()  # doctest: +ELLIPSIS
+        2/2 - 0s - ...s/layer
+    """
+
+    def __init__(self, total: int, *, verbose: int | str, unit: str, shown: Sequence[str] = ()) -> None:
+        is_auto = verbose == "auto"
+        self._total, self._done = total, 0
+        self._values: Mapping[str, float] = {}
+        self._due = time.monotonic() + (SECONDS if is_auto else 0)
+        self._has_open_line = False
+        self._bar = None
+        if total and (_is_watched() if is_auto else verbose):
+            import keras  # the only use of Keras in this wing
+
+            kind = 1 if is_auto else verbose
+            self._bar = keras.utils.Progbar(total, verbose=kind, stateful_metrics=shown, unit_name=unit)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a bar to move."""
+        return self._bar is not None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def add(self, count: int = 1, values: Mapping[str, float] | None = None) -> None:
+        """Count units as done, and show values as they are after them."""
+        self._values = values or self._values
+        if self._done < self._total:
+            self._done = min(self._done + count, self._total)
+            self._draw()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.add(self._total)
+        elif self._has_open_line:
+            self._draw(is_last=True)
+
+    def _draw(self, *, is_last: bool | None = None) -> None:
+        if self._bar is not None and time.monotonic() >= self._due:
+            self._bar.update(self._done, list(self._values.items()), finalize=is_last)
+            self._has_open_line = self._bar.verbose == 1 and self._done < self._total and not is_last
+
+
+def _is_watched() -> bool:
+    """Tell whether somebody sees what is drawn: a notebook, or a terminal."""
+    import keras
+
+    stream = sys.stdout  # None in a program without a console
+    if stream is None or getattr(stream, "closed", False) or not keras.config.is_interactive_logging_enabled():
+        return False
+    return getattr(stream, "isatty", bool)() or type(stream).__module__.startswith("ipykernel.")

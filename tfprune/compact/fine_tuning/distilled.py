@@ -1,0 +1,103 @@
+"""distilled: a model that learns from a teacher while `fit` trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from tfprune.compact.fine_tuning.distillation import Distillation
+from tfprune.compact.fine_tuning.lessons import Lessons
+from tfprune.keras_models.models.graph import check_graph
+from tfprune.keras_models.models.kinds import check_keras
+
+
+def distilled(
+    model: keras.Model,
+    teacher: keras.Model,
+    *,
+    temperature: float | None = 3.0,
+    weight: float = 0.5,
+    features: Iterable[str] | Mapping[str, str] = (),
+) -> keras.Model:
+    """Return a model over the same layers and weights whose training loss asks a teacher, too.
+
+    Use it with gradual pruning, where the dense model teaches the one that loses weights: compile and fit what this
+    returns, with a `PruningCallback` as usual, then strip or shrink `model`, whose weights were trained. The teacher
+    is called on each batch, so augmented data work, and is left unchanged. What `evaluate` and `val_loss` report is
+    the own loss alone. A saved file holds the student as a plain model, without the teacher.
+
+    Args:
+        model: The student: a built Sequential or Functional model, wrapped or not.
+        teacher: A model with outputs of the same shapes. It is not trained.
+        temperature: As in `Distillation`.
+        weight: As in `Distillation`.
+        features: As in `Distillation`.
+
+    Returns:
+        The model to compile and fit.
+
+    Raises:
+        TypeError: If one is not a Keras model, or an argument has the wrong type.
+        ValueError: If the student is not a graph of layers, a layer is not found, an argument is out of range, or the
+            models share weights or differ in the shapes of their outputs.
+        ValueError: If there is a temperature, and the outputs are not classes.
+
+    Example:
+        >>> import tfprune
+        >>> dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(4)])
+        >>> student = tfprune.wrap(dense)
+        >>> training = tfprune.distilled(student, dense, temperature=4)
+        >>> training.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> callback = tfprune.PruningCallback(tfprune.schedules.Polynomial(0.5, end=1.0), every=1)
+        >>> history = training.fit(keras.ops.ones((8, 8)), keras.ops.zeros(8), callbacks=[callback], verbose=0)
+        >>> tfprune.sparsity_report(tfprune.strip(student)).sparsity
+        0.5
+
+    Reference:
+        Hinton et al., 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
+    """
+    return distilled_by(model, teacher, how=Distillation(temperature, weight, features))
+
+
+def distilled_by(model: keras.Model, teacher: keras.Model, *, how: Distillation) -> keras.Model:
+    """Do what `distilled` does, with its settings as one value."""
+    check_graph(model)
+    check_keras(teacher, argument="teacher")
+    return _Distilled(model, lessons=Lessons(model, teacher, how))
+
+
+@keras.saving.register_keras_serializable(package="tfprune", name="Distilled")
+class _Distilled(keras.Model):
+    """The graph of a student with another training loss."""
+
+    def __init__(self, student: keras.Model, *, lessons: Lessons) -> None:
+        if isinstance(student, keras.Sequential):  # whose `input` is what it was called on
+            super().__init__(student.inputs[0], student.outputs[0], name=student.name)
+        else:
+            super().__init__(student.input, student.output, name=student.name)
+        self._lessons = lessons
+
+    def train_step(self, *args: Any) -> Any:
+        with self._lessons.listening():
+            return super().train_step(*args)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        own = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if not training:
+            return own
+        weight, regularization = self._lessons.how.weight, sum(self.losses)  # which counts in full
+        return (1 - weight) * own + weight * (self._lessons.loss(x, y_pred) + regularization)
+
+    def get_config(self) -> dict[str, Any]:
+        return self._plain().get_config()
+
+    def _plain(self) -> keras.Model:
+        return keras.Model(self.input, self.output, name=self.name, trainable=self.trainable)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
+        return keras.Model.from_config(config, custom_objects)

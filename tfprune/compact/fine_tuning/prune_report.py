@@ -1,0 +1,92 @@
+"""What `prune_to` did in each round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.report import Report, new_figure, save_figure, table
+
+STAGES = ("removed", "reconstructed", "trained")
+_MARKERS = {"removed": ("v", "#c9b458"), "reconstructed": ("^", "#7fb069"), "trained": ("o", "#1f6f8b")}
+
+
+@dataclass(frozen=True, eq=False)
+class Round(Report):
+    """One round of `prune_to`.
+
+    Attributes:
+        plan: What was removed.
+        removed: The metric right after the removal.
+        reconstructed: The metric after reconstruction.
+        trained: The metric of the smaller model after training.
+    """
+
+    plan: ShrinkPlan
+    removed: float
+    reconstructed: float
+    trained: float
+
+
+@dataclass(frozen=True, eq=False)
+class PruneReport(Report):
+    """What `prune_to` has done; prints as a table.
+
+    Attributes:
+        metric: What was measured.
+        before: Its value for the model given.
+        rounds: One entry per round, those that made the model returned.
+        refused: The round that cost more than `max_drop`, which was given up; None if there was none.
+
+    Example:
+        >>> import keras, numpy, tfprune
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(4)])
+        >>> model.compile("sgd", "mse")
+        >>> data = numpy.ones((16, 8)), numpy.ones((16, 4))
+        >>> small, report = tfprune.prune_to(model, tfprune.budget(parameters=0.5), data, rounds=1, verbose=0)
+        >>> report.metric, len(report.rounds)
+        ('loss', 1)
+    """
+
+    metric: str
+    before: float
+    rounds: tuple[Round, ...]
+    refused: Round | None = None
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the metric over the FLOPs into an image file: after each removal, reconstruction and training.
+
+        Args:
+            path: The file; its suffix says which format, such as `.png` or `.svg`.
+
+        Raises:
+            ValueError: If matplotlib is not installed, or the file cannot be written.
+        """
+        done = [*self.rounds, *([self.refused] if self.refused else [])]
+        whole = self.rounds[0].plan.flops
+        flops = [each.plan.flops_kept / whole for each in done]
+        figure = new_figure(6.5, 4)
+        axes = figure.subplots()
+        axes.plot([1.0, *flops], [self.before, *(each.trained for each in done)], "-", color="#1f6f8b", linewidth=1)
+        for stage, (marker, color) in _MARKERS.items():
+            axes.plot(flops, [getattr(each, stage) for each in done], marker, color=color, label=stage)
+        axes.plot([1.0], [self.before], "o", color="black", label="before")
+        if self.refused:
+            size = {"markersize": 12, "fillstyle": "none", "color": "#b3382c"}
+            axes.plot(flops[-1:], [self.refused.trained], "o", label="refused", **size)
+        axes.invert_xaxis()
+        axes.set(xlabel="FLOPs kept, as a fraction", ylabel=self.metric)
+        figure.legend(loc="outside upper right", ncols=5, frameon=False, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+        save_figure(figure, path)
+
+    def __str__(self) -> str:
+        first = self.rounds[0].plan
+        rows = [["before", f"{first.flops:,}", f"{first.parameters:,}", "", "", f"{self.before:.4f}"]]
+        named = [(str(number), done) for number, done in enumerate(self.rounds, 1)]
+        named += [(f"{len(named) + 1}, refused", self.refused)] if self.refused else []
+        for name, done in named:
+            measured = (f"{getattr(done, stage):.4f}" for stage in STAGES)
+            rows.append([name, f"{done.plan.flops_kept:,}", f"{done.plan.parameters_kept:,}", *measured])
+        return table(["round", "FLOPs", "parameters", *(f"{self.metric}, {stage}" for stage in STAGES)], rows)

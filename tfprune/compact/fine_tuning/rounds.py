@@ -1,0 +1,183 @@
+"""The rounds of a run, each kept in a folder once it is done, so that a run that was killed goes on."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.base.progress import Progress
+from tfprune.base.run_folder import Arrays, RunFolder
+from tfprune.compact.fine_tuning.metric_guard import Judge
+from tfprune.compact.fine_tuning.prune_report import STAGES, PruneReport, Round
+from tfprune.compact.fine_tuning.trainer import Trainer
+from tfprune.compact.reconstruction.reconstruct import reconstruct
+from tfprune.compact.shrinking.budget import Budget
+from tfprune.compact.shrinking.shrink import shrink
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.compact.shrinking.zero_channels import zero_channels
+from tfprune.keras_models.models.batches import Batch
+from tfprune.keras_models.models.layers import as_numpy
+
+_log = logging.getLogger(__name__)
+Target = Budget | ShrinkPlan
+Planned = Callable[[keras.Model, Target | None], ShrinkPlan]
+
+
+class Rounds:
+    """Carries rounds out, or takes them from a folder where they are done.
+
+    Args:
+        planned: Makes the plan for a model and a target; without one, nothing goes.
+        seen: The samples that weights are reconstructed on.
+        mode: The mode of `reconstruct`.
+        judge: Measures the models.
+        trainer: Trains them.
+        folder: Where finished rounds are kept.
+        progress: A bar, with the stages of a round and the steps of its training.
+    """
+
+    def __init__(
+        self,
+        planned: Planned,
+        seen: Sequence[Batch],
+        *,
+        mode: str,
+        judge: Judge,
+        trainer: Trainer,
+        folder: RunFolder,
+        progress: Progress,
+    ) -> None:
+        self._planned, self._inputs, self._mode = planned, [batch.x for batch in seen], mode
+        self._judge, self._trainer, self._folder, self._progress = judge, trainer, folder, progress
+        # Rounds that can be repeated after a kill need random numbers that can be.
+        seed = (
+            folder.remember("seed", lambda: {"seed": np.array(random.randrange(2**31))}) if folder.is_kept else None
+        )
+        self._seed = None if seed is None else int(seed["seed"])
+
+    def go(self, model: keras.Model, targets: Sequence[Target]) -> tuple[keras.Model, PruneReport]:
+        """Carry out one round after the other, as long as the drop allows.
+
+        Raises:
+            ValueError: If the first of them costs more.
+        """
+        current, found, refused = model, [], None
+        for number, target in enumerate(targets, 1):
+            smaller, done = self._carry_out(number, current, target)
+            if not self._judge.allows(done.trained):
+                refused = done
+                break
+            current = smaller
+            found.append(done)
+        if not found:
+            raise ValueError(self._nothing_within(refused, len(targets)))
+        return current, PruneReport(self._judge.metric, self._judge.before, tuple(found), refused)
+
+    def _nothing_within(self, first: Any, count: int) -> str:
+        judge = self._judge
+        return (
+            f"Expected a first round that costs at most max_drop={judge.max_drop:g}. Received: a {judge.metric} of "
+            f"{first.trained:.4f} after it, worse by {judge.drop(first.trained):.4f} than before, with "
+            f"{first.plan.flops_kept / first.plan.flops:.0%} of the FLOPs. Take more rounds than {count}, so "
+            f"that less goes at once, train longer, or allow more."
+        )
+
+    def _carry_out(self, number: int, current: keras.Model, target: Target) -> tuple[keras.Model, Round]:
+        """Return the smaller model after the round of this number, from 1, and what happened in it."""
+        made: list[tuple[keras.Model, Round]] = []
+
+        def make() -> Arrays:
+            made.append(self._round(number, current, target))
+            smaller, done = made[0]
+            stages = np.array([getattr(done, stage) for stage in STAGES])
+            return {"keep": done.plan.keep, "stages": stages, **_state(smaller)}
+
+        stored = self._folder.remember(f"round_{number}", make)
+        smaller, done = made[0] if made else self._again(current, target, stored)
+        _log.info("round %d: %s FLOPs, trained to %.4f", number, done.plan.flops_kept, done.trained)
+        return smaller, done
+
+    def _round(self, number: int, current: keras.Model, target: Target) -> tuple[keras.Model, Round]:
+        if self._seed is not None:
+            keras.utils.set_random_seed((self._seed + number) % 2**32)
+        plan = self._planned(current, target)
+        masked = zero_channels(current, plan)
+        better, _ = reconstruct(masked, current, self._inputs, mode=self._mode, verbose=0)
+        smaller = shrink(better, plan)
+        training = self._trainer.compiled(smaller)
+        stages = [self._judge(masked), self._judge(better)]
+        self._progress.add(2, self._shown(plan, stages[-1]))
+        self._trainer.fit(training, number, self._progress)
+        stages.append(self._judge(smaller))
+        self._progress.add(1, self._shown(plan, stages[-1]))
+        return smaller, Round(plan, *stages)
+
+    def _again(self, current: keras.Model, target: Target, stored: Arrays) -> tuple[keras.Model, Round]:
+        """Return the model of a round that was done before."""
+        if isinstance(target, ShrinkPlan):
+            plan = target
+        else:
+            plan = replace(self._planned(current, None), keep=stored["keep"])
+        smaller = shrink(current, plan)
+        training = self._trainer.compiled(smaller)
+        training.optimizer.build(training.trainable_variables)
+        _set_state(smaller, stored)
+        done = Round(plan, *(float(value) for value in stored["stages"]))
+        self._progress.add(len(STAGES) + self._trainer.steps(), self._shown(plan, done.trained))
+        return smaller, done
+
+    def _shown(self, plan: ShrinkPlan, value: float) -> dict[str, Any]:
+        return {"FLOPs": plan.flops_kept, self._judge.metric: value}
+
+
+def described(value: Any) -> str:
+    """Return a text that tells settings apart, the same in every process."""
+    if isinstance(value, ShrinkPlan):
+        return f"a plan that keeps {np.flatnonzero(value.keep).tolist()}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def targets_of(budget: Target, rounds: int, *, network: Any, model: keras.Model, folder: RunFolder) -> list[Target]:
+    """Return the budget of each round, as amounts; a run that goes on has those that it began with.
+
+    Args:
+        budget: The budget; or a plan, which takes one round.
+        rounds: Their number.
+        network: The channels of the model.
+        model: The first model.
+        folder: Where the amounts are kept, because a latency is never measured the same twice.
+    """
+    if isinstance(budget, ShrinkPlan):
+        return [budget]
+    names = [name for name, _ in budget.limits]
+
+    def make() -> Arrays:
+        found = budget.in_rounds(rounds, network=network, model=model)
+        return {name: np.array([dict(each.limits)[name] for each in found]) for name in names}
+
+    stored = folder.remember("targets", make)
+    return [replace(budget, limits=tuple((name, int(stored[name][row])) for name in names)) for row in range(rounds)]
+
+
+def _variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return the state of a model, seeds of dropout included, and of its optimizer, by the names in a file."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    own = [variable for variable in model.variables if id(variable) not in metrics]
+    named = {f"variable_{index}": variable for index, variable in enumerate(own)}
+    return named | {f"optimizer_{index}": each for index, each in enumerate(model.optimizer.variables)}
+
+
+def _state(model: keras.Model) -> Arrays:
+    return {name: as_numpy(variable) for name, variable in _variables(model).items()}
+
+
+def _set_state(model: keras.Model, stored: Arrays) -> None:
+    for name, variable in _variables(model).items():
+        variable.assign(stored[name])

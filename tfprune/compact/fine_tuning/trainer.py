@@ -1,0 +1,148 @@
+"""Trains the smaller models of a run, each by the same arguments and with an optimizer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tfprune.base.progress import Progress
+from tfprune.base.spec import check_count
+from tfprune.compact.fine_tuning.distillation import Distillation
+from tfprune.compact.fine_tuning.distilled import distilled_by
+from tfprune.compact.fine_tuning.metric_guard import ADVICE
+from tfprune.keras_models.models.compiled import compile_like
+
+
+class Trainer:
+    """How models are compiled and trained.
+
+    Args:
+        model: The first model, compiled, which teaches.
+        arguments: Those of `fit`.
+        epochs: Epochs of a training.
+        every: Steps of a training, in place of the epochs; None for the epochs.
+        optimizer: An optimizer, whose settings are taken; its name; or None for that of the first model.
+        callbacks: Further callbacks.
+        distill: How the first model teaches, if it does.
+
+    Raises:
+        TypeError: If something is not what it should be.
+        ValueError: If the optimizer is not known.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        arguments: dict[str, Any],
+        *,
+        epochs: int,
+        every: int | None,
+        optimizer: Any,
+        callbacks: Sequence[keras.callbacks.Callback],
+        distill: Distillation | None,
+    ) -> None:
+        self._model, self._arguments, self._callbacks = model, arguments, _checked(callbacks)
+        self.every = None if every is None else check_count(every, "every", least=1)
+        self.epochs = check_count(epochs, "epochs", least=0)
+        self.optimizer = None if optimizer is None else _settings_of(optimizer)
+        if distill is not None and not isinstance(distill, Distillation):
+            raise TypeError(
+                f"Expected `distill` to be a tfprune.Distillation. Received: distill={distill!r}. Pass "
+                f"tfprune.Distillation(temperature=4)."
+            )
+        self.distill = distill
+
+    def compiled(self, smaller: keras.Model) -> keras.Model:
+        """Return a model to train: the smaller one itself, or one over its layers that a teacher teaches."""
+        training = smaller if self.distill is None else distilled_by(smaller, self._model, how=self.distill)
+        changes = {"optimizer": keras.optimizers.deserialize(self.optimizer)} if self.optimizer else {}
+        compile_like(training, self._model, advice=ADVICE, **changes)
+        if training is not smaller:
+            compile_like(smaller, self._model, advice=ADVICE, optimizer=training.optimizer)
+        return training
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a training depends on, besides callbacks and data."""
+        batch = self._arguments.get("batch_size")
+        trained = {"epochs": self.epochs, "every": self.every, "batch_size": batch, "optimizer": self.optimizer}
+        return {**trained, "distill": repr(self.distill)}
+
+    def steps(self) -> int:
+        """Return about how many steps a training has, for a bar."""
+        return self.every or self.epochs * (_steps_per_epoch(self._arguments) or 1)
+
+    def fit(self, training: keras.Model, number: int, progress: Progress) -> None:
+        """Train in the round of this number, from 1; epochs are counted over all rounds."""
+        epochs = self.every or self.epochs  # at least one step an epoch
+        own: list[keras.callbacks.Callback] = [] if self.every is None else [_StopAfter(self.every)]
+        own += [_Ticks(progress, by_epoch=_steps_per_epoch(self._arguments) is None)] if progress.is_shown else []
+        training.fit(
+            **self._arguments,
+            initial_epoch=(number - 1) * epochs,
+            epochs=number * epochs,
+            callbacks=[*self._callbacks, *own],
+            verbose=0,
+        )
+
+
+class _StopAfter(keras.callbacks.Callback):
+    """End a training after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._done = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._done += 1
+        self.model.stop_training = self.model.stop_training or self._done >= self._steps
+
+
+class _Ticks(keras.callbacks.Callback):
+    """Move a bar as training goes on."""
+
+    def __init__(self, progress: Progress, *, by_epoch: bool) -> None:
+        super().__init__()
+        self._progress, self._by_epoch = progress, by_epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self._by_epoch:
+            self._progress.add()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._by_epoch:
+            self._progress.add()
+
+
+def _checked(callbacks: Any) -> list[keras.callbacks.Callback]:
+    is_list = isinstance(callbacks, (list, tuple))
+    if not is_list or not all(isinstance(each, keras.callbacks.Callback) for each in callbacks):
+        raise TypeError(
+            f"Expected `callbacks` to be a list of Keras callbacks. Received: callbacks={callbacks!r:.100}."
+        )
+    return list(callbacks)
+
+
+def _settings_of(optimizer: Any) -> dict[str, Any]:
+    if not isinstance(optimizer, (str, keras.optimizers.Optimizer)):
+        raise TypeError(
+            f"Expected `optimizer` to be a Keras optimizer or its name. Received: optimizer={optimizer!r}. A "
+            f"schedule of the learning rate goes into one: keras.optimizers.Adam(schedule)."
+        )
+    return keras.optimizers.serialize(keras.optimizers.get(optimizer))
+
+
+def _steps_per_epoch(arguments: dict[str, Any]) -> int | None:
+    """Return the number of batches in an epoch; None if the data do not tell."""
+    data = arguments["x"]
+    if "y" in arguments:
+        rows = len(keras.tree.flatten(data)[0])
+        return -(-rows // (arguments.get("batch_size") or 32))
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches
+    count = int(data.cardinality()) if hasattr(data, "cardinality") else len(data) if hasattr(data, "__len__") else -1
+    return count if count > 0 else None

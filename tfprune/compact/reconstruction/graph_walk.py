@@ -1,0 +1,111 @@
+"""Run a graph part by part on all batches, so that a part sees the new weights of the parts before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import keras
+
+from tfprune.compact.reconstruction.linear_map import LinearMap
+from tfprune.compact.reconstruction.spool import Spool
+from tfprune.keras_models.models.graph import Call, Graph
+from tfprune.keras_models.models.layer_hooks import hooked_calls
+
+
+class GraphWalk:
+    """A graph that is run on data from its first call to its last, each batch of each part when it is asked for.
+
+    The data are read once. What later parts need of earlier ones lies in files, and one batch is in memory.
+
+    Args:
+        graph: The graph.
+        batches: The arrays for the inputs of the model, batch by batch.
+        weights: Returns variables with the values to use in their place; None takes all as they are.
+    """
+
+    def __init__(
+        self, graph: Graph, batches: Iterable[Sequence[Any]], *, weights: Callable[[], list[tuple]] | None = None
+    ) -> None:
+        self._calls, self._weights = graph.calls, weights
+        self._position, self._spool, self.count = 0, Spool(), 0
+        self._inputs = [id(tensor) for tensor in graph.model.inputs]
+        self._outputs = {id(tensor) for tensor in graph.model.outputs}
+        for arrays in batches:
+            for tensor, array in zip(self._inputs, arrays, strict=True):
+                self._spool.put(tensor, self.count, array)
+            self.count += 1
+
+    def inputs(self) -> Iterator[list[Any]]:
+        """Yield the arrays for the inputs of the model again, as long as no call was left behind."""
+        for batch in range(self.count):
+            yield [self._spool.get(tensor, batch) for tensor in self._inputs]
+
+    def seen(self, maps: Sequence[LinearMap], *, end: int) -> Iterator[list[tuple[int, Any]]]:
+        """Run the calls up to `end`, and yield for each batch what the kernels of some maps multiply.
+
+        Yields:
+            The index of a map, and its rows of inputs, for each call of it.
+        """
+        numbers = {id(found.leaf): index for index, found in enumerate(maps)}
+        for batch in range(self.count):
+            rows: list[tuple[int, Any]] = []
+
+            def listen(leaf: Any, given: Any, returned: Any, rows: list = rows) -> None:
+                rows.append((numbers[id(leaf)], maps[numbers[id(leaf)]].seen(given)))
+
+            with hooked_calls([found.leaf for found in maps], listen):
+                self._run(batch, end, keep=set())
+            yield rows
+
+    def outputs(self, batch: int) -> list[Any]:
+        """Run all calls on one batch, and return the outputs of the model, those that are inputs too aside."""
+        return list(self._run(batch, len(self._calls), keep=self._outputs).values())
+
+    def advance(self, end: int) -> None:
+        """Run the calls up to `end`, and go on from there; stay where they have been run."""
+        if end <= self._position:
+            return
+        later = self._needed(end, len(self._calls))
+        before = self._needed(self._position, len(self._calls)) | set(self._inputs)
+        for batch in range(self.count):
+            for tensor, value in self._run(batch, end, keep=later).items():
+                self._spool.put(tensor, batch, value)
+        for tensor in before - later:
+            self._spool.drop(tensor)
+        self._position = end
+
+    def _needed(self, start: int, end: int) -> set[int]:
+        """Return the tensors that calls take and none of them makes."""
+        taken: set[int] = set()
+        made: set[int] = set()
+        for call in self._calls[start:end]:
+            taken |= {id(tensor) for tensor in call.inputs} - made
+            made |= {id(tensor) for tensor in call.outputs}
+        return taken
+
+    def _run(self, batch: int, end: int, *, keep: set[int]) -> dict[int, Any]:
+        """Run the calls up to `end` on one batch; return of what they make the tensors to keep."""
+        calls = self._calls[self._position : end]
+        values = {tensor: self._spool.get(tensor, batch) for tensor in self._needed(self._position, end)}
+        last = {id(tensor): index for index, call in enumerate(calls) for tensor in call.inputs}
+        kept: dict[int, Any] = {}
+        with keras.StatelessScope(state_mapping=self._weights()) if self._weights else nullcontext():
+            for index, call in enumerate(calls):
+                for tensor, value in zip(call.outputs, _outputs(call, values), strict=True):
+                    values[id(tensor)] = value
+                    if id(tensor) in keep:
+                        kept[id(tensor)] = value
+                for tensor in call.inputs:
+                    if last[id(tensor)] == index:
+                        values.pop(id(tensor), None)
+        return kept
+
+
+def _outputs(call: Call, values: Mapping[int, Any]) -> list[Any]:
+    def value(leaf: Any) -> Any:
+        return values[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
+
+    args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
+    return keras.tree.flatten(call.layer(*args, **kwargs))

@@ -1,0 +1,115 @@
+"""Improve layer after layer, each on what the layers before it return with their new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.compact.reconstruction.graph_walk import GraphWalk
+from tfprune.compact.reconstruction.layer_moments import IsHeld, MomentSums, Site, calls_by_name, none_held
+from tfprune.compact.reconstruction.least_squares import GramMoments
+from tfprune.compact.reconstruction.restored import Restored
+from tfprune.keras_models.models.graph import Graph
+
+Pair = tuple[Site, Site]  # of the pruned model and of the reference
+Improve = Callable[[Pair, list[GramMoments], list[GramMoments]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """Neighboring calls with the layers to improve in them: from the first call of one to the last of any."""
+
+    start: int
+    end: int
+    pairs: list[Pair]
+
+
+def improve_in_order(
+    pairs: Sequence[Pair],
+    batches: Iterable[Sequence[Any]],
+    *,
+    graphs: tuple[Graph, Graph],
+    improve: Improve,
+    to_dense: bool,
+    is_held: IsHeld = none_held,
+) -> None:
+    """Run a model from its first layer to its last, and improve layers on the way; those not called are left out.
+
+    It takes one run of the model and one more of each layer for each of its kernels.
+
+    Args:
+        pairs: The layers to improve, each with its counterpart in the reference.
+        batches: The arrays for the inputs of the model, batch by batch.
+        graphs: The pruned model and the reference.
+        improve: Sets new weights, from the moments of the batches and of those that are kept apart.
+        to_dense: Whether the outputs in the reference are wanted, or what its weights make of the inputs here.
+        is_held: Tells by its number whether a batch is kept apart.
+    """
+    restored = Restored(*graphs)
+    walks = _walks(batches, graphs, restored=restored, to_dense=to_dense)
+    for stage in _stages(pairs):
+        for one in walks:
+            one.advance(stage.start)
+        for ours, reference in _in_order_of_calls(walks[0], stage):
+            sums = MomentSums([ours.map], [reference.map.weights()], is_held=is_held)
+            streams = zip(*(one.seen([ours.map], end=stage.end) for one in walks), strict=True)
+            for number, (rows, *meant) in enumerate(streams):
+                sums.add(number, rows, meant=meant[0] if meant else None)
+            improve((ours, reference), sums.moments()[0], sums.moments(held=True)[0])
+            restored.forget(ours.map.kernel.variable)
+
+
+def _walks(
+    batches: Iterable[Sequence[Any]], graphs: tuple[Graph, Graph], *, restored: Restored, to_dense: bool
+) -> list[GraphWalk]:
+    """Return a walk that gives the inputs of layers, and one that gives them in the reference where it is another."""
+    walk = GraphWalk(graphs[0], batches)
+    if to_dense:
+        dense = _dense_weights(*graphs)
+        return [walk, GraphWalk(graphs[0], walk.inputs(), weights=lambda: dense)]
+    if not restored:
+        return [walk]
+    whole = GraphWalk(graphs[0], walk.inputs(), weights=restored.values)
+    return [whole] if _agree(walk.outputs(0), whole.outputs(0)) else [walk, whole]
+
+
+def _agree(some: list[Any], others: list[Any]) -> bool:
+    """Tell whether a model returns the same with what was removed put back: all that read it are zero for it."""
+    pairs = [tuple(map(keras.ops.convert_to_numpy, pair)) for pair in zip(some, others, strict=True)]
+    return all(np.allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max(initial=0)) for one, other in pairs)
+
+
+def _stages(pairs: Sequence[Pair]) -> Iterator[_Stage]:
+    """Yield the parts of the graph in which layers are improved, in order; a layer that is called twice spans one."""
+    places = {id(call): place for pair in pairs[:1] for place, call in enumerate(pair[0].graph.calls)}
+    spans = [([places[id(call)] for call in pair[0].calls], pair) for pair in pairs]
+    current: _Stage | None = None
+    for span, pair in sorted(spans, key=lambda entry: min(entry[0])):
+        if current is None or min(span) >= current.end:
+            if current is not None:
+                yield current
+            current = _Stage(min(span), max(span) + 1, [pair])
+        else:
+            current = _Stage(current.start, max(current.end, max(span) + 1), [*current.pairs, pair])
+    if current is not None:
+        yield current
+
+
+def _in_order_of_calls(walk: GraphWalk, stage: _Stage) -> list[Pair]:
+    """Return the pairs of a stage whose layers are called, in the order in which the first batch calls them."""
+    first = next(walk.seen([ours.map for ours, _ in stage.pairs], end=stage.end))
+    return [stage.pairs[index] for index in dict.fromkeys(index for index, _ in first)]
+
+
+def _dense_weights(ours: Graph, theirs: Graph) -> list[tuple[Any, Any]]:
+    """Return the variables of the pruned model with their values in the reference."""
+    others = calls_by_name(theirs)
+    return [
+        (variable, keras.ops.convert_to_tensor(counterpart))
+        for name, calls in calls_by_name(ours).items()
+        for variable, counterpart in zip(calls[0].layer.weights, others[name][0].layer.weights, strict=True)
+    ]

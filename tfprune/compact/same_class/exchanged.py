@@ -1,0 +1,172 @@
+"""A model of its own class in which some layers deep inside have other sizes; it is saved with them, and so loads.
+
+Its code creates layers of the sizes that its arguments say, all blocks alike. Where blocks keep different numbers,
+the layers inside of them are exchanged, and the numbers that their code looks at are set.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.copying.class_config import fresh, origin_of, saved_with
+from tfprune.keras_models.models.kinds import keeps_class
+from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.rebuild import config_of
+
+_SIZES = "tfprune_sizes"  # where a resized model keeps what was exchanged
+_ORIGIN = "tfprune_made_from"  # where it keeps what class it was made by
+_HEADS = "tfprune_heads"  # where an attention layer keeps the number of its heads in a cache
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What is other in a model than its code makes it, by the index of a layer in `walk`.
+
+    Attributes:
+        parts: The layers that others become.
+        numbers: The attributes of layers to set.
+        heads: How many heads of a cache are a layer's own.
+    """
+
+    parts: dict[int, keras.layers.Layer] = field(default_factory=dict)
+    numbers: dict[int, dict[str, int]] = field(default_factory=dict)
+    heads: dict[int, int] = field(default_factory=dict)
+
+    def moved(self, places: Mapping[int, int]) -> Exchange:
+        """Return what is other in the layers that have a place, under the indices there."""
+
+        def found(values: dict[int, Any]) -> dict[int, Any]:
+            return {places[index]: value for index, value in values.items() if index in places}
+
+        return Exchange(found(self.parts), found(self.numbers), found(self.heads))
+
+    def __or__(self, later: Exchange) -> Exchange:
+        return Exchange(self.parts | later.parts, self.numbers | later.numbers, self.heads | later.heads)
+
+
+class _Resized:
+    """Mixed into the class of a model: saves what was exchanged."""
+
+    def get_config(self) -> dict[str, Any]:
+        sizes: Exchange = vars(self)[_SIZES]
+        layers = [layer for _, layer in walk(self)]
+        arguments = super().get_config()  # type: ignore[misc]
+        parts = {str(index): _as_made(config_of(layers[index])) for index in sizes.parts}
+        plain = [{str(index): value for index, value in values.items()} for values in (sizes.numbers, sizes.heads)]
+        origin = {**vars(self)[_ORIGIN], "config": arguments}
+        return {"origin": origin, "parts": parts, "numbers": plain[0], "heads": plain[1]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
+        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+        exchange = Exchange(
+            {int(index): read(part) for index, part in config["parts"].items()},
+            {int(index): numbers for index, numbers in config["numbers"].items()},
+            {int(index): count for index, count in config["heads"].items()},
+        )
+        return resize(fresh(config["origin"], read), exchange)
+
+    def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            f"Expected a model that its arguments describe, as a preset holds nothing else. Received: a "
+            f"{type(self).__name__} in which some layers are smaller. Call save('model.keras'), and import keras and "
+            f"then tfprune before keras.models.load_model. Or remove as many units and heads of each block, of the "
+            f"kinds that the arguments of {type(self).__name__} count."
+        )
+
+
+keras.saving.register_keras_serializable(package="tfprune", name="Resized")(_Resized)
+
+
+def _as_made(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a layer without LoRA, which Keras adds to the kernel that it saves."""
+    arguments = {name: value for name, value in config["config"].items() if not name.startswith("lora_")}
+    return {**config, "config": arguments}
+
+
+def is_resized(model: keras.Model) -> bool:
+    """Tell whether layers of a model, or of a model in it, have other sizes than its arguments say."""
+    return any(isinstance(layer, _Resized) for _, layer in walk(model))
+
+
+def resize(model: keras.Model, exchange: Exchange) -> keras.Model:
+    """Let layers of a model become others, set numbers, and return the model.
+
+    A model of a class that holds such layers, itself or inside of a model of a class, is saved with them from now on.
+
+    Args:
+        model: A model that is the caller's own, of a class around a graph.
+        exchange: What to exchange; the parts are built, and used up.
+    """
+    layers = [layer for _, layer in walk(model)]
+    owners = [layer for layer in layers if layer is model or keeps_class(layer)]
+    origins = [vars(owner).get(_ORIGIN) or origin_of(owner) for owner in owners]
+    for index, part in exchange.parts.items():
+        _become(layers[index], part)
+    for index, numbers in exchange.numbers.items():
+        vars(layers[index]).update(numbers)  # past Keras, which locks a built layer
+    for index, count in exchange.heads.items():
+        vars(layers[index])[_HEADS] = count
+        attention: Any = type(layers[index])
+        layers[index].__class__ = _with_own_heads(attention)
+    left = {id(layer): index for index, layer in enumerate(layers)}
+    for owner, origin in reversed(list(zip(owners, origins, strict=True))):  # the innermost first
+        inside = enumerate(layer for _, layer in walk(owner))
+        own = exchange.moved({left.pop(id(layer)): place for place, layer in inside if id(layer) in left})
+        if own != Exchange():
+            _keep(owner, own, origin)
+    return model
+
+
+def _keep(model: keras.Model, exchange: Exchange, origin: dict[str, Any]) -> None:
+    """Make a model one of a class that is saved with what was exchanged."""
+    vars(model).update({_SIZES: vars(model).get(_SIZES, Exchange()) | exchange, _ORIGIN: origin})
+    model_class: Any = type(model)
+    model.__class__ = model_class if issubclass(model_class, _Resized) else saved_with(_Resized, model_class)
+
+
+def _become(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
+    """Give a layer the state of another one that was never called; whatever refers to it, a graph too, still does."""
+    if part.trainable != layer.trainable:
+        part.trainable = layer.trainable
+    name, held = layer.name, vars(layer)
+    for key, value in vars(part).items():
+        is_of_calls = isinstance(value, list) and not value and held.get(key)  # which the part has never had
+        if not is_of_calls and not isinstance(value, types.FunctionType):  # some of which refer to the part
+            held[key] = value
+    layer.__class__ = type(part)
+    layer.name = name
+
+
+def has_cache(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer's call takes a cache of keys and values, as KerasHub's attention does."""
+    return "cache" in inspect.signature(layer.call).parameters
+
+
+@functools.cache
+def _with_own_heads(layer_class: Any) -> Any:
+    """Return a subclass of an attention's class that uses the first heads of a cache, which all layers share."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(layer_class.call).bind(self, *args, **kwargs)
+        cache = bound.arguments.get("cache")
+        if cache is None:
+            return layer_class.call(*bound.args, **bound.kwargs)
+        count = vars(self)[_HEADS]
+        bound.arguments["cache"] = keras.tree.map_structure(lambda part: part[..., :count, :], cache)
+        *others, own = layer_class.call(*bound.args, **bound.kwargs)
+        return (*others, keras.tree.map_structure(functools.partial(_put_back, count), own, cache))
+
+    call.__signature__ = inspect.signature(layer_class.call)  # type: ignore[attr-defined]
+    return type(layer_class.__name__, (layer_class,), {"__module__": layer_class.__module__, "call": call})
+
+
+def _put_back(count: int, own: Any, cache: Any) -> Any:
+    return keras.ops.concatenate([own, cache[..., count:, :]], axis=-2)

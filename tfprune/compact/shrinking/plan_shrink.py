@@ -1,0 +1,232 @@
+"""Plan which channels and heads of a model to remove."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.allocation import Allocation, allocate
+from tfprune.base.progress import check_verbose
+from tfprune.base.spec import check_count, check_sparsity, resolve
+from tfprune.compact.shrinking.budget import Budget
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.criteria import CRITERIA, Criterion, Evidence, Magnitude
+from tfprune.keras_models.channels.choose_groups import (
+    NamedKernels,
+    choose_groups,
+    first_reason,
+    kernels_by_weight,
+    why_stuck,
+)
+from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
+from tfprune.keras_models.channels.ranking import as_weights, bundle_scores, finite, keep_best
+from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs, gather
+from tfprune.keras_models.evidence.scored_weight import Subject
+from tfprune.keras_models.models.filters import Filters
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.masking.training.meets_budget import check_sparsity_or_budget
+from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
+from tfprune.patterns import Unstructured
+from tfprune.report import Skipped
+
+
+def plan_shrink(
+    model: keras.Model,
+    sparsity: float | None = None,
+    *,
+    criterion: str | Criterion | Mapping[str, np.ndarray] = "magnitude",
+    allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
+    filters: Filters = None,
+    round_to: int = 1,
+    data: Any = None,
+    loss: Any = None,
+    verbose: int | str = "auto",
+) -> ShrinkPlan:
+    """Plan which channels, units and attention heads of a model to remove.
+
+    Use it to make a model smaller and faster everywhere: print the plan, then `shrink(model, plan)`. Channels that
+    meet in an addition, a multiplication or a grouped convolution can only go together: they count as one channel of
+    the plan, and layers that share channels are one group.
+
+    There are three ways to say how much goes:
+
+    - `plan_shrink(model, 0.5)`: this fraction of the channels, those with the lowest scores.
+    - `plan_shrink(model, allocation=budget(flops=0.5))`: as many of them as the budget asks for.
+    - `plan_shrink(model)`: exactly the channels that no kernel reads any more, because all its weights for them are
+      zero. Use it after training with `patterns.Channel()`, whose masks have chosen already. All other arguments
+      are then refused.
+
+    Args:
+        model: A built Sequential or Functional model, models nested in it included, wrapped or not. It is left
+            unchanged.
+        sparsity: The fraction of channels to remove, in [0, 1). None (the default) leaves the choice to a budget in
+            `allocation`, or removes the channels that no kernel reads.
+        criterion: How important an entry of a weight is: the score of a channel is the mean over the entries that
+            make it. Or the scores of the channels themselves, by the name of their group, as `rank_channels` and
+            `rank_heads` return them: all other groups then keep their channels.
+        allocation: How to split the sparsity over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, a dict
+            from regular expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
+        filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
+        round_to: The number of channels kept is rounded up to a multiple of this, at least 1, because many kernels
+            are fastest at multiples of 4 or 8. Default 1.
+        data: For criteria that need evidence: a tuple (x, y) of arrays, a dataset, or an iterable of batches.
+        loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
+        verbose: For a budget, which takes long where a latency is measured. As in Keras: 0 shows nothing, 1 a
+            progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a terminal or a notebook,
+            once the search has taken some seconds.
+
+    Returns:
+        The plan. It prints as a table, with the groups that keep all channels and the reasons.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If the model is not a graph of layers, or nothing in it can be removed.
+        ValueError: If `filters` matches nothing, or asks for channels that have to stay.
+        ValueError: If the budget cannot be met.
+        ValueError: If the criterion needs data and there are none, or `data` are empty, of the wrong shape or not
+            finite, or no criterion looks at them.
+
+    Example:
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
+        >>> plan = plan_shrink(keras.Sequential(layers), 0.5)
+        >>> [(row.group, row.channels, row.kept) for row in plan.rows]
+        [('hidden', 6, 3), ('out', 2, 2)]
+    """
+    if not isinstance(criterion, Mapping):
+        criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    round_to = check_count(round_to, "round_to", least=1)
+    if sparsity is not None or isinstance(allocation, Budget):
+        check_sparsity_or_budget(sparsity, allocation)
+    check_verbose(verbose)
+    copy = flat_copy(model)
+    flat, network = copy.model, copy.network()
+    is_ranked = sparsity is not None or isinstance(allocation, Budget)
+    check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
+    if not is_ranked:
+        _check_no_choice(criterion=criterion, allocation=allocation, filters=filters, round_to=round_to)
+        free = [group for group in network.groups if why_stuck(network, group) is None]
+        return ShrinkPlan(network, _alive(network, flat), left_alone(network, free))
+    named = kernels_by_weight(network, flat)
+    groups = choose_groups(
+        network, named, pattern=Unstructured(), filters=filters, refusal=functools.partial(why_stuck, network)
+    )
+    if isinstance(criterion, Mapping):
+        groups, scores = _ranked(network, groups, criterion)
+    else:
+        gatherer = None if data is None else Gatherer(copy.plain, data, loss=loss, compiled=model)
+        scores = bundle_scores(network, _scored(copy, named, criterion=criterion, groups=groups, gatherer=gatherer))
+    weights = as_weights(groups, lambda: scores)
+
+    def keeping(split: list[float | None]) -> np.ndarray:
+        return keep_best(network, groups, scores, split, round_to=[round_to] * len(groups))
+
+    if isinstance(allocation, Budget):
+        keep = allocation.meet(weights, keeping, network, model, verbose=verbose)
+    else:
+        keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
+    return ShrinkPlan(network, keep, left_alone(network, groups))
+
+
+_LEFT_OUT = "left out by `filters`, or without scores"
+CHOICES = {"criterion": Magnitude(), "allocation": "uniform", "filters": None, "round_to": 1}
+
+
+def _check_no_choice(**given: Any) -> None:
+    changed = [name for name, value in given.items() if value != CHOICES[name]]
+    if changed:
+        listed = ", ".join(f"{name}={given[name]!r}" for name in changed)
+        raise ValueError(
+            f"Expected a sparsity or a budget with {' and '.join(f'`{name}`' for name in changed)}: without one, all "
+            f"channels that no kernel reads are removed. Received: {listed}. Pass a sparsity, or leave "
+            f"{'them' if len(changed) > 1 else 'it'} out; patterns.Channel takes round_to for training."
+        )
+
+
+def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
+    """Return the groups that have scores, and the score of each bundle."""
+    scores = np.full(network.size, np.nan)
+    ranked = {group.name: group for group in groups if group.name in given}
+    unknown = sorted(given.keys() - {group.name for group in network.groups})
+    if unknown or not ranked:
+        names = ", ".join(repr(group.name) for group in groups)
+        raise ValueError(
+            f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
+            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for."
+        )
+    for name, group in ranked.items():
+        values = np.asarray(given[name], dtype=np.float64)
+        if values.shape != group.bundles.shape:
+            raise ValueError(
+                f"Expected {group.bundles.size} scores for {name!r}. Received: an array of shape {values.shape}."
+            )
+        scores[group.bundles] = finite(values, name)
+    return list(ranked.values()), scores
+
+
+def left_alone(
+    network: Network, chosen: list[Group], *, left_out: Callable[[Group], str] = lambda _: _LEFT_OUT
+) -> tuple[Skipped, ...]:
+    """Return what keeps all channels or some of them, with the reason.
+
+    Args:
+        network: The channels.
+        chosen: The groups that may lose channels.
+        left_out: Says why a group is not among them that could be.
+    """
+    rest = [group for group in network.groups if group not in chosen]
+    partly = [group for group in chosen if not network.free(group).all()]
+    return tuple(
+        [
+            Skipped(group.name, reason or left_out(group), Skipped.HELD if reason else Skipped.FILTERED)
+            for group in rest
+            for reason in [why_stuck(network, group)]
+        ]
+        + [Skipped(group.name, f"in part: {first_reason(network, group)}", Skipped.PARTLY_HELD) for group in partly]
+        + [Skipped(name, reason, Skipped.NO_RULE) for name, reason in network.unfollowed.items()]
+    )
+
+
+def _scored(
+    copy: FlatCopy,
+    named: NamedKernels,
+    *,
+    criterion: Criterion,
+    groups: list[Group],
+    gatherer: Gatherer | None,
+) -> Iterator[tuple[ChanneledWeight, np.ndarray]]:
+    """Yield the kernels that make channels of some groups, with their scores."""
+    bundles = np.concatenate([group.bundles for group in groups])
+    makers = {
+        weight: Subject(
+            path,
+            kernel,
+            criterion,
+            functools.partial(as_numpy, kernel.variable),
+            origin=copy.sources[id(kernel.variable)].variable,
+        )
+        for weight, (path, _, kernel) in named.items()
+        if weight.making(bundles)
+    }
+    facts = gather(copy.model, list(makers.values()), gatherer=gatherer)
+    for weight, subject in makers.items():
+        evidence = Evidence(subject.latent(), subject.path, subject.kernel.axes, facts[subject.path])
+        yield weight, finite(criterion(evidence), subject.path)
+
+
+def _alive(network: Network, flat: keras.Model) -> np.ndarray:
+    """Return the bundles that some kernel reads, or that have to stay."""
+    keep = np.zeros(network.size, dtype=bool)
+    keep[list(network.reasons)] = True
+    for weight, variable in network.variables(flat):
+        keep[weight.bundles_read(as_numpy(variable) != 0)] = True
+    for group in network.groups:
+        if not keep[group.bundles].any():
+            raise ValueError(
+                f"Expected at least one channel of {group.name!r} that a kernel reads. Received: none, the kernels "
+                f"that read them are all zero. Lower the sparsity, or take these layers out of the model."
+            )
+    return keep

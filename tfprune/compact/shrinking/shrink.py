@@ -1,0 +1,110 @@
+"""Carry out a plan: build the smaller model."""
+
+from __future__ import annotations
+
+import keras
+
+from tfprune.base.spec import check_choice
+from tfprune.compact.same_class.smaller_class import NoClass, smaller_class
+from tfprune.compact.same_class.smaller_graph import SmallerGraph
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.keras_models.models.kinds import is_around_graph
+from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
+from tfprune.masking.wrapping.strip import strip
+
+
+def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> keras.Model:
+    """Build the smaller model, without the channels that a plan removes.
+
+    Use it to carry out a plan. Up to rounding, the smaller model returns what `zero_channels` returns: the model of
+    the same size with zeros in place of these channels. It saves, loads and exports like any model, and without
+    tfprune, with one exception: a model of a class whose arguments cannot say what is kept, because its blocks keep
+    different numbers, for example, has no preset, and its `.keras` file is loaded after `import keras, tfprune`.
+
+    Args:
+        model: The model that the plan was made for, wrapped or not. It is left unchanged.
+        plan: What `plan_shrink` returned for it.
+        into: `"class"` for a model of the same class, as KerasHub's backbones and tasks are wanted, with `generate`,
+            presets and LoRA; `"graph"` for a Functional model of plain layers and operations. None (the default)
+            gives the same class where there is one, and else a graph.
+
+    Returns:
+        An uncompiled model of the same class, or a Functional model without nested models and without layers that
+        call others, its layers named by their paths.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: If the plan was made for another model, or its blocks keep different numbers and a model of the
+            same class was asked for.
+        ValueError: If a graph is wanted and the code of the model looks at sizes that are open.
+
+    Example:
+        >>> from tfprune import plan_shrink
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
+        >>> model = keras.Sequential(layers)
+        >>> [weight.shape for weight in shrink(model, plan_shrink(model, 0.5)).get_layer("hidden").weights]
+        [TensorShape([8, 3]), TensorShape([3])]
+    """
+    check_choice(into, "into", choices=(None, "class", "graph"))
+    copy = fitting_copy(model, plan)
+    reason = f"{type(model).__name__} is not a class around a graph of blocks"
+    if into != "graph" and is_around_graph(copy.plain):
+        try:
+            return smaller_class(copy, plan.network, keep=plan.keep)
+        except NoClass as why:
+            reason, copy = str(why), fitting_copy(model, plan)
+    if into == "class":
+        raise ValueError(
+            f"Expected a model whose class can have fewer heads and hidden units. Received: into='class' with "
+            f"{model.name!r}; {reason}. Or leave `into` out, for a Functional model."
+        )
+    if not copy.is_open_shaped:
+        raise ValueError(
+            f"Expected a model whose code can be traced with the sizes of its inputs open, or whose class can have "
+            f"fewer heads and hidden units. Received: {model.name!r}, whose code looks at open sizes; "
+            f"{'into=' + repr(into) if into else reason}. For a graph fix the sizes, as in "
+            f"x = {_fixed_input(copy.plain)} for each input, and shrink keras.Model(x, model(x))."
+        )
+    smaller = SmallerGraph(copy.model, plan.network, keep=plan.keep).model
+    graph = keras.Model(smaller.input, smaller.output, name=model.name)
+    try:  # stripped, because layers and operations of the copy have been called on the larger tensors, too
+        return strip(graph)
+    except ValueError:  # a layer has no configuration: the graph runs and is exported, but cannot be saved anyway
+        return graph
+
+
+def _fixed_input(model: keras.Model) -> str:
+    """Return code that makes the first input of a model of fixed sizes, 128 where the model leaves them open."""
+    tensor = keras.tree.flatten(model.input)[0]
+    shape = tuple(size or 128 for size in tensor.shape[1:])
+    return f"keras.Input({shape}, batch_size=1, dtype={str(tensor.dtype)!r})"
+
+
+def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> FlatCopy:
+    """Return a flat copy of the model that a plan was made for.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: If the plan was made for another model.
+    """
+    if not isinstance(plan, ShrinkPlan):
+        raise TypeError(
+            f"Expected a plan. Received: plan={plan!r} of type {type(plan).__name__}. Make one with "
+            f"tfprune.plan_shrink(model, 0.5)."
+        )
+    copy = flat_copy(model)
+    shapes = {
+        layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in copy.model.layers if layer.weights
+    }
+    planned = {
+        name: [weight.shape for weight in layer.weights]
+        for name, layer in plan.network.layers.items()
+        if layer.weights
+    }
+    differing = sorted(name for name in shapes.keys() | planned.keys() if shapes.get(name) != planned.get(name))
+    if differing:
+        raise ValueError(
+            f"Expected the model that the plan was made for. Received: {model.name!r}, where these layers differ: "
+            f"{', '.join(differing[:5])}. Make a plan for this model: tfprune.plan_shrink(model, ...)."
+        )
+    return copy

@@ -1,0 +1,150 @@
+"""A plan to shrink a model: which channels stay, what that saves, and what was left alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfprune.keras_models.channels.network import Group, Network
+from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
+
+_SHOWN = 3  # members of a group that a table names
+
+
+@dataclass(frozen=True)
+class GroupRow(Report):
+    """How many channels of a group stay, and what that saves.
+
+    Attributes:
+        group: The name of the group: the first layer that makes its channels, `conv`, or `attention/heads` for the
+            heads of an attention layer.
+        kind: "channels", or "heads" of attention.
+        members: The layers that make, read or pass the channels.
+        channels: Their number; tied channels, which can only go together, count as one.
+        kept: How many stay.
+        parameters: Entries of all weights that hold any of the channels, now.
+        parameters_kept: The same once the model is shrunk.
+        flops: Floating-point operations of their layers on one sample, two for each multiplication of kernels and of
+            attention, now.
+        flops_kept: The same once the model is shrunk.
+    """
+
+    group: str
+    kind: str
+    members: tuple[str, ...]
+    channels: int
+    kept: int
+    parameters: int
+    parameters_kept: int
+    flops: int
+    flops_kept: int
+
+
+@dataclass(frozen=True, eq=False)
+class ShrinkPlan(Report):
+    """Which channels of a model stay; print it, then `shrink(model, plan)` carries it out.
+
+    Attributes:
+        network: The channels of the model.
+        keep: For each bundle of tied channels, whether it stays.
+        skipped: What was left alone, with the reason.
+
+    Example:
+        >>> import keras, tfprune
+        >>> layers = [keras.layers.Dense(16, name="hidden"), keras.layers.Dense(4)]
+        >>> model = keras.Sequential([keras.Input((8,)), *layers])
+        >>> plan = tfprune.plan_shrink(model, 0.5)
+        >>> plan.rows[0].group, plan.rows[0].channels, plan.rows[0].kept
+        ('hidden', 16, 8)
+    """
+
+    JSON_NAMES = ("parameters", "parameters_kept", "flops", "flops_kept", "rows", "skipped")
+
+    network: Network
+    keep: np.ndarray
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def rows(self) -> tuple[GroupRow, ...]:
+        """One entry per group of channels, in the model's order."""
+        return tuple(self._row(group) for group in self.network.groups)
+
+    def _row(self, group: Group) -> GroupRow:
+        all_kept = self.network.all_kept()
+        layers = [self.network.layers[name] for name in group.members]
+        weights = [weight for layer in layers for weight in layer.weights if weight.holding(group.bundles)]
+        sizes = [sum(weight.size(keep) for weight in weights) for keep in (all_kept, self.keep)]
+        flops = [sum(layer.flops(keep) for layer in layers) for keep in (all_kept, self.keep)]
+        kept = int(np.count_nonzero(self.keep[group.bundles]))
+        return GroupRow(group.name, group.kind, group.members, group.bundles.size, kept, *sizes, *flops)
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all weights of the model, now."""
+        return self.network.parameters(self.network.all_kept())
+
+    @property
+    def parameters_kept(self) -> int:
+        """Entries of all weights of the model once it is shrunk."""
+        return self.network.parameters(self.keep)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the model on one sample, now; sizes that are not known count as 1."""
+        return self.network.flops(self.network.all_kept())
+
+    @property
+    def flops_kept(self) -> int:
+        """Floating-point operations of the model on one sample once it is shrunk."""
+        return self.network.flops(self.keep)
+
+    def allocation(self) -> dict[str, float]:
+        """Return the sparsity of each group by a regular expression, as `allocation` for `PruningCallback`.
+
+        Training then prunes gradually instead of at once. It chooses the channels again.
+        """
+        rows = [row for row in self.rows if row.kept < row.channels]
+        return {f"^{re.escape(row.group)}$": 1 - row.kept / row.channels for row in rows} | {"": 0.0}
+
+    def __str__(self) -> str:
+        lines = [
+            [
+                *(row.group, _shortened(row.members), row.channels, row.kept),
+                *(f"{row.parameters:,}", f"{row.parameters_kept:,}", f"{row.flops:,}", f"{row.flops_kept:,}"),
+            ]
+            for row in self.rows
+        ]
+        sums = (self.parameters, self.parameters_kept, self.flops, self.flops_kept)
+        lines.append(["the model", "", "", "", *(f"{number:,}" for number in sums)])
+        header = ["group", "members", "channels", "kept", "parameters", "kept", "FLOPs", "kept"]
+        return table(header, lines, left=2) + skipped_table(self.skipped)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the channels of each group, and how many of them stay, into an image file.
+
+        Args:
+            path: The file; its suffix says which format, such as `.png` or `.svg`.
+
+        Raises:
+            ValueError: If matplotlib is not installed, or the file cannot be written.
+        """
+        rows = self.rows
+        figure = new_figure(8, 1.2 + 0.22 * len(rows))
+        axes = figure.subplots()
+        heights = range(len(rows))
+        axes.barh(heights, [row.channels for row in rows], color="#d8dee6", label="channels")
+        axes.barh(heights, [row.kept for row in rows], color="#1f6f8b", label="kept")
+        axes.set_yticks(heights, [row.group for row in rows], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("channels")
+        figure.legend(loc="outside upper right", ncols=2, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        save_figure(figure, path)
+
+
+def _shortened(members: tuple[str, ...]) -> str:
+    more = len(members) - _SHOWN
+    return ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,44 @@
+"""Carry out a plan with zeros: a model of the same size."""
+
+from __future__ import annotations
+
+import keras
+
+from tfprune.compact.shrinking.shrink import fitting_copy
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.masking.wrapping.strip import strip
+
+
+def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
+    """Copy a model, with zeros wherever a kernel makes or reads a channel that a plan removes.
+
+    Use it before `reconstruct`, which solves for the weights that are not zero, or to judge a plan. The copy has the
+    size of the model; `shrink` builds the smaller one.
+
+    Args:
+        model: The model that the plan was made for, wrapped or not. It is left unchanged.
+        plan: What `plan_shrink` returned for it.
+
+    Returns:
+        An uncompiled Functional model without nested models; where layers that call others lose channels, a model of
+        the kind that was given.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: If the plan was made for another model.
+
+    Example:
+        >>> from tfprune import plan_shrink
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="hidden"), keras.layers.Dense(2, name="out")]
+        >>> model = keras.Sequential(layers)
+        >>> masked = zero_channels(model, plan_shrink(model, 0.5))
+        >>> int(keras.ops.count_nonzero(masked.get_layer("out").kernel))
+        6
+    """
+    copy = fitting_copy(model, plan)
+    for weight, variable in plan.network.variables(copy.model):
+        mask = weight.mask(plan.keep)
+        if not mask.all():
+            variable.assign(as_numpy(variable) * mask)
+    return copy.as_it_was() if copy.is_opened else strip(copy.model)

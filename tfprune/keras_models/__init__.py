@@ -1,0 +1,7 @@
+"""What is known about a Keras model, whatever is done with it: its layers, copies, graph, evidence and channels.
+
+Why: wrapping, quantizing and shrinking ask the same questions of a model, and each is answered once.
+`models` looks at layers and copies single ones, `copying` copies whole models with some layers replaced, `tracing`
+turns layers with code of their own into a graph, `evidence` passes data through a model, and `channels` is the
+dependency graph: which channels belong together.
+"""

@@ -1,0 +1,211 @@
+"""The channels of a model as data: the groups that are ranked together, and what each layer holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.axes import other_axes, shape_along
+from tfprune.keras_models.channels.flow import Work
+from tfprune.report import table
+
+
+@dataclass(frozen=True, eq=False)
+class ChanneledWeight:
+    """What one weight holds of channels.
+
+    Attributes:
+        layer: The name of its layer.
+        name: Its path in its layer, `kernel`.
+        shape: Its shape.
+        bundles_along: The bundle of the channel at each index along an axis, for each axis that has channels.
+        itemsize: Bytes of an entry.
+        reads: The axes whose channels it mixes into others.
+        makes: The axes whose channels it makes.
+    """
+
+    layer: str
+    name: str
+    shape: tuple[int, ...]
+    bundles_along: dict[int, np.ndarray]
+    itemsize: int
+    reads: tuple[int, ...] = ()
+    makes: tuple[int, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Its path in the flat model, `hidden/kernel`."""
+        return f"{self.layer}/{self.name}"
+
+    def size(self, keep: np.ndarray) -> int:
+        """Return the number of entries where only the bundles in `keep` are left."""
+        return _product(1, (self.bundles_along.get(axis, size) for axis, size in enumerate(self.shape)), keep)
+
+    def reading(self, bundles: np.ndarray) -> list[int]:
+        """Return the axes along which it reads any of these bundles."""
+        return [axis for axis in self.reads if np.isin(self.bundles_along[axis], bundles).any()]
+
+    def making(self, bundles: np.ndarray) -> list[int]:
+        """Return the axes along which it makes any of these bundles."""
+        return [axis for axis in self.makes if np.isin(self.bundles_along[axis], bundles).any()]
+
+    def holding(self, bundles: np.ndarray) -> list[int]:
+        """Return the axes that have any of these bundles; a bias has some that it neither reads nor makes."""
+        return [axis for axis, along in self.bundles_along.items() if np.isin(along, bundles).any()]
+
+    def mask(self, keep: np.ndarray) -> np.ndarray:
+        """Return where it neither makes nor reads a bundle that is not kept: booleans of its shape."""
+        mask = np.ones(self.shape, dtype=bool)
+        for axis in (*self.reads, *self.makes):
+            mask &= keep[self.bundles_along[axis]].reshape(shape_along(mask.ndim, axis))
+        return mask
+
+    def kept(self, values: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """Return the entries of an array of its shape that are left where only the bundles in `keep` are."""
+        for axis, bundles in self.bundles_along.items():
+            values = np.compress(keep[bundles], values, axis=axis)
+        return values
+
+    def bundles_read(self, live: np.ndarray) -> np.ndarray:
+        """Return the bundles that it reads by an entry that is True in `live`, booleans of its shape."""
+        read = [self.bundles_along[axis][live.any(axis=other_axes(live.ndim, axis))] for axis in self.reads]
+        return np.concatenate([np.empty(0, int), *read])
+
+
+@dataclass(frozen=True, eq=False)
+class ChanneledLayer:
+    """What one layer holds of channels: its weights, arguments that count channels, and its multiplications."""
+
+    name: str
+    weights: tuple[ChanneledWeight, ...]
+    config: dict[str, Any]
+    work: tuple[Work, ...]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it has a weight that may be a kernel."""
+        return any(len(weight.shape) > 1 for weight in self.weights)
+
+    def flops(self, keep: np.ndarray) -> int:
+        """Return twice its multiplications on one sample."""
+        return sum(2 * _product(factor, sizes, keep) for factor, sizes in self.work)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that are ranked with each other: those of one layer, and of all layers it is added to.
+
+    Attributes:
+        name: The first layer that makes them, with a suffix if it makes several kinds; no two groups share a name.
+        kind: "channels", or "heads" of attention.
+        bundles: The numbers of its bundles; a bundle is what can only go as a whole.
+        members: The layers that make, read or pass the channels.
+    """
+
+    name: str
+    kind: str
+    bundles: np.ndarray
+    members: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.bundles.size} {self.kind} of {', '.join(self.members)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The dependency graph of a flat model: its channels, and which weights make and read them.
+
+    Attributes:
+        layers: Its layers, by name, in the model's order.
+        groups: Its groups of channels.
+        reasons: Why a bundle has to stay, by its number, for those that do.
+        size: The number of bundles.
+        unfollowed: Why a layer with kernels could not be looked into, by its name.
+
+    Example:
+        Dense "hidden" -> Dense "out". A channel of "hidden" goes from its kernel and its bias, and from the kernel of
+        "out", which reads it. The channels of "out" are an output of the model and stay.
+
+        >>> import keras
+        >>> from tfprune.keras_models.channels.analyze import analyze
+        >>> hidden, out = keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2, name="out")
+        >>> x = keras.Input((3,))
+        >>> network = analyze(keras.Model(x, out(hidden(x))))
+        >>> print(network)
+        group   weight         axis  role   channels  may go
+        ------  -------------  ----  -----  --------  ------
+        hidden  hidden/kernel  1     makes         4       4
+        hidden  hidden/bias    0     holds         4       4
+        hidden  out/kernel     0     reads         4       4
+        out     out/kernel     1     makes         2       0
+        out     out/bias       0     holds         2       0
+        >>> print(network.groups[0])
+        hidden: 4 channels of hidden, out
+        >>> [weight.path for weight in network.weights_of(network.groups[0])]
+        ['hidden/kernel', 'out/kernel']
+    """
+
+    layers: dict[str, ChanneledLayer]
+    groups: tuple[Group, ...]
+    reasons: dict[int, str]
+    size: int
+    unfollowed: dict[str, str] = field(default_factory=dict)
+
+    def all_kept(self) -> np.ndarray:
+        """Return the choice that keeps all bundles, True for each."""
+        return np.ones(self.size, dtype=bool)
+
+    def free(self, group: Group) -> np.ndarray:
+        """Return for each bundle of a group whether it may go."""
+        return np.array([int(bundle) not in self.reasons for bundle in group.bundles], dtype=bool)
+
+    def free_part(self, group: Group) -> Group:
+        """Return a group without the bundles that have to stay."""
+        return replace(group, bundles=group.bundles[self.free(group)])
+
+    def weights_of(self, group: Group) -> list[ChanneledWeight]:
+        """Return the weights that make or read channels of a group."""
+        weights = (weight for name in group.members for weight in self.layers[name].weights)
+        return [weight for weight in weights if weight.reading(group.bundles) or weight.making(group.bundles)]
+
+    def variables(self, model: Any) -> Iterator[tuple[ChanneledWeight, Any]]:
+        """Yield each weight with its variable in a flat model of these layers."""
+        layers = {layer.name: layer for layer in model.layers}
+        for layer in self.layers.values():
+            if layer.weights:
+                yield from zip(layer.weights, layers[layer.name].weights, strict=True)
+
+    def parameters(self, keep: np.ndarray) -> int:
+        """Return the number of entries of all weights."""
+        return sum(weight.size(keep) for layer in self.layers.values() for weight in layer.weights)
+
+    def bytes(self, keep: np.ndarray) -> int:
+        """Return the bytes of all weights as they are in the model."""
+        return sum(weight.itemsize * weight.size(keep) for layer in self.layers.values() for weight in layer.weights)
+
+    def flops(self, keep: np.ndarray) -> int:
+        """Return the floating-point operations of one sample: two for each multiplication."""
+        return sum(layer.flops(keep) for layer in self.layers.values())
+
+    def __str__(self) -> str:
+        rows = [
+            [group.name, weight.path, axis, _role(weight, axis), group.bundles.size, int(self.free(group).sum())]
+            for group in self.groups
+            for name in group.members
+            for weight in self.layers[name].weights
+            for axis in weight.holding(group.bundles)
+        ]
+        return table(["group", "weight", "axis", "role", "channels", "may go"], rows, left=4)
+
+
+def _role(weight: ChanneledWeight, axis: int) -> str:
+    return "reads" if axis in weight.reads else "makes" if axis in weight.makes else "holds"
+
+
+def _product(factor: int, sizes: Iterable[int | np.ndarray], keep: np.ndarray) -> int:
+    for size in sizes:
+        factor *= int(np.count_nonzero(keep[size])) if isinstance(size, np.ndarray) else size
+    return factor

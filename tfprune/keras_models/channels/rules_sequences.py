@@ -1,0 +1,171 @@
+"""How channels go through recurrent layers, attention, and layers around another layer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.keras_models.channels.flow import Flow, Rule, Work
+from tfprune.keras_models.channels.no_rule import NoRule
+from tfprune.keras_models.channels.ties import Layout
+from tfprune.keras_models.models.graph import Call
+
+layers = keras.layers
+_GATES = {layers.SimpleRNN: 1, layers.GRU: 3, layers.LSTM: 4}
+
+
+def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer = call.layer
+    if layer.stateful:
+        raise NoRule("it keeps states from batch to batch")
+    inputs = flow.along(flow.inputs(call)[0], -1)
+    units = flow.fresh(layer.units, name=layer.name)
+    _tie_states(flow, call, units)
+    gates = np.tile(units, next(count for kind, count in _GATES.items() if isinstance(layer, kind)))
+    bias = next((variable for variable in layer.weights if variable.path.endswith("bias")), None)
+    rank = 1 if bias is None else len(bias.shape)
+    weights = {"kernel": (inputs, gates), "recurrent_kernel": (units, gates), "bias": (*[None] * (rank - 1), gates)}
+    steps = call.inputs[0].shape[1] or 1
+    features = call.inputs[0].shape[-1] if inputs is None else inputs
+    work = [(steps, (features, gates)), (steps, (units, gates))]
+    flow.record(layer, weights, config={"units": units}, work=work)
+    return [flow.placed(len(tensor.shape), -1, units) for tensor in call.outputs]
+
+
+def _tie_states(flow: Flow, call: Call, units: np.ndarray | None) -> None:
+    """Let units be those of the states that a call starts from, to which a cell adds what it makes."""
+    states = _bound(call).get("initial_state")
+    for state in [] if states is None else keras.tree.flatten(states):
+        flow.tie_layouts((units,), flow.layout(state)[1:])
+
+
+def bidirectional(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, series = call.layer, call.inputs[0]  # a mask and states may follow
+    directions = []
+    for inner in (layer.forward_layer, layer.backward_layer):
+        rank = 3 if inner.return_sequences else 2
+        states = [(None, inner.units)] * (0 if not inner.return_state else 2 if isinstance(inner, layers.LSTM) else 1)
+        shapes = [series.shape, (*series.shape[: rank - 1], inner.units), *states]
+        directions.append(list(flow.follow_inner(inner, [flow.layout(series)], shapes)))
+    forward, backward = directions
+    flow.tie_layouts(forward[0], backward[0])  # one argument, `units`, counts both
+    _tie_states(flow, call, forward[0][-1])
+    both = {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
+    flow.record(layer, _held(flow, both), config=both, work=_moved_work(flow, both))
+    if layer.merge_mode is None:
+        return [forward[0], backward[0], *forward[1:], *backward[1:]]
+    merged = forward[0]
+    if layer.merge_mode == "concat":
+        merged = (*forward[0][:-1], np.concatenate([forward[0][-1], backward[0][-1]]))
+    return [merged, *forward[1:], *backward[1:]]
+
+
+def time_distributed(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer = call.layer
+    layout, shapes = flow.inputs(call)[0], [call.inputs[0].shape, call.outputs[0].shape]
+    if layout[1] is not None:
+        raise NoRule("it takes channels along its axis of time")
+    of_a_step = [(shape[0], *shape[2:]) for shape in shapes]
+    result = flow.follow_inner(layer.layer, [(layout[0], *layout[2:])], of_a_step)[0]
+    inner = {"layer": layer.layer}
+    if id(layer.layer) in flow.recorded:
+        work = _moved_work(flow, inner, times=shapes[0][1] or 1)
+        flow.record(layer, _held(flow, inner), config=inner, work=work)
+    return [(result[0], None, *result[1:])]
+
+
+def _held(flow: Flow, inner: dict[str, Any]) -> dict[str, Layout]:
+    """Return the layouts of the weights of layers inside a layer, by the path of each weight."""
+    return {
+        layer.weights[index].path: layout
+        for layer in inner.values()
+        for index, layout in flow.recorded[id(layer)].weights.items()
+    }
+
+
+def _moved_work(flow: Flow, inner: dict[str, Any], *, times: int = 1) -> list[Work]:
+    """Take the multiplications of the layers inside a layer from them, to count them once."""
+    work = [(times * factor, sizes) for layer in inner.values() for factor, sizes in flow.recorded[id(layer)].work]
+    for layer in inner.values():
+        flow.recorded[id(layer)].work.clear()
+    return work
+
+
+def _bound(call: Call) -> dict[str, Any]:
+    return inspect.signature(call.layer.call).bind(*call.args, **call.kwargs).arguments
+
+
+def attention(flow: Flow, call: Call) -> Sequence[Layout]:
+    """Tie each head to all that it reads and makes; in grouped attention, to the queries that share its key."""
+    layer, given = call.layer, _bound(call)
+    keys = given["value"] if given.get("key") is None else given["key"]
+    tensors = {"query": given["query"], "value": given["value"], "key": keys}
+    inputs = {name: flow.along(flow.layout(tensor), -1) for name, tensor in tensors.items()}
+    config = layer.get_config()
+    is_grouped = isinstance(layer, layers.GroupQueryAttention)
+    count = config["num_key_value_heads" if is_grouped else "num_heads"]
+    has_one_key = is_grouped and count == 1  # which all queries share, so that each may go alone
+    made = flow.fresh(config["num_query_heads"] if has_one_key else count, name=f"{layer.name}/heads", kind="heads")
+    heads = None if has_one_key else made
+    queries = np.repeat(made, config["num_query_heads"] // made.size) if is_grouped else made
+    result, counted = _projected(flow, call, inputs["query"], is_grouped=is_grouped, asked=config)
+    counted |= {"num_query_heads": queries} if is_grouped else {"num_heads": queries}
+    counted |= {"num_key_value_heads": heads} if is_grouped and not has_one_key else {}
+    weights = {
+        "query/kernel": (inputs["query"], queries, None),
+        "gate/kernel": (inputs["query"], queries, None),
+        "key/kernel": (inputs["key"], heads, None),
+        "value/kernel": (inputs["value"], heads, None),
+        "attention_output/kernel": (queries, None, result),
+        "query/bias": (queries, None),
+        "gate/bias": (queries, None),
+        "key/bias": (heads, None),
+        "value/bias": (heads, None),
+        "attention_output/bias": (result,),
+    }
+    flow.record(layer, weights, config=counted, work=_attention_work(call, tensors, weights, queries))
+    outputs = [flow.placed(len(call.outputs[0].shape), -1, result)]
+    if len(call.outputs) > 1:  # the scores of each head
+        outputs.append(flow.placed(len(call.outputs[1].shape), 1, queries))
+    return outputs
+
+
+def _projected(
+    flow: Flow, call: Call, query: np.ndarray | None, *, is_grouped: bool, asked: dict[str, Any]
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Return the channels of what attention returns, and the argument that counts them."""
+    if is_grouped:  # which returns as many channels as the query has
+        return query, {}
+    if isinstance(asked["output_shape"], (tuple, list)) and len(asked["output_shape"]) > 1:
+        raise NoRule("its outputs have several axes")
+    result = flow.fresh(int(call.outputs[0].shape[-1]), name=call.layer.name)
+    return result, {"output_shape": (result,)}
+
+
+def _attention_work(
+    call: Call, tensors: dict[str, Any], weights: dict[str, Layout], queries: np.ndarray
+) -> list[Work]:
+    counts = {name: Flow.positions(tensor.shape, -1) for name, tensor in tensors.items()}
+    times = {**counts, "gate": counts["query"], "attention_output": counts["query"]}
+    work = []
+    for variable in call.layer.weights:
+        name = next((name for name in weights if variable.path.endswith(name)), "")
+        if name.endswith("/kernel"):
+            sizes = zip(variable.shape, weights[name], strict=True)
+            counted = tuple(int(size) if channels is None else channels for size, channels in sizes)
+            work.append((times[name.partition("/")[0]], counted))
+    widths = {variable.path.split("/")[-2]: variable.shape[-1] for variable in call.layer.weights}
+    return [*work, (counts["query"] * counts["key"] * (widths["key"] + widths["value"]), (queries,))]
+
+
+SEQUENCES: dict[type, Rule] = {
+    **dict.fromkeys(_GATES, recurrent),
+    layers.Bidirectional: bidirectional,
+    layers.TimeDistributed: time_distributed,
+    layers.MultiHeadAttention: attention,
+    layers.GroupQueryAttention: attention,
+}

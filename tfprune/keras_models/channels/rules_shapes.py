@@ -1,0 +1,201 @@
+"""How channels go through layers without kernels: elementwise, merging, pooling, reshaping, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.base.axes import shape_along
+from tfprune.keras_models.channels.flow import Flow, Rule, channel_axis
+from tfprune.keras_models.channels.no_rule import NoRule
+from tfprune.keras_models.channels.rules_kernels import check_activation
+from tfprune.keras_models.channels.ties import Layout
+from tfprune.keras_models.models.graph import Call
+
+layers = keras.layers
+
+
+def elementwise(flow: Flow, call: Call) -> Sequence[Layout]:
+    check_activation(call.layer)
+    return [flow.inputs(call)[0]] * len(call.outputs)
+
+
+def rescaling(flow: Flow, call: Call) -> Sequence[Layout]:
+    if max(np.ndim(call.layer.scale), np.ndim(call.layer.offset)):
+        raise NoRule("it scales each channel by a constant of its own")
+    return elementwise(flow, call)
+
+
+def prelu(flow: Flow, call: Call) -> Sequence[Layout]:
+    layout = flow.inputs(call)[0]
+    shared = call.layer.shared_axes or ()
+    slopes = tuple(None if axis in shared else channels for axis, channels in enumerate(layout) if axis)
+    flow.record(call.layer, {"alpha": slopes})
+    return [layout]
+
+
+def merge(flow: Flow, call: Call) -> Sequence[Layout]:
+    """Tie the entries that an operation combines one by one, unless one entry is spread over all."""
+    leaves = [leaf for leaf in keras.tree.flatten((call.args, call.kwargs)) if len(getattr(leaf, "shape", ()))]
+    given = [
+        (flow.layout(leaf) if isinstance(leaf, keras.KerasTensor) else (None,) * len(leaf.shape)) for leaf in leaves
+    ]
+    rank = len(call.outputs[0].shape)
+    axes = [_merged(flow, call, list(zip(leaves, given, strict=True)), axis - rank) for axis in range(rank)]
+    return [tuple(axes)]
+
+
+def _merged(flow: Flow, call: Call, given: list[tuple[Any, Layout]], axis: int) -> np.ndarray | None:
+    present = [(leaf.shape[axis], layout[axis]) for leaf, layout in given if len(layout) >= -axis]
+    spread = [(size, channels) for size, channels in present if size != 1] or present
+    known = [channels for _, channels in spread if channels is not None]
+    if not known:
+        return None
+    if len(known) < len(spread):
+        flow.pin(known, f"{call.layer.name}: they meet channels that are fixed")
+    for channels in known[1:]:
+        flow.tie(known[0], channels)
+    return known[0]
+
+
+def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
+    given, rank = flow.inputs(call), len(call.outputs[0].shape)
+    axis = call.layer.axis % rank
+    for other in range(rank):
+        known = [channels for layout in given if (channels := layout[other]) is not None]
+        if other != axis and known:
+            flow.pin(known if len(known) < len(given) else [], f"{call.layer.name}: beside channels that are fixed")
+            for channels in known[1:]:
+                flow.tie(known[0], channels)
+    result = list(given[0])
+    if any(layout[axis] is not None for layout in given):
+        joined = [
+            flow.fixed(int(tensor.shape[axis]), "an input of the model") if layout[axis] is None else layout[axis]
+            for tensor, layout in zip(call.inputs, given, strict=True)
+        ]
+        result[axis] = np.concatenate(joined)
+    return [tuple(result)]
+
+
+def spatial(flow: Flow, call: Call) -> Sequence[Layout]:
+    """Follow pooling, padding and cropping, which treat each channel by itself."""
+    shape, taken = call.outputs[0].shape, call.inputs[0].shape
+    channels = flow.along(flow.inputs(call)[0], channel_axis(call.layer, len(taken)))
+    return [flow.placed(len(shape), channel_axis(call.layer, len(shape)), channels)]
+
+
+def flatten(flow: Flow, call: Call) -> Sequence[Layout]:
+    layout, shape = flow.inputs(call)[0], call.inputs[0].shape
+    if getattr(call.layer, "data_format", None) == "channels_first" and len(shape) > 2:  # which puts channels last
+        layout, shape = (layout[0], *layout[2:], layout[1]), (shape[0], *shape[2:], shape[1])
+    return [_reshaped(layout, shape, call.outputs[0].shape)]
+
+
+def reshape(flow: Flow, call: Call) -> Sequence[Layout]:
+    shape = call.outputs[0].shape
+    layout = _reshaped(flow.inputs(call)[0], call.inputs[0].shape, shape)
+    counted = tuple(
+        (-1 if size is None else size) if channels is None else channels
+        for size, channels in list(zip(shape, layout, strict=True))[1:]
+    )
+    flow.record(call.layer, {}, config={"target_shape": counted})
+    return [layout]
+
+
+def _reshaped(layout: Layout, shape: Sequence[int | None], result: Sequence[int | None]) -> Layout:
+    """Find the only axis of the new shape along which the channels differ."""
+    tracked = [axis for axis, channels in enumerate(layout) if channels is not None]
+    if not tracked:
+        return (None,) * len(result)
+    channels: Any = Flow.along(layout, tracked[0])
+    if tracked[0] == len(shape) - 1 and result[-1] == shape[-1]:
+        return Flow.placed(len(result), -1, channels)
+    before, after = ([size for size in sizes[1:] if size is not None] for sizes in (shape, result))
+    if len(before) < len(shape) - 1 or len(after) < len(result) - 1:
+        raise NoRule("it reshapes positions whose number is not known")
+    spread = channels.reshape(shape_along(len(shape), tracked[0])[1:])
+    entries = np.broadcast_to(spread, before).reshape(after)
+    for axis in range(entries.ndim):
+        line = np.moveaxis(entries, axis, -1).reshape(-1, entries.shape[axis])
+        if np.all(line == line[0]):
+            return Flow.placed(len(result), axis + 1, line[0])
+    raise NoRule("it mixes channels with positions in a way that cannot be followed")
+
+
+def permute(flow: Flow, call: Call) -> Sequence[Layout]:
+    layout = flow.inputs(call)[0]
+    return [tuple(layout[axis] for axis in (0, *call.layer.dims))]
+
+
+def repeat(flow: Flow, call: Call) -> Sequence[Layout]:
+    return [flow.placed(3, -1, flow.along(flow.inputs(call)[0], -1))]
+
+
+def batch_norm(flow: Flow, call: Call) -> Sequence[Layout]:
+    layout = flow.inputs(call)[0]
+    channels = layout[call.layer.axis]
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    flow.record(call.layer, dict.fromkeys(names, (channels,)))
+    return [layout]
+
+
+def group_norm(flow: Flow, call: Call) -> Sequence[Layout]:
+    layer, layout = call.layer, flow.inputs(call)[0]
+    channels = layout[layer.axis]
+    if channels is None:
+        return [layout]
+    size = layer.get_config()["groups"]
+    by_group = channels.reshape(channels.size if size == -1 else size, -1)
+    if len(by_group) == 1:
+        flow.pin([channels], f"{layer.name}: it normalizes all channels together")
+    flow.tie(by_group[:, :-1], by_group[:, 1:])
+    config = {"groups": by_group[:, 0]}
+    flow.record(layer, dict.fromkeys(("gamma", "beta"), (channels,)), config=config)
+    return [layout]
+
+
+def joint_norm(flow: Flow, call: Call) -> Sequence[Layout]:
+    """Follow a normalization along an axis of channels, where each depends on all."""
+    layout = flow.inputs(call)[0]
+    axes = call.layer.axis if isinstance(call.layer.axis, (list, tuple)) else [call.layer.axis]
+    flow.pin((layout[axis] for axis in axes), f"{call.layer.name}: it normalizes all channels together")
+    weights = tuple(layout[axis] for axis in axes)
+    flow.record(call.layer, {"gamma": weights, "beta": weights, "scale": weights})
+    return [layout]
+
+
+_ELEMENTWISE = [
+    *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Identity, layers.ActivityRegularization),
+    *(layers.Dropout, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout),
+    *(layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
+]
+_MERGES = [layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum]
+_SPATIAL = [
+    getattr(layers, f"{name}{rank}D")
+    for rank in (1, 2, 3)
+    for name in (
+        *("MaxPooling", "AveragePooling", "GlobalMaxPooling", "GlobalAveragePooling"),
+        *("AdaptiveMaxPooling", "AdaptiveAveragePooling", "ZeroPadding", "Cropping", "UpSampling"),
+    )
+    if hasattr(layers, f"{name}{rank}D")
+]
+SHAPES: dict[type, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE, elementwise),
+    **dict.fromkeys(_MERGES, merge),
+    **dict.fromkeys(_SPATIAL, spatial),
+    layers.Rescaling: rescaling,
+    layers.PReLU: prelu,
+    layers.Concatenate: concatenate,
+    layers.Flatten: flatten,
+    layers.Reshape: reshape,
+    layers.Permute: permute,
+    layers.RepeatVector: repeat,
+    layers.BatchNormalization: batch_norm,
+    layers.GroupNormalization: group_norm,
+    **dict.fromkeys(
+        [layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization, layers.Softmax], joint_norm
+    ),
+}

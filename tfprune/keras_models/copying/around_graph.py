@@ -1,0 +1,258 @@
+"""Copy a model of a class that is built around a graph, as an instance of its class, some layers replaced.
+
+The class is asked for its configuration, and no layer inside is. The graph is called anew over the layers of a fresh
+model, with wrappers around them; its attributes keep the layers themselves, which methods of the class call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.copying.class_config import ORIGIN, PARTS, fresh, origin_of, saved_with
+from tfprune.keras_models.copying.held_layers import (
+    Place,
+    beside_graph,
+    held_values,
+    own_attributes,
+    refill,
+    set_later,
+    take_over,
+)
+from tfprune.keras_models.copying.layer_states import (
+    Around,
+    Parts,
+    check_same_weights,
+    layer_states,
+    plain_parts,
+    set_layer_states,
+)
+from tfprune.keras_models.copying.refuse_quantize import lock_models
+from tfprune.keras_models.copying.subclassed import replace_in_place
+from tfprune.keras_models.models.kinds import as_graph, graph_layers, is_around_graph, is_subclassed, leaf_layers
+from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.rebuild import Replace, revive
+
+
+class _Retraced:
+    """Mixed into the class of a copy: saves the wrappers in its graph, of which its code knows nothing."""
+
+    def get_config(self) -> dict[str, Any]:
+        wrappers = [
+            [index, keras.saving.get_registered_name(type(wrapper)), wrapper.settings()]
+            for index, wrapper in _wrappers(self).items()
+        ]
+        return {"origin": vars(self)[ORIGIN], "states": layer_states(self), "wrappers": wrappers}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
+        read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+        find = functools.partial(keras.saving.get_registered_object, custom_objects=custom_objects)
+        model = fresh(config["origin"], read)
+        set_layer_states(model, config["states"])
+        again = _again(model, {index: (find(name), read(settings)) for index, name, settings in config["wrappers"]})
+        copy = _retraced(model, again, config["origin"])
+        lock_models(copy)
+        return copy
+
+
+keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(_Retraced)
+
+
+def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+    """Return an uncompiled copy of a model of a class around a graph, some layers replaced; weights are not copied.
+
+    Args:
+        model: A model of a class around a graph. It is left untouched.
+        replace: Called with the path of each layer and its copy; returns what takes its place, such as a wrapper
+            around it, or None to keep it.
+        path: The model's own path, which those of its layers begin with.
+
+    Raises:
+        ValueError: If it has no configuration, or one that gives a model with other layers.
+    """
+    copy, read = _fresh_copy(model), keras.saving.deserialize_keras_object
+    found = {index: (type(wrapper), read(wrapper.settings())) for index, wrapper in _wrappers(model).items()}
+    again = _again(copy, found)
+
+    def replaced(inner: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        return replace(f"{path}/{inner}" if path else inner, layer) or again(inner, layer)
+
+    return _retraced(copy, replaced, origin_of(model))
+
+
+def _wrappers(model: Any) -> dict[int, Any]:
+    """Return the wrappers in a graph by the number of the layer inside among `plain_parts`."""
+    numbers = {id(part): index for index, part in enumerate(plain_parts(model))}
+    wrappers = (layer for _, layer in leaf_layers(model) if isinstance(layer, Around))
+    return {numbers[id(wrapper.layer)]: wrapper for wrapper in wrappers}
+
+
+def _again(model: keras.Model, wrappers: dict[int, tuple[Any, dict[str, Any]]]) -> Replace:
+    """Return the function that wraps the layers of a plain model as others were, by their numbers."""
+    parts = plain_parts(model)
+    wanted = {id(parts[index]): wrapper for index, wrapper in wrappers.items()}
+
+    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if id(layer) not in wanted:
+            return None
+        wrapper, settings = wanted[id(layer)]
+        return wrapper(layer, **settings)
+
+    return replaced
+
+
+def replace_in_live_graph(model: keras.Model, replace: Replace) -> keras.Model:
+    """Do what `replace_in_graph` does in the model itself, which keeps its weights, and return it."""
+    return _retraced(model, replace, origin_of(model))
+
+
+def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, keras.layers.Layer]:
+    """Put wrappers around layers of a model itself, with the settings of others; return them by the layer inside.
+
+    Args:
+        model: A model of a class around a graph.
+        wrappers: Wrappers of another model, by the ids of the layers of this one.
+    """
+    made: dict[int, keras.layers.Layer] = {}
+
+    def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        wrapper = wrappers.get(id(layer))
+        if wrapper is not None:
+            settings = keras.saving.deserialize_keras_object(wrapper.settings())
+            made[id(layer)] = type(wrapper)(layer, **settings)
+        return made.get(id(layer))
+
+    if wrappers:
+        replace_in_live_graph(model, replace)
+        lock_models(model)
+    return made
+
+
+def restore_around_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+    """Return what `replace_in_graph` does, as an instance of the model's first class, which loads by its own code.
+
+    Raises:
+        ValueError: If that code creates layers that would have to be replaced.
+    """
+    copy = _fresh_copy(model)
+    for inner, layer in leaf_layers(copy):
+        if replace(f"{path}/{inner}" if path else inner, layer) is not None:
+            raise ValueError(
+                f"Expected the code of {type(copy).__name__} to create plain layers. Received: {inner} of type "
+                f"{type(layer).__name__}, without which the model does not load. Create plain layers, and wrap the "
+                f"model with tfprune.wrap(model)."
+            )
+    return copy
+
+
+def _fresh_copy(model: keras.Model) -> keras.Model:
+    copy = fresh_copy(model, origin=origin_of(model))
+    check_same_weights(model, copy)
+    return copy
+
+
+def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
+    """Build a model as its class does, and give it what was set on the model later, weights aside.
+
+    Args:
+        model: A model of a class around a graph.
+        origin: Its configuration, or one with other sizes.
+    """
+    copy = fresh(origin, lambda entry: revive(entry, model))
+    set_layer_states(copy, layer_states(model))
+    keep_what_is_beside(model, copy)
+    for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
+        if isinstance(part, keras.Model):
+            set_later(part, counterpart)
+    return copy
+
+
+def keep_what_is_beside(model: Any, copy: Any) -> None:
+    """Give a model what stands beside the graph of another one of its class and has no weights."""
+    weightless = {place: layer for place, layer in beside_graph(model) if not layer.weights}
+    for (name, *rest), layer in weightless.items():
+        if not rest:  # a preprocessor, for example, whose vocabulary is no part of the configuration
+            setattr(copy, name, layer)
+    if hasattr(model, "sampler"):  # by which language models of KerasHub write, set by their `compile`
+        copy.sampler = model.sampler
+
+
+def _retraced(model: keras.Model, replace: Replace, origin: dict[str, Any]) -> keras.Model:
+    """Call the graph of a model, and of the models in it, anew in the model itself, some layers replaced."""
+    leaves = [(path, layer) for path, layer in graph_layers(model) if not is_subclassed(layer)]
+    made: dict[int, Any] = {id(layer): replace(path, layer) or layer for path, layer in leaves}
+
+    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        return replace(path, layer) if as_graph(layer) is None else stand_in(path, layer)
+
+    def stand_in(path: str, layer: Any) -> Any:
+        if id(layer) not in made:
+            made[id(layer)] = remade(path, layer)
+        return made[id(layer)]
+
+    def remade(path: str, layer: Any) -> Any:
+        if is_subclassed(layer):
+            replace_in_place(layer, replaced, path=path)
+        if as_graph(layer) is None:
+            return layer
+
+        def call(inner: Any, *args: Any, **kwargs: Any) -> Any:
+            return stand_in(f"{path}/{inner.name}" if path else inner.name, inner)(*args, **kwargs)
+
+        if not is_around_graph(layer):
+            return _like(layer, _called_anew(_functional(layer), call))
+        return _assemble(layer, call, origin=origin if layer is model else origin_of(layer), made=made)
+
+    return take_over(model, remade("", model))
+
+
+def _called_anew(graph: keras.Model, call: Callable) -> keras.Model:
+    """Call the layers of a graph again, on inputs of the same open shapes; layers may say what shapes they return."""
+    return keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    if isinstance(model, keras.Sequential):  # whose `input` is what it was called on
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def _like(model: keras.Model, copy: keras.Model) -> keras.Model:
+    """Give a copy what a model has besides its layers, and return it."""
+    copy.dtype_policy = model.dtype_policy
+    for name in ("supports_masking", "input_spec", "autocast"):
+        setattr(copy, name, getattr(model, name))
+    if not model.trainable:
+        states = [(part, part.trainable) for _, part in walk(copy) if part is not copy]
+        copy.trainable = False
+        for part, trainable in states:  # which it has set, too
+            if part.trainable != trainable:
+                part.trainable = trainable
+    return copy
+
+
+def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], made: dict[int, Any]) -> keras.Model:
+    """Build an instance of a model's class over its graph, called anew, with its attributes."""
+    parts = plain_parts(model)  # before a model among them is wrapped
+    tensors = [tensor for _, tensor in held_values(model, keras.KerasTensor)]
+    graph = _called_anew(keras.Model(model.input, [model.output, tensors], name=model.name), call)
+    outputs, counterparts = graph.output
+    others = dict(zip(map(id, tensors), counterparts, strict=True))
+    model_class: Any = type(model)
+    derived = saved_with(_Retraced, getattr(model_class, "copied_class", model_class))
+    copy = derived.__new__(derived)
+    type(graph).__init__(copy, graph.input, outputs, name=model.name)  # keras.Model's is for classes not used yet
+
+    def new(place: Place, value: Any) -> Any:
+        is_replaced = isinstance(value, keras.Model) or id(value) in others
+        return {**made, **others}.get(id(value), value) if is_replaced else value
+
+    for name, value in own_attributes(model).items():
+        setattr(copy, name, refill((name,), value, new=new))
+    parts = [made.get(id(part), part) if isinstance(part, keras.Model) else part for part in parts]
+    vars(copy).update({ORIGIN: origin, PARTS: Parts(parts)})  # past Keras, which would track them
+    return _like(model, copy)

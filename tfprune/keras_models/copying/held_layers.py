@@ -1,0 +1,131 @@
+"""The layers that a subclassed model holds in its attributes, lists and dicts included."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.copying.class_config import ORIGIN, PARTS
+from tfprune.keras_models.copying.refuse_quantize import Refusal
+from tfprune.keras_models.models.layers import attributes, walk
+
+Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
+
+
+def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[Place, Any]:
+    """Call a function on every layer that a model holds; one that it holds twice gives one result."""
+    made: dict[int, Any] = {}
+    held = dict(held_layers(model))
+    lost = [layer.name for layer in model.layers if not any(layer is part for part in held.values())]
+    if lost:
+        raise ValueError(
+            f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "
+            f"{', '.join(lost)}, held elsewhere. Hold them in one of these."
+        )
+    for layer in held.values():
+        if id(layer) not in made:
+            made[id(layer)] = make(layer)
+    return {place: made[id(layer)] for place, layer in held.items()}
+
+
+def names_of_keras(model: Any) -> frozenset[str]:
+    """Return the attributes that every compiled model of this kind has, before code of the user's adds any."""
+    return _names_around_graph() if hasattr(model, "inputs") else _names_of_code()
+
+
+@functools.cache
+def _names_of_code() -> frozenset[str]:
+    return _compiled_names(keras.Model())
+
+
+@functools.cache
+def _names_around_graph() -> frozenset[str]:
+    inputs = keras.Input((1,))
+    return _compiled_names(keras.Model(inputs, inputs))
+
+
+def _compiled_names(model: keras.Model) -> frozenset[str]:
+    model.compile("sgd", "mse", metrics=["mse"])
+    return frozenset(vars(model)) | {ORIGIN, PARTS}
+
+
+def own_attributes(model: Any) -> dict[str, Any]:
+    """Return what code of the user's keeps in a model, by name."""
+    names = names_of_keras(model)
+    if not model.compiled:  # of a loop of its own
+        names -= {"loss", "optimizer"}
+    return {
+        name: value
+        for name, value in attributes(model).items()
+        if name not in names and not isinstance(value, Refusal)
+    }
+
+
+def refill(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any:
+    """Return an attribute's value with other things in it; lists, tuples and dicts that are not affected stay.
+
+    Args:
+        place: Where it is.
+        value: What it is.
+        new: Called with place and value of what is no list, tuple or dict; returns what takes its place.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return new(place, value)
+    pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+    items = [refill((*place, key), item, new=new) for key, item in pairs]
+    if all(item is old for item, (_, old) in zip(items, pairs, strict=True)):
+        return value
+    if isinstance(value, dict):
+        return {key: item for item, (key, _) in zip(items, pairs, strict=True)}
+    if hasattr(value, "_fields"):  # a namedtuple
+        return value._make(items)  # type: ignore[union-attr]
+    return tuple(items) if isinstance(value, tuple) else items
+
+
+def set_later(model: keras.Model, copy: keras.layers.Layer) -> None:
+    """Give a copy the numbers and texts that methods have set on a model, such as which layers have LoRA."""
+    for name, value in own_attributes(model).items():
+        is_data = all(isinstance(leaf, (int, float, str)) for leaf in keras.tree.flatten(value))
+        if name not in vars(copy) and is_data:
+            setattr(copy, name, value)
+
+
+def take_over(model: keras.Model, filled: keras.Model) -> keras.Model:
+    """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this."""
+    held = vars(filled)
+    for name in names_of_keras(model) & (vars(model).keys() - held.keys()):
+        del vars(model)[name]
+    model.__class__ = type(filled)
+    # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
+    # taken over: those that the model's code made refer to the model itself.
+    vars(model).update({name: value for name, value in held.items() if not isinstance(value, types.FunctionType)})
+    return model
+
+
+def held_layers(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
+    """Yield the layers in a model's attributes, lists and dicts included, each with its place."""
+    yield from held_values(model, keras.layers.Layer)
+
+
+def held_values(model: Any, kind: type) -> Iterator[tuple[Place, Any]]:
+    """Yield what is of a kind in a model's attributes, lists and dicts included, each with its place."""
+
+    def visit(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
+        if isinstance(value, kind):
+            yield place, value
+        elif isinstance(value, (dict, list, tuple)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from visit((*place, key), item)
+
+    for name, value in own_attributes(model).items():
+        yield from visit((name,), value)
+
+
+def beside_graph(model: keras.Model) -> list[tuple[Place, keras.layers.Layer]]:
+    """Return the layers in the attributes of a model around a graph that are no part of the graph."""
+    inside = {id(layer) for _, layer in walk(model)}
+    return [(place, layer) for place, layer in held_layers(model) if id(layer) not in inside]

@@ -1,0 +1,80 @@
+"""What is set on the layers of a model once it is there, which the configuration of its class does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import keras
+
+from tfprune.keras_models.copying.class_config import PARTS
+from tfprune.keras_models.models.layers import walk
+
+
+@runtime_checkable
+class Around(Protocol):
+    """A wrapper that can be put around a copy of the layer inside."""
+
+    layer: keras.layers.Layer
+
+    def settings(self) -> dict[str, Any]:
+        """Return its other arguments, as a configuration holds them."""
+
+
+def layer_states(model: keras.Model) -> list[list[Any]]:
+    """Return of each layer, as `plain_parts` does: name, whether it trains, rank and scale of its LoRA factors."""
+    return [
+        [part.name, part.trainable, getattr(part, "lora_rank", None), getattr(part, "lora_alpha", None)]
+        for part in plain_parts(model)
+    ]
+
+
+def check_same_weights(model: keras.Model, copy: keras.Model) -> None:
+    """Refuse a copy of a model, built from its configuration, that has other weights.
+
+    Raises:
+        ValueError: Naming the first layer that differs.
+    """
+    for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
+        shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (part, counterpart)]
+        if shapes[0] != shapes[1] and not isinstance(part, keras.Model):  # which may hold masks, too
+            raise ValueError(
+                f"Expected {type(model).__name__} to have the same weights when it is built from its configuration. "
+                f"Received: {part.name!r} with weights of shapes {shapes[1]} where it has {shapes[0]}. Return every "
+                f"argument in `get_config`."
+            )
+
+
+def set_layer_states(model: keras.Model, states: Sequence[Sequence[Any]]) -> None:
+    """Give the layers of a model that was made from the same configuration the same states.
+
+    Raises:
+        ValueError: If it has other layers.
+    """
+    parts = plain_parts(model)
+    if len(parts) != len(states):
+        raise ValueError(
+            f"Expected {type(model).__name__} to have the same layers when it is built from its configuration. "
+            f"Received: {len(parts)} where it has {len(states)}. Return every argument in `get_config`."
+        )
+    for part, (name, trainable, _, _) in zip(parts, states, strict=True):
+        part.name = name
+        if part.trainable != trainable:  # sets those inside, too, which come later
+            part.trainable = trainable
+    for part, (_, _, rank, alpha) in zip(parts, states, strict=True):
+        if rank is not None and not getattr(part, "lora_enabled", False):  # freezes the kernel, so it comes last
+            part.enable_lora(rank, lora_alpha=alpha)
+
+
+def plain_parts(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model as its class made them, in the order in which it makes them."""
+    kept = vars(model).get(PARTS)
+    return kept.layers if kept else [part for _, part in walk(model)]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What `plain_parts` returns of a copy; no list, so that Keras does not save it."""
+
+    layers: list[keras.layers.Layer]

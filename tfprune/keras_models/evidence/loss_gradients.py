@@ -1,0 +1,151 @@
+"""Gradients of a model's loss with respect to its kernels, batch by batch, by Keras' own training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.criteria.facts import MEAN
+from tfprune.keras_models.evidence.scored_weight import FactRequest
+from tfprune.keras_models.models.batches import Batch
+from tfprune.keras_models.models.layer_hooks import read_only_scope
+from tfprune.keras_models.models.layers import as_numpy
+
+Loss = Callable[[Any, Any, Any, Any], Any]  # from inputs, targets, outputs and sample weights
+
+
+def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
+    """Return a loss given by name or as a function, or the loss that a model was compiled with.
+
+    Raises:
+        ValueError: If `loss` is None and the model is not compiled with one, or `loss` is not the name of a loss.
+    """
+    if loss is None:
+        if not getattr(model, "compiled", False) or not model.loss:
+            raise ValueError(
+                f"Expected a loss, whose gradients the criterion looks at. Received: {model.name!r}, which is not "
+                f"compiled with one, and loss=None. Compile it, or pass a loss, for example loss='mse'."
+            )
+        return lambda x, y, outputs, weight: model.compute_loss(x, y, outputs, weight, training=False)
+    function = keras.losses.get(loss)
+    if isinstance(function, keras.losses.Loss):
+        return lambda x, y, outputs, weight: function(y, outputs, sample_weight=weight)
+
+    def mean(x: Any, y: Any, outputs: Any, weight: Any) -> Any:
+        losses = function(y, outputs)
+        return ops.mean(losses if weight is None else losses * ops.cast(weight, losses.dtype))
+
+    return mean
+
+
+class Recorder(keras.optimizers.Optimizer):
+    """An optimizer that changes no weight, and adds up what facts measure of the gradients, in float64.
+
+    Args:
+        requests: Facts of gradients.
+    """
+
+    def __init__(self, requests: Sequence[FactRequest]) -> None:
+        super().__init__(learning_rate=0.0, name="recorder")
+        self.requests = tuple(requests)
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        super().build(variables)
+        self.indices = {id(variable): index for index, variable in enumerate(variables)}
+        self.sums = [
+            self.add_variable(shape=request.shape, dtype="float64", name=f"{request.fact.name}_{index}")
+            for index, request in enumerate(self.requests)
+        ]
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
+        for request, total in zip(self.requests, self.sums, strict=True):
+            gradient = grads[self.indices[id(request.subject.kernel.variable)]]
+            if gradient is not None:  # the loss depends on it
+                recorded = _arranged(ops.cast(dense(gradient), "float64"), request)
+                total.assign_add(request.checked(request.fact.measure(recorded, ops), request.shape))
+        self.iterations.assign_add(1)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        for variable in self.variables:
+            variable.assign(ops.zeros_like(variable.value))
+
+    def combined(self) -> dict[str, np.ndarray]:
+        """Return what was recorded, by the key of its request."""
+        batches = int(self.iterations)
+        return {
+            request.key: as_numpy(total).astype(np.float64) / (batches if request.fact.combine == MEAN else 1)
+            for request, total in zip(self.requests, self.sums, strict=True)
+        }
+
+
+def dense(gradient: Any) -> Any:
+    """Return a gradient as an array, also of an embedding, whose gradient names rows."""
+    if hasattr(gradient, "dense_shape"):  # of an embedding: the rows that were looked up
+        rows, shape = ops.expand_dims(gradient.indices, 1), gradient.dense_shape
+        return ops.scatter(rows, gradient.values, shape)
+    return gradient
+
+
+def _arranged(gradient: Any, request: FactRequest) -> Any:
+    """Return a gradient as the fact takes it: of the weight's shape, or with a column for each output or input."""
+    if request.fact.per == "entry":
+        return gradient
+    rest = [axis for axis in range(len(gradient.shape)) if axis not in request.axes]
+    order = [*rest, *request.axes]
+    gradient = gradient if order == sorted(order) else ops.transpose(gradient, order)
+    return ops.reshape(gradient, (-1, *request.shape))
+
+
+class Gradients(keras.Model):
+    """A model in inference whose training step hands the gradients of a loss to a `Recorder`.
+
+    Args:
+        model: The model.
+        loss: Its loss.
+        requests: Facts of gradients.
+    """
+
+    def __init__(self, model: keras.layers.Layer, loss: Loss, requests: Sequence[FactRequest]) -> None:
+        super().__init__(dtype="float32", autocast=False)
+        self.model = model
+        # Open masks let the gradients of masked entries through; the weights themselves hold the zeros.
+        masks = [request.subject.mask for request in requests if request.subject.mask is not None]
+        self._scope = lambda: read_only_scope(model, masks)
+        self._loss = loss
+        self.built = True
+        self.recorder = Recorder(requests)
+        self.compile(optimizer=self.recorder)
+        self.recorder.build(self.trainable_variables)
+
+    def call(self, inputs: Any) -> Any:
+        self._entered = self._scope()
+        with self._entered:
+            return self.model(inputs, training=False)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        with self._entered:  # it holds the losses that layers added in the call
+            return self._loss(x, y, y_pred, sample_weight)
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.recorder.reset()
+
+    def record(self, batch: Batch) -> None:
+        """Record one batch."""
+        if batch.y is None:
+            raise ValueError(
+                "Expected `data` with targets, as the criterion looks at gradients of the loss. Received: inputs "
+                "only. Pass (x, y)."
+            )
+        self.train_on_batch(batch.x, batch.y, sample_weight=batch.sample_weight)
+
+    def combined(self) -> dict[str, np.ndarray]:
+        """Return what was recorded, by the key of its request."""
+        return self.recorder.combined()

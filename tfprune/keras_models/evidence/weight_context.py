@@ -1,0 +1,55 @@
+"""What stands around a weight in its model: facts that are read without data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfprune.criteria.facts import UnknownFact
+from tfprune.keras_models.evidence.batch_norms import Normalizers, normalizers
+from tfprune.keras_models.evidence.scored_weight import FactRequest
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What stands around a weight in its model, for facts that need no data.
+
+    Attributes:
+        path: The path of the weight in the model.
+        variable: The weight in the user's model.
+        layer: The innermost layer that holds the weight.
+        hooked: The layer whose outputs are looked at: `layer`, or a loop around it.
+        normalizers: A function that returns what `normalizers` does, called only if a fact asks.
+    """
+
+    path: str
+    variable: keras.Variable
+    layer: keras.layers.Layer
+    hooked: keras.layers.Layer
+    normalizers: Callable[[], Normalizers]
+
+    @property
+    def normalizer(self) -> keras.layers.BatchNormalization | None:
+        """The BatchNormalization that takes the outputs of the layer, None if there is none."""
+        return self.normalizers().get(id(self.hooked))
+
+
+def facts_of_model(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> dict[str, Any]:
+    """Return facts that need no data, in float64, by the key of their requests."""
+    once = functools.cache(lambda: normalizers(model))
+    found = {}
+    for request in requests:
+        subject = request.subject
+        variable = subject.kernel.variable if subject.origin is None else subject.origin
+        around = Surroundings(subject.path, variable, request.holder, request.hooked, once)
+        value = request.fact.measure(around, ops)
+        if not isinstance(value, UnknownFact):
+            value = np.asarray(ops.convert_to_numpy(request.checked(value, request.shape)), dtype=np.float64)
+        found[request.key] = value
+    return found

@@ -1,0 +1,79 @@
+"""The layers that a model or layer holds, and the values of their variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def as_numpy(variable: keras.Variable) -> np.ndarray:
+    """Return a variable's value, with one copy at most; do not write to it."""
+    return np.asarray(keras.ops.stop_gradient(keras.ops.convert_to_tensor(variable)))
+
+
+def weight_values(model: keras.Model) -> Iterator[np.ndarray]:
+    """Yield the values of all weights of a model."""
+    return map(as_numpy, model.weights)
+
+
+def is_of_keras(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer's class is one of Keras' own, or one of this library's around it."""
+    return type(layer).__module__.partition(".")[0] in ("keras", "tfprune")
+
+
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return the layers that a layer holds: a model's own list, else its attributes, lists and dicts included."""
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    return list(_layers_in(attributes(layer).values()))
+
+
+def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Return what a layer holds, by name."""
+    held = dict(vars(layer))
+    if hasattr(layer, "named_children"):  # as a module of PyTorch, which keeps the layers in it apart
+        held |= {name: child for name, child in layer.named_children() if isinstance(child, keras.layers.Layer)}
+    return held
+
+
+def _layers_in(values: Iterable[Any]) -> Iterator[keras.layers.Layer]:
+    for value in values:
+        if isinstance(value, keras.layers.Layer):
+            yield value
+        elif isinstance(value, dict):
+            yield from _layers_in(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _layers_in(value)
+
+
+def walk(
+    root: keras.layers.Layer, *, stop: type[keras.layers.Layer] | tuple[type[keras.layers.Layer], ...] = ()
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yield every layer below `root`, itself first, with its path; a layer used twice comes once.
+
+    Args:
+        root: A model or a layer.
+        stop: Layers of this class are yielded, but not entered.
+    """
+    seen: set[int] = set()
+
+    def visit(path: str, layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        yield path, layer
+        if isinstance(layer, stop):
+            return
+        for child in sublayers(layer):
+            yield from visit(f"{path}/{child.name}" if path else child.name, child)
+
+    yield from visit("", root)
+
+
+def rename(root: keras.layers.Layer, names: Iterable[str]) -> None:
+    """Give the layers of `walk(root)` other names, those of the layer that it is a copy of."""
+    for (_, layer), name in zip(list(walk(root)), names, strict=False):
+        layer.name = name

@@ -1,0 +1,251 @@
+"""Copy a model with some of its layers replaced, its weights and everything else kept."""
+
+from __future__ import annotations
+
+import itertools
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.models.kinds import as_graph, configured_layers, keeps_class
+from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.models.low_rank import train_alike
+
+Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
+
+
+def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
+    """Return an uncompiled copy of a graph model in which some layers are replaced; weights are not copied.
+
+    Args:
+        model: A built Sequential or Functional model. It is left untouched.
+        replace: Called with path and layer; returns the replacement, of which only the configuration is used, or
+            None to keep a copy of the layer.
+
+    Raises:
+        ValueError: If the model cannot be rebuilt from its configuration.
+    """
+    config = config_of(model)
+    config.pop("compile_config", None)
+    _spell_out(model, config)
+    replacements, layers = [], dict(configured_layers(model))
+    for path, layer in layers.items():
+        _inline(layer, _entry(config, path)["config"])
+        replacement = replace(path, layer)
+        if replacement is not None:
+            _entry(config, path).update(config_of(replacement))
+            replacements.append(replacement)
+    copy = revive(config, model, replacements=replacements)
+    _restore_names(model, copy)
+    changed = layers.keys() ^ dict(configured_layers(copy)).keys()
+    if changed:
+        raise ValueError(
+            f"Expected model {model.name!r} to be the same when it is rebuilt from its configuration. Received: one "
+            f"where these differ: {', '.join(sorted(changed))}. A layer that is shared between a model and a model "
+            f"nested in it loses the sharing, in Keras' own save and load too; call it from one of them only."
+        )
+    return copy
+
+
+def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
+    """Put into the configuration of a graph what it may leave out: a name for each entry, the layers of graphs."""
+    for child, entry in zip(reversed(_children(model)), reversed(config["config"]["layers"]), strict=False):
+        entry["name"] = child.name  # beside the arguments, as not every layer takes a name among them
+    for child in model.layers:
+        graph = _spelled_out(child)
+        if graph is not None:
+            entry = _entry(config, child.name)
+            if graph is not child:
+                entry.update(config_of(graph))
+            _spell_out(graph, entry)
+
+
+def _spelled_out(child: Any) -> keras.Model | None:
+    """Return a model in a graph whose layers stand in the configuration of that graph."""
+    return None if keeps_class(child) else as_graph(child)
+
+
+def _children(model: keras.Model) -> list[Any]:
+    return model.layers if isinstance(model, keras.Sequential) else model.operations
+
+
+def _restore_names(model: keras.Model, copy: keras.Model) -> None:
+    """Give the layers of a copy their names back where their own configuration does not hold them."""
+    for child, counterpart in zip(_children(model), _children(copy), strict=False):
+        if counterpart.name != child.name and isinstance(child, keras.layers.Layer):
+            counterpart.name = child.name
+        graph = _spelled_out(child)
+        if graph is not None and as_graph(counterpart) is not None:
+            _restore_names(graph, counterpart)
+
+
+def _inline(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
+    """Put into a layer's configuration what Keras would lose: the names a lambda uses, an adapted vocabulary."""
+    _inline_lambda(layer, config)
+    if hasattr(layer, "get_vocabulary"):
+        config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False)
+
+
+def _inline_lambda(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
+    if isinstance(layer, keras.layers.Lambda) and isinstance(layer.function, types.FunctionType):
+        name = _lambda_name(layer)
+        config["function"] = {"module": "builtins", "class_name": "function", "config": name, "registered_name": name}
+
+
+def _lambda_name(layer: keras.layers.Lambda) -> str:
+    return f"{layer.function.__name__}_of_{layer.name}_{id(layer)}"
+
+
+def copy_of(layer: keras.layers.Layer, *, changes: Mapping[str, Any] | None = None) -> keras.layers.Layer:
+    """Return a copy of a layer by its configuration, built if the layer is; weights are not copied.
+
+    Args:
+        layer: The layer.
+        changes: Arguments of other values, a dict for a layer inside; the copy is then not built.
+    """
+    config = config_of(layer)
+    _inline_lambda(layer, config["config"])
+    if changes is not None:
+        config.pop("build_config", None)
+        _change(config["config"], changes)
+    copy = revive(config, layer)
+    if hasattr(layer, "get_vocabulary"):
+        copy.set_vocabulary(layer.get_vocabulary(include_special_tokens=False))
+    return copy
+
+
+def _change(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            config[name].pop("build_config", None)
+            _change(config[name]["config"], value)
+        else:
+            config[name] = value
+
+
+def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Return the configuration that Keras saves of a layer or model, what cannot build it left out."""
+    try:
+        config = keras.saving.serialize_keras_object(layer)
+    except (
+        NotImplementedError,
+        AttributeError,
+        TypeError,
+        KeyError,
+    ) as error:  # code of the user's that was never run
+        reason = " ".join(str(error).partition("Example:")[0].split()).removesuffix(".")
+        raise ValueError(
+            f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: {reason}."
+        ) from None
+    if not builds_itself(layer):
+        config.pop("build_config", None)
+    return config
+
+
+def builds_itself(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer can be built from a shape; one without `build` gets its weights when it is called."""
+    return type(layer).build is not keras.layers.Layer.build or isinstance(layer, keras.Model)
+
+
+def revive(
+    config: dict[str, Any], source: keras.layers.Layer, *, replacements: Sequence[keras.layers.Layer] = ()
+) -> Any:
+    """Build a layer or model from a configuration made of live ones, whose custom classes and functions it uses."""
+    objects = _custom_objects([source, *replacements], set(_texts(config)))
+    # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
+    try:
+        return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. "
+            f"Received one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its "
+            f"arguments in `get_config`, and name the functions passed to layers: a lambda as an activation "
+            f"cannot be rebuilt."
+        ) from None  # Keras' own message repeats the whole configuration at every level
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error)[:300]
+
+
+def _entry(config: dict[str, Any], path: str) -> dict[str, Any]:
+    """Find a layer's configuration by its path in the configuration of a model."""
+    for name in path.split("/"):
+        config = next(entry for entry in config["config"]["layers"] if entry.get("name") == name)
+    return config
+
+
+def _custom_objects(sources: list[keras.layers.Layer], mentioned: Collection[str]) -> dict[str, Any]:
+    """Return the user's classes and functions that layers are or hold, by the name Keras saves.
+
+    Raises:
+        ValueError: If two of them have the same name, which is mentioned, so that Keras would take one for the other.
+    """
+    found: dict[str, Any] = {}
+    for name, thing in itertools.chain.from_iterable(map(named_things, sources)):
+        if found.setdefault(name, thing) is not thing and name in mentioned:
+            raise ValueError(
+                f"Expected custom classes and functions to have different names. Received: two called {name!r} in "
+                f"{sources[0].name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one."
+            )
+    return found
+
+
+def _texts(config: Any) -> Iterator[str]:
+    """Yield every text in a configuration."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, (dict, list, tuple)):
+        for item in config.values() if isinstance(config, dict) else config:
+            yield from _texts(item)
+
+
+def named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
+    """Yield the user's classes and functions that the layers of a model are or hold, by the name in its copies."""
+    for _, layer in walk(model):
+        # A function over a method of the class is Keras' wrapper around it, not an argument of the layer.
+        held = {name: value for name, value in vars(layer).items() if not callable(getattr(type(layer), name, None))}
+        if isinstance(layer, keras.layers.Lambda) and isinstance(held.pop("function"), types.FunctionType):
+            yield _lambda_name(layer), layer.function
+        for value in (layer, *held.values()):
+            # A copy of a subclassed model has a class of its own, and is made by the user's.
+            thing = value if isinstance(value, types.FunctionType) else getattr(value, "copied_class", type(value))
+            is_custom = hasattr(thing, "get_config") or isinstance(thing, types.FunctionType)
+            if is_custom and not thing.__module__.startswith("keras."):
+                yield keras.saving.get_registered_name(thing), thing
+
+
+def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Assign every variable of a layer, seeds included, to its counterpart in a copy of the layer.
+
+    Raises:
+        ValueError: If the two do not have the same variables.
+    """
+    train_alike(source, target)
+    copy_all(source.variables, target.variables, source=source)
+    rename(target, [layer.name for _, layer in walk(source)])  # Keras numbers layers anew in each copy
+    for _, layer in walk(target):
+        if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables
+            layer.finalize_state()
+
+
+def copy_all(
+    variables: Sequence[keras.Variable], counterparts: Sequence[keras.Variable], *, source: keras.layers.Layer
+) -> None:
+    """Assign variables of a layer, `source`, to as many others of the same shapes."""
+    pairs = list(zip(variables, counterparts, strict=False))
+    same = len(variables) == len(counterparts)
+    if not (same and all(variable.shape == counterpart.shape for variable, counterpart in pairs)):
+        raise ValueError(
+            f"Expected layer {source.name!r} ({type(source).__name__}) to have the same variables when it is rebuilt "
+            f"from its configuration. Received: {len(counterparts)} where it has {len(variables)}. "
+            f"Create all variables in `__init__` or `build`, and return every argument in `get_config`."
+        )
+    for variable, counterpart in pairs:
+        counterpart.assign(
+            keras.ops.copy(variable.value)
+        )  # on JAX both would hold one buffer, which training gives away

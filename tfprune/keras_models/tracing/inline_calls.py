@@ -1,0 +1,58 @@
+"""Let layers run their code at once where they are called, instead of being recorded as one step of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.tracing.trace_failure import FAILURES
+
+
+class Failed(list):
+    """The layers whose code failed, the innermost first, each with the error."""
+
+    def add(self, layer: keras.layers.Layer, error: BaseException) -> None:
+        if not any(known is error for _, known in self):
+            self.append((layer, error))
+
+
+@contextmanager
+def inlined(layers: Iterable[keras.layers.Layer], failed: Failed) -> Iterator[None]:
+    """Call the code of some layers directly within the context.
+
+    Args:
+        layers: The layers.
+        failed: Gets the innermost layer whose code raises, with the error, which goes on.
+    """
+    classes = [(layer, type(layer)) for layer in layers]
+    running = {kind: _running(kind, failed) for kind in {kind for _, kind in classes}}
+    try:
+        for layer, kind in classes:
+            layer.__class__ = running[kind]
+        yield
+    finally:
+        for layer, kind in classes:
+            layer.__class__ = kind
+
+
+def _running(kind: Any, failed: Failed) -> Any:
+    """Return a subclass whose instances run their code when they are called: Python looks a call up in the class."""
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = keras.tree.map_structure(_dense, (args, kwargs))
+        try:
+            return self.call(*args, **kwargs)
+        except FAILURES as error:
+            failed.add(self, error)
+            raise
+
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__call__": run})
+
+
+def _dense(value: Any) -> Any:
+    """Return a tensor that is not sparse: a product with a constant is so symbolically, and norms do not take it."""
+    is_sparse = isinstance(value, keras.KerasTensor) and value.sparse
+    return keras.ops.convert_to_tensor(value, sparse=False) if is_sparse else value

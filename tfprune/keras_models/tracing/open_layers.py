@@ -1,0 +1,153 @@
+"""Open the layers of a graph that call other layers, by tracing their code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.keras_models.models.graph import flatten, retrace
+from tfprune.keras_models.models.layers import is_of_keras, sublayers, walk
+from tfprune.keras_models.tracing.inline_calls import Failed, inlined
+from tfprune.keras_models.tracing.sample_inputs import fixed_inputs, numbers_for, usable_length
+from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
+
+IsKnown = Callable[[Any], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A graph in which layers were opened.
+
+    Attributes:
+        model: The graph of what is inside of them. It shares the layers of the model that was opened.
+        is_open_shaped: Whether it takes the shapes that the model takes; otherwise no size is open in it.
+        closed: Why a layer was left whole, by the id of the layer.
+    """
+
+    model: keras.Model
+    is_open_shaped: bool
+    closed: dict[int, str]
+
+
+def open_layers(flat: keras.Model, is_known: IsKnown) -> Opened:
+    """Return a graph of the layers inside of layers, however deep; it shares them, and gives them names of paths.
+
+    Args:
+        flat: A Functional model without plain models nested in it. Its inner layers are renamed.
+        is_known: Tells whether a layer stays whole because its kind is known.
+    """
+    candidates = list(_openable(flat, is_known))
+    if not candidates:
+        return Opened(flat, True, {})
+    length = usable_length(flat)
+    if length is None:
+        return Opened(flat, True, dict.fromkeys(map(id, candidates), "the model does not run on small numbers"))
+    _name_by_paths(flat, candidates)
+    found = _traced(flat, candidates, inputs=None)
+    if found.closed or not _runs(found.model, length):
+        fixed = _traced(flat, candidates, inputs=fixed_inputs(flat, length=length))
+        if len(fixed.closed) < len(found.closed) or not _runs(found.model, length):
+            found = fixed
+    if found.model is not flat and not _same(flat, found.model, length):
+        return Opened(flat, True, dict.fromkeys(map(id, candidates), "it returns something else than its code says"))
+    return found
+
+
+def _runs(model: keras.Model, length: int) -> bool:
+    """Tell whether a traced graph runs: where code looks at open sizes, it may have written them into operations."""
+    try:
+        model(numbers_for(model.input, length=length), training=False)
+    except FAILURES:
+        return False
+    return True
+
+
+def _openable(flat: keras.Model, is_known: IsKnown) -> Iterator[keras.layers.Layer]:
+    """Yield the layers that may be opened, outer ones first: weights of their own would turn into constants."""
+
+    def visit(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+        inner = sublayers(layer)
+        if id(layer) in seen or is_of_keras(layer) or is_known(layer) or not inner or own_weights(layer):
+            return
+        seen.add(id(layer))
+        yield layer
+        for part in inner:
+            yield from visit(part)
+
+    seen: set[int] = set()
+    for layer in flat.layers:
+        yield from visit(layer)
+
+
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Return the weights of a layer that none of the layers inside holds."""
+    inner = {id(weight) for part in sublayers(layer) for weight in part.weights}
+    return [weight for weight in layer.weights if id(weight) not in inner]
+
+
+def _name_by_paths(flat: keras.Model, candidates: Iterable[keras.layers.Layer]) -> None:
+    """Give the layers inside unique names, those of the layers around them in front."""
+    taken = {operation.name for operation in flat.operations}
+    openable = {id(layer) for layer in candidates}
+    named = {id(layer) for layer in flat.layers}
+    for layer in [layer for layer in flat.layers if id(layer) in openable]:
+        for path, part in list(walk(layer)):
+            if id(part) not in named:
+                named.add(id(part))
+                name = f"{layer.name}_{path.replace('/', '_')}"
+                while name in taken:
+                    name += "_"
+                part.name = name
+                taken.add(name)
+    for name in taken:  # so that Keras numbers the operations that are traced from there on
+        found = re.fullmatch(r"(.+)_(\d+)", name)
+        while found and keras.backend.get_uid(found[1]) <= int(found[2]):
+            pass
+
+
+def _traced(flat: keras.Model, candidates: list[keras.layers.Layer], *, inputs: Any) -> Opened:
+    """Trace the graph with as many of the layers opened as can be."""
+    closed: dict[int, str] = {}
+    while True:
+        failed = Failed()
+        open_ones = [layer for layer in candidates if id(layer) not in closed]
+        if not open_ones:
+            return Opened(flat, True, closed)
+        try:
+            with inlined(open_ones, failed):
+                traced = retrace(flat, _call, inputs=inputs)
+            traced = flatten(traced)
+            _number_operations(traced)
+            return Opened(traced, inputs is None, closed)
+        except FAILURES as error:
+            if not failed:  # what was recorded makes no graph: tensors of another trace, for example
+                return Opened(flat, True, closed | dict.fromkeys(map(id, open_ones), describe(error)))
+            layer, reason = failed[0]
+            closed[id(layer)] = describe(reason)
+
+
+def _number_operations(traced: keras.Model) -> None:
+    """Give operations names that are the same each time the same model is traced."""
+    for index, operation in enumerate(traced.operations):
+        if not isinstance(operation, keras.layers.Layer):
+            operation.name = f"{type(operation).__name__.lower()}_of_call_{index}"
+
+
+def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    return layer(*args, **kwargs)
+
+
+def _same(flat: keras.Model, opened: keras.Model, length: int) -> bool:
+    """Tell whether a graph returns what the layers do: a call of theirs may do more than their code says."""
+    numbers = numbers_for(opened.input, length=length)
+    outputs = [keras.tree.flatten(model(numbers, training=False)) for model in (opened, flat)]
+    for ours, theirs in zip(*outputs, strict=True):
+        ours, theirs = (keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")) for value in (ours, theirs))
+        if not np.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max(initial=0), equal_nan=True):
+            return False
+    return True

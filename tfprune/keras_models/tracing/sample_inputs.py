@@ -1,0 +1,62 @@
+"""Small inputs to look at a model with: symbolic ones of fixed shapes, and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.keras_models.tracing.trace_failure import FAILURES
+
+BATCH, LENGTH = 2, 8  # where a model leaves a size open
+LENGTHS = (LENGTH, 4, 2048)  # of short texts, of a model for shorter ones, of sound
+
+
+def fixed_shape(shape: Sequence[int | None], *, length: int = LENGTH) -> tuple[int, ...]:
+    """Return a shape in which no size is open.
+
+    Example:
+        >>> fixed_shape((None, None, 3))
+        (2, 8, 3)
+    """
+    sizes = [BATCH if axis == 0 else length for axis in range(len(shape))]
+    return tuple(known if size is None else size for size, known in zip(shape, sizes, strict=True))
+
+
+def usable_length(model: keras.Model) -> int | None:
+    """Return the first length on which a model runs; None if there is none."""
+    for length in LENGTHS:
+        try:
+            model(numbers_for(model.input, length=length), training=False)
+        except FAILURES:
+            continue
+        return length
+    return None
+
+
+def fixed_inputs(model: keras.Model, *, length: int = LENGTH) -> Any:
+    """Return symbolic inputs of fixed shapes, in the structure of the model's own."""
+
+    def like(tensor: keras.KerasTensor) -> keras.KerasTensor:
+        shape = fixed_shape(tensor.shape, length=length)
+        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
+
+    return keras.tree.map_structure(like, model.input)
+
+
+def numbers_for(structure: Any, *, length: int = LENGTH, seed: int = 0) -> Any:
+    """Return numbers in place of symbolic tensors; whole ones are 0 or 1, as indices and masks may be."""
+    generator = np.random.default_rng(seed)
+
+    def value(leaf: Any) -> Any:
+        if not isinstance(leaf, keras.KerasTensor):
+            return leaf
+        shape = fixed_shape(leaf.shape, length=length)
+        dtype = keras.backend.standardize_dtype(leaf.dtype)
+        if keras.backend.is_float_dtype(dtype):
+            return keras.ops.cast(generator.normal(size=shape), dtype)
+        return keras.ops.cast(generator.random(shape) < 0.8, dtype)
+
+    return keras.tree.map_structure(value, structure)

@@ -1,0 +1,6 @@
+"""Zeros while a model trains: layers under masks, and masks that follow a schedule.
+
+Why: a mask holds zeros in place without a change to the model's code, and can be taken off again.
+`wrapping` puts layers under masks, strips them and counts zeros; `training` raises the sparsity during `fit`.
+Start at `wrapping.wrap.wrap` and `training.pruning_callback.PruningCallback`.
+"""

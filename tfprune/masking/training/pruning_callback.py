@@ -1,0 +1,274 @@
+"""PruningCallback: raise the sparsity on a schedule while `model.fit` runs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from tfprune.allocation import Allocation, check_allocation
+from tfprune.base.spec import check_count, check_sparsity
+from tfprune.keras_models.models.optimizers import (
+    check_optimizer,
+    max_updates_per_call,
+    optimizers_of,
+    updates_of,
+)
+from tfprune.masking.training.check_before_training import check_ahead
+from tfprune.masking.training.learning_rate_watch import LearningRateWatch
+from tfprune.masking.training.meets_budget import MeetsBudget
+from tfprune.masking.training.update_masks import gatherer_of, set_masks
+from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
+from tfprune.schedules import Schedule, check_schedule
+
+_log = logging.getLogger(__name__)
+_NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
+
+
+class PruningCallback(keras.callbacks.Callback):
+    """Update the masks of a wrapped model during `fit`, on a schedule.
+
+    Steps are optimizer updates, counted by `model.optimizer.iterations` (where a model has several optimizers, by the
+    one with the most updates), so a resumed or second `fit` goes on counting. Masks are updated at the schedule's
+    begin, every `every` steps after it, and at its end; the final sparsity is reached exactly. The update at the end
+    only removes entries, because those that come back cost accuracy until they are trained. The sparsity goes into
+    `logs` as `sparsity`, and so into `History`, the progress bar and the callbacks listed after this one. Where the
+    first batch builds the model, masks are checked and set from its end on.
+
+    It warns, with the numbers, in three cases: training ends before the schedule does; the first update brings pruned
+    weights back, because the model was sparser than the schedule; the sparsity rises while the learning rate is below
+    a tenth of its peak in this fit, which costs accuracy that training cannot recover (once per fit).
+
+    Args:
+        schedule: The sparsity at each step, for example `schedules.Polynomial(0.9, end=5000)`. Give steps as ints, or
+            fractions of this fit (its `epochs` times its steps per epoch) as floats.
+        every: Steps between mask updates, at least 1.
+        allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a
+            function, or a dict. Its keys are regular expressions, searched in the weights' paths. Its values are the
+            final sparsity of these weights, which follows the schedule's progress, a schedule of their own, or None,
+            which leaves them as they are. For channels and heads also a `budget(...)`, which is met when the schedule
+            reaches its final sparsity, and in part before.
+        data: The data for criteria that need evidence, read at each mask update: a tuple (x, y) of arrays, a dataset,
+            or a list of batches. A part of the training data is enough.
+        loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
+
+    Raises:
+        TypeError: If `schedule` is not a schedule.
+        TypeError: If `data` is an iterator, which can be read only once.
+        ValueError: When training begins, if the model has no pruned layers, or one of their patterns cannot reach the
+            final sparsity.
+        ValueError: When training begins, if a rule of `allocation` matches no weight, or a fraction is used where the
+            number of steps is unknown.
+        ValueError: When training begins, if a criterion needs data that is missing, or no criterion uses the data.
+
+    Example:
+        >>> from tfprune import schedules, wrap
+        >>> model = wrap(keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]))
+        >>> model.compile("sgd", "mse")
+        >>> callback = PruningCallback(schedules.Polynomial(0.5, end=0.75), every=2)
+        >>> x = keras.ops.ones((32, 8))
+        >>> history = model.fit(x, x[:, :1], batch_size=4, callbacks=[callback], verbose=0)
+        >>> history.history["sparsity"]
+        [0.5]
+
+    Reference:
+        Zhu & Gupta, 2017, "To prune, or not to prune", arXiv:1710.01878.
+    """
+
+    _rate: LearningRateWatch
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        every: int = 100,
+        allocation: str | Mapping[str, float | Schedule | None] | Allocation | MeetsBudget = "uniform",
+        data: Any = None,
+        loss: Any = None,
+    ) -> None:
+        super().__init__()
+        _check_allocation(allocation)
+        self.schedule = check_schedule(schedule, "schedule")
+        self.every = check_count(every, "every", least=1)
+        self.allocation = allocation
+        if isinstance(data, Iterator):
+            raise TypeError(
+                f"Expected `data` that can be read again at each mask update, such as arrays, a dataset or a list "
+                f"of batches. Received: an iterator of type {type(data).__name__}."
+            )
+        self.data, self.loss = data, loss
+        self._started = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        for optimizer in optimizers_of(self.model):
+            check_optimizer(optimizer)
+        for _, layer in wrappers(self.model):
+            layer.is_managed = True
+        self._started = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._started:
+            self._rate.next_reading = 0  # callbacks change the rate between epochs
+            self._slack = 0.0
+            return
+        self._epoch, self._first = epoch, self._step()
+        if not waits_for_data(self.model):
+            self._start()
+
+    def _start(self) -> None:
+        """Turn fractions into steps, and do what is due at the step that training starts from."""
+        self._gatherer = gatherer_of(self.model, self.data, loss=self.loss)
+        self._schedule = self._in_steps(self.schedule)
+        self._allocation = self.allocation
+        if isinstance(self.allocation, Mapping):
+            self._allocation = {
+                pattern: self._in_steps(value) if isinstance(value, Schedule) else value
+                for pattern, value in self.allocation.items()
+            }
+        check_ahead(self.model, schedule=self._schedule, allocation=self._allocation)
+        self._started = True
+        # An interrupted run may have stopped between the optimizer's update and the masks that were due.
+        self._previous = self._first - 1
+        self._sparsity = masked_sparsity(self.model)
+        start = "pruning %r from step %d on, at a sparsity of %.4f, by %r"
+        _log.info(start, self.model.name, self._first, self._sparsity, self._schedule)
+        self._rate = LearningRateWatch(optimizers_of(self.model)[-1])
+        self._most_updates = max_updates_per_call(self.model)
+        self._slack = 0.0
+        self._has_updated = False
+        self._update(self._first)
+        end = self._schedule.end
+        if end is not None and self._first > end and self._sparsity < self._schedule.target:
+            warnings.warn(
+                f"The pruning schedule ended at step {end}, and training starts at step {self._first} (counted by "
+                f"model.optimizer.iterations): the sparsity stays at {self._sparsity:.4f} instead of "
+                f"{self._schedule.target:.4f}. Begin the schedule at step {self._first} or later.",
+                stacklevel=2,
+            )
+
+    def _in_steps(self, schedule: Schedule) -> Schedule:
+        """Resolve fractions of this fit, the epochs before its first one included."""
+        if not any(isinstance(value, float) for value in (schedule.begin, schedule.end)):
+            return schedule
+        batches = self.params.get("steps")
+        if batches is None:
+            raise ValueError(
+                f"Expected the number of steps per epoch to be known, because {schedule!r} has fractions of the fit. "
+                f"Pass steps_per_epoch to fit, or give begin and end as ints."
+            )
+        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        first = self._first - self._epoch * batches // accumulated
+        return schedule.resolve(self.params["epochs"] * batches // accumulated, first=first)
+
+    def _step(self) -> int:
+        # A model with steps of its own may hold several optimizers, `model.optimizer` unused.
+        return max(map(updates_of, optimizers_of(self.model)))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self._started:  # the first batch has built the model
+            self._start()
+        # Reading the optimizer's count shows beside a small training step: not before something may be due.
+        self._slack -= self._most_updates
+        if self._slack <= 0:
+            step, before = self._step(), self._sparsity
+            self._update(step)
+            self._rate.watch(step, sparsity=self._sparsity, is_raised=self._sparsity > before)
+            self._slack = self._next_due(step) - step
+        if logs is not None:
+            logs["sparsity"] = self._sparsity
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None and self._started:
+            logs["sparsity"] = self._sparsity
+
+    def _update(self, step: int) -> None:
+        previous, self._previous = self._previous, step
+        due = self._schedule.last_update(previous, step, self.every)
+        sparsity: float | None = 0.0 if due is None else self._schedule(due)
+        allocation: Any = self._allocation
+        if isinstance(allocation, MeetsBudget) and due is not None:
+            sparsity, allocation = None, allocation.at(self._progress(due))
+        if isinstance(allocation, Mapping):
+            allocation = self._rules(allocation, due, previous, step)
+        if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
+            before = self._sparsity
+            regrow = not self._is_last(previous, step)
+            set_masks(self.model, sparsity, allocation=allocation, data=self._gatherer, regrow=regrow)
+            self._sparsity = masked_sparsity(self.model)
+            _log.debug("step %d: sparsity %.4f", step, self._sparsity)
+            if self._sparsity < before - _NOTICEABLE and not self._has_updated:
+                warnings.warn(
+                    f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "
+                    f"before this fit, {self._sparsity:.4f} at step {step}. Steps are counted by "
+                    f"model.optimizer.iterations, which starts at 0 again when the model is compiled. To keep the "
+                    f"sparsity pass Constant({before:.4g}), to go on from it Polynomial(..., initial={before:.4g}).",
+                    stacklevel=2,
+                )
+            self._has_updated = True
+
+    def _schedules(self) -> list[Schedule]:
+        own = self._allocation.values() if isinstance(self._allocation, Mapping) else ()
+        return [self._schedule, *(value for value in own if isinstance(value, Schedule))]
+
+    def _is_last(self, previous: int, step: int) -> bool:
+        """Tell whether a schedule has its last mask update in (previous, step]."""
+        return any(
+            schedule.end is not None and schedule.last_update(previous, step, self.every) == schedule.end
+            for schedule in self._schedules()
+        )
+
+    def _next_due(self, step: int) -> int:
+        """Return the first step after this one at which masks are due, or the learning rate is to be read."""
+        points = [schedule.next_update(step, self.every) for schedule in self._schedules()]
+        return min([self._rate.next_reading, *(point for point in points if point is not None)])
+
+    def _rules(
+        self, allocation: Mapping[str, Any], due: int | None, previous: int, step: int
+    ) -> dict[str, float | None]:
+        """Return the sparsity of each pattern at this step, None where nothing is due."""
+        rules: dict[str, float | None] = {}
+        for pattern, value in allocation.items():
+            if isinstance(value, Schedule):
+                own = value.last_update(previous, step, self.every)
+                rules[pattern] = None if own is None else value(own)
+            else:
+                rules[pattern] = None if due is None or value is None else value * self._progress(due)
+        if due is None:
+            rules.setdefault("", None)  # matches every path that no pattern before it does
+        return rules
+
+    def _progress(self, step: int) -> float:
+        target = self._schedule.target
+        return min(self._schedule(step) / target, 1.0) if target else 1.0
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if not self._started:
+            return
+        end, step = self._schedule.end, self._step()
+        if end is not None and step < end:
+            warnings.warn(
+                f"Training ended at step {step}, before the pruning schedule did at step {end}: the sparsity is "
+                f"{self._sparsity:.4f} instead of {self._schedule.target:.4f}. Train longer, or let the schedule end "
+                f"earlier (end=0.7 ends it after 70 % of the fit).",
+                stacklevel=2,
+            )
+
+
+def _check_allocation(allocation: Any) -> None:
+    if isinstance(allocation, MeetsBudget):
+        if allocation.measure is not None:
+            raise ValueError(
+                f"Expected a budget that is computed, of flops, parameters or bytes. Received: {allocation!r}; to "
+                f"measure at each update would take longer than training. Measure once, before training: "
+                f"allocation=tfprune.plan_shrink(model, allocation=budget(latency=...)).allocation()."
+            )
+        return
+    check_allocation(allocation)
+    for pattern, value in allocation.items() if isinstance(allocation, Mapping) else ():
+        if isinstance(value, Schedule):
+            check_schedule(value, f"allocation[{pattern!r}]")
+        elif value is not None:
+            check_sparsity(value, f"allocation[{pattern!r}]")

@@ -1,0 +1,107 @@
+"""The plain, flat copy of a model in which channels are followed, and where each of its weights came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+
+from tfprune.keras_models.channels.analyze import analyze
+from tfprune.keras_models.channels.network import Network
+from tfprune.keras_models.channels.rules import known_rule
+from tfprune.keras_models.copying.subclassed import layer_pairs
+from tfprune.keras_models.models.kinds import is_subclassed, leaf_layers
+from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
+from tfprune.keras_models.tracing.open_layers import Opened, open_layers
+from tfprune.masking.wrapping.pruned import Pruned
+from tfprune.masking.wrapping.strip import plain_copy
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where a weight of a flat copy came from.
+
+    Attributes:
+        layer: The layer of the model that was copied, perhaps a wrapper, that holds the weight, perhaps deep inside.
+        path: The path of this layer.
+        variable: The weight there.
+    """
+
+    layer: keras.layers.Layer
+    path: str
+    variable: keras.Variable
+
+
+@dataclass(frozen=True, eq=False)
+class FlatCopy:
+    """A copy of a model without wrappers, without models nested in it, and with layers opened that hold others.
+
+    Attributes:
+        model: The copy, a Functional model.
+        plain: The same layers in a model of the kind that was copied, which takes the shapes that the model takes.
+        names: The names of the layers of `plain` before some were renamed.
+        closed: Why the code of a layer could not be traced, by the id of the layer.
+        is_open_shaped: Whether the copy takes the shapes that the model takes; otherwise sizes that are open there
+            are fixed, and it is for looking at only.
+        sources: Where each weight came from, by the id of the weight.
+    """
+
+    model: keras.Model
+    plain: keras.Model
+    names: list[str]
+    closed: dict[int, str]
+    is_open_shaped: bool
+    sources: dict[int, Source]
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether there are layers in it that are inside of others in the model."""
+        return {id(layer) for layer in self.model.layers if layer.weights} != {
+            id(layer) for _, layer in leaf_layers(self.plain) if layer.weights
+        }
+
+    def as_it_was(self) -> keras.Model:
+        """Return `plain`, with the names that its layers had."""
+        rename(self.plain, self.names)
+        return self.plain
+
+    def network(self) -> Network:
+        """Return its channels."""
+        return analyze(self.model, closed=self.closed)
+
+
+def flat_copy(model: keras.Model) -> FlatCopy:
+    """Strip, flatten and open a model; it is left untouched.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it cannot be followed.
+    """
+    check_followable(model)
+    plain = plain_copy(model)
+    names = [layer.name for _, layer in walk(plain)]
+    opened = open_layers(call_graph(plain), is_known=lambda layer: known_rule(layer) is not None)
+    _check_opened(model, plain, opened)
+    return FlatCopy(opened.model, plain, names, opened.closed, opened.is_open_shaped, dict(_sources(model, plain)))
+
+
+def _sources(model: keras.Model, plain: keras.Model) -> Iterator[tuple[int, Source]]:
+    paths = {id(layer): path for path, layer in leaf_layers(model)}
+    for layer, copy in layer_pairs(model, plain):
+        if is_subclassed(layer):  # its layers come by themselves
+            continue
+        inside = layer.layer if isinstance(layer, Pruned) else layer
+        for variable, counterpart in zip(inside.weights, copy.weights, strict=True):
+            yield id(counterpart), Source(layer, paths.get(id(layer), layer.name), variable)
+
+
+def _check_opened(model: keras.Model, plain: keras.Model, opened: Opened) -> None:
+    """Refuse a subclassed model that is still one call."""
+    if any(layer is plain for layer in opened.model.layers):
+        reason = opened.closed.get(id(plain), "it has weights of its own; move them into a layer")
+        raise ValueError(
+            f"Expected a model whose calls can be traced. Received: {model.name!r} of class {type(model).__name__}, "
+            f"whose layers cannot be followed: {reason}. Build it as keras.Model(inputs, outputs)."
+        )

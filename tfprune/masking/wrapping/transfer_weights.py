@@ -1,0 +1,64 @@
+"""Transfer the weights of a model into its wrapped, stripped or plain copy."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from tfprune.keras_models.copying.copy_model import copy_model
+from tfprune.keras_models.copying.refuse_quantize import lock_models
+from tfprune.keras_models.copying.subclassed import layer_pairs, own_variables
+from tfprune.keras_models.models.kinds import is_subclassed
+from tfprune.keras_models.models.rebuild import Replace, copy_all, copy_variables
+from tfprune.masking.wrapping.pruned import Pruned
+
+
+def copy_with(model: keras.Model, replace: Replace) -> keras.Model:
+    """Return an uncompiled copy of a model, weights included, in which some layers are replaced: see `copy_model`.
+
+    Raises:
+        ValueError: If the model cannot be copied.
+    """
+    copy = copy_model(model, replace)
+    transfer_weights(model, copy)
+    lock_models(copy)
+    return copy
+
+
+def transfer_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Copy every weight of a model or layer into a copy of it, in which layers may be wrapped, or wrappers stripped.
+
+    Where a wrapper was stripped, the entries that its mask hides become zero.
+
+    Raises:
+        ValueError: If a layer of the copy has other variables.
+    """
+    for layer, counterpart in layer_pairs(source, target):
+        _transfer(layer, counterpart)
+
+
+def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    if is_subclassed(source):  # its layers come by themselves
+        copy_all(own_variables(source), own_variables(target), source=source)
+    elif not isinstance(source, Pruned):
+        copy_variables(source, target.layer if isinstance(target, Pruned) else target)
+    else:
+        inside = target.layer if isinstance(target, Pruned) else target
+        copy_variables(source.layer, inside)
+        if not _copy_state(source, target):
+            _settle(source, inside)
+
+
+def _copy_state(source: Pruned, target: keras.layers.Layer) -> bool:
+    """Copy of masks, latent values and ranges those that both have; tell whether the target has all of them."""
+    saved, own = source.saved_variables(), target.saved_variables() if isinstance(target, Pruned) else {}
+    for name in saved.keys() & own.keys():
+        own[name].assign(ops.copy(saved[name].value))
+    return saved.keys() <= own.keys()
+
+
+def _settle(source: Pruned, target: keras.layers.Layer) -> None:
+    """Give a copy of the layer inside the values that the wrapper lets it read."""
+    indices = {id(variable): index for index, variable in enumerate(source.layer.variables)}
+    for variable, value in source.settled():
+        target.variables[indices[id(variable)]].assign(value)

@@ -1,0 +1,181 @@
+"""Whole models and layers: wrap them for pruning."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from typing import Any
+
+import keras
+
+from tfprune.base.spec import check_choice, resolve
+from tfprune.criteria import CRITERIA, Criterion
+from tfprune.keras_models.copying.around_graph import replace_in_live_graph
+from tfprune.keras_models.copying.refuse_quantize import lock_models
+from tfprune.keras_models.copying.subclassed import replace_in_place
+from tfprune.keras_models.models.copyable import check_layers, check_model
+from tfprune.keras_models.models.filters import Filters
+from tfprune.keras_models.models.kinds import as_graph, check_keras, is_around_graph, is_subclassed
+from tfprune.keras_models.models.rebuild import Replace, copy_of
+from tfprune.masking.wrapping.choose_channels import choose_channels
+from tfprune.masking.wrapping.choose_weights import choose_weights, is_unbuilt
+from tfprune.masking.wrapping.masked_weights import LATENT
+from tfprune.masking.wrapping.pruned import Pruned
+from tfprune.masking.wrapping.sparsity_report import sparsity_report
+from tfprune.masking.wrapping.strip import try_copies, try_the_way_back
+from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
+from tfprune.patterns import PATTERNS, Channel, Pattern
+from tfprune.report import Skipped
+
+_log = logging.getLogger(__name__)
+
+
+def wrap(
+    model_or_layer: keras.layers.Layer,
+    *,
+    criterion: str | Criterion = "magnitude",
+    pattern: str | Pattern = "unstructured",
+    filters: Filters = None,
+    in_place: bool = False,
+    latent: str = "keep",
+) -> keras.layers.Layer:
+    """Return an uncompiled copy whose layers are wrapped in `Pruned`; the original is left untouched.
+
+    Names of layers stay as they are, so `get_layer` finds the wrapper by the name of its layer. Layers without a
+    prunable weight are copied as they are, and `sparsity_report` lists them with the reason. Wrappers that are there
+    already stay as they are, masks included, if they have this criterion and pattern: a cell of a notebook can be run
+    twice.
+
+    A subclassed model is built anew from its configuration, and the layers in its attributes are wrapped. The copy is
+    an instance of its class, with its methods, and is saved with its wrappers. So is a class that is built around a
+    graph, `super().__init__(inputs, outputs)`, such as a backbone or task of KerasHub: its graph calls the wrappers,
+    and its attributes keep the layers inside, whose weights hold the zeros. A class that adds nothing to its graph,
+    or cannot be built anew, comes back as a plain Functional model, with a warning.
+
+    On JAX under `keras.distribution`, wrap within the scope of the distribution: masks and latent values are split
+    over the devices as their kernels are, and come out as on one device. Let the patterns of a `LayoutMap` begin with
+    `.*`, because variables of the copy have paths without the name of the model.
+
+    Args:
+        model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), a Sequential model
+            that its first batch builds, or a single layer.
+        criterion: How important an entry is: a name among `criteria.CRITERIA`, such as `"magnitude"` or `"wanda"`, or
+            a `Criterion`.
+        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`; `"channel"` and `"head"` prune what
+            `shrink` can remove, and wrap every kernel that makes or reads it (graph models only).
+        filters: Which weights. None takes every kernel that mixes inputs, embeddings and recurrent kernels too, but
+            no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
+            (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
+            With `"channel"` and `"head"` those whose channels or heads may go.
+        in_place: Wrap the layers of the model given, which is subclassed or of a class around a graph, instead of a
+            copy: for one that has no `get_config`, so that no copy can be made, or that fills the memory. Compile it
+            again.
+        latent: What becomes of the values that a mask hides. `"keep"` sets them aside, and an entry that a later mask
+            keeps comes back as it was: five bytes beside each float32 weight. `"zero"` forgets them: one byte, the
+            mask. Use it where memory is short. A criterion that ranks weights then finds 0 in every masked entry,
+            so under a gradual schedule nothing comes back before all other entries are kept; with a criterion
+            that looks at gradients too, such as a `Criterion` of your own on their size, an entry comes back
+            from 0 and is trained from there.
+
+    Returns:
+        The wrapped copy, or the model given.
+
+    Raises:
+        ValueError: If the model is empty, is subclassed and not built, cannot be copied or, with `in_place`, has no
+            class of its own; if a filter matches nothing; if a weight that was asked for cannot take the pattern, or
+            is wrapped with another criterion, pattern or choice of `latent`.
+        TypeError: If it is not a Keras model or layer, or an argument is of the wrong type.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
+        >>> wrap(model).get_layer("hidden").masks["kernel"].shape
+        TensorShape([8, 4])
+    """
+    criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
+    pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
+    check_choice(latent, "latent", choices=LATENT)
+    if in_place and not (is_subclassed(model_or_layer) or is_around_graph(model_or_layer)):
+        raise ValueError(
+            f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
+            f"wrap copies: call it without `in_place`."
+        )
+    if not isinstance(model_or_layer, keras.Model):
+        return _wrap_layer(model_or_layer, filters, criterion=criterion, pattern=pattern, latent=latent)
+    check = check_layers if is_unbuilt(model_or_layer) and not isinstance(pattern, Channel) else check_model
+    check(model_or_layer)
+    if isinstance(pattern, Channel):
+        chosen = choose_channels(model_or_layer, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
+    else:
+        chosen = choose_weights(model_or_layer, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
+
+    def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if path not in chosen:
+            return None
+        names, shape = chosen[path]
+        pruning: dict[str, Any] = {"criterion": criterion, "pattern": shape, "weights": names, "latent": latent}
+        if isinstance(layer, Pruned):  # of a kind that has no masks yet
+            return layer.around(layer.layer, **pruning)
+        return Pruned(layer, **pruning)
+
+    if in_place:
+        _wrap_in_place(model_or_layer, wrapped)
+        return model_or_layer
+    copy = copy_with(model_or_layer, wrapped)
+    try_the_way_back(copy)
+    if is_around_graph(model_or_layer) and not is_around_graph(copy):
+        warnings.warn(
+            f"The copy of {model_or_layer.name!r} is a plain Functional model, not of class "
+            f"{type(model_or_layer).__name__}. To take the zeros back into that class: "
+            f"model.set_weights(tfprune.strip(copy).get_weights()).",
+            stacklevel=2,
+        )
+    _log_choice(copy)
+    return copy
+
+
+def _wrap_in_place(model: keras.Model, wrapped: Replace) -> None:
+    if is_subclassed(model):
+        try_copies(model)
+    replace = replace_in_place if is_subclassed(model) else replace_in_live_graph
+    replace(model, functools.partial(_replacement, wrapped))
+    lock_models(model)
+    _log_choice(model)
+
+
+def _log_choice(model: keras.Model) -> None:
+    """Log what is under masks, and which weights are left alone."""
+    if not _log.isEnabledFor(logging.INFO):
+        return  # a report reads all weights
+    if is_unbuilt(model):
+        _log.info("wrapped %r, which its first batch builds", model.name)
+        return
+    report = sparsity_report(model)
+    _log.info("wrapped %r: %d weights under masks", model.name, len(report.rows))
+    for entry in report.skipped:
+        if entry.kind != Skipped.NO_KERNEL:
+            _log.info("left alone, %s: %s", entry.layer, entry.reason)
+
+
+def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """Return what takes a layer's place in a model that is not copied: a wrapper around the layer itself."""
+    if as_graph(layer) is not None:
+        return copy_with(layer, lambda inner, part: wrapped(f"{path}/{inner}", part))
+    replacement = wrapped(path, layer)
+    if isinstance(replacement, Pruned):
+        replacement.choose_kernels()  # refuses what the layer cannot do, before anything is changed
+    return replacement
+
+
+def _wrap_layer(layer: Any, filters: Filters, **choices: Any) -> Pruned:
+    check_keras(layer, keras.layers.Layer, argument="model_or_layer")
+    if filters is not None:
+        raise ValueError(
+            f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
+            f"within a layer with Pruned(layer, weights=[...])."
+        )
+    copy = copy_of(Pruned(layer, **choices))
+    if layer.built:
+        transfer_weights(layer, copy)
+        try_the_way_back(copy)
+    return copy

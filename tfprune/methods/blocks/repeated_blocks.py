@@ -1,0 +1,92 @@
+"""Blocks without names: what repeats along the tensors that everything goes through."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+
+from tfprune.keras_models.models.graph import Call, Graph
+from tfprune.methods.blocks.block import Block, NoBlocks, between, label, layer_inside
+from tfprune.methods.blocks.post_dominators import Cuts
+
+_LARGE = 0.25  # of the weights of the largest group of blocks: others of this size are a choice of the user's
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A part of a chain of tensors that repeats: `count` times `period` steps from the one with number `start`."""
+
+    chain: list[keras.KerasTensor]
+    calls: list[list[Call]]
+    start: int
+    period: int
+    count: int
+
+    @property
+    def inside(self) -> list[Call]:
+        steps = self.calls[self.start : self.start + self.period * self.count]
+        return [call for step in steps for call in step]
+
+    @property
+    def weights(self) -> int:
+        return sum(call.layer.count_params() for call in self.inside if isinstance(call.layer, keras.layers.Layer))
+
+    def blocks(self) -> list[Block]:
+        ends = self.chain[self.start :: self.period][: self.count + 1]
+        steps = [self.calls[self.start + index * self.period :][: self.period] for index in range(self.count)]
+        return [
+            Block(tuple(call for part in step for call in part), entry, end)
+            for step, entry, end in zip(steps, ends[:-1], ends[1:], strict=True)
+        ]
+
+
+def repeated_blocks(graph: Graph) -> list[Block]:
+    """Return the largest group of blocks that repeat, with as many blocks as there are.
+
+    Raises:
+        NoBlocks: If none repeats, or several groups do.
+    """
+    runs = sorted((run for run in _runs(graph) if run.weights), key=lambda run: (-run.weights, run.period, run.start))
+    if not runs:
+        raise NoBlocks("no part with weights is followed by one that is built alike")
+    best = runs[0]
+    inside = {id(call) for call in best.inside}
+    for run in runs[1:]:
+        if run.weights >= _LARGE * best.weights and not inside & {id(call) for call in run.inside}:
+            raise NoBlocks(
+                f"several groups of blocks repeat: {best.count} that begin with {label(best.inside[0])}, and "
+                f"{run.count} that begin with {label(run.inside[0])}"
+            )
+    return best.blocks()
+
+
+def _runs(graph: Graph) -> Iterator[_Run]:
+    cuts = Cuts(graph)
+    for source in graph.model.inputs:
+        chain = cuts.chain(source)
+        calls = [between(graph, entry=entry, end=end) for entry, end in itertools.pairwise(chain)]
+        yield from _repeating(chain, calls)
+
+
+def _repeating(chain: list[keras.KerasTensor], calls: list[list[Call]]) -> Iterator[_Run]:
+    """Yield each run of steps that repeat, as long as it is, for each number of steps in a block."""
+    kinds = [tuple(map(_kind, step)) for step in calls]
+    for period in range(1, len(kinds) // 2 + 1):
+        start = 0
+        while start + 2 * period <= len(kinds):
+            end = start
+            while end + period < len(kinds) and kinds[end] == kinds[end + period]:
+                end += 1
+            count = (end - start) // period + 1
+            if count > 1 and chain[start].shape == chain[start + period].shape:
+                yield _Run(chain, calls, start, period, count)
+            start = max(end, start) + 1
+
+
+def _kind(call: Call) -> tuple:
+    layer = layer_inside(call.layer)
+    weights = layer.weights if isinstance(layer, keras.layers.Layer) else []
+    return type(layer), len(call.inputs), tuple(tuple(weight.shape) for weight in weights)

@@ -1,0 +1,118 @@
+"""From rules to units that stay: the decision, and what each unit is kept for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfprune.keras_models.channels.choose_groups import why_stuck
+from tfprune.keras_models.channels.network import Group
+from tfprune.methods.concepts.choose_rules import Limits
+from tfprune.methods.concepts.concept_rules import ConceptRules
+from tfprune.methods.concepts.layer_units import UnitsOfModel
+from tfprune.methods.concepts.rule import ConceptRule
+
+
+class KeptUnits:
+    """Which bundles of channels stay, and the rules that ask for them.
+
+    Attributes:
+        rules: The rules that are relied on.
+        needed: For each bundle that rules look at, the indices of these rules.
+        shrunk: The groups that may lose units, because each concept has rules in one of their layers.
+        keep: For each bundle, whether it stays.
+
+    Args:
+        units: The units of the model.
+        rules: All rules.
+        concepts: The concepts that are required.
+        limits: What is asked of rules.
+        at_least: How many units of a group stay at least.
+
+    Raises:
+        ValueError: If a concept has no rules that suffice in any layer.
+    """
+
+    def __init__(
+        self, units: UnitsOfModel, rules: ConceptRules, *, concepts: Sequence[str], limits: Limits, at_least: int
+    ) -> None:
+        self.network, self._units, self._rules = units.network, units, rules
+        self._concepts, self._limits = concepts, limits
+        self._mined: dict[str, list[str]] = {}  # the layers with rules, by the name of their group
+        for layer in rules.layers:
+            self._mined.setdefault(units.layers[layer].group.name, []).append(layer)
+        chosen = {
+            (layer, concept): limits.choose(rules.of(concept, layer=layer))
+            for layer in rules.layers
+            for concept in concepts
+        }
+        self._check_found({concept for (_, concept), found in chosen.items() if found})
+        self._lacking = {
+            group: [concept for concept in concepts if not any(chosen[layer, concept] for layer in layers)]
+            for group, layers in self._mined.items()
+        }
+        self.shrunk = [group for group in self.network.groups if self._lacking.get(group.name) == []]
+        members = [layer for group in self.shrunk for layer in self._mined[group.name]]
+        self.rules = tuple(rule for (layer, _), found in chosen.items() if layer in members for rule in found)
+        self.needed: dict[int, list[int]] = {}
+        for index, rule in enumerate(self.rules):
+            for bundle in self.bundles_of(rule):
+                self.needed.setdefault(bundle, []).append(index)
+        self.keep = self._kept(at_least)
+
+    def _check_found(self, found: set[str]) -> None:
+        for concept in self._concepts:
+            if concept not in found:
+                recall = "" if self._limits.recall is None else f" that find {self._limits.recall:g} of it"
+                raise ValueError(
+                    f"Expected rules for {concept!r} with a precision of at least {self._limits.precision:g}{recall}"
+                    f". Received none: {self._limits.shortfall(self._rules.rules, concept)}. Lower min_precision or "
+                    f"min_recall, mine rules of more layers or more samples, or train the model further."
+                )
+
+    def bundles_of(self, rule: ConceptRule) -> list[int]:
+        """Return the bundles of the units that a rule looks at."""
+        return list(dict.fromkeys(self._units.layers[rule.layer].bundles[list(rule.units)].tolist()))
+
+    def whole(self, group: Group) -> str:
+        """Return why all units of a group stay; empty if some may go."""
+        if group in self.shrunk:
+            return ""
+        return why_stuck(self.network, group) or self.left_out(group)
+
+    def left_out(self, group: Group) -> str:
+        """Return why a group keeps all units that could lose some."""
+        layers = self._mined.get(group.name, [])
+        rules = [rule for rule in self._rules.rules if rule.layer in layers]
+        short = [self._limits.shortfall(rules, concept) for concept in self._lacking.get(group.name, ())]
+        return "; ".join(short) or "no rules were mined for it"
+
+    def _kept(self, at_least: int) -> np.ndarray:
+        keep = self.network.all_kept()
+        for group in self.shrunk:
+            free = self.network.free_part(group).bundles
+            keep[free] = [bundle in self.needed for bundle in free.tolist()]
+            missing = min(at_least, group.bundles.size) - int(np.count_nonzero(keep[group.bundles]))
+            more = [bundle for bundle in self._next_best(group) if not keep[bundle]]
+            keep[more[: max(missing, 0)]] = True
+        return keep
+
+    def _next_best(self, group: Group) -> list[int]:
+        """Return the bundles of a group, those of more precise rules first."""
+        layers = self._mined[group.name]
+        rules = [rule for rule in self._rules.rules if rule.layer in layers and rule.concept in self._concepts]
+        rules.sort(key=lambda rule: (-rule.precision, -rule.support))
+        seen = [bundle for rule in rules for bundle in self.bundles_of(rule)]
+        return list(dict.fromkeys(seen + group.bundles.tolist()))
+
+    def asking(self, bundle: int) -> list[str]:
+        """Return the units of a bundle that rules look at, such as `conv[3]`."""
+        return list(
+            dict.fromkeys(
+                f"{rule.layer}[{unit}]"
+                for rule in (self.rules[index] for index in self.needed.get(bundle, ()))
+                for unit in rule.units
+                if self._units.layers[rule.layer].bundles[unit] == bundle
+            )
+        )

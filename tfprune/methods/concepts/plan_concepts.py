@@ -1,0 +1,90 @@
+"""Plan which units to keep: those that the rules for the required concepts look at."""
+
+from __future__ import annotations
+
+import keras
+
+from tfprune.base.spec import check_count
+from tfprune.compact.shrinking.plan_shrink import left_alone
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.masking.wrapping.flat_copy import flat_copy
+from tfprune.methods.concepts.choose_rules import Limits
+from tfprune.methods.concepts.concept_rules import ConceptRules, units_for
+from tfprune.methods.concepts.concept_trace import ConceptTrace
+from tfprune.methods.concepts.keep_units import KeptUnits
+from tfprune.methods.concepts.layer_units import UnitsOfModel
+from tfprune.methods.concepts.requirements import Require, requirements
+from tfprune.methods.concepts.trace_units import scores_of, traced_layers, traced_units
+
+
+def plan_concepts(
+    model: keras.Model,
+    rules: ConceptRules,
+    *,
+    require: Require,
+    min_precision: float = 0.95,
+    min_recall: float | None = None,
+    keep_at_least: int = 1,
+) -> tuple[ShrinkPlan, ConceptTrace]:
+    """Plan to keep the units that the rules for the required concepts look at, and to remove the others.
+
+    Use it to make a model smaller that does more than the product needs, and to know why each unit stays. Print the
+    plan and the trace, then `shrink(model, plan)`, or `prune_to(model, plan, data)` to train the smaller model as
+    well. A layer keeps all its units if a required concept has no precise rule in it; the plan says so.
+
+    Args:
+        model: The model that the rules were mined from.
+        rules: What `concept_rules` returned.
+        require: The required concepts; or a dict from requirements, in words, to the concepts that each needs.
+        min_precision: The least precision of a rule on held-out samples, in (0, 1]. Default 0.95.
+        min_recall: Rules are taken, those with the largest support first, until they find this fraction of a concept,
+            in (0, 1]. None (the default) takes every precise rule that finds any held-out sample.
+        keep_at_least: How many units of a layer stay at least, 1 or more. Default 1.
+
+    Returns:
+        The plan, as `plan_shrink` returns it, and the trace from requirements to units.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If a concept has no rules, or in none of the layers rules of this precision and recall; the
+            message says how close the best come.
+        ValueError: If the rules were mined from another model, or a number is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import tfprune
+        >>> x = np.random.default_rng(0).normal(size=(400, 2)).astype("float32")
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
+        >>> model.layers[0].set_weights([np.eye(2, 4), np.zeros(4)])
+        >>> rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
+        >>> plan, trace = plan_concepts(model, rules, require={"R1: tell left from right": ["right"]})
+        >>> plan.rows[0].channels, plan.rows[0].kept
+        (4, 1)
+
+    Reference:
+        Formica et al., 2026, "Engineering Resource-constrained Software Systems with DNN Components",
+        arXiv:2604.09988, as its abstract describes it.
+    """
+    if not isinstance(rules, ConceptRules):
+        raise TypeError(
+            f"Expected rules. Received: rules={rules!r} of type {type(rules).__name__}. Mine them with "
+            f"tfprune.concept_rules(model, data, concepts)."
+        )
+    limits = Limits(min_precision, min_recall)
+    at_least = check_count(keep_at_least, "keep_at_least", least=1)
+    required = requirements(require, known=rules.concepts)
+    concepts = list(dict.fromkeys(concept for needed in required.values() for concept in needed))
+    copy = flat_copy(model)
+    units = units_for(rules, UnitsOfModel(copy))
+    kept = KeptUnits(units, rules, concepts=concepts, limits=limits, at_least=at_least)
+    plan = ShrinkPlan(kept.network, kept.keep, left_alone(kept.network, kept.shrunk, left_out=kept.left_out))
+    trace = ConceptTrace(
+        required,
+        limits.precision,
+        limits.recall,
+        kept.rules,
+        tuple(traced_layers(kept)),
+        tuple(traced_units(kept)),
+        tuple(scores_of(copy, kept)),
+    )
+    return plan, trace

@@ -1,0 +1,118 @@
+"""One page about a trace, to look at in a browser: requirements, layers, rules, and why each unit stays."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tfprune.base.html import bar, document, facts, key, name_text, rows_table, section, text
+
+if TYPE_CHECKING:
+    from tfprune.methods.concepts.concept_trace import ConceptTrace, KeptUnit, TracedLayer
+    from tfprune.methods.concepts.rule import ConceptRule
+
+SENTENCE = 1200  # characters of a rule or a reason
+TITLE = "Why each unit stays"
+
+
+def trace_page(trace: ConceptTrace) -> str:
+    """Return the page: it loads nothing, runs no code, and names of requirements and layers are text to it."""
+    parts = [
+        facts(_facts(trace)),
+        section("Requirements", "\n".join(_requirements(trace))),
+        section("Layers", _layers(trace.layers)),
+        section("Rules", _rules(trace.rules)),
+        section("Units", "\n".join(_units(trace))),
+        section("What the numbers mean", _notes(trace)),
+    ]
+    return document(TITLE, parts, kicker="Concept trace", footer="Made by tfprune.ConceptTrace.")
+
+
+def _facts(trace: ConceptTrace) -> Iterator[tuple[str, str, str]]:
+    concepts = {concept for needed in trace.requirements.values() for concept in needed}
+    shrunk = [layer for layer in trace.layers if not layer.reason]
+    kept, units = sum(layer.kept for layer in shrunk), sum(layer.units for layer in shrunk)
+    yield "Requirements", str(len(trace.requirements)), _count(concepts)
+    yield "Rules", f"{len(trace.rules):,}", f"precision {trace.min_precision:g} or better"
+    yield "Units that stay", f"{kept:,}", f"of {units:,} where some may go"
+
+
+def _count(concepts: Collection[str]) -> str:
+    return f"{len(concepts)} concept{'' if len(concepts) == 1 else 's'}"
+
+
+def _requirements(trace: ConceptTrace) -> Iterator[str]:
+    for name, concepts in trace.requirements.items():
+        rows = []
+        for concept in concepts:
+            rules = [(index, rule) for index, rule in enumerate(trace.rules) if rule.concept == concept]
+            for layer in dict.fromkeys(rule.layer for _, rule in rules):
+                own = [(index, rule) for index, rule in rules if rule.layer == layer]
+                label = f'{name_text(concept)}<span class="why">{text(layer)}: {_links([i for i, _ in own])}</span>'
+                rows.append([label, *_together([rule for _, rule in own])])
+        table = rows_table(["Concept", "Units", "Precision", "Recall"], rows)
+        yield (
+            f'<details open><summary>{name_text(name)}<span class="size">{_count(concepts)}</span></summary>'
+            f"{table}</details>"
+        )
+
+
+def _together(rules: Sequence[ConceptRule]) -> list[str]:
+    matched = max(sum(rule.matched for rule in rules), 1)
+    units = {unit for rule in rules for unit in rule.units}
+    precision = sum(rule.hits for rule in rules) / matched
+    return [f"{len(units)}", f"{precision:.1%}", f"{sum(rule.recall for rule in rules):.1%}"]
+
+
+def _layers(layers: Iterable[TracedLayer]) -> str:
+    rows = []
+    for layer in layers:
+        why = f'<span class="why">{text(layer.reason, SENTENCE)}</span>' if layer.reason else ""
+        parts = bar([("v", layer.kept / max(layer.units, 1)), ("d", 1 - layer.kept / max(layer.units, 1))])
+        rows.append([name_text(layer.layer) + why + parts, f"{layer.units:,}", f"{layer.kept:,}"])
+    return key([("v", "units that stay"), ("d", "units that go")]) + rows_table(["Layer", "Units", "Stay"], rows)
+
+
+def _rules(rules: Sequence[ConceptRule]) -> str:
+    rows = []
+    for index, rule in enumerate(rules):
+        label = f'<span id="rule-{index + 1}" class="name">{index + 1}. {text(rule.concept)}</span>'
+        why = f'<span class="why name">{text(str(rule), SENTENCE)}</span>'
+        rows.append([label + why, f"{rule.support:,}", f"{rule.precision:.1%}", f"{rule.recall:.1%}"])
+    return rows_table(["Rule", "Support", "Precision", "Recall"], rows)
+
+
+def _units(trace: ConceptTrace) -> Iterator[str]:
+    for layer in trace.layers:
+        if layer.reason:
+            continue
+        rows = [_unit(each) for each in trace.units if each.layer == layer.layer]
+        yield (
+            f'<details><summary>{name_text(layer.layer)}<span class="size">{layer.kept:,} of {layer.units:,}</span>'
+            f"</summary>{rows_table(['Unit', 'Rules'], rows)}</details>"
+        )
+
+
+def _unit(each: KeptUnit) -> list[str]:
+    tied = f"tied to {text(', '.join(each.tied_to), SENTENCE)}, for " if each.tied_to else ""
+    why = text(each.reason, SENTENCE) or f"{tied}{_links(each.rules)}"
+    return [f'{name_text(f"{each.layer}[{each.unit}]")}<span class="why">{why}</span>', f"{len(each.rules)}"]
+
+
+def _links(indices: Sequence[int]) -> str:
+    listed = ", ".join(f'<a href="#rule-{index + 1}">{index + 1}</a>' for index in indices)
+    return f"{'rule' if len(indices) == 1 else 'rules'} {listed}"
+
+
+def _notes(trace: ConceptTrace) -> str:
+    recall = "" if trace.min_recall is None else f" Rules were taken until they found {trace.min_recall:.0%} of it."
+    notes = {
+        "Rule": "Bounds on the activations of some units. Where all hold, the concept was there on every sample that "
+        "the rule was mined from. A channel of an image counts with its mean over positions.",
+        "Support": "The number of these samples.",
+        "Precision": "The fraction of held-out samples with the concept, among those on which the rule holds.",
+        "Recall": f"The fraction of held-out samples with the concept on which the rule holds.{recall}",
+        "Tied": "Channels that are added to each other can only stay or go together.",
+    }
+    pairs = [f"<dt>{name}</dt><dd>{note}</dd>" for name, note in notes.items()]
+    return f'<dl class="notes">{"".join(pairs)}</dl>'

@@ -1,0 +1,116 @@
+"""The weights of experts that are each the mean of some experts of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.keras_models.copying.subclassed import layer_pairs
+from tfprune.keras_models.models.kernels import to_matrix
+from tfprune.keras_models.models.layers import as_numpy, walk
+from tfprune.keras_models.models.low_rank import train_alike
+from tfprune.masking.wrapping.pruned import Pruned
+from tfprune.methods.experts.moe_layers import MoeLayer
+
+Groups = Sequence[Sequence[int]]
+
+
+def fill(
+    new: keras.layers.Layer, root: keras.layers.Layer, *, found: Sequence[MoeLayer], groups: Mapping[str, Groups]
+) -> None:
+    """Give a model of other numbers of experts its weights, masks and latent values.
+
+    Args:
+        new: A model or layer that `resized` made.
+        root: The model or layer that it was made of.
+        found: Its layers with experts.
+        groups: For each of them, by its path, the experts that each new one is the mean of.
+
+    Raises:
+        ValueError: If the two have other weights besides.
+    """
+    axes = {key: (axis, groups[layer.path]) for layer in found for key, axis in layer.axes.items()}
+    axes |= dict(_beside(root, axes))
+    pairs = layer_pairs(root, new) if isinstance(root, keras.Model) else [(root, new)]
+    for layer, counterpart in pairs:
+        train_alike(layer, counterpart)
+        for variable, other in zip(layer.variables, counterpart.variables, strict=True):
+            value = as_numpy(variable)
+            if id(variable) in axes:
+                axis, own = axes[id(variable)]
+                value = _mean(value, axis, own)
+            if tuple(other.shape) != value.shape:
+                raise ValueError(
+                    f"Expected {layer.name!r} to have weights of the same shapes, those of its experts aside. "
+                    f"Received: {variable.path} of shape {tuple(other.shape)} where it has {value.shape}. Name all "
+                    f"weights of the experts in tfprune.register_experts."
+                )
+            other.assign(value)
+    for _, layer in walk(new, stop=Pruned):
+        if isinstance(layer, Pruned):
+            _settle(layer)
+
+
+def _beside(root: keras.layers.Layer, axes: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+    """Yield the masks and latent values of the weights of experts, which lie along the same axis."""
+    for _, layer in walk(root, stop=Pruned):
+        if isinstance(layer, Pruned):
+            saved = layer.saved_variables()
+            for index, name in enumerate(layer.masks):
+                own = axes.get(id(layer.kernels[name].variable))
+                if own is not None:
+                    yield from ((id(variable), own) for key, variable in saved.items() if key.startswith(f"{index}_"))
+
+
+def _settle(layer: Pruned) -> None:
+    """Forget latent values of entries that a merged mask keeps, and refuse a mask that the pattern does not allow."""
+    for index, (name, mask) in enumerate(layer.masks.items()):
+        keep = as_numpy(mask)
+        if not layer.pattern.allows(to_matrix(keep, layer.kernels[name])):
+            raise ValueError(
+                f"Expected experts that can be merged under {layer.pattern!r}. Received: {layer.name}/{name}, where "
+                f"what the masks of a group keep together has another shape. Strip first: tfprune.strip(model)."
+            )
+        for key, variable in layer.saved_variables().items():
+            if key.startswith(f"{index}_") and key.endswith("_latent"):
+                variable.assign(np.where(keep, 0, as_numpy(variable)))
+
+
+def _mean(value: np.ndarray, axis: int, groups: Groups) -> np.ndarray:
+    """Return the means of groups of entries along an axis; of masks, what any of them keeps."""
+    parts = [np.take(value, list(group), axis) for group in groups]
+    if value.dtype == bool:
+        return np.stack([part.any(axis) for part in parts], axis)
+    # In float64 the mean of equal numbers is the number itself.
+    means = [part.take(0, axis) if part.shape[axis] == 1 else part.astype(np.float64).mean(axis) for part in parts]
+    return np.stack(means, axis if axis >= 0 else value.ndim + axis).astype(value.dtype)
+
+
+def add_noise(
+    new: keras.layers.Layer, found: Sequence[MoeLayer], *, groups: Mapping[str, Groups], noise: float, seed: int
+) -> None:
+    """Add noise to the experts that are copies of earlier ones, and to their rows of the router; zeros stay zeros.
+
+    Args:
+        new: A model whose weights are filled.
+        found: Its layers with experts.
+        groups: For each of them, by its path, the experts that each one is made of.
+        noise: The standard deviation of the noise, as a fraction of that of the weight.
+        seed: Seed of the random numbers.
+    """
+    generator = np.random.default_rng(seed)
+    for layer in found:
+        own = groups[layer.path]
+        is_copy = np.array([group in own[:index] for index, group in enumerate(own)])
+        for variable in layer.layer.weights:
+            if id(variable) not in layer.axes:
+                continue
+            value, axis = as_numpy(variable), layer.axes[id(variable)]
+            shape = [1] * value.ndim
+            shape[axis] = len(own)
+            drawn = generator.normal(size=value.shape) * (noise * value.astype(np.float64).std())
+            added = drawn * is_copy.reshape(shape) * (value != 0)
+            variable.assign((value + added).astype(value.dtype))

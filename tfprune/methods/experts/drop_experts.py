@@ -1,0 +1,59 @@
+"""Leave experts of a mixture out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from tfprune.base.spec import check_count, check_numbers
+from tfprune.methods.experts.experts_report import ExpertsReport
+from tfprune.methods.experts.rebuild_experts import checked_layers, remade
+
+
+def drop_experts(
+    model_or_layer: keras.layers.Layer, drop: Iterable[int], *, top_k: int | None = None, data: Any = None
+) -> tuple[Any, ExpertsReport]:
+    """Leave some experts of a mixture out, and return the smaller model with a report.
+
+    Use it to make a mixture of experts smaller; train it afterwards. Masks and latent values stay with the experts
+    that are kept.
+
+    Args:
+        model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
+            `register_experts`, wrapped or not. It is left unchanged.
+        drop: The experts to leave out of each layer, counted from 0.
+        top_k: How many experts are used for each input afterwards, at least 1; None (the default) keeps the number,
+            or uses all that are left if there are fewer.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers, and compares nothing for a layer.
+
+    Returns:
+        An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.
+
+    Raises:
+        TypeError: If `model_or_layer` is not a Keras model or layer, or `drop` holds something other than integers.
+        ValueError: If it has no experts, or not these, or none would be left.
+
+    Example:
+        >>> from keras_hub.models import MixtralBackbone
+        >>> sizes = {"num_query_heads": 2, "num_key_value_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
+        >>> model = MixtralBackbone(vocabulary_size=20, num_layers=1, num_experts=4, top_k=2, **sizes)
+        >>> smaller, report = drop_experts(model, [1, 3])
+        >>> smaller.num_experts, report.groups
+        (2, ((0,), (2,)))
+    """
+    wanted = check_numbers(drop, "drop", of="experts")
+    found = checked_layers(model_or_layer)
+    count = found[0].experts
+    unknown = [index for index in wanted if index >= count]
+    if unknown or len(wanted) >= count:
+        what = f"expert {unknown[0]}" if unknown else f"all {count}"
+        raise ValueError(
+            f"Expected experts to drop among 0 to {count - 1}, and one to be left. Received: {what} of "
+            f"{model_or_layer.name!r}."
+        )
+    kept = [[index] for index in range(count) if index not in wanted]
+    used = min(found[0].top_k, len(kept)) if top_k is None else check_count(top_k, "top_k", least=1, most=len(kept))
+    return remade(model_or_layer, {layer.path: kept for layer in found}, top_k=used, data=data)

@@ -1,0 +1,77 @@
+"""Grow a mixture of experts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.methods.experts.experts_report import ExpertsReport
+from tfprune.methods.experts.rebuild_experts import checked_layers, remade
+
+
+def grow_experts(
+    model_or_layer: keras.layers.Layer,
+    factor: int = 2,
+    *,
+    noise: float = 0.01,
+    seed: int = 0,
+    grow_top_k: bool = True,
+    data: Any = None,
+) -> tuple[Any, ExpertsReport]:
+    """Repeat the experts of a mixture, and return the wider model with a report.
+
+    Use it to go on from a model that is trained instead of training a larger one from the start. Each expert gets
+    copies, with its row of the router, and as many more are used for each input. Without noise the wider model
+    computes the same, but its copies get equal gradients and stay equal: noise lets them differ. Masks and latent
+    values follow every copy, and noise never fills a zero. `drop_experts(grown, report.copies, top_k=...)` undoes it.
+
+    Args:
+        model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
+            `register_experts`, wrapped or not. It is left unchanged.
+        factor: How many of each expert there are afterwards, at least 2. Default 2.
+        noise: Standard deviation of what is added to the copies, as a fraction of that of each weight, at least 0.
+            Default 0.01, as in the source.
+        seed: Seed of the noise. Default 0.
+        grow_top_k: Whether `factor` times as many experts are used for each input. Default True; with False the model
+            computes something else, and the report says so.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers, and compares nothing for a layer.
+
+    Returns:
+        An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.
+
+    Raises:
+        TypeError: If `model_or_layer` is not a Keras model or layer, or another argument has a wrong type.
+        ValueError: If it has no experts, or their router cannot be found.
+
+    Example:
+        >>> from keras_hub.models import MixtralBackbone
+        >>> sizes = {"num_query_heads": 2, "num_key_value_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
+        >>> model = MixtralBackbone(vocabulary_size=20, num_layers=1, num_experts=4, top_k=2, **sizes)
+        >>> grown, report = grow_experts(model, 2, noise=0)
+        >>> grown.num_experts, grown.top_k, report.is_function_preserving
+        (8, 4, True)
+
+    Reference:
+        Orthogonal growth, "Beyond Sunk Costs", 2025, arXiv:2510.08008 (experts and top k doubled, noise of 0.01).
+    """
+    check_count(factor, "factor", least=2)
+    check_number(noise, "noise", least=0)
+    check_count(seed, "seed", least=0)
+    check_choice(grow_top_k, "grow_top_k", choices=(True, False))
+    found = checked_layers(model_or_layer)
+    groups = {layer.path: [[index] for index in range(layer.experts)] * factor for layer in found}
+    top_k = found[0].top_k * (factor if grow_top_k else 1)
+    new, report = remade(model_or_layer, groups, top_k=top_k, data=data, noise=noise, seed=seed)
+    return new, replace(report, warning=_warning(report, noise=noise, grow_top_k=grow_top_k))
+
+
+def _warning(report: ExpertsReport, *, noise: float, grow_top_k: bool) -> str:
+    if not grow_top_k:
+        return "as many experts as before are used for each input, so copies take the place of others"
+    if report.is_function_preserving is False and not noise:
+        return "the gates are not normalized over the experts, so each copy counts in full"
+    return ""

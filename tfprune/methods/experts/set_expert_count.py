@@ -1,0 +1,76 @@
+"""A model or layer built anew with other numbers of experts; its weights are another step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.copying.around_graph import fresh_copy, wrap_alike
+from tfprune.keras_models.copying.class_config import origin_of
+from tfprune.keras_models.copying.copy_model import copy_model
+from tfprune.keras_models.copying.layer_states import Around, plain_parts
+from tfprune.keras_models.models.kinds import is_subclassed, keeps_class, leaf_layers
+from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.rebuild import config_of, revive
+from tfprune.methods.experts.moe_layers import MoeLayer
+
+
+def resized(root: keras.layers.Layer, found: Sequence[MoeLayer], *, experts: int, top_k: int) -> Any:
+    """Return a model or layer with other numbers of experts, wrappers included.
+
+    Args:
+        root: A built model or layer.
+        found: Its layers with experts.
+        experts: How many each of them has.
+        top_k: How many of them are used for each input.
+
+    Raises:
+        ValueError: If it cannot be built anew.
+    """
+
+    def changed(config: dict[str, Any]) -> dict[str, Any]:
+        config = deepcopy(config)
+        for layer in found:
+            before = {layer.rule.count: layer.experts, layer.rule.top_k: layer.top_k}
+            _change(config, before, {layer.rule.count: experts, layer.rule.top_k: top_k})
+        return config
+
+    if not isinstance(root, keras.Model):
+        return revive(changed(config_of(root)), root)
+    if is_subclassed(root):
+        raise ValueError(
+            f"Expected a Sequential or Functional model, or one of a class around a graph. Received: {root.name!r} "
+            f"of class {type(root).__name__}, whose code creates its layers. Pass its layers one by one."
+        )
+    if keeps_class(root):
+        return _of_class(root, changed(origin_of(root)))
+    holders = {id(layer.layer) for layer in found}
+
+    def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        holds = any(id(part) in holders for _, part in walk(layer))
+        return revive(changed(config_of(layer)), layer) if holds else None
+
+    return copy_model(root, replace)
+
+
+def _change(config: Any, before: dict[str, int], after: dict[str, int]) -> None:
+    """Change the numbers wherever a configuration has all of them as they were."""
+    if isinstance(config, dict):
+        if all(type(config.get(name)) is int and config[name] == value for name, value in before.items()):
+            config.update(after)
+        for value in config.values():
+            _change(value, before, after)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            _change(value, before, after)
+
+
+def _of_class(model: keras.Model, config: dict[str, Any]) -> keras.Model:
+    new = fresh_copy(model, origin=config)
+    counterparts = dict(zip(map(id, plain_parts(model)), plain_parts(new), strict=True))
+    wrappers = [layer for _, layer in leaf_layers(model) if isinstance(layer, Around)]
+    wrap_alike(new, {id(counterparts[id(wrapper.layer)]): wrapper for wrapper in wrappers})
+    return new

@@ -1,0 +1,96 @@
+"""Average what clients have trained, each entry over the clients that own it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.spec import check_number
+from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_each, check_masks
+
+
+def masked_average(
+    updates: Sequence[Any], masks: Sequence[Any], *, weights: Sequence[float], server: Sequence[Any]
+) -> Arrays:
+    """Average the models of clients, each entry over the clients whose masks keep it.
+
+    An average of masked weights without their masks counts the zeros of clients that never had the entry. Statistics
+    of BatchNormalization are treated alike: their masks say which clients own the channel (`MaskedModel`).
+
+    Args:
+        updates: For each client, a list of arrays, as `get_weights` returns them.
+        masks: For each client, a list of masks, or None for a client that has all entries. A mask is an array of
+            booleans, or None for an array of which the client has all entries.
+        weights: The weight of each client, such as its number of samples; at least 0. Give all 1 to count clients, as
+            HeteroFL does.
+        server: The arrays of the server. An entry that no client owns keeps this value.
+
+    Returns:
+        New arrays of the dtypes of the server's, computed in float64.
+
+    Raises:
+        TypeError: If an argument is not a list of the kind above.
+        ValueError: If there are no clients, their weights sum to 0, shapes or numbers differ, or an entry that a
+            client owns is NaN or infinite.
+
+    Example:
+        >>> first, second = [np.array([2.0, 4, 9])], [np.array([4.0, 8, 9])]
+        >>> masks = [[np.array([1, 1, 0])], [np.array([1, 0, 0])]]
+        >>> masked_average([first, second], masks, weights=[1, 3], server=[np.full(3, 7.0)])
+        [array([3.5, 4. , 7. ])]
+
+    Reference:
+        McMahan et al., 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+        arXiv:1602.05629; Li et al., 2020, "LotteryFL", arXiv:2008.03371.
+    """
+    old = check_arrays(server, "server")
+    clients = check_each(updates, "updates")
+    given = check_each(masks, "masks", count=len(clients))
+    shares = _shares(check_each(weights, "weights", count=len(clients)))
+    models = [check_arrays(client, f"updates[{index}]", like=old) for index, client in enumerate(clients)]
+    owned = [check_masks(client, f"masks[{index}]", like=old) for index, client in enumerate(given)]
+    for number, (model, keep) in enumerate(zip(models, owned, strict=True)):
+        check_finite(model, keep, argument=f"updates[{number}]")
+    return [
+        _average([model[index] for model in models], [keep[index] for keep in owned], shares, array)
+        for index, array in enumerate(old)
+    ]
+
+
+def check_finite(arrays: Arrays, masks: Masks, *, argument: str) -> None:
+    """Refuse NaN and infinity among the entries that masks keep.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    for index, (array, mask) in enumerate(zip(arrays, masks, strict=True)):
+        wrong = ~np.isfinite(array) if mask is None else ~np.isfinite(array) & mask
+        if wrong.any():
+            raise ValueError(
+                f"Expected `{argument}` to hold finite numbers. Received: {np.count_nonzero(wrong)} of NaN or "
+                f"infinity at index {index}. Leave this client out."
+            )
+
+
+def _shares(weights: list[Any]) -> list[float]:
+    shares = [check_number(weight, f"weights[{index}]", least=0) for index, weight in enumerate(weights)]
+    if not sum(shares):
+        raise ValueError(
+            f"Expected `weights` with a sum above 0. Received: {weights!r}. Weigh clients by their samples, for "
+            f"example."
+        )
+    return shares
+
+
+def _average(arrays: Arrays, masks: Masks, shares: list[float], old: np.ndarray) -> np.ndarray:
+    total, weight = np.zeros(old.shape), np.zeros(old.shape)
+    for array, mask, share in zip(arrays, masks, shares, strict=True):
+        owned = np.ones(old.shape, bool) if mask is None else mask
+        total += share * np.where(owned, array, 0)
+        weight += share * owned
+    mean = np.divide(total, weight, out=np.zeros(old.shape), where=weight > 0)
+    if not np.issubdtype(old.dtype, np.floating):
+        mean = np.rint(mean)
+    return np.where(weight > 0, mean.astype(old.dtype), old)

@@ -1,0 +1,135 @@
+"""FedMask: frozen weights, and masks that are learned; one bit per weight travels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
+from tfprune.base.top_k import keep_largest, kept_count
+from tfprune.methods.federated.arrays import Masks, check_arrays, check_each, check_masks
+
+Scores = list[np.ndarray | None]
+Shared = tuple[np.ndarray, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class FedMask(Spec):
+    """Masks that are trained in place of the weights, which all clients have from the start.
+
+    Each weight has a score, and stays where the score is above 0, that is where the sigmoid of the score is above
+    one half. The threshold has no gradient, so training uses that of the sigmoid (a straight-through estimator).
+
+    Args:
+        sparsity: The fraction of zeros at the start, in [0, 1).
+        rate: The step size of `step`.
+        at_least: How many clients have to keep an entry before the server averages it; the others stay personal.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range.
+
+    Example:
+        >>> method = FedMask(sparsity=0.5)
+        >>> scores = method.scores([np.array([[1.0, -3, 2, 0.5]]), np.zeros(4)])
+        >>> method.masks(scores)
+        [array([[False,  True,  True, False]]), None]
+
+    Reference:
+        Li et al., 2021, "FedMask: Joint Computation and Communication-Efficient Personalized Federated Learning via
+        Heterogeneous Masking", SenSys.
+    """
+
+    sparsity: float
+    rate: float = 1.0
+    at_least: int = 2
+
+    def __post_init__(self) -> None:
+        self._hold(
+            sparsity=check_sparsity(self.sparsity, "sparsity"),
+            rate=check_number(self.rate, "rate", above=0),
+            at_least=check_count(self.at_least, "at_least", least=1),
+        )
+
+    def scores(self, weights: Sequence[Any]) -> Scores:
+        """Return the first scores: 1 where a weight is among the largest of its array, else -1.
+
+        Arrays of fewer than two dimensions have none, and are kept whole.
+        """
+        return [
+            None
+            if array.ndim < 2
+            else np.where(keep_largest(np.abs(array), kept_count(array.size, self.sparsity)), 1.0, -1.0)
+            for array in check_arrays(weights, "weights")
+        ]
+
+    def masks(self, scores: Scores) -> Masks:
+        """Return the masks of scores."""
+        return [None if score is None else np.asarray(score) > 0 for score in scores]
+
+    def step(self, scores: Scores, gradients: Sequence[Any], *, weights: Sequence[Any]) -> Scores:
+        """Return the scores after a step against the gradient.
+
+        Args:
+            scores: The scores.
+            gradients: The gradients of the loss with respect to the masked weights, mask * weight, one per array.
+            weights: The frozen weights.
+        """
+        frozen = check_arrays(weights, "weights")
+        slopes = check_arrays(gradients, "gradients", like=frozen)
+        return [
+            None if score is None else score - self.rate * slope * array * _slope(score)
+            for score, slope, array in zip(scores, slopes, frozen, strict=True)
+        ]
+
+    def average(self, masks: Sequence[Any], *, weights: Sequence[float]) -> list[Shared]:
+        """Average the masks of clients, as the server does.
+
+        Args:
+            masks: The masks of each client.
+            weights: The weight of each client.
+
+        Returns:
+            For each array the weighted fraction of clients that keep an entry, and whether `at_least` of them do;
+            None for arrays without masks.
+
+        Raises:
+            ValueError: If there are no clients, numbers or shapes differ, or the weights sum to 0.
+        """
+        clients = check_each(masks, "masks")
+        found = [check_masks(client, f"masks[{index}]") for index, client in enumerate(clients)]
+        shares = [check_number(weight, "weights", least=0) for weight in weights]
+        check_each(shares, "weights", count=len(found))
+        if not sum(shares):
+            raise ValueError(f"Expected `weights` with a sum above 0. Received: {weights!r}.")
+        if len({tuple(getattr(mask, "shape", None) for mask in client) for client in found}) > 1:
+            raise ValueError("Expected `masks` of one model. Received: other numbers or shapes in some clients.")
+        return [self._averaged(entries, shares) for entries in zip(*found, strict=True)]
+
+    def _averaged(self, entries: Sequence[Any], shares: list[float]) -> Shared:
+        if entries[0] is None:
+            return None
+        return np.average(entries, axis=0, weights=shares), np.sum(entries, axis=0) >= self.at_least
+
+    def personal(self, scores: Scores, averaged: Sequence[Shared]) -> Scores:
+        """Return the scores of a client with those of shared entries replaced by what the server has averaged.
+
+        A fraction of clients is taken for a sigmoid, so a shared entry stays where more than half of them keep it.
+        """
+        return [
+            score if score is None or shared is None else np.where(shared[1], _logit(shared[0]), score)
+            for score, shared in zip(scores, averaged, strict=True)
+        ]
+
+
+def _slope(score: np.ndarray) -> np.ndarray:
+    sigmoid = 1 / (1 + np.exp(-score))
+    return sigmoid * (1 - sigmoid)
+
+
+def _logit(fraction: np.ndarray) -> np.ndarray:
+    inside = np.clip(fraction, 1e-3, 1 - 1e-3)
+    return np.log(inside / (1 - inside))

@@ -1,0 +1,108 @@
+"""A client of `MaskedFedAvg`: it keeps its masks from round to round, and sends what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tfprune.methods.federated.arrays import Masks
+from tfprune.methods.federated.masked_fed_avg import CLIENT, DATA, UPDATE, value_in
+from tfprune.methods.federated.masked_model import MaskedModel
+from tfprune.methods.federated.packed_masks import layout_of, pack_masks, unpack_masks
+from tfprune.methods.federated.update import Update, layout_in
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+
+STATE, MASKS = "tfprune", "masks"  # the record in the state of a client, and its key
+
+
+class MaskedClient:
+    """One message of a `ClientApp`, answered for a wrapped model.
+
+    The masks of the client stay in Flower's `context.state` from round to round, and do not travel while they stay
+    the same.
+
+    Args:
+        message: What Flower passed to the function of the `ClientApp`.
+        context: What else it passed.
+        model: The wrapped model of the client, which gets weights and masks.
+
+    Raises:
+        TypeError: If `model` is not a `MaskedModel`.
+        ValueError: If the message has no update of this model. Flower sends the error to the server, which goes on
+            without this client, and sends it everything in the next round.
+
+    Attributes:
+        round: The round, counted from 1.
+        is_new: Whether the client has no masks yet, as in its first round.
+
+    Example:
+        A `ClientApp` whose clients prune to 80 % before they first train:
+
+        >>> from flwr.clientapp import ClientApp
+        >>> app = ClientApp()
+        >>> @app.train()
+        ... def train(message, context):
+        ...     model = tfprune.wrap(make_model())
+        ...     client = MaskedClient(message, context, MaskedModel(model))
+        ...     if client.is_new:
+        ...         tfprune.update_masks(model, 0.8)
+        ...     model.fit(x, y)
+        ...     return client.trained({"num-examples": len(x)})
+    """
+
+    def __init__(self, message: Message, context: Context, model: MaskedModel) -> None:
+        if not isinstance(model, MaskedModel):
+            raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
+        data = value_in(message.content, UPDATE, key=DATA)
+        if not isinstance(data, bytes):
+            raise ValueError(
+                "Expected a message with an update. Received: one without. Use the strategy MaskedFedAvg in the "
+                "ServerApp."
+            )
+        self._message, self._context, self._model = message, context, model
+        stored = value_in(context.state, STATE, key=MASKS)
+        masks = model.check_masks(unpack_masks(stored)) if isinstance(stored, bytes) else None
+        update, self._known = _read(data, model, masks)
+        self.round, self.is_new = update.round, masks is None
+        if masks is not None:
+            model.set_masks(masks)
+        model.set_weights(update.weights)
+
+    def trained(self, metrics: Mapping[str, Any]) -> Message:
+        """Keep the masks, and return the answer: the entries that they keep, and metrics.
+
+        Args:
+            metrics: Numbers by name, among them the weight of the client in the average, `num-examples`.
+        """
+        from flwr.app import ConfigRecord
+
+        masks = self._model.masks
+        self._context.state[STATE] = ConfigRecord({MASKS: pack_masks(masks)})
+        data = Update(self._model.weights, masks, self.round).encode(known=self._known)
+        return self._answer(metrics, {DATA: data})
+
+    def evaluated(self, metrics: Mapping[str, Any]) -> Message:
+        """Return the answer to a message that asked for metrics alone.
+
+        Args:
+            metrics: Numbers by name, among them `num-examples`.
+        """
+        return self._answer(metrics, {})
+
+    def _answer(self, metrics: Mapping[str, Any], update: dict[str, Any]) -> Message:
+        from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+
+        number = self._context.node_config.get("partition-id")
+        if isinstance(number, int):
+            update = update | {CLIENT: number}
+        content = RecordDict({UPDATE: ConfigRecord(update), "metrics": MetricRecord(dict(metrics))})
+        return Message(content, reply_to=self._message)
+
+
+def _read(data: bytes, model: MaskedModel, masks: Masks | None) -> tuple[Update, Masks | None]:
+    """Return the update in a message, and the masks that the server knows of this client."""
+    weights = model.weights
+    known = masks if masks is not None and layout_in(data) == layout_of(weights, masks) else None
+    return Update.decode(data, like=weights, masks=known), known

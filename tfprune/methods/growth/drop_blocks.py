@@ -1,0 +1,70 @@
+"""Leave blocks of a model out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from tfprune.base.spec import check_numbers
+from tfprune.methods.blocks.find_blocks import find_blocks
+from tfprune.methods.blocks.reorder import arrange
+from tfprune.methods.growth.compare import checked_data, reported
+from tfprune.methods.growth.growth_report import GrowthReport
+
+
+def drop_blocks(
+    model: keras.Model, drop: Iterable[int], *, blocks: str | None = None, data: Any = None
+) -> tuple[keras.Model, GrowthReport]:
+    """Leave some of the repeated blocks of a model out, and return the shallower model with a report.
+
+    Use it to make a deep model smaller and faster on any hardware; train it afterwards. `rank_blocks` says which
+    blocks it would miss least. Masks and latent values stay with the blocks that are kept.
+
+    Args:
+        model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
+            wrapped or not. It is left unchanged.
+        drop: The blocks to leave out, counted from 0 in the order in which the model calls them.
+        blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
+            such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers.
+
+    Returns:
+        An uncompiled model of the same class where the arguments of the class can say how many blocks there are,
+        else a Functional one; and a report that says which of the two, and whether the model computes the same.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `drop` holds something other than integers.
+        ValueError: If the model has no repeated blocks, or not these, or no block would be left.
+
+    Example:
+        >>> import keras, tfprune
+        >>> block = lambda index: keras.layers.Dense(4, "relu", name=f"block_{index}")
+        >>> model = keras.Sequential([keras.Input((4,)), *map(block, range(3)), keras.layers.Dense(2, name="out")])
+        >>> smaller, report = drop_blocks(model, [1])
+        >>> [layer.name for layer in smaller.layers[1:]], report.parameters
+        (['block_0', 'block_1', 'out'], (70, 50))
+
+    Reference:
+        Men et al., 2024, "ShortGPT", arXiv:2403.03853 (layers with similar input and output).
+    """
+    wanted = check_numbers(drop, "drop", of="blocks")
+    found = find_blocks(model, blocks)
+    count = len(found.blocks)
+    unknown = [block for block in wanted if block >= count]
+    if unknown or len(wanted) >= count:
+        what = f"block {unknown[0]}" if unknown else f"all {count}"
+        raise ValueError(
+            f"Expected blocks to drop among 0 to {count - 1}, and one to be left. Received: {what} of "
+            f"{model.name!r}. Its blocks begin with the layers {_first_layers(found.blocks)}."
+        )
+    batches = checked_data(data, found)
+    made = arrange(found, [block for block in range(count) if block not in wanted])
+    return made.model, reported(made, batches)
+
+
+def _first_layers(blocks: Any) -> str:
+    names = [block.calls[0].layer.name for block in blocks]
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

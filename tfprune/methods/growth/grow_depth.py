@@ -1,0 +1,112 @@
+"""Grow a model in depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfprune.base.spec import check_choice, check_count
+from tfprune.methods.blocks.find_blocks import find_blocks
+from tfprune.methods.blocks.reorder import arrange
+from tfprune.methods.growth.compare import checked_data, reported, sample
+from tfprune.methods.growth.growth_report import GrowthReport
+from tfprune.methods.growth.zero_outputs import zero_outputs
+
+
+def grow_depth(
+    model: keras.Model,
+    repeats: int = 2,
+    *,
+    blocks: str | None = None,
+    order: str = "interpose",
+    keep_first: int = 0,
+    keep_last: int = 0,
+    zero_output: bool = False,
+    data: Any = None,
+) -> tuple[keras.Model, GrowthReport]:
+    """Repeat the blocks of a model, and return the deeper model with a report.
+
+    Use it to go on from a model that is trained instead of training a larger one from the start. Masks and latent
+    values follow every copy, so a pruned model stays as sparse as it was. `drop_blocks(grown, report.copies)` undoes
+    it.
+
+    Args:
+        model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
+            wrapped or not. It is left unchanged.
+        repeats: How often each block is there afterwards, at least 2. Default 2.
+        blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
+            such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
+        order: `"interpose"` (the default) puts each copy after its block: 0, 0, 1, 1, 2, 2. `"stack"` repeats all
+            blocks one after the other: 0, 1, 2, 0, 1, 2. The source found the first better for models that are
+            trained well.
+        keep_first: How many of the first blocks are not repeated, at least 0. Default 0.
+        keep_last: How many of the last blocks are not repeated, at least 0. Default 0.
+        zero_output: Whether the last weights of each copy, which make what it adds to what it reads, are zero: its
+            last kernels and biases, or the scales of normalizations after them. The deeper model then computes
+            the same at first. Default False.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
+            (the default) takes random numbers.
+
+    Returns:
+        An uncompiled model of the same class where the arguments of the class can say how many blocks there are,
+        else a Functional one; and a report that says which of the two, and whether the model computes the same.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or another argument has a wrong type.
+        ValueError: If the model has no repeated blocks, or not enough to keep `keep_first` and `keep_last`.
+        ValueError: If `zero_output` is set and a block does not add something to what it reads.
+
+    Example:
+        >>> import keras, tfprune
+        >>> x = inputs = keras.Input((4,))
+        >>> for index in range(3):
+        ...     hidden = keras.layers.Dense(8, "relu", name=f"block_{index}_hidden")(x)
+        ...     x = keras.layers.Add()([x, keras.layers.Dense(4, name=f"block_{index}_out")(hidden)])
+        >>> grown, report = grow_depth(keras.Model(inputs, x), blocks=r"block_(\\d+)_", keep_last=1, zero_output=True)
+        >>> report.order, report.is_function_preserving
+        ((0, 0, 1, 1, 2), True)
+        >>> report.rows[1].zeroed
+        ('block_1_out/kernel',)
+
+    Reference:
+        Orthogonal growth, "Beyond Sunk Costs", 2025, arXiv:2510.08008 (interposition against stacking).
+    """
+    check_count(repeats, "repeats", least=2)
+    check_choice(order, "order", choices=("interpose", "stack"))
+    check_count(keep_first, "keep_first", least=0)
+    check_count(keep_last, "keep_last", least=0)
+    check_choice(zero_output, "zero_output", choices=(True, False))
+    found = find_blocks(model, blocks)
+    count = len(found.blocks)
+    if keep_first + keep_last >= count:
+        raise ValueError(
+            f"Expected `keep_first` and `keep_last` to leave a block to repeat. Received: keep_first={keep_first}, "
+            f"keep_last={keep_last} for the {count} blocks of {model.name!r}. Lower one of them."
+        )
+    batches = checked_data(data, found)
+    numbers = growth_order(count, repeats, order=order, keep_first=keep_first, keep_last=keep_last)
+    made = arrange(found, numbers)
+    zeroed: dict[int, tuple[str, ...]] = {}
+    if zero_output:
+        copies = [place for place, number in enumerate(numbers) if number in numbers[:place]]
+        tried_on = sample(batches, found)
+        if tried_on is None:
+            raise ValueError(
+                f"Expected `data` to try zero_output=True on. Received: None for {model.name!r}, which does not run "
+                f"on random numbers. Pass a few of its inputs."
+            )
+        zeroed = zero_outputs(made, copies, inputs=tried_on)
+    return made.model, reported(made, batches, zeroed=zeroed)
+
+
+def growth_order(count: int, repeats: int, *, order: str, keep_first: int = 0, keep_last: int = 0) -> list[int]:
+    """Return the blocks of the deeper model by their numbers, one after the other.
+
+    Example:
+        >>> growth_order(3, 2, order="interpose", keep_last=1)
+        [0, 0, 1, 1, 2]
+    """
+    repeated = range(keep_first, count - keep_last)
+    middle = [block for block in repeated for _ in range(repeats)] if order == "interpose" else [*repeated] * repeats
+    return [*range(keep_first), *middle, *range(count - keep_last, count)]

@@ -1,0 +1,117 @@
+"""Rank the blocks of a model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.spec import check_choice, check_count
+from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.compiled import loss_of
+from tfprune.methods.blocks.block import layer_inside
+from tfprune.methods.blocks.find_blocks import Blocks, find_blocks
+from tfprune.methods.blocks.run import run
+from tfprune.methods.growth.block_ranking import BlockRanking, RankedBlock
+
+
+def rank_blocks(
+    model: keras.Model,
+    data: Any,
+    *,
+    by: str = "loss",
+    loss: Any = None,
+    blocks: str | None = None,
+    batch_size: int = 32,
+    verbose: int | str = "auto",
+) -> BlockRanking:
+    """Say which of its repeated blocks a model would miss least.
+
+    Use it to decide what `drop_blocks` leaves out. By the loss it takes one evaluation of `data` for each block; by
+    the similarity it takes one in all, and needs no targets.
+
+    Args:
+        model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
+            wrapped or not. It is left unchanged.
+        data: A tuple (x, y), or a dataset of such batches that can be read more than once. A few hundred samples are
+            enough.
+        by: `"loss"` (the default), the loss without each block alone; or `"similarity"` of what a block reads and
+            hands on.
+        loss: A loss, its name or a function; None (the default) takes the loss that the model is compiled with.
+        blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
+            such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
+        batch_size: Samples in a batch, at least 1. Default 32.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            a bar after three seconds, in a terminal or a notebook.
+
+    Returns:
+        A ranking: a row for each block, and `order`, the block that is missed least first. Blocks depend on each
+        other: to drop many, drop one, and rank again.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `data` is not data.
+        ValueError: If the model has no repeated blocks, or, by the loss, several outputs or no loss.
+        ValueError: If `data` are empty, of another shape or not finite, or, by the loss, have no targets.
+
+    Example:
+        >>> import keras, tfprune
+        >>> block = lambda index: keras.layers.Dense(4, "relu", name=f"block_{index}")
+        >>> model = keras.Sequential([keras.Input((4,)), *map(block, range(3)), keras.layers.Dense(1)])
+        >>> x = keras.random.normal((64, 4), seed=0)
+        >>> ranking = rank_blocks(model, (x, x[:, :1]), loss="mse")
+        >>> sorted(ranking.order)
+        [0, 1, 2]
+
+    Reference:
+        Men et al., 2024, "ShortGPT", arXiv:2403.03853 (Block Influence is 1 - similarity).
+    """
+    check_choice(by, "by", choices=("loss", "similarity"))
+    check_count(batch_size, "batch_size", least=1)
+    check_verbose(verbose)
+    measured = loss_of(model, loss) if by == "loss" and isinstance(model, keras.Model) else None
+    found = find_blocks(model, blocks)
+    batches = Batches(data, found.graph.model, batch_size=batch_size)
+    every = list(range(len(found.blocks)))
+    losses: list[float] = []
+    with Progress(1 + (len(every) if measured else 0), verbose=verbose, unit="evaluation") as progress:
+        whole, alike = _evaluated(found, every, batches, measured)
+        for block in every if measured else ():
+            progress.add()
+            losses.append(_evaluated(found, [other for other in every if other != block], batches, measured)[0])
+    rows = [
+        RankedBlock(*_described(found, block), alike[block], losses[block] if measured else None) for block in every
+    ]
+    return BlockRanking(tuple(rows), by, whole if measured else None)
+
+
+def _evaluated(found: Blocks, order: list[int], batches: Batches, loss: Callable | None) -> tuple[float, list[float]]:
+    """Return the mean loss of a model with some blocks, 0 without a loss, and how alike each leaves its input."""
+    total, alike, count = 0.0, [0.0] * len(order), 0
+    for inputs, targets in batches:
+        values = run(found, order, inputs=[keras.ops.convert_to_tensor(array) for array in inputs])
+        size = len(inputs[0])
+        for place, pair in enumerate(itertools.pairwise(values.stream)):
+            alike[place] += size * _cosine(*pair)
+        total += size * _loss(loss, targets, values.outputs) if loss else 0
+        count += size
+    return total / count, [cosine / count for cosine in alike]
+
+
+def _described(found: Blocks, block: int) -> tuple[int, str, int]:
+    layers = [call.layer for call in found.blocks[block].calls if isinstance(call.layer, keras.layers.Layer)]
+    return block, layers[0].name, sum(layer_inside(layer).count_params() for layer in layers)
+
+
+def _loss(loss: Callable, targets: Any, outputs: list[Any]) -> float:
+    if targets is None:
+        raise ValueError('Expected `data` with targets, (x, y). Received: inputs alone. Or pass by="similarity".')
+    return float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), outputs[0])))
+
+
+def _cosine(one: Any, other: Any) -> float:
+    one, other = (keras.ops.cast(value, "float32") for value in (one, other))
+    sizes = keras.ops.norm(one, axis=-1) * keras.ops.norm(other, axis=-1)
+    return float(keras.ops.mean(keras.ops.sum(one * other, axis=-1) / keras.ops.maximum(sizes, 1e-12)))

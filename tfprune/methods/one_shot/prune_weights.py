@@ -1,0 +1,174 @@
+"""SparseGPT and Wanda: mask single weights of a model on calibration data, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity, resolve
+from tfprune.compact.reconstruction.in_order import Pair, improve_in_order
+from tfprune.compact.reconstruction.layer_moments import Site, sites_of
+from tfprune.compact.reconstruction.least_squares import GramMoments
+from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
+from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.graph import trace_to_run
+from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
+from tfprune.masking.wrapping.pruned import holds_pruned
+from tfprune.masking.wrapping.pruned_layers import mask_zeros
+from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
+from tfprune.methods.one_shot.token_ids import check_token_ids
+from tfprune.methods.one_shot.weight_masks import sparse_gpt, wanda_mask
+from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
+from tfprune.report import Skipped
+
+METHODS = ("sparsegpt", "wanda")
+_HELD = Skipped.NO_RULE
+
+
+@dataclass(frozen=True)
+class _Settings:
+    method: str
+    pattern: Pattern
+    sparsity: float
+    ridge: float
+
+
+def prune_weights(
+    model: keras.Model,
+    data: Any,
+    *,
+    sparsity: float = 0.5,
+    method: str = "sparsegpt",
+    pattern: str | Pattern = "unstructured",
+    ridge: float = 0.01,
+    batch_size: int = 8,
+    verbose: int | str = "auto",
+) -> tuple[keras.Model, ReconstructionReport]:
+    """Put zeros in place of single weights of a model, layer by layer on calibration data, without training.
+
+    Use it on a model that is too large to be trained again, where the runtime makes use of unstructured or 2:4
+    zeros; `putri` removes whole units and heads. Each layer is masked on what the layers before it return with
+    their zeros. Every kernel of a linear layer is masked, those in blocks of transformers as well.
+
+    Args:
+        model: A built model that can be followed, wrapped or not. It is left unchanged.
+        data: Calibration data, without labels, in the forms that `reconstruct` takes.
+        sparsity: The fraction of zeros, in [0, 1). Default 0.5. With a pattern n:m at most 1 - n/m.
+        method: `"sparsegpt"` (the default) updates the weights that are left, in blocks of 128 columns; `"wanda"`
+            leaves them as they are, and compares weights of one output with each other.
+        pattern: `"unstructured"` (the default), or `patterns.NM(2, 4)`.
+        ridge: The number added to the diagonal of the moments, as a fraction of its mean. Default 0.01.
+        batch_size: Samples in a batch, at least 1. Default 8.
+        verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
+            the bar in a terminal or a notebook, once the call has taken some seconds.
+
+    Returns:
+        A copy of the model with zeros; a wrapped one has them in its masks. And a `ReconstructionReport`: the error
+        of each layer with its zeros alone, and with the update.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If the model cannot be followed, or has no layer whose inputs are known.
+        ValueError: If the pattern is another one, or does not allow the sparsity.
+        ValueError: If `data` are empty, do not fit the model, or hold token ids beyond its vocabulary.
+
+    Example:
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(16, name="hidden"), keras.layers.Dense(4)]
+        >>> model = keras.Sequential(layers)
+        >>> sparse, report = prune_weights(model, keras.random.normal((64, 8), seed=0), sparsity=0.75)
+        >>> int(keras.ops.count_nonzero(sparse.get_layer("hidden").kernel))
+        32
+
+    Reference:
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774; Sun et al., 2024, "A Simple and Effective Pruning
+        Approach for Large Language Models" (Wanda), arXiv:2306.11695.
+    """
+    sparsity = check_sparsity(sparsity, "sparsity")
+    check_choice(method, "method", choices=METHODS)
+    pattern = _checked_pattern(pattern, sparsity)
+    settings = _Settings(method, pattern, sparsity, check_number(ridge, "ridge", least=0))
+    batch_size = check_count(batch_size, "batch_size", least=1)
+    check_verbose(verbose)
+    check_followable(model)
+    plain = plain_copy(model)
+    names = [layer.name for _, layer in walk(plain)]
+    graph = trace_to_run(call_graph(plain))
+    batches = Batches(data, graph.model, batch_size=batch_size)
+    check_token_ids(graph, batches)
+    pairs, skipped = sites_of(graph, graph)
+    rows: dict[Site, ReconstructionRow] = {}
+
+    refused = [site for site, _ in pairs if not site.map.kernel.takes(pattern) or not site.map.kernel.mixes_inputs]
+    wanted = [pair for pair in pairs if pair[0] not in refused]
+    progress = Progress(len(wanted), verbose=verbose, unit="layer")
+
+    def mask(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
+        rows[pair[0]] = _mask_layer(pair[0], moments, settings)
+        progress.add()
+
+    arrays = (inputs for inputs, _ in batches)
+    with progress:
+        improve_in_order(wanted, arrays, graphs=(graph, graph), improve=mask, to_dense=False)
+    rename(plain, names)
+    result = plain
+    if holds_pruned(model):
+        result = copy_with(model, lambda path, layer: None)
+        transfer_weights(plain, result)
+        mask_zeros(result)
+    skipped += [Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", _HELD) for site in refused]
+    return result, ReconstructionReport(tuple(rows[site] for site, _ in wanted if site in rows), tuple(skipped))
+
+
+def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:
+    found = resolve(pattern, PATTERNS, Pattern, "pattern")
+    if not isinstance(found, (Unstructured, NM)):
+        raise ValueError(
+            f"Expected `pattern` to be 'unstructured' or patterns.NM(n, m). Received: pattern={pattern!r}. Whole "
+            f"channels and heads are removed by putri."
+        )
+    found.check(sparsity)
+    return found
+
+
+def _mask_layer(site: Site, moments: list[GramMoments], settings: _Settings) -> ReconstructionRow:
+    """Set the weights of a layer, and return its error without an update and with it."""
+    found = site.map
+    dense, new = found.weights(), found.weights()
+    alone = dense.copy()
+    has_bias = found.bias is not None
+    positions = found.kernel.matrix_shape[1] if len(found.kernel.matrix_shape) == 3 else 1
+    for group, one in enumerate(moments):
+        inputs = dense.shape[2] - has_bias
+        if settings.method == "sparsegpt":
+            kept, new[group] = sparse_gpt(
+                one,
+                dense[group],
+                inputs=inputs,
+                pattern=settings.pattern,
+                sparsity=settings.sparsity,
+                ridge=settings.ridge,
+                positions=positions,
+            )
+            alone[group] = np.where(kept, dense[group], 0)
+        else:
+            kept = wanda_mask(
+                one,
+                dense[group, :, :inputs],
+                pattern=settings.pattern,
+                sparsity=settings.sparsity,
+                positions=positions,
+            )
+            alone[group, :, :inputs] = new[group, :, :inputs] = np.where(kept, dense[group, :, :inputs], 0)
+    found.assign(new)
+    energy = sum(float(one.energy.sum()) / one.count for one in moments) or 1.0
+    before, after = (
+        sum(float(one.errors(weights).sum()) for one, weights in zip(moments, values, strict=True)) / energy
+        for values in (alone, new)
+    )
+    return ReconstructionRow(site.name, found.kernel.path, before, after)

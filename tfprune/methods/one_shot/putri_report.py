@@ -1,0 +1,63 @@
+"""Report of `putri`: what was removed from each layer, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
+from tfprune.report import Report, Skipped, skipped_table, table
+
+
+@dataclass(frozen=True)
+class PutriRow(Report):
+    """What was removed of a group of channels or heads.
+
+    Attributes:
+        group: The name of the group.
+        kind: "channels", which are hidden units, or "heads".
+        channels: How many there were.
+        kept: How many are kept.
+        error: The error of the layer that reads them, before its weights were solved for and after.
+        is_updated: Whether its new weights were kept.
+    """
+
+    group: str
+    kind: str
+    channels: int
+    kept: int
+    error: ReconstructionRow
+    is_updated: bool
+
+
+@dataclass(frozen=True)
+class PutriReport(Report):
+    """What `putri` removed.
+
+    Attributes:
+        rows: One row per group, in the order in which they were removed.
+        skipped: The groups that were left whole, each with the reason.
+
+    Example:
+        >>> import keras, tfprune
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(16, "relu", name="hidden"), keras.layers.Dense(4)]
+        >>> x = keras.random.normal((64, 8), seed=0)
+        >>> settings = {"sparsity": {"units": 0.5}, "verbose": 0}
+        >>> masked, plan, report = tfprune.putri(keras.Sequential(layers), x, **settings)
+        >>> [(row.group, row.kept) for row in report.rows]
+        [('hidden', 8)]
+    """
+
+    rows: tuple[PutriRow, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            [
+                *(row.group, row.channels, row.kept, f"{row.error.before:.3%}", f"{row.error.after:.3%}"),
+                *("" if value is None else f"{value:.3%}" for value in (row.error.held_before, row.error.held_after)),
+                "yes" if row.is_updated else "no",
+            ]
+            for row in self.rows
+        ]
+        columns = ["group", "channels", "kept", "error without update", "with"]
+        return table([*columns, "held out without", "with", "updated"], lines) + skipped_table(self.skipped)

@@ -1,0 +1,49 @@
+"""Refuse token ids that an embedding does not have, before anything is computed with them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.graph import Graph
+from tfprune.keras_models.models.layers import walk
+
+
+def check_token_ids(graph: Graph, batches: Batches) -> None:
+    """Refuse texts without tokens, and ids beyond the vocabulary.
+
+    Args:
+        graph: The model.
+        batches: The data.
+
+    Raises:
+        ValueError: If a batch is empty, or holds an id that the layer which takes it has no vector for.
+    """
+    sizes = [_vocabulary(graph, tensor) for tensor in graph.model.inputs]
+    for inputs, _ in batches:
+        for tensor, size, array in zip(graph.model.inputs, sizes, inputs, strict=True):
+            if not array.size:
+                raise ValueError(
+                    f"Expected texts with tokens in `data`. Received: {tensor.name} of shape {array.shape}. Leave "
+                    f"empty texts out."
+                )
+            if size is not None and (array.min() < 0 or array.max() >= size):
+                wrong = int(array.max()) if array.max() >= size else int(array.min())
+                raise ValueError(
+                    f"Expected token ids from 0 to {size - 1} in `data`. Received: {tensor.name} with {wrong}. Use "
+                    f"the tokenizer of the model."
+                )
+
+
+def _vocabulary(graph: Graph, tensor: keras.KerasTensor) -> int | None:
+    """Return the number of ids that may stand in an input, None if it holds none."""
+    takers = [call.layer for call in graph.calls if any(one is tensor for one in call.inputs)]
+    sizes = [
+        max(part.input_dim for _, part in walk(layer) if isinstance(part, keras.layers.Embedding))
+        for layer in takers
+        if isinstance(layer, keras.layers.Layer)
+        and any(isinstance(part, keras.layers.Embedding) for _, part in walk(layer))
+    ]
+    is_integer = np.issubdtype(np.dtype(keras.backend.standardize_dtype(tensor.dtype)), np.integer)
+    return min(sizes) if sizes and is_integer else None

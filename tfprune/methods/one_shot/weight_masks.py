@@ -1,0 +1,107 @@
+"""Masks of single weights from the moments of their inputs, with the other weights updated or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfprune.compact.reconstruction.least_squares import GramMoments, damped_factor, inverse_of_lower
+from tfprune.patterns import NM, Pattern
+
+_COLUMNS = 128  # whose masks SparseGPT chooses at once
+
+
+def wanda_mask(
+    moments: GramMoments, weights: np.ndarray, *, pattern: Pattern, sparsity: float, positions: int = 1
+) -> np.ndarray:
+    """Return the mask of the weights whose product with the norm of their input is largest, output by output.
+
+    Args:
+        moments: The moments of the inputs.
+        weights: The weights, of shape (outputs, inputs), positions before inputs.
+        pattern: `Unstructured()` or `NM(n, m)`.
+        sparsity: The fraction of zeros.
+        positions: The number of positions of the kernel.
+
+    Returns:
+        Booleans of the shape of the weights.
+
+    Example:
+        >>> from tfprune.patterns import Unstructured
+        >>> moments = GramMoments(3, 2)
+        >>> moments.add_inputs(np.diag([10.0, 1.0, 0.1]))
+        >>> weights = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+        >>> wanda_mask(moments, weights, pattern=Unstructured(), sparsity=2 / 3).astype(int)
+        array([[1, 0, 0],
+               [1, 0, 0]])
+
+    Reference:
+        Sun et al., 2024, "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695.
+    """
+    power = moments.gram.diagonal()[: weights.shape[1]]  # without the input of the bias
+    scores = np.abs(weights) * np.sqrt(power)
+    if isinstance(pattern, NM):
+        return pattern(scores.reshape(len(scores), positions, -1), sparsity).reshape(scores.shape)
+    return np.concatenate([pattern(row[np.newaxis], sparsity) for row in scores])
+
+
+def sparse_gpt(
+    moments: GramMoments,
+    weights: np.ndarray,
+    *,
+    inputs: int,
+    pattern: Pattern,
+    sparsity: float,
+    ridge: float,
+    positions: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a mask and the weights left, updated column by column so that those ahead take over what is removed.
+
+    Args:
+        moments: The moments of the inputs.
+        weights: The weights, of shape (outputs, inputs), positions before inputs, and a bias as a last input.
+        inputs: How many inputs may be removed: all but the one of the bias.
+        pattern: `Unstructured()` or `NM(n, m)`.
+        sparsity: The fraction of zeros.
+        ridge: The number added to the diagonal, as a fraction of its mean.
+        positions: The number of positions of the kernel.
+
+    Returns:
+        The mask and the weights, both of the shape of the weights.
+
+    Example:
+        >>> from tfprune.patterns import Unstructured
+        >>> moments = GramMoments(2, 1)
+        >>> moments.add_inputs(np.array([[1.0, 1.0], [2.0, 2.0]]))
+        >>> weights = np.array([[1.0, 3.0]])
+        >>> mask, left = sparse_gpt(
+        ...     moments, weights, inputs=2, pattern=Unstructured(), sparsity=0.5, ridge=1e-9
+        ... )
+        >>> mask, left.round(3)
+        (array([[False,  True]]), array([[0., 4.]]))
+
+    Reference:
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, algorithm 1.
+    """
+    mask, left = np.ones(weights.shape, dtype=bool), weights.astype(np.float64)
+    # Row j of the factor is, up to its scale, the first one of the inverse of the moments of the inputs from j on.
+    factor = inverse_of_lower(damped_factor(moments.gram[::-1, ::-1], ridge))[::-1, ::-1]
+    for some in _chunks(inputs, positions, pattern.m if isinstance(pattern, NM) else _COLUMNS):
+        costs = np.square(left[:, some] / factor.diagonal()[some])
+        mask[:, some] = pattern(costs, sparsity)
+        removed = np.zeros((len(left), some.stop - some.start))
+        for column in range(some.start, some.stop):
+            removed[:, column - some.start] = np.where(mask[:, column], 0, left[:, column]) / factor[column, column]
+            ahead = slice(column, some.stop)
+            left[:, ahead] -= np.outer(removed[:, column - some.start], factor[column, ahead])
+        left[:, some.stop :] -= removed @ factor[some, some.stop :]
+    return mask, np.where(mask, left, 0)
+
+
+def _chunks(inputs: int, positions: int, step: int) -> Iterator[slice]:
+    """Yield the columns that are chosen among at once; they never cover two positions."""
+    size = inputs // positions
+    for position in range(positions):
+        for start in range(position * size, (position + 1) * size, step):
+            yield slice(start, min(start + step, (position + 1) * size))
