@@ -1,4 +1,4 @@
-"""A class around a graph whose blocks keep different numbers: itself, equal to the masked model, saved and loaded."""
+"""A Functional subclass whose blocks keep different numbers: itself, equal to the masked model, saved and loaded."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Attention(layers.Layer):
 
 @register
 class Backbone(keras.Model):
-    """A class around a graph of blocks, with a method of its own."""
+    """A Functional subclass with blocks, and with a method of its own."""
 
     def __init__(self, num_heads=4, hidden_units=10, **options):
         tokens = keras.Input((None,), dtype="int32", name="tokens")
@@ -150,5 +150,5 @@ def test_a_file_is_loaded_before_there_is_an_instance_of_its_class(act, tmp_path
 
 def test_a_model_that_is_no_class_of_its_own_has_none_to_come_back_as():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="hidden"), layers.Dense(2)])
-    with pytest.raises(ValueError, match="Functional is not a class around a graph|Sequential is not a class around"):
+    with pytest.raises(ValueError, match="Functional is not a Functional subclass|Sequential is not a Functional"):
         tfprune.shrink(model, tfprune.plan_shrink(model, 0.5), into="class")

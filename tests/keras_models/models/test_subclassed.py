@@ -131,7 +131,7 @@ class NoArguments(keras.Model):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class AroundGraph(keras.Model):
-    """A class around a graph, with arguments of its own in its configuration, as backbones have."""
+    """A Functional subclass, with arguments of its own in its configuration, as backbones have."""
 
     def __init__(self, units, **kwargs):
         inputs = keras.Input((5,))

@@ -92,7 +92,7 @@ class Decoder(layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Shares(keras.Model):
-    """A class around a graph in which one layer stands, and is held by another."""
+    """A Functional subclass in which one layer stands, and is held by another."""
 
     def __init__(self, **kwargs):
         inputs, encoder = keras.Input((4,)), Encoder(name="encoder")

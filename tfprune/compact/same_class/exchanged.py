@@ -15,8 +15,8 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import fresh, origin_of, saved_with
-from tfprune.keras_models.models.kinds import keeps_class
+from tfprune.keras_models.copying.class_config import build_from_class_config, class_config, saved_with
+from tfprune.keras_models.models.kinds import rebuilds_as_class
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of
 
@@ -71,7 +71,7 @@ class _Resized:
             {int(index): numbers for index, numbers in config["numbers"].items()},
             {int(index): count for index, count in config["heads"].items()},
         )
-        return resize(fresh(config["origin"], read), exchange)
+        return resize(build_from_class_config(config["origin"], read), exchange)
 
     def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
         raise ValueError(
@@ -102,12 +102,12 @@ def resize(model: keras.Model, exchange: Exchange) -> keras.Model:
     A model of a class that holds such layers, itself or inside of a model of a class, is saved with them from now on.
 
     Args:
-        model: A model that is the caller's own, of a class around a graph.
+        model: A model that is the caller's own, a Functional subclass.
         exchange: What to exchange; the parts are built, and used up.
     """
     layers = [layer for _, layer in walk(model)]
-    owners = [layer for layer in layers if layer is model or keeps_class(layer)]
-    origins = [vars(owner).get(_ORIGIN) or origin_of(owner) for owner in owners]
+    owners = [layer for layer in layers if layer is model or rebuilds_as_class(layer)]
+    origins = [vars(owner).get(_ORIGIN) or class_config(owner) for owner in owners]
     for index, part in exchange.parts.items():
         _become(layers[index], part)
     for index, numbers in exchange.numbers.items():

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
-from tfprune.keras_models.copying.around_graph import fresh_copy
-from tfprune.keras_models.copying.class_config import origin_of
+from tfprune.keras_models.copying.class_config import class_config
+from tfprune.keras_models.copying.functional_subclass import fresh_copy
 from tfprune.keras_models.models.layers import as_numpy, rename
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
@@ -28,7 +28,7 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
     They can where all blocks keep the same number of heads, and of hidden units.
 
     Args:
-        copy: The flat copy of a model of a class around a graph.
+        copy: The flat copy of a Functional subclass.
         network: Its channels.
         keep: Which bundles are kept.
     """
@@ -38,7 +38,7 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
         weights[id(variable)].kept(as_numpy(variable), keep) if id(variable) in weights else as_numpy(variable)
         for variable in plain.variables
     ]
-    config = deepcopy(origin_of(plain))
+    config = deepcopy(class_config(plain))
     sizes = sizes_of(network, network.layers.values(), keep=keep)
     if not _resize(config["config"], sizes, dict(_head_sizes(network))):
         return None

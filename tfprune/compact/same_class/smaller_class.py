@@ -25,7 +25,7 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     """Return a model of the class that was copied, of some channels alone.
 
     Args:
-        copy: The flat copy of a model of a class around a graph. It is used up.
+        copy: The flat copy of a Functional subclass. It is used up.
         network: Its channels.
         keep: Which bundles are kept.
 

@@ -8,7 +8,7 @@ from tfprune.base.spec import check_choice
 from tfprune.compact.same_class.smaller_class import NoClass, smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
-from tfprune.keras_models.models.kinds import is_around_graph
+from tfprune.keras_models.models.kinds import is_functional_subclass
 from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
 from tfprune.masking.wrapping.strip import strip
 
@@ -47,8 +47,8 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
     """
     check_choice(into, "into", choices=(None, "class", "graph"))
     copy = fitting_copy(model, plan)
-    reason = f"{type(model).__name__} is not a class around a graph of blocks"
-    if into != "graph" and is_around_graph(copy.plain):
+    reason = f"{type(model).__name__} is not a Functional subclass with blocks"
+    if into != "graph" and is_functional_subclass(copy.plain):
         try:
             return smaller_class(copy, plan.network, keep=plan.keep)
         except NoClass as why:

@@ -24,17 +24,17 @@ def saved_with(mixin: Any, model_class: Any) -> Any:
     return keras.saving.register_keras_serializable(package=package, name=name)(derived)
 
 
-def origin_of(model: keras.Model) -> dict[str, Any]:
+def class_config(model: keras.Model) -> dict[str, Any]:
     """Return the configuration of a model as its own code gives it, and the shapes that it was built with."""
     config = vars(model).get(ORIGIN) or config_of(model)
     return {name: value for name, value in config.items() if name != "compile_config"}
 
 
-def fresh(origin: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> keras.Model:
+def build_from_class_config(origin: dict[str, Any], read: Callable[[dict[str, Any]], Any]) -> keras.Model:
     """Build a model as its class does; one with a `build` of its own creates its layers there.
 
     Args:
-        origin: What `origin_of` returned.
+        origin: What `class_config` returned.
         read: Builds a model from a configuration.
     """
     origin = copy.deepcopy(origin)  # as a `from_config` may take it apart
@@ -50,7 +50,7 @@ def is_loadable(model: keras.Model) -> bool:
     if ORIGIN in vars(model):
         return "config" in vars(model)[ORIGIN]
     try:
-        fresh(origin_of(model), lambda entry: revive(entry, model))
+        build_from_class_config(class_config(model), lambda entry: revive(entry, model))
     except ValueError:
         return False
     return True

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tfprune.keras_models.copying.class_config import ORIGIN, PARTS
-from tfprune.keras_models.copying.refuse_quantize import Refusal
+from tfprune.keras_models.copying.refuse_quantize import RefusedMethod
 from tfprune.keras_models.models.layers import attributes, walk
 
 Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
@@ -34,7 +34,7 @@ def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> 
 
 def names_of_keras(model: Any) -> frozenset[str]:
     """Return the attributes that every compiled model of this kind has, before code of the user's adds any."""
-    return _names_around_graph() if hasattr(model, "inputs") else _names_of_code()
+    return _names_of_graphs() if hasattr(model, "inputs") else _names_of_code()
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def _names_of_code() -> frozenset[str]:
 
 
 @functools.cache
-def _names_around_graph() -> frozenset[str]:
+def _names_of_graphs() -> frozenset[str]:
     inputs = keras.Input((1,))
     return _compiled_names(keras.Model(inputs, inputs))
 
@@ -61,11 +61,11 @@ def own_attributes(model: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in attributes(model).items()
-        if name not in names and not isinstance(value, Refusal)
+        if name not in names and not isinstance(value, RefusedMethod)
     }
 
 
-def refill(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any:
+def replace_nested(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any:
     """Return an attribute's value with other things in it; lists, tuples and dicts that are not affected stay.
 
     Args:
@@ -76,7 +76,7 @@ def refill(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any
     if not isinstance(value, (dict, list, tuple)):
         return new(place, value)
     pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-    items = [refill((*place, key), item, new=new) for key, item in pairs]
+    items = [replace_nested((*place, key), item, new=new) for key, item in pairs]
     if all(item is old for item, (_, old) in zip(items, pairs, strict=True)):
         return value
     if isinstance(value, dict):
@@ -86,7 +86,7 @@ def refill(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any
     return tuple(items) if isinstance(value, tuple) else items
 
 
-def set_later(model: keras.Model, copy: keras.layers.Layer) -> None:
+def copy_scalar_attributes(model: keras.Model, copy: keras.layers.Layer) -> None:
     """Give a copy the numbers and texts that methods have set on a model, such as which layers have LoRA."""
     for name, value in own_attributes(model).items():
         is_data = all(isinstance(leaf, (int, float, str)) for leaf in keras.tree.flatten(value))
@@ -94,7 +94,7 @@ def set_later(model: keras.Model, copy: keras.layers.Layer) -> None:
             setattr(copy, name, value)
 
 
-def take_over(model: keras.Model, filled: keras.Model) -> keras.Model:
+def become(model: keras.Model, filled: keras.Model) -> keras.Model:
     """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this."""
     held = vars(filled)
     for name in names_of_keras(model) & (vars(model).keys() - held.keys()):
@@ -126,6 +126,6 @@ def held_values(model: Any, kind: type) -> Iterator[tuple[Place, Any]]:
 
 
 def beside_graph(model: keras.Model) -> list[tuple[Place, keras.layers.Layer]]:
-    """Return the layers in the attributes of a model around a graph that are no part of the graph."""
+    """Return the layers in the attributes of a Functional subclass that are no part of the graph."""
     inside = {id(layer) for _, layer in walk(model)}
     return [(place, layer) for place, layer in held_layers(model) if id(layer) not in inside]

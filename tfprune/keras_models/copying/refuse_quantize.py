@@ -12,7 +12,7 @@ from tfprune.keras_models.models.layers import walk
 _CALLS = {"quantize": "quantize(mode)", "enable_lora": "enable_lora(rank)"}
 
 
-class Refusal(functools.partial):
+class RefusedMethod(functools.partial):
     """Stands in the place of a method; no attribute that code of the user's keeps in a model."""
 
 
@@ -37,7 +37,7 @@ def lock_models(model: keras.Model) -> None:
 def _refuse(part: keras.layers.Layer, received: str) -> None:
     for name, call in _CALLS.items():
         if callable(getattr(part, name, None)):
-            setattr(part, name, Refusal(_raise, name, call, received))
+            setattr(part, name, RefusedMethod(_raise, name, call, received))
 
 
 def _raise(name: str, call: str, received: str, /, *args: object, **kwargs: object) -> None:

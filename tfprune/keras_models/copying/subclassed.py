@@ -13,18 +13,24 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import ORIGIN, fresh, is_loadable, origin_of, saved_with
+from tfprune.keras_models.copying.class_config import (
+    ORIGIN,
+    build_from_class_config,
+    class_config,
+    is_loadable,
+    saved_with,
+)
 from tfprune.keras_models.copying.held_layers import (
     Place,
+    become,
     beside_graph,
     each_once,
     held_layers,
     own_attributes,
-    refill,
-    take_over,
+    replace_nested,
 )
 from tfprune.keras_models.copying.refuse_quantize import lock_models
-from tfprune.keras_models.models.kinds import as_graph, is_subclassed, keeps_class, leaf_layers
+from tfprune.keras_models.models.kinds import as_graph, is_subclassed, leaf_layers, rebuilds_as_class
 from tfprune.keras_models.models.rebuild import Replace, config_of, copy_of, rebuild, revive
 
 
@@ -39,7 +45,7 @@ class _Holding:
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
         read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
         parts = {tuple(place): read(part) for place, part in config["parts"]}
-        shell = fresh(config["origin"], read)
+        shell = build_from_class_config(config["origin"], read)
         copy = _fill(shell, _holding(type(shell)), parts, config)
         lock_models(copy)
         return copy
@@ -66,8 +72,8 @@ def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras
         ValueError: If it has no configuration, or one that gives a model with other layers.
     """
     try:
-        origin = origin_of(model)
-        shell = fresh(origin, lambda entry: revive(entry, model))
+        origin = class_config(model)
+        shell = build_from_class_config(origin, lambda entry: revive(entry, model))
     except ValueError as error:
         raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True).") from None
     return _fill(shell, _holding(type(shell)), _copied(model, replace, path), _state(model, origin))
@@ -82,9 +88,9 @@ def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Mo
     parts = _copied(model, replace, path)
     if not is_loadable(model):
         copies = {id(variable): _variable_like(variable) for variable in own_variables(model)}
-        return _assemble(type(model), model, parts, _state(model, origin_of(model)), variables=copies)
-    origin = origin_of(model)
-    shell = fresh(origin, lambda entry: revive(entry, model))
+        return _assemble(type(model), model, parts, _state(model, class_config(model)), variables=copies)
+    origin = class_config(model)
+    shell = build_from_class_config(origin, lambda entry: revive(entry, model))
     for place, layer in held_layers(shell):
         if place in parts and not isinstance(layer, (keras.Model, type(parts[place]))):
             raise ValueError(
@@ -118,7 +124,7 @@ def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") ->
             return replacement or layer
 
         can_load = is_loadable(model)
-        origin = origin_of(model) if can_load else {"build_config": model.get_build_config()}
+        origin = class_config(model) if can_load else {"build_config": model.get_build_config()}
         target_class = _holding(type(model)) if can_load else type(model)
         plan.append((model, target_class, each_once(model, part), _state(model, origin)))
 
@@ -135,7 +141,7 @@ def layer_pairs(source: keras.layers.Layer, target: keras.layers.Layer) -> Itera
     graph, is_held = as_graph(source), is_subclassed(source)
     if graph is None:
         yield source, target
-    if keeps_class(source):
+    if rebuilds_as_class(source):
         beside = dict(held_layers(target))
         yield from ((part, beside[place]) for place, part in beside_graph(source))
     if graph is not None:
@@ -174,7 +180,7 @@ def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, kera
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         below, graph = _below(path, layer), as_graph(layer)
-        if graph is not None and not keeps_class(layer):
+        if graph is not None and not rebuilds_as_class(layer):
             return rebuild(graph, lambda inner, part: replace(f"{below}/{inner}", part))
         replacement = replace(below, layer)
         return replacement if isinstance(layer, keras.Model) and replacement else copy_of(replacement or layer)
@@ -186,7 +192,7 @@ def _fill(
     model: keras.Model, model_class: Any, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
 ) -> keras.Model:
     """Put other layers into a model, and make it one of another class; it is uncompiled by this."""
-    return take_over(model, _assemble(model_class, model, parts, state))
+    return become(model, _assemble(model_class, model, parts, state))
 
 
 def _variable_like(variable: keras.Variable) -> keras.Variable:
@@ -222,7 +228,7 @@ def _assemble(
     for name in ("supports_masking", "input_spec", "autocast"):
         setattr(model, name, getattr(shell, name))
     for name, value in own_attributes(shell).items():
-        setattr(model, name, refill((name,), value, new=new))
+        setattr(model, name, replace_nested((name,), value, new=new))
     vars(model)[ORIGIN] = state["origin"]  # past Keras, which would track a dict
     _build(model, state["origin"].get("build_config"))
     model.built = state["built"]

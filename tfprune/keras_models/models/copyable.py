@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import keras
 
-from tfprune.keras_models.models.kinds import as_graph, is_subclassed, keeps_class, leaf_layers
+from tfprune.keras_models.models.kinds import as_graph, is_subclassed, leaf_layers, rebuilds_as_class
 from tfprune.keras_models.models.layers import sublayers, walk
 
 
@@ -59,7 +59,7 @@ def _check_held_once(model: keras.Model) -> None:
 
 def _held(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, ...]]:
     """Yield each layer in a model, after the model or layer that is copied as a whole, and the holder in it."""
-    if keeps_class(model) or not (as_graph(model) is not None or is_subclassed(model)):
+    if rebuilds_as_class(model) or not (as_graph(model) is not None or is_subclassed(model)):
         yield from ((model, holder, part) for _, holder in walk(model) for part in sublayers(holder))
         return
     yield from ((model, model, child) for child in model.layers)

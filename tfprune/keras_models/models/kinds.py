@@ -47,14 +47,14 @@ def is_subclassed(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and as_graph(layer) is None and not hasattr(layer, "inputs")
 
 
-def is_around_graph(layer: Any) -> bool:
+def is_functional_subclass(layer: Any) -> bool:
     """Tell whether it is a model of a class of its own that is built around a graph, and calls nothing but it."""
     return not is_graph(layer) and as_graph(layer) is not None
 
 
-def keeps_class(layer: Any) -> bool:
-    """Tell whether it is a model around a graph whose class can be built anew, and does more than a plain graph."""
-    if not is_around_graph(layer):
+def rebuilds_as_class(layer: Any) -> bool:
+    """Tell whether it is a Functional subclass whose class can be built anew, and does more than a plain graph."""
+    if not is_functional_subclass(layer):
         return False
     own = set(type(layer).__mro__) - set(type(as_graph(layer)).__mro__)
     members = {name: member for cls in own for name, member in vars(cls).items()}
@@ -71,7 +71,7 @@ def as_graph(layer: Any) -> keras.Model | None:
         return layer
     if not (isinstance(layer, keras.Model) and hasattr(layer, "inputs")):
         return None
-    # A class around a graph, whose arguments stand in its configuration instead of the layers.
+    # A Functional subclass, whose arguments stand in its configuration instead of the layers.
     graph = keras.Model(layer.input, layer.output, name=layer.name, trainable=layer.trainable)
     return graph if type(layer).call is type(graph).call else None
 
@@ -88,7 +88,9 @@ def graph_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
 
 def configured_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Yield the layers that a graph is built anew from, with their paths: models that keep their class stay whole."""
-    return _leaves(model, lambda layer: layer is model or (as_graph(layer) is not None and not keeps_class(layer)))
+    return _leaves(
+        model, lambda layer: layer is model or (as_graph(layer) is not None and not rebuilds_as_class(layer))
+    )
 
 
 def _leaves(

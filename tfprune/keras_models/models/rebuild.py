@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.kinds import as_graph, configured_layers, keeps_class
+from tfprune.keras_models.models.kinds import as_graph, configured_layers, rebuilds_as_class
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.low_rank import train_alike
 
@@ -64,7 +64,7 @@ def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
 
 def _spelled_out(child: Any) -> keras.Model | None:
     """Return a model in a graph whose layers stand in the configuration of that graph."""
-    return None if keeps_class(child) else as_graph(child)
+    return None if rebuilds_as_class(child) else as_graph(child)
 
 
 def _children(model: keras.Model) -> list[Any]:

@@ -11,7 +11,7 @@ import keras
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 
 
-class Failed(list):
+class TraceFailures(list):
     """The layers whose code failed, the innermost first, each with the error."""
 
     def add(self, layer: keras.layers.Layer, error: BaseException) -> None:
@@ -20,7 +20,7 @@ class Failed(list):
 
 
 @contextmanager
-def inlined(layers: Iterable[keras.layers.Layer], failed: Failed) -> Iterator[None]:
+def inline_calls(layers: Iterable[keras.layers.Layer], failed: TraceFailures) -> Iterator[None]:
     """Call the code of some layers directly within the context.
 
     Args:
@@ -38,7 +38,7 @@ def inlined(layers: Iterable[keras.layers.Layer], failed: Failed) -> Iterator[No
             layer.__class__ = kind
 
 
-def _running(kind: Any, failed: Failed) -> Any:
+def _running(kind: Any, failed: TraceFailures) -> Any:
     """Return a subclass whose instances run their code when they are called: Python looks a call up in the class."""
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfprune.keras_models.models.graph import flatten, retrace
 from tfprune.keras_models.models.layers import is_of_keras, sublayers, walk
-from tfprune.keras_models.tracing.inline_calls import Failed, inlined
+from tfprune.keras_models.tracing.inline_calls import TraceFailures, inline_calls
 from tfprune.keras_models.tracing.sample_inputs import fixed_inputs, numbers_for, usable_length
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 
@@ -20,7 +20,7 @@ IsKnown = Callable[[Any], bool]
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class TracedGraph:
     """A graph in which layers were opened.
 
     Attributes:
@@ -34,7 +34,7 @@ class Opened:
     closed: dict[int, str]
 
 
-def open_layers(flat: keras.Model, is_known: IsKnown) -> Opened:
+def open_layers(flat: keras.Model, is_known: IsKnown) -> TracedGraph:
     """Return a graph of the layers inside of layers, however deep; it shares them, and gives them names of paths.
 
     Args:
@@ -43,10 +43,10 @@ def open_layers(flat: keras.Model, is_known: IsKnown) -> Opened:
     """
     candidates = list(_openable(flat, is_known))
     if not candidates:
-        return Opened(flat, True, {})
+        return TracedGraph(flat, True, {})
     length = usable_length(flat)
     if length is None:
-        return Opened(flat, True, dict.fromkeys(map(id, candidates), "the model does not run on small numbers"))
+        return TracedGraph(flat, True, dict.fromkeys(map(id, candidates), "the model does not run on small numbers"))
     _name_by_paths(flat, candidates)
     found = _traced(flat, candidates, inputs=None)
     if found.closed or not _runs(found.model, length):
@@ -54,7 +54,9 @@ def open_layers(flat: keras.Model, is_known: IsKnown) -> Opened:
         if len(fixed.closed) < len(found.closed) or not _runs(found.model, length):
             found = fixed
     if found.model is not flat and not _same(flat, found.model, length):
-        return Opened(flat, True, dict.fromkeys(map(id, candidates), "it returns something else than its code says"))
+        return TracedGraph(
+            flat, True, dict.fromkeys(map(id, candidates), "it returns something else than its code says")
+        )
     return found
 
 
@@ -110,23 +112,23 @@ def _name_by_paths(flat: keras.Model, candidates: Iterable[keras.layers.Layer]) 
             pass
 
 
-def _traced(flat: keras.Model, candidates: list[keras.layers.Layer], *, inputs: Any) -> Opened:
+def _traced(flat: keras.Model, candidates: list[keras.layers.Layer], *, inputs: Any) -> TracedGraph:
     """Trace the graph with as many of the layers opened as can be."""
     closed: dict[int, str] = {}
     while True:
-        failed = Failed()
+        failed = TraceFailures()
         open_ones = [layer for layer in candidates if id(layer) not in closed]
         if not open_ones:
-            return Opened(flat, True, closed)
+            return TracedGraph(flat, True, closed)
         try:
-            with inlined(open_ones, failed):
+            with inline_calls(open_ones, failed):
                 traced = retrace(flat, _call, inputs=inputs)
             traced = flatten(traced)
             _number_operations(traced)
-            return Opened(traced, inputs is None, closed)
+            return TracedGraph(traced, inputs is None, closed)
         except FAILURES as error:
             if not failed:  # what was recorded makes no graph: tensors of another trace, for example
-                return Opened(flat, True, closed | dict.fromkeys(map(id, open_ones), describe(error)))
+                return TracedGraph(flat, True, closed | dict.fromkeys(map(id, open_ones), describe(error)))
             layer, reason = failed[0]
             closed[id(layer)] = describe(reason)
 

@@ -20,7 +20,7 @@ from tfprune.schedules import Schedule
 _WITHOUT_SCORES = ("uniform", "erk")  # other allocations split by scores, which training changes
 
 
-def check_ahead(model: keras.layers.Layer, *, schedule: Schedule, allocation: Any) -> None:
+def check_before_training(model: keras.layers.Layer, *, schedule: Schedule, allocation: Any) -> None:
     """Refuse a schedule whose end the patterns of a model cannot reach, and rules that match none of its weights.
 
     Args:

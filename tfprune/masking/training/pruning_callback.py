@@ -17,7 +17,7 @@ from tfprune.keras_models.models.optimizers import (
     optimizers_of,
     updates_of,
 )
-from tfprune.masking.training.check_before_training import check_ahead
+from tfprune.masking.training.check_before_training import check_before_training
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
 from tfprune.masking.training.meets_budget import MeetsBudget
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
@@ -128,7 +128,7 @@ class PruningCallback(keras.callbacks.Callback):
                 pattern: self._in_steps(value) if isinstance(value, Schedule) else value
                 for pattern, value in self.allocation.items()
             }
-        check_ahead(self.model, schedule=self._schedule, allocation=self._allocation)
+        check_before_training(self.model, schedule=self._schedule, allocation=self._allocation)
         self._started = True
         # An interrupted run may have stopped between the optimizer's update and the masks that were due.
         self._previous = self._first - 1

@@ -14,7 +14,7 @@ from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.models.kinds import is_subclassed, leaf_layers
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
-from tfprune.keras_models.tracing.open_layers import Opened, open_layers
+from tfprune.keras_models.tracing.open_layers import TracedGraph, open_layers
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.strip import plain_copy
 
@@ -97,7 +97,7 @@ def _sources(model: keras.Model, plain: keras.Model) -> Iterator[tuple[int, Sour
             yield id(counterpart), Source(layer, paths.get(id(layer), layer.name), variable)
 
 
-def _check_opened(model: keras.Model, plain: keras.Model, opened: Opened) -> None:
+def _check_opened(model: keras.Model, plain: keras.Model, opened: TracedGraph) -> None:
     """Refuse a subclassed model that is still one call."""
     if any(layer is plain for layer in opened.model.layers):
         reason = opened.closed.get(id(plain), "it has weights of its own; move them into a layer")

@@ -7,15 +7,15 @@ from typing import Any
 import keras
 
 from tfprune.keras_models.copying.class_config import is_loadable
-from tfprune.keras_models.copying.copy_model import AS_WRITTEN, copy_model
+from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
 from tfprune.keras_models.models.copyable import check_model
 from tfprune.keras_models.models.kinds import (
     as_graph,
     check_keras,
     configured_layers,
     is_subclassed,
-    keeps_class,
     leaf_layers,
+    rebuilds_as_class,
 )
 from tfprune.keras_models.models.layers import is_of_keras, walk
 from tfprune.keras_models.models.rebuild import copy_of
@@ -57,7 +57,7 @@ def plain_copy(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
     """
     _check(model_or_layer)
     if isinstance(model_or_layer, keras.Model):
-        copy = copy_model(model_or_layer, _inside, way=AS_WRITTEN)
+        copy = copy_model(model_or_layer, _inside, mode=CopyMode.ORIGINAL_CLASS)
     else:
         copy = copy_of(_inside("", model_or_layer) or model_or_layer)
     transfer_weights(model_or_layer, copy)
@@ -119,7 +119,7 @@ def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
 
 def _check_inner_models(graph: keras.Model) -> None:
     """Refuse a graph that calls a model which was wrapped in place, as it cannot be copied within the graph."""
-    if keeps_class(graph):
+    if rebuilds_as_class(graph):
         return
     for _, layer in configured_layers(graph):
         if is_subclassed(layer) and holds_pruned(layer) and not is_loadable(layer):

@@ -46,7 +46,7 @@ def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         inside = target.layer if isinstance(target, Pruned) else target
         copy_variables(source.layer, inside)
         if not _copy_state(source, target):
-            _settle(source, inside)
+            _write_masked_values(source, inside)
 
 
 def _copy_state(source: Pruned, target: keras.layers.Layer) -> bool:
@@ -57,7 +57,7 @@ def _copy_state(source: Pruned, target: keras.layers.Layer) -> bool:
     return saved.keys() <= own.keys()
 
 
-def _settle(source: Pruned, target: keras.layers.Layer) -> None:
+def _write_masked_values(source: Pruned, target: keras.layers.Layer) -> None:
     """Give a copy of the layer inside the values that the wrapper lets it read."""
     indices = {id(variable): index for index, variable in enumerate(source.layer.variables)}
     for variable, value in source.settled():

@@ -11,12 +11,12 @@ import keras
 
 from tfprune.base.spec import check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion
-from tfprune.keras_models.copying.around_graph import replace_in_live_graph
+from tfprune.keras_models.copying.functional_subclass import replace_in_live_graph
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
 from tfprune.keras_models.models.copyable import check_layers, check_model
 from tfprune.keras_models.models.filters import Filters
-from tfprune.keras_models.models.kinds import as_graph, check_keras, is_around_graph, is_subclassed
+from tfprune.keras_models.models.kinds import as_graph, check_keras, is_functional_subclass, is_subclassed
 from tfprune.keras_models.models.rebuild import Replace, copy_of
 from tfprune.masking.wrapping.choose_channels import choose_channels
 from tfprune.masking.wrapping.choose_weights import choose_weights, is_unbuilt
@@ -68,7 +68,7 @@ def wrap(
             no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
             (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
             With `"channel"` and `"head"` those whose channels or heads may go.
-        in_place: Wrap the layers of the model given, which is subclassed or of a class around a graph, instead of a
+        in_place: Wrap the layers of the model given, which is subclassed or a Functional subclass, instead of a
             copy: for one that has no `get_config`, so that no copy can be made, or that fills the memory. Compile it
             again.
         latent: What becomes of the values that a mask hides. `"keep"` sets them aside, and an entry that a later mask
@@ -95,7 +95,7 @@ def wrap(
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
     check_choice(latent, "latent", choices=LATENT)
-    if in_place and not (is_subclassed(model_or_layer) or is_around_graph(model_or_layer)):
+    if in_place and not (is_subclassed(model_or_layer) or is_functional_subclass(model_or_layer)):
         raise ValueError(
             f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
             f"wrap copies: call it without `in_place`."
@@ -123,7 +123,7 @@ def wrap(
         return model_or_layer
     copy = copy_with(model_or_layer, wrapped)
     try_the_way_back(copy)
-    if is_around_graph(model_or_layer) and not is_around_graph(copy):
+    if is_functional_subclass(model_or_layer) and not is_functional_subclass(copy):
         warnings.warn(
             f"The copy of {model_or_layer.name!r} is a plain Functional model, not of class "
             f"{type(model_or_layer).__name__}. To take the zeros back into that class: "

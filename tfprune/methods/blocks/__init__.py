@@ -5,6 +5,6 @@ one shape. What else it reads (masks, positions) comes from outside of all block
 
 Everything happens on a copy: the graph of the copy is traced once (`graph_of`), its blocks are found by the names of
 their layers (`named_blocks`) or because they repeat (`repeated_blocks`), and `run` calls them in any order, on
-symbolic tensors for a Functional model (`arranged_graph`), or on arrays. A model of a class around a graph comes back
+symbolic tensors for a Functional model (`arranged_graph`), or on arrays. A Functional subclass comes back
 as its class where its arguments can say so (`arranged_class`).
 """

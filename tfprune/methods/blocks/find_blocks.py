@@ -71,7 +71,7 @@ def find_blocks(model: keras.Model, pattern: str | None) -> Blocks:
     expression = None if pattern is None else check_regex(pattern, "`blocks`")
     if as_graph(model) is None:
         raise ValueError(
-            f"Expected a Sequential or Functional model, or one of a class around a graph, such as a backbone of "
+            f"Expected a Sequential or Functional model, or a Functional subclass, such as a backbone of "
             f"KerasHub. Received: {model.name!r} of class {type(model).__name__}, whose calls cannot be followed. "
             f"Build it as keras.Model(inputs, outputs)."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfprune.keras_models.models.kinds import keeps_class
+from tfprune.keras_models.models.kinds import rebuilds_as_class
 from tfprune.methods.blocks.find_blocks import Blocks
 from tfprune.methods.blocks.reorder_as_class import NoClass, arranged_class
 from tfprune.methods.blocks.reorder_as_graph import arranged_graph
@@ -22,7 +22,7 @@ def arrange(found: Blocks, order: Sequence[int]) -> Arranged:
         ValueError: If a layer cannot be copied.
     """
     reason = ""
-    if keeps_class(found.copy):
+    if rebuilds_as_class(found.copy):
         try:
             return arranged_class(found, order)
         except NoClass as why:

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.exchanged import is_resized
-from tfprune.keras_models.copying.around_graph import keep_what_is_beside, wrap_alike
-from tfprune.keras_models.copying.class_config import fresh, origin_of
+from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
+from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.rebuild import copy_variables, revive
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
@@ -38,7 +38,7 @@ def arranged_class(found: Blocks, order: Sequence[int]) -> Arranged:
     if is_resized(model):
         raise NoClass("some of its layers have other sizes than its arguments say")
     reasons = [f"no argument of {type(model).__name__} counts its {len(found.blocks)} blocks"]
-    for config in _configurations(origin_of(model), len(found.blocks), order):
+    for config in _configurations(class_config(model), len(found.blocks), order):
         try:
             return _made(found, order, config)
         except NoClass as why:
@@ -82,7 +82,7 @@ def _reorder(config: dict[str, Any], count: int, order: Sequence[int]) -> None:
 def _made(found: Blocks, order: Sequence[int], config: dict[str, Any]) -> Arranged:
     model = found.copy
     try:
-        new = fresh(config, lambda entry: revive(entry, model))
+        new = build_from_class_config(config, lambda entry: revive(entry, model))
     except FAILURES as error:  # code of the class's, with arguments that it may not take
         raise NoClass(f"its class does not take {len(order)} blocks: {describe(error)}") from None
     keep_what_is_beside(model, new)

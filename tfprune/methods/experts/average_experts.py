@@ -51,7 +51,7 @@ def fill(
             other.assign(value)
     for _, layer in walk(new, stop=Pruned):
         if isinstance(layer, Pruned):
-            _settle(layer)
+            _write_masked_values(layer)
 
 
 def _beside(root: keras.layers.Layer, axes: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
@@ -65,7 +65,7 @@ def _beside(root: keras.layers.Layer, axes: Mapping[int, Any]) -> Iterator[tuple
                     yield from ((id(variable), own) for key, variable in saved.items() if key.startswith(f"{index}_"))
 
 
-def _settle(layer: Pruned) -> None:
+def _write_masked_values(layer: Pruned) -> None:
     """Forget latent values of entries that a merged mask keeps, and refuse a mask that the pattern does not allow."""
     for index, (name, mask) in enumerate(layer.masks.items()):
         keep = as_numpy(mask)

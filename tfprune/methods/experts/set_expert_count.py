@@ -8,11 +8,11 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.around_graph import fresh_copy, wrap_alike
-from tfprune.keras_models.copying.class_config import origin_of
+from tfprune.keras_models.copying.class_config import class_config
 from tfprune.keras_models.copying.copy_model import copy_model
+from tfprune.keras_models.copying.functional_subclass import fresh_copy, wrap_alike
 from tfprune.keras_models.copying.layer_states import Around, plain_parts
-from tfprune.keras_models.models.kinds import is_subclassed, keeps_class, leaf_layers
+from tfprune.keras_models.models.kinds import is_subclassed, leaf_layers, rebuilds_as_class
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of, revive
 from tfprune.methods.experts.moe_layers import MoeLayer
@@ -42,11 +42,11 @@ def resized(root: keras.layers.Layer, found: Sequence[MoeLayer], *, experts: int
         return revive(changed(config_of(root)), root)
     if is_subclassed(root):
         raise ValueError(
-            f"Expected a Sequential or Functional model, or one of a class around a graph. Received: {root.name!r} "
+            f"Expected a Sequential or Functional model, or a Functional subclass. Received: {root.name!r} "
             f"of class {type(root).__name__}, whose code creates its layers. Pass its layers one by one."
         )
-    if keeps_class(root):
-        return _of_class(root, changed(origin_of(root)))
+    if rebuilds_as_class(root):
+        return _of_class(root, changed(class_config(root)))
     holders = {id(layer.layer) for layer in found}
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:

@@ -1,4 +1,4 @@
-"""Classes around a graph: wrapped as what they are, with their methods, saved, loaded and stripped."""
+"""Functional subclasses: wrapped as what they are, with their methods, saved, loaded and stripped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 import tfprune
-from tfprune.keras_models.copying.around_graph import replace_in_graph
+from tfprune.keras_models.copying.functional_subclass import replace_in_graph
 from tfprune.schedules import Constant
 
 PACKAGE = "tests.around_graph"

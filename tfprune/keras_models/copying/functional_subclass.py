@@ -1,4 +1,4 @@
-"""Copy a model of a class that is built around a graph, as an instance of its class, some layers replaced.
+"""Copy a Functional subclass as an instance of its class, some layers replaced.
 
 The class is asked for its configuration, and no layer inside is. The graph is called anew over the layers of a fresh
 model, with wrappers around them; its attributes keep the layers themselves, which methods of the class call.
@@ -12,15 +12,15 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import ORIGIN, PARTS, fresh, origin_of, saved_with
+from tfprune.keras_models.copying.class_config import ORIGIN, PARTS, build_from_class_config, class_config, saved_with
 from tfprune.keras_models.copying.held_layers import (
     Place,
+    become,
     beside_graph,
+    copy_scalar_attributes,
     held_values,
     own_attributes,
-    refill,
-    set_later,
-    take_over,
+    replace_nested,
 )
 from tfprune.keras_models.copying.layer_states import (
     Around,
@@ -32,7 +32,13 @@ from tfprune.keras_models.copying.layer_states import (
 )
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
-from tfprune.keras_models.models.kinds import as_graph, graph_layers, is_around_graph, is_subclassed, leaf_layers
+from tfprune.keras_models.models.kinds import (
+    as_graph,
+    graph_layers,
+    is_functional_subclass,
+    is_subclassed,
+    leaf_layers,
+)
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import Replace, revive
 
@@ -51,7 +57,7 @@ class _Retraced:
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
         read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
         find = functools.partial(keras.saving.get_registered_object, custom_objects=custom_objects)
-        model = fresh(config["origin"], read)
+        model = build_from_class_config(config["origin"], read)
         set_layer_states(model, config["states"])
         again = _again(model, {index: (find(name), read(settings)) for index, name, settings in config["wrappers"]})
         copy = _retraced(model, again, config["origin"])
@@ -63,10 +69,10 @@ keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(
 
 
 def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
-    """Return an uncompiled copy of a model of a class around a graph, some layers replaced; weights are not copied.
+    """Return an uncompiled copy of a Functional subclass, some layers replaced; weights are not copied.
 
     Args:
-        model: A model of a class around a graph. It is left untouched.
+        model: A Functional subclass. It is left untouched.
         replace: Called with the path of each layer and its copy; returns what takes its place, such as a wrapper
             around it, or None to keep it.
         path: The model's own path, which those of its layers begin with.
@@ -81,7 +87,7 @@ def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") ->
     def replaced(inner: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         return replace(f"{path}/{inner}" if path else inner, layer) or again(inner, layer)
 
-    return _retraced(copy, replaced, origin_of(model))
+    return _retraced(copy, replaced, class_config(model))
 
 
 def _wrappers(model: Any) -> dict[int, Any]:
@@ -107,14 +113,14 @@ def _again(model: keras.Model, wrappers: dict[int, tuple[Any, dict[str, Any]]]) 
 
 def replace_in_live_graph(model: keras.Model, replace: Replace) -> keras.Model:
     """Do what `replace_in_graph` does in the model itself, which keeps its weights, and return it."""
-    return _retraced(model, replace, origin_of(model))
+    return _retraced(model, replace, class_config(model))
 
 
 def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, keras.layers.Layer]:
     """Put wrappers around layers of a model itself, with the settings of others; return them by the layer inside.
 
     Args:
-        model: A model of a class around a graph.
+        model: A Functional subclass.
         wrappers: Wrappers of another model, by the ids of the layers of this one.
     """
     made: dict[int, keras.layers.Layer] = {}
@@ -132,7 +138,7 @@ def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, ker
     return made
 
 
-def restore_around_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+def restore_functional_subclass(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
     """Return what `replace_in_graph` does, as an instance of the model's first class, which loads by its own code.
 
     Raises:
@@ -150,7 +156,7 @@ def restore_around_graph(model: keras.Model, replace: Replace, *, path: str = ""
 
 
 def _fresh_copy(model: keras.Model) -> keras.Model:
-    copy = fresh_copy(model, origin=origin_of(model))
+    copy = fresh_copy(model, origin=class_config(model))
     check_same_weights(model, copy)
     return copy
 
@@ -159,15 +165,15 @@ def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
     """Build a model as its class does, and give it what was set on the model later, weights aside.
 
     Args:
-        model: A model of a class around a graph.
+        model: A Functional subclass.
         origin: Its configuration, or one with other sizes.
     """
-    copy = fresh(origin, lambda entry: revive(entry, model))
+    copy = build_from_class_config(origin, lambda entry: revive(entry, model))
     set_layer_states(copy, layer_states(model))
     keep_what_is_beside(model, copy)
     for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
         if isinstance(part, keras.Model):
-            set_later(part, counterpart)
+            copy_scalar_attributes(part, counterpart)
     return copy
 
 
@@ -203,11 +209,11 @@ def _retraced(model: keras.Model, replace: Replace, origin: dict[str, Any]) -> k
         def call(inner: Any, *args: Any, **kwargs: Any) -> Any:
             return stand_in(f"{path}/{inner.name}" if path else inner.name, inner)(*args, **kwargs)
 
-        if not is_around_graph(layer):
+        if not is_functional_subclass(layer):
             return _like(layer, _called_anew(_functional(layer), call))
-        return _assemble(layer, call, origin=origin if layer is model else origin_of(layer), made=made)
+        return _assemble(layer, call, origin=origin if layer is model else class_config(layer), made=made)
 
-    return take_over(model, remade("", model))
+    return become(model, remade("", model))
 
 
 def _called_anew(graph: keras.Model, call: Callable) -> keras.Model:
@@ -252,7 +258,7 @@ def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], mad
         return {**made, **others}.get(id(value), value) if is_replaced else value
 
     for name, value in own_attributes(model).items():
-        setattr(copy, name, refill((name,), value, new=new))
+        setattr(copy, name, replace_nested((name,), value, new=new))
     parts = [made.get(id(part), part) if isinstance(part, keras.Model) else part for part in parts]
     vars(copy).update({ORIGIN: origin, PARTS: Parts(parts)})  # past Keras, which would track them
     return _like(model, copy)
