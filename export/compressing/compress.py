@@ -24,7 +24,7 @@ from tfprune.export.compressing.trial import Maker
 from tfprune.export.compressing.write_front import milliseconds, write_front
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.running.metrics import check_metrics
-from tfprune.export.keras_side.converting.calibration_data import read_labeled
+from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.budgets import Budgets, read_target
@@ -123,7 +123,7 @@ def compress(
     _check_counts(batch_size=batch_size, seed=seed, trials=trials, jobs=jobs, target=target)
     runner_on(on)
     budgets = _budgets(target, arena=arena, flash=flash, on=on)
-    read = partial(read_labeled, inputs=len(getattr(model, "inputs", None) or [model]))
+    read = partial(labeled_arrays, inputs=len(getattr(model, "inputs", None) or [model]))
     train_data = read(train_data, argument="train_data")
     validation_data = read(validation_data, argument="validation_data")
     test_data = None if test_data is None else read(test_data, argument="test_data")

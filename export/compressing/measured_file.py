@@ -14,7 +14,7 @@ import numpy as np
 from tfprune.export.compressing.recipe import Recipe, recipe_code
 from tfprune.export.device.running.metrics import is_error
 from tfprune.export.file.files.codec import encode
-from tfprune.export.keras_side.converting.accuracy_drop import accuracy_of
+from tfprune.export.keras_side.converting.accuracy_drop import file_metrics
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.micro.budgets import Budgets, OverBudgetError
 from tfprune.report import Report
@@ -148,7 +148,7 @@ def score_of(content: bytes, data: tuple[Any, Any], *, metric: str, target: str 
     Raises:
         ValueError: If it does not run on them, it has several outputs, or labels do not fit.
     """
-    found = accuracy_of(content, data, metric=metric, target=target)
+    found = file_metrics(content, data, metric=metric, target=target)
     if len(found) > 1:
         raise ValueError(f"Expected a model with one output. Received: {len(found)} of them: {', '.join(found)}.")
     return next(iter(found.values()))

@@ -15,7 +15,7 @@ from tfprune.export.compressing.pareto_front import front
 from tfprune.export.compressing.search import Search
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.running.benchmark import benchmark
-from tfprune.export.file.files.target import write_atomically
+from tfprune.export.file.files.destination import write_atomically
 
 RUNS = 50  # of a file that is timed
 

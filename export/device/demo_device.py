@@ -12,7 +12,7 @@ from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
 
 
-def _work(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     runners = [Runner(path) for path in settings["files"]]
     accuracies = [float(np.mean(runner.predict(arrays["x"]).argmax(axis=1) == arrays["y"])) for runner in runners]
@@ -22,4 +22,4 @@ def _work(folder: Path) -> None:
 if __name__ == "__main__":
     # An entry of None makes any later import of the name fail.
     sys.modules["tensorflow"] = sys.modules["keras"] = None  # type: ignore[assignment]
-    run_as_child(_work)
+    run_as_child(_run_job)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfprune.base.spec import check_choice, check_count
-from tfprune.export.micro.interpreter import require
+from tfprune.export.micro.interpreter import require_interpreter
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,5 @@ def read_target(
             f"compiled into a program as it is. Received: sparse={sparse!r}, optimize={optimize!r}, "
             f"compress={compress!r}. Leave them out."
         )
-    require()
+    require_interpreter()
     return budgets

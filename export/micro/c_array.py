@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from tfprune.base.spec import check_count
+from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
 from tfprune.export.file.files.model_file import Source, read_model, source_name
-from tfprune.export.file.files.target import check_not_read, check_target, write_atomically
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.array_report import ArrayReport
 from tfprune.export.micro.operators import missing, registrations
@@ -73,7 +73,7 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
         >>> report.header
         'digits.h'
     """
-    target = check_target(path)
+    target = check_destination(path)
     header, name = target.with_suffix(".h"), re.sub(r"\W", "_", target.stem, flags=re.ASCII)
     if target.suffix not in ENDINGS or not re.match("[A-Za-z]", name):
         raise ValueError(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load, numbers_operators, save
-from tfprune.export.micro.drop_unused import leave_out_unread
+from tfprune.export.file.tflite.editor import load_objects, numbers_operators, save_objects
+from tfprune.export.micro.drop_unused import drop_unused
 from tfprune.export.micro.layers import Layer, largest_live, layers_of
 from tfprune.export.micro.micro_report import MicroLayer
-from tfprune.export.micro.unpacking import Unpacker, encode
+from tfprune.export.micro.unpacking import Unpacker, encode_smallest
 
 MOST = 100  # parts of a layer
 OVERHEAD, EACH = 130, 360  # bytes of the file that an unpacked layer takes besides, and each further part, about
@@ -24,7 +24,7 @@ Plan = tuple[int, ...]  # for each layer: in how many parts it is unpacked, 0 fo
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MicroCandidate:
     """A way to write the file: its bytes, and how each layer is stored."""
 
     data: bytes
@@ -49,7 +49,7 @@ class Candidates:
     caps: tuple[int, int]
 
     def __init__(self, dense: bytes) -> None:
-        self._model = load(dense)
+        self._model = load_objects(dense)
         if numbers_operators(self._model):
             raise ValueError(
                 "Expected a file whose operators can change. Received: one whose metadata name them by number. "
@@ -60,7 +60,7 @@ class Candidates:
             least = largest_live(self._model)
         self._dense, self.layers = dense, len(self._layers)
         self.caps = (least, max([least, *(layer.peak(1) for layer in self._layers if not layer.reason)]))
-        self._bytes = [0 if layer.reason else encode(layer.values).bytes for layer in self._layers]
+        self._bytes = [0 if layer.reason else encode_smallest(layer.values).bytes for layer in self._layers]
 
     def plan(self, cap: int, least: int) -> Plan:
         """Choose the layers that are unpacked, each in as few parts as possible.
@@ -75,14 +75,14 @@ class Candidates:
         held = {layer.buffer for layer, count in zip(self._layers, pieces, strict=True) if not count}
         return tuple(0 if layer.buffer in held else count for layer, count in zip(self._layers, pieces, strict=True))
 
-    def write(self, plan: Plan) -> Candidate:
+    def write(self, plan: Plan) -> MicroCandidate:
         """Write the file that a plan describes."""
         model = _copy(self._model)
         with _fitting(self._dense):
             layers, unpacker = layers_of(model), Unpacker(model)
             rows = tuple(_row(unpacker, layer, count) for layer, count in zip(layers, plan, strict=True))
-            leave_out_unread(model)
-        return Candidate(save(model), rows)
+            drop_unused(model)
+        return MicroCandidate(save_objects(model), rows)
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def _pieces(layer: Layer, size: int, *, cap: int, least: int) -> int:
 def _row(unpacker: Unpacker, layer: Layer, pieces: int) -> MicroLayer:
     parts = unpacker.unpack(layer, pieces) if pieces else []
     size = layer.values.nbytes
-    tight = size - encode(layer.values).bytes > OVERHEAD
+    tight = size - encode_smallest(layer.values).bytes > OVERHEAD
     return MicroLayer(
         name=layer.name,
         operator=layer.kind,

@@ -14,7 +14,7 @@ from tfprune.export.micro.operators import name_of
 PURE = {"SHAPE", "STRIDED_SLICE", "PACK", "CONCATENATION", "GATHER", "CAST", "MUL", "REDUCE_PROD"}  # of shapes
 
 
-def leave_out_unread(model: schema.ModelT) -> None:
+def drop_unused(model: schema.ModelT) -> None:
     """Leave out names, signatures, metadata, open shapes and the scales of biases with one for each channel.
 
     Inputs and outputs keep their names, those of the signature if there is one. A bias has the scale of its input

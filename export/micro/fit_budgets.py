@@ -11,8 +11,8 @@ from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import fits
 from tfprune.export.micro.budgets import Budgets, OverBudgetError
-from tfprune.export.micro.candidates import Candidate, Candidates, Plan, spread
-from tfprune.export.micro.interpreter import MicroRun, require, run_files
+from tfprune.export.micro.candidates import Candidates, MicroCandidate, Plan, spread
+from tfprune.export.micro.interpreter import MicroRun, require_interpreter, run_files
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.micro.operators import missing, registrations
 
@@ -22,7 +22,7 @@ ROUNDS = 5  # of halving the distance between files that keep to a budget and th
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedFile:
     """A file for microcontrollers.
 
     Attributes:
@@ -42,7 +42,7 @@ class _Measured:
 
     cap: int
     least: int
-    candidate: Candidate
+    candidate: MicroCandidate
     arena: int
 
     @property
@@ -70,7 +70,7 @@ def check_runnable(model: Model) -> None:
             )
 
 
-def fit(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets) -> Fitted:
+def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets) -> FittedFile:
     """Write a model for microcontrollers: pruned weights without their zeros, unpacked where the arena has room.
 
     Args:
@@ -86,7 +86,7 @@ def fit(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets) -> Fitt
         ValueError: If the interpreter does not run the file; or (also an ImportError) if tflite-micro is not
             installed.
     """
-    require()
+    require_interpreter()
     check_runnable(read(dense))
     candidates = Candidates(dense)
     # A file with an open batch may run only once its shapes are written into it.
@@ -117,7 +117,7 @@ def fit(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets) -> Fitt
         registrations=tuple(registrations(read(best.candidate.data).ops)),
         boards=fits(best.flash, run.arena),
     )
-    return Fitted(best.candidate.data, report, run)
+    return FittedFile(best.candidate.data, report, run)
 
 
 class _Search:
@@ -125,7 +125,7 @@ class _Search:
 
     def __init__(self, candidates: Candidates, inputs: Sequence[np.ndarray]) -> None:
         self._candidates, self._inputs = candidates, [array[:1] if array.ndim else array for array in inputs]
-        self._runs: dict[Plan, tuple[Candidate, MicroRun]] = {}
+        self._runs: dict[Plan, tuple[MicroCandidate, MicroRun]] = {}
 
     def run(self, budgets: Budgets) -> list[_Measured]:
         """Return files that run; with a budget, more of them near it."""

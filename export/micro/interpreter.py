@@ -52,7 +52,7 @@ class MicroRun:
         return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
-def require() -> None:
+def require_interpreter() -> None:
     """Refuse to go on without the interpreter.
 
     Raises:
@@ -97,7 +97,7 @@ def run_files(files: Sequence[bytes], inputs: Sequence[np.ndarray], *, timeout: 
     Raises:
         MissingPackage: If tflite-micro is not installed.
     """
-    require()
+    require_interpreter()
     runs: list[MicroRun] = []
     while len(runs) < len(files):
         runs += _run(files[len(runs) :], inputs, timeout)
@@ -130,7 +130,7 @@ def _ended(reason: str) -> str:
     return f"was {reason}" if reason.startswith("killed") else f"stopped: {reason}"
 
 
-def _work(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     warnings.simplefilter("ignore", DeprecationWarning)  # that of forks, in whose way a thread could stand
     settings, arrays = read_job(folder, "job")
     for index, count in enumerate(settings["outputs"]):
@@ -256,4 +256,4 @@ def _last_words(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_as_child(_work)
+    run_as_child(_run_job)

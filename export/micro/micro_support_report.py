@@ -9,7 +9,7 @@ from tfprune.export.file.files.model_file import Source, read_model
 from tfprune.export.file.report import yes_or_no
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import BoardFit, find_board, fits
-from tfprune.export.micro.interpreter import require, run_files
+from tfprune.export.micro.interpreter import require_interpreter, run_files
 from tfprune.export.micro.micro_report import board_text
 from tfprune.export.micro.operators import HAS, missing, registrations
 from tfprune.report import Report, table
@@ -63,7 +63,7 @@ class MicroSupportReport(Report):
 
 def support_of_file(source: Source, *, board: str | None = None) -> MicroSupportReport:
     """Say of a file what `micro_support` says; see there."""
-    require()
+    require_interpreter()
     if board is not None:
         find_board(board)
     content = read_model(source)

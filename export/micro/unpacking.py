@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.decode_format import OPERATOR, Encoded, encode_pruned, encode_table
+from tfprune.export.file.tflite.decode_format import OPERATOR, DecodeConstants, encode_pruned, encode_table
 from tfprune.export.file.tflite.editor import add_constant, add_tensor, add_values, inputs_of, operator_code
 from tfprune.export.micro.layers import Layer
 
@@ -16,7 +16,7 @@ JOINED = 10  # tensors that the interpreter's CONCATENATION takes, at most
 INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8
 
 
-def encode(values: np.ndarray) -> Encoded:
+def encode_smallest(values: np.ndarray) -> DecodeConstants:
     """Return a weight in the form that takes fewer bytes."""
     table, pruned = encode_table(values), encode_pruned(values)
     return pruned if table is None or pruned.bytes <= table.bytes else table
@@ -33,11 +33,11 @@ class Unpacker:
         self._model, self._graph = model, model.subgraphs[0]
         self._encoded: dict[int, list[int]] = {}  # by the weight's buffer: the two constants
 
-    def unpack(self, layer: Layer, pieces: int) -> list[Encoded]:
+    def unpack(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
         """Let a layer unpack its weight, whole or in parts; return these as they are stored."""
         if pieces > 1:
             return self._unpack_parts(layer, pieces)
-        encoded = encode(layer.values)
+        encoded = encode_smallest(layer.values)
         if layer.buffer not in self._encoded:
             self._encoded[layer.buffer] = self._constants(encoded)
         weight = self._without_values(layer.weight)
@@ -47,15 +47,15 @@ class Unpacker:
         layer.operator.inputs = np.array([inputs[0], weight, *inputs[2:]], np.int32)
         return [encoded]
 
-    def _unpack_parts(self, layer: Layer, pieces: int) -> list[Encoded]:
+    def _unpack_parts(self, layer: Layer, pieces: int) -> list[DecodeConstants]:
         each = layer.values.shape[layer.axis] // layer.pieces
         bounds = (each * np.linspace(0, layer.pieces, pieces + 1).round().astype(int)).tolist()
-        stored: list[Encoded] = []
+        stored: list[DecodeConstants] = []
         added: list[schema.OperatorT] = []
         made: list[int] = []
         waiting: list[int] = []
         for start, end in zip(bounds, bounds[1:], strict=False):
-            encoded = encode(layer.values.take(range(start, end), layer.axis))
+            encoded = encode_smallest(layer.values.take(range(start, end), layer.axis))
             weight = self._without_values(layer.weight, rows=slice(start, end), axis=layer.axis)
             part = self._part(layer.operator, weight, start, end)
             if layer.source:
@@ -76,7 +76,7 @@ class Unpacker:
     def _place(self, operator: schema.OperatorT) -> int:
         return next(index for index, other in enumerate(self._graph.operators) if other is operator)
 
-    def _constants(self, encoded: Encoded) -> list[int]:
+    def _constants(self, encoded: DecodeConstants) -> list[int]:
         return [
             add_constant(self._model, self._graph, name=b"", values=raw) for raw in (encoded.bits, encoded.ancillary)
         ]

@@ -155,7 +155,7 @@ def _report(summary: dict[str, str], accelerator: str, *, on_cpu: dict[str, int]
     )
 
 
-def _work(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     from ethosu.vela.vela import main
 
     settings, _ = read_job(folder, "job")
@@ -165,4 +165,4 @@ def _work(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_as_child(_work)
+    run_as_child(_run_job)

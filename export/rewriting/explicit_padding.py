@@ -9,7 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import add_constant, add_operator, add_tensor, load, numbers_operators, save
+from tfprune.export.file.tflite.editor import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    load_objects,
+    numbers_operators,
+    save_objects,
+)
 
 
 def spell_out_padding(data: bytes) -> bytes:
@@ -27,7 +34,7 @@ def spell_out_padding(data: bytes) -> bytes:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
             installed.
     """
-    model = load(data)
+    model = load_objects(data)
     if numbers_operators(model):
         return data
     graph = model.subgraphs[0]
@@ -37,7 +44,7 @@ def spell_out_padding(data: bytes) -> bytes:
     for operator, amount in amounts:
         if amount:
             _pad(model, graph, operator, amount)
-    return save(model)
+    return save_objects(model)
 
 
 def _even_padding(graph: schema.SubGraphT, operator: schema.OperatorT) -> int:

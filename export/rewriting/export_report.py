@@ -30,7 +30,7 @@ class Candidate(Report):
 
 
 @dataclass(frozen=True)
-class LostAccuracy(Report):
+class AccuracyDrop(Report):
     """How much worse a file is than the Keras model.
 
     Attributes:
@@ -84,7 +84,7 @@ class ExportReport(Report):
     candidates: tuple[Candidate, ...]
     runtime: str
     sparse_inference: SparseInferenceReport
-    lost: tuple[LostAccuracy, ...] = ()
+    lost: tuple[AccuracyDrop, ...] = ()
     micro: MicroReport | None = None
 
     def __str__(self) -> str:

@@ -19,11 +19,11 @@ from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.sparse_inference_report import RUNTIME, inference_of_file
 from tfprune.export.micro.budgets import Budgets
-from tfprune.export.micro.fit_budgets import fit
+from tfprune.export.micro.fit_budgets import fit_budgets
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
-from tfprune.export.rewriting.export_report import Candidate, ExportReport, LostAccuracy
+from tfprune.export.rewriting.export_report import AccuracyDrop, Candidate, ExportReport
 from tfprune.export.rewriting.sparse_eligible import INTEGER
 from tfprune.export.rewriting.sparsify import Sparsified, sparsify
 
@@ -51,12 +51,12 @@ class FileForm:
     Attributes:
         name: What distinguishes it from the others.
         content: The plain .tflite file.
-        twin: A file whose outputs it has to give bit for bit; None where it may round in another way.
+        bitwise_reference: A file whose outputs it has to give bit for bit; None where it may round in another way.
     """
 
     name: str
     content: bytes
-    twin: bytes | None = None
+    bitwise_reference: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def check_form_arguments(*, sparse: Any, optimize: Any) -> None:
     check_choice(optimize, "optimize", choices=OPTIMIZE)
 
 
-def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list[FileForm]:
+def candidate_files(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list[FileForm]:
     """Return the forms of a converted file: dense, sparse, and sparse where fully connected layers are rewritten.
 
     Kernels may take these in blocks, and 8-bit ones as 1x1 convolutions.
@@ -116,7 +116,7 @@ def forms(dense: bytes, *, name: str, sparse: str | bool, optimize: str) -> list
             result = sparsify(padded, forms=("csr", "pointwise"))
             made.append(("sparse as 1x1 convolutions", result, single.data))
         made = [entry for entry in made if any(row.form != "dense" for row in entry[1].rows)]
-        found += [FileForm(f"{name}, {text}", result.data, twin) for text, result, twin in made]
+        found += [FileForm(f"{name}, {text}", result.data, reference) for text, result, reference in made]
     unique: dict[bytes, FileForm] = {}
     for form in found:
         unique.setdefault(form.content, form)
@@ -156,9 +156,9 @@ class _Checks:
             reason = f"wrong outputs on ARM: {hazards[0]}"
             return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=self._tolerance, runtime="")
         report = compare_run(self._run(form.content), self._expected, tolerance=self._tolerance)
-        if form.twin is None or not report.passed:
+        if form.bitwise_reference is None or not report.passed:
             return report
-        exact = compare_run(self._run(form.content), self._run(form.twin).outputs, tolerance=0)
+        exact = compare_run(self._run(form.content), self._run(form.bitwise_reference).outputs, tolerance=0)
         reason = "" if exact.passed else f"it should give the same as fully connected layers: {exact.reason}"
         return replace(report, passed=exact.passed, reason=reason)
 
@@ -252,7 +252,7 @@ def choose_micro(
     Raises:
         ValueError: If the file does not run there, keeps to no budget, or gives other outputs.
     """
-    fitted = fit(dense, inputs, budgets=budgets)
+    fitted = fit_budgets(dense, inputs, budgets=budgets)
     run = Run({str(place): array for place, array in enumerate(fitted.run.outputs)}, runtime_name())
     verified = compare_run(run, fitted.run.outputs if expected is None else expected, tolerance=tolerance)
     if not verified.passed:
@@ -272,7 +272,7 @@ def _loss(mine: Speed, best: Speed, *, more: int) -> str:
 
 
 def export_report(
-    path: str, choice: Choice, *, nnz: int, size: int, lost: tuple[LostAccuracy, ...] = ()
+    path: str, choice: Choice, *, nnz: int, size: int, lost: tuple[AccuracyDrop, ...] = ()
 ) -> ExportReport:
     """Say what was written at a path, and how it was checked."""
     return ExportReport(

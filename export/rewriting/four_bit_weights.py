@@ -13,7 +13,14 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import put_in_order
-from tfprune.export.file.tflite.editor import add_tensor, add_values, builtin_code, inputs_of, load, save
+from tfprune.export.file.tflite.editor import (
+    add_tensor,
+    add_values,
+    builtin_code,
+    inputs_of,
+    load_objects,
+    save_objects,
+)
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
 
@@ -40,7 +47,7 @@ def four_bit_weights(data: bytes) -> bytes:
         ValueError: If no weight of it can have 4 bits, or the bytes are not a whole TFLite file; or (also an
             ImportError) if ai-edge-litert is not installed.
     """
-    model = load(merge_constants(data))
+    model = load_objects(merge_constants(data))
     changed = 0
     for graph in model.subgraphs:
         _make_convolutions(model, graph)
@@ -53,7 +60,7 @@ def four_bit_weights(data: bytes) -> bytes:
             "Received: a file without. Export it with quantize='int8'."
         )
     put_in_order(model)
-    return save(model)
+    return save_objects(model)
 
 
 def _make_convolutions(model: schema.ModelT, graph: schema.SubGraphT) -> None:

@@ -13,7 +13,14 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
-from tfprune.export.file.tflite.editor import add_tensor, add_values, builtin_code, load, numbers_operators, save
+from tfprune.export.file.tflite.editor import (
+    add_tensor,
+    add_values,
+    builtin_code,
+    load_objects,
+    numbers_operators,
+    save_objects,
+)
 from tfprune.export.rewriting.one_pixel import scales_of
 
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # with a bias as their third input
@@ -32,11 +39,11 @@ def merge_constants(data: bytes) -> bytes:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
             installed.
     """
-    model = load(data)
+    model = load_objects(data)
     if numbers_operators(model) or not sum(_merge(model, graph) for graph in model.subgraphs):
         return data
     put_in_order(model)
-    return save(model)
+    return save_objects(model)
 
 
 def own_biases(data: bytes) -> bytes:
@@ -54,11 +61,11 @@ def own_biases(data: bytes) -> bytes:
     Raises:
         ValueError: As `merge_constants` does.
     """
-    model = load(data)
+    model = load_objects(data)
     if numbers_operators(model):
         return data
     changed = [_own_bias(model, graph, operator) for graph in model.subgraphs for operator in graph.operators or ()]
-    return save(model) if any(changed) else data
+    return save_objects(model) if any(changed) else data
 
 
 def _own_bias(model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT) -> bool:

@@ -11,19 +11,19 @@ from tfprune.base.spec import check_number
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
 from tfprune.export.file.files.codec import check_method
+from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.files.model_file import Source, read_model
-from tfprune.export.file.files.target import check_target, write_atomically
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.budgets import read_target
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     TIMEOUT,
+    candidate_files,
     check_form_arguments,
     choose,
     choose_micro,
     export_report,
-    forms,
 )
 
 SAMPLES = 8  # drawn for the check when no data is given
@@ -84,7 +84,7 @@ def rewrite(
         difference      0 (allowed: 0.0001 of the largest output)
         ...
     """
-    place = check_target(path)
+    place = check_destination(path)
     check_method(compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
     budgets = read_target(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
@@ -99,7 +99,7 @@ def rewrite(
         )
     else:
         choice = choose(
-            forms(content, name="as it was", sparse=sparse, optimize=optimize),
+            candidate_files(content, name="as it was", sparse=sparse, optimize=optimize),
             inputs=inputs,
             expected=_outputs(content, inputs),
             tolerance=allowed,

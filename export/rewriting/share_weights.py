@@ -9,7 +9,7 @@ import numpy as np
 from tfprune.base.spec import check_count
 from tfprune.export.file.files.unpack import as_bytes
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 
 MOST = 255  # different int8 values
 LEVELS = 32
@@ -43,7 +43,7 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
         True
     """
     check_levels(levels)
-    model = load(as_bytes(data))
+    model = load_objects(as_bytes(data))
     indices = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors or () if _is_weight(tensor)}
     buffers = [model.buffers[index] for index in sorted(indices)]
     filled = [buffer for buffer in buffers if buffer.data is not None and len(buffer.data)]
@@ -53,7 +53,7 @@ def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
         )
     for buffer in filled:
         buffer.data = share(buffer.data.view(np.int8), levels).view(np.uint8)
-    return save(model)
+    return save_objects(model)
 
 
 def check_levels(levels: Any) -> None:

@@ -12,7 +12,7 @@ BLOCK = 4  # entries: the only length for which the runtime has a kernel
 
 
 @dataclass(frozen=True)
-class Encoded:
+class SparseEncoding:
     """An array, stored as its runs of non-zero entries.
 
     The array is walked in `order`; all dimensions are walked in full, but for the last of the order, of which only
@@ -52,7 +52,7 @@ class Encoded:
         return self.values.nbytes + tensors * (self.segments.nbytes + self.indices.nbytes)
 
 
-def encode(array: np.ndarray) -> Encoded:
+def encode_rows(array: np.ndarray) -> SparseEncoding:
     """Keep the entries that are not zero, walked in the order that takes the fewest bytes.
 
     A dimension of at most 256 entries needs one byte for an index, so it can pay to walk another one last.
@@ -64,13 +64,13 @@ def encode(array: np.ndarray) -> Encoded:
         The smallest form; of two equal ones that with the later dimension last.
 
     Example:
-        >>> encode(np.array([[0, 7, 0], [5, 0, 6]], np.int8)).indices
+        >>> encode_rows(np.array([[0, 7, 0], [5, 0, 6]], np.int8)).indices
         array([1, 0, 2], dtype=uint8)
     """
     return min((_rows(array, order) for order in _orders(array.shape)), key=lambda encoded: encoded.bytes)
 
 
-def encode_blocks(array: np.ndarray) -> Encoded:
+def encode_blocks(array: np.ndarray) -> SparseEncoding:
     """Keep the blocks of four entries along the last dimension that are not all zero.
 
     Args:
@@ -91,15 +91,15 @@ def _orders(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         yield (*(index for index in dimensions if index != last), last)
 
 
-def _rows(array: np.ndarray, order: tuple[int, ...]) -> Encoded:
+def _rows(array: np.ndarray, order: tuple[int, ...]) -> SparseEncoding:
     rows = array.transpose(order).reshape(-1, array.shape[order[-1]])
     kept = rows != 0
     return _encoded(kept, rows[kept], order, 1)
 
 
-def _encoded(kept: np.ndarray, values: np.ndarray, order: tuple[int, ...], block: int) -> Encoded:
+def _encoded(kept: np.ndarray, values: np.ndarray, order: tuple[int, ...], block: int) -> SparseEncoding:
     segments = np.concatenate([[0], np.cumsum(np.count_nonzero(kept, axis=1))])
-    return Encoded(values, order, _narrow(segments), _narrow(np.nonzero(kept)[1]), block)
+    return SparseEncoding(values, order, _narrow(segments), _narrow(np.nonzero(kept)[1]), block)
 
 
 def _narrow(numbers: np.ndarray) -> np.ndarray:

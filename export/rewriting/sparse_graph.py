@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import add_operator, add_tensor, builtin_code, inputs_of
-from tfprune.export.rewriting.sparse_encoding import Encoded
+from tfprune.export.rewriting.sparse_encoding import SparseEncoding
 
 BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
 OLD = 10  # the last version that tflite-runtime 2.14 has; with 8 and 8-bit weights unpacked, outputs were wrong
@@ -24,7 +24,7 @@ class Rewriter:
         self._model = model
         self._graph = graph
 
-    def store(self, tensor: int, encoded: Encoded) -> None:
+    def store(self, tensor: int, encoded: SparseEncoding) -> None:
         """Make a tensor sparse where it is: its operators have a kernel for that."""
         weight = self._graph.tensors[tensor]
         weight.sparsity = _sparsity(encoded, weight.shape)
@@ -33,7 +33,7 @@ class Rewriter:
                 code = self._model.operatorCodes[operator.opcodeIndex]
                 code.version = max(code.version, BLOCKS_SINCE)
 
-    def unpack(self, tensor: int, encoded: Encoded) -> None:
+    def unpack(self, tensor: int, encoded: SparseEncoding) -> None:
         """Make a tensor the output of DENSIFY on a sparse one, which takes its buffer."""
         weight = self._graph.tensors[tensor]
         sparse = self._constant(weight, b"/dense", sparsity=_sparsity(encoded, weight.shape))
@@ -67,7 +67,7 @@ def lower_versions(model: schema.ModelT) -> None:
             code.version = min(code.version, OLD)
 
 
-def _sparsity(encoded: Encoded, shape: Any) -> schema.SparsityParametersT:
+def _sparsity(encoded: SparseEncoding, shape: Any) -> schema.SparsityParametersT:
     """Describe the walk: all dimensions in full, the last one by its indices, a block's entries in full."""
     walked = [int(shape[dimension]) for dimension in encoded.order[:-1]]
     dimensions = [_full(length) for length in walked] + [_compressed(encoded)]
@@ -86,7 +86,7 @@ def _full(length: int) -> schema.DimensionMetadataT:
     return schema.DimensionMetadataT(format=schema.DimensionType.DENSE, denseSize=length)
 
 
-def _compressed(encoded: Encoded) -> schema.DimensionMetadataT:
+def _compressed(encoded: SparseEncoding) -> schema.DimensionMetadataT:
     segments, indices = _vector(encoded.segments), _vector(encoded.indices)
     return schema.DimensionMetadataT(
         format=schema.DimensionType.SPARSE_CSR,

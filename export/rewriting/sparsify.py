@@ -25,13 +25,13 @@ from tfprune.export.file.files.unpack import as_bytes
 from tfprune.export.file.report import fraction_of_zeros, reason_of, shape_text
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import put_in_order
-from tfprune.export.file.tflite.editor import load, numbers_operators, save
+from tfprune.export.file.tflite.editor import load_objects, numbers_operators, save_objects
 from tfprune.export.file.tflite.reader import Subgraph, Tensor, read
 from tfprune.export.file.xnnpack.groups import analyze
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
 from tfprune.export.rewriting.sparse_eligible import INTEGER, WeightUse, weight_uses
-from tfprune.export.rewriting.sparse_encoding import BLOCK, Encoded, encode, encode_blocks
+from tfprune.export.rewriting.sparse_encoding import BLOCK, SparseEncoding, encode_blocks, encode_rows
 from tfprune.export.rewriting.sparse_graph import Rewriter, lower_versions
 from tfprune.report import Report, table
 
@@ -156,14 +156,14 @@ def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str)
     if "pointwise" in forms and any(group.pointwise for group in groups):
         source = merge_constants(data)
         groups = _groups(read(source).subgraphs)
-    model = load(source)
+    model = load_objects(source)
     for group in groups:
         _choose(group, model, forms, least)
         group.reason = group.reason or ("" if group.encoded else otherwise)
     result = data
     if any(group.encoded for group in groups):
         _rewrite(model, groups)
-        result = carry_over(data, save(model))
+        result = carry_over(data, save_objects(model))
     if len(result) >= len(data):
         result, groups = data, [replace(group, reason=group.reason or GAINLESS) for group in groups]
     rows = tuple(group.row() for group in groups)
@@ -177,7 +177,7 @@ class _Group:
     tensor: Tensor
     members: list[tuple[int, WeightUse]]  # number of the graph, and where in it
     reason: str = ""
-    encoded: Encoded | None = None
+    encoded: SparseEncoding | None = None
 
     @property
     def pointwise(self) -> bool:
@@ -242,7 +242,7 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], least: 
     if "block" in forms and all(use.native for _, use in group.members) and tensor.shape[-1] % BLOCK == 0:
         found.append(encode_blocks(array))
     if ("pointwise" if group.pointwise else "csr") in forms:
-        found.append(encode(array))
+        found.append(encode_rows(array))
     encoded = min(found, key=lambda encoded: encoded.bytes, default=None)
     copies, overhead = len(group.members), OVERHEAD * len(group.members)
     if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:

@@ -21,7 +21,7 @@ from tflite_micro.python.tflite_micro import runtime
 import tfprune
 from tfprune.export import rewrite
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
 
@@ -62,14 +62,14 @@ def dense(network: keras.Model, kind: str) -> bytes:
 
 def share_floats(data: bytes) -> bytes:
     """Round the weights of a float32 file to few values each, as clustering makes them."""
-    model = load(data)
+    model = load_objects(data)
     for tensor in model.subgraphs[0].tensors:
         buffer = model.buffers[tensor.buffer]
         if tensor.type == schema.TensorType.FLOAT32 and np.size(tensor.shape) > 1 and buffer.data is not None:
             values = np.asarray(buffer.data).view("<f4")
             step = (values.max() - values.min()) / (LEVELS - 1)
             buffer.data = (np.round((values - values.min()) / step) * step + values.min()).astype("<f4").view("u1")
-    return save(model)
+    return save_objects(model)
 
 
 def cell(network: keras.Model, data: bytes) -> tuple[str, bool]:

@@ -120,12 +120,12 @@ def _stored(path: Path, content: bytes, data: list[Any]) -> dict[str, str]:
     import numpy as np
 
     from tfprune.export import Runner
-    from tfprune.export.file.tflite.editor import load, save
+    from tfprune.export.file.tflite.editor import load_objects, save_objects
 
-    model = load(content)
+    model = load_objects(content)
     for tensor in model.subgraphs[0].tensors:
         tensor.shapeSignature = None  # TFLite Micro has fixed batches
-    path.write_bytes(save(model))
+    path.write_bytes(save_objects(model))
     outputs = Runner(path).predict([array[:4] for array in data])
     outputs = outputs if isinstance(outputs, list) else [outputs]
     inputs = {f"input_{index}": array[:4] for index, array in enumerate(data)}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tfprune.export.file.tflite.editor import save
+from tfprune.export.file.tflite.editor import save_objects
 
 HERE = Path(__file__).parent
 CRASHING = f"""#!{sys.executable}
@@ -29,7 +29,7 @@ for file in ["a", "bad", "b", "worse"][int(first):]:
     print(json.dumps({{"file": file, "difference": 0.0}}), flush=True)
 """
 
-EMPTY = save(schema.ModelT(version=3, subgraphs=[schema.SubGraphT()]))  # a model whose graph holds nothing
+EMPTY = save_objects(schema.ModelT(version=3, subgraphs=[schema.SubGraphT()]))  # a model whose graph holds nothing
 
 
 class Outputs:

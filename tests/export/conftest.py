@@ -129,10 +129,10 @@ def sparse() -> bytes:
 @pytest.fixture(scope="session")
 def joined() -> Callable[[bytes, bytes], bytes]:
     """Return a function that puts two files into one, with the signatures `first` and `second`."""
-    from tfprune.export.file.tflite.editor import load, save
+    from tfprune.export.file.tflite.editor import load_objects, save_objects
 
     def join(first: bytes, second: bytes) -> bytes:
-        model, other = load(first), load(second)
+        model, other = load_objects(first), load_objects(second)
         (graph,) = other.subgraphs
         for tensor in graph.tensors:
             tensor.buffer += len(model.buffers)
@@ -144,7 +144,7 @@ def joined() -> Callable[[bytes, bytes], bytes]:
         model.signatureDefs += other.signatureDefs
         for number, signature in enumerate(model.signatureDefs):
             signature.signatureKey, signature.subgraphIndex = (b"first", b"second")[number], number
-        return save(model)
+        return save_objects(model)
 
     return join
 

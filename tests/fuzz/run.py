@@ -116,12 +116,12 @@ def targets() -> dict:
     from tfprune.export.file.files.unpack import unpack
     from tfprune.export.file.inspecting.inspect import inspect
     from tfprune.export.file.inspecting.page import page
-    from tfprune.export.file.tflite.editor import load
+    from tfprune.export.file.tflite.editor import load_objects
     from tfprune.export.file.tflite.reader import read
 
     return {
         "read": read,
-        "load": load,
+        "load": load_objects,
         "inspect": inspect,
         "page": page,
         "unpack": unpack,

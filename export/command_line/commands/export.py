@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 from tfprune.export.command_line.commands.base import add_command, add_file
+from tfprune.export.file.files.destination import check_not_read
 from tfprune.export.file.files.model_file import is_model_file
-from tfprune.export.file.files.target import check_not_read
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
 SPARSE = {"auto": "auto", "yes": True, "no": False}

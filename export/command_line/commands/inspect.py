@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from tfprune.export.command_line.commands.base import add_command, add_file, add_model_file
-from tfprune.export.file.files.target import check_not_read
+from tfprune.export.file.files.destination import check_not_read
 
 
 def add_to(commands: Any) -> None:
@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> Any:
-    from tfprune.export.file.files.target import write_atomically
+    from tfprune.export.file.files.destination import write_atomically
     from tfprune.export.file.inspecting.inspect import inspect
     from tfprune.export.file.inspecting.page import page
     from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 
 from tfprune.export.command_line.saved_models.trained import Job
-from tfprune.export.file.files.target import write_atomically
+from tfprune.export.file.files.destination import write_atomically
 from tfprune.keras_models.models.compiled import compile_like
 from tfprune.report import Report, table
 

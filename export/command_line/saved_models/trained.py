@@ -13,7 +13,7 @@ import keras
 import tfprune
 from tfprune.base.spec import check_count
 from tfprune.criteria import Criterion
-from tfprune.export.file.files.target import check_not_read, check_target
+from tfprune.export.file.files.destination import check_destination, check_not_read
 from tfprune.export.keras_side.loading import load_arrays, load_model
 from tfprune.export.keras_side.preparing.signature import signature
 
@@ -90,7 +90,7 @@ def check_target_of_keras(path: str) -> None:
     """Refuse a path that Keras does not write, before any work is done for it."""
     if not path.endswith(".keras"):
         raise ValueError(f"Expected a target that ends in .keras. Received: {path!r}.")
-    check_target(path)
+    check_destination(path)
 
 
 def verbosity() -> int:

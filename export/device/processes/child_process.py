@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfprune.export.device.processes.fork_server import run_ready
+from tfprune.export.device.processes.fork_server import run_forked
 from tfprune.export.device.processes.fork_server_child import OUTPUT
 
 REASON = "reason.txt"
@@ -65,7 +65,7 @@ def run_module(
     folder = Path(folder)
     variables = {**_environment(), **(environment or {})}
     try:
-        code = _run_ready(module, folder, variables, package=package, timeout=timeout) if package else None
+        code = _run_forked(module, folder, variables, package=package, timeout=timeout) if package else None
         code = _run_new(module, folder, variables, timeout=timeout) if code is None else code
     except TimeoutError:
         return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
@@ -79,9 +79,9 @@ def _completed(code: int, folder: Path) -> Completed:
     return Completed(ok=False, reason=_failure(code, folder, text), output=text)
 
 
-def _run_ready(module: str, folder: Path, variables: dict[str, str], *, package: str, timeout: float) -> int | None:
+def _run_forked(module: str, folder: Path, variables: dict[str, str], *, package: str, timeout: float) -> int | None:
     job = {"module": module, "folder": str(folder.absolute()), "here": str(Path.cwd()), "path": _paths()}
-    return run_ready(package, {**job, "environment": variables}, timeout=timeout)
+    return run_forked(package, {**job, "environment": variables}, timeout=timeout)
 
 
 def _run_new(module: str, folder: Path, variables: dict[str, str], *, timeout: float) -> int:

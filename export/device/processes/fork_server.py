@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-FORKING = "tfprune.export.device.processes.fork_server_child"
+FORK_SERVER_CHILD = "tfprune.export.device.processes.fork_server_child"
 # Elsewhere forking a process that has imported a large package is not safe, or not possible.
 CAN_FORK = sys.platform == "linux"
 READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_", "LD_", "OMP_", "OPENBLAS_")  # a change needs a new process
 
 
-class ReadyProcess:
+class ForkServer:
     """One Python process that imports a package and then waits for jobs.
 
     Args:
@@ -33,7 +33,7 @@ class ReadyProcess:
         self._key = _key(package, environment)
         watched, self._lifeline = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", FORKING, package, str(watched)],
+            [sys.executable, "-m", FORK_SERVER_CHILD, package, str(watched)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -86,10 +86,10 @@ class ReadyProcess:
 
 
 _lock = threading.Lock()
-_waiting: list[ReadyProcess] = []  # none or one
+_waiting: list[ForkServer] = []  # none or one
 
 
-def run_ready(package: str, job: Mapping[str, Any], *, timeout: float) -> int | None:
+def run_forked(package: str, job: Mapping[str, Any], *, timeout: float) -> int | None:
     """Run a job in a fork of the process that has the package imported, which is started if there is none.
 
     Args:
@@ -115,11 +115,11 @@ def run_ready(package: str, job: Mapping[str, Any], *, timeout: float) -> int | 
 
 
 @contextlib.contextmanager
-def _borrowed(package: str, environment: Mapping[str, str]) -> Iterator[ReadyProcess]:
+def _borrowed(package: str, environment: Mapping[str, str]) -> Iterator[ForkServer]:
     """Give the process that waits, or a new one; one that did not end its job does not wait again."""
     if _waiting and not _waiting[0].fits(package, environment):
         _end()
-    process = _waiting.pop() if _waiting else ReadyProcess(package, environment)
+    process = _waiting.pop() if _waiting else ForkServer(package, environment)
     with contextlib.ExitStack() as unless_it_ends:
         unless_it_ends.callback(process.close)
         yield process

@@ -1,4 +1,4 @@
-"""The process that has a package imported and forks for each job: the other side of `ready_process`."""
+"""The process that has a package imported and forks for each job: the other side of `fork_server`."""
 
 from __future__ import annotations
 

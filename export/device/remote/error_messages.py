@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # What is printed -> what it means, and what to do; {address} and {python} are filled in.
-OF_CONNECTION = (
+CONNECTION_ERRORS = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "a host whose key is another one than before. Another machine may answer in its place; if it was set up "
@@ -32,7 +32,7 @@ OF_CONNECTION = (
     ),
     ("device unauthorized", "a phone that does not trust this machine. Allow debugging on its screen"),
 )
-OF_START = (
+STARTUP_ERRORS = (
     ("No module named 'numpy'", "a Python without NumPy. Run there: {python} -m pip install numpy ai-edge-litert"),
     ("the device half needs", "an old Python. Name one of 3.10 or later, as in python='python3.11'"),
     ("No space left on device", "a device without space for temporary files. Free some"),
@@ -42,11 +42,11 @@ NO_PYTHON = (
     "no Python by the name {python!r}. Install one there, with numpy and ai-edge-litert, or say where it is, as in "
     "python='env/bin/python'"
 )
-OF_SHELL = (126, 127)  # exit codes: what was found cannot be run, and nothing was found
-OF_SSH = 255
+SHELL_EXIT_CODES = (126, 127)  # exit codes: what was found cannot be run, and nothing was found
+SSH_EXIT_CODE = 255
 
 
-def complaint(printed: str, *, address: str, python: str, code: int | None) -> str:
+def error_message(printed: str, *, address: str, python: str, code: int | None) -> str:
     """Return an error text for a device that did not start.
 
     Args:
@@ -55,9 +55,11 @@ def complaint(printed: str, *, address: str, python: str, code: int | None) -> s
         python: The Python that was called there.
         code: How the command ended; None if it had to be ended here.
     """
-    tables = OF_CONNECTION + OF_START if code in (None, OF_SSH) else OF_START + OF_CONNECTION
+    tables = (
+        CONNECTION_ERRORS + STARTUP_ERRORS if code in (None, SSH_EXIT_CODE) else STARTUP_ERRORS + CONNECTION_ERRORS
+    )
     meaning = next((meaning for pattern, meaning in tables if re.search(pattern, printed)), None)
-    if code in OF_SHELL:
+    if code in SHELL_EXIT_CODES:
         meaning = NO_PYTHON
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     quoted = f" It printed: {lines[-1].rstrip('.')}." if lines else ""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from tfprune.export.device.remote.error_messages import complaint
+from tfprune.export.device.remote.error_messages import error_message
 from tfprune.export.device.remote.messages import Message, receive, send, skip_to_mark
 from tfprune.export.device.remote.payload import START, payload
 from tfprune.export.device.remote.transport import Transport
@@ -55,7 +55,7 @@ class Link:
             code = self._end()
             printed = self._printed()
             self._errors.close()
-            text = complaint(printed, address=way.address, python=python, code=None if self._is_late else code)
+            text = error_message(printed, address=way.address, python=python, code=None if self._is_late else code)
             raise ValueError(text)
         _log.info("connected to %s: %s", way.address, hello.header)
         self._sending, self._is_closed = threading.Lock(), threading.Event()

@@ -134,7 +134,7 @@ def _largest(values: Iterable[Any]) -> Any:
     return max((value for value in values if value is not None), default=None)
 
 
-def _work(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
     inputs = inputs_from_job(settings["form"], arrays, draw=partial(_draw, runner, settings["batch"]))
@@ -178,4 +178,4 @@ def _peak_memory() -> int | None:
 
 
 if __name__ == "__main__":
-    run_as_child(_work)
+    run_as_child(_run_job)

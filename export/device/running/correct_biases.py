@@ -15,7 +15,7 @@ from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.device.running.quantization_error import FILES, Pair, names_of, run_both
 from tfprune.export.file.files.model_file import Source, read_model
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.model import Operator, Subgraph
 from tfprune.export.file.tflite.reader import read
 
@@ -102,22 +102,24 @@ def _move(model: schema.ModelT, layer: Operator, difference: np.ndarray) -> None
     model.buffers[tensor.buffer].data = moved
 
 
-def _work(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     reference, quantized = ((folder / name).read_bytes() for name in FILES)
-    model = load(quantized)
+    model = load_objects(quantized)
     graph, known = read(quantized).subgraphs[0], names_of(reference)
     for layer in _with_bias(graph):
         name = _name(graph, layer, known)
         total, rows = np.zeros(1), 0
-        for _, right, found, _ in Pair(reference, save(model)).compared(settings["form"], arrays, {name} - {""}):
+        for _, right, found, _ in Pair(reference, save_objects(model)).compared(
+            settings["form"], arrays, {name} - {""}
+        ):
             channels = right.shape[-1]
             total = total + (right.astype(np.float64) - found.reshape(right.shape)).reshape(-1, channels).sum(axis=0)
             rows += right.size // channels
         if rows:
             _move(model, layer, total / rows)
-    (folder / CORRECTED).write_bytes(save(model))
+    (folder / CORRECTED).write_bytes(save_objects(model))
 
 
 if __name__ == "__main__":
-    run_as_child(_work)
+    run_as_child(_run_job)

@@ -79,7 +79,7 @@ def check_labels(labels: Any) -> np.ndarray:
     return column
 
 
-def accuracy_of(outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
+def classification_accuracy(outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> float:
     """Return the fraction of samples whose largest output is that of their class.
 
     Args:

@@ -203,7 +203,7 @@ def length_of(arrays: dict[str, np.ndarray]) -> int:
     return min(len(array) for array in arrays.values())
 
 
-def _work(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     pair = Pair(*((folder / name).read_bytes() for name in FILES))
     sums = {name: _Sums() for name in settings["names"]}
@@ -214,4 +214,4 @@ def _work(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_as_child(_work)
+    run_as_child(_run_job)

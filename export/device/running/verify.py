@@ -16,7 +16,7 @@ from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job, random_inputs
-from tfprune.export.device.running.metrics import accuracy_of, check_labels
+from tfprune.export.device.running.metrics import check_labels, classification_accuracy
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify_report import VerifyReport
 from tfprune.export.file.files.model_file import Source, read_model, source_name
@@ -79,7 +79,7 @@ def verify(
     report = compare_run(run, expected, tolerance=tolerance)
     if run.reason or classes is None:
         return report
-    return replace(report, accuracy=accuracy_of(run.outputs, classes))
+    return replace(report, accuracy=classification_accuracy(run.outputs, classes))
 
 
 class Comparison(NamedTuple):
@@ -141,7 +141,7 @@ def compare_run(run: Run, expected: Any, *, tolerance: float) -> VerifyReport:
     )
 
 
-def _work(folder: Path) -> None:
+def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     runner = Runner((folder / MODEL).read_bytes())
     write_job(folder, "loaded", settings={"runtime": runner.runtime})
@@ -206,4 +206,4 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
 
 
 if __name__ == "__main__":
-    run_as_child(_work)
+    run_as_child(_run_job)

@@ -10,12 +10,12 @@ END_SIZE = 22  # bytes of the archive's last record, before its comment
 COMMENT = 2**16 - 1  # the longest comment behind it
 
 
-def carry_over(source: bytes, target: bytes) -> bytes:
+def carry_over(source: bytes, rewritten: bytes) -> bytes:
     """Append to a rewritten file the archive that stands behind the one it was made from.
 
     Args:
         source: The file before, whole.
-        target: The flatbuffer after.
+        rewritten: The flatbuffer after.
 
     Returns:
         The flatbuffer and the archive, whose offsets count from the new file's start; the flatbuffer alone where
@@ -24,13 +24,13 @@ def carry_over(source: bytes, target: bytes) -> bytes:
     try:
         start, offsets = _archive(source)
     except (struct.error, ValueError):
-        return target
-    shift = len(target) - start
+        return rewritten
+    shift = len(rewritten) - start
     archive = bytearray(source[start:])
     for position in offsets:
         (offset,) = struct.unpack_from("<I", archive, position - start)
         struct.pack_into("<I", archive, position - start, offset + shift)
-    return target + bytes(archive)
+    return rewritten + bytes(archive)
 
 
 def _archive(data: bytes) -> tuple[int, list[int]]:

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from tfprune.export.file.tflite.flatbuffer_table import Table
+from tfprune.export.file.tflite.flatbuffer_table import FlatbufferTable
 
 # By the operator's number: its name, and the number of its kind of options, which begin with the number of outputs.
 COUNTED = {49: ("SPLIT", 35), 88: ("UNPACK", 64), 102: ("SPLIT_V", 79)}
@@ -32,7 +32,7 @@ def check_operators(data: bytes) -> None:
         ValueError: If there is one.
     """
     try:
-        model = Table.model(data)
+        model = FlatbufferTable.root(data)
         codes = [max(code.number(0, "<b"), code.number(3, "<i")) for code in model.tables(1)]
         filled = {index for index, buffer in enumerate(model.tables(4)) if len(buffer.vector(0, "u1"))}
         graphs = model.tables(2)
@@ -46,7 +46,7 @@ def check_operators(data: bytes) -> None:
         raise ValueError("a part lies outside the file.") from error
 
 
-def _check_graph(graph: Table, codes: list[int], filled: set[int]) -> None:
+def _check_graph(graph: FlatbufferTable, codes: list[int], filled: set[int]) -> None:
     tensors = graph.tables(0)
     if any(not 0 <= end < len(tensors) for slot in (1, 2) for end in graph.vector(slot, "<i4").tolist()):
         raise ValueError("a graph takes or gives a tensor that it has not.")
@@ -77,7 +77,7 @@ def _check_graph(graph: Table, codes: list[int], filled: set[int]) -> None:
         raise ValueError("a graph gives a tensor that no operator makes.")
 
 
-def _check_scales(tensor: Table) -> None:
+def _check_scales(tensor: FlatbufferTable) -> None:
     quantization, kind = tensor.table(4), tensor.number(1, "<b")
     if quantization is None or kind not in RANGES:
         return
@@ -89,7 +89,7 @@ def _check_scales(tensor: Table) -> None:
         raise ValueError(f"a tensor of integers has a zero point outside {low} to {high}.")
 
 
-def _check_count(operator: Table, found: int, name: str, kind: int) -> None:
+def _check_count(operator: FlatbufferTable, found: int, name: str, kind: int) -> None:
     options = operator.table(4) if operator.number(3, "<B") == kind else None
     said = options.number(0, "<i") if options else 0
     if said != found:

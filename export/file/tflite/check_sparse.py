@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from tfprune.export.file.tflite.flatbuffer_table import Table
+from tfprune.export.file.tflite.flatbuffer_table import FlatbufferTable
 from tfprune.export.file.tflite.sparse_positions import SparseDimension, arrange, positions
 
 WORK = 8  # entries looked at for each byte of the file, at most: tensors can share their values
@@ -22,12 +22,12 @@ def check_sparse(data: bytes) -> None:
         ValueError: If there is one.
     """
     try:
-        _check_tensors(Table.model(data), WORK * len(data))
+        _check_tensors(FlatbufferTable.root(data), WORK * len(data))
     except struct.error as error:
         raise ValueError("a part lies outside the file.") from error
 
 
-def _check_tensors(model: Table, left: int) -> None:
+def _check_tensors(model: FlatbufferTable, left: int) -> None:
     buffers = model.tables(4)
     tensors = [tensor for graph in model.tables(2) for tensor in graph.tables(0)]
     for tensor in tensors:
@@ -42,13 +42,13 @@ def _check_tensors(model: Table, left: int) -> None:
         positions(_dimensions(tensor, sparsity), count)
 
 
-def _dimensions(tensor: Table, sparsity: Table) -> tuple[SparseDimension, ...]:
+def _dimensions(tensor: FlatbufferTable, sparsity: FlatbufferTable) -> tuple[SparseDimension, ...]:
     shape = tuple(tensor.vector(0, "<i4").tolist())
     order, blocks = sparsity.vector(0, "<i4").tolist(), sparsity.vector(1, "<i4").tolist()
     return arrange(shape, order, blocks=blocks, stored=[_dimension(table) for table in sparsity.tables(2)])
 
 
-def _dimension(table: Table) -> SparseDimension:
+def _dimension(table: FlatbufferTable) -> SparseDimension:
     if table.number(0, "<b") == 0:
         return SparseDimension(table.number(1, "<i"))
     kinds, vectors = (table.number(2, "<B"), table.number(4, "<B")), (table.table(3), table.table(5))

@@ -21,7 +21,7 @@ TYPES = ("int8", "int16", "int32", "int64", "float32", "bool")
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class DecodeConstants:
     """A weight as DECODE takes it.
 
     Attributes:
@@ -40,13 +40,15 @@ class Encoded:
         return self.bits.nbytes + self.ancillary.nbytes
 
 
-def encode_pruned(values: np.ndarray) -> Encoded:
+def encode_pruned(values: np.ndarray) -> DecodeConstants:
     """Leave out the entries whose bits are all 0: zeros, but not the -0.0 of floats, which may give another sign."""
     marks = _raw(values) != 0
-    return Encoded("pruned", np.packbits(marks), _with_header(PRUNED, values.ravel()[marks], bytes([VERSION])))
+    return DecodeConstants(
+        "pruned", np.packbits(marks), _with_header(PRUNED, values.ravel()[marks], bytes([VERSION]))
+    )
 
 
-def encode_table(values: np.ndarray) -> Encoded | None:
+def encode_table(values: np.ndarray) -> DecodeConstants | None:
     """Store an index of 1 to 7 bits for each entry, and the different values once; None if there are too many."""
     different, indices = np.unique(_raw(values), return_inverse=True)
     width = max(1, (len(different) - 1).bit_length())
@@ -55,10 +57,10 @@ def encode_table(values: np.ndarray) -> Encoded | None:
     bits = np.unpackbits(indices.astype(np.uint8).reshape(-1, 1), axis=1)[:, 8 - width :]
     # Runtimes from before there was an axis walk over tables, one for each channel, and step by 0 stays at the first.
     header = bytes([VERSION, ONE_TABLE << 4 | width, 0])
-    return Encoded("table", np.packbits(bits), _with_header(TABLE, different.view(values.dtype), header))
+    return DecodeConstants("table", np.packbits(bits), _with_header(TABLE, different.view(values.dtype), header))
 
 
-def decode(
+def decode_weight(
     encoded: np.ndarray, ancillary: np.ndarray, *, dtype: str, shape: tuple[int, ...], zeros: np.ndarray
 ) -> tuple[np.ndarray, int] | None:
     """Return the flat entries of a weight, and how many bytes of the two constants are values.

@@ -17,7 +17,7 @@ from tfprune.export.file.tflite.shared_parts import sharing_builder, size_of, wi
 CONTROL_DEPENDENCIES = b"model_control_dependencies"  # metadata that name operators by their indices
 
 
-def load(data: bytes) -> schema.ModelT:
+def load_objects(data: bytes) -> schema.ModelT:
     """Unpack a plain .tflite file into objects that can be changed.
 
     Args:
@@ -54,11 +54,11 @@ def numbers_operators(model: schema.ModelT) -> bool:
     return any(entry.name == CONTROL_DEPENDENCIES for entry in model.metadata or ())
 
 
-def save(model: schema.ModelT) -> bytes:
+def save_objects(model: schema.ModelT) -> bytes:
     """Pack a model into a plain .tflite file, equal parts once; the same model gives the same bytes.
 
     Args:
-        model: What `load` returns, changed or not. It is left as it is.
+        model: What `load_objects` returns, changed or not. It is left as it is.
 
     Returns:
         The file's bytes.

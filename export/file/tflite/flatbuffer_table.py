@@ -7,11 +7,11 @@ import struct
 import numpy as np
 
 
-class Table:
+class FlatbufferTable:
     """A table of a flatbuffer that is known to be whole; slots are numbered as the format's schema lists them."""
 
     @classmethod
-    def model(cls, data: bytes) -> Table:
+    def root(cls, data: bytes) -> FlatbufferTable:
         """Return the table in which all others lie."""
         return cls(data, struct.unpack_from("<I", data, 0)[0])
 
@@ -24,16 +24,16 @@ class Table:
         position = self._position(slot)
         return struct.unpack_from(layout, self._data, position)[0] if position else 0
 
-    def table(self, slot: int) -> Table | None:
+    def table(self, slot: int) -> FlatbufferTable | None:
         position = self._position(slot)
-        return Table(self._data, self._follow(position)) if position else None
+        return FlatbufferTable(self._data, self._follow(position)) if position else None
 
-    def tables(self, slot: int) -> list[Table]:
+    def tables(self, slot: int) -> list[FlatbufferTable]:
         position = self._position(slot)
         if not position:
             return []
         offsets, first = self.vector(slot, "<u4"), self._follow(position) + 4
-        return [Table(self._data, first + 4 * entry + int(offset)) for entry, offset in enumerate(offsets)]
+        return [FlatbufferTable(self._data, first + 4 * entry + int(offset)) for entry, offset in enumerate(offsets)]
 
     def vector(self, slot: int, dtype: str) -> np.ndarray:
         position = self._position(slot)

@@ -13,7 +13,7 @@ import numpy as np
 from tfprune.export.file.report import TensorInfo, reason_of
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.check_structure import IDENTIFIER
-from tfprune.export.file.tflite.decode_format import OPERATOR, PRUNED, decode
+from tfprune.export.file.tflite.decode_format import OPERATOR, PRUNED, decode_weight
 from tfprune.export.file.tflite.model import Model, Operator, Subgraph, Tensor
 from tfprune.export.file.tflite.signature_order import in_order
 from tfprune.export.file.tflite.sparse_positions import SparseDimension, arrange
@@ -37,7 +37,7 @@ def read(data: bytes) -> Model:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if
             ai-edge-litert is not installed.
     """
-    schema.require()
+    schema.require_schema()
     if data[4:8] != IDENTIFIER:
         raise ValueError(
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}). "
@@ -156,7 +156,7 @@ class _Reader:
             self._spend(raw.nbytes + more.nbytes)
             along = [-1 if number == axis and len(zeros) > 1 else 1 for number in range(len(tensor.shape))]
             spread = np.reshape(np.array(zeros), along)
-            found = decode(raw, more, dtype=tensor.dtype, shape=tensor.shape, zeros=spread)
+            found = decode_weight(raw, more, dtype=tensor.dtype, shape=tensor.shape, zeros=spread)
             if found is None:
                 return None
             stored = (found[1], raw.nbytes + more.nbytes - found[1])

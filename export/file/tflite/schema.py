@@ -12,7 +12,7 @@ class MissingPackage(ImportError, ValueError):  # noqa: N818 (said in words, not
     """No interpreter, or no reader of the file format, is installed."""
 
 
-def require() -> None:
+def require_schema() -> None:
     """Load the classes.
 
     Raises:

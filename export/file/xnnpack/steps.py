@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load
+from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import Operator, Subgraph, Tensor, read
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
@@ -87,7 +87,7 @@ def read_steps(data: bytes) -> tuple[Steps, ...]:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is
             not installed.
     """
-    graphs, model = read(data).subgraphs, load(data)
+    graphs, model = read(data).subgraphs, load_objects(data)
     return tuple(_steps(graph, model, number) for number, graph in enumerate(graphs))
 
 

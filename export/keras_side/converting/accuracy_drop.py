@@ -17,7 +17,7 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.calibration_data import read_check_on
 from tfprune.export.keras_side.preparing.signature import Signature
 from tfprune.export.micro.interpreter import run_by_name
-from tfprune.export.rewriting.export_report import LostAccuracy
+from tfprune.export.rewriting.export_report import AccuracyDrop
 
 # What runs a file on samples whose answers are known.
 RUN_FILE: dict[str | None, Callable[..., Run]] = {None: run_in_child, "micro": run_by_name}
@@ -52,13 +52,13 @@ def read_evaluate_on(data: Any, inputs: Signature, *, metric: Any, max_drop: Any
     return EvaluateOn(read_check_on(x, inputs, argument="evaluate_on"), y, metric, max_drop)
 
 
-def lost_accuracy(
+def accuracy_drop(
     content: bytes,
     data: EvaluateOn | None,
     *,
     predict: Callable[[Mapping[str, np.ndarray]], list[np.ndarray]],
     target: str | None = None,
-) -> tuple[LostAccuracy, ...]:
+) -> tuple[AccuracyDrop, ...]:
     """Measure a file and the model it was made from, and refuse it if it lost too much.
 
     Args:
@@ -82,7 +82,7 @@ def lost_accuracy(
     outputs = dict(zip(run.outputs, predict(data.x), strict=True))
     before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
     sign = -1 if is_error(data.metric) else 1
-    lost = [LostAccuracy(name, before[name], after[name], sign * (before[name] - after[name])) for name in before]
+    lost = [AccuracyDrop(name, before[name], after[name], sign * (before[name] - after[name])) for name in before]
     for one in lost:
         if not one.drop <= data.max_drop:
             raise ValueError(
@@ -94,7 +94,9 @@ def lost_accuracy(
     return tuple(lost)
 
 
-def accuracy_of(content: bytes, data: tuple[Any, Any], *, metric: str, target: str | None = None) -> dict[str, float]:
+def file_metrics(
+    content: bytes, data: tuple[Any, Any], *, metric: str, target: str | None = None
+) -> dict[str, float]:
     """Run a file on samples whose answers are known, where it is meant to run, and measure how good its outputs are.
 
     Args:

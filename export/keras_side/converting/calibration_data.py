@@ -68,7 +68,7 @@ def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on"
     return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}
 
 
-def read_labeled(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
+def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
     """Read all samples and labels into arrays, as Keras takes them.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import QUANTIZED, indices_of, put_in_order
-from tfprune.export.file.tflite.editor import add_tensor, builtin_code, load, numbers_operators, save
+from tfprune.export.file.tflite.editor import add_tensor, builtin_code, load_objects, numbers_operators, save_objects
 
 INTEGERS_SINCE = 2  # the version of each of `MOVES` that takes 8-bit values
 MOVES = {"SPLIT": 1, "SPLIT_V": 0, "UNPACK": 0}  # operators with several results, and the index of their input
@@ -36,14 +36,14 @@ def join_islands(data: bytes) -> bytes:
         ValueError: If the bytes are damaged or not a TFLite file; or (also an ImportError) if ai-edge-litert is
             not installed.
     """
-    model = load(data)
+    model = load_objects(data)
     if numbers_operators(model):
         return data
     for graph in model.subgraphs:
         if graph.operators:
             _Joining(model, graph).apply()
     put_in_order(model)
-    return save(model)
+    return save_objects(model)
 
 
 class _Joining:

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from tfprune.export.file.files.model_file import Source
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.preparing.signature import signature, smallest_vocabulary
-from tfprune.export.micro.interpreter import require
+from tfprune.export.micro.interpreter import require_interpreter
 from tfprune.export.micro.micro_support_report import MicroSupportReport, support_of_file
 from tfprune.masking.wrapping.strip import plain_copy
 
@@ -44,7 +44,7 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
     """
     if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
         return support_of_file(model_or_source, board=board)
-    require()
+    require_interpreter()
     return support_of_file(dense_int8(model_or_source), board=board)
 
 
@@ -78,9 +78,9 @@ def _move_what_is_alike(model: keras.Model) -> None:
 
 def _with_scales(content: bytes) -> bytes:
     """Widen the ranges of activations that are next to nothing: the interpreter's softmax stops on untrained ones."""
-    model = load(content)
+    model = load_objects(content)
     for tensor in model.subgraphs[0].tensors:
         scale = getattr(tensor.quantization, "scale", None)  # what stays in float has none
         if scale is not None and np.size(scale) == 1 and model.buffers[tensor.buffer].data is None:
             tensor.quantization.scale = np.maximum(scale, SMALLEST).astype(np.float32)
-    return save(model)
+    return save_objects(model)

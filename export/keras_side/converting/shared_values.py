@@ -15,7 +15,14 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import put_in_order
-from tfprune.export.file.tflite.editor import add_values, builtin_code, inputs_of, load, numbers_operators, save
+from tfprune.export.file.tflite.editor import (
+    add_values,
+    builtin_code,
+    inputs_of,
+    load_objects,
+    numbers_operators,
+    save_objects,
+)
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
 from tfprune.keras_models.models.kinds import leaf_layers
 from tfprune.keras_models.models.layers import as_numpy
@@ -43,13 +50,13 @@ def share_grids(data: bytes, plain: keras.Model, *, of: keras.Model | None) -> b
     paths = {path for path, layer in leaf_layers(of) if shares_values(layer)} if of is not None else set()
     layers = [layer for path, layer in leaf_layers(plain) if path in paths]
     wanted = [_integers(kernel) for layer in layers for kernel in layer.inner_kernels.values()]
-    model = load(data) if wanted else None
+    model = load_objects(data) if wanted else None
     if model is None or numbers_operators(model):
         return data
     for graph in model.subgraphs:
         _Sharing(model, graph, wanted).apply()
     put_in_order(model)  # without the values that nothing refers to any more
-    return save(model)
+    return save_objects(model)
 
 
 def _integers(kernel: Kernel) -> np.ndarray:

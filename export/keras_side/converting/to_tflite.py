@@ -14,12 +14,12 @@ import tfprune
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_number
 from tfprune.export.file.files.codec import check_method
-from tfprune.export.file.files.target import check_target, write_atomically
+from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import NEEDED
 from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
-from tfprune.export.keras_side.converting.accuracy_drop import lost_accuracy, read_evaluate_on
+from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_evaluate_on
 from tfprune.export.keras_side.converting.calibration_data import predict, read_calibration, read_check_on
 from tfprune.export.keras_side.converting.check_integers import check_integers
 from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert
@@ -33,11 +33,11 @@ from tfprune.export.micro.budgets import read_target
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     FileForm,
+    candidate_files,
     check_form_arguments,
     choose,
     choose_micro,
     export_report,
-    forms,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
 from tfprune.masking.wrapping.pruned import holds_pruned
@@ -154,7 +154,7 @@ def to_tflite(
         difference      ... (allowed: 0.01 of the largest output)
         ...
     """
-    place = check_target(path)
+    place = check_destination(path)
     check_method(compress)
     trained = model if quantize == "int8" and holds_ranges(model) else None
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=trained is not None)
@@ -190,7 +190,7 @@ def to_tflite(
             progress.add()
             choice = choose(found, inputs=data, optimize=optimize, compress=compress, **wanted)
         predicted = partial(predict, plain, inputs=inputs)
-        lost = lost_accuracy(choice.form.content, answers, predict=predicted, target=target)
+        lost = accuracy_drop(choice.form.content, answers, predict=predicted, target=target)
     write_atomically(place, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     return export_report(str(place), choice, lost=lost, nnz=nnz, size=size)
@@ -243,7 +243,7 @@ def _without_unread(plain: keras.Model) -> keras.Model:
 def _forms(
     plain: keras.Model, content: bytes, *, quantize: str | None, levels: int | None, sparse: Any, optimize: str
 ) -> list[FileForm]:
-    found = forms(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
+    found = candidate_files(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
     return found + (_sparse_ready(plain, quantize, levels) if optimize == "latency" and sparse is not False else [])
 
 
@@ -260,7 +260,7 @@ def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) 
         return []
     content = _shared(convert(ready, quantize=quantize), levels)
     name = f"{quantize or 'float32'}, sparse-ready"
-    found = forms(content, name=name, sparse="auto", optimize="latency")
+    found = candidate_files(content, name=name, sparse="auto", optimize="latency")
     return [form for form in found if inference_of_file(form.content).active]
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tfprune.export.file.inspecting.inspect import inspect
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.decode_format import Encoded, decode, encode_pruned, encode_table
-from tfprune.export.file.tflite.editor import save
+from tfprune.export.file.tflite.decode_format import DecodeConstants, decode_weight, encode_pruned, encode_table
+from tfprune.export.file.tflite.editor import save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.interpreter import run_files
 
@@ -46,11 +46,11 @@ def test_both_forms_come_back(dtype, values):
     random = np.random.default_rng(values)
     weight = random.integers(-50, 50, values).astype(dtype)[random.integers(0, values, (7, 9))]
     for encoded in (encode_pruned(weight), encode_table(weight)):
-        entries, _ = decode(encoded.bits, encoded.ancillary, dtype=dtype, shape=(7, 9), zeros=NO_ZEROS)
+        entries, _ = decode_weight(encoded.bits, encoded.ancillary, dtype=dtype, shape=(7, 9), zeros=NO_ZEROS)
         assert entries.reshape(7, 9).tobytes() == weight.tobytes()
 
 
-def decoding_file(encoded: Encoded, weight: np.ndarray, *, scales: int, axis: int = 0) -> bytes:
+def decoding_file(encoded: DecodeConstants, weight: np.ndarray, *, scales: int, axis: int = 0) -> bytes:
     """Return a file that adds what DECODE makes to its input: int8, with scales of 1."""
     one = np.ones(1, np.float32)
     point = schema.QuantizationParametersT(scale=one, zeroPoint=np.zeros(1, np.int64))
@@ -86,10 +86,10 @@ def decoding_file(encoded: Encoded, weight: np.ndarray, *, scales: int, axis: in
         tensors=tensors, inputs=np.array([0], np.int32), outputs=np.array([4], np.int32), operators=operators
     )
     buffers = [schema.BufferT(), schema.BufferT(data=encoded.bits), schema.BufferT(data=encoded.ancillary)]
-    return save(schema.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers))
+    return save_objects(schema.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers))
 
 
-def tables(weight: np.ndarray, axis: int) -> Encoded:
+def tables(weight: np.ndarray, axis: int) -> DecodeConstants:
     """Store a table for each index along an axis, as TensorFlow's own tool does."""
     rows = np.moveaxis(weight, axis, 0)
     found = [np.unique(row, return_inverse=True) for row in rows]
@@ -99,7 +99,7 @@ def tables(weight: np.ndarray, axis: int) -> Encoded:
     bits = np.unpackbits(indices.astype(np.uint8).reshape(-1, 1), axis=1)[:, 8 - width :]
     table = np.concatenate([np.pad(values, (0, step - len(values))) for values, _ in found]).view(np.uint8)
     header = np.array([0, 1, 0, 0, 1, axis << 4 | width, step, *[0] * 9], np.uint8)
-    return Encoded("table", np.packbits(bits), np.concatenate([header, table]))
+    return DecodeConstants("table", np.packbits(bits), np.concatenate([header, table]))
 
 
 def test_the_interpreter_unpacks_the_same():
@@ -141,7 +141,7 @@ def test_a_header_that_lies_is_refused(place, value):
     lies = encoded.ancillary.copy()
     lies[place] = value
     with pytest.raises(ValueError, match="damaged"):
-        read(decoding_file(Encoded("pruned", encoded.bits, lies), weight, scales=1))
+        read(decoding_file(DecodeConstants("pruned", encoded.bits, lies), weight, scales=1))
 
 
 def test_a_mask_that_does_not_fit_the_values_is_refused():
@@ -153,7 +153,7 @@ def test_a_mask_that_does_not_fit_the_values_is_refused():
         (encoded.bits | 1, encoded.ancillary),
     ):
         with pytest.raises(ValueError, match="damaged"):
-            read(decoding_file(Encoded("pruned", bits, ancillary), weight, scales=1))
+            read(decoding_file(DecodeConstants("pruned", bits, ancillary), weight, scales=1))
 
 
 def test_what_only_applications_read_is_no_weight():
@@ -161,7 +161,7 @@ def test_what_only_applications_read_is_no_weight():
     encoded = encode_pruned(weight)
     custom = encoded.ancillary.copy()
     custom[0] = 200
-    assert read(decoding_file(Encoded("pruned", encoded.bits, custom), weight, scales=1)).weights == ()
+    assert read(decoding_file(DecodeConstants("pruned", encoded.bits, custom), weight, scales=1)).weights == ()
 
 
 @settings(max_examples=200, deadline=None)
@@ -178,7 +178,7 @@ def test_anything_is_read_or_refused(bits, ancillary, kind, data):
     dtype = data.draw(st.sampled_from(["int8", "int16", "float32", "uint8", "bool"]))
     parts = [np.frombuffer(part, np.uint8) for part in (bits, head + ancillary[len(head) :])]
     try:
-        found = decode(*parts, dtype=dtype, shape=shape, zeros=NO_ZEROS)
+        found = decode_weight(*parts, dtype=dtype, shape=shape, zeros=NO_ZEROS)
     except ValueError:
         return
     assert found is None or found[0].size == np.prod(shape, dtype=int)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfprune.export import inspect, rewrite
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import find_board, fits
 from tfprune.export.micro.candidates import Candidates
@@ -67,13 +67,13 @@ def test_values_that_are_few_become_tables(network):
 
 def dense_int8(network) -> bytes:
     """Return the int8 file with weights that are not zero."""
-    model = load(network.files["int8"])
+    model = load_objects(network.files["int8"])
     for tensor in model.subgraphs[0].tensors:
         if len(tensor.shape) > 1 and model.buffers[tensor.buffer].data is not None and tensor.type == 9:
             size = len(model.buffers[tensor.buffer].data)
             values = np.random.default_rng(size).integers(1, 100, size).astype(np.int8)
             model.buffers[tensor.buffer].data = values.view(np.uint8)
-    return save(model)
+    return save_objects(model)
 
 
 def test_a_file_is_rewritten_within_its_budgets(network, tmp_path):
@@ -138,13 +138,13 @@ def test_what_the_interpreter_refuses_is_told(network, cases, tmp_path):
 
 
 def test_a_weight_of_another_graph_stays_dense(network):
-    model = load(network.files["int8"])
+    model = load_objects(network.files["int8"])
     weight = next(tensor for tensor in model.subgraphs[0].tensors if list(tensor.shape) == [24, 3, 3, 3])
     other = type(model.subgraphs[0])(tensors=[weight], inputs=[], outputs=[], operators=[])
     model.subgraphs.append(other)
-    candidate = Candidates(save(model)).write((0, 1, 1, 1))
+    candidate = Candidates(save_objects(model)).write((0, 1, 1, 1))
     assert candidate.rows[0].reason == "another graph reads it, too"
-    assert Candidates(save(model)).plan(10**9, 0)[0] == 0
+    assert Candidates(save_objects(model)).plan(10**9, 0)[0] == 0
 
 
 def test_boards():

@@ -7,7 +7,7 @@ import pytest
 
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.tflite.schema import MissingPackage
 from tfprune.export.micro import interpreter
@@ -42,12 +42,14 @@ def test_damaged_constants_of_decode_are_reasons_too(network, monkeypatch):
     candidates = Candidates(network.files["int8"])
     whole = candidates.write((1,) * candidates.layers).data
     random, files = np.random.default_rng(0), []
-    places = [tensor.buffer for tensor in load(whole).subgraphs[0].tensors if tensor.type == schema.TensorType.UINT8]
+    places = [
+        tensor.buffer for tensor in load_objects(whole).subgraphs[0].tensors if tensor.type == schema.TensorType.UINT8
+    ]
     for place in places:
         for damage in DAMAGES:
-            model = load(whole)
+            model = load_objects(whole)
             model.buffers[place].data = damage(np.array(model.buffers[place].data), random)
-            files.append(save(model))
+            files.append(save_objects(model))
     monkeypatch.setattr(interpreter, "read", lambda data: read(whole))
     *runs, right, expected = run_files([*files, whole, network.files["int8"]], [network.samples])
     assert len(runs) == len(DAMAGES) * len(places) >= 20

@@ -13,7 +13,7 @@ import contextlib, os
 import numpy as np
 from tflite_micro.python.tflite_micro import runtime
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import save
+from tfprune.export.file.tflite.editor import save_objects
 
 def file_with(builtin):
     shape, first, second = np.array([1, 4], np.int32), np.array([0], np.int32), np.array([1], np.int32)
@@ -21,7 +21,7 @@ def file_with(builtin):
     operators = [schema.OperatorT(opcodeIndex=0, inputs=first, outputs=second)]
     graph = schema.SubGraphT(tensors=tensors, inputs=first, outputs=second, operators=operators)
     code = schema.OperatorCodeT(deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin, version=1)
-    return save(schema.ModelT(version=3, operatorCodes=[code], subgraphs=[graph], buffers=[schema.BufferT()]))
+    return save_objects(schema.ModelT(version=3, operatorCodes=[code], subgraphs=[graph], buffers=[schema.BufferT()]))
 
 def finds(data):
     reader, writer = os.pipe()

@@ -10,9 +10,9 @@ import tensorflow as tf
 import tfprune
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
-from tfprune.export.rewriting.forms import FileForm, check_form_arguments, choose, export_report, forms
+from tfprune.export.rewriting.forms import FileForm, candidate_files, check_form_arguments, choose, export_report
 
 WIDTH = 1024  # the smallest at which the stock converter's sparse file was seen to crash
 
@@ -74,7 +74,7 @@ def test_only_wrong_forms_are_refused_with_the_reason_and_what_to_try(dense, inp
 
 
 def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
-    candidates = forms(dense, name="float32", sparse="auto", optimize="size")
+    candidates = candidate_files(dense, name="float32", sparse="auto", optimize="size")
     for compress in (None, "gzip"):
         choice = take(candidates, inputs, expected, compress=compress)
         sizes = {form.name: len(encode(form.content, compress)) for form in candidates}
@@ -84,7 +84,9 @@ def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
 
 
 def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs, expected):
-    choice = take(forms(dense, name="float32", sparse="auto", optimize="size"), inputs, expected, optimize="latency")
+    choice = take(
+        candidate_files(dense, name="float32", sparse="auto", optimize="size"), inputs, expected, optimize="latency"
+    )
     assert choice.form.name == "float32, sparse in blocks"
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
     (slower,) = [row for row in choice.candidates if row.name == "float32"]
@@ -94,20 +96,22 @@ def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs
 
 
 def test_forms_differ_and_are_the_same_each_time(dense):
-    found = forms(dense, name="float32", sparse="auto", optimize="size")
+    found = candidate_files(dense, name="float32", sparse="auto", optimize="size")
     assert [form.name for form in found] == ["float32", "float32, sparse", "float32, sparse in blocks"]
     assert len({form.content for form in found}) == 3
-    assert found == forms(dense, name="float32", sparse="auto", optimize="size")
-    assert forms(dense, name="float32", sparse=False, optimize="size") == found[:1]
-    assert forms(dense, name="float32", sparse=True, optimize="size") == found[1:]
+    assert found == candidate_files(dense, name="float32", sparse="auto", optimize="size")
+    assert candidate_files(dense, name="float32", sparse=False, optimize="size") == found[:1]
+    assert candidate_files(dense, name="float32", sparse=True, optimize="size") == found[1:]
 
 
 def test_a_file_without_zeros_has_no_sparse_form():
     keras.utils.set_random_seed(0)
     content = convert(keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)]))
-    assert [form.name for form in forms(content, name="float32", sparse="auto", optimize="size")] == ["float32"]
+    assert [form.name for form in candidate_files(content, name="float32", sparse="auto", optimize="size")] == [
+        "float32"
+    ]
     with pytest.raises(ValueError, match=r"sparse=True. Received: none\. Prune the model first"):
-        forms(content, name="float32", sparse=True, optimize="size")
+        candidate_files(content, name="float32", sparse=True, optimize="size")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def integers():
 def test_eight_bit_layers_become_sparse_as_convolutions_that_give_the_same(integers):
     content, samples = integers
     for sparse in ("auto", True):
-        found = forms(content, name="int8", sparse=sparse, optimize="size")
+        found = candidate_files(content, name="int8", sparse=sparse, optimize="size")
         choice = take(found, samples, Runner(content).predict(samples), tolerance=0)
         assert choice.form.name == "int8, sparse as 1x1 convolutions"
         assert len(choice.packed) < 0.5 * len(content)
@@ -149,10 +153,10 @@ def test_eight_bit_layers_become_sparse_as_convolutions_that_give_the_same(integ
 def test_a_form_that_is_nearly_its_twin_is_not_taken(integers):
     content, samples = integers
     expected = Runner(content).predict(samples)
-    model = load(content)
+    model = load_objects(content)
     (bias,) = (tensor for tensor in model.subgraphs[0].tensors if tensor.type == 2 and tensor.shape.tolist() == [96])
     model.buffers[bias.buffer].data = (model.buffers[bias.buffer].data.view("<i4") + 200).view(np.uint8)
-    other = FileForm("moved", save(model), twin=content)
+    other = FileForm("moved", save_objects(model), bitwise_reference=content)
     choice = take([other, FileForm("int8", content)], samples, expected, tolerance=0.5)
     assert choice.form.name == "int8"
     assert re.match("it should give the same as fully connected layers: .* differs", choice.candidates[0].reason)

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from tfprune.export import Runner, inspect, pack, unpack
-from tfprune.export.file.tflite.editor import load
+from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.four_bit_weights import four_bit_weights, packed, to_four_bits
@@ -19,7 +19,7 @@ IMAGES = RNG.uniform(-1, 1, size=(32, 8, 8, 2)).astype("float32")
 
 def whole(content: bytes) -> dict[str, np.ndarray]:
     """Return the 4-bit weights as real numbers, by the name of the layer."""
-    model, found = load(content), {}
+    model, found = load_objects(content), {}
     for tensor in read(content).weights:
         if tensor.dtype == "int4":
             raw = next(one for one in model.subgraphs[0].tensors if one.name.decode() == tensor.name)

@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite.editor import add_constant, add_operator, add_tensor, load, save
+from tfprune.export.file.tflite.editor import add_constant, add_operator, add_tensor, load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.sparsify import sparsify
@@ -74,7 +74,7 @@ class Net:
 
     def save(self, *outputs):
         self.graph.outputs = np.array(outputs, np.int32)
-        return save(self.model)
+        return save_objects(self.model)
 
 
 def outputs(data, inputs, kind):
@@ -258,7 +258,7 @@ def test_the_rewritten_file_is_the_same_every_time_and_the_model_loads_again():
     first = sparsify(data).data
     assert sparsify(data).data == first
     assert sparsify(first).data == first
-    assert save(load(first)) == first
+    assert save_objects(load_objects(first)) == first
 
 
 def test_flipped_bytes_give_a_file_or_a_value_error():

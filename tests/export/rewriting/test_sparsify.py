@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify import verify
-from tfprune.export.file.tflite.editor import load, operator_code, save
+from tfprune.export.file.tflite.editor import load_objects, operator_code, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.sparse_graph import lower_versions
 from tfprune.export.rewriting.sparsify import OVERHEAD, sparsify
@@ -134,7 +134,7 @@ def agree(sparse, dense, inputs, tolerance):
 
 def widened(data):
     """Turn the 8-bit weights of operators that compute in float32 into float32 ones: the truth of dynamic files."""
-    model, graphs = load(data), read(data).subgraphs
+    model, graphs = load_objects(data), read(data).subgraphs
     for graph, packed in zip(graphs, model.subgraphs, strict=True):
         for operator in graph.operators:
             if operator.name not in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"):
@@ -151,7 +151,7 @@ def widened(data):
             real = (values * scale).astype(np.float32)
             model.buffers.append(schema.BufferT(data=real.ravel().view(np.uint8)))
             weight.buffer, weight.type, weight.quantization = len(model.buffers) - 1, schema.TensorType.FLOAT32, None
-    return save(model)
+    return save_objects(model)
 
 
 # The 8-bit words have nothing that may be sparse: an embedding whose zero is another number, and dense layers.
@@ -186,7 +186,7 @@ def test_a_graph_of_eight_bit_weights_becomes_float_altogether(made):
 
 def fully_connected(data):
     """Return the versions that a file asks for, and the types of the weights."""
-    model, kind = load(data), schema.BuiltinOperator.FULLY_CONNECTED
+    model, kind = load_objects(data), schema.BuiltinOperator.FULLY_CONNECTED
     places = [place for place, code in enumerate(model.operatorCodes) if code.builtinCode == kind]
     weights = {
         graph.tensors[operator.inputs[1]].type
@@ -202,9 +202,9 @@ def test_a_file_whose_weights_became_float_runs_on_interpreters_that_know_no_new
     _, data = made("words", "dynamic")
     assert fully_connected(data) == ([12], {schema.TensorType.INT8})
     assert fully_connected(sparsify(data).data) == ([10], {schema.TensorType.FLOAT32})
-    dense = load(data)
+    dense = load_objects(data)
     lower_versions(dense)
-    assert fully_connected(save(dense)) == fully_connected(data)
+    assert fully_connected(save_objects(dense)) == fully_connected(data)
 
 
 def test_an_eight_bit_weight_that_is_an_output_keeps_its_type(made):
@@ -227,8 +227,8 @@ def test_twice_changes_nothing_and_the_same_file_gives_the_same_bytes(made, name
 def test_every_kernel_comes_back_where_no_delegate_unpacks_it(made, kind):
     inputs, data = made("image", kind)
     result = sparsify(data)
-    model, graph = load(result.data), read(result.data).subgraphs[0]
-    kernels = {tensor.name: tensor for tensor in load(data).subgraphs[0].tensors}
+    model, graph = load_objects(result.data), read(result.data).subgraphs[0]
+    kernels = {tensor.name: tensor for tensor in load_objects(data).subgraphs[0].tensors}
     interpreter = Interpreter(
         model_content=result.data,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -239,7 +239,7 @@ def test_every_kernel_comes_back_where_no_delegate_unpacks_it(made, kind):
     interpreter.invoke()
     unpacked = [step for step in graph.operators if step.name == "DENSIFY"]
     assert len(unpacked) >= 4
-    dense = load(data)
+    dense = load_objects(data)
     for step in unpacked:
         sparse, place = model.subgraphs[0].tensors[step.inputs[0]], step.outputs[0]
         kernel = kernels[sparse.name]
@@ -286,7 +286,7 @@ def test_the_file_shrinks_by_what_the_rows_say(made, kind):
     result = sparsify(data)
     stored = [row for row in result.rows if row.form != "dense"]
     saved = sum(row.dense_bytes - row.bytes for row in stored)
-    operators = len(save(load(data))) - saved - len(result.data)
+    operators = len(save_objects(load_objects(data))) - saved - len(result.data)
     assert result.bytes == len(result.data) < result.bytes_before == len(data)
     assert -OVERHEAD * 2 * len(result.rows) < operators < 200
     table = str(result)
@@ -312,11 +312,11 @@ def test_the_stock_converter_s_sparse_tensors_are_left_as_they_are():
 
 def changed(data, change):
     """Return a file after `change(model, first graph, its kernel with zeros)`."""
-    model = load(data)
+    model = load_objects(data)
     graph = model.subgraphs[0]
     kernel = max(range(len(graph.tensors)), key=lambda place: int(np.prod(graph.tensors[place].shape)))
     change(model, graph, kernel)
-    return save(model)
+    return save_objects(model)
 
 
 def an_output(model, graph, kernel):
@@ -412,15 +412,15 @@ def test_signatures_metadata_and_names_survive(made):
         model.description = b"mine"
 
     data = changed(data, described)
-    before, after = load(data), load(sparsify(data).data)
+    before, after = load_objects(data), load_objects(sparsify(data).data)
     assert after.description == b"mine"
     kept = {entry.name: bytes(after.buffers[entry.buffer].data) for entry in after.metadata}
     assert kept == {entry.name: bytes(before.buffers[entry.buffer].data) for entry in before.metadata}
     assert kept[b"notes"] == b"some notes"
-    old, new = Runner(data), Runner(save(after))
+    old, new = Runner(data), Runner(save_objects(after))
     assert (old.inputs, old.outputs) == (new.inputs, new.outputs)
     names = {tensor.name for tensor in read(data).subgraphs[0].tensors}
-    assert names <= {tensor.name for tensor in read(save(after)).subgraphs[0].tensors}
+    assert names <= {tensor.name for tensor in read(save_objects(after)).subgraphs[0].tensors}
 
 
 def test_variables_keep_their_state():

@@ -10,7 +10,7 @@ from loopback import device_python
 
 from tfprune.export import Remote, benchmark, verify
 from tfprune.export.device.remote import messages
-from tfprune.export.device.remote.error_messages import complaint
+from tfprune.export.device.remote.error_messages import error_message
 from tfprune.export.device.remote.transport import transport
 
 
@@ -114,5 +114,5 @@ def test_what_a_shell_prints_first_is_skipped():
     ],
 )
 def test_complaints_say_what_it_means(printed, code, text):
-    found = complaint(printed, address="pi@host", python="python3", code=code)
+    found = error_message(printed, address="pi@host", python="python3", code=code)
     assert text in found and found.startswith("Expected a device that answers at 'pi@host'.") and found.endswith(".")

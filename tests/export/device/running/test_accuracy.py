@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 import tfprune.export
-from tfprune.export.device.running.metrics import accuracy_of, check_labels
+from tfprune.export.device.running.metrics import check_labels, classification_accuracy
 
 OUTPUTS = {"out": np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])}
 
 
 def test_the_largest_output_is_the_class():
-    assert accuracy_of(OUTPUTS, np.array([1, 0, 1, 1])) == 0.75
+    assert classification_accuracy(OUTPUTS, np.array([1, 0, 1, 1])) == 0.75
 
 
 @pytest.mark.parametrize("labels", [np.array([[1], [0]]), [1, 0]])
@@ -36,7 +36,7 @@ def test_what_is_no_class_is_refused(labels, text):
 )
 def test_outputs_that_tell_no_classes_are_refused(outputs, labels, text):
     with pytest.raises(ValueError, match=text):
-        accuracy_of(outputs, np.array(labels))
+        classification_accuracy(outputs, np.array(labels))
 
 
 def test_verify_counts(tmp_path):

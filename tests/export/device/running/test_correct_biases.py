@@ -6,7 +6,7 @@ import pytest
 
 from tfprune.export import correct_biases, quantization_error, to_tflite
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 
 X = np.random.default_rng(0).normal(size=(64, 6, 6, 3)).astype("float32")
@@ -38,12 +38,12 @@ def means_off(model, data):
 
 def moved(data, amount):
     """Move the biases of all layers, as rounding does on a larger scale."""
-    model, graph = load(data), read(data).subgraphs[0]
+    model, graph = load_objects(data), read(data).subgraphs[0]
     for operator in graph.operators:
         if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             buffer = model.buffers[graph.tensors[operator.inputs[2]].buffer]
             buffer.data = (np.asarray(buffer.data).view("<i4") + amount).view(np.uint8)
-    return save(model)
+    return save_objects(model)
 
 
 def test_means_and_outputs_come_back(files):
@@ -62,7 +62,7 @@ def test_only_biases_change(files):
     before, after = (read(data).subgraphs[0] for data in (quantized, corrected))
     assert [operator.name for operator in before.operators] == [operator.name for operator in after.operators]
     assert len(corrected) == len(quantized)
-    old, new = load(quantized), load(corrected)
+    old, new = load_objects(quantized), load_objects(corrected)
     changed = 0
     for one, other in zip(old.subgraphs[0].tensors, new.subgraphs[0].tensors, strict=True):
         same = np.array_equal(old.buffers[one.buffer].data, new.buffers[other.buffer].data)

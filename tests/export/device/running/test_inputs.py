@@ -87,13 +87,13 @@ def test_without_inputs_such_a_file_is_refused_with_what_to_give(spectrogram, tm
 
 
 def test_a_file_that_no_shape_suits_is_refused_at_once(spectrogram):
-    from tfprune.export.file.tflite.editor import load, save
+    from tfprune.export.file.tflite.editor import load_objects, save_objects
 
-    model = load(spectrogram)
+    model = load_objects(spectrogram)
     for tensor in model.subgraphs[0].tensors:
         tensor.shapeSignature = None
     with pytest.raises(ValueError, match="Expected a TFLite file that runs.*cannot load"):
-        Runner(save(model))
+        Runner(save_objects(model))
 
 
 @pytest.fixture(scope="module")

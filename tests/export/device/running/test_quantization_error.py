@@ -7,7 +7,7 @@ import pytest
 import tfprune
 from tfprune.export import quantization_error, to_tflite
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 
 X = np.random.default_rng(0).normal(size=(50, 12)).astype("float32")
@@ -61,12 +61,12 @@ def test_channels_of_one_size_have_a_smaller_error(tmp_path):
 
 def test_the_layer_that_is_wrong_is_the_worst(files):
     _, reference, quantized = files
-    file = load(quantized)
+    file = load_objects(quantized)
     graph = read(quantized).subgraphs[0]
     third = [operator for operator in graph.operators if operator.name == "FULLY_CONNECTED"][2]
     output = file.subgraphs[0].tensors[third.outputs[0]].quantization
     output.scale = output.scale / 2  # the values of the layer seem half as large, and are clipped
-    report = quantization_error(reference, save(file), inputs=X)
+    report = quantization_error(reference, save_objects(file), inputs=X)
     assert "layer_2" in report.worst.layer
     assert report.worst.clipped > 0.005
     assert report.worst.error > 3 * report.worst.before
@@ -90,8 +90,8 @@ def test_files_of_two_models_and_other_inputs_are_refused(files, tmp_path):
     to_tflite(other, tmp_path / "other")
     with pytest.raises(ValueError, match="Expected two files that run on `inputs`"):
         quantization_error(reference, quantized, inputs=X[:, :3])
-    model = load((tmp_path / "other").read_bytes())
+    model = load_objects((tmp_path / "other").read_bytes())
     for tensor in model.subgraphs[0].tensors:
         tensor.name = b"its own " + tensor.name
     with pytest.raises(ValueError, match="Expected two files of the same model"):
-        quantization_error(save(model), quantized, inputs=X)
+        quantization_error(save_objects(model), quantized, inputs=X)

@@ -15,7 +15,7 @@ from tfprune.export.device.running import runner as runner_module
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.schema import MissingPackage
 from tfprune.export.file.tflite.signature_order import in_order
 
@@ -219,18 +219,18 @@ def test_an_error_does_not_repeat_the_file(cases, monkeypatch):
 
 @pytest.mark.parametrize("number", [1000, 2**32 - 1])
 def test_a_signature_that_names_no_tensor_is_refused(cases, number):
-    model = load(cases["dense"].data)
+    model = load_objects(cases["dense"].data)
     model.signatureDefs[0].outputs[0].tensorIndex = number
     with pytest.raises(ValueError, match="Expected a TFLite file that runs.*cannot load"):
-        Runner(save(model))
+        Runner(save_objects(model))
 
 
 def test_a_batch_of_billions_that_only_the_signature_claims_is_refused(cases):
-    model = load(cases["fixed"].data)
+    model = load_objects(cases["fixed"].data)
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].shapeSignature = np.array([2**31 - 1, 8], np.int32)
     with pytest.raises(ValueError, match=r"2147483647x8 in its signature and \dx8 in its graph"):
-        Runner(save(model))
+        Runner(save_objects(model))
 
 
 def test_other_interpreters_are_taken_in_turn(cases, monkeypatch):

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfprune.export.file.files.codec import decode, encode
+from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
 from tfprune.export.file.files.model_file import is_model_file, read_model
-from tfprune.export.file.files.target import check_not_read, check_target, write_atomically
-from tfprune.export.file.tflite.editor import save
+from tfprune.export.file.tflite.editor import save_objects
 
-MODEL = save(schema.ModelT(version=3, subgraphs=[schema.SubGraphT()])) + bytes(range(200))  # one graph, and a rest
+ONE_GRAPH = save_objects(schema.ModelT(version=3, subgraphs=[schema.SubGraphT()]))
+MODEL = ONE_GRAPH + bytes(range(200))
 GENERAL = (None, "gzip", "xz")  # for bytes of any kind
 METHODS = (*GENERAL, "packed")
 PACKED = {method: encode(MODEL, method) for method in METHODS}
@@ -226,9 +227,9 @@ def test_targets_that_cannot_be_written_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         write_atomically(tmp_path / "file" / "model.tflite", b"")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert check_target(str(tmp_path / "model.tflite")) == Path(tmp_path, "model.tflite")
+    assert check_destination(str(tmp_path / "model.tflite")) == Path(tmp_path, "model.tflite")
     with pytest.raises(TypeError, match=r"path of the file to write. Received: an object of type list.$"):
-        check_target([tmp_path])
+        check_destination([tmp_path])
 
 
 def test_links_are_kept_and_what_they_point_to_is_written(tmp_path):
@@ -271,7 +272,7 @@ def test_a_target_under_another_name_is_known(tmp_path):
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the user who runs the tests may write anywhere
     with pytest.raises(ValueError, match="no permission to write in the folder"):
-        check_target(tmp_path / "model.tflite")
+        check_destination(tmp_path / "model.tflite")
 
 
 def test_gzip_members_of_other_tools_are_read():
@@ -281,7 +282,7 @@ def test_gzip_members_of_other_tools_are_read():
 
 WRITES_FOR_EVER = """
 import sys
-from tfprune.export.file.files.target import write_atomically
+from tfprune.export.file.files.destination import write_atomically
 
 while True:
     for letter in (b"a", b"b"):

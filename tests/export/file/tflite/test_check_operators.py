@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.tflite.check_operators import check_operators
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 
 KINDS = {
     "SPLIT": (schema.SplitOptionsT, "numSplits", ("axis", "x")),
@@ -44,7 +44,7 @@ def parted(kind, told, outputs):
     step = schema.OperatorT(0, places(*range(len(names))), ends, numbered, taken)
     graph = schema.SubGraphT(tensors=tensors, inputs=places(names.index("x")), outputs=ends, operators=[step])
     codes = [schema.OperatorCodeT(deprecatedBuiltinCode=code, builtinCode=code, version=1)]
-    return save(schema.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers))
+    return save_objects(schema.ModelT(version=3, operatorCodes=codes, subgraphs=[graph], buffers=buffers))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,9 +77,9 @@ def test_options_of_another_kind_are_no_answer():
 
 
 def changed(data, change):
-    model = load(data)
+    model = load_objects(data)
     change(model, model.subgraphs[0])
-    return save(model)
+    return save_objects(model)
 
 
 def lack_first(model, graph):

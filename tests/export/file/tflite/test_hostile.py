@@ -13,13 +13,23 @@ from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.inspecting.inspect import inspect
 from tfprune.export.file.inspecting.page import page
 from tfprune.export.file.tflite.check_structure import check_structure
-from tfprune.export.file.tflite.editor import load
+from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.sparse_inference import sparse_inference
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.sparsify import sparsify
 
-READERS = [check_structure, read_model, read, load, inspect, page, sparse_inference, spell_out_padding, sparsify]
+READERS = [
+    check_structure,
+    read_model,
+    read,
+    load_objects,
+    inspect,
+    page,
+    sparse_inference,
+    spell_out_padding,
+    sparsify,
+]
 MEMORY = 2**25  # bytes at once; the files have a few thousand
 LIES = [0, 1, 0x7F, 0xFF, 0x7FFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfprune.export.file.tflite.editor import add_values, builtin_code, load, operator_code, save
+from tfprune.export.file.tflite.editor import add_values, builtin_code, load_objects, operator_code, save_objects
 from tfprune.export.file.xnnpack.groups import Analysis, analyze
 from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
@@ -199,7 +199,7 @@ def with_a_sparse_kernel(data: bytes) -> bytes:
     """Store the first 1x1 kernel sparse, by a loop of its own: one is enough for XNNPACK to look for groups."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = load(data)
+    model = load_objects(data)
     graph = model.subgraphs[0]
     place, user = next(
         (number, operator)
@@ -234,14 +234,14 @@ def with_a_sparse_kernel(data: bytes) -> bytes:
     )
     user.inputs = [user.inputs[0], len(graph.tensors) - 1, user.inputs[2]]
     graph.operators.insert(place, densify)
-    return save(model)
+    return save_objects(model)
 
 
 def with_infinite_channel(data: bytes) -> bytes:
     """Let the first channel of the first convolution be infinite: times zero it is NaN, unless zeros are skipped."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = load(data)
+    model = load_objects(data)
     graph = model.subgraphs[0]
     first = next(
         operator
@@ -252,7 +252,7 @@ def with_infinite_channel(data: bytes) -> bytes:
     values = np.asarray(model.buffers[bias.buffer].data).view(np.float32).copy()
     values[0] = np.inf
     bias.buffer = add_values(model, values)
-    return save(model)
+    return save_objects(model)
 
 
 @dataclass(frozen=True)
@@ -347,17 +347,17 @@ def test_every_graph_is_looked_at_and_its_hazards_are_the_file_s(files, joined):
 
 
 def test_a_batch_is_read_from_the_graph_it_belongs_to(files, joined):
-    gate = load(files("gate").dense)
+    gate = load_objects(files("gate").dense)
     for tensor in gate.subgraphs[0].tensors:
         if len(tensor.shape) == 4:
             tensor.shapeSignature = [-1, *(int(length) for length in tensor.shape[1:])]
-    first, second = analyze(joined(files("gate").dense, save(gate)))
+    first, second = analyze(joined(files("gate").dense, save_objects(gate)))
     assert first.hazards == ()
     assert "first row only" in second.hazards[0]
 
 
 def _kernels(data: bytes) -> list[np.ndarray]:
-    model = load(data)
+    model = load_objects(data)
     tensors = [tensor for tensor in model.subgraphs[0].tensors if len(tensor.shape) == 4]
     values = [(tensor, model.buffers[tensor.buffer].data) for tensor in tensors]
     return [
@@ -367,7 +367,7 @@ def _kernels(data: bytes) -> list[np.ndarray]:
 
 def replace_zeros(data: bytes, zeros: int) -> bytes:
     """Return the file with 1x1 kernels that hold so many zeros together, and ones elsewhere."""
-    model = load(data)
+    model = load_objects(data)
     for tensor in model.subgraphs[0].tensors:
         raw = model.buffers[tensor.buffer].data
         if raw is not None and len(tensor.shape) == 4 and tensor.shape[1:3].max() == 1:
@@ -377,7 +377,7 @@ def replace_zeros(data: bytes, zeros: int) -> bytes:
             zeros -= here
             tensor.buffer = add_values(model, values)
     assert zeros == 0
-    return save(model)
+    return save_objects(model)
 
 
 def test_integer_files_have_no_groups(cases):
@@ -418,7 +418,7 @@ def test_a_long_chain_takes_no_deep_recursion():
         deprecatedBuiltinCode=schema.BuiltinOperator.RELU, builtinCode=schema.BuiltinOperator.RELU
     )
     model = schema.ModelT(version=3, operatorCodes=[code], subgraphs=[graph], buffers=[schema.BufferT()])
-    assert len(of_main(save(model)).steps) == steps
+    assert len(of_main(save_objects(model)).steps) == steps
 
 
 # What the device runs: for each network its error, or its largest difference and whether NaN came out of the probe.
@@ -489,9 +489,9 @@ def test_a_gate_is_a_hazard_where_a_batch_may_hold_more_rows_than_one(files):
     """Measured on an emulated ARM processor: in batches of 2, 3 and 4 all rows but the first were wrong."""
     data = files("gate").dense
     assert of_main(data).hazards == ()
-    model = load(data)
+    model = load_objects(data)
     for tensor in model.subgraphs[0].tensors:
         if len(tensor.shape) == 4:
             tensor.shapeSignature = [-1, *(int(length) for length in tensor.shape[1:])]
-    (hazard,) = of_main(save(model)).hazards
+    (hazard,) = of_main(save_objects(model)).hazards
     assert "(MUL): in a batch it is right for the first row only" in hazard

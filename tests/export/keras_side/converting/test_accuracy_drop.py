@@ -6,7 +6,7 @@ import pytest
 
 import tfprune
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 
 CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert"
@@ -38,12 +38,12 @@ def moves(monkeypatch, model):
     from tfprune.export.keras_side.converting.convert import convert
 
     def moved(*args, **kwargs):
-        file = load(convert(*args, **kwargs))
+        file = load_objects(convert(*args, **kwargs))
         graph = file.subgraphs[0]
         (bias,) = (index for index in graph.operators[0].inputs[2:] if index >= 0)
         values = file.buffers[graph.tensors[bias].buffer].data.view("<f4")
         file.buffers[graph.tensors[bias].buffer].data = (values + np.float32([1, 0, 0])).view(np.uint8)
-        return save(file)
+        return save_objects(file)
 
     monkeypatch.setattr(CONVERT, moved)
 

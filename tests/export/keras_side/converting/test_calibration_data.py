@@ -8,9 +8,9 @@ import tensorflow as tf
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.keras_side.converting.calibration_data import (
     MOST_SAMPLES,
+    labeled_arrays,
     read_calibration,
     read_check_on,
-    read_labeled,
     split,
 )
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
@@ -198,14 +198,14 @@ BATCHES = [(X[start : start + 16], LABELS[start : start + 16]) for start in (0, 
 
 @pytest.mark.parametrize("data", [(X, LABELS), dataset(X, LABELS), Sequence(X), BATCHES, iter(BATCHES)])
 def test_labeled_data_of_each_kind_become_the_same_arrays(data):
-    x, y = read_labeled(data, inputs=1, argument="train_data")
+    x, y = labeled_arrays(data, inputs=1, argument="train_data")
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, LABELS)
 
 
 def test_labeled_data_of_several_inputs_are_joined_for_each():
     batch = ({"a": np.ones((2, 3)), "b": np.zeros((2, 1))}, np.zeros(2))
-    x, y = read_labeled([batch, batch], inputs=2, argument="train_data")
+    x, y = labeled_arrays([batch, batch], inputs=2, argument="train_data")
     assert {name: array.shape for name, array in x.items()} == {"a": (4, 3), "b": (4, 1)}
     assert y.shape == (4,)
 
@@ -224,4 +224,4 @@ def test_labeled_data_of_several_inputs_are_joined_for_each():
 )
 def test_labeled_data_that_cannot_be_read_are_refused(data, error, words):
     with pytest.raises(error, match=words):
-        read_labeled(data, inputs=1, argument="train_data")
+        labeled_arrays(data, inputs=1, argument="train_data")

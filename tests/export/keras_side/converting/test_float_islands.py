@@ -7,7 +7,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tfprune.export.device.running.runner import Runner
-from tfprune.export.file.tflite.editor import load, save
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.float_islands import join_islands
 
@@ -79,7 +79,7 @@ class Model:
             self.add("DEQUANTIZE", [place], [self.tensor(self.graph.tensors[place].shape, TYPES.FLOAT32)])
             for place in outputs
         ]
-        return save(self.model)
+        return save_objects(self.model)
 
 
 def joined(kind="SPLIT"):
@@ -125,10 +125,10 @@ def test_files_with_and_without_an_island_become_the_same_bytes(kind):
 
 def renamed(data):
     """Return the file with its tensors named by their places; those here are named as they were made."""
-    model = load(data)
+    model = load_objects(data)
     for place, tensor in enumerate(model.subgraphs[0].tensors):
         tensor.name = b"%d" % place
-    return save(model)
+    return save_objects(model)
 
 
 @pytest.mark.parametrize("kind", ["SPLIT", "SPLIT_V", "UNPACK"])
@@ -170,7 +170,7 @@ def test_constants_among_the_outputs_stay():
     results = graph.island()
     graph.bytes(*results.values())
     graph.graph.outputs = [*graph.graph.outputs, constant]
-    *_, output = Runner(join_islands(save(graph.model))).predict(VALUES)
+    *_, output = Runner(join_islands(save_objects(graph.model))).predict(VALUES)
     np.testing.assert_array_equal(output, [1, 2])
 
 
@@ -206,7 +206,7 @@ def test_an_island_with_an_output_of_the_model_stays(floating):
     results = graph.island()
     graph.bytes(results[0])
     graph.graph.outputs = [*graph.graph.outputs, graph.moved[2] if floating else results[2]]
-    assert kinds(join_islands(save(graph.model))).count("QUANTIZE") == 2
+    assert kinds(join_islands(save_objects(graph.model))).count("QUANTIZE") == 2
 
 
 def test_quantized_inputs_are_numbered_as_the_inputs_stand():
@@ -215,7 +215,7 @@ def test_quantized_inputs_are_numbered_as_the_inputs_stand():
     small = {number: graph.rounded(graph.graph.inputs[number]) for number in (2, 0, 1)}
     for number, place in enumerate(small.values()):
         graph.graph.tensors[place].name = b"tfl.quantize" + (b"%d" % number if number else b"")
-    joined = load(join_islands(graph.bytes(*small.values()))).subgraphs[0]
+    joined = load_objects(join_islands(graph.bytes(*small.values()))).subgraphs[0]
     names = [joined.tensors[operator.outputs[0]].name for operator in joined.operators[:3]]
     assert names == [b"tfl.quantize", b"tfl.quantize1", b"tfl.quantize2"]
     assert [operator.inputs[0] for operator in joined.operators[:3]] == joined.inputs.tolist()
@@ -234,7 +234,7 @@ def test_a_float_tensor_that_others_take_is_made_all_the_same():
     other = graph.add("TANH", [graph.floating], [graph.tensor((2, 8), TYPES.FLOAT32)])
     graph.bytes(*results.values())
     graph.graph.outputs = [*graph.graph.outputs, other]
-    before = save(graph.model)
+    before = save_objects(graph.model)
     after = join_islands(before)
     assert kinds(after) == ["DEQUANTIZE", "SPLIT", "TANH", "DEQUANTIZE", "DEQUANTIZE"]
     for output, expected in zip(Runner(after).predict(VALUES), Runner(before).predict(VALUES), strict=True):
@@ -263,7 +263,7 @@ def test_names_of_a_signature_stay_with_their_tensors():
     signature.inputs = [schema.TensorMapT(name=b"x", tensorIndex=graph.graph.inputs[0])]
     signature.outputs = [schema.TensorMapT(name=b"a", tensorIndex=two), schema.TensorMapT(name=b"b", tensorIndex=one)]
     graph.model.signatureDefs = [signature]
-    before = save(graph.model)
+    before = save_objects(graph.model)
     after = Runner(join_islands(before)).predict({"x": VALUES})
     for name, expected in Runner(before).predict({"x": VALUES}).items():
         np.testing.assert_array_equal(after[name], expected)
@@ -272,4 +272,4 @@ def test_names_of_a_signature_stay_with_their_tensors():
 def test_a_graph_without_operators_stays_one():
     graph = Model()
     graph.graph.outputs = graph.graph.inputs
-    assert kinds(join_islands(save(graph.model))) == []
+    assert kinds(join_islands(save_objects(graph.model))) == []

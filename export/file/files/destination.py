@@ -12,7 +12,7 @@ from tfprune.export.file.report import reason_of
 _log = logging.getLogger(__name__)
 
 
-def check_target(path: str | os.PathLike[str]) -> Path:
+def check_destination(path: str | os.PathLike[str]) -> Path:
     """Return the path if a file can be written there, before any work is done for it.
 
     Raises:
@@ -21,27 +21,29 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"Expected the path of the file to write. Received: an object of type {type(path).__name__}.")
-    target = Path(path)
+    destination = Path(path)
     try:
-        real = _real_path(target)
+        real = _real_path(destination)
         is_folder, has_folder = real.is_dir(), real.parent.is_dir()
         is_special = os.path.lexists(real) and not real.is_file()
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise ValueError(f"Cannot write {str(target)!r}: {reason_of(error)}. Choose another path.") from error
+        raise ValueError(f"Cannot write {str(destination)!r}: {reason_of(error)}. Choose another path.") from error
     if is_folder:
-        raise ValueError(f"Cannot write {str(target)!r}: it is a folder. Add a file name.")
+        raise ValueError(f"Cannot write {str(destination)!r}: it is a folder. Add a file name.")
     if is_special:  # a device or a pipe, which a file would replace, or a link to itself
-        raise ValueError(f"Cannot write {str(target)!r}: it exists and is not a regular file. Choose another path.")
+        raise ValueError(
+            f"Cannot write {str(destination)!r}: it exists and is not a regular file. Choose another path."
+        )
     if not has_folder:
         raise ValueError(
-            f"Cannot write {str(target)!r}: the folder {str(real.parent)!r} does not exist. Create it first."
+            f"Cannot write {str(destination)!r}: the folder {str(real.parent)!r} does not exist. Create it first."
         )
     if not os.access(real.parent, os.W_OK | os.X_OK):
         raise ValueError(
-            f"Cannot write {str(target)!r}: no permission to write in the folder {str(real.parent)!r}. "
+            f"Cannot write {str(destination)!r}: no permission to write in the folder {str(real.parent)!r}. "
             "Choose another folder or change its permissions."
         )
-    return target
+    return destination
 
 
 def _real_path(path: Path) -> Path:
@@ -49,20 +51,20 @@ def _real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def check_not_read(target: str, *sources: str | None) -> None:
+def check_not_read(destination: str, *sources: str | None) -> None:
     """Refuse to write where something is read.
 
     Raises:
-        ValueError: If one of the sources is the file at the target, under whatever name.
+        ValueError: If one of the sources is the file to write, under whatever name.
     """
     for source in filter(None, sources):
         try:
-            same = Path(target).samefile(source)
+            same = Path(destination).samefile(source)
         except (OSError, ValueError):
             continue  # a missing file is reported where it is read
         if same:
             raise ValueError(
-                f"Expected a target that is not read as well. Received: {target!r}, which is {source!r}. "
+                f"Expected a target that is not read as well. Received: {destination!r}, which is {source!r}. "
                 "Choose another target."
             )
 
@@ -77,8 +79,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         ValueError: If the file cannot be written; what was there before is untouched.
     """
-    target = check_target(path)
-    real = _real_path(target)
+    destination = check_destination(path)
+    real = _real_path(destination)
     temporary = real.parent / f".tfprune-{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as stream:
@@ -88,8 +90,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.replace(real)
     except OSError as error:
         raise ValueError(
-            f"Cannot write {str(target)!r}: {error.strerror}. Choose another folder or free some space."
+            f"Cannot write {str(destination)!r}: {error.strerror}. Choose another folder or free some space."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    _log.info("wrote %s: %s bytes", target, f"{len(data):,}")
+    _log.info("wrote %s: %s bytes", destination, f"{len(data):,}")
