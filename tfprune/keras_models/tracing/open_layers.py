@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfprune.keras_models.models.graph import flatten, retrace
 from tfprune.keras_models.models.layers import is_of_keras, sublayers, walk
 from tfprune.keras_models.tracing.inline_calls import TraceFailures, inline_calls
+from tfprune.keras_models.tracing.same_outputs import ROUNDED, same_outputs
 from tfprune.keras_models.tracing.sample_inputs import fixed_inputs, numbers_for, usable_length
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 
@@ -147,9 +147,5 @@ def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
 def _same(flat: keras.Model, opened: keras.Model, length: int) -> bool:
     """Tell whether a graph returns what the layers do: a call of theirs may do more than their code says."""
     numbers = numbers_for(opened.input, length=length)
-    outputs = [keras.tree.flatten(model(numbers, training=False)) for model in (opened, flat)]
-    for ours, theirs in zip(*outputs, strict=True):
-        ours, theirs = (keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")) for value in (ours, theirs))
-        if not np.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max(initial=0), equal_nan=True):
-            return False
-    return True
+    outputs, expected = (model(numbers, training=False) for model in (opened, flat))
+    return same_outputs(outputs, expected, tolerance=replace(ROUNDED, nan_is_same=True))

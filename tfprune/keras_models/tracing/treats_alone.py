@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
 from tfprune.keras_models.tracing.sample_inputs import numbers_for
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 
 _DRAWS = 8
+_TOLERANCE = Tolerance(relative=1e-4, absolute=1e-5, nan_is_same=True)
 
 
 def treats_alone(function: Callable, arguments: Any, *, axes: Mapping[int, int]) -> bool:
@@ -44,7 +46,8 @@ def treats_alone(function: Callable, arguments: Any, *, axes: Mapping[int, int])
                 for leaf, is_taken in zip(keras.tree.flatten(numbers), flat, strict=True)
             ]
             part = _called(function, keras.tree.pack_sequence_as(numbers, leaves))
-            if not all(_equal(ours, theirs, some, axis) for ours, theirs in zip(part, whole, strict=True)):
+            expected = [np.take(array, some, axis=axis) for array in whole]
+            if not same_outputs(part, expected, tolerance=_TOLERANCE):
                 return False
     except FAILURES:
         return False
@@ -58,8 +61,3 @@ def _sizes(tensors: list[Any], axes: Mapping[int, int]) -> set[int]:
 def _called(function: Callable, numbers: Any) -> list[np.ndarray]:
     args, kwargs = numbers
     return [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(function(*args, **kwargs))]
-
-
-def _equal(part: np.ndarray, whole: np.ndarray, some: np.ndarray, axis: int) -> bool:
-    wanted = np.take(whole, some, axis=axis)
-    return part.shape == wanted.shape and np.allclose(part, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
