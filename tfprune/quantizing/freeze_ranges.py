@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from tfprune.quantizing.quantized_layers import quantized_layers
+from tfprune.quantizing.quantized import quantized_layers
 
 
 def freeze_ranges(model: keras.Model) -> None:

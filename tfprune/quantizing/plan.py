@@ -10,7 +10,7 @@ import keras
 from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.quantizing import rules
 from tfprune.quantizing.refusals import refusal
-from tfprune.quantizing.rules import FIXED, FUSED, Rule, activation_of, rule_of
+from tfprune.quantizing.rules import FIXED, FUSED, RoundingRule, activation_of, rule_of
 from tfprune.report import Skipped
 
 LEFT_OUT = "left out by `filters` or `skip`"
@@ -69,7 +69,7 @@ class _Planner:
         else:
             self._place(call, rule)
 
-    def _rule(self, call: Call) -> Rule | None:
+    def _rule(self, call: Call) -> RoundingRule | None:
         """Return the rule of a call, None with a note of the reason if it stays in float."""
         layer = call.layer
         path = self.paths.get(id(layer), layer.name)
@@ -96,7 +96,7 @@ class _Planner:
             followers = [(taker, rule_of(taker.layer)) for taker in self.graph.consumers(call)]
             self.left |= {id(taker) for taker, rule in followers if rule and rule.kind == rules.NORMALIZES}
 
-    def _place(self, call: Call, rule: Rule) -> None:
+    def _place(self, call: Call, rule: RoundingRule) -> None:
         names = self.places.setdefault(id(call.layer), [])
         for index, tensor in enumerate(call.inputs):
             if id(tensor) in self.float and keras.backend.is_float_dtype(tensor.dtype):
@@ -127,7 +127,7 @@ class _Planner:
         is_alone = {id(call.layer), id(taker.layer)} <= self.once and not self.is_left(path)
         return is_alone and isinstance(taker.layer, keras.layers.Concatenate) and refusal(taker.layer) is None
 
-    def _is_continued(self, call: Call, rule: Rule) -> bool:
+    def _is_continued(self, call: Call, rule: RoundingRule) -> bool:
         """Tell whether the operator goes on with the next call, and note that call."""
         following = self.graph.consumers(call)
         if (

@@ -9,8 +9,7 @@ import keras
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.quantizing.quantize_aware import plan_of_plain
-from tfprune.quantizing.quantized import Quantized
-from tfprune.quantizing.quantized_layers import quantized_layers
+from tfprune.quantizing.quantized import Quantized, quantized_layers
 from tfprune.report import Report, Skipped, skipped_table, table
 
 

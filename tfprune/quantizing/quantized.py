@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from tfprune.keras_models.models.kernels import Kernel
+from tfprune.keras_models.models.kinds import check_keras, leaf_layers
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.quantizing.cells import STEPS, Round, fixed
 from tfprune.quantizing.clustered import Clustered
@@ -200,3 +201,20 @@ def _put_back(layer: keras.layers.Layer, name: str) -> Callable[[], None]:
     if name in vars(layer):
         return functools.partial(setattr, layer, name, getattr(layer, name))
     return functools.partial(delattr, layer, name)
+
+
+def quantized_layers(model: keras.Model) -> dict[str, Quantized]:
+    """Return the wrappers of a model that round, by their paths.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If there are none.
+    """
+    check_keras(model)
+    layers = {path: layer for path, layer in leaf_layers(model) if isinstance(layer, Quantized)}
+    if not layers:
+        raise ValueError(
+            f"Expected a model that tfprune.quantize_aware returned. Received: {model.name!r}, no layer of which is "
+            f"quantized."
+        )
+    return layers

@@ -23,7 +23,7 @@ LOOKS_UP = "looks up"  # takes rows of its weights, which get the range of what 
 
 
 @dataclass(frozen=True)
-class Rule:
+class RoundingRule:
     """How a kind of layer is computed in 8 bits.
 
     Attributes:
@@ -51,28 +51,28 @@ _KEEPING = (
 LSTM = ("inputs", "states", "sum", "kept", "written", "carry", "state")
 GRU = ("inputs", "states", "update", "reset", "reset_state", "candidate", "kept", "rest", "written", "state")
 
-RULES: dict[type, Rule] = {
-    **dict.fromkeys((*KERNELS, layers.Conv2DTranspose), Rule(MIXES)),
-    layers.SeparableConv2D: Rule(MIXES, within=("depthwise",)),
-    **dict.fromkeys((layers.Rescaling, layers.Normalization), Rule(ROUNDS, within=("scaled",))),
-    layers.BatchNormalization: Rule(NORMALIZES),
-    **dict.fromkeys((layers.Activation, layers.ReLU, layers.LeakyReLU, layers.Softmax), Rule(ACTIVATES)),
-    **dict.fromkeys((layers.Add, layers.Subtract, layers.Multiply), Rule(MERGES)),
-    **dict.fromkeys((layers.Maximum, layers.Minimum, layers.Concatenate), Rule(ROUNDS)),
-    **dict.fromkeys((layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D), Rule(ROUNDS)),
-    **dict.fromkeys(_KEEPING, Rule(KEEPS)),
-    layers.Embedding: Rule(LOOKS_UP),
-    layers.LSTM: Rule(MIXES, inside=LSTM),
-    layers.GRU: Rule(MIXES, inside=GRU),
+RULES: dict[type, RoundingRule] = {
+    **dict.fromkeys((*KERNELS, layers.Conv2DTranspose), RoundingRule(MIXES)),
+    layers.SeparableConv2D: RoundingRule(MIXES, within=("depthwise",)),
+    **dict.fromkeys((layers.Rescaling, layers.Normalization), RoundingRule(ROUNDS, within=("scaled",))),
+    layers.BatchNormalization: RoundingRule(NORMALIZES),
+    **dict.fromkeys((layers.Activation, layers.ReLU, layers.LeakyReLU, layers.Softmax), RoundingRule(ACTIVATES)),
+    **dict.fromkeys((layers.Add, layers.Subtract, layers.Multiply), RoundingRule(MERGES)),
+    **dict.fromkeys((layers.Maximum, layers.Minimum, layers.Concatenate), RoundingRule(ROUNDS)),
+    **dict.fromkeys((layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D), RoundingRule(ROUNDS)),
+    **dict.fromkeys(_KEEPING, RoundingRule(KEEPS)),
+    layers.Embedding: RoundingRule(LOOKS_UP),
+    layers.LSTM: RoundingRule(MIXES, inside=LSTM),
+    layers.GRU: RoundingRule(MIXES, inside=GRU),
 }
 
-ALONE = Rule(NORMALIZES, within=("scaled",))  # a normalization that no kernel takes
+ALONE = RoundingRule(NORMALIZES, within=("scaled",))  # a normalization that no kernel takes
 
 
-def rule_of(layer: Any) -> Rule | None:
+def rule_of(layer: Any) -> RoundingRule | None:
     """Return the rule of a layer, None if there is none; a subclass may compute something else, and has none."""
     if type(layer) is layers.UpSampling2D and layer.interpolation == "nearest":
-        return Rule(KEEPS)
+        return RoundingRule(KEEPS)
     return RULES.get(type(layer))
 
 

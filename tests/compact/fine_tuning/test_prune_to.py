@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import tfprune
 from tfprune import budget, prune_to
-from tfprune.compact.fine_tuning.metric_guard import Judge
+from tfprune.compact.fine_tuning.metric_guard import MetricGuard
 
 layers = keras.layers
 GOOD = np.ones((4, 64), "float32"), np.ones(4)
@@ -274,9 +274,9 @@ def test_nothing_within_the_drop_says_what_was_nearest(model, data):
 
 
 def test_a_loss_that_is_not_a_number_is_no_small_drop(model, data):
-    judge = Judge(model, "loss", {"x": data[0][:8], "y": data[1][:8]}, mode=None, max_drop=9.0)
-    assert judge.allows(judge.before) and judge.allows(judge.before - 20) and not judge.allows(judge.before + 9.1)
-    assert not judge.allows(float("nan"))
+    guard = MetricGuard(model, "loss", {"x": data[0][:8], "y": data[1][:8]}, mode=None, max_drop=9.0)
+    assert guard.allows(guard.before) and guard.allows(guard.before - 20) and not guard.allows(guard.before + 9.1)
+    assert not guard.allows(float("nan"))
 
 
 def test_the_first_model_teaches(model, data):

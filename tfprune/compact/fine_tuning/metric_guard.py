@@ -12,7 +12,7 @@ from tfprune.keras_models.models.compiled import compile_like, measured, sign_of
 ADVICE = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
 
 
-class Judge:
+class MetricGuard:
     """The metric of models on the same data.
 
     Args:

@@ -12,7 +12,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_count, resolve
 from tfprune.compact.fine_tuning.distillation import Distillation
-from tfprune.compact.fine_tuning.metric_guard import Judge
+from tfprune.compact.fine_tuning.metric_guard import MetricGuard
 from tfprune.compact.fine_tuning.prune_report import STAGES, PruneReport
 from tfprune.compact.fine_tuning.rounds import Rounds, Target, described, targets_of
 from tfprune.compact.fine_tuning.run_data import RunData
@@ -143,7 +143,7 @@ def prune_to(
         return plan_shrink(current, **amount, **choice, data=evidence, verbose=0)
 
     rounds = check_count(rounds, "rounds", least=1)
-    judge = Judge(model, metric, given.to_judge(), mode=mode, max_drop=max_drop)
+    guard = MetricGuard(model, metric, given.to_judge(), mode=mode, max_drop=max_drop)
     network = planned(model, budget).network  # refused here, before anything is done
     settings = {**trainer.settings(), "rounds": rounds, "mode": reconstruction, "choice": described(choice)}
     settings |= {"budget": described(budget), "metric": metric}
@@ -151,7 +151,7 @@ def prune_to(
     targets = targets_of(budget, rounds, network=network, model=model, folder=state)
     total = len(targets) * (len(STAGES) + trainer.steps())
     with Progress(total, verbose=verbose, unit="step", shown=[metric, "FLOPs"]) as progress:
-        tools: dict[str, Any] = {"judge": judge, "trainer": trainer, "folder": state, "progress": progress}
+        tools: dict[str, Any] = {"guard": guard, "trainer": trainer, "folder": state, "progress": progress}
         return Rounds(planned, given.first, mode=reconstruction, **tools).go(model, targets)
 
 

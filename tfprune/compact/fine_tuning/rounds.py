@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.base.progress import Progress
 from tfprune.base.run_folder import Arrays, RunFolder
-from tfprune.compact.fine_tuning.metric_guard import Judge
+from tfprune.compact.fine_tuning.metric_guard import MetricGuard
 from tfprune.compact.fine_tuning.prune_report import STAGES, PruneReport, Round
 from tfprune.compact.fine_tuning.trainer import Trainer
 from tfprune.compact.reconstruction.reconstruct import reconstruct
@@ -37,7 +37,7 @@ class Rounds:
         planned: Makes the plan for a model and a target; without one, nothing goes.
         seen: The samples that weights are reconstructed on.
         mode: The mode of `reconstruct`.
-        judge: Measures the models.
+        guard: Measures the models.
         trainer: Trains them.
         folder: Where finished rounds are kept.
         progress: A bar, with the stages of a round and the steps of its training.
@@ -49,13 +49,13 @@ class Rounds:
         seen: Sequence[Batch],
         *,
         mode: str,
-        judge: Judge,
+        guard: MetricGuard,
         trainer: Trainer,
         folder: RunFolder,
         progress: Progress,
     ) -> None:
         self._planned, self._inputs, self._mode = planned, [batch.x for batch in seen], mode
-        self._judge, self._trainer, self._folder, self._progress = judge, trainer, folder, progress
+        self._guard, self._trainer, self._folder, self._progress = guard, trainer, folder, progress
         # Rounds that can be repeated after a kill need random numbers that can be.
         seed = (
             folder.remember("seed", lambda: {"seed": np.array(random.randrange(2**31))}) if folder.is_kept else None
@@ -71,20 +71,20 @@ class Rounds:
         current, found, refused = model, [], None
         for number, target in enumerate(targets, 1):
             smaller, done = self._carry_out(number, current, target)
-            if not self._judge.allows(done.trained):
+            if not self._guard.allows(done.trained):
                 refused = done
                 break
             current = smaller
             found.append(done)
         if not found:
             raise ValueError(self._nothing_within(refused, len(targets)))
-        return current, PruneReport(self._judge.metric, self._judge.before, tuple(found), refused)
+        return current, PruneReport(self._guard.metric, self._guard.before, tuple(found), refused)
 
     def _nothing_within(self, first: Any, count: int) -> str:
-        judge = self._judge
+        guard = self._guard
         return (
-            f"Expected a first round that costs at most max_drop={judge.max_drop:g}. Received: a {judge.metric} of "
-            f"{first.trained:.4f} after it, worse by {judge.drop(first.trained):.4f} than before, with "
+            f"Expected a first round that costs at most max_drop={guard.max_drop:g}. Received: a {guard.metric} of "
+            f"{first.trained:.4f} after it, worse by {guard.drop(first.trained):.4f} than before, with "
             f"{first.plan.flops_kept / first.plan.flops:.0%} of the FLOPs. Take more rounds than {count}, so "
             f"that less goes at once, train longer, or allow more."
         )
@@ -112,10 +112,10 @@ class Rounds:
         better, _ = reconstruct(masked, current, self._inputs, mode=self._mode, verbose=0)
         smaller = shrink(better, plan)
         training = self._trainer.compiled(smaller)
-        stages = [self._judge(masked), self._judge(better)]
+        stages = [self._guard(masked), self._guard(better)]
         self._progress.add(2, self._shown(plan, stages[-1]))
         self._trainer.fit(training, number, self._progress)
-        stages.append(self._judge(smaller))
+        stages.append(self._guard(smaller))
         self._progress.add(1, self._shown(plan, stages[-1]))
         return smaller, Round(plan, *stages)
 
@@ -134,7 +134,7 @@ class Rounds:
         return smaller, done
 
     def _shown(self, plan: ShrinkPlan, value: float) -> dict[str, Any]:
-        return {"FLOPs": plan.flops_kept, self._judge.metric: value}
+        return {"FLOPs": plan.flops_kept, self._guard.metric: value}
 
 
 def described(value: Any) -> str:

@@ -10,9 +10,8 @@ import keras
 import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
-from tfprune.compact.reconstruction.inner_maps import inner_maps
 from tfprune.compact.reconstruction.least_squares import GramMoments
-from tfprune.compact.reconstruction.linear_map import LinearMap, linear_map
+from tfprune.compact.reconstruction.linear_map import LinearMap, inner_maps
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.masking.wrapping.pruned import Pruned
@@ -41,16 +40,6 @@ class Site:
     map: LinearMap
     calls: list[Call]
     graph: Graph
-
-
-def site_of(calls: list[Call], graph: Graph) -> Site:
-    """Return the layer that some calls in a graph share.
-
-    Raises:
-        NotLinear: If it is not known what its kernel multiplies.
-        ValueError: If its weights are not finite.
-    """
-    return _checked(Site(calls[0].layer.name, linear_map(_plain(calls[0])), calls, graph))
 
 
 def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[Skipped]]:

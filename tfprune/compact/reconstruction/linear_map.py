@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -12,8 +12,9 @@ import numpy as np
 
 from tfprune.base.axes import parse_equation, spell_out
 from tfprune.keras_models.models.kernels import Kernel, from_matrix, kernels, to_matrix
-from tfprune.keras_models.models.layer_hooks import hooked_calls
+from tfprune.keras_models.models.layer_hooks import LOOPS, hooked_calls
 from tfprune.keras_models.models.layers import as_numpy, sublayers
+from tfprune.report import Skipped
 
 layers = keras.layers
 Rows = Callable[[Any], np.ndarray]
@@ -71,10 +72,10 @@ class LinearMap:
 
     def inputs(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Return the same for the arguments of a call of the layer, which is called."""
-        found: list[np.ndarray] = []
-        with hooked_calls([self.leaf], lambda leaf, given, returned: found.append(self.seen(given))):
+        rows: list[np.ndarray] = []
+        with hooked_calls([self.leaf], lambda leaf, x, outputs: rows.append(self.seen(x))):
             self.layer(*args, **kwargs)
-        return found[0]
+        return rows[0]
 
     def _matrix(self, kernel: np.ndarray) -> np.ndarray:
         matrix = to_matrix(kernel, self.kernel)
@@ -190,3 +191,29 @@ _VIEWS: dict[Any, Callable[[Any], LinearMap]] = {
     **dict.fromkeys([layers.DepthwiseConv1D, layers.DepthwiseConv2D], _depthwise),
     **dict.fromkeys([layers.MultiHeadAttention, layers.GroupQueryAttention], _attention),
 }
+
+
+def inner_maps(layer: keras.layers.Layer, *, name: str) -> tuple[list[LinearMap], list[Skipped]]:
+    """Return the maps of a layer, their kernels with paths below it, and the parts with kernels that are left alone.
+
+    Args:
+        layer: The layer, which is opened where it is no linear map itself but holds layers that are.
+        name: How it is called where it is left alone.
+    """
+    if kernels(layer) and not layer.trainable:
+        return [], [Skipped(name, "frozen (trainable=False)", Skipped.FROZEN)]
+    try:
+        return [linear_map(layer)] if kernels(layer) else [], []
+    except NotLinear as reason:
+        skipped = Skipped(name, str(reason), Skipped.NO_RULE)
+    maps: list[LinearMap] = []
+    others: list[Skipped] = []
+    parts = [] if isinstance(layer, LOOPS) else sublayers(layer)
+    inside = {id(kernel.variable) for part in parts for kernel in kernels(part)}
+    if any(id(kernel.variable) not in inside for kernel in kernels(layer)):
+        others.append(skipped)
+    for part in {id(part): part for part in parts}.values():
+        inner, skipped_inside = inner_maps(part, name=f"{name}/{part.name}")
+        maps += [replace(each, kernel=replace(each.kernel, path=f"{part.name}/{each.kernel.path}")) for each in inner]
+        others += skipped_inside
+    return maps, others

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.class_config import class_config
-from tfprune.keras_models.copying.functional_subclass import fresh_copy
 from tfprune.keras_models.models.layers import as_numpy, rename
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
@@ -22,34 +22,34 @@ _UNITS = ("intermediate", "mlp", "feed", "ffn", "ffw", "inner", "units")
 _OTHERS = ("layers", "ratio", "size", "length", "rate")
 
 
-def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model | None:
-    """Return a model of the same class of some channels alone; None if its arguments cannot say so.
+def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model:
+    """Build a model of the same class with fewer channels by other arguments.
 
-    They can where all blocks keep the same number of heads, and of hidden units.
+    Use it where all blocks keep the same number of heads, and of hidden units.
 
     Args:
         copy: The flat copy of a Functional subclass.
         network: Its channels.
         keep: Which bundles are kept.
+
+    Raises:
+        NoClass: If the arguments of the class cannot say what is kept.
     """
     plain = copy.plain
     weights = {id(variable): weight for weight, variable in network.variables(copy.model)}
-    kept = [
+    values_kept = [
         weights[id(variable)].kept(as_numpy(variable), keep) if id(variable) in weights else as_numpy(variable)
         for variable in plain.variables
     ]
     config = deepcopy(class_config(plain))
     sizes = sizes_of(network, network.layers.values(), keep=keep)
     if not _resize(config["config"], sizes, dict(_head_sizes(network))):
-        return None
-    try:
-        smaller = fresh_copy(plain, origin=config)
-    except ValueError:
-        return None
-    if [tuple(variable.shape) for variable in smaller.variables] != [values.shape for values in kept]:
-        return None
+        raise NoClass(f"no argument of {type(plain).__name__} counts what is removed")
+    smaller = build_with_arguments(plain, config)
+    if [tuple(variable.shape) for variable in smaller.variables] != [values.shape for values in values_kept]:
+        raise NoClass(f"{type(plain).__name__} makes layers of other sizes")
     rename(smaller, copy.names)
-    for variable, values in zip(smaller.variables, kept, strict=True):
+    for variable, values in zip(smaller.variables, values_kept, strict=True):
         variable.assign(values)
     return smaller
 
@@ -57,13 +57,13 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
 def sizes_of(network: Network, layers: Iterable[ChanneledLayer], *, keep: np.ndarray) -> Sizes:
     """Return how many are kept of how many along the axes that kernels make, heads (True) and units apart."""
     heads = _heads(network)
-    found: Sizes = {}
+    sizes: Sizes = {}
     for layer in layers:
         for weight in layer.weights:
             for axis in weight.makes:
                 bundles = weight.bundles_along[axis]
-                found[int(bundles[0]) in heads, bundles.size] = int(np.count_nonzero(keep[bundles]))
-    return found
+                sizes[int(bundles[0]) in heads, bundles.size] = int(np.count_nonzero(keep[bundles]))
+    return sizes
 
 
 def _head_sizes(network: Network) -> Iterator[tuple[str, int]]:
@@ -80,22 +80,21 @@ def _heads(network: Network) -> set[int]:
     return {bundle for group in network.groups if group.kind == "heads" for bundle in group.bundles.tolist()}
 
 
-def _resize(config: Any, sizes: Sizes, given: Mapping[str, int]) -> bool:
-    """Change the numbers of heads and units in a configuration and in those inside of it; tell whether any was."""
+def _resize(config: dict[str, Any], sizes: Sizes, head_sizes: Mapping[str, int]) -> bool:
+    """Change the numbers of heads and units in a configuration; tell whether any changed."""
     changed = False
-    for name, value in list(config.items()):
-        if isinstance(value, dict):
-            changed |= _resize(value, sizes, given)
-        elif value is None and name in given:
-            config[name] = given[name]
-        elif type(value) is int:
-            config[name] = resized(name, value, sizes=sizes)
-            changed |= config[name] != value
+    for arguments in dicts_in(config):
+        for name, value in arguments.items():
+            if value is None and name in head_sizes:
+                arguments[name] = head_sizes[name]
+            elif type(value) is int:
+                arguments[name] = smaller_count(name, value, sizes=sizes)
+                changed |= arguments[name] != value
     return changed
 
 
-def resized(name: str, value: int, *, sizes: Sizes) -> int:
-    """Return a number of heads or units once the plan is carried out; a multiple of one where several are joined."""
+def smaller_count(name: str, value: int, *, sizes: Sizes) -> int:
+    """Return a number of heads or units in the smaller model; a multiple of it where several layers are joined."""
     if name.endswith("key_value_groups"):  # how many queries share a key: all, where there is one
         queries = max((size for of_heads, size in sizes if of_heads), default=None)
         return sizes[True, value] if value == queries else value

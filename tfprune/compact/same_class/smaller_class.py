@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import keras
 import numpy as np
 
+from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.compact.same_class.exchanged import Exchange, has_cache, is_resized, resize
-from tfprune.compact.same_class.resized_by_arguments import Sizes, resized, resized_by_arguments, sizes_of
+from tfprune.compact.same_class.resized_by_arguments import Sizes, resized_by_arguments, sizes_of, smaller_count
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.layers import sublayers, walk
@@ -15,10 +18,6 @@ from tfprune.keras_models.models.rebuild import copy_of
 from tfprune.keras_models.tracing.sample_inputs import numbers_for
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 from tfprune.masking.wrapping.flat_copy import FlatCopy
-
-
-class NoClass(ValueError):  # noqa: N818
-    """Why a model of the same class cannot be had."""
 
 
 def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model:
@@ -33,9 +32,8 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
         NoClass: If the smaller model returns something else than the smaller graph.
     """
     if not is_resized(copy.plain):
-        by_arguments = resized_by_arguments(copy, network, keep=keep)
-        if by_arguments is not None:
-            return by_arguments
+        with suppress(NoClass):
+            return resized_by_arguments(copy, network, keep=keep)
     graph = SmallerGraph(copy.model, network, keep=keep)
     changed = {id(layer) for layer in graph.changed()}
     layers = [layer for _, layer in walk(copy.plain)]
@@ -73,7 +71,7 @@ def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
 def _numbers(layer: keras.layers.Layer, sizes: Sizes) -> dict[str, int]:
     """Return the attributes of a layer that count heads or units of the layers inside, with how many are kept."""
     given = {name: value for name, value in vars(layer).items() if type(value) is int}
-    found = {name: resized(name, value, sizes=sizes) for name, value in given.items()}
+    found = {name: smaller_count(name, value, sizes=sizes) for name, value in given.items()}
     return {name: value for name, value in found.items() if value != given[name]}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 
 from tfprune.base.spec import check_choice
-from tfprune.compact.same_class.smaller_class import NoClass, smaller_class
+from tfprune.compact.same_class.class_arguments import NoClass
+from tfprune.compact.same_class.smaller_class import smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.models.kinds import is_functional_subclass

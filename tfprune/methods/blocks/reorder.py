@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.keras_models.models.kinds import rebuilds_as_class
 from tfprune.methods.blocks.find_blocks import Blocks
-from tfprune.methods.blocks.reorder_as_class import NoClass, arranged_class
+from tfprune.methods.blocks.reorder_as_class import arranged_class
 from tfprune.methods.blocks.reorder_as_graph import arranged_graph
 from tfprune.methods.blocks.reordered_model import Arranged
 

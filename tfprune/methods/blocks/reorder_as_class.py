@@ -8,13 +8,13 @@ from typing import Any
 
 import keras
 
+from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
 from tfprune.compact.same_class.exchanged import is_resized
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.rebuild import copy_variables, revive
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
-from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 from tfprune.methods.blocks.block import layer_inside
 from tfprune.methods.blocks.find_blocks import Blocks
 from tfprune.methods.blocks.names import numbered_names
@@ -22,10 +22,6 @@ from tfprune.methods.blocks.reordered_model import Arranged
 from tfprune.methods.blocks.run import run
 
 _COUNTS = ("layers", "depth", "blocks")  # words in the names of arguments that count blocks
-
-
-class NoClass(ValueError):  # noqa: N818
-    """Why a model of the same class cannot be had."""
 
 
 def arranged_class(found: Blocks, order: Sequence[int]) -> Arranged:
@@ -51,40 +47,30 @@ def _configurations(origin: dict[str, Any], count: int, order: Sequence[int]) ->
 
     A list with as many entries may have one for each block, or something else: both are tried.
     """
-    for place in list(_counts(origin["config"], count, ())):
-        plain = deepcopy(origin)
-        held = plain["config"]
-        for key in place[:-1]:
-            held = held[key]
-        held[place[-1]] = len(order)
-        reordered = deepcopy(plain)
-        _reorder(reordered["config"], count, order)
-        yield from (plain, reordered)[: 1 + (reordered != plain)]
-
-
-def _counts(config: dict[str, Any], count: int, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _counts(value, count, (*path, name))
-        elif type(value) is int and value == count and any(word in name for word in _COUNTS):
-            yield (*path, name)
+    for index, arguments in enumerate(dicts_in(origin["config"])):
+        for name, value in arguments.items():
+            if type(value) is int and value == count and any(word in name for word in _COUNTS):
+                plain = deepcopy(origin)
+                list(dicts_in(plain["config"]))[index][name] = len(order)
+                reordered = deepcopy(plain)
+                _reorder(reordered["config"], count, order)
+                yield from (plain, reordered)[: 1 + (reordered != plain)]
 
 
 def _reorder(config: dict[str, Any], count: int, order: Sequence[int]) -> None:
     """Bring lists that have an entry for each block into the order of the blocks."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            _reorder(value, count, order)
-        elif isinstance(value, (list, tuple)) and len(value) == count:
-            config[name] = [value[number] for number in order]
+    for arguments in list(dicts_in(config)):
+        for name, value in arguments.items():
+            if isinstance(value, (list, tuple)) and len(value) == count:
+                arguments[name] = [value[number] for number in order]
 
 
 def _made(found: Blocks, order: Sequence[int], config: dict[str, Any]) -> Arranged:
     model = found.copy
     try:
-        new = build_from_class_config(config, lambda entry: revive(entry, model))
-    except FAILURES as error:  # code of the class's, with arguments that it may not take
-        raise NoClass(f"its class does not take {len(order)} blocks: {describe(error)}") from None
+        new = build_with_arguments(model, config, build=_fresh)
+    except NoClass as why:
+        raise NoClass(f"its class does not take {len(order)} blocks: {why}") from None
     keep_what_is_beside(model, new)
     names = [layer.name for _, layer in walk(new)]
     pairs = _pairs(found, order, found.flat(new))
@@ -104,6 +90,10 @@ def _made(found: Blocks, order: Sequence[int], config: dict[str, Any]) -> Arrang
     made = Arranged(new, found, order, layers, "class")
     _check_outputs(made)
     return made
+
+
+def _fresh(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
+    return build_from_class_config(origin, lambda entry: revive(entry, model))
 
 
 def _pairs(found: Blocks, order: Sequence[int], flat: keras.Model) -> dict[Any, keras.layers.Layer]:

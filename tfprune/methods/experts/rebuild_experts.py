@@ -16,7 +16,7 @@ from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_lengt
 from tfprune.methods.experts.average_experts import Groups, add_noise, fill
 from tfprune.methods.experts.experts_report import ExpertsReport, ExpertsRow
 from tfprune.methods.experts.moe_layers import MoeLayer, moe_layers
-from tfprune.methods.experts.set_expert_count import resized
+from tfprune.methods.experts.set_expert_count import set_expert_count
 
 
 def checked_layers(root: Any) -> list[MoeLayer]:
@@ -64,7 +64,7 @@ def remade(
         check_source(data)
     found = checked_layers(root)
     count = len(next(iter(groups.values())))
-    new = resized(root, found, experts=count, top_k=top_k)
+    new = set_expert_count(root, found, experts=count, top_k=top_k)
     fill(new, root, found=found, groups=groups)
     after = moe_layers(new)
     if noise:

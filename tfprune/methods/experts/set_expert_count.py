@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfprune.compact.same_class.class_arguments import dicts_in
 from tfprune.keras_models.copying.class_config import class_config
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.functional_subclass import fresh_copy, wrap_alike
@@ -18,7 +19,7 @@ from tfprune.keras_models.models.rebuild import config_of, revive
 from tfprune.methods.experts.moe_layers import MoeLayer
 
 
-def resized(root: keras.layers.Layer, found: Sequence[MoeLayer], *, experts: int, top_k: int) -> Any:
+def set_expert_count(root: keras.layers.Layer, found: Sequence[MoeLayer], *, experts: int, top_k: int) -> Any:
     """Return a model or layer with other numbers of experts, wrappers included.
 
     Args:
@@ -58,14 +59,9 @@ def resized(root: keras.layers.Layer, found: Sequence[MoeLayer], *, experts: int
 
 def _change(config: Any, before: dict[str, int], after: dict[str, int]) -> None:
     """Change the numbers wherever a configuration has all of them as they were."""
-    if isinstance(config, dict):
-        if all(type(config.get(name)) is int and config[name] == value for name, value in before.items()):
-            config.update(after)
-        for value in config.values():
-            _change(value, before, after)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            _change(value, before, after)
+    for arguments in dicts_in(config):
+        if all(type(arguments.get(name)) is int and arguments[name] == value for name, value in before.items()):
+            arguments.update(after)
 
 
 def _of_class(model: keras.Model, config: dict[str, Any]) -> keras.Model:

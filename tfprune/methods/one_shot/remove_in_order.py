@@ -78,14 +78,14 @@ class Changes:
         """Return the variables with their values before."""
         return [(variable, keras.ops.convert_to_tensor(values)) for variable, values in self.dense.values()]
 
-    def put_off(self, variables: Iterable[keras.Variable]) -> None:
-        """Set variables back to their values before, until `carry_out`."""
+    def defer(self, variables: Iterable[keras.Variable]) -> None:
+        """Set variables back to their values before, until `apply_deferred`."""
         for variable in variables:
             self._later.append((variable, as_numpy(variable).copy()))
             variable.assign(self.dense[id(variable)][1])
 
-    def carry_out(self) -> None:
-        """Set the values that were put off."""
+    def apply_deferred(self) -> None:
+        """Set the deferred values."""
         for variable, values in self._later:
             variable.assign(values)
 
@@ -139,8 +139,8 @@ def remove_in_order(
         row = json.loads(str(found["row"]))
         yield PutriRow(**{**row, "error": ReconstructionRow(**row["error"])})
         if update.order != "sequential":
-            changes.put_off(touched)
-    changes.carry_out()
+            changes.defer(touched)
+    changes.apply_deferred()
 
 
 def _touched(running: RunningModel, target: Target) -> list[keras.Variable]:

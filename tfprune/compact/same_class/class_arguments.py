@@ -1,0 +1,43 @@
+"""The arguments of a class: find those that count something, and build a model anew with other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.copying.functional_subclass import fresh_copy
+from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
+
+
+class NoClass(ValueError):  # noqa: N818
+    """Why there is no model of the same class with the sizes that were asked for."""
+
+
+def dicts_in(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield every dict in a configuration, the outermost first: arguments of a model, and of layers in it."""
+    if isinstance(config, dict):
+        yield config
+    if isinstance(config, (dict, list, tuple)):
+        for value in list(config.values() if isinstance(config, dict) else config):
+            yield from dicts_in(value)
+
+
+def build_with_arguments(
+    model: keras.Model, config: dict[str, Any], *, build: Callable[..., keras.Model] = fresh_copy
+) -> keras.Model:
+    """Build a model of the same class from other arguments; weights are not copied.
+
+    Args:
+        model: A Functional subclass.
+        config: What `class_config` returns for it, with other numbers.
+        build: Called with the model and `origin`, the configuration.
+
+    Raises:
+        NoClass: If the class does not take these arguments.
+    """
+    try:
+        return build(model, origin=config)
+    except FAILURES as error:  # code of the class, run on arguments that it may not take
+        raise NoClass(describe(error)) from None
