@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs notebooks dist release-check bench zoo hub fuzz device-check device-test device-ssh device-integers device-page grid clean
+.PHONY: demo test test-all lint docs notebooks dist release-check bench zoo hub fuzz device-check device-test device-ssh device-integers device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -10,8 +10,14 @@ demo: .venv/demo
 # One more than there are processors: many tests wait for a process of their own.
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 4))")
 
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+# What every change runs. Sample apps, the study, notebooks, the site and all else that is marked `programs` is left out.
 test: .venv/dev
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(PYTEST) -m "not programs"
+
+test-all: .venv/dev
+	$(PYTEST)
 
 # Training and export on the other backends of Keras, in a process each, in which TensorFlow cannot be imported; the
 # child process that converts has it. pip takes PyTorch with CUDA, some gigabytes, unless it is pointed to wheels for

@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+from once import filled_once
+
+ROOT = Path(__file__).parents[2]
 
 WITHOUT_KERAS = """
 import runpy, sys
@@ -29,3 +35,14 @@ def printed_by(*arguments, folder):
     )
     assert completed.returncode == 0, completed.stderr[-2000:]
     return completed.stdout
+
+
+def output_once(temporary: pytest.TempPathFactory, name: str, *arguments: str | Path) -> tuple[Path, str]:
+    """Run a sample app once for all workers; return the folder of its `--output` and what it printed."""
+
+    def run(folder):
+        printed = printed_by(*arguments, "--smoke", "--output", folder, folder=ROOT)
+        folder.with_name(f"{name}.txt").write_text(printed, encoding="utf-8")
+
+    folder = filled_once(temporary, name, run)
+    return folder, folder.with_name(f"{name}.txt").read_text(encoding="utf-8")

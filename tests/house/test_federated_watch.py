@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import printed_by
+from programs import output_once
 
 pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
 ROOT = Path(__file__).parents[2]
@@ -38,10 +38,10 @@ def test_no_sample_is_in_a_window_of_both_halves():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("federated")
-    return folder, printed_by(APPS / "federated_watch.py", "--smoke", "--output", folder, folder=ROOT)
+    return output_once(tmp_path_factory, "federated", APPS / "federated_watch.py")
 
 
+@pytest.mark.programs
 def test_two_clients_train_under_masks_and_get_their_files(smoke):
     folder, printed = smoke
     lines = [json.loads(line) for line in (folder / "federated_watch.jsonl").read_text().splitlines()]

@@ -13,7 +13,7 @@ import keras
 import matplotlib
 import numpy as np
 import pytest
-from programs import WITHOUT_KERAS, printed_by
+from programs import WITHOUT_KERAS, output_once, printed_by
 
 from tfprune.export import Runner
 
@@ -121,10 +121,10 @@ def test_inner_steps_change_what_is_predicted_and_not_the_model():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("few-shot")
-    return folder, printed_by(APPS / "few_shot_glyphs.py", "--smoke", "--output", folder, folder=ROOT)
+    return output_once(tmp_path_factory, "few-shot", APPS / "few_shot_glyphs.py")
 
 
+@pytest.mark.programs
 def test_the_app_prunes_to_22_percent_and_exports(smoke):
     folder, printed = smoke
     assert "made-up shapes" in printed and "| DACIS | 1 |" in printed
@@ -137,12 +137,14 @@ def test_the_app_prunes_to_22_percent_and_exports(smoke):
     assert Runner(small_file).outputs[0].shape[-1] < Runner(dense_file).outputs[0].shape[-1]
 
 
+@pytest.mark.programs
 def test_results_are_not_overwritten(smoke):
     command = [sys.executable, APPS / "few_shot_glyphs.py", "--smoke", "--output", smoke[0]]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False, env=os.environ)
     assert done.returncode and "Pass --resume" in done.stderr
 
 
+@pytest.mark.programs
 def test_the_device_learns_classes_where_keras_cannot_be_imported(smoke, tmp_path):
     shutil.copy(APPS / "few_shot_device.py", tmp_path)  # alone, as on the device
     model, pictures = smoke[0] / "ProtoNet-dense-0.tflite", smoke[0] / "pictures.npz"

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from programs import printed_by
+from programs import output_once
 
 import tfprune
 
@@ -123,10 +123,10 @@ def test_a_model_built_alike_is_traced_once_and_learns_nothing_from_the_other(mo
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("growth")
-    return folder, printed_by(APP, "--smoke", "--output", folder, folder=ROOT)
+    return output_once(tmp_path_factory, "growth", APP)
 
 
+@pytest.mark.programs
 def test_the_app_grows_and_prunes_back(smoke):
     folder, printed = smoke
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:2] == "| "]
@@ -135,6 +135,7 @@ def test_the_app_grows_and_prunes_back(smoke):
     assert (folder / "growth.png").stat().st_size
 
 
+@pytest.mark.programs
 def test_results_are_not_overwritten(smoke, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["grow_language_model", "--smoke", "--output", str(smoke[0])])
     with pytest.raises(SystemExit, match="Pass --resume"):

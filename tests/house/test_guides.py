@@ -17,6 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}  # run in test_notebooks.py
 PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in NOTEBOOKS]
 PAGES += sorted((DOCS / "howto").glob("*.md"))
+SHORT = {"own_loop", "save_and_resume"}  # seconds each, so that `make test` runs them
 
 
 def run(code, names):
@@ -44,7 +45,11 @@ def log_as_it_was():
     log.handlers[:] = handlers
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def marked(page):
+    return pytest.param(page, id=page.stem, marks=[] if page.stem in SHORT else [pytest.mark.programs])
+
+
+@pytest.mark.parametrize("page", map(marked, PAGES))
 def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if page.stem == "federated":

@@ -161,6 +161,7 @@ def test_a_title_finds_its_passage():
 # The app.
 
 
+@pytest.mark.programs
 def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
     command = [sys.executable, ROOT / "sample_apps" / "prune_language_model.py", "--smoke", "--output", tmp_path]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=True)

@@ -36,6 +36,7 @@ def test_the_notebooks_say_what_the_pages_say(maker, tmp_path):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), "The page was changed: run `make notebooks`."
 
 
+@pytest.mark.programs
 @EVERY
 def test_a_notebook_prints_what_its_page_shows(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

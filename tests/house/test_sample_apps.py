@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import WITHOUT_KERAS, printed_by
+from programs import WITHOUT_KERAS, output_once, printed_by
 
 from tfprune.export import Runner, inspect
 
@@ -31,6 +31,7 @@ def sparsity_of(path):
     return 1 - sum(row.nnz for row in kernels) / sum(row.size for row in kernels)
 
 
+@pytest.mark.programs
 def test_fashion_compares_the_files_of_a_dense_and_a_pruned_model(tmp_path):
     printed = printed_by(APPS / "fashion_cnn.py", "--smoke", "--output", "here", folder=tmp_path)
     assert "made-up images" in printed
@@ -54,6 +55,7 @@ def test_fashion_reads_the_format_of_mnist(app, tmp_path, monkeypatch):
     assert np.array_equal(fashion.idx("few"), images)
 
 
+@pytest.mark.programs
 def test_the_loop_of_ones_own_masks_what_fit_and_the_callback_mask(tmp_path):
     printed = printed_by(APPS / "custom_loop.py", "--smoke", folder=tmp_path)
     epochs = [line.split() for line in printed.splitlines()[3:5]]
@@ -64,10 +66,10 @@ def test_the_loop_of_ones_own_masks_what_fit_and_the_callback_mask(tmp_path):
 
 @pytest.fixture(scope="module")
 def wrist(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wrist")
-    return folder, printed_by("-m", "sample_apps.wrist_exercises", "--smoke", "--output", folder, folder=ROOT)
+    return output_once(tmp_path_factory, "wrist", "-m", "sample_apps.wrist_exercises")
 
 
+@pytest.mark.programs
 def test_the_wrist_app_exports_two_pruned_models(wrist):
     folder, printed = wrist
     assert "made-up motion" in printed
@@ -76,6 +78,7 @@ def test_the_wrist_app_exports_two_pruned_models(wrist):
         assert sparsity_of(folder / name) == pytest.approx(0.8, abs=0.005)
 
 
+@pytest.mark.programs
 def test_the_recording_holds_numbers_and_names_only(wrist):
     with np.load(wrist[0] / "recording.npz", allow_pickle=False) as recording:
         assert recording["motion"].shape == (7 * 500, 6)
@@ -84,6 +87,7 @@ def test_the_recording_holds_numbers_and_names_only(wrist):
         assert recording["rate"] == 50
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", ["conv", "lstm"])
 def test_the_device_recognizes_exercises_where_keras_cannot_be_imported(wrist, tmp_path, name):
     model, recording = wrist[0] / f"{name}-pruned-dynamic.tflite.xz", wrist[0] / "recording.npz"
@@ -143,6 +147,7 @@ def test_the_data_are_read_out_of_the_wheel(app, tmp_path, monkeypatch):
     assert (watch.motion[0].shape, watch.person.tolist(), watch.names) == ((5, 6), [4], ["PEN"])
 
 
+@pytest.mark.programs
 def test_a_mobilenet_is_shrunk_to_half_its_flops(tmp_path):
     printed = printed_by(APPS / "shrink_mobilenet.py", "--smoke", "--output", "here", folder=tmp_path)
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"dense.tflite", "shrunk.tflite", "channels.png"}
@@ -151,6 +156,7 @@ def test_a_mobilenet_is_shrunk_to_half_its_flops(tmp_path):
     assert flops["dense"] == 19_634_112 and 0.4 < flops["shrunk"] / flops["dense"] <= 0.48
 
 
+@pytest.mark.programs
 def test_a_transformer_loses_heads_and_units(tmp_path):
     printed = printed_by(APPS / "prune_transformer.py", "--smoke", "--output", "here", folder=tmp_path)
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"dense.tflite", "small.tflite"}
@@ -160,6 +166,7 @@ def test_a_transformer_loses_heads_and_units(tmp_path):
     assert parameters == sorted(parameters, reverse=True)
 
 
+@pytest.mark.programs
 def test_concepts_keep_what_footwear_needs(tmp_path):
     printed = printed_by(APPS / "concept_requirements.py", "--smoke", "--output", "here", folder=tmp_path)
     names = {"dense.tflite", "concepts.tflite", "magnitude.tflite", "accuracy.png", "results.jsonl", "table.md"}
@@ -213,6 +220,7 @@ def test_committed_concept_tables_are_those_of_the_committed_results(app):
         assert kept["accuracy"]["required"] >= dense["accuracy"]["required"] - 0.01
 
 
+@pytest.mark.programs
 def test_a_pruned_network_goes_four_ways(tmp_path):
     printed = printed_by(APPS / "int8_four_ways.py", "--smoke", "--output", "here", folder=tmp_path)
     assert {path.name for path in (tmp_path / "here").iterdir()} == {

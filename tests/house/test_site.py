@@ -17,9 +17,11 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from once import filled_once
 from public_names import documented_names, public_names
 
 pytest.importorskip("sphinx", reason="sphinx is not installed (extra `docs`)")
+pytestmark = pytest.mark.programs
 ROOT = Path(__file__).parents[2]
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link": "href"}  # when a page is opened
@@ -27,13 +29,15 @@ LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
+    return filled_once(tmp_path_factory, "site", build)
+
+
+def build(folder):
     shutil.rmtree(ROOT / "docs/reference/names", ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "docs", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     warnings = [line for line in done.stderr.splitlines() if "WARNING: " in line or "ERROR: " in line]
     assert done.returncode == 0, "\n".join(warnings) or done.stderr[-3000:]
-    return folder
 
 
 class Page(HTMLParser):

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from once import filled_once
 
 from sample_apps.study import digits as digits_study
 from sample_apps.study import grid, language, report, results, summary, training, translation
@@ -276,6 +277,7 @@ def test_the_dictionary_has_the_size_that_the_page_tells(installed):
     assert installed.pieces.vocab_size() == 2000
 
 
+@pytest.mark.programs
 def test_missing_data_are_told_with_the_command_that_gets_them(monkeypatch, tmp_path):
     message = study("run", "language", "--jobs", 2, "--output", tmp_path, expect=1, PATH=str(tmp_path))
     assert "apt-get install sword-text-web libsword-utils" in message
@@ -406,13 +408,16 @@ def test_a_learning_rate_that_drops_once():
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """Run the shortest part of the study once; return its settings, its results, and the folder that holds them."""
-    folder = tmp_path_factory.mktemp("digits")
-    printed = study("run", "digits", "--smoke", "--jobs", 1, "--output", folder)
-    assert "3/3" in printed
+
+    def run(folder):
+        assert "3/3" in study("run", "digits", "--smoke", "--jobs", 1, "--output", folder)
+
+    folder = filled_once(tmp_path_factory, "study-digits", run)
     settings = grid.expand("digits", grid.read_config("digits"), seeds=1, smoke=True)
     return settings, results.read(folder / "digits.jsonl"), folder
 
 
+@pytest.mark.programs
 def test_a_training_is_measured(digits):
     _, (dense, sparse, late), _ = digits
     assert dense["entries"] == dense["nnz"] == 64 * 256 + 256 * 128 + 128 * 10
@@ -442,6 +447,7 @@ def test_warnings_of_a_training_are_kept():
     assert "the learning rate is 0.001, less than a tenth of its peak" in told[0]
 
 
+@pytest.mark.programs
 def test_results_are_gone_on_from_only_when_asked(digits):
     _, _, folder = digits
     message = study("run", "digits", "--smoke", "--output", folder, expect=1)
@@ -450,6 +456,7 @@ def test_results_are_gone_on_from_only_when_asked(digits):
     assert "0 trainings to do, 3 done before" in study("run", "digits", "--smoke", "--resume", "--output", folder)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("backend", "package"), [("loky", "joblib"), ("dask", "distributed"), ("ray", "ray")])
 def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path):
     pytest.importorskip(package, reason=f"needs `pip install {package}`")
@@ -464,6 +471,7 @@ def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path
         assert {**results.of(found, one), "seconds": 0} == {**reference, "seconds": 0}
 
 
+@pytest.mark.programs
 def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
     runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
     settings, (_, expected, _), _ = digits
@@ -483,6 +491,7 @@ def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
 
 
+@pytest.mark.programs
 def test_a_training_apart_that_fails_says_why(digits):
     runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
     with pytest.raises(RuntimeError, match="No module named 'sample_apps.study.nothing'"):
@@ -502,12 +511,14 @@ training.train({**json.loads(sys.argv[1]), "replicas": 2})
 """
 
 
+@pytest.mark.programs
 def test_replicas_share_a_training(digits):
     command = [sys.executable, "-c", SHARED, json.dumps(digits[0][0])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300, check=True)
     assert "replicas: 2" in done.stdout
 
 
+@pytest.mark.programs
 def test_the_digits_run_on_replicas(digits, tmp_path):
     study("run", "digits", "--smoke", "--jobs", 1, "--replicas", 2, "--output", tmp_path)
     found = results.read(tmp_path / "digits.jsonl")
@@ -517,6 +528,7 @@ def test_the_digits_run_on_replicas(digits, tmp_path):
         assert one["quality"] == pytest.approx(reference["quality"], abs=2)  # sums are added up in another order
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("name", "replicas"), [("image", 1), ("language", 2), ("translation", 1)])
 def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
     printed = study("run", name, "--smoke", "--jobs", 1, "--replicas", replicas, "--output", tmp_path)
@@ -535,6 +547,7 @@ def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
         assert "Written" in study("report", name, "--smoke", "--output", tmp_path)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

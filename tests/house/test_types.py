@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from once import filled_once
 
 import tfprune
 import tfprune.export
@@ -17,6 +18,7 @@ import tfprune.federated
 import tfprune.tfmot
 
 pytest.importorskip("mypy")
+pytestmark = pytest.mark.programs
 ROOT = Path(__file__).parents[2]
 CALLS = Path(__file__).with_name("typed_calls.py")
 HOMES = (tfprune, tfprune.export, tfprune.federated, tfprune.tfmot)
@@ -64,7 +66,15 @@ RETURN_A_KERAS_MODEL = {
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Ask mypy once about both files; return its answers by file and line."""
-    folder = tmp_path_factory.mktemp("typing")
+    folder = filled_once(tmp_path_factory, "typing", ask)
+    printed = (folder / "answers.txt").read_text(encoding="utf-8")
+    found = {"revealed.py": defaultdict(list), CALLS.name: defaultdict(list)}
+    for path, line, kind, text in re.findall(r"^(.+?):(\d+): (error|note): (.*)$", printed, re.MULTILINE):
+        found[Path(path).name][int(line)].append((kind, text))
+    return found
+
+
+def ask(folder):
     (folder / "tfprune").mkdir()
     for path in [*(ROOT / "tfprune").iterdir(), ROOT / "export"]:  # as installed: export/ is tfprune.export
         (folder / "tfprune" / path.name).symlink_to(path)
@@ -76,10 +86,7 @@ def answers(tmp_path_factory):
     environment = {**os.environ, "MYPYPATH": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr  # 2: mypy itself failed
-    found = {revealed.name: defaultdict(list), CALLS.name: defaultdict(list)}
-    for path, line, kind, text in re.findall(r"^(.+?):(\d+): (error|note): (.*)$", done.stdout, re.MULTILINE):
-        found[Path(path).name][int(line)].append((kind, text))
-    return found
+    (folder / "answers.txt").write_text(done.stdout, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
