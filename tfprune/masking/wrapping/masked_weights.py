@@ -149,6 +149,11 @@ class MaskedWeights(Transparent):
             variable.assign(store[name])
 
 
+def layer_inside(layer: Any) -> Any:
+    """Return the layer in a wrapper of weights under masks, anything else as it is."""
+    return layer.layer if isinstance(layer, MaskedWeights) else layer
+
+
 def count_kept(variable: keras.Variable, mask: keras.Variable | None = None) -> int:
     """Return how many entries of a weight are not zero, nor hidden by a mask."""
     values = as_numpy(variable).reshape(-1)

@@ -1,9 +1,10 @@
-"""Depth as a size: blocks that a model loses, and blocks that it gets.
+"""Depth as a size: the repeated blocks of a model, ranked, dropped or repeated.
 
-`rank_blocks` says which blocks a model would miss least, `drop_blocks` leaves some out, and `grow_depth` repeats
-them, with their masks and latent values. The last two return a new model, of the same class where it can be, and a
-report that says whether the model computes the same, on data that it is given.
+A block is a part of the graph with one input (its entry) and one output (its end) of the same shape. Its other inputs
+(masks, positions) come from outside of all blocks, so that a model can be made of the blocks in any order.
 
-The copies of a block can be made to hand on what they read: `zero_outputs` finds by trial which of their weights
-have to be zero for this, and leaves the others alone, so that the zeros get gradients.
+`find_blocks` copies the model, traces the copy, and finds its blocks by the names of their layers (`named_blocks`) or
+because they repeat (`repeated_blocks`). `rank_blocks` runs them in other orders. `drop_blocks` and `grow_depth` build
+a model in a new order (`reorder`), of the same class where its arguments allow it, with masks and latent values, and
+report whether it computes the same.
 """

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 
 from tfprune.base.spec import check_numbers
-from tfprune.methods.blocks.find_blocks import find_blocks
-from tfprune.methods.blocks.reorder import arrange
-from tfprune.methods.growth.compare import checked_data, reported
-from tfprune.methods.growth.growth_report import GrowthReport
+from tfprune.methods.growth.blocks import Blocks
+from tfprune.methods.growth.find_blocks import find_blocks
+from tfprune.methods.growth.growth_report import GrowthReport, comparison_data, report_growth
+from tfprune.methods.growth.reorder import reorder
 
 
 def drop_blocks(
@@ -50,21 +50,21 @@ def drop_blocks(
     Reference:
         Men et al., 2024, "ShortGPT", arXiv:2403.03853 (layers with similar input and output).
     """
-    wanted = check_numbers(drop, "drop", of="blocks")
-    found = find_blocks(model, blocks)
-    count = len(found.blocks)
-    unknown = [block for block in wanted if block >= count]
-    if unknown or len(wanted) >= count:
-        what = f"block {unknown[0]}" if unknown else f"all {count}"
+    dropped = check_numbers(drop, "drop", of="blocks")
+    source = find_blocks(model, blocks)
+    count = len(source.blocks)
+    unknown = [block for block in dropped if block >= count]
+    if unknown or len(dropped) >= count:
+        received = f"block {unknown[0]}" if unknown else f"all {count}"
         raise ValueError(
-            f"Expected blocks to drop among 0 to {count - 1}, and one to be left. Received: {what} of "
-            f"{model.name!r}. Its blocks begin with the layers {_first_layers(found.blocks)}."
+            f"Expected blocks to drop among 0 to {count - 1}, and one to be left. Received: {received} of "
+            f"{model.name!r}. Its blocks begin with the layers {_first_layers(source)}."
         )
-    batches = checked_data(data, found)
-    made = arrange(found, [block for block in range(count) if block not in wanted])
-    return made.model, reported(made, batches)
+    batches = comparison_data(data, source)
+    smaller = reorder(source, [block for block in range(count) if block not in dropped])
+    return smaller.model, report_growth(smaller, batches)
 
 
-def _first_layers(blocks: Any) -> str:
-    names = [block.calls[0].layer.name for block in blocks]
+def _first_layers(source: Blocks) -> str:
+    names = [block.calls[0].layer.name for block in source.blocks]
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

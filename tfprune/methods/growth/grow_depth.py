@@ -7,10 +7,9 @@ from typing import Any
 import keras
 
 from tfprune.base.spec import check_choice, check_count
-from tfprune.methods.blocks.find_blocks import find_blocks
-from tfprune.methods.blocks.reorder import arrange
-from tfprune.methods.growth.compare import checked_data, reported, sample
-from tfprune.methods.growth.growth_report import GrowthReport
+from tfprune.methods.growth.find_blocks import find_blocks
+from tfprune.methods.growth.growth_report import GrowthReport, comparison_data, report_growth, sample_inputs
+from tfprune.methods.growth.reorder import reorder
 from tfprune.methods.growth.zero_outputs import zero_outputs
 
 
@@ -77,27 +76,27 @@ def grow_depth(
     check_count(keep_first, "keep_first", least=0)
     check_count(keep_last, "keep_last", least=0)
     check_choice(zero_output, "zero_output", choices=(True, False))
-    found = find_blocks(model, blocks)
-    count = len(found.blocks)
+    source = find_blocks(model, blocks)
+    count = len(source.blocks)
     if keep_first + keep_last >= count:
         raise ValueError(
             f"Expected `keep_first` and `keep_last` to leave a block to repeat. Received: keep_first={keep_first}, "
             f"keep_last={keep_last} for the {count} blocks of {model.name!r}. Lower one of them."
         )
-    batches = checked_data(data, found)
+    batches = comparison_data(data, source)
     numbers = growth_order(count, repeats, order=order, keep_first=keep_first, keep_last=keep_last)
-    made = arrange(found, numbers)
+    grown = reorder(source, numbers)
     zeroed: dict[int, tuple[str, ...]] = {}
     if zero_output:
-        copies = [place for place, number in enumerate(numbers) if number in numbers[:place]]
-        tried_on = sample(batches, found)
-        if tried_on is None:
+        copies = [index for index, number in enumerate(numbers) if number in numbers[:index]]
+        inputs = sample_inputs(batches, source)
+        if inputs is None:
             raise ValueError(
                 f"Expected `data` to try zero_output=True on. Received: None for {model.name!r}, which does not run "
                 f"on random numbers. Pass a few of its inputs."
             )
-        zeroed = zero_outputs(made, copies, inputs=tried_on)
-    return made.model, reported(made, batches, zeroed=zeroed)
+        zeroed = zero_outputs(grown, copies, inputs=inputs)
+    return grown.model, report_growth(grown, batches, zeroed=zeroed)
 
 
 def growth_order(count: int, repeats: int, *, order: str, keep_first: int = 0, keep_last: int = 0) -> list[int]:

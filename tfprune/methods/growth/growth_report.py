@@ -1,9 +1,22 @@
-"""Report of `grow_depth` and `drop_blocks`: which blocks a model has now, and whether it computes the same."""
+"""Report of `grow_depth` and `drop_blocks`: the blocks of the new model, and whether it computes the same."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import keras
+import numpy as np
+
+from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.kernels import kernels
+from tfprune.keras_models.tracing.same_outputs import LargestDifference
+from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
+from tfprune.masking.wrapping.masked_weights import layer_inside
+from tfprune.masking.wrapping.sparsity_report import sparsity_report
+from tfprune.methods.growth.blocks import Blocks
+from tfprune.methods.growth.reordered_model import ReorderedModel
 from tfprune.report import Report, table
 
 
@@ -103,3 +116,76 @@ class GrowthReport(Report):
             f"{self.blocks} to {len(self.rows)} blocks, {sizes} parameters, {kind}{why}; "
             f"{says[self.is_function_preserving]}{found}"
         )
+
+
+def report_growth(
+    reordered: ReorderedModel, data: Batches | None, *, zeroed: Mapping[int, tuple[str, ...]] | None = None
+) -> GrowthReport:
+    """Return the report of a model with other blocks, compared with the model that it was made of.
+
+    Args:
+        reordered: The model.
+        data: Inputs to compare on; None compares on random numbers.
+        zeroed: The paths of the weights that were set to zero, by the index of their block.
+    """
+    order, source = list(reordered.order), reordered.source
+    rows = []
+    for index, number in enumerate(order):
+        layers = reordered.block_layers(index)
+        nnz = sum(sparsity_report(layer).total_nnz for layer in layers if kernels(layer))
+        is_copy, set_to_zero = number in order[:index], (zeroed or {}).get(index, ())
+        rows.append(PlacedBlock(index, number, layers[0].name, is_copy, _count(layers), nnz, set_to_zero))
+    difference, samples = _difference(reordered, data)
+    layers_before = {id(call.layer): call.layer for call in source.graph.calls}.values()
+    return GrowthReport(
+        rows=tuple(rows),
+        blocks=len(source.blocks),
+        into=reordered.into,
+        reason=reordered.reason,
+        parameters=(_count(layers_before), _count(reordered.all_layers())),
+        difference=difference,
+        samples=samples,
+    )
+
+
+def _count(layers: Iterable[Any]) -> int:
+    """Return the number of parameters of layers, without masks and latent values."""
+    plain = [layer_inside(layer) for layer in layers if isinstance(layer, keras.layers.Layer)]
+    return sum(layer.count_params() for layer in plain)
+
+
+def comparison_data(data: Any, blocks: Blocks) -> Batches | None:
+    """Return data batch by batch; None if there are none.
+
+    Raises:
+        TypeError: If they are not data, or can be read only once.
+    """
+    return None if data is None else Batches(data, blocks.graph.model, batch_size=32)
+
+
+def sample_inputs(data: Batches | None, blocks: Blocks) -> list[Any] | None:
+    """Return two samples of each input, of data or else random; None if the model does not run on random numbers."""
+    if data is not None:
+        return [array[:2] for array in next(_inputs(data))]
+    model = blocks.graph.model
+    length = usable_length(model)
+    return None if length is None else keras.tree.flatten(numbers_for(model.input, length=length))
+
+
+def _inputs(data: Batches) -> Iterator[list[np.ndarray]]:
+    yield from (arrays for arrays, _ in data)
+
+
+def _difference(reordered: ReorderedModel, data: Batches | None) -> tuple[float | None, int]:
+    """Return the largest difference relative to the largest output, and the number of samples of data."""
+    source = reordered.source
+    numbers = sample_inputs(None, source) if data is None else None
+    if data is None and numbers is None:
+        return None, 0
+    difference, samples = LargestDifference(), 0
+    for arrays in [numbers or []] if data is None else _inputs(data):
+        samples += 0 if data is None else len(arrays[0])
+        tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+        inputs = keras.tree.pack_sequence_as(source.graph.model.input, tensors)
+        difference.add(reordered.model(inputs, training=False), source.copy(inputs, training=False))
+    return difference.fraction, samples

@@ -12,10 +12,10 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import loss_of
-from tfprune.methods.blocks.block import layer_inside
-from tfprune.methods.blocks.find_blocks import Blocks, find_blocks
-from tfprune.methods.blocks.run import run
+from tfprune.masking.wrapping.masked_weights import layer_inside
 from tfprune.methods.growth.block_ranking import BlockRanking, RankedBlock
+from tfprune.methods.growth.blocks import Blocks
+from tfprune.methods.growth.find_blocks import find_blocks
 
 
 def rank_blocks(
@@ -72,37 +72,36 @@ def rank_blocks(
     check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
     measured = loss_of(model, loss) if by == "loss" and isinstance(model, keras.Model) else None
-    found = find_blocks(model, blocks)
-    batches = Batches(data, found.graph.model, batch_size=batch_size)
-    every = list(range(len(found.blocks)))
+    source = find_blocks(model, blocks)
+    batches = Batches(data, source.graph.model, batch_size=batch_size)
+    order = list(range(len(source.blocks)))
     losses: list[float] = []
-    with Progress(1 + (len(every) if measured else 0), verbose=verbose, unit="evaluation") as progress:
-        whole, alike = _evaluated(found, every, batches, measured)
-        for block in every if measured else ():
+    with Progress(1 + (len(order) if measured else 0), verbose=verbose, unit="evaluation") as progress:
+        whole, similarities = _evaluate(source, order, batches, measured)
+        for block in order if measured else ():
             progress.add()
-            losses.append(_evaluated(found, [other for other in every if other != block], batches, measured)[0])
-    rows = [
-        RankedBlock(*_described(found, block), alike[block], losses[block] if measured else None) for block in every
-    ]
+            losses.append(_evaluate(source, [other for other in order if other != block], batches, measured)[0])
+    rows = [_row(source, block, similarities[block], losses[block] if measured else None) for block in order]
     return BlockRanking(tuple(rows), by, whole if measured else None)
 
 
-def _evaluated(found: Blocks, order: list[int], batches: Batches, loss: Callable | None) -> tuple[float, list[float]]:
-    """Return the mean loss of a model with some blocks, 0 without a loss, and how alike each leaves its input."""
-    total, alike, count = 0.0, [0.0] * len(order), 0
+def _evaluate(source: Blocks, order: list[int], batches: Batches, loss: Callable | None) -> tuple[float, list[float]]:
+    """Return the mean loss of a model with some blocks, 0 without a loss, and the similarity of each block."""
+    total, similarities, count = 0.0, [0.0] * len(order), 0
     for inputs, targets in batches:
-        values = run(found, order, inputs=[keras.ops.convert_to_tensor(array) for array in inputs])
+        values = source.run(order, inputs=[keras.ops.convert_to_tensor(array) for array in inputs])
         size = len(inputs[0])
-        for place, pair in enumerate(itertools.pairwise(values.stream)):
-            alike[place] += size * _cosine(*pair)
+        for index, pair in enumerate(itertools.pairwise(values.stream)):
+            similarities[index] += size * _cosine(*pair)
         total += size * _loss(loss, targets, values.outputs) if loss else 0
         count += size
-    return total / count, [cosine / count for cosine in alike]
+    return total / count, [similarity / count for similarity in similarities]
 
 
-def _described(found: Blocks, block: int) -> tuple[int, str, int]:
-    layers = [call.layer for call in found.blocks[block].calls if isinstance(call.layer, keras.layers.Layer)]
-    return block, layers[0].name, sum(layer_inside(layer).count_params() for layer in layers)
+def _row(source: Blocks, block: int, similarity: float, loss: float | None) -> RankedBlock:
+    layers = [call.layer for call in source.blocks[block].calls if isinstance(call.layer, keras.layers.Layer)]
+    parameters = sum(layer_inside(layer).count_params() for layer in layers)
+    return RankedBlock(block, layers[0].name, parameters, similarity, loss)
 
 
 def _loss(loss: Callable, targets: Any, outputs: list[Any]) -> float:
@@ -111,7 +110,8 @@ def _loss(loss: Callable, targets: Any, outputs: list[Any]) -> float:
     return float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), outputs[0])))
 
 
-def _cosine(one: Any, other: Any) -> float:
-    one, other = (keras.ops.cast(value, "float32") for value in (one, other))
-    sizes = keras.ops.norm(one, axis=-1) * keras.ops.norm(other, axis=-1)
-    return float(keras.ops.mean(keras.ops.sum(one * other, axis=-1) / keras.ops.maximum(sizes, 1e-12)))
+def _cosine(inputs: Any, outputs: Any) -> float:
+    """Return the cosine between the input and the output of a block, the mean over positions."""
+    inputs, outputs = (keras.ops.cast(value, "float32") for value in (inputs, outputs))
+    norms = keras.ops.norm(inputs, axis=-1) * keras.ops.norm(outputs, axis=-1)
+    return float(keras.ops.mean(keras.ops.sum(inputs * outputs, axis=-1) / keras.ops.maximum(norms, 1e-12)))

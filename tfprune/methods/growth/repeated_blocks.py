@@ -1,4 +1,4 @@
-"""Blocks without names: what repeats along the tensors that everything goes through."""
+"""Blocks without names: parts that repeat along the tensors that all paths go through."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import keras
 
 from tfprune.keras_models.models.graph import Call, Graph
-from tfprune.methods.blocks.block import Block, NoBlocks, between, label, layer_inside
-from tfprune.methods.blocks.post_dominators import Cuts
+from tfprune.masking.wrapping.masked_weights import layer_inside
+from tfprune.methods.growth.graph_block import GraphBlock, NoBlocks, between, describe_call
+from tfprune.methods.growth.post_dominators import PostDominators
 
-_LARGE = 0.25  # of the weights of the largest group of blocks: others of this size are a choice of the user's
+_RIVAL_WEIGHT_FRACTION = 0.25  # a second group of this size is the user's choice, not ours
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A part of a chain of tensors that repeats: `count` times `period` steps from the one with number `start`."""
+    """A part of a chain of tensors that repeats: `count` times `period` steps from step `start`."""
 
     chain: list[keras.KerasTensor]
     calls: list[list[Call]]
@@ -34,17 +35,17 @@ class _Run:
     def weights(self) -> int:
         return sum(call.layer.count_params() for call in self.inside if isinstance(call.layer, keras.layers.Layer))
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[GraphBlock]:
         ends = self.chain[self.start :: self.period][: self.count + 1]
         steps = [self.calls[self.start + index * self.period :][: self.period] for index in range(self.count)]
         return [
-            Block(tuple(call for part in step for call in part), entry, end)
+            GraphBlock(tuple(call for part in step for call in part), entry, end)
             for step, entry, end in zip(steps, ends[:-1], ends[1:], strict=True)
         ]
 
 
-def repeated_blocks(graph: Graph) -> list[Block]:
-    """Return the largest group of blocks that repeat, with as many blocks as there are.
+def repeated_blocks(graph: Graph) -> list[GraphBlock]:
+    """Return the largest group of blocks that repeat: the most weights, in the most blocks.
 
     Raises:
         NoBlocks: If none repeats, or several groups do.
@@ -55,24 +56,24 @@ def repeated_blocks(graph: Graph) -> list[Block]:
     best = runs[0]
     inside = {id(call) for call in best.inside}
     for run in runs[1:]:
-        if run.weights >= _LARGE * best.weights and not inside & {id(call) for call in run.inside}:
+        if run.weights >= _RIVAL_WEIGHT_FRACTION * best.weights and not inside & {id(call) for call in run.inside}:
             raise NoBlocks(
-                f"several groups of blocks repeat: {best.count} that begin with {label(best.inside[0])}, and "
-                f"{run.count} that begin with {label(run.inside[0])}"
+                f"several groups of blocks repeat: {best.count} that begin with {describe_call(best.inside[0])}, and "
+                f"{run.count} that begin with {describe_call(run.inside[0])}"
             )
     return best.blocks()
 
 
 def _runs(graph: Graph) -> Iterator[_Run]:
-    cuts = Cuts(graph)
+    dominators = PostDominators(graph)
     for source in graph.model.inputs:
-        chain = cuts.chain(source)
+        chain = dominators.chain(source)
         calls = [between(graph, entry=entry, end=end) for entry, end in itertools.pairwise(chain)]
         yield from _repeating(chain, calls)
 
 
 def _repeating(chain: list[keras.KerasTensor], calls: list[list[Call]]) -> Iterator[_Run]:
-    """Yield each run of steps that repeat, as long as it is, for each number of steps in a block."""
+    """Yield the longest runs of steps that repeat, for each number of steps in a block."""
     kinds = [tuple(map(_kind, step)) for step in calls]
     for period in range(1, len(kinds) // 2 + 1):
         start = 0

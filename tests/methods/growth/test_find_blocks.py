@@ -6,8 +6,8 @@ import keras
 import pytest
 from small_transformer import transformer
 
-from tfprune.methods.blocks.find_blocks import find_blocks
-from tfprune.methods.blocks.names import numbered
+from tfprune.methods.growth.blocks import numbered
+from tfprune.methods.growth.find_blocks import find_blocks
 
 layers = keras.layers
 

@@ -1,0 +1,135 @@
+"""A block of a graph: the calls between two tensors, and whether two blocks are built alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.models.graph import Call, Graph
+from tfprune.masking.wrapping.masked_weights import layer_inside
+
+
+@dataclass(frozen=True, eq=False)
+class GraphBlock:
+    """The calls between two tensors.
+
+    Attributes:
+        calls: The calls in an order in which they can be made; an index is the same part in every block.
+        entry: The tensor that the block reads from the block before it.
+        end: The tensor that the next block reads.
+    """
+
+    calls: tuple[Call, ...]
+    entry: keras.KerasTensor
+    end: keras.KerasTensor
+
+
+class NoBlocks(ValueError):  # noqa: N818
+    """The reason why calls are not blocks."""
+
+
+def describe_call(call: Any) -> str:
+    """Name a call in messages."""
+    return f"{call.layer.name!r} ({type(layer_inside(call.layer)).__name__})"
+
+
+def descendants(graph: Graph, tensors: Iterable[keras.KerasTensor]) -> list[Call]:
+    """Return the calls that depend on at least one of the tensors, in order."""
+    reached, calls = {id(tensor) for tensor in tensors}, []
+    for call in graph.calls:
+        if any(id(tensor) in reached for tensor in call.inputs):
+            reached |= {id(tensor) for tensor in call.outputs}
+            calls.append(call)
+    return calls
+
+
+def ancestors(calls: Sequence[Call], tensor: keras.KerasTensor) -> list[Call]:
+    """Return those of the calls that a tensor depends on, in order."""
+    needed, sources = {id(tensor)}, []
+    for call in reversed(calls):
+        if any(id(output) in needed for output in call.outputs):
+            needed |= {id(source) for source in call.inputs}
+            sources.append(call)
+    return sources[::-1]
+
+
+def between(graph: Graph, *, entry: keras.KerasTensor, end: keras.KerasTensor) -> list[Call]:
+    """Return the calls on the paths from one tensor to another."""
+    return ancestors(descendants(graph, [entry]), end)
+
+
+def with_own_context(graph: Graph, calls: Sequence[Call], *, entry: keras.KerasTensor) -> list[Call]:
+    """Add to the calls of a block those that only it reads, and that do not depend on the blocks before it."""
+    own = {id(call) for call in calls}
+    before = {id(call) for call in ancestors(graph.calls, entry)}
+    for call in reversed(graph.calls):
+        readers = graph.consumers(call)
+        is_read = readers and not graph.is_output(call) and id(call) not in before
+        if is_read and all(id(reader) in own for reader in readers):
+            own.add(id(call))
+    return [call for call in graph.calls if id(call) in own]
+
+
+def entry_like(graph: Graph, model: GraphBlock, *, end: keras.KerasTensor) -> keras.KerasTensor:
+    """Return the tensor from which another block starts, as the block `model` starts from its entry.
+
+    Raises:
+        NoBlocks: If the other block is built in another way.
+    """
+    inside = {id(call) for call in model.calls}
+    entries: dict[int, keras.KerasTensor] = {}
+    pairs: list[tuple[Any, Any]] = [(graph.producer(model.end), graph.producer(end))]
+    seen: set[int] = set()
+    while pairs:
+        call, counterpart = pairs.pop()
+        if id(call) in seen:
+            continue
+        seen.add(id(call))
+        _check_alike(call, counterpart)
+        for tensor, other in zip(call.inputs, counterpart.inputs, strict=True):
+            if tensor is model.entry:
+                entries[id(other)] = other
+            elif id(graph.producer(tensor)) in inside:
+                pairs.append((graph.producer(tensor), graph.producer(other)))
+    if len(entries) != 1:
+        end_of_block = describe_call(graph.producer(end))
+        raise NoBlocks(f"the block that ends in {end_of_block} starts from {len(entries)} tensors")
+    return next(iter(entries.values()))
+
+
+def align(graph: Graph, block: GraphBlock, *, model: GraphBlock) -> GraphBlock:
+    """Return a block with its calls in the order of those of another, `model`.
+
+    Raises:
+        NoBlocks: If it is built in another way.
+    """
+    insides = [{id(call) for call in side.calls} for side in (model, block)]
+    counterparts: dict[int, Call] = {}
+    pairs: list[tuple[Any, Any]] = [(graph.producer(model.end), graph.producer(block.end))]
+    while pairs:
+        call, counterpart = pairs.pop()
+        if id(call) in counterparts:
+            if counterparts[id(call)] is not counterpart:
+                raise NoBlocks(f"{describe_call(call)} is read in another way than {describe_call(counterpart)}")
+            continue
+        _check_alike(call, counterpart)
+        counterparts[id(call)] = counterpart
+        for sources in zip(call.inputs, counterpart.inputs, strict=True):
+            makers = [graph.producer(tensor) for tensor in sources]
+            is_inside = [id(maker) in inside for maker, inside in zip(makers, insides, strict=True)]
+            if is_inside[0] != is_inside[1]:
+                raise NoBlocks(f"{describe_call(call)} reads other things than {describe_call(counterpart)}")
+            if is_inside[0]:
+                pairs.append((makers[0], makers[1]))
+    return GraphBlock(tuple(counterparts[id(call)] for call in model.calls), block.entry, block.end)
+
+
+def _check_alike(call: Any, counterpart: Any) -> None:
+    if call is None or counterpart is None:
+        raise NoBlocks(f"an input of the model stands where the other block has {describe_call(call or counterpart)}")
+    is_same_class = type(layer_inside(call.layer)) is type(layer_inside(counterpart.layer))
+    if not is_same_class or len(call.inputs) != len(counterpart.inputs):
+        raise NoBlocks(f"{describe_call(counterpart)} stands where the other block has {describe_call(call)}")
