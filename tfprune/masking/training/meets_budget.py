@@ -15,7 +15,9 @@ from tfprune.base.spec import check_sparsity
 class MeetsBudget(Protocol):
     """What stands as `allocation` in place of a sparsity, and finds the sparsities itself: a `tfprune.Budget`."""
 
-    measure: Callable[..., float] | None
+    @property
+    def measure(self) -> Callable[..., float] | None:
+        """Return what takes the latency of a model, or None."""
 
     def at(self, progress: float) -> MeetsBudget:
         """Return the budget part of the way, `progress` in [0, 1]."""
