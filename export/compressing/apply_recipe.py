@@ -14,7 +14,7 @@ from tfprune.keras_models.models.compiled import compile_like
 ADVICE = "Compile it with what Keras can save, and search again"
 
 
-def follow(
+def apply_recipe(
     recipe: Recipe,
     model: keras.Model,
     *,

@@ -17,10 +17,10 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.run_folder import Arrays, RunFolder
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.measured_file import Judge, calibration_of, score_of
+from tfprune.export.compressing.measured_file import FileEvaluator, calibration_of, score_of
 from tfprune.export.compressing.pareto_front import Limits
 from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.trial import Maker
+from tfprune.export.compressing.trial import TrialRunner
 from tfprune.export.compressing.write_front import milliseconds, write_front
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.running.metrics import check_metrics
@@ -135,7 +135,7 @@ def compress(
     kept = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
     baseline = kept.remember("baseline", lambda: _baseline(model, validation_data, metric))
     timed = None if target == "micro" else partial(milliseconds, on=on)
-    judge = Judge(
+    evaluator = FileEvaluator(
         calibration=calibration_of(train_data[0]),
         validation=validation_data,
         metric=metric,
@@ -144,9 +144,9 @@ def compress(
         budgets=budgets,
         timed=timed if target == "latency" else None,
     )
-    maker = Maker(model, train_data, judge, batch_size)
+    runner = TrialRunner(model, train_data, evaluator, batch_size)
     search = Search(
-        maker, kept, TARGETS[target], Limits(max_drop, budgets), seed, time, jobs=jobs, most=trials or math.inf
+        runner, kept, TARGETS[target], Limits(max_drop, budgets), seed, time, jobs=jobs, most=trials or math.inf
     )
     with Progress(int(time), verbose=verbose, unit="second") as progress:
         for before, after in pairwise(chain([0.0], (trial.ended for trial in search.trials()))):

@@ -11,7 +11,7 @@ from tfprune.base.html import document, facts, name_text, rows_table, section, t
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.compress_report import CompressReport
-    from tfprune.export.compressing.measured_file import Tried
+    from tfprune.export.compressing.measured_file import MeasuredFile
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
 TICKS = (1, 2, 5)
@@ -45,7 +45,7 @@ def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
         f"{best.score:.4f}",
         f"of {report.baseline:.4f}; it may lose {report.max_drop:g}",
     )
-    yield "Tried", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
+    yield "MeasuredFile", f"{report.trials} recipes", f"{len(report.tried)} files in {report.seconds:.0f} s"
 
 
 def _sizes(report: CompressReport) -> str:
@@ -129,7 +129,7 @@ def _words(x: float, y: float, words: str, anchor: str) -> str:
     )
 
 
-def _codes(tried: Sequence[Tried]) -> Iterator[str]:
+def _codes(tried: Sequence[MeasuredFile]) -> Iterator[str]:
     for one in tried:
         yield (
             f'<details><summary><span class="name">{text(one.file)}</span>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.measured_file import MeasuredFile
 from tfprune.export.device.running.metrics import is_error
 from tfprune.report import Report, table
 
@@ -39,15 +39,15 @@ class CompressReport(Report):
     metric: str
     max_drop: float
     target: str
-    dense: Tried
-    front: tuple[Tried, ...]
+    dense: MeasuredFile
+    front: tuple[MeasuredFile, ...]
     trials: int
     failed: tuple[str, ...]
-    tried: tuple[Tried, ...]
+    tried: tuple[MeasuredFile, ...]
     seconds: float
 
     @property
-    def best(self) -> Tried:
+    def best(self) -> MeasuredFile:
         """The smallest or fastest file."""
         return self.front[0]
 
@@ -73,7 +73,7 @@ class CompressReport(Report):
         )
         return f"{table(header, rows)}\n\n{words}"
 
-    def _row(self, one: Tried, has_test: bool) -> list[str]:
+    def _row(self, one: MeasuredFile, has_test: bool) -> list[str]:
         row = [
             one.file,
             f"{one.bytes:,}",
@@ -85,7 +85,7 @@ class CompressReport(Report):
         return [*row, f"{one.test_score:.4f}"] if has_test and one.test_score is not None else row
 
 
-def _costs(one: Tried) -> list[str]:
+def _costs(one: MeasuredFile) -> list[str]:
     if one.arena_bytes is not None:
         return [f"{one.arena_bytes:,}"]
     return [f"{one.packed_bytes:,}", "-" if one.latency_ms is None else f"{one.latency_ms:.3f}"]

@@ -24,7 +24,7 @@ TOLERANCE = 10.0  # of int8 outputs: what counts is what the file gets right, wh
 
 
 @dataclass(frozen=True)
-class Tried(Report):
+class MeasuredFile(Report):
     """A file that was made and measured.
 
     Attributes:
@@ -60,7 +60,7 @@ class Tried(Report):
 
 
 @dataclass(frozen=True)
-class Judge:
+class FileEvaluator:
     """How files are made and measured: the same way for all of a search.
 
     Attributes:
@@ -88,7 +88,7 @@ class Judge:
 
     def measured(
         self, model: keras.Model, recipe: Recipe | None, *, quantize: str | None, batch_size: int
-    ) -> tuple[Tried, np.ndarray]:
+    ) -> tuple[MeasuredFile, np.ndarray]:
         """Export a model, run the file, and return what it is like, and its bytes.
 
         Raises:
@@ -108,7 +108,7 @@ class Judge:
         score = self.score(content, self.validation)
         made = "".join(f", {name}={value!r}" for name, value in settings.items() if value is not None)
         made += "" if calibration is None else f", calibration=x[:{CALIBRATION}]"
-        found = Tried(
+        found = MeasuredFile(
             recipe=recipe,
             quantize=quantize,
             bytes=report.tflite_bytes,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.measured_file import MeasuredFile
 from tfprune.export.compressing.pareto_front import SMALLEST_DROP, Limits
 from tfprune.export.compressing.recipe import PATTERNS, Recipe
 
@@ -33,9 +33,9 @@ class Outcome:
     Attributes:
         recipe: The recipe; None for the model as it was.
         promise: What its best file costs (`cost`), or may cost after longer training, if it had none.
-        slack: The part of the drop that is left to it then.
-        gap: How much of the front's gaps it may fill after that (`added_area`).
-        room: How wide the gap is between its file and the next smaller one of the front (`gap_before`), by the
+        drop_left: The part of the drop that is left to it then.
+        front_gain: How much of the front's gaps it may fill after that (`added_area`).
+        gap_below: How wide the gap is between its file and the next smaller one of the front (`gap_before`), by the
             steps that were tried from there, and one more.
         is_open: Whether it promises to become the best answer.
         is_hopeful: Whether another recipe may take more away.
@@ -44,22 +44,22 @@ class Outcome:
 
     recipe: Recipe | None
     promise: float
-    slack: float = 1.0
-    gap: float = 0.0
-    room: float = 0.0
+    drop_left: float = 1.0
+    front_gain: float = 0.0
+    gap_below: float = 0.0
     is_open: bool = False
     is_hopeful: bool = False
     is_kept: bool = False
 
     @property
-    def left(self) -> tuple[float, float]:
+    def remaining(self) -> tuple[float, float]:
         """The parts of the multiply-adds and of the weights that are left."""
-        return _left(self.recipe)
+        return _remaining(self.recipe)
 
     @property
     def longest(self) -> float:
         """The longest step that goes on from it."""
-        return STEP * (AT_THE_LIMIT + (1 - AT_THE_LIMIT) * self.slack)
+        return STEP * (AT_THE_LIMIT + (1 - AT_THE_LIMIT) * self.drop_left)
 
     @property
     def model(self) -> Recipe | None:
@@ -113,22 +113,22 @@ def next_recipe(
     promised = {recipe for recipe, _ in short if recipe.choice in longer}  # of which more is known by now
     hopeful = [one for one in done if one.is_hopeful and one.recipe not in promised]
     if len(short) < FIRST:
-        smallest = min(hopeful, key=lambda one: math.prod(one.left))
-        halved = _going_on(first, smallest, step=STEP, channels=float(halve == "flops"))
+        smallest = min(hopeful, key=lambda one: math.prod(one.remaining))
+        halved = _next_step(first, smallest, step=STEP, channels=float(halve == "flops"))
         if halved.choice not in (recipe.choice for recipe, _ in short):
             return halved
     base, rounds = min(hopeful, key=_promise), first.rounds
-    above = max(hopeful, key=lambda one: one.room)
-    if is_longer and above.room:
+    above = max(hopeful, key=lambda one: one.gap_below)
+    if is_longer and above.gap_below:
         base, rounds = above, first.rounds * LONGER
     patterns = [one for one in PATTERNS if _has_place(base.recipe, one)]
-    told = _told(known, {one.recipe: one.promise for one in done}, first)
-    drawn = _drawn(told, first, can_shrink=can_shrink, patterns=patterns)
+    told = _optuna_history(known, {one.recipe: one.promise for one in done}, first)
+    drawn = _suggest(told, first, can_shrink=can_shrink, patterns=patterns)
     step = min(drawn.pop("step"), base.longest)
-    return dataclasses.replace(_going_on(first, base, step=step, **drawn), rounds=rounds)
+    return dataclasses.replace(_next_step(first, base, step=step, **drawn), rounds=rounds)
 
 
-def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
+def cost(tried: MeasuredFile, dense: MeasuredFile, *, limits: Limits, by: str) -> float:
     """Return what a file costs: its size or time against the dense file, four times as much for each `excess`.
 
     Args:
@@ -140,7 +140,7 @@ def cost(tried: Tried, dense: Tried, *, limits: Limits, by: str) -> float:
     return math.log(getattr(tried, by) / getattr(dense, by)) + EXCESS * limits.excess(tried)
 
 
-def healed(tried: Tried, *, lost: float, part: float) -> Tried:
+def after_longer_training(tried: MeasuredFile, *, lost: float, part: float) -> MeasuredFile:
     """Return what a file may be like after longer training, if what was gone on with had lost so much before.
 
     Args:
@@ -151,7 +151,7 @@ def healed(tried: Tried, *, lost: float, part: float) -> Tried:
     return dataclasses.replace(tried, drop=min(tried.drop, lost + part * (tried.drop - lost)))
 
 
-def part_left(drops: Iterable[tuple[float, float, float]]) -> float:
+def loss_kept(drops: Iterable[tuple[float, float, float]]) -> float:
     """Return the part of what a step loses that longer training leaves.
 
     Args:
@@ -164,17 +164,17 @@ def part_left(drops: Iterable[tuple[float, float, float]]) -> float:
 
 
 def _promise(outcome: Outcome) -> tuple[float, float]:
-    return outcome.promise, math.prod(outcome.left)
+    return outcome.promise, math.prod(outcome.remaining)
 
 
 def _most_promising(waiting: Sequence[Known], *, fills_gaps: bool) -> Known | None:
     """Return, of those that were not trained longer, what may fill most of the front's gaps or be the best answer."""
     best = min((pair for pair in waiting if pair[1].is_open), key=lambda pair: pair[1].promise, default=None)
-    widest = max((pair for pair in waiting if pair[1].gap), key=lambda pair: pair[1].gap, default=None)
+    widest = max((pair for pair in waiting if pair[1].front_gain), key=lambda pair: pair[1].front_gain, default=None)
     return widest or best if fills_gaps else best or widest
 
 
-def _told(
+def _optuna_history(
     known: Sequence[Known], promises: Mapping[Recipe | None, float], first: Recipe
 ) -> list[tuple[Recipe, float]]:
     """Return the last short recipes, and what each promises to change of the cost, in its longest trial.
@@ -188,7 +188,7 @@ def _told(
     return [(recipe, change / recipe.all_steps if change < 0 else change) for recipe, change in changes]
 
 
-def _going_on(
+def _next_step(
     first: Recipe,
     base: Outcome,
     *,
@@ -199,7 +199,7 @@ def _going_on(
     rate: float = 1.0,
 ) -> Recipe:
     """Return a recipe that goes a step further than another, a part of it by fewer channels."""
-    flops, weights = base.left
+    flops, weights = base.remaining
     flops = max(LEAST_FLOPS, round(flops * math.exp(-step * channels), 2))
     weights = max(LEAST_WEIGHTS, weights * math.exp(-step * (1 - channels)))
     return dataclasses.replace(
@@ -218,7 +218,7 @@ def _has_place(recipe: Recipe | None, pattern: str) -> bool:
     return recipe is None or pattern == "unstructured" or recipe.pattern == pattern or not recipe.sparsity
 
 
-def _drawn(
+def _suggest(
     told: Iterable[tuple[Recipe, float]], first: Recipe, *, can_shrink: bool, patterns: Sequence[str]
 ) -> dict[str, Any]:
     """Return what Optuna draws after recipes that changed the cost by so much."""
@@ -246,7 +246,7 @@ def _drawn(
 
 def _parameters(recipe: Recipe, first: Recipe) -> dict[str, Any]:
     """Return what was drawn, but for what was rounded, when a recipe came of it."""
-    (flops_before, weights_before), (flops, weights) = _left(recipe.after), _left(recipe)
+    (flops_before, weights_before), (flops, weights) = _remaining(recipe.after), _remaining(recipe)
     removed = math.log(flops_before / flops)
     step = removed + math.log(weights_before / weights)
     return {
@@ -258,5 +258,5 @@ def _parameters(recipe: Recipe, first: Recipe) -> dict[str, Any]:
     }
 
 
-def _left(recipe: Recipe | None) -> tuple[float, float]:
+def _remaining(recipe: Recipe | None) -> tuple[float, float]:
     return (recipe.flops, 1 - recipe.sparsity) if recipe else (1.0, 1.0)

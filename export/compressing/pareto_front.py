@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.measured_file import MeasuredFile
 from tfprune.export.micro.budgets import Budgets
 
 SMALLEST_DROP = 0.002  # a drop of nothing is measured with that much noise
@@ -25,19 +25,19 @@ class Limits:
     max_drop: float
     budgets: Budgets = field(default_factory=Budgets)
 
-    def excess(self, tried: Tried) -> float:
+    def excess(self, tried: MeasuredFile) -> float:
         """Return how far a file is from an answer, 0 for one: by drops, and tenths of the budgets, too many."""
         taken = ((tried.arena_bytes or 0, self.budgets.arena), (tried.bytes, self.budgets.flash))
-        return max(0.0, -self.slack(tried.drop)) + sum(
+        return max(0.0, -self.drop_left(tried.drop)) + sum(
             max(0.0, size / limit - 1) / TENTH for size, limit in taken if limit
         )
 
-    def slack(self, drop: float) -> float:
+    def drop_left(self, drop: float) -> float:
         """Return which part of the drop is left after such a one; less than 0 beyond it."""
         return (self.max_drop - drop) / max(self.max_drop, SMALLEST_DROP)
 
 
-def front(tried: Iterable[Tried], *, limits: Limits, by: str) -> list[Tried]:
+def front(tried: Iterable[MeasuredFile], *, limits: Limits, by: str) -> list[MeasuredFile]:
     """Return the files that keep to the limits, and that no other one beats in both size and accuracy.
 
     Args:
@@ -48,14 +48,14 @@ def front(tried: Iterable[Tried], *, limits: Limits, by: str) -> list[Tried]:
     Returns:
         The smallest, or fastest, first.
     """
-    found: list[Tried] = []
+    found: list[MeasuredFile] = []
     for one in sorted(tried, key=lambda one: (getattr(one, by), one.drop)):
         if not limits.excess(one) and (not found or one.drop < found[-1].drop):
             found.append(one)
     return found
 
 
-def gap_before(tried: Tried, best: list[Tried], *, limits: Limits, by: str) -> float:
+def gap_before(tried: MeasuredFile, best: list[MeasuredFile], *, limits: Limits, by: str) -> float:
     """Return the area of the gap between a file and the next smaller one of a front, over drops from 0 to the limit.
 
     It is 0 for a file that is not there. Half of the smallest one, at the limit, stands where the front ends.
@@ -69,7 +69,9 @@ def gap_before(tried: Tried, best: list[Tried], *, limits: Limits, by: str) -> f
     return (max(0.0, before.drop) - lost) * math.log(getattr(tried, by) / getattr(before, by))
 
 
-def added_area(tried: Tried, best: Sequence[Tried], *, dense: Tried, limits: Limits, by: str) -> float:
+def added_area(
+    tried: MeasuredFile, best: Sequence[MeasuredFile], *, dense: MeasuredFile, limits: Limits, by: str
+) -> float:
     """Return what a file adds to the area under a front, over drops from 0 to the limit and logarithms of sizes.
 
     Args:

@@ -16,12 +16,12 @@ import numpy as np
 
 import tfprune
 from tfprune.base.run_folder import Arrays, RunFolder
-from tfprune.export.compressing.measured_file import Tried
-from tfprune.export.compressing.next_recipe import Outcome, cost, healed, next_recipe, part_left
+from tfprune.export.compressing.measured_file import MeasuredFile
+from tfprune.export.compressing.next_recipe import Outcome, after_longer_training, cost, loss_kept, next_recipe
 from tfprune.export.compressing.pareto_front import Limits, added_area, front, gap_before
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.timing_callbacks import TIMED, WARM_UP, StepWatch
-from tfprune.export.compressing.trial import Maker, Trial, read_trial
+from tfprune.export.compressing.trial import Trial, TrialRunner, read_trial
 from tfprune.export.compressing.workers import workers_of
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Search:
     """A search, which goes on where an earlier one with the same folder stopped.
 
     Attributes:
-        maker: Makes trials.
+        runner: Makes trials.
         kept: Where trials are kept.
         by: The attribute of a file that counts, such as `"bytes"`.
         limits: What a file may lose and take.
@@ -49,7 +49,7 @@ class Search:
         done: The trials so far; the first is the model as it was.
     """
 
-    maker: Maker
+    runner: TrialRunner
     kept: RunFolder
     by: str
     limits: Limits
@@ -67,13 +67,13 @@ class Search:
         Raises:
             ValueError: If the model makes no file as it is, or a process that makes trials ends.
         """
-        yield self._keep(lambda: self.maker.make(None, self.seconds))
+        yield self._keep(lambda: self.runner.run(None, self.seconds))
         while len(self.done) <= self.most and self.kept.has(_step(len(self.done))):
             yield self._keep(dict)
         if len(self.done) > self.most:
             return
         first, can_shrink = self._first_recipe(), self._can_shrink()
-        with workers_of(self.maker, jobs=self.jobs) as workers:
+        with workers_of(self.runner, jobs=self.jobs) as workers:
             running: list[Recipe] = []
             while True:
                 while self._is_free(running) and (recipe := self._next(first, can_shrink, running)):
@@ -94,7 +94,7 @@ class Search:
         """Return how long the search has lasted, in all calls."""
         return self._before + time.monotonic() - self._began
 
-    def content(self, trial: Trial, tried: Tried) -> bytes:
+    def content(self, trial: Trial, tried: MeasuredFile) -> bytes:
         """Return the file of a trial."""
         arrays = self.kept.remember(_step(self.done.index(trial)), dict)
         return arrays[f"file_{trial.tried.index(tried)}"].tobytes()
@@ -156,36 +156,36 @@ class Search:
         rate = max(rates) if rates else self.jobs * self._pace() * (ROUNDING if recipe.quantize_aware else 1)
         return recipe.all_steps * rate + statistics.median(others)
 
-    def _outcome(self, trial: Trial, best: list[Tried], promised: Sequence[Tried]) -> Outcome:
+    def _outcome(self, trial: Trial, best: list[MeasuredFile], promised: Sequence[MeasuredFile]) -> Outcome:
         """Return what is known of a recipe that promises these files, when others are the front."""
         counted: dict[str, Any] = {"dense": self.done[0].tried[0], "limits": self.limits, "by": self.by}
         promise = min((cost(one, **counted) for one in promised), default=FAILED)
-        slack = self.limits.slack(_lost(promised))
+        drop_left = self.limits.drop_left(_lost(promised))
         return Outcome(
             trial.recipe,
             promise,
-            max(0.0, slack),
-            gap=max((added_area(one, best, **counted) for one in promised), default=0.0),
-            room=self._room(trial, best),
+            max(0.0, drop_left),
+            front_gain=max((added_area(one, best, **counted) for one in promised), default=0.0),
+            gap_below=self._gap_below(trial, best),
             is_open=promise < min((cost(one, **counted) for one in best), default=math.inf),
-            is_hopeful=trial.recipe is None or slack >= 0,
+            is_hopeful=trial.recipe is None or drop_left >= 0,
             is_kept=trial.is_kept,
         )
 
-    def _room(self, trial: Trial, best: list[Tried]) -> float:
+    def _gap_below(self, trial: Trial, best: list[MeasuredFile]) -> float:
         """Return the gap below a trial's file, the less of it the more often something went on from there."""
         gaps = (gap_before(one, best, limits=self.limits, by=self.by) for one in trial.tried)
         tries = sum(one.recipe is not None and one.recipe.after == trial.recipe for one in self.done)
         return max(gaps, default=0.0) / (1 + tries)
 
-    def _promised(self, first: Recipe) -> dict[Recipe | None, tuple[Tried, ...]]:
+    def _promised(self, first: Recipe) -> dict[Recipe | None, tuple[MeasuredFile, ...]]:
         """Return each recipe's files as they may be after longer training; those that had it, as they are."""
-        part, found = part_left(self._drops(first)), {}
+        part, found = loss_kept(self._drops(first)), {}
         for trial in self.done:
             found[trial.recipe] = trial.tried
             if trial.recipe and trial.recipe.rounds == first.rounds:
                 lost = _lost(found[trial.recipe.after])
-                found[trial.recipe] = tuple(healed(one, lost=lost, part=part) for one in trial.tried)
+                found[trial.recipe] = tuple(after_longer_training(one, lost=lost, part=part) for one in trial.tried)
         return found
 
     def _drops(self, first: Recipe) -> Iterator[tuple[float, float, float]]:
@@ -207,13 +207,13 @@ class Search:
             return {"steps": np.array(max(LEAST, min(share, self._batches), exports))}
 
         steps = int(self.kept.remember("steps", chosen)["steps"])
-        config = keras.saving.deserialize_keras_object(self.maker.model.get_compile_config())
+        config = keras.saving.deserialize_keras_object(self.runner.model.get_compile_config())
         rate = float(keras.ops.convert_to_numpy(keras.optimizers.get(config["optimizer"]).learning_rate))
         return self._only_trains(steps, learning_rate=rate)
 
     def _only_trains(self, steps: int, *, learning_rate: float) -> Recipe:
         """Return a recipe of at most so many steps, a whole number of epochs or of rounds that make one epoch."""
-        batches, batch_size = self._batches, self.maker.batch_size
+        batches, batch_size = self._batches, self.runner.batch_size
         parts = -(-batches // steps)
         samples = min(self._samples, batches // parts * parts * batch_size)
         rounds = max(1, steps // batches)
@@ -221,12 +221,12 @@ class Search:
 
     @property
     def _samples(self) -> int:
-        return len(keras.tree.flatten(self.maker.train_data)[0])
+        return len(keras.tree.flatten(self.runner.train_data)[0])
 
     @property
     def _batches(self) -> int:
         """The steps of an epoch."""
-        return -(-self._samples // self.maker.batch_size)
+        return -(-self._samples // self.runner.batch_size)
 
     def _pace(self) -> float:
         """Return the seconds that a step takes."""
@@ -234,21 +234,21 @@ class Search:
         def timed() -> Arrays:
             recipe, watch = self._only_trains(WARM_UP, learning_rate=0.0), StepWatch()
             rounds = -(-(WARM_UP + TIMED) // recipe.steps)
-            self.maker.follow(replace(recipe, sparsity=0.5, rounds=rounds), watch)
+            self.runner.apply(replace(recipe, sparsity=0.5, rounds=rounds), watch)
             return {"pace": np.array(watch.pace)}
 
         return float(self.kept.remember("pace", timed)["pace"])
 
     def _can_shrink(self) -> bool:
         try:
-            tfprune.plan_shrink(self.maker.model, allocation=tfprune.budget(flops=0.9), verbose=0)
+            tfprune.plan_shrink(self.runner.model, allocation=tfprune.budget(flops=0.9), verbose=0)
         except ValueError as error:
             _log.info("no channels are removed: %s", error)
             return False
         return True
 
 
-def _lost(tried: Iterable[Tried]) -> float:
+def _lost(tried: Iterable[MeasuredFile]) -> float:
     """Return what the best of some files lost."""
     return max(0.0, min((one.drop for one in tried), default=math.inf))
 

@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from tfprune.base.run_folder import Arrays
-from tfprune.export.compressing.apply_recipe import follow
-from tfprune.export.compressing.measured_file import Judge, Tried
+from tfprune.export.compressing.apply_recipe import apply_recipe
+from tfprune.export.compressing.measured_file import FileEvaluator, MeasuredFile
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.timing_callbacks import Deadline
 from tfprune.export.keras_side.loading import load_model
@@ -41,7 +41,7 @@ class Trial:
     """
 
     recipe: Recipe | None
-    tried: tuple[Tried, ...]
+    tried: tuple[MeasuredFile, ...]
     seconds: float
     training: float
     reason: str = ""
@@ -62,19 +62,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Maker:
+class TrialRunner:
     """Makes trials of one model.
 
     Attributes:
         model: The model to compress.
         train_data: Samples and labels.
-        judge: Makes and measures files.
+        evaluator: Makes and measures files.
         batch_size: Samples in a batch.
     """
 
     model: keras.Model
     train_data: tuple[Any, Any]
-    judge: Judge
+    evaluator: FileEvaluator
     batch_size: int
 
     @cached_property
@@ -87,7 +87,7 @@ class Maker:
             return False
         return True
 
-    def make(self, recipe: Recipe | None, seconds: float, start: np.ndarray | None = None) -> Arrays:
+    def run(self, recipe: Recipe | None, seconds: float, start: np.ndarray | None = None) -> Arrays:
         """Do what a recipe says, export what comes out, and measure it.
 
         Args:
@@ -106,11 +106,11 @@ class Maker:
         tried, contents, saved = [], [], {}
         try:
             if recipe is not None:
-                model = self.follow(recipe, Deadline(began + seconds), start)
+                model = self.apply(recipe, Deadline(began + seconds), start)
                 training = time.monotonic() - began
                 saved = {"model": _saved(plain_copy(model))} if self.can_load else {}
-            for quantize in self.judge.formats(recipe):
-                one, content = self.judge.measured(model, recipe, quantize=quantize, batch_size=self.batch_size)
+            for quantize in self.evaluator.formats(recipe):
+                one, content = self.evaluator.measured(model, recipe, quantize=quantize, batch_size=self.batch_size)
                 tried.append(one)
                 contents.append(content)
         except ValueError as error:
@@ -121,11 +121,11 @@ class Maker:
         _log.info("%s: %s", found.name, reason or ", ".join(f"{one.bytes:,} bytes, {one.score:.4f}" for one in tried))
         return {**found.stored(contents), **saved}
 
-    def follow(
+    def apply(
         self, recipe: Recipe, callback: keras.callbacks.Callback, start: np.ndarray | None = None
     ) -> keras.Model:
         """Return the model that a recipe makes."""
-        return follow(
+        return apply_recipe(
             recipe,
             self.model,
             train_data=self.train_data,
@@ -138,7 +138,7 @@ class Maker:
 def read_trial(arrays: Arrays) -> Trial:
     """Return a trial that was stored."""
     fields = json.loads(str(arrays["trial"]))
-    tried = tuple(Tried(**{**one, "recipe": _recipe(one["recipe"])}) for one in fields["tried"])
+    tried = tuple(MeasuredFile(**{**one, "recipe": _recipe(one["recipe"])}) for one in fields["tried"])
     known = {"tried": tried, "recipe": _recipe(fields["recipe"]), "is_kept": "model" in arrays}
     return Trial(**{**fields, **known, "ended": float(arrays.get("ended", 0.0))})
 

@@ -17,10 +17,10 @@ import keras
 import numpy as np
 
 from tfprune.base.run_folder import Arrays
-from tfprune.export.compressing.measured_file import Judge, calibration_of
+from tfprune.export.compressing.measured_file import FileEvaluator, calibration_of
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.timing_callbacks import LateError
-from tfprune.export.compressing.trial import Maker
+from tfprune.export.compressing.trial import TrialRunner
 from tfprune.export.device.processes.child_process import Completed, run_as_child, started
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.micro.budgets import Budgets
@@ -37,22 +37,22 @@ class Workers(Protocol):
         """Begin a trial, which may train for so long, with the model that the recipe before it made."""
 
     def wait(self) -> tuple[Recipe, Arrays | None]:
-        """Return the next trial that is ready, and what `Maker.make` returned; None if it was late."""
+        """Return the next trial that is ready, and what `TrialRunner.run` returned; None if it was late."""
 
 
 @contextmanager
-def workers_of(maker: Maker, *, jobs: int) -> Iterator[Workers]:
+def workers_of(runner: TrialRunner, *, jobs: int) -> Iterator[Workers]:
     """Yield who makes up to `jobs` trials at once; at the end of the block nobody works any more."""
     if jobs == 1:
-        yield _Here(maker)
+        yield _Here(runner)
         return
     with ExitStack() as stack:
-        yield _Processes(partial(_Process.new, maker, stack, jobs=jobs))
+        yield _Processes(partial(_Process.new, runner, stack, jobs=jobs))
 
 
 class _Here:
-    def __init__(self, maker: Maker) -> None:
-        self._maker = maker
+    def __init__(self, runner: TrialRunner) -> None:
+        self._runner = runner
 
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
         self._next = (recipe, seconds, model)
@@ -60,7 +60,7 @@ class _Here:
     def wait(self) -> tuple[Recipe, Arrays | None]:
         recipe, seconds, model = self._next
         try:
-            return recipe, self._maker.make(recipe, seconds, model)
+            return recipe, self._runner.run(recipe, seconds, model)
         except LateError:
             return recipe, None
 
@@ -95,10 +95,10 @@ class _Process:
     ended: Callable[[], Completed | None]
 
     @classmethod
-    def new(cls, maker: Maker, stack: ExitStack, *, jobs: int) -> _Process:
+    def new(cls, runner: TrialRunner, stack: ExitStack, *, jobs: int) -> _Process:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tfprune-", ignore_cleanup_errors=True)))
-        maker.model.save(folder / MODEL)
-        _write_data(maker, folder)
+        runner.model.save(folder / MODEL)
+        _write_data(runner, folder)
         share = str(max(1, (os.cpu_count() or 1) // jobs))
         environment = {"KERAS_BACKEND": keras.config.backend(), **dict.fromkeys(THREADS, share)}
         return cls(folder, stack.enter_context(started(__name__, folder, environment=environment)))
@@ -131,35 +131,40 @@ class _Process:
         return found
 
 
-def _write_data(maker: Maker, folder: Path) -> None:
+def _write_data(runner: TrialRunner, folder: Path) -> None:
     arrays: list[np.ndarray] = []
 
     def number(array: Any) -> int:
         arrays.append(np.asarray(array))
         return len(arrays) - 1
 
-    judge = maker.judge
-    data = keras.tree.map_structure(number, [*maker.train_data, *judge.validation])
-    kept = {"metric": judge.metric, "baseline": judge.baseline, "target": judge.target}
-    settings = {"data": data, "judge": kept, "budgets": asdict(judge.budgets), "batch_size": maker.batch_size}
+    evaluator = runner.evaluator
+    data = keras.tree.map_structure(number, [*runner.train_data, *evaluator.validation])
+    kept = {"metric": evaluator.metric, "baseline": evaluator.baseline, "target": evaluator.target}
+    settings = {
+        "data": data,
+        "evaluator": kept,
+        "budgets": asdict(evaluator.budgets),
+        "batch_size": runner.batch_size,
+    }
     write_job(folder, "job", settings=settings, arrays={str(index): array for index, array in enumerate(arrays)})
 
 
-def _read_maker(folder: Path) -> Maker:
+def _read_runner(folder: Path) -> TrialRunner:
     settings, arrays = read_job(folder, "job")
     x, y, *validation = keras.tree.map_structure(lambda number: arrays[str(number)], settings["data"])
-    judge = Judge(
+    evaluator = FileEvaluator(
         calibration=calibration_of(x),
         validation=tuple(validation),
         budgets=Budgets(**settings["budgets"]),
         timed=None,
-        **settings["judge"],
+        **settings["evaluator"],
     )
-    return Maker(keras.saving.load_model(folder / MODEL), (x, y), judge, settings["batch_size"])
+    return TrialRunner(keras.saving.load_model(folder / MODEL), (x, y), evaluator, settings["batch_size"])
 
 
 def _work(folder: Path) -> None:
-    maker = _read_maker(folder)
+    runner = _read_runner(folder)
     while True:
         while not (folder / TODO).exists():
             time.sleep(NAP)
@@ -167,7 +172,7 @@ def _work(folder: Path) -> None:
         (folder / TODO).unlink()
         start = np.load(folder / START, allow_pickle=False) if (folder / START).exists() else None
         try:
-            made = maker.make(Recipe.read(todo["recipe"]), todo["end"] - time.time(), start)
+            made = runner.run(Recipe.read(todo["recipe"]), todo["end"] - time.time(), start)
         except LateError:
             made = {}
         unfinished = folder / "result.partial"

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.measured_file import MeasuredFile
 from tfprune.export.compressing.pareto_front import front
 from tfprune.export.compressing.search import Search
 from tfprune.export.device.processes.device import Device
@@ -51,9 +51,9 @@ def write_front(
         (folder / name).unlink(missing_ok=True)
     report = CompressReport(
         folder=str(folder),
-        metric=search.maker.judge.metric,
+        metric=search.runner.evaluator.metric,
         max_drop=search.limits.max_drop,
-        target=search.maker.judge.target,
+        target=search.runner.evaluator.target,
         dense=search.done[0].tried[0],
         front=written,
         trials=len(search.done) - 1,
@@ -68,23 +68,23 @@ def write_front(
 
 def _write(
     search: Search,
-    one: Tried,
+    one: MeasuredFile,
     path: Path,
     timed: Callable[[bytes], float] | None,
     test_data: tuple[Any, Any] | None,
-) -> Tried:
+) -> MeasuredFile:
     content = next(search.content(trial, one) for trial in search.done if one in trial.tried)
     write_atomically(path, content)
     return replace(
         one,
         file=path.name,
         latency_ms=timed(content) if timed and one.latency_ms is None else one.latency_ms,
-        test_score=None if test_data is None else search.maker.judge.score(content, test_data),
+        test_score=None if test_data is None else search.runner.evaluator.score(content, test_data),
     )
 
 
-def _refusal(tried: Sequence[Tried], search: Search) -> str:
-    nearest, limits, metric = min(tried, key=search.limits.excess), search.limits, search.maker.judge.metric
+def _refusal(tried: Sequence[MeasuredFile], search: Search) -> str:
+    nearest, limits, metric = min(tried, key=search.limits.excess), search.limits, search.runner.evaluator.metric
     budgets = [f"{name}={size:,}" for name, size in vars(limits.budgets).items() if size]
     taken = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
     return (

@@ -19,11 +19,11 @@ from small_search import made, search, short
 
 from tfprune.export import Runner, compress
 from tfprune.export.compressing import trial
-from tfprune.export.compressing.measured_file import Judge, Tried
+from tfprune.export.compressing.measured_file import FileEvaluator, MeasuredFile
 from tfprune.export.compressing.pareto_front import Limits
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.trial import Maker
+from tfprune.export.compressing.trial import TrialRunner
 from tfprune.export.micro.budgets import Budgets
 
 TRIALS = 4  # the second and third go on with the one before, and the last one trains longer
@@ -76,11 +76,11 @@ CHAINS = {
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_the_code_of_recipes_that_go_on_makes_the_same_files(chain, tmp_path, monkeypatch):
     model, (x, y), validation, _ = made()
-    judge = Judge(x[:100], validation, "accuracy", 1.0, "size", Budgets(), None)
-    maker, before, found = Maker(model, (x, y), judge, 32), None, {}
+    evaluator = FileEvaluator(x[:100], validation, "accuracy", 1.0, "size", Budgets(), None)
+    runner, before, found = TrialRunner(model, (x, y), evaluator, 32), None, {}
     for recipe in chain:
         before = replace(recipe, after=before)
-        found = maker.make(before, 600.0, found.get("model"))
+        found = runner.run(before, 600.0, found.get("model"))
     monkeypatch.chdir(tmp_path)
     model.save("model.keras")
     for index, one in enumerate(trial.read_trial(found).tried):
@@ -209,9 +209,9 @@ def test_a_model_that_cannot_be_loaded_is_the_begin_of_every_trial(tmp_path, mon
     assert all(one.recipe is None or one.recipe.after is None for one in report.tried)
 
 
-@pytest.mark.parametrize(("slack", "goes_on"), [(0.0, True), (-0.01, False)])
-def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, slack, goes_on):
-    monkeypatch.setattr(Limits, "slack", lambda self, drop: slack)
+@pytest.mark.parametrize(("drop_left", "goes_on"), [(0.0, True), (-0.01, False)])
+def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, drop_left, goes_on):
+    monkeypatch.setattr(Limits, "drop_left", lambda self, drop: drop_left)
     monkeypatch.setattr(Limits, "excess", lambda self, tried: 0.0)
     report = search(tmp_path, trials=2)
     assert any(one.recipe is not None and one.recipe.after is not None for one in report.tried) == goes_on
@@ -220,7 +220,7 @@ def test_nothing_goes_on_with_a_model_that_lost_too_much(tmp_path, monkeypatch, 
 def searched(*made):
     """Return a search that has made files of these sizes and drops by these recipes."""
     done = [
-        trial.Trial(recipe, (Tried(recipe, None, size, size, 0.9 - drop, drop),), 1.0, 1.0)
+        trial.Trial(recipe, (MeasuredFile(recipe, None, size, size, 0.9 - drop, drop),), 1.0, 1.0)
         for recipe, size, drop in made
     ]
     return Search(None, None, "bytes", Limits(0.01), 0, 1.0, done=done)
@@ -238,9 +238,9 @@ def test_what_may_become_the_best_answer_is_smaller_and_may_lose_little_enough()
     found = outcomes(search, 1, 0)
     assert [one.is_open for one in found] == [False, False, False, True, False]
     assert [one.is_hopeful for one in found] == [True, True, True, True, False]
-    assert [one.gap > 0 for one in found] == [False, True, False, True, False]
+    assert [one.front_gain > 0 for one in found] == [False, True, False, True, False]
     # From the first went on four, and the second is where the front ends.
-    assert [one.room for one in found] == pytest.approx([0.005 * math.log(2) / 5, 0.005 * math.log(2), 0, 0, 0])
+    assert [one.gap_below for one in found] == pytest.approx([0.005 * math.log(2) / 5, 0.005 * math.log(2), 0, 0, 0])
 
 
 def test_longer_training_makes_good_for_a_part_of_what_the_last_step_lost():
@@ -250,7 +250,7 @@ def test_longer_training_makes_good_for_a_part_of_what_the_last_step_lost():
     search.done += searched((on_long, 300, 0.02), (replace(HALF, seed=9), 300, -0.02)).done
     found = outcomes(search, 1, 0)
     # Drops of 0.3 * 0.01, then 0.003 + 0.3 * 0.02; 0.012, which had it; 0.012 + 0.3 * 0.008.
-    assert [one.slack for one in found] == pytest.approx([1.0, 0.7, 0.1, 0.0, 0.0, 1.0])
+    assert [one.drop_left for one in found] == pytest.approx([1.0, 0.7, 0.1, 0.0, 0.0, 1.0])
     assert [one.is_hopeful for one in found] == [True, True, True, False, False, True]
     sizes = [1000, 600, 400, 400 * 4**0.2, 300 * 4**0.44, 300]  # four times the size for a drop too many
     assert [one.promise for one in found] == pytest.approx([math.log(size / 1000) for size in sizes])
@@ -267,9 +267,9 @@ def test_longer_training_makes_good_for_a_part_of_what_the_last_step_lost():
 )
 def test_the_shortest_trial_trains_for_as_long_as_its_files_take(monkeypatch, seconds, samples, steps, rounds):
     monkeypatch.setattr(Search, "_pace", lambda self: 0.01)
-    maker = SimpleNamespace(model=made()[0], train_data=(np.zeros((samples, 12)), None), batch_size=32)
+    runner = SimpleNamespace(model=made()[0], train_data=(np.zeros((samples, 12)), None), batch_size=32)
     kept = SimpleNamespace(remember=lambda _, make: make())
-    search = Search(maker, kept, "bytes", Limits(0.01), 0, seconds, done=[trial.Trial(None, (), 5.0, 0.0)])
+    search = Search(runner, kept, "bytes", Limits(0.01), 0, seconds, done=[trial.Trial(None, (), 5.0, 0.0)])
     recipe = search._first_recipe()
     assert (recipe.steps, recipe.rounds) == (steps, rounds)
 

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfprune.export.compressing.next_recipe as choice
-from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.measured_file import MeasuredFile
 from tfprune.export.compressing.next_recipe import (
     LEAST_FLOPS,
     Outcome,
+    after_longer_training,
     cost,
     fills_gaps,
-    healed,
     is_long,
+    loss_kept,
     next_recipe,
-    part_left,
 )
 from tfprune.export.compressing.pareto_front import Limits
 from tfprune.export.compressing.recipe import Recipe
@@ -35,10 +35,18 @@ DENSE = Outcome(None, 0.0, is_hopeful=True)
 SETTINGS = {"first": FIRST, "can_shrink": True, "halve": "weights", "seed": 7}
 
 
-def outcome(promise, *, slack=1.0, gap=0.0, room=0.0, is_open=True, hopeful=True, kept=True, **fields):
+def outcome(
+    promise, *, drop_left=1.0, front_gain=0.0, gap_below=0.0, is_open=True, hopeful=True, kept=True, **fields
+):
     """Return what became of a recipe with these fields."""
-    known = {"gap": gap, "room": room, "is_open": is_open, "is_hopeful": hopeful, "is_kept": kept}
-    return Outcome(dataclasses.replace(FIRST, **fields), promise, slack, **known)
+    known = {
+        "front_gain": front_gain,
+        "gap_below": gap_below,
+        "is_open": is_open,
+        "is_hopeful": hopeful,
+        "is_kept": kept,
+    }
+    return Outcome(dataclasses.replace(FIRST, **fields), promise, drop_left, **known)
 
 
 def short(prices, **changes):
@@ -65,7 +73,10 @@ def test_what_promises_most_trains_longer_if_nothing_may_go_on_with_it_as_well()
     ("number", "is_open", "sparsity"), [(3, True, 0.4), (5, True, 0.6), (7, True, 0.4), (7, False, 0.6)]
 )
 def test_what_may_fill_most_of_the_gaps_has_its_turn_or_comes_in_for_the_best_answer(number, is_open, sparsity):
-    closed = [outcome(2.0, sparsity=0.5, gap=0.1, is_open=False), outcome(3.0, sparsity=0.6, gap=0.2, is_open=False)]
+    closed = [
+        outcome(2.0, sparsity=0.5, front_gain=0.1, is_open=False),
+        outcome(3.0, sparsity=0.6, front_gain=0.2, is_open=False),
+    ]
     chosen = after([DENSE, *closed, outcome(1.0, sparsity=0.4, is_open=is_open)], number=number)
     assert (chosen.sparsity, chosen.rounds) == (sparsity, 4)
 
@@ -74,7 +85,8 @@ def test_what_may_fill_most_of_the_gaps_has_its_turn_or_comes_in_for_the_best_an
 def test_where_nothing_waits_a_long_step_goes_into_the_widest_gap(number, base, rounds):
     rooms = {-0.5: 0.1, -1.0: 0.3, -2.0: 0.0}
     done = [
-        outcome(price, room=room, is_open=False, sparsity=0.2 - price / 10, rounds=4) for price, room in rooms.items()
+        outcome(price, gap_below=gap_below, is_open=False, sparsity=0.2 - price / 10, rounds=4)
+        for price, gap_below in rooms.items()
     ]
     chosen = after([DENSE, *done, *short([9.0] * 4, hopeful=False, is_open=False)[1:]], number=number)
     assert (chosen.after.sparsity, chosen.rounds) == (0.2 - base / 10, rounds)
@@ -117,7 +129,7 @@ def test_where_the_half_is_being_tried_half_of_that_is_next():
     assert (after([DENSE, running]).sparsity, after([DENSE, running]).after) == (0.75, None)
 
 
-def test_where_the_half_lost_too_much_another_step_is_drawn():
+def test_where_the_half_lost_too_much_another_step_is_suggest():
     lost = Outcome(after([DENSE]), 9.0)
     assert after([DENSE, lost]).sparsity not in {0.5, 0.75}
 
@@ -126,7 +138,7 @@ def test_optuna_learns_what_each_step_changed(monkeypatch):
     """A step counts as what it promises, or as what came of longer training; a gain, divided by its 40 steps."""
     told = []
     drawn = {"step": 0.5, "channels": 0.0, "pattern": "unstructured"}
-    monkeypatch.setattr(choice, "_drawn", lambda recipes, *_, **__: told.extend(recipes) or drawn)
+    monkeypatch.setattr(choice, "_suggest", lambda recipes, *_, **__: told.extend(recipes) or drawn)
     done = short([-1.0, -2.0, -0.5, 4.0], kept=True)
     next_step = outcome(-2.5, sparsity=0.3, after=done[2].recipe)
     longer = outcome(-3.0, sparsity=0.03, rounds=4)
@@ -140,7 +152,7 @@ def test_optuna_learns_what_each_step_changed(monkeypatch):
 def drawn(monkeypatch, *done, **fields):
     """Return the recipe that comes of a draw after these."""
     halves = {"step": math.log(2), "channels": 0.0, "pattern": "unstructured"}
-    monkeypatch.setattr(choice, "_drawn", lambda *_, **__: {**halves, **fields})
+    monkeypatch.setattr(choice, "_suggest", lambda *_, **__: {**halves, **fields})
     return after([DENSE, *done, *short([9.0] * 4, hopeful=False)[1:]], may_be_long=False)
 
 
@@ -158,10 +170,10 @@ def test_a_draw_goes_a_step_further_than_the_cheapest(monkeypatch):
     assert type(half).read(json.loads(json.dumps(half.as_dict()))) == half
 
 
-@pytest.mark.parametrize(("slack", "sparsity"), [(1.0, 0.75), (0.5, 0.703), (0.0, 0.646)])
-def test_a_step_is_half_as_long_where_all_of_the_drop_is_gone(monkeypatch, slack, sparsity):
+@pytest.mark.parametrize(("drop_left", "sparsity"), [(1.0, 0.75), (0.5, 0.703), (0.0, 0.646)])
+def test_a_step_is_half_as_long_where_all_of_the_drop_is_gone(monkeypatch, drop_left, sparsity):
     """Of 0.5, the part of 2 to the power of -1, -0.75 and -0.5 is left; shorter ones are as drawn."""
-    base = outcome(-1.0, sparsity=0.5, slack=slack)
+    base = outcome(-1.0, sparsity=0.5, drop_left=drop_left)
     assert drawn(monkeypatch, base).sparsity == sparsity
     assert drawn(monkeypatch, base, step=0.2).sparsity == 0.591
 
@@ -195,7 +207,7 @@ def test_where_no_model_can_be_kept_steps_add_up_all_the_same(monkeypatch):
 def test_two_of_four_goes_on_with_the_same_or_without_zeros(monkeypatch, best, patterns):
     offered = []
     one = {"step": 0.5, "channels": 0.5}
-    monkeypatch.setattr(choice, "_drawn", lambda *_, patterns, **__: offered.extend(patterns) or one)
+    monkeypatch.setattr(choice, "_suggest", lambda *_, patterns, **__: offered.extend(patterns) or one)
     after([*short([0.0] * 4), best], may_be_long=False)
     assert offered == patterns
 
@@ -206,7 +218,7 @@ def test_two_of_four_that_goes_on_loses_channels(monkeypatch):
     assert (found.flops, found.sparsity, found.after) == (0.45, 0.5, same.recipe)
 
 
-def test_what_is_not_offered_is_not_drawn():
+def test_what_is_not_offered_is_not_suggest():
     done = [DENSE, *(outcome(-1.0 - index, sparsity=0.5 + index / 100) for index in range(5))]
     assert {after(done, number=number, may_be_long=False).pattern for number in range(20)} == {"unstructured"}
 
@@ -218,7 +230,7 @@ def test_one_that_was_trained_longer_is_not_taken_again():
     assert (chosen.sparsity, chosen.rounds) == (0.02, 4)
 
 
-def test_where_a_long_one_does_not_fit_a_short_one_is_drawn():
+def test_where_a_long_one_does_not_fit_a_short_one_is_suggest():
     assert after(short([3.0, 1.0, 2.0]), number=3, may_be_long=False).rounds == 1
 
 
@@ -227,7 +239,7 @@ def test_what_is_drawn_can_be_followed_and_is_the_same_again(prices, seed, can_s
     settings = {"seed": seed, "can_shrink": can_shrink, "may_be_long": False}
     chosen = after(short(prices), **settings)
     assert chosen == after(short(prices), **settings)
-    base = min(short(prices), key=lambda one: (one.promise, math.prod(one.left)))
+    base = min(short(prices), key=lambda one: (one.promise, math.prod(one.remaining)))
     before = base.recipe or FIRST
     assert chosen.after == base.recipe
     assert LEAST_FLOPS <= chosen.flops <= before.flops
@@ -245,14 +257,16 @@ def test_what_is_drawn_can_be_followed_and_is_the_same_again(prices, seed, can_s
     [(500, 0.0, math.log(0.5)), (500, -0.1, math.log(0.5)), (500, 0.01, math.log(0.5)), (500, 0.02, math.log(2))],
 )
 def test_a_file_costs_its_size_and_four_times_as_much_for_each_drop_too_many(size, drop, expected):
-    dense = Tried(None, None, 1000, 900, 0.9, 0.0)
-    tried = Tried(FIRST, None, size, 400, 0.9 - drop, drop)
+    dense = MeasuredFile(None, None, 1000, 900, 0.9, 0.0)
+    tried = MeasuredFile(FIRST, None, size, 400, 0.9 - drop, drop)
     assert cost(tried, dense, limits=Limits(0.01), by="bytes") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("drop", "lost", "expected"), [(0.05, 0.0, 0.01), (0.05, 0.02, 0.026), (0.01, 0.02, 0.01)])
 def test_longer_training_promises_to_make_good_a_part_of_what_a_step_lost(drop, lost, expected):
-    assert healed(Tried(FIRST, None, 500, 400, 0.9 - drop, drop), lost=lost, part=0.2).drop == pytest.approx(expected)
+    assert after_longer_training(
+        MeasuredFile(FIRST, None, 500, 400, 0.9 - drop, drop), lost=lost, part=0.2
+    ).drop == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -267,4 +281,4 @@ def test_longer_training_promises_to_make_good_a_part_of_what_a_step_lost(drop, 
     ],
 )
 def test_what_part_is_left_a_search_learns_of_its_own_trials(drops, expected):
-    assert part_left(drops) == pytest.approx(expected)
+    assert loss_kept(drops) == pytest.approx(expected)

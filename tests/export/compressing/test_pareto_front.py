@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.measured_file import Tried
+from tfprune.export.compressing.measured_file import MeasuredFile
 from tfprune.export.compressing.pareto_front import Limits, added_area, front, gap_before
 from tfprune.export.micro.budgets import Budgets
 
 
 def tried(size, drop, latency=None, arena=None):
-    return Tried(None, None, size, size, 1 - drop, drop, latency, arena)
+    return MeasuredFile(None, None, size, size, 1 - drop, drop, latency, arena)
 
 
 FILES = st.lists(st.builds(tried, st.integers(1, 9), st.integers(-3, 9), st.floats(0.5, 4)), max_size=12)

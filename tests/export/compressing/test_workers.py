@@ -13,9 +13,9 @@ import small_search
 from small_search import made, search
 
 from tfprune.export import Runner
-from tfprune.export.compressing.measured_file import Judge
+from tfprune.export.compressing.measured_file import FileEvaluator
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.trial import Maker
+from tfprune.export.compressing.trial import TrialRunner
 from tfprune.export.compressing.workers import workers_of
 from tfprune.export.micro.budgets import Budgets
 
@@ -69,9 +69,9 @@ def test_a_model_that_no_other_process_can_load_is_refused():
     model = keras.Sequential([keras.Input((12,)), Mine(2)])
     model.compile("adam", "mse")
     _, train, validation, _ = made()
-    judge = Judge(train[0], validation, "accuracy", 1.0, "size", Budgets(), None)
+    evaluator = FileEvaluator(train[0], validation, "accuracy", 1.0, "size", Budgets(), None)
     recipe = Recipe(1.0, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
-    with workers_of(Maker(model, train, judge, 32), jobs=2) as workers:
+    with workers_of(TrialRunner(model, train, evaluator, 32), jobs=2) as workers:
         workers.start(recipe, 10.0, None)
         with pytest.raises(ValueError, match="classes have to stand in modules"):
             workers.wait()
@@ -79,12 +79,14 @@ def test_a_model_that_no_other_process_can_load_is_refused():
 
 def test_a_process_goes_on_with_the_model_that_it_is_given():
     model, train, validation, _ = made()
-    maker = Maker(model, train, Judge(train[0], validation, "accuracy", 1.0, "size", Budgets(), None), 32)
+    runner = TrialRunner(
+        model, train, FileEvaluator(train[0], validation, "accuracy", 1.0, "size", Budgets(), None), 32
+    )
     half = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
     more = replace(half, flops=0.25, sparsity=0.5, after=half)
-    expected = maker.make(more, 60.0, maker.make(half, 60.0)["model"])
-    with workers_of(maker, jobs=2) as workers:
-        for recipe, start in ((half, None), (more, maker.make(half, 60.0)["model"]), (half, None)):
+    expected = runner.run(more, 60.0, runner.run(half, 60.0)["model"])
+    with workers_of(runner, jobs=2) as workers:
+        for recipe, start in ((half, None), (more, runner.run(half, 60.0)["model"]), (half, None)):
             workers.start(recipe, 60.0, start)
             _, found = workers.wait()
             assert (found["file_0"].size == expected["file_0"].size) == (recipe == more)

@@ -1,7 +1,7 @@
-"""What longer training makes good for, in searches: healed.py FOLDER [FOLDER ...], as `compress` leaves them.
+"""What longer training wins back, in searches: longer_training.py FOLDER [FOLDER ...], as `compress` leaves them.
 
 Of what a step lost in a short trial, the part that is left after a long one of the same recipe, by the error of what
-`healed` expects of it.
+`after_longer_training` expects of it.
 """
 
 from __future__ import annotations
