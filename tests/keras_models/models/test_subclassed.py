@@ -333,12 +333,12 @@ def test_a_class_around_a_graph_comes_back_as_the_functional_model_that_it_is(re
     np.testing.assert_array_equal(stripped(x), model(x))
 
 
-def test_a_class_around_a_graph_whose_call_does_more_is_refused():
+def test_a_functional_subclass_whose_call_does_more_is_refused():
     class Twice(AroundGraph):
         def call(self, inputs):
             return 2 * super().call(inputs)
 
-    with pytest.raises(ValueError, match=r"whose `call` does more than call it. Pass that graph, keras.Model\("):
+    with pytest.raises(ValueError, match=r"`call` does more than call its graph. Pass that graph, keras.Model\("):
         tfprune.wrap(Twice(7))
 
 

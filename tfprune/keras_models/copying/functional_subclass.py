@@ -39,7 +39,7 @@ from tfprune.keras_models.models.kinds import (
     is_subclassed,
     leaf_layers,
 )
-from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.layers import join_path, walk
 from tfprune.keras_models.models.rebuild import Replace, revive
 
 
@@ -85,7 +85,7 @@ def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") ->
     again = _again(copy, found)
 
     def replaced(inner: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        return replace(f"{path}/{inner}" if path else inner, layer) or again(inner, layer)
+        return replace(join_path(path, inner), layer) or again(inner, layer)
 
     return _retraced(copy, replaced, class_config(model))
 
@@ -146,7 +146,7 @@ def restore_functional_subclass(model: keras.Model, replace: Replace, *, path: s
     """
     copy = _fresh_copy(model)
     for inner, layer in leaf_layers(copy):
-        if replace(f"{path}/{inner}" if path else inner, layer) is not None:
+        if replace(join_path(path, inner), layer) is not None:
             raise ValueError(
                 f"Expected the code of {type(copy).__name__} to create plain layers. Received: {inner} of type "
                 f"{type(layer).__name__}, without which the model does not load. Create plain layers, and wrap the "
@@ -207,7 +207,7 @@ def _retraced(model: keras.Model, replace: Replace, origin: dict[str, Any]) -> k
             return layer
 
         def call(inner: Any, *args: Any, **kwargs: Any) -> Any:
-            return stand_in(f"{path}/{inner.name}" if path else inner.name, inner)(*args, **kwargs)
+            return stand_in(join_path(path, inner.name), inner)(*args, **kwargs)
 
         if not is_functional_subclass(layer):
             return _like(layer, _called_anew(_functional(layer), call))

@@ -31,6 +31,7 @@ from tfprune.keras_models.copying.held_layers import (
 )
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.models.kinds import as_graph, is_subclassed, leaf_layers, rebuilds_as_class
+from tfprune.keras_models.models.layers import join_path
 from tfprune.keras_models.models.rebuild import Replace, config_of, copy_of, rebuild, revive
 
 
@@ -117,9 +118,9 @@ def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") ->
     def look_at(model: keras.Model, path: str) -> None:
         def part(layer: keras.layers.Layer) -> keras.layers.Layer:
             if is_subclassed(layer):
-                look_at(layer, _below(path, layer))
+                look_at(layer, join_path(path, layer.name))
                 return layer
-            replacement = replace(_below(path, layer), layer)
+            replacement = replace(join_path(path, layer.name), layer)
             made.extend([] if replacement is None else [replacement])
             return replacement or layer
 
@@ -171,15 +172,11 @@ def _state(model: Any, origin: dict[str, Any]) -> dict[str, Any]:
     return {"name": model.name, "built": model.built, "origin": origin, "trainable": model.trainable}
 
 
-def _below(path: str, layer: keras.layers.Layer) -> str:
-    return f"{path}/{layer.name}" if path else layer.name
-
-
 def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, keras.layers.Layer]:
     """Return copies of the layers that a model holds, some replaced."""
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
-        below, graph = _below(path, layer), as_graph(layer)
+        below, graph = join_path(path, layer.name), as_graph(layer)
         if graph is not None and not rebuilds_as_class(layer):
             return rebuild(graph, lambda inner, part: replace(f"{below}/{inner}", part))
         replacement = replace(below, layer)

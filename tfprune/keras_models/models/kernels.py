@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from tfprune.base.axes import INPUT, matrix_axes
-from tfprune.keras_models.models.layers import is_of_keras, sublayers, walk
+from tfprune.keras_models.models.layers import is_of_keras, join_path, sublayers, walk
 from tfprune.keras_models.models.register_prunable import axes_rule
 from tfprune.patterns import Pattern
 
@@ -129,7 +129,7 @@ def _asked_for(layer: Any) -> Iterator[tuple[str, keras.Variable, str]]:
     weights = (
         (path, weight) for path, part in walk(layer) for weight in part.weights
     )  # the innermost layer comes last
-    names = {id(weight): f"{path}/{weight.name}" if path else weight.name for path, weight in weights}
+    names = {id(weight): join_path(path, weight.name) for path, weight in weights}
     for variable in layer.get_prunable_weights():
         if id(variable) not in names:
             raise ValueError(
@@ -163,7 +163,7 @@ def matrices(root: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
             found.pop(id(weight), None)  # the innermost layer comes last, and says what it is
             is_number = is_quantized or keras.backend.is_float_dtype(weight.dtype)
             if len(weight.shape) >= 2 and is_number and weight.name.split("_")[-1] not in aside:
-                found[id(weight)] = (f"{path}/{weight.name}" if path else weight.name, weight)
+                found[id(weight)] = (join_path(path, weight.name), weight)
     return list(found.values())
 
 
@@ -189,7 +189,7 @@ def kernels(root: keras.layers.Layer) -> list[Kernel]:
     found: dict[int, Kernel] = {}
     for path, layer in walk(root, stop=PrunableLayer):
         for name, variable, axes in _own_kernels(layer):
-            full_name = f"{path}/{name}" if path else name
+            full_name = join_path(path, name)
             found.setdefault(id(variable), Kernel(full_name, variable, axes))
     counts = Counter(kernel.path for kernel in found.values())
     twice = [path for path, count in counts.items() if count > 1]

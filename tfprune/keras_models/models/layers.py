@@ -24,6 +24,11 @@ def is_of_keras(layer: keras.layers.Layer) -> bool:
     return type(layer).__module__.partition(".")[0] in ("keras", "tfprune")
 
 
+def join_path(path: str, inner: str) -> str:
+    """Return the path of what is below a path; that of a model itself is empty."""
+    return "/".join(filter(None, (path, inner)))
+
+
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers that a layer holds: a model's own list, else its attributes, lists and dicts included."""
     if isinstance(layer, keras.Model):
@@ -68,7 +73,7 @@ def walk(
         if isinstance(layer, stop):
             return
         for child in sublayers(layer):
-            yield from visit(f"{path}/{child.name}" if path else child.name, child)
+            yield from visit(join_path(path, child.name), child)
 
     yield from visit("", root)
 

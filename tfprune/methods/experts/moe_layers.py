@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.layers import join_path, walk
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def moe_layers(root: keras.layers.Layer) -> list[MoeLayer]:
 
 
 def _described(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
-    weights = {f"{inner}/{weight.name}" if inner else weight.name: weight for inner, weight in _weights(layer)}
+    weights = {join_path(inner, weight.name): weight for inner, weight in _weights(layer)}
     rule = next((REGISTERED[cls] for cls in type(layer).__mro__ if cls in REGISTERED), None)
     if rule is None:
         rule = _rule_of_keras_hub(path or layer.name, layer, weights)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.keras_models.models.layer_hooks import holders, hooked_calls
-from tfprune.keras_models.models.layers import as_numpy, walk
+from tfprune.keras_models.models.layers import as_numpy, join_path, walk
 from tfprune.keras_models.tracing.open_layers import own_weights
 from tfprune.keras_models.tracing.same_outputs import EXACT, same_outputs
 from tfprune.masking.wrapping.masked_weights import layer_inside
@@ -110,7 +110,7 @@ def _in_call_order(
         for path, part in walk(layer):
             if id(part) in owners or (has_normalizations and own_weights(part)):
                 parts[id(part)] = part
-                paths[id(part)] = f"{layer.name}/{path}" if path else layer.name
+                paths[id(part)] = join_path(layer.name, path)
     called: dict[int, int] = {}
 
     def note(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> None:

@@ -1,0 +1,237 @@
+"""What a model is: its kind, and the layers and models that it is made of. It is read once and handed on."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+import keras
+
+from tfprune.keras_models.models.layers import join_path, sublayers, walk
+
+
+def check_keras(value: Any, kind: type[keras.layers.Layer] = keras.Model, *, argument: str = "model") -> None:
+    """Refuse what is not a Keras model; with `keras.layers.Layer` as the kind, what is not even a layer.
+
+    Raises:
+        TypeError: Saying what to do with a path, or with a layer.
+    """
+    if isinstance(value, kind):
+        return
+    advice = ""
+    if isinstance(value, (str, os.PathLike)):
+        advice = " Load it first: keras.models.load_model(path)."
+    elif isinstance(value, keras.layers.Layer):
+        advice = " A layer becomes a model with keras.Sequential([keras.Input(shape), layer])."
+    raise TypeError(
+        f"Expected a Keras {'model' if kind is keras.Model else 'model or layer'}. Received: "
+        f"{argument}={value!r:.100} of type {type(value).__name__}.{advice}"
+    )
+
+
+class Kind(Enum):
+    """How a model is put together, and so how it is copied."""
+
+    GRAPH = "Sequential or Functional, built from a list of layers"
+    CODE = "subclassed: its own code creates its layers and calls them"
+    FUNCTIONAL_SUBCLASS = "calls nothing but its graph, and its class can be built anew"
+    PLAIN_SUBCLASS = "the same, but its class adds nothing to a Functional model"
+    LAYER = "a layer, or a Functional subclass whose `call` does more than call its graph: copied as one"
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether such a model calls a graph of layers, and nothing besides."""
+        return self in (Kind.GRAPH, Kind.FUNCTIONAL_SUBCLASS, Kind.PLAIN_SUBCLASS)
+
+    @property
+    def is_functional_subclass(self) -> bool:
+        """Whether such a model has a class around its graph."""
+        return self in (Kind.FUNCTIONAL_SUBCLASS, Kind.PLAIN_SUBCLASS)
+
+
+def kind_of(layer: Any) -> Kind:
+    """Return how a model or layer is put together."""
+    if not isinstance(layer, keras.Model):
+        return Kind.LAYER
+    if isinstance(layer, keras.Sequential) or _is_configured_by_layers(layer):
+        return Kind.GRAPH
+    if not hasattr(layer, "inputs"):
+        return Kind.CODE
+    if type(layer).call is not functional_class().call:
+        return Kind.LAYER
+    return Kind.FUNCTIONAL_SUBCLASS if _is_worth_keeping(type(layer)) else Kind.PLAIN_SUBCLASS
+
+
+@functools.cache
+def functional_class() -> Any:
+    """Return the class of Functional models, which Keras does not export."""
+    inputs = keras.Input((1,))
+    return type(keras.Model(inputs, inputs))
+
+
+def _is_configured_by_layers(model: Any) -> bool:
+    """Tell whether the configuration of a model lists its layers."""
+    if hasattr(type(model), "copied_class"):  # a copy of a class, which has a configuration of another kind
+        return False
+    if type(model).__module__.startswith("keras."):  # known without a configuration, which takes a while to write
+        return hasattr(model, "operations")
+    try:
+        return {"layers", "input_layers"} <= model.get_config().keys()
+    except NotImplementedError:  # a subclassed model that cannot tell its arguments
+        return False
+
+
+@functools.cache
+def _is_worth_keeping(model_class: type) -> bool:
+    """Tell whether a Functional subclass can be built from its arguments, and has members of its own."""
+    own = set(model_class.__mro__) - set(functional_class().__mro__)
+    members = {name: member for each in own for name, member in vars(each).items()}
+    return "get_config" in members and any(
+        callable(member) or hasattr(member, "__get__")
+        for name, member in members.items()
+        if not name.startswith("__") and name not in ("get_config", "from_config")
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What a model is, as it was when it was read: one whose layers are replaced in place has to be read again.
+
+    Attributes:
+        model: The model, or a layer.
+        kind: How it is put together.
+        parts: The anatomies of its layers, in the order of `model.layers`; none of a layer.
+    """
+
+    model: Any
+    kind: Kind
+    parts: tuple[Anatomy, ...] = ()
+
+    @classmethod
+    def of(cls, model: Any, *, accepts: type[keras.layers.Layer] = keras.Model, argument: str = "model") -> Anatomy:
+        """Read a model.
+
+        Args:
+            model: What the user passed.
+            accepts: `keras.layers.Layer` takes layers, too.
+            argument: The name it was passed under, for the message.
+
+        Raises:
+            TypeError: If it is not a Keras model.
+        """
+        check_keras(model, accepts, argument=argument)
+        return _read(model, {})
+
+    @cached_property
+    def graph(self) -> keras.Model | None:
+        """A Sequential or Functional model over the same layers; None of a model that has no graph."""
+        if self.kind is Kind.GRAPH:
+            return self.model
+        if not self.kind.has_graph:
+            return None
+        model = self.model
+        return keras.Model(model.input, model.output, name=model.name, trainable=model.trainable)
+
+    @cached_property
+    def leaves(self) -> list[tuple[str, Any]]:
+        """The layers that the model and all models in it are made of, with their paths, each once."""
+        return [(path, leaf.model) for path, leaf in self.ends(lambda part: part.kind is not Kind.LAYER)]
+
+    @cached_property
+    def configured(self) -> list[tuple[str, Anatomy]]:
+        """What a graph is built anew from, with paths: models that their own class or code builds stay whole."""
+        rebuilt = (Kind.GRAPH, Kind.PLAIN_SUBCLASS)
+        return list(self.ends(lambda part: part is self or part.kind in rebuilt))
+
+    def ends(self, is_entered: Callable[[Anatomy], bool]) -> Iterator[tuple[str, Anatomy]]:
+        """Yield the parts that are not entered, at any depth, with their paths; a shared one comes once."""
+
+        def visit(path: str, part: Anatomy) -> Iterator[tuple[str, Anatomy]]:
+            if id(part) in seen:
+                return
+            seen.add(id(part))
+            if not is_entered(part):
+                yield path, part
+                return
+            for child in part.parts:
+                yield from visit(join_path(path, child.model.name), child)
+
+        seen: set[int] = set()
+        yield from visit("", self)
+
+    def part(self, layer: Any) -> Anatomy:
+        """Return the anatomy of a layer of the model, or of one that the model holds and Keras does not list."""
+        return next((part for part in self.parts if part.model is layer), None) or _read(layer, {})
+
+
+def _read(layer: Any, known: dict[int, Anatomy]) -> Anatomy:
+    if id(layer) not in known:
+        kind = kind_of(layer)
+        parts = () if kind is Kind.LAYER else tuple(_read(child, known) for child in layer.layers)
+        known[id(layer)] = Anatomy(layer, kind, parts)
+    return known[id(layer)]
+
+
+def check_model(anatomy: Anatomy) -> None:
+    """Refuse a model that cannot be copied with its weights: unbuilt, or empty, for example.
+
+    Raises:
+        ValueError: Saying what is wrong with it, and what to do.
+    """
+    check_layers(anatomy)
+    model, is_code = anatomy.model, anatomy.kind is Kind.CODE
+    is_built = any(layer.weights for _, layer in anatomy.leaves) if is_code else model.built
+    if not is_built:
+        raise ValueError(
+            f"Expected a built model. Received: {model.name!r}, whose weights do not exist yet. Start it with "
+            f"keras.Input(shape), call model.build(input_shape), or call the model on a batch first."
+        )
+
+
+def check_layers(anatomy: Anatomy) -> None:
+    """Refuse a model whose layers cannot be copied; it need not be built.
+
+    Raises:
+        ValueError: If it has no layers, one is held twice, or its class calls the graph that it is built around.
+    """
+    model = anatomy.model
+    if anatomy.kind is Kind.LAYER:
+        raise ValueError(
+            f"Expected a Sequential, Functional or subclassed model. Received: {model.name!r} of class "
+            f"{type(model).__name__}, a Functional subclass whose `call` does more than call its graph. Pass "
+            f"that graph, keras.Model(model.inputs, model.outputs)."
+        )
+    if not anatomy.parts:
+        raise ValueError(f"Expected a model with layers. Received: {model.name!r}, which is empty.")
+    _check_held_once(anatomy)
+
+
+def _check_held_once(anatomy: Anatomy) -> None:
+    """Refuse a layer that would get two copies: one held in two of those that are copied one by one."""
+    owners: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]] = {}
+    for copied, holder, part in _held(anatomy):
+        if isinstance(part, keras.layers.InputLayer):  # which every graph has of its own
+            continue
+        owner, other = owners.setdefault(id(part), (copied, holder))
+        if owner is not copied:
+            raise ValueError(
+                f"Expected each layer to be held by one model or layer. Received: {part.name!r}, which both "
+                f"{other.name!r} and {holder.name!r} hold: their copies would not share it. Hold it in one of "
+                f"them, and pass the other its outputs or weights when it is called."
+            )
+
+
+def _held(anatomy: Anatomy) -> Iterator[tuple[keras.layers.Layer, ...]]:
+    """Yield each layer in a model, after the model or layer that is copied as a whole, and the holder in it."""
+    model = anatomy.model
+    if anatomy.kind in (Kind.FUNCTIONAL_SUBCLASS, Kind.LAYER):
+        yield from ((model, holder, part) for _, holder in walk(model) for part in sublayers(holder))
+        return
+    yield from ((model, model, child.model) for child in anatomy.parts)
+    for child in anatomy.parts:
+        yield from _held(child)
