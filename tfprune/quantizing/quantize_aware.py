@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfprune.base.spec import check_count, check_regex
-from tfprune.keras_models.models.copyable import check_model
 from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.graph import flatten, is_plain, trace
 from tfprune.keras_models.models.kernels import kernels
-from tfprune.keras_models.models.kinds import check_keras, is_graph, is_subclassed, leaf_layers
+from tfprune.keras_models.models.kinds import check_keras, check_model, is_graph, is_subclassed, leaf_layers
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with

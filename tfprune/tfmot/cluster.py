@@ -9,9 +9,8 @@ from typing import Any
 import keras
 
 from tfprune.base.spec import check_count
-from tfprune.keras_models.models.copyable import check_model
 from tfprune.keras_models.models.kernels import kernels
-from tfprune.keras_models.models.kinds import check_keras, leaf_layers
+from tfprune.keras_models.models.kinds import check_keras, check_model, leaf_layers
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.clustered import Clustered, place_centroids, shares_values

@@ -9,9 +9,8 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.copyable import check_layers, check_model
 from tfprune.keras_models.models.kernels import expected_kernels, kernels
-from tfprune.keras_models.models.kinds import leaf_layers
+from tfprune.keras_models.models.kinds import check_layers, check_model, leaf_layers
 from tfprune.masking.wrapping.choose_weights import is_unbuilt
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense, wrappers

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.models import anatomy
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_keras, kind_of
 
 __all__ = ["check_keras"]
@@ -52,3 +53,13 @@ def configured_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.La
     """Yield the layers that a graph is built anew from, with their paths: models that keep their class stay whole."""
     for path, part in Anatomy.of(model).configured:
         yield path, part.model
+
+
+def check_model(model: keras.Model) -> None:
+    """Refuse a model that cannot be copied with its weights: see `anatomy.check_model`."""
+    anatomy.check_model(Anatomy.of(model))
+
+
+def check_layers(model: keras.Model) -> None:
+    """Refuse a model whose layers cannot be copied: see `anatomy.check_layers`."""
+    anatomy.check_layers(Anatomy.of(model))

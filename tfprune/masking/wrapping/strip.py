@@ -8,10 +8,10 @@ import keras
 
 from tfprune.keras_models.copying.class_config import is_loadable
 from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
-from tfprune.keras_models.models.copyable import check_model
 from tfprune.keras_models.models.kinds import (
     as_graph,
     check_keras,
+    check_model,
     configured_layers,
     is_subclassed,
     leaf_layers,

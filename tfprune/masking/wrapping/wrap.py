@@ -14,9 +14,15 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.keras_models.copying.functional_subclass import replace_in_live_graph
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
-from tfprune.keras_models.models.copyable import check_layers, check_model
 from tfprune.keras_models.models.filters import Filters
-from tfprune.keras_models.models.kinds import as_graph, check_keras, is_functional_subclass, is_subclassed
+from tfprune.keras_models.models.kinds import (
+    as_graph,
+    check_keras,
+    check_layers,
+    check_model,
+    is_functional_subclass,
+    is_subclassed,
+)
 from tfprune.keras_models.models.rebuild import Replace, copy_of
 from tfprune.masking.wrapping.choose_channels import choose_channels
 from tfprune.masking.wrapping.choose_weights import choose_weights, is_unbuilt

@@ -9,8 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.keras_models.models.batches import batches, check_batch, check_source
-from tfprune.keras_models.models.copyable import check_model
-from tfprune.keras_models.models.kinds import check_keras
+from tfprune.keras_models.models.kinds import check_keras, check_model
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
 from tfprune.methods.experts.average_experts import Groups, add_noise, fill

@@ -7,9 +7,8 @@ from collections import Counter
 import keras
 
 from tfprune.base.spec import check_regex
-from tfprune.keras_models.models.copyable import check_model
 from tfprune.keras_models.models.graph import Call, Graph, flatten, trace_to_run
-from tfprune.keras_models.models.kinds import as_graph, check_keras
+from tfprune.keras_models.models.kinds import as_graph, check_keras, check_model
 from tfprune.keras_models.models.layers import sublayers
 from tfprune.keras_models.tracing.open_layers import open_layers
 from tfprune.masking.wrapping.transfer_weights import copy_with
