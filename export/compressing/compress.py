@@ -27,7 +27,7 @@ from tfprune.export.device.running.metrics import check_metrics
 from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.micro_support import micro_support
-from tfprune.export.micro.budgets import Budgets, read_target
+from tfprune.export.micro.micro import Micro, read_micro
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.layers import weight_values
 from tfprune.masking.wrapping.strip import plain_copy
@@ -166,14 +166,14 @@ def _check_counts(*, batch_size: int, seed: int, trials: int | None, jobs: int, 
         )
 
 
-def _budgets(target: str, *, arena: int | None, flash: int | None, on: Device | None) -> Budgets:
+def _budgets(target: str, *, arena: int | None, flash: int | None, on: Device | None) -> Micro:
     """Return what a file may take, and refuse arguments that do not go together."""
     if target == "micro" and on is not None:
         raise ValueError(
             f"Expected `on` with another target than 'micro', whose files are not timed. Received: on={on!r}."
         )
     kind = "micro" if target == "micro" else None
-    return read_target(kind, arena=arena, flash=flash, sparse="auto", optimize="size", compress=None) or Budgets()
+    return read_micro(kind, arena=arena, flash=flash, sparse="auto", optimize="size", compress=None) or Micro()
 
 
 def _check_support(model: keras.Model) -> None:

@@ -16,7 +16,7 @@ from tfprune.export.device.running.metrics import is_error
 from tfprune.export.file.files.codec import encode
 from tfprune.export.keras_side.converting.accuracy_drop import file_metrics
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
-from tfprune.export.micro.budgets import Budgets, OverBudgetError
+from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.report import Report
 
 CALIBRATION = 100  # samples
@@ -78,7 +78,7 @@ class FileEvaluator:
     metric: str
     baseline: float
     target: str
-    budgets: Budgets
+    budgets: Micro
     timed: Callable[[bytes], float] | None
 
     def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
@@ -148,7 +148,8 @@ def score_of(content: bytes, data: tuple[Any, Any], *, metric: str, target: str 
     Raises:
         ValueError: If it does not run on them, it has several outputs, or labels do not fit.
     """
-    found = file_metrics(content, data, metric=metric, target=target)
+    micro = Micro() if target == "micro" else None
+    found = file_metrics(content, data, metric=metric, micro=micro)
     if len(found) > 1:
         raise ValueError(f"Expected a model with one output. Received: {len(found)} of them: {', '.join(found)}.")
     return next(iter(found.values()))

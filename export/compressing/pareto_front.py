@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tfprune.export.compressing.measured_file import MeasuredFile
-from tfprune.export.micro.budgets import Budgets
+from tfprune.export.micro.micro import Micro
 
 SMALLEST_DROP = 0.002  # a drop of nothing is measured with that much noise
 TENTH = 0.1  # of a budget
@@ -23,7 +23,7 @@ class Limits:
     """
 
     max_drop: float
-    budgets: Budgets = field(default_factory=Budgets)
+    budgets: Micro = field(default_factory=Micro)
 
     def excess(self, tried: MeasuredFile) -> float:
         """Return how far a file is from an answer, 0 for one: by drops, and tenths of the budgets, too many."""

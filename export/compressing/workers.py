@@ -23,7 +23,7 @@ from tfprune.export.compressing.timing_callbacks import LateError
 from tfprune.export.compressing.trial import TrialRunner
 from tfprune.export.device.processes.child_process import Completed, run_as_child, started
 from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.micro.budgets import Budgets
+from tfprune.export.micro.micro import Micro
 
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 MODEL, START, TODO, RESULT = "model.keras", "start.npy", "todo.json", "result.npz"
@@ -156,7 +156,7 @@ def _read_runner(folder: Path) -> TrialRunner:
     evaluator = FileEvaluator(
         calibration=calibration_of(x),
         validation=tuple(validation),
-        budgets=Budgets(**settings["budgets"]),
+        budgets=Micro(**settings["budgets"]),
         timed=None,
         **settings["evaluator"],
     )

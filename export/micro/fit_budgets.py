@@ -10,9 +10,9 @@ import numpy as np
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import fits
-from tfprune.export.micro.budgets import Budgets, OverBudgetError
 from tfprune.export.micro.candidates import Candidates, MicroCandidate, Plan, spread
 from tfprune.export.micro.interpreter import MicroRun, require_interpreter, run_files
+from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.micro.operators import missing, registrations
 
@@ -70,13 +70,13 @@ def check_runnable(model: Model) -> None:
             )
 
 
-def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets) -> FittedFile:
+def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, micro: Micro) -> FittedFile:
     """Write a model for microcontrollers: pruned weights without their zeros, unpacked where the arena has room.
 
     Args:
         dense: A plain .tflite file with a batch of 1.
         inputs: Samples for each input, on which the outputs of both files have to be equal.
-        budgets: What it may take.
+        micro: What it may take.
 
     Returns:
         The file, and what it takes.
@@ -97,8 +97,8 @@ def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, budgets: Budgets)
             "Expected a file that the interpreter for microcontrollers runs. Received: one that does not: "
             f"{runs[-1].reason}. Nothing was written."
         )
-    found = _Search(candidates, inputs).run(budgets)
-    best = _best(found, budgets)
+    found = _Search(candidates, inputs).run(micro)
+    best = _best(found, micro)
     (run,) = run_files([best.candidate.data], inputs)
     if run.reason or not run.equals(before):
         raise ValueError(
@@ -127,12 +127,12 @@ class _Search:
         self._candidates, self._inputs = candidates, [array[:1] if array.ndim else array for array in inputs]
         self._runs: dict[Plan, tuple[MicroCandidate, MicroRun]] = {}
 
-    def run(self, budgets: Budgets) -> list[_Measured]:
+    def run(self, micro: Micro) -> list[_Measured]:
         """Return files that run; with a budget, more of them near it."""
         caps = [0, *spread(*self._candidates.caps, count=CAPS)]  # with 0 every layer stays dense
         found = self._measure([(cap, least) for cap in caps for least in LEAST])
-        for _ in range(ROUNDS if budgets.arena or budgets.flash else 0):
-            points = [point for least in LEAST for point in _between(found, least, budgets)]
+        for _ in range(ROUNDS if micro.arena or micro.flash else 0):
+            points = [point for least in LEAST for point in _between(found, least, micro)]
             found += self._measure(points)
         return found
 
@@ -146,33 +146,33 @@ class _Search:
         return [_Measured(*point, candidate, run.arena) for point, candidate, run in found if not run.reason]
 
 
-def _between(found: Sequence[_Measured], least: int, budgets: Budgets) -> list[tuple[int, int]]:
+def _between(found: Sequence[_Measured], least: int, micro: Micro) -> list[tuple[int, int]]:
     """Return the point in the middle between the last file that keeps to the budget and the first that does not."""
     alike = sorted((one for one in found if one.least == least), key=lambda one: one.cap)
     for one, other in zip(alike, alike[1:], strict=False):
-        if budgets.arena:
-            crossed = one.arena <= budgets.arena < other.arena
+        if micro.arena:
+            crossed = one.arena <= micro.arena < other.arena
         else:
-            crossed = other.flash <= (budgets.flash or 0) < one.flash
+            crossed = other.flash <= (micro.flash or 0) < one.flash
         if crossed and other.cap - one.cap > 1:
             return [((one.cap + other.cap) // 2, least)]
     return []
 
 
-def _best(found: Sequence[_Measured], budgets: Budgets) -> _Measured:
-    arena, flash = budgets.arena, budgets.flash
+def _best(found: Sequence[_Measured], micro: Micro) -> _Measured:
+    arena, flash = micro.arena, micro.flash
     kept = [one for one in found if one.arena <= (arena or one.arena) and one.flash <= (flash or one.flash)]
     if not found:
         raise ValueError("Expected a file that the interpreter for microcontrollers runs. Received: none that does.")
     if not kept:
-        raise OverBudgetError(_refusal(found, budgets))
+        raise OverBudgetError(_refusal(found, micro))
     if arena:
         return min(kept, key=lambda one: (one.flash, one.arena))
     return min(kept, key=lambda one: (one.arena, one.flash) if flash else (one.flash + one.arena, one.flash))
 
 
-def _refusal(found: Sequence[_Measured], budgets: Budgets) -> str:
-    arena, flash = budgets.arena, budgets.flash
+def _refusal(found: Sequence[_Measured], micro: Micro) -> str:
+    arena, flash = micro.arena, micro.flash
     limits = [f"{name}={value:,}" for name, value in (("arena", arena), ("flash", flash)) if value]
     nearest = min(found, key=lambda one: max(one.arena / (arena or one.arena), one.flash / (flash or one.flash)))
     smallest = min(found, key=lambda one: one.arena)

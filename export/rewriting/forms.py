@@ -17,10 +17,10 @@ from tfprune.export.file.files.codec import encode
 from tfprune.export.file.report import fraction_of_zeros
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.file.xnnpack.sparse_inference_report import RUNTIME, inference_of_file
-from tfprune.export.micro.budgets import Budgets
+from tfprune.export.file.xnnpack.sparse_inference_report import RUNTIME, inference_of
 from tfprune.export.micro.fit_budgets import fit_budgets
 from tfprune.export.micro.interpreter import runtime_name
+from tfprune.export.micro.micro import Micro
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.export_report import AccuracyDrop, Candidate, ExportReport
@@ -129,17 +129,39 @@ def candidate_files(dense: bytes, *, name: str, sparse: str | bool, optimize: st
     return wanted
 
 
+@dataclass(frozen=True)
+class Check:
+    """What the outputs of a file are compared with.
+
+    Attributes:
+        expected: The outputs for the samples, as `verify` takes them; for microcontrollers None compares with the
+            dense file only.
+        tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of an output.
+        advice: What to try if no file passes.
+    """
+
+    expected: Any
+    tolerance: float
+    advice: str
+
+    def refusal(self, reason: str) -> str:
+        """Return the error text for a file that does not pass."""
+        return (
+            f"Expected a converted file that gives the model's outputs. Received: {reason}. "
+            f"Nothing was written. {self.advice}"
+        )
+
+
 class _Checks:
-    """Runs forms, each in a process of its own, and compares what they give.
+    """Runs files, each in a process of its own, and compares their outputs with the expected ones.
 
     Args:
         inputs: What `Runner.predict` takes.
-        expected: The outputs for them, as `verify` takes them.
-        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
+        check: The outputs for them.
     """
 
-    def __init__(self, inputs: Any, expected: Any, tolerance: float) -> None:
-        self._inputs, self._expected, self._tolerance = inputs, expected, tolerance
+    def __init__(self, inputs: Any, check: Check) -> None:
+        self._inputs, self._expected, self._tolerance = inputs, check.expected, check.tolerance
         self._runs: dict[bytes, Run] = {}
 
     def check(self, form: FileForm) -> VerifyReport:
@@ -151,7 +173,7 @@ class _Checks:
     def _check(self, form: FileForm) -> VerifyReport:
         """Run a form, unless it is known to go wrong on processors other than this one."""
         is_sparse = any(weight.sparse for weight in read(form.content).weights)
-        hazards = inference_of_file(form.content).hazards if is_sparse else ()
+        hazards = inference_of(form.content).hazards if is_sparse else ()
         if hazards:
             reason = f"wrong outputs on ARM: {hazards[0]}"
             return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=self._tolerance, runtime="")
@@ -170,7 +192,7 @@ class _Checks:
 
 def speed(content: bytes) -> Speed:
     """Tell the fastest kernels that a file reaches."""
-    if inference_of_file(content).active:
+    if inference_of(content).active:
         return Speed.SPARSE
     return Speed.BLOCKS if _has_blocks(read(content)) else Speed.DENSE
 
@@ -188,36 +210,29 @@ def choose(
     forms: list[FileForm],
     *,
     inputs: Any,
-    expected: Any,
-    tolerance: float,
+    check: Check,
     optimize: str,
     compress: str | None,
-    advice: str,
 ) -> Choice:
     """Run every form in a process of its own and take the best of those that gave the expected outputs.
 
     Args:
         forms: At least one. Of equals the first is taken, so the same forms give the same choice.
         inputs: What `Runner.predict` takes.
-        expected: The outputs for them, as `verify` takes them.
-        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
+        check: The outputs for them.
         optimize: "size" takes the fewest bytes as written; "latency" the fastest kernels that the form reaches,
             which is estimated from the file, not measured, and of these the fewest bytes.
         compress: How the file is to be written, as `codec.encode` takes it.
-        advice: What to try if no form passes.
 
     Raises:
         ValueError: If no form passes, with the reason of the first.
     """
-    checks = _Checks(inputs, expected, tolerance)
+    checks = _Checks(inputs, check)
     checked = [checks.check(form) for form in forms]
     packed = [encode(form.content, compress) for form in forms]
     passed = [index for index, report in enumerate(checked) if report.passed]
     if not passed:
-        raise ValueError(
-            f"Expected a converted file that gives the model's outputs. Received: {checked[0].reason}. "
-            f"Nothing was written. {advice}"
-        )
+        raise ValueError(check.refusal(checked[0].reason))
     speeds = [speed(form.content) if optimize == "latency" else Speed.DENSE for form in forms]
     best = min(passed, key=lambda index: (-speeds[index], len(packed[index]), index))
     rows = []
@@ -229,37 +244,25 @@ def choose(
     return Choice(forms[best], packed[best], checked[best], tuple(rows))
 
 
-def choose_micro(
-    dense: bytes,
-    *,
-    inputs: Sequence[np.ndarray],
-    expected: Any,
-    tolerance: float,
-    budgets: Budgets,
-    advice: str,
-) -> Choice:
+def choose_micro(dense: bytes, *, inputs: Sequence[np.ndarray], check: Check, micro: Micro) -> Choice:
     """Take the form for microcontrollers that keeps to the budgets.
 
     Args:
         dense: The file with every weight as it is, whose outputs in the interpreter for microcontrollers the form has
             to give bit for bit.
         inputs: An array of samples for each input, in order.
-        expected: The outputs for them, as `verify` takes them; None compares with the dense file only.
-        tolerance: The difference allowed, relative to the largest expected magnitude of an output.
-        budgets: Bytes of flash and of RAM.
-        advice: What to try if the outputs differ from the expected ones.
+        check: The outputs for them.
+        micro: Bytes of flash and of RAM.
 
     Raises:
         ValueError: If the file does not run there, keeps to no budget, or gives other outputs.
     """
-    fitted = fit_budgets(dense, inputs, budgets=budgets)
+    fitted = fit_budgets(dense, inputs, micro=micro)
     run = Run({str(place): array for place, array in enumerate(fitted.run.outputs)}, runtime_name())
-    verified = compare_run(run, fitted.run.outputs if expected is None else expected, tolerance=tolerance)
+    expected = fitted.run.outputs if check.expected is None else check.expected
+    verified = compare_run(run, expected, tolerance=check.tolerance)
     if not verified.passed:
-        raise ValueError(
-            f"Expected a converted file that gives the model's outputs. Received: {verified.reason}. "
-            f"Nothing was written. {advice}"
-        )
+        raise ValueError(check.refusal(verified.reason))
     form = FileForm("for microcontrollers", fitted.data, dense)
     row = Candidate(form.name, len(form.content), len(form.content), verified=True)
     return Choice(form, fitted.data, verified, (row,), fitted.report)
@@ -287,7 +290,7 @@ def export_report(
         ops=read(choice.form.content).ops,
         candidates=choice.candidates,
         runtime=choice.verified.runtime,
-        sparse_inference=inference_of_file(choice.form.content),
+        sparse_inference=inference_of(choice.form.content),
         lost=lost,
         micro=choice.micro,
     )

@@ -15,10 +15,11 @@ from tfprune.export.file.files.destination import check_destination, write_atomi
 from tfprune.export.file.files.model_file import Source, read_model
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.micro.budgets import read_target
+from tfprune.export.micro.micro import read_micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     TIMEOUT,
+    Check,
     candidate_files,
     check_form_arguments,
     choose,
@@ -84,32 +85,24 @@ def rewrite(
         difference      0 (allowed: 0.0001 of the largest output)
         ...
     """
-    place = check_destination(path)
+    destination = check_destination(path)
     check_method(compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
-    budgets = read_target(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
+    micro = read_micro(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
     content = read_model(source)
     model = read(content)
     allowed = _default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
     inputs = random_inputs(model.inputs, model.outputs, rows=SAMPLES) if check_on is None else check_on
-    if budgets is not None:
+    if micro is not None:
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
-        choice = choose_micro(
-            content, inputs=samples, expected=None, tolerance=allowed, budgets=budgets, advice=ADVICE
-        )
+        choice = choose_micro(content, inputs=samples, check=Check(None, allowed, ADVICE), micro=micro)
     else:
-        choice = choose(
-            candidate_files(content, name="as it was", sparse=sparse, optimize=optimize),
-            inputs=inputs,
-            expected=_outputs(content, inputs),
-            tolerance=allowed,
-            optimize=optimize,
-            compress=compress,
-            advice=ADVICE,
-        )
-    write_atomically(place, choice.packed)
+        files = candidate_files(content, name="as it was", sparse=sparse, optimize=optimize)
+        check = Check(_outputs(content, inputs), allowed, ADVICE)
+        choice = choose(files, inputs=inputs, check=check, optimize=optimize, compress=compress)
+    write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
-    return export_report(str(place), choice, nnz=nnz, size=size)
+    return export_report(str(destination), choice, nnz=nnz, size=size)
 
 
 def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:

@@ -12,8 +12,8 @@ from keras import layers
 import tfprune
 import tfprune.export
 from tfprune import tfmot
-from tfprune.export.file.inspecting.float_operators import float_operators
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.check_converted import float_operators
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(64, 8, 8, 1)).astype("float32")

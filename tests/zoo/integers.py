@@ -13,8 +13,8 @@ from layerwise import STEPS, compare
 
 import tfprune
 from tfprune.export import to_tflite
-from tfprune.export.file.inspecting.float_operators import float_operators
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.check_converted import float_operators
 
 ALIKE = 0.99  # of the outputs of each layer, within STEPS
 

@@ -98,13 +98,25 @@ def inference_of_file(source: Source) -> SparseInferenceReport:
         ValueError: If it is not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
             installed.
     """
-    data = read_model(source)
+    return inference_of(read_model(source), name=source_name(source))
+
+
+def inference_of(data: bytes, *, name: str | None = None) -> SparseInferenceReport:
+    """Describe how XNNPACK runs a plain file that is known to be whole.
+
+    Args:
+        data: The plain file.
+        name: How errors call it; None names the number of its bytes.
+
+    Raises:
+        ValueError: If the analysis fails; or (also an ImportError) if ai-edge-litert is not installed.
+    """
     try:
         analyses = analyze(data)
     except ImportError:
         raise
     except ValueError as error:
-        raise ValueError(f"Cannot tell how {source_name(source)} runs. {reason_of(error)}.") from error
+        raise ValueError(f"Cannot tell how {name or source_name(data)} runs. {reason_of(error)}.") from error
     return describe(analyses, layers=({}, {}), missing=() if analyses[0].sparse else (DENSE_FILE,))
 
 

@@ -1,8 +1,8 @@
-"""Whether a file is about as good as the Keras model, on samples whose answers are known."""
+"""Compare the accuracy of a file with that of its Keras model, on labeled samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,8 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.calibration_data import read_check_on
 from tfprune.export.keras_side.preparing.signature import Signature
 from tfprune.export.micro.interpreter import run_by_name
+from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.export_report import AccuracyDrop
-
-# What runs a file on samples whose answers are known.
-RUN_FILE: dict[str | None, Callable[..., Run]] = {None: run_in_child, "micro": run_by_name}
 
 
 @dataclass(frozen=True)
@@ -56,16 +54,16 @@ def accuracy_drop(
     content: bytes,
     data: EvaluateOn | None,
     *,
-    predict: Callable[[Mapping[str, np.ndarray]], list[np.ndarray]],
-    target: str | None = None,
+    expected: Sequence[np.ndarray],
+    micro: Micro | None = None,
 ) -> tuple[AccuracyDrop, ...]:
     """Measure a file and the model it was made from, and refuse it if it lost too much.
 
     Args:
         content: The plain file.
         data: What `read_evaluate_on` returned; None measures nothing.
-        predict: Gives the model's outputs in the order of the file's.
-        target: As in `to_tflite`; None for a file that any interpreter runs.
+        expected: The model's outputs for them, in the order of the file's.
+        micro: The microcontroller that the file is for; None for a file that any interpreter runs.
 
     Returns:
         What was lost, for each output.
@@ -76,26 +74,26 @@ def accuracy_drop(
     """
     if data is None:
         return ()
-    run = RUN_FILE[target](content, data.x, timeout=TIMEOUT)
+    run = _run_file(micro)(content, data.x, timeout=TIMEOUT)
     if run.reason:
         raise ValueError(f"Expected a file that runs on `evaluate_on`. Received: {run.reason}. Nothing was written.")
-    outputs = dict(zip(run.outputs, predict(data.x), strict=True))
+    outputs = dict(zip(run.outputs, expected, strict=True))
     before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
     sign = -1 if is_error(data.metric) else 1
     lost = [AccuracyDrop(name, before[name], after[name], sign * (before[name] - after[name])) for name in before]
-    for one in lost:
-        if not one.drop <= data.max_drop:
+    for output in lost:
+        if not output.drop <= data.max_drop:
             raise ValueError(
-                f"Expected a file that loses at most max_drop={data.max_drop:g} of {one.metric!r} on `evaluate_on`. "
-                f"Received: one with {one.file:.4f}, where the Keras model has {one.keras:.4f}: it loses "
-                f"{one.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration data, or "
-                "allow more with `max_drop`."
+                f"Expected a file that loses at most max_drop={data.max_drop:g} of {output.metric!r} on "
+                f"`evaluate_on`. Received: one with {output.file:.4f}, where the Keras model has {output.keras:.4f}: "
+                f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
+                "data, or allow more with `max_drop`."
             )
     return tuple(lost)
 
 
 def file_metrics(
-    content: bytes, data: tuple[Any, Any], *, metric: str, target: str | None = None
+    content: bytes, data: tuple[Any, Any], *, metric: str, micro: Micro | None = None
 ) -> dict[str, float]:
     """Run a file on samples whose answers are known, where it is meant to run, and measure how good its outputs are.
 
@@ -103,7 +101,7 @@ def file_metrics(
         content: The plain file.
         data: A tuple (x, y), as `evaluate` takes it.
         metric: The name of a metric.
-        target: As in `to_tflite`; None for a file that any interpreter runs.
+        micro: The microcontroller that the file is for; None for a file that any interpreter runs.
 
     Returns:
         The metric, for each output by its name if there are several.
@@ -113,7 +111,11 @@ def file_metrics(
     """
     x, y = data
     names = [info.name for info in read(content).inputs]
-    run = RUN_FILE[target](content, dict(zip(names, arrays_of(x, names=names), strict=True)), timeout=TIMEOUT)
+    run = _run_file(micro)(content, dict(zip(names, arrays_of(x, names=names), strict=True)), timeout=TIMEOUT)
     if run.reason:
         raise ValueError(f"Expected a file that runs on the samples. Received: one that does not: {run.reason}.")
     return measure(run.outputs, y, metrics=metric)
+
+
+def _run_file(micro: Micro | None) -> Callable[..., Run]:
+    return run_in_child if micro is None else run_by_name

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import keras
 import numpy as np
 
 from tfprune.export.file.files.model_file import Source
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.keras_side.preparing.signature import signature, smallest_vocabulary
 from tfprune.export.micro.interpreter import require_interpreter
 from tfprune.export.micro.micro_support_report import MicroSupportReport, support_of_file
 from tfprune.masking.wrapping.strip import plain_copy
 
-SMALLEST = 2.0**-20  # scale
-MOVED = (0.01, 0.1)  # upward, as variances are among them
-SAMPLES = 8  # drawn to find some ranges, which change neither operators nor sizes
+MIN_ACTIVATION_SCALE = 2.0**-20  # below it the interpreter's softmax stops
+RANDOM_OFFSETS = (0.01, 0.1)  # positive, because variances are among the weights
+RANDOM_SAMPLES = 8  # ranges change neither operators nor sizes
 
 
 def micro_support(model_or_source: keras.Model | Source, *, board: str | None = None) -> MicroSupportReport:
@@ -42,45 +40,40 @@ def micro_support(model_or_source: keras.Model | Source, *, board: str | None = 
         >>> micro_support(model).missing
         ()
     """
-    if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
+    if is_file(model_or_source):
         return support_of_file(model_or_source, board=board)
     require_interpreter()
     return support_of_file(dense_int8(model_or_source), board=board)
 
 
-def dense_int8(model: Any) -> bytes:
+def dense_int8(model: keras.Model) -> bytes:
     """Convert a model as a dense int8 file with a batch of 1, on random numbers, which change ranges and no sizes.
 
     Raises:
-        TypeError: If it is not a Keras model.
         ValueError: If it cannot be converted.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
-        )
     plain = plain_copy(model)
-    _move_what_is_alike(plain)
+    _randomize_constant_weights(plain)
     inputs = signature(plain)
-    samples = [inputs.pack(inputs.random(SAMPLES, below=smallest_vocabulary(plain)))]
-    return _with_scales(convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1))
+    samples = [inputs.pack(inputs.random(RANDOM_SAMPLES, below=smallest_vocabulary(plain)))]
+    return _widen_ranges(convert(plain, quantize="int8", calibration=samples, io_dtype="int8", batch=1))
 
 
-def _move_what_is_alike(model: keras.Model) -> None:
-    """Draw weights that are one number each, as biases are before training: the converter leaves biases of 0 out."""
+def _randomize_constant_weights(model: keras.Model) -> None:
+    """Randomize weights of equal entries, as biases are before training: the converter omits biases of 0."""
     draw = np.random.default_rng(0)
     for weight in model.weights:
         if "float" in weight.dtype:
             values = keras.ops.convert_to_numpy(weight)
             if values.size and (values == values.flat[0]).all():
-                weight.assign(values + draw.uniform(*MOVED, values.shape).astype(values.dtype))
+                weight.assign(values + draw.uniform(*RANDOM_OFFSETS, values.shape).astype(values.dtype))
 
 
-def _with_scales(content: bytes) -> bytes:
-    """Widen the ranges of activations that are next to nothing: the interpreter's softmax stops on untrained ones."""
+def _widen_ranges(content: bytes) -> bytes:
+    """Widen near-zero ranges of activations, as untrained models have them."""
     model = load_objects(content)
     for tensor in model.subgraphs[0].tensors:
-        scale = getattr(tensor.quantization, "scale", None)  # what stays in float has none
+        scale = getattr(tensor.quantization, "scale", None)  # None for floats
         if scale is not None and np.size(scale) == 1 and model.buffers[tensor.buffer].data is None:
-            tensor.quantization.scale = np.maximum(scale, SMALLEST).astype(np.float32)
+            tensor.quantization.scale = np.maximum(scale, MIN_ACTIVATION_SCALE).astype(np.float32)
     return save_objects(model)

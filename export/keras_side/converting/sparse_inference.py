@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfprune.export.file.files.model_file import Source
 from tfprune.export.file.xnnpack.groups import analyze
@@ -13,6 +12,7 @@ from tfprune.export.file.xnnpack.sparse_inference_report import (
     describe,
     inference_of_file,
 )
+from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 
 if TYPE_CHECKING:
@@ -50,21 +50,15 @@ def sparse_inference(model_or_source: keras.Model | Source) -> SparseInferenceRe
     Reference:
         E. Elsen, M. Dukhan, T. Gale, K. Simonyan, "Fast Sparse ConvNets", CVPR 2020.
     """
-    if isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview)):
+    if is_file(model_or_source):
         return inference_of_file(model_or_source)
     return _of_model(model_or_source)
 
 
-def _of_model(model: Any) -> SparseInferenceReport:
-    import keras
-
+def _of_model(model: keras.Model) -> SparseInferenceReport:
     from tfprune.export.keras_side.converting.convert import convert
     from tfprune.masking.wrapping.strip import plain_copy
 
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"Expected a Keras model, or a path or the bytes of a .tflite file. Received: {type(model).__name__}."
-        )
     plain = plain_copy(model)
     return describe(analyze(spell_out_padding(convert(plain))), layers=_layers(plain))
 
@@ -72,6 +66,6 @@ def _of_model(model: Any) -> SparseInferenceReport:
 def _layers(model: keras.Model) -> Layers:
     from tfprune.keras_models.models.layers import walk
 
-    found = [(layer, path) for path, layer in walk(model) if path]
-    kernels = {layer.name: path for layer, path in found if any(len(weight.shape) > 1 for weight in layer.weights)}
-    return kernels, {layer.name: path for layer, path in found}
+    parts = [(layer, path) for path, layer in walk(model) if path]
+    kernels = {layer.name: path for layer, path in parts if any(len(weight.shape) > 1 for weight in layer.weights)}
+    return kernels, {layer.name: path for layer, path in parts}

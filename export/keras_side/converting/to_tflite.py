@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from typing import Any
 
 import keras
@@ -15,29 +14,29 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_number
 from tfprune.export.file.files.codec import check_method
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import NEEDED
-from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
 from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_evaluate_on
 from tfprune.export.keras_side.converting.calibration_data import predict, read_calibration, read_check_on
-from tfprune.export.keras_side.converting.check_integers import check_integers
+from tfprune.export.keras_side.converting.check_converted import check_converted, kernels_read
 from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert
-from tfprune.export.keras_side.converting.kept_zeros import kernels_read, missing_zeros
 from tfprune.export.keras_side.converting.shared_values import share_grids
 from tfprune.export.keras_side.preparing.half_precision import half_types
 from tfprune.export.keras_side.preparing.signature import Signature, signature, smallest_vocabulary
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
-from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready
-from tfprune.export.micro.budgets import read_target
+from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
+from tfprune.export.micro.micro import Micro, read_micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
+    Check,
     FileForm,
+    Speed,
     candidate_files,
     check_form_arguments,
     choose,
     choose_micro,
     export_report,
+    speed,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
 from tfprune.masking.wrapping.pruned import holds_pruned
@@ -154,14 +153,14 @@ def to_tflite(
         difference      ... (allowed: 0.01 of the largest output)
         ...
     """
-    place = check_destination(path)
+    destination = check_destination(path)
     check_method(compress)
     trained = model if quantize == "int8" and holds_ranges(model) else None
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=trained is not None)
     check_form_arguments(sparse=sparse, optimize=optimize)
-    budgets = read_target(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
+    micro = read_micro(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
     check_verbose(verbose)
-    _check_numbers(quantize, levels=levels, target=target)
+    _check_numbers(quantize, levels=levels, micro=micro)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
     plain = _plain(model) if trained is None else with_known_ranges(model)
@@ -169,34 +168,38 @@ def to_tflite(
     inputs = signature(plain)
     batches = None if calibration is None else read_calibration(calibration, inputs)
     data = _check_data(plain, inputs, check_on, batches)
-    answers = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
+    labeled = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
+    tries_latency = optimize == "latency" and sparse is not False
     with Progress(STEPS, verbose=verbose, unit="step") as progress:
         expected = predict(plain, data, inputs=inputs)
-        if optimize == "latency" and sparse is not False and trained is None:
+        scored = [] if labeled is None else predict(plain, labeled.x, inputs=inputs)
+        if tries_latency and trained is None:
             plain = _without_unread(plain)
         kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
         progress.add()
-        settings: dict[str, Any] = {"quantize": quantize, "calibration": batches, "io_dtype": io_dtype}
-        converted = convert(plain, batch=1 if budgets else None, **settings)
+        batch = 1 if micro else None
+        converted = convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype, batch=batch)
         content = _shared(share_grids(converted, plain, of=trained), levels)
-        _check_content(read(content), kernels, of=trained, allow_float=allow_float)
+        check_converted(read(content), kernels, trained=trained, allow_float=allow_float)
         progress.add()
         allowed = _default_tolerance(plain, quantize) if allowed is None else allowed
-        wanted: dict[str, Any] = {"expected": expected, "tolerance": allowed, "advice": ADVICE}
-        if budgets is not None:
-            choice = choose_micro(content, inputs=[data[name] for name in inputs.names], budgets=budgets, **wanted)
+        check = Check(expected, allowed, ADVICE)
+        if micro is not None:
+            choice = choose_micro(content, inputs=[data[name] for name in inputs.names], micro=micro, check=check)
         else:
-            found = _forms(plain, content, quantize=quantize, levels=levels, sparse=sparse, optimize=optimize)
+            files = candidate_files(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
+            if tries_latency and plain is not model and _may_run_sparse(kernels, quantize):
+                files += _sparse_ready(plain, quantize, levels)
             progress.add()
-            choice = choose(found, inputs=data, optimize=optimize, compress=compress, **wanted)
-        predicted = partial(predict, plain, inputs=inputs)
-        lost = accuracy_drop(choice.form.content, answers, predict=predicted, target=target)
-    write_atomically(place, choice.packed)
+            choice = choose(files, inputs=data, optimize=optimize, compress=compress, check=check)
+        lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=micro)
+    write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
-    return export_report(str(place), choice, lost=lost, nnz=nnz, size=size)
+    return export_report(str(destination), choice, lost=lost, nnz=nnz, size=size)
 
 
 def _plain(model: keras.Model) -> keras.Model:
+    """Strip a model; one that cannot be copied is exported as it is, if it has no wrappers."""
     try:
         return plain_copy(model)
     except ValueError as error:
@@ -214,8 +217,8 @@ def _shared(content: bytes, levels: int | None) -> bytes:
     return content if levels is None else share_weights(content, levels=levels)
 
 
-def _check_numbers(quantize: str | None, *, levels: Any, target: str | None) -> None:
-    if target == "micro" and quantize not in (None, "int8", "int16x8"):
+def _check_numbers(quantize: str | None, *, levels: Any, micro: Micro | None) -> None:
+    if micro is not None and quantize not in (None, "int8", "int16x8"):
         raise ValueError(
             f"Expected quantize='int8', 'int16x8' or None with target='micro'. Received: quantize={quantize!r}. The "
             "interpreter for microcontrollers has no kernels for it."
@@ -240,28 +243,22 @@ def _without_unread(plain: keras.Model) -> keras.Model:
     return plain if plan.keep.all() else tfprune.shrink(plain, plan)
 
 
-def _forms(
-    plain: keras.Model, content: bytes, *, quantize: str | None, levels: int | None, sparse: Any, optimize: str
-) -> list[FileForm]:
-    found = candidate_files(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
-    return found + (_sparse_ready(plain, quantize, levels) if optimize == "latency" and sparse is not False else [])
+def _may_run_sparse(kernels: list[WeightRow], quantize: str | None) -> bool:
+    """Tell whether sparse kernels for whole maps, which take floats only, find zeros enough in a kernel."""
+    return quantize not in INTEGERS and any(row.sparsity > NEEDED for row in kernels)
 
 
 def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:
-    """Return forms of an equal model that sparse kernels run; none where there is no such model."""
-    if quantize in INTEGERS:  # sparse kernels for whole maps take floats only
-        return []
-    if not any(row.sparsity > NEEDED for row in tfprune.sparsity_report(plain).rows):
-        return []
+    """Convert an equal model that sparse kernels run; `plain` becomes it and is used up."""
     try:
-        ready = make_sparse_ready(plain)
+        ready = become_sparse_ready(plain)
     except ValueError as error:  # which `sparse_inference` of the file says as well
         _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
     content = _shared(convert(ready, quantize=quantize), levels)
     name = f"{quantize or 'float32'}, sparse-ready"
-    found = candidate_files(content, name=name, sparse="auto", optimize="latency")
-    return [form for form in found if inference_of_file(form.content).active]
+    files = candidate_files(content, name=name, sparse="auto", optimize="latency")
+    return [file for file in files if speed(file.content) is Speed.SPARSE]
 
 
 def _check_data(
@@ -272,24 +269,3 @@ def _check_data(
     if batches:
         return batches[0]
     return inputs.random(SAMPLES, below=smallest_vocabulary(model))
-
-
-def _check_content(graph: Model, kernels: list[WeightRow], *, of: keras.Model | None, allow_float: bool) -> None:
-    """Refuse what the converter made if zeros are gone, or, of a quantized model, if operators compute in float."""
-    _check_zeros(graph, kernels)
-    if of is not None and not allow_float:
-        check_integers(graph, of)
-    if of is None and allow_float:
-        raise ValueError(
-            "Expected `allow_float` with quantize='int8' and a model of tfprune.quantize_aware. Received: "
-            "allow_float=True with another. Leave it out."
-        )
-
-
-def _check_zeros(graph: Model, kernels: list[WeightRow]) -> None:
-    problems = missing_zeros(graph, [(row.path, row.size, row.size - row.nnz) for row in kernels])
-    if problems:
-        raise ValueError(
-            f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
-            "Nothing was written. Try another value of `quantize`."
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 
 import keras
@@ -11,6 +10,7 @@ import keras
 from tfprune.base.spec import check_choice
 from tfprune.export.file.files.model_file import Source
 from tfprune.export.keras_side.converting.micro_support import dense_int8
+from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.micro.vela_report import VelaReport, check_accelerator, compile_file
 
 _log = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ class Vela:
             ValueError: If a model cannot be converted, a file cannot be read or holds nothing for the NPU, or the
                 compiler refuses it.
         """
-        is_file = isinstance(model_or_source, (str, os.PathLike, bytes, bytearray, memoryview))
-        content = model_or_source if is_file else dense_int8(model_or_source)
+        content = model_or_source if is_file(model_or_source) else dense_int8(model_or_source)
         return compile_file(content, self.accelerator, system=self.system, memory=self.memory)
 
 

@@ -53,10 +53,18 @@ def make_sparse_ready(model: keras.Model) -> keras.Model:
         (((1, 1), (1, 1)), 'valid')
     """
     check_keras(model)
-    copy = plain_copy(model)
-    _check(copy)
     # Stripped again, because the layers of the copy have been called several times and so look shared.
-    return plain_copy(mirror(rewrite_vectors(flatten(copy))))
+    return plain_copy(become_sparse_ready(plain_copy(model)))
+
+
+def become_sparse_ready(plain: keras.Model) -> keras.Model:
+    """Do what `make_sparse_ready` does to a plain model in place: its layers change, and the model is used up.
+
+    Raises:
+        ValueError: As `make_sparse_ready` does.
+    """
+    _check(plain)
+    return mirror(rewrite_vectors(flatten(plain)))
 
 
 def _check(model: keras.Model) -> None:

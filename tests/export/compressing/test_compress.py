@@ -24,7 +24,7 @@ from tfprune.export.compressing.pareto_front import Limits
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.trial import TrialRunner
-from tfprune.export.micro.budgets import Budgets
+from tfprune.export.micro.micro import Micro
 
 TRIALS = 4  # the second and third go on with the one before, and the last one trains longer
 
@@ -76,7 +76,7 @@ CHAINS = {
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_the_code_of_recipes_that_go_on_makes_the_same_files(chain, tmp_path, monkeypatch):
     model, (x, y), validation, _ = made()
-    evaluator = FileEvaluator(x[:100], validation, "accuracy", 1.0, "size", Budgets(), None)
+    evaluator = FileEvaluator(x[:100], validation, "accuracy", 1.0, "size", Micro(), None)
     runner, before, found = TrialRunner(model, (x, y), evaluator, 32), None, {}
     for recipe in chain:
         before = replace(recipe, after=before)

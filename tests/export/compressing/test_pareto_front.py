@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tfprune.export.compressing.measured_file import MeasuredFile
 from tfprune.export.compressing.pareto_front import Limits, added_area, front, gap_before
-from tfprune.export.micro.budgets import Budgets
+from tfprune.export.micro.micro import Micro
 
 
 def tried(size, drop, latency=None, arena=None):
@@ -34,7 +34,7 @@ def test_a_front_by_hand():
     ],
 )
 def test_what_is_too_many_counts_in_drops_and_in_tenths_of_a_budget(one, expected):
-    limits = Limits(0.01, Budgets(arena=500, flash=1000))
+    limits = Limits(0.01, Micro(arena=500, flash=1000))
     assert limits.excess(one) == pytest.approx(expected)
     assert bool(front([one], limits=limits, by="bytes")) == (expected == 0)
 
@@ -73,7 +73,7 @@ def test_a_gap_is_as_wide_as_sizes_and_drops_differ():
 )
 def test_the_area_that_a_file_adds_by_hand(one, expected):
     best, dense = [tried(500, 0.005)], tried(1000, 0.001)
-    limits = Limits(0.01, Budgets(arena=500))
+    limits = Limits(0.01, Micro(arena=500))
     assert added_area(one, best, dense=dense, limits=limits, by="bytes") == pytest.approx(expected)
 
 

@@ -17,7 +17,7 @@ from tfprune.export.compressing.measured_file import FileEvaluator
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial import TrialRunner
 from tfprune.export.compressing.workers import workers_of
-from tfprune.export.micro.budgets import Budgets
+from tfprune.export.micro.micro import Micro
 
 TRIALS = 9  # more than are waited for
 SECONDS = 60  # within which processes end; a busy machine takes longer than the usual moment
@@ -69,7 +69,7 @@ def test_a_model_that_no_other_process_can_load_is_refused():
     model = keras.Sequential([keras.Input((12,)), Mine(2)])
     model.compile("adam", "mse")
     _, train, validation, _ = made()
-    evaluator = FileEvaluator(train[0], validation, "accuracy", 1.0, "size", Budgets(), None)
+    evaluator = FileEvaluator(train[0], validation, "accuracy", 1.0, "size", Micro(), None)
     recipe = Recipe(1.0, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
     with workers_of(TrialRunner(model, train, evaluator, 32), jobs=2) as workers:
         workers.start(recipe, 10.0, None)
@@ -80,7 +80,7 @@ def test_a_model_that_no_other_process_can_load_is_refused():
 def test_a_process_goes_on_with_the_model_that_it_is_given():
     model, train, validation, _ = made()
     runner = TrialRunner(
-        model, train, FileEvaluator(train[0], validation, "accuracy", 1.0, "size", Budgets(), None), 32
+        model, train, FileEvaluator(train[0], validation, "accuracy", 1.0, "size", Micro(), None), 32
     )
     half = Recipe(0.5, 0.0, "unstructured", False, 64, 2, 1, 1e-3, 0)
     more = replace(half, flops=0.25, sparsity=0.5, after=half)

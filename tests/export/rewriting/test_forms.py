@@ -12,7 +12,14 @@ from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
-from tfprune.export.rewriting.forms import FileForm, candidate_files, check_form_arguments, choose, export_report
+from tfprune.export.rewriting.forms import (
+    Check,
+    FileForm,
+    candidate_files,
+    check_form_arguments,
+    choose,
+    export_report,
+)
 
 WIDTH = 1024  # the smallest at which the stock converter's sparse file was seen to crash
 
@@ -52,9 +59,9 @@ def crashing(network, tmp_path_factory):
     return converter.convert()
 
 
-def take(candidates, inputs, expected, **settings):
-    settings = {"tolerance": 1e-4, "optimize": "size", "compress": None, "advice": "Try this.", **settings}
-    return choose(candidates, inputs=inputs, expected=expected, **settings)
+def take(candidates, inputs, expected, *, tolerance=1e-4, optimize="size", compress=None):
+    check = Check(expected, tolerance, "Try this.")
+    return choose(candidates, inputs=inputs, check=check, optimize=optimize, compress=compress)
 
 
 def test_a_form_that_crashes_is_listed_with_the_reason_and_another_is_taken(dense, crashing, inputs, expected):
@@ -84,9 +91,8 @@ def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
 
 
 def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs, expected):
-    choice = take(
-        candidate_files(dense, name="float32", sparse="auto", optimize="size"), inputs, expected, optimize="latency"
-    )
+    candidates = candidate_files(dense, name="float32", sparse="auto", optimize="size")
+    choice = take(candidates, inputs, expected, optimize="latency")
     assert choice.form.name == "float32, sparse in blocks"
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
     (slower,) = [row for row in choice.candidates if row.name == "float32"]

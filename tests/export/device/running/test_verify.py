@@ -13,7 +13,7 @@ from tfprune.export.device.running import verify as verify_module
 from tfprune.export.device.running.verify import verify
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.kept_zeros import kernels_read, missing_zeros
+from tfprune.export.keras_side.converting.check_converted import kernels_read, missing_zeros
 
 
 def test_a_right_file_passes(cases):

@@ -9,8 +9,8 @@ from keras import layers
 
 import tfprune
 from tfprune.export import Runner, to_tflite
-from tfprune.export.file.inspecting.float_operators import float_operators
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.converting.check_converted import float_operators
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, size=(64, 8, 8, 2)).astype("float32")

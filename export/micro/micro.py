@@ -1,4 +1,4 @@
-"""What a file for microcontrollers may take, and what goes with such a target."""
+"""The microcontroller that a file is for: its budgets, and the arguments that fit it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tfprune.export.micro.interpreter import require_interpreter
 
 
 @dataclass(frozen=True)
-class Budgets:
-    """What a file may take; None for any amount.
+class Micro:
+    """A microcontroller as the target of a file, and what the file may take there; None for any amount.
 
     Attributes:
         arena: Bytes of RAM, as the interpreter counts them. With it the smallest file is taken.
@@ -36,10 +36,10 @@ class OverBudgetError(ValueError):
     """No file keeps to the budgets."""
 
 
-def read_target(
+def read_micro(
     target: Any, *, arena: int | None, flash: int | None, sparse: Any, optimize: Any, compress: Any
-) -> Budgets | None:
-    """Return what a file for microcontrollers may take; None for other targets.
+) -> Micro | None:
+    """Read the arguments `target`, `arena` and `flash`; None for other targets than microcontrollers.
 
     Raises:
         TypeError: If an argument has another type.
@@ -47,9 +47,9 @@ def read_target(
             (also an ImportError) if the interpreter for microcontrollers is not installed.
     """
     check_choice(target, "target", choices=(None, "micro"))
-    budgets = Budgets(arena=arena, flash=flash)
+    micro = Micro(arena=arena, flash=flash)
     if target is None:
-        if budgets != Budgets():
+        if micro != Micro():
             raise ValueError(
                 f"Expected target='micro' with a budget of arena or flash. Received: arena={arena}, flash={flash}. "
                 "Only microcontrollers have them."
@@ -62,4 +62,4 @@ def read_target(
             f"compress={compress!r}. Leave them out."
         )
     require_interpreter()
-    return budgets
+    return micro

@@ -1,8 +1,8 @@
-"""A check that the zeros of the Keras kernels are in the file."""
+"""Checks of a file fresh from the converter: the zeros of the Keras kernels, and integers where they were trained."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,9 +14,41 @@ from tfprune.export.file.tflite.tensor_values import WEIGHTS
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.masking.wrapping.sparsity_report import WeightRow
 
+FLOATS = ("float16", "float32", "float64")
+BORDERS = ("QUANTIZE", "DEQUANTIZE")  # turn floats into integers, and back
+
+
+def check_converted(
+    graph: Model, kernels: list[WeightRow], *, trained: keras.Model | None, allow_float: bool
+) -> None:
+    """Refuse a file without all zeros of the kernels, or, of a quantized model, with operators that compute in float.
+
+    Args:
+        graph: The file.
+        kernels: The kernels that the model reads.
+        trained: The model of `quantize_aware`; None for another.
+        allow_float: Whether its operators may compute in float.
+
+    Raises:
+        ValueError: Naming the kernels, or the operators and the layers that were left in float.
+    """
+    problems = missing_zeros(graph, [(row.path, row.size, row.size - row.nnz) for row in kernels])
+    if problems:
+        raise ValueError(
+            f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
+            "Nothing was written. Try another value of `quantize`."
+        )
+    if trained is not None and not allow_float:
+        _check_integers(graph, trained)
+    if trained is None and allow_float:
+        raise ValueError(
+            "Expected `allow_float` with quantize='int8' and a model of tfprune.quantize_aware. Received: "
+            "allow_float=True with another. Leave it out."
+        )
+
 
 class _Reads(keras.StatelessScope):
-    """A scope that remembers which variables are read in it."""
+    """Record which variables are read within the scope."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +60,7 @@ class _Reads(keras.StatelessScope):
 
 
 def kernels_read(plain: keras.Model, data: Any) -> list[WeightRow]:
-    """Return the zeros of the kernels that a plain model reads when it is called: no other comes into its file.
+    """Count the zeros of the kernels that a plain model reads when it is called: no other comes into its file.
 
     An output embedding of a language model, for example, may be called from outside of its graph only.
 
@@ -47,7 +79,7 @@ def kernels_read(plain: keras.Model, data: Any) -> list[WeightRow]:
 
 
 def _captured(plain: keras.Model, data: Any) -> set[int]:
-    """Return the ids of the handles of variables in the graph that TensorFlow traces."""
+    """Find the ids of the handles of variables in the graph that TensorFlow traces."""
     import tensorflow as tf
 
     traced = tf.function(lambda: plain(data, training=False)).get_concrete_function()
@@ -91,3 +123,29 @@ def missing_zeros(graph: Model, kernels: Iterable[tuple[str, int, int]]) -> list
 def _lost(name: str, size: int, zeros: int, count: int) -> str:
     have = "none" if count < 0 else f"one with {count:,} zeros"
     return f"kernel {name!r} has {zeros:,} zeros in {size:,} entries; the file has {have} of that size to match"
+
+
+def _check_integers(graph: Model, model: keras.Model) -> None:
+    counts = float_operators(graph)
+    if not counts:
+        return
+    names = ", ".join(f"{count} {name}" for name, count in counts.items())
+    skipped = tfprune.quantization_report(model).skipped
+    reasons = "".join(f" {entry.layer}: {entry.reason}." for entry in skipped)
+    raise ValueError(
+        f"Expected 8-bit operators only. Received operators that compute in float: {names}.{reasons} Change these "
+        f"layers, or allow it with allow_float=True; nothing was written."
+    )
+
+
+def float_operators(graph: Model) -> dict[str, int]:
+    """Count the operators that return floats, by name, except those at the borders of the integers."""
+    return dict(
+        Counter(
+            operator.name
+            for part in graph.subgraphs
+            for operator in part.operators
+            if operator.name not in BORDERS
+            and any(part.tensors[index].dtype in FLOATS for index in operator.outputs if index >= 0)
+        )
+    )
