@@ -66,8 +66,9 @@ if TYPE_CHECKING:
     from tfprune.methods.growth.grow_depth import grow_depth as grow_depth
     from tfprune.methods.growth.growth_report import GrowthReport as GrowthReport
     from tfprune.methods.growth.rank_blocks import rank_blocks as rank_blocks
+    from tfprune.methods.one_shot.prune_units import prune_units as prune_units
+    from tfprune.methods.one_shot.prune_units import putri as putri
     from tfprune.methods.one_shot.prune_weights import prune_weights as prune_weights
-    from tfprune.methods.one_shot.putri import putri as putri
     from tfprune.methods.one_shot.putri_report import PutriReport as PutriReport
     from tfprune.quantizing.equalize import equalize as equalize
     from tfprune.quantizing.freeze_ranges import freeze_ranges as freeze_ranges
@@ -80,7 +81,7 @@ __version__ = "0.2.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user chooses what is seen, and where
 
-# Each name lives in the module of its own name: `wrap` in wrapping/wrap.py, `Pruned` in wrapping/pruned.py.
+# Each name lives in the module of its own name: `wrap` in masking/wrapping/wrap.py, `Pruned` in pruned.py there.
 _ROOMS = {
     "keras_models.models": ["register_prunable"],
     "keras_models.evidence": ["Episodes", "Gatherer", "MetaGradients"],
@@ -94,19 +95,21 @@ _ROOMS = {
         *("Budget", "ShrinkPlan", "budget", "plan_shrink", "rank_channels", "rank_heads", "shrink"),
         *("transformer_budget", "zero_channels"),
     ],
-    "methods.one_shot": ["PutriReport", "prune_weights", "putri"],
+    "methods.one_shot": ["PutriReport", "prune_units", "prune_weights"],
     "methods.concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
     "methods.experts": ["ExpertsReport", "drop_experts", "grow_experts", "merge_experts", "register_experts"],
     "methods.growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
     "compact.fine_tuning": ["Distillation", "PruneReport", "distilled", "prune_to"],
     "masking.training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
+_ALIASES = {"methods.one_shot.prune_units": ["putri"]}
 _MODULES = ("allocation", "criteria", "export", "federated", "patterns", "report", "schedules", "tfmot")
 
-__all__ = ["__version__", *(name for names in _ROOMS.values() for name in names), *_MODULES]  # noqa: PLE0604
+_NAMES = [name for table in (_ROOMS, _ALIASES) for names in table.values() for name in names]
+__all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, _ROOMS, modules=_MODULES)
+    __getattr__, __dir__ = lazy_names(__name__, _ROOMS, elsewhere=_ALIASES, modules=_MODULES)
 
 # Keras finds what was saved by its class, so it has to know it before `load_model` runs.
 if sys.modules.get("keras"):  # None where a program blocks it

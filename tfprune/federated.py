@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tfprune.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tfprune.methods.federated.agreement import mask_iou as mask_iou
     from tfprune.methods.federated.agreement import merge_masks as merge_masks
     from tfprune.methods.federated.average import masked_average as masked_average
     from tfprune.methods.federated.fed_mask import FedMask as FedMask
-    from tfprune.methods.federated.leading import leading_channels as leading_channels
+    from tfprune.methods.federated.hetero_fl import HeteroFL as HeteroFL
+    from tfprune.methods.federated.hetero_fl import leading_channels as leading_channels
     from tfprune.methods.federated.lottery_fl import LotteryFL as LotteryFL
     from tfprune.methods.federated.masked_client import MaskedClient as MaskedClient
     from tfprune.methods.federated.masked_fed_avg import MaskedFedAvg as MaskedFedAvg
@@ -21,31 +23,19 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.traffic import Traffic as Traffic
     from tfprune.methods.federated.update import Update as Update
 
-# A function is not in a module of its own name, which would hide it once it is imported.
-_HOMES = {
-    "FedMask": "fed_mask",
-    "LotteryFL": "lottery_fl",
-    "MaskedClient": "masked_client",
-    "MaskedFedAvg": "masked_fed_avg",
-    "MaskedModel": "masked_model",
-    "PruneFL": "prune_fl",
-    "Traffic": "traffic",
-    "Update": "update",
-    "leading_channels": "leading",
-    "mask_iou": "agreement",
-    "masked_average": "average",
-    "merge_masks": "agreement",
-    "pack_masks": "packed_masks",
-    "unpack_masks": "packed_masks",
+_ROOMS = {
+    "methods.federated": [
+        *("FedMask", "HeteroFL", "LotteryFL", "MaskedClient", "MaskedFedAvg", "MaskedModel", "PruneFL", "Traffic"),
+        "Update",
+    ]
 }
-__all__ = list(_HOMES)  # noqa: PLE0605
+_FUNCTIONS = {
+    "methods.federated.agreement": ["mask_iou", "merge_masks"],
+    "methods.federated.average": ["masked_average"],
+    "methods.federated.hetero_fl": ["leading_channels"],
+    "methods.federated.packed_masks": ["pack_masks", "unpack_masks"],
+}
+__all__ = [name for table in (_ROOMS, _FUNCTIONS) for names in table.values() for name in names]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"tfprune.methods.federated.{_HOMES[name]}"), name)
-
-    def __dir__() -> list[str]:
-        return sorted(_HOMES)
+    __getattr__, __dir__ = lazy_names(__name__, _ROOMS, elsewhere=_FUNCTIONS, package="tfprune")

@@ -77,7 +77,7 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
         plan = tfprune.plan_shrink(dense, row["removed"], filters=UNITS[row["model"]])
         return tfprune.shrink(dense, plan, into="class")
     texts = calibration(row)
-    masked, plan, _ = tfprune.putri(
+    masked, plan, _ = tfprune.prune_units(
         dense,
         texts,
         sparsity=row["removed"] if row["of"] == "blocks" else {"units": row["removed"]},

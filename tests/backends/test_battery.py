@@ -317,7 +317,7 @@ def test_what_is_solved_after_an_attention_with_biases():
         assert all(row.after <= row.before for row in report.rows)
         assert report.rows[-1].after < report.rows[-1].before
     assert tfprune.rank_channels(model, data)["hidden"].shape == (12,)
-    masked, plan, _ = tfprune.putri(model, data, sparsity={"units": 0.5, "heads": 0.5}, verbose=0)
+    masked, plan, _ = tfprune.prune_units(model, data, sparsity={"units": 0.5, "heads": 0.5}, verbose=0)
     smaller = tfprune.shrink(masked, plan)
     expected = ops.convert_to_numpy(masked(data))
     np.testing.assert_allclose(ops.convert_to_numpy(smaller(data)), expected, atol=1e-5)

@@ -176,7 +176,7 @@ def rounds(**verbose):
 
 
 def units(**verbose):
-    tfprune.putri(dense(8, 6, 2), X, batch_size=4, **verbose)
+    tfprune.prune_units(dense(8, 6, 2), X, batch_size=4, **verbose)
 
 
 def blocks(**verbose):

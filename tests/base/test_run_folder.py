@@ -1,4 +1,4 @@
-"""A run of putri that was stopped goes on where it stopped, and ends as if it had not been."""
+"""A run of prune_units that was stopped goes on where it stopped, and ends as if it had not been."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_transformer import numpy, texts, transformer
 
-from tfprune import putri
+from tfprune import prune_units
 from tfprune.methods.one_shot import remove_in_order
 
 SETTINGS = {"sparsity": {"units": 0.5, "heads": 0.25}, "holdout": 0, "verbose": 0}
@@ -21,7 +21,7 @@ class Stopped(Exception):  # noqa: N818
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update):
     model, x = transformer(), texts()
-    expected, plan, report = putri(model, x, update=update, **SETTINGS)
+    expected, plan, report = prune_units(model, x, update=update, **SETTINGS)
     whole, done = remove_in_order._moments, []
 
     def stopped(*args, **kwargs):
@@ -33,7 +33,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update
     with monkeypatch.context() as patch:
         patch.setattr(remove_in_order, "_moments", stopped)
         with pytest.raises(Stopped):
-            putri(model, x, update=update, folder=tmp_path, **SETTINGS)
+            prune_units(model, x, update=update, folder=tmp_path, **SETTINGS)
     assert len(list(tmp_path.glob("channels_*.npz")) + list(tmp_path.glob("heads_*.npz"))) == steps
     assert not list(tmp_path.glob("*.partial"))
     counted = []
@@ -41,7 +41,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update
         patch.setattr(
             remove_in_order, "_moments", lambda *args, **kwargs: counted.append(1) or whole(*args, **kwargs)
         )
-        masked, again, other = putri(model, x, update=update, folder=tmp_path, **SETTINGS)
+        masked, again, other = prune_units(model, x, update=update, folder=tmp_path, **SETTINGS)
     assert len(counted) == len(report.rows) - steps
     for one, two in zip(expected.get_weights(), masked.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6)
@@ -52,24 +52,24 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     model, x = transformer(), texts()
-    putri(model, x, folder=tmp_path, **SETTINGS)
+    prune_units(model, x, folder=tmp_path, **SETTINGS)
     with pytest.raises(ValueError, match="of the same run"):
-        putri(model, x, folder=tmp_path, score="wanda", **SETTINGS)
+        prune_units(model, x, folder=tmp_path, score="wanda", **SETTINGS)
     with pytest.raises(ValueError, match="of the same run"):
-        putri(model, texts(seed=5), folder=tmp_path, **SETTINGS)
+        prune_units(model, texts(seed=5), folder=tmp_path, **SETTINGS)
     model.get_layer("out").bias.assign(np.ones(3))
     with pytest.raises(ValueError, match="of the same run"):
-        putri(model, x, folder=tmp_path, **SETTINGS)
+        prune_units(model, x, folder=tmp_path, **SETTINGS)
     with pytest.raises(TypeError, match="`folder` to be a path"):
-        putri(model, x, folder=3, **SETTINGS)
+        prune_units(model, x, folder=3, **SETTINGS)
 
 
 def test_a_damaged_file_is_named(tmp_path):
     model, x = transformer(), texts()
-    putri(model, x, folder=tmp_path, **SETTINGS)
+    prune_units(model, x, folder=tmp_path, **SETTINGS)
     (tmp_path / "channels_001.npz").write_bytes(b"no file")
     with pytest.raises(ValueError, match="channels_001.npz.*Delete it"):
-        putri(model, x, folder=tmp_path, **SETTINGS)
+        prune_units(model, x, folder=tmp_path, **SETTINGS)
     (tmp_path / "channels_001.npz").unlink()
-    masked, _, _ = putri(model, x, folder=tmp_path, **SETTINGS)
+    masked, _, _ = prune_units(model, x, folder=tmp_path, **SETTINGS)
     assert np.isfinite(numpy(masked(keras.ops.convert_to_tensor(x)))).all()

@@ -296,6 +296,9 @@ def test_the_device_half_reaches_neither_keras_nor_tensorflow():
     assert wrong == []
 
 
+ALIASES = {"tfprune.putri": "prune_units"}
+
+
 @pytest.mark.parametrize("package", ["tfprune", "tfprune.export"])
 def test_a_public_name_lives_in_the_module_of_its_name(package):
     from tfprune.base.lazy import module_of
@@ -303,7 +306,9 @@ def test_a_public_name_lives_in_the_module_of_its_name(package):
     home = importlib.import_module(package)
     for name in home.__all__:
         thing = getattr(home, name)
-        if inspect.isfunction(thing) or inspect.isclass(thing):
+        if f"{package}.{name}" in ALIASES:
+            assert thing is getattr(home, ALIASES[f"{package}.{name}"])
+        elif inspect.isfunction(thing) or inspect.isclass(thing):
             assert thing.__module__.rpartition(".")[2] == module_of(name), f"{name} lives in {thing.__module__}"
             assert thing.__name__ == name
 

@@ -72,7 +72,7 @@ def test_a_run_that_goes_on_says_what_it_takes_over(caplog, tmp_path):
     for kept in ("", "channels_000 was done before"):
         caplog.clear()
         with caplog.at_level(logging.INFO, "tfprune"):
-            tfprune.putri(model, x, folder=tmp_path, verbose=0)
+            tfprune.prune_units(model, x, folder=tmp_path, verbose=0)
         first, last = [line for line in messages(caplog) if kept and kept in line], messages(caplog)[-1]
         assert len(first) == bool(kept)
         assert last.startswith("hidden: 4 of 8 stay, error ")

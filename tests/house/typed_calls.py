@@ -14,7 +14,7 @@ import numpy as np
 
 import tfprune
 import tfprune.export
-from tfprune import criteria, patterns, schedules, tfmot
+from tfprune import criteria, federated, patterns, schedules, tfmot
 from tfprune.export import Runner, to_tflite
 
 # Keras ships no types, so to mypy each of its models and layers is `Any`.
@@ -107,6 +107,23 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.prune_to(model, (4, 96), (x, x))  # error: arg-type
     tfprune.reconstruct(model, small, x, ridge="small")  # error: arg-type
     plan.draw("plan.png")  # error: attr-defined
+
+
+def pruning_on_text(model: keras.Model, x: np.ndarray) -> None:
+    masked, plan, report = tfprune.prune_units(model, x, sparsity={"units": 0.5}, score="wanda", folder=Path("run"))
+    assert_type(plan, tfprune.ShrinkPlan)
+    assert_type(report, tfprune.PutriReport)
+    assert_type(tfprune.putri(model, x)[2], tfprune.PutriReport)
+    assert_type(tfprune.prune_weights(model, x, pattern=patterns.NM(2, 4))[1], tfprune.ReconstructionReport)
+    tfprune.prune_units(model)  # error: call-arg
+    tfprune.prune_units(model, x, sparsity="half")  # error: arg-type
+
+
+def federated_masks(model: keras.Model) -> None:
+    assert_type(federated.HeteroFL(0.5).masks(model), list[np.ndarray | None])
+    federated.leading_channels(model, 0.5)
+    federated.HeteroFL("half")  # error: arg-type
+    federated.leading_channels(model)  # error: call-arg
 
 
 def concepts(model: keras.Model, x: np.ndarray) -> None:

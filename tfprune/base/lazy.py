@@ -9,21 +9,31 @@ from typing import Any
 
 
 def lazy_names(
-    package: str, rooms: Mapping[str, Iterable[str]], *, modules: Iterable[str] = ()
+    facade: str,
+    rooms: Mapping[str, Iterable[str]],
+    *,
+    elsewhere: Mapping[str, Iterable[str]] | None = None,
+    modules: Iterable[str] = (),
+    package: str | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a package whose public names live in modules of the same names.
+    """Return `__getattr__` and `__dir__` for a module whose public names live in other modules.
 
     Args:
-        package: The name of the package.
-        rooms: The public names by sub-package. `Pruned` is in `pruned.py` there, and so on.
-        modules: The public modules of the package itself.
+        facade: The name of the module that offers the names.
+        rooms: Names by the sub-package that holds their modules, which have the same names: `Pruned` is in
+            `pruned.py` there, and so on.
+        elsewhere: Names by their module, which has another name.
+        modules: Public modules of the package.
+        package: The package that the rooms and modules are in. None (the default) is the facade itself.
 
     Example:
         >>> getattribute, names = lazy_names("tfprune", {"wrapping": ["wrap", "Pruned"]}, modules=["schedules"])
         >>> names()
         ['Pruned', 'schedules', 'wrap']
     """
+    package = package or facade
     homes = {name: f"{package}.{room}.{module_of(name)}" for room, names in rooms.items() for name in names}
+    homes |= {name: f"{package}.{module}" for module, names in (elsewhere or {}).items() for name in names}
     offered = set(modules)
 
     def getattribute(name: str) -> Any:
@@ -31,7 +41,7 @@ def lazy_names(
             return importlib.import_module(f"{package}.{name}")
         if name in homes:
             return getattr(importlib.import_module(homes[name]), name)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        raise AttributeError(f"module {facade!r} has no attribute {name!r}")
 
     return getattribute, lambda: sorted({*homes, *offered})
 

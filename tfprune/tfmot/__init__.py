@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tfprune.base.lazy import lazy_names
+
 if TYPE_CHECKING:
     from tfprune.keras_models.models.kernels import PrunableLayer as PrunableLayer
     from tfprune.masking.training.pruning_summaries import PruningSummaries as PruningSummaries
@@ -48,32 +50,24 @@ if TYPE_CHECKING:
     from tfprune.tfmot.schemes import Default8BitQuantizeScheme as Default8BitQuantizeScheme
 
 _HOMES = {
-    "CentroidInitialization": "tfprune.tfmot.cluster",
-    "ConstantSparsity": "tfprune.tfmot.schedules",
-    "Default8BitClusterPreserveQuantizeScheme": "tfprune.tfmot.schemes",
-    "Default8BitPrunePreserveQuantizeScheme": "tfprune.tfmot.schemes",
-    "Default8BitQuantizeScheme": "tfprune.tfmot.schemes",
-    "PolynomialDecay": "tfprune.tfmot.schedules",
-    "PrunableLayer": "tfprune.keras_models.models.kernels",
-    "PruneForLatencyOnXNNPack": "tfprune.tfmot.policy",
-    "PruningPolicy": "tfprune.tfmot.policy",
-    "PruningSchedule": "tfprune.tfmot.schedules",
-    "PruningSummaries": "tfprune.masking.training.pruning_summaries",
-    "UpdatePruningStep": "tfprune.tfmot.callback",
-    "cluster_scope": "tfprune.tfmot.cluster",
-    "cluster_weights": "tfprune.tfmot.cluster",
-    "prune_low_magnitude": "tfprune.tfmot.prune",
-    "prune_scope": "tfprune.tfmot.prune",
-    "quantize_annotate_layer": "tfprune.tfmot.annotate",
-    "quantize_annotate_model": "tfprune.tfmot.annotate",
-    "quantize_apply": "tfprune.tfmot.quantize",
-    "quantize_model": "tfprune.tfmot.quantize",
-    "quantize_scope": "tfprune.tfmot.quantize",
-    "strip_clustering": "tfprune.tfmot.cluster",
-    "strip_clustering_cqat": "tfprune.tfmot.cluster",
-    "strip_pruning": "tfprune.tfmot.prune",
+    "keras_models.models.kernels": ["PrunableLayer"],
+    "masking.training.pruning_summaries": ["PruningSummaries"],
+    "tfmot.annotate": ["quantize_annotate_layer", "quantize_annotate_model"],
+    "tfmot.callback": ["UpdatePruningStep"],
+    "tfmot.cluster": [
+        *("CentroidInitialization", "cluster_scope", "cluster_weights", "strip_clustering", "strip_clustering_cqat"),
+    ],
+    "tfmot.policy": ["PruneForLatencyOnXNNPack", "PruningPolicy"],
+    "tfmot.prune": ["prune_low_magnitude", "prune_scope", "strip_pruning"],
+    "tfmot.quantize": ["quantize_apply", "quantize_model", "quantize_scope"],
+    "tfmot.schedules": ["ConstantSparsity", "PolynomialDecay", "PruningSchedule"],
+    "tfmot.schemes": [
+        "Default8BitClusterPreserveQuantizeScheme",
+        "Default8BitPrunePreserveQuantizeScheme",
+        "Default8BitQuantizeScheme",
+    ],
 }
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 
 _PATHS = ("clustering", "experimental", "quantization", "sparsity")  # tfmot.sparsity.keras.prune_low_magnitude
 _HERE = ("collab_opts", "default_8bit")  # tfmot.quantization.keras.collab_opts.Default8BitPrunePreserveQuantizeScheme
@@ -90,6 +84,7 @@ _ABSENT = {
 }
 
 if not TYPE_CHECKING:
+    _load, _names = lazy_names(__name__, {}, elsewhere=_HOMES, package="tfprune")
 
     def __getattr__(name: str) -> Any:
         if name in _PATHS:
@@ -98,9 +93,7 @@ if not TYPE_CHECKING:
             return importlib.import_module(__name__)
         if name in _ABSENT:
             raise AttributeError(f"tfprune.tfmot has no {name!r}, which tfmot has. {_ABSENT[name]}.")
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return _load(name)
 
     def __dir__() -> list[str]:
-        return sorted({*_HOMES, *_PATHS, *_HERE})
+        return sorted({*_names(), *_PATHS, *_HERE})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.federated import MaskedModel, leading_channels
+from tfprune.federated import HeteroFL, MaskedModel, leading_channels
 
 L = keras.layers
 
@@ -120,9 +120,9 @@ def test_slots_of_hidden_entries_are_cleared():
     assert not values[~masks[CONV]].any() and values[masks[CONV]].any()
 
 
-def test_leading_channels_by_hand():
+def test_hetero_fl_keeps_the_leading_channels_by_hand():
     model = network()
-    masks = leading_channels(model, 0.5)
+    masks = HeteroFL(0.5).masks(model)
     conv, hidden, out = np.zeros((3, 3, 6), bool), np.zeros((6, 4), bool), np.zeros((4, 2), bool)
     conv[..., :3], hidden[:3, :2], out[:2] = True, True, True
     three, two = np.arange(6) < 3, np.arange(4) < 2
@@ -135,12 +135,18 @@ def test_leading_channels_by_hand():
         np.testing.assert_array_equal(one, other)
         assert one is None or array.shape == one.shape
     assert not masked.weights[11][2:].any()  # the bias of hidden
-    assert all(mask is None for mask in leading_channels(network(), 1.0))
-    assert leading_channels(network(), 0.01)[CONV].sum() == 9  # one channel at least
+    assert all(mask is None for mask in HeteroFL(1.0).masks(network()))
+    assert HeteroFL(0.01).masks(network())[CONV].sum() == 9  # one channel at least
+
+
+def test_the_earlier_name_gives_the_same_masks():
+    model = network()
+    for one, other in zip(leading_channels(model, 0.4), HeteroFL(0.4).masks(model), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_small_clients_nest():
-    small, large = (leading_channels(network(), rate) for rate in (0.4, 0.8))
+    small, large = (HeteroFL(rate).masks(network()) for rate in (0.4, 0.8))
     for one, other in zip(small, large, strict=True):
         assert other is None or not (one & ~other).any()
 
@@ -156,7 +162,9 @@ def test_small_clients_nest():
             ValueError,
             r"shape \(3,\) at index 0",
         ),
-        (lambda: leading_channels(network(), 0), ValueError, "`rate` to be a number in"),
+        (lambda: HeteroFL(0), ValueError, "`rate` to be a number in"),
+        (lambda: HeteroFL("half"), TypeError, "`rate`"),
+        (lambda: HeteroFL(0.5).masks("model"), TypeError, "model"),
         (
             lambda: MaskedModel(network(pattern=tfprune.patterns.Block(3, 1))).set_masks(
                 [None] * 4 + [np.arange(54).reshape(3, 3, 6) > 1] + [None] * 9

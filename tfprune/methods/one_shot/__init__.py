@@ -1,10 +1,10 @@
 """Prune a whole transformer on calibration text, without training: block by block.
 
-Why: a language model is too large to be trained again by most of those who use it. What can be had is a few hundred
-texts, one pass over the blocks, and least squares. The layers of a block are listened to while the block runs on the
-outputs of the blocks before it, which are pruned already.
-In go a model and texts; out come the model with zeros, a plan that `shrink` carries out, and a report of each layer.
-`putri` removes hidden units (`unit_scores`) and heads (`head_choice`) as a budget says (`split`), in one walk
-(`remove_in_order`). `prune_weights` masks single weights.
-Start at `putri.putri`.
+Why: most users of a language model cannot train it again. They have a few hundred texts, one pass over the blocks,
+and least squares. The inputs of each layer are recorded while its block runs on the outputs of the blocks before it,
+which are pruned already.
+A model and texts go in. The result is the model with zeros, a plan for `shrink`, and a report of each layer.
+`prune_units` removes hidden units (`unit_scores`) and heads (`head_choice`) to meet a sparsity (`split_sparsity`), in
+one walk (`remove_in_order`). `prune_weights` masks single weights.
+Start at `prune_units.prune_units`.
 """

@@ -11,74 +11,68 @@ import numpy as np
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.shrinking.readers import RunningModel
 from tfprune.keras_models.models.layers import as_numpy
-from tfprune.methods.one_shot.remove_in_order import Target
+from tfprune.methods.one_shot.remove_in_order import Removal
 
 Loss = Callable[[Sequence[Any]], float]  # of the outputs of the model
 
 
 def choose_heads(
-    running: RunningModel, arrays: Sequence[Any], *, targets: Sequence[Target], rounds: Sequence[int], loss: Loss
+    running: RunningModel, arrays: Sequence[Any], *, removals: Sequence[Removal], rounds: Sequence[int], loss: Loss
 ) -> dict[str, np.ndarray]:
-    """Return which heads of each layer stay.
+    """Choose the heads that each layer keeps.
 
-    In each round, every head that is left is taken out alone, together with the queries that share it. Those go
-    whose loss is smallest, but the last head of a layer stays.
+    In each round, every remaining head is removed alone, together with the queries that share it. The heads with the
+    smallest loss go, but each layer keeps its last head.
 
     Args:
         running: The model.
-        arrays: The arrays for its inputs, of the one batch that is looked at.
-        targets: The layers of attention.
-        rounds: How many heads go in each round.
+        arrays: The arrays for its inputs, of one batch.
+        removals: The layers of attention.
+        rounds: The number of heads to remove in each round.
         loss: Returns the loss of outputs of the model.
+
+    Returns:
+        For each layer, by the name of its group, True for the heads that it keeps.
     """
-    left = {target.group.name: np.ones(target.group.bundles.size, dtype=bool) for target in targets}
+    kept = {removal.group.name: np.ones(removal.group.bundles.size, dtype=bool) for removal in removals}
     for count in rounds:
-        losses = {
-            (target.group.name, head): found
-            for target, every in zip(
-                targets, _losses(running, arrays, targets=targets, left=left, loss=loss), strict=True
-            )
-            for head, found in every.items()
-        }
+        losses = _losses(running, arrays, removals=removals, kept=kept, loss=loss)
         for name, head in sorted(losses, key=lambda key: losses[key]):
-            if count and left[name].sum() > 1:
-                left[name][head] = False
+            if count and kept[name].sum() > 1:
+                kept[name][head] = False
                 count -= 1
-    return left
+    return kept
 
 
 def _losses(
     running: RunningModel,
     arrays: Sequence[Any],
     *,
-    targets: Sequence[Target],
-    left: dict[str, np.ndarray],
+    removals: Sequence[Removal],
+    kept: dict[str, np.ndarray],
     loss: Loss,
-) -> list[dict[int, float]]:
-    """Return for each layer the loss without each of the heads that are left in it."""
+) -> dict[tuple[str, int], float]:
+    """Return the loss without each of the remaining heads, by the name of its group and its index."""
     masked: dict[str, Any] = {}
 
-    def values() -> list[tuple[Any, Any]]:
-        return [(target.reader.site.map.kernel.variable, masked[target.group.name]) for target in targets]
+    def masked_kernels() -> list[tuple[Any, Any]]:
+        return [(removal.reader.site.map.kernel.variable, masked[removal.group.name]) for removal in removals]
 
-    def show(target: Target, heads: np.ndarray) -> None:
+    def show(removal: Removal, heads: np.ndarray) -> None:
         keep = running.network.all_kept()
-        keep[target.group.bundles] = heads
-        mask = target.reader.weight.mask(keep)
-        masked[target.group.name] = keras.ops.convert_to_tensor(
-            as_numpy(target.reader.site.map.kernel.variable) * mask
-        )
+        keep[removal.group.bundles] = heads
+        values = as_numpy(removal.reader.site.map.kernel.variable) * removal.reader.weight.mask(keep)
+        masked[removal.group.name] = keras.ops.convert_to_tensor(values)
 
-    for target in targets:
-        show(target, left[target.group.name])
-    walk = GraphWalk(running.graph, [arrays], weights=values)
-    found: list[dict[int, float]] = []
-    for target in targets:
-        walk.advance(min(running.graph.calls.index(call) for call in target.reader.site.calls))
-        heads, every = left[target.group.name], {}
+    for removal in removals:
+        show(removal, kept[removal.group.name])
+    walk = GraphWalk(running.graph, [arrays], weights=masked_kernels)
+    losses: dict[tuple[str, int], float] = {}
+    for removal in removals:
+        walk.advance(min(running.graph.calls.index(call) for call in removal.reader.site.calls))
+        name, heads = removal.group.name, kept[removal.group.name]
         for head in np.flatnonzero(heads) if heads.sum() > 1 else ():
-            show(target, heads & (np.arange(heads.size) != head))
-            every[int(head)] = loss(walk.outputs(0))
-        show(target, heads)
-        found.append(every)
-    return found
+            show(removal, heads & (np.arange(heads.size) != head))
+            losses[name, int(head)] = loss(walk.outputs(0))
+        show(removal, heads)
+    return losses

@@ -28,7 +28,6 @@ from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
 from tfprune.report import Skipped
 
 METHODS = ("sparsegpt", "wanda")
-_HELD = Skipped.NO_RULE
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ def prune_weights(
     """Put zeros in place of single weights of a model, layer by layer on calibration data, without training.
 
     Use it on a model that is too large to be trained again, where the runtime makes use of unstructured or 2:4
-    zeros; `putri` removes whole units and heads. Each layer is masked on what the layers before it return with
-    their zeros. Every kernel of a linear layer is masked, those in blocks of transformers as well.
+    zeros; `prune_units` removes whole units and heads. Each layer is masked on the outputs of the layers before it
+    with their zeros. Every kernel of a linear layer is masked, those in blocks of transformers as well.
 
     Args:
         model: A built model that can be followed, wrapped or not. It is left unchanged.
         data: Calibration data, without labels, in the forms that `reconstruct` takes.
         sparsity: The fraction of zeros, in [0, 1). Default 0.5. With a pattern n:m at most 1 - n/m.
-        method: `"sparsegpt"` (the default) updates the weights that are left, in blocks of 128 columns; `"wanda"`
-            leaves them as they are, and compares weights of one output with each other.
+        method: `"sparsegpt"` (the default) updates the remaining weights, in blocks of 128 columns; `"wanda"`
+            leaves them as they are, and compares the weights of one output with each other.
         pattern: `"unstructured"` (the default), or `patterns.NM(2, 4)`.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean. Default 0.01.
         batch_size: Samples in a batch, at least 1. Default 8.
@@ -105,8 +104,8 @@ def prune_weights(
     rows: dict[Site, ReconstructionRow] = {}
 
     refused = [site for site, _ in pairs if not site.map.kernel.takes(pattern) or not site.map.kernel.mixes_inputs]
-    wanted = [pair for pair in pairs if pair[0] not in refused]
-    progress = Progress(len(wanted), verbose=verbose, unit="layer")
+    maskable = [pair for pair in pairs if pair[0] not in refused]
+    progress = Progress(len(maskable), verbose=verbose, unit="layer")
 
     def mask(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
         rows[pair[0]] = _mask_layer(pair[0], moments, settings)
@@ -114,40 +113,41 @@ def prune_weights(
 
     arrays = (inputs for inputs, _ in batches)
     with progress:
-        improve_in_order(wanted, arrays, graphs=(graph, graph), improve=mask, to_dense=False)
+        improve_in_order(maskable, arrays, graphs=(graph, graph), improve=mask, to_dense=False)
     rename(plain, names)
     result = plain
     if holds_pruned(model):
         result = copy_with(model, lambda path, layer: None)
         transfer_weights(plain, result)
         mask_zeros(result)
-    skipped += [Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", _HELD) for site in refused]
-    return result, ReconstructionReport(tuple(rows[site] for site, _ in wanted if site in rows), tuple(skipped))
+    skipped += [
+        Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", Skipped.NO_RULE) for site in refused
+    ]
+    return result, ReconstructionReport(tuple(rows[site] for site, _ in maskable if site in rows), tuple(skipped))
 
 
 def _checked_pattern(pattern: str | Pattern, sparsity: float) -> Pattern:
-    found = resolve(pattern, PATTERNS, Pattern, "pattern")
-    if not isinstance(found, (Unstructured, NM)):
+    resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
+    if not isinstance(resolved, (Unstructured, NM)):
         raise ValueError(
             f"Expected `pattern` to be 'unstructured' or patterns.NM(n, m). Received: pattern={pattern!r}. Whole "
-            f"channels and heads are removed by putri."
+            f"channels and heads are removed by prune_units."
         )
-    found.check(sparsity)
-    return found
+    resolved.check(sparsity)
+    return resolved
 
 
 def _mask_layer(site: Site, moments: list[GramMoments], settings: _Settings) -> ReconstructionRow:
-    """Set the weights of a layer, and return its error without an update and with it."""
-    found = site.map
-    dense, new = found.weights(), found.weights()
-    alone = dense.copy()
-    has_bias = found.bias is not None
-    positions = found.kernel.matrix_shape[1] if len(found.kernel.matrix_shape) == 3 else 1
-    for group, one in enumerate(moments):
-        inputs = dense.shape[2] - has_bias
+    """Set the weights of a layer, and return its error with zeros alone and with the update."""
+    linear = site.map
+    dense, updated = linear.weights(), linear.weights()
+    masked = dense.copy()
+    inputs = dense.shape[2] - (linear.bias is not None)
+    positions = linear.kernel.matrix_shape[1] if len(linear.kernel.matrix_shape) == 3 else 1
+    for group, sums in enumerate(moments):
         if settings.method == "sparsegpt":
-            kept, new[group] = sparse_gpt(
-                one,
+            mask, updated[group] = sparse_gpt(
+                sums,
                 dense[group],
                 inputs=inputs,
                 pattern=settings.pattern,
@@ -155,20 +155,20 @@ def _mask_layer(site: Site, moments: list[GramMoments], settings: _Settings) -> 
                 ridge=settings.ridge,
                 positions=positions,
             )
-            alone[group] = np.where(kept, dense[group], 0)
+            masked[group] = np.where(mask, dense[group], 0)
         else:
-            kept = wanda_mask(
-                one,
+            mask = wanda_mask(
+                sums,
                 dense[group, :, :inputs],
                 pattern=settings.pattern,
                 sparsity=settings.sparsity,
                 positions=positions,
             )
-            alone[group, :, :inputs] = new[group, :, :inputs] = np.where(kept, dense[group, :, :inputs], 0)
-    found.assign(new)
-    energy = sum(float(one.energy.sum()) / one.count for one in moments) or 1.0
+            masked[group, :, :inputs] = updated[group, :, :inputs] = np.where(mask, dense[group, :, :inputs], 0)
+    linear.assign(updated)
+    energy = sum(float(sums.energy.sum()) / sums.count for sums in moments) or 1.0
     before, after = (
-        sum(float(one.errors(weights).sum()) for one, weights in zip(moments, values, strict=True)) / energy
-        for values in (alone, new)
+        sum(float(sums.errors(weights).sum()) for sums, weights in zip(moments, values, strict=True)) / energy
+        for values in (masked, updated)
     )
-    return ReconstructionRow(site.name, found.kernel.path, before, after)
+    return ReconstructionRow(site.name, linear.kernel.path, before, after)

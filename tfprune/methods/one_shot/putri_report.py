@@ -1,4 +1,4 @@
-"""Report of `putri`: what was removed from each layer, and what that costs."""
+"""Report of `prune_units`: the channels and heads removed from each layer, and the error."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tfprune.report import Report, Skipped, skipped_table, table
 
 @dataclass(frozen=True)
 class PutriRow(Report):
-    """What was removed of a group of channels or heads.
+    """A group of channels or heads.
 
     Attributes:
         group: The name of the group.
         kind: "channels", which are hidden units, or "heads".
-        channels: How many there were.
-        kept: How many are kept.
-        error: The error of the layer that reads them, before its weights were solved for and after.
+        channels: The number of channels or heads before.
+        kept: The number that is kept.
+        error: The output error of the layer that reads them, before its weights were updated and after.
         is_updated: Whether its new weights were kept.
     """
 
@@ -31,7 +31,7 @@ class PutriRow(Report):
 
 @dataclass(frozen=True)
 class PutriReport(Report):
-    """What `putri` removed.
+    """The channels and heads that `prune_units` removed.
 
     Attributes:
         rows: One row per group, in the order in which they were removed.
@@ -41,8 +41,8 @@ class PutriReport(Report):
         >>> import keras, tfprune
         >>> layers = [keras.Input((8,)), keras.layers.Dense(16, "relu", name="hidden"), keras.layers.Dense(4)]
         >>> x = keras.random.normal((64, 8), seed=0)
-        >>> settings = {"sparsity": {"units": 0.5}, "verbose": 0}
-        >>> masked, plan, report = tfprune.putri(keras.Sequential(layers), x, **settings)
+        >>> model = keras.Sequential(layers)
+        >>> masked, plan, report = tfprune.prune_units(model, x, sparsity={"units": 0.5}, verbose=0)
         >>> [(row.group, row.kept) for row in report.rows]
         [('hidden', 8)]
     """

@@ -21,17 +21,17 @@ from tfprune.keras_models.channels.network import Group
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.one_shot.putri_report import PutriRow
 
-Choose = Callable[["Target", GramMoments, np.ndarray], np.ndarray]
+Choose = Callable[["Removal", GramMoments, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class Removal:
     """A group that loses channels, and the layer that reads them.
 
     Attributes:
         group: The group, without the bundles that have to stay.
         reader: The layer.
-        keep: How many channels to keep.
+        keep: The number of channels to keep.
     """
 
     group: Group
@@ -40,16 +40,16 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Update:
-    """How the weights that are left are solved for.
+class WeightUpdate:
+    """How the remaining weights are solved for.
 
     Attributes:
         order: "sequential" on the outputs of the layers before with their new weights, "parallel" on those of the
             dense model, "none" leaves the weights as they are.
-        to_dense: Whether a layer should return what it returns in the dense model, or what its dense weights make of
-            its inputs.
+        to_dense: Whether a layer is fitted to its outputs in the dense model, or to those of its dense weights on its
+            own inputs.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean.
-        is_held: Tells by its number whether a batch is kept apart.
+        is_held: Tells whether a batch is held out, by its number.
     """
 
     order: str
@@ -60,7 +60,7 @@ class Update:
 
 @dataclass(eq=False)
 class Changes:
-    """Variables that were changed, with their values before, and the values that they get at the end.
+    """Changed variables, with their values before, and the values that they get at the end.
 
     Attributes:
         dense: The values before, by the id of the variable.
@@ -94,10 +94,10 @@ def remove_in_order(
     running: RunningModel,
     arrays: Iterable[Sequence[Any]],
     *,
-    targets: Sequence[Target],
+    removals: Sequence[Removal],
     keep: np.ndarray,
     choose: Choose,
-    update: Update,
+    update: WeightUpdate,
     folder: RunFolder,
 ) -> Iterator[PutriRow]:
     """Remove channels in the order of the model, and yield a row for each group.
@@ -105,57 +105,62 @@ def remove_in_order(
     Args:
         running: The model; its weights change.
         arrays: The arrays for its inputs, batch by batch.
-        targets: What is removed.
+        removals: The groups that lose channels.
         keep: Which bundles of the whole model stay, changed in place.
         choose: Returns which bundles of a group stay, from the moments of the inputs of the layer that reads them,
             and its weights.
-        update: How the weights that are left are solved for.
-        folder: Where each step is kept.
+        update: How the remaining weights are solved for.
+        folder: Stores the result of each step.
     """
     changes = Changes()
     walk = GraphWalk(running.graph, arrays)
     walks = [walk]
     if update.to_dense and update.order == "sequential":
         walks.append(GraphWalk(running.graph, walk.inputs(), weights=changes.dense_values))
-    places = {id(call): place for place, call in enumerate(running.graph.calls)}
-    spans = [[places[id(call)] for call in target.reader.site.calls] for target in targets]
-    in_order = sorted(zip(spans, targets, strict=True), key=lambda entry: min(entry[0]))
-    for number, (span, target) in enumerate(in_order):
-        touched = _touched(running, target)
-        changes.note(touched)
+    for number, (span, removal) in enumerate(_in_order(running, removals)):
+        variables = _changing(running, removal)
+        changes.note(variables)
 
-        def step(span: list[int] = span, target: Target = target, touched: list = touched) -> Arrays:
-            for one in walks:
-                one.advance(min(span))
-            fit, held = _moments(walks, target, end=max(span) + 1, is_held=update.is_held)
-            row = _remove(running, target, fit=fit, held=held, keep=keep, choose=choose, update=update)
-            values = {str(index): as_numpy(variable) for index, variable in enumerate(touched)}
-            return {"keep": keep[target.group.bundles], "row": np.array(json.dumps(asdict(row))), **values}
+        def step(span: range = span, removal: Removal = removal, variables: list = variables) -> Arrays:
+            for each in walks:
+                each.advance(span.start)
+            fit, held = _moments(walks, removal, end=span.stop, is_held=update.is_held)
+            row = _remove(running, removal, fit=fit, held=held, keep=keep, choose=choose, update=update)
+            values = {str(index): as_numpy(variable) for index, variable in enumerate(variables)}
+            return {"keep": keep[removal.group.bundles], "row": np.array(json.dumps(asdict(row))), **values}
 
-        found = folder.remember(f"{target.group.kind}_{number:03d}", step)
-        keep[target.group.bundles] = found["keep"]
-        for index, variable in enumerate(touched):
-            variable.assign(found[str(index)])
-        row = json.loads(str(found["row"]))
+        result = folder.remember(f"{removal.group.kind}_{number:03d}", step)
+        keep[removal.group.bundles] = result["keep"]
+        for index, variable in enumerate(variables):
+            variable.assign(result[str(index)])
+        row = json.loads(str(result["row"]))
         yield PutriRow(**{**row, "error": ReconstructionRow(**row["error"])})
         if update.order != "sequential":
-            changes.defer(touched)
+            changes.defer(variables)
     changes.apply_deferred()
 
 
-def _touched(running: RunningModel, target: Target) -> list[keras.Variable]:
-    """Return the variables that change when channels of a group go."""
-    touched = [variable for weight, variable in running.variables if weight.holding(target.group.bundles)]
-    bias = target.reader.site.map.bias
-    return touched if bias is None or any(bias is one for one in touched) else [*touched, bias]
+def _in_order(running: RunningModel, removals: Sequence[Removal]) -> list[tuple[range, Removal]]:
+    """Return the removals in the order of the model, each with the range of calls that read its channels."""
+    indices = {id(call): index for index, call in enumerate(running.graph.calls)}
+    reads = [[indices[id(call)] for call in removal.reader.site.calls] for removal in removals]
+    spans = [range(min(calls), max(calls) + 1) for calls in reads]
+    return sorted(zip(spans, removals, strict=True), key=lambda pair: pair[0].start)
+
+
+def _changing(running: RunningModel, removal: Removal) -> list[keras.Variable]:
+    """Return the variables that change when channels of a group are removed."""
+    variables = [variable for weight, variable in running.variables if weight.holding(removal.group.bundles)]
+    bias = removal.reader.site.map.bias
+    return variables if bias is None or any(bias is variable for variable in variables) else [*variables, bias]
 
 
 def _moments(
-    walks: Sequence[GraphWalk], target: Target, *, end: int, is_held: IsHeld
+    walks: Sequence[GraphWalk], removal: Removal, *, end: int, is_held: IsHeld
 ) -> tuple[list[GramMoments], list[GramMoments]]:
-    found = target.reader.site.map
-    sums = MomentSums([found], [found.weights()], is_held=is_held)
-    streams = zip(*(one.seen([found], end=end) for one in walks), strict=True)
+    linear = removal.reader.site.map
+    sums = MomentSums([linear], [linear.weights()], is_held=is_held)
+    streams = zip(*(walk.seen([linear], end=end) for walk in walks), strict=True)
     for number, (rows, *meant) in enumerate(streams):
         sums.add(number, rows, meant=meant[0] if meant else None)
     return sums.moments()[0], sums.moments(held=True)[0]
@@ -163,24 +168,24 @@ def _moments(
 
 def _remove(
     running: RunningModel,
-    target: Target,
+    removal: Removal,
     *,
     fit: list[GramMoments],
     held: list[GramMoments],
     keep: np.ndarray,
     choose: Choose,
-    update: Update,
+    update: WeightUpdate,
 ) -> PutriRow:
-    """Put zeros in place of what is removed, and solve for the weights that read the rest."""
-    site = target.reader.site
+    """Set the weights of removed channels to zero, and solve for the weights that read the others."""
+    site, group = removal.reader.site, removal.group
     dense = site.map.weights()
-    keep[target.group.bundles] = choose(target, fit[0], dense[0])
+    keep[group.bundles] = choose(removal, fit[0], dense[0])
     for weight, variable in running.variables:
-        if weight.reading(target.group.bundles) or weight.making(target.group.bundles):
+        if weight.reading(group.bundles) or weight.making(group.bundles):
             variable.assign(as_numpy(variable) * weight.mask(keep))
     if update.order == "none":
         row = unsolved(site, fit, held=held)
     else:
         row = improve_layer(site, fit, dense=dense, held=held, method="exact", ridge=update.ridge)
-    count, kept = target.group.bundles.size, int(keep[target.group.bundles].sum())
-    return PutriRow(target.group.name, target.group.kind, count, kept, row, row.after < row.before)
+    count, kept = group.bundles.size, int(keep[group.bundles].sum())
+    return PutriRow(group.name, group.kind, count, kept, row, row.after < row.before)

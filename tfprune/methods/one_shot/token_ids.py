@@ -1,4 +1,4 @@
-"""Refuse token ids that an embedding does not have, before anything is computed with them."""
+"""Refuse token ids beyond the vocabulary, before anything is computed with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_token_ids(graph: Graph, batches: Batches) -> None:
         batches: The data.
 
     Raises:
-        ValueError: If a batch is empty, or holds an id that the layer which takes it has no vector for.
+        ValueError: If a batch is empty, or holds an id that the embedding has no vector for.
     """
     sizes = [_vocabulary(graph, tensor) for tensor in graph.model.inputs]
     for inputs, _ in batches:
@@ -37,13 +37,13 @@ def check_token_ids(graph: Graph, batches: Batches) -> None:
 
 
 def _vocabulary(graph: Graph, tensor: keras.KerasTensor) -> int | None:
-    """Return the number of ids that may stand in an input, None if it holds none."""
-    takers = [call.layer for call in graph.calls if any(one is tensor for one in call.inputs)]
-    sizes = [
-        max(part.input_dim for _, part in walk(layer) if isinstance(part, keras.layers.Embedding))
-        for layer in takers
+    """Return the number of ids that an input may hold, None if it does not hold ids."""
+    readers = [call.layer for call in graph.calls if any(source is tensor for source in call.inputs)]
+    embeddings = [
+        [part.input_dim for _, part in walk(layer) if isinstance(part, keras.layers.Embedding)]
+        for layer in readers
         if isinstance(layer, keras.layers.Layer)
-        and any(isinstance(part, keras.layers.Embedding) for _, part in walk(layer))
     ]
+    sizes = [max(dimensions) for dimensions in embeddings if dimensions]
     is_integer = np.issubdtype(np.dtype(keras.backend.standardize_dtype(tensor.dtype)), np.integer)
     return min(sizes) if sizes and is_integer else None

@@ -1,4 +1,4 @@
-"""How important the inputs of a linear map are, from their moments: the scores that Putri chooses by."""
+"""Scores of hidden units, from the moments of the inputs of the layer that reads them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Score = Callable[..., np.ndarray]
 def kept_units(
     score: str, moments: GramMoments, *, weights: np.ndarray, indices: np.ndarray, keep: int
 ) -> np.ndarray:
-    """Return which channels to keep.
+    """Choose the channels to keep.
 
     Args:
         score: One of `SCORES`, or "greedy".
-        moments: The moments of the inputs, and of the outputs that the weights make of them.
+        moments: The moments of the inputs, and of the outputs of the weights.
         weights: The weights, of shape (outputs, inputs).
         indices: The indices of the inputs of each channel, of shape (channels, size).
         keep: The number of channels to keep.
@@ -46,23 +46,23 @@ def kept_units(
 
 
 def _activation(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Score by the norm of what a channel takes over all data."""
+    """Score by the norm of the inputs of a channel over all data."""
     return np.sqrt(moments.gram.diagonal()[indices].sum(axis=1))
 
 
 def _wanda(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Score by the norm of what a channel takes, times the norm of the weights that read it."""
+    """Score by the norm of the inputs of a channel, times the norm of the weights that read it."""
     energy = moments.gram.diagonal() * np.square(weights).sum(axis=0)
     return np.sqrt(energy[indices].sum(axis=1))
 
 
 def _obs(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Score by the error without a channel alone, once the other weights are updated."""
+    """Score by the error without the channel, after the other weights are updated."""
     return Surgeon(moments.gram, weights, channels=indices).costs()
 
 
 def _putri(moments: GramMoments, weights: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Score as the paper: as if all channels before this one had gone, so that their order decides, too."""
+    """Score as in the paper: as if all channels before this one were removed, so that their order matters."""
     half = inverse_of_lower(damped_factor(moments.gram, DAMPING))
     factor = np.linalg.cholesky(half.T @ half).diagonal()
     power = moments.energy / max(moments.count, 1)

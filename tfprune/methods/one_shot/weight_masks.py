@@ -9,13 +9,13 @@ import numpy as np
 from tfprune.compact.reconstruction.least_squares import GramMoments, damped_factor, inverse_of_lower
 from tfprune.patterns import NM, Pattern
 
-_COLUMNS = 128  # whose masks SparseGPT chooses at once
+_COLUMNS_AT_ONCE = 128  # as in the paper
 
 
 def wanda_mask(
     moments: GramMoments, weights: np.ndarray, *, pattern: Pattern, sparsity: float, positions: int = 1
 ) -> np.ndarray:
-    """Return the mask of the weights whose product with the norm of their input is largest, output by output.
+    """Mask the weights whose product with the norm of their input is smallest, output by output.
 
     Args:
         moments: The moments of the inputs.
@@ -56,12 +56,12 @@ def sparse_gpt(
     ridge: float,
     positions: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a mask and the weights left, updated column by column so that those ahead take over what is removed.
+    """Mask weights column by column, and update those of later columns to make up for the removed ones.
 
     Args:
         moments: The moments of the inputs.
         weights: The weights, of shape (outputs, inputs), positions before inputs, and a bias as a last input.
-        inputs: How many inputs may be removed: all but the one of the bias.
+        inputs: The number of inputs that may be removed: all but the one of the bias.
         pattern: `Unstructured()` or `NM(n, m)`.
         sparsity: The fraction of zeros.
         ridge: The number added to the diagonal, as a fraction of its mean.
@@ -75,32 +75,32 @@ def sparse_gpt(
         >>> moments = GramMoments(2, 1)
         >>> moments.add_inputs(np.array([[1.0, 1.0], [2.0, 2.0]]))
         >>> weights = np.array([[1.0, 3.0]])
-        >>> mask, left = sparse_gpt(
+        >>> mask, updated = sparse_gpt(
         ...     moments, weights, inputs=2, pattern=Unstructured(), sparsity=0.5, ridge=1e-9
         ... )
-        >>> mask, left.round(3)
+        >>> mask, updated.round(3)
         (array([[False,  True]]), array([[0., 4.]]))
 
     Reference:
         Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, algorithm 1.
     """
-    mask, left = np.ones(weights.shape, dtype=bool), weights.astype(np.float64)
+    mask, updated = np.ones(weights.shape, dtype=bool), weights.astype(np.float64)
     # Row j of the factor is, up to its scale, the first one of the inverse of the moments of the inputs from j on.
     factor = inverse_of_lower(damped_factor(moments.gram[::-1, ::-1], ridge))[::-1, ::-1]
-    for some in _chunks(inputs, positions, pattern.m if isinstance(pattern, NM) else _COLUMNS):
-        costs = np.square(left[:, some] / factor.diagonal()[some])
-        mask[:, some] = pattern(costs, sparsity)
-        removed = np.zeros((len(left), some.stop - some.start))
-        for column in range(some.start, some.stop):
-            removed[:, column - some.start] = np.where(mask[:, column], 0, left[:, column]) / factor[column, column]
-            ahead = slice(column, some.stop)
-            left[:, ahead] -= np.outer(removed[:, column - some.start], factor[column, ahead])
-        left[:, some.stop :] -= removed @ factor[some, some.stop :]
-    return mask, np.where(mask, left, 0)
+    for columns in _chunks(inputs, positions, pattern.m if isinstance(pattern, NM) else _COLUMNS_AT_ONCE):
+        start, stop = columns.start, columns.stop
+        costs = np.square(updated[:, columns] / factor.diagonal()[columns])
+        mask[:, columns] = pattern(costs, sparsity)
+        removed = np.zeros((len(updated), stop - start))
+        for column in range(start, stop):
+            removed[:, column - start] = np.where(mask[:, column], 0, updated[:, column]) / factor[column, column]
+            updated[:, column:stop] -= np.outer(removed[:, column - start], factor[column, column:stop])
+        updated[:, stop:] -= removed @ factor[columns, stop:]
+    return mask, np.where(mask, updated, 0)
 
 
 def _chunks(inputs: int, positions: int, step: int) -> Iterator[slice]:
-    """Yield the columns that are chosen among at once; they never cover two positions."""
+    """Yield the columns that are compared at once; they never cover two positions."""
     size = inputs // positions
     for position in range(positions):
         for start in range(position * size, (position + 1) * size, step):

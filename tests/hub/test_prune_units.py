@@ -23,7 +23,7 @@ def test_half_of_the_units_and_a_head_go(name):
     keras.utils.set_random_seed(0)
     model = hub_models.BACKBONES[name]()
     x = texts(model)
-    masked, plan, report = tfprune.putri(
+    masked, plan, report = tfprune.prune_units(
         model, x, sparsity={"units": 0.5, "heads": 0.25}, batch_size=4, holdout=0, verbose=0
     )
     units = [row for row in report.rows if row.kind == "channels"]
@@ -41,7 +41,7 @@ def test_attention_of_one_key_has_no_hidden_units():
     sizes = {"num_layers": 2, "num_query_heads": 4, "num_key_value_heads": 1, "hidden_dim": 16, "head_dim": 4}
     model = keras_hub.models.Gemma3Backbone(hub_models.VOCABULARY, None, intermediate_dim=24, **sizes)
     parts = {"units": 0.5, "heads": 0.25}
-    _, plan, report = tfprune.putri(model, texts(model), sparsity=parts, batch_size=4, verbose=0)
+    _, plan, report = tfprune.prune_units(model, texts(model), sparsity=parts, batch_size=4, verbose=0)
     assert [(row.channels, row.kept) for row in report.rows if row.kind == "channels"] == [(24, 12), (24, 12)]
     assert sum(row.channels - row.kept for row in report.rows if row.kind == "heads") == 2  # queries, one by one
     # Of two blocks 12 units in three kernels, and of both together two heads of 4 in two kernels, all of width 16.
@@ -53,7 +53,7 @@ def test_ids_beyond_the_vocabulary():
     x = texts(model)
     x["token_ids"] = x["token_ids"] + hub_models.VOCABULARY
     with pytest.raises(ValueError, match=f"token ids from 0 to {hub_models.VOCABULARY - 1}"):
-        tfprune.putri(model, x, verbose=0)
+        tfprune.prune_units(model, x, verbose=0)
 
 
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda"])

@@ -1,4 +1,4 @@
-"""How many hidden units and heads a sparsity takes from each part of a transformer."""
+"""Split a sparsity of a transformer into numbers of hidden units and heads."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _PARTS = ("units", "heads")
 
 
 @dataclass(frozen=True)
-class Split:
-    """What is removed.
+class SparsitySplit:
+    """The numbers of hidden units and heads.
 
     Attributes:
-        units: How many hidden units each group keeps, by its name.
-        heads: How many heads go from all layers together, for each round of choosing them.
+        units: The number of hidden units that each group keeps, by its name.
+        heads: The number of heads that all layers together lose in each round of choosing them.
     """
 
     units: dict[str, int]
     heads: tuple[int, ...]
 
 
-def checked(sparsity: float | Mapping[str, float]) -> float | dict[str, float]:
-    """Return a sparsity, or one for each part.
+def check_sparsities(sparsity: float | Mapping[str, float]) -> float | dict[str, float]:
+    """Return a checked sparsity, or one for each part.
 
     Raises:
         TypeError: If it is neither a number nor a dict of numbers.
@@ -43,12 +43,12 @@ def checked(sparsity: float | Mapping[str, float]) -> float | dict[str, float]:
     return {part: check_sparsity(sparsity.get(part, 0.0), f"sparsity[{part!r}]") for part in _PARTS}
 
 
-def split(
+def split_sparsity(
     sparsity: float | Mapping[str, float], network: Network, *, units: list[Group], heads: list[Group]
-) -> Split:
-    """Split a sparsity, by the rule of the paper where it is one number.
+) -> SparsitySplit:
+    """Split a sparsity, by the rule of the paper if it is one number.
 
-    A head stays in each layer of attention; what this holds back comes from the hidden units.
+    Each layer of attention keeps a head; if this keeps too many heads, more hidden units are removed.
 
     Raises:
         ValueError: If a network would lose all its units, or a layer of attention all its heads.
@@ -56,49 +56,47 @@ def split(
     count = sum(group.bundles.size for group in heads)
     most = count - len(heads)
     if isinstance(sparsity, Mapping):
-        gone = round(sparsity["heads"] * count)
-        if gone > most:
+        lost_heads = round(sparsity["heads"] * count)
+        if lost_heads > most:
             raise ValueError(
                 f"Expected a sparsity that leaves a head in each layer of attention. Received: "
-                f"sparsity={dict(sparsity)!r}, where {gone} of {count} heads go and {most} may. Lower it."
+                f"sparsity={dict(sparsity)!r}, where {lost_heads} of {count} heads go and {most} may. Lower it."
             )
-        part = sparsity["units"]
+        lost_units = sparsity["units"]
     else:
-        part, gone = _by_the_rule(sparsity, network, units=units, heads=heads, most=most)
-    kept = {group.name: round(group.bundles.size * (1 - part)) for group in units}
-    empty = [name for name, left in kept.items() if left < 1]
+        lost_units, lost_heads = _by_the_rule(sparsity, network, units=units, heads=heads, most=most)
+    kept = {group.name: round(group.bundles.size * (1 - lost_units)) for group in units}
+    empty = [name for name, number in kept.items() if number < 1]
     if empty:
         raise ValueError(
             f"Expected a sparsity that leaves a unit in each feed-forward network. Received: sparsity={sparsity!r}, "
             f"with none left in {', '.join(empty[:3])}; attention can lose {most} of {count} heads. Lower it."
         )
-    step = max(round(count / max(len(heads), 1)), 1)  # as many as one layer of attention has
-    rounds = (*[step] * (gone // step), gone % step)
-    return Split(kept, tuple(number for number in rounds if number))
+    heads_of_a_layer = max(round(count / max(len(heads), 1)), 1)
+    rounds = (*[heads_of_a_layer] * (lost_heads // heads_of_a_layer), lost_heads % heads_of_a_layer)
+    return SparsitySplit(kept, tuple(number for number in rounds if number))
 
 
 def _by_the_rule(
     sparsity: float, network: Network, *, units: list[Group], heads: list[Group], most: int
 ) -> tuple[float, int]:
-    """Return the part of the units and the number of heads that go."""
+    """Return the fraction of the units and the number of the heads to remove."""
     forward = sum(_parameters(network, group) for group in units)
     attention = sum(_parameters(network, group) for group in heads)
-    gone = 0
-    if heads and units:
-        count = sum(group.bundles.size for group in heads)
-        layers = attention_layers(
-            sparsity, blocks=len(heads), attention=attention / len(heads), feed_forward=forward / len(heads)
-        )
-        gone = min(round(layers * count / len(heads)), most)
-        lost = attention * gone / count
-    else:
-        lost = 0.0
-    return max(sparsity * (forward + attention) - lost, 0) / (forward or 1), gone
+    if not heads or not units:
+        return sparsity * (forward + attention) / (forward or 1), 0
+    count = sum(group.bundles.size for group in heads)
+    layers = attention_layers(
+        sparsity, blocks=len(heads), attention=attention / len(heads), feed_forward=forward / len(heads)
+    )
+    lost_heads = min(round(layers * count / len(heads)), most)
+    lost = attention * lost_heads / count
+    return max(sparsity * (forward + attention) - lost, 0) / (forward or 1), lost_heads
 
 
 def _parameters(network: Network, group: Group) -> int:
-    """Return the entries of all weights that a group's channels would take along."""
-    every = network.all_kept()
-    without = every.copy()
+    """Return the number of entries of all weights that would go with the channels of a group."""
+    dense = network.all_kept()
+    without = dense.copy()
     without[group.bundles] = False
-    return network.parameters(every) - network.parameters(without)
+    return network.parameters(dense) - network.parameters(without)

@@ -8,7 +8,7 @@ import pytest
 from small_transformer import HIDDEN, TOKENS, WIDTH, numpy, texts, transformer
 
 import tfprune
-from tfprune import putri
+from tfprune import prune_units
 
 layers = keras.layers
 
@@ -24,7 +24,7 @@ def test_each_network_is_cut_and_solved_on_the_outputs_of_those_before_it():
     """Independently: the units of largest norm stay, and the rest is least squares on them and a constant."""
     model, x = transformer(), texts()
     before = [values.copy() for values in model.get_weights()]
-    masked, plan, report = putri(model, x, sparsity={"units": 0.5}, ridge=1e-9, holdout=0, verbose=0)
+    masked, plan, report = prune_units(model, x, sparsity={"units": 0.5}, ridge=1e-9, holdout=0, verbose=0)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert [(row.group, row.channels, row.kept) for row in report.rows] == [
@@ -55,7 +55,7 @@ def test_each_network_is_cut_and_solved_on_the_outputs_of_those_before_it():
 
 def test_a_budget_is_met_within_one_unit_and_the_model_saves(tmp_path):
     model, x = transformer(blocks=3), texts()
-    masked, plan, report = putri(model, x, sparsity=0.4, batch_size=10, verbose=0)
+    masked, plan, report = prune_units(model, x, sparsity=0.4, batch_size=10, verbose=0)
     unit, head = 2 * WIDTH + 1, 3 * (2 * WIDTH + 2) + 2 * WIDTH
     blocks = 3 * (HIDDEN * unit + 4 * head)
     gone = plan.parameters - plan.parameters_kept
@@ -78,7 +78,7 @@ def test_a_budget_is_met_within_one_unit_and_the_model_saves(tmp_path):
 def test_of_grouped_queries_a_whole_group_goes():
     model = transformer(attention=lambda block: layers.GroupQueryAttention(2, 4, 2, name=f"attention_{block}"))
     x = texts()
-    masked, plan, report = putri(model, x, sparsity={"heads": 0.5}, holdout=0, verbose=0)
+    masked, plan, report = prune_units(model, x, sparsity={"heads": 0.5}, holdout=0, verbose=0)
     assert [(row.group, row.kept) for row in report.rows if row.kind == "heads"] == [
         ("attention_0/heads", 1),
         ("attention_1/heads", 1),
@@ -92,7 +92,7 @@ def test_of_grouped_queries_a_whole_group_goes():
 def test_heads_go_without_which_the_model_changes_least():
     """One head of all: the one found by trying each by hand."""
     model, x = transformer(), texts(count=8)
-    _, plan, report = putri(model, x, sparsity={"heads": 1 / 8}, holdout=0, update="none", verbose=0)
+    _, plan, report = prune_units(model, x, sparsity={"heads": 1 / 8}, holdout=0, update="none", verbose=0)
     expected, distances = numpy(model(x)), {}
     for name in ("attention_0", "attention_1"):
         for head in range(4):
@@ -113,10 +113,10 @@ def test_heads_by_a_loss():
     model, x = transformer(), texts(count=8)
     y = np.random.default_rng(1).integers(0, 3, (8, 6))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    _, _, report = putri(model, (x, y), sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
+    _, _, report = prune_units(model, (x, y), sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
     assert sum(row.channels - row.kept for row in report.rows if row.kind == "heads") == 2
     with pytest.raises(ValueError, match="with targets"):
-        putri(model, x, sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
+        prune_units(model, x, sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
 
 
 def test_a_unit_that_is_constant_is_taken_over_by_the_bias():
@@ -128,10 +128,10 @@ def test_a_unit_that_is_constant_is_taken_over_by_the_bias():
     kernel = back.get_weights()[0]
     kernel[5] = 1e4
     back.set_weights([kernel, back.get_weights()[1]])
-    masked, _, report = putri(model, x, sparsity={"units": 1 / HIDDEN}, ridge=1e-9, holdout=0, verbose=0)
+    masked, _, report = prune_units(model, x, sparsity={"units": 1 / HIDDEN}, ridge=1e-9, holdout=0, verbose=0)
     assert report.rows[0].kept == HIDDEN - 1
     np.testing.assert_allclose(numpy(masked(x)), numpy(model(x)), atol=1e-3)
-    without, _, _ = putri(model, x, sparsity={"units": 1 / HIDDEN}, update="none", holdout=0, verbose=0)
+    without, _, _ = prune_units(model, x, sparsity={"units": 1 / HIDDEN}, update="none", holdout=0, verbose=0)
     assert np.abs(numpy(without(x)) - numpy(model(x))).max() > 1
 
 
@@ -140,7 +140,7 @@ def test_an_update_is_never_worse_on_the_calibration_data(score):
     model, x = transformer(), texts()
     for update, targets in [("sequential", "own"), ("sequential", "dense"), ("parallel", "own"), ("none", "own")]:
         settings = {"score": score, "update": update, "targets": targets, "holdout": 0, "verbose": 0}
-        masked, _, report = putri(model, x, sparsity={"units": 0.5}, **settings)
+        masked, _, report = prune_units(model, x, sparsity={"units": 0.5}, **settings)
         assert all(row.error.after <= row.error.before for row in report.rows)
         assert all(row.is_updated == (update != "none") for row in report.rows)
         assert np.isfinite(numpy(masked(x))).all()
@@ -148,7 +148,7 @@ def test_an_update_is_never_worse_on_the_calibration_data(score):
 
 def test_parallel_looks_at_the_dense_model_only():
     model, x = transformer(), texts()
-    masked, _, _ = putri(
+    masked, _, _ = prune_units(
         model, x, sparsity={"units": 0.5}, update="parallel", ridge=1e-9, holdout=0, verbose=0, batch_size=7
     )
     units = inner(model, "back_1", x)
@@ -164,7 +164,7 @@ def test_an_update_that_is_worse_on_texts_kept_apart_is_not_kept():
     model, kept = transformer(blocks=1), set()
     for seed in range(8):
         batches = [texts(8, seed=seed), texts(1, length=3 + 4 * seed, seed=100 + seed)]  # the first one is kept apart
-        _, _, report = putri(model, batches, sparsity={"units": 0.8}, ridge=1e-9, holdout=0.5, verbose=0)
+        _, _, report = prune_units(model, batches, sparsity={"units": 0.8}, ridge=1e-9, holdout=0.5, verbose=0)
         (row,) = report.rows
         assert row.is_updated == (row.error.held_after <= row.error.held_before)
         assert row.is_updated or row.error.after == row.error.before
@@ -190,7 +190,7 @@ def test_settings_that_cannot_be(settings, reason):
     model = transformer()
     before = [values.copy() for values in model.get_weights()]
     with pytest.raises(ValueError, match=reason):
-        putri(model, texts(), verbose=0, **settings)
+        prune_units(model, texts(), verbose=0, **settings)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -206,19 +206,19 @@ def test_settings_that_cannot_be(settings, reason):
 )
 def test_texts_that_cannot_be(data, reason):
     with pytest.raises(ValueError, match=reason):
-        putri(transformer(), data, verbose=0)
+        prune_units(transformer(), data, verbose=0)
 
 
 def test_models_without_units():
     series = keras.Input((5, 6))
     model = keras.Model(series, layers.MultiHeadAttention(2, 3, name="attention")(series, series))
     with pytest.raises(ValueError, match="hidden units that can be removed"):
-        putri(model, np.zeros((4, 5, 6)), verbose=0)
+        prune_units(model, np.zeros((4, 5, 6)), verbose=0)
 
 
 def test_one_batch_is_enough_where_nothing_is_solved_for():
     x = keras.random.normal((16, 8), seed=0)
     hidden = keras.layers.Dense(12, "relu", name="hidden")
     model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(3)])
-    _, _, report = putri(model, x, update="none", batch_size=16, verbose=0)
+    _, _, report = prune_units(model, x, update="none", batch_size=16, verbose=0)
     assert [(row.group, row.kept) for row in report.rows] == [("hidden", 6)]
