@@ -1,4 +1,4 @@
-"""How far the masks of clients agree, and one mask made of several."""
+"""Agreement of the masks of clients, and their merge."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tfprune.methods.federated.arrays import Arrays, Masks, check_each, check_ma
 
 
 def mask_iou(masks: Sequence[Any], others: Sequence[Any]) -> float:
-    """Measure how far two lists of masks agree: entries that both keep, divided by entries that one of them keeps.
+    """Measure how far two lists of masks agree: entries that both keep, divided by entries that either keeps.
 
-    Watch it between clients: where their masks share little, averages have little to average, and the masks of the
-    server do not settle. Two random masks that keep a fraction p of the entries have p / (2 - p).
+    Watch it between clients: if their masks share little, few entries are averaged, and the masks of the server do
+    not settle. Two random masks that keep a fraction p of the entries have p / (2 - p).
 
     Args:
         masks: The masks of a client; None stands for all entries, and is left out where both have it.
@@ -37,14 +37,14 @@ def mask_iou(masks: Sequence[Any], others: Sequence[Any]) -> float:
         Matter?" (FLASH), arXiv:2208.13092.
     """
     both = either = 0
-    for one, other in zip(*_aligned([masks, others]), strict=True):
-        both += int(np.count_nonzero(one & other))
-        either += int(np.count_nonzero(one | other))
+    for mask, other in zip(*_broadcast([masks, others]), strict=True):
+        both += int(np.count_nonzero(mask & other))
+        either += int(np.count_nonzero(mask | other))
     return both / either if either else 1.0
 
 
 def merge_masks(masks: Sequence[Any], *, votes: int) -> Masks:
-    """Make one list of masks of those of several clients: an entry stays where enough clients keep it.
+    """Merge the masks of several clients: an entry is kept if enough clients keep it.
 
     Args:
         masks: The masks of each client.
@@ -63,21 +63,21 @@ def merge_masks(masks: Sequence[Any], *, votes: int) -> Masks:
     """
     clients = check_each(masks, "masks")
     needed = check_count(votes, "votes", least=1, most=len(clients))
-    shared = [np.sum(entries, axis=0) >= needed for entries in zip(*_aligned(clients), strict=True)]
+    shared = [np.sum(entries, axis=0) >= needed for entries in zip(*_broadcast(clients), strict=True)]
     unmasked = [all(mask is None for mask in entries) for entries in zip(*clients, strict=True)]
     rest = iter(shared)
     return [None if is_whole else next(rest) for is_whole in unmasked]
 
 
-def _aligned(clients: Sequence[Any]) -> list[Arrays]:
-    """Return the masks of each client, without the arrays for which no client has a mask."""
-    found = [check_masks(client, f"masks[{index}]") for index, client in enumerate(clients)]
-    if len({len(client) for client in found}) > 1:
-        numbers = ", ".join(str(len(client)) for client in found)
+def _broadcast(clients: Sequence[Any]) -> list[Arrays]:
+    """Return the masks of each client in full shapes, without the arrays for which no client has a mask."""
+    checked = [check_masks(client, f"masks[{index}]") for index, client in enumerate(clients)]
+    if len({len(client) for client in checked}) > 1:
+        numbers = ", ".join(str(len(client)) for client in checked)
         raise ValueError(f"Expected masks of one model. Received: lists of {numbers} masks.")
     columns = [
         [np.array(True) if mask is None else mask for mask in entries]
-        for entries in zip(*found, strict=True)
+        for entries in zip(*checked, strict=True)
         if any(mask is not None for mask in entries)
     ]
     for index, entries in enumerate(columns):
@@ -85,4 +85,4 @@ def _aligned(clients: Sequence[Any]) -> list[Arrays]:
         if len(shapes) > 1:
             raise ValueError(f"Expected masks of one shape. Received: {shapes} in masked array {index}.")
         columns[index] = [np.broadcast_to(mask, shapes[0] if shapes else ()) for mask in entries]
-    return [[entries[client] for entries in columns] for client in range(len(found))]
+    return [[entries[client] for entries in columns] for client in range(len(checked))]

@@ -15,7 +15,7 @@ def check_arrays(value: Any, argument: str, *, like: Sequence[np.ndarray] | None
     """Return the arrays of a model.
 
     Args:
-        value: What was given.
+        value: The value to check.
         argument: The name of the argument, for the message.
         like: Arrays whose number and shapes they must have; None takes any.
 
@@ -40,7 +40,7 @@ def check_masks(value: Any, argument: str, *, like: Sequence[np.ndarray] | None 
     """Return masks as booleans; None stands for all entries of an array.
 
     Args:
-        value: What was given: None for masks that hide nothing, else a list.
+        value: The value to check: None for masks that hide nothing, else a list.
         argument: The name of the argument, for the message.
         like: The arrays that the masks are for; None takes any shapes.
 
@@ -67,12 +67,12 @@ def check_masks(value: Any, argument: str, *, like: Sequence[np.ndarray] | None 
 
 
 def check_each(parts: Any, argument: str, *, count: int | None = None) -> list[Any]:
-    """Return what each client gave, as a list.
+    """Return a list with an entry for each client.
 
     Args:
-        parts: What was given.
+        parts: The value to check.
         argument: The name of the argument, for the message.
-        count: The number of clients; None takes any, but none.
+        count: The number of clients; None takes any number above 0.
 
     Raises:
         TypeError: If it is not iterable.
@@ -80,11 +80,11 @@ def check_each(parts: Any, argument: str, *, count: int | None = None) -> list[A
     """
     if isinstance(parts, (str, bytes)) or not isinstance(parts, Iterable):
         raise TypeError(f"Expected `{argument}` to be a list, one entry for each. Received: {type(parts).__name__}.")
-    found = list(parts)
-    if len(found) != count if count is not None else not found:
-        wanted = f"{count} entries" if count is not None else "an entry for each client"
-        raise ValueError(f"Expected `{argument}` to hold {wanted}. Received: {len(found)}.")
-    return found
+    entries = list(parts)
+    if len(entries) != count if count is not None else not entries:
+        expected = f"{count} entries" if count is not None else "an entry for each client"
+        raise ValueError(f"Expected `{argument}` to hold {expected}. Received: {len(entries)}.")
+    return entries
 
 
 def kept_entries(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -92,8 +92,8 @@ def kept_entries(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return array.ravel() if mask is None else array[mask]
 
 
-def count_kept(arrays: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> int:
-    """Return how many entries masks keep."""
+def count_unmasked(arrays: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> int:
+    """Count the entries that masks keep."""
     return sum(
         array.size if mask is None else int(np.count_nonzero(mask)) for array, mask in zip(arrays, masks, strict=True)
     )
@@ -107,10 +107,10 @@ def masked(arrays: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> 
     ]
 
 
-def _each(value: Any, argument: str, what: str) -> list[Any]:
+def _each(value: Any, argument: str, content: str) -> list[Any]:
     if isinstance(value, (str, bytes, dict, np.ndarray)) or not isinstance(value, Iterable):
         raise TypeError(
-            f"Expected `{argument}` to be a list of {what}. Received: {type(value).__name__}. Pass one entry for "
+            f"Expected `{argument}` to be a list of {content}. Received: {type(value).__name__}. Pass one entry for "
             f"each weight of the model."
         )
     return [None if entry is None else np.asarray(entry) for entry in value]

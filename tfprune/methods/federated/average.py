@@ -1,4 +1,4 @@
-"""Average what clients have trained, each entry over the clients that own it."""
+"""Average the models of clients, each entry over the clients that own it."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def masked_average(
     """
     old = check_arrays(server, "server")
     clients = check_each(updates, "updates")
-    given = check_each(masks, "masks", count=len(clients))
+    client_masks = check_each(masks, "masks", count=len(clients))
     shares = _shares(check_each(weights, "weights", count=len(clients)))
     models = [check_arrays(client, f"updates[{index}]", like=old) for index, client in enumerate(clients)]
-    owned = [check_masks(client, f"masks[{index}]", like=old) for index, client in enumerate(given)]
+    owned = [check_masks(client, f"masks[{index}]", like=old) for index, client in enumerate(client_masks)]
     for number, (model, keep) in enumerate(zip(models, owned, strict=True)):
         check_finite(model, keep, argument=f"updates[{number}]")
     return [

@@ -1,4 +1,4 @@
-"""FedMask: frozen weights, and masks that are learned; one bit per weight travels."""
+"""FedMask: frozen weights, and masks that are learned; each client sends one bit per weight."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ class FedMask(Spec):
             ValueError: If there are no clients, numbers or shapes differ, or the weights sum to 0.
         """
         clients = check_each(masks, "masks")
-        found = [check_masks(client, f"masks[{index}]") for index, client in enumerate(clients)]
+        checked = [check_masks(client, f"masks[{index}]") for index, client in enumerate(clients)]
         shares = [check_number(weight, "weights", least=0) for weight in weights]
-        check_each(shares, "weights", count=len(found))
+        check_each(shares, "weights", count=len(checked))
         if not sum(shares):
             raise ValueError(f"Expected `weights` with a sum above 0. Received: {weights!r}.")
-        if len({tuple(getattr(mask, "shape", None) for mask in client) for client in found}) > 1:
+        if len({tuple(getattr(mask, "shape", None) for mask in client) for client in checked}) > 1:
             raise ValueError("Expected `masks` of one model. Received: other numbers or shapes in some clients.")
-        return [self._averaged(entries, shares) for entries in zip(*found, strict=True)]
+        return [self._averaged(entries, shares) for entries in zip(*checked, strict=True)]
 
     def _averaged(self, entries: Sequence[Any], shares: list[float]) -> Shared:
         if entries[0] is None:

@@ -1,4 +1,4 @@
-"""LotteryFL: each client prunes its own model as it gets good, and starts it again from the first weights."""
+"""LotteryFL: each client prunes its model once it is accurate, and rewinds it to the first weights."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class LotteryFL(Spec):
 
     def _may_prune(self, masks: Masks, accuracy: float) -> bool:
         pruned = [mask for mask in masks if mask is not None and mask.ndim > 1]
-        left = any(np.count_nonzero(mask) > kept_count(mask.size, self.target) for mask in pruned)
-        return accuracy > self.threshold and left
+        is_target_reached = not any(np.count_nonzero(mask) > kept_count(mask.size, self.target) for mask in pruned)
+        return accuracy > self.threshold and not is_target_reached
 
     def _pruned(self, array: np.ndarray, mask: np.ndarray) -> np.ndarray:
         alive = int(np.count_nonzero(mask))

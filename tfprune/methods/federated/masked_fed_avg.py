@@ -106,7 +106,8 @@ class MaskedFedAvg(FedAvg):
         accepted = self._accepted(server_round, replies, read=self._read)
         if not accepted:
             return None, None
-        ordered = sorted(accepted.values(), key=lambda pair: self._client(pair[0]))  # whoever was first
+        # Sums of floats depend on their order, which should not be that of arrival.
+        ordered = sorted(accepted.values(), key=lambda pair: self._client(pair[0]))
         updates = [update for _, update in ordered]
         averaged = masked_average(
             [update.weights for update in updates],
@@ -137,7 +138,7 @@ class MaskedFedAvg(FedAvg):
     def _accepted(
         self, server_round: int, replies: Iterable[Message], *, read: Callable[[Message, int], Any]
     ) -> dict[int, tuple[Message, Any]]:
-        """Return the answers that can be used, with what is read of them, by node; the others are logged."""
+        """Return the usable answers and their content by node; log the others."""
         accepted: dict[int, tuple[Message, Any]] = {}
         seen = set()
         for message in replies:
@@ -186,7 +187,7 @@ class MaskedFedAvg(FedAvg):
 
     @staticmethod
     def _client(message: Message) -> tuple[int, int]:
-        """Return what answers are sorted by: the client's own number, the same in each run, where it has one."""
+        """Return the sort key of an answer: the number of the client if it has one, which is the same in each run."""
         number = value_in(message.content, UPDATE, key=CLIENT)
         return (0, number) if isinstance(number, int) else (1, message.metadata.src_node_id)
 

@@ -1,4 +1,4 @@
-"""A wrapped Keras model as what clients and server exchange: a list of arrays, and their masks."""
+"""A wrapped Keras model as clients and server exchange it: a list of arrays, and their masks."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ class MaskedModel:
             TypeError: If they are not a list of masks.
             ValueError: If their number or shapes are others, or a mask does not fit the pattern of its layer.
         """
-        found = self.check_masks(masks)
+        checked = self.check_masks(masks)
         slots = [slots_by_variable(each, self.model.trainable_variables) for each in optimizers_of(self.model)]
         self._others = {}
-        for index, (variable, mask) in enumerate(zip(self.variables, found, strict=True)):
+        for index, (variable, mask) in enumerate(zip(self.variables, checked, strict=True)):
             if id(variable) in self._owners:
                 layer, name = self._owners[id(variable)]
                 keep = np.ones(tuple(variable.shape), bool) if mask is None else mask
@@ -111,8 +111,8 @@ class MaskedModel:
             TypeError: If they are not a list of masks.
             ValueError: If their number or shapes are others, or a mask does not fit the pattern of its layer.
         """
-        found = check_masks(masks, "masks", like=self.weights)
-        for variable, mask in zip(self.variables, found, strict=True):
+        checked = check_masks(masks, "masks", like=self.weights)
+        for variable, mask in zip(self.variables, checked, strict=True):
             if mask is None or id(variable) not in self._owners:
                 continue
             layer, name = self._owners[id(variable)]
@@ -121,7 +121,7 @@ class MaskedModel:
                     f"Expected a mask of {layer.name}/{name} with zeros as in {layer.pattern!r}. Received: one that "
                     f"has them elsewhere. Wrap the models of clients and server with the same pattern."
                 )
-        return found
+        return checked
 
     def _mask(self, index: int) -> np.ndarray | None:
         """Return the mask of a weight, statistics aside."""
@@ -137,8 +137,8 @@ class MaskedModel:
         if all(variable.trainable for variable in self.variables):
             return None
         try:
-            network, found = channeled(self.model, self.variables)
+            network, weights = channeled(self.model, self.variables)
         except ValueError as error:
             logger.info("statistics are taken for those of all channels: %s", error)
             return None
-        return StatisticsOwners(found, self.variables, network.size)
+        return StatisticsOwners(weights, self.variables, network.size)

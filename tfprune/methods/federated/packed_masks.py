@@ -15,8 +15,8 @@ from tfprune.methods.federated.arrays import Masks, check_masks
 MAGIC, VERSION = b"TFM", 1
 HEAD = struct.Struct("<3sB8sH")  # magic, version, hash of what follows, number of arrays
 PACKED = struct.Struct("<BI")  # coder, number of bytes
-WHOLE = 255  # in place of the number of dimensions: all entries are kept
-LARGEST = 2**33  # entries under masks, a gigabyte of bits
+NO_MASK = 255  # in place of the number of dimensions
+MOST_ENTRIES = 2**33  # a gigabyte of bits
 
 
 def pack_masks(masks: Sequence[Any]) -> bytes:
@@ -26,7 +26,7 @@ def pack_masks(masks: Sequence[Any]) -> bytes:
         masks: Arrays of booleans of any size, None for an array of which all entries are kept.
 
     Returns:
-        Bytes that say their version, the shapes, and a hash.
+        Bytes with a version, the shapes, and a hash.
 
     Raises:
         TypeError: If `masks` is not a list of masks.
@@ -37,13 +37,14 @@ def pack_masks(masks: Sequence[Any]) -> bytes:
         >>> len(packed), unpack_masks(packed)
         (30, [array([[ True, False,  True]]), None])
     """
-    found = check_masks(masks, "masks")
+    checked = check_masks(masks, "masks")
     shapes = b"".join(
-        bytes([WHOLE]) if mask is None else struct.pack(f"<B{mask.ndim}I", mask.ndim, *mask.shape) for mask in found
+        bytes([NO_MASK]) if mask is None else struct.pack(f"<B{mask.ndim}I", mask.ndim, *mask.shape)
+        for mask in checked
     )
-    coder, bits = compress(_bits(found))
+    coder, bits = compress(_bits(checked))
     body = shapes + PACKED.pack(coder, len(bits)) + bits
-    return HEAD.pack(MAGIC, VERSION, _hash(body), len(found)) + body
+    return HEAD.pack(MAGIC, VERSION, _hash(body), len(checked)) + body
 
 
 def unpack_masks(data: bytes, *, like: Sequence[np.ndarray] | None = None) -> Masks:
@@ -84,7 +85,7 @@ def unpack_masks(data: bytes, *, like: Sequence[np.ndarray] | None = None) -> Ma
 
 
 def layout_of(arrays: Sequence[np.ndarray], masks: Masks) -> bytes:
-    """Return 8 bytes that say which entries of which arrays are meant: a hash of shapes, dtypes and masks."""
+    """Return a hash of 8 bytes of shapes, dtypes and masks: which entries of which arrays are sent."""
     names = ";".join(
         f"{array.dtype.str[1:]}{array.shape}{'' if mask is None else '*'}"
         for array, mask in zip(arrays, masks, strict=True)
@@ -108,7 +109,7 @@ def _masks(body: bytes, count: int, *, like: Sequence[np.ndarray] | None) -> Mas
     coder, length = PACKED.unpack_from(body, at)
     sizes = [0 if shape is None else int(np.prod(shape, dtype=object)) for shape in shapes]
     total = sum(sizes)
-    if total > LARGEST or at + PACKED.size + length != len(body):
+    if total > MOST_ENTRIES or at + PACKED.size + length != len(body):
         raise ValueError("their sizes do not fit")
     bits = expand(body[at + PACKED.size :], coder, limit=(total + 7) // 8)
     if len(bits) != (total + 7) // 8:
@@ -123,8 +124,8 @@ def _shapes_in(body: bytes, count: int) -> tuple[list[tuple[int, ...] | None], i
     at, shapes = 0, []
     for _ in range(count):
         rank = body[at]
-        shapes.append(None if rank == WHOLE else struct.unpack_from(f"<{rank}I", body, at + 1))
-        at += 1 + (0 if rank == WHOLE else 4 * rank)
+        shapes.append(None if rank == NO_MASK else struct.unpack_from(f"<{rank}I", body, at + 1))
+        at += 1 + (0 if rank == NO_MASK else 4 * rank)
     return shapes, at
 
 

@@ -18,16 +18,16 @@ class PruneFL(Spec):
     """Masks by squared gradient per second: weights are dropped, and come back where they are worth their time.
 
     Sum `n * g ** 2` over clients and rounds, where g is the sum of a client's gradients in a round and n its number
-    of samples. Now and then, the smallest weights that are left and all that are not become candidates; each comes
-    (back) where it raises the sum of the squared gradients per second of a round.
+    of samples. Now and then, the smallest remaining weights and all masked ones become candidates; each is kept or
+    comes back if it raises the sum of the squared gradients per second of a round.
 
     Args:
         seconds: For each array, the seconds that one of its weights costs in a round, computed and sent. None for
             an array that is never pruned.
         constant: The seconds of a round that do not depend on the masks.
-        rate: The fraction of the weights left that become candidates in the first round.
-        halving: After so many rounds this fraction has halved.
-        density: The largest fraction of the weights with costs that may be left, in (0, 1].
+        rate: The fraction of the remaining weights that become candidates in the first round, in [0, 1].
+        halving: The number of rounds after which this fraction has halved.
+        density: The largest fraction of the weights with costs that may remain, in (0, 1].
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -66,7 +66,7 @@ class PruneFL(Spec):
             weights: The weights of the server.
             masks: Its masks; None for an array that is never pruned.
             squares: The sums of squared gradients, one array per weight.
-            rounds: How many rounds have passed.
+            rounds: The number of rounds so far.
 
         Raises:
             TypeError: If an argument is not a list of arrays, or `rounds` is not an integer.
@@ -120,7 +120,7 @@ def best_ratio(
         costs: The cost of each, above 0.
         gain: The gain without candidates.
         cost: The cost without candidates, above 0.
-        most: How many may be chosen; None for all.
+        most: The largest number of candidates to choose; None for all.
 
     Returns:
         Booleans, True for each that is chosen.
@@ -139,7 +139,7 @@ def best_ratio(
 
 
 def _base(array: np.ndarray, mask: np.ndarray | None, rate: float) -> np.ndarray:
-    """Return the weights that stay in any case: those left, without the smallest of them."""
+    """Return the weights that stay in any case: the remaining ones without the smallest of them."""
     assert mask is not None
     alive = int(np.count_nonzero(mask))
     count = alive - int(rate * alive)

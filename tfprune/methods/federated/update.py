@@ -1,4 +1,4 @@
-"""What travels between server and client: the entries under a mask, packed by the library's own coders."""
+"""Updates between server and client: the entries under a mask, packed by the coders of the library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from tfprune.base.coders import compress, expand
 from tfprune.base.spec import check_count
 from tfprune.base.streams import SPLITS, Split, join, split
-from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, count_kept, kept_entries
+from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, count_unmasked, kept_entries
 from tfprune.methods.federated.packed_masks import layout_of, pack_masks, unpack_masks
 
 MAGIC, VERSION = b"TFU", 1
@@ -29,8 +29,8 @@ class Update:
 
     Args:
         weights: The arrays of the model.
-        masks: Their masks; None for all entries of an array, or in place of the list for all of all.
-        round: The round that they belong to, so that late answers are told from current ones.
+        masks: Their masks. None for an array keeps all its entries, None in place of the list those of all arrays.
+        round: The round that they belong to, so that late answers are recognized.
 
     Raises:
         TypeError: If `weights` or `masks` is not a list of arrays, or `round` is not an integer.
@@ -81,7 +81,7 @@ class Update:
                 of 8 bytes stands for them.
 
         Returns:
-            All that travels: header, masks, entries. Their number is the honest cost, but for what carries them.
+            The bytes to send: header, masks and entries. The envelope of the transport comes on top.
         """
         has_masks = layout_of(self.weights, check_masks(known, "known", like=self.weights)) == self.layout
         masks = b"" if has_masks else pack_masks(self._keep)
@@ -90,12 +90,12 @@ class Update:
 
     @staticmethod
     def decode(data: bytes, *, like: Sequence[Any], masks: Sequence[Any] | None = None) -> Update:
-        """Unpack what `encode` packed.
+        """Unpack an update that `encode` packed.
 
         Args:
             data: The bytes.
             like: Arrays of the shapes and dtypes of the model; their values do not matter.
-            masks: The masks that are known to the receiver, if they may have been left out.
+            masks: The masks that the receiver knows, if the sender may have left them out.
 
         Returns:
             An update whose weights are 0 where its masks are.
@@ -106,7 +106,7 @@ class Update:
                 under masks that are not known.
         """
         arrays = check_arrays(like, "like")
-        round_, layout, packed, entries = _opened(data)
+        round_, layout, packed, entries = _read_header(data)
         keep = check_masks(unpack_masks(packed, like=arrays) if packed else masks, "masks", like=arrays)
         if layout_of(arrays, keep) != layout:
             raise ValueError(
@@ -119,7 +119,7 @@ class Update:
             raise ValueError(f"Expected a whole update. Received: a damaged one ({error}).") from error
 
 
-def _opened(data: Any) -> tuple[int, bytes, bytes, bytes]:
+def _read_header(data: Any) -> tuple[int, bytes, bytes, bytes]:
     """Return the round, the layout, the packed masks and the packed entries of an update."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"Expected `data` to be bytes. Received: {type(data).__name__}.")
@@ -136,19 +136,19 @@ def _opened(data: Any) -> tuple[int, bytes, bytes, bytes]:
 
 
 def layout_in(data: bytes) -> bytes:
-    """Return the layout that an update says to have.
+    """Return the layout in the header of an update.
 
     Raises:
         TypeError, ValueError: As `Update.decode` does.
     """
-    return _opened(data)[1]
+    return _read_header(data)[1]
 
 
 def _by_dtype(arrays: Sequence[np.ndarray]) -> dict[np.dtype, list[int]]:
-    found: dict[np.dtype, list[int]] = {}
+    indices: dict[np.dtype, list[int]] = {}
     for index, array in enumerate(arrays):
-        found.setdefault(array.dtype, []).append(index)
-    return found
+        indices.setdefault(array.dtype, []).append(index)
+    return indices
 
 
 def _packed(arrays: Arrays | Sequence[Any], masks: Masks) -> list[bytes]:
@@ -180,7 +180,7 @@ def _unpacked(data: bytes, like: Arrays, masks: Masks) -> Arrays:
         return expand(data[start:at], coder, limit=limit)
 
     for dtype, indices in _by_dtype(like).items():
-        sizes = [count_kept([like[index]], [masks[index]]) for index in indices]
+        sizes = [count_unmasked([like[index]], [masks[index]]) for index in indices]
         content = join(read, _form(dtype), size=sum(sizes) * dtype.itemsize, common=0)
         entries = np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype)
         for index, part in zip(indices, np.split(entries, np.cumsum(sizes)[:-1]), strict=True):
