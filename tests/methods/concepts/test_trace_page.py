@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from pages import WIDTHS, Elements, luminances, measured_at, needs_browser
 
-from tfprune.methods.concepts.concept_trace import ConceptTrace, KeptUnit, TracedLayer
+from tfprune.methods.concepts.concept_trace import ConceptTrace
 from tfprune.methods.concepts.rule import ConceptRule, Threshold
+from tfprune.methods.concepts.trace_contents import KeptUnit, TracedLayer
 from tfprune.methods.concepts.trace_page import trace_page
 
 

@@ -35,15 +35,15 @@ def _as_booleans(name: str, values: np.ndarray, samples: int) -> np.ndarray:
             f"of shape {values.shape}."
         )
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
-        others = [value for value in np.unique(values).tolist() if value not in (0, 1)]
-        raise ValueError(f"Expected 0 or 1 for each sample as concepts[{name!r}]. Received: {others[:3]}.")
+        wrong = [value for value in np.unique(values).tolist() if value not in (0, 1)]
+        raise ValueError(f"Expected 0 or 1 for each sample as concepts[{name!r}]. Received: {wrong[:3]}.")
     labels = values.astype(bool)
     check_both(name, labels, where="`data`")
     return labels
 
 
 def check_both(name: str, labels: np.ndarray, *, where: str) -> None:
-    """Refuse a concept that is there on all samples, or on none.
+    """Refuse a concept that all samples have, or none.
 
     Raises:
         ValueError: Naming the concept and where it is looked for.
@@ -57,13 +57,13 @@ def check_both(name: str, labels: np.ndarray, *, where: str) -> None:
 
 
 def held_out(samples: int, *, validation: float, seed: int) -> np.ndarray:
-    """Return for each sample whether it is held out, to measure rules on: booleans, drawn by the seed.
+    """Draw the held-out samples, on which rules are measured: booleans, one for each sample.
 
     Raises:
         TypeError: If `validation` is not a number.
         ValueError: If it lies outside (0, 1).
     """
     share = check_number(validation, "validation", above=0, below=1, meaning="the fraction of held-out samples")
-    held = np.zeros(samples, dtype=bool)
-    held[np.random.default_rng(seed).permutation(samples)[: round(samples * share)]] = True
-    return held
+    is_held = np.zeros(samples, dtype=bool)
+    is_held[np.random.default_rng(seed).permutation(samples)[: round(samples * share)]] = True
+    return is_held

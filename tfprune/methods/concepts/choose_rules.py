@@ -1,4 +1,4 @@
-"""Choose the rules that a requirement can rely on: precise ones, until they find enough of a concept."""
+"""Choose the rules that a requirement relies on: precise ones, until they find enough of a concept."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from tfprune.base.spec import check_number
 from tfprune.methods.concepts.rule import ConceptRule
 
-_ROUNDING = 1e-9  # of sums of fractions
+_ROUNDING_ERROR = 1e-9
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is asked of rules.
+    """The precision and recall that rules must have.
 
     Attributes:
-        precision: The least precision of a rule on held-out samples.
-        recall: The recall at which further rules are left out, and below which those there are do not suffice; None
+        precision: The least precision of a rule on held-out samples, in (0, 1].
+        recall: The least recall of all rules for a concept together, in (0, 1]; rules beyond it are left out. None
             takes every rule that adds to the recall.
 
     Raises:
@@ -34,7 +34,7 @@ class Limits:
             check_number(self.recall, "min_recall", above=0, most=1, meaning="or None")
 
     def choose(self, rules: Sequence[ConceptRule]) -> list[ConceptRule]:
-        """Return the rules of a layer for a concept to rely on, largest support first; none if they do not suffice.
+        """Choose rules of a layer for a concept, the largest support first; none if they do not suffice.
 
         Rules of one tree never hold together, so their recalls add up.
         """
@@ -50,21 +50,21 @@ class Limits:
         return rule.hits > 0 and rule.precision >= self.precision
 
     def _is_enough(self, recall: float) -> bool:
-        return self.recall is None or recall >= self.recall - _ROUNDING
+        return self.recall is None or recall >= self.recall - _ROUNDING_ERROR
 
     def shortfall(self, rules: Iterable[ConceptRule], concept: str) -> str:
-        """Return how close the rules for a concept come, for the end of a sentence."""
-        found = [rule for rule in rules if rule.concept == concept and rule.matched]
-        if not found:
+        """Describe how close the rules for a concept come, for the end of a sentence."""
+        matching = [rule for rule in rules if rule.concept == concept and rule.matched]
+        if not matching:
             return f"no rule for {concept!r} holds on any held-out sample"
-        best = best_of(found)
+        best = best_of(matching)
         if not self._is_precise(best):
             return (
                 f"the best rule for {concept!r} has a precision of {best.precision:.3f} on {best.matched} held-out "
                 f"samples: {best}"
             )
         recalls: dict[str, float] = {}
-        for rule in filter(self._is_precise, found):
+        for rule in filter(self._is_precise, matching):
             recalls[rule.layer] = recalls.get(rule.layer, 0.0) + rule.recall
         layer = max(recalls, key=lambda name: recalls[name])
         return f"the precise rules for {concept!r} in {layer} have a recall of {recalls[layer]:.3f} together"

@@ -15,7 +15,7 @@ from tfprune.base.spec import check_count
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.concepts.check_concepts import check_both, check_concepts, held_out
 from tfprune.methods.concepts.choose_rules import best_of
-from tfprune.methods.concepts.layer_units import LayerUnits, UnitsOfModel
+from tfprune.methods.concepts.layer_units import UnitsOfModel
 from tfprune.methods.concepts.mine_rules import mine_rules
 from tfprune.methods.concepts.rule import ConceptRule
 from tfprune.methods.concepts.unit_activations import unit_activations
@@ -61,11 +61,11 @@ class ConceptRules(Report):
         Raises:
             ValueError: If there is no rule for the concept.
         """
-        found = [rule for rule in self.rules if rule.concept == concept]
-        if not found:
+        rules = [rule for rule in self.rules if rule.concept == concept]
+        if not rules:
             listed = ", ".join(map(repr, self.concepts))
             raise ValueError(f"Expected a concept that has rules, of {listed}. Received: {concept!r}.")
-        return best_of(found)
+        return best_of(rules)
 
     def evaluate(
         self, model: keras.Model, data: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
@@ -83,15 +83,15 @@ class ConceptRules(Report):
         """
         units = units_for(self, UnitsOfModel(flat_copy(model)))
         chosen = units.chosen([*self.layers])
-        found, reasons = unit_activations(units.copy.plain, chosen, data=data, batch_size=batch_size)
+        activations, reasons = unit_activations(units.copy.plain, chosen, data=data, batch_size=batch_size)
         if reasons:
             raise ValueError(f"Expected the layers of the rules in {model.name!r}. Received: {reasons}.")
-        size = len(next(iter(found.values())))
+        size = len(next(iter(activations.values())))
         labels = check_concepts(concepts, samples=size)
         missing = [name for name in self.concepts if name not in labels]
         if missing:
             raise ValueError(f"Expected 0 or 1 for all concepts of the rules. Received: none for {missing}.")
-        measured = tuple(rule.measured(found[rule.layer], labels[rule.concept]) for rule in self.rules)
+        measured = tuple(rule.measured(activations[rule.layer], labels[rule.concept]) for rule in self.rules)
         return replace(self, rules=measured, samples=size)
 
     def __str__(self) -> str:
@@ -173,25 +173,25 @@ def concept_rules(
         raise ValueError(f"Expected layers whose units can be looked at. Received: {listed}.")
     size = len(next(iter(activations.values())))
     labels = check_concepts(concepts, samples=size)
-    held = held_out(size, validation=validation, seed=seed)
+    is_held = held_out(size, validation=validation, seed=seed)
     for name, values in labels.items():
-        check_both(name, values[~held], where="the samples that rules are mined from")
-        check_both(name, values[held], where="the held-out samples")
+        check_both(name, values[~is_held], where="the samples that rules are mined from")
+        check_both(name, values[is_held], where="the held-out samples")
     rules: list[ConceptRule] = []
     with Progress(len(activations) * len(labels), verbose=verbose, unit="tree") as progress:
         for (layer, values), (concept, there) in itertools.product(activations.items(), labels.items()):
-            rules += _mined(concept, layer, values, there, held=held, seed=seed)
+            rules += _mine(concept, layer, values, there, is_held=is_held, seed=seed)
             progress.add()
     counts = {layer: values.shape[1] for layer, values in activations.items()}
-    return ConceptRules(tuple(labels), counts, tuple(rules), int(held.sum()), _skipped(units, reasons, layers))
+    return ConceptRules(tuple(labels), counts, tuple(rules), int(is_held.sum()), _skipped(units, reasons, layers))
 
 
-def _mined(
-    concept: str, layer: str, values: np.ndarray, there: np.ndarray, *, held: np.ndarray, seed: int
+def _mine(
+    concept: str, layer: str, values: np.ndarray, there: np.ndarray, *, is_held: np.ndarray, seed: int
 ) -> list[ConceptRule]:
-    paths = mine_rules(values[~held], there[~held], seed=seed)
+    paths = mine_rules(values[~is_held], there[~is_held], seed=seed)
     rules = [ConceptRule(concept, layer, thresholds, support) for thresholds, support in paths]
-    return [rule.measured(values[held], there[held]) for rule in rules]
+    return [rule.measured(values[is_held], there[is_held]) for rule in rules]
 
 
 def _skipped(units: UnitsOfModel, reasons: dict[str, str], layers: Any) -> tuple[Skipped, ...]:
@@ -205,10 +205,8 @@ def units_for(rules: ConceptRules, units: UnitsOfModel) -> UnitsOfModel:
     Raises:
         ValueError: If they are not, or have another number of units.
     """
-    found: dict[str, LayerUnits] = units.layers
-    differing = [
-        name for name, count in rules.layers.items() if name not in found or found[name].bundles.size != count
-    ]
+    sizes = {name: layer.bundles.size for name, layer in units.layers.items()}
+    differing = [name for name, count in rules.layers.items() if sizes.get(name) != count]
     if differing:
         raise ValueError(
             f"Expected the model that the rules were mined from. Received: {units.copy.plain.name!r}, where these "

@@ -1,4 +1,4 @@
-"""A trace from requirements to units: why each unit of a planned model stays."""
+"""A trace from requirements to units: the reason for each unit that a plan keeps."""
 
 from __future__ import annotations
 
@@ -8,60 +8,23 @@ from typing import Any
 
 from tfprune.criteria import UnitScores
 from tfprune.methods.concepts.rule import ConceptRule
+from tfprune.methods.concepts.trace_contents import TraceContents
 from tfprune.methods.concepts.trace_page import trace_page
-from tfprune.report import Report, table
+from tfprune.report import table
 
 
 @dataclass(frozen=True)
-class KeptUnit(Report):
-    """A unit that stays, and why.
-
-    Attributes:
-        layer: The layer that makes it.
-        unit: Its index in the layer.
-        rules: The indices of the rules that look at it, or at a unit that it is tied to, among the trace's rules.
-        tied_to: The units that these rules look at, if it is not among them, such as `conv[3]`.
-        reason: Why it stays if no rule asks for it; empty if one does.
-    """
-
-    layer: str
-    unit: int
-    rules: tuple[int, ...]
-    tied_to: tuple[str, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class TracedLayer(Report):
-    """How many units of a layer stay.
-
-    Attributes:
-        layer: The layer.
-        group: The group that its units belong to.
-        units: Their number.
-        kept: How many stay.
-        reason: Why all of them stay; empty if the trace says it unit by unit.
-    """
-
-    layer: str
-    group: str
-    units: int
-    kept: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class ConceptTrace(Report):
-    """Say for each unit that stays which requirement needs it, by which rule; prints as tables.
+class ConceptTrace(TraceContents):
+    """The requirement that needs each kept unit, and the rule that reads it; prints as tables.
 
     Attributes:
         requirements: The concepts of each requirement.
         min_precision: The least precision of a rule.
-        min_recall: The recall that the rules for a concept had to reach; None if each that adds to it was taken.
+        min_recall: The recall that the rules for a concept had to reach; None if all rules that add to it were taken.
         rules: The rules that the requirements rely on.
-        layers: The layers, and how many of their units stay.
-        units: Every unit that stays in a layer that loses some.
-        scores: For training: the score of each unit, by the path of the kernel that makes it.
+        layers: The layers, and the number of units that each keeps.
+        units: The kept units of all layers that lose some.
+        scores: For training: the score of each unit, by the path of the kernel that computes it.
 
     Example:
         >>> import keras, numpy, tfprune
@@ -78,32 +41,24 @@ class ConceptTrace(Report):
 
     JSON_NAMES = ("requirements", "min_precision", "min_recall", "rules", "layers", "units")
 
-    requirements: dict[str, tuple[str, ...]]
-    min_precision: float
-    min_recall: float | None
-    rules: tuple[ConceptRule, ...]
-    layers: tuple[TracedLayer, ...]
-    units: tuple[KeptUnit, ...]
-    scores: tuple[tuple[str, tuple[float, ...]], ...] = ()
-
     def why(self, layer: str, unit: int) -> str:
-        """Return in words why a unit stays.
+        """Explain why a unit is kept.
 
         Raises:
-            ValueError: If the layer is not in the trace, or the unit does not stay.
+            ValueError: If the layer is not in the trace, or the unit is not kept.
         """
         traced = next((each for each in self.layers if each.layer == layer), None)
         if traced is not None and traced.reason and 0 <= unit < traced.units:
             return traced.reason
-        kept = next((each for each in self.units if (each.layer, each.unit) == (layer, unit)), None)
-        if kept is None:
-            known = ", ".join(each.layer for each in self.layers)
+        row = next((each for each in self.units if (each.layer, each.unit) == (layer, unit)), None)
+        if row is None:
+            layers = ", ".join(each.layer for each in self.layers)
             raise ValueError(
-                f"Expected a unit that stays, in one of the layers {known}. Received: unit {unit} of {layer!r}."
+                f"Expected a unit that stays, in one of the layers {layers}. Received: unit {unit} of {layer!r}."
             )
-        tied = f"tied to {', '.join(kept.tied_to)}; " if kept.tied_to else ""
-        lines = [f"{self._needed_for(self.rules[index].concept)}: {self.rules[index]}" for index in kept.rules]
-        return kept.reason or tied + "; ".join(lines)
+        tied = f"tied to {', '.join(row.tied_to)}; " if row.tied_to else ""
+        lines = [f"{self._needed_for(self.rules[index].concept)}: {self.rules[index]}" for index in row.rules]
+        return row.reason or tied + "; ".join(lines)
 
     def _needed_for(self, concept: str) -> str:
         names = [repr(name) for name, concepts in self.requirements.items() if concept in concepts]

@@ -1,4 +1,4 @@
-"""From rules to units that stay: the decision, and what each unit is kept for."""
+"""From rules to kept units: the decision, and the rules that need each unit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tfprune.methods.concepts.rule import ConceptRule
 
 
 class KeptUnits:
-    """Which bundles of channels stay, and the rules that ask for them.
+    """The bundles of channels to keep, and the rules that need them.
 
     Attributes:
-        rules: The rules that are relied on.
-        needed: For each bundle that rules look at, the indices of these rules.
+        rules: The rules that the requirements rely on.
+        needed: The indices of the rules that read a bundle, by the bundle.
         shrunk: The groups that may lose units, because each concept has rules in one of their layers.
-        keep: For each bundle, whether it stays.
+        keep: True for each bundle that is kept.
 
     Args:
         units: The units of the model.
         rules: All rules.
-        concepts: The concepts that are required.
-        limits: What is asked of rules.
-        at_least: How many units of a group stay at least.
+        concepts: The required concepts.
+        limits: The precision and recall that rules must have.
+        at_least: The least number of units that a group keeps.
 
     Raises:
         ValueError: If a concept has no rules that suffice in any layer.
@@ -47,23 +47,23 @@ class KeptUnits:
             for layer in rules.layers
             for concept in concepts
         }
-        self._check_found({concept for (_, concept), found in chosen.items() if found})
+        self._check_found({concept for (_, concept), some in chosen.items() if some})
         self._lacking = {
             group: [concept for concept in concepts if not any(chosen[layer, concept] for layer in layers)]
             for group, layers in self._mined.items()
         }
         self.shrunk = [group for group in self.network.groups if self._lacking.get(group.name) == []]
         members = [layer for group in self.shrunk for layer in self._mined[group.name]]
-        self.rules = tuple(rule for (layer, _), found in chosen.items() if layer in members for rule in found)
+        self.rules = tuple(rule for (layer, _), some in chosen.items() if layer in members for rule in some)
         self.needed: dict[int, list[int]] = {}
         for index, rule in enumerate(self.rules):
             for bundle in self.bundles_of(rule):
                 self.needed.setdefault(bundle, []).append(index)
         self.keep = self._kept(at_least)
 
-    def _check_found(self, found: set[str]) -> None:
+    def _check_found(self, covered: set[str]) -> None:
         for concept in self._concepts:
-            if concept not in found:
+            if concept not in covered:
                 recall = "" if self._limits.recall is None else f" that find {self._limits.recall:g} of it"
                 raise ValueError(
                     f"Expected rules for {concept!r} with a precision of at least {self._limits.precision:g}{recall}"
@@ -72,17 +72,17 @@ class KeptUnits:
                 )
 
     def bundles_of(self, rule: ConceptRule) -> list[int]:
-        """Return the bundles of the units that a rule looks at."""
+        """Return the bundles of the units that a rule reads."""
         return list(dict.fromkeys(self._units.layers[rule.layer].bundles[list(rule.units)].tolist()))
 
     def whole(self, group: Group) -> str:
-        """Return why all units of a group stay; empty if some may go."""
+        """Explain why a group keeps all units; empty if some may be removed."""
         if group in self.shrunk:
             return ""
         return why_stuck(self.network, group) or self.left_out(group)
 
     def left_out(self, group: Group) -> str:
-        """Return why a group keeps all units that could lose some."""
+        """Explain why the requirements keep all units of a group whose units could be removed."""
         layers = self._mined.get(group.name, [])
         rules = [rule for rule in self._rules.rules if rule.layer in layers]
         short = [self._limits.shortfall(rules, concept) for concept in self._lacking.get(group.name, ())]
@@ -106,8 +106,8 @@ class KeptUnits:
         seen = [bundle for rule in rules for bundle in self.bundles_of(rule)]
         return list(dict.fromkeys(seen + group.bundles.tolist()))
 
-    def asking(self, bundle: int) -> list[str]:
-        """Return the units of a bundle that rules look at, such as `conv[3]`."""
+    def read_units(self, bundle: int) -> list[str]:
+        """Return the units of a bundle that rules read, such as `conv[3]`."""
         return list(
             dict.fromkeys(
                 f"{rule.layer}[{unit}]"

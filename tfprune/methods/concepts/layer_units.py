@@ -1,4 +1,4 @@
-"""The layers whose units can be looked at: where a unit is seen, and which channel of the dependency graph it is."""
+"""The layers whose units can be recorded: where, and the channel of the dependency graph of each unit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tfprune.keras_models.models.layer_hooks import LOOPS, holders
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
-_MEANS = FACTS["output_moments"]  # a unit counts with its mean over positions
-# Layers that treat each unit by itself: a unit is seen behind them, as the layers that read it see it.
-_AFTER = (
+_MEANS_OVER_POSITIONS = FACTS["output_moments"]
+# Units are recorded behind these layers, as the layers that read the units see them.
+_UNITWISE = (
     *(keras.layers.BatchNormalization, keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU),
     *(keras.layers.ELU, keras.layers.PReLU),
 )
@@ -36,7 +36,7 @@ class LayerUnits:
         layer: The name of the layer in the flat copy of its model.
         bundles: The bundle of each unit.
         group: The group that these bundles belong to.
-        request: What records the units while the model runs.
+        request: The request by which the units are recorded while the model runs.
     """
 
     layer: str
@@ -74,7 +74,7 @@ class UnitsOfModel:
             return reason
         hooked, holder = self._held[id(kernel.variable)]
         subject = Subject(weight.path, kernel, Magnitude(), lambda: as_numpy(kernel.variable))
-        request = FactRequest(subject, _MEANS, _last_of(hooked, self._graph), holder)
+        request = FactRequest(subject, _MEANS_OVER_POSITIONS, _last_of(hooked, self._graph), holder)
         self.layers[weight.layer] = LayerUnits(weight.layer, bundles, group, request)
         return None
 
@@ -88,7 +88,7 @@ class UnitsOfModel:
         names = list(self.layers) if layers is None else [layers] if isinstance(layers, str) else layers
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"Expected `layers` to be None or names of layers. Received: layers={layers!r}.")
-        known = ", ".join(self.layers) or "none"
+        available = ", ".join(self.layers) or "none"
         if not names:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()) or "there is no kernel"
             raise ValueError(f"Expected layers with units that may be removed. Received: none, as {reasons}.")
@@ -96,7 +96,7 @@ class UnitsOfModel:
             if name not in self.layers:
                 why = self.reasons.get(name, "no kernel of that name makes units")
                 raise ValueError(
-                    f"Expected `layers` with units that may be removed: {known}. Received: {name!r}; {why}."
+                    f"Expected `layers` with units that may be removed: {available}. Received: {name!r}; {why}."
                 )
         return [self.layers[name] for name in dict.fromkeys(names)]
 
@@ -119,10 +119,10 @@ def _chain(call: Call, graph: Graph) -> Iterator[Call]:
     current: Any = call
     while current is not None:
         yield current
-        takers = graph.consumers(current)
-        is_last = graph.is_output(current) or len(takers) != 1
-        behind = None if is_last else takers[0]
-        fits = behind is not None and isinstance(behind.layer, _AFTER) and calls[id(behind.layer)] == 1
+        readers = graph.consumers(current)
+        is_last = graph.is_output(current) or len(readers) != 1
+        behind = None if is_last else readers[0]
+        fits = behind is not None and isinstance(behind.layer, _UNITWISE) and calls[id(behind.layer)] == 1
         current = behind if fits else None
 
 

@@ -1,4 +1,4 @@
-"""Plan which units to keep: those that the rules for the required concepts look at."""
+"""Plan to keep the units that the rules for the required concepts read."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def plan_concepts(
     min_recall: float | None = None,
     keep_at_least: int = 1,
 ) -> tuple[ShrinkPlan, ConceptTrace]:
-    """Plan to keep the units that the rules for the required concepts look at, and to remove the others.
+    """Plan to keep the units that the rules for the required concepts read, and to remove the others.
 
-    Use it to make a model smaller that does more than the product needs, and to know why each unit stays. Print the
+    Use it if a model does more than the product needs: it becomes smaller, and each kept unit has a reason. Print the
     plan and the trace, then `shrink(model, plan)`, or `prune_to(model, plan, data)` to train the smaller model as
     well. A layer keeps all its units if a required concept has no precise rule in it; the plan says so.
 
     Args:
         model: The model that the rules were mined from.
-        rules: What `concept_rules` returned.
+        rules: The rules that `concept_rules` returned.
         require: The required concepts; or a dict from requirements, in words, to the concepts that each needs.
         min_precision: The least precision of a rule on held-out samples, in (0, 1]. Default 0.95.
         min_recall: Rules are taken, those with the largest support first, until they find this fraction of a concept,
             in (0, 1]. None (the default) takes every precise rule that finds any held-out sample.
-        keep_at_least: How many units of a layer stay at least, 1 or more. Default 1.
+        keep_at_least: The least number of units that a layer keeps, at least 1. Default 1.
 
     Returns:
         The plan, as `plan_shrink` returns it, and the trace from requirements to units.
@@ -72,19 +72,21 @@ def plan_concepts(
         )
     limits = Limits(min_precision, min_recall)
     at_least = check_count(keep_at_least, "keep_at_least", least=1)
-    required = requirements(require, known=rules.concepts)
+    required = requirements(require, concepts=rules.concepts)
     concepts = list(dict.fromkeys(concept for needed in required.values() for concept in needed))
     copy = flat_copy(model)
     units = units_for(rules, UnitsOfModel(copy))
-    kept = KeptUnits(units, rules, concepts=concepts, limits=limits, at_least=at_least)
-    plan = ShrinkPlan(kept.network, kept.keep, left_alone(kept.network, kept.shrunk, left_out=kept.left_out))
+    decision = KeptUnits(units, rules, concepts=concepts, limits=limits, at_least=at_least)
+    plan = ShrinkPlan(
+        decision.network, decision.keep, left_alone(decision.network, decision.shrunk, left_out=decision.left_out)
+    )
     trace = ConceptTrace(
         required,
         limits.precision,
         limits.recall,
-        kept.rules,
-        tuple(traced_layers(kept)),
-        tuple(traced_units(kept)),
-        tuple(scores_of(copy, kept)),
+        decision.rules,
+        tuple(traced_layers(decision)),
+        tuple(traced_units(decision)),
+        tuple(scores_of(copy, decision)),
     )
     return plan, trace

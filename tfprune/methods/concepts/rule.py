@@ -69,7 +69,7 @@ class ConceptRule(Report):
 
     @property
     def units(self) -> tuple[int, ...]:
-        """The units that it looks at, in order."""
+        """The units that it reads, in order."""
         return tuple(sorted({threshold.unit for threshold in self.thresholds}))
 
     @property
@@ -78,7 +78,7 @@ class ConceptRule(Report):
         return round(self.precision * self.matched)
 
     def matches(self, activations: np.ndarray) -> np.ndarray:
-        """Return for each sample whether all thresholds hold.
+        """Tell for each sample whether all thresholds hold.
 
         Args:
             activations: The activations of the layer, (samples, units).
@@ -96,8 +96,8 @@ class ConceptRule(Report):
             activations: The activations of the layer, (samples, units).
             labels: Whether the concept is there, (samples,).
         """
-        found = self.matches(activations)
-        hits, matched, there = (int(np.count_nonzero(each)) for each in (found & labels, found, labels))
+        is_matched = self.matches(activations)
+        hits, matched, there = (int(np.count_nonzero(each)) for each in (is_matched & labels, is_matched, labels))
         return replace(self, matched=matched, precision=hits / max(matched, 1), recall=hits / max(there, 1))
 
     def __str__(self) -> str:

@@ -1,22 +1,19 @@
-"""One page about a trace, to look at in a browser: requirements, layers, rules, and why each unit stays."""
+"""The page of a concept trace for a browser: requirements, layers, rules, and the reason for each kept unit."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from tfprune.base.html import bar, document, facts, key, name_text, rows_table, section, text
+from tfprune.methods.concepts.rule import ConceptRule
+from tfprune.methods.concepts.trace_contents import KeptUnit, TraceContents, TracedLayer
 
-if TYPE_CHECKING:
-    from tfprune.methods.concepts.concept_trace import ConceptTrace, KeptUnit, TracedLayer
-    from tfprune.methods.concepts.rule import ConceptRule
-
-SENTENCE = 1200  # characters of a rule or a reason
+LONGEST_SENTENCE = 1200  # characters of a rule or a reason
 TITLE = "Why each unit stays"
 
 
-def trace_page(trace: ConceptTrace) -> str:
-    """Return the page: it loads nothing, runs no code, and names of requirements and layers are text to it."""
+def trace_page(trace: TraceContents) -> str:
+    """Return the page: it loads nothing, runs no code, and escapes the names of requirements and layers."""
     parts = [
         facts(_facts(trace)),
         section("Requirements", "\n".join(_requirements(trace))),
@@ -28,7 +25,7 @@ def trace_page(trace: ConceptTrace) -> str:
     return document(TITLE, parts, kicker="Concept trace", footer="Made by tfprune.ConceptTrace.")
 
 
-def _facts(trace: ConceptTrace) -> Iterator[tuple[str, str, str]]:
+def _facts(trace: TraceContents) -> Iterator[tuple[str, str, str]]:
     concepts = {concept for needed in trace.requirements.values() for concept in needed}
     shrunk = [layer for layer in trace.layers if not layer.reason]
     kept, units = sum(layer.kept for layer in shrunk), sum(layer.units for layer in shrunk)
@@ -41,7 +38,7 @@ def _count(concepts: Collection[str]) -> str:
     return f"{len(concepts)} concept{'' if len(concepts) == 1 else 's'}"
 
 
-def _requirements(trace: ConceptTrace) -> Iterator[str]:
+def _requirements(trace: TraceContents) -> Iterator[str]:
     for name, concepts in trace.requirements.items():
         rows = []
         for concept in concepts:
@@ -67,7 +64,7 @@ def _together(rules: Sequence[ConceptRule]) -> list[str]:
 def _layers(layers: Iterable[TracedLayer]) -> str:
     rows = []
     for layer in layers:
-        why = f'<span class="why">{text(layer.reason, SENTENCE)}</span>' if layer.reason else ""
+        why = f'<span class="why">{text(layer.reason, LONGEST_SENTENCE)}</span>' if layer.reason else ""
         parts = bar([("v", layer.kept / max(layer.units, 1)), ("d", 1 - layer.kept / max(layer.units, 1))])
         rows.append([name_text(layer.layer) + why + parts, f"{layer.units:,}", f"{layer.kept:,}"])
     return key([("v", "units that stay"), ("d", "units that go")]) + rows_table(["Layer", "Units", "Stay"], rows)
@@ -77,12 +74,12 @@ def _rules(rules: Sequence[ConceptRule]) -> str:
     rows = []
     for index, rule in enumerate(rules):
         label = f'<span id="rule-{index + 1}" class="name">{index + 1}. {text(rule.concept)}</span>'
-        why = f'<span class="why name">{text(str(rule), SENTENCE)}</span>'
+        why = f'<span class="why name">{text(str(rule), LONGEST_SENTENCE)}</span>'
         rows.append([label + why, f"{rule.support:,}", f"{rule.precision:.1%}", f"{rule.recall:.1%}"])
     return rows_table(["Rule", "Support", "Precision", "Recall"], rows)
 
 
-def _units(trace: ConceptTrace) -> Iterator[str]:
+def _units(trace: TraceContents) -> Iterator[str]:
     for layer in trace.layers:
         if layer.reason:
             continue
@@ -94,8 +91,8 @@ def _units(trace: ConceptTrace) -> Iterator[str]:
 
 
 def _unit(each: KeptUnit) -> list[str]:
-    tied = f"tied to {text(', '.join(each.tied_to), SENTENCE)}, for " if each.tied_to else ""
-    why = text(each.reason, SENTENCE) or f"{tied}{_links(each.rules)}"
+    tied = f"tied to {text(', '.join(each.tied_to), LONGEST_SENTENCE)}, for " if each.tied_to else ""
+    why = text(each.reason, LONGEST_SENTENCE) or f"{tied}{_links(each.rules)}"
     return [f'{name_text(f"{each.layer}[{each.unit}]")}<span class="why">{why}</span>', f"{len(each.rules)}"]
 
 
@@ -104,7 +101,7 @@ def _links(indices: Sequence[int]) -> str:
     return f"{'rule' if len(indices) == 1 else 'rules'} {listed}"
 
 
-def _notes(trace: ConceptTrace) -> str:
+def _notes(trace: TraceContents) -> str:
     recall = "" if trace.min_recall is None else f" Rules were taken until they found {trace.min_recall:.0%} of it."
     notes = {
         "Rule": "Bounds on the activations of some units. Where all hold, the concept was there on every sample that "

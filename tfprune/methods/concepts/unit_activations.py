@@ -1,4 +1,4 @@
-"""Run a model on data, and return what the units of its layers have done: one number per sample and unit."""
+"""Run a model on data, and record the activations of units: one number per sample and unit."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def unit_activations(
     reasons: dict[str, str] = {}
     for batch in batches(data, rows=batch_size):
         check_batch(batch, model)
-        found, size = recording.predict_on_batch(batch.x), size_of(batch)
+        recorded, size = recording.predict_on_batch(batch.x), size_of(batch)
         for each in units:
-            calls = found.get(each.request.key, [])
+            calls = recorded.get(each.request.key, [])
             if len(calls) == 1 and len(calls[0]) == size:
                 parts[each.layer].append(calls[0])
             elif calls:
