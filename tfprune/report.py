@@ -12,7 +12,7 @@ __all__ = ["Report", "Skipped", "table"]
 
 
 class Report:
-    """Base of the frozen dataclasses that say what was found or done, in both halves of the library.
+    """Base of the frozen dataclasses that functions return as reports, in both halves of the library.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Report:
         {'sides': [2.0, 3.0], 'area': 6.0}
     """
 
-    JSON_NAMES: ClassVar[tuple[str, ...]] = ()  # the attributes that `as_dict` returns; none stands for all fields
+    JSON_NAMES: ClassVar[tuple[str, ...]] = ()  # the attributes that `as_dict` returns; empty for all fields
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings, lists and dicts, ready for `json.dumps`."""
@@ -47,7 +47,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1
     Args:
         header: The title of each column.
         rows: The cells of each line, as many as there are titles; `str` is applied to each cell.
-        left: How many columns, from the first on, are aligned to the left; the others are aligned to the right.
+        left: The number of columns, from the first on, that are aligned to the left; the others are aligned right.
 
     Returns:
         The lines of the table, joined by newlines, without a final one.
@@ -75,12 +75,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1
 
 @dataclass(frozen=True)
 class Skipped(Report):
-    """A layer, or one weight of it, that is left as it is, and why.
+    """A layer, or a weight of it, that is left as it is, and the reason.
 
     Attributes:
         layer: The path of the layer, of its weight, or of the first layer of a group of channels.
-        reason: Why, in words.
-        kind: Why, as one of the constants of this class, so that code can filter.
+        reason: The reason, in words.
+        kind: The kind of the reason, one of the constants of this class, so that code can filter.
 
     Example:
         >>> skipped = [Skipped("norm", "only scales", Skipped.NO_KERNEL), Skipped("stem", "frozen", Skipped.FROZEN)]
@@ -106,7 +106,7 @@ class Skipped(Report):
 
 
 def skipped_table(skipped: Iterable[Skipped]) -> str:
-    """Return the table of what was skipped, after an empty line; nothing if nothing was.
+    """Return the table of skipped layers, after an empty line; an empty string if there are none.
 
     Example:
         >>> print("A table." + skipped_table([Skipped("norm", "only scales")]))
@@ -121,7 +121,7 @@ def skipped_table(skipped: Iterable[Skipped]) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Return a text of at most `length` characters: the middle of a longer one is cut out."""
+    """Return a text of at most `length` characters, without the middle of a longer one."""
     return text if len(text) <= length else f"{text[: length // 2]}\u2026{text[-(length - length // 2 - 1) :]}"
 
 
@@ -141,7 +141,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure to an image file, whose suffix says which format.
+    """Write a figure to an image file in the format of its suffix.
 
     Raises:
         ValueError: If the file cannot be written, or the format is not known.

@@ -31,5 +31,8 @@ def lines_of(printed: str) -> list[str]:
 @contextlib.contextmanager
 def terminal(*, seconds: float = 0.0) -> Iterator[Terminal]:
     """Print on a terminal, where a bar appears after some seconds."""
-    with contextlib.redirect_stdout(Terminal()) as shown, mock.patch.object(progress, "SECONDS", seconds):
+    with (
+        contextlib.redirect_stdout(Terminal()) as shown,
+        mock.patch.object(progress, "SECONDS_BEFORE_A_BAR", seconds),
+    ):
         yield shown

@@ -16,7 +16,7 @@ _EQUATION = re.compile(rf"{_TERM},([a-zA-Z]+)->{_TERM}")
 
 
 def output_axes(letters: str) -> list[int]:
-    """Return the dimensions that are outputs, channels that are both included.
+    """Return the dimensions that are outputs, including channels that are both.
 
     Example:
         >>> output_axes("hwio"), output_axes("hwco")
@@ -26,14 +26,14 @@ def output_axes(letters: str) -> list[int]:
 
 
 def input_axes(letters: str) -> list[int]:
-    """Return the dimensions that are inputs; where there are none, the channels that are both.
+    """Return the dimensions that are inputs; if there are none, the channels that are both.
 
     Example:
         >>> input_axes("hwio"), input_axes("hwco")
         ([2], [2])
     """
-    wanted = INPUT if INPUT in letters else CHANNEL
-    return [axis for axis, letter in enumerate(letters) if letter == wanted]
+    kind = INPUT if INPUT in letters else CHANNEL
+    return [axis for axis, letter in enumerate(letters) if letter == kind]
 
 
 def matrix_axes(letters: str) -> tuple[list[int], list[int], list[int]]:
@@ -86,7 +86,7 @@ class Equation:
 
 
 def parse_equation(text: str) -> Equation:
-    """Return an einsum equation of an input and a kernel as data.
+    """Parse an einsum equation of an input and a kernel.
 
     Raises:
         ValueError: If `text` is not such an equation.
@@ -95,10 +95,10 @@ def parse_equation(text: str) -> Equation:
         >>> parse_equation("...x,xyz->...yz")
         Equation(inputs='...x', kernel='xyz', outputs='...yz')
     """
-    found = _EQUATION.fullmatch(text)
-    if found is None:
+    match = _EQUATION.fullmatch(text)
+    if match is None:
         raise ValueError(f"Expected an equation of an input and a kernel, such as 'abc,cd->abd'. Received: {text!r}.")
-    return Equation(*found.groups())
+    return Equation(*match.groups())
 
 
 def spell_out(term: str, rank: int) -> list[str]:

@@ -7,19 +7,19 @@ import zlib
 from typing import Any
 
 STORED, DEFLATE, LZMA, FAR_LZMA = range(4)  # numbers in the format: new ones come last
-BARE = -15  # zlib's wbits: no header and no checksum, the container has its own
-# Streams near random have no repeats worth a search: codes for the bytes alone come to 1 % of the entropy.
-QUICK = (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE)
-DICTIONARIES = {LZMA: 2**22, FAR_LZMA: 2**26}  # bytes that LZMA looks back, hence what unpacking needs
-# What LZMA takes for alike: all bytes, or those at the same position in entries of four bytes, such as floats.
+RAW_DEFLATE = -15  # wbits of zlib without header and checksum, which the container has
+# Almost random streams have no repeats worth a search: codes of single bytes come within 1 % of the entropy.
+FAST_STRATEGIES = (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE)
+DICTIONARY_BYTES = {LZMA: 2**22, FAR_LZMA: 2**26}  # the memory that unpacking needs
+# LZMA models all bytes alike, or bytes by their position in entries of four bytes, such as floats.
 CONTEXTS = ({"lc": 0, "lp": 0, "pb": 0}, {"lc": 2, "lp": 2, "pb": 2})
 XZ_CONTEXT = {"lc": 3, "lp": 0, "pb": 2}
-SAMPLE = 2**14  # bytes on which coders are compared before a slow one gets a long stream
-SLICES = 4  # parts of the stream that the sample is taken from
+SAMPLE_BYTES = 2**14  # to compare coders before a slow one gets a long stream
+SAMPLE_SLICES = 4
 
 
 def compress(data: bytes) -> tuple[int, bytes]:
-    """Pack a stream, or leave it as it is where nothing helps.
+    """Pack a stream, or leave it as it is if no coder makes it smaller.
 
     Args:
         data: The stream.
@@ -33,7 +33,7 @@ def compress(data: bytes) -> tuple[int, bytes]:
         True
     """
     quick, contexts = compress_quickly(data), [*CONTEXTS]
-    if len(data) > 2 * SAMPLE:
+    if len(data) > 2 * SAMPLE_BYTES:
         sample = _sample(data)
         sizes = [len(_lzma(sample, context)) for context in CONTEXTS]
         if min(sizes) >= len(compress_quickly(sample)[1]):
@@ -44,14 +44,14 @@ def compress(data: bytes) -> tuple[int, bytes]:
 
 def compress_whole(data: bytes) -> tuple[int, bytes]:
     """Pack a file as gzip and xz do at their strongest, without their headers: the smaller of both."""
-    coder = LZMA if len(data) <= DICTIONARIES[LZMA] else FAR_LZMA
+    coder = LZMA if len(data) <= DICTIONARY_BYTES[LZMA] else FAR_LZMA
     ways = [(DEFLATE, _deflate(data, zlib.Z_DEFAULT_STRATEGY)), (coder, _lzma(data, XZ_CONTEXT, coder))]
     return min([(STORED, data), *ways], key=_size)
 
 
 def compress_quickly(data: bytes) -> tuple[int, bytes]:
-    """Do what `compress` does without the search for repeats: some megabytes in a tenth of a second."""
-    return min([(STORED, data), *((DEFLATE, _deflate(data, strategy)) for strategy in QUICK)], key=_size)
+    """Pack a stream as `compress` does, without a search for repeats: megabytes in a tenth of a second."""
+    return min([(STORED, data), *((DEFLATE, _deflate(data, strategy)) for strategy in FAST_STRATEGIES)], key=_size)
 
 
 def _size(entry: tuple[int, bytes]) -> int:
@@ -59,28 +59,28 @@ def _size(entry: tuple[int, bytes]) -> int:
 
 
 def _deflate(data: bytes, strategy: int) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, BARE, zlib.DEF_MEM_LEVEL + 1, strategy)
+    packer = zlib.compressobj(9, zlib.DEFLATED, RAW_DEFLATE, zlib.DEF_MEM_LEVEL + 1, strategy)
     return packer.compress(data) + packer.flush()
 
 
 def _lzma(data: bytes, context: dict[str, int], coder: int = LZMA) -> bytes:
-    size = min(max(len(data), 2**12), DICTIONARIES[coder])
+    size = min(max(len(data), 2**12), DICTIONARY_BYTES[coder])
     settings = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": size, **context}
     return lzma.compress(data, format=lzma.FORMAT_RAW, filters=[settings])
 
 
 def _sample(data: bytes) -> bytes:
-    step, size = len(data) // SLICES // 4 * 4, SAMPLE // SLICES  # whole entries of four bytes
-    return b"".join(data[start : start + size] for start in range(0, step * SLICES, step))
+    step, size = len(data) // SAMPLE_SLICES // 4 * 4, SAMPLE_BYTES // SAMPLE_SLICES  # whole entries of four bytes
+    return b"".join(data[start : start + size] for start in range(0, step * SAMPLE_SLICES, step))
 
 
 def expand(packed: bytes | memoryview, coder: int, *, limit: int) -> bytes:
-    """Unpack a stream; memory grows with what comes out, never past the limit.
+    """Unpack a stream, with memory for no more than its limit.
 
     Args:
         packed: The packed bytes, exactly.
-        coder: Its number.
-        limit: The most bytes that may come out.
+        coder: The number of the coder.
+        limit: The largest number of bytes of the stream.
 
     Returns:
         The stream.
@@ -103,8 +103,8 @@ def expand(packed: bytes | memoryview, coder: int, *, limit: int) -> bytes:
 
 def _decompressor(coder: int) -> Any:
     if coder == DEFLATE:
-        return zlib.decompressobj(BARE)
-    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARIES[coder]}]
+        return zlib.decompressobj(RAW_DEFLATE)
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY_BYTES[coder]}]
     return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 

@@ -1,4 +1,4 @@
-"""Pieces of HTML for pages that load nothing: tables, bars, and text from outside that must stay text."""
+"""Pieces of HTML for pages that load nothing: tables, bars, and escaped text from outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from tfprune.report import shortened
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-NAME = 110  # characters of a name shown
+LONGEST_NAME = 110  # in characters
 
 
 def document(title: str, parts: Sequence[str], *, kicker: str, footer: str) -> str:
@@ -18,8 +18,8 @@ def document(title: str, parts: Sequence[str], *, kicker: str, footer: str) -> s
     Args:
         title: The title.
         parts: The sections, as HTML.
-        kicker: What the page is about, above the title.
-        footer: What made it, below all.
+        kicker: The subject of the page, above the title.
+        footer: The program that made it, at the end.
     """
     return "\n".join(
         [
@@ -35,7 +35,7 @@ def document(title: str, parts: Sequence[str], *, kicker: str, footer: str) -> s
     )
 
 
-def text(content: str, length: int = NAME) -> str:
+def text(content: str, length: int = LONGEST_NAME) -> str:
     """Make any text safe to stand in a page: of bounded length, without marks that turn it around."""
     shown = shortened(content, length)
     return escape("".join(sign if sign.isprintable() else "\ufffd" for sign in shown))
@@ -47,7 +47,7 @@ def name_text(content: str) -> str:
 
 
 def facts(rows: Iterable[tuple[str, str, str]]) -> str:
-    """Show the most important numbers, each with a name and what more there is to say."""
+    """Show the most important numbers, each with a name and a remark."""
     cells = [f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>" for name, value, more in rows]
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
@@ -58,23 +58,23 @@ def section(title: str, content: str) -> str:
 
 
 def rows_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out rows of HTML; the first cell of each names it, the others go right."""
+    """Lay out rows of HTML; the first cell is the heading of its row, the others are aligned to the right."""
     titles = "".join(f'<th scope="col">{title}</th>' for title in header)
     lines = []
-    for first, *others in rows:
-        cells = "".join(f"<td>{cell}</td>" for cell in others)
+    for first, *values in rows:
+        cells = "".join(f"<td>{cell}</td>" for cell in values)
         lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def bar(parts: Iterable[tuple[str, float]]) -> str:
-    """Draw parts of a length side by side; numbers beside it say the same to those who do not see it."""
+    """Draw parts of a length side by side; screen readers skip it, so give the numbers beside it."""
     pieces = "".join(f'<i class="{kind}" style="width:{100 * part:.2f}%"></i>' for kind, part in parts)
     return f'<span class="bar" aria-hidden="true">{pieces}</span>'
 
 
 def key(entries: Iterable[tuple[str, str]], more: str = "") -> str:
-    """Say what the colors of bars mean."""
+    """Explain the colors of bars."""
     spans = [f'<span><i class="{kind}"></i>{name}</span>' for kind, name in entries]
     return f'<p class="key">{"".join(spans)}{more}</p>'
 
@@ -85,12 +85,12 @@ def swatch(kind: str) -> str:
 
 
 def image(png: bytes, alt: str, *, size: tuple[int, int]) -> str:
-    """Put a PNG of so many lines and columns into the page itself; `alt` is HTML."""
+    """Embed a PNG of a size (height, width) in the page; `alt` is HTML."""
     encoded = base64.b64encode(png).decode()
     return f'<img alt="{alt}" height="{size[0]}" width="{size[1]}" src="data:image/png;base64,{encoded}">'
 
 
-# How pages look: fonts of the system, one column on phones, light or dark as the reader has it.
+# System fonts, one column on phones, light or dark as the reader's system is.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #fff; --wash: #f6f8fa; --line: #d8dee4;
   --values: #3d7bc4; --places: #9ec3ea; --dense: #d5dce3; --yes: #1a7f37; --no: #9a6700; }

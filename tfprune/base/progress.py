@@ -10,11 +10,11 @@ from typing import Any
 
 from tfprune.base.spec import check_choice, check_count
 
-SECONDS = 3.0  # a shorter call is over before a bar has told anything
+SECONDS_BEFORE_A_BAR = 3.0
 
 
 def check_verbose(verbose: Any) -> None:
-    """Refuse everything but what `verbose` may be.
+    """Refuse a wrong `verbose`.
 
     Raises:
         TypeError: If it is neither a string nor an integer.
@@ -29,13 +29,13 @@ def check_verbose(verbose: Any) -> None:
 class Progress:
     """Keras' progress bar over the units of a call: a context, which ends the line of the bar whatever happens.
 
-    With "auto", the bar appears once the call has taken some seconds, and only where somebody watches: in a terminal
-    or a notebook, unless Keras was told to log instead. So a log file holds no bar, and a quick example prints none.
+    With "auto", the bar appears after three seconds, and only in a terminal or a notebook, unless Keras is set to log
+    instead. So a log file holds no bar, and a quick example prints none.
 
     Args:
-        total: How many units there are; fewer may come.
+        total: The number of units; fewer may come.
         verbose: "auto", or as in Keras: 0 for nothing, 1 for a bar, 2 for one line at the end.
-        unit: What a unit is called.
+        unit: The name of a unit.
         shown: The names of the values that are shown beside the bar.
 
     Example:
@@ -49,7 +49,7 @@ class Progress:
         is_auto = verbose == "auto"
         self._total, self._done = total, 0
         self._values: Mapping[str, float] = {}
-        self._due = time.monotonic() + (SECONDS if is_auto else 0)
+        self._due = time.monotonic() + (SECONDS_BEFORE_A_BAR if is_auto else 0)
         self._has_open_line = False
         self._bar = None
         if total and (_is_watched() if is_auto else verbose):

@@ -1,4 +1,4 @@
-"""Steps of a long run, kept in a folder, so that a run that was stopped goes on where it stopped."""
+"""A folder with the results of the steps of a long run, so that a stopped run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class RunFolder:
     """Results of the steps of a run, one file each, written whole or not at all.
 
     Args:
-        path: The folder, which is made if there is none; None keeps nothing.
-        settings: What the run was started with.
-        arrays: What else it depends on: weights and data.
+        path: The folder, which is made if there is none; None stores nothing.
+        settings: The arguments of the run.
+        arrays: The weights and data that it depends on.
 
     Raises:
         TypeError: If the path is neither a string nor a path.
@@ -65,7 +65,7 @@ class RunFolder:
         return self._path is not None and (self._path / f"{step}.npz").exists()
 
     def remember(self, step: str, make: Callable[[], Arrays]) -> Arrays:
-        """Return the result of a step: from its file if there is one, else as it is made, and then stored.
+        """Return the result of a step: read it from its file, or make it and write the file.
 
         Raises:
             ValueError: If the file cannot be read.
@@ -74,22 +74,22 @@ class RunFolder:
             return make()
         file = self._path / f"{step}.npz"
         if not file.exists():
-            made = make()
+            result = make()
             partial = file.with_suffix(".partial")
             with partial.open("wb") as stream:
-                np.savez(stream, allow_pickle=False, **{name: _storable(array) for name, array in made.items()})
+                np.savez(stream, allow_pickle=False, **{name: _storable(array) for name, array in result.items()})
             partial.replace(file)
-            return made
+            return result
         try:
             with np.load(file, allow_pickle=False) as stored:
-                found = dict(stored)
+                result = dict(stored)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"Expected a file that this library wrote. Received: {str(file)!r}, which cannot be read: {error}. "
                 f"Delete it, and the step is done again."
             ) from None
         _log.info("%s was done before, and is read from %s", step, file)
-        return found
+        return result
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def check_number(
     """Return `value` as a finite float.
 
     Args:
-        value: What was given.
+        value: The value to check.
         argument: The name of the argument, for the message.
         least: The smallest number allowed.
         above: A number that `value` has to exceed.
@@ -87,12 +87,12 @@ def check_number(
         Traceback (most recent call last):
         ValueError: Expected `ridge` to be a number in [0, 1). Received: ridge=2.
     """
-    wanted = f"a number{_range_text(least, above, most, below)}{meaning and f', {meaning}'}"
-    _check_type(value, argument, numbers.Real, wanted=wanted)
+    expected = f"a number{_range_text(least, above, most, below)}{meaning and f', {meaning}'}"
+    _check_type(value, argument, numbers.Real, expected=expected)
     number = float(value)
     if not (least <= number <= most and above < number < below):
         raise ValueError(
-            f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r}.{advice and f' {advice}'}"
+            f"Expected `{argument}` to be {expected}. Received: {argument}={value!r}.{advice and f' {advice}'}"
         )
     return number
 
@@ -104,10 +104,10 @@ def check_count(value: Any, argument: str, *, least: int, most: float = math.inf
         TypeError: If it is not an integer.
         ValueError: If it is out of range.
     """
-    wanted = f"an integer{_range_text(least, -math.inf, most, math.inf)}"
-    _check_type(value, argument, numbers.Integral, wanted=wanted)
+    expected = f"an integer{_range_text(least, -math.inf, most, math.inf)}"
+    _check_type(value, argument, numbers.Integral, expected=expected)
     if not least <= value <= most:
-        raise ValueError(f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r}.")
+        raise ValueError(f"Expected `{argument}` to be {expected}. Received: {argument}={value!r}.")
     return int(value)
 
 
@@ -115,9 +115,9 @@ def check_numbers(value: Any, argument: str, *, of: str) -> set[int]:
     """Return numbers of things, such as blocks, as a set.
 
     Args:
-        value: What was given.
+        value: The value to check.
         argument: The name of the argument, for the message.
-        of: What is numbered from 0 on, for the message.
+        of: The things, numbered from 0, for the message.
 
     Raises:
         TypeError: If it is not an iterable of integers.
@@ -132,10 +132,10 @@ def check_numbers(value: Any, argument: str, *, of: str) -> set[int]:
             f"Expected `{argument}` to be the numbers of {of}, such as [3, 4]. Received: {argument}={value!r} of "
             f"type {type(value).__name__}."
         )
-    found = [check_count(number, argument, least=0) for number in value]
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"Expected `{argument}` to name some {of}, each once. Received: {argument}={found!r}.")
-    return set(found)
+    listed = [check_count(number, argument, least=0) for number in value]
+    if not listed or len(set(listed)) < len(listed):
+        raise ValueError(f"Expected `{argument}` to name some {of}, each once. Received: {argument}={listed!r}.")
+    return set(listed)
 
 
 def check_sparsity(value: Any, argument: str) -> float:
@@ -152,15 +152,15 @@ def check_sparsity(value: Any, argument: str) -> float:
     return check_number(value, argument, least=0, below=1, meaning="the fraction of zeros", advice=advice)
 
 
-def _check_type(value: Any, argument: str, kind: type, *, wanted: str) -> None:
+def _check_type(value: Any, argument: str, kind: type, *, expected: str) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):  # True is an int to Python
         raise TypeError(
-            f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r} of type {type(value).__name__}."
+            f"Expected `{argument}` to be {expected}. Received: {argument}={value!r} of type {type(value).__name__}."
         )
 
 
 def _range_text(least: float, above: float, most: float, below: float) -> str:
-    """Put a range into words, such as ` of at least 1`."""
+    """Describe a range, such as ` of at least 1`."""
     low, high = max(least, above), min(most, below)
     if high == math.inf:
         return "" if low == -math.inf else f" above {low:g}" if above == low else f" of at least {low:g}"
@@ -175,10 +175,10 @@ def check_choice(
     """Refuse everything but some names; None and bools may be among them.
 
     Args:
-        value: What was given.
+        value: The value to check.
         argument: The name of the argument, for the message.
-        choices: What it may be.
-        others: What else the caller takes, for the message, such as `"or a function"`; empty for nothing.
+        choices: The allowed values.
+        others: Other values that the caller takes, for the message, such as `"or a function"`; empty for none.
         hint: What to do about a value of another type, for the message; empty, or a sentence.
 
     Raises:
@@ -193,10 +193,10 @@ def check_choice(
     if isinstance(value, (str, bool, type(None))) and value in choices:
         return
     *names, last = map(repr, choices)
-    wanted = (
+    expected = (
         ", ".join([*names, last, others]) if others else " or ".join([", ".join(names), last] if names else [last])
     )
-    message = f"Expected `{argument}` to be {wanted}. Received: {argument}={value!r}"
+    message = f"Expected `{argument}` to be {expected}. Received: {argument}={value!r}"
     if not isinstance(value, str):
         raise TypeError(f"{message} of type {type(value).__name__}.{hint and f' {hint}'}")
     close = difflib.get_close_matches(value, [choice for choice in choices if isinstance(choice, str)], n=1)

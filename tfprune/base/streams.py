@@ -1,4 +1,4 @@
-"""Split the entries of a tensor into streams of bytes of one kind each, which a coder of single bytes packs well."""
+"""Split the entries of a tensor into streams of similar bytes, which a coder of single bytes packs well."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-LONGEST = 255  # a run of so many goes on in the next byte
-CLASSES = 6  # of rows; fewer mix what differs, more take more tables
+LONGEST_RUN = 255  # in one byte: such a run continues in the next
+ROW_CLASSES = 6  # fewer mix rows that differ, more need more tables
 
 
 class Split(NamedTuple):
-    """How entries become streams.
+    """A way to split entries into streams.
 
     Attributes:
         width: Bytes of an entry.
         kind: `plain`, one stream for the first bytes of all entries, one for the second bytes, and so on; `steps`,
             the same for the difference to the entry before; `folded`, the same for entries with their sign in the
             lowest bit, so that small ones begin with zeros; `runs` and `mask`, a stream that says where the
-            entries lie that differ from the commonest one, and the plain streams of these; `rows`, runs, a stream
+            entries lie that differ from the most common one, and the plain streams of these; `rows`, runs, a stream
             that gives each row a class, and the others class by class; `scaled`, no stream at all, because the
             entries are another piece's times a number; `near`, one stream with what these lie beside.
     """
@@ -29,14 +29,14 @@ class Split(NamedTuple):
 
     @property
     def streams(self) -> int:
-        """How many streams there are."""
-        more = {"scaled": -self.width, "near": 1 - self.width, "runs": 1, "mask": 1, "rows": 1 + CLASSES}
+        """The number of streams."""
+        more = {"scaled": -self.width, "near": 1 - self.width, "runs": 1, "mask": 1, "rows": 1 + ROW_CLASSES}
         return self.width + more.get(self.kind, 0)
 
 
 ROWS, SCALED, NEAR = Split(1, "rows"), Split(4, "scaled"), Split(4, "near")
 _FIRST = tuple(Split(width, kind) for kind in ("plain", "steps", "runs", "mask") for width in (1, 2, 4))
-SPLITS = (*_FIRST, Split(4, "folded"))  # what any entries can be split by
+SPLITS = (*_FIRST, Split(4, "folded"))  # those that fit any entries
 FORMS = (*_FIRST, SCALED, Split(4, "folded"), ROWS, NEAR)  # their numbers are part of the format: new ones come last
 
 
@@ -45,10 +45,10 @@ def split(data: bytes | memoryview, form: Split) -> tuple[int, list[bytes]]:
 
     Args:
         data: The entries, a multiple of the form's width.
-        form: How to split, one of SPLITS; `split_rows` does it by rows.
+        form: The way to split, one of SPLITS; `split_rows` splits by rows.
 
     Returns:
-        The commonest entry, as an unsigned number (0 where the form does not need it), and the streams.
+        The most common entry, as an unsigned number (0 if the form does not need it), and the streams.
 
     Example:
         >>> split(bytes([0, 0, 7, 0, 0, 0, 9, 0]), Split(1, "runs"))
@@ -69,16 +69,16 @@ def split(data: bytes | memoryview, form: Split) -> tuple[int, list[bytes]]:
 
 
 def split_rows(data: bytes | memoryview, length: int) -> tuple[int, list[bytes]]:
-    """Split entries of one byte into streams, rows with entries of like size together.
+    """Split entries of one byte into streams, rows with entries of similar size together.
 
-    Each row of quantized weights is scaled by its largest, so rows differ in how large the others are.
+    Each row of quantized weights is scaled by its largest entry, so rows differ in the size of the others.
 
     Args:
         data: The entries.
         length: Entries of a row, at least 1; the last row may be shorter.
 
     Returns:
-        The commonest entry plus 2^32 times the length, and the streams.
+        The most common entry plus 2^32 times the length, and the streams.
 
     Example:
         >>> common, streams = split_rows(bytes([0, 0, 7, 0, 0, 0, 90, 0]), length=4)
@@ -91,19 +91,19 @@ def split_rows(data: bytes | memoryview, length: int) -> tuple[int, list[bytes]]
     sizes = np.abs((np.frombuffer(values, np.uint8) - np.uint8(common)).view(np.int8).astype(np.int64))
     mean = np.bincount(row, sizes, rows) / np.maximum(np.bincount(row, minlength=rows), 1)
     classes = np.empty(rows, np.uint8)
-    classes[np.argsort(mean, kind="stable")] = np.arange(rows) * CLASSES // rows
-    parts = [np.frombuffer(values, np.uint8)[classes[row] == row_class].tobytes() for row_class in range(CLASSES)]
+    classes[np.argsort(mean, kind="stable")] = np.arange(rows) * ROW_CLASSES // rows
+    parts = [np.frombuffer(values, np.uint8)[classes[row] == row_class].tobytes() for row_class in range(ROW_CLASSES)]
     return common + length * 2**32, [indices, classes.tobytes(), *parts]
 
 
 def join(read: Callable[[int], bytes], form: Split, *, size: int, common: int) -> bytes:
-    """Put the streams of `split` or `split_rows` together again.
+    """Join the streams of `split` or `split_rows`.
 
     Args:
-        read: Gives the next stream; takes the most bytes it may have.
-        form: How the entries were split.
+        read: Returns the next stream; takes the largest number of bytes that it may have.
+        form: The way in which the entries were split.
         size: Bytes of all entries.
-        common: The commonest entry, or what else `split` and `split_rows` give first.
+        common: The number that `split` or `split_rows` returned before the streams.
 
     Returns:
         The entries.
@@ -137,12 +137,12 @@ def _join_rows(read: Callable[[int], bytes], count: int, length: int, common: in
         raise ValueError(f"rows of {length:,} entries around {common:,} do not exist.")
     indices = _after_runs(read, count)
     classes = np.frombuffer(_exactly(read, -(-count // length)), np.uint8)
-    if classes.max(initial=0) >= CLASSES:
+    if classes.max(initial=0) >= ROW_CLASSES:
         raise ValueError(f"a row has the class {classes.max()}, which does not exist.")
-    entries, belongs = np.full(count, common, np.uint8), classes[indices // length]
-    for row_class in range(CLASSES):
-        mine = indices[belongs == row_class]
-        entries[mine] = np.frombuffer(_exactly(read, len(mine)), np.uint8)
+    entries, class_of = np.full(count, common, np.uint8), classes[indices // length]
+    for row_class in range(ROW_CLASSES):
+        members = indices[class_of == row_class]
+        entries[members] = np.frombuffer(_exactly(read, len(members)), np.uint8)
     return entries.tobytes()
 
 
@@ -166,16 +166,16 @@ def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
 
 
 def _runs(indices: np.ndarray) -> np.ndarray:
-    """Return how many common entries come before each index; those after the last are not stored."""
-    full, last = np.divmod(np.diff(indices, prepend=-1) - 1, LONGEST)
-    runs = np.full(int(full.sum()) + len(indices), LONGEST, np.uint8)
+    """Return the number of common entries before each index; those after the last are not stored."""
+    full, last = np.divmod(np.diff(indices, prepend=-1) - 1, LONGEST_RUN)
+    runs = np.full(int(full.sum()) + len(indices), LONGEST_RUN, np.uint8)
     runs[np.cumsum(full + 1) - 1] = last
     return runs
 
 
 def _after_runs(read: Callable[[int], bytes], count: int) -> np.ndarray:
     runs = np.frombuffer(read(count), np.uint8)
-    ends = runs < LONGEST
+    ends = runs < LONGEST_RUN
     indices = np.cumsum(runs + ends, dtype=np.int64)[ends] - 1
     if len(indices) and indices[-1] >= count:
         raise ValueError(f"runs end at {indices[-1]:,} in {count:,} entries.")

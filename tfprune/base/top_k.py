@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-SAMPLE = 1 << 14  # the fewest values in a sample
-STRIDE = 1 << 8  # the most values that one of a sample stands for
-DEVIATIONS = 4  # of the rank of a sample's value, within which the one that is sought lies
-PART = 1 << 17  # values that are looked at together: they stay in the processor's cache
+SMALLEST_SAMPLE = 1 << 14
+LARGEST_STRIDE = 1 << 8  # between the values of a sample
+BRACKET_DEVIATIONS = 4  # standard deviations of the rank of a value in a sample
+CACHED_VALUES = 1 << 17  # as many as stay in the processor's cache
 
 
 def kept_count(size: int, sparsity: float, *, round_to: int = 1) -> int:
-    """Return how many of `size` entries stay: size - round(sparsity * size), half to even, and at least one.
+    """Count the entries to keep of `size`: size - round(sparsity * size), half to even, and at least one.
 
     Args:
         size: The number of entries, at least 1.
         sparsity: The fraction of zeros, in [0, 1).
-        round_to: The number that stays is rounded up to a multiple of this, but to no more than `size`.
+        round_to: The count is rounded up to a multiple of this number, but to no more than `size`.
 
     Example:
         >>> kept_count(6, 0.5), kept_count(100, 0.9), kept_count(10, 0.99), kept_count(100, 0.9, round_to=8)
         (3, 10, 1, 16)
     """
-    kept = max(size - round(sparsity * size), 1)
-    return min(-(-kept // round_to) * round_to, size)
+    count = max(size - round(sparsity * size), 1)
+    return min(-(-count // round_to) * round_to, size)
 
 
 def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
 
     Args:
         scores: Finite numbers, in an array of any shape.
-        count: How many to keep, from 1 to `scores.size`.
+        count: The number of scores to keep, from 1 to `scores.size`.
 
     Example:
         >>> keep_largest(np.array([0.1, 0.1, 0.3, 0.1]), 2)
@@ -54,23 +54,23 @@ def keep_largest(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def rank_first(scores: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return scores in which some entries rank before all others, both in their own order.
+    """Lower scores so that some entries rank before all others, each group in its own order.
 
     Args:
-        scores: Numbers in an array of any shape; NaN, which has no rank, stays.
-        first: Booleans of the same shape: the entries whose scores stay. The others are lowered.
+        scores: Numbers in an array of any shape; NaN, which has no rank, stays NaN.
+        first: Booleans of the same shape: True for the entries that come first; the other scores are lowered.
 
     Example:
         >>> rank_first(np.array([1.0, 4.0, 2.0, 3.0]), np.array([True, False, True, False]))
         array([ 1., -2.,  2., -3.])
     """
-    with np.errstate(over="ignore"):  # of a spread beyond all numbers only the order among the lowered is lost
+    with np.errstate(over="ignore"):  # an infinite spread loses only the order among the lowered
         spread = np.nanmax(scores) - np.nanmin(scores)
         return np.where(first, scores, scores - (2 * spread or 1))
 
 
 def _at_rank(values: np.ndarray, rank: int) -> tuple[np.floating, np.ndarray]:
-    """Return the value that would stand at `rank` if the values were sorted, and where it stands.
+    """Return the value that would have the index `rank` if the values were sorted, and its indices.
 
     A sorted sample gives a bracket for the value, so that only the few values in the bracket are searched.
 
@@ -79,8 +79,8 @@ def _at_rank(values: np.ndarray, rank: int) -> tuple[np.floating, np.ndarray]:
     """
     low, high = _bracket(values, rank)
     rank_inside, positions = rank, []
-    for start in range(0, values.size, PART):
-        part = values[start : start + PART]
+    for start in range(0, values.size, CACHED_VALUES):
+        part = values[start : start + CACHED_VALUES]
         is_inside = part >= low
         rank_inside -= part.size - int(np.count_nonzero(is_inside))
         is_inside &= part <= high
@@ -89,17 +89,17 @@ def _at_rank(values: np.ndarray, rank: int) -> tuple[np.floating, np.ndarray]:
     if not 0 <= rank_inside < inside.size:  # the sample misled: unlikely, and only slower
         value = np.partition(values, rank)[rank]
         return value, np.flatnonzero(values == value)
-    found = values[inside]
-    value = np.partition(found, rank_inside)[rank_inside]
-    return value, inside[found == value]
+    candidates = values[inside]
+    value = np.partition(candidates, rank_inside)[rank_inside]
+    return value, inside[candidates == value]
 
 
 def _bracket(values: np.ndarray, rank: int) -> tuple[float, float]:
-    """Return two numbers that the value at a rank lies between, all but certainly."""
+    """Return two numbers between which the value of a rank lies, almost certainly."""
     # Odd, or the sample would be of a few columns only: widths are multiples of powers of two.
-    sample = np.sort(values[:: min(max(values.size // SAMPLE, 1), STRIDE) | 1])
+    sample = np.sort(values[:: min(max(values.size // SMALLEST_SAMPLE, 1), LARGEST_STRIDE) | 1])
     share = rank / values.size
-    index, margin = int(share * sample.size), 2 + int(DEVIATIONS * (share * (1 - share) * sample.size) ** 0.5)
+    index, margin = int(share * sample.size), 2 + int(BRACKET_DEVIATIONS * (share * (1 - share) * sample.size) ** 0.5)
     low = sample[index - margin] if index > margin else -np.inf
     high = sample[index + margin] if index + margin < sample.size else np.inf
     return low, high

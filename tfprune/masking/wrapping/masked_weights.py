@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from tfprune.base.spec import check_choice
-from tfprune.base.top_k import PART
+from tfprune.base.top_k import CACHED_VALUES
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.masked_gradients import guard
@@ -159,10 +159,10 @@ def count_kept(variable: keras.Variable, mask: keras.Variable | None = None) -> 
     values = as_numpy(variable).reshape(-1)
     shown = None if mask is None else as_numpy(mask).reshape(-1)
     count = 0
-    for start in range(0, values.size, PART):
-        is_kept = values[start : start + PART] != 0
+    for start in range(0, values.size, CACHED_VALUES):
+        is_kept = values[start : start + CACHED_VALUES] != 0
         if shown is not None:
-            is_kept &= shown[start : start + PART]
+            is_kept &= shown[start : start + CACHED_VALUES]
         count += int(np.count_nonzero(is_kept))
     return count
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from plain_streams import join_plainly
 from scipy.stats import entropy
 
-from tfprune.base.coders import DICTIONARIES, LZMA
+from tfprune.base.coders import DICTIONARY_BYTES, LZMA
 from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.files.model_file import read_model
@@ -215,7 +215,7 @@ def test_far_repeats_raise_the_version_and_nothing_else_does(monkeypatch):
     noise, other = (np.random.default_rng(seed).bytes(2**16) for seed in (5, 6))
     data = file_of(noise, other, noise)
     assert assert_smaller_than_both(data)[3] == 2
-    monkeypatch.setitem(DICTIONARIES, LZMA, 2**16)
+    monkeypatch.setitem(DICTIONARY_BYTES, LZMA, 2**16)
     assert assert_smaller_than_both(data)[3] == 3
 
 
