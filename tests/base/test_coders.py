@@ -11,7 +11,7 @@ from scipy.stats import entropy
 
 from tfprune.base.coders import (
     DEFLATE,
-    DICTIONARIES,
+    DICTIONARY_BYTES,
     FAR_LZMA,
     LZMA,
     STORED,
@@ -52,8 +52,8 @@ def test_floats_of_few_values_are_packed_as_entries_of_four_bytes():
 
 
 def test_repeats_farther_apart_than_one_window_are_found_by_the_other_coder(monkeypatch):
-    monkeypatch.setitem(DICTIONARIES, LZMA, 2**16)
-    noise = np.random.default_rng(5).bytes(DICTIONARIES[LZMA])
+    monkeypatch.setitem(DICTIONARY_BYTES, LZMA, 2**16)
+    noise = np.random.default_rng(5).bytes(DICTIONARY_BYTES[LZMA])
     coder, packed = compress_whole(noise + b"between" + noise)
     assert coder == FAR_LZMA
     assert len(packed) < 1.01 * len(noise)
