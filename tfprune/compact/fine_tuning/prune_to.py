@@ -10,17 +10,17 @@ import keras
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.run_folder import RunFolder
-from tfprune.base.spec import check_count, resolve
+from tfprune.base.spec import check_choice, check_count, resolve
 from tfprune.compact.fine_tuning.distillation import Distillation
 from tfprune.compact.fine_tuning.metric_guard import MetricGuard
 from tfprune.compact.fine_tuning.prune_report import STAGES, PruneReport
 from tfprune.compact.fine_tuning.rounds import Rounds, Target, described, targets_of
 from tfprune.compact.fine_tuning.run_data import RunData
 from tfprune.compact.fine_tuning.trainer import Trainer
+from tfprune.compact.reconstruction.reconstruct import MODES
 from tfprune.compact.shrinking.budget import Budget, check_budget
 from tfprune.compact.shrinking.plan_shrink import CHOICES, plan_shrink
-from tfprune.compact.shrinking.shrink import fitting_copy
-from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.filters import Filters
@@ -124,6 +124,7 @@ def prune_to(
     """
     check_compiled(model)
     check_verbose(verbose)
+    check_choice(reconstruction, "reconstruction", choices=MODES)
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     choice: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
     if isinstance(budget, ShrinkPlan):
@@ -157,7 +158,7 @@ def prune_to(
 
 def _check_plan(model: keras.Model, plan: ShrinkPlan, **given: Any) -> None:
     """Refuse a plan for another model, and arguments that would have no effect."""
-    fitting_copy(model, plan)
+    flat_copy_for(plan, model)
     changed = [f"{name}={value!r}" for name, value in given.items() if value != CHOICES[name]]
     if changed:
         raise ValueError(

@@ -17,11 +17,11 @@ from tfprune.base.run_folder import Arrays, RunFolder
 from tfprune.compact.fine_tuning.metric_guard import MetricGuard
 from tfprune.compact.fine_tuning.prune_report import STAGES, PruneReport, Round
 from tfprune.compact.fine_tuning.trainer import Trainer
-from tfprune.compact.reconstruction.reconstruct import reconstruct
+from tfprune.compact.reconstruction.reconstruct import reconstruct_in_place
 from tfprune.compact.shrinking.budget import Budget
-from tfprune.compact.shrinking.shrink import shrink
-from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
-from tfprune.compact.shrinking.zero_channels import zero_channels
+from tfprune.compact.shrinking.shrink import build_smaller, shrink
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
+from tfprune.compact.shrinking.zero_channels import write_zeros
 from tfprune.keras_models.models.batches import Batch
 from tfprune.keras_models.models.layers import as_numpy
 
@@ -68,17 +68,17 @@ class Rounds:
         Raises:
             ValueError: If the first of them costs more.
         """
-        current, found, refused = model, [], None
+        current, rows, refused = model, [], None
         for number, target in enumerate(targets, 1):
-            smaller, done = self._carry_out(number, current, target)
-            if not self._guard.allows(done.trained):
-                refused = done
+            smaller, row = self._carry_out(number, current, target)
+            if not self._guard.allows(row.trained):
+                refused = row
                 break
             current = smaller
-            found.append(done)
-        if not found:
+            rows.append(row)
+        if not rows:
             raise ValueError(self._nothing_within(refused, len(targets)))
-        return current, PruneReport(self._guard.metric, self._guard.before, tuple(found), refused)
+        return current, PruneReport(self._guard.metric, self._guard.before, tuple(rows), refused)
 
     def _nothing_within(self, first: Any, count: int) -> str:
         guard = self._guard
@@ -91,28 +91,32 @@ class Rounds:
 
     def _carry_out(self, number: int, current: keras.Model, target: Target) -> tuple[keras.Model, Round]:
         """Return the smaller model after the round of this number, from 1, and what happened in it."""
-        made: list[tuple[keras.Model, Round]] = []
+        results: list[tuple[keras.Model, Round]] = []
 
-        def make() -> Arrays:
-            made.append(self._round(number, current, target))
-            smaller, done = made[0]
-            stages = np.array([getattr(done, stage) for stage in STAGES])
-            return {"keep": done.plan.keep, "stages": stages, **_state(smaller)}
+        def carry_out() -> Arrays:
+            results.append(self._round(number, current, target))
+            smaller, row = results[0]
+            stages = np.array([getattr(row, stage) for stage in STAGES])
+            return {"keep": row.plan.keep, "stages": stages, **_state(smaller)}
 
-        stored = self._folder.remember(f"round_{number}", make)
-        smaller, done = made[0] if made else self._again(current, target, stored)
-        _log.info("round %d: %s FLOPs, trained to %.4f", number, done.plan.flops_kept, done.trained)
-        return smaller, done
+        stored = self._folder.remember(f"round_{number}", carry_out)
+        smaller, row = results[0] if results else self._again(current, target, stored)
+        _log.info("round %d: %s FLOPs, trained to %.4f", number, row.plan.flops_kept, row.trained)
+        return smaller, row
 
     def _round(self, number: int, current: keras.Model, target: Target) -> tuple[keras.Model, Round]:
         if self._seed is not None:
             keras.utils.set_random_seed((self._seed + number) % 2**32)
         plan = self._planned(current, target)
-        masked = zero_channels(current, plan)
-        better, _ = reconstruct(masked, current, self._inputs, mode=self._mode, verbose=0)
-        smaller = shrink(better, plan)
+        copy = flat_copy_for(plan, current)
+        judged = copy.view()
+        write_zeros(copy, plan)
+        stages = [self._guard(judged)]
+        reconstruct_in_place(copy.plain, current, self._inputs, mode=self._mode)
+        stages.append(self._guard(judged))
+        smaller = build_smaller(copy, plan)
+        plan = replace(plan, planned_copy=None)  # the report keeps the plan, and would keep the copy with it
         training = self._trainer.compiled(smaller)
-        stages = [self._guard(masked), self._guard(better)]
         self._progress.add(2, self._shown(plan, stages[-1]))
         self._trainer.fit(training, number, self._progress)
         stages.append(self._guard(smaller))
@@ -126,12 +130,13 @@ class Rounds:
         else:
             plan = replace(self._planned(current, None), keep=stored["keep"])
         smaller = shrink(current, plan)
+        plan = replace(plan, planned_copy=None)
         training = self._trainer.compiled(smaller)
         training.optimizer.build(training.trainable_variables)
         _set_state(smaller, stored)
-        done = Round(plan, *(float(value) for value in stored["stages"]))
-        self._progress.add(len(STAGES) + self._trainer.steps(), self._shown(plan, done.trained))
-        return smaller, done
+        row = Round(plan, *(float(value) for value in stored["stages"]))
+        self._progress.add(len(STAGES) + self._trainer.steps(), self._shown(plan, row.trained))
+        return smaller, row
 
     def _shown(self, plan: ShrinkPlan, value: float) -> dict[str, Any]:
         return {"FLOPs": plan.flops_kept, self._guard.metric: value}
@@ -158,11 +163,11 @@ def targets_of(budget: Target, rounds: int, *, network: Any, model: keras.Model,
         return [budget]
     names = [name for name, _ in budget.limits]
 
-    def make() -> Arrays:
-        found = budget.in_rounds(rounds, network=network, model=model)
-        return {name: np.array([dict(each.limits)[name] for each in found]) for name in names}
+    def split() -> Arrays:
+        budgets = budget.in_rounds(rounds, network=network, model=model)
+        return {name: np.array([dict(each.limits)[name] for each in budgets]) for name in names}
 
-    stored = folder.remember("targets", make)
+    stored = folder.remember("targets", split)
     return [replace(budget, limits=tuple((name, int(stored[name][row])) for name in names)) for row in range(rounds)]
 
 

@@ -10,7 +10,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.compact.reconstruction.improve_layer import METHODS, differs, improve_layer, unchanged
 from tfprune.compact.reconstruction.in_order import Improve, Pair, improve_in_order
-from tfprune.compact.reconstruction.layer_moments import IsHeld, Site, every, sites_of, sums_of
+from tfprune.compact.reconstruction.layer_moments import IsHeld, Site, every, none_held, sites_of, sums_of
 from tfprune.compact.reconstruction.least_squares import RIDGE, GramMoments
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.keras_models.models.batches import Batches
@@ -115,13 +115,63 @@ def reconstruct(
         check_followable(model)
     plain = plain_copy(pruned)
     names = [layer.name for _, layer in walk(plain)]
+    report = reconstruct_in_place(
+        plain,
+        reference,
+        data,
+        mode=mode,
+        targets=targets,
+        method=method,
+        ridge=ridge,
+        is_held=is_held,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
+    rename(plain, names)  # flattening may have changed some
+    if not holds_pruned(pruned):
+        return plain, report
+    result = copy_with(pruned, lambda path, layer: None)
+    transfer_weights(plain, result)
+    return result, report
+
+
+def reconstruct_in_place(
+    plain: keras.Model,
+    reference: keras.Model,
+    data: Any,
+    *,
+    mode: str,
+    targets: str = "dense",
+    method: str = "exact",
+    ridge: float = RIDGE,
+    is_held: IsHeld = none_held,
+    batch_size: int = 32,
+    verbose: int | str = 0,
+) -> ReconstructionReport:
+    """Solve for the weights of a plain model in the model itself, whose layers may get other names.
+
+    Args:
+        plain: A model without wrappers.
+        reference: As in `reconstruct`, like all that follows.
+        data: Calibration data.
+        mode: `"sequential"` or `"parallel"`.
+        targets: `"dense"` or `"own"`.
+        method: `"exact"` or `"sweep"`.
+        ridge: How strongly the weights are pulled towards the old ones.
+        is_held: Tells by its number whether a batch is kept apart.
+        batch_size: Samples in a batch.
+        verbose: As in Keras.
+
+    Raises:
+        ValueError: As `reconstruct` does.
+    """
     graphs = trace_to_run(call_graph(plain)), trace_to_run(call_graph(plain_copy(reference)))
     batches = Batches(data, graphs[0].model, batch_size=batch_size)
     pairs, skipped = sites_of(*graphs)
     to_dense = targets == "dense"
-    wanted = [pair for pair in pairs if mode == "parallel" or to_dense or differs(pair)]
-    rows: dict[Site, ReconstructionRow] = {pair[0]: unchanged(pair) for pair in pairs if pair not in wanted}
-    progress = Progress(len(wanted), verbose=verbose, unit="layer")
+    to_solve = [pair for pair in pairs if mode == "parallel" or to_dense or differs(pair)]
+    rows: dict[Site, ReconstructionRow] = {pair[0]: unchanged(pair) for pair in pairs if pair not in to_solve}
+    progress = Progress(len(to_solve), verbose=verbose, unit="layer")
 
     def improve(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
         dense = pair[1].map.weights()
@@ -130,18 +180,17 @@ def reconstruct(
 
     with progress:
         if mode == "parallel":
-            _improve_at_once(wanted, batches, improve=improve, is_held=is_held)
+            _improve_at_once(to_solve, batches, improve=improve, is_held=is_held)
         else:
             arrays = (inputs for inputs, _ in batches)
-            improve_in_order(wanted, arrays, graphs=graphs, improve=improve, to_dense=to_dense, is_held=is_held)
-    uncalled = [pair[0] for pair in pairs if pair[0] not in rows]
-    skipped += [Skipped(f"{one.name}/{one.map.kernel.path}", "it is not called", Skipped.NO_RULE) for one in uncalled]
-    rename(plain, names)  # flattening may have changed some
-    result = plain
-    if holds_pruned(pruned):
-        result = copy_with(pruned, lambda path, layer: None)
-        transfer_weights(plain, result)
-    return result, ReconstructionReport(tuple(rows[pair[0]] for pair in pairs if pair[0] in rows), tuple(skipped))
+            improve_in_order(to_solve, arrays, graphs=graphs, improve=improve, to_dense=to_dense, is_held=is_held)
+    sites = [site for site, _ in pairs]
+    skipped += [
+        Skipped(f"{site.name}/{site.map.kernel.path}", "it is not called", Skipped.NO_RULE)
+        for site in sites
+        if site not in rows
+    ]
+    return ReconstructionReport(tuple(rows[site] for site in sites if site in rows), tuple(skipped))
 
 
 def _improve_at_once(pairs: list[Pair], batches: Batches, *, improve: Improve, is_held: IsHeld) -> None:

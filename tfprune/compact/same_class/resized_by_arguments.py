@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
+from tfprune.compact.same_class.exchanged import is_resized
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.class_config import class_config
 from tfprune.keras_models.models.layers import as_numpy, rename
@@ -36,6 +37,8 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
         NoClass: If the arguments of the class cannot say what is kept.
     """
     plain = copy.plain
+    if is_resized(plain):
+        raise NoClass("some of its layers have other sizes than its arguments say")
     weights = {id(variable): weight for weight, variable in network.variables(copy.model)}
     values_kept = [
         weights[id(variable)].kept(as_numpy(variable), keep) if id(variable) in weights else as_numpy(variable)

@@ -2,55 +2,50 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import keras
 import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass
-from tfprune.compact.same_class.exchanged import Exchange, has_cache, is_resized, resize
-from tfprune.compact.same_class.resized_by_arguments import Sizes, resized_by_arguments, sizes_of, smaller_count
+from tfprune.compact.same_class.exchanged import Exchange, has_cache, resize
+from tfprune.compact.same_class.resized_by_arguments import Sizes, sizes_of, smaller_count
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
-from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.layers import sublayers, walk
 from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.keras_models.models.rebuild import copy_of
+from tfprune.keras_models.tracing.same_outputs import same_outputs
 from tfprune.keras_models.tracing.sample_inputs import numbers_for
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
-def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model:
-    """Return a model of the class that was copied, of some channels alone.
+def smaller_class(copy: FlatCopy, graph: SmallerGraph, *, keep: np.ndarray) -> keras.Model:
+    """Build a model of the same class with fewer channels, the layers inside of its blocks exchanged.
 
     Args:
         copy: The flat copy of a Functional subclass. It is used up.
-        network: Its channels.
+        graph: The smaller graph.
         keep: Which bundles are kept.
 
     Raises:
         NoClass: If the smaller model returns something else than the smaller graph.
     """
-    if not is_resized(copy.plain):
-        with suppress(NoClass):
-            return resized_by_arguments(copy, network, keep=keep)
-    graph = SmallerGraph(copy.model, network, keep=keep)
+    network = graph.network
     changed = {id(layer) for layer in graph.changed()}
     layers = [layer for _, layer in walk(copy.plain)]
     parts = {index: _part(layer, graph) for index, layer in enumerate(layers) if id(layer) in changed}
     inner = {index: [part for part in sublayers(layer) if id(part) in changed] for index, layer in enumerate(layers)}
     sizes = {
-        index: sizes_of(network, [network.layers[part.name] for part in found], keep=keep)
-        for index, found in inner.items()
-        if found and not isinstance(layers[index], keras.Model)  # whose numbers say what its cache is
+        index: sizes_of(network, [network.layers[part.name] for part in some], keep=keep)
+        for index, some in inner.items()
+        if some and not isinstance(layers[index], keras.Model)  # whose numbers say what its cache is
     }
-    numbers = {index: _numbers(layers[index], found) for index, found in sizes.items()}
-    heads = {index: count for index, found in sizes.items() if (count := _heads(layers[index], found))}
-    plain = copy.as_it_was()
-    found = resize(plain, Exchange(parts, {key: values for key, values in numbers.items() if values}, heads))
-    if not _same(found, graph.model):
+    numbers = {index: _numbers(layers[index], of_layer) for index, of_layer in sizes.items()}
+    heads = {index: count for index, of_layer in sizes.items() if (count := _heads(layers[index], of_layer))}
+    exchange = Exchange(parts, {key: values for key, values in numbers.items() if values}, heads)
+    smaller = resize(copy.hand_out(), exchange)
+    if not _returns_the_same(smaller, graph.model):
         raise NoClass("its code returns something else where layers are smaller")
-    return found
+    return smaller
 
 
 def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
@@ -70,9 +65,9 @@ def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
 
 def _numbers(layer: keras.layers.Layer, sizes: Sizes) -> dict[str, int]:
     """Return the attributes of a layer that count heads or units of the layers inside, with how many are kept."""
-    given = {name: value for name, value in vars(layer).items() if type(value) is int}
-    found = {name: smaller_count(name, value, sizes=sizes) for name, value in given.items()}
-    return {name: value for name, value in found.items() if value != given[name]}
+    before = {name: value for name, value in vars(layer).items() if type(value) is int}
+    after = {name: smaller_count(name, value, sizes=sizes) for name, value in before.items()}
+    return {name: value for name, value in after.items() if value != before[name]}
 
 
 def _heads(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
@@ -81,12 +76,11 @@ def _heads(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
     return min(kept) if kept and has_cache(layer) else None
 
 
-def _same(model: keras.Model, graph: keras.Model) -> bool:
+def _returns_the_same(model: keras.Model, graph: keras.Model) -> bool:
     """Tell whether a model of the class returns what the smaller graph does, on numbers of the graph's sizes."""
     numbers = numbers_for(graph.input)
     try:
-        pairs = zip(*(keras.tree.flatten(one(numbers, training=False)) for one in (model, graph)), strict=True)
-        arrays = [[keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in pair] for pair in pairs]
+        outputs, expected = (each(numbers, training=False) for each in (model, graph))
     except FAILURES:
         return False
-    return all(np.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max()) for ours, theirs in arrays)
+    return same_outputs(outputs, expected)

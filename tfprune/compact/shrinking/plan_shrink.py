@@ -13,6 +13,7 @@ from tfprune.allocation import Allocation, allocate
 from tfprune.base.progress import check_verbose
 from tfprune.base.spec import check_count, check_sparsity, resolve
 from tfprune.compact.shrinking.budget import Budget
+from tfprune.compact.shrinking.planned_copy import PlannedCopy
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.criteria import CRITERIA, Criterion, Evidence, Magnitude
 from tfprune.keras_models.channels.choose_groups import (
@@ -109,7 +110,7 @@ def plan_shrink(
     if not is_ranked:
         _check_no_choice(criterion=criterion, allocation=allocation, filters=filters, round_to=round_to)
         free = [group for group in network.groups if why_stuck(network, group) is None]
-        return ShrinkPlan(network, _alive(network, flat), left_alone(network, free))
+        return ShrinkPlan(network, _alive(network, flat), left_alone(network, free), PlannedCopy(model, copy))
     named = kernels_by_weight(network, flat)
     groups = choose_groups(
         network, named, pattern=Unstructured(), filters=filters, refusal=functools.partial(why_stuck, network)
@@ -128,7 +129,7 @@ def plan_shrink(
         keep = allocation.meet(weights, keeping, network, model, verbose=verbose)
     else:
         keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
-    return ShrinkPlan(network, keep, left_alone(network, groups))
+    return ShrinkPlan(network, keep, left_alone(network, groups), PlannedCopy(model, copy))
 
 
 _LEFT_OUT = "left out by `filters`, or without scores"

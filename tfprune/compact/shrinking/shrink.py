@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import keras
 
 from tfprune.base.spec import check_choice
 from tfprune.compact.same_class.class_arguments import NoClass
+from tfprune.compact.same_class.resized_by_arguments import resized_by_arguments
 from tfprune.compact.same_class.smaller_class import smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
-from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
 from tfprune.keras_models.models.kinds import is_functional_subclass
-from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
-from tfprune.masking.wrapping.strip import strip
+from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
 def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> keras.Model:
@@ -47,31 +49,44 @@ def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> 
         [TensorShape([8, 3]), TensorShape([3])]
     """
     check_choice(into, "into", choices=(None, "class", "graph"))
-    copy = fitting_copy(model, plan)
-    reason = f"{type(model).__name__} is not a Functional subclass with blocks"
+    return build_smaller(flat_copy_for(plan, model), plan, into=into)
+
+
+def build_smaller(copy: FlatCopy, plan: ShrinkPlan, *, into: str | None = None) -> keras.Model:
+    """Build the smaller model from a flat copy, which may be used up by this.
+
+    Args:
+        copy: A flat copy of the model that the plan was made for.
+        plan: The plan.
+        into: As in `shrink`.
+
+    Raises:
+        ValueError: As `shrink` does.
+    """
+    name, reason = copy.plain.name, f"{type(copy.plain).__name__} is not a Functional subclass with blocks"
+    graph: SmallerGraph | None = None
     if into != "graph" and is_functional_subclass(copy.plain):
+        with suppress(NoClass):
+            return resized_by_arguments(copy, plan.network, keep=plan.keep)
+        graph = SmallerGraph(copy, plan.network, keep=plan.keep)
         try:
-            return smaller_class(copy, plan.network, keep=plan.keep)
+            return smaller_class(copy, graph, keep=plan.keep)
         except NoClass as why:
-            reason, copy = str(why), fitting_copy(model, plan)
+            reason = str(why)
     if into == "class":
         raise ValueError(
             f"Expected a model whose class can have fewer heads and hidden units. Received: into='class' with "
-            f"{model.name!r}; {reason}. Or leave `into` out, for a Functional model."
+            f"{name!r}; {reason}. Or leave `into` out, for a Functional model."
         )
     if not copy.is_open_shaped:
         raise ValueError(
             f"Expected a model whose code can be traced with the sizes of its inputs open, or whose class can have "
-            f"fewer heads and hidden units. Received: {model.name!r}, whose code looks at open sizes; "
+            f"fewer heads and hidden units. Received: {name!r}, whose code looks at open sizes; "
             f"{'into=' + repr(into) if into else reason}. For a graph fix the sizes, as in "
             f"x = {_fixed_input(copy.plain)} for each input, and shrink keras.Model(x, model(x))."
         )
-    smaller = SmallerGraph(copy.model, plan.network, keep=plan.keep).model
-    graph = keras.Model(smaller.input, smaller.output, name=model.name)
-    try:  # stripped, because layers and operations of the copy have been called on the larger tensors, too
-        return strip(graph)
-    except ValueError:  # a layer has no configuration: the graph runs and is exported, but cannot be saved anyway
-        return graph
+    smaller = (graph or SmallerGraph(copy, plan.network, keep=plan.keep)).model
+    return keras.Model(smaller.input, smaller.output, name=name)
 
 
 def _fixed_input(model: keras.Model) -> str:
@@ -79,33 +94,3 @@ def _fixed_input(model: keras.Model) -> str:
     tensor = keras.tree.flatten(model.input)[0]
     shape = tuple(size or 128 for size in tensor.shape[1:])
     return f"keras.Input({shape}, batch_size=1, dtype={str(tensor.dtype)!r})"
-
-
-def fitting_copy(model: keras.Model, plan: ShrinkPlan) -> FlatCopy:
-    """Return a flat copy of the model that a plan was made for.
-
-    Raises:
-        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
-        ValueError: If the plan was made for another model.
-    """
-    if not isinstance(plan, ShrinkPlan):
-        raise TypeError(
-            f"Expected a plan. Received: plan={plan!r} of type {type(plan).__name__}. Make one with "
-            f"tfprune.plan_shrink(model, 0.5)."
-        )
-    copy = flat_copy(model)
-    shapes = {
-        layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in copy.model.layers if layer.weights
-    }
-    planned = {
-        name: [weight.shape for weight in layer.weights]
-        for name, layer in plan.network.layers.items()
-        if layer.weights
-    }
-    differing = sorted(name for name in shapes.keys() | planned.keys() if shapes.get(name) != planned.get(name))
-    if differing:
-        raise ValueError(
-            f"Expected the model that the plan was made for. Received: {model.name!r}, where these layers differ: "
-            f"{', '.join(differing[:5])}. Make a plan for this model: tfprune.plan_shrink(model, ...)."
-        )
-    return copy

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
+from tfprune.compact.shrinking.planned_copy import PlannedCopy
 from tfprune.keras_models.channels.network import Group, Network
+from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
 from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
 
 _SHOWN = 3  # members of a group that a table names
@@ -51,6 +55,9 @@ class ShrinkPlan(Report):
         network: The channels of the model.
         keep: For each bundle of tied channels, whether it stays.
         skipped: What was left alone, with the reason.
+        planned_copy: A copy of the model, as large as the model, from which `shrink` builds the smaller one with the
+            weights that the model has by then. It is not printed, saved or copied with the plan; a plan without it
+            does the same and takes longer: `dataclasses.replace(plan, planned_copy=None)`.
 
     Example:
         >>> import keras, tfprune
@@ -66,6 +73,10 @@ class ShrinkPlan(Report):
     network: Network
     keep: np.ndarray
     skipped: tuple[Skipped, ...] = ()
+    planned_copy: PlannedCopy | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "planned_copy": None}
 
     @property
     def rows(self) -> tuple[GroupRow, ...]:
@@ -148,3 +159,36 @@ class ShrinkPlan(Report):
 def _shortened(members: tuple[str, ...]) -> str:
     more = len(members) - _SHOWN
     return ", ".join(members[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
+    """Return a flat copy of the model that a plan was made for, with the weights that the model has now.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `plan` is not a plan.
+        ValueError: If the plan was made for another model.
+    """
+    if not isinstance(plan, ShrinkPlan):
+        raise TypeError(
+            f"Expected a plan. Received: plan={plan!r} of type {type(plan).__name__}. Make one with "
+            f"tfprune.plan_shrink(model, 0.5)."
+        )
+    planned = None if plan.planned_copy is None else plan.planned_copy.of(model)
+    if planned is not None:
+        return planned
+    copy = flat_copy(model)
+    shapes = {
+        layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in copy.model.layers if layer.weights
+    }
+    expected = {
+        name: [weight.shape for weight in layer.weights]
+        for name, layer in plan.network.layers.items()
+        if layer.weights
+    }
+    differing = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+    if differing:
+        raise ValueError(
+            f"Expected the model that the plan was made for. Received: {model.name!r}, where these layers differ: "
+            f"{', '.join(differing[:5])}. Make a plan for this model: tfprune.plan_shrink(model, ...)."
+        )
+    return copy

@@ -158,7 +158,7 @@ def flatten(model: keras.Model, *, opens: Callable[[Any], bool] | None = None) -
             operation.name = f"{owner.name}_{operation.name}"
         taken.add(operation.name)
     _number_after(taken)
-    flat = _functional(model)
+    flat = functional(model)
     while any(map(opens, flat.layers)):
         flat = retrace(flat, functools.partial(_call_inline, opens))
     return flat
@@ -176,7 +176,7 @@ def is_plain(layer: Any) -> bool:
     """Tell whether it is a Sequential or Functional model that does nothing but call its layers."""
     if not is_graph(layer) or not layer.built:
         return False
-    return isinstance(layer, keras.Sequential) or type(layer).call is type(_functional(layer)).call
+    return isinstance(layer, keras.Sequential) or type(layer).call is type(functional(layer)).call
 
 
 def check_graph(model: Any) -> None:
@@ -194,7 +194,7 @@ def check_graph(model: Any) -> None:
         )
 
 
-def _functional(model: keras.Model) -> keras.Model:
+def functional(model: keras.Model) -> keras.Model:
     """Return a model as one that is nothing but a graph."""
     if isinstance(model, keras.Sequential):  # whose `input` is what it was called on
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
@@ -205,7 +205,7 @@ def _operations(model: keras.Model, opens: Callable[[Any], bool]) -> Iterator[tu
     """Yield what the flat model will consist of, with the model that holds it; the outermost first."""
     models, seen = [model], {id(model)}
     for owner in models:
-        for operation in _functional(owner).operations:
+        for operation in functional(owner).operations:
             if id(operation) in seen or (owner is not model and isinstance(operation, keras.layers.InputLayer)):
                 continue
             seen.add(id(operation))
@@ -225,5 +225,5 @@ def _call_inline(opens: Callable[[Any], bool], layer: Any, /, *args: Any, **kwar
             inner_kwargs = {"training": kwargs["training"], **inner_kwargs}
         return inner(*inner_args, **inner_kwargs)
 
-    inner = retrace(_functional(layer), call)
+    inner = retrace(functional(layer), call)
     return keras.Function(inner.inputs, inner.outputs).call(keras.tree.flatten(args))

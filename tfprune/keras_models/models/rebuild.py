@@ -228,7 +228,12 @@ def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> No
     train_alike(source, target)
     copy_all(source.variables, target.variables, source=source)
     rename(target, [layer.name for _, layer in walk(source)])  # Keras numbers layers anew in each copy
-    for _, layer in walk(target):
+    finish_weights(target)
+
+
+def finish_weights(root: keras.layers.Layer) -> None:
+    """Let layers derive what they keep besides their variables, once these have their values."""
+    for _, layer in walk(root):
         if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables
             layer.finalize_state()
 

@@ -11,12 +11,15 @@ from tfprune.keras_models.channels.analyze import analyze
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.channels.rules import known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
+from tfprune.keras_models.models.anatomy import Kind, kind_of
+from tfprune.keras_models.models.graph import functional
 from tfprune.keras_models.models.kinds import is_subclassed, leaf_layers
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.keras_models.tracing.open_layers import TracedGraph, open_layers
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.strip import plain_copy
+from tfprune.masking.wrapping.transfer_weights import transfer_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,7 @@ class Source:
     variable: keras.Variable
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class FlatCopy:
     """A copy of a model without wrappers, without models nested in it, and with layers opened that hold others.
 
@@ -46,6 +49,7 @@ class FlatCopy:
         is_open_shaped: Whether the copy takes the shapes that the model takes; otherwise sizes that are open there
             are fixed, and it is for looking at only.
         sources: Where each weight came from, by the id of the weight.
+        is_used_up: Whether `plain` or one of its layers was handed out.
     """
 
     model: keras.Model
@@ -54,6 +58,7 @@ class FlatCopy:
     closed: dict[int, str]
     is_open_shaped: bool
     sources: dict[int, Source]
+    is_used_up: bool = False
 
     @property
     def is_opened(self) -> bool:
@@ -62,10 +67,23 @@ class FlatCopy:
             id(layer) for _, layer in leaf_layers(self.plain) if layer.weights
         }
 
-    def as_it_was(self) -> keras.Model:
-        """Return `plain`, with the names that its layers had."""
+    def hand_out(self) -> keras.Model:
+        """Return `plain`, with the names that its layers had; the copy is used up by this."""
+        self.is_used_up = True
         rename(self.plain, self.names)
         return self.plain
+
+    def view(self) -> keras.Model:
+        """Return a model over the layers of the copy; compiled, it leaves no trace in the copy."""
+        whole = self.plain if self.is_opened else self.model
+        return whole if kind_of(whole) is Kind.CODE else functional(whole)
+
+    def read_weights(self, model: keras.Model) -> None:
+        """Take the weights that the model has now, and leave the names of the layers as they are."""
+        names = [layer.name for _, layer in walk(self.plain)]
+        rename(self.plain, self.names)
+        transfer_weights(model, self.plain)
+        rename(self.plain, names)
 
     def network(self) -> Network:
         """Return its channels."""

@@ -158,7 +158,7 @@ def prune_units(
             kept_heads = steps.remember("heads", search)
             remove(heads, lambda removal, moments, weights: kept_heads[removal.group.name])
     plan = ShrinkPlan(running.network, keep, tuple(skipped + others))
-    return copy.as_it_was(), plan, PutriReport(tuple(rows), tuple(skipped + others))
+    return copy.hand_out(), plan, PutriReport(tuple(rows), tuple(skipped + others))
 
 
 putri = prune_units  # the name of the method, which was that of the function before
