@@ -61,8 +61,10 @@ def test_rounds_that_are_done_are_read_and_the_others_carried_out(whole, tmp_pat
     shutil.copytree(whole[0], tmp_path / "state")
     for number in range(done + 1, 4):
         (tmp_path / f"state/round_{number}.npz").unlink()
-    counted, work = [], rounds.reconstruct
-    monkeypatch.setattr(rounds, "reconstruct", lambda *args, **kwargs: counted.append(1) or work(*args, **kwargs))
+    counted, work = [], rounds.reconstruct_in_place
+    monkeypatch.setattr(
+        rounds, "reconstruct_in_place", lambda *args, **kwargs: counted.append(1) or work(*args, **kwargs)
+    )
     assert_same(program.run(tmp_path / "state"), whole)
     assert len(counted) == 3 - done
 

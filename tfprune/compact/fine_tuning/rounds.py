@@ -112,16 +112,15 @@ class Rounds:
         judged = copy.view()
         write_zeros(copy, plan)
         stages = [self._guard(judged)]
-        reconstruct_in_place(copy.plain, current, self._inputs, mode=self._mode)
+        reconstruct_in_place(copy.plain, current, data=self._inputs, mode=self._mode)
         stages.append(self._guard(judged))
         smaller = build_smaller(copy, plan)
-        plan = replace(plan, planned_copy=None)  # the report keeps the plan, and would keep the copy with it
         training = self._trainer.compiled(smaller)
         self._progress.add(2, self._shown(plan, stages[-1]))
         self._trainer.fit(training, number, self._progress)
         stages.append(self._guard(smaller))
         self._progress.add(1, self._shown(plan, stages[-1]))
-        return smaller, Round(plan, *stages)
+        return smaller, Round(_without_copy(plan, target), *stages)
 
     def _again(self, current: keras.Model, target: Target, stored: Arrays) -> tuple[keras.Model, Round]:
         """Return the model of a round that was done before."""
@@ -130,16 +129,20 @@ class Rounds:
         else:
             plan = replace(self._planned(current, None), keep=stored["keep"])
         smaller = shrink(current, plan)
-        plan = replace(plan, planned_copy=None)
         training = self._trainer.compiled(smaller)
         training.optimizer.build(training.trainable_variables)
         _set_state(smaller, stored)
-        row = Round(plan, *(float(value) for value in stored["stages"]))
+        row = Round(_without_copy(plan, target), *(float(value) for value in stored["stages"]))
         self._progress.add(len(STAGES) + self._trainer.steps(), self._shown(plan, row.trained))
         return smaller, row
 
     def _shown(self, plan: ShrinkPlan, value: float) -> dict[str, Any]:
         return {"FLOPs": plan.flops_kept, self._guard.metric: value}
+
+
+def _without_copy(plan: ShrinkPlan, target: Target) -> ShrinkPlan:
+    """Return a plan for the report, which would keep the copy alive; one that the user passed stays the same."""
+    return plan if plan is target else replace(plan, planned_copy=None)
 
 
 def described(value: Any) -> str:

@@ -118,7 +118,7 @@ def reconstruct(
     report = reconstruct_in_place(
         plain,
         reference,
-        data,
+        data=data,
         mode=mode,
         targets=targets,
         method=method,
@@ -138,8 +138,8 @@ def reconstruct(
 def reconstruct_in_place(
     plain: keras.Model,
     reference: keras.Model,
-    data: Any,
     *,
+    data: Any,
     mode: str,
     targets: str = "dense",
     method: str = "exact",
