@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import keras
 import matplotlib
 import numpy as np
 import pytest
-from programs import WITHOUT_KERAS, output_once, printed_by
+from programs import WITHOUT_KERAS, forked, output_once, printed_by, started
 
 from tfprune.export import Runner
 
@@ -139,16 +137,16 @@ def test_the_app_prunes_to_22_percent_and_exports(smoke):
 
 @pytest.mark.programs
 def test_results_are_not_overwritten(smoke):
-    command = [sys.executable, APPS / "few_shot_glyphs.py", "--smoke", "--output", smoke[0]]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False, env=os.environ)
-    assert done.returncode and "Pass --resume" in done.stderr
+    ended = forked(APPS / "few_shot_glyphs.py", "--smoke", "--output", smoke[0], folder=ROOT)
+    assert ended.code and "Pass --resume" in ended.stderr
 
 
 @pytest.mark.programs
 def test_the_device_learns_classes_where_keras_cannot_be_imported(smoke, tmp_path):
     shutil.copy(APPS / "few_shot_device.py", tmp_path)  # alone, as on the device
     model, pictures = smoke[0] / "ProtoNet-dense-0.tflite", smoke[0] / "pictures.npz"
-    printed = printed_by("-c", WITHOUT_KERAS, tmp_path / "few_shot_device.py", model, pictures, folder=tmp_path)
+    program = ("-c", WITHOUT_KERAS, tmp_path / "few_shot_device.py", model, pictures)
+    printed = printed_by(*program, folder=tmp_path, run=started)
     with np.load(pictures) as content:
         runner = Runner(model)
         means = runner.predict(content["learn"]).reshape(5, 5, -1).mean(axis=1)

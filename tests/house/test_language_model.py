@@ -6,12 +6,12 @@ import json
 import math
 import re
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import forked, printed_by
 
 pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 ROOT = Path(__file__).parents[2]
@@ -163,24 +163,21 @@ def test_a_title_finds_its_passage():
 
 @pytest.mark.programs
 def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
-    command = [sys.executable, ROOT / "sample_apps" / "prune_language_model.py", "--smoke", "--output", tmp_path]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=True)
-    assert "the figures mean nothing" in done.stdout
+    program = (ROOT / "sample_apps" / "prune_language_model.py", "--smoke", "--output", tmp_path)
+    assert "the figures mean nothing" in printed_by(*program, folder=ROOT)
     dense, *others = map(json.loads, (tmp_path / "gemma.jsonl").read_text(encoding="utf-8").splitlines())
     assert len(others) == 2
     for one in others:
         assert dense["parameters"] - one["parameters"] == 2 * 3 * 32 * 32  # blocks, kernels, width, half of 64 units
         assert 1 < one["perplexity"]["bible"] < 1000
     assert (tmp_path / "gemma.png").read_bytes().startswith(b"\x89PNG")
-    again = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600, check=False)
-    assert again.returncode == 1 and "Received: 3 in" in again.stderr
-    timed = subprocess.run([*command, "--speed"], capture_output=True, encoding="utf-8", timeout=600, check=True)
-    assert "tokens written a second" in timed.stdout
+    again = forked(*program, folder=ROOT)
+    assert again.code == 1 and "Received: 3 in" in again.stderr
+    assert "tokens written a second" in printed_by(*program, "--speed", folder=ROOT)
     speed = list(map(json.loads, (tmp_path / "gemma-speed.jsonl").read_text(encoding="utf-8").splitlines()))
     assert [(one["removed"], one["score"]) for one in speed] == [(0, "-"), (0.25, "magnitude"), (0.5, "magnitude")]
     assert all(one["read"] > 0 and one["written"] > 0 for one in speed)
-    resumed = subprocess.run([*command, "--resume"], capture_output=True, encoding="utf-8", timeout=600, check=True)
-    assert "0 rows to do, 3 done before" in resumed.stdout
+    assert "0 rows to do, 3 done before" in printed_by(*program, "--resume", folder=ROOT)
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)

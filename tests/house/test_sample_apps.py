@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import WITHOUT_KERAS, output_once, printed_by
+from programs import WITHOUT_KERAS, output_once, printed_by, started
 
 from tfprune.export import Runner, inspect
 
@@ -33,7 +33,7 @@ def sparsity_of(path):
 
 @pytest.mark.programs
 def test_fashion_compares_the_files_of_a_dense_and_a_pruned_model(tmp_path):
-    printed = printed_by(APPS / "fashion_cnn.py", "--smoke", "--output", "here", folder=tmp_path)
+    printed = printed_by(APPS / "fashion_cnn.py", "--smoke", "--output", "here", folder=tmp_path, run=started)
     assert "made-up images" in printed
     files = {path.name: path for path in (tmp_path / "here").iterdir()}
     assert set(files) == {"dense-int8.tflite.xz", "pruned-int8.tflite.xz"}
@@ -93,7 +93,7 @@ def test_the_device_recognizes_exercises_where_keras_cannot_be_imported(wrist, t
     model, recording = wrist[0] / f"{name}-pruned-dynamic.tflite.xz", wrist[0] / "recording.npz"
     copy = tmp_path / "wrist_device.py"  # alone, as on the device
     copy.write_bytes((APPS / "wrist_device.py").read_bytes())
-    printed = printed_by("-c", WITHOUT_KERAS, copy, model, recording, folder=tmp_path)
+    printed = printed_by("-c", WITHOUT_KERAS, copy, model, recording, folder=tmp_path, run=started)
     lines = [line for line in printed.splitlines() if "%" in line]
     with np.load(recording) as content:
         motion, names = content["motion"], content["names"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import re
 import subprocess
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -17,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from once import filled_once
+from programs import forked, printed_by
 
 from sample_apps.study import digits as digits_study
 from sample_apps.study import grid, language, report, results, summary, training, translation
@@ -26,12 +25,10 @@ FOLDER = ROOT / "sample_apps" / "study" / "results"
 
 
 def study(*arguments, expect=0, **environment):
-    """Run the study's command line in a process of its own; return what it printed."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONIOENCODING": "utf-8", **environment}
-    command = [sys.executable, "-m", "sample_apps.study", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=600)
-    assert done.returncode == expect, done.stderr[-2000:]
-    return done.stderr if expect else done.stdout
+    """Run the study's command line; return what it printed."""
+    ended = forked("-m", "sample_apps.study", *arguments, folder=ROOT, **environment)
+    assert ended.code == expect, ended.stderr[-2000:]
+    return ended.stderr if expect else ended.stdout
 
 
 def whole(name, seeds=1):
@@ -491,38 +488,35 @@ def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
 
 
-@pytest.mark.programs
-def test_a_training_apart_that_fails_says_why(digits):
+def test_a_training_apart_that_fails_says_why(monkeypatch):
     runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
+    monkeypatch.setattr(runner, "TRAIN", "import sample_apps.study.nothing")
     with pytest.raises(RuntimeError, match="No module named 'sample_apps.study.nothing'"):
-        runner.train_apart({**digits[0][1], "study": "nothing"})
+        runner.train_apart({})
 
 
 SHARED = """
-import json, sys
+import sys
 import tensorflow as tf
-from sample_apps.study import training
+from sample_apps.study import __main__, training
 fit = training.fit
 def counted(*arguments):
     print("replicas:", tf.distribute.get_strategy().num_replicas_in_sync)
     return fit(*arguments)
 training.fit = counted
-training.train({**json.loads(sys.argv[1]), "replicas": 2})
+__main__.main()
 """
 
 
 @pytest.mark.programs
-def test_replicas_share_a_training(digits):
-    command = [sys.executable, "-c", SHARED, json.dumps(digits[0][0])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300, check=True)
-    assert "replicas: 2" in done.stdout
-
-
-@pytest.mark.programs
-def test_the_digits_run_on_replicas(digits, tmp_path):
-    study("run", "digits", "--smoke", "--jobs", 1, "--replicas", 2, "--output", tmp_path)
+def test_the_digits_run_on_replicas_that_share_each_training(digits, tmp_path):
+    program = tmp_path / "shared.py"
+    program.write_text(SHARED, encoding="utf-8")
+    options = ["--smoke", "--jobs", 1, "--replicas", 2, "--output", tmp_path]
+    printed = printed_by(program, "run", "digits", *options, folder=ROOT, PYTHONPATH=str(ROOT))
     found = results.read(tmp_path / "digits.jsonl")
     assert len(found) == len(grid.expand("digits", grid.read_config("digits"), seeds=1, smoke=True))
+    assert printed.count("replicas: 2") == len(found)
     for one, reference in zip(found, digits[1], strict=True):
         assert one["nnz"] == reference["nnz"]
         assert one["quality"] == pytest.approx(reference["quality"], abs=2)  # sums are added up in another order
@@ -557,12 +551,6 @@ def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
     ],
 )
 def test_mistakes_are_told(arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "sample_apps.study", *arguments, "--output", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-    )
-    assert done.returncode != 0
-    assert message in done.stderr
+    ended = forked("-m", "sample_apps.study", *arguments, "--output", tmp_path, folder=ROOT)
+    assert ended.code != 0
+    assert message in ended.stderr

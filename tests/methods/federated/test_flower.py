@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import printed_by
+from programs import printed_by, started
 
 pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
 import flower_app
@@ -218,7 +218,7 @@ def test_a_message_without_an_update_is_refused():
 
 @pytest.mark.programs
 def test_the_simulation_gives_the_numbers_of_a_plain_loop():
-    printed = printed_by(HELPERS / "flower_app.py", folder=HELPERS)
+    printed = printed_by(HELPERS / "flower_app.py", folder=HELPERS, run=started)
     (line,) = [line for line in printed.splitlines() if line.startswith("RESULT ")]
     result = json.loads(line.removeprefix("RESULT "))
     for one, other in zip(result["arrays"], flower_app.plain_loop(), strict=True):
