@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -9,22 +10,27 @@ import shlex
 from pathlib import Path
 
 import pytest
-from page_blocks import BLOCK, printed_and_shown
+from page_blocks import BLOCK, RUN_AS_NOTEBOOKS, printed_and_shown
 
 from tfprune.export.command_line import cli
 
 DOCS = Path(__file__).parents[2] / "docs"
-NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}  # run in test_notebooks.py
-PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in NOTEBOOKS]
+NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}
+PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in RUN_AS_NOTEBOOKS]
 PAGES += sorted((DOCS / "howto").glob("*.md"))
-SHORT = {"own_loop", "save_and_resume"}  # seconds each, so that `make test` runs them
+# More than five seconds of one processor each; `make test` runs the others.
+LONG = {"best_file", "channels_and_latency", "commands", "depth", "keep_what_is_needed", "microcontrollers"}
+LONG |= {"remove_channels", "train_for_int8", "trained_model_on_a_pi", "transformers"}
 
 
 def run(code, names):
-    printed = io.StringIO()
+    """Run a block; return what it printed, and the value of its last line, which a notebook would show, too."""
+    printed, tree = io.StringIO(), ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "page", "exec"), names)
-    return printed.getvalue()
+        exec(compile(tree, "page", "exec"), names)
+        value = eval(compile(ast.Expression(last.value), "page", "eval"), names) if last else None
+    return printed.getvalue(), value
 
 
 def call(line):
@@ -46,7 +52,7 @@ def log_as_it_was():
 
 
 def marked(page):
-    return pytest.param(page, id=page.stem, marks=[] if page.stem in SHORT else [pytest.mark.programs])
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.programs] if page.stem in LONG else [])
 
 
 @pytest.mark.parametrize("page", map(marked, PAGES))
@@ -59,7 +65,11 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
     names = {}
 
     def do(kind, content):
-        return run(content, names) if kind == "python" else "".join(map(call, content.splitlines()))
+        if kind != "python":
+            return "".join(map(call, content.splitlines()))
+        printed, value = run(content, names)
+        assert value is None or page.stem not in NOTEBOOKS, f"Name the value of the last line: {content}"
+        return printed
 
     for printed, shown in printed_and_shown(page, do):
         assert printed == shown
@@ -68,4 +78,4 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
 def test_first_code_of_the_site_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, code = BLOCK.search((DOCS / "index.md").read_text(encoding="utf-8")).groups()
-    assert "digits.tfz" in run(code, {})
+    assert "digits.tfz" in run(code, {})[0]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from hub_cuts import EVEN, UNEVEN, arrays, assert_equal, trained
+from tiers import first
 
 import tfprune
 
@@ -19,7 +20,7 @@ def smaller_of(model: keras.Model, **settings) -> keras.Model:
     return tfprune.shrink(model, tfprune.plan_shrink(model, **settings), into="class")
 
 
-@pytest.mark.parametrize("name, settings", [("BertBackbone", UNEVEN), ("Gemma3Backbone", EVEN)])
+@pytest.mark.parametrize("name, settings", first(("BertBackbone", UNEVEN), ("Gemma3Backbone", EVEN)))
 def test_lora_is_cut_with_its_kernels_and_comes_back_after_the_cut(name, settings, tmp_path):
     model, generator = trained(hub_models.BACKBONES[name]), np.random.default_rng(0)
     lost = [row for row in tfprune.plan_shrink(model, **settings).rows if row.kept < row.channels]
@@ -62,7 +63,7 @@ def test_integers_are_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, settings", [("MistralBackbone", EVEN), ("BertTextClassifier", UNITS), ("Gemma3CausalLM", EVEN)]
+    "name, settings", first(("MistralBackbone", EVEN), ("BertTextClassifier", UNITS), ("Gemma3CausalLM", EVEN))
 )
 def test_a_preset_holds_what_the_arguments_of_a_class_say(name, settings, tmp_path):
     model = trained((hub_models.BACKBONES | hub_models.TASKS)[name])
@@ -78,7 +79,7 @@ def test_a_preset_holds_what_the_arguments_of_a_class_say(name, settings, tmp_pa
         assert loaded.generate(hub_models.TEXTS) == smaller.generate(hub_models.TEXTS)
 
 
-@pytest.mark.parametrize("name", ["BertBackbone", "GPT2CausalLM"])
+@pytest.mark.parametrize("name", first("BertBackbone", "GPT2CausalLM"))
 def test_a_preset_of_blocks_that_keep_different_numbers_is_refused(name, tmp_path):
     smaller = smaller_of(trained((hub_models.BACKBONES | hub_models.TASKS)[name]), **UNEVEN)
     with pytest.raises(ValueError, match=r"its arguments describe.*Received: a (Bert|GPT2)Backbone.*save\('model"):

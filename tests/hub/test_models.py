@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiers import first
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 hub_models = pytest.importorskip("hub_models")
@@ -15,7 +16,7 @@ def test_every_public_backbone_has_a_tiny_one():
     assert {cls.__name__ for cls in classes} <= set(hub_models.BACKBONES)
 
 
-@pytest.mark.parametrize("name", [name for name in hub_models.TASKS if name.endswith("CausalLM")])
+@pytest.mark.parametrize("name", first(*[name for name in hub_models.TASKS if name.endswith("CausalLM")]))
 def test_causal_lm_reads_and_writes_text(name):
     task = hub_models.TASKS[name]()
     task.compile(sampler="greedy")

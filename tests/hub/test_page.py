@@ -16,6 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "transformers.md").read_text(encodi
 ROWS = Path(__file__).with_name("rows.jsonl")  # what `make hub` wrote
 
 
+@pytest.mark.programs
 def test_the_code_of_the_page_runs(tmp_path):
     names, printed = {}, io.StringIO()
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(printed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 
@@ -18,7 +19,7 @@ def texts(model, count=20, length=9):
     return {tensor.name: every[tensor.name] for tensor in model.inputs}
 
 
-@pytest.mark.parametrize("name", ["BertBackbone", "GPT2Backbone", "Gemma3Backbone"])
+@pytest.mark.parametrize("name", first("BertBackbone", "GPT2Backbone", "Gemma3Backbone"))
 def test_half_of_the_units_and_a_head_go(name):
     keras.utils.set_random_seed(0)
     model = hub_models.BACKBONES[name]()
@@ -37,6 +38,7 @@ def test_half_of_the_units_and_a_head_go(name):
     assert all(np.isfinite(np.asarray(one)).all() for one in keras.tree.flatten(masked(x)))
 
 
+@pytest.mark.programs
 def test_attention_of_one_key_has_no_hidden_units():
     sizes = {"num_layers": 2, "num_query_heads": 4, "num_key_value_heads": 1, "hidden_dim": 16, "head_dim": 4}
     model = keras_hub.models.Gemma3Backbone(hub_models.VOCABULARY, None, intermediate_dim=24, **sizes)
@@ -56,8 +58,8 @@ def test_ids_beyond_the_vocabulary():
         tfprune.prune_units(model, x, verbose=0)
 
 
-@pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
-@pytest.mark.parametrize("name", ["GPT2Backbone", "Gemma3Backbone"])
+@pytest.mark.parametrize("method", first("sparsegpt", "wanda"))
+@pytest.mark.parametrize("name", first("GPT2Backbone", "Gemma3Backbone"))
 def test_two_of_four_weights_of_blocks(name, method):
     keras.utils.set_random_seed(0)
     model = hub_models.BACKBONES[name]()

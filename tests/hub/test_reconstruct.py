@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 from tfprune.masking.wrapping.flat_copy import flat_copy
@@ -12,7 +13,7 @@ from tfprune.masking.wrapping.flat_copy import flat_copy
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 hub_models = pytest.importorskip("hub_models")
 
-NAMES = ["BertBackbone", "GPT2Backbone", "Gemma3Backbone"]
+NAMES = first("BertBackbone", "GPT2Backbone", "Gemma3Backbone")
 
 
 def texts(model, count=24, length=10):
@@ -53,7 +54,7 @@ def without_units(model, part):
     return copy
 
 
-@pytest.mark.parametrize("targets", ["own", "dense"])
+@pytest.mark.parametrize("targets", first("own", "dense"))
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_are_solved_kernel_by_kernel(name, targets):
     model = randomized(name)
@@ -80,6 +81,7 @@ def test_units_are_ranked_on_texts_of_any_length(name):
     assert all(np.isfinite(scores).all() and len(set(scores)) > 10 for scores in ranks.values())
 
 
+@pytest.mark.programs
 def test_layers_that_keras_numbers_anew_in_a_copy_find_their_partners():
     """A block of DeepLab makes models in its code; and where nobody says that it is not in training, it trains."""
     keras.utils.set_random_seed(0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+pytestmark = pytest.mark.programs
 RUN = Path(__file__).with_name("run.py")
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from hub_cuts import EVEN, UNEVEN, assert_equal, trained
+from tiers import first
 
 import tfprune
 import tfprune.export
@@ -19,10 +20,10 @@ hub_models = pytest.importorskip("hub_models")
 
 @pytest.mark.parametrize(
     "name, settings",
-    [
-        ("Bert", EVEN),
+    first(
         *[(name, UNEVEN) for name in ("Bert", "DistilBert", "Roberta", "ViT", "DeiT", "DINOV2", "Whisper")],
-    ],
+        ("Bert", EVEN),
+    ),
     ids=lambda value: value if isinstance(value, str) else "even" if value is EVEN else "uneven",
 )
 def test_a_backbone_stays_its_class_and_equals_the_masked_one(name, settings, tmp_path):
@@ -45,6 +46,7 @@ def assert_stays_its_class(model, plan, folder):
     return smaller, masked
 
 
+@pytest.mark.programs
 def test_t5_keeps_heads_whose_bias_is_a_weight_of_its_first_layers():
     model = trained(hub_models.BACKBONES["T5Backbone"])
     plan = tfprune.plan_shrink(model, 0.5)
@@ -75,7 +77,7 @@ def writer(family: str) -> keras.Model:
 
 
 @pytest.mark.parametrize(
-    "family", ["GPT2", "OPT", "Llama", "Llama3", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi3"]
+    "family", first("Mistral", "OPT", "Llama", "Llama3", "GPT2", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi3")
 )
 def test_a_writer_stays_its_class_and_writes_what_the_masked_one_writes(family, tmp_path):
     model = writer(family)
@@ -100,6 +102,7 @@ def test_a_writer_stays_its_class_and_writes_what_the_masked_one_writes(family, 
         pytest.param("MixtralCausalLM", UNEVEN, id="MixtralCausalLM-uneven"),
     ],
 )
+@pytest.mark.programs
 def test_a_task_of_texts_writes_what_the_masked_one_writes(name, settings, tmp_path):
     model = trained(hub_models.TASKS[name])
     model.compile(sampler="greedy")  # which the copies keep
@@ -129,6 +132,7 @@ def test_queries_that_share_their_only_key_go_one_by_one(name, settings):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.programs
 def test_a_smaller_task_is_wrapped_stripped_and_shrunk_again():
     model = trained(hub_models.TASKS["GPT2CausalLM"])
     inputs = hub_models.inputs_for(model)
@@ -158,6 +162,7 @@ def test_layers_of_the_graph_itself_get_smaller_too():
     assert_equal(smaller, tfprune.zero_channels(model, plan), hub_models.inputs_for(model))
 
 
+@pytest.mark.programs
 def test_inputs_of_fixed_sizes_give_a_graph_that_is_exported(tmp_path):
     backbone = trained(hub_models.BACKBONES["Gemma3Backbone"])
     inputs = {x.name: keras.Input((8,), batch_size=1, dtype="int32", name=x.name) for x in backbone.inputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 from tfprune.schedules import Constant
@@ -17,7 +18,7 @@ def outputs(model: keras.Model, inputs) -> list[np.ndarray]:
     return [np.asarray(output) for output in keras.tree.flatten(model(inputs))]
 
 
-@pytest.mark.parametrize("name", ["BertTextClassifier", "GPT2CausalLM", "GemmaCausalLM", "MixtralCausalLM"])
+@pytest.mark.parametrize("name", first("BertTextClassifier", "GPT2CausalLM", "GemmaCausalLM", "MixtralCausalLM"))
 def test_a_task_is_wrapped_fitted_on_texts_saved_and_stripped(name, tmp_path):
     keras.utils.set_random_seed(0)
     task = hub_models.TASKS[name]()
@@ -49,7 +50,7 @@ def test_a_task_is_wrapped_fitted_on_texts_saved_and_stripped(name, tmp_path):
             assert one.generate(hub_models.TEXTS, max_length=12) == texts
 
 
-@pytest.mark.parametrize("name", ["MixtralBackbone", "GptOssBackbone", "QwenMoeBackbone", "RWKV7Backbone"])
+@pytest.mark.parametrize("name", first("MixtralBackbone", "GptOssBackbone", "QwenMoeBackbone", "RWKV7Backbone"))
 def test_hardly_a_weight_of_experts_and_mixers_is_left_out(name):
     model = hub_models.BACKBONES[name]()
     matrices = [weight for weight in model.weights if len(weight.shape) >= 2 and "bias" not in weight.name]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from hub_cuts import arrays, assert_equal, trained
+from tiers import first
 
 import tfprune
 
@@ -13,7 +14,7 @@ pytest.importorskip("keras_hub", reason="keras-hub is not installed")
 hub_models = pytest.importorskip("hub_models")
 
 
-@pytest.mark.parametrize("name", ["Mixtral", "QwenMoe", "Qwen3Moe"])
+@pytest.mark.parametrize("name", first("Mixtral", "QwenMoe", "Qwen3Moe"))
 def test_a_backbone_with_twice_the_experts_computes_the_same(name, tmp_path):
     model = trained(hub_models.BACKBONES[f"{name}Backbone"])
     x = hub_models.inputs_for(model)

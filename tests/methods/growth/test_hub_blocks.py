@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from hub_cuts import arrays, assert_equal, trained
+from tiers import first
 
 import tfprune
 
@@ -18,7 +19,7 @@ def backbone(name, **settings):
     return trained(lambda: make(**settings))
 
 
-@pytest.mark.parametrize("name", ["Llama", "Mixtral", "GPT2"])
+@pytest.mark.parametrize("name", first("Llama", "Mixtral", "GPT2"))
 def test_a_backbone_grows_as_its_class_with_copies_that_hand_on_what_they_read(name, tmp_path):
     model = backbone(name)
     x = hub_models.inputs_for(model)
