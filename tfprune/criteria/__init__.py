@@ -1,11 +1,11 @@
-"""How important each entry of a weight is: every criterion, and what it may look at.
+"""The importance of each entry of a weight: all criteria, and the facts that they use.
 
 A criterion is a pure function from evidence to scores of the weight's shape; the larger a score, the longer its
 entry is kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`. In `needs` it
-names the facts that it looks at besides the weight. A new fact is one `Fact`, passed to `register_fact`.
-`weights` holds the criteria that look at the weight alone, `data` those that look at activations and gradients, and
-`classes` those that look at class labels, by statistics of `class_moments`. `facts` describes the facts. All of it is
-NumPy; the room `evidence` gathers the facts.
+names the facts that it uses besides the weight. A new fact is one `Fact`, passed to `register_fact`.
+`weights` holds the criteria that use the weight alone, `data` those that use activations and gradients, and `classes`
+those that use class labels, by statistics of `class_moments`. `facts` describes the facts. All of it is NumPy; the
+room `evidence` gathers the facts.
 Start at `base.Criterion`, `base.Evidence` and `facts.Fact`.
 """
 

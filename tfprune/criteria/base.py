@@ -1,4 +1,4 @@
-"""The base of all criteria, and what a criterion may look at: the weight, and the facts gathered about it."""
+"""The base class of criteria, and their evidence: the weight, and the facts gathered about it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tfprune.criteria.facts import FACTS, Fact, UnknownFact
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a criterion may look at.
+    """The evidence by which a criterion scores a weight.
 
     Attributes:
-        weight: The weight's latent values, those of masked entries included, in Keras' shape.
+        weight: The latent values of the weight, including masked entries, in the shape of Keras.
         path: The weight's path in the model, for example `block_1/conv/kernel`.
         axes: One letter per dimension: `o` output, `i` input, `c` both, any other letter a kernel position.
         facts: The facts that the criterion `needs`, by name.
@@ -40,18 +40,18 @@ class Evidence:
         Raises:
             ValueError: If the fact was not gathered, or cannot be known of this weight.
         """
-        found = self.facts.get(name)
-        if found is None:
+        value = self.facts.get(name)
+        if value is None:
             raise ValueError(
                 f"Expected evidence of {self.path}: {FACTS.get(name, name)}. Received: none. Pass data= to "
                 f"update_masks, PruningCallback or plan_shrink, and name {name!r} among the criterion's `needs`."
             )
-        if isinstance(found, UnknownFact):
+        if isinstance(value, UnknownFact):
             raise ValueError(
-                f"Expected evidence of {self.path}: {FACTS.get(name, name)}. Received: none, as {found.reason}. "
+                f"Expected evidence of {self.path}: {FACTS.get(name, name)}. Received: none, as {value.reason}. "
                 f"Leave this weight out with `filters`, or choose another criterion for it."
             )
-        return found
+        return value
 
     def over_outputs(self, vector: np.ndarray) -> np.ndarray:
         """Return one value per output in a shape that broadcasts over the weight.
@@ -111,7 +111,7 @@ class Criterion(Spec):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The names of the facts that it looks at, as in `FACTS`; none if it looks at the weight alone."""
+        """The names of the facts that it uses, as in `FACTS`; empty if it uses the weight alone."""
         return ()
 
     def needed_facts(self) -> tuple[Fact, ...]:

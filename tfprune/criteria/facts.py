@@ -1,12 +1,12 @@
-"""Facts that a criterion may look at besides the weight, each described once.
+"""Facts that a criterion may use besides the weight, each described once.
 
 `keras_models.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows the
-`Fact`: it records what `source` names, batch by batch, reduces a batch by `measure` while the model runs, adds up
-batches by `combine`, and ends a pass with `finish` and `over_passes`.
+`Fact`: it records the `source` batch by batch, reduces a batch by `measure` while the model runs, combines batches by
+`combine`, and ends a pass with `finish` and `over_passes`.
 
 To add a fact, from your own code or here:
 
-1. Choose the `source`, and for gradients what the fact has a value for (`per`).
+1. Choose the `source`, and for gradients whether each entry, output or input has a value (`per`).
 2. Write `measure(recorded, ops)` with operations of `ops`, which is `keras.ops`: so a fact works on each backend and
    in a compiled model, this module loads no Keras, and a fact can be tried with `fact.measure(array, numpy)`.
 3. Pass the `Fact` to `register_fact`; the facts of the library are listed in `_OWN`.
@@ -33,7 +33,7 @@ _PER = {INPUTS: ("input",), OUTPUTS: ("output",), GRADIENTS: ("entry", "output",
 
 @dataclass(frozen=True)
 class UnknownFact:
-    """Says why a fact is not known for a weight; takes the place of its value.
+    """The reason why a fact is not known for a weight, in place of its value.
 
     Attributes:
         reason: The reason, as the end of a sentence: "it is frozen (trainable=False), so it has no gradient".
@@ -53,16 +53,17 @@ class Fact:
     Args:
         name: The name that criteria give in `needs`.
         text: A description for error messages, for example `"the mean over batches of |dL/dw|"`.
-        source: What is recorded. `"inputs"` or `"outputs"`: what the layer takes or returns, (samples, positions,
-            units). `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64.
-            `"model"`: no data, but an object that knows the `path` of the weight, the `variable` itself, the `layer`
-            that holds it, and its `normalizer`, the BatchNormalization that takes the layer's outputs, or None.
-        measure: A function `measure(recorded, ops)` that reduces what is recorded in one batch to one number per
+        source: The recorded values. `"inputs"` or `"outputs"`: those of the layer, (samples, positions, units).
+            `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64. `"model"`: no
+            data, but an object that knows the `path` of the weight, the `variable` itself, the `layer` that holds it,
+            and its `normalizer`, the BatchNormalization that reads the outputs of the layer, or None.
+        measure: A function `measure(recorded, ops)` that reduces the values recorded in a batch to one number per
             entry, output or input; for `"class_moments"` to (samples, units). With `"model"` it may return an
             `UnknownFact`.
-        per: What the fact has a value for. `"entry"` (default for gradients and the model): the shape of the weight.
-            `"output"`: (outputs,), and the gradient is recorded as (entries, outputs). `"input"`: (inputs,), and the
-            gradient is recorded as (entries, inputs). The sources `"inputs"` and `"outputs"` leave no choice.
+        per: The parts of the weight that have a value each. `"entry"` (default for gradients and the model): the
+            shape of the weight. `"output"`: (outputs,), and the gradient is recorded as (entries, outputs).
+            `"input"`: (inputs,), and the gradient is recorded as (entries, inputs). The sources `"inputs"` and
+            `"outputs"` leave no choice.
         combine: How batches are combined: by their `"mean"` or `"sum"`, or as `"class_moments"`, which makes a
             `ClassMoments` of the units and needs class labels.
         finish: A function of the combined batches that returns the fact; None leaves them as they are.

@@ -50,7 +50,7 @@ class PruningSchedule(Spec):
 
 
 def check_pruning_schedule(value: Any) -> None:
-    """Refuse everything but a schedule of this module, or of your own.
+    """Refuse everything but a `PruningSchedule`.
 
     Raises:
         TypeError: If it is not a `PruningSchedule`.
@@ -121,8 +121,13 @@ class PolynomialDecay(PruningSchedule):
 
     @property
     def _curve(self) -> Polynomial:
-        window = {"begin": self.begin_step, "end": self.end_step}
-        return Polynomial(self.final_sparsity, initial=self.initial_sparsity, power=self.power, **window)
+        return Polynomial(
+            self.final_sparsity,
+            initial=self.initial_sparsity,
+            power=self.power,
+            begin=self.begin_step,
+            end=self.end_step,
+        )
 
     @property
     def target(self) -> float:

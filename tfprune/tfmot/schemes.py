@@ -1,4 +1,4 @@
-"""Schemes of tfmot: what quantization-aware training has to keep of the weights that it starts from."""
+"""Schemes of tfmot: the zeros and shared values of weights that quantization-aware training keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.keras_models.models.layers import as_numpy
 
-MOST = 256  # different values that an 8-bit weight can have
+MOST_VALUES = 256  # of an 8-bit weight
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Default8BitClusterPreserveQuantizeScheme(Default8BitPrunePreserveQuantizeS
 
 
 def _shared_values(weight: np.ndarray) -> int:
-    """Return how many values the entries besides zeros share; 0 if they have too many, or each has its own."""
+    """Count the values that the non-zero entries share; 0 if there are too many, or each entry has its own."""
     entries = weight[weight != 0]
     count = len(np.unique(entries))
-    return count if count < min(len(entries), MOST) else 0
+    return count if count < min(len(entries), MOST_VALUES) else 0

@@ -1,4 +1,4 @@
-"""Report of `rank_blocks`: what a model would miss of each of its blocks."""
+"""Report of `rank_blocks`: how much a model needs each of its blocks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tfprune.report import Report, table
 
 @dataclass(frozen=True)
 class RankedBlock(Report):
-    """What a model would miss of a block.
+    """A block, and how much the model needs it.
 
     Attributes:
         block: The block, counted from 0.
         layer: The name of its first layer.
-        parameters: How many entries its weights have.
-        similarity: The cosine between what it reads and what it hands on, the mean over positions, in [-1, 1].
+        parameters: The number of entries of its weights.
+        similarity: The cosine between its input and its output, the mean over positions, in [-1, 1].
         loss: The loss of the model without the block; None if it was not measured.
     """
 
@@ -28,7 +28,7 @@ class RankedBlock(Report):
 
 @dataclass(frozen=True)
 class BlockRanking(Report):
-    """What a model would miss of each of its blocks.
+    """The blocks of a model, ranked by how much it needs them.
 
     Attributes:
         rows: A row for each block, in the order in which the model calls them.
@@ -49,7 +49,7 @@ class BlockRanking(Report):
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The blocks, the one that is missed least first: `drop_blocks(model, ranking.order[:2])`."""
+        """The blocks, the least needed first: `drop_blocks(model, ranking.order[:2])`."""
         ranked = sorted(self.rows, key=lambda row: -row.similarity if row.loss is None else row.loss)
         return tuple(row.block for row in ranked)
 

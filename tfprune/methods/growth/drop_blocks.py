@@ -1,4 +1,4 @@
-"""Leave blocks of a model out."""
+"""Drop blocks of a model."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tfprune.methods.growth.reorder import reorder
 def drop_blocks(
     model: keras.Model, drop: Iterable[int], *, blocks: str | None = None, data: Any = None
 ) -> tuple[keras.Model, GrowthReport]:
-    """Leave some of the repeated blocks of a model out, and return the shallower model with a report.
+    """Drop some of the repeated blocks of a model, and return the shallower model with a report.
 
-    Use it to make a deep model smaller and faster on any hardware; train it afterwards. `rank_blocks` says which
-    blocks it would miss least. Masks and latent values stay with the blocks that are kept.
+    Use it to make a deep model smaller and faster on any hardware, and train it afterwards. `rank_blocks` finds the
+    blocks that the model needs least. The other blocks keep their masks and latent values.
 
     Args:
         model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
             wrapped or not. It is left unchanged.
-        drop: The blocks to leave out, counted from 0 in the order in which the model calls them.
+        drop: The blocks to drop, counted from 0 in the order in which the model calls them.
         blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
-            such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
-            (the default) takes random numbers.
+            such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
+            None (the default) takes random numbers.
 
     Returns:
         An uncompiled model of the same class where the arguments of the class can say how many blocks there are,

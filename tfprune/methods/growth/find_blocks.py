@@ -26,7 +26,7 @@ from tfprune.methods.growth.repeated_blocks import repeated_blocks
 
 
 def find_blocks(model: keras.Model, pattern: str | None) -> Blocks:
-    """Return the repeated blocks of a model, in a copy of it.
+    """Find the repeated blocks of a model, in a copy of it.
 
     Args:
         model: A built model. It is left untouched.
@@ -35,7 +35,7 @@ def find_blocks(model: keras.Model, pattern: str | None) -> Blocks:
 
     Raises:
         TypeError: If it is not a Keras model, or the pattern is not a string.
-        ValueError: If the model is not a graph, or has no repeated blocks; what stands in the way is named.
+        ValueError: If the model is not a graph, or has no repeated blocks; the message gives the reason.
     """
     check_keras(model)
     expression = None if pattern is None else check_regex(pattern, "`blocks`")

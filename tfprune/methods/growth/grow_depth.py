@@ -26,26 +26,25 @@ def grow_depth(
 ) -> tuple[keras.Model, GrowthReport]:
     """Repeat the blocks of a model, and return the deeper model with a report.
 
-    Use it to go on from a model that is trained instead of training a larger one from the start. Masks and latent
-    values follow every copy, so a pruned model stays as sparse as it was. `drop_blocks(grown, report.copies)` undoes
-    it.
+    Use it to start from a trained model instead of training a larger one from scratch. Each copy gets the masks and
+    latent values of its block, so a pruned model stays as sparse as it was. `drop_blocks(grown, report.copies)`
+    undoes it.
 
     Args:
         model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
             wrapped or not. It is left unchanged.
-        repeats: How often each block is there afterwards, at least 2. Default 2.
+        repeats: The number of times that each block is there afterwards, at least 2. Default 2.
         blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
-            such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
+            such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         order: `"interpose"` (the default) puts each copy after its block: 0, 0, 1, 1, 2, 2. `"stack"` repeats all
-            blocks one after the other: 0, 1, 2, 0, 1, 2. The source found the first better for models that are
-            trained well.
-        keep_first: How many of the first blocks are not repeated, at least 0. Default 0.
-        keep_last: How many of the last blocks are not repeated, at least 0. Default 0.
-        zero_output: Whether the last weights of each copy, which make what it adds to what it reads, are zero: its
-            last kernels and biases, or the scales of normalizations after them. The deeper model then computes
-            the same at first. Default False.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
-            (the default) takes random numbers.
+            blocks one after the other: 0, 1, 2, 0, 1, 2. The source found the first better for well-trained models.
+        keep_first: The number of first blocks that are not repeated, at least 0. Default 0.
+        keep_last: The number of last blocks that are not repeated, at least 0. Default 0.
+        zero_output: Whether the last weights of each copy are zero: its last kernels and biases, or the scales of
+            normalizations after them. A copy then adds nothing to its input, so that the deeper model computes the
+            same at first. Default False.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
+            None (the default) takes random numbers.
 
     Returns:
         An uncompiled model of the same class where the arguments of the class can say how many blocks there are,
@@ -54,7 +53,7 @@ def grow_depth(
     Raises:
         TypeError: If `model` is not a Keras model, or another argument has a wrong type.
         ValueError: If the model has no repeated blocks, or not enough to keep `keep_first` and `keep_last`.
-        ValueError: If `zero_output` is set and a block does not add something to what it reads.
+        ValueError: If `zero_output` is set and a block does not add something to its input.
 
     Example:
         >>> import keras, tfprune

@@ -25,13 +25,13 @@ class PlacedBlock(Report):
     """A block of the new model.
 
     Attributes:
-        place: Its place in the new model, from 0.
-        block: Which block of the model it is, from 0.
+        place: Its index in the new model, from 0.
+        block: The index of the block in the model that it comes from, from 0.
         layer: The name of its first layer.
         is_copy: Whether the same block stands at an earlier place.
-        parameters: How many entries its weights have.
-        nnz: How many entries of its kernels are not zero, with the masks applied.
-        zeroed: The weights that were set to zero, so that it hands on what it reads.
+        parameters: The number of entries of its weights.
+        nnz: The number of non-zero entries of its kernels, with the masks applied.
+        zeroed: The weights that were set to zero, so that it returns its input.
     """
 
     place: int
@@ -45,7 +45,7 @@ class PlacedBlock(Report):
 
 @dataclass(frozen=True)
 class GrowthReport(Report):
-    """Which blocks a model has after `grow_depth` or `drop_blocks`, and whether it computes the same.
+    """The blocks of a model after `grow_depth` or `drop_blocks`, and whether it computes the same.
 
     Attributes:
         rows: A row for each block of the new model.

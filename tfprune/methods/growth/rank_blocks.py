@@ -28,9 +28,9 @@ def rank_blocks(
     batch_size: int = 32,
     verbose: int | str = "auto",
 ) -> BlockRanking:
-    """Say which of its repeated blocks a model would miss least.
+    """Rank the repeated blocks of a model by how much it needs them.
 
-    Use it to decide what `drop_blocks` leaves out. By the loss it takes one evaluation of `data` for each block; by
+    Use it to choose the blocks for `drop_blocks`. By the loss it takes one evaluation of `data` for each block. By
     the similarity it takes one in all, and needs no targets.
 
     Args:
@@ -38,18 +38,18 @@ def rank_blocks(
             wrapped or not. It is left unchanged.
         data: A tuple (x, y), or a dataset of such batches that can be read more than once. A few hundred samples are
             enough.
-        by: `"loss"` (the default), the loss without each block alone; or `"similarity"` of what a block reads and
-            hands on.
+        by: `"loss"` (the default), the loss without each block alone; or `"similarity"` of the input and the output
+            of each block.
         loss: A loss, its name or a function; None (the default) takes the loss that the model is compiled with.
         blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
-            such as `r"block_(\\d+)_"`. None (the default) finds what repeats.
+            such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         batch_size: Samples in a batch, at least 1. Default 32.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             a bar after three seconds, in a terminal or a notebook.
 
     Returns:
-        A ranking: a row for each block, and `order`, the block that is missed least first. Blocks depend on each
-        other: to drop many, drop one, and rank again.
+        A ranking: a row for each block, and `order`, the least needed block first. Blocks depend on each other: to
+        drop many, drop one, and rank again.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `data` is not data.
