@@ -14,23 +14,21 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
-from tfprune.base.run_folder import Arrays, RunFolder
+from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.measured_file import FileEvaluator, calibration_of, score_of
-from tfprune.export.compressing.pareto_front import Limits
+from tfprune.export.compressing.file_evaluator import FileEvaluator, baseline_score, calibration_of
 from tfprune.export.compressing.search import Search
-from tfprune.export.compressing.trial import TrialRunner
-from tfprune.export.compressing.write_front import milliseconds, write_front
+from tfprune.export.compressing.search_settings import Goal, SearchSettings
+from tfprune.export.compressing.trial_runner import TrialRunner
+from tfprune.export.compressing.write_front import write_front
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.running.metrics import check_metrics
 from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
-from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.micro import Micro, read_micro
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.layers import weight_values
-from tfprune.masking.wrapping.strip import plain_copy
 
 TARGETS = {"size": "bytes", "latency": "latency_ms", "micro": "bytes"}
 
@@ -55,54 +53,56 @@ def compress(
     seed: int = 0,
     verbose: int | str = "auto",
 ) -> CompressReport:
-    """Try recipes until the time is up, and write the best files.
+    """Search for the smallest or fastest file that loses at most `max_drop` of accuracy, and write the best files.
 
-    A recipe says how many channels go, how many weights become zero and in which pattern, whether the model then
-    trains quantization-aware, and how long it trains. Each makes a smaller model, of which a float32 and an int8 file
-    are exported and run on the validation data. Optuna draws recipes; every other trial trains one four times as
-    long: by turns the one that promises the smallest file within `max_drop`, and the one that promises to fill most
-    of the gaps between the best files, which lose less.
+    Use it when you want the settings chosen for you: which channels to remove, how many weights become zero and in
+    which pattern, whether to train quantization-aware, and for how long. Each trial makes a smaller model, exports a
+    float32 and an int8 file of it, and runs both on the validation data.
 
-    A trial goes on with what an earlier one made, if that may keep to `max_drop` after longer training, and leaves at
-    least half of that (multiply-adds times weights). So training adds up; the folder keeps these models. A model that
-    Keras cannot save and load again is what every trial begins with.
+    Optuna draws the settings. Every second trial trains four times as long: by turns the recipe that promises the
+    smallest file within `max_drop`, and the one that promises to fill most of the gaps between the best files.
 
-    A search that was stopped goes on when it is called again with the same arguments: `time` is that of all calls,
+    A trial starts from the model of an earlier one that may keep to `max_drop` after longer training, and removes at
+    most half of it (multiply-adds times weights). So training adds up over the search, and the folder stores these
+    models. If Keras cannot save and load the model, each trial starts from the original one.
+
+    A search that was stopped continues when you call it again with the same arguments. `time` is that of all calls,
     and may be more than before.
 
     Args:
         model: A trained, compiled model with one output. It is left unchanged.
         train_data: A tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of
             batches (x, y), which is read once and held in memory.
-        validation_data: The same, by which files are judged, and on which nothing is trained.
-        folder: Where trials are kept, and where the files, `report.json` and `report.html` go.
-        max_drop: What a file may lose of `metric` on the validation data, at least 0. Default 0.01.
+        validation_data: The same. Files are measured and chosen on it; nothing is trained on it.
+        folder: Where trials are stored, and where the files, `report.json` and `report.html` go.
+        max_drop: The most that a file may lose of `metric` on the validation data, at least 0. Default 0.01.
         metric: A name, as `evaluate` takes it. Default `"accuracy"`.
         target: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest inference,
             `"micro"` for the least flash of a microcontroller. Its files are int8, as `to_tflite(target="micro")`
-            writes them, and their accuracy is what its interpreter gives. Needs the extra `micro`.
-        arena: With `target="micro"`: the bytes of RAM that the board has for a file.
-        flash: With `target="micro"`: the bytes of flash that it has for one.
+            writes them, and their accuracy is measured with its interpreter. Needs the extra `micro`.
+        arena: With `target="micro"`: the bytes of RAM that a file may use.
+        flash: With `target="micro"`: the bytes of flash that a file may use.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
             machine. Not with `target="micro"`, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
-        trials: The most recipes that are tried, at least 1; None (the default) sets no limit.
-        jobs: How many trials run at once, each in a process of its own that holds the data and loads the model, and
-            on its share of the processors. Default 1: here, one after the other, and the same ones each time. Not
-            with `target="latency"`, where they would disturb each other.
-        batch_size: Samples in a batch when the model trains, at least 1. Default 32.
-        test_data: The same, on which the best files are measured besides. It decides nothing.
-        seed: Of all that is drawn, at least 0.
+        trials: The most recipes to try, at least 1; None (the default) sets no limit.
+        jobs: How many trials run at once, each in a process of its own that holds the data, loads the model, and uses
+            its share of the processors. Default 1: in this process, one after the other, with the same recipes each
+            time. Not with `target="latency"`, where trials at once would disturb the timing.
+        batch_size: Samples in a batch in training, at least 1. Default 32.
+        test_data: The same as `validation_data`. The best files are measured on it too; it plays no part in the
+            choice.
+        seed: Seed of everything random, at least 0. Default 0.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
 
     Returns:
-        The files that no other beats, and what became of the rest.
+        The files that no other file beats in both size and accuracy, and all other files that were measured.
 
     Raises:
         TypeError: If an argument has another type.
         ValueError: If an argument is out of range, data hold no labels or no samples, the model is not compiled or
-            cannot be exported, a microcontroller lacks one of its operators, no file that was found is within
-            `max_drop` and the budgets, the folder is one of another search, or Optuna is not installed.
+            cannot be exported, a microcontroller lacks one of its operators, no file is within `max_drop` and the
+            budgets, the folder belongs to another search, or Optuna is not installed.
 
     Example:
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -132,9 +132,10 @@ def compress(
     settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
     settings |= ({} if on is None else {"on": repr(on)}) | (vars(budgets) if target == "micro" else {})
     arrays = [*weight_values(model), *keras.tree.flatten([train_data, validation_data])]
-    kept = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
-    baseline = kept.remember("baseline", lambda: _baseline(model, validation_data, metric))
-    timed = None if target == "micro" else partial(milliseconds, on=on)
+    stored = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
+    baseline = stored.remember(
+        "baseline", lambda: {"score": np.array(baseline_score(model, validation_data, metric=metric))}
+    )
     evaluator = FileEvaluator(
         calibration=calibration_of(train_data[0]),
         validation=validation_data,
@@ -142,16 +143,21 @@ def compress(
         baseline=float(baseline["score"]),
         target=target,
         budgets=budgets,
-        timed=timed if target == "latency" else None,
+        on=on,
     )
-    runner = TrialRunner(model, train_data, evaluator, batch_size)
     search = Search(
-        runner, kept, TARGETS[target], Limits(max_drop, budgets), seed, time, jobs=jobs, most=trials or math.inf
+        TrialRunner(model, train_data, evaluator, batch_size),
+        stored,
+        SearchSettings(Goal(TARGETS[target], max_drop, budgets)),
+        seed=seed,
+        seconds=time,
+        jobs=jobs,
+        max_trials=trials or math.inf,
     )
     with Progress(int(time), verbose=verbose, unit="second") as progress:
-        for before, after in pairwise(chain([0.0], (trial.ended for trial in search.trials()))):
+        for before, after in pairwise(chain([0.0], (trial.ended for trial in search.run()))):
             progress.add(int(after) - int(before))
-    return write_front(search, Path(folder), timed=timed, test_data=test_data)
+    return write_front(search, Path(folder), test_data=test_data)
 
 
 def _check_counts(*, batch_size: int, seed: int, trials: int | None, jobs: int, target: str) -> None:
@@ -167,7 +173,7 @@ def _check_counts(*, batch_size: int, seed: int, trials: int | None, jobs: int, 
 
 
 def _budgets(target: str, *, arena: int | None, flash: int | None, on: Device | None) -> Micro:
-    """Return what a file may take, and refuse arguments that do not go together."""
+    """Return the budgets of a file, and refuse arguments that do not go together."""
     if target == "micro" and on is not None:
         raise ValueError(
             f"Expected `on` with another target than 'micro', whose files are not timed. Received: on={on!r}."
@@ -183,7 +189,3 @@ def _check_support(model: keras.Model) -> None:
             f"Expected a model that the interpreter for microcontrollers runs. Received: {model.name!r}: "
             f"{support.reason}. Replace the layers or functions that need it, and train the model again."
         )
-
-
-def _baseline(model: keras.Model, data: tuple[Any, Any], metric: str) -> Arrays:
-    return {"score": np.array(score_of(convert(plain_copy(model)), data, metric=metric))}

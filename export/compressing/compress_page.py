@@ -11,7 +11,7 @@ from tfprune.base.html import document, facts, name_text, rows_table, section, t
 
 if TYPE_CHECKING:
     from tfprune.export.compressing.compress_report import CompressReport
-    from tfprune.export.compressing.measured_file import MeasuredFile
+    from tfprune.export.compressing.trial import MeasuredFile
 
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 640, 300, 64, 44, 16  # pixels
 TICKS = (1, 2, 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.export.compressing.measured_file import MeasuredFile
+from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.device.running.metrics import is_error
 from tfprune.report import Report, table
 

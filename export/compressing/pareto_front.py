@@ -1,94 +1,64 @@
-"""Which files are an answer, and which of them no other beats."""
+"""The files within the limits that no other file beats in both size and accuracy, and the gaps between them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from tfprune.export.compressing.measured_file import MeasuredFile
-from tfprune.export.micro.micro import Micro
-
-SMALLEST_DROP = 0.002  # a drop of nothing is measured with that much noise
-TENTH = 0.1  # of a budget
+from tfprune.export.compressing.search_settings import Goal
+from tfprune.export.compressing.trial import MeasuredFile
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a file may lose, and what it may take.
-
-    Attributes:
-        max_drop: What it may lose of the metric.
-        budgets: The flash and RAM of a microcontroller.
-    """
-
-    max_drop: float
-    budgets: Micro = field(default_factory=Micro)
-
-    def excess(self, tried: MeasuredFile) -> float:
-        """Return how far a file is from an answer, 0 for one: by drops, and tenths of the budgets, too many."""
-        taken = ((tried.arena_bytes or 0, self.budgets.arena), (tried.bytes, self.budgets.flash))
-        return max(0.0, -self.drop_left(tried.drop)) + sum(
-            max(0.0, size / limit - 1) / TENTH for size, limit in taken if limit
-        )
-
-    def drop_left(self, drop: float) -> float:
-        """Return which part of the drop is left after such a one; less than 0 beyond it."""
-        return (self.max_drop - drop) / max(self.max_drop, SMALLEST_DROP)
-
-
-def front(tried: Iterable[MeasuredFile], *, limits: Limits, by: str) -> list[MeasuredFile]:
-    """Return the files that keep to the limits, and that no other one beats in both size and accuracy.
+def pareto_front(files: Iterable[MeasuredFile], goal: Goal) -> list[MeasuredFile]:
+    """Select the files within the limits that no other file beats in both size and accuracy.
 
     Args:
-        tried: All files.
-        limits: What a file may lose and take.
-        by: The attribute that counts beside the drop, such as `"bytes"`.
+        files: All files.
+        goal: What a file may lose, and whether its bytes or its time counts.
 
     Returns:
-        The smallest, or fastest, first.
+        The files of the front, the smallest or fastest first.
     """
-    found: list[MeasuredFile] = []
-    for one in sorted(tried, key=lambda one: (getattr(one, by), one.drop)):
-        if not limits.excess(one) and (not found or one.drop < found[-1].drop):
-            found.append(one)
-    return found
+    front: list[MeasuredFile] = []
+    for file in sorted(files, key=lambda file: (goal.size(file), file.drop)):
+        if not goal.excess(file) and (not front or file.drop < front[-1].drop):
+            front.append(file)
+    return front
 
 
-def gap_before(tried: MeasuredFile, best: list[MeasuredFile], *, limits: Limits, by: str) -> float:
-    """Return the area of the gap between a file and the next smaller one of a front, over drops from 0 to the limit.
+def gap_before(file: MeasuredFile, front: list[MeasuredFile], *, goal: Goal) -> float:
+    """Return how much area of drop times log(size) lies between a file of the front and the next smaller one.
 
-    It is 0 for a file that is not there. Half of the smallest one, at the limit, stands where the front ends.
+    It is 0 for a file that is not on the front. Below the smallest file the gap counts as if a file of half its size
+    lost exactly `max_drop`.
     """
-    if tried not in best:
+    if file not in front:
         return 0.0
-    index, lost = best.index(tried), max(0.0, tried.drop)
+    index, drop = front.index(file), max(0.0, file.drop)
     if not index:
-        return (limits.max_drop - lost) * math.log(2)
-    before = best[index - 1]
-    return (max(0.0, before.drop) - lost) * math.log(getattr(tried, by) / getattr(before, by))
+        return (goal.max_drop - drop) * math.log(2)
+    smaller = front[index - 1]
+    return (max(0.0, smaller.drop) - drop) * math.log(goal.size(file) / goal.size(smaller))
 
 
-def added_area(
-    tried: MeasuredFile, best: Sequence[MeasuredFile], *, dense: MeasuredFile, limits: Limits, by: str
-) -> float:
-    """Return what a file adds to the area under a front, over drops from 0 to the limit and logarithms of sizes.
+def added_area(file: MeasuredFile, front: Sequence[MeasuredFile], *, dense: MeasuredFile, goal: Goal) -> float:
+    """Return the area that a file adds to a front, over drops from 0 to `max_drop` and logarithms of sizes.
 
     Args:
-        tried: The file.
-        best: What `front` returned.
-        dense: The file of the model as it was, which stands where the front has none.
-        limits: What a file may lose and take.
-        by: The attribute that counts beside the drop.
+        file: The file.
+        front: What `pareto_front` returned.
+        dense: The file of the original model, which stands in where the front has none.
+        goal: What a file may lose, and whether its bytes or its time counts.
 
     Returns:
-        The sum, over all drops, of what it saves against the smallest file of the front that loses no more.
+        The sum, over all drops, of the log(size) it saves against the smallest file of the front that loses no more.
     """
-    if limits.excess(replace(tried, drop=0.0)):
+    if goal.excess(replace(file, drop=0.0)):
         return 0.0
-    area, most = 0.0, limits.max_drop
-    for other in [*best, replace(dense, drop=0.0)]:
-        drops = most - max(0.0, tried.drop, other.drop)
-        area += max(0.0, drops) * max(0.0, math.log(getattr(other, by) / getattr(tried, by)))
+    area, most = 0.0, goal.max_drop
+    for other in [*front, replace(dense, drop=0.0)]:
+        drops = most - max(0.0, file.drop, other.drop)
+        area += max(0.0, drops) * max(0.0, math.log(goal.size(other) / goal.size(file)))
         most = min(most, other.drop)
     return area

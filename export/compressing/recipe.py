@@ -1,4 +1,4 @@
-"""What is done to a model: which part goes, how exact its numbers are, how long it trains; and as a program."""
+"""A recipe: which parts of a model are removed, how exact its numbers are, how long it trains; and as a program."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from tfprune.report import Report
 
 PATTERNS = ("unstructured", "2:4")
-END = 0.6  # the part of training after which there are no more zeros to come
-UPDATES = 25  # of the masks, at most
-BEGIN = """import keras
+PRUNING_END = 0.6  # the fraction of the training after which the sparsity stays
+MOST_MASK_UPDATES = 25
+PROGRAM_HEAD = """import keras
 
 import tfprune
 from tfprune.export import to_tflite
@@ -38,17 +38,17 @@ class Recipe(Report):
     """How a smaller model is made from a trained one, or from what another recipe has made of it.
 
     Attributes:
-        flops: The part of the multiply-adds that stays when channels are removed; 1 removes none.
-        sparsity: The fraction of zeros among the weights that are left; 0 makes none.
-        pattern: `"unstructured"`, or `"2:4"`: two zeros at least in each four entries.
-        quantize_aware: Whether it trains on, rounding as its int8 file will.
-        samples: Of the training data, so that a whole number of rounds goes through them.
+        flops: The fraction of the multiply-adds that remains when channels are removed; 1 removes none.
+        sparsity: The fraction of zeros among the remaining weights; 0 makes none.
+        pattern: `"unstructured"`, or `"2:4"`: at least two zeros in each four entries.
+        quantize_aware: Whether it continues with quantization-aware training.
+        samples: The number of training samples, so that a whole number of rounds uses all of them.
         steps: Training steps in a round.
-        rounds: How many of them there are; with `quantize_aware`, half as many more.
-        learning_rate: Of the first step; it falls to 0 along a cosine.
-        seed: Of the order of samples and all else that is drawn.
-        after: The recipe that is followed before, which does no more than this one; None begins with the model as
-            it was. What stays, and the zeros, are parts of that model in either case.
+        rounds: The number of rounds; with `quantize_aware`, half as many more.
+        learning_rate: The learning rate of the first step; it falls to 0 along a cosine.
+        seed: The seed of the order of samples and everything else random.
+        after: The recipe that is applied before, which removes no more than this one; None starts from the original
+            model. `flops` and `sparsity` are fractions of that model in either case.
     """
 
     flops: float
@@ -64,33 +64,33 @@ class Recipe(Report):
 
     @classmethod
     def read(cls, fields: dict[str, Any]) -> Recipe:
-        """Return a recipe from what `as_dict` gives."""
+        """Read a recipe from what `as_dict` returned."""
         after = fields.get("after")
         return cls(**{**fields, "after": None if after is None else cls.read(after)})
 
     @property
     def chain(self) -> tuple[Recipe, ...]:
-        """All recipes that are followed, this one last."""
+        """All recipes to apply, this one last."""
         return (*(self.after.chain if self.after else ()), self)
 
     @property
     def choice(self) -> tuple[float, float, str, bool]:
-        """What it does to the model, however long it trains."""
+        """The changes to the model, without the length of training."""
         return self.flops, self.sparsity, self.pattern, self.quantize_aware
 
     @property
     def cut(self) -> float:
-        """The part of the multiply-adds that stays of those of the recipe before."""
+        """The fraction of the multiply-adds of the recipe before that remains."""
         return self.flops / (self.after.flops if self.after else 1.0)
 
     @property
     def initial(self) -> float:
-        """The fraction of zeros to begin with."""
+        """The fraction of zeros at the start."""
         return self.after.sparsity if self.after else 0.0
 
     @property
     def name(self) -> str:
-        """What it does in a few letters, for names of files."""
+        """The changes in a few letters, for names of files."""
         parts = [f"flops{100 * self.flops:.0f}"] if self.flops < 1 else []
         if self.sparsity:
             parts.append(f"zeros{100 * self.sparsity:.4g}" if self.pattern == "unstructured" else "zeros2of4")
@@ -109,13 +109,13 @@ class Recipe(Report):
 
     @property
     def steps_of_chain(self) -> int:
-        """Training steps of all recipes that are followed."""
-        return sum(one.all_steps for one in self.chain)
+        """Training steps of all recipes in the chain."""
+        return sum(recipe.all_steps for recipe in self.chain)
 
     @property
     def every(self) -> int:
         """Steps between updates of the masks."""
-        return math.ceil(self.steps * self.rounds * END / UPDATES)
+        return math.ceil(self.steps * self.rounds * PRUNING_END / MOST_MASK_UPDATES)
 
     @property
     def allocation(self) -> str:
@@ -123,23 +123,42 @@ class Recipe(Report):
         return "lamp" if self.pattern == "unstructured" else "uniform"
 
 
-def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str:
-    """Return a program that makes a file as the search made it.
+def training_recipe(
+    steps: int, *, samples: int, batch_size: int, learning_rate: float = 0.0, seed: int = 0
+) -> Recipe:
+    """Return a recipe that only trains, for a whole number of epochs, or of rounds that make up one epoch.
 
     Args:
-        recipe: What was done to the model; None for the model as it was.
+        steps: The most training steps.
+        samples: The number of training samples.
+        batch_size: Samples in a batch.
+        learning_rate: The learning rate of the first step.
+        seed: The seed of everything random.
+    """
+    batches = -(-samples // batch_size)
+    parts = -(-batches // steps)
+    used = min(samples, batches // parts * parts * batch_size)
+    rounds = max(1, steps // batches)
+    return Recipe(1.0, 0.0, "unstructured", False, used, batches // parts, rounds, learning_rate, seed)
+
+
+def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str:
+    """Write a program that makes a file as the search made it.
+
+    Args:
+        recipe: How its model was made; None for the original model.
         settings: More arguments of `to_tflite`, as Python.
         batch_size: Samples in a batch.
     """
     if recipe is None:
-        return BEGIN.partition("x, y = x")[0] + f'to_tflite(dense, "model.tflite"{settings})\n'
-    lines = [line for one in recipe.chain for line in _lines(one)]
-    begin = BEGIN.format(samples=recipe.samples, steps=recipe.steps, batch_size=batch_size)
+        return PROGRAM_HEAD.partition("x, y = x")[0] + f'to_tflite(dense, "model.tflite"{settings})\n'
+    lines = [line for step in recipe.chain for line in _lines(step)]
+    begin = PROGRAM_HEAD.format(samples=recipe.samples, steps=recipe.steps, batch_size=batch_size)
     return begin + "\n".join([*lines, f'to_tflite(model, "model.tflite"{settings})']) + "\n"
 
 
 def _lines(recipe: Recipe) -> list[str]:
-    """Return the part of a program that follows one recipe after those before it."""
+    """Return the part of the program that applies one recipe, after those before it."""
     lines, model = [f"keras.utils.set_random_seed({recipe.seed})"], "dense"
     if recipe.after:
         model = "model"
@@ -153,7 +172,7 @@ def _lines(recipe: Recipe) -> list[str]:
     callbacks = ""
     if recipe.sparsity:
         initial = f", initial={recipe.initial}" if recipe.initial else ""
-        lines.append(f"schedule = tfprune.schedules.Polynomial({recipe.sparsity}{initial}, end={END})")
+        lines.append(f"schedule = tfprune.schedules.Polynomial({recipe.sparsity}{initial}, end={PRUNING_END})")
         settings = f"every={recipe.every}, allocation={recipe.allocation!r}"
         lines.append(f"pruning = tfprune.PruningCallback(schedule, {settings})")
         callbacks = ", pruning"

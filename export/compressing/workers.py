@@ -1,4 +1,4 @@
-"""Who makes trials: this process, one after the other, or several processes at once."""
+"""Run trials here, one after the other, or several at once in child processes."""
 
 from __future__ import annotations
 
@@ -17,40 +17,39 @@ import keras
 import numpy as np
 
 from tfprune.base.run_folder import Arrays
-from tfprune.export.compressing.measured_file import FileEvaluator, calibration_of
+from tfprune.export.compressing.file_evaluator import FileEvaluator, calibration_of
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.timing_callbacks import LateError
-from tfprune.export.compressing.trial import TrialRunner
+from tfprune.export.compressing.trial_runner import LateError, TrialRunner
 from tfprune.export.device.processes.child_process import Completed, run_as_child, started
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.micro.micro import Micro
 
-THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 MODEL, START, TODO, RESULT = "model.keras", "start.npy", "todo.json", "result.npz"
-NAP = 0.02  # seconds between two looks
+POLL_SECONDS = 0.02
 
 
 class Workers(Protocol):
-    """Makes trials."""
+    """Runs trials."""
 
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
-        """Begin a trial, which may train for so long, with the model that the recipe before it made."""
+        """Start a trial, which may train for this many seconds, from the model of the recipe before it."""
 
     def wait(self) -> tuple[Recipe, Arrays | None]:
-        """Return the next trial that is ready, and what `TrialRunner.run` returned; None if it was late."""
+        """Return the recipe of the next trial that ends, and the arrays of `TrialRunner.run`; None if it was late."""
 
 
 @contextmanager
 def workers_of(runner: TrialRunner, *, jobs: int) -> Iterator[Workers]:
-    """Yield who makes up to `jobs` trials at once; at the end of the block nobody works any more."""
+    """Yield workers for up to `jobs` trials at once; their processes end with the block."""
     if jobs == 1:
-        yield _Here(runner)
+        yield _InThisProcess(runner)
         return
     with ExitStack() as stack:
         yield _Processes(partial(_Process.new, runner, stack, jobs=jobs))
 
 
-class _Here:
+class _InThisProcess:
     def __init__(self, runner: TrialRunner) -> None:
         self._runner = runner
 
@@ -84,12 +83,12 @@ class _Processes:
                     self._busy.remove((process, recipe))
                     self._idle.append(process)
                     return recipe, result or None
-            time.sleep(NAP)
+            time.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)
 class _Process:
-    """A process that has the model and the data, and makes one trial after the other."""
+    """A process that has the model and the data, and runs one trial after the other."""
 
     folder: Path
     ended: Callable[[], Completed | None]
@@ -100,7 +99,7 @@ class _Process:
         runner.model.save(folder / MODEL)
         _write_data(runner, folder)
         share = str(max(1, (os.cpu_count() or 1) // jobs))
-        environment = {"KERAS_BACKEND": keras.config.backend(), **dict.fromkeys(THREADS, share)}
+        environment = {"KERAS_BACKEND": keras.config.backend(), **dict.fromkeys(THREAD_VARIABLES, share)}
         return cls(folder, stack.enter_context(started(__name__, folder, environment=environment)))
 
     def begin(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
@@ -114,7 +113,7 @@ class _Process:
         unfinished.replace(self.folder / TODO)
 
     def result(self) -> Arrays | None:
-        """Return the trial, nothing in it if it was late; None if it is not ready."""
+        """Return the arrays of the trial, none if it was late; None if it has not ended."""
         end = self.ended()
         if end is not None:
             raise ValueError(
@@ -126,9 +125,9 @@ class _Process:
         if not file.exists():
             return None
         with np.load(file, allow_pickle=False) as stored:
-            found = dict(stored)
+            arrays = dict(stored)
         file.unlink()
-        return found
+        return arrays
 
 
 def _write_data(runner: TrialRunner, folder: Path) -> None:
@@ -139,11 +138,11 @@ def _write_data(runner: TrialRunner, folder: Path) -> None:
         return len(arrays) - 1
 
     evaluator = runner.evaluator
-    data = keras.tree.map_structure(number, [*runner.train_data, *evaluator.validation])
-    kept = {"metric": evaluator.metric, "baseline": evaluator.baseline, "target": evaluator.target}
     settings = {
-        "data": data,
-        "evaluator": kept,
+        "data": keras.tree.map_structure(number, [*runner.train_data, *evaluator.validation]),
+        "metric": evaluator.metric,
+        "baseline": evaluator.baseline,
+        "target": evaluator.target,
         "budgets": asdict(evaluator.budgets),
         "batch_size": runner.batch_size,
     }
@@ -156,30 +155,31 @@ def _read_runner(folder: Path) -> TrialRunner:
     evaluator = FileEvaluator(
         calibration=calibration_of(x),
         validation=tuple(validation),
+        metric=settings["metric"],
+        baseline=settings["baseline"],
+        target=settings["target"],
         budgets=Micro(**settings["budgets"]),
-        timed=None,
-        **settings["evaluator"],
     )
     return TrialRunner(keras.saving.load_model(folder / MODEL), (x, y), evaluator, settings["batch_size"])
 
 
-def _work(folder: Path) -> None:
+def _run_trials(folder: Path) -> None:
     runner = _read_runner(folder)
     while True:
         while not (folder / TODO).exists():
-            time.sleep(NAP)
+            time.sleep(POLL_SECONDS)
         todo = json.loads((folder / TODO).read_text(encoding="utf-8"))
         (folder / TODO).unlink()
         start = np.load(folder / START, allow_pickle=False) if (folder / START).exists() else None
         try:
-            made = runner.run(Recipe.read(todo["recipe"]), todo["end"] - time.time(), start)
+            arrays = runner.run(Recipe.read(todo["recipe"]), todo["end"] - time.time(), start)
         except LateError:
-            made = {}
+            arrays = {}
         unfinished = folder / "result.partial"
         with unfinished.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **made)
+            np.savez(stream, allow_pickle=False, **arrays)
         unfinished.replace(folder / RESULT)
 
 
 if __name__ == "__main__":
-    run_as_child(_work)
+    run_as_child(_run_trials)

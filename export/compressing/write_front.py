@@ -1,106 +1,88 @@
-"""The best files of a search, written beside a report and a page about them."""
+"""Write the best files of a search, a report and a page about them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.measured_file import MeasuredFile
-from tfprune.export.compressing.pareto_front import front
+from tfprune.export.compressing.pareto_front import pareto_front
 from tfprune.export.compressing.search import Search
-from tfprune.export.device.processes.device import Device
-from tfprune.export.device.running.benchmark import benchmark
+from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.file.files.destination import write_atomically
 
-RUNS = 50  # of a file that is timed
 
-
-def write_front(
-    search: Search,
-    folder: Path,
-    *,
-    timed: Callable[[bytes], float] | None,
-    test_data: tuple[Any, Any] | None,
-) -> CompressReport:
-    """Write the best files of a search, and what was found out, in place of what an earlier call wrote.
+def write_front(search: Search, folder: Path, *, test_data: tuple[Any, Any] | None) -> CompressReport:
+    """Write the best files of a search and the report, and remove the files of an earlier call.
 
     Args:
         search: A search that has ended.
         folder: Where the files, `report.json` and `report.html` go.
-        timed: Gives the milliseconds that a file takes; None times nothing.
-        test_data: Samples and labels that nothing depends on.
+        test_data: Samples and labels on which the best files are measured besides.
 
     Raises:
-        ValueError: If no file keeps to the limits.
+        ValueError: If no file is within the limits.
     """
     stale = _files(folder / "report.json")
-    tried = [one for trial in search.done for one in trial.tried]
-    best = front(tried, limits=search.limits, by=search.by)
-    if not best:
-        raise ValueError(_refusal(tried, search))
+    files = [file for trial in search.trials for file in trial.tried]
+    front = pareto_front(files, search.settings.goal)
+    if not front:
+        raise ValueError(_refusal(files, search))
     written = tuple(
-        _write(search, one, folder / f"{number:02}_{one.name}.tflite", timed, test_data)
-        for number, one in enumerate(best, 1)
+        _write(search, file, folder / f"{number:02}_{file.name}.tflite", test_data)
+        for number, file in enumerate(front, 1)
     )
-    for name in stale - {one.file for one in written}:
+    for name in stale - {file.file for file in written}:
         (folder / name).unlink(missing_ok=True)
+    evaluator = search.runner.evaluator
     report = CompressReport(
         folder=str(folder),
-        metric=search.runner.evaluator.metric,
-        max_drop=search.limits.max_drop,
-        target=search.runner.evaluator.target,
-        dense=search.done[0].tried[0],
+        metric=evaluator.metric,
+        max_drop=search.settings.goal.max_drop,
+        target=evaluator.target,
+        dense=search.trials[0].tried[0],
         front=written,
-        trials=len(search.done) - 1,
-        failed=tuple(f"{trial.name}: {trial.reason}" for trial in search.done if trial.reason),
-        tried=tuple(tried),
-        seconds=search.done[-1].ended,
+        trials=len(search.trials) - 1,
+        failed=tuple(f"{trial.name}: {trial.reason}" for trial in search.trials if trial.reason),
+        tried=tuple(files),
+        seconds=search.trials[-1].ended,
     )
     write_atomically(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     write_atomically(folder / "report.html", compress_page(report).encode())
     return report
 
 
-def _write(
-    search: Search,
-    one: MeasuredFile,
-    path: Path,
-    timed: Callable[[bytes], float] | None,
-    test_data: tuple[Any, Any] | None,
-) -> MeasuredFile:
-    content = next(search.content(trial, one) for trial in search.done if one in trial.tried)
+def _write(search: Search, file: MeasuredFile, path: Path, test_data: tuple[Any, Any] | None) -> MeasuredFile:
+    content = next(search.content(trial, file) for trial in search.trials if file in trial.tried)
     write_atomically(path, content)
+    evaluator, latency = search.runner.evaluator, file.latency_ms
     return replace(
-        one,
+        file,
         file=path.name,
-        latency_ms=timed(content) if timed and one.latency_ms is None else one.latency_ms,
-        test_score=None if test_data is None else search.runner.evaluator.score(content, test_data),
+        latency_ms=evaluator.milliseconds(content) if latency is None and evaluator.target != "micro" else latency,
+        test_score=None if test_data is None else evaluator.score(content, test_data),
     )
 
 
-def _refusal(tried: Sequence[MeasuredFile], search: Search) -> str:
-    nearest, limits, metric = min(tried, key=search.limits.excess), search.limits, search.runner.evaluator.metric
-    budgets = [f"{name}={size:,}" for name, size in vars(limits.budgets).items() if size]
-    taken = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
+def _refusal(files: Sequence[MeasuredFile], search: Search) -> str:
+    goal = search.settings.goal
+    nearest = min(files, key=goal.excess)
+    budgets = [f"{name}={size:,}" for name, size in vars(goal.budgets).items() if size]
+    arena = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
     return (
-        f"Expected a file for {', '.join([f'max_drop={limits.max_drop:g}', *budgets])}. Received: {len(tried)} "
-        f"files, none of which fits. The nearest, {nearest.name}, loses {nearest.drop:.4f} of {metric!r} and has "
-        f"{nearest.bytes:,} bytes{taken}. All trials are kept: search longer, or allow more in another folder."
+        f"Expected a file for {', '.join([f'max_drop={goal.max_drop:g}', *budgets])}. Received: {len(files)} "
+        f"files, none of which fits. The nearest, {nearest.name}, loses {nearest.drop:.4f} of "
+        f"{search.runner.evaluator.metric!r} and has {nearest.bytes:,} bytes{arena}. All trials are kept: search "
+        f"longer, or allow more in another folder."
     )
 
 
 def _files(report: Path) -> set[str]:
-    """Return the files of an earlier report."""
+    """Return the names of the files of an earlier report."""
     if not report.exists():
         return set()
-    return {Path(one["file"]).name for one in json.loads(report.read_text(encoding="utf-8"))["front"]}
-
-
-def milliseconds(content: bytes, *, on: Device | None) -> float:
-    """Return how long a file takes on a device; None is this machine."""
-    return benchmark(content, runs=RUNS, on=on).median_ms
+    return {Path(file["file"]).name for file in json.loads(report.read_text(encoding="utf-8"))["front"]}

@@ -1,32 +1,25 @@
-"""A small trained model, data for it, and a search for its best file, here or in a process of its own."""
+"""A small trained model, data for it, a runner of true trials, and a true search, here or in a process of its own."""
 
 import functools
 import sys
-from contextlib import contextmanager
 from unittest.mock import patch
 
 import keras
 import numpy as np
 
-import tfprune.export.compressing.next_recipe as choice
-import tfprune.export.compressing.search as searching
-from tfprune.export import compress
+import tfprune.export.compressing.compress as compressing
+from tfprune.export.compressing.file_evaluator import FileEvaluator
+from tfprune.export.compressing.search_settings import SearchSettings
+from tfprune.export.compressing.trial_runner import TrialRunner
+from tfprune.export.micro.micro import Micro
 
-
-@contextmanager
-def short():
-    """Let trials train for as few steps as there may be, and every second one twice as long."""
-    with (
-        patch.object(searching, "SHARE", 1e9),
-        patch.object(searching, "EXPORTS", 0.0),
-        patch.object(choice, "LONGER", 2),
-    ):
-        yield
+# Short trials train for as few steps as there may be, and long ones for twice as many.
+SHORT = {"shortest_trial_fraction": 0.0, "min_export_times": 0.0, "long_trial_factor": 2}
 
 
 @functools.cache
 def made():
-    """Return a trained model, and data for training, for judging and for a test."""
+    """Return a trained model, and data for training, for validation and for a test."""
     draw = np.random.default_rng(0)
     x = draw.normal(size=(900, 12)).astype("float32")
     y = (x[:, :6].sum(axis=1) + x[:, 6] * x[:, 7] > 0).astype(int)
@@ -40,12 +33,24 @@ def made():
     return model, (x[:600], y[:600]), (x[600:800], y[600:800]), (x[800:], y[800:])
 
 
+def evaluator(kind=FileEvaluator, *, target="size", budgets=None):
+    """Return what measures files of the model."""
+    model, (x, _), validation, _ = made()
+    score = model.evaluate(*validation, verbose=0, return_dict=True)["accuracy"]
+    return kind(x[:100], validation, "accuracy", score, target, budgets or Micro())
+
+
+def runner(model=None, *, kind=FileEvaluator):
+    """Return a runner of true trials of the model, or of another one for the same data."""
+    return TrialRunner(model or made()[0], made()[1], evaluator(kind), 32)
+
+
 def search(folder, **changes):
     """Search in a folder, which gets the files."""
     model, train, validation, test = made()
     settings = {"time": 600, "max_drop": 0.06, "test_data": test, "verbose": 0, **changes}
-    with short():
-        return compress(model, train, validation, folder=folder, **settings)
+    with patch.object(compressing, "SearchSettings", functools.partial(SearchSettings, **SHORT)):
+        return compressing.compress(model, train, validation, folder=folder, **settings)
 
 
 if __name__ == "__main__":

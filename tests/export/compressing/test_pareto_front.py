@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfprune.export.compressing.measured_file import MeasuredFile
-from tfprune.export.compressing.pareto_front import Limits, added_area, front, gap_before
+from tfprune.export.compressing.pareto_front import added_area, gap_before, pareto_front
+from tfprune.export.compressing.search_settings import Goal
+from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.micro.micro import Micro
 
 
@@ -20,7 +21,7 @@ FILES = st.lists(st.builds(tried, st.integers(1, 9), st.integers(-3, 9), st.floa
 
 def test_a_front_by_hand():
     files = [tried(100, 0.0), tried(50, 0.005), tried(60, 0.005), tried(40, 0.02), tried(70, 0.001), tried(90, 0.002)]
-    found = front(files, limits=Limits(0.01), by="bytes")
+    found = pareto_front(files, Goal("bytes", 0.01))
     assert [(one.bytes, one.drop) for one in found] == [(50, 0.005), (70, 0.001), (100, 0.0)]
 
 
@@ -34,15 +35,15 @@ def test_a_front_by_hand():
     ],
 )
 def test_what_is_too_many_counts_in_drops_and_in_tenths_of_a_budget(one, expected):
-    limits = Limits(0.01, Micro(arena=500, flash=1000))
-    assert limits.excess(one) == pytest.approx(expected)
-    assert bool(front([one], limits=limits, by="bytes")) == (expected == 0)
+    goal = Goal("bytes", 0.01, Micro(arena=500, flash=1000))
+    assert goal.excess(one) == pytest.approx(expected)
+    assert bool(pareto_front([one], goal)) == (expected == 0)
 
 
 @given(FILES, st.sampled_from(["bytes", "latency_ms"]))
 def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, by):
     allowed = [one for one in files if one.drop <= 3]
-    found = front(files, limits=Limits(3), by=by)
+    found = pareto_front(files, Goal(by, 3))
 
     def beats(one, other):
         mine, others = (getattr(one, by), one.drop), (getattr(other, by), other.drop)
@@ -56,7 +57,7 @@ def test_nothing_beats_a_file_of_the_front_and_something_each_other_one(files, b
 def test_a_gap_is_as_wide_as_sizes_and_drops_differ():
     """Below nothing and beyond the limit there is none; half of the smallest file's size is where the front ends."""
     best = [tried(250, 0.009), tried(500, 0.005), tried(1000, -0.001), tried(1200, -0.002)]
-    found = [gap_before(one, best, limits=Limits(0.01), by="bytes") for one in [*best, tried(700, 0.0)]]
+    found = [gap_before(one, best, goal=Goal("bytes", 0.01)) for one in [*best, tried(700, 0.0)]]
     assert found == pytest.approx([0.001 * math.log(2), 0.004 * math.log(2), 0.005 * math.log(2), 0.0, 0.0])
 
 
@@ -73,14 +74,14 @@ def test_a_gap_is_as_wide_as_sizes_and_drops_differ():
 )
 def test_the_area_that_a_file_adds_by_hand(one, expected):
     best, dense = [tried(500, 0.005)], tried(1000, 0.001)
-    limits = Limits(0.01, Micro(arena=500))
-    assert added_area(one, best, dense=dense, limits=limits, by="bytes") == pytest.approx(expected)
+    goal = Goal("bytes", 0.01, Micro(arena=500))
+    assert added_area(one, best, dense=dense, goal=goal) == pytest.approx(expected)
 
 
 @given(FILES, st.builds(tried, st.integers(1, 9), st.integers(-3, 9)))
 def test_a_file_adds_area_if_it_comes_to_the_front_within_the_drop(files, one):
-    limits, dense = Limits(3), tried(9, 0)
-    best = front(files, limits=limits, by="bytes")
-    adds = added_area(one, best, dense=dense, limits=limits, by="bytes") > 0
+    goal, dense = Goal("bytes", 3), tried(9, 0)
+    best = pareto_front(files, goal)
+    adds = added_area(one, best, dense=dense, goal=goal) > 0
     beaten = any(other.bytes <= one.bytes and other.drop <= max(0, one.drop) for other in [*best, dense])
     assert adds == (not beaten and one.drop < 3)

@@ -1,0 +1,146 @@
+"""Export models, run the files on validation data, and measure them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.export.compressing.recipe import Recipe, recipe_code
+from tfprune.export.compressing.trial import MeasuredFile
+from tfprune.export.device.processes.device import Device
+from tfprune.export.device.running.benchmark import benchmark
+from tfprune.export.device.running.metrics import is_error
+from tfprune.export.file.files.codec import encode
+from tfprune.export.keras_side.converting.accuracy_drop import file_metrics
+from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.converting.to_tflite import to_tflite
+from tfprune.export.micro.micro import Micro, OverBudgetError
+from tfprune.masking.wrapping.strip import plain_copy
+
+CALIBRATION_SAMPLES = 100
+INT8_TOLERANCE = 10.0  # wide, as the accuracy of the file is measured
+TIMED_RUNS = 50
+
+
+@dataclass(frozen=True)
+class FileEvaluator:
+    """How files are made and measured: the same way throughout a search.
+
+    Attributes:
+        calibration: Calibration data for int8 files of models without ranges.
+        validation: Samples and labels.
+        metric: The name of a metric, as `evaluate` takes it.
+        baseline: Its value for the original model, in float32.
+        target: `"size"`, `"latency"`, or `"micro"`: then files run as on a microcontroller.
+        budgets: The flash and RAM of a microcontroller.
+        on: The device on which files are timed; None is this machine.
+    """
+
+    calibration: Any
+    validation: tuple[Any, Any]
+    metric: str
+    baseline: float
+    target: str
+    budgets: Micro
+    on: Device | None = None
+
+    def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
+        """Return the number formats to export a recipe's model in."""
+        is_int8_only = self.target == "micro" or (recipe is not None and recipe.quantize_aware)
+        return ("int8",) if is_int8_only else (None, "int8")
+
+    def measure(
+        self, model: keras.Model, recipe: Recipe | None, *, quantize: str | None, batch_size: int
+    ) -> tuple[MeasuredFile, np.ndarray]:
+        """Export a model and run the file.
+
+        Args:
+            model: The model.
+            recipe: How it was made; None for the original model.
+            quantize: `"int8"`, or None for float32.
+            batch_size: Samples in a batch, for the program that makes the file.
+
+        Returns:
+            The measured file, and its bytes.
+
+        Raises:
+            ValueError: If the model cannot be exported so.
+        """
+        has_ranges = recipe is not None and recipe.quantize_aware
+        calibration = None if quantize is None or has_ranges else self.calibration
+        export = self._export(quantize)
+        with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+            path = Path(folder, "model.tflite")
+            try:
+                report = export(model, path, calibration=calibration, verbose=0)
+            except OverBudgetError:  # its distance from the budgets tells the search what to try next
+                export = partial(export, arena=None, flash=None)
+                report = export(model, path, calibration=calibration, verbose=0)
+            content = path.read_bytes()
+        settings = "".join(f", {name}={value!r}" for name, value in export.keywords.items() if value is not None)
+        settings += "" if calibration is None else f", calibration=x[:{CALIBRATION_SAMPLES}]"
+        score = self.score(content, self.validation)
+        file = MeasuredFile(
+            recipe=recipe,
+            quantize=quantize,
+            bytes=report.tflite_bytes,
+            packed_bytes=len(encode(content, "packed")),
+            score=score,
+            drop=self.drop(score),
+            latency_ms=self.milliseconds(content) if self.target == "latency" else None,
+            arena_bytes=None if report.micro is None else report.micro.arena,
+            code=recipe_code(recipe, settings, batch_size=batch_size),
+        )
+        return file, np.frombuffer(content, np.uint8)
+
+    def _export(self, quantize: str | None) -> partial:
+        """Return `to_tflite` with the arguments that the program of a file shows."""
+        export: Callable = to_tflite
+        if self.target == "micro":
+            export = partial(export, quantize=quantize, target="micro", io_dtype="int8")
+            export = partial(export, arena=self.budgets.arena, flash=self.budgets.flash)
+        else:
+            export = partial(export, quantize=quantize, optimize=self.target)
+        return partial(export, tolerance=INT8_TOLERANCE) if quantize else partial(export)
+
+    def score(self, content: bytes, data: tuple[Any, Any]) -> float:
+        """Run a file on samples, with the interpreter that it is made for, and return the metric."""
+        micro = Micro() if self.target == "micro" else None
+        return file_score(content, data, metric=self.metric, micro=micro)
+
+    def drop(self, score: float) -> float:
+        """Return how much worse a file is than the model."""
+        return (score - self.baseline) if is_error(self.metric) else (self.baseline - score)
+
+    def milliseconds(self, content: bytes) -> float:
+        """Time one inference of a file on the device."""
+        return benchmark(content, runs=TIMED_RUNS, on=self.on).median_ms
+
+
+def calibration_of(x: Any) -> Any:
+    """Return the training samples that int8 files are calibrated on."""
+    return keras.tree.map_structure(lambda array: array[:CALIBRATION_SAMPLES], x)
+
+
+def file_score(content: bytes, data: tuple[Any, Any], *, metric: str, micro: Micro | None = None) -> float:
+    """Run a file on samples, and return a metric of its output.
+
+    Raises:
+        ValueError: If it does not run on them, it has several outputs, or labels do not fit.
+    """
+    scores = file_metrics(content, data, metric=metric, micro=micro)
+    if len(scores) > 1:
+        raise ValueError(f"Expected a model with one output. Received: {len(scores)} of them: {', '.join(scores)}.")
+    return next(iter(scores.values()))
+
+
+def baseline_score(model: keras.Model, data: tuple[Any, Any], *, metric: str) -> float:
+    """Return the metric of a model itself, in float32."""
+    return file_score(convert(plain_copy(model)), data, metric=metric)

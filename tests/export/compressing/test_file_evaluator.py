@@ -1,0 +1,66 @@
+"""What is measured of a file, by the interpreter that it is made for."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from small_search import evaluator, made
+
+from tfprune.export import micro_support
+from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.micro.interpreter import run_files
+from tfprune.export.micro.micro import Micro
+
+HALF = Recipe(0.5, 0.5, "unstructured", False, 600, 19, 1, 1e-3, 3)
+ARENA = 2_500  # bytes: the dense file takes more
+
+
+def test_a_recipe_is_exported_in_the_formats_that_it_can_have():
+    rounds = replace(HALF, quantize_aware=True)
+    assert [evaluator().formats(recipe) for recipe in (None, HALF, rounds)] == [
+        (None, "int8"),
+        (None, "int8"),
+        ("int8",),
+    ]
+    assert [evaluator(target="micro").formats(recipe) for recipe in (None, HALF, rounds)] == [("int8",)] * 3
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("accuracy", 0.1), ("mae", -0.1)])
+def test_a_drop_is_what_is_worse(metric, expected):
+    measure = replace(evaluator(), metric=metric, baseline=0.9)
+    assert measure.drop(0.8) == pytest.approx(expected)
+
+
+def test_a_file_is_timed_if_time_counts():
+    measure = evaluator(target="latency")
+    file, content = measure.measure(made()[0], None, quantize=None, batch_size=32)
+    assert file.latency_ms > 0
+    assert file.bytes == content.size
+    assert "optimize='latency'" in file.code
+
+
+@pytest.mark.parametrize(("units", "fits"), [(24, False), (4, True)])
+def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, monkeypatch):
+    """A file that takes more than its budget is measured all the same, and its program says no budget."""
+    pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(units, "relu"), keras.layers.Dense(2, "softmax")]
+    model = made()[0] if units == 24 else keras.Sequential([keras.Input((12,), name="sample"), *layers], name="tiny")
+    measure = evaluator(target="micro", budgets=Micro(arena=ARENA))
+    file, content = measure.measure(model, None, quantize="int8", batch_size=32)
+    content = content.tobytes()
+    _, (x, _), (valid_x, valid_y), test = made()
+    (run,) = run_files([content], [valid_x])
+    assert file.score == pytest.approx(np.mean(run.outputs[0].argmax(axis=1) == valid_y))
+    (run,) = run_files([content], [test[0]])
+    assert measure.score(content, test) == pytest.approx(np.mean(run.outputs[0].argmax(axis=1) == test[1]))
+    assert (len(content), micro_support(content).arena) == (file.bytes, file.arena_bytes)
+    assert read(content).inputs[0].dtype == "int8"
+    assert file.latency_ms is None
+    assert (file.arena_bytes <= ARENA, f"arena={ARENA}" in file.code) == (fits, fits)
+    monkeypatch.chdir(tmp_path)
+    model.save("model.keras")
+    exec(file.code.replace("x, y = ...", "pass"), {"x": x})
+    assert (tmp_path / "model.tflite").read_bytes() == content

@@ -1,0 +1,188 @@
+"""The loop of a search, on made-up trials: its recipes, its time, and its folder."""
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from stub_trials import StubRunner, StubWorkers, hashed_step, model_of
+
+import tfprune.export.compressing.search as searching
+import tfprune.export.compressing.search_policy as policy
+from tfprune.base.run_folder import RunFolder
+from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search_settings import Goal, SearchSettings
+from tfprune.export.micro.micro import Micro
+
+
+@dataclass(frozen=True)
+class Case:
+    """A search, and what is true of its model."""
+
+    goal: Goal = Goal("bytes", 0.01)
+    seed: int = 0
+    seconds: float = 1e6
+    trials: float = 26
+    jobs: int = 1
+    can_shrink: bool = True
+    is_kept: bool = True
+    formats: tuple = (None, "int8")
+    fails: Callable[[Recipe | None], bool] = lambda recipe: False
+
+
+CASES = {
+    "smallest": Case(),
+    "smallest, another seed and drop": Case(Goal("bytes", 0.03), seed=11),
+    "nothing may be lost": Case(Goal("bytes", 0.0), trials=14),
+    "fastest": Case(Goal("latency_ms", 0.01), seed=2),
+    "for a board": Case(Goal("bytes", 0.02, Micro(arena=4000, flash=20_000)), formats=("int8",), seed=3),
+    "no channels": Case(can_shrink=False, seed=4),
+    "models are not kept": Case(is_kept=False, seed=5),
+    "some make no file": Case(fails=lambda recipe: recipe is not None and 0.2 < recipe.flops < 0.6, seed=6),
+    "three at once": Case(jobs=3, seed=7),
+    "little time": Case(seconds=60.0, trials=math.inf, seed=8),
+    "many trials": Case(Goal("bytes", 0.02), trials=70, seed=9),
+}
+RECORDED = json.loads(Path(__file__).with_name("recorded_choices.json").read_text(encoding="utf-8"))
+
+
+def search_of(case, folder, monkeypatch, *, runner=None):
+    """Return a search with made-up trials of 40 steps."""
+    runner = runner or StubRunner()
+    runner = replace(runner, can_shrink=case.can_shrink, is_kept=case.is_kept, formats=case.formats, fails=case.fails)
+    monkeypatch.setattr(searching, "time", runner.clock)
+    kept = RunFolder(folder, settings={}, arrays=[])
+    kept.remember("steps", lambda: {"steps": np.array(40)})
+    settings = SearchSettings(case.goal)
+    return Search(runner, kept, settings, case.seed, case.seconds, jobs=case.jobs, max_trials=case.trials)
+
+
+@contextmanager
+def stub_workers(runner, *, jobs):
+    yield StubWorkers(runner)
+
+
+def described(recipes):
+    """Return a line for each recipe, with the index of the one that it starts from."""
+    lines = []
+    for recipe in recipes:
+        changes = (recipe.flops, recipe.sparsity, recipe.pattern, recipe.quantize_aware, recipe.rounds)
+        after = None if recipe.after is None else recipes.index(recipe.after)
+        lines.append(" ".join(map(str, (*changes, recipe.learning_rate, f"seed={recipe.seed}", f"after={after}"))))
+    return lines
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("drawn", ["drawn by a hash", "drawn by Optuna"])
+def test_the_same_results_lead_to_the_same_recipes_as_they_always_did(name, drawn, tmp_path, monkeypatch):
+    """Recorded when the choice stood in four modules. Other versions of Optuna may draw otherwise."""
+    if drawn == "drawn by a hash":
+        monkeypatch.setattr(policy, "_suggest", hashed_step)
+    elif RECORDED["optuna"] != optuna.__version__:
+        pytest.skip(f"recorded with Optuna {RECORDED['optuna']}")
+    monkeypatch.setattr(searching, "workers_of", stub_workers)
+    search = search_of(CASES[name], tmp_path, monkeypatch)
+    assert described([trial.recipe for trial in search.run()][1:]) == RECORDED[drawn][name]
+
+
+def test_a_trial_starts_from_the_model_of_the_recipe_before(tmp_path, monkeypatch):
+    runner = StubRunner()
+    search = search_of(Case(trials=9), tmp_path, monkeypatch, runner=runner)
+    recipes = [trial.recipe for trial in search.run()][1:]
+    assert any(recipe.after for recipe in recipes)
+    for recipe, start in zip(search.runner.ran[1:], search.runner.starts[1:], strict=True):
+        assert start is None if recipe.after is None else bytes(start) == bytes(model_of(recipe.after))
+
+
+def test_models_that_are_not_kept_are_what_no_trial_starts_from(tmp_path, monkeypatch):
+    search = search_of(Case(trials=12, is_kept=False), tmp_path, monkeypatch)
+    assert [trial.recipe.after for trial in search.run() if trial.recipe] == [None] * 12
+    assert search.runner.starts == [None] * 13
+
+
+@pytest.mark.parametrize("seconds", [20.0, 100.0, 300.0])
+def test_the_time_ends_a_search(seconds, tmp_path, monkeypatch):
+    """No trial begins that would not end in time, and none of the shortest would fit in the rest."""
+    search = search_of(Case(seconds=seconds, trials=math.inf), tmp_path, monkeypatch)
+    trials = [*search.run()]
+    rest = 0.95 * seconds - search.runner.clock.now
+    assert 0 <= rest < 2 * (40 * 0.01 + 2.0)  # quantization-aware trials train for 60 or 80 steps
+    assert trials[-1].ended == search.runner.clock.now
+    assert len(trials) > seconds / 5
+
+
+def test_a_trial_that_takes_too_long_is_given_up_and_not_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(Search, "_expected_seconds", lambda self, recipe: 0.0)
+    slow = StubRunner(step_seconds=0.2)
+    search = search_of(Case(seconds=60.0, trials=math.inf), tmp_path, monkeypatch, runner=slow)
+    trials = [*search.run()]
+    assert len(search.runner.ran) > len(trials)
+    assert search.runner.clock.now <= 60.0
+    kept = sorted(path.name for path in tmp_path.glob("trial*"))
+    assert kept == [f"trial-{number:05}.npz" for number in range(len(trials) - 1)]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_search_that_was_stopped_continues_from_its_folder(jobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "workers_of", stub_workers)
+    case = Case(trials=10, jobs=jobs)
+    for path in ("whole", "parts"):
+        (tmp_path / path).mkdir()
+    whole = [*search_of(case, tmp_path / "whole", monkeypatch).run()]
+    stopped = search_of(replace(case, trials=4), tmp_path / "parts", monkeypatch)
+    first = [*stopped.run()]
+    search = search_of(case, tmp_path / "parts", monkeypatch)
+    again = [*search.run()]
+    assert again[:5] == first
+    assert len(search.runner.ran) == 6, "what was done is not done again"
+    assert [trial.ended for trial in again] == sorted(trial.ended for trial in again)
+    assert len({trial.recipe for trial in again}) == 11
+    if jobs == 1:
+        assert [(trial.recipe, trial.tried) for trial in again] == [(trial.recipe, trial.tried) for trial in whole]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "samples", "steps", "rounds"),
+    [
+        (60, 300, 10, 50),  # 5 seconds, as the first trial took, and not the sixtieth part; 10 batches are an epoch
+        (900, 300, 10, 50),  # the sixtieth part would be 150 epochs
+        (60, 64_000, 500, 1),  # a quarter of an epoch
+        (900, 64_000, 1000, 1),  # half of one: 1500 steps do not go into 2000
+    ],
+)
+def test_the_shortest_trial_trains_for_as_long_as_its_files_take(tmp_path, seconds, samples, steps, rounds):
+    runner = StubRunner(samples=samples, file_seconds=5.0)
+    settings = SearchSettings(Goal("bytes", 0.01))
+    search = Search(runner, RunFolder(tmp_path, settings={}, arrays=[]), settings, 3, seconds, max_trials=0)
+    assert [trial.seconds for trial in search.run()] == [5.0]
+    recipe = search._shortest_recipe
+    assert (recipe.steps, recipe.rounds) == (steps, rounds)
+    assert (recipe.flops, recipe.sparsity, recipe.learning_rate, recipe.seed) == (1.0, 0.0, 1e-3, 3)
+    assert recipe.samples == min(samples, recipe.steps * -(-samples // 32 // recipe.steps) * 32)
+
+
+def test_a_later_call_with_more_time_keeps_the_length_of_trials(tmp_path):
+    settings = SearchSettings(Goal("bytes", 0.01))
+    for seconds in (600, 60_000):
+        kept = RunFolder(tmp_path, settings={}, arrays=[])
+        search = Search(StubRunner(samples=320_000), kept, settings, 0, seconds, max_trials=0)
+        assert [*search.run()]
+        assert search._shortest_recipe.all_steps == 1000  # the sixtieth part of 600 seconds, of 0.01 seconds each
+
+
+def test_the_trial_of_the_original_model_has_to_make_a_file(tmp_path):
+    class Refusing(StubRunner):
+        def run(self, recipe, seconds, start=None):
+            raise ValueError("Expected a model that can be exported. Received: none.")
+
+    search = Search(
+        Refusing(), RunFolder(tmp_path, settings={}, arrays=[]), SearchSettings(Goal("bytes", 0.01)), 0, 9
+    )
+    with pytest.raises(ValueError, match="that can be exported"):
+        next(search.run())
