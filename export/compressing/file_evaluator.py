@@ -22,6 +22,7 @@ from tfprune.export.keras_side.converting.accuracy_drop import file_metrics
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.micro.micro import Micro, OverBudgetError
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.strip import plain_copy
 
 CALIBRATION_SAMPLES = 100
@@ -143,4 +144,4 @@ def file_score(content: bytes, data: tuple[Any, Any], *, metric: str, micro: Mic
 
 def baseline_score(model: keras.Model, data: tuple[Any, Any], *, metric: str) -> float:
     """Return the metric of a model itself, in float32."""
-    return file_score(convert(plain_copy(model)), data, metric=metric)
+    return file_score(convert(plain_copy(Anatomy.of(model))), data, metric=metric)

@@ -19,6 +19,7 @@ from tfprune.export.compressing.file_evaluator import FileEvaluator
 from tfprune.export.compressing.recipe import PRUNING_END, Recipe, training_recipe
 from tfprune.export.compressing.trial import MeasuredFile, Trial
 from tfprune.export.keras_side.loading import load_model
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.compiled import compile_like
 from tfprune.masking.wrapping.strip import plain_copy
 
@@ -142,7 +143,7 @@ class TrialRunner:
             if recipe is not None:
                 model = self.apply_recipe(recipe, Deadline(began + seconds), start)
                 training = time.monotonic() - began
-                saved = {"model": _saved(plain_copy(model))} if self.can_load else {}
+                saved = {"model": _saved(plain_copy(Anatomy.of(model)))} if self.can_load else {}
             for quantize in self.evaluator.formats(recipe):
                 file, content = self.evaluator.measure(model, recipe, quantize=quantize, batch_size=self.batch_size)
                 files.append(file)

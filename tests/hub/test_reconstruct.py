@@ -8,6 +8,7 @@ import pytest
 from tiers import first
 
 import tfprune
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 
 keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
@@ -41,7 +42,7 @@ def without_units(model, part):
     """Remove units of feed-forward networks by zeros, as the dependency graph says."""
     copy = hub_models.BACKBONES[type(model).__name__]()
     copy.set_weights(model.get_weights())
-    found = flat_copy(copy)
+    found = flat_copy(Anatomy.of(copy))
     network = found.network()
     keep = network.all_kept()
     for group in network.groups:

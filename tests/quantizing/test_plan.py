@@ -7,6 +7,7 @@ import pytest
 from keras import layers
 
 import tfprune
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.quantizing.quantize_aware import quantization_plan
 from tfprune.report import Skipped
 
@@ -16,7 +17,7 @@ def stack(*parts: keras.layers.Layer, shape=(8, 8, 2)) -> keras.Model:
 
 
 def places(model: keras.Model, **arguments) -> dict[str, tuple[str, ...]]:
-    return dict(quantization_plan(model, **arguments).ranges)
+    return dict(quantization_plan(Anatomy.of(model), **arguments).ranges)
 
 
 def conv(name: str, **arguments) -> keras.layers.Layer:
@@ -110,7 +111,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_layer_without_a_rule_says_why(case):
     layer, reason = REFUSED[case]
-    plan = quantization_plan(stack(conv("c"), layer, conv("d")))
+    plan = quantization_plan(Anatomy.of(stack(conv("c"), layer, conv("d"))))
     assert [entry.layer for entry in plan.skipped] == [layer.name]
     assert reason in plan.skipped[0].reason and plan.skipped[0].kind == Skipped.NO_RULE
     assert plan.ranges["d"] == ("input_0", "output")
@@ -131,7 +132,7 @@ def test_a_recurrent_layer_without_a_rule_says_why(case):
     inputs = keras.Input(shape)
     outputs = layer(inputs)
     model = keras.Model(inputs, layers.Dense(2)(outputs[0] if isinstance(outputs, (list, tuple)) else outputs))
-    (skipped,) = quantization_plan(model).skipped
+    (skipped,) = quantization_plan(Anatomy.of(model)).skipped
     assert reason in skipped.reason
 
 
@@ -139,7 +140,7 @@ def test_layers_that_are_left_out():
     model = stack(conv("c"), layers.ReLU(name="r"), conv("d"), layers.Flatten(), layers.Dense(2, name="e"))
     assert set(places(model, skip="^e$")) == {"c", "r", "d"}
     assert set(places(model, filters="c/")) & {"c", "d", "e"} == {"c"}
-    report = quantization_plan(model, filters="c/")
+    report = quantization_plan(Anatomy.of(model), filters="c/")
     assert {entry.layer for entry in report.skipped} == {"d", "e"}
     assert all(entry.kind == Skipped.FILTERED for entry in report.skipped)
     assert tfprune.quantize_aware(model, skip=["^d$", "^e$"]).get_layer("d").__class__ is layers.Conv2D

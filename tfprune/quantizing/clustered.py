@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import Kernel, kernels
-from tfprune.keras_models.models.kinds import leaf_layers
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.quantizing.levels import share, starting_centroids
@@ -139,7 +139,7 @@ def shares_values(layer: keras.layers.Layer) -> bool:
 
 def place_centroids(copy: keras.Model, *, like: keras.Model) -> None:
     """Let the values that entries share start anew in a copy, where the layers of the model copied had none."""
-    known = {path for path, layer in leaf_layers(like) if shares_values(layer)}
-    for path, layer in leaf_layers(copy):
+    known = {path for path, layer in Anatomy.of(like).leaves if shares_values(layer)}
+    for path, layer in Anatomy.of(copy).leaves:
         if isinstance(layer, Clustered) and path not in known:
             layer.place_centroids()

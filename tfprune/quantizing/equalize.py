@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.base.spec import check_choice
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.graph import Call, Graph, check_graph, flatten, trace
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.strip import plain_copy
@@ -65,8 +66,8 @@ def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
     """
     check_graph(model)
     check_choice(relu6, "relu6", choices=RELU6)
-    copy = plain_copy(model)
-    copy = copy_with(copy, _with_relu) if relu6 == "replace" else copy
+    copy = plain_copy(Anatomy.of(model))
+    copy = copy_with(Anatomy.of(copy), _with_relu) if relu6 == "replace" else copy
     pairs, reasons = _pairs(trace(flatten(copy)))
     for name, reason in reasons.items():
         _log.info("%s is not equalized: %s", name, reason)

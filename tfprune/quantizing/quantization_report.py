@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import keras
 
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.quantizing.quantize_aware import plan_of_plain
@@ -31,7 +32,7 @@ def quantization_report(model: keras.Model) -> QuantizationReport:
         ('hidden', ('kernel',), {'input_0': None, 'output': None})
     """
     quantized = quantized_layers(model)
-    plan = plan_of_plain(plain_copy(model))
+    plan = plan_of_plain(plain_copy(Anatomy.of(model)))
     known = {entry.layer for entry in plan.skipped}
     left = [path for path in plan.ranges if path not in quantized]
     chosen = [

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfprune.base.spec import check_count, check_regex
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model, kind_of
 from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.graph import flatten, is_plain, trace
 from tfprune.keras_models.models.kernels import kernels
-from tfprune.keras_models.models.kinds import check_keras, check_model, is_graph, is_subclassed, leaf_layers
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with
@@ -68,7 +68,8 @@ def quantize_aware(
     """
     if levels is not None:
         check_count(levels, "levels", least=2, most=256)
-    plan = quantization_plan(model, filters=filters, skip=skip)
+    anatomy = Anatomy.of(model)
+    plan = quantization_plan(anatomy, filters=filters, skip=skip)
     if not plan.ranges:
         reasons = "; ".join(f"{entry.layer}: {entry.reason}" for entry in plan.skipped)
         raise ValueError(f"Expected layers that can be quantized in {model.name!r}. Received none. {reasons}.")
@@ -78,34 +79,35 @@ def quantize_aware(
             return None
         return Quantized.of(layer, ranges=plan.ranges[path], levels=levels, start="linear")
 
-    copy = copy_with(model, replace)
+    copy = copy_with(anatomy, replace)
     place_centroids(copy, like=model)
     return copy
 
 
 def quantization_plan(
-    model: keras.Model, *, filters: Filters = None, skip: str | Sequence[str] | None = None
+    anatomy: Anatomy, *, filters: Filters = None, skip: str | Sequence[str] | None = None
 ) -> QuantizationPlan:
     """Return which layers `quantize_aware` quantizes.
 
     Raises:
-        TypeError, ValueError: As `quantize_aware` does.
+        ValueError: As `quantize_aware` does.
     """
-    check_keras(model)
-    _check(model)
-    return plan_of_plain(plain_copy(model), filters=filters, skip=skip)
+    _check(anatomy)
+    return plan_of_plain(plain_copy(anatomy), filters=filters, skip=skip)
 
 
 def plan_of_plain(
     plain: keras.Model, *, filters: Filters = None, skip: str | Sequence[str] | None = None
 ) -> QuantizationPlan:
     """Return the plan for a model without wrappers, whose layers may get other names."""
-    paths = {id(layer): path for path, layer in leaf_layers(plain)}
-    is_left = _left(plain, filters, skip)
+    anatomy = Anatomy.of(plain)
+    paths = {id(layer): path for path, layer in anatomy.leaves}
+    is_left = _left(anatomy, filters, skip)
     return plan_quantization(trace(flatten(plain)), paths, is_left=is_left)
 
 
-def _check(model: keras.Model) -> None:
+def _check(anatomy: Anatomy) -> None:
+    model = anatomy.model
     for path, layer in walk(model, stop=Quantized):
         if isinstance(layer, Quantized):
             raise ValueError(
@@ -118,18 +120,18 @@ def _check(model: keras.Model) -> None:
                 f"quantized by keras.Model.quantize, whose integers cannot be trained. Take the model from before."
             )
     own = [part for _, part in walk(model) if isinstance(part, keras.Model) and not is_plain(part)]
-    if own and (is_subclassed(own[0]) or not is_graph(own[0]) or own[0].built):
+    if own and (kind_of(own[0]) is not Kind.GRAPH or own[0].built):
         raise ValueError(
             f"Expected a Sequential or Functional model, whose calls show where operators round. Received: "
             f"{own[0].name!r} of class {type(own[0]).__name__}, which has code of its own. Build it as "
             f"keras.Model(inputs, outputs), or export it with quantize='int8' and calibration."
         )
-    check_model(model)
+    check_model(anatomy)
 
 
-def _left(plain: keras.Model, filters: Filters, skip: str | Sequence[str] | None) -> Callable[[str], bool]:
+def _left(anatomy: Anatomy, filters: Filters, skip: str | Sequence[str] | None) -> Callable[[str], bool]:
     """Return a function that tells by the path of a layer whether it is to stay in float."""
-    layers = dict(leaf_layers(plain))
+    layers = dict(anatomy.leaves)
     offered = [(path, kernel) for path, layer in layers.items() for kernel in kernels(layer)]
     left: set[str] = set()
     if filters is not None:

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfprune.keras_models.models.anatomy import Anatomy, check_keras
 from tfprune.keras_models.models.kernels import Kernel
-from tfprune.keras_models.models.kinds import check_keras, leaf_layers
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.quantizing.cells import STEPS, Round, fixed
 from tfprune.quantizing.clustered import Clustered
@@ -211,7 +211,7 @@ def quantized_layers(model: keras.Model) -> dict[str, Quantized]:
         ValueError: If there are none.
     """
     check_keras(model)
-    layers = {path: layer for path, layer in leaf_layers(model) if isinstance(layer, Quantized)}
+    layers = {path: layer for path, layer in Anatomy.of(model).leaves if isinstance(layer, Quantized)}
     if not layers:
         raise ValueError(
             f"Expected a model that tfprune.quantize_aware returned. Received: {model.name!r}, no layer of which is "

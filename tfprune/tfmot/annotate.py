@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.kinds import check_keras, leaf_layers
+from tfprune.keras_models.models.anatomy import Anatomy, check_keras
 from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.clustered import Clustered
 from tfprune.quantizing.quantize_aware import quantization_plan
@@ -64,14 +64,15 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
         >>> [type(layer).__name__ for layer in quantize_annotate_model(model).layers]
         ['QuantizeAnnotate']
     """
-    left = {entry.layer for entry in quantization_plan(to_annotate).skipped}
+    anatomy = Anatomy.of(to_annotate)
+    left = {entry.layer for entry in quantization_plan(anatomy).skipped}
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if path in left or isinstance(layer, (keras.layers.InputLayer, QuantizeAnnotate)):
             return None
         return QuantizeAnnotate.of(layer)
 
-    return copy_with(to_annotate, replace)
+    return copy_with(anatomy, replace)
 
 
 def annotated_layers(model: Any) -> dict[str, QuantizeAnnotate]:
@@ -82,7 +83,7 @@ def annotated_layers(model: Any) -> dict[str, QuantizeAnnotate]:
         ValueError: If there are none.
     """
     check_keras(model)
-    found = {path: layer for path, layer in leaf_layers(model) if isinstance(layer, QuantizeAnnotate)}
+    found = {path: layer for path, layer in Anatomy.of(model).leaves if isinstance(layer, QuantizeAnnotate)}
     if not found:
         raise ValueError(
             f"Expected layers that quantize_annotate_layer or quantize_annotate_model marked. Received: "

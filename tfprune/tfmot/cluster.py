@@ -9,8 +9,8 @@ from typing import Any
 import keras
 
 from tfprune.base.spec import check_count
+from tfprune.keras_models.models.anatomy import Anatomy, check_keras, check_model
 from tfprune.keras_models.models.kernels import kernels
-from tfprune.keras_models.models.kinds import check_keras, check_model, leaf_layers
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.clustered import Clustered, place_centroids, shares_values
@@ -96,14 +96,15 @@ def _of_layer(layer: keras.layers.Layer, sharing: dict[str, Any]) -> keras.layer
 
 
 def _of_model(model: keras.Model, sharing: dict[str, Any]) -> keras.Model:
-    check_model(model)
-    taken = {path for path, layer in leaf_layers(model) if any(kernel.mixes_inputs for kernel in kernels(layer))}
+    anatomy = Anatomy.of(model)
+    check_model(anatomy)
+    taken = {path for path, layer in anatomy.leaves if any(kernel.mixes_inputs for kernel in kernels(layer))}
     if not taken:
         raise ValueError(
             f"Expected a model with kernels. Received: {model.name!r}, which has none. Name the weights of your "
             f"layers with tfprune.register_prunable."
         )
-    copy = copy_with(model, lambda path, layer: _of_layer(layer, sharing) if path in taken else None)
+    copy = copy_with(anatomy, lambda path, layer: _of_layer(layer, sharing) if path in taken else None)
     place_centroids(copy, like=model)
     return copy
 
@@ -122,7 +123,7 @@ def strip_clustering(model: keras.Model) -> keras.Model:
         >>> type(strip_clustering(model).layers[0]).__name__
         'Dense'
     """
-    return plain_copy(model)
+    return plain_copy(Anatomy.of(model))
 
 
 def strip_clustering_cqat(to_strip: keras.Model) -> keras.Model:

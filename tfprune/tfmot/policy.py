@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.graph import Call, Graph, trace
-from tfprune.keras_models.models.kinds import as_graph
 from tfprune.masking.wrapping.flat_copy import flat_copy
 
 _ALWAYS = (
@@ -72,7 +72,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
 
         The layers of nested models are checked as if they were layers of the model itself.
         """
-        graph = trace(flat_copy(as_graph(model) or model).model)
+        graph = trace(flat_copy(Anatomy.of(Anatomy.of(model).graph or model)).model)
         entries = [call for call in graph.calls if any(graph.producer(tensor) is None for tensor in call.inputs)]
         starts = _frontier(entries, graph.consumers, lambda call: _is_stem(call.layer, _before(graph, call)))
         if not starts:

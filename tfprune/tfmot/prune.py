@@ -9,12 +9,12 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.models.anatomy import Anatomy, check_layers, check_model
 from tfprune.keras_models.models.kernels import expected_kernels, kernels
-from tfprune.keras_models.models.kinds import check_layers, check_model, leaf_layers
 from tfprune.masking.wrapping.choose_weights import is_unbuilt
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense, wrappers
-from tfprune.masking.wrapping.strip import plain_copy, try_the_way_back
+from tfprune.masking.wrapping.strip import check_way_back, plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.patterns import Pattern, Unstructured
 from tfprune.tfmot.policy import PruningPolicy
@@ -85,10 +85,11 @@ def prune_low_magnitude(
         raise ValueError(f"Expected a Keras model, layer or list of layers. Received: {type(to_prune).__name__}.")
     if pruning_policy is not None:
         pruning_policy.ensure_model_supports_pruning(to_prune)
-    (check_layers if is_unbuilt(to_prune) else check_model)(to_prune)
-    names = _names_to_prune(to_prune, pattern, pruning_policy)
-    copy = copy_with(to_prune, lambda path, layer: wrapped(layer, weights=names[path]) if path in names else None)
-    try_the_way_back(copy)
+    anatomy = Anatomy.of(to_prune)
+    (check_layers if is_unbuilt(to_prune) else check_model)(anatomy)
+    names = _names_to_prune(anatomy, pattern, pruning_policy)
+    copy = copy_with(anatomy, lambda path, layer: wrapped(layer, weights=names[path]) if path in names else None)
+    check_way_back(Anatomy.of(copy))
     if not names:
         _warn_if_unlike([layer for _, layer in wrappers(to_prune)], pattern, pruning_schedule)
     if not holds_pruned(copy):
@@ -120,13 +121,11 @@ def _warn_if_unlike(layers: Iterable[Any], pattern: Pattern, schedule: PruningSc
         )
 
 
-def _names_to_prune(
-    model: keras.Model, pattern: Pattern, policy: PruningPolicy | None
-) -> dict[str, list[str] | None]:
+def _names_to_prune(anatomy: Anatomy, pattern: Pattern, policy: PruningPolicy | None) -> dict[str, list[str] | None]:
     """Return the weights of a model to prune, by the path of their layer; None where the wrapper has to find them."""
-    find, is_open = (expected_kernels, True) if is_unbuilt(model) else (kernels, False)
+    find, is_open = (expected_kernels, True) if is_unbuilt(anatomy.model) else (kernels, False)
     chosen: dict[str, list[str] | None] = {}
-    for path, layer in leaf_layers(model):
+    for path, layer in anatomy.leaves:
         if isinstance(layer, keras.Model) or holds_pruned(layer):
             continue
         if policy is not None and not policy.allow_pruning(layer):
@@ -165,7 +164,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
         >>> type(strip_pruning(prune_low_magnitude(model)).layers[0]).__name__
         'Dense'
     """
-    copy = plain_copy(model)
+    copy = plain_copy(Anatomy.of(model))
     warn_if_dense(model)
     return copy
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.kinds import leaf_layers
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.pruned_layers import mask_zeros
 from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.quantizing.clustered import Clustered, place_centroids
@@ -67,7 +67,7 @@ def quantize_apply(model: keras.Model, scheme: Default8BitQuantizeScheme | None 
             f"scheme={scheme!r:.100} of type {type(scheme).__name__}."
         )
     annotated = annotated_layers(model)
-    plan = quantization_plan(model)
+    plan = quantization_plan(Anatomy.of(model))
     refused = [f"{entry.layer}: {entry.reason}" for entry in plan.skipped if entry.layer in annotated]
     if refused:
         raise ValueError(
@@ -95,8 +95,8 @@ def _without_annotations(
             return None
         return Clustered.of(layer, **kept[path]) if kept[path] or layer.prunes or layer.levels else layer.layer
 
-    copy = copy_with(model, replace)
-    for path, layer in leaf_layers(copy):
+    copy = copy_with(Anatomy.of(model), replace)
+    for path, layer in Anatomy.of(copy).leaves:
         if "weights" in kept.get(path, {}):
             mask_zeros(layer)
     place_centroids(copy, like=model)

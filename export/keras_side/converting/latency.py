@@ -9,6 +9,7 @@ import keras
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.running.benchmark import benchmark
 from tfprune.export.keras_side.converting.convert import convert
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.strip import plain_copy
 
 
@@ -47,5 +48,5 @@ def latency(
         >>> latency(model, runs=5) > 0
         True
     """
-    content = convert(plain_copy(model), quantize=quantize, calibration=calibration)
+    content = convert(plain_copy(Anatomy.of(model)), quantize=quantize, calibration=calibration)
     return 1000 * benchmark(content, runs=runs, threads=threads, on=on).median_ms

@@ -12,6 +12,7 @@ from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.keras_side.preparing.signature import signature, smallest_vocabulary
 from tfprune.export.micro.interpreter import require_interpreter
 from tfprune.export.micro.micro_support_report import MicroSupportReport, support_of_file
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.strip import plain_copy
 
 MIN_ACTIVATION_SCALE = 2.0**-20  # below it the interpreter's softmax stops
@@ -52,7 +53,7 @@ def dense_int8(model: keras.Model) -> bytes:
     Raises:
         ValueError: If it cannot be converted.
     """
-    plain = plain_copy(model)
+    plain = plain_copy(Anatomy.of(model))
     _randomize_constant_weights(plain)
     inputs = signature(plain)
     samples = [inputs.pack(inputs.random(RANDOM_SAMPLES, below=smallest_vocabulary(plain)))]

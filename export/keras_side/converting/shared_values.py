@@ -23,8 +23,8 @@ from tfprune.export.file.tflite.editor import (
     numbers_operators,
     save_objects,
 )
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
-from tfprune.keras_models.models.kinds import leaf_layers
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.quantizing.clustered import shares_values
 
@@ -47,8 +47,8 @@ def share_grids(data: bytes, plain: keras.Model, *, of: keras.Model | None) -> b
         The file; the bytes given where no weight shares values. Products of integers and scales stay what they were;
         biases are rounded anew, far below a step of the output.
     """
-    paths = {path for path, layer in leaf_layers(of) if shares_values(layer)} if of is not None else set()
-    layers = [layer for path, layer in leaf_layers(plain) if path in paths]
+    paths = {path for path, layer in Anatomy.of(of).leaves if shares_values(layer)} if of is not None else set()
+    layers = [layer for path, layer in Anatomy.of(plain).leaves if path in paths]
     wanted = [_integers(kernel) for layer in layers for kernel in layer.inner_kernels.values()]
     model = load_objects(data) if wanted else None
     if model is None or numbers_operators(model):

@@ -14,6 +14,7 @@ from tfprune.export.file.xnnpack.sparse_inference_report import (
 )
 from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
+from tfprune.keras_models.models.anatomy import Anatomy
 
 if TYPE_CHECKING:
     import keras
@@ -59,7 +60,7 @@ def _of_model(model: keras.Model) -> SparseInferenceReport:
     from tfprune.export.keras_side.converting.convert import convert
     from tfprune.masking.wrapping.strip import plain_copy
 
-    plain = plain_copy(model)
+    plain = plain_copy(Anatomy.of(model))
     return describe(analyze(spell_out_padding(convert(plain))), layers=_layers(plain))
 
 

@@ -39,6 +39,7 @@ from tfprune.export.rewriting.forms import (
     speed,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 from tfprune.masking.wrapping.sparsity_report import WeightRow
@@ -201,7 +202,7 @@ def to_tflite(
 def _plain(model: keras.Model) -> keras.Model:
     """Strip a model; one that cannot be copied is exported as it is, if it has no wrappers."""
     try:
-        return plain_copy(model)
+        return plain_copy(Anatomy.of(model))
     except ValueError as error:
         if holds_pruned(model):
             raise

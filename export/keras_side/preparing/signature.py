@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.export.keras_side.preparing.half_precision import HALF
-from tfprune.keras_models.models.kinds import check_keras
+from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.layers import walk
 
 UNKNOWN = 32  # length drawn for a dimension the model leaves open

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tfprune.keras_models.copying.copy_model import copy_model
-from tfprune.keras_models.models.kinds import leaf_layers
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.transfer_weights import transfer_weights
@@ -28,10 +28,11 @@ def with_known_ranges(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If a range has seen no data, or holds a number that is none.
     """
-    copy = copy_model(model, _replacement)
-    transfer_weights(model, copy)
-    trained = dict(leaf_layers(model))
-    for path, layer in leaf_layers(copy):
+    anatomy = Anatomy.of(model)
+    copy = copy_model(anatomy, _replacement)
+    transfer_weights(anatomy, copy)
+    trained = dict(anatomy.leaves)
+    for path, layer in Anatomy.of(copy).leaves:
         if isinstance(layer, Quantized):
             for kernel in layer.inner_kernels.values():
                 kernel.variable.assign(trained[path].on_grid(ops.copy(kernel.variable.value), kernel))

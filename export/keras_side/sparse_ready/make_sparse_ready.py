@@ -10,8 +10,8 @@ import numpy as np
 from tfprune.export.keras_side.sparse_ready.mirror_plan import MirrorPlan, MirrorStep, plan_mirroring
 from tfprune.export.keras_side.sparse_ready.mirrorable import CONVOLUTIONS
 from tfprune.export.keras_side.sparse_ready.pooled_vectors import rewrite_vectors
+from tfprune.keras_models.models.anatomy import Anatomy, check_keras
 from tfprune.keras_models.models.graph import Call, Graph, flatten, is_plain, retrace, trace, unused_name
-from tfprune.keras_models.models.kinds import check_keras
 from tfprune.keras_models.models.layers import walk
 from tfprune.masking.wrapping.strip import plain_copy
 
@@ -54,7 +54,7 @@ def make_sparse_ready(model: keras.Model) -> keras.Model:
     """
     check_keras(model)
     # Stripped again, because the layers of the copy have been called several times and so look shared.
-    return plain_copy(become_sparse_ready(plain_copy(model)))
+    return plain_copy(Anatomy.of(become_sparse_ready(plain_copy(Anatomy.of(model)))))
 
 
 def become_sparse_ready(plain: keras.Model) -> keras.Model:

@@ -9,6 +9,7 @@ from keras import layers, ops
 
 import tfprune
 from tfprune.keras_models.copying.functional_subclass import replace_in_graph
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.schedules import Constant
 
 PACKAGE = "tests.around_graph"
@@ -298,7 +299,7 @@ def test_a_class_that_forgets_an_argument_comes_back_as_the_graph_that_it_is():
         wrapped = tfprune.wrap(model)
     np.testing.assert_array_equal(wrapped(x), model(x))
     with pytest.raises(ValueError, match=r"same weights.*'dense' with weights of shapes \[\(3, 4\), \(4,\)\]"):
-        replace_in_graph(model, lambda path, layer: None)
+        replace_in_graph(Anatomy.of(model), lambda path, layer: None)
 
 
 def test_wrappers_that_its_own_code_creates_cannot_be_stripped():

@@ -11,14 +11,15 @@ import tensorflow as tf
 from keras import layers
 
 import tfprune
-from tfprune.keras_models.models.kinds import is_graph, leaf_layers
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 from tfprune.keras_models.models.rebuild import copy_of, copy_variables, rebuild
 
 
 def copy_model(model: keras.Model) -> keras.Model:
-    copy = rebuild(model, lambda path, layer: None)
-    copies = dict(leaf_layers(copy))
-    for path, layer in leaf_layers(model):
+    anatomy = Anatomy.of(model)
+    copy = rebuild(anatomy, lambda path, part: None)
+    copies = dict(Anatomy.of(copy).leaves)
+    for path, layer in anatomy.leaves:
         copy_variables(layer, copies[path])
     return copy
 
@@ -30,9 +31,9 @@ def test_units_are_the_layers_of_the_graph_and_of_nested_graphs():
         layers.Reshape((1, 3))(inner(inputs))
     )
     model = keras.Model(inputs, part)
-    assert [path for path, _ in leaf_layers(model)] == ["in", "inner/a", model.layers[2].name, "time"]
+    assert [path for path, _ in Anatomy.of(model).leaves] == ["in", "inner/a", model.layers[2].name, "time"]
     dense = layers.Dense(3)
-    assert list(leaf_layers(dense)) == [("", dense)]
+    assert Anatomy.of(dense, accepts=layers.Layer).leaves == [("", dense)]
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -50,7 +51,8 @@ def test_a_layer_shared_between_levels_is_refused(shared):
 
 def test_only_replaced_layers_change():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="a"), layers.Dense(2, name="b")])
-    copy = rebuild(model, lambda path, layer: layers.Dense(2, activation="relu", name="b") if path == "b" else None)
+    other = layers.Dense(2, activation="relu", name="b")
+    copy = rebuild(Anatomy.of(model), lambda path, part: other if path == "b" else None)
     assert [layer.activation.__name__ for layer in copy.layers] == ["linear", "relu"]
     assert [layer.activation.__name__ for layer in model.layers] == ["linear", "linear"]
 
@@ -70,11 +72,13 @@ class Twice(keras.Model):
         return 2 * super().call(inputs)
 
 
-def test_is_graph_tells_lists_of_layers_from_code():
+def test_the_kind_tells_lists_of_layers_from_code():
     inputs = keras.Input((4,))
     functional = keras.Model(inputs, layers.Dense(2)(inputs))
-    assert is_graph(functional) and is_graph(keras.Sequential()) and is_graph(Twice(inputs, layers.Dense(1)(inputs)))
-    assert not is_graph(Functional()) and not is_graph(layers.Dense(2)) and not is_graph("model")
+    for model in (functional, keras.Sequential(), Twice(inputs, layers.Dense(1)(inputs))):
+        assert kind_of(model) is Kind.GRAPH
+    assert kind_of(Functional()) is Kind.PLAIN_SUBCLASS
+    assert kind_of(layers.Dense(2)) is Kind.LAYER
 
 
 def test_a_subclass_of_a_functional_model_stays_one():

@@ -9,8 +9,8 @@ import keras
 
 from tfprune.compact.fine_tuning.distillation import Distillation
 from tfprune.compact.fine_tuning.lessons import Lessons
+from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.graph import check_graph
-from tfprune.keras_models.models.kinds import check_keras
 
 
 def distilled(

@@ -13,6 +13,7 @@ from tfprune.compact.reconstruction.in_order import Improve, Pair, improve_in_or
 from tfprune.compact.reconstruction.layer_moments import IsHeld, Site, every, none_held, sites_of, sums_of
 from tfprune.compact.reconstruction.least_squares import RIDGE, GramMoments
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import trace_to_run
 from tfprune.keras_models.models.layers import rename, walk
@@ -111,9 +112,10 @@ def reconstruct(
     is_held = every(check_number(holdout, "holdout", least=0, most=0.5))
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
-    for model in (pruned, reference):
-        check_followable(model)
-    plain = plain_copy(pruned)
+    anatomy, other = Anatomy.of(pruned, argument="pruned"), Anatomy.of(reference, argument="reference")
+    for each in (anatomy, other):
+        check_followable(each)
+    plain = plain_copy(anatomy)
     names = [layer.name for _, layer in walk(plain)]
     report = reconstruct_in_place(
         plain,
@@ -130,8 +132,8 @@ def reconstruct(
     rename(plain, names)  # flattening may have changed some
     if not holds_pruned(pruned):
         return plain, report
-    result = copy_with(pruned, lambda path, layer: None)
-    transfer_weights(plain, result)
+    result = copy_with(anatomy, lambda path, layer: None)
+    transfer_weights(Anatomy.of(plain), result)
     return result, report
 
 
@@ -165,7 +167,10 @@ def reconstruct_in_place(
     Raises:
         ValueError: As `reconstruct` does.
     """
-    graphs = trace_to_run(call_graph(plain)), trace_to_run(call_graph(plain_copy(reference)))
+    graphs = (
+        trace_to_run(call_graph(Anatomy.of(plain))),
+        trace_to_run(call_graph(Anatomy.of(plain_copy(Anatomy.of(reference))))),
+    )
     batches = Batches(data, graphs[0].model, batch_size=batch_size)
     pairs, skipped = sites_of(*graphs)
     to_dense = targets == "dense"

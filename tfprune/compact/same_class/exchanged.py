@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config, saved_with
-from tfprune.keras_models.models.kinds import rebuilds_as_class
+from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of
 
@@ -106,7 +106,7 @@ def resize(model: keras.Model, exchange: Exchange) -> keras.Model:
         exchange: What to exchange; the parts are built, and used up.
     """
     layers = [layer for _, layer in walk(model)]
-    owners = [layer for layer in layers if layer is model or rebuilds_as_class(layer)]
+    owners = [layer for layer in layers if layer is model or kind_of(layer) is Kind.FUNCTIONAL_SUBCLASS]
     origins = [vars(owner).get(_ORIGIN) or class_config(owner) for owner in owners]
     for index, part in exchange.parts.items():
         _become(layers[index], part)

@@ -27,6 +27,7 @@ from tfprune.keras_models.channels.network import ChanneledWeight, Group, Networ
 from tfprune.keras_models.channels.ranking import as_weights, bundle_scores, finite, keep_best
 from tfprune.keras_models.evidence.gatherer import Gatherer, check_needs, gather
 from tfprune.keras_models.evidence.scored_weight import Subject
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.training.meets_budget import check_sparsity_or_budget
@@ -103,7 +104,7 @@ def plan_shrink(
     if sparsity is not None or isinstance(allocation, Budget):
         check_sparsity_or_budget(sparsity, allocation)
     check_verbose(verbose)
-    copy = flat_copy(model)
+    copy = flat_copy(Anatomy.of(model))
     flat, network = copy.model, copy.network()
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)

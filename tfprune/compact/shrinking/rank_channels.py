@@ -15,6 +15,7 @@ from tfprune.compact.reconstruction.linear_map import NotLinear
 from tfprune.compact.shrinking.brain_surgery import DAMPING, Surgeon, removals
 from tfprune.compact.shrinking.readers import Reader, RunningModel
 from tfprune.keras_models.channels.network import Group
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.masking.wrapping.flat_copy import flat_copy
 
@@ -65,7 +66,7 @@ def rank_channels(
         Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
     """
     check_verbose(verbose)
-    running = RunningModel(flat_copy(model))
+    running = RunningModel(flat_copy(Anatomy.of(model)))
     batches = Batches(data, running.graph.model, batch_size=batch_size)
     ranked = list(_ranked(running))
     found: dict[str, np.ndarray] = {}

@@ -11,9 +11,9 @@ import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.keras_models.channels.network import Network
+from tfprune.keras_models.models.anatomy import Anatomy, kind_of
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import loss_of
-from tfprune.keras_models.models.kinds import as_graph
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 
@@ -59,13 +59,13 @@ def rank_heads(
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (heads by masked loss).
     """
     check_verbose(verbose)
-    copy = flat_copy(model)
+    copy = flat_copy(Anatomy.of(model))
     measured = loss_of(model, loss)
     flat, network = copy.model, copy.network()
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
-    run = copy.plain if as_graph(copy.plain) is not None else flat  # which holds the same weights
+    run = copy.plain if kind_of(copy.plain).has_graph else flat  # which holds the same weights
     batches = Batches(data, run, batch_size=batch_size)
     losses: dict[str, list[float]] = {name: [] for name in groups}
     with Progress(sum(group.bundles.size for group in groups.values()), verbose=verbose, unit="head") as progress:

@@ -12,7 +12,7 @@ from tfprune.compact.same_class.resized_by_arguments import resized_by_arguments
 from tfprune.compact.same_class.smaller_class import smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
-from tfprune.keras_models.models.kinds import is_functional_subclass
+from tfprune.keras_models.models.anatomy import kind_of
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
@@ -65,7 +65,7 @@ def build_smaller(copy: FlatCopy, plan: ShrinkPlan, *, into: str | None = None) 
     """
     name, reason = copy.plain.name, f"{type(copy.plain).__name__} is not a Functional subclass with blocks"
     graph: SmallerGraph | None = None
-    if into != "graph" and is_functional_subclass(copy.plain):
+    if into != "graph" and kind_of(copy.plain).is_functional_subclass:
         with suppress(NoClass):
             return resized_by_arguments(copy, plan.network, keep=plan.keep)
         graph = SmallerGraph(copy, plan.network, keep=plan.keep)

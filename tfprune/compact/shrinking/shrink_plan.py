@@ -12,6 +12,7 @@ import numpy as np
 
 from tfprune.compact.shrinking.planned_copy import PlannedCopy
 from tfprune.keras_models.channels.network import Group, Network
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
 from tfprune.report import Report, Skipped, new_figure, save_figure, skipped_table, table
 
@@ -176,7 +177,7 @@ def flat_copy_for(plan: ShrinkPlan, model: keras.Model) -> FlatCopy:
     planned = None if plan.planned_copy is None else plan.planned_copy.of(model)
     if planned is not None:
         return planned
-    copy = flat_copy(model)
+    copy = flat_copy(Anatomy.of(model))
     shapes = {
         layer.name: [tuple(weight.shape) for weight in layer.weights] for layer in copy.model.layers if layer.weights
     }

@@ -47,10 +47,15 @@ def build_from_class_config(origin: dict[str, Any], read: Callable[[dict[str, An
 
 def is_loadable(model: keras.Model) -> bool:
     """Tell whether a subclassed model can be built from its configuration."""
+    return "config" in vars(model)[ORIGIN] if ORIGIN in vars(model) else build_if_loadable(model) is not None
+
+
+def build_if_loadable(model: keras.Model) -> keras.Model | None:
+    """Return a subclassed model built from its configuration; None if it cannot be."""
     if ORIGIN in vars(model):
-        return "config" in vars(model)[ORIGIN]
+        config = vars(model)[ORIGIN]
+        return build_from_class_config(config, lambda entry: revive(entry, model)) if "config" in config else None
     try:
-        build_from_class_config(class_config(model), lambda entry: revive(entry, model))
+        return build_from_class_config(class_config(model), lambda entry: revive(entry, model))
     except ValueError:
-        return False
-    return True
+        return None

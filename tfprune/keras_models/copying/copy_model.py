@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import keras
 from tfprune.keras_models.copying.functional_subclass import replace_in_graph, restore_functional_subclass
 from tfprune.keras_models.copying.layer_states import layer_states, set_layer_states
 from tfprune.keras_models.copying.subclassed import reassemble, restore
-from tfprune.keras_models.models.kinds import as_graph, is_functional_subclass, is_subclassed, rebuilds_as_class
+from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.rebuild import Replace, rebuild
 
 
@@ -23,7 +24,7 @@ class CopyMode(Enum):
 
 
 class _Copiers(NamedTuple):
-    subclassed: Callable[..., keras.Model]  # of a model whose code creates its layers and calls them
+    code: Callable[..., keras.Model]
     functional_subclass: Callable[..., keras.Model]
 
 
@@ -33,11 +34,50 @@ _COPIERS = {
 }
 
 
-def copy_model(model: keras.Model, replace: Replace, *, mode: CopyMode = CopyMode.WRAPPED) -> keras.Model:
+@dataclass(frozen=True)
+class _Copying:
+    """One copy that is made: what takes the place of layers, and in which mode."""
+
+    replace: Replace
+    mode: CopyMode
+
+    def by_configuration(self, anatomy: Anatomy) -> keras.Model:
+        """Copy a graph by the configurations of its layers."""
+        copy = rebuild(anatomy, self.part)
+        _restore_states(anatomy, copy)
+        return copy
+
+    def by_class(self, anatomy: Anatomy) -> keras.Model:
+        """Copy a Functional subclass by the arguments of its class."""
+        return _COPIERS[self.mode].functional_subclass(anatomy, self.replace)
+
+    def by_code(self, anatomy: Anatomy) -> keras.Model:
+        """Copy a model by running the code that creates its layers."""
+        return _COPIERS[self.mode].code(anatomy, self.part)
+
+    def part(self, path: str, part: Anatomy) -> keras.layers.Layer | None:
+        """Return what takes the place of a layer, or of a model that its own class or code builds."""
+        if part.kind is Kind.CODE:
+            return _COPIERS[self.mode].code(part, self.part, path=path)
+        if part.kind is Kind.FUNCTIONAL_SUBCLASS:
+            return _COPIERS[self.mode].functional_subclass(part, self.replace, path=path)
+        return self.replace(path, part.model)
+
+
+# How each kind of model is copied; where there are two ways, the second is tried when the first one is refused.
+_WAYS: dict[Kind, tuple[Callable[[_Copying, Anatomy], keras.Model], ...]] = {
+    Kind.GRAPH: (_Copying.by_configuration,),
+    Kind.CODE: (_Copying.by_code,),
+    Kind.FUNCTIONAL_SUBCLASS: (_Copying.by_class, _Copying.by_configuration),
+    Kind.PLAIN_SUBCLASS: (_Copying.by_configuration, _Copying.by_class),
+}
+
+
+def copy_model(anatomy: Anatomy, replace: Replace, *, mode: CopyMode = CopyMode.WRAPPED) -> keras.Model:
     """Return an uncompiled copy of a model in which some layers are replaced; weights are not copied.
 
     Args:
-        model: A built model. It is left untouched.
+        anatomy: Of a built model. It is left untouched.
         replace: Called with the path of each layer and the layer, or a copy of it; returns the replacement, of which
             the copy may use the configuration only, or None to keep a copy of the layer.
         mode: How models with classes of their own are copied.
@@ -45,42 +85,19 @@ def copy_model(model: keras.Model, replace: Replace, *, mode: CopyMode = CopyMod
     Raises:
         ValueError: If the model cannot be copied.
     """
-
-    copiers = _COPIERS[mode]
-
-    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        if is_subclassed(layer):
-            return copiers.subclassed(layer, replaced, path=path)
-        if rebuilds_as_class(layer):
-            return copiers.functional_subclass(layer, replace, path=path)
-        return replace(path, layer)
-
-    def by_configuration() -> keras.Model:
-        copy = rebuild(as_graph(model), replaced)
-        _restore_states(model, copy)
-        return copy
-
-    def by_class() -> keras.Model:
-        return copiers.functional_subclass(model, replace)
-
-    if as_graph(model) is None:
-        return copiers.subclassed(model, replaced)
-    if not is_functional_subclass(model):
-        return by_configuration()
-    ways = (by_class, by_configuration) if rebuilds_as_class(model) else (by_configuration, by_class)
-    try:
-        return ways[0]()
-    except ValueError as error:
+    copying, refusals = _Copying(replace, mode), []
+    for way in _WAYS[anatomy.kind]:
         try:
-            return ways[1]()
-        except ValueError:
-            raise error from None
+            return way(copying, anatomy)
+        except ValueError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
-def _restore_states(model: keras.Model, copy: keras.Model) -> None:
+def _restore_states(anatomy: Anatomy, copy: keras.Model) -> None:
     """Set on the models in a graph what the configuration of their class does not hold."""
-    for child, counterpart in zip(model.layers, copy.layers, strict=True):
-        if rebuilds_as_class(child):
-            set_layer_states(counterpart, layer_states(child))
-        elif as_graph(child) is not None:
-            _restore_states(child, counterpart)
+    for part, counterpart in zip(anatomy.parts, copy.layers, strict=True):
+        if part.kind is Kind.FUNCTIONAL_SUBCLASS:
+            set_layer_states(counterpart, layer_states(part.model))
+        elif part.kind.has_graph:
+            _restore_states(part, counterpart)

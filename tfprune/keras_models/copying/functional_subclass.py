@@ -32,13 +32,7 @@ from tfprune.keras_models.copying.layer_states import (
 )
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
-from tfprune.keras_models.models.kinds import (
-    as_graph,
-    graph_layers,
-    is_functional_subclass,
-    is_subclassed,
-    leaf_layers,
-)
+from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import join_path, walk
 from tfprune.keras_models.models.rebuild import Replace, revive
 
@@ -49,7 +43,7 @@ class _Retraced:
     def get_config(self) -> dict[str, Any]:
         wrappers = [
             [index, keras.saving.get_registered_name(type(wrapper)), wrapper.settings()]
-            for index, wrapper in _wrappers(self).items()
+            for index, wrapper in _wrappers(Anatomy.of(self)).items()
         ]
         return {"origin": vars(self)[ORIGIN], "states": layer_states(self), "wrappers": wrappers}
 
@@ -60,7 +54,7 @@ class _Retraced:
         model = build_from_class_config(config["origin"], read)
         set_layer_states(model, config["states"])
         again = _again(model, {index: (find(name), read(settings)) for index, name, settings in config["wrappers"]})
-        copy = _retraced(model, again, config["origin"])
+        copy = _retraced(Anatomy.of(model), again, config["origin"])
         lock_models(copy)
         return copy
 
@@ -68,11 +62,11 @@ class _Retraced:
 keras.saving.register_keras_serializable(package="tfprune", name="AroundGraph")(_Retraced)
 
 
-def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+def replace_in_graph(anatomy: Anatomy, replace: Replace, *, path: str = "") -> keras.Model:
     """Return an uncompiled copy of a Functional subclass, some layers replaced; weights are not copied.
 
     Args:
-        model: A Functional subclass. It is left untouched.
+        anatomy: Of a Functional subclass. It is left untouched.
         replace: Called with the path of each layer and its copy; returns what takes its place, such as a wrapper
             around it, or None to keep it.
         path: The model's own path, which those of its layers begin with.
@@ -80,20 +74,20 @@ def replace_in_graph(model: keras.Model, replace: Replace, *, path: str = "") ->
     Raises:
         ValueError: If it has no configuration, or one that gives a model with other layers.
     """
-    copy, read = _fresh_copy(model), keras.saving.deserialize_keras_object
-    found = {index: (type(wrapper), read(wrapper.settings())) for index, wrapper in _wrappers(model).items()}
-    again = _again(copy, found)
+    model, read = anatomy.model, keras.saving.deserialize_keras_object
+    copy, wrappers = _fresh_copy(model), _wrappers(anatomy).items()
+    again = _again(copy, {index: (type(wrapper), read(wrapper.settings())) for index, wrapper in wrappers})
 
     def replaced(inner: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         return replace(join_path(path, inner), layer) or again(inner, layer)
 
-    return _retraced(copy, replaced, class_config(model))
+    return _retraced(Anatomy.of(copy), replaced, class_config(model))
 
 
-def _wrappers(model: Any) -> dict[int, Any]:
+def _wrappers(anatomy: Anatomy) -> dict[int, Any]:
     """Return the wrappers in a graph by the number of the layer inside among `plain_parts`."""
-    numbers = {id(part): index for index, part in enumerate(plain_parts(model))}
-    wrappers = (layer for _, layer in leaf_layers(model) if isinstance(layer, Around))
+    numbers = {id(part): index for index, part in enumerate(plain_parts(anatomy.model))}
+    wrappers = (layer for _, layer in anatomy.leaves if isinstance(layer, Around))
     return {numbers[id(wrapper.layer)]: wrapper for wrapper in wrappers}
 
 
@@ -111,9 +105,9 @@ def _again(model: keras.Model, wrappers: dict[int, tuple[Any, dict[str, Any]]]) 
     return replaced
 
 
-def replace_in_live_graph(model: keras.Model, replace: Replace) -> keras.Model:
+def replace_in_live_graph(anatomy: Anatomy, replace: Replace) -> keras.Model:
     """Do what `replace_in_graph` does in the model itself, which keeps its weights, and return it."""
-    return _retraced(model, replace, class_config(model))
+    return _retraced(anatomy, replace, class_config(anatomy.model))
 
 
 def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, keras.layers.Layer]:
@@ -133,19 +127,19 @@ def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, ker
         return made.get(id(layer))
 
     if wrappers:
-        replace_in_live_graph(model, replace)
+        replace_in_live_graph(Anatomy.of(model), replace)
         lock_models(model)
     return made
 
 
-def restore_functional_subclass(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+def restore_functional_subclass(anatomy: Anatomy, replace: Replace, *, path: str = "") -> keras.Model:
     """Return what `replace_in_graph` does, as an instance of the model's first class, which loads by its own code.
 
     Raises:
         ValueError: If that code creates layers that would have to be replaced.
     """
-    copy = _fresh_copy(model)
-    for inner, layer in leaf_layers(copy):
+    copy = _fresh_copy(anatomy.model)
+    for inner, layer in Anatomy.of(copy).leaves:
         if replace(join_path(path, inner), layer) is not None:
             raise ValueError(
                 f"Expected the code of {type(copy).__name__} to create plain layers. Received: {inner} of type "
@@ -187,33 +181,36 @@ def keep_what_is_beside(model: Any, copy: Any) -> None:
         copy.sampler = model.sampler
 
 
-def _retraced(model: keras.Model, replace: Replace, origin: dict[str, Any]) -> keras.Model:
+def _retraced(anatomy: Anatomy, replace: Replace, origin: dict[str, Any]) -> keras.Model:
     """Call the graph of a model, and of the models in it, anew in the model itself, some layers replaced."""
-    leaves = [(path, layer) for path, layer in graph_layers(model) if not is_subclassed(layer)]
+    model = anatomy.model
+    ends = [(path, part) for path, part in anatomy.ends(lambda part: part.kind.has_graph)]
+    leaves = [(path, part.model) for path, part in ends if part.kind is not Kind.CODE]
     made: dict[int, Any] = {id(layer): replace(path, layer) or layer for path, layer in leaves}
 
-    def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        return replace(path, layer) if as_graph(layer) is None else stand_in(path, layer)
+    def replaced(path: str, part: Anatomy) -> keras.layers.Layer | None:
+        return stand_in(path, part) if part.kind.has_graph else replace(path, part.model)
 
-    def stand_in(path: str, layer: Any) -> Any:
-        if id(layer) not in made:
-            made[id(layer)] = remade(path, layer)
-        return made[id(layer)]
+    def stand_in(path: str, part: Anatomy) -> Any:
+        if id(part.model) not in made:
+            made[id(part.model)] = remade(path, part)
+        return made[id(part.model)]
 
-    def remade(path: str, layer: Any) -> Any:
-        if is_subclassed(layer):
-            replace_in_place(layer, replaced, path=path)
-        if as_graph(layer) is None:
+    def remade(path: str, part: Anatomy) -> Any:
+        layer = part.model
+        if part.kind is Kind.CODE:
+            replace_in_place(part, replaced, path=path)
+        if not part.kind.has_graph:
             return layer
 
         def call(inner: Any, *args: Any, **kwargs: Any) -> Any:
-            return stand_in(join_path(path, inner.name), inner)(*args, **kwargs)
+            return stand_in(join_path(path, inner.name), part.part(inner))(*args, **kwargs)
 
-        if not is_functional_subclass(layer):
+        if not part.kind.is_functional_subclass:
             return _like(layer, _called_anew(_functional(layer), call))
         return _assemble(layer, call, origin=origin if layer is model else class_config(layer), made=made)
 
-    return become(model, remade("", model))
+    return become(model, remade("", anatomy))
 
 
 def _called_anew(graph: keras.Model, call: Callable) -> keras.Model:

@@ -16,6 +16,7 @@ import keras
 from tfprune.keras_models.copying.class_config import (
     ORIGIN,
     build_from_class_config,
+    build_if_loadable,
     class_config,
     is_loadable,
     saved_with,
@@ -29,10 +30,11 @@ from tfprune.keras_models.copying.held_layers import (
     own_attributes,
     replace_nested,
 )
+from tfprune.keras_models.copying.layer_states import Around
 from tfprune.keras_models.copying.refuse_quantize import lock_models
-from tfprune.keras_models.models.kinds import as_graph, is_subclassed, leaf_layers, rebuilds_as_class
+from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import join_path
-from tfprune.keras_models.models.rebuild import Replace, config_of, copy_of, rebuild, revive
+from tfprune.keras_models.models.rebuild import ReplacePart, config_of, copy_of, rebuild, revive
 
 
 class _Holding:
@@ -60,67 +62,79 @@ def _holding(model_class: Any) -> Any:
     return model_class if issubclass(model_class, _Holding) else saved_with(_Holding, model_class)
 
 
-def reassemble(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+def reassemble(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> keras.Model:
     """Return an uncompiled copy of a subclassed model in which some layers are replaced; weights are not copied.
 
     Args:
-        model: A built subclassed model. It is left untouched.
-        replace: Called with path and layer; returns the replacement, of which only the configuration is used, or
-            None to keep a copy of the layer.
+        anatomy: Of a built subclassed model. It is left untouched.
+        replace: Called with path and anatomy of each layer; returns the replacement, of which only the configuration
+            is used, or None to keep a copy of the layer.
         path: The model's own path, which those of its layers begin with.
 
     Raises:
         ValueError: If it has no configuration, or one that gives a model with other layers.
     """
+    model = anatomy.model
     try:
         origin = class_config(model)
         shell = build_from_class_config(origin, lambda entry: revive(entry, model))
     except ValueError as error:
         raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True).") from None
-    return _fill(shell, _holding(type(shell)), _copied(model, replace, path), _state(model, origin))
+    _check_code(shell, {place: _inside(layer) for place, layer in held_layers(model)})
+    return _fill(shell, _holding(type(shell)), _copied(anatomy, replace, path), _state(model, origin))
 
 
-def restore(model: keras.Model, replace: Replace, *, path: str = "") -> keras.Model:
+def restore(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> keras.Model:
     """Return what `reassemble` does, as an instance of the model's first class, which loads by its own code.
 
     Raises:
         ValueError: If that code creates other layers than the copy has.
     """
-    parts = _copied(model, replace, path)
-    if not is_loadable(model):
+    model, parts, shell = anatomy.model, _copied(anatomy, replace, path), build_if_loadable(anatomy.model)
+    if shell is None:
         copies = {id(variable): _variable_like(variable) for variable in own_variables(model)}
         return _assemble(type(model), model, parts, _state(model, class_config(model)), variables=copies)
-    origin = class_config(model)
-    shell = build_from_class_config(origin, lambda entry: revive(entry, model))
+    _check_code(shell, parts)
+    return _fill(shell, type(shell), parts, _state(model, class_config(model)))
+
+
+def _inside(layer: Any) -> keras.layers.Layer:
+    return layer.layer if isinstance(layer, Around) else layer
+
+
+def _check_code(shell: keras.Model, plain: dict[Place, keras.layers.Layer]) -> None:
+    """Refuse a class whose code creates other layers than the plain ones: its stripped copy would not load."""
     for place, layer in held_layers(shell):
-        if place in parts and not isinstance(layer, (keras.Model, type(parts[place]))):
+        if place in plain and not isinstance(layer, (keras.Model, type(plain[place]))):
             raise ValueError(
                 f"Expected the code of {type(shell).__name__} to create plain layers. Received: {layer.name!r} of "
                 f"type {type(layer).__name__}, without which the model does not load. Create plain layers, and wrap "
                 f"the model with tfprune.wrap(model)."
             )
-    return _fill(shell, type(shell), parts, _state(model, origin))
 
 
-def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") -> None:
+def replace_in_place(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> None:
     """Replace layers of a subclassed model in the model itself, which need not have a configuration.
 
     Args:
-        model: A built subclassed model. It is uncompiled by this.
-        replace: Called with path and layer; returns the replacement itself, built or with a `build()` that cannot
-            fail, or None to keep the layer.
+        anatomy: Of a built subclassed model. It is uncompiled by this.
+        replace: Called with path and anatomy of each layer; returns the replacement itself, built or with a
+            `build()` that cannot fail, or None to keep the layer.
         path: The model's own path, which those of its layers begin with.
     """
 
     plan: list[tuple[Any, ...]] = []
     made: list[keras.layers.Layer] = []
 
-    def look_at(model: keras.Model, path: str) -> None:
+    def look_at(anatomy: Anatomy, path: str) -> None:
+        model = anatomy.model
+
         def part(layer: keras.layers.Layer) -> keras.layers.Layer:
-            if is_subclassed(layer):
-                look_at(layer, join_path(path, layer.name))
+            inner, inside = join_path(path, layer.name), anatomy.part(layer)
+            if inside.kind is Kind.CODE:
+                look_at(inside, inner)
                 return layer
-            replacement = replace(join_path(path, layer.name), layer)
+            replacement = replace(inner, inside)
             made.extend([] if replacement is None else [replacement])
             return replacement or layer
 
@@ -129,7 +143,7 @@ def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") ->
         target_class = _holding(type(model)) if can_load else type(model)
         plan.append((model, target_class, each_once(model, part), _state(model, origin)))
 
-    look_at(model, path)
+    look_at(anatomy, path)
     for layer in made:  # only now, when nothing can fail any more: a build may change the layer inside
         if not layer.built:
             layer.build()
@@ -137,29 +151,28 @@ def replace_in_place(model: keras.Model, replace: Replace, *, path: str = "") ->
         _fill(*step)
 
 
-def layer_pairs(source: keras.layers.Layer, target: keras.layers.Layer) -> Iterator[tuple[Any, Any]]:
+def layer_pairs(anatomy: Anatomy, target: Any) -> Iterator[tuple[Anatomy, Any]]:
     """Yield the layers of a model with their counterparts in a copy, subclassed models as well as their layers."""
-    graph, is_held = as_graph(source), is_subclassed(source)
-    if graph is None:
-        yield source, target
-    if rebuilds_as_class(source):
+    if not anatomy.kind.has_graph:
+        yield anatomy, target
+    if anatomy.kind is Kind.FUNCTIONAL_SUBCLASS:
         beside = dict(held_layers(target))
-        yield from ((part, beside[place]) for place, part in beside_graph(source))
-    if graph is not None:
-        yield from (pair for children in _child_pairs(graph, target) for pair in layer_pairs(*children))
-    elif is_held:
+        yield from ((anatomy.part(layer), beside[place]) for place, layer in beside_graph(anatomy.model))
+    if anatomy.kind.has_graph:
+        yield from (pair for children in _child_pairs(anatomy, target) for pair in layer_pairs(*children))
+    elif anatomy.kind is Kind.CODE:
         parts = dict(held_layers(target))
-        for place, child in held_layers(source):
-            yield from layer_pairs(child, parts[place])
+        for place, child in held_layers(anatomy.model):
+            yield from layer_pairs(anatomy.part(child), parts[place])
 
 
-def _child_pairs(graph: keras.Model, copy: keras.Model) -> Iterator[tuple[Any, Any]]:
+def _child_pairs(anatomy: Anatomy, copy: keras.Model) -> Iterator[tuple[Anatomy, Any]]:
     """Yield the layers of a graph with those of a copy: in order, or by name, as a graph called anew has another."""
     named = {child.name: child for child in copy.layers}
-    own = [child for child in graph.layers if not isinstance(child, keras.layers.InputLayer)]
-    if all(child.name in named for child in own):
-        return ((child, named[child.name]) for child in own)
-    return zip(graph.layers, copy.layers, strict=True)
+    own = [part for part in anatomy.parts if not isinstance(part.model, keras.layers.InputLayer)]
+    if all(part.model.name in named for part in own):
+        return ((part, named[part.model.name]) for part in own)
+    return zip(anatomy.parts, copy.layers, strict=True)
 
 
 def own_variables(model: keras.Model) -> list[keras.Variable]:
@@ -172,17 +185,17 @@ def _state(model: Any, origin: dict[str, Any]) -> dict[str, Any]:
     return {"name": model.name, "built": model.built, "origin": origin, "trainable": model.trainable}
 
 
-def _copied(model: keras.Model, replace: Replace, path: str) -> dict[Place, keras.layers.Layer]:
+def _copied(anatomy: Anatomy, replace: ReplacePart, path: str) -> dict[Place, keras.layers.Layer]:
     """Return copies of the layers that a model holds, some replaced."""
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
-        below, graph = join_path(path, layer.name), as_graph(layer)
-        if graph is not None and not rebuilds_as_class(layer):
-            return rebuild(graph, lambda inner, part: replace(f"{below}/{inner}", part))
-        replacement = replace(below, layer)
+        own_path, part = join_path(path, layer.name), anatomy.part(layer)
+        if part.kind.is_spelled_out:
+            return rebuild(part, lambda inner, inside: replace(join_path(own_path, inner), inside))
+        replacement = replace(own_path, part)
         return replacement if isinstance(layer, keras.Model) and replacement else copy_of(replacement or layer)
 
-    return each_once(model, copied)
+    return each_once(anatomy.model, copied)
 
 
 def _fill(
@@ -237,7 +250,7 @@ def _build(model: keras.Model, build_config: dict[str, Any] | None) -> None:
     if not build_config:
         return
     if type(model).build is keras.Model.build:
-        if not all(layer.built for _, layer in leaf_layers(model)):
+        if not all(layer.built for _, layer in Anatomy.of(model).leaves):
             model.build_from_config(build_config)
         elif "input_shape" in build_config:
             model.build(build_config["input_shape"])

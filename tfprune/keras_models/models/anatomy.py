@@ -53,6 +53,11 @@ class Kind(Enum):
         """Whether such a model has a class around its graph."""
         return self in (Kind.FUNCTIONAL_SUBCLASS, Kind.PLAIN_SUBCLASS)
 
+    @property
+    def is_spelled_out(self) -> bool:
+        """Whether the layers of such a model stand in the configuration of a graph that it is part of."""
+        return self in (Kind.GRAPH, Kind.PLAIN_SUBCLASS)
+
 
 def kind_of(layer: Any) -> Kind:
     """Return how a model or layer is put together."""
@@ -62,9 +67,10 @@ def kind_of(layer: Any) -> Kind:
         return Kind.GRAPH
     if not hasattr(layer, "inputs"):
         return Kind.CODE
-    if type(layer).call is not functional_class().call:
+    model_class: Any = type(layer)
+    if model_class.call is not functional_class().call:
         return Kind.LAYER
-    return Kind.FUNCTIONAL_SUBCLASS if _is_worth_keeping(type(layer)) else Kind.PLAIN_SUBCLASS
+    return Kind.FUNCTIONAL_SUBCLASS if _is_worth_keeping(model_class) else Kind.PLAIN_SUBCLASS
 
 
 @functools.cache
@@ -87,7 +93,7 @@ def _is_configured_by_layers(model: Any) -> bool:
 
 
 @functools.cache
-def _is_worth_keeping(model_class: type) -> bool:
+def _is_worth_keeping(model_class: Any) -> bool:
     """Tell whether a Functional subclass can be built from its arguments, and has members of its own."""
     own = set(model_class.__mro__) - set(functional_class().__mro__)
     members = {name: member for each in own for name, member in vars(each).items()}
@@ -145,8 +151,7 @@ class Anatomy:
     @cached_property
     def configured(self) -> list[tuple[str, Anatomy]]:
         """What a graph is built anew from, with paths: models that their own class or code builds stay whole."""
-        rebuilt = (Kind.GRAPH, Kind.PLAIN_SUBCLASS)
-        return list(self.ends(lambda part: part is self or part.kind in rebuilt))
+        return list(self.ends(lambda part: part is self or part.kind.is_spelled_out))
 
     def ends(self, is_entered: Callable[[Anatomy], bool]) -> Iterator[tuple[str, Anatomy]]:
         """Yield the parts that are not entered, at any depth, with their paths; a shared one comes once."""
@@ -166,7 +171,11 @@ class Anatomy:
 
     def part(self, layer: Any) -> Anatomy:
         """Return the anatomy of a layer of the model, or of one that the model holds and Keras does not list."""
-        return next((part for part in self.parts if part.model is layer), None) or _read(layer, {})
+        return self._by_layer.get(id(layer)) or _read(layer, {})
+
+    @cached_property
+    def _by_layer(self) -> dict[int, Anatomy]:
+        return {id(part.model): part for part in self.parts}
 
 
 def _read(layer: Any, known: dict[int, Anatomy]) -> Anatomy:

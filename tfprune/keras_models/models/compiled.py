@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfprune.base.spec import check_choice
-from tfprune.keras_models.models.kinds import check_keras
+from tfprune.keras_models.models.anatomy import check_keras
 
 MODES = ("max", "min")
 

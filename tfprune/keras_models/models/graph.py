@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.kinds import check_keras, is_graph
+from tfprune.keras_models.models.anatomy import Kind, check_keras, functional_class, kind_of
 from tfprune.keras_models.models.layers import walk
 
 INSERTED = ("flip", "add", "multiply", "relu6")  # what rewriting puts in besides layers
@@ -174,9 +174,9 @@ def _number_after(taken: set[str]) -> None:
 
 def is_plain(layer: Any) -> bool:
     """Tell whether it is a Sequential or Functional model that does nothing but call its layers."""
-    if not is_graph(layer) or not layer.built:
+    if kind_of(layer) is not Kind.GRAPH or not layer.built:
         return False
-    return isinstance(layer, keras.Sequential) or type(layer).call is type(functional(layer)).call
+    return isinstance(layer, keras.Sequential) or type(layer).call is functional_class().call
 
 
 def check_graph(model: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -33,25 +33,26 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return the layers that a layer holds: a model's own list, else its attributes, lists and dicts included."""
     if isinstance(layer, keras.Model):
         return list(layer.layers)
-    return list(_layers_in(attributes(layer).values()))
+    found: list[keras.layers.Layer] = []
+    _collect_layers(attributes(layer).values(), found)
+    return found
 
 
-def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+def attributes(layer: keras.layers.Layer) -> Mapping[str, Any]:
     """Return what a layer holds, by name."""
-    held = dict(vars(layer))
-    if hasattr(layer, "named_children"):  # as a module of PyTorch, which keeps the layers in it apart
-        held |= {name: child for name, child in layer.named_children() if isinstance(child, keras.layers.Layer)}
-    return held
+    if not hasattr(layer, "named_children"):
+        return vars(layer)
+    # A module of PyTorch keeps the layers in it apart.
+    children = {name: child for name, child in layer.named_children() if isinstance(child, keras.layers.Layer)}
+    return {**vars(layer), **children}
 
 
-def _layers_in(values: Iterable[Any]) -> Iterator[keras.layers.Layer]:
+def _collect_layers(values: Iterable[Any], found: list[keras.layers.Layer]) -> None:
     for value in values:
         if isinstance(value, keras.layers.Layer):
-            yield value
-        elif isinstance(value, dict):
-            yield from _layers_in(value.values())
-        elif isinstance(value, (list, tuple)):
-            yield from _layers_in(value)
+            found.append(value)
+        elif isinstance(value, (dict, list, tuple)):
+            _collect_layers(value.values() if isinstance(value, dict) else value, found)
 
 
 def walk(

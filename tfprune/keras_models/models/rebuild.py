@@ -9,76 +9,89 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.kinds import as_graph, configured_layers, rebuilds_as_class
+from tfprune.keras_models.models.anatomy import Anatomy, kind_of
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.low_rank import train_alike
 
 Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
+ReplacePart = Callable[[str, Anatomy], keras.layers.Layer | None]
 
 
-def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
+def rebuild(anatomy: Anatomy, replace: ReplacePart) -> keras.Model:
     """Return an uncompiled copy of a graph model in which some layers are replaced; weights are not copied.
 
     Args:
-        model: A built Sequential or Functional model. It is left untouched.
-        replace: Called with path and layer; returns the replacement, of which only the configuration is used, or
-            None to keep a copy of the layer.
+        anatomy: Of a built model that has a graph. It is left untouched.
+        replace: Called with path and anatomy of each layer, and of each model that its own class or code builds;
+            returns the replacement, of which only the configuration is used, or None to keep a copy of the layer.
 
     Raises:
         ValueError: If the model cannot be rebuilt from its configuration.
     """
-    config = config_of(model)
+    config = config_of(anatomy.graph)
     config.pop("compile_config", None)
-    _spell_out(model, config)
-    replacements, layers = [], dict(configured_layers(model))
-    for path, layer in layers.items():
-        _inline(layer, _entry(config, path)["config"])
-        replacement = replace(path, layer)
+    _spell_out(anatomy, config)
+    replacements = []
+    for path, part in anatomy.configured:
+        _inline(part.model, _entry(config, path)["config"])
+        replacement = replace(path, part)
         if replacement is not None:
             _entry(config, path).update(config_of(replacement))
             replacements.append(replacement)
-    copy = revive(config, model, replacements=replacements)
-    _restore_names(model, copy)
-    changed = layers.keys() ^ dict(configured_layers(copy)).keys()
+    copy = revive(config, anatomy.graph, replacements=replacements)
+    _restore_names(anatomy, copy)
+    changed = dict(anatomy.configured).keys() ^ dict(Anatomy.of(copy).configured).keys()
     if changed:
         raise ValueError(
-            f"Expected model {model.name!r} to be the same when it is rebuilt from its configuration. Received: one "
-            f"where these differ: {', '.join(sorted(changed))}. A layer that is shared between a model and a model "
-            f"nested in it loses the sharing, in Keras' own save and load too; call it from one of them only."
+            f"Expected model {anatomy.model.name!r} to be the same when it is rebuilt from its configuration. "
+            f"Received: one where these differ: {', '.join(sorted(changed))}. A layer that is shared between a model "
+            f"and a model nested in it loses the sharing, in Keras' own save and load too; call it from one of them "
+            f"only."
         )
     return copy
 
 
-def _spell_out(model: keras.Model, config: dict[str, Any]) -> None:
+class _SequentialInOnePass:
+    """Takes the place of Sequential in configurations: Keras' own calls all layers anew for each that it adds."""
+
+    NAME = "tfprune>SequentialInOnePass"
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Sequential:
+        layers = [
+            keras.saving.deserialize_keras_object(entry, custom_objects=custom_objects) for entry in config["layers"]
+        ]
+        model = keras.Sequential(layers, name=config["name"])
+        if not model.built and config.get("build_input_shape"):
+            model.build(config["build_input_shape"])
+        return model
+
+
+def _spell_out(anatomy: Anatomy, config: dict[str, Any]) -> None:
     """Put into the configuration of a graph what it may leave out: a name for each entry, the layers of graphs."""
-    for child, entry in zip(reversed(_children(model)), reversed(config["config"]["layers"]), strict=False):
+    if type(anatomy.graph) is keras.Sequential:
+        config["registered_name"] = _SequentialInOnePass.NAME
+    for child, entry in zip(reversed(_children(anatomy.graph)), reversed(config["config"]["layers"]), strict=False):
         entry["name"] = child.name  # beside the arguments, as not every layer takes a name among them
-    for child in model.layers:
-        graph = _spelled_out(child)
-        if graph is not None:
-            entry = _entry(config, child.name)
-            if graph is not child:
-                entry.update(config_of(graph))
-            _spell_out(graph, entry)
+    for part in anatomy.parts:
+        if part.kind.is_spelled_out:
+            entry = _entry(config, part.model.name)
+            if part.graph is not part.model:
+                entry.update(config_of(part.graph))
+            _spell_out(part, entry)
 
 
-def _spelled_out(child: Any) -> keras.Model | None:
-    """Return a model in a graph whose layers stand in the configuration of that graph."""
-    return None if rebuilds_as_class(child) else as_graph(child)
-
-
-def _children(model: keras.Model) -> list[Any]:
+def _children(model: Any) -> list[Any]:
     return model.layers if isinstance(model, keras.Sequential) else model.operations
 
 
-def _restore_names(model: keras.Model, copy: keras.Model) -> None:
+def _restore_names(anatomy: Anatomy, copy: keras.Model) -> None:
     """Give the layers of a copy their names back where their own configuration does not hold them."""
-    for child, counterpart in zip(_children(model), _children(copy), strict=False):
+    for child, counterpart in zip(_children(anatomy.graph), _children(copy), strict=False):
         if counterpart.name != child.name and isinstance(child, keras.layers.Layer):
             counterpart.name = child.name
-        graph = _spelled_out(child)
-        if graph is not None and as_graph(counterpart) is not None:
-            _restore_names(graph, counterpart)
+        if anatomy.part(child).kind.is_spelled_out and kind_of(counterpart).has_graph:
+            _restore_names(anatomy.part(child), counterpart)
 
 
 def _inline(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
@@ -154,6 +167,7 @@ def revive(
 ) -> Any:
     """Build a layer or model from a configuration made of live ones, whose custom classes and functions it uses."""
     objects = _custom_objects([source, *replacements], set(_texts(config)))
+    objects[_SequentialInOnePass.NAME] = _SequentialInOnePass
     # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
     try:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
@@ -238,19 +252,28 @@ def finish_weights(root: keras.layers.Layer) -> None:
             layer.finalize_state()
 
 
-def copy_all(
+def check_same_variables(
     variables: Sequence[keras.Variable], counterparts: Sequence[keras.Variable], *, source: keras.layers.Layer
 ) -> None:
-    """Assign variables of a layer, `source`, to as many others of the same shapes."""
-    pairs = list(zip(variables, counterparts, strict=False))
-    same = len(variables) == len(counterparts)
-    if not (same and all(variable.shape == counterpart.shape for variable, counterpart in pairs)):
+    """Refuse a copy of a layer, `source`, that has other variables.
+
+    Raises:
+        ValueError: If their number or shapes differ.
+    """
+    if [variable.shape for variable in variables] != [counterpart.shape for counterpart in counterparts]:
         raise ValueError(
             f"Expected layer {source.name!r} ({type(source).__name__}) to have the same variables when it is rebuilt "
             f"from its configuration. Received: {len(counterparts)} where it has {len(variables)}. "
             f"Create all variables in `__init__` or `build`, and return every argument in `get_config`."
         )
-    for variable, counterpart in pairs:
+
+
+def copy_all(
+    variables: Sequence[keras.Variable], counterparts: Sequence[keras.Variable], *, source: keras.layers.Layer
+) -> None:
+    """Assign variables of a layer, `source`, to as many others of the same shapes."""
+    check_same_variables(variables, counterparts, source=source)
+    for variable, counterpart in zip(variables, counterparts, strict=True):
         counterpart.assign(
             keras.ops.copy(variable.value)
         )  # on JAX both would hold one buffer, which training gives away

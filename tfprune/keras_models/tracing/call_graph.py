@@ -7,38 +7,36 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.graph import flatten
-from tfprune.keras_models.models.kinds import as_graph, check_keras, is_subclassed
 from tfprune.keras_models.tracing.sample_inputs import fixed_shape
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 
 
-def call_graph(model: keras.Model) -> keras.Model:
+def call_graph(anatomy: Anatomy) -> keras.Model:
     """Return a Functional model without plain models nested in it, over the layers of a model.
 
     Raises:
-        TypeError: If it is not a model.
         ValueError: If it is not built, or cannot be called on symbolic tensors.
     """
-    check_followable(model)
-    return flatten(model) if as_graph(model) is not None else _called(model)
+    check_followable(anatomy)
+    return flatten(anatomy.model) if anatomy.kind.has_graph else _called(anatomy.model)
 
 
-def check_followable(model: Any) -> None:
+def check_followable(anatomy: Anatomy) -> None:
     """Refuse a model whose calls cannot be seen.
 
     Raises:
-        TypeError: If it is not a model.
         ValueError: If it is not built, or does something besides calling the graph that it is built around.
     """
-    check_keras(model)
-    if (as_graph(model) is not None and model.built) or (is_subclassed(model) and _shapes(model) is not None):
+    model, is_code = anatomy.model, anatomy.kind is Kind.CODE
+    if (anatomy.kind.has_graph and model.built) or (is_code and _shapes(model) is not None):
         return
     raise ValueError(
         f"Expected a built Sequential or Functional model, or one whose code can be traced. Received: "
         f"{model.name!r} of class {type(model).__name__}, whose layers cannot be followed. Build it as "
         f"keras.Model(inputs, outputs)."
-        + (" Or call it on a batch first, if it is a subclassed one." if is_subclassed(model) else "")
+        + (" Or call it on a batch first, if it is a subclassed one." if is_code else "")
     )
 
 

@@ -16,6 +16,7 @@ from tfprune.base.top_k import rank_first
 from tfprune.keras_models.channels.choose_groups import why_stuck
 from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
 from tfprune.keras_models.channels.ranking import as_weights, bundle_scores, keep_best
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import from_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import flat_copy
@@ -80,7 +81,7 @@ def coupling(model: keras.layers.Layer) -> Coupling | None:
 
 def _found(model: Any) -> Coupling | None:
     try:
-        copy = flat_copy(model)
+        copy = flat_copy(Anatomy.of(model))
     except (TypeError, ValueError):  # a layer, or a model whose wrappers the user's own code put in
         return None
     network = copy.network()

@@ -10,6 +10,7 @@ import keras
 from tfprune.criteria import Criterion
 from tfprune.keras_models.channels.choose_groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.masking.wrapping.choose_weights import Choice
@@ -19,7 +20,7 @@ from tfprune.patterns import Channel, Pattern
 
 
 def choose_channels(
-    model: keras.Model, *, criterion: Criterion, pattern: Channel, filters: Filters, latent: str
+    anatomy: Anatomy, *, criterion: Criterion, pattern: Channel, filters: Filters, latent: str
 ) -> Choice:
     """Return the kernels that make or read the channels to prune, by the path of their layer, with its pattern.
 
@@ -28,7 +29,7 @@ def choose_channels(
     Raises:
         ValueError: If the model is not a graph, or if the channels asked for cannot be removed.
     """
-    flat = flat_copy(model)
+    flat = flat_copy(anatomy)
     network = flat.network()
     known = kernels_by_weight(network, flat.model)
     places = {

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import keras
 
 from tfprune.criteria import Criterion
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.kernels import Kernel, expected_kernels, kernels
-from tfprune.keras_models.models.kinds import leaf_layers
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
 from tfprune.patterns import Pattern
 
@@ -20,7 +20,7 @@ _Offer = tuple[str, keras.layers.Layer, Kernel]  # the path of a layer, the laye
 
 
 def choose_weights(
-    model: keras.Model, *, criterion: Criterion, pattern: Pattern, filters: Filters, latent: str
+    anatomy: Anatomy, *, criterion: Criterion, pattern: Pattern, filters: Filters, latent: str
 ) -> Choice:
     """Return the names of the weights to wrap, by the path of their layer, with the pattern.
 
@@ -32,16 +32,17 @@ def choose_weights(
             with another criterion, pattern or choice of latent values.
         TypeError: If `filters` is neither None, nor regular expressions, nor a function.
     """
+    model = anatomy.model
     find = expected_kernels if is_unbuilt(model) else kernels
     kernels(model)  # refuses two weights of one path, of which no report could tell which is which
     offered = _each_once(
         (path, layer, kernel)
-        for path, layer in leaf_layers(model)
+        for path, layer in anatomy.leaves
         if not isinstance(layer, keras.Model)  # its class calls a graph
         for kernel in _offered(layer, find)
     )
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
-    others = (f"{path}/{weight.name}" for path, layer in leaf_layers(model) for weight in layer.weights)
+    others = (f"{path}/{weight.name}" for path, layer in anatomy.leaves for weight in layer.weights)
     wanted = selector(filters, pattern, paths, others=others)
     meant = [entry for entry in offered if wanted(f"{entry[0]}/{entry[2].path}", entry[1], entry[2])]
     if not meant:

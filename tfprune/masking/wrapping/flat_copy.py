@@ -11,9 +11,8 @@ from tfprune.keras_models.channels.analyze import analyze
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.channels.rules import known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
-from tfprune.keras_models.models.anatomy import Kind, kind_of
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 from tfprune.keras_models.models.graph import functional
-from tfprune.keras_models.models.kinds import is_subclassed, leaf_layers
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.keras_models.tracing.open_layers import TracedGraph, open_layers
@@ -64,7 +63,7 @@ class FlatCopy:
     def is_opened(self) -> bool:
         """Whether there are layers in it that are inside of others in the model."""
         return {id(layer) for layer in self.model.layers if layer.weights} != {
-            id(layer) for _, layer in leaf_layers(self.plain) if layer.weights
+            id(layer) for _, layer in Anatomy.of(self.plain).leaves if layer.weights
         }
 
     def hand_out(self) -> keras.Model:
@@ -82,7 +81,7 @@ class FlatCopy:
         """Take the weights that the model has now, and leave the names of the layers as they are."""
         names = [layer.name for _, layer in walk(self.plain)]
         rename(self.plain, self.names)
-        transfer_weights(model, self.plain)
+        transfer_weights(Anatomy.of(model), self.plain)
         rename(self.plain, names)
 
     def network(self) -> Network:
@@ -90,25 +89,25 @@ class FlatCopy:
         return analyze(self.model, closed=self.closed)
 
 
-def flat_copy(model: keras.Model) -> FlatCopy:
+def flat_copy(anatomy: Anatomy) -> FlatCopy:
     """Strip, flatten and open a model; it is left untouched.
 
     Raises:
-        TypeError: If it is not a Keras model.
         ValueError: If it cannot be followed.
     """
-    check_followable(model)
-    plain = plain_copy(model)
+    check_followable(anatomy)
+    plain = plain_copy(anatomy)
     names = [layer.name for _, layer in walk(plain)]
-    opened = open_layers(call_graph(plain), is_known=lambda layer: known_rule(layer) is not None)
-    _check_opened(model, plain, opened)
-    return FlatCopy(opened.model, plain, names, opened.closed, opened.is_open_shaped, dict(_sources(model, plain)))
+    opened = open_layers(call_graph(Anatomy.of(plain)), is_known=lambda layer: known_rule(layer) is not None)
+    _check_opened(anatomy.model, plain, opened)
+    return FlatCopy(opened.model, plain, names, opened.closed, opened.is_open_shaped, dict(_sources(anatomy, plain)))
 
 
-def _sources(model: keras.Model, plain: keras.Model) -> Iterator[tuple[int, Source]]:
-    paths = {id(layer): path for path, layer in leaf_layers(model)}
-    for layer, copy in layer_pairs(model, plain):
-        if is_subclassed(layer):  # its layers come by themselves
+def _sources(anatomy: Anatomy, plain: keras.Model) -> Iterator[tuple[int, Source]]:
+    paths = {id(layer): path for path, layer in anatomy.leaves}
+    for part, copy in layer_pairs(anatomy, plain):
+        layer = part.model
+        if part.kind is Kind.CODE:  # its layers come by themselves
             continue
         inside = layer.layer if isinstance(layer, Pruned) else layer
         for variable, counterpart in zip(inside.weights, copy.weights, strict=True):

@@ -8,7 +8,7 @@ import warnings
 
 import keras
 
-from tfprune.keras_models.models.kinds import check_keras
+from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import keras
 
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import kernels, matrices
-from tfprune.keras_models.models.kinds import check_keras, leaf_layers
 from tfprune.keras_models.models.layers import sublayers, walk
 from tfprune.keras_models.models.register_prunable import is_registered
 from tfprune.masking.wrapping.masked_weights import count_kept
@@ -38,7 +38,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         >>> sparsity_report(model).size
         100
     """
-    check_keras(model, keras.layers.Layer)
+    anatomy = Anatomy.of(model, accepts=keras.layers.Layer)
     wrapped = [(path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
     masked = {
         id(kernel.variable): _row(path or layer.name, name, kernel.variable, layer.masks[name])
@@ -60,7 +60,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
     every |= masked
     return SparsityReport(
         rows=rows,
-        skipped=tuple(_skipped(model, masked=masked.keys() | _latents(wrapped))),
+        skipped=tuple(_skipped(anatomy, masked=masked.keys() | _latents(wrapped))),
         total_nnz=sum(row.nnz for row in every.values()),
         total_size=sum(row.size for row in every.values()),
     )
@@ -84,16 +84,16 @@ def _latents(wrapped: list[tuple[str, Pruned]]) -> set[int]:
     }
 
 
-def _skipped(model: keras.layers.Layer, *, masked: Collection[int]) -> list[Skipped]:
+def _skipped(anatomy: Anatomy, *, masked: Collection[int]) -> list[Skipped]:
     """List the layers that hold weights which are not pruned, with the reason."""
-    found, parts = [], list(leaf_layers(model))
-    for path, layer in parts:
+    found, model = [], anatomy.model
+    for path, layer in anatomy.leaves:
         if not isinstance(layer, Pruned) and not layer.built and is_registered(layer):
             reason = "not built: the model has not called it yet"
             found.append(Skipped(path or layer.name, reason, Skipped.UNBUILT))
         elif layer.weights:
             found += [Skipped(path or layer.name, *reasons) for reasons in _reasons(layer, masked)]
-    in_layers = {id(variable) for _, layer in parts for variable in layer.variables}
+    in_layers = {id(variable) for _, layer in anatomy.leaves for variable in layer.variables}
     of_models: dict[str, dict[str, keras.Variable]] = defaultdict(dict)
     for path, weight in matrices(model):
         if id(weight) not in in_layers:

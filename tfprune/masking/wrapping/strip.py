@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from tfprune.keras_models.copying.class_config import is_loadable
 from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
-from tfprune.keras_models.models.kinds import (
-    as_graph,
-    check_keras,
-    check_model,
-    configured_layers,
-    is_subclassed,
-    leaf_layers,
-    rebuilds_as_class,
-)
+from tfprune.keras_models.copying.layer_states import plain_parts
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
+from tfprune.keras_models.models.calls import unbuilt
 from tfprune.keras_models.models.layers import is_of_keras, walk
-from tfprune.keras_models.models.rebuild import copy_of
+from tfprune.keras_models.models.rebuild import check_same_variables, copy_of
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 from tfprune.masking.wrapping.transfer_weights import transfer_weights
@@ -44,70 +39,94 @@ def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
         >>> [type(layer).__name__ for layer in strip(model).layers]
         ['Dense']
     """
-    copy = plain_copy(model_or_layer)
+    anatomy = Anatomy.of(model_or_layer, accepts=keras.layers.Layer, argument="model_or_layer")
+    copy = plain_copy(anatomy)
     warn_if_dense(model_or_layer)
     return copy
 
 
-def plain_copy(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
+def plain_copy(anatomy: Anatomy) -> Any:
     """Return the copy that `strip` returns, without its warning, as models are also copied before masks are set.
-
-    Raises:
-        ValueError, TypeError: As `strip` does.
-    """
-    _check(model_or_layer)
-    if isinstance(model_or_layer, keras.Model):
-        copy = copy_model(model_or_layer, _inside, mode=CopyMode.ORIGINAL_CLASS)
-    else:
-        copy = copy_of(_inside("", model_or_layer) or model_or_layer)
-    transfer_weights(model_or_layer, copy)
-    return copy
-
-
-def try_the_way_back(wrapped: keras.layers.Layer) -> None:
-    """Strip once before anything is trained: code of the user's may give layers that cannot be copied again.
 
     Raises:
         ValueError: As `strip` does.
     """
-    is_built = not isinstance(wrapped, keras.Sequential) or wrapped.built
-    if is_built and any(not is_of_keras(part) for _, part in walk(wrapped)):
-        plain_copy(wrapped)
+    _check(anatomy)
+    if isinstance(anatomy.model, keras.Model):
+        copy = copy_model(anatomy, lambda path, layer: _inside(layer), mode=CopyMode.ORIGINAL_CLASS)
+    else:
+        copy = copy_of(_inside(anatomy.model) or anatomy.model)
+    transfer_weights(anatomy, copy)
+    return copy
 
 
-def try_copies(model: keras.Model) -> None:
-    """Copy each layer once as `strip` will, where the model is wrapped in place and too large for another copy.
+def check_way_back(anatomy: Anatomy) -> None:
+    """Refuse a wrapped copy that could not be stripped, before anything is trained.
+
+    No second copy of the model is made for this: its graph, its class and its code were built anew just now, for the
+    copy. Code of the user's may give layers that cannot be copied again, so each of these is copied once, by itself.
 
     Args:
-        model: A subclassed model, whose layers are copied by their configurations.
+        anatomy: Of a copy that was wrapped just now.
 
     Raises:
-        ValueError: If a layer has none.
+        ValueError: As `strip` does.
     """
-    for _, layer in configured_layers(model):
-        if is_subclassed(layer) and layer is not model:
-            try_copies(layer)
-        elif not isinstance(layer, keras.Model) and any(not is_of_keras(part) for _, part in walk(layer)):
-            copy_of(layer)
+    is_built = not isinstance(anatomy.model, keras.Sequential) or anatomy.model.built
+    if is_built and any(not is_of_keras(part) for _, part in walk(anatomy.model)):
+        _check(anatomy)
+        try_copies(anatomy)
 
 
-def _inside(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
+def try_copies(anatomy: Anatomy) -> None:
+    """Copy each layer with code of the user's once, as `strip` will.
+
+    Args:
+        anatomy: Of a model or a layer. A Functional subclass copies no layers: its class makes them.
+
+    Raises:
+        ValueError: If a layer has no configuration, or one that gives another layer.
+    """
+    for part in _copied_parts(anatomy):
+        layer = part.model.layer if isinstance(part.model, Pruned) else part.model
+        if any(not is_of_keras(inner) for _, inner in walk(layer)):
+            copy = copy_of(layer)
+            if not unbuilt(copy):  # some layers create their weights when they are called
+                check_same_variables(layer.variables, copy.variables, source=layer)
+
+
+def _copied_parts(anatomy: Anatomy) -> Iterator[Anatomy]:
+    """Yield the layers that are copied one by one."""
+    if anatomy.kind is Kind.LAYER:
+        yield anatomy
+    elif not _is_built_by_class(anatomy):
+        for _, part in anatomy.configured:
+            yield from _copied_parts(part)
+
+
+def _is_built_by_class(anatomy: Anatomy) -> bool:
+    """Tell whether it is a Functional subclass whose class makes plain layers."""
+    is_subclass = anatomy.kind is Kind.FUNCTIONAL_SUBCLASS
+    return is_subclass and not any(isinstance(part, Pruned) for part in plain_parts(anatomy.model))
+
+
+def _inside(layer: keras.layers.Layer) -> keras.layers.Layer | None:
     return layer.layer if isinstance(layer, Pruned) else None
 
 
-def _check(model_or_layer: Any) -> None:
-    check_keras(model_or_layer, keras.layers.Layer, argument="model_or_layer")
-    if isinstance(model_or_layer, keras.Model):
-        check_model(model_or_layer)
-    elif not model_or_layer.built:
-        raise ValueError(f"Expected a built layer. Received: {model_or_layer.name!r}, which has no weights yet.")
-    _check_no_inner_wrapper(model_or_layer)
-    if as_graph(model_or_layer) is not None:
-        _check_inner_models(model_or_layer)
+def _check(anatomy: Anatomy) -> None:
+    layer = anatomy.model
+    if isinstance(layer, keras.Model):
+        check_model(anatomy)
+    elif not layer.built:
+        raise ValueError(f"Expected a built layer. Received: {layer.name!r}, which has no weights yet.")
+    _check_no_inner_wrapper(anatomy)
+    if anatomy.kind.is_spelled_out:
+        _check_inner_models(anatomy)
 
 
-def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
-    for path, layer in leaf_layers(model):
+def _check_no_inner_wrapper(anatomy: Anatomy) -> None:
+    for path, layer in anatomy.leaves:
         for inner, part in walk(layer, stop=Pruned):
             if part is not layer and isinstance(part, Pruned):
                 kind = type(layer).__name__
@@ -117,12 +136,11 @@ def _check_no_inner_wrapper(model: keras.layers.Layer) -> None:
                 )
 
 
-def _check_inner_models(graph: keras.Model) -> None:
+def _check_inner_models(anatomy: Anatomy) -> None:
     """Refuse a graph that calls a model which was wrapped in place, as it cannot be copied within the graph."""
-    if rebuilds_as_class(graph):
-        return
-    for _, layer in configured_layers(graph):
-        if is_subclassed(layer) and holds_pruned(layer) and not is_loadable(layer):
+    for _, part in anatomy.configured:
+        layer = part.model
+        if part.kind is Kind.CODE and holds_pruned(layer) and not is_loadable(layer):
             raise ValueError(
                 f"Expected models within a graph to be rebuilt from their configuration. Received: {layer.name!r} of "
                 f"class {type(layer).__name__}, which was wrapped in place and cannot be. Strip it first, then build "

@@ -8,24 +8,24 @@ from keras import ops
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import layer_pairs, own_variables
-from tfprune.keras_models.models.kinds import is_subclassed
+from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.rebuild import Replace, copy_all, copy_variables
 from tfprune.masking.wrapping.pruned import Pruned
 
 
-def copy_with(model: keras.Model, replace: Replace) -> keras.Model:
+def copy_with(anatomy: Anatomy, replace: Replace) -> keras.Model:
     """Return an uncompiled copy of a model, weights included, in which some layers are replaced: see `copy_model`.
 
     Raises:
         ValueError: If the model cannot be copied.
     """
-    copy = copy_model(model, replace)
-    transfer_weights(model, copy)
+    copy = copy_model(anatomy, replace)
+    transfer_weights(anatomy, copy)
     lock_models(copy)
     return copy
 
 
-def transfer_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+def transfer_weights(anatomy: Anatomy, target: keras.layers.Layer) -> None:
     """Copy every weight of a model or layer into a copy of it, in which layers may be wrapped, or wrappers stripped.
 
     Where a wrapper was stripped, the entries that its mask hides become zero.
@@ -33,20 +33,21 @@ def transfer_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> 
     Raises:
         ValueError: If a layer of the copy has other variables.
     """
-    for layer, counterpart in layer_pairs(source, target):
-        _transfer(layer, counterpart)
+    for part, counterpart in layer_pairs(anatomy, target):
+        if part.kind is Kind.CODE:  # its layers come by themselves
+            copy_all(own_variables(part.model), own_variables(counterpart), source=part.model)
+        else:
+            _transfer(part.model, counterpart)
 
 
 def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    if is_subclassed(source):  # its layers come by themselves
-        copy_all(own_variables(source), own_variables(target), source=source)
-    elif not isinstance(source, Pruned):
-        copy_variables(source, target.layer if isinstance(target, Pruned) else target)
-    else:
-        inside = target.layer if isinstance(target, Pruned) else target
-        copy_variables(source.layer, inside)
-        if not _copy_state(source, target):
-            _write_masked_values(source, inside)
+    inside = target.layer if isinstance(target, Pruned) else target
+    if not isinstance(source, Pruned):
+        copy_variables(source, inside)
+        return
+    copy_variables(source.layer, inside)
+    if not _copy_state(source, target):
+        _write_masked_values(source, inside)
 
 
 def _copy_state(source: Pruned, target: keras.layers.Layer) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from typing import Any
@@ -14,22 +13,16 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.keras_models.copying.functional_subclass import replace_in_live_graph
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_layers, check_model
 from tfprune.keras_models.models.filters import Filters
-from tfprune.keras_models.models.kinds import (
-    as_graph,
-    check_keras,
-    check_layers,
-    check_model,
-    is_functional_subclass,
-    is_subclassed,
-)
+from tfprune.keras_models.models.layers import join_path
 from tfprune.keras_models.models.rebuild import Replace, copy_of
 from tfprune.masking.wrapping.choose_channels import choose_channels
 from tfprune.masking.wrapping.choose_weights import choose_weights, is_unbuilt
 from tfprune.masking.wrapping.masked_weights import LATENT
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.sparsity_report import sparsity_report
-from tfprune.masking.wrapping.strip import try_copies, try_the_way_back
+from tfprune.masking.wrapping.strip import check_way_back, try_copies
 from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
 from tfprune.patterns import PATTERNS, Channel, Pattern
 from tfprune.report import Skipped
@@ -101,7 +94,8 @@ def wrap(
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
     check_choice(latent, "latent", choices=LATENT)
-    if in_place and not (is_subclassed(model_or_layer) or is_functional_subclass(model_or_layer)):
+    anatomy = Anatomy.of(model_or_layer, accepts=keras.layers.Layer, argument="model_or_layer")
+    if in_place and not (anatomy.kind is Kind.CODE or anatomy.kind.is_functional_subclass):
         raise ValueError(
             f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
             f"wrap copies: call it without `in_place`."
@@ -109,44 +103,56 @@ def wrap(
     if not isinstance(model_or_layer, keras.Model):
         return _wrap_layer(model_or_layer, filters, criterion=criterion, pattern=pattern, latent=latent)
     check = check_layers if is_unbuilt(model_or_layer) and not isinstance(pattern, Channel) else check_model
-    check(model_or_layer)
+    check(anatomy)
     if isinstance(pattern, Channel):
-        chosen = choose_channels(model_or_layer, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
+        chosen = choose_channels(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
     else:
-        chosen = choose_weights(model_or_layer, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
+        chosen = choose_weights(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
 
     def wrapped(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if path not in chosen:
             return None
         names, shape = chosen[path]
-        pruning: dict[str, Any] = {"criterion": criterion, "pattern": shape, "weights": names, "latent": latent}
         if isinstance(layer, Pruned):  # of a kind that has no masks yet
-            return layer.around(layer.layer, **pruning)
-        return Pruned(layer, **pruning)
+            return layer.around(layer.layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
+        return Pruned(layer, criterion=criterion, pattern=shape, weights=names, latent=latent)
 
-    if in_place:
-        _wrap_in_place(model_or_layer, wrapped)
-        return model_or_layer
-    copy = copy_with(model_or_layer, wrapped)
-    try_the_way_back(copy)
-    if is_functional_subclass(model_or_layer) and not is_functional_subclass(copy):
-        warnings.warn(
-            f"The copy of {model_or_layer.name!r} is a plain Functional model, not of class "
-            f"{type(model_or_layer).__name__}. To take the zeros back into that class: "
-            f"model.set_weights(tfprune.strip(copy).get_weights()).",
-            stacklevel=2,
-        )
+    copy = _wrap_in_place(anatomy, wrapped) if in_place else _wrap_copy(anatomy, wrapped)
     _log_choice(copy)
     return copy
 
 
-def _wrap_in_place(model: keras.Model, wrapped: Replace) -> None:
-    if is_subclassed(model):
-        try_copies(model)
-    replace = replace_in_place if is_subclassed(model) else replace_in_live_graph
-    replace(model, functools.partial(_replacement, wrapped))
-    lock_models(model)
-    _log_choice(model)
+def _wrap_copy(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
+    copy = copy_with(anatomy, wrapped)
+    result = Anatomy.of(copy)
+    check_way_back(result)
+    if anatomy.kind.is_functional_subclass and not result.kind.is_functional_subclass:
+        model = anatomy.model
+        warnings.warn(
+            f"The copy of {model.name!r} is a plain Functional model, not of class {type(model).__name__}. To take "
+            f"the zeros back into that class: model.set_weights(tfprune.strip(copy).get_weights()).",
+            stacklevel=3,
+        )
+    return copy
+
+
+def _wrap_in_place(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
+    def replaced(path: str, part: Anatomy) -> keras.layers.Layer | None:
+        """Return a wrapper around the layer itself; a graph in code of the user's is copied."""
+        if part.kind.has_graph:
+            return copy_with(part, lambda inner, layer: wrapped(join_path(path, inner), layer))
+        replacement = wrapped(path, part.model)
+        if isinstance(replacement, Pruned):
+            replacement.choose_kernels()  # refuses what the layer cannot do, before anything is changed
+        return replacement
+
+    if anatomy.kind is Kind.CODE:
+        try_copies(anatomy)  # another copy may not fit into the memory
+        replace_in_place(anatomy, replaced)
+    else:
+        replace_in_live_graph(anatomy, lambda path, layer: replaced(path, anatomy.part(layer)))
+    lock_models(anatomy.model)
+    return anatomy.model
 
 
 def _log_choice(model: keras.Model) -> None:
@@ -163,25 +169,16 @@ def _log_choice(model: keras.Model) -> None:
             _log.info("left alone, %s: %s", entry.layer, entry.reason)
 
 
-def _replacement(wrapped: Replace, path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    """Return what takes a layer's place in a model that is not copied: a wrapper around the layer itself."""
-    if as_graph(layer) is not None:
-        return copy_with(layer, lambda inner, part: wrapped(f"{path}/{inner}", part))
-    replacement = wrapped(path, layer)
-    if isinstance(replacement, Pruned):
-        replacement.choose_kernels()  # refuses what the layer cannot do, before anything is changed
-    return replacement
-
-
-def _wrap_layer(layer: Any, filters: Filters, **choices: Any) -> Pruned:
-    check_keras(layer, keras.layers.Layer, argument="model_or_layer")
+def _wrap_layer(
+    layer: keras.layers.Layer, filters: Filters, *, criterion: Criterion, pattern: Pattern, latent: str
+) -> Pruned:
     if filters is not None:
         raise ValueError(
             f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
             f"within a layer with Pruned(layer, weights=[...])."
         )
-    copy = copy_of(Pruned(layer, **choices))
+    copy: Any = copy_of(Pruned(layer, criterion=criterion, pattern=pattern, latent=latent))
     if layer.built:
-        transfer_weights(layer, copy)
-        try_the_way_back(copy)
+        transfer_weights(Anatomy.of(layer, accepts=keras.layers.Layer), copy)
+        check_way_back(Anatomy.of(copy, accepts=keras.layers.Layer))
     return copy

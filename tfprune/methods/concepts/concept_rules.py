@@ -12,6 +12,7 @@ import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_count
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.concepts.check_concepts import check_both, check_concepts, held_out
 from tfprune.methods.concepts.choose_rules import best_of
@@ -81,7 +82,7 @@ class ConceptRules(Report):
         Raises:
             ValueError: If a concept is missing, or a layer of the rules is not in the model.
         """
-        units = units_for(self, UnitsOfModel(flat_copy(model)))
+        units = units_for(self, UnitsOfModel(flat_copy(Anatomy.of(model))))
         chosen = units.chosen([*self.layers])
         activations, reasons = unit_activations(units.copy.plain, chosen, data=data, batch_size=batch_size)
         if reasons:
@@ -164,7 +165,7 @@ def concept_rules(
     """
     seed, batch_size = check_count(seed, "seed", least=0), check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
-    units = UnitsOfModel(flat_copy(model))
+    units = UnitsOfModel(flat_copy(Anatomy.of(model)))
     chosen = units.chosen(layers)
     held_out(1, validation=validation, seed=seed)  # refused before the model runs
     activations, reasons = unit_activations(units.copy.plain, chosen, data=data, batch_size=batch_size)

@@ -7,6 +7,7 @@ import keras
 from tfprune.base.spec import check_count
 from tfprune.compact.shrinking.plan_shrink import left_alone
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.concepts.choose_rules import Limits
 from tfprune.methods.concepts.concept_rules import ConceptRules, units_for
@@ -74,7 +75,7 @@ def plan_concepts(
     at_least = check_count(keep_at_least, "keep_at_least", least=1)
     required = requirements(require, concepts=rules.concepts)
     concepts = list(dict.fromkeys(concept for needed in required.values() for concept in needed))
-    copy = flat_copy(model)
+    copy = flat_copy(Anatomy.of(model))
     units = units_for(rules, UnitsOfModel(copy))
     decision = KeptUnits(units, rules, concepts=concepts, limits=limits, at_least=at_least)
     plan = ShrinkPlan(

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.keras_models.copying.subclassed import layer_pairs
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import to_matrix
 from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.keras_models.models.low_rank import train_alike
@@ -34,8 +35,8 @@ def fill(
     """
     axes = {key: (axis, groups[layer.path]) for layer in found for key, axis in layer.axes.items()}
     axes |= dict(_beside(root, axes))
-    pairs = layer_pairs(root, new) if isinstance(root, keras.Model) else [(root, new)]
-    for layer, counterpart in pairs:
+    for part, counterpart in layer_pairs(Anatomy.of(root, accepts=keras.layers.Layer), new):
+        layer = part.model
         train_alike(layer, counterpart)
         for variable, other in zip(layer.variables, counterpart.variables, strict=True):
             value = as_numpy(variable)

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.keras_models.models.anatomy import Anatomy, check_keras, check_model
 from tfprune.keras_models.models.batches import batches, check_batch, check_source
-from tfprune.keras_models.models.kinds import check_keras, check_model
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
 from tfprune.methods.experts.average_experts import Groups, add_noise, fill
@@ -27,7 +27,7 @@ def checked_layers(root: Any) -> list[MoeLayer]:
     """
     check_keras(root, keras.layers.Layer, argument="model_or_layer")
     if isinstance(root, keras.Model):
-        check_model(root)
+        check_model(Anatomy.of(root))
     elif not root.built:
         raise ValueError(f"Expected a built layer. Received: {root.name!r}, which has no weights yet.")
     found = moe_layers(root)

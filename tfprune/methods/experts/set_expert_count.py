@@ -13,7 +13,7 @@ from tfprune.keras_models.copying.class_config import class_config
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.functional_subclass import fresh_copy, wrap_alike
 from tfprune.keras_models.copying.layer_states import Around, plain_parts
-from tfprune.keras_models.models.kinds import is_subclassed, leaf_layers, rebuilds_as_class
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of, revive
 from tfprune.methods.experts.moe_layers import MoeLayer
@@ -41,12 +41,12 @@ def set_expert_count(root: keras.layers.Layer, found: Sequence[MoeLayer], *, exp
 
     if not isinstance(root, keras.Model):
         return revive(changed(config_of(root)), root)
-    if is_subclassed(root):
+    if kind_of(root) is Kind.CODE:
         raise ValueError(
             f"Expected a Sequential or Functional model, or a Functional subclass. Received: {root.name!r} "
             f"of class {type(root).__name__}, whose code creates its layers. Pass its layers one by one."
         )
-    if rebuilds_as_class(root):
+    if kind_of(root) is Kind.FUNCTIONAL_SUBCLASS:
         return _of_class(root, changed(class_config(root)))
     holders = {id(layer.layer) for layer in found}
 
@@ -54,7 +54,7 @@ def set_expert_count(root: keras.layers.Layer, found: Sequence[MoeLayer], *, exp
         holds = any(id(part) in holders for _, part in walk(layer))
         return revive(changed(config_of(layer)), layer) if holds else None
 
-    return copy_model(root, replace)
+    return copy_model(Anatomy.of(root), replace)
 
 
 def _change(config: Any, before: dict[str, int], after: dict[str, int]) -> None:
@@ -67,6 +67,6 @@ def _change(config: Any, before: dict[str, int], after: dict[str, int]) -> None:
 def _of_class(model: keras.Model, config: dict[str, Any]) -> keras.Model:
     new = fresh_copy(model, origin=config)
     counterparts = dict(zip(map(id, plain_parts(model)), plain_parts(new), strict=True))
-    wrappers = [layer for _, layer in leaf_layers(model) if isinstance(layer, Around)]
+    wrappers = [layer for _, layer in Anatomy.of(model).leaves if isinstance(layer, Around)]
     wrap_alike(new, {id(counterparts[id(wrapper.layer)]): wrapper for wrapper in wrappers})
     return new

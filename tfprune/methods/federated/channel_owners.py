@@ -9,6 +9,7 @@ import numpy as np
 
 from tfprune.base.axes import other_axes, shape_along
 from tfprune.keras_models.channels.network import ChanneledWeight, Network
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.federated.arrays import Masks
 
@@ -21,7 +22,7 @@ def channeled(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[
     Raises:
         ValueError: If the model cannot be followed.
     """
-    copy = flat_copy(model)
+    copy = flat_copy(Anatomy.of(model))
     network = copy.network()
     indices = {id(variable): index for index, variable in enumerate(variables)}
     sources = ((weight, copy.sources.get(id(variable))) for weight, variable in network.variables(copy.model))

@@ -7,8 +7,8 @@ from collections import Counter
 import keras
 
 from tfprune.base.spec import check_regex
+from tfprune.keras_models.models.anatomy import Anatomy, check_model, kind_of
 from tfprune.keras_models.models.graph import Call, Graph, flatten, trace_to_run
-from tfprune.keras_models.models.kinds import as_graph, check_keras, check_model
 from tfprune.keras_models.models.layers import sublayers
 from tfprune.keras_models.tracing.open_layers import open_layers
 from tfprune.masking.wrapping.transfer_weights import copy_with
@@ -37,16 +37,16 @@ def find_blocks(model: keras.Model, pattern: str | None) -> Blocks:
         TypeError: If it is not a Keras model, or the pattern is not a string.
         ValueError: If the model is not a graph, or has no repeated blocks; the message gives the reason.
     """
-    check_keras(model)
+    anatomy = Anatomy.of(model)
     expression = None if pattern is None else check_regex(pattern, "`blocks`")
-    if as_graph(model) is None:
+    if not anatomy.kind.has_graph:
         raise ValueError(
             f"Expected a Sequential or Functional model, or a Functional subclass, such as a backbone of "
             f"KerasHub. Received: {model.name!r} of class {type(model).__name__}, whose calls cannot be followed. "
             f"Build it as keras.Model(inputs, outputs)."
         )
-    check_model(model)
-    copy = copy_with(model, lambda path, layer: None)
+    check_model(anatomy)
+    copy = copy_with(anatomy, lambda path, layer: None)
     reasons = []
     for flat in (_flat, _with_stacks_open):
         graph = trace_to_run(flat(copy))
@@ -63,7 +63,7 @@ def find_blocks(model: keras.Model, pattern: str | None) -> Blocks:
 
 
 def _flat(model: keras.Model) -> keras.Model:
-    return flatten(model, opens=lambda layer: as_graph(layer) is not None)
+    return flatten(model, opens=lambda layer: kind_of(layer).has_graph)
 
 
 def _with_stacks_open(model: keras.Model) -> keras.Model:

@@ -12,7 +12,7 @@ from tfprune.compact.same_class.class_arguments import NoClass, build_with_argum
 from tfprune.compact.same_class.exchanged import is_resized
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
-from tfprune.keras_models.models.kinds import rebuilds_as_class
+from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.rebuild import copy_variables, revive
 from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
@@ -36,7 +36,7 @@ def reorder(blocks: Blocks, order: Sequence[int]) -> ReorderedModel:
         ValueError: If a layer cannot be copied.
     """
     reason = ""
-    if rebuilds_as_class(blocks.copy):
+    if kind_of(blocks.copy) is Kind.FUNCTIONAL_SUBCLASS:
         try:
             return reorder_as_class(blocks, order)
         except NoClass as why:

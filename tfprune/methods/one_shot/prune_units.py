@@ -22,6 +22,7 @@ from tfprune.compact.shrinking.readers import RunningModel
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.channels.choose_groups import why_stuck
 from tfprune.keras_models.channels.network import Group, Network
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.layers import weight_values
 from tfprune.masking.wrapping.flat_copy import flat_copy
@@ -119,7 +120,7 @@ def prune_units(
     how = _weight_update(update, targets, ridge=ridge, holdout=holdout)
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
-    copy = flat_copy(model)
+    copy = flat_copy(Anatomy.of(model))
     running = RunningModel(copy)
     units, skipped = _removals(running, kind="channels")
     heads, others = _removals(running, kind="heads")

@@ -14,6 +14,7 @@ from tfprune.compact.reconstruction.in_order import Pair, improve_in_order
 from tfprune.compact.reconstruction.layer_moments import Site, sites_of
 from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import trace_to_run
 from tfprune.keras_models.models.layers import rename, walk
@@ -94,10 +95,12 @@ def prune_weights(
     settings = _Settings(method, pattern, sparsity, check_number(ridge, "ridge", least=0))
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
-    check_followable(model)
-    plain = plain_copy(model)
+    anatomy = Anatomy.of(model)
+    check_followable(anatomy)
+    plain = plain_copy(anatomy)
+    of_plain = Anatomy.of(plain)
     names = [layer.name for _, layer in walk(plain)]
-    graph = trace_to_run(call_graph(plain))
+    graph = trace_to_run(call_graph(of_plain))
     batches = Batches(data, graph.model, batch_size=batch_size)
     check_token_ids(graph, batches)
     pairs, skipped = sites_of(graph, graph)
@@ -117,8 +120,8 @@ def prune_weights(
     rename(plain, names)
     result = plain
     if holds_pruned(model):
-        result = copy_with(model, lambda path, layer: None)
-        transfer_weights(plain, result)
+        result = copy_with(anatomy, lambda path, layer: None)
+        transfer_weights(of_plain, result)
         mask_zeros(result)
     skipped += [
         Skipped(site.name, f"{pattern!r} does not fit {site.map.kernel.path}", Skipped.NO_RULE) for site in refused
