@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 _log = logging.getLogger(__name__)
-Arrays = dict[str, np.ndarray]
+NamedArrays = dict[str, np.ndarray]
 
 
 class RunFolder:
@@ -64,7 +64,7 @@ class RunFolder:
         """Tell whether a step was done before."""
         return self._path is not None and (self._path / f"{step}.npz").exists()
 
-    def remember(self, step: str, make: Callable[[], Arrays]) -> Arrays:
+    def remember(self, step: str, make: Callable[[], NamedArrays]) -> NamedArrays:
         """Return the result of a step: read it from its file, or make it and write the file.
 
         Raises:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress
-from tfprune.base.run_folder import Arrays, RunFolder
+from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.compact.fine_tuning.metric_guard import MetricGuard
 from tfprune.compact.fine_tuning.prune_report import STAGES, PruneReport, Round
 from tfprune.compact.fine_tuning.trainer import Trainer
@@ -93,7 +93,7 @@ class Rounds:
         """Return the smaller model after the round of this number, from 1, and what happened in it."""
         results: list[tuple[keras.Model, Round]] = []
 
-        def carry_out() -> Arrays:
+        def carry_out() -> NamedArrays:
             results.append(self._round(number, current, target))
             smaller, row = results[0]
             stages = np.array([getattr(row, stage) for stage in STAGES])
@@ -122,7 +122,7 @@ class Rounds:
         self._progress.add(1, self._shown(plan, stages[-1]))
         return smaller, Round(_without_copy(plan, target), *stages)
 
-    def _again(self, current: keras.Model, target: Target, stored: Arrays) -> tuple[keras.Model, Round]:
+    def _again(self, current: keras.Model, target: Target, stored: NamedArrays) -> tuple[keras.Model, Round]:
         """Return the model of a round that was done before."""
         if isinstance(target, ShrinkPlan):
             plan = target
@@ -166,7 +166,7 @@ def targets_of(budget: Target, rounds: int, *, network: Any, model: keras.Model,
         return [budget]
     names = [name for name, _ in budget.limits]
 
-    def split() -> Arrays:
+    def split() -> NamedArrays:
         budgets = budget.in_rounds(rounds, network=network, model=model)
         return {name: np.array([dict(each.limits)[name] for each in budgets]) for name in names}
 
@@ -182,10 +182,10 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
     return named | {f"optimizer_{index}": each for index, each in enumerate(model.optimizer.variables)}
 
 
-def _state(model: keras.Model) -> Arrays:
+def _state(model: keras.Model) -> NamedArrays:
     return {name: as_numpy(variable) for name, variable in _variables(model).items()}
 
 
-def _set_state(model: keras.Model, stored: Arrays) -> None:
+def _set_state(model: keras.Model, stored: NamedArrays) -> None:
     for name, variable in _variables(model).items():
         variable.assign(stored[name])

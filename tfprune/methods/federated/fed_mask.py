@@ -12,7 +12,7 @@ from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 from tfprune.base.top_k import keep_largest, kept_count
 from tfprune.methods.federated.arrays import Masks, check_arrays, check_each, check_masks
 
-Scores = list[np.ndarray | None]
+MaskScores = list[np.ndarray | None]
 Shared = tuple[np.ndarray, np.ndarray] | None
 
 
@@ -54,7 +54,7 @@ class FedMask(Spec):
             at_least=check_count(self.at_least, "at_least", least=1),
         )
 
-    def scores(self, weights: Sequence[Any]) -> Scores:
+    def scores(self, weights: Sequence[Any]) -> MaskScores:
         """Return the first scores: 1 where a weight is among the largest of its array, else -1.
 
         Arrays of fewer than two dimensions have none, and are kept whole.
@@ -66,11 +66,11 @@ class FedMask(Spec):
             for array in check_arrays(weights, "weights")
         ]
 
-    def masks(self, scores: Scores) -> Masks:
+    def masks(self, scores: MaskScores) -> Masks:
         """Return the masks of scores."""
         return [None if score is None else np.asarray(score) > 0 for score in scores]
 
-    def step(self, scores: Scores, gradients: Sequence[Any], *, weights: Sequence[Any]) -> Scores:
+    def step(self, scores: MaskScores, gradients: Sequence[Any], *, weights: Sequence[Any]) -> MaskScores:
         """Return the scores after a step against the gradient.
 
         Args:
@@ -114,7 +114,7 @@ class FedMask(Spec):
             return None
         return np.average(entries, axis=0, weights=shares), np.sum(entries, axis=0) >= self.at_least
 
-    def personal(self, scores: Scores, averaged: Sequence[Shared]) -> Scores:
+    def personal(self, scores: MaskScores, averaged: Sequence[Shared]) -> MaskScores:
         """Return the scores of a client with those of shared entries replaced by what the server has averaged.
 
         A fraction of clients is taken for a sigmoid, so a shared entry stays where more than half of them keep it.

@@ -23,7 +23,7 @@ except ImportError as error:
         'Expected the package flwr (Flower). Received: not installed. Run pip install "tfprune[federated]".'
     ) from error
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 UPDATE, DATA, CLIENT = "update", "data", "client"  # the record of an update, and its keys
 
 
@@ -157,7 +157,7 @@ class MaskedFedAvg(FedAvg):
 
     def _leave_out(self, node: int, server_round: int, reason: str) -> None:
         self._masks.pop(node, None)  # it may have lost them: the next message has everything
-        logger.warning("round %d goes on without node %d: %s", server_round, node, reason)
+        _log.warning("round %d goes on without node %d: %s", server_round, node, reason)
 
     def _check_answer(self, message: Message) -> None:
         """Refuse errors, and answers without a weight for the average."""

@@ -18,7 +18,7 @@ from tfprune.masking.wrapping.pruned_layers import pruned_layers
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks
 from tfprune.methods.federated.channel_owners import StatisticsOwners, channeled
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class MaskedModel:
@@ -139,6 +139,6 @@ class MaskedModel:
         try:
             network, weights = channeled(self.model, self.variables)
         except ValueError as error:
-            logger.info("statistics are taken for those of all channels: %s", error)
+            _log.info("statistics are taken for those of all channels: %s", error)
             return None
         return StatisticsOwners(weights, self.variables, network.size)

@@ -13,11 +13,11 @@ from tfprune.compact.shrinking.readers import RunningModel
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.one_shot.remove_in_order import Removal
 
-Loss = Callable[[Sequence[Any]], float]  # of the outputs of the model
+HeadLoss = Callable[[Sequence[Any]], float]  # of the outputs of the model
 
 
 def choose_heads(
-    running: RunningModel, arrays: Sequence[Any], *, removals: Sequence[Removal], rounds: Sequence[int], loss: Loss
+    running: RunningModel, arrays: Sequence[Any], *, removals: Sequence[Removal], rounds: Sequence[int], loss: HeadLoss
 ) -> dict[str, np.ndarray]:
     """Choose the heads that each layer keeps.
 
@@ -50,7 +50,7 @@ def _losses(
     *,
     removals: Sequence[Removal],
     kept: dict[str, np.ndarray],
-    loss: Loss,
+    loss: HeadLoss,
 ) -> dict[tuple[str, int], float]:
     """Return the loss without each of the remaining heads, by the name of its group and its index."""
     masked: dict[str, Any] = {}

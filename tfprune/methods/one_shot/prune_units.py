@@ -26,7 +26,7 @@ from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.layers import weight_values
 from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.one_shot.head_choice import Loss, choose_heads
+from tfprune.methods.one_shot.head_choice import HeadLoss, choose_heads
 from tfprune.methods.one_shot.putri_report import PutriReport
 from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, remove_in_order
 from tfprune.methods.one_shot.split_sparsity import check_sparsities, split_sparsity
@@ -214,7 +214,7 @@ def _are_units(network: Network, group: Group) -> bool:
     )
 
 
-def _head_loss(running: RunningModel, batches: Batches, *, loss: Any) -> Loss:
+def _head_loss(running: RunningModel, batches: Batches, *, loss: Any) -> HeadLoss:
     """Return the loss of outputs on the first batch: the user's, or the squared distance to the dense outputs."""
     inputs, targets = next(iter(batches))
     if loss is None:

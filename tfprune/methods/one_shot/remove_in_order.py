@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.run_folder import Arrays, RunFolder
+from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.improve_layer import improve_layer, unsolved
 from tfprune.compact.reconstruction.layer_moments import IsHeld, MomentSums
@@ -121,7 +121,7 @@ def remove_in_order(
         variables = _changing(running, removal)
         changes.note(variables)
 
-        def step(span: range = span, removal: Removal = removal, variables: list = variables) -> Arrays:
+        def step(span: range = span, removal: Removal = removal, variables: list = variables) -> NamedArrays:
             for each in walks:
                 each.advance(span.start)
             fit, held = _moments(walks, removal, end=span.stop, is_held=update.is_held)
