@@ -11,7 +11,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from tfprune.base.run_folder import Arrays, RunFolder
+from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.export.compressing.recipe import Recipe, training_recipe
 from tfprune.export.compressing.search_policy import next_recipe, trial_number
 from tfprune.export.compressing.search_settings import SearchSettings
@@ -84,7 +84,7 @@ class Search:
         """Return the bytes of a file of a trial."""
         return self._stored(trial)[f"file_{trial.tried.index(file)}"].tobytes()
 
-    def _stored(self, trial: Trial) -> Arrays:
+    def _stored(self, trial: Trial) -> NamedArrays:
         return self.folder.remember(_step_name(self.trials.index(trial)), dict)
 
     def _stored_model(self, recipe: Recipe | None) -> np.ndarray | None:
@@ -93,8 +93,8 @@ class Search:
             return None
         return self._stored(next(trial for trial in self.trials if trial.recipe == recipe))["model"]
 
-    def _store(self, run: Callable[[], Arrays]) -> Trial:
-        def timed() -> Arrays:
+    def _store(self, run: Callable[[], NamedArrays]) -> Trial:
+        def timed() -> NamedArrays:
             return {**run(), "ended": np.array(self._elapsed())}
 
         trial = read_trial(self.folder.remember(_step_name(len(self.trials)), timed))
@@ -137,7 +137,7 @@ class Search:
         """A recipe of the shortest kind, whose steps are a fraction of the time; it only trains."""
         settings, samples, batch_size = self.settings, self.runner.samples, self.runner.batch_size
 
-        def choose_steps() -> Arrays:  # once: a later call may have more time, and trials have to be comparable
+        def choose_steps() -> NamedArrays:  # once: a later call may have more time, and trials have to be comparable
             export_time = settings.min_export_times * self.trials[0].seconds
             in_share, in_export_time = (
                 int(seconds / self._seconds_per_step())
@@ -151,7 +151,7 @@ class Search:
         return training_recipe(steps, samples=samples, batch_size=batch_size, learning_rate=rate, seed=self.seed)
 
     def _seconds_per_step(self) -> float:
-        def timed() -> Arrays:
+        def timed() -> NamedArrays:
             return {"pace": np.array(self.runner.seconds_per_step())}
 
         return float(self.folder.remember("pace", timed)["pace"])

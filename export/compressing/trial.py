@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.run_folder import Arrays
+from tfprune.base.run_folder import NamedArrays
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.report import Report
 
@@ -82,7 +82,7 @@ class Trial:
         """The drop of its best file, at least 0; infinite without a file."""
         return lowest_drop(self.tried)
 
-    def stored(self, contents: Sequence[np.ndarray]) -> Arrays:
+    def stored(self, contents: Sequence[np.ndarray]) -> NamedArrays:
         """Return the trial, and the bytes of its files, as arrays."""
         recipe = None if self.recipe is None else self.recipe.as_dict()
         fields = {**vars(self), "tried": [file.as_dict() for file in self.tried], "recipe": recipe}
@@ -95,7 +95,7 @@ def lowest_drop(files: Sequence[MeasuredFile]) -> float:
     return max(0.0, min((file.drop for file in files), default=float("inf")))
 
 
-def read_trial(arrays: Arrays) -> Trial:
+def read_trial(arrays: NamedArrays) -> Trial:
     """Read a trial from what `Trial.stored` returned."""
     fields = json.loads(str(arrays["trial"]))
     tried = tuple(MeasuredFile(**{**file, "recipe": _recipe(file["recipe"])}) for file in fields["tried"])

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 import tfprune
-from tfprune.base.run_folder import Arrays
+from tfprune.base.run_folder import NamedArrays
 from tfprune.export.compressing.file_evaluator import FileEvaluator
 from tfprune.export.compressing.recipe import PRUNING_END, Recipe, training_recipe
 from tfprune.export.compressing.trial import MeasuredFile, Trial
@@ -121,7 +121,7 @@ class TrialRunner:
         self.apply_recipe(replace(recipe, sparsity=0.5, rounds=rounds), timer)
         return timer.seconds_per_step
 
-    def run(self, recipe: Recipe | None, seconds: float, start: np.ndarray | None = None) -> Arrays:
+    def run(self, recipe: Recipe | None, seconds: float, start: np.ndarray | None = None) -> NamedArrays:
         """Apply a recipe, export the resulting model, and measure its files.
 
         Args:

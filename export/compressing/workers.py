@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from tfprune.base.run_folder import Arrays
+from tfprune.base.run_folder import NamedArrays
 from tfprune.export.compressing.file_evaluator import FileEvaluator, calibration_of
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial_runner import LateError, TrialRunner
@@ -35,7 +35,7 @@ class Workers(Protocol):
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
         """Start a trial, which may train for this many seconds, from the model of the recipe before it."""
 
-    def wait(self) -> tuple[Recipe, Arrays | None]:
+    def wait(self) -> tuple[Recipe, NamedArrays | None]:
         """Return the recipe of the next trial that ends, and the arrays of `TrialRunner.run`; None if it was late."""
 
 
@@ -56,7 +56,7 @@ class _InThisProcess:
     def start(self, recipe: Recipe, seconds: float, model: np.ndarray | None) -> None:
         self._next = (recipe, seconds, model)
 
-    def wait(self) -> tuple[Recipe, Arrays | None]:
+    def wait(self) -> tuple[Recipe, NamedArrays | None]:
         recipe, seconds, model = self._next
         try:
             return recipe, self._runner.run(recipe, seconds, model)
@@ -75,7 +75,7 @@ class _Processes:
         process.begin(recipe, seconds, model)
         self._busy.append((process, recipe))
 
-    def wait(self) -> tuple[Recipe, Arrays | None]:
+    def wait(self) -> tuple[Recipe, NamedArrays | None]:
         while True:
             for process, recipe in self._busy:
                 result = process.result()
@@ -112,7 +112,7 @@ class _Process:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(self.folder / TODO)
 
-    def result(self) -> Arrays | None:
+    def result(self) -> NamedArrays | None:
         """Return the arrays of the trial, none if it was late; None if it has not ended."""
         end = self.ended()
         if end is not None:

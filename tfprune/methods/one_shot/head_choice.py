@@ -17,7 +17,12 @@ HeadLoss = Callable[[Sequence[Any]], float]  # of the outputs of the model
 
 
 def choose_heads(
-    running: RunningModel, arrays: Sequence[Any], *, removals: Sequence[Removal], rounds: Sequence[int], loss: HeadLoss
+    running: RunningModel,
+    arrays: Sequence[Any],
+    *,
+    removals: Sequence[Removal],
+    rounds: Sequence[int],
+    loss: HeadLoss,
 ) -> dict[str, np.ndarray]:
     """Choose the heads that each layer keeps.
 
