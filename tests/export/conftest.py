@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from export_table import Export, convert, export_of, read, write
+from once import filled_once
 
 from tfprune.export.device.processes.child_process import Completed
 
@@ -37,6 +39,34 @@ def converting_here():
     return _converting_here
 
 
+@contextmanager
+def _checking_here() -> Iterator[None]:
+    from tfprune.export.device.processes import device
+    from tfprune.export.device.running import verify
+
+    run_apart = device.run_module
+
+    def run_here(module: str, folder: str, *, timeout: float) -> Completed:
+        if module != verify.__name__:
+            return run_apart(module, folder, timeout=timeout)
+        try:
+            verify._run_job(Path(folder))
+        except (TypeError, ValueError) as error:
+            return Completed(ok=False, reason=str(error).rstrip("."), output="")
+        return Completed(ok=True, reason="", output="")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "run_module", run_here)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checker(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let exports of models be checked in this process; tests/export/rewriting and device check in another one."""
+    with _checking_here() if "keras_side" in request.path.parts else nullcontext():
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def converter(request: pytest.FixtureRequest, converting_here: Any) -> Iterator[None]:
     """Spare modules that are not about the converter its process, which takes seconds to load TensorFlow."""
@@ -44,63 +74,42 @@ def converter(request: pytest.FixtureRequest, converting_here: Any) -> Iterator[
         yield
 
 
-@dataclass(frozen=True)
-class Case:
-    """A file, data for it, and Keras' outputs on that data.
-
-    Attributes:
-        path: The plain .tflite.
-        inputs: What `predict` takes.
-        expected: What Keras gives: an array or a list of arrays.
-        kernels: Keras' kernels, as NumPy arrays.
-    """
-
-    path: Path
-    inputs: Any
-    expected: Any
-    kernels: tuple[np.ndarray, ...] = ()
-
-    @property
-    def data(self) -> bytes:
-        return self.path.read_bytes()
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Export]:
+    """Return a function that gives a network of the table in a number format."""
+    return functools.cache(functools.partial(export_of, tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Export]:
     """Return one file of each kind, by name."""
+    folder = filled_once(tmp_path_factory, "cases", _write_cases)
+    return {path.stem: read(folder, path.stem) for path in folder.glob("*.tflite")}
+
+
+def _write_cases(folder: Path) -> None:
     import keras
 
     keras.utils.set_random_seed(7)
-    folder = tmp_path_factory.mktemp("tflite")
     data = np.random.default_rng(7)
-    dense, conv = _dense(keras), _conv(keras)
+    dense, conv, two, embedding = (build(keras) for build in (_dense, _conv, _two, _embedding))
     vectors = data.normal(size=(5, 8)).astype(np.float32)
     images = data.uniform(size=(6, 8, 8, 3)).astype(np.float32)
     pair = {"left": vectors[:, :3], "right": vectors[:, 3:5]}
-    two = _two(keras)
     tokens = data.integers(0, 11, (5, 6)).astype(np.int32)
-    embedding = _embedding(keras)
     fixed = keras.Sequential([keras.Input((8,), batch_size=2, name="vector"), keras.layers.Dense(4)])
-    conv_expected = conv.predict(images, verbose=0)
-    made = {
-        "dense": (_convert(dense), vectors, dense.predict(vectors, verbose=0), dense),
-        "int8": (_convert(conv, images, "int8"), images, conv_expected, conv),
-        "int8_float_io": (_convert(conv, images), images, conv_expected, conv),
-        "two": (_convert(two), pair, two.predict(pair, verbose=0), two),
-        "tokens": (_convert(embedding), tokens, embedding.predict(tokens, verbose=0), embedding),
-        "fixed": (_convert(fixed), vectors, vectors @ fixed.get_weights()[0] + fixed.get_weights()[1], fixed),
-    }
-    cases = {}
-    for name, (content, inputs, expected, model) in made.items():
-        path = folder / f"{name}.tflite"
-        path.write_bytes(content)
-        kernels = tuple(weight for weight in model.get_weights() if weight.ndim > 1)
-        cases[name] = Case(path, inputs, expected, kernels)
-    return cases
+    write(folder, "dense", convert(dense), dense, vectors)
+    write(folder, "int8", convert(conv, "int8", images, io="int8"), conv, images)
+    write(folder, "int8_float_io", convert(conv, "int8", images), conv, images)
+    write(folder, "two", convert(two), two, pair)
+    write(folder, "tokens", convert(embedding), embedding, tokens)
+    free = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    free.set_weights(fixed.get_weights())
+    write(folder, "fixed", convert(fixed), free, vectors)
 
 
 @pytest.fixture(scope="session")
-def refused(cases: dict[str, Case]) -> bytes:
+def refused(cases: dict[str, Export]) -> bytes:
     """Return a whole file that every interpreter refuses: its format has another version."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -123,7 +132,7 @@ def sparse() -> bytes:
     model = keras.Sequential([keras.Input((48,), name="vector"), layer])
     places = np.arange(48 * 24).reshape(48, 24)
     layer.kernel.assign(np.where(places % 11 == 0, places, 0))
-    return sparsify(_convert(model)).data
+    return sparsify(convert(model)).data
 
 
 @pytest.fixture(scope="session")
@@ -220,15 +229,3 @@ def _embedding(keras: Any) -> Any:
             keras.layers.Dense(2),
         ]
     )
-
-
-def _convert(model: Any, calibration: np.ndarray | None = None, io: str = "float32") -> bytes:
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    if calibration is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([sample[None]] for sample in calibration)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
-    return converter.convert()

@@ -36,12 +36,12 @@ def write_saved_model(model: keras.Model, folder: Path, *, inputs: Signature, un
     Raises:
         ValueError: If a recurrent layer of open length would have to be unrolled.
     """
-    _write(model, folder, inputs=inputs, batch=inputs.batch)
-    # Lists of tensors (a recurrent layer's steps) have a builtin form only when their size is known.
-    has_loops = b"TensorListReserve" in (folder / "saved_model.pb").read_bytes()
-    if not has_loops and not (unroll and _recurrent(model)):
-        return
-    shutil.rmtree(folder)
+    if not (unroll and _recurrent(model)):
+        _write(model, folder, inputs=inputs, batch=inputs.batch)
+        # Lists of tensors (a recurrent layer's steps) have a builtin form only when their size is known.
+        if b"TensorListReserve" not in (folder / "saved_model.pb").read_bytes():
+            return
+        shutil.rmtree(folder)
     if not unroll:
         _write(model, folder, inputs=inputs, batch=1)
         return

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from export_table import KINDS, convert
 
 import tfprune
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.rewrite import rewrite
 from tfprune.export.rewriting.sparsify import sparsify
 
@@ -17,32 +17,20 @@ layers = keras.layers
 
 
 @pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(0).random((6, 12, 12, 3), dtype="float32")
+def images(exports):
+    return exports("mixed", "float32").inputs
 
 
 @pytest.fixture(scope="module")
-def network():
-    keras.utils.set_random_seed(0)
-    model = tfprune.wrap(
-        keras.Sequential(
-            [
-                keras.Input((12, 12, 3), name="image"),
-                layers.Conv2D(32, 3, strides=2, activation="relu"),
-                layers.Conv2D(96, 1, activation="relu"),
-                layers.Flatten(),
-                layers.Dense(24),
-            ]
-        )
-    )
-    tfprune.update_masks(model, 0.9)
-    return tfprune.strip(model)
+def plain(exports):
+    """A float32 file as another exporter writes it: dense."""
+    return exports("mixed", "float32").data
 
 
-@pytest.fixture(scope="module", params=[None, "float16", "dynamic", "int8"], ids=str)
-def content(request, network, images):
-    """Files as another exporter writes them: dense."""
-    return convert(network, quantize=request.param, calibration=[images] if request.param == "int8" else None)
+@pytest.fixture(scope="module", params=KINDS)
+def content(request, exports):
+    """The same network in every format."""
+    return exports("mixed", request.param).data
 
 
 def test_a_foreign_file_shrinks_and_gives_what_it_gave(content, images, tmp_path):
@@ -69,11 +57,11 @@ def test_a_file_may_be_written_over_itself(content, images, tmp_path):
     assert path.read_bytes() == once  # nothing is left to gain
 
 
-def test_a_file_that_does_not_run_is_refused_and_the_old_one_kept(network, tmp_path):
+def test_a_file_that_does_not_run_is_refused_and_the_old_one_kept(plain, tmp_path):
     target = tmp_path / "old"
     target.write_bytes(b"old")
     with pytest.raises(ValueError, match=r"Expected a file that runs.*Nothing was written"):
-        rewrite(convert(network), target, check_on=np.zeros((1, 5), "float32"))
+        rewrite(plain, target, check_on=np.zeros((1, 5), "float32"))
     assert target.read_bytes() == b"old"
 
 
@@ -82,9 +70,8 @@ def run_signature(data, key, images):
     return output
 
 
-def test_a_graph_that_is_not_compared_stays_as_it_is(network, images, joined, tmp_path):
-    content = convert(network)
-    two = joined(content, content)
+def test_a_graph_that_is_not_compared_stays_as_it_is(plain, images, joined, tmp_path):
+    two = joined(plain, plain)
     report = rewrite(two, tmp_path / "small.tflite")
     small = (tmp_path / "small.tflite").read_bytes()
     assert report.bytes == len(small) < len(two)
@@ -99,7 +86,7 @@ def test_a_graph_that_is_not_compared_stays_as_it_is(network, images, joined, tm
     assert reasons == {"other graphs than the first read it, which alone can be compared"}
 
 
-def test_a_second_signature_that_sparse_weights_spoil_on_arm_is_reported(joined, tmp_path, network):
+def test_a_second_signature_that_sparse_weights_spoil_on_arm_is_reported(joined, tmp_path, plain):
     """A file that holds such weights already: it runs here, and is refused for what it gives on ARM."""
     image = keras.Input((16, 16, 3), batch_size=1)
     x = layers.Conv2D(16, 3, strides=2, activation="relu")(layers.ZeroPadding2D(1)(image))
@@ -107,7 +94,7 @@ def test_a_second_signature_that_sparse_weights_spoil_on_arm_is_reported(joined,
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(64, 1, activation="relu")(x))
     spoiled = tfprune.wrap(keras.Model(image, layers.Dense(10)(x)))
     tfprune.update_masks(spoiled, 0.9)
-    two = joined(sparsify(convert(network)).data, convert(tfprune.strip(spoiled)))
+    two = joined(sparsify(plain).data, convert(tfprune.strip(spoiled)))
     with pytest.raises(ValueError, match=r"wrong outputs on ARM: .*MAX_POOL_2D.*Nothing was written"):
         rewrite(two, tmp_path / "model.tflite")
 

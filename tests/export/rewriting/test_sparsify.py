@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from export_table import KINDS, convert, prune
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,105 +20,17 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.sparse_graph import lower_versions
 from tfprune.export.rewriting.sparsify import OVERHEAD, sparsify
 
-FORMATS = ["float32", "float16", "dynamic", "int8"]
 
-
-def prune(model, *, block=1, fraction=0.9):
-    """Zero kernels at random, runs of `block` inputs at a time; give biases values, so that outputs are not zero."""
-    random = np.random.default_rng(5)
-    for weight in model.weights:
-        if len(weight.shape) < 2:
-            weight.assign(weight + random.normal(size=weight.shape) * 0.1)
-            continue
-        kept = random.random((-(-weight.shape[0] // block), *weight.shape[1:])) > fraction
-        kept = np.repeat(kept, block, axis=0)[: weight.shape[0]]
-        weight.assign(random.normal(size=weight.shape) * kept / np.sqrt(weight.shape[-1]))
-    return model
-
-
-def image_model():
-    """Convolutions of every kind, a transposed one, and a dense layer."""
-    import keras
-    from keras import layers
-
-    image = keras.Input((12, 12, 8), batch_size=1, name="image")
-    x = layers.Conv2D(32, 3, strides=2, activation="relu", padding="same")(image)
-    x = layers.DepthwiseConv2D(5, depth_multiplier=2, padding="same")(x)
-    x = layers.Conv2D(300, 1, activation="relu6")(x)
-    x = layers.Conv2D(64, 3, groups=4)(x)
-    x = layers.Conv2DTranspose(32, 3)(x)
-    x = layers.GlobalMaxPooling2D()(x)
-    return keras.Model(image, layers.Dense(48)(x))
-
-
-def words_model():
-    """An embedding, attention, a kernel used on both sides of an operator that XNNPACK has not, two outputs."""
-    import keras
-    from keras import layers
-
-    words = keras.Input((6,), dtype="int32", name="words")
-    x = layers.Embedding(500, 32)(words)
-    x = layers.MultiHeadAttention(2, 32)(x, x)
-    shared = layers.Dense(32)
-    x = shared(keras.ops.cumsum(shared(x), axis=1))
-    return keras.Model(words, [layers.Dense(24, name="a")(layers.Flatten()(x)), shared(x)])
-
-
-def steps_model():
-    """Recurrent layers: their kernels lie in the graphs of loops."""
-    import keras
-    from keras import layers
-
-    steps = keras.Input((5, 40), batch_size=1, name="steps")
-    x = layers.LSTM(48, return_sequences=True)(steps)
-    return keras.Model(steps, layers.Dense(40)(layers.Bidirectional(layers.GRU(32))(x)))
-
-
-def convert(model, kind, data):
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    if kind != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if kind == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if kind == "int8":
-        converter.representative_dataset = lambda: ([row[None]] for row in data)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    return converter.convert()
+@pytest.fixture(scope="session")
+def made(exports):
+    """Return a function that gives the inputs of a network and its file in a format."""
+    return lambda name, kind: (exports(name, kind).inputs, exports(name, kind).data)
 
 
 @pytest.fixture(scope="session")
-def made():
-    """Return the inputs of each model, and a function that gives its file in a format, each made once."""
-    random = np.random.default_rng(3)
-    inputs = {
-        "image": random.normal(size=(3, 12, 12, 8)).astype(np.float32),
-        "words": random.integers(0, 500, (3, 6)).astype(np.int32),
-        "steps": random.normal(size=(3, 5, 40)).astype(np.float32),
-    }
-    makers = {"image": image_model, "words": words_model, "steps": steps_model}
-    models, files = {}, {}
-
-    def make(name, kind):
-        if name not in models:
-            models[name] = prune(makers[name]())
-        if (name, kind) not in files:
-            files[name, kind] = convert(models[name], kind, inputs[name])
-        return inputs[name], files[name, kind]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def dense():
-    """Return a file of two dense layers, the first with zeros in fours, and data for it."""
-    import keras
-
-    layers = [keras.layers.Dense(128, activation="relu"), keras.layers.Dense(20, use_bias=False)]
-    model = prune(keras.Sequential([keras.Input((256,)), *layers]), block=4)
-    model.layers[1].kernel.assign(np.random.default_rng(0).normal(size=(128, 20)))
-    return np.random.default_rng(1).normal(size=(5, 256)).astype(np.float32), convert(model, "float32", None)
+def dense(made):
+    """Return data for a file of two dense layers, the first with zeros in fours, and the file."""
+    return made("blocks", "float32")
 
 
 def outputs(data, inputs):
@@ -155,7 +68,7 @@ def widened(data):
 
 
 # The 8-bit words have nothing that may be sparse: an embedding whose zero is another number, and dense layers.
-CASES = [(name, kind) for name in ("image", "words") for kind in FORMATS if (name, kind) != ("words", "int8")]
+CASES = [(name, kind) for name in ("image", "words") for kind in KINDS if (name, kind) != ("words", "int8")]
 CASES += [("steps", "float32"), ("steps", "float16")]
 
 
@@ -223,7 +136,7 @@ def test_twice_changes_nothing_and_the_same_file_gives_the_same_bytes(made, name
     assert not {row.form for row in again.rows} - {"dense"}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kernel_comes_back_where_no_delegate_unpacks_it(made, kind):
     inputs, data = made("image", kind)
     result = sparsify(data)
@@ -280,7 +193,7 @@ def test_what_is_not_smaller_sparse_or_has_few_zeros_stays_dense(dense):
     assert {row.reason for row in result.rows} == {"it has fewer zeros than least=0.95"}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_file_shrinks_by_what_the_rows_say(made, kind):
     _, data = made("image", kind)
     result = sparsify(data)
@@ -493,11 +406,11 @@ def test_no_weight_is_sparse_where_xnnpack_would_fail_on_arm():
     x = layers.Conv2D(16, 3, strides=2, activation="relu")(layers.ZeroPadding2D(1)(image))
     x = layers.Conv2D(64, 1, activation="relu")(x)
     pooled = layers.GlobalAveragePooling2D(keepdims=True)(x)
-    data = convert(prune(keras.Model(image, layers.Reshape((64,))(layers.Conv2D(64, 1)(pooled)))), "float32", None)
+    data = convert(prune(keras.Model(image, layers.Reshape((64,))(layers.Conv2D(64, 1)(pooled)))))
     result = sparsify(data)
     assert result.data == data
     assert any("XNNPACK fails on ARM" in row.reason for row in result.rows)
-    safe = convert(prune(keras.Model(image, layers.Dense(64)(layers.Flatten()(pooled)))), "float32", None)
+    safe = convert(prune(keras.Model(image, layers.Dense(64)(layers.Flatten()(pooled)))))
     assert "csr" in {row.form for row in sparsify(safe).rows}
 
 

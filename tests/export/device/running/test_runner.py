@@ -310,13 +310,10 @@ def test_outputs_without_rows_are_refused_in_chunks_and_returned_otherwise(cases
 
 def test_the_device_half_loads_neither_keras_nor_tensorflow():
     modules = [
-        "running.runner",
-        "running.verify",
-        "running.benchmark",
-        "processes.child_process",
-        "inspecting.inspect",
+        *("device.running.runner", "device.running.verify", "device.running.benchmark"),
+        *("device.processes.child_process", "file.files.codec", "file.files.model_file", "file.inspecting.inspect"),
+        *("file.report", "file.tflite.reader", "file.tflite.editor", "rewriting.rewrite"),
     ]
-    modules += ["files.codec", "files.model_file", "tflite.reader", "tflite.editor", "rewriting.rewrite", "report"]
     imports = "".join(f"import tfprune.export.{module}\n" for module in modules)
     heavy = "{'keras', 'tensorflow', 'ai_edge_litert', 'tflite_runtime'}"
     code = f"{imports}import sys\nprint(sorted({heavy} & set(sys.modules)))"
