@@ -65,6 +65,7 @@ assert prune_low_magnitude is tfmot.prune_low_magnitude
 """
 
 
+@pytest.mark.programs
 def test_the_modules_of_tfmot_are_found_by_their_paths():
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", IMPORTS]  # a fresh process: no module is there yet
@@ -545,6 +546,7 @@ def test_a_file_keeps_schedule_masks_and_step(schedule, tmp_path):
     np.testing.assert_array_equal(loaded(X), model(X))
 
 
+@pytest.mark.programs
 def test_a_file_loads_in_another_process_without_the_scope(tmp_path):
     model = sparsity.prune_low_magnitude(plain(), block_size=(2, 1), block_pooling_type="MAX")
     model.save(tmp_path / "model.keras")

@@ -38,6 +38,7 @@ def make_zoo(*names: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
+@pytest.mark.programs
 def test_one_family_goes_all_the_way_in_the_program_that_takes_them_all():
     done = make_zoo("MobileNetV3Small")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -46,6 +47,7 @@ def test_one_family_goes_all_the_way_in_the_program_that_takes_them_all():
     assert cells[-2].strip() == "holds"
 
 
+@pytest.mark.programs
 def test_a_row_that_fails_says_what_failed_and_fails_the_program():
     done = make_zoo("MobileNet", KERAS_BACKEND="none-such")
     assert done.returncode == 1
@@ -66,6 +68,7 @@ def test_what_is_said_of_a_file_for_microcontrollers_is_held_to_what_the_interpr
             support.compare(dataclasses.replace(report, **wrong), data)
 
 
+@pytest.mark.programs
 def test_an_unknown_family_is_refused_by_name():
     done = make_zoo("MobileNet", "LeNet")
     assert done.returncode == 1 and "Received: LeNet" in done.stderr

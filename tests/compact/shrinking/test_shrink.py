@@ -187,6 +187,7 @@ def test_statistics_of_normalization_go_with_their_channels():
     ]
 
 
+@pytest.mark.programs
 def test_the_smaller_model_is_saved_and_loaded_without_tfprune(tmp_path):
     model = RandomGraph(7).images()
     smaller = shrink(model, plan_shrink(model, 0.5))

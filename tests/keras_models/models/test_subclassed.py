@@ -221,6 +221,7 @@ def test_the_stripped_copy_is_of_the_very_class_and_loads_by_itself(tmp_path):
     np.testing.assert_array_equal(loaded(x)["y"], wrapped(x)["y"])
 
 
+@pytest.mark.programs
 def test_a_stripped_file_loads_where_tfprune_is_not_imported(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         textwrap.dedent(

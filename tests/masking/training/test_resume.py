@@ -75,6 +75,7 @@ def assert_same_from(states, whole, first: int) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6, err_msg=f"step {step}")
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("file", ["before.keras", "after.keras"])
 @pytest.mark.parametrize("step", KILLED_AT)
 def test_a_file_of_any_step_goes_on(file, step, killed, whole):
@@ -84,6 +85,7 @@ def test_a_file_of_any_step_goes_on(file, step, killed, whole):
     assert_same_from(record.states, whole, step + 1)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("end", [18, 0.6])
 @pytest.mark.parametrize("step", KILLED_AT)
 def test_a_backup_of_an_epoch_goes_on_in_steps_and_in_fractions(step, end, killed, whole, tmp_path):
@@ -95,6 +97,7 @@ def test_a_backup_of_an_epoch_goes_on_in_steps_and_in_fractions(step, end, kille
     assert max(record.states) == 30
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("first", ["backup", "pruning"])
 @pytest.mark.parametrize("step", [6, 13, 18])
 def test_a_backup_within_an_epoch_goes_on_in_steps(step, first, killed, whole, tmp_path):
@@ -105,6 +108,7 @@ def test_a_backup_within_an_epoch_goes_on_in_steps(step, first, killed, whole, t
     assert_same_from(record.states, whole, step // 3 * 3 + 1)
 
 
+@pytest.mark.programs
 def test_a_backup_within_an_epoch_moves_fractions_by_the_steps_that_are_repeated(killed, tmp_path):
     shutil.copytree(killed[13] / "steps", tmp_path / "backup")
     model, record = run.make(), Record()

@@ -608,6 +608,7 @@ def test_stripped_files_load_where_tfprune_cannot_be_imported(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("order", ["import keras, tfprune", "import tfprune, keras; tfprune.Pruned"])
 def test_wrapped_files_load_whatever_was_imported_first(order, tmp_path):
     wrapped = tfprune.wrap(randomise(branches()), pattern=patterns.Block(2, 1), criterion="random")
