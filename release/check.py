@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from distributions import ROOT, build_distributions
@@ -36,11 +38,10 @@ def main(wanted: list[str]) -> int:
     )
     wheel = files[-1]
     check_content(wheel)
-    extras = ["nothing", *extras_of_setup()]
-    for extra in wanted or extras:
-        start = time.perf_counter()
-        try_extra(wheel, extra)
-        print(f"{extra}: installed and tried in {time.perf_counter() - start:.0f} s", flush=True)
+    extras = wanted or ["nothing", *extras_of_setup()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for extra, seconds in zip(extras, pool.map(partial(try_extra, wheel), extras), strict=True):
+            print(f"{extra}: installed and tried in {seconds:.0f} s", flush=True)
     return 0
 
 
@@ -63,8 +64,9 @@ def check_content(wheel: Path) -> None:
     assert found == expected | {"tfprune/py.typed"}, sorted(found ^ expected)
 
 
-def try_extra(wheel: Path, extra: str) -> None:
-    """Install the wheel with an extra into a new environment, and run the trial of that extra."""
+def try_extra(wheel: Path, extra: str) -> float:
+    """Install the wheel with an extra into a new environment, and run the trial of that extra; return the seconds."""
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, f"{folder}/venv"], check=True)
         programs = Path(folder, "venv", "Scripts" if sys.platform == "win32" else "bin")
@@ -74,6 +76,7 @@ def try_extra(wheel: Path, extra: str) -> None:
         environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
         trial = [programs / "python", TRIALS, extra.replace("-", "_")]
         subprocess.run(trial, check=True, cwd=folder, env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"})
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
