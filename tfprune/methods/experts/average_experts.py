@@ -1,9 +1,8 @@
-"""The weights of experts that are each the mean of some experts of another model."""
+"""Weights of experts: each expert is the mean of some experts of another model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,30 +18,30 @@ from tfprune.methods.experts.moe_layers import MoeLayer
 Groups = Sequence[Sequence[int]]
 
 
-def fill(
-    new: keras.layers.Layer, root: keras.layers.Layer, *, found: Sequence[MoeLayer], groups: Mapping[str, Groups]
+def average_experts(
+    new: keras.layers.Layer, source: Anatomy, *, layers: Sequence[MoeLayer], groups: Mapping[str, Groups]
 ) -> None:
-    """Give a model of other numbers of experts its weights, masks and latent values.
+    """Give a model with another number of experts its weights, masks and latent values.
 
     Args:
-        new: A model or layer that `resized` made.
-        root: The model or layer that it was made of.
-        found: Its layers with experts.
-        groups: For each of them, by its path, the experts that each new one is the mean of.
+        new: A model or layer that `set_expert_count` returned.
+        source: The model or layer that it was made of.
+        layers: The layers with experts in `source`.
+        groups: For each of them, by its path, the experts whose mean each new expert is.
 
     Raises:
-        ValueError: If the two have other weights besides.
+        ValueError: If the other weights of the two have different shapes.
     """
-    axes = {key: (axis, groups[layer.path]) for layer in found for key, axis in layer.axes.items()}
-    axes |= dict(_beside(root, axes))
-    for part, counterpart in layer_pairs(Anatomy.of(root, accepts=keras.layers.Layer), new):
+    axes = {key: (axis, groups[layer.path]) for layer in layers for key, axis in layer.axes.items()}
+    axes |= dict(_masks_and_latents(source.model, axes))
+    for part, counterpart in layer_pairs(source, new):
         layer = part.model
         train_alike(layer, counterpart)
         for variable, other in zip(layer.variables, counterpart.variables, strict=True):
             value = as_numpy(variable)
             if id(variable) in axes:
-                axis, own = axes[id(variable)]
-                value = _mean(value, axis, own)
+                axis, own_groups = axes[id(variable)]
+                value = _mean(value, axis, own_groups)
             if tuple(other.shape) != value.shape:
                 raise ValueError(
                     f"Expected {layer.name!r} to have weights of the same shapes, those of its experts aside. "
@@ -55,8 +54,10 @@ def fill(
             _write_masked_values(layer)
 
 
-def _beside(root: keras.layers.Layer, axes: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
-    """Yield the masks and latent values of the weights of experts, which lie along the same axis."""
+def _masks_and_latents(
+    root: keras.layers.Layer, axes: Mapping[int, tuple[int, Groups]]
+) -> Iterator[tuple[int, tuple[int, Groups]]]:
+    """Yield the axis and groups of the masks and latent values of weights, by the id of the variable."""
     for _, layer in walk(root, stop=Pruned):
         if isinstance(layer, Pruned):
             saved = layer.saved_variables()
@@ -67,7 +68,7 @@ def _beside(root: keras.layers.Layer, axes: Mapping[int, Any]) -> Iterator[tuple
 
 
 def _write_masked_values(layer: Pruned) -> None:
-    """Forget latent values of entries that a merged mask keeps, and refuse a mask that the pattern does not allow."""
+    """Clear the latent values of entries that a merged mask keeps; refuse a mask that the pattern does not allow."""
     for index, (name, mask) in enumerate(layer.masks.items()):
         keep = as_numpy(mask)
         if not layer.pattern.allows(to_matrix(keep, layer.kernels[name])):
@@ -81,7 +82,7 @@ def _write_masked_values(layer: Pruned) -> None:
 
 
 def _mean(value: np.ndarray, axis: int, groups: Groups) -> np.ndarray:
-    """Return the means of groups of entries along an axis; of masks, what any of them keeps."""
+    """Return the means of groups of entries along an axis; the union of masks."""
     parts = [np.take(value, list(group), axis) for group in groups]
     if value.dtype == bool:
         return np.stack([part.any(axis) for part in parts], axis)
@@ -90,28 +91,25 @@ def _mean(value: np.ndarray, axis: int, groups: Groups) -> np.ndarray:
     return np.stack(means, axis if axis >= 0 else value.ndim + axis).astype(value.dtype)
 
 
-def add_noise(
-    new: keras.layers.Layer, found: Sequence[MoeLayer], *, groups: Mapping[str, Groups], noise: float, seed: int
-) -> None:
+def add_noise(layers: Sequence[MoeLayer], *, groups: Mapping[str, Groups], noise: float, seed: int) -> None:
     """Add noise to the experts that are copies of earlier ones, and to their rows of the router; zeros stay zeros.
 
     Args:
-        new: A model whose weights are filled.
-        found: Its layers with experts.
-        groups: For each of them, by its path, the experts that each one is made of.
+        layers: The layers with experts in a model that has its weights.
+        groups: For each of them, by its path, the experts that each expert is made of.
         noise: The standard deviation of the noise, as a fraction of that of the weight.
         seed: Seed of the random numbers.
     """
     generator = np.random.default_rng(seed)
-    for layer in found:
-        own = groups[layer.path]
-        is_copy = np.array([group in own[:index] for index, group in enumerate(own)])
+    for layer in layers:
+        own_groups = groups[layer.path]
+        is_copy = np.array([group in own_groups[:index] for index, group in enumerate(own_groups)])
         for variable in layer.layer.weights:
             if id(variable) not in layer.axes:
                 continue
             value, axis = as_numpy(variable), layer.axes[id(variable)]
             shape = [1] * value.ndim
-            shape[axis] = len(own)
-            drawn = generator.normal(size=value.shape) * (noise * value.astype(np.float64).std())
-            added = drawn * is_copy.reshape(shape) * (value != 0)
+            shape[axis] = len(own_groups)
+            deviations = generator.normal(size=value.shape) * (noise * value.astype(np.float64).std())
+            added = deviations * is_copy.reshape(shape) * (value != 0)
             variable.assign((value + added).astype(value.dtype))

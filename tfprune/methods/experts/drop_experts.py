@@ -1,4 +1,4 @@
-"""Leave experts of a mixture out."""
+"""Drop experts of a mixture."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 
 import keras
 
-from tfprune.base.spec import check_count, check_numbers
+from tfprune.base.spec import check_numbers
 from tfprune.methods.experts.experts_report import ExpertsReport
-from tfprune.methods.experts.rebuild_experts import checked_layers, remade
+from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, rebuild_experts
 
 
 def drop_experts(
     model_or_layer: keras.layers.Layer, drop: Iterable[int], *, top_k: int | None = None, data: Any = None
 ) -> tuple[Any, ExpertsReport]:
-    """Leave some experts of a mixture out, and return the smaller model with a report.
+    """Drop some experts of a mixture, and return the smaller model with a report.
 
-    Use it to make a mixture of experts smaller; train it afterwards. Masks and latent values stay with the experts
-    that are kept.
+    Use it to make a mixture of experts smaller, and train it afterwards. The other experts keep their masks and
+    latent values.
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
             `register_experts`, wrapped or not. It is left unchanged.
-        drop: The experts to leave out of each layer, counted from 0.
-        top_k: How many experts are used for each input afterwards, at least 1; None (the default) keeps the number,
-            or uses all that are left if there are fewer.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
-            (the default) takes random numbers, and compares nothing for a layer.
+        drop: The experts to drop from each layer, counted from 0.
+        top_k: The number of experts that are used for each input afterwards, at least 1; None (the default) keeps the
+            number, or uses all remaining experts if there are fewer.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
+            None (the default) takes random numbers; for a layer it compares nothing.
 
     Returns:
         An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.
@@ -44,16 +44,16 @@ def drop_experts(
         >>> smaller.num_experts, report.groups
         (2, ((0,), (2,)))
     """
-    wanted = check_numbers(drop, "drop", of="experts")
-    found = checked_layers(model_or_layer)
-    count = found[0].experts
-    unknown = [index for index in wanted if index >= count]
-    if unknown or len(wanted) >= count:
-        what = f"expert {unknown[0]}" if unknown else f"all {count}"
+    dropped = check_numbers(drop, "drop", of="experts")
+    source, layers = read_experts(model_or_layer)
+    count = layers[0].experts
+    unknown = [index for index in dropped if index >= count]
+    if unknown or len(dropped) >= count:
+        received = f"expert {unknown[0]}" if unknown else f"all {count}"
         raise ValueError(
-            f"Expected experts to drop among 0 to {count - 1}, and one to be left. Received: {what} of "
+            f"Expected experts to drop among 0 to {count - 1}, and one to be left. Received: {received} of "
             f"{model_or_layer.name!r}."
         )
-    kept = [[index] for index in range(count) if index not in wanted]
-    used = min(found[0].top_k, len(kept)) if top_k is None else check_count(top_k, "top_k", least=1, most=len(kept))
-    return remade(model_or_layer, {layer.path: kept for layer in found}, top_k=used, data=data)
+    groups = [[index] for index in range(count) if index not in dropped]
+    used = new_top_k(top_k, layers, experts=len(groups))
+    return rebuild_experts(source, layers, groups={layer.path: groups for layer in layers}, top_k=used, data=data)

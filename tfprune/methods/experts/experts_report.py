@@ -1,4 +1,4 @@
-"""Report of `grow_experts`, `merge_experts` and `drop_experts`: how many experts there are, and what this changes."""
+"""Report of `grow_experts`, `merge_experts` and `drop_experts`: the number of experts, and the change of outputs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class ExpertsRow(Report):
 
     Attributes:
         layer: Its path.
-        experts: How many it had, and has now.
-        top_k: How many were used for each input, and are now.
-        nnz: How many entries of the experts and the router were not zero, and are now.
+        experts: The number of its experts, before and after.
+        top_k: The number of experts that are used for each input, before and after.
+        nnz: The number of non-zero entries of the experts and the router, before and after.
     """
 
     layer: str
@@ -26,14 +26,14 @@ class ExpertsRow(Report):
 
 @dataclass(frozen=True)
 class ExpertsReport(Report):
-    """How many experts a model has now, and whether it computes the same.
+    """The number of experts of a model, and whether it computes the same.
 
     Attributes:
         rows: A row for each layer with experts.
         groups: The experts that each new expert is made of; of the first layer, where layers differ.
-        difference: The largest difference of an output, as a fraction of the largest output, on the data that were
-            given, or else on random numbers; None if it was not measured.
-        samples: On how many samples of the data it was measured, 0 for random numbers.
+        difference: The largest difference of an output, as a fraction of the largest output, on the data, or
+            else on random numbers; None if it was not measured.
+        samples: The number of samples of the data that it was measured on, 0 for random numbers.
         warning: Why the model does not compute the same although experts were only repeated; empty otherwise.
 
     Example:

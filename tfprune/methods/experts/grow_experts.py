@@ -9,7 +9,7 @@ import keras
 
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.methods.experts.experts_report import ExpertsReport
-from tfprune.methods.experts.rebuild_experts import checked_layers, remade
+from tfprune.methods.experts.rebuild_experts import read_experts, rebuild_experts
 
 
 def grow_experts(
@@ -23,22 +23,23 @@ def grow_experts(
 ) -> tuple[Any, ExpertsReport]:
     """Repeat the experts of a mixture, and return the wider model with a report.
 
-    Use it to go on from a model that is trained instead of training a larger one from the start. Each expert gets
-    copies, with its row of the router, and as many more are used for each input. Without noise the wider model
-    computes the same, but its copies get equal gradients and stay equal: noise lets them differ. Masks and latent
-    values follow every copy, and noise never fills a zero. `drop_experts(grown, report.copies, top_k=...)` undoes it.
+    Use it to start from a trained model instead of training a larger one from scratch. Each expert gets copies, with
+    its row of the router, and `factor` times as many experts are used for each input. Without noise the wider model
+    computes the same, but its copies get equal gradients and stay equal: noise lets them differ. Each copy gets the
+    masks and latent values of its expert, and noise never fills a zero. `drop_experts(grown, report.copies,
+    top_k=...)` undoes it.
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
             `register_experts`, wrapped or not. It is left unchanged.
-        factor: How many of each expert there are afterwards, at least 2. Default 2.
-        noise: Standard deviation of what is added to the copies, as a fraction of that of each weight, at least 0.
+        factor: The number of copies of each expert afterwards, at least 2. Default 2.
+        noise: Standard deviation of the noise of the copies, as a fraction of that of each weight, at least 0.
             Default 0.01, as in the source.
         seed: Seed of the noise. Default 0.
         grow_top_k: Whether `factor` times as many experts are used for each input. Default True; with False the model
             computes something else, and the report says so.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples do. None
-            (the default) takes random numbers, and compares nothing for a layer.
+        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
+            None (the default) takes random numbers; for a layer it compares nothing.
 
     Returns:
         An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.
@@ -62,10 +63,10 @@ def grow_experts(
     check_number(noise, "noise", least=0)
     check_count(seed, "seed", least=0)
     check_choice(grow_top_k, "grow_top_k", choices=(True, False))
-    found = checked_layers(model_or_layer)
-    groups = {layer.path: [[index] for index in range(layer.experts)] * factor for layer in found}
-    top_k = found[0].top_k * (factor if grow_top_k else 1)
-    new, report = remade(model_or_layer, groups, top_k=top_k, data=data, noise=noise, seed=seed)
+    source, layers = read_experts(model_or_layer)
+    groups = {layer.path: [[index] for index in range(layer.experts)] * factor for layer in layers}
+    top_k = layers[0].top_k * (factor if grow_top_k else 1)
+    new, report = rebuild_experts(source, layers, groups=groups, top_k=top_k, data=data, noise=noise, seed=seed)
     return new, replace(report, warning=_warning(report, noise=noise, grow_top_k=grow_top_k))
 
 

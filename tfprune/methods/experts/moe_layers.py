@@ -1,4 +1,4 @@
-"""The layers of a model that hold experts and a router, and which axis of which weight counts the experts."""
+"""The layers of a model with experts and a router, and the axes of their weights along which the experts lie."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tfprune.keras_models.models.layers import join_path, walk
 
 @dataclass(frozen=True)
 class ExpertRule:
-    """Which weights of a layer class belong to its experts.
+    """The weights of a layer class that belong to its experts.
 
     Attributes:
         weights: The axis along which the experts lie, by the path of the weight below the layer.
-        count: The argument, and attribute, that says how many experts there are.
-        top_k: The argument, and attribute, that says how many of them are used for each input.
+        count: The argument, and attribute, with the number of experts.
+        top_k: The argument, and attribute, with the number of experts that are used for each input.
     """
 
     weights: Mapping[str, int]
@@ -34,9 +34,9 @@ class MoeLayer:
     Attributes:
         path: Its path in the model.
         layer: The layer.
-        rule: Which of its weights belong to its experts.
-        experts: How many there are.
-        top_k: How many are used for each input.
+        rule: The weights of its class that belong to experts.
+        experts: The number of experts.
+        top_k: The number of experts that are used for each input.
         axes: The axis along which the experts lie, by the id of the variable.
     """
 
@@ -61,24 +61,24 @@ def moe_layers(root: keras.layers.Layer) -> list[MoeLayer]:
     Raises:
         ValueError: If there are none, or a router or a registered weight cannot be found in one.
     """
-    found = [made for path, layer in walk(root) if (made := _described(path, layer)) is not None]
-    if not found:
+    layers = [moe for path, layer in walk(root) if (moe := _moe_layer(path, layer)) is not None]
+    if not layers:
         raise ValueError(
             f"Expected a model or layer with a mixture of experts. Received: {root.name!r}, in which none is known. "
             f"Register a layer of your own: tfprune.register_experts(MyMixture, weights={{'router/kernel': 1, ...}})."
         )
-    return found
+    return layers
 
 
-def _described(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
+def _moe_layer(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
     weights = {join_path(inner, weight.name): weight for inner, weight in _weights(layer)}
     rule = next((REGISTERED[cls] for cls in type(layer).__mro__ if cls in REGISTERED), None)
     if rule is None:
         rule = _rule_of_keras_hub(path or layer.name, layer, weights)
     if rule is None:
         return None
-    held: dict[str, Any] = {name: getattr(layer, name, None) for name in (rule.count, rule.top_k)}
-    missing = [name for name, value in held.items() if type(value) is not int]
+    numbers: dict[str, Any] = {name: getattr(layer, name, None) for name in (rule.count, rule.top_k)}
+    missing = [name for name, value in numbers.items() if type(value) is not int]
     missing += [name for name in rule.weights if name not in weights]
     if missing:
         raise ValueError(
@@ -86,7 +86,7 @@ def _described(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
             f"Received: a layer without {missing[0]!r}; its weights are {', '.join(weights) or '(none)'}. Build it, "
             f"keep its arguments in attributes of their names, and register the weights that it has."
         )
-    count = held[rule.count]
+    count = numbers[rule.count]
     for name, axis in rule.weights.items():
         shape = tuple(weights[name].shape)
         if not -len(shape) <= axis < len(shape) or shape[axis] != count:
@@ -95,15 +95,15 @@ def _described(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
                 f"{shape}. Register the axis of the experts."
             )
     axes = {id(weights[name]): axis for name, axis in rule.weights.items()}
-    return MoeLayer(path or layer.name, layer, rule, count, held[rule.top_k], axes)
+    return MoeLayer(path or layer.name, layer, rule, count, numbers[rule.top_k], axes)
 
 
 def _weights(layer: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
     """Return the weights in a layer with the paths of the innermost layers that hold them."""
-    found: dict[int, tuple[str, keras.Variable]] = {}
+    innermost: dict[int, tuple[str, keras.Variable]] = {}
     for path, part in walk(layer):
-        found.update({id(weight): (path, weight) for weight in part.weights})
-    return list(found.values())
+        innermost.update({id(weight): (path, weight) for weight in part.weights})
+    return list(innermost.values())
 
 
 def _rule_of_keras_hub(

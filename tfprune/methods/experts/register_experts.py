@@ -18,16 +18,17 @@ def register_experts(
 ) -> None:
     """Register which weights of a layer class belong to its experts.
 
-    Use it for a mixture of experts of your own, so that `grow_experts`, `merge_experts` and `drop_experts` know it.
-    The layers of KerasHub need no line.
+    Use it for your own mixture of experts, so that `grow_experts`, `merge_experts` and `drop_experts` know it. The
+    layers of KerasHub are known.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`. The rule also serves its subclasses.
         weights: The axis along which the experts lie, for each weight of the experts and of the router, by its path
             below the layer, such as `{"router/kernel": 1, "hidden": 0}`.
-        count: The argument that says how many experts there are; the layer also keeps it in an attribute of the
-            name. Default `"num_experts"`.
-        top_k: The argument that says how many of them are used for each input, kept likewise. Default `"top_k"`.
+        count: The argument with the number of experts; the layer also keeps it in an attribute of that name. Default
+            `"num_experts"`.
+        top_k: The argument with the number of experts that are used for each input, kept likewise. Default
+            `"top_k"`.
 
     Raises:
         TypeError: If `layer_class` is not a layer class, or `weights` does not map paths to axes.
