@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 import matplotlib
@@ -147,10 +146,10 @@ def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> Dem
 
     Args:
         folder: Where the models and `demo.png` go; made if it is missing.
-        tell: Called with the step that runs and the fraction of the work that is done.
+        tell: Called with the current step and the fraction of the work that is done.
 
     Returns:
-        One row per exported model, and what the search found.
+        One row per exported model, and the report of the search.
 
     Raises:
         ValueError: If the folder cannot be made.
@@ -195,8 +194,9 @@ def _export(models: dict[str, keras.Model], data: tuple[np.ndarray, ...], folder
             tell(f"exporting and verifying: {label}", 0.2 + 0.08 * len(exports))
             packed, path = (folder / f"{name}-{quantize or 'float32'}.{suffix}" for suffix in ("tfz", "tflite"))
             calibration = [x[:100]] if quantize else None
-            settings: dict[str, Any] = {"quantize": quantize, "calibration": calibration, "check_on": held_x}
-            built = to_tflite(model, packed, compress="packed", **settings)
+            built = to_tflite(
+                model, packed, compress="packed", quantize=quantize, calibration=calibration, check_on=held_x
+            )
             plain = rewrite(packed, path, check_on=held_x)
             exports.append((label, path, built.nnz, plain.bytes, built.bytes))
     tell("running the files without TensorFlow", 0.52)

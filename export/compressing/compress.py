@@ -92,7 +92,7 @@ def compress(
         batch_size: Samples in a batch in training, at least 1. Default 32.
         test_data: The same as `validation_data`. The best files are measured on it too; it plays no part in the
             choice.
-        seed: Seed of everything random, at least 0. Default 0.
+        seed: Seeds training and the choice of recipes, at least 0. Default 0.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One page about a search, to look at in a browser: which files are best, and how each is made."""
+"""The page about a search, for a browser: the best files, and the program that makes each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TICKS = (1, 2, 5)
 
 
 def compress_page(report: CompressReport) -> str:
-    """Return the page: it loads nothing and runs no code."""
+    """Write the page, which loads nothing and runs no code."""
     parts = [
         facts(_facts(report)),
         section("The best files", _sizes(report)),
@@ -50,21 +50,21 @@ def _facts(report: CompressReport) -> Iterator[tuple[str, str, str]]:
 
 def _sizes(report: CompressReport) -> str:
     if report.target == "micro":
-        rows = [[name_text(one.file), f"{one.bytes:,}", f"{one.arena_bytes:,}"] for one in report.front]
+        rows = [[name_text(file.file), f"{file.bytes:,}", f"{file.arena_bytes:,}"] for file in report.front]
         return rows_table(["File", "Flash", "RAM"], rows)
     rows = [
-        [name_text(one.file), f"{one.bytes:,}", f"{one.packed_bytes:,}", _number(one.latency_ms)]
-        for one in report.front
+        [name_text(file.file), f"{file.bytes:,}", f"{file.packed_bytes:,}", _number(file.latency_ms)]
+        for file in report.front
     ]
     return rows_table(["File", "Bytes", "Packed", "ms"], rows)
 
 
 def _scores(report: CompressReport) -> str:
-    has_test = any(one.test_score is not None for one in report.front)
+    has_test = any(file.test_score is not None for file in report.front)
     header = ["File", text(report.metric).capitalize(), "Drop", *(["On test data"] if has_test else [])]
-    rows = [[name_text(one.file), f"{one.score:.4f}", f"{one.drop:+.4f}"] for one in report.front]
+    rows = [[name_text(file.file), f"{file.score:.4f}", f"{file.drop:+.4f}"] for file in report.front]
     if has_test:
-        rows = [[*row, _number(one.test_score, digits=".4f")] for row, one in zip(rows, report.front, strict=True)]
+        rows = [[*row, _number(file.test_score, digits=".4f")] for row, file in zip(rows, report.front, strict=True)]
     return rows_table(header, rows)
 
 
@@ -73,18 +73,18 @@ def _number(value: float | None, *, digits: str = ".4g") -> str:
 
 
 def _chart(report: CompressReport, by: str, axis: str) -> str:
-    """Draw accuracy against size or time; the size of a dot says nothing, its color whether it is one of the best."""
+    """Draw accuracy against size or time, with the best files in another color."""
     dots = [*(() if by == "latency_ms" else report.tried), *report.front]  # some files have no latency
-    low, high = min(getattr(one, by) for one in dots), max(getattr(one, by) for one in dots)
-    bottom = min(min(one.score for one in report.front), report.baseline) - 2 * max(report.max_drop, 0.01)
-    top = max(one.score for one in dots) + 0.2 * (report.baseline - bottom)
+    low, high = min(getattr(file, by) for file in dots), max(getattr(file, by) for file in dots)
+    bottom = min(min(file.score for file in report.front), report.baseline) - 2 * max(report.max_drop, 0.01)
+    top = max(file.score for file in dots) + 0.2 * (report.baseline - bottom)
     across = _scale(math.log(low / 1.15), math.log(high * 1.15), LEFT, WIDTH - EDGE)
     up = _scale(bottom, top, HEIGHT - BOTTOM, EDGE)
     marks = [
-        f'<circle cx="{across(math.log(getattr(one, by))):.1f}" cy="{up(max(one.score, bottom)):.1f}" r="4" '
-        f'style="fill:var(--{"values" if one in report.front else "dense"})"><title>{escape(one.name)}: '
-        f"{getattr(one, by):,.6g}, {one.score:.4f}</title></circle>"
-        for one in dots
+        f'<circle cx="{across(math.log(getattr(file, by))):.1f}" cy="{up(max(file.score, bottom)):.1f}" r="4" '
+        f'style="fill:var(--{"values" if file in report.front else "dense"})"><title>{escape(file.name)}: '
+        f"{getattr(file, by):,.6g}, {file.score:.4f}</title></circle>"
+        for file in dots
     ]
     limit = up(report.baseline - report.max_drop)
     lines = [
@@ -129,11 +129,11 @@ def _words(x: float, y: float, words: str, anchor: str) -> str:
     )
 
 
-def _codes(tried: Sequence[MeasuredFile]) -> Iterator[str]:
-    for one in tried:
+def _codes(files: Sequence[MeasuredFile]) -> Iterator[str]:
+    for file in files:
         yield (
-            f'<details><summary><span class="name">{text(one.file)}</span>'
-            f'<span class="size">{one.bytes:,} bytes</span></summary><pre>{escape(one.code)}</pre></details>'
+            f'<details><summary><span class="name">{text(file.file)}</span>'
+            f'<span class="size">{file.bytes:,} bytes</span></summary><pre>{escape(file.code)}</pre></details>'
         )
 
 

@@ -1,4 +1,4 @@
-"""Report of a search: the files that no other beats."""
+"""Report of a search: the files that no other file beats in both size and accuracy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tfprune.report import Report, table
 
 @dataclass(frozen=True)
 class CompressReport(Report):
-    """What `compress` found.
+    """The best files of `compress`, and all files that it measured.
 
     Attributes:
-        folder: Where the files are.
-        metric: What was measured.
-        max_drop: What a file may lose of it on the validation data.
+        folder: The folder of the files.
+        metric: The name of the metric.
+        max_drop: The most that a file may lose of it on the validation data.
         target: `"size"`, `"latency"` or `"micro"`.
-        dense: The float32 file of the model as it was; for `"micro"` the int8 one.
-        front: The files that no other beats in both the target and the metric, the smallest or fastest first.
-        trials: The recipes that were tried.
-        failed: Those that made no file, and why.
+        dense: The float32 file of the original model; for `"micro"` the int8 file.
+        front: The files that no other file beats in both the target and the metric, the smallest or fastest first.
+        trials: The number of recipes that were tried.
+        failed: The recipes without a file, each with the reason.
         tried: All files that were measured.
-        seconds: How long it took, in all calls.
+        seconds: The time of the search, in all calls.
 
     Example:
         >>> import keras
@@ -53,39 +53,39 @@ class CompressReport(Report):
 
     @property
     def baseline(self) -> float:
-        """The metric of the model as it was, in float32."""
+        """The metric of the original model, in float32."""
         return self.dense.score - self.dense.drop if is_error(self.metric) else self.dense.score + self.dense.drop
 
     @property
     def smaller(self) -> str:
-        """How much smaller the best file is than that of the model as it was, in words."""
+        """How much smaller the best file is than that of the original model, in words."""
         dense = self.dense.quantize or "float32"
         return f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense {dense} file"
 
     def __str__(self) -> str:
-        has_test = any(one.test_score is not None for one in self.front)
+        has_test = any(file.test_score is not None for file in self.front)
         costs = ["arena"] if self.target == "micro" else ["packed", "ms"]
         header = ["file", "bytes", "of dense", *costs, self.metric, "drop", *(["test"] if has_test else [])]
-        rows = [self._row(one, has_test) for one in self.front]
+        rows = [self._row(file, has_test) for file in self.front]
         words = (
             f"{len(self.front)} of {len(self.tried)} files that were measured. Recipes tried: {self.trials}, in "
             f"{self.seconds:.0f} s. The first is {self.smaller}.\nFiles, report.json and report.html: {self.folder}"
         )
         return f"{table(header, rows)}\n\n{words}"
 
-    def _row(self, one: MeasuredFile, has_test: bool) -> list[str]:
+    def _row(self, file: MeasuredFile, has_test: bool) -> list[str]:
         row = [
-            one.file,
-            f"{one.bytes:,}",
-            f"{one.bytes / self.dense.bytes:.1%}",
-            *_costs(one),
-            f"{one.score:.4f}",
-            f"{one.drop:+.4f}",
+            file.file,
+            f"{file.bytes:,}",
+            f"{file.bytes / self.dense.bytes:.1%}",
+            *_costs(file),
+            f"{file.score:.4f}",
+            f"{file.drop:+.4f}",
         ]
-        return [*row, f"{one.test_score:.4f}"] if has_test and one.test_score is not None else row
+        return [*row, f"{file.test_score:.4f}"] if has_test and file.test_score is not None else row
 
 
-def _costs(one: MeasuredFile) -> list[str]:
-    if one.arena_bytes is not None:
-        return [f"{one.arena_bytes:,}"]
-    return [f"{one.packed_bytes:,}", "-" if one.latency_ms is None else f"{one.latency_ms:.3f}"]
+def _costs(file: MeasuredFile) -> list[str]:
+    if file.arena_bytes is not None:
+        return [f"{file.arena_bytes:,}"]
+    return [f"{file.packed_bytes:,}", "-" if file.latency_ms is None else f"{file.latency_ms:.3f}"]

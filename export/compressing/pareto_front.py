@@ -28,10 +28,10 @@ def pareto_front(files: Iterable[MeasuredFile], goal: Goal) -> list[MeasuredFile
 
 
 def gap_before(file: MeasuredFile, front: list[MeasuredFile], *, goal: Goal) -> float:
-    """Return how much area of drop times log(size) lies between a file of the front and the next smaller one.
+    """Measure the gap between a file of the front and the next smaller one: difference of drops x log(size ratio).
 
-    It is 0 for a file that is not on the front. Below the smallest file the gap counts as if a file of half its size
-    lost exactly `max_drop`.
+    A file outside of the front has no gap: 0. The smallest file is compared with an assumed one of half its size that
+    loses all of `max_drop`.
     """
     if file not in front:
         return 0.0

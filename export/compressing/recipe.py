@@ -46,7 +46,7 @@ class Recipe(Report):
         steps: Training steps in a round.
         rounds: The number of rounds; with `quantize_aware`, half as many more.
         learning_rate: The learning rate of the first step; it falls to 0 along a cosine.
-        seed: The seed of the order of samples and everything else random.
+        seed: Seeds the order of samples and all other random numbers of its training.
         after: The recipe that is applied before, which removes no more than this one; None starts from the original
             model. `flops` and `sparsity` are fractions of that model in either case.
     """
@@ -133,7 +133,7 @@ def training_recipe(
         samples: The number of training samples.
         batch_size: Samples in a batch.
         learning_rate: The learning rate of the first step.
-        seed: The seed of everything random.
+        seed: Seeds training and the choice of recipes.
     """
     batches = -(-samples // batch_size)
     parts = -(-batches // steps)

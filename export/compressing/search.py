@@ -29,7 +29,7 @@ class Search:
         runner: Runs trials.
         folder: Where trials are stored.
         settings: The goal, and the constants by which trials are chosen.
-        seed: The seed of everything random.
+        seed: Seeds training and the choice of recipes.
         seconds: The time for all calls together.
         jobs: How many trials may run at once.
         max_trials: The most recipes to try.

@@ -18,8 +18,16 @@ from tfprune.export.compressing.search_settings import SearchSettings
 from tfprune.export.compressing.trial_outcomes import Outcome, remaining
 
 
-class Step(NamedTuple):
-    """A step from one recipe to the next, as Optuna draws it; by default, half of the weights become zero."""
+class RecipeStep(NamedTuple):
+    """A step from one recipe to the next, as Optuna draws it; by default, half of the weights become zero.
+
+    Attributes:
+        length: The logarithm of the cost (weights times multiply-adds) before, divided by the cost after.
+        channels: The fraction of the length that removes channels; the rest makes zeros.
+        pattern: The pattern of the zeros.
+        quantize_aware: Whether the model then trains quantization-aware.
+        rate: The learning rate, in units of the model's own.
+    """
 
     length: float = math.log(2)
     channels: float = 0.0
@@ -59,6 +67,11 @@ def next_recipe(
 ) -> Recipe:
     """Choose the recipe of the next trial.
 
+    1. A long trial trains the most promising short recipe again, starting from its own model if that is stored.
+    2. The first trials each halve the cost of the smallest model so far.
+    3. All others take a step that Optuna draws, from the recipe of the lowest cost. A long trial without a recipe to
+       train again takes it from the file above the widest gap.
+
     Args:
         outcomes: The original model, and the recipes so far.
         number: How many recipes were chosen before.
@@ -66,6 +79,9 @@ def next_recipe(
         can_shrink: Whether channels of the model can be removed.
         settings: The goal and the constants of the search.
         may_be_long: Whether there is time for a long trial.
+
+    Returns:
+        The recipe, with its number added to the seed.
     """
     first = replace(first, seed=first.seed + number)
     known = [(outcome.recipe, outcome) for outcome in outcomes if outcome.recipe]
@@ -82,7 +98,7 @@ def next_recipe(
     if len(short) < settings.first_halvings:
         smallest = min(hopeful, key=lambda outcome: math.prod(outcome.remaining))
         channels = float(can_shrink and settings.goal.needs_channels)
-        halved = _next_step(first, smallest, Step(settings.longest_step, channels), settings)
+        halved = _next_step(first, smallest, RecipeStep(settings.longest_step, channels), settings)
         if halved.choice not in (recipe.choice for recipe, _ in short):
             return halved
     base, rounds = min(hopeful, key=_promise), first.rounds
@@ -113,7 +129,7 @@ def _longest_step(base: Outcome, settings: SearchSettings) -> float:
     return settings.longest_step * (at_limit + (1 - at_limit) * base.drop_left)
 
 
-def _next_step(first: Recipe, base: Outcome, step: Step, settings: SearchSettings) -> Recipe:
+def _next_step(first: Recipe, base: Outcome, step: RecipeStep, settings: SearchSettings) -> Recipe:
     """Return the recipe that goes a step further than another; a part of the step removes channels."""
     flops, weights = base.remaining
     flops = max(settings.min_flops, round(flops * math.exp(-step.length * step.channels), 2))
@@ -155,7 +171,7 @@ def _suggest(
     can_shrink: bool,
     patterns: Sequence[str],
     settings: SearchSettings,
-) -> Step:
+) -> RecipeStep:
     """Let Optuna draw a step, after recipes that changed the cost by these amounts."""
     import optuna
 
@@ -179,11 +195,11 @@ def _suggest(
     finally:
         optuna.logging.set_verbosity(verbosity)
     pattern = drawn.get("pattern", "unstructured")
-    return Step(drawn["step"], drawn["channels"], pattern, drawn["quantize_aware"], drawn["rate"])
+    return RecipeStep(drawn["step"], drawn["channels"], pattern, drawn["quantize_aware"], drawn["rate"])
 
 
 def _parameters(recipe: Recipe, first: Recipe, settings: SearchSettings) -> dict[str, Any]:
-    """Return the Optuna parameters of a recipe, up to rounding."""
+    """Turn a recipe back into the parameters that Optuna drew for it, apart from rounding."""
     (flops_before, weights_before), (flops, weights) = remaining(recipe.after), remaining(recipe)
     removed = math.log(flops_before / flops)
     length = removed + math.log(weights_before / weights)

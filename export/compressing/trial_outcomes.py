@@ -19,11 +19,12 @@ class Outcome:
 
     Attributes:
         recipe: The recipe; None for the original model.
-        promise: The `cost` of its best file, estimated after longer training if it has not been trained longer.
+        promise: The `cost` of its best file. For a recipe that had short training only, the cost that is expected
+            after long training.
         drop_left: The fraction of `max_drop` that this file leaves unused.
         front_gain: How much area it may add to the front (`added_area`).
-        gap_below: The area between its file and the next smaller one of the front (`gap_before`), divided by one
-            more than the trials that already started from it.
+        gap_below: The gap between its file and the next smaller one of the front (`gap_before`), shared by the trials
+            that started from it and the next one.
         is_open: Whether it may become the best file.
         is_hopeful: Whether another recipe may remove more.
         is_kept: Whether another recipe can start from its model.
@@ -106,7 +107,7 @@ def loss_kept(drops: Iterable[tuple[float, float, float]], settings: SearchSetti
     """Return the fraction of a step's loss that longer training does not win back: a median.
 
     Args:
-        drops: The drop before a step, after it with short training, and after it with long training.
+        drops: Three drops for each step: before it, after short training, and after long training.
         settings: The fraction to begin with, and its weight.
     """
     fractions = [
@@ -122,7 +123,7 @@ def remaining(recipe: Recipe | None) -> tuple[float, float]:
 
 
 def _gap_below(trial: Trial, trials: Sequence[Trial], front: list[MeasuredFile], goal: Goal) -> float:
-    """Return the gap below a trial's file, divided by one more than the trials already continued from it."""
+    """Share the gap below a trial's file among the trials that started from it and the next one."""
     continued = sum(other.recipe is not None and other.recipe.after == trial.recipe for other in trials)
     return max((gap_before(file, front, goal=goal) for file in trial.tried), default=0.0) / (1 + continued)
 
@@ -130,7 +131,7 @@ def _gap_below(trial: Trial, trials: Sequence[Trial], front: list[MeasuredFile],
 def _promised(
     trials: Sequence[Trial], first: Recipe, settings: SearchSettings
 ) -> dict[Recipe | None, tuple[MeasuredFile, ...]]:
-    """Return the files of each recipe, estimated after longer training for recipes that have not had it."""
+    """Return the files of each recipe; for short training, as they are expected to be after long training."""
     kept = loss_kept(_drops(trials, first), settings)
     files: dict[Recipe | None, tuple[MeasuredFile, ...]] = {}
     for trial in trials:
@@ -144,7 +145,7 @@ def _promised(
 
 
 def _drops(trials: Sequence[Trial], first: Recipe) -> Iterator[tuple[float, float, float]]:
-    """Yield (drop before a step, drop after short training, drop after long training) for steps trained both ways."""
+    """Yield three drops for each step with both short and long training: before it, and after either."""
     drops = {trial.recipe: trial.drop for trial in trials if trial.tried}
     longer = {recipe.choice: drop for recipe, drop in drops.items() if recipe and recipe.rounds > first.rounds}
     for recipe, short in drops.items():

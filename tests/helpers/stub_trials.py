@@ -26,7 +26,7 @@ import tfprune.export.compressing.compress as compressing
 import tfprune.export.compressing.search as searching
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.search_policy import Step
+from tfprune.export.compressing.search_policy import RecipeStep
 from tfprune.export.compressing.trial_runner import LateError
 
 SCORE = 0.9  # of the original model
@@ -93,8 +93,10 @@ class StubEvaluator:
 
     def __init__(self, **settings: Any) -> None:
         vars(self).update(settings)
+        self.scored: list[Any] = []
 
     def score(self, content: bytes, data: Any) -> float:
+        self.scored.append(data)
         return json.loads(content)["score"] - 0.01
 
     def milliseconds(self, content: bytes) -> float:
@@ -177,11 +179,11 @@ class StubWorkers:
         return recipe, self._runner.run(recipe, seconds, model)
 
 
-def hashed_step(history, first, *, can_shrink, patterns, settings) -> Step:
+def hashed_step(history, first, *, can_shrink, patterns, settings) -> RecipeStep:
     """Stand for Optuna: what is drawn depends on all of the history, and on the seed."""
     known = [(recipe, round(change, 9)) for recipe, change in history]
     draw = [(1 + noise(known, first.seed, index)) / 2 for index in range(5)]
-    return Step(
+    return RecipeStep(
         length=0.1 + draw[0] * (math.log(2) - 0.1),
         channels=draw[1] if can_shrink else 0.0,
         pattern=patterns[int(draw[4] * len(patterns) * 0.999)] if len(patterns) > 1 else "unstructured",

@@ -80,8 +80,8 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
         return
     from tfprune.export.device.remote.remote import Remote
 
-    python = {} if options.python is None else {"python": options.python}
-    with Remote(options.on, **python, options=shlex.split(options.ssh or "")) as remote:
+    python = "python3" if options.python is None else options.python
+    with Remote(options.on, python=python, options=shlex.split(options.ssh or "")) as remote:
         yield remote
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_model_file, device_of
 from tfprune.export.keras_side.loading import load_arrays
 
-COUNTS = ("runs", "warmup", "threads", "batch", "repeats", "cool_down")
-
 
 def add_to(commands: Any) -> None:
     text = (
@@ -38,4 +36,14 @@ def _bench(options: argparse.Namespace) -> Any:
 
     inputs = load_arrays(options.inputs) if options.inputs else None
     with device_of(options) as device:
-        return benchmark(options.model, inputs=inputs, on=device, **{name: getattr(options, name) for name in COUNTS})
+        return benchmark(
+            options.model,
+            inputs=inputs,
+            runs=options.runs,
+            warmup=options.warmup,
+            threads=options.threads,
+            batch=options.batch,
+            repeats=options.repeats,
+            cool_down=options.cool_down,
+            on=device,
+        )

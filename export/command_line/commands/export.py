@@ -13,6 +13,7 @@ from tfprune.export.file.files.model_file import is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
 SPARSE = {"auto": "auto", "yes": True, "no": False}
+MAX_DROP = 0.01
 
 
 def add_to(commands: Any) -> None:
@@ -55,7 +56,7 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluate-on", metavar="X,Y", help="samples and labels, .npy: a file that loses accuracy on them is refused"
     )
-    parser.add_argument("--max-drop", type=float, help="accuracy that the file may lose (default: 0.01)")
+    parser.add_argument("--max-drop", type=float, help=f"accuracy that the file may lose (default: {MAX_DROP})")
     parser.add_argument(
         "--tolerance", type=float, help="largest difference allowed, as a fraction of the model's largest output"
     )
@@ -76,18 +77,9 @@ def _add_micro(parser: argparse.ArgumentParser) -> None:
 
 def _export(options: argparse.Namespace) -> Any:
     check_not_read(options.target, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
-    settings = {
-        "sparse": SPARSE[options.sparse],
-        "optimize": options.optimize,
-        "compress": options.compress,
-        "check_on": load_arrays(options.check_on) if options.check_on else None,
-        "tolerance": options.tolerance,
-        "target": options.runtime,
-        "arena": options.arena,
-        "flash": options.flash,
-    }
+    check_on = load_arrays(options.check_on) if options.check_on else None
     if is_model_file(options.source):
-        return _rewrite(options, settings)
+        return _rewrite(options, check_on)
     check_not_read(options.target, options.source)
     if options.quantize in ("int8", "int16x8", "int4") and not options.calibration:
         raise ValueError(
@@ -95,6 +87,7 @@ def _export(options: argparse.Namespace) -> Any:
             "samples of real data with numpy.save."
         )
     model = load_model(options.source)
+    max_drop = MAX_DROP if None in (options.evaluate_on, options.max_drop) else options.max_drop
     from tfprune.export.keras_side.converting.to_tflite import to_tflite
 
     with contextlib.redirect_stdout(sys.stderr):  # a bar of progress is no part of the report
@@ -105,22 +98,29 @@ def _export(options: argparse.Namespace) -> Any:
             levels=options.levels,
             calibration=options.calibration and load_arrays(options.calibration),
             io_dtype=options.io_dtype or "float32",
-            **_evaluation(options),
-            **settings,
+            evaluate_on=_evaluation_data(options),
+            max_drop=max_drop,
+            sparse=SPARSE[options.sparse],
+            optimize=options.optimize,
+            compress=options.compress,
+            check_on=check_on,
+            tolerance=options.tolerance,
+            target=options.runtime,
+            arena=options.arena,
+            flash=options.flash,
         )
 
 
-def _evaluation(options: argparse.Namespace) -> dict[str, Any]:
+def _evaluation_data(options: argparse.Namespace) -> tuple[Any, Any] | None:
     if options.evaluate_on is None:
-        return {}
+        return None
     samples, _, labels = options.evaluate_on.partition(",")
     if not labels:
         raise ValueError(f"Expected --evaluate-on X,Y, samples and labels. Received: {options.evaluate_on!r}.")
-    drop = {} if options.max_drop is None else {"max_drop": options.max_drop}
-    return {"evaluate_on": (load_arrays(samples), load_arrays(labels)), **drop}
+    return load_arrays(samples), load_arrays(labels)
 
 
-def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
+def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
     from tfprune.export.rewriting.rewrite import rewrite
 
     for name in ("quantize", "levels", "io_dtype", "calibration", "evaluate_on", "max_drop"):
@@ -129,4 +129,15 @@ def _rewrite(options: argparse.Namespace, settings: dict[str, Any]) -> Any:
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
                 "numbers have their type. Leave the option out, or export the Keras model."
             )
-    return rewrite(options.source, options.target, **settings)
+    return rewrite(
+        options.source,
+        options.target,
+        sparse=SPARSE[options.sparse],
+        optimize=options.optimize,
+        compress=options.compress,
+        check_on=check_on,
+        tolerance=options.tolerance,
+        target=options.runtime,
+        arena=options.arena,
+        flash=options.flash,
+    )

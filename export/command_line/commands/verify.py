@@ -42,9 +42,10 @@ def _verify(options: argparse.Namespace) -> Any:
     if options.against:
         expected = _predict(load_model(options.against), inputs)
     labels = load_arrays(options.labels) if options.labels else None
-    settings = {"inputs": inputs, "expected": expected, "labels": labels, "tolerance": options.tolerance}
     with device_of(options) as device:
-        return verify(options.model, **settings, on=device)
+        return verify(
+            options.model, inputs=inputs, expected=expected, labels=labels, tolerance=options.tolerance, on=device
+        )
 
 
 def _predict(model: Any, inputs: Any) -> Any:

@@ -1,9 +1,8 @@
-"""A saved Keras model into a smaller saved Keras model, for those who write no code.
+"""A saved Keras model into a smaller saved Keras model or file, for users who write no code.
 
-The work of `tfprune prune` and `tfprune shrink`. All of it is in the library already: what is added here is what a
-script would do around it. `trained` reads the model and the samples and refuses what does not fit, before any work
-is done. `saved` measures both models on the same samples, compiles the new one as the old one was, and writes it
-whole or not at all. What Keras prints on the way goes to standard error, because standard output is for the
-report. Anything that a user wants beyond these commands is better done in Python: they have few options, and the
-library has many.
+The work of `tfprune prune`, `tfprune shrink` and `tfprune compress`. The library does all of it; the modules here add
+what a script would do around it. `job` reads the model and the samples, and refuses what does not fit before any work
+starts. `saved_model` measures both models on the same samples, compiles the new one as the old one was, and writes it
+whole or not at all. What Keras prints goes to standard error, because standard output is for the report. The commands
+have few options; Python code can use all of the library.
 """

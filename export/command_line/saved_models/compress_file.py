@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.base.spec import check_count, check_number
-from tfprune.export.command_line.saved_models.trained import Samples, check_loss, read_labeled, verbosity
+from tfprune.export.command_line.saved_models.job import Samples, check_loss, read_labeled, verbosity
 from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.device.processes.device import Device

@@ -12,12 +12,12 @@ import keras
 import tfprune
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity
 from tfprune.criteria import CRITERIA
-from tfprune.export.command_line.saved_models.saved import ADVICE, SavedModel, save
-from tfprune.export.command_line.saved_models.trained import Job, reading, verbosity
+from tfprune.export.command_line.saved_models.job import Job, reading, verbosity
+from tfprune.export.command_line.saved_models.saved_model import ADVICE, SavedModel, save
 from tfprune.keras_models.models.compiled import compile_like
 
-UPDATES = 50  # of the masks, at least, while a model trains
-END = 0.7  # the part of training after which there are no more zeros to come
+LEAST_MASK_UPDATES = 50
+PRUNING_END = 0.7  # the fraction of the training after which the sparsity stays
 
 
 def prune_file(options: argparse.Namespace) -> SavedModel:
@@ -71,8 +71,8 @@ def _trained(job: Job, wrapped: keras.Model, settings: dict[str, Any], options: 
         wrapped.optimizer.learning_rate = check_number(options.learning_rate, "--learning-rate", above=0)
     steps = math.ceil(job.data.sizes[0] / job.batch_size) * options.epochs
     pruning = tfprune.PruningCallback(
-        tfprune.schedules.Polynomial(settings["sparsity"], end=END),
-        every=max(1, int(steps * END / UPDATES)),
+        tfprune.schedules.Polynomial(settings["sparsity"], end=PRUNING_END),
+        every=max(1, int(steps * PRUNING_END / LEAST_MASK_UPDATES)),
         allocation=settings["allocation"],
         data=job.evidence(settings["criterion"], options.samples),
     )

@@ -10,8 +10,8 @@ import keras
 import tfprune
 from tfprune.base.spec import check_choice
 from tfprune.criteria import CRITERIA
-from tfprune.export.command_line.saved_models.saved import SavedModel, save
-from tfprune.export.command_line.saved_models.trained import Job, reading
+from tfprune.export.command_line.saved_models.job import Job, reading
+from tfprune.export.command_line.saved_models.saved_model import SavedModel, save
 from tfprune.export.keras_side.converting.latency import latency
 from tfprune.report import Report
 
@@ -37,9 +37,9 @@ def shrink_file(options: argparse.Namespace) -> SavedModel:
         return save(job, small, target=options.target, done=report)
 
 
-def _budget(given: list[str]) -> Any:
-    limits: dict[str, Any] = {}
-    for text in given:
+def _budget(texts: list[str]) -> Any:
+    limits: dict[str, int | float] = {}
+    for text in texts:
         name, _, value = text.partition("=")
         try:
             check_choice(name, "--budget", choices=LIMITS)
@@ -49,7 +49,13 @@ def _budget(given: list[str]) -> Any:
                 f"Expected --budget WHAT=LIMIT, where WHAT is {', '.join(LIMITS)}, and LIMIT a fraction such as 0.5 "
                 f"or an amount such as 100000. Received: {text!r}."
             ) from error
-    return tfprune.budget(**limits, measure=latency if "latency" in limits else None)
+    return tfprune.budget(
+        flops=limits.get("flops"),
+        parameters=limits.get("parameters"),
+        bytes=limits.get("bytes"),
+        latency=limits.get("latency"),
+        measure=latency if "latency" in limits else None,
+    )
 
 
 def _in_rounds(job: Job, budget: Any, options: argparse.Namespace) -> tuple[keras.Model, Report]:

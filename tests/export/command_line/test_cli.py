@@ -1,5 +1,7 @@
-"""The command line, run as a user runs it."""
+"""The command line, run as a user runs it; most of it in this process."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -32,12 +34,10 @@ def folder(tmp_path_factory):
     model.save(folder / "model.keras")
     np.save(folder / "wide.npy", np.ones((2, 9), np.float32))
     np.save(folder / "samples.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
-    arguments = ["export", "model.keras", "model.tflite.gz", "--compress", "gzip", "--check-on", "samples.npy"]
-    command = [sys.executable, "-m", "tfprune.export.command_line.cli", *arguments, "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (folder / "export.json").write_text(done.stdout)
-    (folder / "export.err").write_text(done.stderr)
+    arguments = ["export", f"{folder}/model.keras", f"{folder}/model.tflite.gz", "--compress", "gzip"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([*arguments, "--check-on", f"{folder}/samples.npy", "--json"]) == 0
+    (folder / "export.json").write_text(printed.getvalue())
     return folder
 
 
@@ -47,11 +47,27 @@ def run(capsys, *arguments):
     return code, printed.out, printed.err
 
 
+@pytest.mark.programs
+def test_as_a_program_export_prints_json_only_and_writes_the_same_file(folder, tmp_path):
+    options = ["--compress", "gzip", "--check-on", f"{folder}/samples.npy", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tfprune.export.command_line.cli",
+        "export",
+        f"{folder}/model.keras",
+        "new.tflite",
+    ]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["bytes"] == (tmp_path / "new.tflite").stat().st_size
+    assert (tmp_path / "new.tflite").read_bytes() == (folder / "model.tflite.gz").read_bytes()
+
+
 def test_export_writes_the_stripped_model_and_prints_json_only(folder):
     report = json.loads((folder / "export.json").read_text())
     assert report["sparsity"] == pytest.approx(0.75)
     assert report["bytes"] == (folder / "model.tflite.gz").stat().st_size
-    assert (folder / "export.err").read_text() == ""
     samples = np.load(folder / "samples.npy")
     plain = tfprune.strip(keras.saving.load_model(folder / "model.keras"))
     expected = plain.predict(samples, verbose=0)
@@ -325,6 +341,7 @@ def test_what_is_read_is_not_written(folder, broken, capsys, tmp_path):
     assert run(capsys, "export", file, file, "--sparse", "no")[0] == 0, "a .tflite file is written anew in its place"
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are looked for in /proc")
 def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, tmp_path):
     """SIGTERM to one process and SIGKILL to another, while the converter works in its own."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tfprune.export.compressing.search_policy as policy
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.search_policy import Step, fills_gaps, is_long, next_recipe, trial_number
+from tfprune.export.compressing.search_policy import RecipeStep, fills_gaps, is_long, next_recipe, trial_number
 from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.export.compressing.trial_outcomes import Outcome
 
@@ -133,7 +133,7 @@ def test_where_the_half_lost_too_much_another_step_is_suggest():
 def test_optuna_learns_what_each_step_changed(monkeypatch):
     """A step counts as what it promises, or as what came of longer training; a gain, divided by its 40 steps."""
     told = []
-    monkeypatch.setattr(policy, "_suggest", lambda recipes, *_, **__: told.extend(recipes) or Step(0.5))
+    monkeypatch.setattr(policy, "_suggest", lambda recipes, *_, **__: told.extend(recipes) or RecipeStep(0.5))
     done = short([-1.0, -2.0, -0.5, 4.0], kept=True)
     next_step = outcome(-2.5, sparsity=0.3, after=done[2].recipe)
     longer = outcome(-3.0, sparsity=0.03, rounds=4)
@@ -146,7 +146,7 @@ def test_optuna_learns_what_each_step_changed(monkeypatch):
 
 def drawn(monkeypatch, *done, **fields):
     """Return the recipe that comes of a draw after these."""
-    monkeypatch.setattr(policy, "_suggest", lambda *_, **__: Step(**fields))
+    monkeypatch.setattr(policy, "_suggest", lambda *_, **__: RecipeStep(**fields))
     return after([DENSE, *done, *short([9.0] * 4, hopeful=False)[1:]], may_be_long=False)
 
 
@@ -200,7 +200,7 @@ def test_where_no_model_can_be_kept_steps_add_up_all_the_same(monkeypatch):
 )
 def test_two_of_four_goes_on_with_the_same_or_without_zeros(monkeypatch, best, patterns):
     offered = []
-    step = Step(0.5, channels=0.5)
+    step = RecipeStep(0.5, channels=0.5)
     monkeypatch.setattr(policy, "_suggest", lambda *_, patterns, **__: offered.extend(patterns) or step)
     after([*short([0.0] * 4), best], may_be_long=False)
     assert offered == patterns

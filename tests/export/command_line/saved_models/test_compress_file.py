@@ -1,27 +1,29 @@
-"""`tfprune compress`, on a saved model and samples in files, as a user runs it."""
+"""`tfprune compress`, on a saved model and samples in files: what the search is asked for. Its trials are made up."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from small_search import short
+from stub_trials import StubRunner, stubbed
 
-from tfprune.export import Runner, micro_support
+import tfprune.export.compressing.compress as compressing
 from tfprune.export.command_line.cli import main
+from tfprune.export.micro.micro import Micro
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
+    """A folder with a compiled model, and samples whose class is the sign of a sum, so that labels tell their row."""
     folder = tmp_path_factory.mktemp("trained")
     x = np.random.default_rng(0).normal(size=(300, 6)).astype("float32")
     y = (x[:, :3].sum(axis=1) > 0).astype(int)
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2, "softmax")])
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, y, epochs=10, verbose=0)
-    model.save(folder / "model.keras")
     keras.Sequential.from_config(model.get_config()).save(folder / "uncompiled.keras")
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.save(folder / "model.keras")
     for name, array in {"x": x, "y": y, "none": x[:0], "no": y[:0], "beyond": y + 9}.items():
         np.save(folder / f"{name}.npy", array)
     return folder
@@ -31,8 +33,8 @@ def trained(tmp_path_factory):
 def run(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
 
-    def run_command(line):
-        with short():
+    def run_command(line, runner=None):
+        with stubbed(runner):
             code = main(["compress", *line.split()])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
@@ -41,28 +43,43 @@ def run(trained, monkeypatch, capsys):
 
 
 def test_a_tenth_of_the_samples_judges_files(run, trained):
-    code, out, _ = run(
-        "model.keras --train x.npy,y.npy --max-drop 1 --trials 1 --folder found --test x.npy,y.npy --json"
-    )
+    runner = StubRunner()
+    options = "--max-drop 0.5 --trials 3 --folder found --test x.npy,y.npy --seed 4 --batch-size 16"
+    code, out, err = run(f"model.keras --train x.npy,y.npy {options} --json", runner)
     report = json.loads(out)
-    assert code == 0
-    rows = {round(row["score"] * 30, 6) % 1 for row in report["tried"]}
-    assert rows == {0.0}  # of 30 samples
+    assert (code, err, report["trials"], report["max_drop"]) == (0, "", 3, 0.5)
     x, y = np.load("x.npy"), np.load("y.npy")
-    for row in report["front"]:
-        right = Runner(trained / "found" / row["file"]).predict(x).argmax(axis=1) == y
-        assert right.mean() == pytest.approx(row["test_score"])
+    (train_x, train_y), (valid_x, valid_y) = runner.train_data, runner.evaluator.validation
+    assert (len(train_x), len(valid_x)) == (270, 30)
+    assert np.array_equal(np.unique(np.concatenate([train_x, valid_x]), axis=0), np.unique(x, axis=0))
+    for part, labels in ((train_x, train_y), (valid_x, valid_y)):
+        assert np.array_equal(labels, part[:, :3].sum(axis=1) > 0)
+    assert all(np.array_equal(part, whole) for part, whole in zip(runner.evaluator.scored[-1], (x, y), strict=True))
+    assert (runner.batch_size, runner.ran[1].seed) == (16, 4)
+    assert {row["file"] for row in report["front"]} == {path.name for path in (trained / "found").glob("*.tflite")}
+    assert all(row["test_score"] == pytest.approx(row["score"] - 0.01) for row in report["front"])
     assert (trained / "found" / "report.html").exists()
 
 
-def test_for_a_microcontroller(run, trained):
+def test_samples_that_are_named_judge_files(run):
+    runner = StubRunner()
+    run("model.keras --train x.npy,y.npy --validation x.npy,y.npy --trials 1 --folder named", runner)
+    assert len(runner.train_data[0]) == len(runner.evaluator.validation[0]) == 300
+
+
+def test_for_a_microcontroller(run, trained, monkeypatch):
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
-    no_time = "--max-drop 1 --minutes 0.0001 --folder micro --json"  # for more than the model as it is
-    code, out, _ = run(f"model.keras --train x.npy,y.npy --target micro --arena 60000 --flash 90000 {no_time}")
+    monkeypatch.setattr(compressing, "micro_support", lambda model: SimpleNamespace(runs=True))
+    runner = StubRunner(formats=("int8",))
+    no_time = "--max-drop 1 --minutes 0.0001 --folder micro --json"  # for more than the original model
+    line = f"model.keras --train x.npy,y.npy --target micro --arena 60000 --flash 90000 {no_time}"
+    code, out, _ = run(line, runner)
     assert code == 0
     (row,) = json.loads(out)["front"]
-    path = trained / "micro" / row["file"]
-    assert (path.stat().st_size, micro_support(path).arena) == (row["bytes"], row["arena_bytes"])
+    assert (trained / "micro" / row["file"]).exists()
+    assert row["arena_bytes"] <= 60_000
+    assert (runner.evaluator.target, runner.evaluator.budgets) == ("micro", Micro(arena=60_000, flash=90_000))
+    assert runner.ran == [None]
 
 
 @pytest.mark.parametrize(

@@ -26,24 +26,24 @@ class Samples:
     y: Any
 
     def first(self, count: int) -> Samples:
-        """Return the first samples."""
+        """Return the first `count` samples."""
         parts = keras.tree.map_structure(lambda array: array[:count], self.parts)
         return Samples(parts[0], parts[1] if len(parts) == 2 else None)
 
     @property
     def sizes(self) -> list[int]:
-        """How many samples and labels there are; one number if they are as many."""
+        """The numbers of samples and labels; a single number if they are equal."""
         return sorted({len(array) for array in keras.tree.flatten(self.parts)})
 
     @property
     def parts(self) -> tuple:
-        """Samples, with labels if there are some."""
+        """The samples, and the labels if there are some."""
         return (self.x,) if self.y is None else (self.x, self.y)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a command reads: a model, samples to train or calibrate on, and samples to measure on."""
+    """The inputs of a command: a model, samples to train or calibrate on, and samples to measure on."""
 
     model: keras.Model
     data: Samples
@@ -52,20 +52,20 @@ class Job:
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Return the loss and metrics of a model; nothing without labels."""
-        found = self.validation or self.data
-        if found.y is None:
+        samples = self.validation or self.data
+        if samples.y is None:
             return {}
-        return model.evaluate(*found.parts, batch_size=self.batch_size, verbose=0, return_dict=True)
+        return model.evaluate(*samples.parts, batch_size=self.batch_size, verbose=0, return_dict=True)
 
     def evidence(self, criterion: Criterion, samples: int) -> tuple | None:
-        """Return the samples that a criterion looks at, None if it looks at none."""
+        """Return the samples that a criterion needs; None if it needs none."""
         needs = any(fact.needs_data for fact in criterion.needed_facts())
         return self.data.first(samples).parts if needs else None
 
 
 @contextlib.contextmanager
 def reading(options: Any) -> Iterator[Job]:
-    """Read and check what a command is about; what Keras prints meanwhile goes to standard error.
+    """Read and check the inputs of a command; what Keras prints meanwhile goes to standard error.
 
     Raises:
         ValueError: If something cannot be read or written, or does not fit the model.
@@ -87,14 +87,14 @@ def reading(options: Any) -> Iterator[Job]:
 
 
 def check_target_of_keras(path: str) -> None:
-    """Refuse a path that Keras does not write, before any work is done for it."""
+    """Refuse a path that Keras cannot write to, before any work starts."""
     if not path.endswith(".keras"):
         raise ValueError(f"Expected a target that ends in .keras. Received: {path!r}.")
     check_destination(path)
 
 
 def verbosity() -> int:
-    """Return 1, a bar of progress, where somebody looks at it, else 0."""
+    """Return 1, which shows a progress bar, if standard error is a terminal, else 0."""
     return int(sys.stderr.isatty())
 
 
@@ -104,10 +104,10 @@ def read_labeled(text: str, argument: str, *, model: keras.Model) -> Samples:
     Raises:
         ValueError: If it names no labels, or something cannot be read or does not fit.
     """
-    found = read_samples(text, argument, model=model)
-    if found.y is None:
+    samples = read_samples(text, argument, model=model)
+    if samples.y is None:
         raise ValueError(f"Expected samples and labels, {argument} X,Y. Received: {text!r}. Name a second file.")
-    return found
+    return samples
 
 
 def read_samples(text: str, argument: str, *, model: keras.Model) -> Samples:
@@ -120,14 +120,15 @@ def read_samples(text: str, argument: str, *, model: keras.Model) -> Samples:
     if len(labels) > 1:
         raise ValueError(f"Expected at most two files, {argument} X,Y. Received: {text!r}.")
     inputs = signature(tfprune.strip(model))
-    found = Samples(inputs.pack(inputs.arrays(load_arrays(x), argument)), load_arrays(labels[0]) if labels else None)
-    if len(found.sizes) > 1:
-        counts = " and ".join(map(str, found.sizes))
+    arrays = inputs.pack(inputs.arrays(load_arrays(x), argument))
+    samples = Samples(arrays, load_arrays(labels[0]) if labels else None)
+    if len(samples.sizes) > 1:
+        counts = " and ".join(map(str, samples.sizes))
         raise ValueError(f"Expected one label for each sample. Received: {argument} {text!r} with {counts} of them.")
-    if found.y is not None:
-        _check_classes(model, found.y, argument)
-        _fit_one(model, found.first(1), argument)
-    return found
+    if samples.y is not None:
+        _check_classes(model, samples.y, argument)
+        _evaluate_one(model, samples.first(1), argument)
+    return samples
 
 
 def check_loss(model: keras.Model, source: str) -> None:
@@ -144,7 +145,7 @@ def check_loss(model: keras.Model, source: str) -> None:
 
 
 def _check_classes(model: keras.Model, labels: Any, argument: str) -> None:
-    """Refuse a number of a class that the model does not have, in which TensorFlow stops and JAX returns NaN."""
+    """Refuse class numbers that the model does not have: TensorFlow stops on them, and JAX returns NaN."""
     loss = getattr(model.loss, "name", model.loss)
     if loss != "sparse_categorical_crossentropy" or isinstance(labels, dict):
         return
@@ -161,8 +162,8 @@ def _check_classes(model: keras.Model, labels: Any, argument: str) -> None:
         )
 
 
-def _fit_one(model: keras.Model, sample: Samples, argument: str) -> None:
-    """Let the loss look at one sample, so that labels which do not fit are refused before any work."""
+def _evaluate_one(model: keras.Model, sample: Samples, argument: str) -> None:
+    """Compute the loss of one sample, so that labels that do not fit are refused before any work starts."""
     try:
         model.evaluate(*sample.parts, verbose=0)
     except (ValueError, TypeError) as error:

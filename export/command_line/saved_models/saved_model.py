@@ -1,4 +1,4 @@
-"""The model that a command has made: measured beside the one that was read, and written whole or not at all."""
+"""Measure the model that a command made and the original one, and write it whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from tfprune.export.command_line.saved_models.trained import Job
+from tfprune.export.command_line.saved_models.job import Job
 from tfprune.export.file.files.destination import write_atomically
 from tfprune.keras_models.models.compiled import compile_like
 from tfprune.report import Report, table
@@ -18,7 +18,7 @@ ADVICE = "Prune it in Python, where you can compile it again"
 
 @dataclass(frozen=True)
 class Metric(Report):
-    """A loss or metric of the model that was read, and of the one that was written."""
+    """A loss or metric of the original model, and of the written one."""
 
     name: str
     before: float
@@ -27,7 +27,7 @@ class Metric(Report):
 
 @dataclass(frozen=True)
 class SavedModel(Report):
-    """What a command made of a saved model; prints as what was done, what it cost, and what was written."""
+    """The result of a command on a saved model: the report of the change, metrics before and after, and the file."""
 
     done: Report
     measured_on: str
@@ -43,7 +43,7 @@ class SavedModel(Report):
 
 
 def save(job: Job, model: keras.Model, *, target: str, done: Report) -> SavedModel:
-    """Write a model whole or not at all, and report what became of the one that was read."""
+    """Write a model whole or not at all, and report its metrics and those of the original one."""
     if job.model.compiled and not model.compiled:
         compile_like(model, job.model, advice=ADVICE)
         model.optimizer.build(model.trainable_variables)  # else Keras warns when it loads the file
