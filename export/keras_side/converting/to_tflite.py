@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-import tfprune
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_number
 from tfprune.export.file.files.codec import check_method
@@ -23,6 +22,7 @@ from tfprune.export.keras_side.converting.convert import INTEGERS, check_options
 from tfprune.export.keras_side.converting.shared_values import share_grids
 from tfprune.export.keras_side.preparing.half_precision import half_types
 from tfprune.export.keras_side.preparing.signature import Signature, signature, smallest_vocabulary
+from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
 from tfprune.export.micro.micro import Micro, read_micro
@@ -39,11 +39,8 @@ from tfprune.export.rewriting.forms import (
     speed,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
-from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 from tfprune.masking.wrapping.sparsity_report import WeightRow
-from tfprune.masking.wrapping.strip import plain_copy
 
 _log = logging.getLogger(__name__)
 
@@ -164,18 +161,20 @@ def to_tflite(
     _check_numbers(quantize, levels=levels, micro=micro)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)
     signature(model)
-    plain = _plain(model) if trained is None else with_known_ranges(model)
-    warn_if_dense(model)
-    inputs = signature(plain)
-    batches = None if calibration is None else read_calibration(calibration, inputs)
-    data = _check_data(plain, inputs, check_on, batches)
-    labeled = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     tries_latency = optimize == "latency" and sparse is not False
+    if trained is None:
+        stripped = strip_for_export(model, finds_unread=tries_latency)
+    else:
+        stripped = StrippedModel(with_known_ranges(model))
+    warn_if_dense(model)
+    inputs = signature(stripped.model)
+    batches = None if calibration is None else read_calibration(calibration, inputs)
+    data = _check_data(stripped.model, inputs, check_on, batches)
+    labeled = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(STEPS, verbose=verbose, unit="step") as progress:
-        expected = predict(plain, data, inputs=inputs)
-        scored = [] if labeled is None else predict(plain, labeled.x, inputs=inputs)
-        if tries_latency and trained is None:
-            plain = _without_unread(plain)
+        expected = predict(stripped.model, data, inputs=inputs)
+        scored = [] if labeled is None else predict(stripped.model, labeled.x, inputs=inputs)
+        plain = stripped.without_unread()
         kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
         progress.add()
         batch = 1 if micro else None
@@ -197,17 +196,6 @@ def to_tflite(
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     return export_report(str(destination), choice, lost=lost, nnz=nnz, size=size)
-
-
-def _plain(model: keras.Model) -> keras.Model:
-    """Strip a model; one that cannot be copied is exported as it is, if it has no wrappers."""
-    try:
-        return plain_copy(Anatomy.of(model))
-    except ValueError as error:
-        if holds_pruned(model):
-            raise
-        _log.info("%r is exported as it is, not a copy: %s", model.name, error)
-        return model
 
 
 def _default_tolerance(model: keras.Model, quantize: str | None) -> float:
@@ -232,16 +220,6 @@ def _check_numbers(quantize: str | None, *, levels: Any, micro: Micro | None) ->
             f"Expected quantize='dynamic', 'int8' or 'int16x8' with `levels`, which 8-bit weights share. Received: "
             f"levels={levels}, quantize={quantize!r}."
         )
-
-
-def _without_unread(plain: keras.Model) -> keras.Model:
-    """Return an equal model without the channels that no kernel reads, where they can be found."""
-    try:
-        plan = tfprune.plan_shrink(plain)
-    except ValueError as error:  # not a graph of layers, or a layer would lose all of its channels
-        _log.info("channels that no kernel reads stay in %r: %s", plain.name, error)
-        return plain
-    return plain if plan.keep.all() else tfprune.shrink(plain, plan)
 
 
 def _may_run_sparse(kernels: list[WeightRow], quantize: str | None) -> bool:
