@@ -51,8 +51,16 @@ dist: .venv/dev
 release-check: .venv/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python release/check.py
 
+# Every bar, or some of them: make bench, or make bench copies steps.
+BENCHES := $(filter-out bench,$(MAKECMDGOALS))
 bench: .venv/dev
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/run.py $(BENCHES)
+
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+.PHONY: $(BENCHES)
+$(BENCHES):
+	@:
+endif
 
 # Every family of keras.applications, an hour: make zoo, or make zoo FAMILIES="MobileNet VGG16".
 zoo: .venv/dev

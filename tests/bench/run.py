@@ -21,6 +21,7 @@ COMMANDS = [
     ["steps.py", "mlp", "--jit"],
     ["steps.py", "embedding"],
     ["wrapping.py"],
+    ["copies.py"],
     ["latent_memory.py"],
     ["shrinking.py"],
     ["digits.py"],

@@ -11,8 +11,8 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from copies import counted_copies
 from graphs import small_vit
+from model_counts import counted_copies
 
 import tfprune
 from tfprune import plan_shrink, prune_to, shrink, zero_channels

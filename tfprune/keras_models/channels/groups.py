@@ -23,17 +23,21 @@ def form_groups(
         bundles: The bundle of each channel.
     """
     taken: set[str] = set()
-    return tuple(_group(members, layers, bundles, taken=taken) for members in joined(sources, bundles))
+    holders = {
+        name: frozenset().union(*(along for weight in layer.weights for along in weight.bundle_sets.values()))
+        for name, layer in layers.items()
+    }
+    return tuple(_group(members, holders, bundles, taken=taken) for members in joined(sources, bundles))
 
 
 def _group(
-    sources: list[ChannelSource], layers: Mapping[str, ChanneledLayer], bundles: np.ndarray, *, taken: set[str]
+    sources: list[ChannelSource], holders: Mapping[str, frozenset[int]], bundles: np.ndarray, *, taken: set[str]
 ) -> Group:
     """Return the group of some sources, under a name that is not taken."""
-    made = np.unique(np.concatenate([bundles[source.channels] for source in sources]))
-    members = [name for name, layer in layers.items() if any(weight.holding(made) for weight in layer.weights)]
+    of_group = np.unique(np.concatenate([bundles[source.channels] for source in sources]))
+    members = [name for name, along in holders.items() if not along.isdisjoint(of_group.tolist())]
     kind = "heads" if any(source.kind == "heads" for source in sources) else sources[0].kind
-    return Group(unused_name(_name(sources, kind), taken), kind, made, tuple(members))
+    return Group(unused_name(_name(sources, kind), taken), kind, of_group, tuple(members))
 
 
 def _name(sources: list[ChannelSource], kind: str) -> str:

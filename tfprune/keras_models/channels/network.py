@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,20 @@ class ChanneledWeight:
 
     def reading(self, bundles: np.ndarray) -> list[int]:
         """Return the axes along which it reads any of these bundles."""
-        return [axis for axis in self.reads if np.isin(self.bundles_along[axis], bundles).any()]
+        return [axis for axis in self.holding(bundles) if axis in self.reads]
 
     def making(self, bundles: np.ndarray) -> list[int]:
         """Return the axes along which it makes any of these bundles."""
-        return [axis for axis in self.makes if np.isin(self.bundles_along[axis], bundles).any()]
+        return [axis for axis in self.holding(bundles) if axis in self.makes]
 
     def holding(self, bundles: np.ndarray) -> list[int]:
         """Return the axes that have any of these bundles; a bias has some that it neither reads nor makes."""
-        return [axis for axis, along in self.bundles_along.items() if np.isin(along, bundles).any()]
+        return [axis for axis, along in self.bundle_sets.items() if not along.isdisjoint(bundles.tolist())]
+
+    @cached_property
+    def bundle_sets(self) -> dict[int, frozenset[int]]:
+        """The bundles along each axis that has channels, in no order."""
+        return {axis: frozenset(along.tolist()) for axis, along in self.bundles_along.items()}
 
     def mask(self, keep: np.ndarray) -> np.ndarray:
         """Return where it neither makes nor reads a bundle that is not kept: booleans of its shape."""

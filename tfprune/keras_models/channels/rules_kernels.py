@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +20,20 @@ from tfprune.keras_models.tracing.treats_alone import treats_alone
 layers = keras.layers
 
 
+# Keras' activations that look at one entry; others are tried out on numbers.
+_ENTRYWISE = frozenset(
+    getattr(keras.activations, name)
+    for name in (
+        *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "exponential"),
+        *("sigmoid", "hard_sigmoid", "hard_silu", "log_sigmoid", "tanh", "hard_tanh", "softplus", "softsign"),
+    )
+)
+
+
 def check_activation(layer: Any) -> None:
     """Refuse an activation that looks at several channels."""
     activation = getattr(layer, "activation", None)
-    if activation is None:
+    if activation is None or (isinstance(activation, types.FunctionType) and activation in _ENTRYWISE):
         return
     vector = keras.KerasTensor((BATCH, LENGTH))
     if not treats_alone(activation, ((vector,), {}), axes={id(vector): 1}):

@@ -13,9 +13,10 @@ from tfprune.keras_models.models.graph import flatten, retrace
 from tfprune.keras_models.models.layers import is_of_keras, sublayers, walk
 from tfprune.keras_models.tracing.inline_calls import TraceFailures, inline_calls
 from tfprune.keras_models.tracing.same_outputs import ROUNDED, same_outputs
-from tfprune.keras_models.tracing.sample_inputs import fixed_inputs, numbers_for, usable_length
+from tfprune.keras_models.tracing.sample_inputs import first_run, fixed_inputs, numbers_for
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 
+_TOLERANCE = replace(ROUNDED, nan_is_same=True)  # a call of a layer may do more than its code says
 IsKnown = Callable[[Any], bool]
 
 
@@ -44,29 +45,30 @@ def open_layers(flat: keras.Model, is_known: IsKnown) -> TracedGraph:
     candidates = list(_openable(flat, is_known))
     if not candidates:
         return TracedGraph(flat, True, {})
-    length = usable_length(flat)
-    if length is None:
+    run = first_run(flat)
+    if run is None:
         return TracedGraph(flat, True, dict.fromkeys(map(id, candidates), "the model does not run on small numbers"))
+    length, expected = run
     _name_by_paths(flat, candidates)
-    found = _traced(flat, candidates, inputs=None)
-    if found.closed or not _runs(found.model, length):
+    traced = _traced(flat, candidates, inputs=None)
+    outputs = _run(traced.model, length)
+    if traced.closed or outputs is None:
         fixed = _traced(flat, candidates, inputs=fixed_inputs(flat, length=length))
-        if len(fixed.closed) < len(found.closed) or not _runs(found.model, length):
-            found = fixed
-    if found.model is not flat and not _same(flat, found.model, length):
+        if len(fixed.closed) < len(traced.closed) or outputs is None:
+            traced, outputs = fixed, _run(fixed.model, length)
+    if outputs is None or not same_outputs(outputs, expected, tolerance=_TOLERANCE):
         return TracedGraph(
             flat, True, dict.fromkeys(map(id, candidates), "it returns something else than its code says")
         )
-    return found
+    return traced
 
 
-def _runs(model: keras.Model, length: int) -> bool:
-    """Tell whether a traced graph runs: where code looks at open sizes, it may have written them into operations."""
+def _run(model: keras.Model, length: int) -> Any:
+    """Run a traced graph; None where it fails, because code that looked at open sizes wrote them into operations."""
     try:
-        model(numbers_for(model.input, length=length), training=False)
+        return model(numbers_for(model.input, length=length), training=False)
     except FAILURES:
-        return False
-    return True
+        return None
 
 
 def _openable(flat: keras.Model, is_known: IsKnown) -> Iterator[keras.layers.Layer]:
@@ -142,10 +144,3 @@ def _number_operations(traced: keras.Model) -> None:
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     return layer(*args, **kwargs)
-
-
-def _same(flat: keras.Model, opened: keras.Model, length: int) -> bool:
-    """Tell whether a graph returns what the layers do: a call of theirs may do more than their code says."""
-    numbers = numbers_for(opened.input, length=length)
-    outputs, expected = (model(numbers, training=False) for model in (opened, flat))
-    return same_outputs(outputs, expected, tolerance=replace(ROUNDED, nan_is_same=True))

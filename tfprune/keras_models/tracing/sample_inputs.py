@@ -25,15 +25,20 @@ def fixed_shape(shape: Sequence[int | None], *, length: int = LENGTH) -> tuple[i
     return tuple(known if size is None else size for size, known in zip(shape, sizes, strict=True))
 
 
-def usable_length(model: keras.Model) -> int | None:
-    """Return the first length on which a model runs; None if there is none."""
+def first_run(model: keras.Model) -> tuple[int, Any] | None:
+    """Run a model on the first length that it takes; return the length and the outputs, None if it takes none."""
     for length in LENGTHS:
         try:
-            model(numbers_for(model.input, length=length), training=False)
+            return length, model(numbers_for(model.input, length=length), training=False)
         except FAILURES:
             continue
-        return length
     return None
+
+
+def usable_length(model: keras.Model) -> int | None:
+    """Return the first length on which a model runs; None if there is none."""
+    run = first_run(model)
+    return None if run is None else run[0]
 
 
 def fixed_inputs(model: keras.Model, *, length: int = LENGTH) -> Any:

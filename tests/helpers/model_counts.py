@@ -10,40 +10,45 @@ from unittest import mock
 
 import keras
 
-import tfprune
-
 
 @dataclass
 class Counted:
-    """What was made within a context: whole copies, and instances of keras.Model."""
+    """What was made within a context: whole copies, and instances of Keras' models."""
 
     copies: int = 0
     models: int = 0
 
 
 @contextmanager
-def counted_copies() -> Iterator[Counted]:
-    """Count calls of `copy_model`, wherever it was imported, and instances of Keras' models."""
-    from tfprune.keras_models.copying.copy_model import copy_model
-
-    for name in tfprune.__all__:
-        getattr(tfprune, name)  # a module that is loaded later would keep the function that counts
-    counted = Counted()
-
-    def counting(*args, **kwargs):
-        counted.copies += 1
-        return copy_model(*args, **kwargs)
-
-    original = keras.Operation.__new__
+def counted_models() -> Iterator[Counted]:
+    """Count the instances of Keras' models."""
+    counted, original = Counted(), keras.Operation.__new__
 
     def building(kind, *args, **kwargs):
         instance = original(kind, *args, **kwargs)
         counted.models += isinstance(instance, keras.Model)
         return instance
 
+    with mock.patch.object(keras.Operation, "__new__", building):
+        yield counted
+
+
+@contextmanager
+def counted_copies() -> Iterator[Counted]:
+    """Count calls of `copy_model`, wherever it was imported, and instances of Keras' models."""
+    import tfprune
+    from tfprune.keras_models.copying.copy_model import copy_model
+
+    for name in tfprune.__all__:
+        getattr(tfprune, name)  # a module that is loaded later would keep the function that counts
     users = [module for name, module in list(sys.modules.items()) if name.startswith("tfprune")]
     users = [module for module in users if vars(module).get("copy_model") is copy_model]
-    with mock.patch.object(keras.Operation, "__new__", building):
+    with counted_models() as counted:
+
+        def counting(*args, **kwargs):
+            counted.copies += 1
+            return copy_model(*args, **kwargs)
+
         for module in users:
             module.copy_model = counting
         try:
