@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.layer_states import layer_states
+from tfprune.keras_models.copying.layer_states import layer_states, plain_parts
 from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of
@@ -46,4 +46,4 @@ def _settings(model: keras.Model) -> dict[str, Any] | None:
         config = config_of(model)
     except ValueError:
         return None
-    return {**config, "compile_config": None, "states": layer_states(model)}
+    return {**config, "compile_config": None, "states": layer_states(plain_parts(model))}

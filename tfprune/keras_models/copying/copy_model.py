@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 
 from tfprune.keras_models.copying.functional_subclass import replace_in_graph, restore_functional_subclass
-from tfprune.keras_models.copying.layer_states import layer_states, set_layer_states
+from tfprune.keras_models.copying.layer_states import layer_states, plain_parts, set_layer_states
 from tfprune.keras_models.copying.subclassed import reassemble, restore
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.rebuild import Replace, rebuild
@@ -98,6 +98,6 @@ def _restore_states(anatomy: Anatomy, copy: keras.Model) -> None:
     """Set on the models in a graph what the configuration of their class does not hold."""
     for part, counterpart in zip(anatomy.parts, copy.layers, strict=True):
         if part.kind is Kind.FUNCTIONAL_SUBCLASS:
-            set_layer_states(counterpart, layer_states(part.model))
+            set_layer_states(plain_parts(counterpart), layer_states(plain_parts(part.model)))
         elif part.kind.has_graph:
             _restore_states(part, counterpart)

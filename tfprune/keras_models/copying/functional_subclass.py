@@ -45,17 +45,17 @@ class _Retraced:
             [index, keras.saving.get_registered_name(type(wrapper)), wrapper.settings()]
             for index, wrapper in _wrappers(Anatomy.of(self)).items()
         ]
-        return {"origin": vars(self)[ORIGIN], "states": layer_states(self), "wrappers": wrappers}
+        return {"origin": vars(self)[ORIGIN], "states": layer_states(plain_parts(self)), "wrappers": wrappers}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
         read = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
         find = functools.partial(keras.saving.get_registered_object, custom_objects=custom_objects)
         model = build_from_class_config(config["origin"], read)
-        set_layer_states(model, config["states"])
+        set_layer_states(plain_parts(model), config["states"])
         again = _again(model, {index: (find(name), read(settings)) for index, name, settings in config["wrappers"]})
         copy = _retraced(Anatomy.of(model), again, config["origin"])
-        lock_models(copy)
+        lock_models(Anatomy.of(copy))
         return copy
 
 
@@ -75,7 +75,7 @@ def replace_in_graph(anatomy: Anatomy, replace: Replace, *, path: str = "") -> k
         ValueError: If it has no configuration, or one that gives a model with other layers.
     """
     model, read = anatomy.model, keras.saving.deserialize_keras_object
-    copy, wrappers = _fresh_copy(model), _wrappers(anatomy).items()
+    copy, wrappers = _fresh_copy(anatomy), _wrappers(anatomy).items()
     again = _again(copy, {index: (type(wrapper), read(wrapper.settings())) for index, wrapper in wrappers})
 
     def replaced(inner: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
@@ -86,14 +86,14 @@ def replace_in_graph(anatomy: Anatomy, replace: Replace, *, path: str = "") -> k
 
 def _wrappers(anatomy: Anatomy) -> dict[int, Any]:
     """Return the wrappers in a graph by the number of the layer inside among `plain_parts`."""
-    numbers = {id(part): index for index, part in enumerate(plain_parts(anatomy.model))}
-    wrappers = (layer for _, layer in anatomy.leaves if isinstance(layer, Around))
+    wrappers = [layer for _, layer in anatomy.leaves if isinstance(layer, Around)]
+    numbers = {id(part): index for index, part in enumerate(plain_parts(anatomy.model) if wrappers else ())}
     return {numbers[id(wrapper.layer)]: wrapper for wrapper in wrappers}
 
 
 def _again(model: keras.Model, wrappers: dict[int, tuple[Any, dict[str, Any]]]) -> Replace:
     """Return the function that wraps the layers of a plain model as others were, by their numbers."""
-    parts = plain_parts(model)
+    parts = plain_parts(model) if wrappers else []
     wanted = {id(parts[index]): wrapper for index, wrapper in wrappers.items()}
 
     def replaced(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
@@ -128,7 +128,7 @@ def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, ker
 
     if wrappers:
         replace_in_live_graph(Anatomy.of(model), replace)
-        lock_models(model)
+        lock_models(Anatomy.of(model))
     return made
 
 
@@ -138,7 +138,7 @@ def restore_functional_subclass(anatomy: Anatomy, replace: Replace, *, path: str
     Raises:
         ValueError: If that code creates layers that would have to be replaced.
     """
-    copy = _fresh_copy(anatomy.model)
+    copy = _fresh_copy(anatomy)
     for inner, layer in Anatomy.of(copy).leaves:
         if replace(join_path(path, inner), layer) is not None:
             raise ValueError(
@@ -149,9 +149,9 @@ def restore_functional_subclass(anatomy: Anatomy, replace: Replace, *, path: str
     return copy
 
 
-def _fresh_copy(model: keras.Model) -> keras.Model:
-    copy = fresh_copy(model, origin=class_config(model))
-    check_same_weights(model, copy)
+def _fresh_copy(anatomy: Anatomy) -> keras.Model:
+    copy = _built_anew(anatomy, origin=class_config(anatomy.model))
+    check_same_weights(plain_parts(anatomy.model), plain_parts(copy))
     return copy
 
 
@@ -162,18 +162,25 @@ def fresh_copy(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
         model: A Functional subclass.
         origin: Its configuration, or one with other sizes.
     """
+    return _built_anew(Anatomy.of(model), origin=origin)
+
+
+def _built_anew(anatomy: Anatomy, *, origin: dict[str, Any]) -> keras.Model:
+    model = anatomy.model
     copy = build_from_class_config(origin, lambda entry: revive(entry, model))
-    set_layer_states(copy, layer_states(model))
-    keep_what_is_beside(model, copy)
-    for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
+    parts, counterparts = plain_parts(model), plain_parts(copy)
+    set_layer_states(counterparts, layer_states(parts))
+    keep_what_is_beside(anatomy, copy)
+    for part, counterpart in zip(parts, counterparts, strict=True):
         if isinstance(part, keras.Model):
             copy_scalar_attributes(part, counterpart)
     return copy
 
 
-def keep_what_is_beside(model: Any, copy: Any) -> None:
-    """Give a model what stands beside the graph of another one of its class and has no weights."""
-    weightless = {place: layer for place, layer in beside_graph(model) if not layer.weights}
+def keep_what_is_beside(anatomy: Anatomy, copy: Any) -> None:
+    """Give a copy what stands beside the graph of a model of its class and has no weights."""
+    model = anatomy.model
+    weightless = {place: layer for place, layer in beside_graph(anatomy) if not layer.weights}
     for (name, *rest), layer in weightless.items():
         if not rest:  # a preprocessor, for example, whose vocabulary is no part of the configuration
             setattr(copy, name, layer)

@@ -11,7 +11,8 @@ import keras
 
 from tfprune.keras_models.copying.class_config import ORIGIN, PARTS
 from tfprune.keras_models.copying.refuse_quantize import RefusedMethod
-from tfprune.keras_models.models.layers import attributes, walk
+from tfprune.keras_models.models.anatomy import Anatomy
+from tfprune.keras_models.models.layers import attributes
 
 Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
 
@@ -125,7 +126,7 @@ def held_values(model: Any, kind: type) -> Iterator[tuple[Place, Any]]:
         yield from visit((name,), value)
 
 
-def beside_graph(model: keras.Model) -> list[tuple[Place, keras.layers.Layer]]:
+def beside_graph(anatomy: Anatomy) -> list[tuple[Place, keras.layers.Layer]]:
     """Return the layers in the attributes of a Functional subclass that are no part of the graph."""
-    inside = {id(layer) for _, layer in walk(model)}
-    return [(place, layer) for place, layer in held_layers(model) if id(layer) not in inside]
+    inside = {id(layer) for _, layer in anatomy.every}
+    return [(place, layer) for place, layer in held_layers(anatomy.model) if id(layer) not in inside]

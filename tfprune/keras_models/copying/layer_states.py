@@ -22,40 +22,43 @@ class Around(Protocol):
         """Return its other arguments, as a configuration holds them."""
 
 
-def layer_states(model: keras.Model) -> list[list[Any]]:
-    """Return of each layer, as `plain_parts` does: name, whether it trains, rank and scale of its LoRA factors."""
+def layer_states(parts: Sequence[keras.layers.Layer]) -> list[list[Any]]:
+    """Return of each layer of `plain_parts`: name, whether it trains, rank and scale of its LoRA factors."""
     return [
         [part.name, part.trainable, getattr(part, "lora_rank", None), getattr(part, "lora_alpha", None)]
-        for part in plain_parts(model)
+        for part in parts
     ]
 
 
-def check_same_weights(model: keras.Model, copy: keras.Model) -> None:
+def check_same_weights(parts: Sequence[keras.layers.Layer], counterparts: Sequence[keras.layers.Layer]) -> None:
     """Refuse a copy of a model, built from its configuration, that has other weights.
+
+    Args:
+        parts: What `plain_parts` returns of the model.
+        counterparts: The same of the copy.
 
     Raises:
         ValueError: Naming the first layer that differs.
     """
-    for part, counterpart in zip(plain_parts(model), plain_parts(copy), strict=True):
+    for part, counterpart in zip(parts, counterparts, strict=True):
         shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (part, counterpart)]
         if shapes[0] != shapes[1] and not isinstance(part, keras.Model):  # which may hold masks, too
             raise ValueError(
-                f"Expected {type(model).__name__} to have the same weights when it is built from its configuration. "
-                f"Received: {part.name!r} with weights of shapes {shapes[1]} where it has {shapes[0]}. Return every "
-                f"argument in `get_config`."
+                f"Expected {type(parts[0]).__name__} to have the same weights when it is built from its "
+                f"configuration. Received: {part.name!r} with weights of shapes {shapes[1]} where it has "
+                f"{shapes[0]}. Return every argument in `get_config`."
             )
 
 
-def set_layer_states(model: keras.Model, states: Sequence[Sequence[Any]]) -> None:
-    """Give the layers of a model that was made from the same configuration the same states.
+def set_layer_states(parts: Sequence[Any], states: Sequence[Sequence[Any]]) -> None:
+    """Give the layers of a model, `plain_parts`, that was made from the same configuration the same states.
 
     Raises:
         ValueError: If it has other layers.
     """
-    parts = plain_parts(model)
     if len(parts) != len(states):
         raise ValueError(
-            f"Expected {type(model).__name__} to have the same layers when it is built from its configuration. "
+            f"Expected {type(parts[0]).__name__} to have the same layers when it is built from its configuration. "
             f"Received: {len(parts)} where it has {len(states)}. Return every argument in `get_config`."
         )
     for part, (name, trainable, _, _) in zip(parts, states, strict=True):
@@ -69,8 +72,8 @@ def set_layer_states(model: keras.Model, states: Sequence[Sequence[Any]]) -> Non
 
 def plain_parts(model: keras.Model) -> list[keras.layers.Layer]:
     """Return the layers of a model as its class made them, in the order in which it makes them."""
-    kept = vars(model).get(PARTS)
-    return kept.layers if kept else [part for _, part in walk(model)]
+    parts = vars(model).get(PARTS)
+    return parts.layers if parts else [part for _, part in walk(model)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import functools
 import keras
 
 from tfprune.keras_models.copying.layer_states import Around
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
 
 _CALLS = {"quantize": "quantize(mode)", "enable_lora": "enable_lora(rank)"}
@@ -22,16 +23,16 @@ def lock(layer: keras.layers.Layer) -> None:
         _refuse(part, f"layer {part.name!r}, whose weights are under masks")
 
 
-def lock_models(model: keras.Model) -> None:
+def lock_models(anatomy: Anatomy) -> None:
     """Refuse it on models that hold wrappers, too, as they would change the layers that come before the first one.
 
     A plain Functional or Sequential model that was loaded from a file is not locked: its layers refuse one by one.
     """
-    for _, part in walk(model):
-        if isinstance(part, keras.Model):
-            masked = next((path for path, layer in walk(part) if isinstance(layer, Around)), None)
+    for _, part in anatomy.nodes:
+        if isinstance(part.model, keras.Model):
+            masked = next((path for path, layer in part.every if isinstance(layer, Around)), None)
             if masked is not None:
-                _refuse(part, f"model {part.name!r}, where weights of {masked!r} are under masks")
+                _refuse(part.model, f"model {part.model.name!r}, where weights of {masked!r} are under masks")
 
 
 def _refuse(part: keras.layers.Layer, received: str) -> None:

@@ -50,7 +50,7 @@ class _Holding:
         parts = {tuple(place): read(part) for place, part in config["parts"]}
         shell = build_from_class_config(config["origin"], read)
         copy = _fill(shell, _holding(type(shell)), parts, config)
-        lock_models(copy)
+        lock_models(Anatomy.of(copy))
         return copy
 
 
@@ -157,7 +157,7 @@ def layer_pairs(anatomy: Anatomy, target: Any) -> Iterator[tuple[Anatomy, Any]]:
         yield anatomy, target
     if anatomy.kind is Kind.FUNCTIONAL_SUBCLASS:
         beside = dict(held_layers(target))
-        yield from ((anatomy.part(layer), beside[place]) for place, layer in beside_graph(anatomy.model))
+        yield from ((anatomy.part(layer), beside[place]) for place, layer in beside_graph(anatomy))
     if anatomy.kind.has_graph:
         yield from (pair for children in _child_pairs(anatomy, target) for pair in layer_pairs(*children))
     elif anatomy.kind is Kind.CODE:

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.layers import join_path, sublayers, walk
+from tfprune.keras_models.models.layers import join_path, sublayers
 
 
 def check_keras(value: Any, kind: type[keras.layers.Layer] = keras.Model, *, argument: str = "model") -> None:
@@ -111,7 +111,7 @@ class Anatomy:
     Attributes:
         model: The model, or a layer.
         kind: How it is put together.
-        parts: The anatomies of its layers, in the order of `model.layers`; none of a layer.
+        parts: The anatomies of the layers that it holds; of a model, in the order of `model.layers`.
     """
 
     model: Any
@@ -131,7 +131,7 @@ class Anatomy:
             TypeError: If it is not a Keras model.
         """
         check_keras(model, accepts, argument=argument)
-        return _read(model, {})
+        return _read(model, {}, set())
 
     @cached_property
     def graph(self) -> keras.Model | None:
@@ -142,6 +142,16 @@ class Anatomy:
             return None
         model = self.model
         return keras.Model(model.input, model.output, name=model.name, trainable=model.trainable)
+
+    @cached_property
+    def every(self) -> list[tuple[str, Any]]:
+        """Every layer, those inside of layers too, itself first, with their paths, each once: see `layers.walk`."""
+        return [(path, part.model) for path, part in self.nodes]
+
+    @cached_property
+    def nodes(self) -> list[tuple[str, Anatomy]]:
+        """What `every` holds, as anatomies."""
+        return list(self._visit(lambda part: True, inner=True))
 
     @cached_property
     def leaves(self) -> list[tuple[str, Any]]:
@@ -155,15 +165,19 @@ class Anatomy:
 
     def ends(self, is_entered: Callable[[Anatomy], bool]) -> Iterator[tuple[str, Anatomy]]:
         """Yield the parts that are not entered, at any depth, with their paths; a shared one comes once."""
+        return self._visit(is_entered, inner=False)
+
+    def _visit(self, is_entered: Callable[[Anatomy], bool], *, inner: bool) -> Iterator[tuple[str, Anatomy]]:
+        """Yield the parts that are not entered, and with `inner` the others too, before what is in them."""
 
         def visit(path: str, part: Anatomy) -> Iterator[tuple[str, Anatomy]]:
             if id(part) in seen:
                 return
             seen.add(id(part))
-            if not is_entered(part):
+            is_end = not is_entered(part)
+            if is_end or inner:
                 yield path, part
-                return
-            for child in part.parts:
+            for child in () if is_end else part.parts:
                 yield from visit(join_path(path, child.model.name), child)
 
         seen: set[int] = set()
@@ -171,19 +185,25 @@ class Anatomy:
 
     def part(self, layer: Any) -> Anatomy:
         """Return the anatomy of a layer of the model, or of one that the model holds and Keras does not list."""
-        return self._by_layer.get(id(layer)) or _read(layer, {})
+        return self._by_layer.get(id(layer)) or _read(layer, {}, set())
 
     @cached_property
     def _by_layer(self) -> dict[int, Anatomy]:
         return {id(part.model): part for part in self.parts}
 
 
-def _read(layer: Any, known: dict[int, Anatomy]) -> Anatomy:
+def _read(layer: Any, known: dict[int, Anatomy], around: set[int]) -> Anatomy:
+    """Read a layer that is not `known` yet; what holds a layer `around` itself, such as its owner, has a circle."""
     if id(layer) not in known:
-        kind = kind_of(layer)
-        parts = () if kind is Kind.LAYER else tuple(_read(child, known) for child in layer.layers)
-        known[id(layer)] = Anatomy(layer, kind, parts)
+        inside = around | {id(layer)}
+        children = [child for child in sublayers(layer) if id(child) not in inside] if _holds_layers(layer) else []
+        parts = tuple(_read(child, known, inside) for child in children)
+        known[id(layer)] = Anatomy(layer, kind_of(layer), parts)
     return known[id(layer)]
+
+
+def _holds_layers(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.Layer)  # an operation does not
 
 
 def check_model(anatomy: Anatomy) -> None:
@@ -239,7 +259,7 @@ def _held(anatomy: Anatomy) -> Iterator[tuple[keras.layers.Layer, ...]]:
     """Yield each layer in a model, after the model or layer that is copied as a whole, and the holder in it."""
     model = anatomy.model
     if anatomy.kind in (Kind.FUNCTIONAL_SUBCLASS, Kind.LAYER):
-        yield from ((model, holder, part) for _, holder in walk(model) for part in sublayers(holder))
+        yield from ((model, holder.model, part.model) for _, holder in anatomy.nodes for part in holder.parts)
         return
     yield from ((model, model, child.model) for child in anatomy.parts)
     for child in anatomy.parts:

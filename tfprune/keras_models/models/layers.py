@@ -49,10 +49,11 @@ def attributes(layer: keras.layers.Layer) -> Mapping[str, Any]:
 
 def _collect_layers(values: Iterable[Any], found: list[keras.layers.Layer]) -> None:
     for value in values:
-        if isinstance(value, keras.layers.Layer):
+        if isinstance(value, (dict, list, tuple)):
+            if value:  # Keras keeps many empty lists
+                _collect_layers(value.values() if isinstance(value, dict) else value, found)
+        elif isinstance(value, keras.layers.Layer):
             found.append(value)
-        elif isinstance(value, (dict, list, tuple)):
-            _collect_layers(value.values() if isinstance(value, dict) else value, found)
 
 
 def walk(

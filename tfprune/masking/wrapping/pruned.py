@@ -86,7 +86,7 @@ class Pruned(MaskedWeights):
         self._has_masks = False
         self._names: list[str] | None = None  # of the layers inside, where they were given by a configuration
         if layer.built and not self._waits():
-            self.choose_kernels()
+            self.choose_kernels()  # refuses what the layer cannot do, at once
 
     @property
     def prunes(self) -> bool:
@@ -95,9 +95,10 @@ class Pruned(MaskedWeights):
 
     def _waits(self) -> bool:
         """Tell whether weights to prune are missing that the layer's first call may build."""
+        if not unbuilt(self.layer):
+            return False
         offered = {kernel.path for kernel in kernels(self.layer)}
-        is_missing = not offered or not offered.issuperset(self.weight_names or ())
-        return is_missing and bool(unbuilt(self.layer))
+        return not offered or not offered.issuperset(self.weight_names or ())
 
     def choose_kernels(self) -> dict[str, Kernel]:
         """Return the kernels to prune by name; a ValueError says what cannot be."""

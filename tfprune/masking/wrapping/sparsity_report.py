@@ -11,7 +11,7 @@ import keras
 
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import kernels, matrices
-from tfprune.keras_models.models.layers import sublayers, walk
+from tfprune.keras_models.models.layers import sublayers
 from tfprune.keras_models.models.register_prunable import is_registered
 from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned
@@ -39,7 +39,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         100
     """
     anatomy = Anatomy.of(model, accepts=keras.layers.Layer)
-    wrapped = [(path, layer) for path, layer in walk(model, stop=Pruned) if isinstance(layer, Pruned)]
+    wrapped = [(path, layer) for path, layer in anatomy.every if isinstance(layer, Pruned)]
     masked = {
         id(kernel.variable): _row(path or layer.name, name, kernel.variable, layer.masks[name])
         for path, layer in wrapped

@@ -12,9 +12,9 @@ from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
 from tfprune.keras_models.copying.layer_states import plain_parts
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
 from tfprune.keras_models.models.calls import unbuilt
-from tfprune.keras_models.models.layers import is_of_keras, walk
+from tfprune.keras_models.models.layers import is_of_keras
 from tfprune.keras_models.models.rebuild import check_same_variables, copy_of
-from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
+from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 from tfprune.masking.wrapping.transfer_weights import transfer_weights
 
@@ -73,7 +73,7 @@ def check_way_back(anatomy: Anatomy) -> None:
         ValueError: As `strip` does.
     """
     is_built = not isinstance(anatomy.model, keras.Sequential) or anatomy.model.built
-    if is_built and any(not is_of_keras(part) for _, part in walk(anatomy.model)):
+    if is_built and any(not is_of_keras(part) for _, part in anatomy.every):
         _check(anatomy)
         try_copies(anatomy)
 
@@ -88,8 +88,8 @@ def try_copies(anatomy: Anatomy) -> None:
         ValueError: If a layer has no configuration, or one that gives another layer.
     """
     for part in _copied_parts(anatomy):
-        layer = part.model.layer if isinstance(part.model, Pruned) else part.model
-        if any(not is_of_keras(inner) for _, inner in walk(layer)):
+        layer = _inside(part.model) or part.model
+        if any(not is_of_keras(inner) for _, inner in part.every):
             copy = copy_of(layer)
             if not unbuilt(copy):  # some layers create their weights when they are called
                 check_same_variables(layer.variables, copy.variables, source=layer)
@@ -110,6 +110,10 @@ def _is_built_by_class(anatomy: Anatomy) -> bool:
     return is_subclass and not any(isinstance(part, Pruned) for part in plain_parts(anatomy.model))
 
 
+def _holds_masks(anatomy: Anatomy) -> bool:
+    return any(isinstance(part, Pruned) and part.prunes for _, part in anatomy.every)
+
+
 def _inside(layer: keras.layers.Layer) -> keras.layers.Layer | None:
     return layer.layer if isinstance(layer, Pruned) else None
 
@@ -126,13 +130,13 @@ def _check(anatomy: Anatomy) -> None:
 
 
 def _check_no_inner_wrapper(anatomy: Anatomy) -> None:
-    for path, layer in anatomy.leaves:
-        for inner, part in walk(layer, stop=Pruned):
-            if part is not layer and isinstance(part, Pruned):
-                kind = type(layer).__name__
+    for path, leaf in anatomy.ends(lambda part: part.kind is not Kind.LAYER):
+        for inner, part in leaf.every if not isinstance(leaf.model, Pruned) else ():
+            if isinstance(part, Pruned):
+                kind = type(leaf.model).__name__
                 raise ValueError(
                     f"Expected pruned layers to stand in the model's own list of layers. Received: {inner} inside of "
-                    f"{path or layer.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it."
+                    f"{path or leaf.model.name} ({kind}). Prune the outer layer, Pruned({kind}(...)), to strip it."
                 )
 
 
@@ -140,7 +144,7 @@ def _check_inner_models(anatomy: Anatomy) -> None:
     """Refuse a graph that calls a model which was wrapped in place, as it cannot be copied within the graph."""
     for _, part in anatomy.configured:
         layer = part.model
-        if part.kind is Kind.CODE and holds_pruned(layer) and not is_loadable(layer):
+        if part.kind is Kind.CODE and _holds_masks(part) and not is_loadable(layer):
             raise ValueError(
                 f"Expected models within a graph to be rebuilt from their configuration. Received: {layer.name!r} of "
                 f"class {type(layer).__name__}, which was wrapped in place and cannot be. Strip it first, then build "

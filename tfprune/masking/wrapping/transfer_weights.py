@@ -21,7 +21,7 @@ def copy_with(anatomy: Anatomy, replace: Replace) -> keras.Model:
     """
     copy = copy_model(anatomy, replace)
     transfer_weights(anatomy, copy)
-    lock_models(copy)
+    lock_models(Anatomy.of(copy))
     return copy
 
 

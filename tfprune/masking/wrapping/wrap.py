@@ -10,6 +10,7 @@ import keras
 
 from tfprune.base.spec import check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion
+from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.functional_subclass import replace_in_live_graph
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
@@ -123,8 +124,10 @@ def wrap(
 
 
 def _wrap_copy(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
-    copy = copy_with(anatomy, wrapped)
+    copy = copy_model(anatomy, wrapped)
+    transfer_weights(anatomy, copy)
     result = Anatomy.of(copy)
+    lock_models(result)
     check_way_back(result)
     if anatomy.kind.is_functional_subclass and not result.kind.is_functional_subclass:
         model = anatomy.model
@@ -151,7 +154,7 @@ def _wrap_in_place(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
         replace_in_place(anatomy, replaced)
     else:
         replace_in_live_graph(anatomy, lambda path, layer: replaced(path, anatomy.part(layer)))
-    lock_models(anatomy.model)
+    lock_models(Anatomy.of(anatomy.model))
     return anatomy.model
 
 

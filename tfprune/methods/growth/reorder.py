@@ -12,7 +12,7 @@ from tfprune.compact.same_class.class_arguments import NoClass, build_with_argum
 from tfprune.compact.same_class.exchanged import is_resized
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
-from tfprune.keras_models.models.anatomy import Kind, kind_of
+from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.rebuild import copy_variables, revive
 from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
@@ -96,7 +96,7 @@ def _built_from(blocks: Blocks, order: Sequence[int], config: dict[str, Any]) ->
         new = build_with_arguments(model, config, build=_fresh)
     except NoClass as why:
         raise NoClass(f"its class does not take {len(order)} blocks: {why}") from None
-    keep_what_is_beside(model, new)
+    keep_what_is_beside(Anatomy.of(model), new)
     names = [layer.name for _, layer in walk(new)]
     pairs = _pairs(blocks, order, blocks.flatten(new))
     rename(new, names)
