@@ -26,13 +26,17 @@ class CompressReport(Report):
         seconds: The time of the search, in all calls.
 
     Example:
-        >>> import keras
-        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        >>> model.compile("adam", loss, metrics=["accuracy"])
-        >>> data = (images, model.predict(images, verbose=0).argmax(axis=1))
-        >>> report = tfprune.export.compress(model, data, data, folder="searched", trials=1)
-        >>> report.best.bytes <= report.dense.bytes
-        True
+        >>> from tfprune.export.compressing.trial import MeasuredFile
+        >>> dense = MeasuredFile(None, None, bytes=8000, packed_bytes=7000, score=0.9, drop=0.0)
+        >>> int8 = MeasuredFile(None, "int8", bytes=2500, packed_bytes=1900, score=0.895, drop=0.005)
+        >>> report = tfprune.export.CompressReport(
+        ...     folder="searched", metric="accuracy", max_drop=0.01, target="size", dense=dense,
+        ...     front=(int8, dense), trials=0, failed=(), tried=(dense, int8), seconds=9.0,
+        ... )
+        >>> report.best.bytes, report.baseline
+        (2500, 0.9)
+        >>> report.smaller
+        '3.2 times smaller than the dense float32 file'
     """
 
     folder: str

@@ -12,7 +12,7 @@ from tfprune.export.file.files.destination import check_not_read
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
-SPARSE = {"auto": "auto", "yes": True, "no": False}
+SPARSE: dict[str, str | bool] = {"auto": "auto", "yes": True, "no": False}
 MAX_DROP = 0.01
 
 
