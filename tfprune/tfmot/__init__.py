@@ -5,9 +5,9 @@
 
 `tfmot.sparsity.keras` is this module itself, under tfmot's path; so are `quantization.keras` and `clustering.keras`.
 `prune` wraps, strips and loads; `wrapper` is a `Pruned` layer that carries its own schedule (`schedules`), `policy`
-says which layers of a model are taken, and `callback` updates the masks. `annotate` says which layers are quantized,
-`quantize` does it, `schemes` what of the weights is kept; `cluster` lets their entries share values. Nothing is done
-here that the other rooms do not do: arguments are turned into theirs. Start at `prune.prune_low_magnitude`.
+chooses the layers of a model, and `callback` updates the masks. `annotate` marks layers, `quantize` quantizes them,
+and `schemes` keeps zeros and shared values of weights; `cluster` lets their entries share values. All of it only
+turns arguments into those of the other wings. Start at `prune.prune_low_magnitude`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ __all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0604
 _PATHS = ("clustering", "experimental", "quantization", "sparsity")  # tfmot.sparsity.keras.prune_low_magnitude
 _HERE = ("collab_opts", "default_8bit")  # tfmot.quantization.keras.collab_opts.Default8BitPrunePreserveQuantizeScheme
 
-# What tfmot has besides, and what to do without it.
+# Names of tfmot that are not here, and what to do without them.
 _ONE_WAY = "How a layer is quantized follows from its operator. To keep one in float, do not annotate it"
 _ABSENT = {
     **dict.fromkeys(("QuantizeConfig", "QuantizeScheme", "QuantizeRegistry", "QuantizeLayoutTransform"), _ONE_WAY),

@@ -1,4 +1,4 @@
-"""Say which layers are to be quantized, under the names of tensorflow-model-optimization."""
+"""Mark the layers to quantize, under the names of tensorflow-model-optimization."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tfprune.quantizing.quantize_aware import quantization_plan
 
 @keras.saving.register_keras_serializable(package="tfprune")
 class QuantizeAnnotate(Clustered):
-    """A wrapper that computes as its layer, and says that `quantize_apply` is to quantize it."""
+    """A wrapper that computes as its layer, and marks it for `quantize_apply`."""
 
 
 def quantize_annotate_layer(to_annotate: keras.layers.Layer, quantize_config: None = None) -> keras.layers.Layer:
-    """Say that a layer of a model is to be quantized; `quantize_apply` then does so, and leaves the others in float.
+    """Mark a layer of a model; `quantize_apply` quantizes the marked layers, and leaves the others in float.
 
     Args:
         to_annotate: A layer, built or not. It is used as it is, not copied.
-        quantize_config: None: how a layer is quantized follows from what its operator does.
+        quantize_config: Must be None: the operator decides how a layer is quantized.
 
     Raises:
         TypeError: If `to_annotate` is not a layer.
@@ -49,11 +49,11 @@ def quantize_annotate_layer(to_annotate: keras.layers.Layer, quantize_config: No
 
 
 def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
-    """Return an uncompiled copy whose layers are to be quantized, those that can be.
+    """Return an uncompiled copy in which the layers that can be quantized are marked.
 
     Args:
         to_annotate: A built Sequential or Functional model; it is left untouched. Layers that are annotated already
-            stay so. `tfprune.quantization_report` says of the quantized model which layers were left, and why.
+            stay so. `tfprune.quantization_report` lists the layers of the quantized model that stayed in float.
 
     Raises:
         TypeError: If it is not a Keras model.
@@ -65,10 +65,10 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
         ['QuantizeAnnotate']
     """
     anatomy = Anatomy.of(to_annotate)
-    left = {entry.layer for entry in quantization_plan(anatomy).skipped}
+    skipped = {entry.layer for entry in quantization_plan(anatomy).skipped}
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        if path in left or isinstance(layer, (keras.layers.InputLayer, QuantizeAnnotate)):
+        if path in skipped or isinstance(layer, (keras.layers.InputLayer, QuantizeAnnotate)):
             return None
         return QuantizeAnnotate.of(layer)
 
@@ -76,17 +76,17 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
 
 
 def annotated_layers(model: Any) -> dict[str, QuantizeAnnotate]:
-    """Return the layers of a model that are to be quantized, by their paths.
+    """Return the marked layers of a model, by their paths.
 
     Raises:
         TypeError: If it is not a Keras model.
         ValueError: If there are none.
     """
     check_keras(model)
-    found = {path: layer for path, layer in Anatomy.of(model).leaves if isinstance(layer, QuantizeAnnotate)}
-    if not found:
+    annotated = {path: layer for path, layer in Anatomy.of(model).leaves if isinstance(layer, QuantizeAnnotate)}
+    if not annotated:
         raise ValueError(
             f"Expected layers that quantize_annotate_layer or quantize_annotate_model marked. Received: "
             f"{model.name!r}, which has none. To quantize a whole model, call quantize_model(model)."
         )
-    return found
+    return annotated

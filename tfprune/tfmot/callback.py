@@ -22,11 +22,11 @@ class UpdatePruningStep(keras.callbacks.Callback):
     """Update the masks of layers that `prune_low_magnitude` wrapped, each on its own schedule.
 
     Steps are optimizer updates; the first batch is step 1, and masks are updated before the batch. A schedule that
-    begins at step 0 begins with the first batch. With a new optimizer, each layer goes on from its last mask update.
-    If the first batch builds the model, its mask update is done at the end of that batch.
+    begins at step 0 begins with the first batch. With a new optimizer, each layer continues from its last mask
+    update. If the first batch builds the model, its mask update is done at the end of that batch.
 
-    In a loop of your own, call `set_model(model)` with a model that has an `optimizer`, then `on_train_begin()`, and
-    `on_train_batch_begin(batch)` before each batch. In `fit`, the sparsity is added to the logs.
+    In your own training loop, call `set_model(model)` with a model that has an `optimizer`, then `on_train_begin()`,
+    and `on_train_batch_begin(batch)` before each batch. In `fit`, the sparsity is added to the logs.
 
     Example:
         >>> from tfprune.tfmot import prune_low_magnitude
@@ -57,7 +57,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             self._start()
 
     def _start(self) -> None:
-        """Find the layers, and the step that each goes on from."""
+        """Find the layers, and the step from which each continues."""
         self._is_waiting = False
         if not wrappers(self.model):
             warnings.warn(
@@ -66,8 +66,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
-        every = pruned_layers(self.model)
-        self._layers = {path: layer for path, layer in every if isinstance(layer, PruneLowMagnitude)}
+        layers = pruned_layers(self.model)
+        self._layers = {path: layer for path, layer in layers if isinstance(layer, PruneLowMagnitude)}
         if not self._layers:
             raise ValueError(
                 f"Expected layers with a schedule. Received: {self.model.name!r}, which tfprune.wrap made. Use "

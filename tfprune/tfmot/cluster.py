@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +18,7 @@ from tfprune.quantizing.clustered import Clustered, place_centroids, shares_valu
 
 
 class CentroidInitialization(str, enum.Enum):
-    """Where the values that a weight's entries share start, before they are trained.
+    """The initialization of the values that the entries of a weight share, before they are trained.
 
     `LINEAR` spaces them evenly from the smallest to the largest entry, `RANDOM` draws them from there,
     `DENSITY_BASED` gives each as many entries, and `KMEANS_PLUS_PLUS` leaves little squared error.
@@ -47,11 +48,11 @@ def cluster_weights(
 
     Args:
         to_cluster: A built model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
-            wrapped as they are. Of a model those with a kernel that mixes inputs are taken. What shares values
-            already, or holds no kernel, is left as it is.
-        number_of_clusters: How many values, at least 2; zeros that a weight has come on top.
-        cluster_centroids_init: Where they start.
-        preserve_sparsity: Whether 0 is one of the `number_of_clusters`, of which there are then at least 3.
+            wrapped as they are. Of a model those with a kernel that mixes inputs are wrapped. Layers that share
+            values already, or have no kernel, are left as they are.
+        number_of_clusters: The number of values, at least 2; zeros of a weight are not counted.
+        cluster_centroids_init: The initialization of the values.
+        preserve_sparsity: Whether 0 is one of the `number_of_clusters`, which must then be at least 3.
 
     Returns:
         The wrapped copy, layer or list. A wrapper has its layer's name.
@@ -75,16 +76,18 @@ def cluster_weights(
             f"Expected a CentroidInitialization, such as CentroidInitialization.LINEAR. Received: "
             f"cluster_centroids_init={cluster_centroids_init!r}."
         )
-    sharing = {"levels": count if preserve_sparsity else count + 1, "start": cluster_centroids_init.value}
+    levels = count if preserve_sparsity else count + 1
+
+    def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        return _wrap_layer(layer, levels=levels, start=cluster_centroids_init)
+
     if isinstance(to_cluster, (list, tuple)):
-        return [_of_layer(layer, sharing) for layer in to_cluster]
+        return list(map(wrap, to_cluster))
     check_keras(to_cluster, keras.layers.Layer, argument="to_cluster")
-    if not isinstance(to_cluster, keras.Model):
-        return _of_layer(to_cluster, sharing)
-    return _of_model(to_cluster, sharing)
+    return _wrap_model(to_cluster, wrap) if isinstance(to_cluster, keras.Model) else wrap(to_cluster)
 
 
-def _of_layer(layer: keras.layers.Layer, sharing: dict[str, Any]) -> keras.layers.Layer:
+def _wrap_layer(layer: keras.layers.Layer, *, levels: int, start: CentroidInitialization) -> keras.layers.Layer:
     if shares_values(layer) or isinstance(layer, keras.layers.InputLayer) or (layer.built and not kernels(layer)):
         return layer
     if isinstance(layer, Clustered):
@@ -92,19 +95,19 @@ def _of_layer(layer: keras.layers.Layer, sharing: dict[str, Any]) -> keras.layer
             f"Expected layers that are not quantized yet. Received: {layer.name!r}, a {type(layer).__name__}. "
             f"Cluster first, strip, and quantize then."
         )
-    return Clustered.of(layer, **sharing)
+    return Clustered.of(layer, levels=levels, start=start.value)
 
 
-def _of_model(model: keras.Model, sharing: dict[str, Any]) -> keras.Model:
+def _wrap_model(model: keras.Model, wrap: Callable[[keras.layers.Layer], keras.layers.Layer]) -> keras.Model:
     anatomy = Anatomy.of(model)
     check_model(anatomy)
-    taken = {path for path, layer in anatomy.leaves if any(kernel.mixes_inputs for kernel in kernels(layer))}
-    if not taken:
+    with_kernels = {path for path, layer in anatomy.leaves if any(kernel.mixes_inputs for kernel in kernels(layer))}
+    if not with_kernels:
         raise ValueError(
             f"Expected a model with kernels. Received: {model.name!r}, which has none. Name the weights of your "
             f"layers with tfprune.register_prunable."
         )
-    copy = copy_with(anatomy, lambda path, layer: _of_layer(layer, sharing) if path in taken else None)
+    copy = copy_with(anatomy, lambda path, layer: wrap(layer) if path in with_kernels else None)
     place_centroids(copy, like=model)
     return copy
 

@@ -96,7 +96,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
                 )
             return call in ends
 
-        _frontier([taker for call in starts for taker in graph.consumers(call)], graph.consumers, is_end)
+        _frontier([reader for call in starts for reader in graph.consumers(call)], graph.consumers, is_end)
 
 
 def _producers(graph: Graph, call: Call) -> list[Call]:
@@ -112,18 +112,18 @@ def _frontier(
     sources: Iterable[Call], following: Callable[[Call], list[Call]], stops: Callable[[Call], bool]
 ) -> set[Call]:
     """Follow every path from the sources to the first call that stops it; an empty set if a path ends before."""
-    ahead, seen, found = list(sources), set(sources), set()
+    ahead, seen, stopped = list(sources), set(sources), set()
     while ahead:
         call = ahead.pop()
         if stops(call):
-            found.add(call)
+            stopped.add(call)
             continue
         neighbors = following(call)
         if not neighbors:
             return set()
         ahead += [neighbor for neighbor in neighbors if neighbor not in seen]
         seen.update(neighbors)
-    return found
+    return stopped
 
 
 def _is_pool(call: Call) -> bool:

@@ -37,14 +37,14 @@ def prune_low_magnitude(
 
     Args:
         to_prune: A model, of which an uncompiled copy is returned, or a layer or a list of layers, which are
-            wrapped as they are. Of a model or a list, what cannot be pruned or is pruned already is left as it is.
-            If all is pruned already, in another way than you ask for, it warns. A pruned layer is returned if it has
-            the same schedule and pattern.
+            wrapped as they are. Layers of a model or a list that cannot be pruned, or are pruned already, are left as
+            they are. If all are pruned already with another schedule or pattern, it warns. A single layer that is
+            pruned with the same schedule and pattern is returned.
         pruning_schedule: The sparsity before each batch, and how often masks are updated.
         block_size: Inputs and outputs of a block; zeros come in whole blocks.
-        block_pooling_type: How a block is ranked: by the mean (`"AVG"`) or the largest (`"MAX"`) of its magnitudes.
-        pruning_policy: Which layers of a model to prune; None takes all.
-        sparsity_m_by_n: m zeros in every n consecutive inputs; the schedule says when, and in how many of the groups.
+        block_pooling_type: The score of a block: the mean (`"AVG"`) or the largest (`"MAX"`) of its magnitudes.
+        pruning_policy: Chooses the layers of a model to prune; None takes all.
+        sparsity_m_by_n: m zeros in every n consecutive inputs; the schedule decides when, and in how many groups.
         **kwargs: Arguments of the wrapper, for a single layer only.
 
     Returns:
@@ -109,10 +109,10 @@ def _check_alike(layer: PruneLowMagnitude, pattern: Pattern, schedule: PruningSc
 
 
 def _warn_if_unlike(layers: Iterable[Any], pattern: Pattern, schedule: PruningSchedule) -> None:
-    """Warn if one of the layers, all pruned already, keeps another schedule or pattern than the user asked for."""
+    """Warn if one of the layers, all pruned already, has another schedule or pattern than the user passed."""
     asked = None if schedule is _DEFAULT else schedule, None if pattern == Unstructured() else pattern
-    kept = ((layer.name, layer.unlike(*asked)) for layer in layers if isinstance(layer, PruneLowMagnitude))
-    name, difference = next((pair for pair in kept if pair[1]), ("", ""))
+    differences = ((layer.name, layer.unlike(*asked)) for layer in layers if isinstance(layer, PruneLowMagnitude))
+    name, difference = next((pair for pair in differences if pair[1]), ("", ""))
     if difference:
         warnings.warn(
             f"Layers that are pruned already are left as they are: {name!r} has {difference}. To prune them anew, "
@@ -122,7 +122,7 @@ def _warn_if_unlike(layers: Iterable[Any], pattern: Pattern, schedule: PruningSc
 
 
 def _names_to_prune(anatomy: Anatomy, pattern: Pattern, policy: PruningPolicy | None) -> dict[str, list[str] | None]:
-    """Return the weights of a model to prune, by the path of their layer; None where the wrapper has to find them."""
+    """Return the weights of a model to prune, by the path of their layer; None if the wrapper has to find them."""
     find, is_open = (expected_kernels, True) if is_unbuilt(anatomy.model) else (kernels, False)
     chosen: dict[str, list[str] | None] = {}
     for path, layer in anatomy.leaves:
@@ -137,7 +137,7 @@ def _names_to_prune(anatomy: Anatomy, pattern: Pattern, policy: PruningPolicy | 
 
 
 def _report_nothing(model: keras.Model, policy: PruningPolicy | None) -> None:
-    """Say that nothing of a model is wrapped; with a policy that may be meant."""
+    """Refuse a model of which nothing is wrapped; with a policy, which may intend it, warn."""
     if policy is None:
         raise ValueError(
             f"Expected a model with weights that can be pruned. Received: {model.name!r}, of which the pattern and "

@@ -22,9 +22,9 @@ from tfprune.tfmot.schemes import Default8BitQuantizeScheme
 def quantize_model(to_quantize: keras.Model) -> keras.Model:
     """Return an uncompiled copy that computes as its 8-bit file will, for quantization-aware training.
 
-    It is `tfprune.quantize_aware`. A layer that cannot be quantized stays in float; `tfprune.quantization_report`
-    says which and why. Of a model with masks the zeros are kept; of a stripped one they are not, which is what
-    `Default8BitPrunePreserveQuantizeScheme` is for. Write the file with
+    It is `tfprune.quantize_aware`. Layers that cannot be quantized stay in float; `tfprune.quantization_report` lists
+    them with the reason. The zeros of a model with masks are kept. To keep those of a stripped model, use
+    `Default8BitPrunePreserveQuantizeScheme`. Write the file with
     `tfprune.export.to_tflite(model, path, quantize="int8")`.
 
     Args:
@@ -47,8 +47,9 @@ def quantize_apply(model: keras.Model, scheme: Default8BitQuantizeScheme | None 
     Args:
         model: A built model with layers that `quantize_annotate_layer` or `quantize_annotate_model` marked. It is
             left untouched.
-        scheme: What training has to keep of the weights: nothing, zeros (`Default8BitPrunePreserveQuantizeScheme`),
-            or shared values (`Default8BitClusterPreserveQuantizeScheme`). It warns if there are none to keep.
+        scheme: Keeps zeros (`Default8BitPrunePreserveQuantizeScheme`) or shared values
+            (`Default8BitClusterPreserveQuantizeScheme`) of the weights in training, and warns if there are none. None
+            (the default) keeps neither.
 
     Raises:
         TypeError: If it is not a Keras model, or the scheme is none of these.
@@ -74,16 +75,16 @@ def quantize_apply(model: keras.Model, scheme: Default8BitQuantizeScheme | None 
             f"Expected annotated layers that can be computed in 8 bits. Received: {'; '.join(refused)}. Do not "
             f"annotate them, or annotate the model as a whole, which leaves them in float."
         )
-    left = [f"^{re.escape(path)}$" for path in plan.ranges if path not in annotated]
-    return quantize_aware(_without_annotations(model, annotated, scheme), skip=left or None)
+    skip = [f"^{re.escape(path)}$" for path in plan.ranges if path not in annotated]
+    return quantize_aware(_without_annotations(model, annotated, scheme), skip=skip or None)
 
 
 def _without_annotations(
     model: keras.Model, annotated: dict[str, QuantizeAnnotate], scheme: Default8BitQuantizeScheme
 ) -> keras.Model:
-    """Return a copy whose annotated layers are plain, or have masks and shared values where these are to be kept."""
-    kept = {path: scheme.kept(layer.layer) for path, layer in annotated.items()}
-    if type(scheme) is not Default8BitQuantizeScheme and not any(kept.values()):
+    """Return a copy whose annotated layers are plain, or keep their masks and shared values if the scheme says so."""
+    arguments = {path: scheme.wrapper_arguments(layer.layer) for path, layer in annotated.items()}
+    if type(scheme) is not Default8BitQuantizeScheme and not any(arguments.values()):
         warnings.warn(
             f"Nothing is kept: {type(scheme).__name__} finds no annotated layer in {model.name!r} whose weights hold "
             f"what it is for. Prune or cluster the model first, and strip it.",
@@ -93,11 +94,12 @@ def _without_annotations(
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if not isinstance(layer, QuantizeAnnotate):
             return None
-        return Clustered.of(layer, **kept[path]) if kept[path] or layer.prunes or layer.levels else layer.layer
+        is_kept = arguments[path] or layer.prunes or layer.levels
+        return Clustered.of(layer, **arguments[path]) if is_kept else layer.layer
 
     copy = copy_with(Anatomy.of(model), replace)
     for path, layer in Anatomy.of(copy).leaves:
-        if "weights" in kept.get(path, {}):
+        if "weights" in arguments.get(path, {}):
             mask_zeros(layer)
     place_centroids(copy, like=model)
     return copy
@@ -107,7 +109,7 @@ def quantize_scope(*args: dict[str, Any]) -> AbstractContextManager[Any]:
     """Return a scope to load quantized models in. They load without it too, once tfprune is imported.
 
     Args:
-        *args: Classes of your own by name, as in `keras.saving.custom_object_scope`.
+        *args: Other classes by name, as in `keras.saving.custom_object_scope`.
 
     Example:
         >>> model = quantize_model(keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)]))
@@ -115,5 +117,7 @@ def quantize_scope(*args: dict[str, Any]) -> AbstractContextManager[Any]:
         >>> with quantize_scope():
         ...     model = keras.models.load_model("quantized.keras")
     """
-    ours: dict[str, Any] = {"QuantizeAnnotate": QuantizeAnnotate, "Quantized": Quantized}
-    return keras.saving.custom_object_scope({name: thing for given in (*args, ours) for name, thing in given.items()})
+    objects: dict[str, Any] = {}
+    for classes in (*args, {"QuantizeAnnotate": QuantizeAnnotate, "Quantized": Quantized}):
+        objects |= classes
+    return keras.saving.custom_object_scope(objects)

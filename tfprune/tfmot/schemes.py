@@ -23,8 +23,8 @@ class Default8BitQuantizeScheme:
         Default8BitQuantizeScheme()
     """
 
-    def kept(self, layer: keras.layers.Layer) -> dict[str, Any]:
-        """Return the arguments of a wrapper that keeps what the scheme keeps, empty if there is nothing."""
+    def wrapper_arguments(self, layer: keras.layers.Layer) -> dict[str, Any]:
+        """Return the arguments of `Clustered` that keep zeros and shared values of a layer; empty for none."""
         return {}
 
 
@@ -41,17 +41,17 @@ class Default8BitPrunePreserveQuantizeScheme(Default8BitQuantizeScheme):
         4
     """
 
-    def kept(self, layer: keras.layers.Layer) -> dict[str, Any]:
+    def wrapper_arguments(self, layer: keras.layers.Layer) -> dict[str, Any]:
         names = [kernel.path for kernel in kernels(layer) if (as_numpy(kernel.variable) == 0).any()]
         return {"weights": names, "latent": "zero"} if names else {}
 
 
 @dataclass(frozen=True)
 class Default8BitClusterPreserveQuantizeScheme(Default8BitPrunePreserveQuantizeScheme):
-    """Keep how many values the entries of each kernel of a clustered model share (CQAT); the values are trained.
+    """Keep the number of values that the entries of each kernel of a clustered model share (CQAT); they are trained.
 
     Args:
-        preserve_sparsity: Whether zeros get a mask, too (PCQAT). They stay zeros without it as well, because 0 is
+        preserve_sparsity: Whether zeros get a mask too (PCQAT). They stay zeros without a mask as well, because 0 is
             never moved to one of the other values.
 
     Example:
@@ -61,10 +61,10 @@ class Default8BitClusterPreserveQuantizeScheme(Default8BitPrunePreserveQuantizeS
 
     preserve_sparsity: bool = True
 
-    def kept(self, layer: keras.layers.Layer) -> dict[str, Any]:
+    def wrapper_arguments(self, layer: keras.layers.Layer) -> dict[str, Any]:
         counts = [_shared_values(as_numpy(kernel.variable)) for kernel in kernels(layer)]
         shared = {"levels": 1 + max(counts)} if counts and all(counts) else {}
-        return {**(super().kept(layer) if self.preserve_sparsity else {}), **shared}
+        return {**(super().wrapper_arguments(layer) if self.preserve_sparsity else {}), **shared}
 
 
 def _shared_values(weight: np.ndarray) -> int:
