@@ -8,8 +8,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
-from tfprune.export.file.tflite.editor import add_constant, inputs_of
-from tfprune.export.micro.operators import name_of
+from tfprune.export.file.tflite.editor import add_constant, inputs_of, operator_name
 
 PURE = {"SHAPE", "STRIDED_SLICE", "PACK", "CONCATENATION", "GATHER", "CAST", "MUL", "REDUCE_PROD"}  # of shapes
 
@@ -43,19 +42,20 @@ def _fix_shapes(model: schema.ModelT) -> None:
     for graph in model.subgraphs:
         made = {index for operator in graph.operators for index in indices_of(operator.outputs)}
         for operator in graph.operators:
-            if name_of(model, operator) == "RESHAPE" and {*inputs_of(operator)[1:]} & made:
+            if operator_name(model, operator) == "RESHAPE" and {*inputs_of(operator)[1:]} & made:
                 shape = np.array(graph.tensors[int(operator.outputs[0])].shape, np.int32)
                 inputs = [inputs_of(operator)[0], add_constant(model, graph, name=b"", values=shape)]
                 operator.inputs = np.array(inputs, np.int32)
         dead: list[schema.OperatorT] | None = None
         while dead is None or dead:
-            read = {*indices_of(graph.outputs)} | {index for one in graph.operators for index in inputs_of(one)}
+            taken = [index for operator in graph.operators for index in inputs_of(operator)]
+            read = {*indices_of(graph.outputs), *taken}
             dead = [
-                one
-                for one in graph.operators
-                if name_of(model, one) in PURE and not {*indices_of(one.outputs)} & read
+                operator
+                for operator in graph.operators
+                if operator_name(model, operator) in PURE and not {*indices_of(operator.outputs)} & read
             ]
-            graph.operators = [one for one in graph.operators if not any(one is other for other in dead)]
+            graph.operators = [each for each in graph.operators if not any(each is other for other in dead)]
 
 
 def _name_ends(model: schema.ModelT) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import indices_of
-from tfprune.export.file.tflite.editor import inputs_of
-from tfprune.export.micro.operators import name_of
+from tfprune.export.file.tflite.editor import inputs_of, operator_name
 
 # The axis of the weight along which the outputs lie; None where parts of a layer cannot be joined.
 CUT = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": None}
@@ -81,7 +80,7 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
     readers, takers = _other_readers(model), Counter(_weights_read(model, graph))
     found = []
     for number, operator in enumerate(graph.operators):
-        kind, inputs = name_of(model, operator), inputs_of(operator)
+        kind, inputs = operator_name(model, operator), inputs_of(operator)
         if kind not in CUT or not _is_constant(model, graph, inputs[1]):
             continue
         tensor = graph.tensors[inputs[1]]
@@ -173,7 +172,7 @@ def _most_pieces(kind: str, source: schema.TensorT, values: np.ndarray) -> int:
 def _weights_read(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[int]:
     """Yield the buffers of weights where layers read them."""
     for operator in graph.operators:
-        if name_of(model, operator) in CUT:
+        if operator_name(model, operator) in CUT:
             yield graph.tensors[inputs_of(operator)[1]].buffer
 
 
@@ -182,7 +181,7 @@ def _other_readers(model: schema.ModelT) -> dict[int, str]:
     main, *others = model.subgraphs
     found = {tensor.buffer: "another graph reads it, too" for graph in others for tensor in graph.tensors}
     for operator in main.operators:
-        kind = name_of(model, operator)
+        kind = operator_name(model, operator)
         for place, index in enumerate(inputs_of(operator)):
             if index >= 0 and (kind not in CUT or place != 1):
                 found[main.tensors[index].buffer] = f"{kind} reads it, too"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 
-from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.decode_format import OPERATOR
-from tfprune.export.file.tflite.editor import builtin_code
 
 # Of tflite-micro 0.dev20261023; tests/export/micro/test_operators.py asks the interpreter for each.
 NAMES = """
@@ -51,19 +48,6 @@ def registrations(names: Iterable[str]) -> list[str]:
     return sorted(CUSTOM.get(name) or SPELLED.get(name) or _rule(name) for name in {*names})
 
 
-def name_of(model: schema.ModelT, operator: schema.OperatorT) -> str:
-    """Return the name of an operator of a model that is being edited."""
-    code = model.operatorCodes[operator.opcodeIndex]
-    if builtin_code(code) == schema.BuiltinOperator.CUSTOM:
-        return (code.customCode or b"").decode()
-    return _builtin_names().get(builtin_code(code), "")
-
-
 def _rule(name: str) -> str:
     words = name.split("_")
     return "Add" + "".join("2D" if word == "2D" else word.capitalize() for word in words)
-
-
-@cache
-def _builtin_names() -> dict[int, str]:
-    return {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}

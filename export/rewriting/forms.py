@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -15,48 +14,19 @@ from tfprune.export.device.running.verify import Run, compare_run, run_in_child
 from tfprune.export.device.running.verify_report import VerifyReport
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.report import fraction_of_zeros
-from tfprune.export.file.tflite.model import Model
-from tfprune.export.file.tflite.reader import read
-from tfprune.export.file.xnnpack.sparse_inference_report import RUNTIME, inference_of
 from tfprune.export.micro.fit_budgets import fit_budgets
 from tfprune.export.micro.interpreter import runtime_name
 from tfprune.export.micro.micro import Micro
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.rewriting.explicit_padding import spell_out_padding
 from tfprune.export.rewriting.export_report import AccuracyDrop, Candidate, ExportReport
+from tfprune.export.rewriting.file_form import HOLDS_FOR, KERNELS, FileForm, Speed
 from tfprune.export.rewriting.sparse_eligible import INTEGER
 from tfprune.export.rewriting.sparsify import Sparsified, sparsify
 
 _log = logging.getLogger(__name__)
 OPTIMIZE = ("size", "latency")
 TIMEOUT = 600.0  # seconds for the check of one form in its process
-
-
-class Speed(IntEnum):
-    """The kernels that a form reaches, the fastest last."""
-
-    DENSE = 0
-    BLOCKS = 1  # of fully connected layers whose zeros come in blocks of four
-    SPARSE = 2  # of XNNPACK, for 1x1 convolutions
-
-
-KERNELS = {Speed.DENSE: "dense kernels", Speed.BLOCKS: "kernels for blocks", Speed.SPARSE: "sparse kernels"}
-HOLDS_FOR = {Speed.BLOCKS: "TFLite's own kernels in ai-edge-litert 2.3, on any processor", Speed.SPARSE: RUNTIME}
-
-
-@dataclass(frozen=True)
-class FileForm:
-    """One way to write a file.
-
-    Attributes:
-        name: What distinguishes it from the others.
-        content: The plain .tflite file.
-        bitwise_reference: A file whose outputs it has to give bit for bit; None where it may round in another way.
-    """
-
-    name: str
-    content: bytes
-    bitwise_reference: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -172,8 +142,8 @@ class _Checks:
 
     def _check(self, form: FileForm) -> VerifyReport:
         """Run a form, unless it is known to go wrong on processors other than this one."""
-        is_sparse = any(weight.sparse for weight in read(form.content).weights)
-        hazards = inference_of(form.content).hazards if is_sparse else ()
+        is_sparse = any(weight.sparse for weight in form.graph.weights)
+        hazards = form.inference.hazards if is_sparse else ()
         if hazards:
             reason = f"wrong outputs on ARM: {hazards[0]}"
             return VerifyReport(False, reason, max_abs_diff=None, scale=None, tolerance=self._tolerance, runtime="")
@@ -188,22 +158,6 @@ class _Checks:
         if content not in self._runs:
             self._runs[content] = run_in_child(content, self._inputs, timeout=TIMEOUT)
         return self._runs[content]
-
-
-def speed(content: bytes) -> Speed:
-    """Tell the fastest kernels that a file reaches."""
-    if inference_of(content).active:
-        return Speed.SPARSE
-    return Speed.BLOCKS if _has_blocks(read(content)) else Speed.DENSE
-
-
-def _has_blocks(model: Model) -> bool:
-    """Tell whether a fully connected layer computes with a sparse weight as it is."""
-    return any(
-        operator.name == "FULLY_CONNECTED" and subgraph.tensors[operator.inputs[1]].sparse
-        for subgraph in model.subgraphs
-        for operator in subgraph.operators
-    )
 
 
 def choose(
@@ -233,7 +187,7 @@ def choose(
     passed = [index for index, report in enumerate(checked) if report.passed]
     if not passed:
         raise ValueError(check.refusal(checked[0].reason))
-    speeds = [speed(form.content) if optimize == "latency" else Speed.DENSE for form in forms]
+    speeds = [form.speed if optimize == "latency" else Speed.DENSE for form in forms]
     best = min(passed, key=lambda index: (-speeds[index], len(packed[index]), index))
     rows = []
     for index, form in enumerate(forms):
@@ -287,10 +241,10 @@ def export_report(
         sparsity=fraction_of_zeros(nnz, size),
         max_abs_diff=choice.verified.max_abs_diff,
         tolerance=choice.verified.tolerance,
-        ops=read(choice.form.content).ops,
+        ops=choice.form.graph.ops,
         candidates=choice.candidates,
         runtime=choice.verified.runtime,
-        sparse_inference=inference_of(choice.form.content),
+        sparse_inference=choice.form.inference,
         lost=lost,
         micro=choice.micro,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -165,6 +166,19 @@ def inputs_of(operator: schema.OperatorT) -> list[int]:
 def builtin_code(code: schema.OperatorCodeT) -> int:
     """Return an operator's number; files from before 2020 have it in another field."""
     return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """Return the name of an operator, such as `CONV_2D`, or that of a custom one."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    if builtin_code(code) == schema.BuiltinOperator.CUSTOM:
+        return (code.customCode or b"").decode()
+    return _builtin_names().get(builtin_code(code), "")
+
+
+@functools.cache
+def _builtin_names() -> dict[int, str]:
+    return {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
 
 
 def _keeps_values_outside(model: schema.ModelT) -> bool:

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 import tfprune
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.tensor_values import WEIGHTS
 from tfprune.keras_models.models.kernels import kernels
-from tfprune.masking.wrapping.sparsity_report import WeightRow
+from tfprune.keras_models.models.layers import as_numpy
 
 FLOATS = ("float16", "float32", "float64")
 BORDERS = ("QUANTIZE", "DEQUANTIZE")  # turn floats into integers, and back
 
 
+@dataclass(frozen=True)
+class KernelZeros:
+    """The number of zeros in a kernel of a plain model.
+
+    Attributes:
+        path: Its path in the model.
+        size: The number of entries.
+        nnz: The number of those that are not zero.
+    """
+
+    path: str
+    size: int
+    nnz: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros."""
+        return 1 - self.nnz / self.size if self.size else 0.0
+
+
 def check_converted(
-    graph: Model, kernels: list[WeightRow], *, trained: keras.Model | None, allow_float: bool
+    graph: Model, kernels: list[KernelZeros], *, trained: keras.Model | None, allow_float: bool
 ) -> None:
     """Refuse a file without all zeros of the kernels, or, of a quantized model, with operators that compute in float.
 
@@ -59,7 +81,7 @@ class _Reads(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-def kernels_read(plain: keras.Model, data: Any) -> list[WeightRow]:
+def kernels_read(plain: keras.Model, data: Any) -> list[KernelZeros]:
     """Count the zeros of the kernels that a plain model reads when it is called: no other comes into its file.
 
     An output embedding of a language model, for example, may be called from outside of its graph only.
@@ -70,12 +92,14 @@ def kernels_read(plain: keras.Model, data: Any) -> list[WeightRow]:
     """
     with _Reads() as scope:
         plain(data, training=False)
-    variables = [kernel.variable for kernel in kernels(plain)]
-    read = [id(variable) in scope.read for variable in variables]
-    if not all(read) and keras.backend.backend() == "tensorflow":
+    offered = list(kernels(plain))
+    read = [kernel for kernel in offered if id(kernel.variable) in scope.read]
+    if len(read) < len(offered) and keras.backend.backend() == "tensorflow":
         captured = _captured(plain, data)  # by a tf.function, whose code does not run again
-        read = [known or id(variable.handle) in captured for known, variable in zip(read, variables, strict=True)]
-    return [row for row, known in zip(tfprune.sparsity_report(plain).rows, read, strict=True) if known]
+        known = {id(kernel) for kernel in read}
+        read = [kernel for kernel in offered if id(kernel) in known or id(kernel.variable.handle) in captured]
+    values = {kernel.path: as_numpy(kernel.variable) for kernel in read}
+    return [KernelZeros(path, array.size, int(np.count_nonzero(array))) for path, array in values.items()]
 
 
 def _captured(plain: keras.Model, data: Any) -> set[int]:

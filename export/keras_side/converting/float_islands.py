@@ -14,7 +14,13 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import QUANTIZED, indices_of, put_in_order
-from tfprune.export.file.tflite.editor import add_tensor, builtin_code, load_objects, numbers_operators, save_objects
+from tfprune.export.file.tflite.editor import (
+    add_tensor,
+    load_objects,
+    numbers_operators,
+    operator_name,
+    save_objects,
+)
 
 INTEGERS_SINCE = 2  # the version of each of `MOVES` that takes 8-bit values
 MOVES = {"SPLIT": 1, "SPLIT_V": 0, "UNPACK": 0}  # operators with several results, and the index of their input
@@ -50,7 +56,6 @@ class _Joining:
     """Changes one graph."""
 
     def __init__(self, model: schema.ModelT, graph: schema.SubGraphT) -> None:
-        self._names = {getattr(schema.BuiltinOperator, name): name for name in (*MOVES, "DEQUANTIZE", "QUANTIZE")}
         self._model = model
         self._graph = graph
         self._inputs = indices_of(graph.inputs)
@@ -135,4 +140,4 @@ class _Joining:
         return self._graph.tensors[index].type, self._graph.tensors[index].quantization
 
     def _kind(self, operator: schema.OperatorT) -> str:
-        return self._names.get(builtin_code(self._model.operatorCodes[operator.opcodeIndex]), "")
+        return operator_name(self._model, operator)

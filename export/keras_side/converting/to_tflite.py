@@ -17,7 +17,7 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import NEEDED
 from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_evaluate_on
 from tfprune.export.keras_side.converting.calibration_data import predict, read_calibration, read_check_on
-from tfprune.export.keras_side.converting.check_converted import check_converted, kernels_read
+from tfprune.export.keras_side.converting.check_converted import KernelZeros, check_converted, kernels_read
 from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert
 from tfprune.export.keras_side.converting.shared_values import share_grids
 from tfprune.export.keras_side.preparing.half_precision import half_types
@@ -27,20 +27,17 @@ from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, wit
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
 from tfprune.export.micro.micro import Micro, read_micro
 from tfprune.export.rewriting.export_report import ExportReport
+from tfprune.export.rewriting.file_form import FileForm, Speed
 from tfprune.export.rewriting.forms import (
     Check,
-    FileForm,
-    Speed,
     candidate_files,
     check_form_arguments,
     choose,
     choose_micro,
     export_report,
-    speed,
 )
 from tfprune.export.rewriting.share_weights import check_levels, share_weights
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
-from tfprune.masking.wrapping.sparsity_report import WeightRow
 
 _log = logging.getLogger(__name__)
 
@@ -179,7 +176,8 @@ def to_tflite(
         progress.add()
         batch = 1 if micro else None
         converted = convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype, batch=batch)
-        content = _shared(share_grids(converted, plain, of=trained), levels)
+        content = share_grids(converted, plain, of=trained)
+        content = content if levels is None else share_weights(content, levels=levels)
         check_converted(read(content), kernels, trained=trained, allow_float=allow_float)
         progress.add()
         allowed = _default_tolerance(plain, quantize) if allowed is None else allowed
@@ -202,10 +200,6 @@ def _default_tolerance(model: keras.Model, quantize: str | None) -> float:
     return max([TOLERANCES[quantize], *(HALF_TOLERANCES[half] for half in half_types(model))])
 
 
-def _shared(content: bytes, levels: int | None) -> bytes:
-    return content if levels is None else share_weights(content, levels=levels)
-
-
 def _check_numbers(quantize: str | None, *, levels: Any, micro: Micro | None) -> None:
     if micro is not None and quantize not in (None, "int8", "int16x8"):
         raise ValueError(
@@ -222,7 +216,7 @@ def _check_numbers(quantize: str | None, *, levels: Any, micro: Micro | None) ->
         )
 
 
-def _may_run_sparse(kernels: list[WeightRow], quantize: str | None) -> bool:
+def _may_run_sparse(kernels: list[KernelZeros], quantize: str | None) -> bool:
     """Tell whether sparse kernels for whole maps, which take floats only, find zeros enough in a kernel."""
     return quantize not in INTEGERS and any(row.sparsity > NEEDED for row in kernels)
 
@@ -234,10 +228,11 @@ def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) 
     except ValueError as error:  # which `sparse_inference` of the file says as well
         _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
-    content = _shared(convert(ready, quantize=quantize), levels)
+    content = convert(ready, quantize=quantize)
+    content = content if levels is None else share_weights(content, levels=levels)
     name = f"{quantize or 'float32'}, sparse-ready"
     files = candidate_files(content, name=name, sparse="auto", optimize="latency")
-    return [file for file in files if speed(file.content) is Speed.SPARSE]
+    return [file for file in files if file.speed is Speed.SPARSE]
 
 
 def _check_data(

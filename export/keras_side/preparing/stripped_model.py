@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import keras
 
 import tfprune
-from tfprune.compact.shrinking.shrink import build_smaller
-from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 from tfprune.masking.wrapping.pruned import holds_pruned
@@ -24,11 +23,13 @@ class StrippedModel:
 
     Attributes:
         model: A copy that computes what the wrapped model computes; the model itself where it cannot be copied.
+        source: The model of the user.
         flat: The flat copy over the same layers; None if no channel is to be removed.
         plan: The channels that some kernel reads; None without `flat`.
     """
 
     model: keras.Model
+    source: keras.Model | None = None
     flat: FlatCopy | None = None
     plan: ShrinkPlan | None = None
 
@@ -38,7 +39,7 @@ class StrippedModel:
             return self.model
         if self.plan.keep.all():
             return self.flat.hand_out()
-        return build_smaller(self.flat, self.plan)
+        return tfprune.shrink(self.source, self.plan)  # from the copy that the plan has kept
 
 
 def strip_for_export(model: keras.Model, *, finds_unread: bool) -> StrippedModel:
@@ -54,11 +55,14 @@ def strip_for_export(model: keras.Model, *, finds_unread: bool) -> StrippedModel
     if finds_unread:
         try:
             plan = tfprune.plan_shrink(model)
-            flat = flat_copy_for(plan, model)
         except ValueError as error:  # not a graph of layers, or a layer would lose all of its channels
             _log.info("channels that no kernel reads stay in %r: %s", model.name, error)
         else:
-            return StrippedModel(flat.plain, flat, plan)
+            flat = plan.planned_copy.of(model) if plan.planned_copy else None
+            if flat is not None:
+                return StrippedModel(flat.plain, model, flat, plan)
+            if not plan.keep.all():
+                return StrippedModel(tfprune.shrink(model, plan))
     try:
         return StrippedModel(plain_copy(Anatomy.of(model)))
     except ValueError as error:
