@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.export.keras_side.preparing.half_precision import HALF
-from tfprune.export.keras_side.preparing.signature import Signature
+from tfprune.export.keras_side.preparing.signature import Signature, smallest_vocabulary
 from tfprune.keras_models.models.batches import batches, check_kind, check_source
 
 MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file
-ROWS = 32  # of one call of the model, which bounds memory
+BATCH_ROWS = 32  # bounds the memory of one call of the model
+RANDOM_SAMPLES = 8
 
 
 def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarray]]:
@@ -31,14 +32,14 @@ def read_calibration(data: Any, signature: Signature) -> list[dict[str, np.ndarr
         ValueError: If there is no sample, or a batch does not fit the inputs.
     """
     check_kind(data, argument="calibration")
-    found: list[dict[str, np.ndarray]] = []
-    room = MOST_SAMPLES
-    for arrays in _named_arrays(data, signature, argument="calibration", rows=32):
-        found.append({name: array[:room] for name, array in arrays.items()})
-        room -= _length(found[-1])
-        if room <= 0:
+    read: list[dict[str, np.ndarray]] = []
+    remaining = MOST_SAMPLES
+    for arrays in _named_arrays(data, signature, argument="calibration", rows=BATCH_ROWS):
+        read.append({name: array[:remaining] for name, array in arrays.items()})
+        remaining -= _length(read[-1])
+        if remaining <= 0:
             break
-    return found
+    return read
 
 
 def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on") -> dict[str, np.ndarray]:
@@ -66,6 +67,25 @@ def read_check_on(data: Any, signature: Signature, *, argument: str = "check_on"
                 f"{', '.join(map(str, sorted(shapes)))}. Pad them to one length."
             )
     return {name: np.concatenate([part[name] for part in parts]) for name in signature.names}
+
+
+def choose_check_on(
+    check_on: Any, signature: Signature, *, batches: Sequence[dict[str, np.ndarray]] | None, model: keras.Model
+) -> dict[str, np.ndarray]:
+    """Read the samples on which a file is compared with Keras: the user's, calibration data, or random numbers.
+
+    Args:
+        check_on: Samples of the user; None takes others.
+        signature: The inputs of the model.
+        batches: The calibration data, of which the first batch is taken; None or empty draws random numbers.
+        model: The model, whose embeddings bound random integers.
+
+    Raises:
+        TypeError, ValueError: As `read_check_on` does.
+    """
+    if check_on is not None:
+        return read_check_on(check_on, signature)
+    return batches[0] if batches else signature.random(RANDOM_SAMPLES, below=smallest_vocabulary(model))
 
 
 def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
@@ -132,9 +152,9 @@ def _length(batch: Mapping[str, np.ndarray]) -> int:
 
 
 def predict(model: keras.Model, data: Mapping[str, np.ndarray], *, inputs: Signature) -> list[np.ndarray]:
-    """Return what Keras predicts for samples, in the order of the file's outputs."""
+    """Predict samples with Keras, in the order of the file's outputs."""
     rows = len(next(iter(data.values())))
-    step = inputs.batch or ROWS
+    step = inputs.batch or BATCH_ROWS
     chunks = []
     for start in range(0, rows, step):
         part = inputs.pack({name: array[start : start + step] for name, array in data.items()})

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_number
@@ -16,12 +15,12 @@ from tfprune.export.file.files.destination import check_destination, write_atomi
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import NEEDED
 from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_evaluate_on
-from tfprune.export.keras_side.converting.calibration_data import predict, read_calibration, read_check_on
+from tfprune.export.keras_side.converting.calibration_data import choose_check_on, predict, read_calibration
 from tfprune.export.keras_side.converting.check_converted import KernelZeros, check_converted, kernels_read
 from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert
 from tfprune.export.keras_side.converting.shared_values import share_grids
 from tfprune.export.keras_side.preparing.half_precision import half_types
-from tfprune.export.keras_side.preparing.signature import Signature, signature, smallest_vocabulary
+from tfprune.export.keras_side.preparing.signature import signature
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
@@ -51,7 +50,6 @@ ADVICE = (
     "with `tolerance` if the file is accurate enough for you."
 )
 STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
-SAMPLES = 8  # drawn for the check when no data is given
 
 
 def to_tflite(
@@ -166,7 +164,7 @@ def to_tflite(
     warn_if_dense(model)
     inputs = signature(stripped.model)
     batches = None if calibration is None else read_calibration(calibration, inputs)
-    data = _check_data(stripped.model, inputs, check_on, batches)
+    data = choose_check_on(check_on, inputs, batches=batches, model=stripped.model)
     labeled = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(STEPS, verbose=verbose, unit="step") as progress:
         expected = predict(stripped.model, data, inputs=inputs)
@@ -180,7 +178,8 @@ def to_tflite(
         content = content if levels is None else share_weights(content, levels=levels)
         check_converted(read(content), kernels, trained=trained, allow_float=allow_float)
         progress.add()
-        allowed = _default_tolerance(plain, quantize) if allowed is None else allowed
+        if allowed is None:
+            allowed = max([TOLERANCES[quantize], *(HALF_TOLERANCES[half] for half in half_types(plain))])
         check = Check(expected, allowed, ADVICE)
         if micro is not None:
             choice = choose_micro(content, inputs=[data[name] for name in inputs.names], micro=micro, check=check)
@@ -194,10 +193,6 @@ def to_tflite(
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     return export_report(str(destination), choice, lost=lost, nnz=nnz, size=size)
-
-
-def _default_tolerance(model: keras.Model, quantize: str | None) -> float:
-    return max([TOLERANCES[quantize], *(HALF_TOLERANCES[half] for half in half_types(model))])
 
 
 def _check_numbers(quantize: str | None, *, levels: Any, micro: Micro | None) -> None:
@@ -233,13 +228,3 @@ def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) 
     name = f"{quantize or 'float32'}, sparse-ready"
     files = candidate_files(content, name=name, sparse="auto", optimize="latency")
     return [file for file in files if file.speed is Speed.SPARSE]
-
-
-def _check_data(
-    model: keras.Model, inputs: Signature, check_on: Any, batches: list[dict[str, np.ndarray]] | None
-) -> dict[str, np.ndarray]:
-    if check_on is not None:
-        return read_check_on(check_on, inputs)
-    if batches:
-        return batches[0]
-    return inputs.random(SAMPLES, below=smallest_vocabulary(model))
