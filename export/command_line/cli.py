@@ -1,4 +1,4 @@
-"""The command line: reads a command, runs it, prints its report and returns the exit code."""
+"""The command line: read a command, run it, print its report and return the exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ exit codes:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return 0, 1 when a check failed, 2 for what could not be done."""
+    """Run a command; return 0, 1 if a check failed, or 2 if it could not be done."""
     options = _parser().parse_args(arguments)
     try:
         with _orderly_end():
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print(text: str) -> None:
-    """Print to a reader that may have enough, such as `head`."""
+    """Print to a reader that may close the pipe early, such as `head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -67,7 +67,7 @@ def _print(text: str) -> None:
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Turn SIGTERM into an exit, on whose way children are ended and temporary folders removed."""
+    """Turn SIGTERM into an exit, so that child processes end and temporary folders are removed."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield

@@ -29,8 +29,8 @@ from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backe
 
 SPARSITY = 0.9
 EPOCHS = 15
-SEARCH = 60.0  # seconds
-BATCH = 32
+SEARCH_SECONDS = 60.0
+BATCH_SIZE = 32
 
 Tell = Callable[[str, float], None]  # the step that runs, and the fraction of the demo that is done
 
@@ -58,7 +58,7 @@ class DemoRow(Report):
 
 @dataclass(frozen=True)
 class DemoReport(Report):
-    """What the demo built and measured."""
+    """The files that the demo built, and its search."""
 
     rows: tuple[DemoRow, ...]
     runtime: str
@@ -79,9 +79,8 @@ class DemoReport(Report):
         ]
         header = ["model", "accuracy", "non-zeros", "bytes", "bytes, packed", "latency, ms"]
         note = f"Accuracy was measured by {self.runtime} in a process where TensorFlow and Keras cannot be imported."
-        searched = (
-            f"What `tfprune compress` finds in {SEARCH:.0f} seconds, losing at most {self.search.max_drop:.0%}:"
-        )
+        most = f"{self.search.max_drop:.0%}"
+        searched = f"What `tfprune compress` finds in {SEARCH_SECONDS:.0f} seconds, losing at most {most}:"
         parts = [table(header, cells), f"{note}\nModels and picture: {self.folder}", searched, str(self.search)]
         return "\n\n".join(parts)
 
@@ -91,7 +90,7 @@ Rows = tuple[tuple[DemoRow, ...], str]  # and the interpreter
 
 @dataclass
 class History(keras.callbacks.Callback):
-    """Collects sparsity per step and accuracy per epoch, and reports how far the training is."""
+    """Collect sparsity per step and accuracy per epoch, and report the progress of training."""
 
     tell: Tell
     what: str
@@ -138,7 +137,9 @@ def _model() -> keras.Model:
 def _train(model: keras.Model, data: tuple[np.ndarray, ...], callbacks: list[keras.callbacks.Callback]) -> None:
     x, held_x, y, held_y = data
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, validation_data=(held_x, held_y), verbose=0, callbacks=callbacks)
+    model.fit(
+        x, y, batch_size=BATCH_SIZE, epochs=EPOCHS, validation_data=(held_x, held_y), verbose=0, callbacks=callbacks
+    )
 
 
 def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> DemoReport:
@@ -176,11 +177,11 @@ def run_demo(folder: str | Path, *, tell: Tell = lambda what, done: None) -> Dem
 
     rows, runtime = _export({"dense": dense, "pruned": pruned}, data, folder, tell)
     _draw(folder / "demo.png", history, dense_history.accuracy[-1], tfprune.sparsity_report(pruned))
-    tell(f"searching for the best file, {SEARCH:.0f} seconds", 0.6)
+    tell(f"searching for the best file, {SEARCH_SECONDS:.0f} seconds", 0.6)
     x, held_x, y, held_y = data
     searched = folder / "demo-search"
     shutil.rmtree(searched, ignore_errors=True)  # of an earlier demo, which trained another model
-    search = compress(dense, (x, y), (held_x, held_y), folder=searched, time=SEARCH, verbose=0)
+    search = compress(dense, (x, y), (held_x, held_y), folder=searched, time=SEARCH_SECONDS, verbose=0)
     tell("done", 1.0)
     return DemoReport(rows, runtime, str(folder), search)
 
@@ -229,11 +230,11 @@ def _draw(path: Path, history: History, dense_accuracy: float, report: tfprune.S
     left.set(xlabel="optimizer step", ylabel="fraction", ylim=(0, 1.03), title="Pruned while it trains")
     left.legend(loc="lower right")
     rows = report.rows[::-1]  # bars are drawn from the bottom up
-    names, kept = [row.layer for row in rows], [row.nnz / 1000 for row in rows]
+    names, nonzeros = [row.layer for row in rows], [row.nnz / 1000 for row in rows]
     zeros = [(row.size - row.nnz) / 1000 for row in rows]
     widest = max(row.size for row in rows) / 1000
-    right.barh(names, kept, color="tab:blue", label="non-zero")
-    right.barh(names, zeros, left=kept, color="lightgrey", label="zero")
+    right.barh(names, nonzeros, color="tab:blue", label="non-zero")
+    right.barh(names, zeros, left=nonzeros, color="lightgrey", label="zero")
     for index, row in enumerate(rows):
         right.annotate(f" {row.sparsity:.0%} of {row.size:,}", (row.size / 1000, index), va="center")
     right.set(xlabel="kernel entries, thousands", title="Zeros per layer", xlim=(0, 1.4 * widest))

@@ -1,4 +1,4 @@
-"""What all commands share: how one is added, and arguments that several have."""
+"""Add commands to the command line, and the arguments that several of them share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# What a shell offers for an argument that is a file, as the package shtab spells it.
+# The completion of a file name in each shell, as the package shtab spells it.
 FILES = {
     "bash": "_shtab_compgen_files",
     "zsh": "_files",
@@ -22,14 +22,14 @@ FILES = {
 def add_command(
     commands: Any, name: str, *, run: Callable, text: str, extra: str, examples: str
 ) -> argparse.ArgumentParser:
-    """Return the parser of a new command.
+    """Add a command and return its parser.
 
     Args:
-        commands: What argparse gives for sub-commands.
-        name: How it is called.
-        run: Gets the options and returns a report.
-        text: What it does.
-        extra: Which extra of the package it needs.
+        commands: The sub-commands of argparse.
+        name: The name of the command.
+        run: Called with the options; returns a report.
+        text: The description.
+        extra: The extra of the package that it needs.
         examples: Command lines, one in a line.
     """
     parser = commands.add_parser(
@@ -57,7 +57,7 @@ def add_model_file(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add where a file runs."""
+    """Add the options of the device on which a file runs."""
     text = "run the file on this device: USER@HOST, as ssh takes it, or adb:SERIAL for a phone"
     parser.add_argument("--on", metavar="DEVICE", help=text)
     text = "the Python to call there, with NumPy and an interpreter (default: python3)"
@@ -70,7 +70,7 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
     """Yield the device that the options name, None for this machine.
 
     Raises:
-        ValueError: If something is said of a device, and none is named.
+        ValueError: If there is an option of a device, but no device.
     """
     if options.on is None:
         for name in ("python", "ssh"):
@@ -86,7 +86,7 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
 
 
 def add_saved_model(parser: argparse.ArgumentParser) -> None:
-    """Add what commands share that change a saved Keras model."""
+    """Add the arguments of the commands that change a saved Keras model."""
     add_file(parser, "source", metavar="SOURCE", help="a trained model, saved by model.save('x.keras')")
     add_file(parser, "target", metavar="TARGET", help="where the new model goes, such as small.keras")
     parser.add_argument(

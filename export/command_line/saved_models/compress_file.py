@@ -16,14 +16,14 @@ from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.device.processes.device import Device
 from tfprune.export.keras_side.loading import load_model
 
-HELD_OUT = 0.1  # of the training samples, where no others are named to judge by
+VALIDATION_FRACTION = 0.1  # of the training samples, if no validation data is given
 
 
 def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> CompressReport:
     """Search for the best file of a saved model; see `tfprune compress --help`.
 
     Args:
-        options: What the command line said.
+        options: The options of the command line.
         on: The device on which files are timed; None is this machine.
 
     Raises:
@@ -62,10 +62,10 @@ def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> C
 
 
 def _split(samples: Samples, *, seed: int) -> tuple[Samples, Samples]:
-    """Hold samples out, drawn at random, on which files are judged."""
+    """Hold out a random part of the samples, as validation data."""
     count = samples.sizes[0]
     order = np.random.default_rng(seed).permutation(count)
-    held_out = max(1, int(HELD_OUT * count))
+    held_out = max(1, int(VALIDATION_FRACTION * count))
     if held_out == count:
         raise ValueError(f"Expected at least two samples in --train. Received: {count}. Name --validation X,Y, too.")
 

@@ -1,4 +1,4 @@
-"""A saved Keras model and samples for it, read and checked before any work is done."""
+"""Read and check a saved Keras model and samples for it, before any work starts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Job:
     batch_size: int
 
     def measure(self, model: keras.Model) -> dict[str, float]:
-        """Return the loss and metrics of a model; nothing without labels."""
+        """Measure the loss and metrics of a model; none without labels."""
         samples = self.validation or self.data
         if samples.y is None:
             return {}
