@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import build_from_class_config, class_config, saved_with
+from tfprune.keras_models.copying.change_class import become_part, derive, saved_with
+from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of
@@ -109,7 +109,7 @@ def resize(model: keras.Model, exchange: Exchange) -> keras.Model:
     owners = [layer for layer in layers if layer is model or kind_of(layer) is Kind.FUNCTIONAL_SUBCLASS]
     origins = [vars(owner).get(_ORIGIN) or class_config(owner) for owner in owners]
     for index, part in exchange.parts.items():
-        _become(layers[index], part)
+        become_part(layers[index], part)
     for index, numbers in exchange.numbers.items():
         vars(layers[index]).update(numbers)  # past Keras, which locks a built layer
     for index, count in exchange.heads.items():
@@ -132,19 +132,6 @@ def _keep(model: keras.Model, exchange: Exchange, origin: dict[str, Any]) -> Non
     model.__class__ = model_class if issubclass(model_class, _Resized) else saved_with(_Resized, model_class)
 
 
-def _become(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
-    """Give a layer the state of another one that was never called; whatever refers to it, a graph too, still does."""
-    if part.trainable != layer.trainable:
-        part.trainable = layer.trainable
-    name, held = layer.name, vars(layer)
-    for key, value in vars(part).items():
-        is_of_calls = isinstance(value, list) and not value and held.get(key)  # which the part has never had
-        if not is_of_calls and not isinstance(value, types.FunctionType):  # some of which refer to the part
-            held[key] = value
-    layer.__class__ = type(part)
-    layer.name = name
-
-
 def has_cache(layer: keras.layers.Layer) -> bool:
     """Tell whether a layer's call takes a cache of keys and values, as KerasHub's attention does."""
     return "cache" in inspect.signature(layer.call).parameters
@@ -165,7 +152,7 @@ def _with_own_heads(layer_class: Any) -> Any:
         return (*others, keras.tree.map_structure(functools.partial(_put_back, count), own, cache))
 
     call.__signature__ = inspect.signature(layer_class.call)  # type: ignore[attr-defined]
-    return type(layer_class.__name__, (layer_class,), {"__module__": layer_class.__module__, "call": call})
+    return derive(layer_class, call=call)
 
 
 def _put_back(count: int, own: Any, cache: Any) -> Any:

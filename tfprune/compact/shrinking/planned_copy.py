@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.layer_states import layer_states, plain_parts
+from tfprune.keras_models.copying.class_config import layer_states, plain_parts
 from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of

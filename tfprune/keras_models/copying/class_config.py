@@ -1,27 +1,19 @@
-"""What a model was made from: the configuration that its own code gives, and fresh models that it makes."""
+"""What a model was made from: the configuration that its own code gives, and what was set on its layers later."""
 
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 
+from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of, revive
 
 ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
 PARTS = "tfprune_parts"  # where it keeps the layers of that model, in an order that comes again
-
-
-@functools.cache
-def saved_with(mixin: Any, model_class: Any) -> Any:
-    """Return a subclass of a model's class whose instances are saved as a registered mixin says."""
-    members = {"__module__": model_class.__module__, "__doc__": model_class.__doc__, "copied_class": model_class}
-    derived = type(model_class.__name__, (mixin, model_class), members)
-    package, _, name = keras.saving.get_registered_name(mixin).partition(">")
-    return keras.saving.register_keras_serializable(package=package, name=name)(derived)
 
 
 def class_config(model: keras.Model) -> dict[str, Any]:
@@ -59,3 +51,74 @@ def build_if_loadable(model: keras.Model) -> keras.Model | None:
         return build_from_class_config(class_config(model), lambda entry: revive(entry, model))
     except ValueError:
         return None
+
+
+@runtime_checkable
+class Around(Protocol):
+    """A wrapper that can be put around a copy of the layer inside."""
+
+    layer: keras.layers.Layer
+
+    def settings(self) -> dict[str, Any]:
+        """Return its other arguments, as a configuration holds them."""
+
+
+def layer_states(parts: Sequence[keras.layers.Layer]) -> list[list[Any]]:
+    """Return of each layer of `plain_parts`: name, whether it trains, rank and scale of its LoRA factors."""
+    return [
+        [part.name, part.trainable, getattr(part, "lora_rank", None), getattr(part, "lora_alpha", None)]
+        for part in parts
+    ]
+
+
+def check_same_weights(parts: Sequence[keras.layers.Layer], counterparts: Sequence[keras.layers.Layer]) -> None:
+    """Refuse a copy of a model, built from its configuration, that has other weights.
+
+    Args:
+        parts: What `plain_parts` returns of the model.
+        counterparts: The same of the copy.
+
+    Raises:
+        ValueError: Naming the first layer that differs.
+    """
+    for part, counterpart in zip(parts, counterparts, strict=True):
+        shapes = [[tuple(weight.shape) for weight in layer.weights] for layer in (part, counterpart)]
+        if shapes[0] != shapes[1] and not isinstance(part, keras.Model):  # which may hold masks, too
+            raise ValueError(
+                f"Expected {type(parts[0]).__name__} to have the same weights when it is built from its "
+                f"configuration. Received: {part.name!r} with weights of shapes {shapes[1]} where it has "
+                f"{shapes[0]}. Return every argument in `get_config`."
+            )
+
+
+def set_layer_states(parts: Sequence[Any], states: Sequence[Sequence[Any]]) -> None:
+    """Give the layers of a model, `plain_parts`, that was made from the same configuration the same states.
+
+    Raises:
+        ValueError: If it has other layers.
+    """
+    if len(parts) != len(states):
+        raise ValueError(
+            f"Expected {type(parts[0]).__name__} to have the same layers when it is built from its configuration. "
+            f"Received: {len(parts)} where it has {len(states)}. Return every argument in `get_config`."
+        )
+    for part, (name, trainable, _, _) in zip(parts, states, strict=True):
+        part.name = name
+        if part.trainable != trainable:  # sets those inside, too, which come later
+            part.trainable = trainable
+    for part, (_, _, rank, alpha) in zip(parts, states, strict=True):
+        if rank is not None and not getattr(part, "lora_enabled", False):  # freezes the kernel, so it comes last
+            part.enable_lora(rank, lora_alpha=alpha)
+
+
+def plain_parts(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model as its class made them, in the order in which it makes them."""
+    parts = vars(model).get(PARTS)
+    return parts.layers if parts else [part for _, part in walk(model)]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What `plain_parts` returns of a copy; no list, so that Keras does not save it."""
+
+    layers: list[keras.layers.Layer]

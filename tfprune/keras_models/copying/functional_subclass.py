@@ -12,23 +12,26 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import ORIGIN, PARTS, build_from_class_config, class_config, saved_with
+from tfprune.keras_models.copying.change_class import become, saved_with
+from tfprune.keras_models.copying.class_config import (
+    ORIGIN,
+    PARTS,
+    Around,
+    Parts,
+    build_from_class_config,
+    check_same_weights,
+    class_config,
+    layer_states,
+    plain_parts,
+    set_layer_states,
+)
 from tfprune.keras_models.copying.held_layers import (
     Place,
-    become,
     beside_graph,
     copy_scalar_attributes,
     held_values,
     own_attributes,
     replace_nested,
-)
-from tfprune.keras_models.copying.layer_states import (
-    Around,
-    Parts,
-    check_same_weights,
-    layer_states,
-    plain_parts,
-    set_layer_states,
 )
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,18 +92,6 @@ def copy_scalar_attributes(model: keras.Model, copy: keras.layers.Layer) -> None
         is_data = all(isinstance(leaf, (int, float, str)) for leaf in keras.tree.flatten(value))
         if name not in vars(copy) and is_data:
             setattr(copy, name, value)
-
-
-def become(model: keras.Model, filled: keras.Model) -> keras.Model:
-    """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this."""
-    held = vars(filled)
-    for name in names_of_keras(model) & (vars(model).keys() - held.keys()):
-        del vars(model)[name]
-    model.__class__ = type(filled)
-    # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
-    # taken over: those that the model's code made refer to the model itself.
-    vars(model).update({name: value for name, value in held.items() if not isinstance(value, types.FunctionType)})
-    return model
 
 
 def held_layers(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:

@@ -6,7 +6,7 @@ import functools
 
 import keras
 
-from tfprune.keras_models.copying.layer_states import Around
+from tfprune.keras_models.copying.class_config import Around
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
 

@@ -13,24 +13,23 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.copying.change_class import become, saved_with
 from tfprune.keras_models.copying.class_config import (
     ORIGIN,
+    Around,
     build_from_class_config,
     build_if_loadable,
     class_config,
     is_loadable,
-    saved_with,
 )
 from tfprune.keras_models.copying.held_layers import (
     Place,
-    become,
     beside_graph,
     each_once,
     held_layers,
     own_attributes,
     replace_nested,
 )
-from tfprune.keras_models.copying.layer_states import Around
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import join_path

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.copying.change_class import classes_changed, derive
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 
 
@@ -27,15 +28,8 @@ def inline_calls(layers: Iterable[keras.layers.Layer], failed: TraceFailures) ->
         layers: The layers.
         failed: Gets the innermost layer whose code raises, with the error, which goes on.
     """
-    classes = [(layer, type(layer)) for layer in layers]
-    running = {kind: _running(kind, failed) for kind in {kind for _, kind in classes}}
-    try:
-        for layer, kind in classes:
-            layer.__class__ = running[kind]
+    with classes_changed(layers, lambda kind: _running(kind, failed)):
         yield
-    finally:
-        for layer, kind in classes:
-            layer.__class__ = kind
 
 
 def _running(kind: Any, failed: TraceFailures) -> Any:
@@ -49,7 +43,7 @@ def _running(kind: Any, failed: TraceFailures) -> Any:
             failed.add(self, error)
             raise
 
-    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__call__": run})
+    return derive(kind, __call__=run)
 
 
 def _dense(value: Any) -> Any:

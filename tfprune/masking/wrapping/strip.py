@@ -7,9 +7,8 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import is_loadable
+from tfprune.keras_models.copying.class_config import is_loadable, plain_parts
 from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
-from tfprune.keras_models.copying.layer_states import plain_parts
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
 from tfprune.keras_models.models.calls import unbuilt
 from tfprune.keras_models.models.layers import is_of_keras

@@ -9,10 +9,9 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.class_arguments import dicts_in
-from tfprune.keras_models.copying.class_config import class_config
+from tfprune.keras_models.copying.class_config import Around, class_config, plain_parts
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.functional_subclass import fresh_copy, wrap_alike
-from tfprune.keras_models.copying.layer_states import Around, plain_parts
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of, revive
