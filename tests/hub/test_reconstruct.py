@@ -43,7 +43,7 @@ def without_units(model, part):
     copy = hub_models.BACKBONES[type(model).__name__]()
     copy.set_weights(model.get_weights())
     found = flat_copy(Anatomy.of(copy))
-    network = found.network()
+    network = found.network
     keep = network.all_kept()
     for group in network.groups:
         free = group.bundles[network.free(group)]

@@ -61,5 +61,5 @@ def test_the_first_reason_of_a_bundle_counts():
 def test_channels_that_only_go_together_are_one_bundle():
     channels = Channels()
     numbers = channels.fresh(4, name="grouped")
-    channels.tie_all(numbers)
+    channels.tie(numbers[:-1], numbers[1:])
     assert channels.bundles().tolist() == [0, 0, 0, 0]

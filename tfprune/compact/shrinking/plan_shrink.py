@@ -105,7 +105,7 @@ def plan_shrink(
         check_sparsity_or_budget(sparsity, allocation)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
-    flat, network = copy.model, copy.network()
+    flat, network = copy.model, copy.network
     is_ranked = sparsity is not None or isinstance(allocation, Budget)
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:

@@ -61,7 +61,7 @@ def rank_heads(
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
     measured = loss_of(model, loss)
-    flat, network = copy.model, copy.network()
+    flat, network = copy.model, copy.network
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")

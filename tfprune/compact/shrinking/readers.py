@@ -43,7 +43,7 @@ class RunningModel:
     """
 
     def __init__(self, copy: FlatCopy) -> None:
-        self.network: Network = copy.network()
+        self.network: Network = copy.network
         self.graph: Graph = trace_to_run(call_graph(Anatomy.of(copy.plain)))
         self.variables = list(self.network.variables(copy.model))
         self._leaves = {layer.name: layer for layer in copy.model.layers}

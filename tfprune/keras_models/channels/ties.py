@@ -71,10 +71,6 @@ class Channels:
         """Let channels stay or go together, entry by entry."""
         self._ties.append((first, second))
 
-    def tie_all(self, numbers: np.ndarray) -> None:
-        """Let all of these channels stay or go together."""
-        self.tie(numbers[:-1], numbers[1:])
-
     def pin(self, layouts: Iterable[np.ndarray | None], reason: str) -> None:
         """Note why these channels have to stay; the first reason counts."""
         self._pins += [(numbers, reason) for numbers in layouts if numbers is not None and numbers.size]

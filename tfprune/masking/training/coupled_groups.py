@@ -84,7 +84,7 @@ def _found(model: Any) -> Coupling | None:
         copy = flat_copy(Anatomy.of(model))
     except (TypeError, ValueError):  # a layer, or a model whose wrappers the user's own code put in
         return None
-    network = copy.network()
+    network = copy.network
     kernels: dict[ChanneledWeight, tuple[Pruned, str]] = {}
     for weight, variable in network.variables(copy.model):
         source = copy.sources[id(variable)]

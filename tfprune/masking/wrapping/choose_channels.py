@@ -30,7 +30,7 @@ def choose_channels(
         ValueError: If the model is not a graph, or if the channels asked for cannot be removed.
     """
     flat = flat_copy(anatomy)
-    network = flat.network()
+    network = flat.network
     known = kernels_by_weight(network, flat.model)
     places = {
         weight: place

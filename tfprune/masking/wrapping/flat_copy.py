@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 
@@ -84,8 +85,9 @@ class FlatCopy:
         transfer_weights(Anatomy.of(model), self.plain)
         rename(self.plain, names)
 
+    @cached_property
     def network(self) -> Network:
-        """Return its channels."""
+        """Its channels."""
         return analyze(self.model, closed=self.closed)
 
 
@@ -97,8 +99,9 @@ def flat_copy(anatomy: Anatomy) -> FlatCopy:
     """
     check_followable(anatomy)
     plain = plain_copy(anatomy)
-    names = [layer.name for _, layer in walk(plain)]
-    opened = open_layers(call_graph(Anatomy.of(plain)), is_known=lambda layer: known_rule(layer) is not None)
+    plain_anatomy = Anatomy.of(plain)
+    names = [layer.name for _, layer in plain_anatomy.every]
+    opened = open_layers(call_graph(plain_anatomy), is_known=lambda layer: known_rule(layer) is not None)
     _check_opened(anatomy.model, plain, opened)
     return FlatCopy(opened.model, plain, names, opened.closed, opened.is_open_shaped, dict(_sources(anatomy, plain)))
 

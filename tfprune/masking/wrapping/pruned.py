@@ -24,7 +24,6 @@ from tfprune.keras_models.models.calls import placeholder, recurrent_states, unb
 from tfprune.keras_models.models.kernels import Kernel, kernels
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.rebuild import config_of
-from tfprune.masking.wrapping.kernels_to_prune import kernels_to_prune
 from tfprune.masking.wrapping.masked_gradients import MASK, Scope, mask_gradient
 from tfprune.masking.wrapping.masked_weights import MaskedWeights
 from tfprune.patterns import PATTERNS, Pattern
@@ -104,7 +103,7 @@ class Pruned(MaskedWeights):
         """Return the kernels to prune by name; a ValueError says what cannot be."""
         if self._names is not None:
             rename(self.layer, self._names)
-        return kernels_to_prune(self.layer, self.weight_names, pattern=self.pattern)
+        return _kernels_to_prune(self.layer, self.weight_names, pattern=self.pattern)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._has_masks:
@@ -227,3 +226,36 @@ def _check_layer(layer: Any) -> None:
             f"Expected a layer that is not pruned yet. Received: layer {layer.name!r}, which is wrapped already or "
             f"has a wrapper inside. Use the wrapper that there is, or wrap the plain layer, `wrapper.layer`."
         )
+
+
+def _kernels_to_prune(
+    layer: keras.layers.Layer, names: Sequence[str] | None, *, pattern: Pattern
+) -> dict[str, Kernel]:
+    """Return the kernels of a layer to prune, by name.
+
+    Args:
+        layer: A built layer.
+        names: Names of its weights; None takes every kernel that mixes inputs.
+        pattern: What each of them has to take.
+
+    Raises:
+        ValueError: If there are none, the layer has no such weight, or one cannot take the pattern.
+    """
+    offered = {kernel.path: kernel for kernel in kernels(layer)}
+    if names is None:
+        names = [name for name, kernel in offered.items() if kernel.mixes_inputs]
+    unknown = [name for name in names if name not in offered]
+    if unknown or not names:
+        missing = ", ".join(unbuilt(layer))
+        raise ValueError(
+            f"Expected weights of layer {layer.name!r} ({type(layer).__name__}) that can be pruned. "
+            f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
+            + (f"Not built yet: {missing}; call the layer on data first. " if missing else "")
+            + f"tfprune.register_prunable({type(layer).__name__}, ...) names the weights of a custom layer."
+        )
+    chosen = {name: offered[name] for name in names}
+    for name, kernel in chosen.items():
+        refusal = pattern.refusal(kernel.matrix_shape)
+        if refusal:
+            raise ValueError(f"Weight {layer.name}/{name} cannot take the pattern: {refusal}.")
+    return chosen

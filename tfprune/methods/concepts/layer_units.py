@@ -53,7 +53,7 @@ class UnitsOfModel:
     """
 
     def __init__(self, copy: FlatCopy) -> None:
-        self.copy, self.network = copy, copy.network()
+        self.copy, self.network = copy, copy.network
         self.layers: dict[str, LayerUnits] = {}
         self.reasons: dict[str, str] = {}
         self._graph, self._held = trace(copy.model), holders(copy.plain)

@@ -23,7 +23,7 @@ def channeled(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[
         ValueError: If the model cannot be followed.
     """
     copy = flat_copy(Anatomy.of(model))
-    network = copy.network()
+    network = copy.network
     indices = {id(variable): index for index, variable in enumerate(variables)}
     sources = ((weight, copy.sources.get(id(variable))) for weight, variable in network.variables(copy.model))
     return network, [(indices[id(source.variable)], weight) for weight, source in sources if source]
