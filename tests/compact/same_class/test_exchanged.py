@@ -152,3 +152,67 @@ def test_a_model_that_is_no_class_of_its_own_has_none_to_come_back_as():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="hidden"), layers.Dense(2)])
     with pytest.raises(ValueError, match="Functional is not a Functional subclass|Sequential is not a Functional"):
         tfprune.shrink(model, tfprune.plan_shrink(model, 0.5), into="class")
+
+
+@register
+class ScaledFeedForward(FeedForward):
+    """Its code uses the number of units, so that fewer units are another function."""
+
+    def call(self, inputs):
+        return inputs + self.down(self.up(inputs)) * self.units
+
+
+@register
+class Scaled(keras.Model):
+    def __init__(self, **options):
+        x = keras.Input((8,), name="x")
+        hidden = ScaledFeedForward(6, name="first")(x)
+        outputs = layers.Dense(3, name="out")(ScaledFeedForward(4, name="second")(hidden))
+        super().__init__(x, outputs, **options)
+
+    def first(self, inputs):
+        return self(inputs)[:, 0]
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_a_class_that_computes_something_else_with_fewer_units_comes_back_as_a_graph():
+    model, x = Scaled(), np.random.default_rng(0).normal(size=(3, 8)).astype("float32")
+    plan = tfprune.plan_shrink(model, 0.5)
+    smaller = tfprune.shrink(model, plan)
+    assert not isinstance(smaller, Scaled) and smaller.count_params() == plan.parameters_kept
+    np.testing.assert_allclose(smaller(x), tfprune.zero_channels(model, plan)(x), atol=1e-4)
+    with pytest.raises(ValueError, match="its code returns something else where layers are smaller"):
+        tfprune.shrink(model, plan, into="class")
+
+
+class WithoutConfig(layers.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+
+@register
+class Holder(keras.Model):
+    def __init__(self, **options):
+        x = keras.Input((8,), name="x")
+        hidden = WithoutConfig(2.0)(layers.Dense(6, name="hidden")(x))
+        super().__init__(x, layers.Dense(3, name="out")(hidden), **options)
+
+    def first(self, inputs):
+        return self(inputs)[:, 0]
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_a_graph_shares_a_layer_without_a_configuration():
+    model, x = Holder(), np.random.default_rng(0).normal(size=(3, 8)).astype("float32")
+    plan = tfprune.plan_shrink(model, 0.5)
+    expected = tfprune.shrink(model, tfprune.plan_shrink(model, 0.5), into="class")(x)
+    for _ in range(2):
+        np.testing.assert_allclose(tfprune.shrink(model, plan, into="graph")(x), expected, atol=1e-5)

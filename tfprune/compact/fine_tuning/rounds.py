@@ -21,7 +21,6 @@ from tfprune.compact.reconstruction.reconstruct import reconstruct_in_place
 from tfprune.compact.shrinking.budget import Budget
 from tfprune.compact.shrinking.shrink import build_smaller, shrink
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
-from tfprune.compact.shrinking.zero_channels import write_zeros
 from tfprune.keras_models.models.batches import Batch
 from tfprune.keras_models.models.layers import as_numpy
 
@@ -110,7 +109,7 @@ class Rounds:
         plan = self._planned(current, target)
         copy = flat_copy_for(plan, current)
         judged = copy.view()
-        write_zeros(copy, plan)
+        copy.write_zeros(plan.network, plan.keep)
         stages = [self._guard(judged)]
         reconstruct_in_place(copy.plain, current, data=self._inputs, mode=self._mode)
         stages.append(self._guard(judged))

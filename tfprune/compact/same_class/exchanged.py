@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,9 @@ class _Resized:
             {int(index): numbers for index, numbers in config["numbers"].items()},
             {int(index): count for index, count in config["heads"].items()},
         )
-        return resize(build_from_class_config(config["origin"], read), exchange)
+        model = build_from_class_config(config["origin"], read)
+        resize([layer for _, layer in walk(model)], exchange)
+        return model
 
     def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
         raise ValueError(
@@ -96,16 +98,16 @@ def is_resized(model: keras.Model) -> bool:
     return any(isinstance(layer, _Resized) for _, layer in walk(model))
 
 
-def resize(model: keras.Model, exchange: Exchange) -> keras.Model:
-    """Let layers of a model become others, set numbers, and return the model.
+def resize(layers: Sequence[keras.layers.Layer], exchange: Exchange) -> None:
+    """Let layers of a model become others, and set numbers.
 
     A model of a class that holds such layers, itself or inside of a model of a class, is saved with them from now on.
 
     Args:
-        model: A model that is the caller's own, a Functional subclass.
+        layers: The model, a Functional subclass that is the caller's own, and all layers below it, as in `walk`.
         exchange: What to exchange; the parts are built, and used up.
     """
-    layers = [layer for _, layer in walk(model)]
+    model = layers[0]
     owners = [layer for layer in layers if layer is model or kind_of(layer) is Kind.FUNCTIONAL_SUBCLASS]
     origins = [vars(owner).get(_ORIGIN) or class_config(owner) for owner in owners]
     for index, part in exchange.parts.items():
@@ -122,7 +124,6 @@ def resize(model: keras.Model, exchange: Exchange) -> keras.Model:
         own = exchange.moved({left.pop(id(layer)): place for place, layer in inside if id(layer) in left})
         if own != Exchange():
             _keep(owner, own, origin)
-    return model
 
 
 def _keep(model: keras.Model, exchange: Exchange, origin: dict[str, Any]) -> None:

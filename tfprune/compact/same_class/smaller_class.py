@@ -2,64 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.compact.same_class.exchanged import Exchange, has_cache, resize
 from tfprune.compact.same_class.resized_by_arguments import Sizes, sizes_of, smaller_count
-from tfprune.compact.same_class.smaller_graph import SmallerGraph
-from tfprune.keras_models.models.layers import sublayers, walk
+from tfprune.keras_models.channels.network import ChanneledLayer, Network
+from tfprune.keras_models.models.layers import sublayers
 from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.keras_models.models.rebuild import copy_of
 from tfprune.keras_models.tracing.same_outputs import same_outputs
-from tfprune.keras_models.tracing.sample_inputs import numbers_for
+from tfprune.keras_models.tracing.sample_inputs import first_run, numbers_for
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
-def smaller_class(copy: FlatCopy, graph: SmallerGraph, *, keep: np.ndarray) -> keras.Model:
+def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> keras.Model:
     """Build a model of the same class with fewer channels, the layers inside of its blocks exchanged.
 
     Args:
-        copy: The flat copy of a Functional subclass. It is used up.
-        graph: The smaller graph.
+        copy: The flat copy of a Functional subclass. It is used up; if there is no such model, its graph is intact.
+        network: Its channels.
         keep: Which bundles are kept.
 
     Raises:
-        NoClass: If the smaller model returns something else than the smaller graph.
+        NoClass: If the smaller model returns something else than the model with zeros.
     """
-    network = graph.network
-    changed = {id(layer) for layer in graph.changed()}
-    layers = [layer for _, layer in walk(copy.plain)]
-    parts = {index: _part(layer, graph) for index, layer in enumerate(layers) if id(layer) in changed}
-    inner = {index: [part for part in sublayers(layer) if id(part) in changed] for index, layer in enumerate(layers)}
-    sizes = {
-        index: sizes_of(network, [network.layers[part.name] for part in some], keep=keep)
-        for index, some in inner.items()
-        if some and not isinstance(layers[index], keras.Model)  # whose numbers say what its cache is
+    layers = copy.layers
+    known = {id(layer): network.layers[layer.name] for layer in copy.model.layers if layer.name in network.layers}
+    changed = {key: layer for key, layer in known.items() if layer.changes(keep)}
+    parts = {
+        index: _part(layer, changed[id(layer)], keep) for index, layer in enumerate(layers) if id(layer) in changed
     }
+    inner = {index: [changed[id(part)] for part in _inside(layer, changed)] for index, layer in enumerate(layers)}
+    sizes = {index: sizes_of(network, some, keep=keep) for index, some in inner.items() if some}
     numbers = {index: _numbers(layers[index], of_layer) for index, of_layer in sizes.items()}
     heads = {index: count for index, of_layer in sizes.items() if (count := _heads(layers[index], of_layer))}
-    exchange = Exchange(parts, {key: values for key, values in numbers.items() if values}, heads)
-    smaller = resize(copy.hand_out(), exchange)
-    if not _returns_the_same(smaller, graph.model):
+    copy.is_used_up = True
+    copy.write_zeros(network, keep)
+    run = first_run(copy.plain)
+    before = [(layer, type(layer), dict(vars(layer))) for layer in layers]
+    resize(layers, Exchange(parts, {key: values for key, values in numbers.items() if values}, heads))
+    if run is None or not _returns(copy.plain, *run):
+        for layer, layer_class, attributes in before:
+            layer.__class__ = layer_class
+            vars(layer).clear()
+            vars(layer).update(attributes)
         raise NoClass("its code returns something else where layers are smaller")
-    return smaller
+    return copy.hand_out()
 
 
-def _part(layer: keras.layers.Layer, graph: SmallerGraph) -> keras.layers.Layer:
+def _inside(layer: keras.layers.Layer, changed: Mapping[int, ChanneledLayer]) -> list[keras.layers.Layer]:
+    """Return the changed layers that a layer holds; the numbers of a model say what its cache is, and stay."""
+    if isinstance(layer, keras.Model):
+        return []
+    return [part for part in sublayers(layer) if id(part) in changed]
+
+
+def _part(layer: keras.layers.Layer, known: ChanneledLayer, keep: np.ndarray) -> keras.layers.Layer:
     """Return the smaller layer, built as the layer was, with its sizes open."""
-    part = copy_of(layer, changes=graph.counted(layer))
+    part = copy_of(layer, changes=known.counted(keep))
     config = layer.get_build_config() or {}  # none of a layer without weights that another one built
-    if "input_shape" in config:  # the smaller one's has other channels, and no open sizes
-        built, called = config["input_shape"], graph.shape(layer)  # perhaps on positions in one axis
-        sizes = [*built, *called][-len(built) :] if len(called) >= len(built) else [*built[: -len(called)], *called]
-        config = {"input_shape": tuple(None if size is None else own for size, own in zip(built, sizes, strict=True))}
+    if "input_shape" in config:
+        built = config["input_shape"]
+        takes = known.takes[-len(built) :]  # perhaps called on positions in one axis
+        takes = (None,) * (len(built) - len(takes)) + takes
+        config = {
+            "input_shape": tuple(
+                size if size is None or bundles is None else int(np.count_nonzero(keep[bundles]))
+                for size, bundles in zip(built, takes, strict=True)
+            )
+        }
     part.build_from_config(config)
     train_alike(layer, part)
-    for variable, kept in zip(part.variables, graph.layer(layer).variables, strict=True):
-        variable.assign(kept)
+    for variable, values in zip(part.variables, known.values_kept(layer, keep), strict=True):
+        variable.assign(values)
     return part
 
 
@@ -76,11 +97,10 @@ def _heads(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
     return min(kept) if kept and has_cache(layer) else None
 
 
-def _returns_the_same(model: keras.Model, graph: keras.Model) -> bool:
-    """Tell whether a model of the class returns what the smaller graph does, on numbers of the graph's sizes."""
-    numbers = numbers_for(graph.input)
+def _returns(model: keras.Model, length: int, expected: Any) -> bool:
+    """Tell whether a model returns these outputs on numbers of this length."""
     try:
-        outputs, expected = (each(numbers, training=False) for each in (model, graph))
+        outputs = model(numbers_for(model.input, length=length), training=False)
     except FAILURES:
         return False
     return same_outputs(outputs, expected)

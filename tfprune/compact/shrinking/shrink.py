@@ -64,13 +64,11 @@ def build_smaller(copy: FlatCopy, plan: ShrinkPlan, *, into: str | None = None) 
         ValueError: As `shrink` does.
     """
     name, reason = copy.plain.name, f"{type(copy.plain).__name__} is not a Functional subclass with blocks"
-    graph: SmallerGraph | None = None
     if into != "graph" and kind_of(copy.plain).is_functional_subclass:
         with suppress(NoClass):
             return resized_by_arguments(copy, plan.network, keep=plan.keep)
-        graph = SmallerGraph(copy, plan.network, keep=plan.keep)
         try:
-            return smaller_class(copy, graph, keep=plan.keep)
+            return smaller_class(copy, plan.network, keep=plan.keep)
         except NoClass as why:
             reason = str(why)
     if into == "class":
@@ -85,7 +83,7 @@ def build_smaller(copy: FlatCopy, plan: ShrinkPlan, *, into: str | None = None) 
             f"{'into=' + repr(into) if into else reason}. For a graph fix the sizes, as in "
             f"x = {_fixed_input(copy.plain)} for each input, and shrink keras.Model(x, model(x))."
         )
-    smaller = (graph or SmallerGraph(copy, plan.network, keep=plan.keep)).model
+    smaller = SmallerGraph(copy, plan.network, keep=plan.keep).model
     return keras.Model(smaller.input, smaller.output, name=name)
 
 

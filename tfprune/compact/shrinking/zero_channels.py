@@ -5,8 +5,6 @@ from __future__ import annotations
 import keras
 
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
-from tfprune.keras_models.models.layers import as_numpy
-from tfprune.masking.wrapping.flat_copy import FlatCopy
 from tfprune.masking.wrapping.strip import strip
 
 
@@ -37,13 +35,5 @@ def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
         6
     """
     copy = flat_copy_for(plan, model)
-    write_zeros(copy, plan)
+    copy.write_zeros(plan.network, plan.keep)
     return copy.hand_out() if copy.is_opened else strip(copy.model)
-
-
-def write_zeros(copy: FlatCopy, plan: ShrinkPlan) -> None:
-    """Write zeros into a flat copy wherever a kernel makes or reads a channel that a plan removes."""
-    for weight, variable in plan.network.variables(copy.model):
-        mask = weight.mask(plan.keep)
-        if not mask.all():
-            variable.assign(as_numpy(variable) * mask)

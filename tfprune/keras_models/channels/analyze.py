@@ -61,7 +61,8 @@ def _channeled_layer(flow: Flow, layer: Any, bundles: np.ndarray) -> ChanneledLa
         shape, itemsize = tuple(map(int, variable.shape)), np.dtype(_storage(variable.dtype)).itemsize
         weights.append(ChanneledWeight(layer.name, name, shape, bundles_along, itemsize, reads, makes))
     work = tuple((factor, tuple(_bundled(size, flow, bundles) for size in sizes)) for factor, sizes in recorded.work)
-    return ChanneledLayer(layer.name, tuple(weights), _bundled(recorded.config, flow, bundles), work)
+    takes = _bundled(flow.taken[id(layer)], flow, bundles)
+    return ChanneledLayer(layer.name, tuple(weights), _bundled(recorded.config, flow, bundles), work, takes)
 
 
 def _letters(layer: keras.layers.Layer, known: Mapping[int, Kernel]) -> dict[int, Sequence[str | None]]:

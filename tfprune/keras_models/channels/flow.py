@@ -63,12 +63,14 @@ class Flow(Channels):
         super().__init__()
         self.recorded: dict[int, LayerChannels] = {}
         self.layers: dict[int, Any] = {}
+        self.taken: dict[int, Layout] = {}  # the channels of what a layer first takes, by its id
         self.unfollowed: dict[int, str] = {}  # why, by the id of a layer that no channels lead into
         self.rule_of = rule_of
         self._layouts: dict[int, Layout] = {}
         self._inner_tensors: list[Any] = []
         for call in graph.calls:
             self.layers.setdefault(id(call.layer), call.layer)
+            self.taken.setdefault(id(call.layer), next(iter(self.inputs(call)), ()))
             for tensor, layout in zip(call.outputs, self.follow(call), strict=True):
                 self._layouts[id(tensor)] = layout
         for tensor in graph.model.outputs:

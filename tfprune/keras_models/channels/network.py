@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 
 from tfprune.base.axes import other_axes, shape_along
 from tfprune.keras_models.channels.flow import Work
+from tfprune.keras_models.models.layers import as_numpy
 from tfprune.report import table
 
 
@@ -83,17 +85,44 @@ class ChanneledWeight:
 
 @dataclass(frozen=True, eq=False)
 class ChanneledLayer:
-    """What one layer holds of channels: its weights, arguments that count channels, and its multiplications."""
+    """What one layer holds of channels.
+
+    Attributes:
+        name: Its name.
+        weights: Its weights.
+        config: Its arguments that count channels, with the bundles in place of their number.
+        work: Its multiplications.
+        takes: The bundles along each axis of what it first takes, None along an axis without channels.
+    """
 
     name: str
     weights: tuple[ChanneledWeight, ...]
     config: dict[str, Any]
     work: tuple[Work, ...]
+    takes: tuple[np.ndarray | None, ...] = ()
 
     @property
     def mixes(self) -> bool:
         """Whether it has a weight that may be a kernel."""
         return any(len(weight.shape) > 1 for weight in self.weights)
+
+    def counted(self, keep: np.ndarray) -> dict[str, Any]:
+        """Return its arguments that count channels where only the bundles in `keep` are left."""
+        return _counted(self.config, keep)
+
+    def changes(self, keep: np.ndarray) -> bool:
+        """Tell whether it has other sizes where only the bundles in `keep` are left."""
+        if any(weight.size(keep) != math.prod(weight.shape) for weight in self.weights):
+            return True
+        return self.counted(keep) != self.counted(np.ones_like(keep))
+
+    def values_kept(self, layer: Any, keep: np.ndarray) -> list[np.ndarray]:
+        """Return the values of the variables of the layer itself that are left where only `keep` are."""
+        weights = dict(zip(map(id, layer.weights), self.weights, strict=True))
+        return [
+            weights[id(variable)].kept(as_numpy(variable), keep) if id(variable) in weights else as_numpy(variable)
+            for variable in layer.variables
+        ]
 
     def flops(self, keep: np.ndarray) -> int:
         """Return twice its multiplications on one sample."""
@@ -215,3 +244,11 @@ def _product(factor: int, sizes: Iterable[int | np.ndarray], keep: np.ndarray) -
     for size in sizes:
         factor *= int(np.count_nonzero(keep[size])) if isinstance(size, np.ndarray) else size
     return factor
+
+
+def _counted(value: Any, keep: np.ndarray) -> Any:
+    if isinstance(value, np.ndarray):
+        return int(np.count_nonzero(keep[value]))
+    if isinstance(value, dict):
+        return {name: _counted(entry, keep) for name, entry in value.items()}
+    return tuple(_counted(entry, keep) for entry in value) if isinstance(value, tuple) else value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import keras
+import numpy as np
 
 from tfprune.keras_models.channels.analyze import analyze
 from tfprune.keras_models.channels.network import Network
@@ -14,7 +15,7 @@ from tfprune.keras_models.channels.rules import known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 from tfprune.keras_models.models.graph import functional
-from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.keras_models.tracing.open_layers import TracedGraph, open_layers
 from tfprune.masking.wrapping.pruned import Pruned
@@ -44,7 +45,8 @@ class FlatCopy:
     Attributes:
         model: The copy, a Functional model.
         plain: The same layers in a model of the kind that was copied, which takes the shapes that the model takes.
-        names: The names of the layers of `plain` before some were renamed.
+        layers: All layers of `plain`, at any depth.
+        names: Their names before some were renamed.
         closed: Why the code of a layer could not be traced, by the id of the layer.
         is_open_shaped: Whether the copy takes the shapes that the model takes; otherwise sizes that are open there
             are fixed, and it is for looking at only.
@@ -54,6 +56,7 @@ class FlatCopy:
 
     model: keras.Model
     plain: keras.Model
+    layers: list[keras.layers.Layer]
     names: list[str]
     closed: dict[int, str]
     is_open_shaped: bool
@@ -70,7 +73,7 @@ class FlatCopy:
     def hand_out(self) -> keras.Model:
         """Return `plain`, with the names that its layers had; the copy is used up by this."""
         self.is_used_up = True
-        rename(self.plain, self.names)
+        self._rename(self.names)
         return self.plain
 
     def view(self) -> keras.Model:
@@ -80,10 +83,21 @@ class FlatCopy:
 
     def read_weights(self, model: keras.Model) -> None:
         """Take the weights that the model has now, and leave the names of the layers as they are."""
-        names = [layer.name for _, layer in walk(self.plain)]
-        rename(self.plain, self.names)
+        flat_names = [layer.name for layer in self.layers]
+        self._rename(self.names)  # by which layers are found
         transfer_weights(Anatomy.of(model), self.plain)
-        rename(self.plain, names)
+        self._rename(flat_names)
+
+    def write_zeros(self, network: Network, keep: np.ndarray) -> None:
+        """Write zeros wherever a kernel makes or reads a channel that is not kept."""
+        for weight, variable in network.variables(self.model):
+            mask = weight.mask(keep)
+            if not mask.all():
+                variable.assign(as_numpy(variable) * mask)
+
+    def _rename(self, names: Iterable[str]) -> None:
+        for layer, name in zip(self.layers, names, strict=True):
+            layer.name = name
 
     @cached_property
     def network(self) -> Network:
@@ -100,10 +114,12 @@ def flat_copy(anatomy: Anatomy) -> FlatCopy:
     check_followable(anatomy)
     plain = plain_copy(anatomy)
     plain_anatomy = Anatomy.of(plain)
-    names = [layer.name for _, layer in plain_anatomy.every]
+    layers = [layer for _, layer in plain_anatomy.every]
+    names = [layer.name for layer in layers]
     opened = open_layers(call_graph(plain_anatomy), is_known=lambda layer: known_rule(layer) is not None)
     _check_opened(anatomy.model, plain, opened)
-    return FlatCopy(opened.model, plain, names, opened.closed, opened.is_open_shaped, dict(_sources(anatomy, plain)))
+    sources = dict(_sources(anatomy, plain))
+    return FlatCopy(opened.model, plain, layers, names, opened.closed, opened.is_open_shaped, sources)
 
 
 def _sources(anatomy: Anatomy, plain: keras.Model) -> Iterator[tuple[int, Source]]:
