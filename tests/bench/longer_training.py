@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfprune.export.compressing.trial import Trial, read_trial
+from tfprune.export.compressing.trial import read_trial
 
 PARTS = (0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 
@@ -42,12 +42,8 @@ def pairs(folder: Path) -> Iterator[Pair]:
     for recipe, trial in made.items():
         if recipe.rounds > shortest and (first := short.get(recipe.choice)) and first.recipe:
             after = first.recipe.after
-            before = _drop(made[after]) if after else 0.0
-            yield Pair(_drop(first), _drop(trial), before, after is not None and after.rounds == shortest)
-
-
-def _drop(trial: Trial) -> float:
-    return max(0.0, min(one.drop for one in trial.tried))
+            before = made[after].drop if after else 0.0
+            yield Pair(first.drop, trial.drop, before, after is not None and after.rounds == shortest)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""The loop of a search, on made-up trials: its recipes, its time, and its folder."""
+"""The loop of a search, on made-up trials: its recipes, its time, and its folder.
+
+After a change of what is tried, record the recipes anew:
+PYTHONPATH=tests/helpers python tests/export/compressing/test_search.py
+"""
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -49,7 +54,8 @@ CASES = {
     "little time": Case(seconds=60.0, trials=math.inf, seed=8),
     "many trials": Case(Goal("bytes", 0.02), trials=70, seed=9),
 }
-RECORDED = json.loads(Path(__file__).with_name("recorded_choices.json").read_text(encoding="utf-8"))
+RECORD = Path(__file__).with_name("recorded_choices.json")
+RECORDED = json.loads(RECORD.read_text(encoding="utf-8"))
 
 
 def search_of(case, folder, monkeypatch, *, runner=None):
@@ -78,17 +84,22 @@ def described(recipes):
     return lines
 
 
+def choices(case, drawn, folder, monkeypatch):
+    """Return the recipes that a search tries."""
+    if drawn == "drawn by a hash":
+        monkeypatch.setattr(policy, "_suggest", hashed_step)
+    monkeypatch.setattr(searching, "workers_of", stub_workers)
+    search = search_of(case, folder, monkeypatch)
+    return described([trial.recipe for trial in search.run()][1:])
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("drawn", ["drawn by a hash", "drawn by Optuna"])
 def test_the_same_results_lead_to_the_same_recipes_as_they_always_did(name, drawn, tmp_path, monkeypatch):
     """Recorded when the choice stood in four modules. Other versions of Optuna may draw otherwise."""
-    if drawn == "drawn by a hash":
-        monkeypatch.setattr(policy, "_suggest", hashed_step)
-    elif RECORDED["optuna"] != optuna.__version__:
+    if drawn == "drawn by Optuna" and RECORDED["optuna"] != optuna.__version__:
         pytest.skip(f"recorded with Optuna {RECORDED['optuna']}")
-    monkeypatch.setattr(searching, "workers_of", stub_workers)
-    search = search_of(CASES[name], tmp_path, monkeypatch)
-    assert described([trial.recipe for trial in search.run()][1:]) == RECORDED[drawn][name]
+    assert choices(CASES[name], drawn, tmp_path, monkeypatch) == RECORDED[drawn][name]
 
 
 def test_a_trial_starts_from_the_model_of_the_recipe_before(tmp_path, monkeypatch):
@@ -186,3 +197,18 @@ def test_the_trial_of_the_original_model_has_to_make_a_file(tmp_path):
     )
     with pytest.raises(ValueError, match="that can be exported"):
         next(search.run())
+
+
+def record():
+    """Write what is tried now in place of what was recorded."""
+    recorded = {"optuna": optuna.__version__}
+    for drawn in ("drawn by a hash", "drawn by Optuna"):
+        recorded[drawn] = {}
+        for name, case in CASES.items():
+            with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patches:
+                recorded[drawn][name] = choices(case, drawn, folder, patches)
+    RECORD.write_text(json.dumps(recorded, indent=0) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record()
