@@ -40,6 +40,7 @@ def accuracies(model, data):
     return np.array([right[y == digit].mean() for digit in range(10)])
 
 
+@pytest.mark.programs
 def test_a_digit_that_is_not_required_may_be_lost_but_no_other(model, data):
     x, y = (part[:TRAINED] for part in data)
     rules = tfprune.concept_rules(model, x, concepts_of(y))

@@ -44,6 +44,7 @@ def test_a_wrapped_backbone_keeps_its_masks():
     assert_equal(plain, grown, x)
 
 
+@pytest.mark.programs
 def test_a_task_keeps_its_preprocessor_and_writes():
     model = hub_models.TASKS["MixtralCausalLM"]()
     smaller, report = tfprune.drop_experts(model, [0, 3])

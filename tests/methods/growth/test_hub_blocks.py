@@ -44,6 +44,7 @@ def test_bert_normalizes_after_the_sum_and_cannot_be_zeroed():
         tfprune.grow_depth(backbone("Bert"), zero_output=True)
 
 
+@pytest.mark.programs
 def test_a_wrapped_backbone_keeps_its_class_masks_and_latent_values(tmp_path):
     model = tfprune.wrap(backbone("Llama"))
     tfprune.update_masks(model, 0.5)
@@ -68,6 +69,7 @@ def test_a_wrapped_backbone_keeps_its_class_masks_and_latent_values(tmp_path):
     assert_equal(keras.models.load_model(tmp_path / "grown.keras"), grown, x)
 
 
+@pytest.mark.programs
 def test_a_task_keeps_its_preprocessor_and_writes():
     model = hub_models.TASKS["MixtralCausalLM"]()
     smaller, report = tfprune.drop_blocks(model, [0])
@@ -89,6 +91,7 @@ def test_blocks_of_a_task_are_ranked_by_its_loss():
         assert row.loss == pytest.approx(float(loss(y, smaller(x))), rel=1e-4)
 
 
+@pytest.mark.programs
 def test_windows_in_every_other_block_make_a_graph_and_the_report_says_so():
     model = backbone("GptOss")
     smaller, report = tfprune.drop_blocks(model, [0])
@@ -98,6 +101,7 @@ def test_windows_in_every_other_block_make_a_graph_and_the_report_says_so():
     assert keras.tree.flatten(smaller(hub_models.inputs_for(model)))
 
 
+@pytest.mark.programs
 def test_one_side_of_an_encoder_and_decoder_is_named():
     model = backbone("Bart")
     with pytest.raises(ValueError, match="several groups of blocks repeat"):
@@ -109,6 +113,7 @@ def test_one_side_of_an_encoder_and_decoder_is_named():
     assert [name for name in named if "_encoder_" in name] == [f"transformer_encoder_layer_{i}" for i in range(2)]
 
 
+@pytest.mark.programs
 def test_the_blocks_inside_of_one_layer_are_found():
     model = backbone("ViT")
     grown, report = tfprune.grow_depth(model, 2, zero_output=True)
