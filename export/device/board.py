@@ -15,7 +15,7 @@ def name() -> str:
 
 
 def governor() -> str | None:
-    """Return what sets the clock of the first core, such as "ondemand"; None if the system does not say."""
+    """Name the governor of the first core's clock, such as "ondemand"; None if the system does not say."""
     return _text(SYSTEM / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None
 
 
@@ -37,7 +37,7 @@ def _processor() -> str:
 
 
 def _text(path: Path) -> str:
-    """Return what a file of the system says; nothing if it cannot be read, as a sensor that sleeps."""
+    """Read a file of the system; an empty text if it cannot be read, as that of a sensor that sleeps."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:

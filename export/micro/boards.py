@@ -91,4 +91,4 @@ def find_board(name: str) -> Board:
 def fits(flash: int, arena: int, *, board: str | None = None) -> tuple[BoardFit, ...]:
     """Say for one board, or for all, whether a file of so many bytes and its arena fit."""
     boards = BOARDS.values() if board is None else [find_board(board)]
-    return tuple(BoardFit(one.name, one.title, one.flash - flash, one.ram - arena) for one in boards)
+    return tuple(BoardFit(each.name, each.title, each.flash - flash, each.ram - arena) for each in boards)

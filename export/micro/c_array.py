@@ -14,7 +14,7 @@ from tfprune.export.micro.array_report import ArrayReport
 from tfprune.export.micro.operators import missing, registrations
 
 ENDINGS = (".cc", ".cpp", ".cxx")
-COLUMNS = 12  # bytes in a line
+BYTES_PER_LINE = 12  # bytes in a line
 
 HEADER = """\
 // {title}, {bytes} bytes, made by tfprune.
@@ -88,8 +88,8 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
             f"{source_name(source)} with {', '.join(lacking)}. Export it with target='micro'."
         )
     if isinstance(source, (str, os.PathLike)):
-        for one in (target, header):
-            check_not_read(str(one), os.fspath(source))
+        for written in (target, header):
+            check_not_read(str(written), os.fspath(source))
     calls = registrations(names)
     size = "" if arena is None else ARENA.format(name=name, arena=check_count(arena, "arena", least=1))
     text = HEADER.format(
@@ -107,5 +107,5 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
 
 
 def _lines(content: bytes) -> str:
-    rows = (content[start : start + COLUMNS] for start in range(0, len(content), COLUMNS))
+    rows = (content[start : start + BYTES_PER_LINE] for start in range(0, len(content), BYTES_PER_LINE))
     return "\n".join("  " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)

@@ -15,8 +15,11 @@ from tfprune.export.micro.layers import Layer, largest_live, layers_of
 from tfprune.export.micro.micro_report import MicroLayer
 from tfprune.export.micro.unpacking import Unpacker, encode_smallest
 
-MOST = 100  # parts of a layer
-OVERHEAD, EACH = 130, 360  # bytes of the file that an unpacked layer takes besides, and each further part, about
+MAX_PARTS = 100  # parts of a layer
+LAYER_OVERHEAD_BYTES, PART_OVERHEAD_BYTES = (
+    130,
+    360,
+)  # bytes of the file that an unpacked layer takes besides, and each further part, about
 GAINLESS = "the file would not be smaller"
 TIGHT = "unpacked it would not fit into the arena"
 
@@ -104,8 +107,8 @@ def spread(least: int, most: int, *, count: int) -> Sequence[int]:
 
 
 def _pieces(layer: Layer, size: int, *, cap: int, least: int) -> int:
-    for pieces in range(1, min(layer.pieces, MOST) + 1):
-        gain = layer.values.nbytes - size - OVERHEAD - EACH * (pieces - 1)
+    for pieces in range(1, min(layer.pieces, MAX_PARTS) + 1):
+        gain = layer.values.nbytes - size - LAYER_OVERHEAD_BYTES - PART_OVERHEAD_BYTES * (pieces - 1)
         if layer.reason or gain <= least:
             return 0
         if layer.peak(pieces) <= cap:
@@ -116,7 +119,7 @@ def _pieces(layer: Layer, size: int, *, cap: int, least: int) -> int:
 def _row(unpacker: Unpacker, layer: Layer, pieces: int) -> MicroLayer:
     parts = unpacker.unpack(layer, pieces) if pieces else []
     size = layer.values.nbytes
-    tight = size - encode_smallest(layer.values).bytes > OVERHEAD
+    tight = size - encode_smallest(layer.values).bytes > LAYER_OVERHEAD_BYTES
     return MicroLayer(
         name=layer.name,
         operator=layer.kind,

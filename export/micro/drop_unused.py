@@ -10,7 +10,16 @@ from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import indices_of, put_in_order
 from tfprune.export.file.tflite.editor import add_constant, inputs_of, operator_name
 
-PURE = {"SHAPE", "STRIDED_SLICE", "PACK", "CONCATENATION", "GATHER", "CAST", "MUL", "REDUCE_PROD"}  # of shapes
+SHAPE_OPERATORS = {
+    "SHAPE",
+    "STRIDED_SLICE",
+    "PACK",
+    "CONCATENATION",
+    "GATHER",
+    "CAST",
+    "MUL",
+    "REDUCE_PROD",
+}  # of shapes
 
 
 def drop_unused(model: schema.ModelT) -> None:
@@ -53,7 +62,7 @@ def _fix_shapes(model: schema.ModelT) -> None:
             dead = [
                 operator
                 for operator in graph.operators
-                if operator_name(model, operator) in PURE and not {*indices_of(operator.outputs)} & read
+                if operator_name(model, operator) in SHAPE_OPERATORS and not {*indices_of(operator.outputs)} & read
             ]
             graph.operators = [each for each in graph.operators if not any(each is other for other in dead)]
 

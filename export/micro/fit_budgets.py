@@ -16,9 +16,9 @@ from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.export.micro.micro_report import MicroReport
 from tfprune.export.micro.operators import missing, registrations
 
-CAPS = 8  # amounts of RAM that are tried, from the dense file's to what unpacks every layer whole
-LEAST = (0, 1024, 8192)  # bytes of flash that a layer has to save
-ROUNDS = 5  # of halving the distance between files that keep to a budget and those that do not
+ARENA_SIZES_TRIED = 8  # amounts of RAM that are tried, from the dense file's to what unpacks every layer whole
+MIN_SAVINGS_TRIED = (0, 1024, 8192)  # bytes of flash that a layer has to save
+BISECTION_ROUNDS = 5  # of halving the distance between files that keep to a budget and those that do not
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, micro: Micro) -> 
             "Expected a file that the interpreter for microcontrollers runs. Received: one that does not: "
             f"{runs[-1].reason}. Nothing was written."
         )
-    found = _Search(candidates, inputs).run(micro)
-    best = _best(found, micro)
+    measured = _Search(candidates, inputs).run(micro)
+    best = _best(measured, micro)
     (run,) = run_files([best.candidate.data], inputs)
     if run.reason or not run.equals(before):
         raise ValueError(
@@ -113,7 +113,7 @@ def fit_budgets(dense: bytes, inputs: Sequence[np.ndarray], *, micro: Micro) -> 
         decode_buffer=max((row.buffer for row in best.candidate.rows), default=0),
         samples=len(run.raw[0]) if run.raw and run.raw[0].ndim else 1,
         rows=best.candidate.rows,
-        curve=_curve(found),
+        curve=_curve(measured),
         registrations=tuple(registrations(read(best.candidate.data).ops)),
         boards=fits(best.flash, run.arena),
     )
@@ -129,53 +129,59 @@ class _Search:
 
     def run(self, micro: Micro) -> list[_Measured]:
         """Return files that run; with a budget, more of them near it."""
-        caps = [0, *spread(*self._candidates.caps, count=CAPS)]  # with 0 every layer stays dense
-        found = self._measure([(cap, least) for cap in caps for least in LEAST])
-        for _ in range(ROUNDS if micro.arena or micro.flash else 0):
-            points = [point for least in LEAST for point in _between(found, least, micro)]
-            found += self._measure(points)
-        return found
+        caps = [0, *spread(*self._candidates.caps, count=ARENA_SIZES_TRIED)]  # with 0 every layer stays dense
+        measured = self._measure([(cap, least) for cap in caps for least in MIN_SAVINGS_TRIED])
+        for _ in range(BISECTION_ROUNDS if micro.arena or micro.flash else 0):
+            points = [point for least in MIN_SAVINGS_TRIED for point in _between(measured, least, micro)]
+            measured += self._measure(points)
+        return measured
 
     def _measure(self, points: Sequence[tuple[int, int]]) -> list[_Measured]:
         plans = {point: self._candidates.plan(*point) for point in points}
         fresh = [plan for plan in dict.fromkeys(plans.values()) if plan not in self._runs]
-        made = [self._candidates.write(plan) for plan in fresh]
-        runs = run_files([candidate.data for candidate in made], self._inputs) if made else []
-        self._runs.update(zip(fresh, zip(made, runs, strict=True), strict=True))
-        found = [(point, *self._runs[plan]) for point, plan in plans.items()]
-        return [_Measured(*point, candidate, run.arena) for point, candidate, run in found if not run.reason]
+        written = [self._candidates.write(plan) for plan in fresh]
+        runs = run_files([candidate.data for candidate in written], self._inputs) if written else []
+        self._runs.update(zip(fresh, zip(written, runs, strict=True), strict=True))
+        results = [(point, *self._runs[plan]) for point, plan in plans.items()]
+        return [_Measured(*point, candidate, run.arena) for point, candidate, run in results if not run.reason]
 
 
-def _between(found: Sequence[_Measured], least: int, micro: Micro) -> list[tuple[int, int]]:
+def _between(measured: Sequence[_Measured], least: int, micro: Micro) -> list[tuple[int, int]]:
     """Return the point in the middle between the last file that keeps to the budget and the first that does not."""
-    alike = sorted((one for one in found if one.least == least), key=lambda one: one.cap)
-    for one, other in zip(alike, alike[1:], strict=False):
+    alike = sorted((file for file in measured if file.least == least), key=lambda file: file.cap)
+    for smaller, larger in zip(alike, alike[1:], strict=False):
         if micro.arena:
-            crossed = one.arena <= micro.arena < other.arena
+            is_crossed = smaller.arena <= micro.arena < larger.arena
         else:
-            crossed = other.flash <= (micro.flash or 0) < one.flash
-        if crossed and other.cap - one.cap > 1:
-            return [((one.cap + other.cap) // 2, least)]
+            is_crossed = larger.flash <= (micro.flash or 0) < smaller.flash
+        if is_crossed and larger.cap - smaller.cap > 1:
+            return [((smaller.cap + larger.cap) // 2, least)]
     return []
 
 
-def _best(found: Sequence[_Measured], micro: Micro) -> _Measured:
+def _best(measured: Sequence[_Measured], micro: Micro) -> _Measured:
     arena, flash = micro.arena, micro.flash
-    kept = [one for one in found if one.arena <= (arena or one.arena) and one.flash <= (flash or one.flash)]
-    if not found:
+    fitting = [
+        file for file in measured if file.arena <= (arena or file.arena) and file.flash <= (flash or file.flash)
+    ]
+    if not measured:
         raise ValueError("Expected a file that the interpreter for microcontrollers runs. Received: none that does.")
-    if not kept:
-        raise OverBudgetError(_refusal(found, micro))
+    if not fitting:
+        raise OverBudgetError(_refusal(measured, micro))
     if arena:
-        return min(kept, key=lambda one: (one.flash, one.arena))
-    return min(kept, key=lambda one: (one.arena, one.flash) if flash else (one.flash + one.arena, one.flash))
+        return min(fitting, key=lambda file: (file.flash, file.arena))
+    if flash:
+        return min(fitting, key=lambda file: (file.arena, file.flash))
+    return min(fitting, key=lambda file: (file.flash + file.arena, file.flash))
 
 
-def _refusal(found: Sequence[_Measured], micro: Micro) -> str:
+def _refusal(measured: Sequence[_Measured], micro: Micro) -> str:
     arena, flash = micro.arena, micro.flash
     limits = [f"{name}={value:,}" for name, value in (("arena", arena), ("flash", flash)) if value]
-    nearest = min(found, key=lambda one: max(one.arena / (arena or one.arena), one.flash / (flash or one.flash)))
-    smallest = min(found, key=lambda one: one.arena)
+    nearest = min(
+        measured, key=lambda file: max(file.arena / (arena or file.arena), file.flash / (flash or file.flash))
+    )
+    smallest = min(measured, key=lambda file: file.arena)
     return (
         f"Expected a file for {' and '.join(limits)} bytes. Received: at best {nearest.arena:,} bytes of arena with "
         f"{nearest.flash:,} of flash; the smallest arena is {smallest.arena:,} with {smallest.flash:,} of flash. "
@@ -183,9 +189,9 @@ def _refusal(found: Sequence[_Measured], micro: Micro) -> str:
     )
 
 
-def _curve(found: Sequence[_Measured]) -> tuple[tuple[int, int], ...]:
+def _curve(measured: Sequence[_Measured]) -> tuple[tuple[int, int], ...]:
     points: list[tuple[int, int]] = []
-    for flash, arena in sorted({(one.flash, one.arena) for one in found}):
+    for flash, arena in sorted({(file.flash, file.arena) for file in measured}):
         if not points or arena < points[-1][1]:
             points.append((flash, arena))
     return tuple(points)

@@ -23,11 +23,11 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.tflite.schema import MissingPackage
 
 PACKAGE = "tflite_micro"
-ROOM = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory
+MAX_ARENA_BYTES = 2**28  # bytes of an arena that no microcontroller has; what is not touched takes no memory
 TIMEOUT = 600.0  # seconds for all files of one call, unless it says otherwise
-STEP = 16  # bytes: parts of an arena begin at multiples
+ARENA_ALIGNMENT = 16  # bytes: parts of an arena begin at multiples
 TOTAL = "Arena allocation total "
-NOISE = ("Failed to", "Node ", "Additional ")  # lines that repeat what an earlier one says
+REPEATING_LINES = ("Failed to", "Node ", "Additional ")  # lines that repeat what an earlier one says
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def load_and_run(
         ValueError: If the inputs do not fit.
     """
     with _said_to(said):
-        interpreter = _load(data, ROOM)
+        interpreter = _load(data, MAX_ARENA_BYTES)
         interpreter.print_allocations()
     total = int(said.read_text(errors="replace").rpartition(TOTAL)[2].split()[0])
     with _said_to(said):
@@ -188,13 +188,13 @@ def load_and_run(
 
 def _smallest(total: int, loads: Callable[[int], bool]) -> int:
     """Return the fewest bytes that do: what was counted, or what it takes while memory is laid out."""
-    low = high = -(-total // STEP)
-    while not loads(high * STEP):
+    low = high = -(-total // ARENA_ALIGNMENT)
+    while not loads(high * ARENA_ALIGNMENT):
         low, high = high + 1, 2 * high
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if loads(middle * STEP) else (middle + 1, high)
-    return high * STEP
+        low, high = (low, middle) if loads(middle * ARENA_ALIGNMENT) else (middle + 1, high)
+    return high * ARENA_ALIGNMENT
 
 
 def _load(data: bytes, arena: int) -> Any:
@@ -251,7 +251,7 @@ def _said_to(path: Path) -> Iterator[None]:
 def _last_words(path: Path) -> str:
     """Return the first line that says what went wrong."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    telling = [line for line in lines if line.strip() and not line.startswith(("[", *NOISE))]
+    telling = [line for line in lines if line.strip() and not line.startswith(("[", *REPEATING_LINES))]
     return telling[0].strip().rstrip(".") if telling else ""
 
 

@@ -8,7 +8,7 @@ from tfprune.export.file.report import shape_text
 from tfprune.export.micro.boards import BoardFit
 from tfprune.report import Report, shortened, table
 
-NAME = 32  # characters of a name in a table
+NAME_WIDTH = 32  # characters of a name in a table
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,6 @@ class MicroReport(Report):
     registrations: tuple[str, ...]
     boards: tuple[BoardFit, ...]
 
-    @property
-    def kernel_ratio(self) -> float:
-        """What the weights of layers take in the file, as a fraction of what they take densely."""
-        return sum(row.bytes for row in self.rows) / max(1, sum(row.dense_bytes for row in self.rows))
-
     def __str__(self) -> str:
         rows = [
             ["arena", f"{self.arena:,} bytes", f"{self.dense_arena:,}", f"{self.arena / self.dense_arena:.2f}"],
@@ -90,7 +85,7 @@ class MicroReport(Report):
 
     def _layers(self) -> str:
         lines = [
-            [shortened(row.name, NAME), row.operator, shape_text(row.shape), row.stored, row.slices or ""]
+            [shortened(row.name, NAME_WIDTH), row.operator, shape_text(row.shape), row.stored, row.slices or ""]
             + [f"{row.dense_bytes:,}", f"{row.bytes:,}", f"{row.buffer:,}", row.reason]
             for row in self.rows
         ]

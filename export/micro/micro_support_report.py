@@ -11,7 +11,7 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import BoardFit, find_board, fits
 from tfprune.export.micro.interpreter import require_interpreter, run_files
 from tfprune.export.micro.micro_report import board_text
-from tfprune.export.micro.operators import HAS, missing, registrations
+from tfprune.export.micro.operators import KNOWN_OPERATORS, missing, registrations
 from tfprune.report import Report, table
 
 
@@ -82,7 +82,7 @@ def support_of_file(source: Source, *, board: str | None = None) -> MicroSupport
         reason=reason,
         missing=tuple(lacking),
         ops=model.ops,
-        registrations=tuple(registrations({*model.ops} & HAS)),
+        registrations=tuple(registrations({*model.ops} & KNOWN_OPERATORS)),
         flash=len(content),
         arena=arena,
         boards=() if arena is None else fits(len(content), arena, board=board),

@@ -24,18 +24,18 @@ CUSTOM = {
     "TFLite_Detection_PostProcess": "AddDetectionPostprocess",
 }
 # Where the name is not what the rule makes of it.
-SPELLED = {
+IRREGULAR_NAMES = {
     "BATCH_MATMUL": "AddBatchMatMul",
     "CUMSUM": "AddCumSum",
     "PADV2": "AddPadV2",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "AddUnidirectionalSequenceLSTM",
 }
-HAS = frozenset(NAMES.split()) | frozenset(CUSTOM)
+KNOWN_OPERATORS = frozenset(NAMES.split()) | frozenset(CUSTOM)
 
 
 def missing(names: Iterable[str]) -> list[str]:
     """Return the operators that the interpreter lacks, in order."""
-    return sorted({*names} - HAS)
+    return sorted({*names} - KNOWN_OPERATORS)
 
 
 def registrations(names: Iterable[str]) -> list[str]:
@@ -45,7 +45,7 @@ def registrations(names: Iterable[str]) -> list[str]:
         >>> registrations(["SOFTMAX", "CONV_2D"])
         ['AddConv2D', 'AddSoftmax']
     """
-    return sorted(CUSTOM.get(name) or SPELLED.get(name) or _rule(name) for name in {*names})
+    return sorted(CUSTOM.get(name) or IRREGULAR_NAMES.get(name) or _rule(name) for name in {*names})
 
 
 def _rule(name: str) -> str:

@@ -12,7 +12,7 @@ from tfprune.export.file.tflite.decode_format import OPERATOR, DecodeConstants, 
 from tfprune.export.file.tflite.editor import add_constant, add_tensor, add_values, inputs_of, operator_code
 from tfprune.export.micro.layers import Layer
 
-JOINED = 10  # tensors that the interpreter's CONCATENATION takes, at most
+MAX_CONCATENATED = 10  # tensors that the interpreter's CONCATENATION takes, at most
 INTEGERS_SINCE = 2  # the version of CONCATENATION and SLICE that takes int8
 
 
@@ -65,7 +65,7 @@ class Unpacker:
             added += [self._decode(self._constants(encoded), weight), part]
             stored.append(encoded)
             waiting.append(int(added[-1].outputs[0]))
-            if len(waiting) == JOINED and pieces > JOINED:
+            if len(waiting) == MAX_CONCATENATED and pieces > MAX_CONCATENATED:
                 added.append(self._joined(waiting, self._output(layer.operator, sum(map(self._width, waiting)))))
                 made, waiting = [*made, int(added[-1].outputs[0])], []
         added.append(self._joined([*made, *waiting], int(layer.operator.outputs[0])))

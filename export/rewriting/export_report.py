@@ -93,7 +93,7 @@ class ExportReport(Report):
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
             ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
             ["difference", f"{number_text(self.max_abs_diff)} (allowed: {self.tolerance:g} of the largest output)"],
-            *([one.metric, f"{one.file:.4f} (Keras: {one.keras:.4f})"] for one in self.lost),
+            *([output.metric, f"{output.file:.4f} (Keras: {output.keras:.4f})"] for output in self.lost),
             ["checked on", self.runtime],
             ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
         ]

@@ -76,27 +76,27 @@ def candidate_files(dense: bytes, *, name: str, sparse: str | bool, optimize: st
     Raises:
         ValueError: With True, if no weight gets smaller.
     """
-    found = [FileForm(name, dense)]
+    files = [FileForm(name, dense)]
     if sparse is not False:
         padded = spell_out_padding(dense) if optimize == "latency" else dense
         single = sparsify(padded, forms=("csr",))
-        made: list[tuple[str, Sparsified, bytes | None]] = [("sparse", single, None)]
-        made += [("sparse in blocks", sparsify(padded, forms=("csr", "block")), None)]
+        variants: list[tuple[str, Sparsified, bytes | None]] = [("sparse", single, None)]
+        variants += [("sparse in blocks", sparsify(padded, forms=("csr", "block")), None)]
         if any(row.reason == INTEGER for row in single.rows):
             result = sparsify(padded, forms=("csr", "pointwise"))
-            made.append(("sparse as 1x1 convolutions", result, single.data))
-        made = [entry for entry in made if any(row.form != "dense" for row in entry[1].rows)]
-        found += [FileForm(f"{name}, {text}", result.data, reference) for text, result, reference in made]
+            variants.append(("sparse as 1x1 convolutions", result, single.data))
+        variants = [entry for entry in variants if any(row.form != "dense" for row in entry[1].rows)]
+        files += [FileForm(f"{name}, {text}", result.data, reference) for text, result, reference in variants]
     unique: dict[bytes, FileForm] = {}
-    for form in found:
+    for form in files:
         unique.setdefault(form.content, form)
-    wanted = [form for form in unique.values() if sparse is not True or form.content != dense]
-    if not wanted:
+    offered = [form for form in unique.values() if sparse is not True or form.content != dense]
+    if not offered:
         raise ValueError(
             "Expected weights with zeros enough that a sparse form is smaller, because sparse=True. Received: none. "
             "Prune the model first, or leave `sparse` at 'auto'."
         )
-    return wanted
+    return offered
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ from tfprune.export.file.tflite.editor import (
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
 
-LARGEST = 7  # the integers go from -7 to 7, so that each channel needs a scale only
-FACTORS = np.linspace(0.5, 1, 26)  # of the scale that clips nothing: with a smaller one, the error may be smaller
-SINCE = 7  # the version of both convolutions that takes 4-bit weights
+LARGEST_INTEGER = 7  # the integers go from -7 to 7, so that each channel needs a scale only
+SCALE_FACTORS = np.linspace(
+    0.5, 1, 26
+)  # of the scale that clips nothing: with a smaller one, the error may be smaller
+FOUR_BITS_SINCE = 7  # the version of both convolutions that takes 4-bit weights
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 WEIGHT, BIAS = 1, 2  # the places among the inputs of both convolutions, and of FULLY_CONNECTED
 
@@ -113,7 +115,7 @@ def _narrow(model: schema.ModelT, graph: schema.SubGraphT, *, weight: int, layer
             inputs[BIAS] = moved[bias]
             layer.inputs = np.array(inputs, np.int32)
         code = model.operatorCodes[layer.opcodeIndex]
-        code.version = max(code.version, SINCE)
+        code.version = max(code.version, FOUR_BITS_SINCE)
 
 
 def _moved_bias(model: schema.ModelT, graph: schema.SubGraphT, *, bias: int, steps: np.ndarray) -> int:
@@ -144,9 +146,9 @@ def to_four_bits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.n
     """
     rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1) if axis is not None else values.reshape(1, -1)
     rows = rows.astype(np.float32)
-    widest = np.abs(rows).max(axis=1) / LARGEST
+    widest = np.abs(rows).max(axis=1) / LARGEST_INTEGER
     best, error = np.ones(len(rows)), np.full(len(rows), np.inf)
-    for factor in FACTORS[::-1]:
+    for factor in SCALE_FACTORS[::-1]:
         steps = np.where(widest > 0, widest * factor, 1.0)
         left = np.square(_rounded(rows, steps) * steps[:, None] - rows).sum(axis=1)
         best, error = np.where(left < error, steps, best), np.minimum(left, error)
@@ -157,7 +159,7 @@ def to_four_bits(values: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.n
 
 def _rounded(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
     steps = steps[:, None] if values.ndim > steps.ndim else steps
-    return np.clip(np.rint(values / steps), -LARGEST, LARGEST)
+    return np.clip(np.rint(values / steps), -LARGEST_INTEGER, LARGEST_INTEGER)
 
 
 def packed(values: np.ndarray) -> np.ndarray:

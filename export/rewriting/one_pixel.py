@@ -128,7 +128,7 @@ class OnePixelImages:
 
 
 def scales_of(tensor: schema.TensorT) -> Hashable:
-    """Return what the numbers of a tensor mean, as a key of a dict."""
+    """Turn type and scales of a tensor into a key of a dict."""
     quantization = tensor.quantization
     fields = ("scale", "zeroPoint", "quantizedDimension") if quantization is not None else ()
     return tensor.type, *(np.asarray(getattr(quantization, name)).tobytes() for name in fields)

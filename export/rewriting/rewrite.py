@@ -27,8 +27,9 @@ from tfprune.export.rewriting.forms import (
     export_report,
 )
 
-SAMPLES = 8  # drawn for the check when no data is given
-EXACT, ROUNDED = 1e-4, 0.1  # tolerances: a file with 8-bit weights rounds its activations, its sparse form may not
+RANDOM_SAMPLES = 8
+EXACT_TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its sparse form may not
 ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
@@ -92,7 +93,7 @@ def rewrite(
     content = read_model(source)
     model = read(content)
     allowed = _default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
-    inputs = random_inputs(model.inputs, model.outputs, rows=SAMPLES) if check_on is None else check_on
+    inputs = random_inputs(model.inputs, model.outputs, rows=RANDOM_SAMPLES) if check_on is None else check_on
     if micro is not None:
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
         choice = choose_micro(content, inputs=samples, check=Check(None, allowed, ADVICE), micro=micro)
@@ -116,4 +117,4 @@ def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def _default(model: Model) -> float:
-    return ROUNDED if any(weight.dtype == "int8" for weight in model.weights) else EXACT
+    return ROUNDED_TOLERANCE if any(weight.dtype == "int8" for weight in model.weights) else EXACT_TOLERANCE

@@ -11,11 +11,11 @@ from tfprune.export.file.files.unpack import as_bytes
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 
-MOST = 255  # different int8 values
-LEVELS = 32
+MAX_LEVELS = 255  # different int8 values
+DEFAULT_LEVELS = 32
 
 
-def share_weights(data: bytes, *, levels: int = LEVELS) -> bytes:
+def share_weights(data: bytes, *, levels: int = DEFAULT_LEVELS) -> bytes:
     """Reduce the distinct non-zero values of each 8-bit weight to a few, those with the least squared error.
 
     The file keeps its form and size, and any runtime runs it as before; `pack` then makes it smaller. Check the
@@ -63,7 +63,7 @@ def check_levels(levels: Any) -> None:
         TypeError: If it is not an integer.
         ValueError: If it is out of 1 to 255.
     """
-    check_count(levels, "levels", least=1, most=MOST)
+    check_count(levels, "levels", least=1, most=MAX_LEVELS)
 
 
 def share(values: np.ndarray, levels: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from tfprune.export.file.tflite.editor import add_operator, add_tensor, builtin_
 from tfprune.export.rewriting.sparse_encoding import SparseEncoding
 
 BLOCKS_SINCE = 8  # version of FULLY_CONNECTED that takes sparse weights
-OLD = 10  # the last version that tflite-runtime 2.14 has; with 8 and 8-bit weights unpacked, outputs were wrong
+LAST_OLD_VERSION = 10  # of tflite-runtime 2.14; with 8 and 8-bit weights unpacked, outputs were wrong
 
 
 class Rewriter:
@@ -64,7 +64,7 @@ def lower_versions(model: schema.ModelT) -> None:
     }
     for index, code in enumerate(model.operatorCodes):
         if builtin_code(code) == schema.BuiltinOperator.FULLY_CONNECTED and index not in newer:
-            code.version = min(code.version, OLD)
+            code.version = min(code.version, LAST_OLD_VERSION)
 
 
 def _sparsity(encoded: SparseEncoding, shape: Any) -> schema.SparsityParametersT:

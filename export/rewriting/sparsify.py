@@ -41,7 +41,7 @@ SHARED = "it shares its values with a tensor that stays dense"
 GAINLESS = "the file would not be smaller"
 UNCOMPARED = "other graphs than the first read it, which alone can be compared"
 KERNELLESS = "no kernel takes its blocks"
-OVERHEAD = 400  # bytes that a sparse tensor and its operators take besides values and indices, about
+SPARSE_OVERHEAD_BYTES = 400  # bytes that a sparse tensor and its operators take besides values and indices, about
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], least: 
     if ("pointwise" if group.pointwise else "csr") in forms:
         found.append(encode_rows(array))
     encoded = min(found, key=lambda encoded: encoded.bytes, default=None)
-    copies, overhead = len(group.members), OVERHEAD * len(group.members)
+    copies, overhead = len(group.members), SPARSE_OVERHEAD_BYTES * len(group.members)
     if encoded is not None and encoded.bytes_for(copies) + overhead >= tensor.bytes:
         group.reason = f"sparse it takes {encoded.bytes_for(copies):,} bytes, and about {overhead} for its operators"
     else:

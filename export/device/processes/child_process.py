@@ -20,7 +20,7 @@ from tfprune.export.device.processes.fork_server import run_forked
 from tfprune.export.device.processes.fork_server_child import OUTPUT
 
 REASON = "reason.txt"
-TRIES = 100  # to remove a folder into which another thread may still write
+REMOVE_TRIES = 100  # to remove a folder into which another thread may still write
 OUTPUT_TAIL = 20_000  # characters: enough for a traceback, little enough for an error message
 
 
@@ -138,7 +138,7 @@ def run_as_child(work: Callable[[Path], None]) -> None:
 def _end_with_parent(folder: Path) -> None:
     while os.read(0, 1):  # not sys.stdin, whose lock could not be taken when Python ends
         pass
-    for _ in range(TRIES):
+    for _ in range(REMOVE_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             break

@@ -10,14 +10,14 @@ from tfprune.export.device.processes.child_process import Completed, run_module
 
 
 class Device(Protocol):
-    """What runs jobs in place of this machine."""
+    """A machine that runs jobs in place of this one."""
 
     def run_module(self, module: str, folder: str | os.PathLike[str], *, timeout: float) -> Completed:
         """Do there what the function `run_module` does here."""
 
 
 def runner_on(device: Any) -> Callable[..., Completed]:
-    """Return what runs jobs on a `Device`; None is this machine.
+    """Return the function that runs jobs on a `Device`; None is this machine.
 
     Raises:
         TypeError: If it is not a device.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 OUTPUT = "output.txt"  # in the folder of a job: what its process says
-IDLE = 60.0  # seconds without a job, after which the memory is given back
+IDLE_SECONDS = 60.0  # seconds without a job, after which the memory is given back
 
 
 def next_job(lifeline: int) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def next_job(lifeline: int) -> dict[str, Any]:
     Args:
         lifeline: A pipe to which nothing is written. That it closes tells the child that the parent is gone.
     """
-    while select.select([sys.stdin], [], [], IDLE)[0]:
+    while select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
         line = sys.stdin.buffer.readline()
         if not line:
             break

@@ -18,7 +18,7 @@ from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.benchmark_report import BenchmarkReport
 from tfprune.export.device.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
-from tfprune.export.device.running.runner import THREADS, Runner
+from tfprune.export.device.running.runner import MAX_THREADS, Runner
 from tfprune.export.file.files.model_file import Source, read_model, read_source, source_name
 
 MODEL = "model.tflite"
@@ -74,7 +74,7 @@ def benchmark(
     settings = {
         "runs": check_count(runs, "runs", least=1),
         "warmup": check_count(warmup, "warmup", least=0),
-        "threads": check_count(threads, "threads", least=1, most=THREADS),
+        "threads": check_count(threads, "threads", least=1, most=MAX_THREADS),
         "batch": check_count(batch, "batch", least=1),
     }
     run = runner_on(on)

@@ -95,7 +95,7 @@ def _move(model: schema.ModelT, layer: Operator, difference: np.ndarray) -> None
     values = np.asarray(model.buffers[tensor.buffer].data).view("<i4") + steps
     limits = np.iinfo(np.int32)
     moved = np.ascontiguousarray(values.clip(limits.min, limits.max).astype("<i4")).view(np.uint8)
-    holders = [one for graph in model.subgraphs for one in graph.tensors if one.buffer == tensor.buffer]
+    holders = [each for graph in model.subgraphs for each in graph.tensors if each.buffer == tensor.buffer]
     if len(holders) > 1:  # the others keep the old values
         tensor.buffer = len(model.buffers)
         model.buffers.append(schema.BufferT())

@@ -10,8 +10,8 @@ import numpy as np
 
 from tfprune.export.file.report import TensorInfo
 
-LARGEST = 2**26  # numbers of a random input: 256 MiB
-FREE = 8  # length drawn for a dimension, other than the batch, that a file leaves open
+MAX_RANDOM_NUMBERS = 2**26  # numbers of a random input: 256 MiB
+OPEN_DIMENSION_LENGTH = 8  # length drawn for a dimension, other than the batch, that a file leaves open
 
 
 def random_inputs(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], *, rows: int) -> list[np.ndarray]:
@@ -37,13 +37,13 @@ def batch_inputs(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) ->
 
 def _random_input(info: TensorInfo, rows: int | None) -> np.ndarray:
     generator = np.random.default_rng(0)
-    shape = [FREE if length is None else length for length in info.shape]
+    shape = [OPEN_DIMENSION_LENGTH if length is None else length for length in info.shape]
     if rows is not None:
         shape[0] = rows
-    if math.prod(shape) > LARGEST:
+    if math.prod(shape) > MAX_RANDOM_NUMBERS:
         raise ValueError(
-            f"Expected an input {info.name!r} of at most {LARGEST:,} numbers to draw at random. Received: the shape "
-            f"{tuple(shape)}. Give inputs of your own, if the file is sound."
+            f"Expected an input {info.name!r} of at most {MAX_RANDOM_NUMBERS:,} numbers to draw at random. Received: "
+            f"the shape {tuple(shape)}. Give inputs of your own, if the file is sound."
         )
     if info.dtype in ("int32", "int64", "uint32", "uint64", "bool"):
         return generator.integers(0, 2, shape)  # rows of a table of unknown length: two it has

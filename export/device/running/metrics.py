@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 Function = Callable[[np.ndarray, np.ndarray], float]
-TOP = 5  # classes that may hold the right one
-UPDATED = ("update_state", "result", "name")  # what a metric of Keras has
-ROWS = 1024  # at once for a metric of Keras, which copies them
+TOP_K = 5  # classes that may hold the right one
+METRIC_METHODS = ("update_state", "result", "name")  # what a metric of Keras has
+METRIC_BATCH_ROWS = 1024  # at once for a metric of Keras, which copies them
 
 
 def measure(outputs: Mapping[str, np.ndarray], targets: Any, *, metrics: Any) -> dict[str, float]:
@@ -55,10 +55,10 @@ def check_metrics(metrics: Any) -> None:
     for metric in (metric for each in several for metric in _listed(each)):
         if isinstance(metric, str) and metric not in NAMES:
             raise ValueError(f"Expected metrics named {[*NAMES]}. Received: {metric!r}. Or pass a metric of Keras.")
-        if not isinstance(metric, str) and not all(hasattr(metric, name) for name in UPDATED):
+        if not isinstance(metric, str) and not all(hasattr(metric, name) for name in METRIC_METHODS):
             raise TypeError(
-                f"Expected names of metrics, or objects with {', '.join(UPDATED)}. Received: {metric!r} of type "
-                f"{type(metric).__name__}."
+                f"Expected names of metrics, or objects with {', '.join(METRIC_METHODS)}. Received: {metric!r} of "
+                f"type {type(metric).__name__}."
             )
 
 
@@ -139,8 +139,8 @@ def _value(metric: Any, y_true: np.ndarray, y_pred: np.ndarray) -> float:
         return NAMES[metric](y_true, y_pred)
     if hasattr(metric, "reset_state"):
         metric.reset_state()
-    for start in range(0, len(y_pred), ROWS):
-        metric.update_state(y_true[start : start + ROWS], y_pred[start : start + ROWS])
+    for start in range(0, len(y_pred), METRIC_BATCH_ROWS):
+        metric.update_state(y_true[start : start + METRIC_BATCH_ROWS], y_pred[start : start + METRIC_BATCH_ROWS])
     return float(np.asarray(metric.result()))
 
 
@@ -168,7 +168,7 @@ def _categorical(y_true: np.ndarray, y_pred: np.ndarray) -> float:
 
 def _sparse_top(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     right = np.take_along_axis(y_pred, _classes(y_true, y_pred)[..., None].astype(np.int64), axis=-1)
-    return float(np.mean(np.count_nonzero(y_pred > right, axis=-1) < TOP))
+    return float(np.mean(np.count_nonzero(y_pred > right, axis=-1) < TOP_K))
 
 
 def _top(y_true: np.ndarray, y_pred: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.device.running.quantization_error_report import QuantizationErrorReport, QuantizationErrorRow
-from tfprune.export.device.running.runner import ROWS, Runner, find_interpreter
+from tfprune.export.device.running.runner import BATCH_ROWS, Runner, find_interpreter
 from tfprune.export.file.files.model_file import Source, read_model, source_name
 from tfprune.export.file.tflite.model import Subgraph
 from tfprune.export.file.tflite.reader import read
@@ -134,13 +134,13 @@ class _Watched(Runner):
     def rows(self) -> int:
         """The number of rows in one invocation."""
         fixed = [info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None]
-        return fixed[0] if fixed else ROWS
+        return fixed[0] if fixed else BATCH_ROWS
 
     def tensors(self, names: set[str]) -> dict[str, tuple[np.ndarray, IOTensor]]:
         """Return tensors of the last invocation as real numbers, and what describes each."""
         details = {detail["name"]: detail for detail in self._interpreter.get_tensor_details()}
         found = {name: IOTensor.of(name, details[name]) for name in names if name in details}
-        return {name: (one.decode(self._interpreter.get_tensor(one.index)), one) for name, one in found.items()}
+        return {name: (end.decode(self._interpreter.get_tensor(end.index)), end) for name, end in found.items()}
 
 
 class _Sums:
@@ -209,7 +209,7 @@ def _run_job(folder: Path) -> None:
     sums = {name: _Sums() for name in settings["names"]}
     for name, right, found, tensor in pair.compared(settings["form"], arrays, set(sums)):
         sums[name].add(right, found, tensor)
-    measured = {name: one.result() for name, one in sums.items() if one.count}
+    measured = {name: total.result() for name, total in sums.items() if total.count}
     write_job(folder, "result", settings={"tensors": measured, "samples": length_of(arrays), "runtime": pair.runtime})
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tfprune.report import Report, new_figure, save_figure, table
 
-ROUNDING = 0.29  # steps: the error of rounding alone, 1 / sqrt(12)
-LONGEST = 48  # characters of a name in the table
+ROUNDING_ERROR_STEPS = 0.29  # steps: the error of rounding alone, 1 / sqrt(12)
+NAME_WIDTH = 48  # characters of a name in the table
 
 
 @dataclass(frozen=True)
@@ -97,4 +97,4 @@ class QuantizationErrorReport(Report):
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST else f"...{name[3 - LONGEST :]}"
+    return name if len(name) <= NAME_WIDTH else f"...{name[3 - NAME_WIDTH :]}"

@@ -23,9 +23,11 @@ INTERPRETERS = (
     ("tflite_runtime", "interpreter", "tflite-runtime"),
     ("tensorflow", "lite", "tensorflow"),
 )
-ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
-THREADS = 1024  # an interpreter starts as many as it is asked for, and takes no number beyond 32 bits
-TELLING = 500  # characters of what an interpreter says; where it dislikes an argument it repeats the whole file
+BATCH_ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
+MAX_THREADS = 1024  # an interpreter starts as many as it is asked for, and takes no number beyond 32 bits
+MAX_MESSAGE_CHARACTERS = (
+    500  # characters of what an interpreter says; where it dislikes an argument it repeats the whole file
+)
 
 
 class Runner:
@@ -66,7 +68,7 @@ class Runner:
     _shapes: list[tuple[int, ...]] | None  # of the inputs that memory is allocated for
 
     def __init__(self, source: Source, *, threads: int = 1) -> None:
-        threads = check_count(threads, "threads", least=1, most=THREADS)
+        threads = check_count(threads, "threads", least=1, most=MAX_THREADS)
         data = read_model(source)
         self._name = source_name(source)
         interpreter, self.runtime = find_interpreter()
@@ -162,7 +164,7 @@ class Runner:
             return None
         if len(rows) != 1 or len(fixed) > 1:
             raise self._misfit(arrays)
-        return fixed.pop() if fixed else min(*rows, ROWS)
+        return fixed.pop() if fixed else min(*rows, BATCH_ROWS)
 
     def _in_chunks(self, arrays: Sequence[np.ndarray], step: int) -> list[np.ndarray]:
         rows = max(array.shape[0] for array in arrays if array.ndim)
@@ -272,4 +274,4 @@ def _repeat_last(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _one_line(error: Exception) -> str:
-    return shortened(" ".join(str(error).split()).rstrip("."), TELLING)
+    return shortened(" ".join(str(error).split()).rstrip("."), MAX_MESSAGE_CHARACTERS)

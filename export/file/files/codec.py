@@ -8,15 +8,22 @@ from typing import Any
 
 from tfprune.base.spec import check_choice
 from tfprune.export.file.files.pack import pack
-from tfprune.export.file.files.unpack import BOUND, LIMIT, MAGIC, check_expansion, most_unpacked, unpack
+from tfprune.export.file.files.unpack import (
+    EXPANSION_LIMIT,
+    MAGIC,
+    MAX_UNPACKED_BYTES,
+    check_expansion,
+    most_unpacked,
+    unpack,
+)
 from tfprune.export.file.report import reason_of
 
 METHODS = ("gzip", "xz", "packed")
-XZ_MEMORY = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
+XZ_MEMORY_LIMIT = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 GZIP = b"\x1f\x8b"
 XZ = b"\xfd7zXZ\x00"
-HEAD = 2**16  # packed bytes that surely hold the first of the content
+PACKED_HEAD_BYTES = 2**16  # packed bytes that surely hold the first of the content
 
 
 def encode(data: bytes, method: str | None) -> bytes:
@@ -67,7 +74,7 @@ def check_method(method: str | None) -> None:
     check_choice(method, "compress", choices=(None, *METHODS))
 
 
-def decode(data: bytes, *, limit: int = LIMIT) -> bytes:
+def decode(data: bytes, *, limit: int = MAX_UNPACKED_BYTES) -> bytes:
     """Unpack gzip, xz or packed bytes, known by how they begin; let all others through.
 
     Args:
@@ -95,14 +102,18 @@ def _method(data: bytes) -> str | None:
 
 
 def _decompressor(method: str | None) -> Any:
-    return zlib.decompressobj(GZIP_FORMAT) if method == "gzip" else lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+    return (
+        zlib.decompressobj(GZIP_FORMAT)
+        if method == "gzip"
+        else lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY_LIMIT)
+    )
 
 
 def head_of(data: bytes) -> bytes:
     """Return the first 8 bytes of what gzip or xz packed; nothing of other data, or where these are damaged."""
     method = _method(data)
     try:
-        return _decompressor(method).decompress(data[:HEAD], 8) if method else b""
+        return _decompressor(method).decompress(data[:PACKED_HEAD_BYTES], 8) if method else b""
     except (lzma.LZMAError, zlib.error):
         return b""
 
@@ -120,7 +131,7 @@ def _unpack(data: bytes, limit: int) -> bytes:
     if len(unpacked) > limit:
         raise ValueError(
             f"Expected {method} data of at most {limit:,} bytes. Received: data that hold more. This is not a TFLite "
-            f"file: packed data hold at most {BOUND}."
+            f"file: packed data hold at most {EXPANSION_LIMIT}."
         )
     if not decompressor.eof or decompressor.unused_data.strip(b"\0"):
         problem = "go on after their end" if decompressor.eof else "are cut short"

@@ -14,12 +14,12 @@ from tfprune.export.file.files.scaled_vectors import find_scaled
 from tfprune.export.file.files.unpack import (
     FAR_VERSION,
     HEADER,
-    LARGEST,
-    LIMIT,
     MAGIC,
+    MAX_PIECE_BYTES,
+    MAX_UNPACKED_BYTES,
+    MIN_PIECE_BYTES,
     NEAR_VERSION,
     PIECE,
-    SMALLEST,
     STREAM,
     VERSION,
     as_bytes,
@@ -28,10 +28,10 @@ from tfprune.export.file.files.unpack import (
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite.check_structure import IDENTIFIER, Vector, long_vectors
 
-WHOLE = 2**16  # files up to so many bytes are tried as one stream of our own, too
-SAMPLE = 2**15  # bytes of a piece on which forms are compared
-PLAIN = Split(1, "plain")
-SPARSE = (Split(1, "runs"), Split(1, "mask"))  # what rows can be smaller than
+MAX_SINGLE_STREAM_BYTES = 2**16  # files up to so many bytes are tried as one stream of our own, too
+SAMPLED_BYTES = 2**15  # bytes of a piece on which forms are compared
+PLAIN_SPLIT = Split(1, "plain")
+SPARSE_SPLITS = (Split(1, "runs"), Split(1, "mask"))  # what rows can be smaller than
 Coder = Callable[[bytes], tuple[int, bytes]]
 
 
@@ -73,10 +73,10 @@ def pack(data: bytes) -> bytes:
         True
     """
     data = as_bytes(data)
-    if data[4:8] != IDENTIFIER or len(data) > LIMIT:
+    if data[4:8] != IDENTIFIER or len(data) > MAX_UNPACKED_BYTES:
         raise ValueError(
-            f"Expected a plain TFLite file (bytes 4 to 8 are {IDENTIFIER!r}) of at most {LIMIT:,} bytes. Received: "
-            f"{len(data):,} bytes that begin with {data[:8]!r}."
+            f"Expected a plain TFLite file (bytes 4 to 8 are {IDENTIFIER!r}) of at most {MAX_UNPACKED_BYTES:,} "
+            f"bytes. Received: {len(data):,} bytes that begin with {data[:8]!r}."
         )
     try:
         ranges = [*_ranges(data)]
@@ -87,7 +87,7 @@ def pack(data: bytes) -> bytes:
         ) from error
     # Weights with structure repeat over long distances, which pieces hide from the coder.
     ways = [_build(data, _pieces(data, ranges)), _build(data, [], coder=compress_whole)]
-    packed = min([*ways, *([_build(data, [])] if len(data) <= WHOLE else [])], key=len)
+    packed = min([*ways, *([_build(data, [])] if len(data) <= MAX_SINGLE_STREAM_BYTES else [])], key=len)
     check_expansion(data, packed)
     return packed
 
@@ -104,7 +104,7 @@ def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
         content = data[start : start + size]
         piece = _piece(content, row)._replace(start=start)
         # Long ones are kept out of the rest, whatever they cost: the rest is packed all at once, which takes memory.
-        if index in needed or _cost(piece) < size or size >= SAMPLE:
+        if index in needed or _cost(piece) < size or size >= SAMPLED_BYTES:
             piece_indices[index] = len(pieces)
             pieces.append(piece)
     for index, way in found.items():
@@ -115,30 +115,30 @@ def _pieces(data: bytes, ranges: list[Vector]) -> list[Piece]:
 
 
 def _ranges(data: bytes) -> Iterator[Vector]:
-    for start, size, row in long_vectors(data, smallest=SMALLEST):
-        step = LARGEST - LARGEST % min(row, LARGEST)  # whole rows
+    for start, size, row in long_vectors(data, smallest=MIN_PIECE_BYTES):
+        step = MAX_PIECE_BYTES - MAX_PIECE_BYTES % min(row, MAX_PIECE_BYTES)  # whole rows
         for first in range(0, size, step):
             length = min(step, size - first)
-            if length >= SMALLEST:
+            if length >= MIN_PIECE_BYTES:
                 yield Vector(start + first, length, row)
 
 
 def _piece(content: bytes, row: int) -> Piece:
     """Split by the form that suits a sample, or by rows if that is smaller."""
     piece = _sampled(content)
-    if piece.form not in SPARSE or row >= len(content):
+    if piece.form not in SPARSE_SPLITS or row >= len(content):
         return piece
     return min(piece, _coded(content, ROWS, split_rows(content, row), compress), key=_cost)
 
 
 def _sampled(content: bytes) -> Piece:
     """Split by the form that quick coders like best, unless repeats in the whole, which slow ones find, save more."""
-    size = min(len(content), SAMPLE)
+    size = min(len(content), SAMPLED_BYTES)
     start = (len(content) - size) // 2 // 4 * 4
     sample = content[start : start + size]
     fitting = [form for form in SPLITS if len(content) % form.width == 0]
     quick = min((_split(sample, form, compress_quickly) for form in fitting), key=_cost)
-    best = min((_split(sample, form, compress) for form in (quick.form, PLAIN)), key=_cost)
+    best = min((_split(sample, form, compress) for form in (quick.form, PLAIN_SPLIT)), key=_cost)
     return best if size == len(content) else _split(content, best.form, compress)
 
 

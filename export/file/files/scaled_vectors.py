@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 Buffer = bytes | memoryview
-TRIED = 3  # vectors of a group that are tried as the reference of the others
-TINY = np.finfo(np.float32).tiny  # smaller products are not the same on every processor
-FARTHEST = 127  # steps of float32 from a product: what a signed byte holds
+REFERENCES_TRIED = 3  # vectors of a group that are tried as the reference of the others
+SMALLEST_PRODUCT = np.finfo(np.float32).tiny  # smaller products are not the same on every processor
+MAX_STEPS_FROM_PRODUCT = 127  # steps of float32 from a product: what a signed byte holds
 
 
 class Scaled(NamedTuple):
@@ -72,7 +72,7 @@ def find_scaled(vectors: Sequence[Buffer]) -> dict[int, Scaled]:
     """
     found: dict[int, Scaled] = {}
     for group in _groups(vectors):
-        tried = [_from_reference(vectors, group, index) for index in group[:TRIED]]
+        tried = [_from_reference(vectors, group, index) for index in group[:REFERENCES_TRIED]]
         best: dict[int, Scaled] = max(
             tried, key=lambda ways: (len(ways), sum(not way.steps for way in ways.values()))
         )
@@ -86,7 +86,7 @@ def _groups(vectors: Sequence[Buffer]) -> Iterator[list[int]]:
     for index, vector in enumerate(vectors):
         if len(vector) % 4 == 0:
             entries = np.abs(np.frombuffer(vector, "<f4"))
-            if np.isfinite(entries).all() and entries.max(initial=0) >= TINY:
+            if np.isfinite(entries).all() and entries.max(initial=0) >= SMALLEST_PRODUCT:
                 key = (len(vector), int(entries.argmax()), int(entries.argmin()))
                 groups.setdefault(key, []).append(index)
     yield from (group for group in groups.values() if len(group) > 1)
@@ -100,7 +100,7 @@ def _from_reference(vectors: Sequence[Buffer], group: list[int], reference: int)
 def _scaled(vectors: Sequence[Buffer], reference: int, index: int) -> Scaled | None:
     """Return how one vector follows from another; None if it does not."""
     entries, wanted = (np.frombuffer(vectors[place], "<f4") for place in (reference, index))
-    if (np.abs(wanted[wanted != 0]) < TINY).any():
+    if (np.abs(wanted[wanted != 0]) < SMALLEST_PRODUCT).any():
         return None
     largest = np.abs(entries).argmax()
     with np.errstate(all="ignore"):
@@ -109,6 +109,6 @@ def _scaled(vectors: Sequence[Buffer], reference: int, index: int) -> Scaled | N
     factors = range(max(guess - 2, 0), guess + 3)
     steps = {bits: wanted.view("<i4").astype(np.int64) - _product(entries, bits).view("<i4") for bits in factors}
     bits = min(steps, key=lambda bits: int(np.abs(steps[bits]).sum()))
-    if np.abs(steps[bits]).max() > FARTHEST:
+    if np.abs(steps[bits]).max() > MAX_STEPS_FROM_PRODUCT:
         return None
     return Scaled(reference, bits, steps[bits].astype(np.int8).tobytes() if steps[bits].any() else b"")

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 
 END, ENTRY, LOCAL = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
-END_SIZE = 22  # bytes of the archive's last record, before its comment
-COMMENT = 2**16 - 1  # the longest comment behind it
+END_RECORD_BYTES = 22  # bytes of the archive's last record, before its comment
+MAX_COMMENT_BYTES = 2**16 - 1  # the longest comment behind it
 
 
 def carry_over(source: bytes, rewritten: bytes) -> bytes:
@@ -35,7 +35,7 @@ def carry_over(source: bytes, rewritten: bytes) -> bytes:
 
 def _archive(data: bytes) -> tuple[int, list[int]]:
     """Return where the archive begins, and where it says where something is."""
-    end = data.rfind(END, max(0, len(data) - END_SIZE - COMMENT))
+    end = data.rfind(END, max(0, len(data) - END_RECORD_BYTES - MAX_COMMENT_BYTES))
     count, size, directory = struct.unpack_from("<HII", data, end + 10)
     if end < 0 or directory + size != end or not count:
         raise ValueError("no archive that counts from the file's start.")

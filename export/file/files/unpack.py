@@ -26,20 +26,20 @@ from tfprune.export.file.report import reason_of
 
 MAGIC = b"TFZ"
 VERSION, FAR_VERSION, NEAR_VERSION = 2, 3, 4  # a file has the lowest with which earlier readers can read it
-READ = (1, VERSION, FAR_VERSION, NEAR_VERSION)
-LIMIT = 2**31  # bytes of the original: a flatbuffer's offsets reach no further
-FLOOR = 2**26  # bytes that any packed file may hold, and beyond them so many times its own:
-RATIO = 1000  # float32 weights of which 99.9 % are zeros pack to about 1/700: 0.04 bits of entropy for 32
-BOUND = f"{RATIO:,} for each packed byte beyond {FLOOR:,}"
+READABLE_VERSIONS = (1, VERSION, FAR_VERSION, NEAR_VERSION)
+MAX_UNPACKED_BYTES = 2**31  # bytes of the original: a flatbuffer's offsets reach no further
+ALWAYS_ALLOWED_BYTES = 2**26  # bytes that any packed file may hold, and beyond them so many times its own:
+MAX_EXPANSION = 1000  # float32 weights of which 99.9 % are zeros pack to about 1/700: 0.04 bits of entropy for 32
+EXPANSION_LIMIT = f"{MAX_EXPANSION:,} for each packed byte beyond {ALWAYS_ALLOWED_BYTES:,}"
 HEADER = struct.Struct("<3sBQIIBI")
 PIECE = np.dtype([("start", "<u4"), ("size", "<u4"), ("form", "u1"), ("detail", "<u8")])
 STREAM = np.dtype([("coder", "u1"), ("size", "<u4")])
-SMALLEST = 256  # bytes of a piece: each takes less in the table, so a table is never longer than the original
-LARGEST = 2**20  # bytes of a piece, which bounds the memory for splitting it and for putting it together
-MOST_STREAMS = max(form.streams for form in FORMS)
+MIN_PIECE_BYTES = 256  # bytes of a piece: each takes less in the table, so a table is never longer than the original
+MAX_PIECE_BYTES = 2**20  # bytes of a piece, which bounds the memory for splitting it and for putting it together
+MAX_STREAMS = max(form.streams for form in FORMS)
 
 
-def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
+def unpack(data: bytes, *, limit: int = MAX_UNPACKED_BYTES) -> bytes:
     """Return the .tflite file that `pack` packed, bit for bit.
 
     Memory grows with what really comes out of the streams, to three times the size that the header declares at most;
@@ -68,10 +68,10 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
             f"Expected a packed file, which begins with {MAGIC!r}. Received: {len(data):,} bytes that begin with "
             f"{data[:8]!r}. Only what `tfprune.export.pack` returned can be unpacked."
         )
-    if len(data) > len(MAGIC) and data[len(MAGIC)] not in READ:
+    if len(data) > len(MAGIC) and data[len(MAGIC)] not in READABLE_VERSIONS:
         raise ValueError(
-            f"Expected a packed file of version {max(READ)} at most. Received: version {data[len(MAGIC)]}. "
-            "Install the newest tfprune, or copy the file again."
+            f"Expected a packed file of version {max(READABLE_VERSIONS)} at most. Received: version "
+            f"{data[len(MAGIC)]}. Install the newest tfprune, or copy the file again."
         )
     try:
         return _unpack(memoryview(data), limit)
@@ -82,9 +82,9 @@ def unpack(data: bytes, *, limit: int = LIMIT) -> bytes:
         ) from error
 
 
-def most_unpacked(packed: int, limit: int = LIMIT) -> int:
+def most_unpacked(packed: int, limit: int = MAX_UNPACKED_BYTES) -> int:
     """Return how many bytes may come out of so many packed ones; more than that is a decompression bomb."""
-    return min(limit, FLOOR + RATIO * packed)
+    return min(limit, ALWAYS_ALLOWED_BYTES + MAX_EXPANSION * packed)
 
 
 def check_expansion(data: bytes, packed: bytes) -> None:
@@ -92,7 +92,7 @@ def check_expansion(data: bytes, packed: bytes) -> None:
     if len(data) > most_unpacked(len(packed)):
         raise ValueError(
             f"Expected data that are not nearly all zeros. Received: {len(data):,} bytes that pack into "
-            f"{len(packed):,}, of which at most {most_unpacked(len(packed)):,} are unpacked, {BOUND}. "
+            f"{len(packed):,}, of which at most {most_unpacked(len(packed)):,} are unpacked, {EXPANSION_LIMIT}. "
             "Leave them as they are."
         )
 
@@ -115,9 +115,10 @@ def _unpack(data: memoryview, limit: int) -> bytes:
     _, _, size, checksum, count, coder, length = HEADER.unpack_from(data)
     if size > most_unpacked(len(data), limit):
         raise ValueError(
-            f"it declares {size:,} bytes; at most {most_unpacked(len(data), limit):,} are unpacked, {BOUND}."
+            f"it declares {size:,} bytes; at most {most_unpacked(len(data), limit):,} are unpacked, "
+            f"{EXPANSION_LIMIT}."
         )
-    if count * SMALLEST > size:
+    if count * MIN_PIECE_BYTES > size:
         raise ValueError(f"it declares {count:,} pieces in {size:,} bytes.")
     body = data[HEADER.size :]
     pieces, streams = _table(expand(_cut(body, 0, length), coder, limit=_table_limit(count)), count, size)
@@ -159,7 +160,7 @@ def _whole(rest: memoryview, contents: dict[int, bytes]) -> bytes:
 
 
 def _table_limit(count: int) -> int:
-    return count * (PIECE.itemsize + MOST_STREAMS * STREAM.itemsize) + STREAM.itemsize
+    return count * (PIECE.itemsize + MAX_STREAMS * STREAM.itemsize) + STREAM.itemsize
 
 
 def _table(table: bytes, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,8 +173,8 @@ def _table(table: bytes, count: int, size: int) -> tuple[np.ndarray, np.ndarray]
     if len(streams) != 1 + needed.sum():
         raise ValueError("its table names too few streams, or too many.")
     sizes = pieces["size"]
-    if count and not SMALLEST <= sizes.min() <= sizes.max() <= LARGEST:
-        raise ValueError(f"a piece has fewer than {SMALLEST} bytes or more than {LARGEST:,}.")
+    if count and not MIN_PIECE_BYTES <= sizes.min() <= sizes.max() <= MAX_PIECE_BYTES:
+        raise ValueError(f"a piece has fewer than {MIN_PIECE_BYTES} bytes or more than {MAX_PIECE_BYTES:,}.")
     if sizes.sum(dtype=np.int64) > size:
         raise ValueError("its pieces are longer than it is.")
     return pieces, streams

@@ -15,7 +15,7 @@ import numpy as np
 from tfprune.export.file.tflite.tensor_values import TensorValues
 from tfprune.report import Report
 
-OFFSETS = range(3, 9)  # bits of an offset that are tried
+OFFSET_BITS = range(3, 9)  # bits of an offset that are tried
 TITLES = {
     "dense": "dense",
     "mask": "bit mask",
@@ -85,14 +85,14 @@ def count(tensor: TensorValues) -> Counts:
         ValueError: If the positions of a sparse tensor make no sense.
     """
     columns = max(1, tensor.shape[-1])
-    padding = dict.fromkeys(OFFSETS, 0)
+    padding = dict.fromkeys(OFFSET_BITS, 0)
     runs: Counter[float] = Counter()
     values: Counter[float] = Counter()
     last = -1
     for positions, numbers in tensor.pieces():
         zeros = np.diff(positions, prepend=last) - 1
         in_row = np.minimum(zeros, positions % columns)
-        for bits in OFFSETS:
+        for bits in OFFSET_BITS:
             padding[bits] += int(np.sum(in_row >> bits))
         runs.update(_tally(zeros))
         if "int" in tensor.dtype:
@@ -114,7 +114,7 @@ def codings(tensor: TensorValues) -> tuple[Coding, ...]:
     return (
         Coding("dense", _bytes(counts.size * counts.bits), 0),
         Coding("mask", _bytes(counts.nnz * counts.bits), _bytes(counts.size)),
-        min((offsets(counts, bits) for bits in OFFSETS), key=lambda coding: coding.bytes),
+        min((offsets(counts, bits) for bits in OFFSET_BITS), key=lambda coding: coding.bytes),
         indices(counts, columns),
         Coding("entropy", _bytes(counts.value_bits), _bytes(counts.run_bits)),
         Coding("file", *tensor.file_bytes),

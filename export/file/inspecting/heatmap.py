@@ -10,12 +10,12 @@ import numpy as np
 
 from tfprune.export.file.tflite.tensor_values import TensorValues
 
-CELLS = 64  # along each side, at most
+MAX_CELLS = 64  # along each side, at most
 SHADES = 16  # of one color, from clear to solid; a PNG holds two such cells in a byte
 INK = (61, 123, 196)  # readable on white and on black
 
 
-def density(values: TensorValues, cells: int = CELLS) -> np.ndarray:
+def density(values: TensorValues, cells: int = MAX_CELLS) -> np.ndarray:
     """Return which part of the entries is not zero, cell by cell of a grid laid over the weight as a matrix.
 
     Args:

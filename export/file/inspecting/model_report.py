@@ -8,7 +8,7 @@ from tfprune.export.file.inspecting.codings import TITLES, Coding
 from tfprune.export.file.report import TensorInfo, shape_text
 from tfprune.report import Report, shortened, table
 
-NAME = 48  # characters of a name in a table; the converter joins the names of all that it fuses
+NAME_WIDTH = 48  # characters of a name in a table; the converter joins the names of all that it fuses
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ModelReport(Report):
     def _weights(self) -> str:
         lines = [
             [
-                shortened(row.name, NAME),
+                shortened(row.name, NAME_WIDTH),
                 shape_text(row.shape),
                 row.type_text,
                 f"{row.size:,}",
@@ -117,7 +117,7 @@ class ModelReport(Report):
 
     def _storage(self) -> str:
         header = ["bytes of values + positions", *(TITLES[coding.name] for coding in self.rows[0].codings)]
-        lines = [[shortened(row.name, NAME), *map(_cell, row.codings)] for row in self.rows]
+        lines = [[shortened(row.name, NAME_WIDTH), *map(_cell, row.codings)] for row in self.rows]
         return table(header, [*lines, ["all weights", *map(_cell, self.codings[: len(header) - 1])]])
 
     def _totals(self) -> str:

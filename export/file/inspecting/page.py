@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from tfprune.export.file.xnnpack.sparse_inference_report import OperatorRow, SparseInferenceReport
 
 # A file may hold any number of anything; a page has to open on a phone.
-PICTURED = 120  # largest weights, which get a picture
-LISTED = 400  # weights, operators, inputs and outputs named at most
-OPENED = 2  # weights unfolded at first
-SENTENCE = 600  # characters of a reason
+MAX_PICTURES = 120  # largest weights, which get a picture
+MAX_LISTED = 400  # weights, operators, inputs and outputs named at most
+INITIALLY_OPEN = 2  # weights unfolded at first
+MAX_REASON_CHARACTERS = 600  # characters of a reason
 
 NOTES = {
     "dense": "Every entry, zeros included.",
@@ -142,11 +142,11 @@ def _weights(rows: Sequence[TensorRow], weights: Sequence[Tensor]) -> str:
         f"<span>pictures: 0 %{shades}100 % of a cell is not zero</span>",
     )
     listed = []
-    for index, (row, weight) in enumerate(pairs[:LISTED]):
-        picture = _picture(row, weight) if index < PICTURED else ""
-        state = " open" if index < OPENED else ""
+    for index, (row, weight) in enumerate(pairs[:MAX_LISTED]):
+        picture = _picture(row, weight) if index < MAX_PICTURES else ""
+        state = " open" if index < INITIALLY_OPEN else ""
         listed.append(_weight(row, pairs[0][0].bytes, picture=picture, state=state))
-    left = pairs[LISTED:]
+    left = pairs[MAX_LISTED:]
     together = size_text(sum(row.bytes for row, _ in left))
     rest = f"<p>And {len(left):,} smaller ones, which take {together} together.</p>" if left else ""
     return legend + "\n".join(listed) + rest
@@ -190,10 +190,10 @@ def _inference(inference: SparseInferenceReport) -> str:
     if not inference.eligible:
         verdict, zeros = "Runs dense.", ""
     reasons = [f"Wrong outputs on ARM: {hazard}" for hazard in inference.hazards] + [*inference.reasons]
-    items = [f"<li>{text(reason, SENTENCE)}</li>" for reason in reasons[:LISTED]]
-    rows = rows_table(["Layer", "Zeros", "Sparse"], map(_operator, inference.rows[:LISTED]))
+    items = [f"<li>{text(reason, MAX_REASON_CHARACTERS)}</li>" for reason in reasons[:MAX_LISTED]]
+    rows = rows_table(["Layer", "Zeros", "Sparse"], map(_operator, inference.rows[:MAX_LISTED]))
     return (
-        f"<p><strong>{verdict}</strong> {zeros} This holds for {text(inference.runtime, SENTENCE)}.</p>"
+        f"<p><strong>{verdict}</strong> {zeros} This holds for {text(inference.runtime, MAX_REASON_CHARACTERS)}.</p>"
         f"<ul>{''.join(items)}</ul><details><summary>"
         f'<span class="name">operators one by one</span><span class="size">{len(inference.rows):,}</span></summary>'
         f"{rows}{_more(len(inference.rows))}</details>"
@@ -201,7 +201,7 @@ def _inference(inference: SparseInferenceReport) -> str:
 
 
 def _operator(row: OperatorRow) -> list[str]:
-    why = f": {text(row.reason, SENTENCE)}" if row.reason else ""
+    why = f": {text(row.reason, MAX_REASON_CHARACTERS)}" if row.reason else ""
     zeros = "" if row.sparsity is None else f"{row.sparsity:.1%}"
     name = f'{name_text(row.name)}<span class="why">{text(row.kind)}{why}</span>'
     return [name, zeros, '<span class="yes">yes</span>' if row.sparse else '<span class="no">no</span>']
@@ -209,8 +209,8 @@ def _operator(row: OperatorRow) -> list[str]:
 
 def _graph(report: ModelReport) -> str:
     ends = [(info, kind) for kind, infos in (("input", report.inputs), ("output", report.outputs)) for info in infos]
-    rows = [[name_text(info.name), kind, shape(info.shape), text(info.dtype)] for info, kind in ends[:LISTED]]
-    counts = [[name_text(name), f"{count:,}"] for name, count in [*report.ops.items()][:LISTED]]
+    rows = [[name_text(info.name), kind, shape(info.shape), text(info.dtype)] for info, kind in ends[:MAX_LISTED]]
+    counts = [[name_text(name), f"{count:,}"] for name, count in [*report.ops.items()][:MAX_LISTED]]
     return (
         rows_table(["Name", "Kind", "Shape", "Type"], rows)
         + _more(len(ends))
@@ -220,7 +220,7 @@ def _graph(report: ModelReport) -> str:
 
 
 def _more(count: int) -> str:
-    return f"<p>And {count - LISTED:,} more.</p>" if count > LISTED else ""
+    return f"<p>And {count - MAX_LISTED:,} more.</p>" if count > MAX_LISTED else ""
 
 
 def _notes() -> str:

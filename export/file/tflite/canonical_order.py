@@ -49,8 +49,8 @@ def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     made = [index for operator in operators for index in indices_of(operator.outputs)]
     lists = [graph.outputs, *(part.inputs for part in [graph, *operators])]
     lists += [operator.intermediates for operator in operators]
-    signatures = [one for one in model.signatureDefs or () if model.subgraphs[one.subgraphIndex] is graph]
-    entries = [entry for one in signatures for entry in (*(one.inputs or ()), *(one.outputs or ()))]
+    signatures = [each for each in model.signatureDefs or () if model.subgraphs[each.subgraphIndex] is graph]
+    entries = [entry for each in signatures for entry in (*(each.inputs or ()), *(each.outputs or ()))]
     lists.append([entry.tensorIndex for entry in entries])
     given = {index for indices in lists for index in indices_of(indices)}.difference(made)
     kept = sorted(given) + made

@@ -12,8 +12,12 @@ from tfprune.export.file.tflite.flatbuffer_table import FlatbufferTable
 COUNTED = {49: ("SPLIT", 35), 88: ("UNPACK", 64), 102: ("SPLIT_V", 79)}
 WITHOUT_SECOND = (16, 32, 44, 52)  # LSTMs may lack their second input; what a custom operator needs is its own
 DENSIFY, ALL_NEEDED = 124, (118, 119)  # IF and WHILE hand all their inputs on
-RANGES = {3: (0, 255), 7: (-32768, 32767), 9: (-128, 127)}  # of zero points, by the number of a tensor's type
-SMALLEST = float(np.finfo(np.float32).tiny)  # below it numbers lose digits, and their inverse overflows
+ZERO_POINT_RANGES = {
+    3: (0, 255),
+    7: (-32768, 32767),
+    9: (-128, 127),
+}  # of zero points, by the number of a tensor's type
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # below it numbers lose digits, and their inverse overflows
 
 
 def check_operators(data: bytes) -> None:
@@ -79,12 +83,12 @@ def _check_graph(graph: FlatbufferTable, codes: list[int], filled: set[int]) -> 
 
 def _check_scales(tensor: FlatbufferTable) -> None:
     quantization, kind = tensor.table(4), tensor.number(1, "<b")
-    if quantization is None or kind not in RANGES:
+    if quantization is None or kind not in ZERO_POINT_RANGES:
         return
     scales, zeros = quantization.vector(2, "<f4"), quantization.vector(3, "<i8")
-    if not (np.isfinite(scales) & ((scales == 0) | (scales >= SMALLEST))).all():
+    if not (np.isfinite(scales) & ((scales == 0) | (scales >= SMALLEST_SCALE))).all():
         raise ValueError("a tensor of integers has a scale that is not a number above zero.")
-    low, high = RANGES[kind]
+    low, high = ZERO_POINT_RANGES[kind]
     if not ((low <= zeros) & (zeros <= high)).all():
         raise ValueError(f"a tensor of integers has a zero point outside {low} to {high}.")
 

@@ -7,9 +7,9 @@ import struct
 from tfprune.export.file.tflite.flatbuffer_table import FlatbufferTable
 from tfprune.export.file.tflite.sparse_positions import SparseDimension, arrange, positions
 
-WORK = 8  # entries looked at for each byte of the file, at most: tensors can share their values
-WIDTHS = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1, 10: 8}  # bytes of an entry, by the number of its type
-INDICES = {1: "<i4", 2: "<u2", 3: "u1"}  # by the number of the kind of a vector
+MAX_ENTRIES_PER_BYTE = 8  # entries looked at for each byte of the file, at most: tensors can share their values
+ENTRY_BYTES = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1, 10: 8}  # bytes of an entry, by the number of its type
+INDEX_VECTOR_TYPES = {1: "<i4", 2: "<u2", 3: "u1"}  # by the number of the kind of a vector
 
 
 def check_sparse(data: bytes) -> None:
@@ -22,7 +22,7 @@ def check_sparse(data: bytes) -> None:
         ValueError: If there is one.
     """
     try:
-        _check_tensors(FlatbufferTable.root(data), WORK * len(data))
+        _check_tensors(FlatbufferTable.root(data), MAX_ENTRIES_PER_BYTE * len(data))
     except struct.error as error:
         raise ValueError("a part lies outside the file.") from error
 
@@ -33,9 +33,9 @@ def _check_tensors(model: FlatbufferTable, left: int) -> None:
     for tensor in tensors:
         sparsity, kind, index = tensor.table(6), tensor.number(1, "<b"), tensor.number(2, "<I")
         # A file above 2 GB keeps values behind the flatbuffer, where a second number of its buffer says.
-        if sparsity is None or kind not in WIDTHS or index >= len(buffers) or buffers[index].number(1, "<Q"):
+        if sparsity is None or kind not in ENTRY_BYTES or index >= len(buffers) or buffers[index].number(1, "<Q"):
             continue
-        count = len(buffers[index].vector(0, "u1")) // WIDTHS[kind]
+        count = len(buffers[index].vector(0, "u1")) // ENTRY_BYTES[kind]
         left -= count + 1
         if left < 0:
             raise ValueError("sparse tensors share their values too often.")
@@ -52,9 +52,9 @@ def _dimension(table: FlatbufferTable) -> SparseDimension:
     if table.number(0, "<b") == 0:
         return SparseDimension(table.number(1, "<i"))
     kinds, vectors = (table.number(2, "<B"), table.number(4, "<B")), (table.table(3), table.table(5))
-    if None in vectors or not set(kinds) <= set(INDICES):
+    if None in vectors or not set(kinds) <= set(INDEX_VECTOR_TYPES):
         raise ValueError("a dimension of a sparse tensor has no indices.")
     segments, indices = (
-        vector.vector(0, INDICES[kind]) for kind, vector in zip(kinds, vectors, strict=True) if vector
+        vector.vector(0, INDEX_VECTOR_TYPES[kind]) for kind, vector in zip(kinds, vectors, strict=True) if vector
     )
     return SparseDimension(0, 0, segments, indices)

@@ -13,10 +13,10 @@ import numpy as np
 
 OPERATOR = "TFLM_DECODE"
 VERSION = 1  # of the header and of what each kind keeps in it
-HEADER = 16
+HEADER_BYTES = 16
 TABLE, PRUNED = 0, 2  # kinds; 1 are Huffman codes, others are for applications
-ONE_TABLE = 15  # where a table is for: an axis of the weight, with a table for each index along it, or all of it
-WIDEST = 7  # bits of an index into a table
+NO_TABLE_AXIS = 15  # where a table is for: an axis of the weight, with a table for each index along it, or all of it
+MAX_INDEX_BITS = 7  # bits of an index into a table
 TYPES = ("int8", "int16", "int32", "int64", "float32", "bool")
 
 
@@ -52,11 +52,11 @@ def encode_table(values: np.ndarray) -> DecodeConstants | None:
     """Store an index of 1 to 7 bits for each entry, and the different values once; None if there are too many."""
     different, indices = np.unique(_raw(values), return_inverse=True)
     width = max(1, (len(different) - 1).bit_length())
-    if width > WIDEST:
+    if width > MAX_INDEX_BITS:
         return None
     bits = np.unpackbits(indices.astype(np.uint8).reshape(-1, 1), axis=1)[:, 8 - width :]
     # Runtimes from before there was an axis walk over tables, one for each channel, and step by 0 stays at the first.
-    header = bytes([VERSION, ONE_TABLE << 4 | width, 0])
+    header = bytes([VERSION, NO_TABLE_AXIS << 4 | width, 0])
     return DecodeConstants("table", np.packbits(bits), _with_header(TABLE, different.view(values.dtype), header))
 
 
@@ -78,7 +78,7 @@ def decode_weight(
     Raises:
         ValueError: If header, bits and values do not fit each other.
     """
-    if len(ancillary) < HEADER or ancillary[1] != VERSION:
+    if len(ancillary) < HEADER_BYTES or ancillary[1] != VERSION:
         raise ValueError("a constant of DECODE has no header of a version that is known.")
     kind = int(ancillary[0])
     if kind not in (TABLE, PRUNED):
@@ -89,9 +89,9 @@ def decode_weight(
     size = math.prod(shape)
     if not width or len(encoded) != math.ceil(size * width / 8):
         raise ValueError(f"DECODE makes {size:,} entries from {len(encoded):,} bytes of {width} bits each.")
-    if (len(ancillary) - HEADER) % np.dtype(dtype).itemsize:
-        raise ValueError(f"values of type {dtype} take {len(ancillary) - HEADER:,} bytes.")
-    stored = np.frombuffer(ancillary.tobytes(), np.dtype(dtype).newbyteorder("<"), offset=HEADER)
+    if (len(ancillary) - HEADER_BYTES) % np.dtype(dtype).itemsize:
+        raise ValueError(f"values of type {dtype} take {len(ancillary) - HEADER_BYTES:,} bytes.")
+    stored = np.frombuffer(ancillary.tobytes(), np.dtype(dtype).newbyteorder("<"), offset=HEADER_BYTES)
     bits = np.unpackbits(encoded, count=size * width).reshape(size, width)
     if kind == TABLE:
         return _looked_up(bits, stored, shape, int(ancillary[5]) >> 4, int(ancillary[6])), stored.nbytes
@@ -105,7 +105,7 @@ def decode_weight(
 
 def _looked_up(bits: np.ndarray, table: np.ndarray, shape: tuple[int, ...], axis: int, step: int) -> np.ndarray:
     indices = bits @ (1 << np.arange(bits.shape[1])[::-1])
-    if axis != ONE_TABLE:
+    if axis != NO_TABLE_AXIS:
         if axis not in (0, len(shape) - 1):
             raise ValueError(f"tables of DECODE for axis {axis} of a tensor of shape {shape}.")
         along = [1] * len(shape)
@@ -117,7 +117,7 @@ def _looked_up(bits: np.ndarray, table: np.ndarray, shape: tuple[int, ...], axis
 
 
 def _with_header(kind: int, values: np.ndarray, fields: bytes) -> np.ndarray:
-    header = (bytes([kind, VERSION, 0, 0]) + fields).ljust(HEADER, b"\0")
+    header = (bytes([kind, VERSION, 0, 0]) + fields).ljust(HEADER_BYTES, b"\0")
     return np.frombuffer(header + np.ascontiguousarray(values).tobytes(), np.uint8)
 
 

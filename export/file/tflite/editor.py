@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.check_structure import IDENTIFIER, check_structure
-from tfprune.export.file.tflite.reader import VISITS, WRONG, read
+from tfprune.export.file.tflite.reader import DAMAGE_ERRORS, MAX_READS_PER_BYTE, read
 from tfprune.export.file.tflite.shared_parts import sharing_builder, size_of, with_shared_parts
 
 CONTROL_DEPENDENCIES = b"model_control_dependencies"  # metadata that name operators by their indices
@@ -35,9 +35,9 @@ def load_objects(data: bytes) -> schema.ModelT:
     try:
         check_structure(data)
         packed = schema.Model.GetRootAs(data, 0)
-        _check_parts(packed, VISITS * len(data))
+        _check_parts(packed, MAX_READS_PER_BYTE * len(data))
         model = schema.ModelT.InitFromObj(packed)
-    except WRONG as error:
+    except DAMAGE_ERRORS as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
             f"({reason_of(error)}). Copy the file again."
@@ -72,7 +72,7 @@ def save_objects(model: schema.ModelT) -> bytes:
     builder = sharing_builder()
     try:
         builder.Finish(with_shared_parts(model).Pack(builder), IDENTIFIER)
-    except (*WRONG, AttributeError, BuilderSizeError) as error:
+    except (*DAMAGE_ERRORS, AttributeError, BuilderSizeError) as error:
         raise ValueError(
             f"Expected a model that makes a TFLite file. Received: one that does not ({reason_of(error)})."
         ) from error

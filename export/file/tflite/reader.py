@@ -20,8 +20,10 @@ from tfprune.export.file.tflite.sparse_positions import SparseDimension, arrange
 from tfprune.export.file.tflite.tensor_values import TensorValues
 
 VERSION = 3
-VISITS = 8  # bytes read for each byte of the file, at most: parts that point at each other could go on for ever
-WRONG = (struct.error, IndexError, TypeError, ValueError, OverflowError)  # what reading nonsense raises
+MAX_READS_PER_BYTE = (
+    8  # bytes read for each byte of the file, at most: parts that point at each other could go on for ever
+)
+DAMAGE_ERRORS = (struct.error, IndexError, TypeError, ValueError, OverflowError)  # what reading nonsense raises
 
 
 def read(data: bytes) -> Model:
@@ -45,7 +47,7 @@ def read(data: bytes) -> Model:
         )
     try:
         return _Reader(data).graph()
-    except WRONG as error:
+    except DAMAGE_ERRORS as error:
         raise ValueError(
             f"Expected a whole TFLite file. Received: {len(data):,} bytes that are damaged or cut short "
             f"({reason_of(error)}). Copy the file again."
@@ -58,7 +60,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._model = schema.Model.GetRootAs(data, 0)
-        self._left = VISITS * len(data)
+        self._left = MAX_READS_PER_BYTE * len(data)
         self._counted: dict[tuple[Any, ...], int | None] = {}
         self._unpacked: dict[tuple[Any, ...], Tensor] = {}
         self._types = _names(schema.TensorType)

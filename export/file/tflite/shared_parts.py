@@ -14,7 +14,9 @@ import numpy as np
 from tfprune.export.file.tflite import schema
 
 ALIGNMENT = 16  # bytes: what the format asks of the values of tensors
-MOST = 4  # bytes left out for each byte written, at most: a reader has to tell a file from one that goes on for ever
+MAX_LEFT_OUT_RATIO = (
+    4  # bytes left out for each byte written, at most: a reader has to tell a file from one that goes on for ever
+)
 
 
 def sharing_builder() -> Any:
@@ -51,7 +53,7 @@ class _Sharing:
     def once(self, part: Any, write: Callable[[], int]) -> int:
         """Return where an equal part is; write this one if there is none yet."""
         key, left_out = _content(part), self._left_out + size_of(part)
-        if key in self._places and left_out <= MOST * self.Offset():  # type: ignore[attr-defined]
+        if key in self._places and left_out <= MAX_LEFT_OUT_RATIO * self.Offset():  # type: ignore[attr-defined]
             self._left_out = left_out
         else:
             self._places[key] = write()
@@ -106,7 +108,7 @@ def _changed(part: Any, **changes: Any) -> Any:
 
 
 def _content(part: Any) -> Hashable:
-    """Return what a part holds as a key of a dict."""
+    """Turn the content of a part into a key of a dict."""
     if isinstance(part, np.ndarray):
         return part.dtype.str, part.tobytes()
     if isinstance(part, list):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-LARGEST = 2**48  # entries of the dense tensor: positions times the cells of a picture still fit 64 bits
+MAX_DENSE_ENTRIES = 2**48  # entries of the dense tensor: positions times the cells of a picture still fit 64 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def arrange(
         ValueError: If the parts do not fit each other.
     """
     rank = len(shape)
-    if math.prod(shape) > LARGEST:
+    if math.prod(shape) > MAX_DENSE_ENTRIES:
         raise ValueError(f"a sparse tensor has the shape {shape}.")
     complete = sorted(order) == list(range(rank + len(blocks))) and len(stored) == len(order)
     if not complete or len(set(blocks)) != len(blocks) or any(not 0 <= axis < rank for axis in blocks):

@@ -13,8 +13,8 @@ from tfprune.export.file.tflite.sparse_positions import SparseDimension, positio
 PLAIN = {"float64", "float32", "float16", "int16", "int8", "uint8"}  # weights that NumPy has a type for
 WEIGHTS = PLAIN | {"bfloat16", "int4", "uint4", "int2"}
 NUMBERS = PLAIN | {"bool", "int32", "uint32", "int64", "uint64", "uint16", "complex64", "complex128"}
-PACKED = {"int4": 4, "uint4": 4, "int2": 2}  # bits per entry of the types that share bytes
-CHUNK = 2**20  # entries looked at together, which bounds memory
+BITS_PER_ENTRY = {"int4": 4, "uint4": 4, "int2": 2}  # bits per entry of the types that share bytes
+CHUNK_ENTRIES = 2**20  # entries looked at together, which bounds memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,8 @@ class TensorValues:
     @property
     def bits(self) -> int:
         """Width of one entry."""
-        if self.dtype in PACKED:
-            return PACKED[self.dtype]
+        if self.dtype in BITS_PER_ENTRY:
+            return BITS_PER_ENTRY[self.dtype]
         return 16 if self.dtype == "bfloat16" else 8 * np.dtype(self.dtype).itemsize
 
     @property
@@ -80,16 +80,16 @@ class TensorValues:
             indices = positions(self.dimensions, len(stored))
             order = np.argsort(indices)
             stored, marks, indices = stored[order], marks[order], indices[order]
-        for start in range(0, len(stored), CHUNK):
-            kept = np.flatnonzero(marks[start : start + CHUNK]) + start
+        for start in range(0, len(stored), CHUNK_ENTRIES):
+            kept = np.flatnonzero(marks[start : start + CHUNK_ENTRIES]) + start
             if len(kept):
                 yield (kept if indices is None else indices[kept]), stored[kept]
 
     def _stored(self) -> np.ndarray | None:
         """Return the stored entries as a flat array of numbers, None for a type that NumPy does not have."""
         count = self.size if self.dimensions is None else None
-        if self.dtype in PACKED:
-            bits = PACKED[self.dtype]
+        if self.dtype in BITS_PER_ENTRY:
+            bits = BITS_PER_ENTRY[self.dtype]
             parts = [self.raw >> shift & (2**bits - 1) for shift in range(0, 8, bits)]
             stored = np.stack(parts, axis=-1).ravel()[:count].astype(np.int8)
             if self.dtype.startswith("int"):

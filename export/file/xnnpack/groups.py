@@ -18,11 +18,13 @@ from tfprune.export.file.report import fraction_of_zeros
 from tfprune.export.file.xnnpack.roles import READY, Role, averages, pointwise, role
 from tfprune.export.file.xnnpack.steps import Step, Steps, read_steps
 
-LAST = "it works with channels last"
-KEEPDIMS = "after a mean with keepdims=True XNNPACK gets the shape wrong, unless two or more 1x1 convolutions follow"
-VECTORS = {"RESHAPE", "FULLY_CONNECTED"}  # they count the entries of a pooled image, whatever its shape
-BATCHED = "in a batch it is right for the first row only: build the model with keras.Input(..., batch_size=1)"
-NEEDED = 2 / 3  # fraction of zeros in the 1x1 kernels of a group; more is needed
+CHANNELS_LAST_REASON = "it works with channels last"
+KEEPDIMS_REASON = (
+    "after a mean with keepdims=True XNNPACK gets the shape wrong, unless two or more 1x1 convolutions follow"
+)
+VECTOR_OPERATORS = {"RESHAPE", "FULLY_CONNECTED"}  # they count the entries of a pooled image, whatever its shape
+BATCH_REASON = "in a batch it is right for the first row only: build the model with keras.Input(..., batch_size=1)"
+SPARSE_THRESHOLD = 2 / 3  # fraction of zeros in the 1x1 kernels of a group; more is needed
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Analysis:
         """The same with the numbers of the steps: leaks, and gates on more rows than one."""
         taken = [group for group in self.groups if group.taken]
         leaks = [leak for group in taken for leak in group.leaks]
-        gates = [(number, BATCHED) for group in taken for number in group.members if self._is_batched_gate(number)]
+        gates = [
+            (number, BATCH_REASON) for group in taken for number in group.members if self._is_batched_gate(number)
+        ]
         return (*leaks, *gates)
 
     def _is_batched_gate(self, number: int) -> bool:
@@ -182,7 +186,7 @@ class _Grouping:
         if producer is None:
             return number, "it takes an input of the model; a 3x3 convolution with stride 2 has to begin"
         if not self._gives(producer):
-            return producer, self._roles[producer].reason or LAST
+            return producer, self._roles[producer].reason or CHANNELS_LAST_REASON
         return self._spoiled.get(producer)
 
     def _unite(self, producer: int, number: int) -> bool:
@@ -206,7 +210,7 @@ class _Grouping:
         shared = dict.fromkeys(index for number in members if self._takes(number) for index in self._inputs[number])
         for index in shared:
             outside = [consumer for consumer in self._consumers[index] if not self._takes(consumer)]
-            found += [(consumer, self._roles[consumer].reason or LAST) for consumer in outside]
+            found += [(consumer, self._roles[consumer].reason or CHANNELS_LAST_REASON) for consumer in outside]
             if index in self._outputs:
                 found.append((self._producer.get(index, members[0]), "its output is an output of the model as well"))
         return found
@@ -220,7 +224,7 @@ class _Grouping:
         final = any(index in self._outputs for index in step.outputs)
         goes_on = bool(consumers) and not final and all(map(self._takes, consumers))
         if after_mean and not (goes_on and pointwise(self._graph, step) is not None):
-            return [(number, KEEPDIMS + (f": {READY}" if step.kind == "CONV_2D" else ""))]
+            return [(number, KEEPDIMS_REASON + (f": {READY}" if step.kind == "CONV_2D" else ""))]
         if not self._takes(number):
             return []
         if self._roles[number].leaves and not self._roles[number].inside:
@@ -231,7 +235,7 @@ class _Grouping:
         if goes_on or (len(shape) == 4 and shape[1:3] == (1, 1)):
             return []
         left = [consumer for consumer in consumers if not self._takes(consumer)]
-        reasons = [(consumer, self._roles[consumer].reason or LAST) for consumer in left]
+        reasons = [(consumer, self._roles[consumer].reason or CHANNELS_LAST_REASON) for consumer in left]
         return reasons or [(number, "its output leaves the model as an image")]
 
     def _mean_leaks(self, number: int, consumers: list[int], final: bool) -> list[tuple[int, str]]:
@@ -239,7 +243,7 @@ class _Grouping:
         if not averages(self._graph, step):
             return [(number, "it does not reduce exactly the height and the width")]
         kinds = {self._graph.steps[consumer].kind for consumer in consumers if not self._takes(consumer)}
-        if self._keeps_mean(number) and (final or kinds - VECTORS):
+        if self._keeps_mean(number) and (final or kinds - VECTOR_OPERATORS):
             return [(number, "XNNPACK gets the shape of a mean with keepdims=True wrong; leave keepdims out")]
         return []
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tfprune.export.file.files.model_file import Source, read_model, source_name
 from tfprune.export.file.report import reason_of, yes_or_no
-from tfprune.export.file.xnnpack.groups import NEEDED, Analysis, Group, analyze
+from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD, Analysis, Group, analyze
 from tfprune.export.file.xnnpack.steps import Step
 from tfprune.report import Report, table
 
@@ -136,25 +136,25 @@ def describe(analyses: Sequence[Analysis], *, layers: Layers, missing: tuple[str
     taken = eligible and any(group.taken for group in ready)
     reasons = [] if eligible else _causes(analysis, names)
     if eligible and not taken:
-        reasons.append(f"more than {NEEDED:.1%} of the 1x1 kernels have to be zero; {zeros / size:.1%} are")
+        reasons.append(f"more than {SPARSE_THRESHOLD:.1%} of the 1x1 kernels have to be zero; {zeros / size:.1%} are")
     return SparseInferenceReport(
         eligible=eligible,
         active=taken and not missing,
         sparsity=zeros / size if size else 0.0,
-        needed=NEEDED,
+        needed=SPARSE_THRESHOLD,
         reasons=(*reasons, *(missing if eligible else ())),
-        hazards=tuple(_sentence(one, _names(one, layers), danger) for one in analyses for danger in one.dangers),
+        hazards=tuple(_sentence(each, _names(each, layers), danger) for each in analyses for danger in each.dangers),
         rows=_rows(analysis, names),
         runtime=RUNTIME,
     )
 
 
 def _causes(analysis: Analysis, names: list[str]) -> list[str]:
-    """Return what to change, each cause once, in the order of the operators."""
-    found = {cause for group in analysis.groups if group.size for cause in (*group.obstacles, *group.leaks)}
-    if not found:
+    """List the causes to remove, each once, in the order of the operators."""
+    causes = {cause for group in analysis.groups if group.size for cause in (*group.obstacles, *group.leaks)}
+    if not causes:
         return ["it has no 1x1 convolution behind a 3x3 convolution with stride 2 on 3 channels"]
-    return [_sentence(analysis, names, cause) for cause in sorted(found)]
+    return [_sentence(analysis, names, cause) for cause in sorted(causes)]
 
 
 def _sentence(analysis: Analysis, names: list[str], cause: tuple[int, str]) -> str:

@@ -14,8 +14,8 @@ from tfprune.export.file.tflite.reader import Operator, Subgraph, Tensor, read
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
 UNPACKERS = ("DENSIFY", "DEQUANTIZE")
-PADDED = ("CONV_2D", "DEPTHWISE_CONV_2D")
-IN_FULL = (0, 0, 0, 0)
+PADDED_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+NO_PADDING = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _origins(graph: Subgraph) -> dict[int, int]:
 def _step(graph: Subgraph, operator: Operator, options: Any) -> Step:
     name = graph.tensors[operator.outputs[0]].name if operator.outputs else ""
     step = Step(operator.name, name, operator.inputs, operator.outputs, options)
-    if operator.name not in PADDED or len(operator.inputs) < 2 or operator.inputs[1] < 0:
+    if operator.name not in PADDED_OPERATORS or len(operator.inputs) < 2 or operator.inputs[1] < 0:
         return step
     shape = graph.tensors[operator.inputs[1]].shape
     return replace(step, padding=_padding(step, shape[1:3]))
@@ -122,7 +122,7 @@ def _step(graph: Subgraph, operator: Operator, options: Any) -> Step:
 
 def _padding(step: Step, kernel: tuple[int, ...]) -> Padding | None:
     if step.option("padding") == schema.Padding.VALID:
-        return IN_FULL
+        return NO_PADDING
     if len(kernel) != 2 or (step.option("strideH", 1), step.option("strideW", 1)) != (1, 1):
         return None  # XNNPACK works such padding out when it runs, too late for the choice of kernels
     dilations = step.option("dilationHFactor", 1), step.option("dilationWFactor", 1)

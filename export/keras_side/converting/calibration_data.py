@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.keras_side.preparing.half_precision import HALF
+from tfprune.export.keras_side.preparing.half_precision import HALF_TYPES
 from tfprune.export.keras_side.preparing.signature import Signature, smallest_vocabulary
 from tfprune.keras_models.models.batches import batches, check_kind, check_source
 
@@ -171,5 +171,5 @@ def _outputs(outputs: Any) -> list[np.ndarray]:
 
 
 def _as_numpy(output: Any) -> np.ndarray:
-    is_half = keras.backend.standardize_dtype(output.dtype) in HALF
+    is_half = keras.backend.standardize_dtype(output.dtype) in HALF_TYPES
     return keras.ops.convert_to_numpy(keras.ops.cast(output, "float32") if is_half else output)

@@ -124,20 +124,20 @@ def missing_zeros(graph: Model, kernels: Iterable[tuple[str, int, int]]) -> list
     Returns:
         One sentence for each kernel that lost zeros; empty if none did.
     """
-    found = defaultdict(list)
+    counts_by_size = defaultdict(list)
     for subgraph in graph.subgraphs:
         for tensor in subgraph.tensors:
             if tensor.nnz is not None and tensor.dtype in WEIGHTS:
-                found[tensor.size].append(tensor.size - tensor.nnz)
-    wanted = defaultdict(list)
+                counts_by_size[tensor.size].append(tensor.size - tensor.nnz)
+    zeros_by_size = defaultdict(list)
     for name, size, zeros in kernels:
         if zeros:
-            wanted[size].append((zeros, name))
+            zeros_by_size[size].append((zeros, name))
     problems = []
-    for size, entries in wanted.items():
-        if len(entries) > len(found[size]):  # equal kernels are merged by the converter
+    for size, entries in zeros_by_size.items():
+        if len(entries) > len(counts_by_size[size]):  # equal kernels are merged by the converter
             entries = list(dict(entries).items())
-        counts = sorted(found[size], reverse=True)
+        counts = sorted(counts_by_size[size], reverse=True)
         counts += [-1] * (len(entries) - len(counts))
         pairs = zip(sorted(entries, reverse=True), counts, strict=False)
         problems += [_lost(name, size, zeros, count) for (zeros, name), count in pairs if count < zeros]

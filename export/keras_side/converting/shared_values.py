@@ -28,11 +28,11 @@ from tfprune.keras_models.models.kernels import Kernel, to_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.quantizing.clustered import shares_values
 
-LARGEST = 127
+LARGEST_INTEGER = 127
 # Operators whose second input is a weight: the places of what it is applied to, and of the bias.
 PLACES = {"FULLY_CONNECTED": (0, 2), "CONV_2D": (0, 2), "DEPTHWISE_CONV_2D": (0, 2), "TRANSPOSE_CONV": (2, 3)}
-OFF = 0.501  # of an integer: what rounding may leave
-EQUAL = 1e-6  # relative: what float32 may make of one scale
+MAX_ROUNDING = 0.501  # of an integer: what rounding may leave
+SCALE_TOLERANCE = 1e-6  # relative: what float32 may make of one scale
 
 
 def share_grids(data: bytes, plain: keras.Model, *, of: keras.Model | None) -> bytes:
@@ -63,7 +63,7 @@ def _integers(kernel: Kernel) -> np.ndarray:
     """Return the integers of a weight on one grid, a row for each output channel."""
     matrix = to_matrix(as_numpy(kernel.variable), kernel).astype(np.float64)
     matrix = matrix.reshape(len(matrix), -1)
-    return np.rint(matrix * (LARGEST / max(np.abs(matrix).max(), np.finfo(np.float32).tiny)))
+    return np.rint(matrix * (LARGEST_INTEGER / max(np.abs(matrix).max(), np.finfo(np.float32).tiny)))
 
 
 class _Sharing:
@@ -107,7 +107,7 @@ class _Sharing:
         values = np.moveaxis(channels, 0, tensor.quantization.quantizedDimension)
         tensor.buffer = add_values(self._model, values)
         most = np.abs(channels.reshape(len(channels), -1).astype(np.int64)).max(axis=1)
-        steps = np.where(most > 0, most, LARGEST) / LARGEST  # how many new ones an old step is
+        steps = np.where(most > 0, most, LARGEST_INTEGER) / LARGEST_INTEGER  # how many new ones an old step is
         tensor.quantization.scale = _even(tensor.quantization.scale / steps)
         for source, bias in self._takers[index]:
             if bias >= 0:
@@ -132,10 +132,10 @@ def _is_same(rows: np.ndarray, whole: np.ndarray) -> bool:
     if rows.shape != whole.shape:
         return False
     most = np.maximum(np.abs(whole).max(axis=1, keepdims=True), 1)
-    return bool((np.abs(whole * (LARGEST / most) - rows) <= OFF).all())
+    return bool((np.abs(whole * (LARGEST_INTEGER / most) - rows) <= MAX_ROUNDING).all())
 
 
 def _even(scales: np.ndarray) -> np.ndarray:
     """Return scales of float32, one number for all where they differ by rounding only."""
     first = scales[0]
-    return np.where(np.abs(scales - first).max() <= EQUAL * first, first, scales).astype(np.float32)
+    return np.where(np.abs(scales - first).max() <= SCALE_TOLERANCE * first, first, scales).astype(np.float32)

@@ -13,7 +13,7 @@ from tfprune.base.spec import check_number
 from tfprune.export.file.files.codec import check_method
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.file.xnnpack.groups import NEEDED
+from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD
 from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_evaluate_on
 from tfprune.export.keras_side.converting.calibration_data import choose_check_on, predict, read_calibration
 from tfprune.export.keras_side.converting.check_converted import KernelZeros, check_converted, kernels_read
@@ -49,7 +49,7 @@ ADVICE = (
     "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
-STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
+PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks
 
 
 def to_tflite(
@@ -166,7 +166,7 @@ def to_tflite(
     batches = None if calibration is None else read_calibration(calibration, inputs)
     data = choose_check_on(check_on, inputs, batches=batches, model=stripped.model)
     labeled = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
-    with Progress(STEPS, verbose=verbose, unit="step") as progress:
+    with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         expected = predict(stripped.model, data, inputs=inputs)
         scored = [] if labeled is None else predict(stripped.model, labeled.x, inputs=inputs)
         plain = stripped.without_unread()
@@ -213,7 +213,7 @@ def _check_numbers(quantize: str | None, *, levels: Any, micro: Micro | None) ->
 
 def _may_run_sparse(kernels: list[KernelZeros], quantize: str | None) -> bool:
     """Tell whether sparse kernels for whole maps, which take floats only, find zeros enough in a kernel."""
-    return quantize not in INTEGERS and any(row.sparsity > NEEDED for row in kernels)
+    return quantize not in INTEGERS and any(row.sparsity > SPARSE_THRESHOLD for row in kernels)
 
 
 def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:

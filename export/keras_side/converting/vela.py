@@ -1,4 +1,4 @@
-"""What a Keras model costs on an Arm Ethos-U NPU, once it is an int8 file: for budgets."""
+"""The cost of a Keras model on an Arm Ethos-U NPU, as an int8 file: for budgets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = ("cycles", "sram", "weight_bytes", "storage")
 
 @dataclass(frozen=True)
 class Vela:
-    """What models cost on an NPU; made by `vela`.
+    """The cost of models on an NPU; made by `vela`.
 
     Attributes:
         accelerator: The NPU.
@@ -38,7 +38,7 @@ class Vela:
     memory: str | None = None
 
     def __call__(self, model: keras.Model) -> float:
-        """Return what a plain or wrapped model costs, as a dense int8 file."""
+        """Measure the cost of a plain or wrapped model as a dense int8 file."""
         report = self.report(model)
         if report.on_cpu:
             _log.info("%s are left to the processor, and not counted: %s", len(report.on_cpu), report.on_cpu)
@@ -57,7 +57,7 @@ class Vela:
 
 
 def vela(accelerator: str, *, counts: str = "cycles", system: str | None = None, memory: str | None = None) -> Vela:
-    """Return what measures models on an Arm Ethos-U NPU, by its compiler's estimate: for budgets.
+    """Measure models on an Arm Ethos-U NPU by its compiler's estimate, for budgets.
 
     A call converts a model as a dense int8 file and compiles it with Vela, in a process of its own. The compiler
     packs the weights itself, so zeros cost fewer bytes. Use it as the `measure` of a budget:

@@ -10,23 +10,25 @@ import keras
 
 from tfprune.keras_models.models.layers import walk
 
-HALF = ("float16", "bfloat16")
+HALF_TYPES = ("float16", "bfloat16")
 
 
 def half_types(model: keras.Model) -> set[str]:
     """Return the half-precision types in which layers of a model compute."""
-    return {layer.compute_dtype for layer in _computing(model) if not isinstance(layer, keras.Model)} & set(HALF)
+    return {layer.compute_dtype for layer in _computing(model) if not isinstance(layer, keras.Model)} & set(
+        HALF_TYPES
+    )
 
 
 def has_half_weights(model: keras.Model) -> bool:
     """Tell whether weights are stored in half precision, as they are not in mixed precision."""
-    return any(variable.dtype in HALF for variable in model.variables)
+    return any(variable.dtype in HALF_TYPES for variable in model.variables)
 
 
 @contextmanager
 def in_float32(model: keras.Model) -> Iterator[None]:
     """Let every layer of a model compute in float32, in which it is then traced or saved; put all back afterwards."""
-    before = [(layer, layer.dtype_policy) for layer in _computing(model) if layer.compute_dtype in HALF]
+    before = [(layer, layer.dtype_policy) for layer in _computing(model) if layer.compute_dtype in HALF_TYPES]
     try:
         for layer, _ in before:
             _set_policy(layer, "float32")

@@ -110,12 +110,12 @@ def write_copy(model: keras.Model, folder: Path) -> list[list[str]]:
         ValueError: If another process cannot import one of them.
     """
     things = {id(thing): thing for _, thing in named_things(model)}
-    found = [[thing.__module__, thing.__qualname__] for thing in things.values()]
-    for module, name in found:
+    names = [[thing.__module__, thing.__qualname__] for thing in things.values()]
+    for module, name in names:
         if module == "__main__" or "<" in name:  # defined by this program, in a function, or a lambda
             raise ValueError(_refusal(module, name))
     model.save(folder / COPY)
-    return found
+    return names
 
 
 def read_copy(folder: Path, things: Sequence[Sequence[str]]) -> keras.Model:
@@ -128,8 +128,8 @@ def read_copy(folder: Path, things: Sequence[Sequence[str]]) -> keras.Model:
     Raises:
         ValueError: If a custom class or function cannot be imported.
     """
-    found = [_imported(module, name) for module, name in things]
-    objects = {keras.saving.get_registered_name(thing): thing for thing in found}
+    imported = [_imported(module, name) for module, name in things]
+    objects = {keras.saving.get_registered_name(thing): thing for thing in imported}
     return keras.saving.load_model(folder / COPY, custom_objects=objects, compile=False)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.export.keras_side.preparing.half_precision import HALF
+from tfprune.export.keras_side.preparing.half_precision import HALF_TYPES
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.layers import walk
 
-UNKNOWN = 32  # length drawn for a dimension the model leaves open
+OPEN_DIMENSION_LENGTH = 32  # length drawn for a dimension the model leaves open
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # what a TensorFlow signature can hold
 
 
@@ -88,7 +88,7 @@ class Signature:
         rng = np.random.default_rng(0)
         arrays = {}
         for entry in self.inputs:
-            shape = (samples, *(size or UNKNOWN for size in entry.shape[1:]))
+            shape = (samples, *(size or OPEN_DIMENSION_LENGTH for size in entry.shape[1:]))
             if np.issubdtype(np.dtype(entry.dtype), np.floating):
                 arrays[entry.name] = rng.standard_normal(shape).astype(entry.dtype)
             else:
@@ -181,7 +181,7 @@ def _model_input(key: Any, tensor: Any, model: str) -> ModelInput:
             f"Expected inputs of numbers in {model!r}. Received: {name!r} of strings. Look the strings up before "
             "the model: no built-in operator of TFLite does it."
         )
-    return ModelInput(name, tuple(tensor.shape), "float32" if tensor.dtype in HALF else tensor.dtype)
+    return ModelInput(name, tuple(tensor.shape), "float32" if tensor.dtype in HALF_TYPES else tensor.dtype)
 
 
 def _check_outputs(model: keras.Model) -> None:

@@ -57,7 +57,7 @@ class Window:
 
 
 def same_padding(size: int, *, kernel: int, stride: int) -> Padding:
-    """Return what TensorFlow adds before and after with `padding="same"`."""
+    """Compute the entries that TensorFlow adds before and after with `padding="same"`."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 

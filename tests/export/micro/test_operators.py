@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tfprune.export.micro.operators import CUSTOM, HAS
+from tfprune.export.micro.operators import CUSTOM, KNOWN_OPERATORS
 
 # In a process of its own, whose forks may crash on an operator without what it needs, but only once it was found.
 SCRIPT = """
@@ -46,4 +46,4 @@ for name, number in vars(schema.BuiltinOperator).items():
 def test_the_list_is_what_the_interpreter_has():
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=120)
-    assert {*done.stdout.split()} == HAS - {*CUSTOM}
+    assert {*done.stdout.split()} == KNOWN_OPERATORS - {*CUSTOM}

@@ -18,7 +18,7 @@ from tfprune.export.device.running.verify import verify
 from tfprune.export.file.tflite.editor import load_objects, operator_code, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.rewriting.sparse_graph import lower_versions
-from tfprune.export.rewriting.sparsify import OVERHEAD, sparsify
+from tfprune.export.rewriting.sparsify import SPARSE_OVERHEAD_BYTES, sparsify
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +201,7 @@ def test_the_file_shrinks_by_what_the_rows_say(made, kind):
     saved = sum(row.dense_bytes - row.bytes for row in stored)
     operators = len(save_objects(load_objects(data))) - saved - len(result.data)
     assert result.bytes == len(result.data) < result.bytes_before == len(data)
-    assert -OVERHEAD * 2 * len(result.rows) < operators < 200
+    assert -SPARSE_OVERHEAD_BYTES * 2 * len(result.rows) < operators < 200
     table = str(result)
     assert f"{len(data):,}" in table
     assert all(row.name in table for row in result.rows)
@@ -311,7 +311,7 @@ def test_tensors_with_the_same_values_share_them_still(dense):
         single = sparsify(data, forms=forms)
         row = next(row for row in single.rows if row.form != "dense")
         places = row.bytes - 4 * round((1 - row.sparsity) * 128 * 256)
-        assert len(result.data) < len(single.data) + places + 2 * OVERHEAD + 700  # the copy itself takes some, too
+        assert len(result.data) < len(single.data) + places + 2 * SPARSE_OVERHEAD_BYTES + 700  # and the copy
         assert [other.bytes for other in result.rows if other.form != "dense"] == [row.bytes + places]
         assert agree(result.data, double, inputs, 1e-6)
 

@@ -211,7 +211,7 @@ def test_files_that_do_not_load_are_refused_by_name(cases, refused, tmp_path):
 
 def test_an_error_does_not_repeat_the_file(cases, monkeypatch):
     """What the interpreter says of an argument that is too large for it."""
-    monkeypatch.setattr(runner_module, "THREADS", 2**41)
+    monkeypatch.setattr(runner_module, "MAX_THREADS", 2**41)
     with pytest.raises(ValueError, match=r"cannot load: .*incompatible.*\. Export the model again") as caught:
         Runner(cases["dense"].path, threads=2**40)
     assert len(str(caught.value)) < 1000

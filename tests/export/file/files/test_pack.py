@@ -17,8 +17,8 @@ from tfprune.base.coders import DICTIONARY_BYTES, LZMA
 from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.files.pack import LARGEST, WHOLE
-from tfprune.export.file.files.unpack import RATIO
+from tfprune.export.file.files.pack import LARGEST, MAX_SINGLE_STREAM_BYTES
+from tfprune.export.file.files.unpack import MAX_EXPANSION
 from tfprune.export.rewriting.sparsify import sparsify
 
 NAMES = ["dense", "int8", "int8_float_io", "two", "tokens", "fixed"]
@@ -63,10 +63,10 @@ def file_of(*vectors, shapes=()):
 
 
 def test_a_weight_of_nearly_all_zeros_is_no_bomb_and_one_of_nothing_else_is_not_packed(monkeypatch):
-    monkeypatch.setattr("tfprune.export.file.files.unpack.FLOOR", 0)  # it spares whoever has less than 64 MiB
+    monkeypatch.setattr("tfprune.export.file.files.unpack.ALWAYS_ALLOWED_BYTES", 0)  # spares tests of 64 MiB
     random = np.random.default_rng(0)
     pruned = file_of(np.where(random.random(2**19) < 0.001, random.normal(size=2**19), 0).astype(np.float32))
-    assert RATIO / 2 < len(pruned) / len(pack(pruned)) < RATIO
+    assert MAX_EXPANSION / 2 < len(pruned) / len(pack(pruned)) < MAX_EXPANSION
     assert unpack(pack(pruned)) == pruned
     empty = file_of(bytes(2**22))
     with pytest.raises(ValueError, match="not nearly all zeros. Received: 4,194,3.*1,000 for each .* Leave them"):
@@ -334,7 +334,7 @@ def test_long_vectors_are_cut_into_pieces():
     assert len(packed) < LARGEST + 2000
 
 
-@pytest.mark.parametrize("size", [0, 1, 255, 256, 3000, WHOLE])
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 3000, MAX_SINGLE_STREAM_BYTES])
 def test_what_cannot_be_packed_grows_by_the_header_and_next_to_nothing(size):
     noise = np.random.default_rng(6).integers(0, 256, (size // 300 + 1, 300), np.uint8)
     data = file_of(*(row.tobytes() for row in noise), noise.tobytes())

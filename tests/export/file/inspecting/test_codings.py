@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import entropy
 
-from tfprune.export.file.inspecting.codings import OFFSETS, Counts, codings, count, indices, offsets, total
-from tfprune.export.file.tflite.tensor_values import CHUNK, TensorValues
+from tfprune.export.file.inspecting.codings import OFFSET_BITS, Counts, codings, count, indices, offsets, total
+from tfprune.export.file.tflite.tensor_values import CHUNK_ENTRIES, TensorValues
 
 MOBILENET = 4_210_000  # weights, in 11,000 rows
 
@@ -46,7 +46,7 @@ def binary_entropy(sparsity):
 )
 def test_megabytes_of_mobilenet(sparsity, mask, csr, four_bits, bound, mask_int8):
     nnz = round(MOBILENET * (1 - sparsity))
-    padding = dict.fromkeys(OFFSETS, 0)
+    padding = dict.fromkeys(OFFSET_BITS, 0)
     counts = Counts(MOBILENET, nnz, 11_000, 32, padding, MOBILENET * binary_entropy(sparsity), 32.0 * nnz)
     megabytes = {
         "csr": indices(counts, 2**16).bytes / 1e6,
@@ -156,13 +156,13 @@ def test_sizes_are_those_of_streams_written_by_loops(array):
     nnz, found, counts = np.count_nonzero(array), sizes(array), count(entries(array))
     assert found["mask"].bytes == nnz + len(np.packbits(array != 0))
     assert found["csr"].bytes == nnz + nnz + (len(matrix) + 1) * (1 if nnz < 256 else 2)
-    for bits in OFFSETS:
+    for bits in OFFSET_BITS:
         pairs, starts = encode_offsets(matrix, bits)
         assert np.array_equal(decode_offsets(pairs, starts, matrix.shape), matrix)
         assert counts.padding[bits] == len(pairs) - nnz
         width = 1 if len(pairs) < 256 else 2
         assert offsets(counts, bits).bytes == len(pairs) + -(-len(pairs) * bits // 8) + width * len(starts)
-    assert found["offsets"].bytes == min(offsets(counts, bits).bytes for bits in OFFSETS)
+    assert found["offsets"].bytes == min(offsets(counts, bits).bytes for bits in OFFSET_BITS)
     assert found["entropy"].index_bytes == pytest.approx(entropy_bytes(runs_of(array)), abs=1)
     assert found["entropy"].value_bytes == pytest.approx(entropy_bytes(array[array != 0]), abs=1)
 
@@ -181,12 +181,12 @@ def test_indices_have_the_width_that_the_row_and_the_count_need():
 
 
 def test_chunks_do_not_change_the_counts():
-    size = 2 * CHUNK + 17
+    size = 2 * CHUNK_ENTRIES + 17
     array = np.zeros((1, size), np.int8)
-    array[0, [5, CHUNK - 1, CHUNK + 40, size - 1]] = 1, 2, 3, 4
+    array[0, [5, CHUNK_ENTRIES - 1, CHUNK_ENTRIES + 40, size - 1]] = 1, 2, 3, 4
     counts = count(entries(array))
-    zeros = [5, CHUNK - 7, 40, CHUNK - 25]
-    assert counts.padding == {bits: sum(run // 2**bits for run in zeros) for bits in OFFSETS}
+    zeros = [5, CHUNK_ENTRIES - 7, 40, CHUNK_ENTRIES - 25]
+    assert counts.padding == {bits: sum(run // 2**bits for run in zeros) for bits in OFFSET_BITS}
     assert (counts.run_bits, counts.value_bits) == (8, 8)  # four different symbols each
 
 

@@ -17,7 +17,7 @@ from pages import WIDTHS, Elements, browse, luminances, measured_at, needs_brows
 from tfprune.base.html import text
 from tfprune.export.command_line.cli import main
 from tfprune.export.file.inspecting.inspect import inspect
-from tfprune.export.file.inspecting.page import LISTED, PICTURED, page, size_text
+from tfprune.export.file.inspecting.page import MAX_LISTED, MAX_PICTURES, page, size_text
 from tfprune.export.file.xnnpack.sparse_inference_report import OperatorRow, SparseInferenceReport
 from tfprune.export.keras_side.converting.sparse_inference import sparse_inference
 
@@ -133,11 +133,11 @@ def test_names_stay_text():
 
 
 def test_a_file_with_many_weights_has_a_page_of_bounded_size():
-    names = [f"layer_{place}/" + "name" * 40 for place in range(LISTED + 300)]
+    names = [f"layer_{place}/" + "name" * 40 for place in range(MAX_LISTED + 300)]
     content = page(file_of(names, shape=(32, 32)))
     elements = Elements(content)
-    assert len(elements.all("details")) == LISTED
-    assert len(elements.all("figure")) == PICTURED
+    assert len(elements.all("details")) == MAX_LISTED
+    assert len(elements.all("figure")) == MAX_PICTURES
     assert "And 300 smaller ones" in elements.text
     assert len(content) < 2.5e6
 

@@ -5,7 +5,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.file.tflite.reader import VISITS, read
+from tfprune.export.file.tflite.reader import MAX_READS_PER_BYTE, read
 
 
 def file_of(scales):
@@ -44,7 +44,7 @@ def test_so_much_is_shared_that_the_file_can_be_read_again():
     """A reader stops when parts that point at the same bytes are longer than a file of this size can hold."""
     scale = np.linspace(0.1, 0.2, 4000, dtype=np.float32)
     data = save_objects(file_of([scale] * 300))
-    assert len(data) > 300 * 12 * len(scale) / VISITS
+    assert len(data) > 300 * 12 * len(scale) / MAX_READS_PER_BYTE
     assert len(load_objects(data).subgraphs[0].tensors) == 300
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tfprune
-from tfprune.export.file.xnnpack.groups import NEEDED
+from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD
 from tfprune.export.keras_side.converting.sparse_inference import sparse_inference
 
 
@@ -61,7 +61,7 @@ def test_zeros_to_come_are_not_held_against_an_untrained_model(untrained):
     assert untrained.eligible
     assert not untrained.active
     assert untrained.sparsity == 0
-    assert untrained.needed == NEEDED
+    assert untrained.needed == SPARSE_THRESHOLD
     assert untrained.reasons == ("more than 66.7% of the 1x1 kernels have to be zero; 0.0% are",)
     assert untrained.hazards == ()
 
