@@ -17,7 +17,7 @@ from tfprune.base.coders import DICTIONARY_BYTES, LZMA
 from tfprune.export import Runner, inspect, pack, unpack
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.files.model_file import read_model
-from tfprune.export.file.files.pack import LARGEST, MAX_SINGLE_STREAM_BYTES
+from tfprune.export.file.files.pack import MAX_PIECE_BYTES, MAX_SINGLE_STREAM_BYTES
 from tfprune.export.file.files.unpack import MAX_EXPANSION
 from tfprune.export.rewriting.sparsify import sparsify
 
@@ -327,11 +327,13 @@ def test_small_integers_of_both_signs_take_little_more_than_their_bits():
 
 
 def test_long_vectors_are_cut_into_pieces():
-    weights = np.random.default_rng(5).integers(0, 256, LARGEST + 300, np.uint8).tobytes() + bytes(LARGEST)
+    weights = np.random.default_rng(5).integers(0, 256, MAX_PIECE_BYTES + 300, np.uint8).tobytes() + bytes(
+        MAX_PIECE_BYTES
+    )
     data = file_of(weights)
     packed = pack(data)
     assert unpack(packed) == data
-    assert len(packed) < LARGEST + 2000
+    assert len(packed) < MAX_PIECE_BYTES + 2000
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 3000, MAX_SINGLE_STREAM_BYTES])
