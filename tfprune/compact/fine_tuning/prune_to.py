@@ -126,40 +126,66 @@ def prune_to(
     check_verbose(verbose)
     check_choice(reconstruction, "reconstruction", choices=MODES)
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
-    choice: dict[str, Any] = {"criterion": criterion, "filters": filters, "round_to": round_to}
     if isinstance(budget, ShrinkPlan):
-        _check_plan(model, budget, **choice)
+        _check_plan(model, budget, criterion=criterion, filters=filters, round_to=round_to)
     else:
         check_budget(budget)
     is_bound = max_drop is not None
-    given = RunData(model, data, validation_data, batch_size=batch_size, samples=samples, is_bound=is_bound)
-    training: dict[str, Any] = {"epochs": epochs, "every": every, "optimizer": optimizer, "distill": distill}
-    trainer = Trainer(model, given.to_fit(is_watched=bool(callbacks)), **training, callbacks=callbacks)
-    evidence = given.first if any(fact.needs_data for fact in criterion.needed_facts()) else None
+    run_data = RunData(model, data, validation_data, batch_size=batch_size, samples=samples, is_bound=is_bound)
+    trainer = Trainer(
+        model,
+        run_data.to_fit(is_watched=bool(callbacks)),
+        epochs=epochs,
+        every=every,
+        optimizer=optimizer,
+        callbacks=callbacks,
+        distill=distill,
+    )
+    evidence = run_data.first if any(fact.needs_data for fact in criterion.needed_facts()) else None
 
-    def planned(current: keras.Model, target: Target | None) -> ShrinkPlan:
+    def plan_for(current: keras.Model, target: Target | None) -> ShrinkPlan:
         if isinstance(target, ShrinkPlan):
             return target
-        amount: dict[str, Any] = {"sparsity": 0.0} if target is None else {"allocation": target}
-        return plan_shrink(current, **amount, **choice, data=evidence, verbose=0)
+        return plan_shrink(
+            current,
+            0.0 if target is None else None,
+            criterion=criterion,
+            allocation="uniform" if target is None else target,
+            filters=filters,
+            round_to=round_to,
+            data=evidence,
+            verbose=0,
+        )
 
     rounds = check_count(rounds, "rounds", least=1)
-    guard = MetricGuard(model, metric, given.to_judge(), mode=mode, max_drop=max_drop)
-    network = planned(model, budget).network  # refused here, before anything is done
-    settings = {**trainer.settings(), "rounds": rounds, "mode": reconstruction, "choice": described(choice)}
-    settings |= {"budget": described(budget), "metric": metric}
-    state = RunFolder(folder, settings=settings, arrays=[*weight_values(model), *given.arrays()])
+    guard = MetricGuard(model, metric, run_data.to_judge(), mode=mode, max_drop=max_drop)
+    network = plan_for(model, budget).network  # refused here, before anything is done
+    settings = {**trainer.settings(), "rounds": rounds, "mode": reconstruction, "metric": metric}
+    settings["choice"] = described({"criterion": criterion, "filters": filters, "round_to": round_to})
+    settings["budget"] = described(budget)
+    state = RunFolder(folder, settings=settings, arrays=[*weight_values(model), *run_data.arrays()])
     targets = targets_of(budget, rounds, network=network, model=model, folder=state)
     total = len(targets) * (len(STAGES) + trainer.steps())
     with Progress(total, verbose=verbose, unit="step", shown=[metric, "FLOPs"]) as progress:
-        tools: dict[str, Any] = {"guard": guard, "trainer": trainer, "folder": state, "progress": progress}
-        return Rounds(planned, given.first, mode=reconstruction, **tools).go(model, targets)
+        run = Rounds(
+            plan_for,
+            run_data.first,
+            mode=reconstruction,
+            guard=guard,
+            trainer=trainer,
+            folder=state,
+            progress=progress,
+        )
+        return run.go(model, targets)
 
 
-def _check_plan(model: keras.Model, plan: ShrinkPlan, **given: Any) -> None:
+def _check_plan(
+    model: keras.Model, plan: ShrinkPlan, *, criterion: Criterion, filters: Filters, round_to: int
+) -> None:
     """Refuse a plan for another model, and arguments that would have no effect."""
     flat_copy_for(plan, model)
-    changed = [f"{name}={value!r}" for name, value in given.items() if value != CHOICES[name]]
+    choice = {"criterion": criterion, "filters": filters, "round_to": round_to}
+    changed = [f"{name}={value!r}" for name, value in choice.items() if value != CHOICES[name]]
     if changed:
         raise ValueError(
             f"Expected no other choice of channels with a plan, which says what goes. Received: "

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.layer_moments import IsHeld, MomentSums, Site, calls_by_name, none_held
 from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.restored import Restored
 from tfprune.keras_models.models.graph import Graph
+from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
 
+_ROUNDED = Tolerance(relative=1e-4, of_largest=1e-4)
 Pair = tuple[Site, Site]  # of the pruned model and of the reference
 Improve = Callable[[Pair, list[GramMoments], list[GramMoments]], None]
 
@@ -74,13 +75,8 @@ def _walks(
     if not restored:
         return [walk]
     whole = GraphWalk(graphs[0], walk.inputs(), weights=restored.values)
-    return [whole] if _agree(walk.outputs(0), whole.outputs(0)) else [walk, whole]
-
-
-def _agree(some: list[Any], others: list[Any]) -> bool:
-    """Tell whether a model returns the same with what was removed put back: all that read it are zero for it."""
-    pairs = [tuple(map(keras.ops.convert_to_numpy, pair)) for pair in zip(some, others, strict=True)]
-    return all(np.allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max(initial=0)) for one, other in pairs)
+    # All that read what was removed are zero for it where the outputs are the same with it put back.
+    return [whole] if same_outputs(whole.outputs(0), walk.outputs(0), tolerance=_ROUNDED) else [walk, whole]
 
 
 def _stages(pairs: Sequence[Pair]) -> Iterator[_Stage]:

@@ -13,7 +13,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.anatomy import Anatomy, kind_of
 from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.compiled import loss_of
+from tfprune.keras_models.models.compiled import batch_loss, loss_of
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import flat_copy
 
@@ -81,10 +81,8 @@ def _mean_loss(model: keras.Model, batches: Batches, loss: Callable) -> float:
     total, count = 0.0, 0
     function = keras.Function(model.inputs, model.outputs)
     for inputs, targets in batches:
-        if targets is None:
-            raise ValueError("Expected `data` with targets, (x, y). Received: inputs alone.")
-        predicted = function([keras.ops.convert_to_tensor(array) for array in inputs])[0]
-        total += len(inputs[0]) * float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), predicted)))
+        outputs = function([keras.ops.convert_to_tensor(array) for array in inputs])
+        total += len(inputs[0]) * batch_loss(loss, outputs[0], targets=targets)
         count += len(inputs[0])
     return total / count
 

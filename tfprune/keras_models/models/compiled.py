@@ -130,3 +130,20 @@ def loss_of(model: keras.Model, loss: Any) -> Callable:
             f"loss={loss!r}. Compile the model, or pass `loss`, such as 'sparse_categorical_crossentropy'."
         )
     return keras.losses.get(loss)
+
+
+def batch_loss(loss: Callable, outputs: Any, *, targets: Any, advice: str = "") -> float:
+    """Return the mean loss of one batch.
+
+    Args:
+        loss: What `loss_of` returns.
+        outputs: What the model returned.
+        targets: The targets of the batch; None if the data have none.
+        advice: What else a user can do who has no targets.
+
+    Raises:
+        ValueError: If there are no targets.
+    """
+    if targets is None:
+        raise ValueError(f"Expected `data` with targets, (x, y). Received: inputs alone.{advice}")
+    return float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), outputs)))

@@ -11,7 +11,7 @@ import keras
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.compiled import loss_of
+from tfprune.keras_models.models.compiled import batch_loss, loss_of
 from tfprune.masking.wrapping.masked_weights import layer_inside
 from tfprune.methods.growth.block_ranking import BlockRanking, RankedBlock
 from tfprune.methods.growth.blocks import Blocks
@@ -93,7 +93,8 @@ def _evaluate(source: Blocks, order: list[int], batches: Batches, loss: Callable
         size = len(inputs[0])
         for index, pair in enumerate(itertools.pairwise(values.stream)):
             similarities[index] += size * _cosine(*pair)
-        total += size * _loss(loss, targets, values.outputs) if loss else 0
+        if loss is not None:
+            total += size * batch_loss(loss, values.outputs[0], targets=targets, advice=' Or pass by="similarity".')
         count += size
     return total / count, [similarity / count for similarity in similarities]
 
@@ -102,12 +103,6 @@ def _row(source: Blocks, block: int, similarity: float, loss: float | None) -> R
     layers = [call.layer for call in source.blocks[block].calls if isinstance(call.layer, keras.layers.Layer)]
     parameters = sum(layer_inside(layer).count_params() for layer in layers)
     return RankedBlock(block, layers[0].name, parameters, similarity, loss)
-
-
-def _loss(loss: Callable, targets: Any, outputs: list[Any]) -> float:
-    if targets is None:
-        raise ValueError('Expected `data` with targets, (x, y). Received: inputs alone. Or pass by="similarity".')
-    return float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), outputs[0])))
 
 
 def _cosine(inputs: Any, outputs: Any) -> float:

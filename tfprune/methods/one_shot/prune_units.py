@@ -24,6 +24,7 @@ from tfprune.keras_models.channels.choose_groups import why_stuck
 from tfprune.keras_models.channels.network import Group, Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
+from tfprune.keras_models.models.compiled import batch_loss
 from tfprune.keras_models.models.layers import weight_values
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.one_shot.head_choice import HeadLoss, choose_heads
@@ -226,7 +227,7 @@ def _head_loss(running: RunningModel, batches: Batches, *, loss: Any) -> HeadLos
     if targets is None:
         raise ValueError("Expected `data` with targets, (x, y), as there is a `loss`. Received: inputs alone.")
     measured = keras.losses.get(loss)
-    return lambda outputs: float(keras.ops.mean(measured(keras.ops.convert_to_tensor(targets), outputs[0])))
+    return lambda outputs: batch_loss(measured, outputs[0], targets=targets)
 
 
 def _as_array(output: Any) -> np.ndarray:
