@@ -12,11 +12,9 @@ from tfprune.base.axes import shape_along
 from tfprune.compact.reconstruction.layer_moments import Site
 from tfprune.compact.reconstruction.linear_map import NotLinear, linear_map
 from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
-from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.graph import Graph, trace_to_run
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
 from tfprune.keras_models.models.layers import walk
-from tfprune.keras_models.tracing.call_graph import call_graph
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
@@ -44,7 +42,7 @@ class RunningModel:
 
     def __init__(self, copy: FlatCopy) -> None:
         self.network: Network = copy.network
-        self.graph: Graph = trace_to_run(call_graph(Anatomy.of(copy.plain)))
+        self.graph: Graph = trace_to_run(copy.called)
         self.variables = list(self.network.variables(copy.model))
         self._leaves = {layer.name: layer for layer in copy.model.layers}
         self._inside = [

@@ -45,6 +45,7 @@ class FlatCopy:
     Attributes:
         model: The copy, a Functional model.
         plain: The same layers in a model of the kind that was copied, which takes the shapes that the model takes.
+        called: The calls of `plain` as a Functional model, before layers were opened: it runs on data of any size.
         layers: All layers of `plain`, at any depth.
         names: Their names before some were renamed.
         closed: Why the code of a layer could not be traced, by the id of the layer.
@@ -56,6 +57,7 @@ class FlatCopy:
 
     model: keras.Model
     plain: keras.Model
+    called: keras.Model
     layers: list[keras.layers.Layer]
     names: list[str]
     closed: dict[int, str]
@@ -114,12 +116,21 @@ def flat_copy(anatomy: Anatomy) -> FlatCopy:
     check_followable(anatomy)
     plain = plain_copy(anatomy)
     plain_anatomy = Anatomy.of(plain)
+    called = call_graph(plain_anatomy)
     layers = [layer for _, layer in plain_anatomy.every]
     names = [layer.name for layer in layers]
-    opened = open_layers(call_graph(plain_anatomy), is_known=lambda layer: known_rule(layer) is not None)
+    opened = open_layers(called, is_known=lambda layer: known_rule(layer) is not None)
     _check_opened(anatomy.model, plain, opened)
-    sources = dict(_sources(anatomy, plain))
-    return FlatCopy(opened.model, plain, layers, names, opened.closed, opened.is_open_shaped, sources)
+    return FlatCopy(
+        model=opened.model,
+        plain=plain,
+        called=called,
+        layers=layers,
+        names=names,
+        closed=opened.closed,
+        is_open_shaped=opened.is_open_shaped,
+        sources=dict(_sources(anatomy, plain)),
+    )
 
 
 def _sources(anatomy: Anatomy, plain: keras.Model) -> Iterator[tuple[int, Source]]:

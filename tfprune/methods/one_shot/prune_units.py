@@ -125,7 +125,11 @@ def prune_units(
     running = RunningModel(copy)
     units, skipped = _removals(running, kind="channels")
     heads, others = _removals(running, kind="heads")
-    _check_units(units, model)
+    if not units:
+        raise ValueError(
+            f"Expected a model with hidden units that can be removed. Received: {model.name!r} without any; "
+            f"plan_shrink(model, 0.5) says why."
+        )
     parts = split_sparsity(
         sparsity, running.network, units=[each.group for each in units], heads=[each.group for each in heads]
     )
@@ -172,14 +176,6 @@ def _weight_update(update: str, targets: str, *, ridge: float, holdout: float) -
     holdout = check_number(holdout, "holdout", least=0, most=0.5)
     is_held = every(0.0 if update == "none" else holdout)  # without an update, nothing could be worse
     return WeightUpdate(update, targets == "dense", check_number(ridge, "ridge", least=0), is_held)
-
-
-def _check_units(units: list[Removal], model: keras.Model) -> None:
-    if not units:
-        raise ValueError(
-            f"Expected a model with hidden units that can be removed. Received: {model.name!r} without any; "
-            f"plan_shrink(model, 0.5) says why."
-        )
 
 
 def _removals(running: RunningModel, *, kind: str) -> tuple[list[Removal], list[Skipped]]:
