@@ -15,6 +15,7 @@ from once import filled_once
 
 from tfprune.export.device.processes.child_process import Completed
 
+CHECKED_HERE = ("test_quantization_error", "test_correct_biases")  # which only need files
 APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
 
 
@@ -63,7 +64,8 @@ def _checking_here() -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def checker(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let exports of models be checked in this process; tests/export/rewriting and device check in another one."""
-    with _checking_here() if "keras_side" in request.path.parts else nullcontext():
+    is_about_models = "keras_side" in request.path.parts or request.path.stem in CHECKED_HERE
+    with _checking_here() if is_about_models else nullcontext():
         yield
 
 

@@ -79,6 +79,9 @@ CASES = {
 }
 
 
+SPARSE = ("branches", "tokens")  # whose sparse forms are tried, too
+
+
 @functools.cache
 def trained(case: str) -> tuple[keras.Model, np.ndarray]:
     """Build a pruned network whose ranges have seen the data; one is trained, too."""
@@ -106,7 +109,7 @@ def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
 def test_the_file_computes_in_integers_what_keras_computes(case, tmp_path):
     model, data = trained(case)
     path = tmp_path / "model.tflite"
-    report = to_tflite(model, path, quantize="int8", check_on=data)
+    report = to_tflite(model, path, quantize="int8", check_on=data, sparse="auto" if case in SPARSE else False)
     graph = read(path.read_bytes())
     assert not float_operators(graph)
     expected = as_list(model.predict(data, verbose=0))
