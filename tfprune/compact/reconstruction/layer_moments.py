@@ -12,9 +12,9 @@ import numpy as np
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.linear_map import LinearMap, inner_maps
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import Call, Graph
-from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.report import Skipped
 
 Rows = list[tuple[int, np.ndarray]]  # of each call: the index of a map, and what its matrices multiply
@@ -90,7 +90,7 @@ def calls_by_name(graph: Graph) -> dict[str, list[Call]]:
 
 
 def _plain(call: Call) -> keras.layers.Layer:
-    return call.layer.layer if isinstance(call.layer, Pruned) else call.layer
+    return layer_inside(call.layer)
 
 
 def _check_same(ours: dict[str, list[Call]], theirs: dict[str, list[Call]]) -> None:

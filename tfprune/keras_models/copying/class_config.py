@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import keras
 
@@ -51,16 +51,6 @@ def build_if_loadable(model: keras.Model) -> keras.Model | None:
         return build_from_class_config(class_config(model), lambda entry: revive(entry, model))
     except ValueError:
         return None
-
-
-@runtime_checkable
-class Around(Protocol):
-    """A wrapper that can be put around a copy of the layer inside."""
-
-    layer: keras.layers.Layer
-
-    def settings(self) -> dict[str, Any]:
-        """Return its other arguments, as a configuration holds them."""
 
 
 def layer_states(parts: Sequence[keras.layers.Layer]) -> list[list[Any]]:

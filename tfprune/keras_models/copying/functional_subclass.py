@@ -16,7 +16,6 @@ from tfprune.keras_models.copying.change_class import become, saved_with
 from tfprune.keras_models.copying.class_config import (
     ORIGIN,
     PARTS,
-    Around,
     Parts,
     build_from_class_config,
     check_same_weights,
@@ -35,6 +34,7 @@ from tfprune.keras_models.copying.held_layers import (
 )
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
+from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import join_path, walk
 from tfprune.keras_models.models.rebuild import Replace, revive
@@ -89,7 +89,7 @@ def replace_in_graph(anatomy: Anatomy, replace: Replace, *, path: str = "") -> k
 
 def _wrappers(anatomy: Anatomy) -> dict[int, Any]:
     """Return the wrappers in a graph by the number of the layer inside among `plain_parts`."""
-    wrappers = [layer for _, layer in anatomy.leaves if isinstance(layer, Around)]
+    wrappers = [layer for _, layer in anatomy.leaves if isinstance(layer, TransparentWrapper)]
     numbers = {id(part): index for index, part in enumerate(plain_parts(anatomy.model) if wrappers else ())}
     return {numbers[id(wrapper.layer)]: wrapper for wrapper in wrappers}
 

@@ -6,7 +6,7 @@ import functools
 
 import keras
 
-from tfprune.keras_models.copying.class_config import Around
+from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
 
@@ -30,7 +30,7 @@ def lock_models(anatomy: Anatomy) -> None:
     """
     for _, part in anatomy.nodes:
         if isinstance(part.model, keras.Model):
-            masked = next((path for path, layer in part.every if isinstance(layer, Around)), None)
+            masked = next((path for path, layer in part.every if isinstance(layer, TransparentWrapper)), None)
             if masked is not None:
                 _refuse(part.model, f"model {part.model.name!r}, where weights of {masked!r} are under masks")
 

@@ -16,7 +16,6 @@ import keras
 from tfprune.keras_models.copying.change_class import become, saved_with
 from tfprune.keras_models.copying.class_config import (
     ORIGIN,
-    Around,
     build_from_class_config,
     build_if_loadable,
     class_config,
@@ -31,6 +30,7 @@ from tfprune.keras_models.copying.held_layers import (
     replace_nested,
 )
 from tfprune.keras_models.copying.refuse_quantize import lock_models
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import join_path
 from tfprune.keras_models.models.rebuild import ReplacePart, config_of, copy_of, rebuild, revive
@@ -79,7 +79,7 @@ def reassemble(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> ker
         shell = build_from_class_config(origin, lambda entry: revive(entry, model))
     except ValueError as error:
         raise ValueError(f"{error}. Or wrap the model itself: tfprune.wrap(model, in_place=True).") from None
-    _check_code(shell, {place: _inside(layer) for place, layer in held_layers(model)})
+    _check_code(shell, {place: layer_inside(layer) for place, layer in held_layers(model)})
     return _fill(shell, _holding(type(shell)), _copied(anatomy, replace, path), _state(model, origin))
 
 
@@ -95,10 +95,6 @@ def restore(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> keras.
         return _assemble(type(model), model, parts, _state(model, class_config(model)), variables=copies)
     _check_code(shell, parts)
     return _fill(shell, type(shell), parts, _state(model, class_config(model)))
-
-
-def _inside(layer: Any) -> keras.layers.Layer:
-    return layer.layer if isinstance(layer, Around) else layer
 
 
 def _check_code(shell: keras.Model, plain: dict[Place, keras.layers.Layer]) -> None:

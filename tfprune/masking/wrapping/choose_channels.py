@@ -10,6 +10,7 @@ import keras
 from tfprune.criteria import Criterion
 from tfprune.keras_models.channels.choose_groups import choose_groups, kernels_by_weight, why_stuck
 from tfprune.keras_models.channels.network import ChanneledWeight, Group, Network
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.kernels import kernels
@@ -81,8 +82,7 @@ class Place:
 
 def place_of(source: Source) -> Place | None:
     """Return the place of a kernel; None for a weight that is not one."""
-    inside = source.layer.layer if isinstance(source.layer, Pruned) else source.layer
-    names = {id(kernel.variable): kernel.path for kernel in kernels(inside)}
+    names = {id(kernel.variable): kernel.path for kernel in kernels(layer_inside(source.layer))}
     name = names.get(id(source.variable))
     return None if name is None else Place(source.layer, source.path, name)
 

@@ -13,12 +13,12 @@ from tfprune.keras_models.channels.analyze import analyze
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.channels.rules import known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
 from tfprune.keras_models.models.graph import functional
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
 from tfprune.keras_models.tracing.open_layers import TracedGraph, open_layers
-from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import transfer_weights
 
@@ -139,8 +139,7 @@ def _sources(anatomy: Anatomy, plain: keras.Model) -> Iterator[tuple[int, Source
         layer = part.model
         if part.kind is Kind.CODE:  # its layers come by themselves
             continue
-        inside = layer.layer if isinstance(layer, Pruned) else layer
-        for variable, counterpart in zip(inside.weights, copy.weights, strict=True):
+        for variable, counterpart in zip(layer_inside(layer).weights, copy.weights, strict=True):
             yield id(counterpart), Source(layer, paths.get(id(layer), layer.name), variable)
 
 

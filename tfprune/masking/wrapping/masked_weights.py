@@ -6,7 +6,6 @@ set aside in a variable of its own, or forgotten if no memory is to be spent on 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,41 +16,15 @@ from keras import ops
 
 from tfprune.base.spec import check_choice
 from tfprune.base.top_k import CACHED_VALUES
+from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
 from tfprune.keras_models.models.kernels import Kernel, to_matrix
 from tfprune.keras_models.models.layers import as_numpy
-from tfprune.keras_models.models.rebuild import builds_itself
 from tfprune.masking.wrapping.masked_gradients import guard
 
 LATENT = ("keep", "zero")
 
 
-class Transparent(keras.layers.Wrapper):
-    """Answers what Keras asks about a layer as the layer inside does."""
-
-    def get_build_config(self) -> dict[str, Any] | None:
-        return self.layer.get_build_config() if builds_itself(self.layer) else None
-
-    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_shape(*args, **kwargs)
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        if "training" not in inspect.signature(self.layer.call).parameters:
-            kwargs.pop("training", None)
-        return self.layer.compute_output_spec(*args, **kwargs)
-
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    @property
-    def supports_masking(self) -> bool:
-        return self.layer.supports_masking
-
-    @supports_masking.setter
-    def supports_masking(self, value: bool) -> None:
-        self.layer.supports_masking = value
-
-
-class MaskedWeights(Transparent):
+class MaskedWeights(TransparentWrapper):
     """A wrapper whose layer has weights under masks; `pattern` says which masks files may hold."""
 
     def __init__(self, layer: keras.layers.Layer, *, latent: str, **kwargs: Any) -> None:
@@ -174,11 +147,6 @@ class MaskedWeights(Transparent):
         _check_saved(self, store, own)
         for name, variable in own.items():
             variable.assign(store[name])
-
-
-def layer_inside(layer: Any) -> Any:
-    """Return the layer in a wrapper of weights under masks, anything else as it is."""
-    return layer.layer if isinstance(layer, MaskedWeights) else layer
 
 
 def count_kept(variable: keras.Variable, mask: keras.Variable | None = None) -> int:

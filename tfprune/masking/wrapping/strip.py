@@ -9,6 +9,7 @@ import keras
 
 from tfprune.keras_models.copying.class_config import is_loadable, plain_parts
 from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
 from tfprune.keras_models.models.calls import unbuilt
 from tfprune.keras_models.models.layers import is_of_keras
@@ -54,7 +55,7 @@ def plain_copy(anatomy: Anatomy) -> Any:
     if isinstance(anatomy.model, keras.Model):
         copy = copy_model(anatomy, lambda path, layer: _inside(layer), mode=CopyMode.ORIGINAL_CLASS)
     else:
-        copy = copy_of(_inside(anatomy.model) or anatomy.model)
+        copy = copy_of(layer_inside(anatomy.model))
     transfer_weights(anatomy, copy)
     return copy
 
@@ -87,7 +88,7 @@ def try_copies(anatomy: Anatomy) -> None:
         ValueError: If a layer has no configuration, or one that gives another layer.
     """
     for part in _copied_parts(anatomy):
-        layer = _inside(part.model) or part.model
+        layer = layer_inside(part.model)
         if any(not is_of_keras(inner) for _, inner in part.every):
             copy = copy_of(layer)
             if not unbuilt(copy):  # some layers create their weights when they are called

@@ -8,6 +8,7 @@ from keras import ops
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import layer_pairs, own_variables
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.rebuild import Replace, copy_all, copy_variables
 from tfprune.masking.wrapping.pruned import Pruned
@@ -41,7 +42,7 @@ def transfer_weights(anatomy: Anatomy, target: keras.layers.Layer) -> None:
 
 
 def _transfer(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-    inside = target.layer if isinstance(target, Pruned) else target
+    inside = layer_inside(target)
     if not isinstance(source, Pruned):
         copy_variables(source, inside)
         return

@@ -9,9 +9,10 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.class_arguments import dicts_in
-from tfprune.keras_models.copying.class_config import Around, class_config, plain_parts
+from tfprune.keras_models.copying.class_config import class_config, plain_parts
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.functional_subclass import fresh_copy, wrap_alike
+from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.rebuild import config_of, revive
@@ -67,6 +68,6 @@ def _change(config: Any, before: dict[str, int], after: dict[str, int]) -> None:
 def _of_class(source: Anatomy, config: dict[str, Any]) -> keras.Model:
     new = fresh_copy(source.model, origin=config)
     counterparts = dict(zip(map(id, plain_parts(source.model)), plain_parts(new), strict=True))
-    wrappers = [layer for _, layer in source.leaves if isinstance(layer, Around)]
+    wrappers = [layer for _, layer in source.leaves if isinstance(layer, TransparentWrapper)]
     wrap_alike(new, {id(counterparts[id(wrapper.layer)]): wrapper for wrapper in wrappers})
     return new

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.graph import Call, Graph
-from tfprune.masking.wrapping.masked_weights import layer_inside
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.keras_models.tracing.same_outputs import LargestDifference
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
-from tfprune.masking.wrapping.masked_weights import layer_inside
 from tfprune.masking.wrapping.sparsity_report import sparsity_report
 from tfprune.methods.growth.blocks import Blocks
 from tfprune.methods.growth.reordered_model import ReorderedModel

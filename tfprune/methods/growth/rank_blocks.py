@@ -10,9 +10,9 @@ import keras
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_count
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
-from tfprune.masking.wrapping.masked_weights import layer_inside
 from tfprune.methods.growth.block_ranking import BlockRanking, RankedBlock
 from tfprune.methods.growth.blocks import Blocks
 from tfprune.methods.growth.find_blocks import find_blocks

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import keras
 
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.graph import Call, Graph
-from tfprune.masking.wrapping.masked_weights import layer_inside
 from tfprune.methods.growth.graph_block import GraphBlock, NoBlocks, between, describe_call
 from tfprune.methods.growth.post_dominators import PostDominators
 

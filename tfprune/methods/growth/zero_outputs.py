@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.keras_models.models.layer_hooks import holders, hooked_calls
 from tfprune.keras_models.models.layers import as_numpy, join_path, walk
 from tfprune.keras_models.tracing.open_layers import own_weights
 from tfprune.keras_models.tracing.same_outputs import EXACT, same_outputs
-from tfprune.masking.wrapping.masked_weights import layer_inside
 from tfprune.methods.growth.reordered_model import ReorderedModel
 
 
