@@ -16,6 +16,8 @@ from model_counts import counted_copies
 
 import tfprune
 from tfprune import plan_shrink, prune_to, shrink, zero_channels
+from tfprune.keras_models.models.anatomy import Anatomy
+from tfprune.masking.wrapping.flat_copy import flat_copy
 
 layers = keras.layers
 
@@ -135,3 +137,11 @@ def test_the_report_of_a_run_keeps_no_models():
     x = np.ones((32, 6), "float32")
     _, report = prune_to(model, tfprune.budget(flops=0.6), (x, x[:, :3]), rounds=2, verbose=0)
     assert all(each.plan.planned_copy is None for each in report.rounds)
+
+
+def test_a_flat_copy_hands_out_its_layers_with_the_names_they_had():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="dense")], name="inner")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="dense"), inner])
+    copied = flat_copy(Anatomy.of(model))
+    assert {layer.name for layer in copied.model.layers if layer.weights} == {"dense", "inner_dense"}
+    assert [layer.name for layer in copied.hand_out().get_layer("inner").layers] == ["dense"]

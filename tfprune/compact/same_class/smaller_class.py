@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,8 +15,7 @@ from tfprune.keras_models.models.layers import sublayers
 from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.keras_models.models.rebuild import copy_of
 from tfprune.keras_models.tracing.same_outputs import same_outputs
-from tfprune.keras_models.tracing.sample_inputs import first_run, numbers_for
-from tfprune.keras_models.tracing.trace_failure import FAILURES
+from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
@@ -40,14 +38,15 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     }
     inner = {index: [changed[id(part)] for part in _inside(layer, changed)] for index, layer in enumerate(layers)}
     sizes = {index: sizes_of(network, some, keep=keep) for index, some in inner.items() if some}
-    numbers = {index: _numbers(layers[index], of_layer) for index, of_layer in sizes.items()}
     heads = {index: count for index, of_layer in sizes.items() if (count := _heads(layers[index], of_layer))}
+    numbers = {index: _numbers(layers[index], of_layer) for index, of_layer in sizes.items()}
     copy.is_used_up = True
     copy.write_zeros(network, keep)
     run = first_run(copy.plain)
     before = [(layer, type(layer), dict(vars(layer))) for layer in layers]
     resize(layers, Exchange(parts, {key: values for key, values in numbers.items() if values}, heads))
-    if run is None or not _returns(copy.plain, *run):
+    outputs = None if run is None else run_on_numbers(copy.plain, run[0])
+    if run is None or not same_outputs(outputs, run[1]):
         for layer, layer_class, attributes in before:
             layer.__class__ = layer_class
             vars(layer).clear()
@@ -95,12 +94,3 @@ def _heads(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
     """Return how many heads an attention keeps of those that a cache holds, the fewer of queries' and keys'."""
     kept = [count for (of_heads, _), count in sizes.items() if of_heads]
     return min(kept) if kept and has_cache(layer) else None
-
-
-def _returns(model: keras.Model, length: int, expected: Any) -> bool:
-    """Tell whether a model returns these outputs on numbers of this length."""
-    try:
-        outputs = model(numbers_for(model.input, length=length), training=False)
-    except FAILURES:
-        return False
-    return same_outputs(outputs, expected)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.keras_models.channels.network import Network
-from tfprune.keras_models.models.anatomy import Anatomy, kind_of
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.compiled import batch_loss, loss_of
 from tfprune.keras_models.models.layers import as_numpy
@@ -65,7 +65,7 @@ def rank_heads(
     groups = {group.name: group for group in network.groups if group.kind == "heads"}
     if not groups:
         raise ValueError(f"Expected a model with attention heads that can be followed. Received: {model.name!r}.")
-    run = copy.plain if kind_of(copy.plain).has_graph else flat  # which holds the same weights
+    run = copy.plain if copy.anatomy.kind.has_graph else flat  # which holds the same weights
     batches = Batches(data, run, batch_size=batch_size)
     losses: dict[str, list[float]] = {name: [] for name in groups}
     with Progress(sum(group.bundles.size for group in groups.values()), verbose=verbose, unit="head") as progress:

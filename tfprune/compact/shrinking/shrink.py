@@ -12,7 +12,6 @@ from tfprune.compact.same_class.resized_by_arguments import resized_by_arguments
 from tfprune.compact.same_class.smaller_class import smaller_class
 from tfprune.compact.same_class.smaller_graph import SmallerGraph
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan, flat_copy_for
-from tfprune.keras_models.models.anatomy import kind_of
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 
@@ -64,7 +63,7 @@ def build_smaller(copy: FlatCopy, plan: ShrinkPlan, *, into: str | None = None) 
         ValueError: As `shrink` does.
     """
     name, reason = copy.plain.name, f"{type(copy.plain).__name__} is not a Functional subclass with blocks"
-    if into != "graph" and kind_of(copy.plain).is_functional_subclass:
+    if into != "graph" and copy.anatomy.kind.is_functional_subclass:
         with suppress(NoClass):
             return resized_by_arguments(copy, plan.network, keep=plan.keep)
         try:

@@ -13,7 +13,7 @@ from tfprune.keras_models.models.graph import flatten, retrace
 from tfprune.keras_models.models.layers import is_of_keras, sublayers, walk
 from tfprune.keras_models.tracing.inline_calls import TraceFailures, inline_calls
 from tfprune.keras_models.tracing.same_outputs import ROUNDED, same_outputs
-from tfprune.keras_models.tracing.sample_inputs import first_run, fixed_inputs, numbers_for
+from tfprune.keras_models.tracing.sample_inputs import first_run, fixed_inputs, run_on_numbers
 from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 
 _TOLERANCE = replace(ROUNDED, nan_is_same=True)  # a call of a layer may do more than its code says
@@ -51,24 +51,16 @@ def open_layers(flat: keras.Model, is_known: IsKnown) -> TracedGraph:
     length, expected = run
     _name_by_paths(flat, candidates)
     traced = _traced(flat, candidates, inputs=None)
-    outputs = _run(traced.model, length)
+    outputs = run_on_numbers(traced.model, length)  # None where code wrote open sizes into operations
     if traced.closed or outputs is None:
         fixed = _traced(flat, candidates, inputs=fixed_inputs(flat, length=length))
         if len(fixed.closed) < len(traced.closed) or outputs is None:
-            traced, outputs = fixed, _run(fixed.model, length)
+            traced, outputs = fixed, run_on_numbers(fixed.model, length)
     if outputs is None or not same_outputs(outputs, expected, tolerance=_TOLERANCE):
         return TracedGraph(
             flat, True, dict.fromkeys(map(id, candidates), "it returns something else than its code says")
         )
     return traced
-
-
-def _run(model: keras.Model, length: int) -> Any:
-    """Run a traced graph; None where it fails, because code that looked at open sizes wrote them into operations."""
-    try:
-        return model(numbers_for(model.input, length=length), training=False)
-    except FAILURES:
-        return None
 
 
 def _openable(flat: keras.Model, is_known: IsKnown) -> Iterator[keras.layers.Layer]:

@@ -27,12 +27,16 @@ def fixed_shape(shape: Sequence[int | None], *, length: int = LENGTH) -> tuple[i
 
 def first_run(model: keras.Model) -> tuple[int, Any] | None:
     """Run a model on the first length that it takes; return the length and the outputs, None if it takes none."""
-    for length in LENGTHS:
-        try:
-            return length, model(numbers_for(model.input, length=length), training=False)
-        except FAILURES:
-            continue
-    return None
+    runs = ((length, run_on_numbers(model, length)) for length in LENGTHS)
+    return next(((length, outputs) for length, outputs in runs if outputs is not None), None)
+
+
+def run_on_numbers(model: keras.Model, length: int) -> Any:
+    """Return the outputs of a model on numbers of a length; None where it does not run on them."""
+    try:
+        return model(numbers_for(model.input, length=length), training=False)
+    except FAILURES:
+        return None
 
 
 def usable_length(model: keras.Model) -> int | None:

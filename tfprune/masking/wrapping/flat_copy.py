@@ -14,7 +14,7 @@ from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.channels.rules import known_rule
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
-from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
+from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.graph import functional
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tracing.call_graph import call_graph, check_followable
@@ -44,10 +44,9 @@ class FlatCopy:
 
     Attributes:
         model: The copy, a Functional model.
-        plain: The same layers in a model of the kind that was copied, which takes the shapes that the model takes.
+        anatomy: That of the same layers in a model of the kind that was copied, `plain`.
         called: The calls of `plain` as a Functional model, before layers were opened: it runs on data of any size.
-        layers: All layers of `plain`, at any depth.
-        names: Their names before some were renamed.
+        names: The names of the layers before some were renamed.
         closed: Why the code of a layer could not be traced, by the id of the layer.
         is_open_shaped: Whether the copy takes the shapes that the model takes; otherwise sizes that are open there
             are fixed, and it is for looking at only.
@@ -56,9 +55,8 @@ class FlatCopy:
     """
 
     model: keras.Model
-    plain: keras.Model
+    anatomy: Anatomy
     called: keras.Model
-    layers: list[keras.layers.Layer]
     names: list[str]
     closed: dict[int, str]
     is_open_shaped: bool
@@ -66,10 +64,20 @@ class FlatCopy:
     is_used_up: bool = False
 
     @property
+    def plain(self) -> keras.Model:
+        """A model of the kind that was copied, which takes the shapes that the model takes."""
+        return self.anatomy.model
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The plain model and its layers, at any depth."""
+        return [layer for _, layer in self.anatomy.every]
+
+    @property
     def is_opened(self) -> bool:
         """Whether there are layers in it that are inside of others in the model."""
         return {id(layer) for layer in self.model.layers if layer.weights} != {
-            id(layer) for _, layer in Anatomy.of(self.plain).leaves if layer.weights
+            id(layer) for _, layer in self.anatomy.leaves if layer.weights
         }
 
     def hand_out(self) -> keras.Model:
@@ -81,7 +89,7 @@ class FlatCopy:
     def view(self) -> keras.Model:
         """Return a model over the layers of the copy; compiled, it leaves no trace in the copy."""
         whole = self.plain if self.is_opened else self.model
-        return whole if kind_of(whole) is Kind.CODE else functional(whole)
+        return whole if whole is self.plain and self.anatomy.kind is Kind.CODE else functional(whole)
 
     def read_weights(self, model: keras.Model) -> None:
         """Take the weights that the model has now, and leave the names of the layers as they are."""
@@ -116,16 +124,14 @@ def flat_copy(anatomy: Anatomy) -> FlatCopy:
     check_followable(anatomy)
     plain = plain_copy(anatomy)
     plain_anatomy = Anatomy.of(plain)
+    names = [layer.name for _, layer in plain_anatomy.every]  # flattening changes some
     called = call_graph(plain_anatomy)
-    layers = [layer for _, layer in plain_anatomy.every]
-    names = [layer.name for layer in layers]
     opened = open_layers(called, is_known=lambda layer: known_rule(layer) is not None)
     _check_opened(anatomy.model, plain, opened)
     return FlatCopy(
         model=opened.model,
-        plain=plain,
+        anatomy=plain_anatomy,
         called=called,
-        layers=layers,
         names=names,
         closed=opened.closed,
         is_open_shaped=opened.is_open_shaped,
