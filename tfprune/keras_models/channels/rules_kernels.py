@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from tfprune.base.axes import parse_equation, spell_out
 from tfprune.keras_models.channels.flow import Flow, Rule, Work, channel_axis
@@ -16,9 +17,6 @@ from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.sample_inputs import BATCH, LENGTH
 from tfprune.keras_models.tracing.treats_alone import treats_alone
-
-layers = keras.layers
-
 
 # Keras' activations that look at one entry; others are tried out on numbers.
 _ENTRYWISE = frozenset(

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from tfprune.base.axes import shape_along
 from tfprune.keras_models.channels.flow import Flow, Rule, channel_axis
@@ -14,8 +15,6 @@ from tfprune.keras_models.channels.no_rule import NoRule
 from tfprune.keras_models.channels.rules_kernels import check_activation
 from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
-
-layers = keras.layers
 
 
 def elementwise(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -87,7 +86,7 @@ def spatial(flow: Flow, call: Call) -> Sequence[Layout]:
     return [flow.placed(len(shape), channel_axis(call.layer, len(shape)), channels)]
 
 
-def flatten(flow: Flow, call: Call) -> Sequence[Layout]:
+def flatten_positions(flow: Flow, call: Call) -> Sequence[Layout]:
     layout, shape = flow.inputs(call)[0], call.inputs[0].shape
     if getattr(call.layer, "data_format", None) == "channels_first" and len(shape) > 2:  # which puts channels last
         layout, shape = (layout[0], *layout[2:], layout[1]), (shape[0], *shape[2:], shape[1])
@@ -130,7 +129,7 @@ def permute(flow: Flow, call: Call) -> Sequence[Layout]:
     return [tuple(layout[axis] for axis in (0, *call.layer.dims))]
 
 
-def repeat(flow: Flow, call: Call) -> Sequence[Layout]:
+def repeat_vector(flow: Flow, call: Call) -> Sequence[Layout]:
     return [flow.placed(3, -1, flow.along(flow.inputs(call)[0], -1))]
 
 
@@ -189,10 +188,10 @@ SHAPES: dict[type, Rule] = {
     layers.Rescaling: rescaling,
     layers.PReLU: prelu,
     layers.Concatenate: concatenate,
-    layers.Flatten: flatten,
+    layers.Flatten: flatten_positions,
     layers.Reshape: reshape,
     layers.Permute: permute,
-    layers.RepeatVector: repeat,
+    layers.RepeatVector: repeat_vector,
     layers.BatchNormalization: batch_norm,
     layers.GroupNormalization: group_norm,
     **dict.fromkeys(

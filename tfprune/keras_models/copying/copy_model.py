@@ -56,7 +56,7 @@ class _Copying:
         return _COPIERS[self.mode].code(anatomy, self.part)
 
     def part(self, path: str, part: Anatomy) -> keras.layers.Layer | None:
-        """Return what takes the place of a layer, or of a model that its own class or code builds."""
+        """Return the replacement of a layer, or of a model that its own class or code builds."""
         if part.kind is Kind.CODE:
             return _COPIERS[self.mode].code(part, self.part, path=path)
         if part.kind is Kind.FUNCTIONAL_SUBCLASS:

@@ -25,7 +25,7 @@ from tfprune.keras_models.copying.class_config import (
     set_layer_states,
 )
 from tfprune.keras_models.copying.held_layers import (
-    Place,
+    AttributePath,
     beside_graph,
     copy_scalar_attributes,
     held_values,
@@ -136,7 +136,7 @@ def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, ker
 
 
 def restore_functional_subclass(anatomy: Anatomy, replace: Replace, *, path: str = "") -> keras.Model:
-    """Return what `replace_in_graph` does, as an instance of the model's first class, which loads by its own code.
+    """Copy as `replace_in_graph` does, as an instance of the model's first class, which loads by its own code.
 
     Raises:
         ValueError: If that code creates layers that would have to be replaced.
@@ -260,7 +260,7 @@ def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], mad
     copy = derived.__new__(derived)
     type(graph).__init__(copy, graph.input, outputs, name=model.name)  # keras.Model's is for classes not used yet
 
-    def new(place: Place, value: Any) -> Any:
+    def new(place: AttributePath, value: Any) -> Any:
         is_replaced = isinstance(value, keras.Model) or id(value) in others
         return {**made, **others}.get(id(value), value) if is_replaced else value
 

@@ -13,10 +13,10 @@ from tfprune.keras_models.copying.refuse_quantize import RefusedMethod
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import attributes
 
-Place = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
+AttributePath = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
 
 
-def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[Place, Any]:
+def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[AttributePath, Any]:
     """Call a function on every layer that a model holds; one that it holds twice gives one result."""
     made: dict[int, Any] = {}
     held = dict(held_layers(model))
@@ -54,7 +54,7 @@ def _compiled_names(model: keras.Model) -> frozenset[str]:
 
 
 def own_attributes(model: Any) -> dict[str, Any]:
-    """Return what code of the user's keeps in a model, by name."""
+    """Return the attributes that the user's code set on a model, by name."""
     names = names_of_keras(model)
     if not model.compiled:  # of a loop of its own
         names -= {"loss", "optimizer"}
@@ -65,13 +65,13 @@ def own_attributes(model: Any) -> dict[str, Any]:
     }
 
 
-def replace_nested(place: Place, value: Any, *, new: Callable[[Place, Any], Any]) -> Any:
-    """Return an attribute's value with other things in it; lists, tuples and dicts that are not affected stay.
+def replace_nested(place: AttributePath, value: Any, *, new: Callable[[AttributePath, Any], Any]) -> Any:
+    """Return the value of an attribute with leaves replaced; unaffected lists, tuples and dicts stay as they are.
 
     Args:
-        place: Where it is.
-        value: What it is.
-        new: Called with place and value of what is no list, tuple or dict; returns what takes its place.
+        place: The path of the value.
+        value: The value.
+        new: Called with path and value of each leaf (not a list, tuple or dict); returns the replacement.
     """
     if not isinstance(value, (dict, list, tuple)):
         return new(place, value)
@@ -94,15 +94,15 @@ def copy_scalar_attributes(model: keras.Model, copy: keras.layers.Layer) -> None
             setattr(copy, name, value)
 
 
-def held_layers(model: Any) -> Iterator[tuple[Place, keras.layers.Layer]]:
+def held_layers(model: Any) -> Iterator[tuple[AttributePath, keras.layers.Layer]]:
     """Yield the layers in a model's attributes, lists and dicts included, each with its place."""
     yield from held_values(model, keras.layers.Layer)
 
 
-def held_values(model: Any, kind: type) -> Iterator[tuple[Place, Any]]:
+def held_values(model: Any, kind: type) -> Iterator[tuple[AttributePath, Any]]:
     """Yield what is of a kind in a model's attributes, lists and dicts included, each with its place."""
 
-    def visit(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
+    def visit(place: AttributePath, value: Any) -> Iterator[tuple[AttributePath, Any]]:
         if isinstance(value, kind):
             yield place, value
         elif isinstance(value, (dict, list, tuple)):
@@ -113,7 +113,7 @@ def held_values(model: Any, kind: type) -> Iterator[tuple[Place, Any]]:
         yield from visit((name,), value)
 
 
-def beside_graph(anatomy: Anatomy) -> list[tuple[Place, keras.layers.Layer]]:
+def beside_graph(anatomy: Anatomy) -> list[tuple[AttributePath, keras.layers.Layer]]:
     """Return the layers in the attributes of a Functional subclass that are no part of the graph."""
     inside = {id(layer) for _, layer in anatomy.every}
     return [(place, layer) for place, layer in held_layers(anatomy.model) if id(layer) not in inside]

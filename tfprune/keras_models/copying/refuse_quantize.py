@@ -1,4 +1,4 @@
-"""Refuse what would put other weights in the place of those under masks, before anything is changed."""
+"""Refuse calls that would replace weights under masks, before anything is changed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _CALLS = {"quantize": "quantize(mode)", "enable_lora": "enable_lora(rank)"}
 
 
 class RefusedMethod(functools.partial):
-    """Stands in the place of a method; no attribute that code of the user's keeps in a model."""
+    """Replaces a method that raises; not a user attribute."""
 
 
 def lock(layer: keras.layers.Layer) -> None:
-    """Refuse it on a layer with masks, and on all that is inside of it."""
+    """Make `quantize` and `enable_lora` raise on a masked layer and everything inside it."""
     for _, part in walk(layer):
         _refuse(part, f"layer {part.name!r}, whose weights are under masks")
 
 
 def lock_models(anatomy: Anatomy) -> None:
-    """Refuse it on models that hold wrappers, too, as they would change the layers that come before the first one.
+    """Make them raise on models that hold wrappers, too: these would change the layers before the first wrapper.
 
     A plain Functional or Sequential model that was loaded from a file is not locked: its layers refuse one by one.
     """

@@ -22,7 +22,7 @@ from tfprune.keras_models.copying.class_config import (
     is_loadable,
 )
 from tfprune.keras_models.copying.held_layers import (
-    Place,
+    AttributePath,
     beside_graph,
     each_once,
     held_layers,
@@ -84,7 +84,7 @@ def reassemble(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> ker
 
 
 def restore(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> keras.Model:
-    """Return what `reassemble` does, as an instance of the model's first class, which loads by its own code.
+    """Copy as `reassemble` does, as an instance of the model's first class, which loads by its own code.
 
     Raises:
         ValueError: If that code creates other layers than the copy has.
@@ -97,7 +97,7 @@ def restore(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") -> keras.
     return _fill(shell, type(shell), parts, _state(model, class_config(model)))
 
 
-def _check_code(shell: keras.Model, plain: dict[Place, keras.layers.Layer]) -> None:
+def _check_code(shell: keras.Model, plain: dict[AttributePath, keras.layers.Layer]) -> None:
     """Refuse a class whose code creates other layers than the plain ones: its stripped copy would not load."""
     for place, layer in held_layers(shell):
         if place in plain and not isinstance(layer, (keras.Model, type(plain[place]))):
@@ -180,7 +180,7 @@ def _state(model: Any, origin: dict[str, Any]) -> dict[str, Any]:
     return {"name": model.name, "built": model.built, "origin": origin, "trainable": model.trainable}
 
 
-def _copied(anatomy: Anatomy, replace: ReplacePart, path: str) -> dict[Place, keras.layers.Layer]:
+def _copied(anatomy: Anatomy, replace: ReplacePart, path: str) -> dict[AttributePath, keras.layers.Layer]:
     """Return copies of the layers that a model holds, some replaced."""
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -194,7 +194,7 @@ def _copied(anatomy: Anatomy, replace: ReplacePart, path: str) -> dict[Place, ke
 
 
 def _fill(
-    model: keras.Model, model_class: Any, parts: dict[Place, keras.layers.Layer], state: dict[str, Any]
+    model: keras.Model, model_class: Any, parts: dict[AttributePath, keras.layers.Layer], state: dict[str, Any]
 ) -> keras.Model:
     """Put other layers into a model, and make it one of another class; it is uncompiled by this."""
     return become(model, _assemble(model_class, model, parts, state))
@@ -208,7 +208,7 @@ def _variable_like(variable: keras.Variable) -> keras.Variable:
 def _assemble(
     model_class: Any,
     shell: keras.Model,
-    parts: dict[Place, keras.layers.Layer],
+    parts: dict[AttributePath, keras.layers.Layer],
     state: dict[str, Any],
     *,
     variables: dict[int, keras.Variable] | None = None,
@@ -223,7 +223,7 @@ def _assemble(
             f"every argument in `get_config`."
         )
 
-    def new(place: Place, value: Any) -> Any:
+    def new(place: AttributePath, value: Any) -> Any:
         if isinstance(value, keras.Variable):
             return (variables or {}).get(id(value), value)
         return parts.get(place, value)

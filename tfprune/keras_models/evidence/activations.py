@@ -107,7 +107,7 @@ class Activations:
             self._unknown[key] = UnknownFact(f"its layer saw {len(values)} samples of a batch of {len(labels)}")
 
     def combined(self) -> dict[str, Any]:
-        """Return what was recorded, by the key of its request."""
+        """Return the recorded facts, by the keys of their requests."""
         uncalled = {request.key: UnknownFact("its layer was not called") for request in self._requests}
         means = {request.key for request in self._requests if request.fact.combine == MEAN}
         arrays = {key: total / self._counts[key] if key in means else total for key, total in self._sums.items()}

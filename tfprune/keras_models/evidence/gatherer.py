@@ -10,7 +10,7 @@ import keras
 from tfprune.criteria.base import Criterion
 from tfprune.criteria.facts import UnknownFact
 from tfprune.keras_models.evidence.activations import Activations
-from tfprune.keras_models.evidence.loss_gradients import Gradients, Loss, loss_of
+from tfprune.keras_models.evidence.loss_gradients import Gradients, Loss, training_loss
 from tfprune.keras_models.evidence.scored_weight import FactRequest, Subject, requests_of
 from tfprune.keras_models.evidence.weight_context import facts_of_model
 from tfprune.keras_models.models.batches import batches, check_batch, check_source
@@ -90,7 +90,7 @@ class Gatherer:
             return facts
         compiled_for = [(request.subject.path, request.fact) for request in requests]
         if self._pass is None or self._pass.compiled_for != compiled_for:
-            self._pass = _Pass(self.model, requests, lambda: loss_of(self._compiled, self.loss))
+            self._pass = _Pass(self.model, requests, lambda: training_loss(self._compiled, self.loss))
         found = self._pass.over(self.data)
         for request in requests:
             facts[request.subject.path][request.fact.name] = self._finished(request, found[request.key])

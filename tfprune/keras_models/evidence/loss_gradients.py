@@ -18,7 +18,7 @@ from tfprune.keras_models.models.layers import as_numpy
 Loss = Callable[[Any, Any, Any, Any], Any]  # from inputs, targets, outputs and sample weights
 
 
-def loss_of(model: keras.layers.Layer, loss: Any) -> Loss:
+def training_loss(model: keras.layers.Layer, loss: Any) -> Loss:
     """Return a loss given by name or as a function, or the loss that a model was compiled with.
 
     Raises:
@@ -65,7 +65,7 @@ class Recorder(keras.optimizers.Optimizer):
         for request, total in zip(self.requests, self.sums, strict=True):
             gradient = grads[self.indices[id(request.subject.kernel.variable)]]
             if gradient is not None:  # the loss depends on it
-                recorded = _arranged(ops.cast(dense(gradient), "float64"), request)
+                recorded = _arranged(ops.cast(without_sparse_rows(gradient), "float64"), request)
                 total.assign_add(request.checked(request.fact.measure(recorded, ops), request.shape))
         self.iterations.assign_add(1)
 
@@ -75,7 +75,7 @@ class Recorder(keras.optimizers.Optimizer):
             variable.assign(ops.zeros_like(variable.value))
 
     def combined(self) -> dict[str, np.ndarray]:
-        """Return what was recorded, by the key of its request."""
+        """Return the recorded facts, by the keys of their requests."""
         batches = int(self.iterations)
         return {
             request.key: as_numpy(total).astype(np.float64) / (batches if request.fact.combine == MEAN else 1)
@@ -83,7 +83,7 @@ class Recorder(keras.optimizers.Optimizer):
         }
 
 
-def dense(gradient: Any) -> Any:
+def without_sparse_rows(gradient: Any) -> Any:
     """Return a gradient as an array, also of an embedding, whose gradient names rows."""
     if hasattr(gradient, "dense_shape"):  # of an embedding: the rows that were looked up
         rows, shape = ops.expand_dims(gradient.indices, 1), gradient.dense_shape
@@ -147,5 +147,5 @@ class Gradients(keras.Model):
         self.train_on_batch(batch.x, batch.y, sample_weight=batch.sample_weight)
 
     def combined(self) -> dict[str, np.ndarray]:
-        """Return what was recorded, by the key of its request."""
+        """Return the recorded facts, by the keys of their requests."""
         return self.recorder.combined()

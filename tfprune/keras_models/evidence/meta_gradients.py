@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.base.axes import output_axes
 from tfprune.criteria.facts import META
-from tfprune.keras_models.evidence.loss_gradients import dense
+from tfprune.keras_models.evidence.loss_gradients import without_sparse_rows
 from tfprune.keras_models.models.kernels import Kernel, kernels
 from tfprune.keras_models.models.layers import as_numpy
 
@@ -61,7 +61,7 @@ class MetaGradients:
         Raises:
             ValueError: If their number or a shape is another one.
         """
-        gradients = [None if gradient is None else dense(gradient) for gradient in gradients]
+        gradients = [None if gradient is None else without_sparse_rows(gradient) for gradient in gradients]
         variables = self._model.trainable_variables
         received = [None if gradient is None else tuple(gradient.shape) for gradient in gradients]
         expected = [tuple(variable.shape) for variable in variables]

@@ -74,7 +74,7 @@ class FactRequest:
         return tuple(sizes) if self.fact.per == "entry" else (math.prod(sizes[axis] for axis in self.axes),)
 
     def checked(self, value: Any, shape: tuple[int | None, ...]) -> Any:
-        """Return what the fact's `measure` returned.
+        """Check the shape of a recorded fact, and return it.
 
         Args:
             value: The returned value.

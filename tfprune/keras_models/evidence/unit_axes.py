@@ -28,7 +28,7 @@ _INSIDE = {
 
 
 def by_unit(tensor: Any, side: str, *, kernel: Kernel, layer: keras.layers.Layer) -> Any:
-    """Return what a layer takes or returns as a tensor (samples, positions, units), or an `UnknownFact`.
+    """Return an input or output of a layer as a tensor (samples, positions, units), or an `UnknownFact`.
 
     Units lie along the last axis, or where the layer's `data_format` or `equation` says. The outputs of a recurrent
     layer are repeated for each of its gates.

@@ -10,7 +10,7 @@ import keras
 from tfprune.base.spec import check_choice
 from tfprune.keras_models.models.anatomy import check_keras
 
-MODES = ("max", "min")
+METRIC_MODES = ("max", "min")
 
 
 def check_compiled(model: Any) -> None:
@@ -52,7 +52,7 @@ def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **change
 
 
 def measured(model: keras.Model, metric: str, *, arguments: dict[str, Any]) -> float:
-    """Return what `evaluate` says of one metric.
+    """Evaluate a model and return one of its metrics.
 
     Raises:
         ValueError: If the model does not report it.
@@ -86,7 +86,7 @@ def sign_of(metric: str, mode: str | None) -> int:
             f"Expected `mode` with a metric that is not an accuracy or a loss. Received: metric={metric!r}, "
             f"mode=None. Pass mode='max' if a larger {metric!r} is better, or mode='min' if a smaller one is."
         )
-    check_choice(mode, "mode", choices=MODES)
+    check_choice(mode, "mode", choices=METRIC_MODES)
     return 1 if mode == "max" else -1
 
 

@@ -39,7 +39,7 @@ def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 def attributes(layer: keras.layers.Layer) -> Mapping[str, Any]:
-    """Return what a layer holds, by name."""
+    """Return the attributes of a layer, by name."""
     if not hasattr(layer, "named_children"):
         return vars(layer)
     # A module of PyTorch keeps the layers in it apart.

@@ -25,7 +25,7 @@ class Factor:
     is_first: bool
 
     def axes(self, of_kernel: Sequence[Any]) -> tuple[Any, ...]:
-        """Return what belongs to each of its axes, given that of the kernel's; nothing belongs to the rank.
+        """Choose from one entry for each axis of the kernel those of its own axes; None stands for the rank.
 
         Example:
             >>> [Factor(None, is_first).axes("hwio") for is_first in (True, False)]

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfprune.keras_models.models.anatomy import Anatomy, kind_of
+from tfprune.keras_models.models.calls import unbuilt
 from tfprune.keras_models.models.layers import rename, walk
 from tfprune.keras_models.models.low_rank import train_alike
 
@@ -252,7 +253,18 @@ def finish_weights(root: keras.layers.Layer) -> None:
             layer.finalize_state()
 
 
-def check_same_variables(
+def check_copy_of(layer: keras.layers.Layer) -> None:
+    """Refuse a layer that cannot be copied by its configuration, or whose copy has other variables.
+
+    Raises:
+        ValueError: Saying what is wrong with its configuration.
+    """
+    copy = copy_of(layer)
+    if not unbuilt(copy):  # some layers create their weights when they are called
+        _check_same_variables(layer.variables, copy.variables, source=layer)
+
+
+def _check_same_variables(
     variables: Sequence[keras.Variable], counterparts: Sequence[keras.Variable], *, source: keras.layers.Layer
 ) -> None:
     """Refuse a copy of a layer, `source`, that has other variables.
@@ -272,7 +284,7 @@ def copy_all(
     variables: Sequence[keras.Variable], counterparts: Sequence[keras.Variable], *, source: keras.layers.Layer
 ) -> None:
     """Assign variables of a layer, `source`, to as many others of the same shapes."""
-    check_same_variables(variables, counterparts, source=source)
+    _check_same_variables(variables, counterparts, source=source)
     for variable, counterpart in zip(variables, counterparts, strict=True):
         counterpart.assign(
             keras.ops.copy(variable.value)

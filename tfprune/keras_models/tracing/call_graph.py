@@ -16,10 +16,12 @@ from tfprune.keras_models.tracing.trace_failure import FAILURES, describe
 def call_graph(anatomy: Anatomy) -> keras.Model:
     """Return a Functional model without plain models nested in it, over the layers of a model.
 
+    Args:
+        anatomy: Of a model that `check_followable` accepts.
+
     Raises:
-        ValueError: If it is not built, or cannot be called on symbolic tensors.
+        ValueError: If it cannot be called on symbolic tensors.
     """
-    check_followable(anatomy)
     return flatten(anatomy.model) if anatomy.kind.has_graph else _called(anatomy.model)
 
 

@@ -31,7 +31,7 @@ _COLORS = re.compile(r"\x1b\[\d+m")
 
 
 def describe(error: BaseException) -> str:
-    """Return what went wrong, in one sentence, with the last line of code that is neither Keras' nor ours."""
+    """Describe an error in one sentence, with the last line of code that is neither Keras' nor ours."""
     text = _COLORS.sub("", str(error)).strip()
     text = re.sub(r"^Exception encountered when calling [^\n]*\n+", "", text)
     message = text.partition("\n")[0]

@@ -17,7 +17,7 @@ class MeetsBudget(Protocol):
 
     @property
     def measure(self) -> Callable[..., float] | None:
-        """Return what takes the latency of a model, or None."""
+        """Return the function that measures the latency of a model, or None."""
 
     def at(self, progress: float) -> MeetsBudget:
         """Return the budget part of the way, `progress` in [0, 1]."""

@@ -36,7 +36,7 @@ def choose_channels(
     places = {
         weight: place
         for weight, variable in network.variables(flat.model)
-        for place in [place_of(flat.sources[id(variable)])]
+        for place in [location_of(flat.sources[id(variable)])]
         if weight in known and place is not None
     }
     named = {weight: (places[weight].path, *known[weight][1:]) for weight in places}
@@ -62,7 +62,7 @@ def choose_channels(
 
 
 @dataclass(frozen=True)
-class Place:
+class KernelLocation:
     """Where a kernel is in the model to wrap.
 
     Attributes:
@@ -80,14 +80,14 @@ class Place:
         return f"{self.layer_path}/{self.name}"
 
 
-def place_of(source: Source) -> Place | None:
+def location_of(source: Source) -> KernelLocation | None:
     """Return the place of a kernel; None for a weight that is not one."""
     names = {id(kernel.variable): kernel.path for kernel in kernels(layer_inside(source.layer))}
     name = names.get(id(source.variable))
-    return None if name is None else Place(source.layer, source.path, name)
+    return None if name is None else KernelLocation(source.layer, source.path, name)
 
 
-def _covers(place: Place, criterion: Criterion, pattern: Channel) -> bool:
+def _covers(place: KernelLocation, criterion: Criterion, pattern: Channel) -> bool:
     """Tell whether a wrapper that is there does what is asked for; one that makes channels may read others, too."""
     layer = place.layer
     same = isinstance(layer, Pruned) and layer.criterion == criterion and place.name in layer.kernels
@@ -95,7 +95,7 @@ def _covers(place: Place, criterion: Criterion, pattern: Channel) -> bool:
 
 
 def _cover(
-    network: Network, groups: list[Group], places: Mapping[ChanneledWeight, Place], pattern: Channel
+    network: Network, groups: list[Group], places: Mapping[ChanneledWeight, KernelLocation], pattern: Channel
 ) -> Choice:
     """Return the choice of all kernels of some groups whose layers are not wrapped yet."""
     names: dict[str, list[str]] = {}

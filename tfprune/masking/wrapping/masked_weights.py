@@ -71,7 +71,7 @@ class MaskedWeights(TransparentWrapper):
         return ops.where(ops.cast(value, "bool"), value, self._latents[name].value)
 
     def reveal(self, name: str) -> np.ndarray:
-        """Return what `latent` returns, stored in place of the latent values until `set_mask` or `conceal`."""
+        """Store the values that `latent` returns in place of the latent values, until `set_mask` or `conceal`."""
         return as_numpy(self._reveal(name))
 
     def _reveal(self, name: str) -> keras.Variable:
@@ -126,7 +126,7 @@ class MaskedWeights(TransparentWrapper):
             slot.assign(ops.where(keep, slot.value, 0.0))
 
     def saved_variables(self) -> dict[str, keras.Variable]:
-        """Return what files hold of the wrapper itself by names that are the same in every copy; masks come first."""
+        """Return the variables that files hold of the wrapper, masks first, by the same names in every copy."""
         names = {path: f"{index}_{path.rpartition('/')[2]}" for index, path in enumerate(self.masks)}
         saved = {f"{names[path]}_mask": mask for path, mask in self.masks.items()}
         return saved | {f"{names[path]}_latent": latent for path, latent in self._latents.items()}

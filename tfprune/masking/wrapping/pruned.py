@@ -136,7 +136,7 @@ class Pruned(MaskedWeights):
         return [*self.layer.variables, *recurrent_states(self.layer)]
 
     def _value(self, variable: keras.Variable, training: bool | None) -> Any:
-        """Return what the layer reads when it reads a variable."""
+        """Return the value of a variable as the layer reads it."""
         return self._read(variable, training) if hasattr(variable, MASK) else variable.value
 
     def _read(self, variable: keras.Variable, training: bool | None) -> Any:
@@ -176,7 +176,7 @@ class Pruned(MaskedWeights):
         return outputs
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the wrapper lacks from its layer: a pruned weight masked, a method that reads it so."""
+        """Look an attribute up in the layer: a pruned weight comes masked, and a method reads it so."""
         try:
             return super().__getattr__(name)  # PyTorch's modules keep their layers there
         except AttributeError:

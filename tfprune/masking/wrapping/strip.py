@@ -11,9 +11,8 @@ from tfprune.keras_models.copying.class_config import is_loadable, plain_parts
 from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
-from tfprune.keras_models.models.calls import unbuilt
 from tfprune.keras_models.models.layers import is_of_keras
-from tfprune.keras_models.models.rebuild import check_same_variables, copy_of
+from tfprune.keras_models.models.rebuild import check_copy_of, copy_of
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 from tfprune.masking.wrapping.transfer_weights import transfer_weights
@@ -90,9 +89,7 @@ def try_copies(anatomy: Anatomy) -> None:
     for part in _copied_parts(anatomy):
         layer = layer_inside(part.model)
         if any(not is_of_keras(inner) for _, inner in part.every):
-            copy = copy_of(layer)
-            if not unbuilt(copy):  # some layers create their weights when they are called
-                check_same_variables(layer.variables, copy.variables, source=layer)
+            check_copy_of(layer)
 
 
 def _copied_parts(anatomy: Anatomy) -> Iterator[Anatomy]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune.base.axes import output_axes
 from tfprune.keras_models.channels.choose_groups import kernels_by_weight
-from tfprune.masking.wrapping.choose_channels import place_of
+from tfprune.masking.wrapping.choose_channels import location_of
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 from tfprune.methods.concepts.keep_units import KeptUnits
 from tfprune.methods.concepts.layer_units import makers
@@ -48,7 +48,7 @@ def scores_of(copy: FlatCopy, decision: KeptUnits) -> Iterator[tuple[str, tuple[
     kernels = kernels_by_weight(decision.network, copy.model)
     bundles = np.concatenate([group.bundles for group in decision.shrunk] or [np.empty(0, int)])
     for weight, variable in decision.network.variables(copy.model):
-        place = place_of(copy.sources[id(variable)])
+        place = location_of(copy.sources[id(variable)])
         if weight in kernels and place is not None and output_axes(kernels[weight][2].axes) == weight.making(bundles):
             (axis,) = weight.making(bundles)
             yield place.path, tuple(decision.keep[weight.bundles_along[axis]].astype(float).tolist())
