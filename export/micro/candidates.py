@@ -58,7 +58,7 @@ class Candidates:
                 "Expected a file whose operators can change. Received: one whose metadata name them by number. "
                 "Convert the model again."
             )
-        with _fitting(dense):
+        with _fitting(len(dense)):
             self._layers = layers_of(self._model)
             least = largest_live(self._model)
         self._dense, self.layers = dense, len(self._layers)
@@ -81,7 +81,7 @@ class Candidates:
     def write(self, plan: Plan) -> MicroCandidate:
         """Write the file that a plan describes."""
         model = _copy(self._model)
-        with _fitting(self._dense):
+        with _fitting(len(self._dense)):
             layers, unpacker = layers_of(model), Unpacker(model)
             rows = tuple(_row(unpacker, layer, count) for layer, count in zip(layers, plan, strict=True))
             drop_unused(model)
@@ -89,13 +89,13 @@ class Candidates:
 
 
 @contextmanager
-def _fitting(data: bytes) -> Iterator[None]:
+def _fitting(size: int) -> Iterator[None]:
     """Turn what goes wrong with operators that do not fit their tensors into one error."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"Expected a TFLite file whose operators fit their tensors. Received: {len(data):,} bytes that are "
+            f"Expected a TFLite file whose operators fit their tensors. Received: {size:,} bytes that are "
             f"damaged ({reason_of(error)}). Copy the file again."
         ) from error
 

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,17 +74,44 @@ def convert(
         ValueError: If an argument does not fit, another process cannot import a custom class that it needs, or the
             converter refuses the model or crashes on it.
     """
-    from tfprune.export.keras_side.converting.calibration_data import read_calibration, split
+    from tfprune.export.keras_side.converting.calibration_data import read_calibration
     from tfprune.export.keras_side.preparing.signature import signature
 
     has_ranges = holds_ranges(model)
     check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=has_ranges)
     inputs = signature(model)
+    batches = [] if calibration is None else read_calibration(calibration, inputs)
+    return convert_prepared(model, inputs, batches=batches, quantize=quantize, io_dtype=io_dtype, batch=batch)
+
+
+def convert_prepared(
+    model: keras.Model,
+    inputs: Signature,
+    *,
+    batches: Sequence[Mapping[str, np.ndarray]] = (),
+    quantize: str | None = None,
+    io_dtype: str = "float32",
+    batch: int | None = None,
+) -> bytes:
+    """Convert a model whose inputs and calibration data have been read, with options that have been checked.
+
+    Args:
+        model: The model.
+        inputs: Its inputs.
+        batches: What `read_calibration` returned; empty without calibration data.
+        quantize: As in `convert`.
+        io_dtype: As in `convert`.
+        batch: As in `convert`.
+
+    Raises:
+        ValueError: As `convert` does.
+    """
+    from tfprune.export.keras_side.converting.calibration_data import split
+
     _check_inputs(inputs, quantize)
     if batch is not None:
         fixed = (dataclasses.replace(entry, shape=(batch, *entry.shape[1:])) for entry in inputs.inputs)
         inputs = dataclasses.replace(inputs, inputs=tuple(fixed))
-    batches = [] if calibration is None else read_calibration(calibration, inputs)
     samples = split(batches) if quantize in INTEGERS else []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)

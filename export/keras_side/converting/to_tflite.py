@@ -17,10 +17,10 @@ from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD
 from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_evaluate_on
 from tfprune.export.keras_side.converting.calibration_data import choose_check_on, predict, read_calibration
 from tfprune.export.keras_side.converting.check_converted import KernelZeros, check_converted, kernels_read
-from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert
+from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert_prepared
 from tfprune.export.keras_side.converting.shared_values import share_grids
 from tfprune.export.keras_side.preparing.half_precision import half_types
-from tfprune.export.keras_side.preparing.signature import signature
+from tfprune.export.keras_side.preparing.signature import Signature, signature
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
@@ -165,15 +165,17 @@ def to_tflite(
     inputs = signature(stripped.model)
     batches = None if calibration is None else read_calibration(calibration, inputs)
     data = choose_check_on(check_on, inputs, batches=batches, model=stripped.model)
+    first = inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()})
     labeled = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         expected = predict(stripped.model, data, inputs=inputs)
         scored = [] if labeled is None else predict(stripped.model, labeled.x, inputs=inputs)
         plain = stripped.without_unread()
-        kernels = kernels_read(plain, inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()}))
+        kernels = kernels_read(plain, first)
         progress.add()
-        batch = 1 if micro else None
-        converted = convert(plain, quantize=quantize, calibration=batches, io_dtype=io_dtype, batch=batch)
+        converted = convert_prepared(
+            plain, inputs, batches=batches or (), quantize=quantize, io_dtype=io_dtype, batch=1 if micro else None
+        )
         content = share_grids(converted, plain, of=trained)
         content = content if levels is None else share_weights(content, levels=levels)
         check_converted(read(content), kernels, trained=trained, allow_float=allow_float)
@@ -186,7 +188,7 @@ def to_tflite(
         else:
             files = candidate_files(content, name=quantize or "float32", sparse=sparse, optimize=optimize)
             if tries_latency and plain is not model and _may_run_sparse(kernels, quantize):
-                files += _sparse_ready(plain, quantize, levels)
+                files += _sparse_ready(plain, inputs, quantize, levels)
             progress.add()
             choice = choose(files, inputs=data, optimize=optimize, compress=compress, check=check)
         lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=micro)
@@ -216,14 +218,14 @@ def _may_run_sparse(kernels: list[KernelZeros], quantize: str | None) -> bool:
     return quantize not in INTEGERS and any(row.sparsity > SPARSE_THRESHOLD for row in kernels)
 
 
-def _sparse_ready(plain: keras.Model, quantize: str | None, levels: int | None) -> list[FileForm]:
+def _sparse_ready(plain: keras.Model, inputs: Signature, quantize: str | None, levels: int | None) -> list[FileForm]:
     """Convert an equal model that sparse kernels run; `plain` becomes it and is used up."""
     try:
         ready = become_sparse_ready(plain)
     except ValueError as error:  # which `sparse_inference` of the file says as well
         _log.info("%r has no form for sparse kernels: %s", plain.name, error)
         return []
-    content = convert(ready, quantize=quantize)
+    content = convert_prepared(ready, inputs, quantize=quantize)
     content = content if levels is None else share_weights(content, levels=levels)
     name = f"{quantize or 'float32'}, sparse-ready"
     files = candidate_files(content, name=name, sparse="auto", optimize="latency")

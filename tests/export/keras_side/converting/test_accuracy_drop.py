@@ -9,7 +9,7 @@ from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 
-CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert"
+CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert_prepared"
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(200, 8)).astype("float32")
 
@@ -35,10 +35,10 @@ def labels(model):
 @pytest.fixture
 def moves(monkeypatch, model):
     """Make the converter give a file whose first class wins more often."""
-    from tfprune.export.keras_side.converting.convert import convert
+    from tfprune.export.keras_side.converting.convert import convert_prepared
 
     def moved(*args, **kwargs):
-        file = load_objects(convert(*args, **kwargs))
+        file = load_objects(convert_prepared(*args, **kwargs))
         graph = file.subgraphs[0]
         (bias,) = (index for index in graph.operators[0].inputs[2:] if index >= 0)
         values = file.buffers[graph.tensors[bias].buffer].data.view("<f4")

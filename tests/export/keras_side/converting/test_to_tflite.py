@@ -18,7 +18,7 @@ from tfprune.export.keras_side.converting.to_tflite import TOLERANCES, to_tflite
 from tfprune.export.rewriting import forms
 
 layers = keras.layers
-CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert"
+CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert_prepared"
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(20, 8, 8, 3)).astype("float32")
 TOKENS = RNG.integers(0, 12, (16, 5))
