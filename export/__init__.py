@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
     from tfprune.export.rewriting.sparsify import sparsify as sparsify
 
-# Each name lives in the module of its own name: `pack` in files/pack.py, `Runner` in running/runner.py.
+# Each name lives in the module of its own name: `pack` in file/files/pack.py, `Runner` in device/running/runner.py.
 _ROOMS = {
     "file.files": ["pack", "unpack"],
     "device.running": [

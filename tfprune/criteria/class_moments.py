@@ -103,9 +103,9 @@ class ClassMoments:
         return self.between() / (self.within() + 1e-8)
 
     def complexity(self) -> float:
-        """Return how much the classes differ in direction: 1 minus the mean cosine of their means, over pairs.
+        """Return the difference of the classes in direction: 1 minus the mean cosine of their means, over pairs.
 
-        It is 0 where all class means point the same way, and 2 at most. With embeddings as units, it is the task
+        It is 0 if all class means have the same direction, and 2 at most. With embeddings as units, it is the task
         complexity of PMP-DACIS, for `allocation.LayerThreshold`.
 
         Raises:

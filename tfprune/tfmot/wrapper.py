@@ -103,13 +103,13 @@ class PruneLowMagnitude(Pruned):
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
-        # The batch of the last mask update: pruning goes on from it where the weights meet a new optimizer.
+        # The batch of the last mask update: pruning continues from it when the weights get a new optimizer.
         self.pruning_step = self.add_weight(
             name="pruning_step", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
 
     def unlike(self, schedule: PruningSchedule | None, pattern: Pattern | None) -> str:
-        """Say what differs from a wrapper with this schedule and pattern, of which None differs from nothing."""
+        """Describe the difference from a wrapper with this schedule and pattern; None stands for any."""
         pairs = {"pruning_schedule": (self.pruning_schedule, schedule), "pattern": (self.pattern, pattern)}
         return " and ".join(
             f"{name}={own!r} instead of {asked!r}"

@@ -84,7 +84,7 @@ def _complete(graph: Graph, blocks: list[GraphBlock]) -> list[GraphBlock]:
         GraphBlock(tuple(with_own_context(graph, block.calls, entry=block.entry)), block.entry, block.end)
         for block in blocks
     ]
-    alike = [whole[0], *(align(graph, block, model=whole[0]) for block in whole[1:])]
+    alike = [whole[0], *(align(graph, block, template=whole[0]) for block in whole[1:])]
     dependent = {id(call) for call in descendants(graph, [blocks[0].entry])}
     for index, block in enumerate(alike):
         _check_shapes(block, index=index)

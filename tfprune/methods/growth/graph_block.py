@@ -73,15 +73,15 @@ def with_own_context(graph: Graph, calls: Sequence[Call], *, entry: keras.KerasT
     return [call for call in graph.calls if id(call) in own]
 
 
-def entry_like(graph: Graph, model: GraphBlock, *, end: keras.KerasTensor) -> keras.KerasTensor:
-    """Return the tensor from which another block starts, as the block `model` starts from its entry.
+def entry_like(graph: Graph, template: GraphBlock, *, end: keras.KerasTensor) -> keras.KerasTensor:
+    """Return the tensor from which another block starts, as the block `template` starts from its entry.
 
     Raises:
         NoBlocks: If the other block is built in another way.
     """
-    inside = {id(call) for call in model.calls}
+    inside = {id(call) for call in template.calls}
     entries: dict[int, keras.KerasTensor] = {}
-    pairs: list[tuple[Any, Any]] = [(graph.producer(model.end), graph.producer(end))]
+    pairs: list[tuple[Any, Any]] = [(graph.producer(template.end), graph.producer(end))]
     seen: set[int] = set()
     while pairs:
         call, counterpart = pairs.pop()
@@ -90,7 +90,7 @@ def entry_like(graph: Graph, model: GraphBlock, *, end: keras.KerasTensor) -> ke
         seen.add(id(call))
         _check_alike(call, counterpart)
         for tensor, other in zip(call.inputs, counterpart.inputs, strict=True):
-            if tensor is model.entry:
+            if tensor is template.entry:
                 entries[id(other)] = other
             elif id(graph.producer(tensor)) in inside:
                 pairs.append((graph.producer(tensor), graph.producer(other)))
@@ -100,15 +100,15 @@ def entry_like(graph: Graph, model: GraphBlock, *, end: keras.KerasTensor) -> ke
     return next(iter(entries.values()))
 
 
-def align(graph: Graph, block: GraphBlock, *, model: GraphBlock) -> GraphBlock:
-    """Return a block with its calls in the order of those of another, `model`.
+def align(graph: Graph, block: GraphBlock, *, template: GraphBlock) -> GraphBlock:
+    """Return a block with its calls in the order of those of another, `template`.
 
     Raises:
         NoBlocks: If it is built in another way.
     """
-    insides = [{id(call) for call in side.calls} for side in (model, block)]
+    insides = [{id(call) for call in side.calls} for side in (template, block)]
     counterparts: dict[int, Call] = {}
-    pairs: list[tuple[Any, Any]] = [(graph.producer(model.end), graph.producer(block.end))]
+    pairs: list[tuple[Any, Any]] = [(graph.producer(template.end), graph.producer(block.end))]
     while pairs:
         call, counterpart = pairs.pop()
         if id(call) in counterparts:
@@ -124,7 +124,7 @@ def align(graph: Graph, block: GraphBlock, *, model: GraphBlock) -> GraphBlock:
                 raise NoBlocks(f"{describe_call(call)} reads other things than {describe_call(counterpart)}")
             if is_inside[0]:
                 pairs.append((makers[0], makers[1]))
-    return GraphBlock(tuple(counterparts[id(call)] for call in model.calls), block.entry, block.end)
+    return GraphBlock(tuple(counterparts[id(call)] for call in template.calls), block.entry, block.end)
 
 
 def _check_alike(call: Any, counterpart: Any) -> None:
