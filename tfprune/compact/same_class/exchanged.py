@@ -51,7 +51,7 @@ class Exchange:
         return Exchange(self.parts | later.parts, self.numbers | later.numbers, self.heads | later.heads)
 
 
-class _Resized:
+class Resized:
     """Mixed into the class of a model: saves what was exchanged."""
 
     def get_config(self) -> dict[str, Any]:
@@ -84,18 +84,13 @@ class _Resized:
         )
 
 
-keras.saving.register_keras_serializable(package="tfprune", name="Resized")(_Resized)
+keras.saving.register_keras_serializable(package="tfprune", name="Resized")(Resized)
 
 
 def _as_made(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of a layer without LoRA, which Keras adds to the kernel that it saves."""
     arguments = {name: value for name, value in config["config"].items() if not name.startswith("lora_")}
     return {**config, "config": arguments}
-
-
-def is_resized(model: keras.Model) -> bool:
-    """Tell whether layers of a model, or of a model in it, have other sizes than its arguments say."""
-    return any(isinstance(layer, _Resized) for _, layer in walk(model))
 
 
 def resize(layers: Sequence[keras.layers.Layer], exchange: Exchange) -> None:
@@ -130,7 +125,7 @@ def _keep(model: keras.Model, exchange: Exchange, origin: dict[str, Any]) -> Non
     """Make a model one of a class that is saved with what was exchanged."""
     vars(model).update({_SIZES: vars(model).get(_SIZES, Exchange()) | exchange, _ORIGIN: origin})
     model_class: Any = type(model)
-    model.__class__ = model_class if issubclass(model_class, _Resized) else saved_with(_Resized, model_class)
+    model.__class__ = model_class if issubclass(model_class, Resized) else saved_with(Resized, model_class)
 
 
 def has_cache(layer: keras.layers.Layer) -> bool:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
-from tfprune.compact.same_class.exchanged import is_resized
+from tfprune.compact.same_class.exchanged import Resized, has_cache
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.class_config import class_config
 from tfprune.keras_models.models.layers import as_numpy, rename
@@ -37,7 +37,7 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
         NoClass: If the arguments of the class cannot say what is kept.
     """
     plain = copy.plain
-    if is_resized(plain):
+    if any(isinstance(layer, Resized) for layer in copy.layers):
         raise NoClass("some of its layers have other sizes than its arguments say")
     weights = {id(variable): weight for weight, variable in network.variables(copy.model)}
     values_kept = [
@@ -109,3 +109,16 @@ def smaller_count(name: str, value: int, *, sizes: Sizes) -> int:
         return value
     size = max(fitting)
     return value // size * fitting[size]
+
+
+def numbers_kept(layer: keras.layers.Layer, sizes: Sizes) -> dict[str, int]:
+    """Return the attributes of a layer that count heads or units of the layers inside, with how many are kept."""
+    before = {name: value for name, value in vars(layer).items() if type(value) is int}
+    after = {name: smaller_count(name, value, sizes=sizes) for name, value in before.items()}
+    return {name: value for name, value in after.items() if value != before[name]}
+
+
+def heads_kept(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
+    """Return how many heads an attention keeps of those that a cache holds, the fewer of queries' and keys'."""
+    kept = [count for (of_heads, _), count in sizes.items() if of_heads]
+    return min(kept) if kept and has_cache(layer) else None

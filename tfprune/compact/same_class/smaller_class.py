@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import keras
 import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass
-from tfprune.compact.same_class.exchanged import Exchange, has_cache, resize
-from tfprune.compact.same_class.resized_by_arguments import Sizes, sizes_of, smaller_count
+from tfprune.compact.same_class.exchanged import Exchange, resize
+from tfprune.compact.same_class.resized_by_arguments import heads_kept, numbers_kept, sizes_of
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.models.layers import sublayers
-from tfprune.keras_models.models.low_rank import train_alike
-from tfprune.keras_models.models.rebuild import copy_of
+from tfprune.keras_models.models.rebuild import copy_of, set_values
 from tfprune.keras_models.tracing.same_outputs import same_outputs
 from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers
 from tfprune.masking.wrapping.flat_copy import FlatCopy
@@ -36,10 +33,14 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     parts = {
         index: _part(layer, changed[id(layer)], keep) for index, layer in enumerate(layers) if id(layer) in changed
     }
-    inner = {index: [changed[id(part)] for part in _inside(layer, changed)] for index, layer in enumerate(layers)}
+    inner = {
+        index: [changed[id(part)] for part in sublayers(layer) if id(part) in changed]
+        for index, layer in enumerate(layers)
+        if not isinstance(layer, keras.Model)  # whose numbers say what its cache is
+    }
     sizes = {index: sizes_of(network, some, keep=keep) for index, some in inner.items() if some}
-    heads = {index: count for index, of_layer in sizes.items() if (count := _heads(layers[index], of_layer))}
-    numbers = {index: _numbers(layers[index], of_layer) for index, of_layer in sizes.items()}
+    heads = {index: count for index, of_layer in sizes.items() if (count := heads_kept(layers[index], of_layer))}
+    numbers = {index: numbers_kept(layers[index], of_layer) for index, of_layer in sizes.items()}
     copy.is_used_up = True
     copy.write_zeros(network, keep)
     run = first_run(copy.plain)
@@ -55,16 +56,10 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     return copy.hand_out()
 
 
-def _inside(layer: keras.layers.Layer, changed: Mapping[int, ChanneledLayer]) -> list[keras.layers.Layer]:
-    """Return the changed layers that a layer holds; the numbers of a model say what its cache is, and stay."""
-    if isinstance(layer, keras.Model):
-        return []
-    return [part for part in sublayers(layer) if id(part) in changed]
-
-
 def _part(layer: keras.layers.Layer, known: ChanneledLayer, keep: np.ndarray) -> keras.layers.Layer:
     """Return the smaller layer, built as the layer was, with its sizes open."""
-    part = copy_of(layer, changes=known.counted(keep))
+    counted, values = known.counted(keep), known.values_kept(layer, keep)
+    part = copy_of(layer, changes=counted)
     config = layer.get_build_config() or {}  # none of a layer without weights that another one built
     if "input_shape" in config:
         built = config["input_shape"]
@@ -77,20 +72,5 @@ def _part(layer: keras.layers.Layer, known: ChanneledLayer, keep: np.ndarray) ->
             )
         }
     part.build_from_config(config)
-    train_alike(layer, part)
-    for variable, values in zip(part.variables, known.values_kept(layer, keep), strict=True):
-        variable.assign(values)
+    set_values(layer, part, values=values)
     return part
-
-
-def _numbers(layer: keras.layers.Layer, sizes: Sizes) -> dict[str, int]:
-    """Return the attributes of a layer that count heads or units of the layers inside, with how many are kept."""
-    before = {name: value for name, value in vars(layer).items() if type(value) is int}
-    after = {name: smaller_count(name, value, sizes=sizes) for name, value in before.items()}
-    return {name: value for name, value in after.items() if value != before[name]}
-
-
-def _heads(layer: keras.layers.Layer, sizes: Sizes) -> int | None:
-    """Return how many heads an attention keeps of those that a cache holds, the fewer of queries' and keys'."""
-    kept = [count for (of_heads, _), count in sizes.items() if of_heads]
-    return min(kept) if kept and has_cache(layer) else None

@@ -11,8 +11,7 @@ import numpy as np
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.graph import retrace
 from tfprune.keras_models.models.layers import is_of_keras
-from tfprune.keras_models.models.low_rank import train_alike
-from tfprune.keras_models.models.rebuild import copy_of, finish_weights, revive
+from tfprune.keras_models.models.rebuild import copy_of, revive, set_values
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 _SIZED = {"newshape": keras.ops.reshape, "shape": keras.ops.broadcast_to}  # by the argument that is a shape
@@ -36,8 +35,9 @@ class SmallerGraph:
         self._smaller: dict[int, Any] = {}
         result = retrace(copy.model, self._call)
         for layer in copy.model.layers:
-            if layer.variables:
-                self._copy_kept(layer, self._smaller[id(layer)])
+            if layer.variables and self._smaller[id(layer)] is not layer:
+                values = network.layers[layer.name].values_kept(layer, keep)
+                set_values(layer, self._smaller[id(layer)], values=values)
         self.model = keras.Model(result.input, result.output)
 
     def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -77,16 +77,6 @@ class SmallerGraph:
         """Return the arguments of a layer or operation that count channels, with how many are kept."""
         known = self._network.layers.get(layer.name)
         return known.counted(self._keep) if known else {}
-
-    def _copy_kept(self, source: keras.layers.Layer, target: keras.layers.Layer) -> None:
-        """Assign the kept entries of the variables of a layer to its smaller copy."""
-        if target is source:
-            return
-        train_alike(source, target)
-        values_kept = self._network.layers[source.name].values_kept(source, self._keep)
-        for variable, values in zip(target.variables, values_kept, strict=True):
-            variable.assign(values)
-        finish_weights(target)
 
 
 def _sized(name: str, sizes: tuple[int, ...], x: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.keras_models.models.anatomy import Anatomy, kind_of
 from tfprune.keras_models.models.calls import unbuilt
@@ -243,10 +244,18 @@ def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> No
     train_alike(source, target)
     copy_all(source.variables, target.variables, source=source)
     rename(target, [layer.name for _, layer in walk(source)])  # Keras numbers layers anew in each copy
-    finish_weights(target)
+    _finish(target)
 
 
-def finish_weights(root: keras.layers.Layer) -> None:
+def set_values(source: keras.layers.Layer, target: keras.layers.Layer, *, values: Sequence[np.ndarray]) -> None:
+    """Give a copy of a layer with other sizes the values of its variables, and let it train as the layer does."""
+    train_alike(source, target)
+    for variable, value in zip(target.variables, values, strict=True):
+        variable.assign(value)
+    _finish(target)
+
+
+def _finish(root: keras.layers.Layer) -> None:
     """Let layers derive what they keep besides their variables, once these have their values."""
     for _, layer in walk(root):
         if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables

@@ -46,7 +46,8 @@ class FlatCopy:
         model: The copy, a Functional model.
         anatomy: That of the same layers in a model of the kind that was copied, `plain`.
         called: The calls of `plain` as a Functional model, before layers were opened: it runs on data of any size.
-        names: The names of the layers before some were renamed.
+        layers: The plain model and its layers, at any depth.
+        names: Their names before some were renamed.
         closed: Why the code of a layer could not be traced, by the id of the layer.
         is_open_shaped: Whether the copy takes the shapes that the model takes; otherwise sizes that are open there
             are fixed, and it is for looking at only.
@@ -57,6 +58,7 @@ class FlatCopy:
     model: keras.Model
     anatomy: Anatomy
     called: keras.Model
+    layers: list[keras.layers.Layer]
     names: list[str]
     closed: dict[int, str]
     is_open_shaped: bool
@@ -67,11 +69,6 @@ class FlatCopy:
     def plain(self) -> keras.Model:
         """A model of the kind that was copied, which takes the shapes that the model takes."""
         return self.anatomy.model
-
-    @property
-    def layers(self) -> list[keras.layers.Layer]:
-        """The plain model and its layers, at any depth."""
-        return [layer for _, layer in self.anatomy.every]
 
     @property
     def is_opened(self) -> bool:
@@ -124,7 +121,8 @@ def flat_copy(anatomy: Anatomy) -> FlatCopy:
     check_followable(anatomy)
     plain = plain_copy(anatomy)
     plain_anatomy = Anatomy.of(plain)
-    names = [layer.name for _, layer in plain_anatomy.every]  # flattening changes some
+    layers = [layer for _, layer in plain_anatomy.every]
+    names = [layer.name for layer in layers]  # flattening changes some
     called = call_graph(plain_anatomy)
     opened = open_layers(called, is_known=lambda layer: known_rule(layer) is not None)
     _check_opened(anatomy.model, plain, opened)
@@ -132,6 +130,7 @@ def flat_copy(anatomy: Anatomy) -> FlatCopy:
         model=opened.model,
         anatomy=plain_anatomy,
         called=called,
+        layers=layers,
         names=names,
         closed=opened.closed,
         is_open_shaped=opened.is_open_shaped,

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
-from tfprune.compact.same_class.exchanged import is_resized
+from tfprune.compact.same_class.exchanged import Resized
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
@@ -56,7 +56,7 @@ def reorder_as_class(blocks: Blocks, order: Sequence[int]) -> ReorderedModel:
         NoClass: If its arguments cannot say how many blocks there are, or it would compute something else.
     """
     model = blocks.copy
-    if is_resized(model):
+    if any(isinstance(layer, Resized) for _, layer in walk(model)):
         raise NoClass("some of its layers have other sizes than its arguments say")
     reasons = [f"no argument of {type(model).__name__} counts its {len(blocks.blocks)} blocks"]
     for config in _configurations(class_config(model), len(blocks.blocks), order):
