@@ -25,8 +25,8 @@ from tfprune.export.file.files.unpack import as_bytes
 from tfprune.export.file.report import fraction_of_zeros, reason_of, shape_text
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import put_in_order
-from tfprune.export.file.tflite.editor import load_objects, numbers_operators, save_objects
-from tfprune.export.file.tflite.reader import Subgraph, Tensor, read
+from tfprune.export.file.tflite.editor import load_with_graph, numbers_operators, save_objects
+from tfprune.export.file.tflite.reader import Subgraph, Tensor
 from tfprune.export.file.xnnpack.groups import analyze
 from tfprune.export.rewriting.merge_constants import merge_constants
 from tfprune.export.rewriting.pointwise import make_pointwise, pointwise_refusal
@@ -151,12 +151,11 @@ def _without_hazards(data: bytes, forms: Collection[str], least: float) -> Spars
 
 
 def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str) -> Sparsified:
-    groups = _groups(read(data).subgraphs)
-    source = data
+    graph, model = load_with_graph(data)
+    groups = _groups(graph.subgraphs)
     if "pointwise" in forms and any(group.pointwise for group in groups):
-        source = merge_constants(data)
-        groups = _groups(read(source).subgraphs)
-    model = load_objects(source)
+        graph, model = load_with_graph(merge_constants(data))
+        groups = _groups(graph.subgraphs)
     for group in groups:
         _choose(group, model, forms, least)
         group.reason = group.reason or ("" if group.encoded else otherwise)

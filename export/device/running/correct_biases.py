@@ -15,7 +15,7 @@ from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.device.running.quantization_error import FILES, Pair, names_of, run_both
 from tfprune.export.file.files.model_file import Source, read_model
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.file.tflite.editor import load_with_graph, save_objects
 from tfprune.export.file.tflite.model import Operator, Subgraph
 from tfprune.export.file.tflite.reader import read
 
@@ -105,8 +105,8 @@ def _move(model: schema.ModelT, layer: Operator, difference: np.ndarray) -> None
 def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     reference, quantized = ((folder / name).read_bytes() for name in FILES)
-    model = load_objects(quantized)
-    graph, known = read(quantized).subgraphs[0], names_of(reference)
+    whole, model = load_with_graph(quantized)
+    graph, known = whole.subgraphs[0], names_of(reference)
     for layer in _with_bias(graph):
         name = _name(graph, layer, known)
         total, rows = np.zeros(1), 0

@@ -12,6 +12,7 @@ import numpy as np
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.check_structure import IDENTIFIER, check_structure
+from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import DAMAGE_ERRORS, MAX_READS_PER_BYTE, read
 from tfprune.export.file.tflite.shared_parts import sharing_builder, size_of, with_shared_parts
 
@@ -31,7 +32,16 @@ def load_objects(data: bytes) -> schema.ModelT:
         ValueError: If the bytes are not a TFLite file, are damaged, or keep values outside the flatbuffer; or (also
             an ImportError) if ai-edge-litert is not installed.
     """
-    read(data)
+    return load_with_graph(data)[1]
+
+
+def load_with_graph(data: bytes) -> tuple[Model, schema.ModelT]:
+    """Unpack a plain .tflite file as `load_objects` does, and return what the reader says of it as well.
+
+    Raises:
+        ValueError: As `load_objects` does.
+    """
+    graph = read(data)
     try:
         check_structure(data)
         packed = schema.Model.GetRootAs(data, 0)
@@ -47,7 +57,7 @@ def load_objects(data: bytes) -> schema.ModelT:
             "Expected a TFLite file with all values in its flatbuffer. Received: one that keeps some behind it or in "
             "other files. Leave it as it is."
         )
-    return model
+    return graph, model
 
 
 def numbers_operators(model: schema.ModelT) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_objects
-from tfprune.export.file.tflite.reader import Operator, Subgraph, Tensor, read
+from tfprune.export.file.tflite.editor import load_with_graph
+from tfprune.export.file.tflite.reader import Operator, Subgraph, Tensor
 
 Padding = tuple[int, int, int, int]  # top, bottom, left, right
 UNPACKERS = ("DENSIFY", "DEQUANTIZE")
@@ -87,8 +87,8 @@ def read_steps(data: bytes) -> tuple[Steps, ...]:
         ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is
             not installed.
     """
-    graphs, model = read(data).subgraphs, load_objects(data)
-    return tuple(_steps(graph, model, number) for number, graph in enumerate(graphs))
+    whole, model = load_with_graph(data)
+    return tuple(_steps(graph, model, number) for number, graph in enumerate(whole.subgraphs))
 
 
 def _steps(graph: Subgraph, model: schema.ModelT, number: int) -> Steps:
