@@ -80,6 +80,11 @@ def walk(
     yield from visit("", root)
 
 
+def paired(source: keras.layers.Layer, target: keras.layers.Layer) -> list[tuple[Any, Any]]:
+    """Return every layer below a root, itself first, with its counterpart in a copy."""
+    return [(layer, counterpart) for (_, layer), (_, counterpart) in zip(walk(source), walk(target), strict=False)]
+
+
 def rename(root: keras.layers.Layer, names: Iterable[str]) -> None:
     """Give the layers of `walk(root)` other names, those of the layer that it is a copy of."""
     for (_, layer), name in zip(list(walk(root)), names, strict=False):

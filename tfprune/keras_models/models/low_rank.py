@@ -46,16 +46,18 @@ def factors(root: keras.layers.Layer) -> dict[int, Factor]:
     return found
 
 
-def train_alike(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+def train_alike(pairs: Sequence[tuple[Any, Any]]) -> None:
     """Freeze in a built copy of a layer what is frozen in the layer, and give it the same factors, also inside.
 
     The configuration of a layer says nothing of those inside, and not every class keeps the scale of its factors.
+
+    Args:
+        pairs: What `paired` returns of the layer and its copy.
     """
-    pairs: Any = list(zip(walk(source), walk(target), strict=False))
-    for (_, layer), (_, counterpart) in pairs:
+    for layer, counterpart in pairs:
         if counterpart.trainable != layer.trainable:  # sets those inside, too, which come later
             counterpart.trainable = layer.trainable
-    for (_, layer), (_, counterpart) in pairs:
+    for layer, counterpart in pairs:
         if getattr(layer, "lora_enabled", False):
             if not counterpart.lora_enabled:  # freezes the kernel, so it comes last; a layer with masks refuses it
                 type(counterpart).enable_lora(counterpart, layer.lora_rank)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfprune.keras_models.models.anatomy import Anatomy, kind_of
 from tfprune.keras_models.models.calls import unbuilt
-from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.models.layers import paired, walk
 from tfprune.keras_models.models.low_rank import train_alike
 
 Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
@@ -241,25 +241,28 @@ def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> No
     Raises:
         ValueError: If the two do not have the same variables.
     """
-    train_alike(source, target)
+    pairs = paired(source, target)
+    train_alike(pairs)
     copy_all(source.variables, target.variables, source=source)
-    rename(target, [layer.name for _, layer in walk(source)])  # Keras numbers layers anew in each copy
-    _finish(target)
+    for layer, counterpart in pairs:
+        counterpart.name = layer.name  # Keras numbers layers anew in each copy
+    _finish(pairs)
 
 
 def set_values(source: keras.layers.Layer, target: keras.layers.Layer, *, values: Sequence[np.ndarray]) -> None:
     """Give a copy of a layer with other sizes the values of its variables, and let it train as the layer does."""
-    train_alike(source, target)
+    pairs = paired(source, target)
+    train_alike(pairs)
     for variable, value in zip(target.variables, values, strict=True):
         variable.assign(value)
-    _finish(target)
+    _finish(pairs)
 
 
-def _finish(root: keras.layers.Layer) -> None:
+def _finish(pairs: Sequence[tuple[Any, Any]]) -> None:
     """Let layers derive what they keep besides their variables, once these have their values."""
-    for _, layer in walk(root):
-        if isinstance(layer, keras.layers.Normalization):  # which derives constants from its variables
-            layer.finalize_state()
+    for _, counterpart in pairs:
+        if isinstance(counterpart, keras.layers.Normalization):  # which derives constants from its variables
+            counterpart.finalize_state()
 
 
 def check_copy_of(layer: keras.layers.Layer) -> None:

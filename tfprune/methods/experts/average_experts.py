@@ -10,7 +10,7 @@ import numpy as np
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import to_matrix
-from tfprune.keras_models.models.layers import as_numpy, walk
+from tfprune.keras_models.models.layers import as_numpy, paired, walk
 from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.methods.experts.moe_layers import MoeLayer
@@ -36,7 +36,7 @@ def average_experts(
     axes |= dict(_masks_and_latents(source.model, axes))
     for part, counterpart in layer_pairs(source, new):
         layer = part.model
-        train_alike(layer, counterpart)
+        train_alike(paired(layer, counterpart))
         for variable, other in zip(layer.variables, counterpart.variables, strict=True):
             value = as_numpy(variable)
             if id(variable) in axes:
