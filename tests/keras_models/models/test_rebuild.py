@@ -12,7 +12,8 @@ from keras import layers
 
 import tfprune
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
-from tfprune.keras_models.models.rebuild import copy_of, copy_variables, rebuild
+from tfprune.keras_models.models.copy_variables import copy_variables
+from tfprune.keras_models.models.rebuild import copy_of, rebuild
 
 
 def copy_model(model: keras.Model) -> keras.Model:

@@ -10,7 +10,8 @@ from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import layer_pairs, own_variables
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
-from tfprune.keras_models.models.rebuild import Replace, copy_all, copy_variables
+from tfprune.keras_models.models.copy_variables import copy_all, copy_variables
+from tfprune.keras_models.models.rebuild import Replace
 from tfprune.masking.wrapping.pruned import Pruned
 
 
