@@ -22,7 +22,7 @@ from tfprune.export import Remote, benchmark, verify
 from tfprune.export.command_line import cli
 from tfprune.export.device.remote import link, payload
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.programs, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 @pytest.fixture(scope="module")

@@ -464,6 +464,7 @@ def write(folder: Path, made: Files) -> None:
     np.save(folder / "expected.npy", made.expected)
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(not (PI / "READY").exists(), reason="no emulated ARM processor: python tests/device/root.py")
 def test_an_arm_processor_agrees(files, tmp_path):
     expected = {name: net.verdict for name, net in NETS.items()} | {SPELLED: "sparse"}
