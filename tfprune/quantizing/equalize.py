@@ -72,9 +72,9 @@ def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
     for name, reason in reasons.items():
         _log.info("%s is not equalized: %s", name, reason)
     if not pairs:
-        found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no convolution or Dense layer"
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no convolution or Dense layer"
         raise ValueError(
-            f"Expected layers in {model.name!r} whose channels another layer reads alone. Received none. {found}."
+            f"Expected layers in {model.name!r} whose channels another layer reads alone. Received none. {listed}."
         )
     _equalize(pairs)
     _log.info("equalized the channels between %s pairs of layers in %r", len(pairs), model.name)
@@ -105,11 +105,11 @@ def _pairs(graph: Graph) -> tuple[list[_Pair], dict[str, str]]:
     pairs, reasons = [], {}
     for call in graph.calls:
         if type(call.layer) in KERNELS:
-            found = _pair(graph, call, calls)
-            if isinstance(found, str):
-                reasons[call.layer.name] = found
+            pair = _pair(graph, call, calls)
+            if isinstance(pair, str):
+                reasons[call.layer.name] = pair
             else:
-                pairs.append(found)
+                pairs.append(pair)
     return pairs, reasons
 
 

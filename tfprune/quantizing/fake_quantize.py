@@ -45,12 +45,14 @@ def fake_quantize_weight(weight: Any, axes: str) -> Any:
         weight: The weight, a tensor.
         axes: One letter per dimension, as `register_prunable` takes them: `o` output, `c` a channel that is both.
     """
-    kept = [axis for axis, letter in enumerate(axes) if letter in "oc"]
-    if len(kept) == 1:
-        return _round(weight, kept[0])
+    channel_axes = [axis for axis, letter in enumerate(axes) if letter in "oc"]
+    if len(channel_axes) == 1:
+        return _round(weight, channel_axes[0])
     # A depthwise kernel has a channel for each pair of input channel and multiplier, its last two axes.
-    flat = ops.reshape(weight, (*weight.shape[: kept[0]], math.prod(weight.shape[axis] for axis in kept)))
-    return ops.reshape(_round(flat, kept[0]), weight.shape)
+    flat = ops.reshape(
+        weight, (*weight.shape[: channel_axes[0]], math.prod(weight.shape[axis] for axis in channel_axes))
+    )
+    return ops.reshape(_round(flat, channel_axes[0]), weight.shape)
 
 
 def fake_quantize_whole(weight: Any) -> Any:

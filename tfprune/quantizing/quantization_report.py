@@ -33,10 +33,12 @@ def quantization_report(model: keras.Model) -> QuantizationReport:
     """
     quantized = quantized_layers(model)
     plan = plan_of_plain(plain_copy(Anatomy.of(model)))
-    known = {entry.layer for entry in plan.skipped}
-    left = [path for path in plan.ranges if path not in quantized]
+    explained = {entry.layer for entry in plan.skipped}
+    in_float = [path for path in plan.ranges if path not in quantized]
     chosen = [
-        Skipped(path, "left out by `filters` or `skip`", Skipped.FILTERED) for path in left if path not in known
+        Skipped(path, "left out by `filters` or `skip`", Skipped.FILTERED)
+        for path in in_float
+        if path not in explained
     ]
     return QuantizationReport(tuple(_row(*each) for each in quantized.items()), (*plan.skipped, *chosen))
 

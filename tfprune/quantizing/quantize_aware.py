@@ -133,18 +133,20 @@ def _left(anatomy: Anatomy, filters: Filters, skip: str | Sequence[str] | None) 
     """Return a function that tells by the path of a layer whether it is to stay in float."""
     layers = dict(anatomy.leaves)
     offered = [(path, kernel) for path, layer in layers.items() for kernel in kernels(layer)]
-    left: set[str] = set()
+    in_float: set[str] = set()
     if filters is not None:
-        wanted = selector(filters, Unstructured(), [f"{path}/{kernel.path}" for path, kernel in offered], others=())
-        meant = {path for path, kernel in offered if wanted(f"{path}/{kernel.path}", layers[path], kernel)}
-        left |= {path for path, _ in offered} - meant
+        is_chosen = selector(
+            filters, Unstructured(), [f"{path}/{kernel.path}" for path, kernel in offered], others=()
+        )
+        chosen = {path for path, kernel in offered if is_chosen(f"{path}/{kernel.path}", layers[path], kernel)}
+        in_float |= {path for path, _ in offered} - chosen
     for each in [] if skip is None else [skip] if isinstance(skip, str) else skip:
         regex = check_regex(each, "`skip`")
-        found = {path for path in layers if regex.search(path)}
-        if not found:
+        matching = {path for path in layers if regex.search(path)}
+        if not matching:
             raise ValueError(
                 f"Expected `skip` to match a layer. Received: {each!r}, which is found in none of "
                 f"{', '.join(layers)}."
             )
-        left |= found
-    return left.__contains__
+        in_float |= matching
+    return in_float.__contains__

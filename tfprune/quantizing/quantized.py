@@ -105,8 +105,8 @@ class Quantized(Clustered):
         Raises:
             ValueError: If one has seen no data, or holds no number.
         """
-        found = {name: tuple(as_numpy(variable).tolist()) for name, variable in self.ranges.items()}
-        for name, (low, high) in found.items():
+        ranges = {name: tuple(as_numpy(variable).tolist()) for name, variable in self.ranges.items()}
+        for name, (low, high) in ranges.items():
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise ValueError(
                     f"Expected numbers in the range {name!r} of {self.name!r}. Received: {low} to {high}: a batch "
@@ -118,19 +118,19 @@ class Quantized(Clustered):
                     f"Train the model that tfprune.quantize_aware returned with fit first."
                 )
         # Any range holds a tensor of zeros, and one of this width suits the biases behind it.
-        return {name: (low, high if high - low > 2 * FLAT else 1.0) for name, (low, high) in found.items()}
+        return {name: (low, high if high - low > 2 * FLAT else 1.0) for name, (low, high) in ranges.items()}
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         compute = functools.partial(self._compute, functools.partial(self.rounded, training=training))
         return self._through_masks(compute, training, *args, **kwargs)
 
     def _compute(self, rounded: Round, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        given = [
+        tensors = [
             rounded(name, tensor) if (name := f"input_{index}") in self.range_names else tensor
             for index, tensor in enumerate(keras.tree.flatten(inputs))
         ]
         with replaced(self.layer, self._replacements(rounded)):
-            outputs = self.layer(keras.tree.pack_sequence_as(inputs, given), *args, **kwargs)
+            outputs = self.layer(keras.tree.pack_sequence_as(inputs, tensors), *args, **kwargs)
         activation = activation_of(self.layer)
         if "activation" in self.range_names:
             outputs = rounded("activation", outputs)
@@ -156,10 +156,10 @@ class Quantized(Clustered):
             cell = self.layer.cell
             step = functools.partial(STEPS[type(cell)], cell=cell, rounded=rounded)
             return {"unroll": True, "use_cudnn": False, "cell": {"call": step}}
-        found: dict[str, Any] = {"activation": keras.activations.linear} if self.is_split else {}
+        replacements: dict[str, Any] = {"activation": keras.activations.linear} if self.is_split else {}
         if {"scaled", "depthwise"} & {*self.range_names}:
-            found["call"] = functools.partial(WAYS[type(self.layer)], layer=self.layer, rounded=rounded)
-        return found
+            replacements["call"] = functools.partial(WAYS[type(self.layer)], layer=self.layer, rounded=rounded)
+        return replacements
 
     def saved_variables(self) -> dict[str, keras.Variable]:
         """Return what files hold of the wrapper itself: masks, latent values, shared values, and ranges."""

@@ -43,12 +43,12 @@ def _as_logits(output: keras.KerasTensor | None, model: keras.Model) -> Callable
 def _activation(output: keras.KerasTensor, model: keras.Model) -> str:
     """Return the name of what a graph does last before an output: "softmax", "sigmoid" or another."""
     for operation in getattr(model, "operations", model.layers):
-        made = operation.outputs if isinstance(operation, keras.Model) else keras.tree.flatten(operation.output)
-        place = next((index for index, tensor in enumerate(made) if tensor is output), None)
-        if place is None:
+        tensors = operation.outputs if isinstance(operation, keras.Model) else keras.tree.flatten(operation.output)
+        index = next((index for index, tensor in enumerate(tensors) if tensor is output), None)
+        if index is None:
             continue
         if isinstance(operation, keras.Model) and is_plain(operation):
-            return _activation(operation.outputs[place], operation)
+            return _activation(operation.outputs[index], operation)
         function = getattr(operation, "activation", None)
         return getattr(function, "__name__", "") if function else type(operation).__name__.lower()
     return ""

@@ -57,15 +57,15 @@ class Distillation:
         return self.features  # type: ignore[return-value]
 
 
-def _pairs(given: Any) -> tuple[tuple[str, str], ...]:
+def _pairs(features: Any) -> tuple[tuple[str, str], ...]:
     """Return the names of layers, those of the student with those of the teacher."""
-    is_listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
-    listed = list(given.items() if isinstance(given, Mapping) else given) if is_listed else [given]
+    is_listed = isinstance(features, Iterable) and not isinstance(features, (str, bytes))
+    listed = list(features.items() if isinstance(features, Mapping) else features) if is_listed else [features]
     pairs = tuple((entry, entry) if isinstance(entry, str) else tuple(entry) for entry in listed if _is_entry(entry))
     if not is_listed or len(pairs) < len(listed):
         raise TypeError(
             f"Expected `features` to be a list of names of layers, or a dict of such names. Received: "
-            f"features={given!r}."
+            f"features={features!r}."
         )
     return pairs
 

@@ -65,8 +65,8 @@ class Lessons:
 
 
 def _into(heard: dict[int, Any]) -> OnCall:
-    def on_call(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
-        heard[id(layer)] = ops.cast(returned, "float32")
+    def on_call(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> None:
+        heard[id(layer)] = ops.cast(outputs, "float32")
 
     return on_call
 
@@ -83,14 +83,14 @@ def _distance(own: Any, other: Any, layer: keras.layers.Layer) -> Any:
 
 def _layer(model: keras.Model, name: str, argument: str) -> keras.layers.Layer:
     """Return the layer of a name or path."""
-    found = {path: layer for path, layer in walk(model) if path}
-    by_name = {layer.name: layer for layer in reversed(found.values())}
-    if name not in found and name not in by_name:
+    by_path = {path: layer for path, layer in walk(model) if path}
+    by_name = {layer.name: layer for layer in reversed(by_path.values())}
+    if name not in by_path and name not in by_name:
         raise ValueError(
-            f"Expected `features` among the layers of the {argument}, {', '.join(map(repr, found))}. Received: "
+            f"Expected `features` among the layers of the {argument}, {', '.join(map(repr, by_path))}. Received: "
             f"{name!r}."
         )
-    return found.get(name) or by_name[name]
+    return by_path.get(name) or by_name[name]
 
 
 def _check_apart(student: keras.Model, teacher: keras.Model) -> None:

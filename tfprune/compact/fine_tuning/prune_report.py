@@ -63,14 +63,14 @@ class PruneReport(Report):
         Raises:
             ValueError: If matplotlib is not installed, or the file cannot be written.
         """
-        done = [*self.rounds, *([self.refused] if self.refused else [])]
+        rounds = [*self.rounds, *([self.refused] if self.refused else [])]
         whole = self.rounds[0].plan.flops
-        flops = [each.plan.flops_kept / whole for each in done]
+        flops = [each.plan.flops_kept / whole for each in rounds]
         figure = new_figure(6.5, 4)
         axes = figure.subplots()
-        axes.plot([1.0, *flops], [self.before, *(each.trained for each in done)], "-", color="#1f6f8b", linewidth=1)
+        axes.plot([1.0, *flops], [self.before, *(each.trained for each in rounds)], "-", color="#1f6f8b", linewidth=1)
         for stage, (marker, color) in _MARKERS.items():
-            axes.plot(flops, [getattr(each, stage) for each in done], marker, color=color, label=stage)
+            axes.plot(flops, [getattr(each, stage) for each in rounds], marker, color=color, label=stage)
         axes.plot([1.0], [self.before], "o", color="black", label="before")
         if self.refused:
             size = {"markersize": 12, "fillstyle": "none", "color": "#b3382c"}
@@ -84,9 +84,9 @@ class PruneReport(Report):
     def __str__(self) -> str:
         first = self.rounds[0].plan
         rows = [["before", f"{first.flops:,}", f"{first.parameters:,}", "", "", f"{self.before:.4f}"]]
-        named = [(str(number), done) for number, done in enumerate(self.rounds, 1)]
+        named = [(str(number), row) for number, row in enumerate(self.rounds, 1)]
         named += [(f"{len(named) + 1}, refused", self.refused)] if self.refused else []
-        for name, done in named:
-            measured = (f"{getattr(done, stage):.4f}" for stage in STAGES)
-            rows.append([name, f"{done.plan.flops_kept:,}", f"{done.plan.parameters_kept:,}", *measured])
+        for name, row in named:
+            measured = (f"{getattr(row, stage):.4f}" for stage in STAGES)
+            rows.append([name, f"{row.plan.flops_kept:,}", f"{row.plan.parameters_kept:,}", *measured])
         return table(["round", "FLOPs", "parameters", *(f"{self.metric}, {stage}" for stage in STAGES)], rows)

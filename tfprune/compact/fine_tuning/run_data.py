@@ -70,13 +70,13 @@ class RunData:
             yield from (leaf for leaf in keras.tree.flatten(tuple(batch)) if leaf is not None)
 
     def _arguments(self, data: Any, argument: str) -> dict[str, Any]:
-        found = arguments_of(data, argument=argument)
-        if self._batch and argument == "data" and "y" not in found:
+        arguments = arguments_of(data, argument=argument)
+        if self._batch and argument == "data" and "y" not in arguments:
             raise ValueError(
                 f"Expected `batch_size` with arrays only. Received: batch_size={self._batch['batch_size']} and a "
                 f"dataset of type {type(data).__name__}, which has batches of its own. Leave it out."
             )
-        return {**found, **(self._batch if "y" in found else {})}
+        return {**arguments, **(self._batch if "y" in arguments else {})}
 
 
 def _check_labels(model: keras.Model, batch: Batch, argument: str) -> None:

@@ -48,14 +48,14 @@ class GraphWalk:
         Yields:
             The index of a map, and its rows of inputs, for each call of it.
         """
-        numbers = {id(found.leaf): index for index, found in enumerate(maps)}
+        numbers = {id(each.leaf): index for index, each in enumerate(maps)}
         for batch in range(self.count):
             rows: list[tuple[int, Any]] = []
 
-            def listen(leaf: Any, given: Any, returned: Any, rows: list = rows) -> None:
-                rows.append((numbers[id(leaf)], maps[numbers[id(leaf)]].seen(given)))
+            def listen(leaf: Any, inputs: Any, outputs: Any, rows: list = rows) -> None:
+                rows.append((numbers[id(leaf)], maps[numbers[id(leaf)]].seen(inputs)))
 
-            with hooked_calls([found.leaf for found in maps], listen):
+            with hooked_calls([each.leaf for each in maps], listen):
                 self._run(batch, end, keep=set())
             yield rows
 
@@ -79,10 +79,10 @@ class GraphWalk:
     def _needed(self, start: int, end: int) -> set[int]:
         """Return the tensors that calls take and none of them makes."""
         taken: set[int] = set()
-        made: set[int] = set()
+        returned: set[int] = set()
         for call in self._calls[start:end]:
-            taken |= {id(tensor) for tensor in call.inputs} - made
-            made |= {id(tensor) for tensor in call.outputs}
+            taken |= {id(tensor) for tensor in call.inputs} - returned
+            returned |= {id(tensor) for tensor in call.outputs}
         return taken
 
     def _run(self, batch: int, end: int, *, keep: set[int]) -> dict[int, Any]:
@@ -90,17 +90,17 @@ class GraphWalk:
         calls = self._calls[self._position : end]
         values = {tensor: self._spool.get(tensor, batch) for tensor in self._needed(self._position, end)}
         last = {id(tensor): index for index, call in enumerate(calls) for tensor in call.inputs}
-        kept: dict[int, Any] = {}
+        to_return: dict[int, Any] = {}
         with keras.StatelessScope(state_mapping=self._weights()) if self._weights else nullcontext():
             for index, call in enumerate(calls):
                 for tensor, value in zip(call.outputs, _outputs(call, values), strict=True):
                     values[id(tensor)] = value
                     if id(tensor) in keep:
-                        kept[id(tensor)] = value
+                        to_return[id(tensor)] = value
                 for tensor in call.inputs:
                     if last[id(tensor)] == index:
                         values.pop(id(tensor), None)
-        return kept
+        return to_return
 
 
 def _outputs(call: Call, values: Mapping[int, Any]) -> list[Any]:

@@ -70,6 +70,6 @@ def unchanged(pair: tuple[Site, Site]) -> ReconstructionRow:
 
 def _error(moments: list[GramMoments], weights: np.ndarray, live: np.ndarray) -> float:
     """Return the squared error of the outputs that have weights, as a fraction of their squares."""
-    parts = [(one.of(rows), values[rows]) for one, values, rows in zip(moments, weights, live, strict=True)]
+    parts = [(moment.of(rows), values[rows]) for moment, values, rows in zip(moments, weights, live, strict=True)]
     energy = sum(float(some.energy.sum()) / some.count for some, _ in parts)
     return sum(float(some.errors(values).sum()) for some, values in parts) / (energy or 1.0)

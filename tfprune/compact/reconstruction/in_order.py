@@ -53,11 +53,11 @@ def improve_in_order(
     restored = Restored(*graphs)
     walks = _walks(batches, graphs, restored=restored, to_dense=to_dense)
     for stage in _stages(pairs):
-        for one in walks:
-            one.advance(stage.start)
+        for walk in walks:
+            walk.advance(stage.start)
         for ours, reference in _in_order_of_calls(walks[0], stage):
             sums = MomentSums([ours.map], [reference.map.weights()], is_held=is_held)
-            streams = zip(*(one.seen([ours.map], end=stage.end) for one in walks), strict=True)
+            streams = zip(*(walk.seen([ours.map], end=stage.end) for walk in walks), strict=True)
             for number, (rows, *meant) in enumerate(streams):
                 sums.add(number, rows, meant=meant[0] if meant else None)
             improve((ours, reference), sums.moments()[0], sums.moments(held=True)[0])

@@ -46,28 +46,28 @@ def sites_of(ours: Graph, theirs: Graph) -> tuple[list[tuple[Site, Site]], list[
     """Return the kernels to solve for with their counterparts in the reference, and the layers left alone."""
     calls, others = calls_by_name(ours), calls_by_name(theirs)
     _check_same(calls, others)
-    found: list[tuple[Site, Site]] = []
+    pairs: list[tuple[Site, Site]] = []
     skipped: list[Skipped] = []
-    for name, made in calls.items():
-        layer, other = _plain(made[0]), _plain(others[name][0])
-        maps, left = inner_maps(layer, name=name)
-        skipped += left
+    for name, own_calls in calls.items():
+        layer, other = _plain(own_calls[0]), _plain(others[name][0])
+        maps, left_alone = inner_maps(layer, name=name)
+        skipped += left_alone
         if maps:
             places, meant = _places(layer), _places(other)  # paths may hold names that Keras numbers anew in a copy
-            partners = {meant[id(one.kernel.variable)]: one for one in inner_maps(other, name=name)[0]}
-            found += [
+            partners = {meant[id(own.kernel.variable)]: own for own in inner_maps(other, name=name)[0]}
+            pairs += [
                 (
-                    _checked(Site(name, one, made, ours)),
-                    Site(name, partners[places[id(one.kernel.variable)]], others[name], theirs),
+                    _checked(Site(name, own, own_calls, ours)),
+                    Site(name, partners[places[id(own.kernel.variable)]], others[name], theirs),
                 )
-                for one in maps
+                for own in maps
             ]
-    if not found:
+    if not pairs:
         listed = "; ".join(f"{entry.layer}: {entry.reason}" for entry in skipped)
         raise ValueError(
             f"Expected layers to solve for. Received: {ours.model.name!r}, with {listed or 'no kernels'}."
         )
-    return found, skipped
+    return pairs, skipped
 
 
 def _places(layer: keras.layers.Layer) -> dict[int, int]:
@@ -82,11 +82,11 @@ def _checked(site: Site) -> Site:
 
 def calls_by_name(graph: Graph) -> dict[str, list[Call]]:
     """Return the calls of each layer that has weights."""
-    found: dict[str, list[Call]] = {}
+    by_name: dict[str, list[Call]] = {}
     for call in graph.calls:
         if isinstance(call.layer, keras.layers.Layer) and call.layer.weights:
-            found.setdefault(call.layer.name, []).append(call)
-    return found
+            by_name.setdefault(call.layer.name, []).append(call)
+    return by_name
 
 
 def _plain(call: Call) -> keras.layers.Layer:
@@ -96,8 +96,12 @@ def _plain(call: Call) -> keras.layers.Layer:
 def _check_same(ours: dict[str, list[Call]], theirs: dict[str, list[Call]]) -> None:
     def shapes(calls: dict[str, list[Call]]) -> dict[str, Any]:
         return {
-            name: (len(made), type(_plain(made[0])), [tuple(weight.shape) for weight in _plain(made[0]).weights])
-            for name, made in calls.items()
+            name: (
+                len(of_layer),
+                type(_plain(of_layer[0])),
+                [tuple(weight.shape) for weight in _plain(of_layer[0]).weights],
+            )
+            for name, of_layer in calls.items()
         }
 
     pruned, reference = shapes(ours), shapes(theirs)
@@ -120,7 +124,7 @@ def sums_of(references: Sequence[Site], batches: Batches, *, is_held: IsHeld = n
     graph = references[0].graph
     walk = GraphWalk(graph, (inputs for inputs, _ in batches))
     maps = [site.map for site in references]
-    sums = MomentSums(maps, [one.weights() for one in maps], is_held=is_held)
+    sums = MomentSums(maps, [each.weights() for each in maps], is_held=is_held)
     end = max(graph.calls.index(call) + 1 for site in references for call in site.calls)
     for number, batch in enumerate(walk.seen(maps, end=end)):
         sums.add(number, batch)

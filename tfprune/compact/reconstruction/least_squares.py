@@ -99,18 +99,18 @@ def solve(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge:
     Reference:
         Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
     """
-    found = weights.astype(np.float64)
+    solution = weights.astype(np.float64)
     alone, alike = _by_cost(list(_patterns(free)))
     factors = [_factor(moments, pattern, ridge) for pattern, _ in alone]
     some = np.unique(np.concatenate([pattern for pattern, _ in alike])) if alike else np.arange(0)
     inverse = (factor := _factor(moments, some, ridge)).T @ factor if alike else None
     for _ in range(2):  # the second time returns what the ridge held back in directions with data
-        missing = moments.cross - found @ moments.gram
+        missing = moments.cross - solution @ moments.gram
         for (pattern, rows), factor in zip(alone, factors, strict=True):
-            found[np.ix_(rows, pattern)] += missing[np.ix_(rows, pattern)] @ factor.T @ factor
+            solution[np.ix_(rows, pattern)] += missing[np.ix_(rows, pattern)] @ factor.T @ factor
         if inverse is not None:
-            _step_together(found, missing[:, some] @ inverse, inverse, some=some, patterns=alike)
-    return moments.better(weights, found)
+            _step_together(solution, missing[:, some] @ inverse, inverse, some=some, patterns=alike)
+    return moments.better(weights, solution)
 
 
 def _by_cost(patterns: list[tuple[np.ndarray, np.ndarray]]) -> tuple[list, list]:
@@ -123,7 +123,7 @@ def _by_cost(patterns: list[tuple[np.ndarray, np.ndarray]]) -> tuple[list, list]
 
 
 def _step_together(
-    found: np.ndarray, steps: np.ndarray, inverse: np.ndarray, *, some: np.ndarray, patterns: list
+    solution: np.ndarray, steps: np.ndarray, inverse: np.ndarray, *, some: np.ndarray, patterns: list
 ) -> None:
     """Add steps that were solved for with all of some inputs, each held back to the pattern of its row.
 
@@ -131,11 +131,11 @@ def _step_together(
     eq. 5, for several weights at once): the inverse is of the size of what is lacking, not of what is there.
     """
     for pattern, rows in patterns:
-        gone = np.flatnonzero(~np.isin(some, pattern))
-        held = np.linalg.solve(inverse[np.ix_(gone, gone)], steps[np.ix_(rows, gone)].T)
-        step = steps[rows] - held.T @ inverse[gone]
-        step[:, gone] = 0
-        found[np.ix_(rows, some)] += step
+        lacking = np.flatnonzero(~np.isin(some, pattern))
+        multipliers = np.linalg.solve(inverse[np.ix_(lacking, lacking)], steps[np.ix_(rows, lacking)].T)
+        step = steps[rows] - multipliers.T @ inverse[lacking]
+        step[:, lacking] = 0
+        solution[np.ix_(rows, some)] += step
 
 
 def _factor(moments: GramMoments, inputs: np.ndarray, ridge: float) -> np.ndarray:
@@ -221,10 +221,10 @@ def sweep(moments: GramMoments, weights: np.ndarray, *, free: np.ndarray, ridge:
     Reference:
         Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, algorithm 1 with a given mask.
     """
-    found = solve(moments, weights, free=np.ones_like(free), ridge=ridge)
+    solution = solve(moments, weights, free=np.ones_like(free), ridge=ridge)
     # Row j of the factor is, up to its scale, the first one of the inverse of the moments of the inputs from j on.
     factor = inverse_of_lower(damped_factor(moments.gram[::-1, ::-1], ridge))[::-1, ::-1]
     for column, row in enumerate(factor):
-        gone = np.where(free[:, column], 0, found[:, column]) / row[column]
-        found[:, column:] -= np.outer(gone, row[column:])
-    return moments.better(weights * free, np.where(free, found, 0))
+        error = np.where(free[:, column], 0, solution[:, column]) / row[column]
+        solution[:, column:] -= np.outer(error, row[column:])
+    return moments.better(weights * free, np.where(free, solution, 0))

@@ -51,8 +51,8 @@ class Surgeon:
         inverse, products = self._inverse_blocks, self._product_blocks
         here = self._left[self._places[:, 0]]
         if inverse.shape[1] == 1:
-            found = products[:, 0, 0] / np.maximum(inverse[:, 0, 0], self._least[self._places[:, 0]])
-            costs[self._channels] = np.where(here, np.maximum(found, 0), np.inf)
+            cost = products[:, 0, 0] / np.maximum(inverse[:, 0, 0], self._least[self._places[:, 0]])
+            costs[self._channels] = np.where(here, np.maximum(cost, 0), np.inf)
         else:
             solved = np.linalg.solve(inverse[here], products[here])
             costs[self._channels[here]] = np.trace(solved, axis1=1, axis2=2)

@@ -145,9 +145,9 @@ class Budget:
         measure: Any = self.measure
 
         def latency(keep: np.ndarray) -> float:
-            found = measure(shrink(model, ShrinkPlan(network, keep)))
-            _log.info("a latency of %s with %d of %d channels", f"{found:,.0f}", keep.sum(), keep.size)
-            return found
+            cost = measure(shrink(model, ShrinkPlan(network, keep)))
+            _log.info("a latency of %s with %d of %d channels", f"{cost:,.0f}", keep.sum(), keep.size)
+            return cost
 
         return latency
 
@@ -200,8 +200,8 @@ def budget(
         >>> plan.flops_kept <= plan.flops / 2
         True
     """
-    given = {"flops": flops, "parameters": parameters, "bytes": bytes, "latency": latency}
-    limits = tuple((name, _limit(name, value)) for name, value in given.items() if value is not None)
+    amounts = {"flops": flops, "parameters": parameters, "bytes": bytes, "latency": latency}
+    limits = tuple((name, _limit(name, value)) for name, value in amounts.items() if value is not None)
     if not limits:
         raise ValueError("Expected a limit, such as budget(flops=0.5). Received none.")
     if (latency is None) != (measure is None):

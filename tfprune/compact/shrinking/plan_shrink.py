@@ -137,10 +137,10 @@ _LEFT_OUT = "left out by `filters`, or without scores"
 CHOICES = {"criterion": Magnitude(), "allocation": "uniform", "filters": None, "round_to": 1}
 
 
-def _check_no_choice(**given: Any) -> None:
-    changed = [name for name, value in given.items() if value != CHOICES[name]]
+def _check_no_choice(**choices: Any) -> None:
+    changed = [name for name, value in choices.items() if value != CHOICES[name]]
     if changed:
-        listed = ", ".join(f"{name}={given[name]!r}" for name in changed)
+        listed = ", ".join(f"{name}={choices[name]!r}" for name in changed)
         raise ValueError(
             f"Expected a sparsity or a budget with {' and '.join(f'`{name}`' for name in changed)}: without one, all "
             f"channels that no kernel reads are removed. Received: {listed}. Pass a sparsity, or leave "
@@ -148,19 +148,21 @@ def _check_no_choice(**given: Any) -> None:
         )
 
 
-def _ranked(network: Network, groups: list[Group], given: Mapping[str, np.ndarray]) -> tuple[list[Group], np.ndarray]:
+def _ranked(
+    network: Network, groups: list[Group], criterion: Mapping[str, np.ndarray]
+) -> tuple[list[Group], np.ndarray]:
     """Return the groups that have scores, and the score of each bundle."""
     scores = np.full(network.size, np.nan)
-    ranked = {group.name: group for group in groups if group.name in given}
-    unknown = sorted(given.keys() - {group.name for group in network.groups})
+    ranked = {group.name: group for group in groups if group.name in criterion}
+    unknown = sorted(criterion.keys() - {group.name for group in network.groups})
     if unknown or not ranked:
         names = ", ".join(repr(group.name) for group in groups)
         raise ValueError(
             f"Expected scores of groups of this model that may lose channels: {names}. Received: scores of "
-            f"{', '.join(map(repr, unknown or given)) or 'none'}. Rank the model that the plan is for."
+            f"{', '.join(map(repr, unknown or criterion)) or 'none'}. Rank the model that the plan is for."
         )
     for name, group in ranked.items():
-        values = np.asarray(given[name], dtype=np.float64)
+        values = np.asarray(criterion[name], dtype=np.float64)
         if values.shape != group.bundles.shape:
             raise ValueError(
                 f"Expected {group.bundles.size} scores for {name!r}. Received: an array of shape {values.shape}."

@@ -69,16 +69,16 @@ def rank_channels(
     running = RunningModel(flat_copy(Anatomy.of(model)))
     batches = Batches(data, running.graph.model, batch_size=batch_size)
     ranked = list(_ranked(running))
-    found: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
     with Progress(len(ranked), verbose=verbose, unit="group") as progress:
         for group, free, readers in ranked:
-            found[group.name] = _scores(group, free, _surgeons(readers, batches, ridge))
+            scores[group.name] = _scores(group, free, _surgeons(readers, batches, ridge))
             progress.add()
-    if not found:
+    if not scores:
         raise ValueError(
             f"Expected channels read by layers whose inputs are known. Received: {model.name!r} without any."
         )
-    return found
+    return scores
 
 
 def _ranked(running: RunningModel) -> Iterator[tuple[Group, np.ndarray, list[Reader]]]:
@@ -96,12 +96,12 @@ def _ranked(running: RunningModel) -> Iterator[tuple[Group, np.ndarray, list[Rea
 
 
 def _surgeons(readers: list[Reader], batches: Batches, ridge: float) -> list[Surgeon]:
-    found = []
+    surgeons = []
     sites = [reader.site for reader in readers]
     for reader, (moments,) in zip(readers, moments_of(sites, batches), strict=True):
         weights = reader.site.map.weights()[0] / np.sqrt(moments.energy.sum() or 1.0)
-        found.append(Surgeon(moments.gram, weights, channels=reader.indices, ridge=ridge))
-    return found
+        surgeons.append(Surgeon(moments.gram, weights, channels=reader.indices, ridge=ridge))
+    return surgeons
 
 
 def _scores(group: Group, free: np.ndarray, surgeons: list[Surgeon]) -> np.ndarray:

@@ -57,20 +57,20 @@ class RunningModel:
             NotLinear: If one of them is not a linear map of these inputs, or some bundles have more inputs than
                 others.
         """
-        found = []
+        readers = []
         for weight in self.network.weights_of(group):
             for axis in weight.reading(group.bundles):
                 site = self._site(weight)
-                found.append(Reader(site, weight, _input_indices(site.map.kernel, weight, axis, group.bundles)))
-        return found
+                readers.append(Reader(site, weight, _input_indices(site.map.kernel, weight, axis, group.bundles)))
+        return readers
 
     def _site(self, weight: ChanneledWeight) -> Site:
         leaf: Any = self._leaves[weight.layer]
         calls = [call for call, inside in zip(self.graph.calls, self._inside, strict=True) if id(leaf) in inside]
-        found = linear_map(leaf)
-        if found.kernel.path != weight.name or found.groups > 1 or not calls:
+        own_map = linear_map(leaf)
+        if own_map.kernel.path != weight.name or own_map.groups > 1 or not calls:
             raise NotLinear(f"{weight.layer} reads them by {weight.name}")
-        return Site(weight.layer, found, calls, self.graph)
+        return Site(weight.layer, own_map, calls, self.graph)
 
 
 def _input_indices(kernel: Kernel, weight: ChanneledWeight, axis: int, bundles: np.ndarray) -> np.ndarray:
@@ -78,6 +78,6 @@ def _input_indices(kernel: Kernel, weight: ChanneledWeight, axis: int, bundles: 
     along = weight.bundles_along[axis].reshape(shape_along(len(weight.shape), axis))
     inputs = to_matrix(np.broadcast_to(along, weight.shape), kernel)[0].ravel()
     indices = [np.flatnonzero(inputs == bundle) for bundle in bundles]
-    if len({found.size for found in indices}) > 1:
+    if len({own.size for own in indices}) > 1:
         raise NotLinear("some of these channels have more inputs than others")
     return np.array(indices)
