@@ -116,7 +116,7 @@ def test_a_task_of_texts_writes_what_the_masked_one_writes(name, settings, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("Gemma3CausalLM", EVEN), ("LlamaCausalLM", UNEVEN)], ids=["even", "uneven"]
+    ("name", "settings"), first(("LlamaCausalLM", UNEVEN), ("Gemma3CausalLM", EVEN)), ids=["uneven", "even"]
 )
 def test_queries_that_share_their_only_key_go_one_by_one(name, settings):
     model = trained(functools.partial(hub_models.TASKS[name], num_key_value_heads=1))

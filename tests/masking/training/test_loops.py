@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune.schedules import Polynomial
@@ -121,7 +122,7 @@ def test_long_executions_do_what_was_due_inside_them_and_end_exactly():
     assert_consistent(model, zeros=80)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"jit_compile": True}, {"steps_per_execution": 7}])
+@pytest.mark.parametrize("arguments", first({"steps_per_execution": 7}, {"jit_compile": True}, {}))
 def test_two_runs_with_one_seed_are_bit_identical(arguments):
     runs = []
     for _ in range(2):
@@ -132,7 +133,7 @@ def test_two_runs_with_one_seed_are_bit_identical(arguments):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("step", [4, 10, 12])
+@pytest.mark.parametrize("step", first(10, 4, 12))
 def test_a_file_from_within_the_window_gives_the_rest_of_the_sequence(step, tmp_path):
     model = make(jit_compile=True)
     batches = [(X[i : i + 4], Y[i : i + 4]) for i in range(0, 40, 4)] * 2
@@ -174,7 +175,7 @@ def test_a_gradient_tape_in_a_tf_function_gives_the_masks_of_fit():
     assert_consistent(model, zeros=80)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", first("mixed_float16", "mixed_bfloat16"))
 @pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"steps_per_execution": 5}])
 def test_mixed_precision_keeps_weights_slots_and_masks_together(policy, arguments):
     keras.config.set_dtype_policy(policy)
@@ -242,7 +243,7 @@ def test_the_best_weights_come_back_with_their_own_masks(is_first):
     assert_consistent(model, zeros=zeros)
 
 
-@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("is_first", first(True, False))
 def test_all_of_keras_callbacks_together_keep_masks_and_weights_together(is_first, tmp_path):
     others = [
         keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="loss", save_best_only=True),

@@ -7,6 +7,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+import tiers
 from callback_runs import Record, X, Y, assert_equal, fit, make, plain, sparsities
 from keras import layers
 
@@ -40,7 +41,7 @@ class Crash(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("first", ["backup", "pruning"])
+@pytest.mark.parametrize("first", tiers.first("backup", "pruning"))
 def test_a_backup_is_restored_and_ends_exactly(first, tmp_path):
     def callbacks():
         pair = [
@@ -94,7 +95,7 @@ def test_restored_weights_are_sparse(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("on_epoch", [False, True])
+@pytest.mark.parametrize("on_epoch", tiers.first(False, True))
 def test_averaged_weights_are_sparse(order, on_epoch):
     pair = [
         keras.callbacks.SwapEMAWeights(swap_on_epoch=on_epoch),
