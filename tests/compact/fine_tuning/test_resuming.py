@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiers import first
 
 SCRIPT = Path(__file__).parents[2] / "helpers/prune_to_run.py"
 _SPEC = importlib.util.spec_from_file_location("prune_to_run", SCRIPT)
@@ -55,7 +56,7 @@ def test_a_run_that_is_killed_at_a_random_moment_ends_the_same(whole, tmp_path):
     assert not list(folder.glob("*.partial")), f"killed after {seconds} s, which left {left}"
 
 
-@pytest.mark.parametrize("done", [1, 3])
+@pytest.mark.parametrize("done", first(1, 3))
 def test_rounds_that_are_done_are_read_and_the_others_carried_out(whole, tmp_path, monkeypatch, done):
     from tfprune.compact.fine_tuning import rounds
 

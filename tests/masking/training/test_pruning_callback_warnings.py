@@ -126,6 +126,7 @@ def test_a_rate_lowered_on_a_plateau_warns():
     assert len(messages) == 1 and "at step 20, where the learning rate is 1e-05" in messages[0]
 
 
+@pytest.mark.programs
 def test_what_is_warned_of_costs_twenty_points():
     datasets = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
     x, y = datasets.load_digits(return_X_y=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tiers import in_test_all
 
 import tfprune
 from tfprune import patterns
@@ -172,11 +173,12 @@ OPTIMIZERS = {
     ),
     "accumulation": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3),
 }
+QUICK = {"momentum", "adam", "average", "loss_scale", "accumulation"}  # `make test-all` takes all optimizers
 X = np.random.default_rng(4).normal(size=(64, 10)).astype("float32")
 Y = np.random.default_rng(5).normal(size=(64, 10)).astype("float32")
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [name if name in QUICK else in_test_all(name) for name in OPTIMIZERS])
 def test_masked_entries_stay_where_they_are_under_every_optimizer(name):
     model = dense()
     model.compile(OPTIMIZERS[name](), "mse")

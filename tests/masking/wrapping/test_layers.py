@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
+from tiers import first, in_test_all
 
 import tfprune
 from tfprune.keras_models.models.kernels import kernels
@@ -313,7 +314,22 @@ def assert_same(received, expected, *, atol=0.0) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=atol)
 
 
-@pytest.fixture(scope="module", params=ROWS)
+# Each kind of layer once; `make test-all` takes all rows. test_pruned.py has the recurrent layers and attention, too.
+QUICK = {
+    "Dense",
+    "EinsumDense",
+    "Embedding",
+    "Conv2D",
+    "DepthwiseConv2D",
+    "SeparableConv2D",
+    "Conv2DTranspose",
+    "RNN",
+}
+QUICK |= {"LSTM, given a state", "TimeDistributed", "MultiHeadAttention", "GroupQueryAttention"}
+QUICK |= {"SpectralNormalization", "user's layer of layers", "user's convolution"}
+
+
+@pytest.fixture(scope="module", params=[row if row in QUICK else in_test_all(row) for row in ROWS])
 def pair(request):
     """A model, its wrapped copy, and what both said and held before, in training, and under half-sparse masks."""
     row = request.param
@@ -465,7 +481,7 @@ def test_what_is_no_kernel_is_skipped_with_a_reason(name):
         Pruned(layer)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("policy", first("mixed_bfloat16", "float16", "float64"))
 @pytest.mark.parametrize(
     "row",
     [
