@@ -127,7 +127,7 @@ class Clustered(Pruned):
         return {**super().settings(), **self._own()}
 
     def saved_variables(self) -> dict[str, keras.Variable]:
-        """Return what files hold of the wrapper itself: masks and latent values, and the values that are shared."""
+        """Return the variables that files hold besides the layer's: masks, latent values and shared values."""
         shared = {f"{name.replace('/', '_')}_centroids": variable for name, variable in self.centroids.items()}
         return super().saved_variables() | shared
 

@@ -151,7 +151,7 @@ class Quantized(Clustered):
         return "activation" in self.range_names or activation_of(self.layer) == "silu"
 
     def _replacements(self, rounded: Round) -> dict[str, Any]:
-        """Return what the layer has other than it was made with, while it is called."""
+        """Return the attributes to replace while the layer is called."""
         if self.is_recurrent:
             cell = self.layer.cell
             step = functools.partial(STEPS[type(cell)], cell=cell, rounded=rounded)
@@ -162,7 +162,7 @@ class Quantized(Clustered):
         return replacements
 
     def saved_variables(self) -> dict[str, keras.Variable]:
-        """Return what files hold of the wrapper itself: masks, latent values, shared values, and ranges."""
+        """Return the variables that files hold besides the layer's: masks, latent and shared values, and ranges."""
         return super().saved_variables() | {f"{name}_range": variable for name, variable in self.ranges.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a teacher shows a student of a batch, and how far the student is from it."""
+"""The part of a teacher in the loss: how far outputs and features of a student are from the teacher's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `prune_to` did in each round."""
+"""The report of `prune_to`: plan and metric of each round."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Round(Report):
 
 @dataclass(frozen=True, eq=False)
 class PruneReport(Report):
-    """What `prune_to` has done; prints as a table.
+    """Plan and metric of each round of `prune_to`; prints as a table.
 
     Attributes:
         metric: What was measured.

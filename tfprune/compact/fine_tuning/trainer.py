@@ -64,7 +64,7 @@ class Trainer:
         return training
 
     def settings(self) -> dict[str, Any]:
-        """Return what a training depends on, besides callbacks and data."""
+        """Return the settings that a training depends on, besides callbacks and data."""
         batch = self._arguments.get("batch_size")
         trained = {"epochs": self.epochs, "every": self.every, "batch_size": batch, "optimizer": self.optimizer}
         return {**trained, "distill": repr(self.distill)}

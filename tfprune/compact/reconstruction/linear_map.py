@@ -66,7 +66,7 @@ class LinearMap:
         self.kernel.variable.assign(from_matrix(matrix, self.kernel))
 
     def seen(self, x: Any) -> np.ndarray:
-        """Return what the matrices multiply, of shape (groups, rows, inputs), for the first argument of `leaf`."""
+        """Return the rows that the matrices multiply, of shape (groups, rows, inputs), for an input of `leaf`."""
         rows = self.rows(x)
         return rows if self.bias is None else np.concatenate([rows, np.ones_like(rows[..., :1])], axis=2)
 

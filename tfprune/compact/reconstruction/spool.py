@@ -57,7 +57,7 @@ class Spool:
             np.save(self._path(tensor, batch, "mask"), keras.ops.convert_to_numpy(mask))
 
     def get(self, tensor: int, batch: int) -> Any:
-        """Return what was stored."""
+        """Return the value that was stored for a tensor and a batch."""
         stored = np.load(self._path(tensor, batch))
         value = keras.ops.convert_to_tensor(stored, dtype=self._types[tensor, batch])
         mask = self._path(tensor, batch, "mask")

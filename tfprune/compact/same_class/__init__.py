@@ -1,9 +1,10 @@
 """The smaller model, as a graph of plain layers or as a model of the same class.
 
-A graph is built by calling each layer of a flat copy again, in the size that is kept (`smaller_graph`). A class
-around a graph, as KerasHub's models are, comes back as itself (`smaller_class`), so that `generate`, presets and LoRA
-go on: by other arguments where all blocks keep as many heads and hidden units (`resized_by_arguments`), else with
-the layers inside of its blocks exchanged (`exchanged`).
+`smaller_graph` builds a graph: it calls a smaller copy of each layer of a flat copy. A Functional subclass, such as a
+model of KerasHub, keeps its class, and with it `generate`, presets and LoRA: by other arguments where all blocks keep
+equally many heads and hidden units (`resized_by_arguments`), else with layers inside of its blocks exchanged
+(`smaller_class`, `exchanged`). `class_arguments` is the shared technique: change numbers in the configuration of a
+class, build the model anew, and raise `NoClass` where that fails.
 
-Both take the channels of the flat copy, and which of them are kept.
+All of them take a flat copy, its channels, and which of these are kept.
 """

@@ -1,7 +1,7 @@
-"""A model of its own class in which some layers deep inside have other sizes; it is saved with them, and so loads.
+"""Exchange layers deep inside a model of a class for smaller ones; the model is saved with them.
 
-Its code creates layers of the sizes that its arguments say, all blocks alike. Where blocks keep different numbers,
-the layers inside of them are exchanged, and the numbers that their code looks at are set.
+The code of a class makes all blocks alike, of the sizes that its arguments give. Where blocks keep different numbers
+of heads or units, their layers are exchanged, and the numbers that their code reads are set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HEADS = "tfprune_heads"  # where an attention layer keeps the number of its hea
 
 @dataclass(frozen=True)
 class Exchange:
-    """What is other in a model than its code makes it, by the index of a layer in `walk`.
+    """How a model differs from what its code builds, by the index of a layer in `walk`.
 
     Attributes:
         parts: The layers that others become.
@@ -40,12 +40,12 @@ class Exchange:
     heads: dict[int, int] = field(default_factory=dict)
 
     def moved(self, places: Mapping[int, int]) -> Exchange:
-        """Return what is other in the layers that have a place, under the indices there."""
+        """Return the changes to the layers in `places`, renumbered."""
 
-        def found(values: dict[int, Any]) -> dict[int, Any]:
+        def renumbered(values: dict[int, Any]) -> dict[int, Any]:
             return {places[index]: value for index, value in values.items() if index in places}
 
-        return Exchange(found(self.parts), found(self.numbers), found(self.heads))
+        return Exchange(renumbered(self.parts), renumbered(self.numbers), renumbered(self.heads))
 
     def __or__(self, later: Exchange) -> Exchange:
         return Exchange(self.parts | later.parts, self.numbers | later.numbers, self.heads | later.heads)

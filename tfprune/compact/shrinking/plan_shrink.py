@@ -174,7 +174,7 @@ def _ranked(
 def left_alone(
     network: Network, chosen: list[Group], *, left_out: Callable[[Group], str] = lambda _: _LEFT_OUT
 ) -> tuple[Skipped, ...]:
-    """Return what keeps all channels or some of them, with the reason.
+    """List the groups and layers that keep all or some of their channels, with the reason.
 
     Args:
         network: The channels.

@@ -38,7 +38,7 @@ class PlannedCopy:
 
 
 def _settings(model: keras.Model) -> dict[str, Any] | None:
-    """Return what a copy of a model depends on besides its weights; None if that cannot be told."""
+    """Return the settings that decide how a model is copied, weights aside; None if they cannot be known."""
     parts = [part for _, part in walk(model)]
     if kind_of(model) is Kind.CODE or any(hasattr(part, "get_vocabulary") for part in parts):
         return None
