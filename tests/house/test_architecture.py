@@ -62,6 +62,8 @@ AT_IMPORT = {
     "tfprune.methods.federated.masked_fed_avg": {"flwr"},
 }
 MOST_WINGS, MOST_BOXES, MOST_ROOMS, MOST_MODULES = 8, {"tfprune": 13, "tfprune.export": 9}, 9, 14
+MOST_FILES, LONGER = 15, {"sensitivity": 16, "to_tflite": 17, "inspect": 18}
+LONGER["prune_to"] = 31  # it goes through all rooms of its wing, round by round
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 300, 60
 
 
@@ -419,6 +421,95 @@ def test_modules_and_functions_stay_small():
                 lines = code[-1].end_lineno - code[0].lineno + 1 if code else 0
                 wrong += [f"{name}.{node.name}: {lines} lines"] if lines > MOST_LINES_OF_A_FUNCTION else []
     assert wrong == []
+
+
+INTERFACES = {"add_to"}  # what every module of a kind defines, and is called through the module
+
+
+@pytest.mark.parametrize("half", WINGS)
+def test_no_name_has_two_homes(half):
+    homes: dict[str, list[str]] = {}
+    for name, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and half_of(name) == half:
+                homes.setdefault(node.name, []).append(name)
+    shared = {name: places for name, places in homes.items() if len(places) > 1 and not name.startswith("_")}
+    assert {name: places for name, places in shared.items() if name not in INTERFACES} == {}
+
+
+def test_no_dict_is_splatted_into_a_function_of_ours():
+    """Such a call is checked neither by mypy nor by a reader; what travels together is a value with a name."""
+    wrong = []
+    for name, tree in TREES.items():
+        ours = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        ours |= {alias.asname or alias.name for node in ast.walk(tree) for alias in _from_us(node)}
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            made = {target for node in ast.walk(function) for target in _names_of_dicts(node)}
+            for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+                splatted = {ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg is None}
+                if splatted & made and ast.unparse(call.func).partition(".")[0] in ours:
+                    wrong.append(f"{name}, line {call.lineno}: {ast.unparse(call.func)}(**{', **'.join(splatted)})")
+    assert sorted(set(wrong)) == []
+
+
+def _from_us(node: ast.AST) -> list[ast.alias]:
+    return node.names if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tfprune") else []
+
+
+def _names_of_dicts(node: ast.AST) -> list[str]:
+    """Return the names that a statement gives to a dict written on the spot."""
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+        return []
+    is_dict = isinstance(node.value, ast.Dict) or ast.unparse(node.value).startswith("dict(")
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return [target.id for target in targets if is_dict and isinstance(target, ast.Name)]
+
+
+def _names_used(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+DEFINED = {
+    name: {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    for name, tree in TREES.items()
+}
+IMPORTED = {
+    name: {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES
+        for alias in node.names
+    }
+    for name, tree in TREES.items()
+}
+
+
+def own_path(module: str, function: str) -> set[str]:
+    """Return the modules of its own wing that a public function leads through; the other wings are doors."""
+    wing = f"{half_of(module)}.{wing_of(module)}."
+    passed, ahead = set(), [(module, function)]
+    while ahead:
+        place = ahead.pop()
+        if place in passed or place[1] not in DEFINED.get(place[0], {}):
+            continue
+        passed.add(place)
+        for name in _names_used(DEFINED[place[0]][place[1]]):
+            there = IMPORTED[place[0]].get(name, (place[0], name))
+            ahead += [there] if f"{there[0]}.".startswith(wing) else []
+    return {module for module, _ in passed}
+
+
+@pytest.mark.parametrize("package", ["tfprune", "tfprune.export"])
+def test_few_files_have_to_be_opened_to_read_a_public_function(package):
+    from tfprune.base.lazy import module_of
+
+    home, paths = importlib.import_module(package), {}
+    for name in home.__all__:
+        for module in (module for module in MODULES if module.rpartition(".")[2] == module_of(name)):
+            if name in DEFINED[module]:
+                paths[name] = len(own_path(module, name))
+    assert len(paths) > 30
+    assert {name: count for name, count in paths.items() if count > LONGER.get(name, MOST_FILES)} == {}
 
 
 def test_public_functions_take_two_positional_arguments_at_most():

@@ -115,8 +115,8 @@ class _Joining:
         """Add an operator that quantizes an input as the target's operator quantizes a part of it."""
         kind, quantization = self._values_of(target)
         self._model.buffers.append(schema.BufferT())  # empty and of its own, as the converter gives it
-        changes = {"name": QUANTIZED, "buffer": len(self._model.buffers) - 1, "type": kind}
-        index = add_tensor(self._graph, self._graph.tensors[floating], **changes, quantization=quantization)
+        like, buffer = self._graph.tensors[floating], len(self._model.buffers) - 1
+        index = add_tensor(self._graph, like, name=QUANTIZED, buffer=buffer, type=kind, quantization=quantization)
         operator = copy.copy(self._producer[target])
         operator.inputs, operator.outputs = np.array([floating], np.int32), np.array([index], np.int32)
         self._graph.operators.append(operator)
