@@ -19,11 +19,11 @@ def kernels_by_weight(
     network: Network, model: keras.Model
 ) -> dict[ChanneledWeight, tuple[str, keras.layers.Layer, Kernel]]:
     """Return the kernels of a flat model, each with its path and layer."""
-    found = {id(kernel.variable): (layer, kernel) for layer in model.layers for kernel in kernels(layer)}
+    by_variable = {id(kernel.variable): (layer, kernel) for layer in model.layers for kernel in kernels(layer)}
     return {
-        weight: (weight.path, *found[id(variable)])
+        weight: (weight.path, *by_variable[id(variable)])
         for weight, variable in network.variables(model)
-        if id(variable) in found
+        if id(variable) in by_variable
     }
 
 

@@ -90,11 +90,11 @@ class Channels:
 
     def reasons(self, bundles: np.ndarray) -> dict[int, str]:
         """Return why a bundle has to stay, for each that does."""
-        found: dict[int, str] = {}
+        first_reasons: dict[int, str] = {}
         for numbers, reason in self._pins:
             for bundle in np.unique(bundles[numbers]):
-                found.setdefault(int(bundle), reason)
-        return found
+                first_reasons.setdefault(int(bundle), reason)
+        return first_reasons
 
 
 def _roots(labels: np.ndarray) -> np.ndarray:

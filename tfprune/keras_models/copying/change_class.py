@@ -53,13 +53,13 @@ def classes_changed(layers: Iterable[Any], change: Callable[[Any], Any]) -> Iter
 
 def become(model: keras.Model, filled: keras.Model) -> keras.Model:
     """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this."""
-    held = vars(filled)
-    for name in names_of_keras(model) & (vars(model).keys() - held.keys()):
+    state = vars(filled)
+    for name in names_of_keras(model) & (vars(model).keys() - state.keys()):
         del vars(model)[name]
     model.__class__ = type(filled)
     # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
     # taken over: those that the model's code made refer to the model itself.
-    vars(model).update({name: value for name, value in held.items() if not isinstance(value, types.FunctionType)})
+    vars(model).update({name: value for name, value in state.items() if not isinstance(value, types.FunctionType)})
     return model
 
 
@@ -67,10 +67,10 @@ def become_part(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
     """Make a layer the same as another one that was never called, its name and the calls in graphs aside."""
     if part.trainable != layer.trainable:
         part.trainable = layer.trainable
-    name, held = layer.name, vars(layer)
+    name, state = layer.name, vars(layer)
     for key, value in vars(part).items():
-        is_of_calls = isinstance(value, list) and not value and held.get(key)  # which the part has never had
+        is_of_calls = isinstance(value, list) and not value and state.get(key)  # which the part has never had
         if not is_of_calls and not isinstance(value, types.FunctionType):  # some of which refer to the part
-            held[key] = value
+            state[key] = value
     layer.__class__ = type(part)
     layer.name = name

@@ -120,19 +120,19 @@ def wrap_alike(model: keras.Model, wrappers: Mapping[int, Any]) -> dict[int, ker
         model: A Functional subclass.
         wrappers: Wrappers of another model, by the ids of the layers of this one.
     """
-    made: dict[int, keras.layers.Layer] = {}
+    added: dict[int, keras.layers.Layer] = {}
 
     def replace(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         wrapper = wrappers.get(id(layer))
         if wrapper is not None:
             settings = keras.saving.deserialize_keras_object(wrapper.settings())
-            made[id(layer)] = type(wrapper)(layer, **settings)
-        return made.get(id(layer))
+            added[id(layer)] = type(wrapper)(layer, **settings)
+        return added.get(id(layer))
 
     if wrappers:
         replace_in_live_graph(Anatomy.of(model), replace)
         lock_models(Anatomy.of(model))
-    return made
+    return added
 
 
 def restore_functional_subclass(anatomy: Anatomy, replace: Replace, *, path: str = "") -> keras.Model:
@@ -196,15 +196,15 @@ def _retraced(anatomy: Anatomy, replace: Replace, origin: dict[str, Any]) -> ker
     model = anatomy.model
     ends = [(path, part) for path, part in anatomy.ends(lambda part: part.kind.has_graph)]
     leaves = [(path, part.model) for path, part in ends if part.kind is not Kind.CODE]
-    made: dict[int, Any] = {id(layer): replace(path, layer) or layer for path, layer in leaves}
+    replacements: dict[int, Any] = {id(layer): replace(path, layer) or layer for path, layer in leaves}
 
     def replaced(path: str, part: Anatomy) -> keras.layers.Layer | None:
         return stand_in(path, part) if part.kind.has_graph else replace(path, part.model)
 
     def stand_in(path: str, part: Anatomy) -> Any:
-        if id(part.model) not in made:
-            made[id(part.model)] = remade(path, part)
-        return made[id(part.model)]
+        if id(part.model) not in replacements:
+            replacements[id(part.model)] = remade(path, part)
+        return replacements[id(part.model)]
 
     def remade(path: str, part: Anatomy) -> Any:
         layer = part.model
@@ -218,7 +218,8 @@ def _retraced(anatomy: Anatomy, replace: Replace, origin: dict[str, Any]) -> ker
 
         if not part.kind.is_functional_subclass:
             return _like(layer, _called_anew(_functional(layer), call))
-        return _assemble(layer, call, origin=origin if layer is model else class_config(layer), made=made)
+        config = origin if layer is model else class_config(layer)
+        return _assemble(layer, call, origin=config, replacements=replacements)
 
     return become(model, remade("", anatomy))
 
@@ -248,7 +249,9 @@ def _like(model: keras.Model, copy: keras.Model) -> keras.Model:
     return copy
 
 
-def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], made: dict[int, Any]) -> keras.Model:
+def _assemble(
+    model: keras.Model, call: Callable, *, origin: dict[str, Any], replacements: dict[int, Any]
+) -> keras.Model:
     """Build an instance of a model's class over its graph, called anew, with its attributes."""
     parts = plain_parts(model)  # before a model among them is wrapped
     tensors = [tensor for _, tensor in held_values(model, keras.KerasTensor)]
@@ -262,10 +265,10 @@ def _assemble(model: keras.Model, call: Callable, *, origin: dict[str, Any], mad
 
     def new(place: AttributePath, value: Any) -> Any:
         is_replaced = isinstance(value, keras.Model) or id(value) in others
-        return {**made, **others}.get(id(value), value) if is_replaced else value
+        return {**replacements, **others}.get(id(value), value) if is_replaced else value
 
     for name, value in own_attributes(model).items():
         setattr(copy, name, replace_nested((name,), value, new=new))
-    parts = [made.get(id(part), part) if isinstance(part, keras.Model) else part for part in parts]
+    parts = [replacements.get(id(part), part) if isinstance(part, keras.Model) else part for part in parts]
     vars(copy).update({ORIGIN: origin, PARTS: Parts(parts)})  # past Keras, which would track them
     return _like(model, copy)

@@ -18,18 +18,18 @@ AttributePath = tuple[Any, ...]  # an attribute's name, then the keys and indice
 
 def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[AttributePath, Any]:
     """Call a function on every layer that a model holds; one that it holds twice gives one result."""
-    made: dict[int, Any] = {}
+    results: dict[int, Any] = {}
     held = dict(held_layers(model))
-    lost = [layer.name for layer in model.layers if not any(layer is part for part in held.values())]
-    if lost:
+    missing = [layer.name for layer in model.layers if not any(layer is part for part in held.values())]
+    if missing:
         raise ValueError(
             f"Expected the layers of {model.name!r} in attributes, or in lists, tuples and dicts there. Received: "
-            f"{', '.join(lost)}, held elsewhere. Hold them in one of these."
+            f"{', '.join(missing)}, held elsewhere. Hold them in one of these."
         )
     for layer in held.values():
-        if id(layer) not in made:
-            made[id(layer)] = make(layer)
-    return {place: made[id(layer)] for place, layer in held.items()}
+        if id(layer) not in results:
+            results[id(layer)] = make(layer)
+    return {place: results[id(layer)] for place, layer in held.items()}
 
 
 def names_of_keras(model: Any) -> frozenset[str]:

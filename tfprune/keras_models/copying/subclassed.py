@@ -119,7 +119,7 @@ def replace_in_place(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") 
     """
 
     plan: list[tuple[Any, ...]] = []
-    made: list[keras.layers.Layer] = []
+    replacements: list[keras.layers.Layer] = []
 
     def look_at(anatomy: Anatomy, path: str) -> None:
         model = anatomy.model
@@ -130,7 +130,7 @@ def replace_in_place(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") 
                 look_at(inside, inner)
                 return layer
             replacement = replace(inner, inside)
-            made.extend([] if replacement is None else [replacement])
+            replacements.extend([] if replacement is None else [replacement])
             return replacement or layer
 
         can_load = is_loadable(model)
@@ -139,7 +139,7 @@ def replace_in_place(anatomy: Anatomy, replace: ReplacePart, *, path: str = "") 
         plan.append((model, target_class, each_once(model, part), _state(model, origin)))
 
     look_at(anatomy, path)
-    for layer in made:  # only now, when nothing can fail any more: a build may change the layer inside
+    for layer in replacements:  # only now, when nothing can fail any more: a build may change the layer inside
         if not layer.built:
             layer.build()
     for step in plan:

@@ -34,17 +34,17 @@ def normalizers(model: keras.layers.Layer) -> Normalizers:
     """
     layers = [layer for _, layer in walk(model)]
     makers: dict[int, tuple[keras.layers.Layer, Any]] = {}
-    found: Normalizers = {}
+    layers_after: Normalizers = {}
 
     def on_call(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
         if isinstance(layer, keras.layers.BatchNormalization) and id(given) in makers:
-            found[id(makers[id(given)][0])] = layer
+            layers_after[id(makers[id(given)][0])] = layer
         # The innermost layer that returns a tensor made it. The tensor is kept, so that no other one gets its id.
         makers.setdefault(id(returned), (layer, returned))
 
     with hooked_calls(layers, on_call):
         _Silent(model)(_placeholders(model))
-    return found
+    return layers_after
 
 
 def _placeholders(model: keras.layers.Layer) -> Any:

@@ -43,7 +43,7 @@ class Surroundings:
 def facts_of_model(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> dict[str, Any]:
     """Return facts that need no data, in float64, by the key of their requests."""
     once = functools.cache(lambda: normalizers(model))
-    found = {}
+    facts = {}
     for request in requests:
         subject = request.subject
         variable = subject.kernel.variable if subject.origin is None else subject.origin
@@ -51,5 +51,5 @@ def facts_of_model(model: keras.layers.Layer, requests: Sequence[FactRequest]) -
         value = request.fact.measure(around, ops)
         if not isinstance(value, UnknownFact):
             value = np.asarray(ops.convert_to_numpy(request.checked(value, request.shape)), dtype=np.float64)
-        found[request.key] = value
-    return found
+        facts[request.key] = value
+    return facts

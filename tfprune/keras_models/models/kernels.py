@@ -186,16 +186,16 @@ def kernels(root: keras.layers.Layer) -> list[Kernel]:
     Raises:
         ValueError: If two weights have the same path, or registered axes do not fit a weight.
     """
-    found: dict[int, Kernel] = {}
+    by_variable: dict[int, Kernel] = {}
     for path, layer in walk(root, stop=PrunableLayer):
         for name, variable, axes in _own_kernels(layer):
             full_name = join_path(path, name)
-            found.setdefault(id(variable), Kernel(full_name, variable, axes))
-    counts = Counter(kernel.path for kernel in found.values())
+            by_variable.setdefault(id(variable), Kernel(full_name, variable, axes))
+    counts = Counter(kernel.path for kernel in by_variable.values())
     twice = [path for path, count in counts.items() if count > 1]
     if twice:
         raise ValueError(
             f"Expected layers to have different names. Received two weights called {', '.join(twice)} in "
             f"{root.name!r}. Give each layer a name of its own."
         )
-    return list(found.values())
+    return list(by_variable.values())
