@@ -221,12 +221,20 @@ def named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
     """Yield the user's classes and functions that the layers of a model are or hold, by the name in its copies."""
     for _, layer in walk(model):
         # A function over a method of the class is Keras' wrapper around it, not an argument of the layer.
-        held = {name: value for name, value in vars(layer).items() if not callable(getattr(type(layer), name, None))}
-        if isinstance(layer, keras.layers.Lambda) and isinstance(held.pop("function"), types.FunctionType):
+        arguments = {
+            name: value
+            for name, value in vars(layer).items()
+            if _may_be_custom(value) and not callable(getattr(type(layer), name, None))
+        }
+        if isinstance(layer, keras.layers.Lambda) and isinstance(arguments.pop("function", None), types.FunctionType):
             yield _lambda_name(layer), layer.function
-        for value in (layer, *held.values()):
+        for value in (layer, *arguments.values()):
             # A copy of a subclassed model has a class of its own, and is made by the user's.
             thing = value if isinstance(value, types.FunctionType) else getattr(value, "copied_class", type(value))
             is_custom = hasattr(thing, "get_config") or isinstance(thing, types.FunctionType)
             if is_custom and not thing.__module__.startswith("keras."):
                 yield keras.saving.get_registered_name(thing), thing
+
+
+def _may_be_custom(value: Any) -> bool:
+    return isinstance(value, types.FunctionType) or type(value).__module__ != "builtins"
