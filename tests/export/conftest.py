@@ -15,7 +15,8 @@ from once import filled_once
 
 from tfprune.export.device.processes.child_process import Completed
 
-CHECKED_HERE = ("test_quantization_error", "test_correct_biases")  # which only need files
+# Beside keras_side; test_verify and test_forms start processes, and files that crash.
+CHECKED_HERE = ("test_quantization_error", "test_correct_biases", "test_sparsify", "test_rewrite")
 APART = ("test_convert", "test_cli")  # where the converter has its process, as users have it
 
 
@@ -63,7 +64,7 @@ def _checking_here() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def checker(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let exports of models be checked in this process; tests/export/rewriting and device check in another one."""
+    """Let files be run in this process where the tests are not about processes."""
     is_about_models = "keras_side" in request.path.parts or request.path.stem in CHECKED_HERE
     with _checking_here() if is_about_models else nullcontext():
         yield

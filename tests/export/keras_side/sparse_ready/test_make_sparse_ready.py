@@ -490,7 +490,13 @@ def efficient(activation, *, gated):
     return randomize(keras.Model(image, layers.Dense(5)(layers.GlobalAveragePooling2D()(x))))
 
 
-@pytest.mark.parametrize(("activation", "gated"), [("swish", True), ("relu6", False)], ids=["EfficientNet", "Lite"])
+@pytest.mark.parametrize(
+    ("activation", "gated"),
+    [
+        pytest.param("swish", True, id="EfficientNet"),
+        pytest.param("relu6", False, id="Lite", marks=pytest.mark.programs),
+    ],
+)
 def test_efficient_nets_become_eligible_and_give_the_same_outputs(activation, gated):
     model = efficient(activation, gated=gated)
     wrapped = tfprune.wrap(model, filters="conv2d.*kernel")
