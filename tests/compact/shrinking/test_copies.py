@@ -38,7 +38,7 @@ def test_a_plan_and_the_smaller_model_take_one_copy_each():
     with counted_copies() as shrunk:
         shrink(model, plan)
     assert (planned.copies, shrunk.copies) == (1, 0)
-    assert planned.models <= 8 and shrunk.models <= 4
+    assert planned.models <= 4 and shrunk.models <= 3
 
 
 def test_a_round_copies_the_model_for_its_plan_and_as_the_reference_and_builds_the_smaller_one():

@@ -40,7 +40,7 @@ class PlannedCopy:
 def _settings(model: keras.Model) -> dict[str, Any] | None:
     """Return the settings that decide how a model is copied, weights aside; None if they cannot be known."""
     parts = [part for _, part in walk(model)]
-    if kind_of(model) is Kind.CODE or any(hasattr(part, "get_vocabulary") for part in parts):
+    if any(kind_of(part) is Kind.CODE or hasattr(part, "get_vocabulary") for part in parts):
         return None
     try:
         config = config_of(model)
