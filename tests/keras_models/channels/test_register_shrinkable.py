@@ -64,6 +64,34 @@ def reasons(plan):
     return {entry.layer: entry.reason for entry in plan.skipped}
 
 
+class Scale(layers.Layer):
+    """One factor for each channel that arrives: no argument counts them."""
+
+    def build(self, shape):
+        self.factors = self.add_weight(name="factors", shape=(shape[-1],), initializer="random_normal")
+
+    def call(self, inputs):
+        return inputs * self.factors
+
+
+def scale(flow, call):
+    layout = flow.inputs(call)[0]
+    flow.record(call.layer, {"factors": layout[-1:]})
+    return [layout]
+
+
+tfprune.register_shrinkable(Scale, scale)
+
+
+def test_a_layer_whose_input_alone_counts_its_weights_gets_smaller():
+    keras.utils.set_random_seed(1)
+    model = network(Scale(name="scale"))
+    plan = tfprune.plan_shrink(model, 0.5)
+    smaller, data = tfprune.shrink(model, plan), np.random.default_rng(0).normal(size=(2, 5, 3))
+    assert smaller.get_layer("scale").factors.shape == (4,)
+    np.testing.assert_allclose(smaller(data), tfprune.zero_channels(model, plan)(data), atol=1e-6)
+
+
 def test_a_rule_accepts():
     keras.utils.set_random_seed(1)
     model = network()

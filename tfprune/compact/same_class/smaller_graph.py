@@ -58,7 +58,9 @@ class SmallerGraph:
     def _by_configuration(self, layer: Any) -> Any:
         counted = self._counted(layer)
         if isinstance(layer, keras.layers.Layer):
-            return copy_of(layer, changes=counted if counted or is_of_keras(layer) else None)
+            # A user's layer that loses nothing may be one that its call does not build.
+            is_anew = counted or is_of_keras(layer) or self._loses_channels(layer)
+            return copy_of(layer, changes=counted if is_anew else None)
         if "repeats" in counted:
             return functools.partial(keras.ops.repeat, **counted, axis=layer.axis)
         if counted:
@@ -70,9 +72,11 @@ class SmallerGraph:
         """Tell whether a layer or operation can stand in both graphs."""
         if not isinstance(layer, keras.layers.Layer):
             return not self._counted(layer)
+        return not self._loses_channels(layer) and not (is_of_keras(layer) and layer.weights)
+
+    def _loses_channels(self, layer: keras.layers.Layer) -> bool:
         known = self._network.layers.get(layer.name)
-        changes = known is not None and known.changes(self._keep)
-        return not changes and not (is_of_keras(layer) and layer.weights)
+        return known is not None and known.changes(self._keep)
 
     def _counted(self, layer: Any) -> dict[str, Any]:
         """Return the arguments of a layer or operation that count channels, with how many are kept."""
