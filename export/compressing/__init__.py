@@ -1,4 +1,4 @@
-"""Search for the smallest or fastest file that loses at most what the user allows.
+"""Search for the smallest or fastest file whose accuracy drops by no more than a limit.
 
 Why: users do not want a certain sparsity. They want a file that fits and is about as accurate as the model.
 A search gets a trained model, training data and labeled samples. A `recipe.Recipe` says how a model gets smaller:

@@ -1,4 +1,4 @@
-"""A model file that runs: with an interpreter here, in a process of its own, or on another machine.
+"""Run a model file: with an interpreter here, in a process of its own, or on another machine.
 
 Why: a file is right, small and fast only where it was run.
 `running` runs, verifies and times files, `processes` keeps a crash of a runtime away from the caller, and `remote`

@@ -1,4 +1,4 @@
-"""A model file as data, without running it: read, checked, packed, inspected.
+"""Read, check, pack and inspect a model file without running it.
 
 Why: this half runs on the device, where there is NumPy and nothing else.
 `tflite` reads and edits the format, `files` opens and writes model files, plain and packed, `xnnpack` tells which

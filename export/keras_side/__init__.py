@@ -1,4 +1,4 @@
-"""From a Keras model to a file: the part of the export half that needs Keras and TensorFlow.
+"""Convert Keras models to files: the part of the export half that needs Keras and TensorFlow.
 
 Why: conversion happens on the computer that trains, everything else also on the device.
 `sparse_ready` rewrites models for sparse kernels, `preparing` prepares them for the converter, and `converting`

@@ -1,4 +1,4 @@
-"""Files for microcontrollers: pruned weights without their zeros, unpacked while the model runs.
+"""Files for microcontrollers: pruned weights are stored without zeros, and unpacked while the model runs.
 
 Why: TensorFlow Lite for Microcontrollers refuses sparse files, but its interpreter has an operator, DECODE, that
 unpacks a weight right before a layer reads it, and nothing writes files for it.

@@ -1,4 +1,4 @@
-"""A file into a smaller or faster one, checked before it is written.
+"""Rewrite a .tflite file so that it is smaller or faster (sparse, shared or 4-bit weights), and check it.
 
 Why: what a converter writes is not the best that the runtime can read.
 In goes a plain file, out comes another that gives the same outputs. `sparsify` stores weights sparse where kernels

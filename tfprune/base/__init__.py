@@ -1,4 +1,4 @@
-"""Small things that know nothing of pruning: checks of arguments, tables of axes, streams, pages, progress.
+"""Utilities that do not depend on pruning: checks of arguments, axes, streams, pages, progress.
 
 Why: every wing needs them, and none of them needs a wing.
 `spec` checks arguments and holds frozen values; `axes` and `top_k` work on arrays; `streams` and `coders` compress

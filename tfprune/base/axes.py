@@ -1,4 +1,4 @@
-"""Letters of a weight's axes, and equations.
+"""Axis letters of weights, such as `hwio`, and the einsum equations that follow from them.
 
 The axes of a weight are written as one letter per dimension: `o` output, `i` input, `c` a channel that is both (a
 depthwise kernel), any other letter a kernel position. `hwio` is the kernel of a 2D convolution.

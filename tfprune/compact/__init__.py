@@ -1,4 +1,4 @@
-"""Smaller dense models: plan which channels are removed, build the model without them, and win accuracy back.
+"""Smaller dense models: plan which channels are removed, build the model without them, and fine-tune it.
 
 Why: fewer channels make a model faster on every runtime, without sparse kernels.
 `shrinking` plans and removes, `same_class` builds the result as the class that the user wrote, `reconstruction`

@@ -1,11 +1,11 @@
-"""The importance of each entry of a weight: all criteria, and the facts that they use.
+"""Importance criteria: one class each, and the facts that they look at.
 
 A criterion is a pure function from evidence to scores of the weight's shape; the larger a score, the longer its
 entry is kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`. In `needs` it
 names the facts that it uses besides the weight. A new fact is one `Fact`, passed to `register_fact`.
-`weights` holds the criteria that use the weight alone, `data` those that use activations and gradients, and `classes`
-those that use class labels, by statistics of `class_moments`. `facts` describes the facts. All of it is NumPy; the
-room `evidence` gathers the facts.
+`weight_criteria` holds the criteria that use the weight alone, `data_criteria` those that use activations and
+gradients, and `label_criteria` those that use class labels, by statistics of `class_moments`. `facts` describes the
+facts. All of it is NumPy; the room `evidence` gathers the facts.
 Start at `base.Criterion`, `base.Evidence` and `facts.Fact`.
 """
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from tfprune.criteria.base import Criterion, Evidence
 from tfprune.criteria.class_moments import ClassMoments
-from tfprune.criteria.classes import DACIS, FStatistic
-from tfprune.criteria.data import BatchNormGamma, Movement, Taylor, Wanda
+from tfprune.criteria.data_criteria import BatchNormGamma, Movement, Taylor, Wanda
 from tfprune.criteria.facts import FACTS, Fact, UnknownFact, register_fact
-from tfprune.criteria.weights import L2, Magnitude, Random, UnitScores
+from tfprune.criteria.label_criteria import DACIS, FStatistic
+from tfprune.criteria.weight_criteria import L2, Magnitude, Random, UnitScores
 
 __all__ = [
     "CRITERIA",

@@ -1,4 +1,4 @@
-"""What is known about a Keras model, whatever is done with it: its layers, copies, graph, evidence and channels.
+"""Read, copy and trace Keras models: what pruning, quantizing and shrinking share.
 
 Why: wrapping, quantizing and shrinking ask the same questions of a model, and each is answered once.
 `models` looks at layers and copies single ones, `copying` copies whole models with some layers replaced, `tracing`

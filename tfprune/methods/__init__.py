@@ -1,4 +1,4 @@
-"""Whole methods of papers, built on the other wings; nothing imports them.
+"""Complete methods from papers, built on the other wings; no other wing imports them.
 
 A method comes in here if it has
 

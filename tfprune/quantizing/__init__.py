@@ -1,4 +1,4 @@
-"""Train as the integers of an 8-bit file will compute, with the zeros of pruning kept.
+"""Quantization-aware training that keeps the zeros of pruning.
 
 A file of 8-bit operators rounds: its weights once, its activations after each operator. Here a model is copied so
 that it rounds in the same places while it trains, and so learns weights that do not mind. `fake_quantize` rounds

@@ -1,4 +1,4 @@
-"""Each command of the command line: its options, and whom it calls.
+"""The commands: the options of each, and the functions that it calls.
 
 `cli` puts the commands together, prints what they return and turns errors into exit codes, so no command prints.
 The modules start quickly, because `--help` and completion read all of them: they import what they

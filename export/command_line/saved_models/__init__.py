@@ -1,4 +1,4 @@
-"""A saved Keras model into a smaller saved Keras model or file, for users who write no code.
+"""Prune, shrink or compress a saved Keras model without writing code.
 
 The work of `tfprune prune`, `tfprune shrink` and `tfprune compress`. The library does all of it; the modules here add
 what a script would do around it. `job` reads the model and the samples, and refuses what does not fit before any work

@@ -1,4 +1,4 @@
-"""Run one of our modules in a process of its own.
+"""Run a module of this package in a process of its own.
 
 Why: native code of interpreters and of the converter can crash, and that must be an answer and not the end of the
 program. In goes a folder with a job (`job_files`: JSON and NumPy, nothing pickled); out come a result in the same

@@ -1,4 +1,4 @@
-"""Another machine that runs files in place of this one: a board over ssh, or a phone over adb.
+"""Run files on another machine: a board over ssh, or a phone over adb.
 
 Why: how fast a file is, and whether it runs, only the device on which it is to run can tell.
 In goes a job as `running` writes it for a process of its own, and out comes what that process left. `remote.Remote`

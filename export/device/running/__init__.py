@@ -1,4 +1,4 @@
-"""Run a file with NumPy and an interpreter: here, or in a process of its own.
+"""Run, verify, evaluate and time a file with NumPy and an interpreter.
 
 Why: a device has no Keras, and a crash of native code must be an answer and not the end of the program.
 In go a file and arrays; out come the outputs, in Keras' order. `runner.Runner` quantizes what goes in and what comes

@@ -1,4 +1,4 @@
-"""A model file as bytes: read from a path, written whole or not at all, packed.
+"""Open and write model files: plain or packed, whole or not at all.
 
 Why: a device gets the smallest file, and never a half-written one.
 In goes a path or bytes, plain, gzip, xz or packed; `model_file.read_model` returns the plain file, checked.

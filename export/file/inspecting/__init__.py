@@ -1,4 +1,4 @@
-"""What a file holds, and what its zeros are worth.
+"""Report what a file holds, and how many bytes its zeros save.
 
 Why: before and after pruning one asks where the bytes are, and how few would do.
 In goes a file; `inspect` returns a `model_report` with a row for each weight: its zeros, its values, and its bytes

@@ -1,4 +1,4 @@
-"""A .tflite file as data: checked, read and edited.
+"""Read, check and edit the TFLite format.
 
 Why: files come from anywhere, and reading one must neither crash nor fill the memory.
 In go the bytes of a plain file. `check_structure`, `check_operators` and `check_sparse` refuse what would lead an

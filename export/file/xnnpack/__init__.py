@@ -1,4 +1,4 @@
-"""Which operators of a file run on XNNPACK's sparse kernels, and what stands in the way of the rest.
+"""Predict which operators of a file run on XNNPACK's sparse kernels, and what prevents the others.
 
 Why: zeros make a model faster only where the runtime has kernels for them, and XNNPACK uses its own for whole groups
 of operators or not at all.

@@ -1,4 +1,4 @@
-"""A Keras model into a file: stripped, converted, rewritten, run, compared, and only then written.
+"""Convert a Keras model to a file: strip, convert, rewrite, run, compare, and only then write.
 
 Why: a file that was never run is a guess.
 In goes a Keras model; out comes a file and an `ExportReport`. `to_tflite` asks `convert` for a dense file, which

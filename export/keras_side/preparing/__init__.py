@@ -1,4 +1,4 @@
-"""A Keras model as the converter wants to see it.
+"""Prepare a Keras model for the converter.
 
 Why: TensorFlow's converter takes models of one backend, in float32, with code that it can trace.
 In goes any model that users train; out comes one that means the same. `signature` reads its inputs as a file has

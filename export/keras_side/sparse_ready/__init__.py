@@ -1,4 +1,4 @@
-"""A Keras model into an equal one whose 1x1 convolutions XNNPACK runs sparse.
+"""Rewrite a Keras model so that XNNPACK can run its 1x1 convolutions sparse.
 
 Why: XNNPACK runs a group of convolutions sparse only if strided ones have the same padding on both sides.
 In goes a Keras model; `make_sparse_ready` returns one that gives the same outputs, in which maps are mirrored along

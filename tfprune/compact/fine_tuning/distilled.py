@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tfprune.compact.fine_tuning.distillation import Distillation
-from tfprune.compact.fine_tuning.lessons import Lessons
+from tfprune.compact.fine_tuning.distillation_loss import DistillationLoss
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.graph import check_graph
 
@@ -65,22 +65,22 @@ def distilled_by(model: keras.Model, teacher: keras.Model, *, how: Distillation)
     """Do what `distilled` does, with its settings as one value."""
     check_graph(model)
     check_keras(teacher, argument="teacher")
-    return _Distilled(model, lessons=Lessons(model, teacher, how))
+    return _Distilled(model, distillation=DistillationLoss(model, teacher, how))
 
 
 @keras.saving.register_keras_serializable(package="tfprune", name="Distilled")
 class _Distilled(keras.Model):
     """The graph of a student with another training loss."""
 
-    def __init__(self, student: keras.Model, *, lessons: Lessons) -> None:
+    def __init__(self, student: keras.Model, *, distillation: DistillationLoss) -> None:
         if isinstance(student, keras.Sequential):  # whose `input` is what it was called on
             super().__init__(student.inputs[0], student.outputs[0], name=student.name)
         else:
             super().__init__(student.input, student.output, name=student.name)
-        self._lessons = lessons
+        self._distillation = distillation
 
     def train_step(self, *args: Any) -> Any:
-        with self._lessons.listening():
+        with self._distillation.listening():
             return super().train_step(*args)
 
     def compute_loss(
@@ -89,8 +89,8 @@ class _Distilled(keras.Model):
         own = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return own
-        weight, regularization = self._lessons.how.weight, sum(self.losses)  # which counts in full
-        return (1 - weight) * own + weight * (self._lessons.loss(x, y_pred) + regularization)
+        weight, regularization = self._distillation.how.weight, sum(self.losses)  # which counts in full
+        return (1 - weight) * own + weight * (self._distillation.loss(x, y_pred) + regularization)
 
     def get_config(self) -> dict[str, Any]:
         return self._plain().get_config()

@@ -1,4 +1,4 @@
-"""Solve for the weights that pruning has left, so that each layer returns what it returned before.
+"""Reconstruct layers after pruning: solve for the remaining weights by least squares.
 
 Why: after weights are removed, the others can take over part of their work, by least squares and without training.
 In go the pruned model, the model before, and calibration data; out comes a model with new weights and a report of

@@ -1,4 +1,4 @@
-"""The smaller model, as a graph of plain layers or as a model of the same class.
+"""Build the smaller model: as a graph of plain layers, or as an instance of its own class.
 
 `smaller_graph` builds a graph: it calls a smaller copy of each layer of a flat copy. A Functional subclass, such as a
 model of KerasHub, keeps its class, and with it `generate`, presets and LoRA: by other arguments where all blocks keep

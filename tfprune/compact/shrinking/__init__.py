@@ -1,4 +1,4 @@
-"""Plan, budget and build the smaller model.
+"""Plan which channels to remove, meet budgets, and shrink the model.
 
 Why: zeros make a model smaller on disk; fewer channels and heads make it faster everywhere.
 In goes a model; `plan_shrink` returns a plan, which is data: print it, then act. `shrink` builds the smaller model,

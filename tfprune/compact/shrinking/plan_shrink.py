@@ -30,7 +30,7 @@ from tfprune.keras_models.evidence.scored_weight import Subject
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.layers import as_numpy
-from tfprune.masking.training.meets_budget import check_sparsity_or_budget
+from tfprune.masking.training.sparsity_or_budget import check_sparsity_or_budget
 from tfprune.masking.wrapping.flat_copy import FlatCopy, flat_copy
 from tfprune.patterns import Unstructured
 from tfprune.report import Skipped

@@ -1,4 +1,4 @@
-"""Which channels go together: the dependency graph of a model.
+"""The dependency graph: which channels of which layers belong together, in groups.
 
 Why: a channel can only be removed where every kernel that makes it and every kernel that reads it loses it, too.
 In goes a flat model; out comes a `Network` of plain data, which prints as a table. Every channel has a number; rules

@@ -15,8 +15,8 @@ from tfprune.keras_models.channels.flow import Flow, Rule, Work, channel_axis
 from tfprune.keras_models.channels.no_rule import NoRule
 from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
+from tfprune.keras_models.tracing.channelwise import is_channelwise
 from tfprune.keras_models.tracing.sample_inputs import BATCH, LENGTH
-from tfprune.keras_models.tracing.treats_alone import treats_alone
 
 # Keras' activations that look at one entry; others are tried out on numbers.
 _ENTRYWISE = frozenset(
@@ -34,7 +34,7 @@ def check_activation(layer: Any) -> None:
     if activation is None or (isinstance(activation, types.FunctionType) and activation in _ENTRYWISE):
         return
     vector = keras.KerasTensor((BATCH, LENGTH))
-    if not treats_alone(activation, ((vector,), {}), axes={id(vector): 1}):
+    if not is_channelwise(activation, ((vector,), {}), axes={id(vector): 1}):
         name = getattr(activation, "__name__", type(activation).__name__)
         raise NoRule(f"its activation {name} may look at several channels at once")
 

@@ -16,9 +16,9 @@ from tfprune.keras_models.channels.no_rule import NoRule
 from tfprune.keras_models.channels.rules_shapes import concatenate, elementwise, merge
 from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
+from tfprune.keras_models.tracing.channelwise import is_channelwise
 from tfprune.keras_models.tracing.sample_inputs import fixed_shape
 from tfprune.keras_models.tracing.trace_failure import FAILURES
-from tfprune.keras_models.tracing.treats_alone import treats_alone
 
 _SUMMED = "it adds up channels without a kernel"
 
@@ -58,7 +58,7 @@ def _is_alone(call: Call, given: dict[int, Layout], axis: int) -> bool:
     axes = {key: axis for key, layout in given.items() if layout[axis] is not None}
     if len({layout[axis].size for key, layout in given.items() if key in axes}) > 1:  # type: ignore[union-attr]
         return False
-    return treats_alone(call.layer, (call.args, call.kwargs), axes=axes)
+    return is_channelwise(call.layer, (call.args, call.kwargs), axes=axes)
 
 
 def moved(flow: Flow, call: Call) -> Sequence[Layout]:

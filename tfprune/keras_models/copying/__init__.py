@@ -1,4 +1,4 @@
-"""Copies of whole models with some of their layers replaced.
+"""Copy whole models with some of their layers replaced.
 
 Why: wrappers are put in and taken out of copies, so that the model of the user's stays what it is.
 In goes the anatomy of a model, and a function from the path of a layer, and the layer, to its replacement; out comes

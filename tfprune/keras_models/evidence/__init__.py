@@ -1,4 +1,4 @@
-"""One pass over data that gathers what criteria need of each weight.
+"""Gather evidence: one pass over data for what criteria need of each weight.
 
 Why: some criteria look at more than the weight: at what a layer takes and returns, or at gradients of the loss.
 All of this is gathered in a single pass, reduced batch by batch, so that memory does not grow with the data, and the

@@ -1,4 +1,4 @@
-"""Keras models from outside: their layers, kernels, call graphs, copies and data.
+"""Read a model once (`anatomy`: its kind, its layers by path), and look at layers, kernels, calls and data.
 
 Why: everything that is pruned is found in a model that somebody else wrote. Here stands what the library knows of
 Keras and nothing that it knows of pruning: no module of this room has heard of a mask.

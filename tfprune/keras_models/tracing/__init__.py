@@ -1,4 +1,4 @@
-"""Layers with code of their own, seen from outside: opened by tracing their call, or probed on numbers.
+"""Trace layers with code of their own into graphs, or probe them with numbers.
 
 A block of a transformer, or a layer of the user's, calls other layers. Called on symbolic tensors, its code turns
 into calls of the layers inside and of `keras.ops`, which the rooms after this one follow as they follow any graph.

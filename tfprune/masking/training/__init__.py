@@ -1,4 +1,4 @@
-"""Masks that follow a schedule while a model trains.
+"""Update masks on a schedule while a model trains.
 
 Why: a network that loses its weights gradually, and trains on in between, keeps its accuracy.
 In goes a wrapped model; at each update every pruned weight is ranked, all masks are computed, and only then set

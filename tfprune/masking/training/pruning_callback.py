@@ -19,7 +19,7 @@ from tfprune.keras_models.models.optimizers import (
 )
 from tfprune.masking.training.check_before_training import check_before_training
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
-from tfprune.masking.training.meets_budget import MeetsBudget
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
 from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
 from tfprune.schedules import Schedule, check_schedule

@@ -21,7 +21,7 @@ from tfprune.keras_models.models.kernels import from_matrix, to_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.models.optimizers import check_optimizer, optimizers_of, slots_by_variable
 from tfprune.masking.training.coupled_groups import CoupledGroups, Scores, coupled_groups
-from tfprune.masking.training.meets_budget import MeetsBudget, check_sparsity_or_budget
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_sparsity_or_budget
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import pruned_layers
 from tfprune.masking.wrapping.sparsity_report import SparsityReport, sparsity_report

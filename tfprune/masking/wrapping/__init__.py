@@ -1,4 +1,4 @@
-"""Layers under masks: wrap them, strip them, count their zeros.
+"""Wrap layers with masks, set the masks, strip them again, and report the sparsity.
 
 Why: a mask has to be seen by the forward pass and by the gradient, and by nothing else. `pruned.Pruned` is the one
 class that touches Keras' forward pass; all other modules of this room put it into models and take it out again.

@@ -1,4 +1,4 @@
-"""Keep what the product needs: rules that tell concepts from activations, plans made of them, and a trace of why.
+"""Concept-based pruning: rules that recognize concepts from activations, plans made of them, and a trace of why.
 
 Why: a product rarely needs all that a model was trained for. A concept is anything that is true or false of a sample,
 such as a class, a color or a feature. The units that rules of the required concepts look at stay, the others go, and

@@ -1,4 +1,4 @@
-"""Mixtures of experts: more experts, fewer, or several made one.
+"""Mixtures of experts: add, drop or merge experts.
 
 `grow_experts` repeats the experts of a model, `merge_experts` makes one of several, and `drop_experts` drops some.
 All three are one step, `rebuild_experts`: build the model anew with other numbers in its configuration

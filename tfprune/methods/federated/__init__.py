@@ -1,4 +1,4 @@
-"""Pruning where the data live: clients with masks of their own, and averages that respect them.
+"""Federated pruning: clients with masks of their own, and averages that respect the masks.
 
     from tfprune import federated
     averaged = federated.masked_average(updates, masks, weights=[120, 80], server=weights)

@@ -1,4 +1,4 @@
-"""Depth as a size: the repeated blocks of a model, ranked, dropped or repeated.
+"""Depth: rank, drop or repeat the repeated blocks of a model.
 
 A block is a part of the graph with one input (its entry) and one output (its end) of the same shape. Its other inputs
 (masks, positions) come from outside of all blocks, so that a model can be made of the blocks in any order.

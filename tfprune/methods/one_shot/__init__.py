@@ -1,4 +1,4 @@
-"""Prune a whole transformer on calibration text, without training: block by block.
+"""Prune a transformer block by block on calibration text, without training.
 
 Why: most users of a language model cannot train it again. They have a few hundred texts, one pass over the blocks,
 and least squares. The inputs of each layer are recorded while its block runs on the outputs of the blocks before it,

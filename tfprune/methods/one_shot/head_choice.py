@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
-from tfprune.compact.shrinking.readers import RunningModel
+from tfprune.compact.shrinking.channel_readers import RunningModel
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.one_shot.remove_in_order import Removal
 

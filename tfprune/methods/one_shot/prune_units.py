@@ -18,7 +18,7 @@ from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.layer_moments import every
 from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.linear_map import NotLinear
-from tfprune.compact.shrinking.readers import RunningModel
+from tfprune.compact.shrinking.channel_readers import RunningModel
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.channels.choose_groups import why_stuck
 from tfprune.keras_models.channels.network import Group, Network

@@ -15,7 +15,7 @@ from tfprune.keras_models.models.layer_hooks import OnCall, hooked_calls
 from tfprune.keras_models.models.layers import walk
 
 
-class Lessons:
+class DistillationLoss:
     """The part of a teacher in the loss.
 
     No list, dict or layer, so Keras does not take the teacher for a part of the model that holds this.

@@ -16,7 +16,7 @@ _DRAWS = 8
 _TOLERANCE = Tolerance(relative=1e-4, absolute=1e-5, nan_is_same=True)
 
 
-def treats_alone(function: Callable, arguments: Any, *, axes: Mapping[int, int]) -> bool:
+def is_channelwise(function: Callable, arguments: Any, *, axes: Mapping[int, int]) -> bool:
     """Tell whether a function returns for some of the channels alone what it returns for them among all.
 
     Such a function needs no rule: channels go through it, and it works without those that are removed.
@@ -29,7 +29,7 @@ def treats_alone(function: Callable, arguments: Any, *, axes: Mapping[int, int])
 
     Example:
         >>> x = keras.KerasTensor((2, 6))
-        >>> [treats_alone(f, ((x,), {}), axes={id(x): 1}) for f in (keras.ops.relu, keras.ops.softmax)]
+        >>> [is_channelwise(f, ((x,), {}), axes={id(x): 1}) for f in (keras.ops.relu, keras.ops.softmax)]
         [True, False]
     """
     tensors = [leaf for leaf in keras.tree.flatten(arguments) if isinstance(leaf, keras.KerasTensor)]
