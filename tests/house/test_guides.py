@@ -19,8 +19,8 @@ NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}
 PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in RUN_AS_NOTEBOOKS]
 PAGES += sorted((DOCS / "howto").glob("*.md"))
 # More than five seconds of one processor each; `make test` runs the others.
-LONG = {"best_file", "channels_and_latency", "commands", "depth", "keep_what_is_needed", "microcontrollers"}
-LONG |= {"remove_channels", "train_for_int8", "trained_model_on_a_pi", "transformers"}
+LONG = {"best_file", "channels_and_latency", "commands", "depth", "export_a_file", "keep_what_is_needed"}
+LONG |= {"microcontrollers", "remove_channels", "train_for_int8", "trained_model_on_a_pi", "transformers"}
 
 
 def run(code, names):

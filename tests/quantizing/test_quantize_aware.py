@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune.patterns import NM, Block
@@ -108,7 +109,7 @@ def test_it_is_saved_and_loaded(quantized, tmp_path):
     assert np.array_equal(other.predict(X, verbose=0), quantized.predict(X, verbose=0))
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "channel", NM(2, 4), Block(2, 2)], ids=str)
+@pytest.mark.parametrize("pattern", first("unstructured", "channel", NM(2, 4), Block(2, 2)), ids=str)
 def test_masks_come_before_or_after(pattern):
     one = tfprune.wrap(tfprune.quantize_aware(plain()), pattern=pattern)
     other = tfprune.quantize_aware(tfprune.wrap(plain(), pattern=pattern))
@@ -117,8 +118,8 @@ def test_masks_come_before_or_after(pattern):
         trained(model)
         report = tfprune.sparsity_report(tfprune.strip(model))
         assert tfprune.sparsity_report(model).total_nnz == report.total_nnz
-    for first, second in zip(one.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(first, second)
+    for weight, twin in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, twin)
 
 
 def test_a_schedule_raises_the_sparsity_and_zeros_stay():

@@ -179,6 +179,7 @@ def test_a_subclassed_model_is_opened():
     np.testing.assert_allclose(tfprune.shrink(model, plan)(x), tfprune.zero_channels(model, plan)(x), atol=1e-5)
 
 
+@pytest.mark.programs
 def test_channels_of_layers_inside_are_masked_while_the_model_trains():
     model = transformer()
     wrapped = tfprune.wrap(model, pattern="channel", filters="feed_forward/(gate|up)")
