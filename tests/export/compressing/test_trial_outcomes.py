@@ -53,6 +53,13 @@ def test_longer_training_makes_good_for_a_part_of_what_the_last_step_lost():
     assert [outcome.promise for outcome in found] == pytest.approx([math.log(size / 1000) for size in sizes])
 
 
+def test_a_file_at_the_limit_leaves_nothing_of_the_drop_and_another_recipe_may_still_start_from_it():
+    at_limit, beyond = replace(HALF, rounds=4), replace(HALF, rounds=4, sparsity=0.7)
+    found = outcomes(trials_of((None, 1000, 0.0), (at_limit, 600, 0.01), (beyond, 500, 0.0101)))
+    assert [outcome.drop_left for outcome in found] == [1.0, 0.0, 0.0]
+    assert [outcome.is_hopeful for outcome in found] == [True, True, False]
+
+
 def test_a_trial_without_a_file_costs_most_and_nothing_starts_from_it():
     failed = Trial(replace(HALF, seed=1), (), 1.0, 1.0, "Expected a file. Received: none.")
     found = outcomes([*trials_of((None, 1000, 0.0), (HALF, 600, 0.005)), failed])
