@@ -10,24 +10,32 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tfprune.export.command_line.commands import (
-    bench,
-    completion,
-    compress,
-    demo,
-    export,
-    inspect,
-    micro,
-    prune,
-    shrink,
-    verify,
-)
+from tfprune.export.command_line.commands.bench import add_bench
+from tfprune.export.command_line.commands.completion import add_completion
+from tfprune.export.command_line.commands.compress import add_compress
+from tfprune.export.command_line.commands.demo import add_demo
+from tfprune.export.command_line.commands.export import add_export
+from tfprune.export.command_line.commands.inspect import add_inspect
+from tfprune.export.command_line.commands.micro import add_micro
+from tfprune.export.command_line.commands.prune import add_prune
+from tfprune.export.command_line.commands.shrink import add_shrink
+from tfprune.export.command_line.commands.verify import add_verify
 from tfprune.export.file.report import reason_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
 
 
-COMMANDS = (demo, compress, prune, shrink, export, inspect, verify, bench, micro)
+COMMANDS = (
+    add_demo,
+    add_compress,
+    add_prune,
+    add_shrink,
+    add_export,
+    add_inspect,
+    add_verify,
+    add_bench,
+    add_micro,
+)
 EPILOG = """\
 `tfprune COMMAND --help` explains a command, with examples.
 
@@ -86,9 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tfprune {tfprune.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_to(commands)
-    completion.add_to(commands, parser)
+    for add_command in COMMANDS:
+        add_command(commands)
+    add_completion(commands, parser)
     return parser
 
 

@@ -423,9 +423,6 @@ def test_modules_and_functions_stay_small():
     assert wrong == []
 
 
-INTERFACES = {"add_to"}  # what every module of a kind defines, and is called through the module
-
-
 @pytest.mark.parametrize("half", WINGS)
 def test_no_name_has_two_homes(half):
     homes: dict[str, list[str]] = {}
@@ -434,7 +431,7 @@ def test_no_name_has_two_homes(half):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and half_of(name) == half:
                 homes.setdefault(node.name, []).append(name)
     shared = {name: places for name, places in homes.items() if len(places) > 1 and not name.startswith("_")}
-    assert {name: places for name, places in shared.items() if name not in INTERFACES} == {}
+    assert shared == {}
 
 
 def test_no_dict_is_splatted_into_a_function_of_ours():

@@ -9,7 +9,7 @@ from tfprune.export.command_line.commands.base import add_command, add_device, a
 from tfprune.export.keras_side.loading import load_arrays
 
 
-def add_to(commands: Any) -> None:
+def add_bench(commands: Any) -> None:
     text = (
         "Measure latency and peak memory of a .tflite file in a process of its own, on this machine or with --on on "
         "a board or a phone."

@@ -21,7 +21,7 @@ class Script(Report):
         return self.script
 
 
-def add_to(commands: Any, whole: argparse.ArgumentParser) -> None:
+def add_completion(commands: Any, whole: argparse.ArgumentParser) -> None:
     """Add the command; `whole` is the parser of the whole command line, which the script describes."""
     text = "Print a script with which a shell completes the commands and options of tfprune."
     examples = """

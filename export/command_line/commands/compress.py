@@ -8,7 +8,7 @@ from typing import Any
 from tfprune.export.command_line.commands.base import add_command, add_device, add_file, device_of
 
 
-def add_to(commands: Any) -> None:
+def add_compress(commands: Any) -> None:
     text = (
         "Search for the smallest or fastest .tflite file of a saved Keras model that loses at most so much accuracy: "
         "fewer channels, zeros, 8 bits, each tried file trained, exported, run and measured. A search that was "

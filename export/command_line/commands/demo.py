@@ -10,7 +10,7 @@ from tfprune.export.command_line.commands.base import add_command
 from tfprune.export.keras_side.loading import load_keras
 
 
-def add_to(commands: Any) -> None:
+def add_demo(commands: Any) -> None:
     text = (
         "Prune a small CNN to 90 %, export it, run it without TensorFlow, and search for the best file; takes about "
         "two minutes."

@@ -16,7 +16,7 @@ SPARSE: dict[str, str | bool] = {"auto": "auto", "yes": True, "no": False}
 MAX_DROP = 0.01
 
 
-def add_to(commands: Any) -> None:
+def add_export(commands: Any) -> None:
     text = (
         "Convert a saved Keras model to a .tflite file, wrappers stripped, or write a .tflite file anew; either way "
         "sparse where that pays, and checked before it is written."

@@ -9,7 +9,7 @@ from tfprune.export.command_line.commands.base import add_command, add_file, add
 from tfprune.export.file.files.destination import check_not_read
 
 
-def add_to(commands: Any) -> None:
+def add_inspect(commands: Any) -> None:
     text = "List what a .tflite file holds: inputs, outputs, operators, the zeros of each weight and what they save."
     examples = "tfprune inspect model.tflite\ntfprune inspect model.tfz --html page.html"
     parser = add_command(commands, "inspect", run=_inspect, text=text, extra="device", examples=examples)

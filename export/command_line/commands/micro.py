@@ -10,7 +10,7 @@ from tfprune.export.command_line.commands.base import add_command, add_file, add
 from tfprune.report import Report
 
 
-def add_to(commands: Any) -> None:
+def add_micro(commands: Any) -> None:
     text = (
         "Run a .tflite file in the interpreter for microcontrollers: the operators that it lacks, the flash and RAM "
         "that the file takes, and the boards on which it fits; with --c-array, write it as C++ source."

@@ -8,7 +8,7 @@ from typing import Any
 from tfprune.export.command_line.commands.base import add_command, add_saved_model
 
 
-def add_to(commands: Any) -> None:
+def add_prune(commands: Any) -> None:
     text = (
         "Put zeros in place of the least important weights of a saved Keras model: at once, with the weights that "
         "are left solved for by least squares, or gradually while it trains, with --epochs."

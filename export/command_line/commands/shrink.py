@@ -8,7 +8,7 @@ from typing import Any
 from tfprune.export.command_line.commands.base import add_command, add_saved_model
 
 
-def add_to(commands: Any) -> None:
+def add_shrink(commands: Any) -> None:
     text = (
         "Remove the least important channels of a saved Keras model, which makes it smaller and faster, and "
         "solve for the weights that are left; with labels, train in between, in rounds."

@@ -9,7 +9,7 @@ from tfprune.export.command_line.commands.base import add_command, add_device, a
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
 
-def add_to(commands: Any) -> None:
+def add_verify(commands: Any) -> None:
     text = (
         "Load and run a .tflite file in a process of its own, on this machine or with --on on a board or a phone; "
         "with --against, compare it with the Keras model; with --labels, count how often it is right."

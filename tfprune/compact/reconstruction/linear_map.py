@@ -197,7 +197,7 @@ def inner_maps(layer: keras.layers.Layer, *, name: str) -> tuple[list[LinearMap]
     """Return the maps of a layer, their kernels with paths below it, and the parts with kernels that are left alone.
 
     Args:
-        layer: The layer, which is opened where it is no linear map itself but holds layers that are.
+        layer: The layer: a linear map, or a layer that holds linear maps.
         name: How it is called where it is left alone.
     """
     if kernels(layer) and not layer.trainable:
