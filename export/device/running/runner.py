@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -36,7 +37,8 @@ class Runner:
     The interpreter is native code in this process. It gets files that are whole, whose sparse tensors stay within
     bounds, and whose operators have as many outputs as they say; a malicious or damaged file can still crash it, and
     your process with it. `verify` and `benchmark` run a file in a process of its own, and report a crash. The file's
-    first graph runs; signatures that start at others do not.
+    first graph runs; signatures that start at others do not. Threads may share a runner, and take turns; for runs at
+    the same time, make one runner for each thread.
 
     Args:
         source: A path, or the content of such a file: plain, gzip, xz or packed.
@@ -62,6 +64,7 @@ class Runner:
     outputs: tuple[TensorInfo, ...]
     _name: str
     _load: Callable[[], Any]
+    _lock: threading.Lock
     _interpreter: Any
     _inputs: list[IOTensor]
     _outputs: list[IOTensor]
@@ -71,6 +74,7 @@ class Runner:
         threads = check_count(threads, "threads", least=1, most=MAX_THREADS)
         data = read_model(source)
         self._name = source_name(source)
+        self._lock = threading.Lock()
         interpreter, self.runtime = find_interpreter()
         try:
             self._load = partial(interpreter, model_content=data, num_threads=threads)
@@ -190,20 +194,9 @@ class Runner:
         return results
 
     def _invoke(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        shapes = [array.shape for array in arrays]
         try:
-            if shapes != self._shapes:
-                self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
-                # Resized before memory is allocated: later, tflite-runtime 2.14 crashes on sparse float16 weights.
-                self._interpreter = self._load()
-                for tensor, shape in zip(self._inputs, shapes, strict=True):
-                    self._interpreter.resize_tensor_input(tensor.index, shape)
-                self._interpreter.allocate_tensors()
-                self._shapes = shapes
-            for tensor, array in zip(self._inputs, arrays, strict=True):
-                self._interpreter.set_tensor(tensor.index, array)
-            self._interpreter.invoke()
-            return [tensor.decode(self._interpreter.get_tensor(tensor.index)) for tensor in self._outputs]
+            with self._lock:  # the interpreter holds the inputs and outputs of one run only
+                return self._run(arrays)
         except (MemoryError, RuntimeError, ValueError) as error:
             open_lengths = any(None in info.shape[1:] for info in self.inputs)
             hint = f" Try other lengths for the dimensions marked ?: {self._wanted()}." if open_lengths else ""
@@ -211,6 +204,21 @@ class Runner:
                 f"Expected inputs that {self._name} can run on. {self.runtime} says: {_one_line(error)}. "
                 f"Received: {self._received(arrays)}.{hint}"
             ) from error
+
+    def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
+            self._shapes = None  # stays so if the interpreter refuses: the next call starts afresh
+            # Resized before memory is allocated: later, tflite-runtime 2.14 crashes on sparse float16 weights.
+            self._interpreter = self._load()
+            for tensor, shape in zip(self._inputs, shapes, strict=True):
+                self._interpreter.resize_tensor_input(tensor.index, shape)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        for tensor, array in zip(self._inputs, arrays, strict=True):
+            self._interpreter.set_tensor(tensor.index, array)
+        self._interpreter.invoke()
+        return [tensor.decode(self._interpreter.get_tensor(tensor.index)) for tensor in self._outputs]
 
     def _misfit(self, arrays: Sequence[np.ndarray]) -> ValueError:
         return ValueError(

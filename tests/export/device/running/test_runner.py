@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,6 +67,20 @@ def test_memory_is_allocated_only_when_the_shape_changes_and_never_resized(cases
         interpreters.append(runner._interpreter)
     first, five, four = dict.fromkeys(map(id, interpreters))
     assert [id(one) for one in interpreters] == [first] * 3 + [five] * 3 + [four] * 2
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_threads_that_share_a_runner_get_their_own_answers(cases, most):
+    """The answers of eight threads at once are those of one call after the other, with and without new shapes."""
+    path, runner = cases["dense"].path, Runner(cases["dense"].path)
+    inputs = [np.resize(cases["dense"].inputs, (min(number, most), 8)) + number for number in range(1, 9)]
+    expected = [Runner(path).predict(rows) for rows in inputs]
+
+    def wrong(number):
+        return sum(not np.array_equal(runner.predict(inputs[number]), expected[number]) for _ in range(200))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(wrong, range(8))) == 0
 
 
 def test_several_inputs_go_by_name_or_in_order(cases):
