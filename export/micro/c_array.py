@@ -12,9 +12,22 @@ from tfprune.export.file.files.model_file import Source, read_model, source_name
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.array_report import ArrayReport
 from tfprune.export.micro.operators import missing, registrations
+from tfprune.report import printable
 
 ENDINGS = (".cc", ".cpp", ".cxx")
 BYTES_PER_LINE = 12  # bytes in a line
+
+RESERVED = frozenset(
+    """
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class compl
+    concept const const_cast consteval constexpr constinit continue co_await co_return co_yield decltype default delete
+    do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable
+    namespace new noexcept not not_eq nullptr operator or or_eq private protected public register reinterpret_cast
+    requires return short signed sizeof static static_assert static_cast struct switch template this thread_local throw
+    true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
+    main std tflite size_t ptrdiff_t nullptr_t max_align_t NULL offsetof linux unix i386 typeof
+    """.split()
+)  # words of C++, and names that <cstddef>, compilers or the interpreter use already
 
 HEADER = """\
 // {title}, {bytes} bytes, made by tfprune.
@@ -75,10 +88,11 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
     """
     target = check_destination(path)
     header, name = target.with_suffix(".h"), re.sub(r"\W", "_", target.stem, flags=re.ASCII)
-    if target.suffix not in ENDINGS or not re.match("[A-Za-z]", name):
+    is_quotable = header.name.isprintable() and not set(header.name) & {'"', "\\"}
+    if target.suffix not in ENDINGS or not re.match("[A-Za-z]", name) or name in RESERVED or not is_quotable:
         raise ValueError(
-            f"Expected a path that ends in {', '.join(ENDINGS)}, with a name that begins with a letter. Received: "
-            f"{str(target)!r}. Call it model.cc, for example."
+            f"Expected a path that ends in {', '.join(ENDINGS)}, with a name that begins with a letter, is not a word "
+            f"of C++, and has no quotes and no newlines. Received: {str(target)!r}. Call it model.cc, for example."
         )
     content = read_model(source)
     names = read(content).ops
@@ -93,7 +107,7 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
     calls = registrations(names)
     size = "" if arena is None else ARENA.format(name=name, arena=check_count(arena, "arena", least=1))
     text = HEADER.format(
-        title=Path(source).name if isinstance(source, (str, os.PathLike)) else "A model",
+        title=printable(Path(source).name) if isinstance(source, (str, os.PathLike)) else "A model",
         bytes=f"{len(content):,}",
         guard=f"{name.upper()}_H_",
         name=name,

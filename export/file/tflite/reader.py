@@ -167,7 +167,7 @@ class _Reader:
             self._unpacked[seen] = replace(
                 tensor,
                 constant=True,
-                sparse=more[0] == PRUNED,
+                sparse=bool(more[0] == PRUNED),
                 nnz=values.nnz(),
                 bytes=sum(stored),
                 buffer=encoded.buffer,

@@ -9,7 +9,11 @@ import pytest
 
 from tfprune.export import c_array, micro_support, rewrite
 from tfprune.export.command_line.cli import main
+from tfprune.export.file.files.codec import encode
+from tfprune.export.file.inspecting.inspect import inspect
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.file.xnnpack.sparse_inference_report import inference_of_file
+from tfprune.export.rewriting.sparsify import sparsify
 
 MAIN = """\
 #include "model-1.h"
@@ -50,6 +54,17 @@ def test_a_compiler_takes_it_and_the_bytes_are_the_files(micro_file, tmp_path):
     assert done.stdout == micro_file
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here")
+def test_a_file_with_a_strange_name_gives_source_that_a_compiler_takes(micro_file, tmp_path):
+    strange = tmp_path / "a\nint x; \u202e\\.tflite"
+    strange.write_bytes(micro_file)
+    c_array(strange, tmp_path / "my model's.cc")
+    header = (tmp_path / "my model's.h").read_text()
+    assert header.startswith(r"// a\nint x; \u202e")
+    strict = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c", "my model's.cc"]
+    subprocess.run(strict, cwd=tmp_path, check=True, timeout=60)
+
+
 def test_it_registers_the_operators_of_the_file(micro_file, tmp_path):
     report = c_array(micro_file, tmp_path / "model.cpp")
     assert len(report.registrations) == len(read(micro_file).ops)
@@ -57,7 +72,10 @@ def test_it_registers_the_operators_of_the_file(micro_file, tmp_path):
     assert "arena" not in (tmp_path / "model.h").read_text()
 
 
-@pytest.mark.parametrize("name", ["model.c", "model", "1.cc", "ä.cc"])
+NAMES = ["model.c", "model", "1.cc", "ä.cc", "int.cc", "main.cc", "class.cc", "std.cc", "linux.cc", 'a"b.cc', "a\nb.cc"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_that_make_none_in_cpp_are_refused(micro_file, tmp_path, name):
     with pytest.raises(ValueError, match="Call it model.cc"):
         c_array(micro_file, tmp_path / name)
@@ -78,6 +96,17 @@ def test_support_of_a_file(network, sparse):
     assert (without.runs, without.missing, without.arena, without.boards) == (False, ("DENSIFY",), None, ())
     with pytest.raises(ValueError, match="board"):
         micro_support(network.files["int8"], board="abacus")
+
+
+def test_every_report_of_every_kind_of_file_turns_into_json(cases, sparse, network, micro_file, tmp_path):
+    files = [*(case.data for case in cases.values()), *network.files.values(), sparse, micro_file]
+    files += [encode(data, "packed") for data in (sparse, micro_file)]
+    reports = [report(data) for data in files for report in (inspect, inference_of_file)]
+    reports += [sparsify(data) for data in files[:-2]]
+    reports += [micro_support(sparse), micro_support(micro_file), c_array(micro_file, tmp_path / "model.cc")]
+    reports += [rewrite(data, tmp_path / "model.tflite", target="micro") for data in network.files.values()]
+    for report in reports:
+        assert report.as_dict()
 
 
 def test_support_before_training_is_that_of_the_dense_file(network):
