@@ -29,6 +29,12 @@ def test_table_by_hand():
     ]
 
 
+def test_what_a_terminal_would_act_on_is_shown_as_escapes():
+    hostile = "a\x1b[2J\x07\nb\u202ec\u2028\udc80 \u00e9\u2026"
+    (*_, line) = table(["layer", "nnz"], [[hostile, 1]]).split("\n")
+    assert line == r"a\x1b[2J\x07\nb\u202ec\u2028\udc80 " + "\u00e9\u2026    1"
+
+
 def test_table_header_may_be_the_widest_and_cells_empty():
     text = table(["layer", "reason"], [["a", ""], ["", None]], left=2)
     assert text.split("\n") == ["layer  reason", "-----  ------", "a", "       None"]

@@ -46,7 +46,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1
 
     Args:
         header: The title of each column.
-        rows: The cells of each line, as many as there are titles; `str` is applied to each cell.
+        rows: The cells of each line, as many as there are titles; `str` is applied to each cell, and `printable`.
         left: The number of columns, from the first on, that are aligned to the left; the others are aligned right.
 
     Returns:
@@ -59,7 +59,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, left: int = 1
         conv    12
         dense    3
     """
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    cells = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -118,6 +118,18 @@ def skipped_table(skipped: Iterable[Skipped]) -> str:
     """
     rows = [[entry.layer, entry.reason] for entry in skipped]
     return "\n\n" + table(["skipped", "reason"], rows, left=2) if rows else ""
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for what a terminal would act on: control characters, newlines, marks of direction.
+
+    Example:
+        >>> print(printable("conv\x1b[2J"))
+        conv\x1b[2J
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def shortened(text: str, length: int) -> str:

@@ -21,6 +21,7 @@ from tfprune.export.command_line.commands.prune import add_prune
 from tfprune.export.command_line.commands.shrink import add_shrink
 from tfprune.export.command_line.commands.verify import add_verify
 from tfprune.export.file.report import reason_of
+from tfprune.report import printable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before anything loads TensorFlow, which is noisy
 
@@ -53,24 +54,27 @@ def main(arguments: list[str] | None = None) -> int:
         with _orderly_end():
             report = options.command(options)
     except (TypeError, ValueError) as error:
-        print(f"tfprune: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename!r}: {reason_of(error)}." if error.filename else f"{reason_of(error)}.")
     except ImportError as error:
-        print(f"tfprune: {reason_of(error)}. {options.needs}", file=sys.stderr)
-        return 2
+        return _fail(f"{reason_of(error)}. {options.needs}")
     except KeyboardInterrupt:
         print("tfprune: stopped", file=sys.stderr)
         return 130
-    _print(json.dumps(report.as_dict(), indent=2) if options.json else str(report))
+    try:
+        print(json.dumps(report.as_dict(), indent=2) if options.json else str(report), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        if not isinstance(error, BrokenPipeError):  # a reader may have enough, such as `head`
+            return _fail(f"Cannot print the report: {reason_of(error)}. Free some space, or print it elsewhere.")
     return 0 if getattr(report, "passed", True) else 1
 
 
-def _print(text: str) -> None:
-    """Print to a reader that may close the pipe early, such as `head`."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+def _fail(message: str) -> int:
+    """Print an error in one line, and return its exit code."""
+    print(f"tfprune: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return 2
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from tfprune.export.command_line.cli import main
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.tflite.editor import load_objects, save_objects
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,20 @@ def test_inspect_counts_the_zeros(folder, capsys):
     assert code == 0
     assert (report["nnz"], report["size"]) == (90, 360)
     assert "FULLY_CONNECTED" in run(capsys, "inspect", folder / "model.tflite.gz")[1]
+
+
+def test_names_of_a_file_cannot_steer_the_terminal(folder, capsys, tmp_path):
+    model = load_objects(read_model(folder / "model.tflite.gz"))
+    for tensor in model.subgraphs[0].tensors:
+        tensor.name = "\x1b[2J\x07red\u202e\n\r".encode() + tensor.name
+    model.signatureDefs = None
+    (tmp_path / "file").write_bytes(save_objects(model))
+    for command in (["inspect"], ["verify", "--inputs", folder / "wide.npy"], ["micro", "--c-array", "class.cc"]):
+        name, *more = command
+        code, out, err = run(capsys, name, tmp_path / "file", *more)
+        assert "red" in out + err or name == "micro"
+        assert all(line.isprintable() for line in (out + err).split("\n"))
+    assert r"\x1b[2J\x07red\u202e\n\r" in run(capsys, "inspect", tmp_path / "file")[1]
 
 
 def test_verify_without_samples_runs_the_file(folder, capsys):
@@ -397,6 +412,16 @@ def test_a_reader_that_has_enough_is_no_error(folder):
         ["sh", "-c", f"({program}; echo code $? >&2) | true"], capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "code 0"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_report_that_cannot_be_printed_is_an_error(folder):
+    program = f"{sys.executable} -m tfprune.export.command_line.cli inspect {folder / 'model.tflite.gz'}"
+    done = subprocess.run(["sh", "-c", f"{program} > /dev/full"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "tfprune: Cannot print the report: No space left on device. Free some space, or print it elsewhere."
+    ]
 
 
 def test_ctrl_c_prints_one_line(folder, capsys, monkeypatch):
