@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def check_not_read(destination: str, *sources: str | None) -> None:
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file whole or not at all: readers see the old content or the new, never a part.
 
+    The permissions of a file that is replaced stay.
+
     Args:
         path: Where to write, exactly as given; a link stays, and what it points to is written.
         data: The content.
@@ -84,6 +87,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     temporary = real.parent / f".tfprune-{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as stream:
+            if real.exists():
+                shutil.copymode(real, temporary)  # who may read a file stays as it is
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import os
+import stat
 import struct
 import subprocess
 import sys
@@ -203,6 +204,16 @@ def test_a_file_is_written_and_replaced_whole(tmp_path):
     usual = tmp_path / "usual"
     usual.touch()
     assert path.stat().st_mode == usual.stat().st_mode
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, mode):
+    path = tmp_path / "model.bin"
+    path.touch()
+    path.chmod(mode)
+    write_atomically(path, b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert path.read_bytes() == b"new"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
