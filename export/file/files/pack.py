@@ -24,6 +24,7 @@ from tfprune.export.file.files.unpack import (
     VERSION,
     as_bytes,
     check_expansion,
+    most_pieces,
 )
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite.check_structure import IDENTIFIER, Vector, long_vectors
@@ -86,8 +87,13 @@ def pack(data: bytes) -> bytes:
             f"({reason_of(error)}). Copy the file again."
         ) from error
     # Weights with structure repeat over long distances, which pieces hide from the coder.
-    ways = [_build(data, _pieces(data, ranges)), _build(data, [], coder=compress_whole)]
-    packed = min([*ways, *([_build(data, [])] if len(data) <= MAX_SINGLE_STREAM_BYTES else [])], key=len)
+    pieces = _pieces(data, ranges)
+    ways = [_build(data, pieces), _build(data, [], coder=compress_whole)]
+    if len(pieces) > most_pieces(len(ways[0])):
+        del ways[0]
+    if len(data) <= MAX_SINGLE_STREAM_BYTES:
+        ways.append(_build(data, []))
+    packed = min(ways, key=len)
     check_expansion(data, packed)
     return packed
 

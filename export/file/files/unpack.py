@@ -31,6 +31,8 @@ MAX_UNPACKED_BYTES = 2**31  # bytes of the original: a flatbuffer's offsets reac
 ALWAYS_ALLOWED_BYTES = 2**26  # bytes that any packed file may hold, and beyond them so many times its own:
 MAX_EXPANSION = 1000  # float32 weights of which 99.9 % are zeros pack to about 1/700: 0.04 bits of entropy for 32
 EXPANSION_LIMIT = f"{MAX_EXPANSION:,} for each packed byte beyond {ALWAYS_ALLOWED_BYTES:,}"
+ALWAYS_ALLOWED_PIECES = 2**12  # pieces that any packed file may have, and beyond them one for so many of its bytes:
+PACKED_BYTES_PER_PIECE = 16  # each costs time, and a table of pieces without content packs to nearly nothing
 HEADER = struct.Struct("<3sBQIIBI")
 PIECE = np.dtype([("start", "<u4"), ("size", "<u4"), ("form", "u1"), ("detail", "<u8")])
 STREAM = np.dtype([("coder", "u1"), ("size", "<u4")])
@@ -87,6 +89,11 @@ def most_unpacked(packed: int, limit: int = MAX_UNPACKED_BYTES) -> int:
     return min(limit, ALWAYS_ALLOWED_BYTES + MAX_EXPANSION * packed)
 
 
+def most_pieces(packed: int) -> int:
+    """Return how many pieces a file of so many packed bytes may have."""
+    return ALWAYS_ALLOWED_PIECES + packed // PACKED_BYTES_PER_PIECE
+
+
 def check_expansion(data: bytes, packed: bytes) -> None:
     """Refuse to pack what would be taken for a bomb when it is unpacked."""
     if len(data) > most_unpacked(len(packed)):
@@ -120,6 +127,8 @@ def _unpack(data: memoryview, limit: int) -> bytes:
         )
     if count * MIN_PIECE_BYTES > size:
         raise ValueError(f"it declares {count:,} pieces in {size:,} bytes.")
+    if count > most_pieces(len(data)):
+        raise ValueError(f"it declares {count:,} pieces; a file of its size has at most {most_pieces(len(data)):,}.")
     body = data[HEADER.size :]
     pieces, streams = _table(expand(_cut(body, 0, length), coder, limit=_table_limit(count)), count, size)
     read = _Streams(body[length:], streams)

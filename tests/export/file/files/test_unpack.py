@@ -155,6 +155,24 @@ def test_lies_are_refused(lie):
         unpack(LIES[lie])
 
 
+def test_pieces_that_cost_nothing_are_bounded_by_the_size_of_the_file():
+    """Pieces without content, whose streams are empty: each takes time, and a packed table of them no bytes."""
+
+    def empty_pieces(count, packed_table):
+        pieces = [(256 * number, 256, RUNS_1, 0) for number in range(count)]
+        data = container(bytes(256 * count), pieces, [(STORED, b"")] * (2 * count + 1))
+        if not packed_table:
+            return data
+        table = raw_lzma(data[struct.calcsize("<3sBQIIBI") :])
+        return data[: struct.calcsize("<3sBQII")] + struct.pack("<BI", LZMA, len(table)) + table
+
+    assert unpack(empty_pieces(4_000, packed_table=True)) == bytes(256 * 4_000)
+    assert unpack(empty_pieces(6_000, packed_table=False)) == bytes(256 * 6_000)
+    small = empty_pieces(20_000, packed_table=True)
+    with pytest.raises(ValueError, match=rf"20,000 pieces; a file of its size has at most {4096 + len(small) // 16:,}"):
+        unpack(small)
+
+
 def test_the_caller_can_set_a_lower_limit():
     assert unpack(GOOD, limit=len(FILE)) == FILE
     with pytest.raises(ValueError, match="at most 100 are unpacked"):
