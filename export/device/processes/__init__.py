@@ -5,6 +5,6 @@ program. In goes a folder with a job (`job_files`: JSON and NumPy, nothing pickl
 folder, or the reason why there is none. `child_process` starts a new Python for each job. Where a job needs a package
 that takes seconds to import, `fork_server` keeps one Python that has imported it, and that forks for each job
 (`fork_server_child` is its other side). A `device` may take the place of this machine: it has the same `run_module`.
-A child ends with its parent, whatever happens to the parent, and removes the folder of its job.
+A child ends with its parent, whatever happens to the parent, and removes the folder of its job (`end_with_parent`).
 Start at `child_process.run_module`.
 """

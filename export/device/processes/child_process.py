@@ -6,11 +6,9 @@ The job travels in a folder that the caller owns (`job_files`).
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from tfprune.export.device.processes.fork_server import run_forked
 from tfprune.export.device.processes.fork_server_child import OUTPUT
 
 REASON = "reason.txt"
-REMOVE_TRIES = 100  # to remove a folder into which another thread may still write
+STARTER = "tfprune.export.device.processes.end_with_parent"
 OUTPUT_TAIL = 20_000  # characters: enough for a traceback, little enough for an error message
 
 
@@ -105,7 +103,7 @@ def started(module: str, folder: Path, *, environment: Mapping[str, str]) -> Ite
 
 @contextmanager
 def _started(module: str, folder: Path, variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", module, str(folder)]
+    command = [sys.executable, "-m", STARTER, module, str(folder)]
     with (
         (folder / OUTPUT).open("wb") as output,
         # Nothing is written to stdin. That it closes tells the child that the parent is gone.
@@ -127,22 +125,11 @@ def _output(folder: Path) -> str:
 def run_as_child(work: Callable[[Path], None]) -> None:
     """Run `work(folder)` in the child; the text of a ValueError or TypeError reaches the parent as the reason."""
     folder = Path(sys.argv[1])
-    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     try:
         work(folder)
     except (TypeError, ValueError) as error:
         (folder / REASON).write_text(str(error), encoding="utf-8")
         raise
-
-
-def _end_with_parent(folder: Path) -> None:
-    while os.read(0, 1):  # not sys.stdin, whose lock could not be taken when Python ends
-        pass
-    for _ in range(REMOVE_TRIES):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            break
-    os._exit(1)
 
 
 def _paths() -> list[str]:

@@ -10,11 +10,17 @@ import runpy
 import select
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tfprune.export.device.processes.end_with_parent import end_with_parent
+
 OUTPUT = "output.txt"  # in the folder of a job: what its process says
 IDLE_SECONDS = 60.0  # seconds without a job, after which the memory is given back
+WATCH_SECONDS = 0.2  # between two looks at the parent
 
 
 def next_job(lifeline: int) -> dict[str, Any]:
@@ -53,6 +59,25 @@ def _become(job: dict[str, Any], lifeline: int) -> None:
     sys.argv[:] = [job["module"], job["folder"]]
 
 
+@contextmanager
+def _ending_with_parent(lifeline: int) -> Iterator[None]:
+    """End within a block when the parent is gone; no thread is left behind it, because none would be in a fork."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(WATCH_SECONDS):
+            if select.select([lifeline], [], [], 0)[0]:
+                os._exit(0)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def _tell(number: int) -> None:
     sys.stdout.write(f"{number}\n")
     sys.stdout.flush()
@@ -60,6 +85,9 @@ def _tell(number: int) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of the terminal is for the child
-    importlib.import_module(sys.argv[1])
+    with _ending_with_parent(int(sys.argv[2])):
+        importlib.import_module(sys.argv[1])
     gc.freeze()  # what is never looked at is never copied
-    runpy.run_module(next_job(int(sys.argv[2]))["module"], run_name="__main__", alter_sys=True)
+    job = next_job(int(sys.argv[2]))
+    end_with_parent(Path(job["folder"]))
+    runpy.run_module(job["module"], run_name="__main__", alter_sys=True)

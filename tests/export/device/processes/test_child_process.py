@@ -114,8 +114,31 @@ def test_a_child_whose_parent_is_killed_removes_the_folder_and_ends(run, tmp_pat
     wait_until(lambda: not is_running(child))
 
 
-def wait_until(happened):
-    end = time.monotonic() + 50  # less than the child sleeps
+SLOW = """
+    import os, sys, time
+    from pathlib import Path
+    Path(__file__).with_name("pid").write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+def test_a_child_whose_parent_is_killed_while_it_imports_ends_soon(tmp_path, package):
+    """Packages may take half a minute to import: neither a new process nor one that forks outlives its parent."""
+    (tmp_path / "tfprune_test_child.py").write_text("" if package else textwrap.dedent(SLOW))
+    (tmp_path / "tfprune_test_slow.py").write_text(textwrap.dedent(SLOW))
+    (tmp_path / "job").mkdir()
+    name = package and "tfprune_test_slow"
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path), str(tmp_path / "job"), name or ""]
+    with subprocess.Popen(command) as parent:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        child = int((tmp_path / "pid").read_text())
+        assert is_running(child)
+        parent.kill()
+    wait_until(lambda: not is_running(child), seconds=5)
+
+
+def wait_until(happened, seconds=50):
+    end = time.monotonic() + seconds  # less than the child sleeps
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.01)
