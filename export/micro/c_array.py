@@ -17,17 +17,16 @@ from tfprune.report import printable
 ENDINGS = (".cc", ".cpp", ".cxx")
 BYTES_PER_LINE = 12  # bytes in a line
 
-RESERVED = frozenset(
-    """
-    alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class compl
-    concept const const_cast consteval constexpr constinit continue co_await co_return co_yield decltype default delete
-    do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable
-    namespace new noexcept not not_eq nullptr operator or or_eq private protected public register reinterpret_cast
-    requires return short signed sizeof static static_assert static_cast struct switch template this thread_local throw
-    true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
-    main std tflite size_t ptrdiff_t nullptr_t max_align_t NULL offsetof linux unix i386 typeof
-    """.split()
-)  # words of C++, and names that <cstddef>, compilers or the interpreter use already
+# Words of C++, and names that <cstddef>, compilers or the interpreter use already.
+RESERVED_NAMES = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
+compl concept const const_cast consteval constexpr constinit continue co_await co_return co_yield decltype
+default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline
+int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public register
+reinterpret_cast requires return short signed sizeof static static_assert static_cast struct switch template
+this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t
+while xor xor_eq main std tflite size_t ptrdiff_t nullptr_t max_align_t NULL offsetof linux unix i386 typeof
+"""
 
 HEADER = """\
 // {title}, {bytes} bytes, made by tfprune.
@@ -88,11 +87,12 @@ def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None =
     """
     target = check_destination(path)
     header, name = target.with_suffix(".h"), re.sub(r"\W", "_", target.stem, flags=re.ASCII)
+    is_free = re.match("[A-Za-z]", name) and name not in RESERVED_NAMES.split()
     is_quotable = header.name.isprintable() and not set(header.name) & {'"', "\\"}
-    if target.suffix not in ENDINGS or not re.match("[A-Za-z]", name) or name in RESERVED or not is_quotable:
+    if target.suffix not in ENDINGS or not is_free or not is_quotable:
         raise ValueError(
-            f"Expected a path that ends in {', '.join(ENDINGS)}, with a name that begins with a letter, is not a word "
-            f"of C++, and has no quotes and no newlines. Received: {str(target)!r}. Call it model.cc, for example."
+            f"Expected a path that ends in {', '.join(ENDINGS)}, with a name that begins with a letter, is not a "
+            f"word of C++, and has no quotes or newlines. Received: {str(target)!r}. Call it model.cc, for example."
         )
     content = read_model(source)
     names = read(content).ops

@@ -72,10 +72,10 @@ def test_it_registers_the_operators_of_the_file(micro_file, tmp_path):
     assert "arena" not in (tmp_path / "model.h").read_text()
 
 
-NAMES = ["model.c", "model", "1.cc", "ä.cc", "int.cc", "main.cc", "class.cc", "std.cc", "linux.cc", 'a"b.cc', "a\nb.cc"]
+WORDS = ["int.cc", "main.cc", "class.cc", "std.cc", "linux.cc"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["model.c", "model", "1.cc", "ä.cc", *WORDS, 'a"b.cc', "a\nb.cc"])
 def test_names_that_make_none_in_cpp_are_refused(micro_file, tmp_path, name):
     with pytest.raises(ValueError, match="Call it model.cc"):
         c_array(micro_file, tmp_path / name)
