@@ -36,6 +36,7 @@ class NoFiles(FileEvaluator):
         return ()
 
 
+@pytest.mark.programs
 @pytest.mark.filterwarnings("ignore:No weight of:UserWarning")
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_the_program_of_recipes_that_go_on_makes_the_same_files(chain, tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from small_search import made, search
 
 from tfprune.export import Runner
 
+pytestmark = pytest.mark.programs
+
 TRIALS = 4  # the second and third start from the one before, and the last one trains longer
 
 
@@ -69,7 +71,6 @@ def are_gone(processes):
     return False
 
 
-@pytest.mark.programs
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
 def test_a_search_that_was_killed_leaves_nobody_behind_and_goes_on(tmp_path):
     """With two trials at once; the search is ended when the first of nine is done."""
