@@ -1,9 +1,10 @@
-"""Refuse before training starts what a mask update would refuse in the middle of it."""
+"""Refuse before training starts what a mask update would refuse in the middle of it, and find frozen weights."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,12 +13,15 @@ import numpy as np
 from tfprune.allocation import Weight, allocate
 from tfprune.base.spec import check_sparsity
 from tfprune.masking.training.coupled_groups import coupled_groups
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget
+from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned
-from tfprune.masking.wrapping.pruned_layers import pruned_layers
+from tfprune.masking.wrapping.pruned_layers import pruned_layers, wrappers
 from tfprune.patterns import Pattern
 from tfprune.schedules import Schedule
 
 _WITHOUT_SCORES = ("uniform", "erk")  # other allocations split by scores, which training changes
+NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
 
 
 def check_before_training(model: keras.layers.Layer, *, schedule: Schedule, allocation: Any) -> None:
@@ -32,18 +36,97 @@ def check_before_training(model: keras.layers.Layer, *, schedule: Schedule, allo
         ValueError: If a pattern cannot reach the sparsity of its weight, or a rule matches no weight.
     """
     target = check_sparsity(schedule.target, "schedule.target")
-    rules = allocation
-    if isinstance(allocation, Mapping):
-        rules = {path: rule.target if isinstance(rule, Schedule) else rule for path, rule in allocation.items()}
-    elif not isinstance(allocation, str) or allocation not in _WITHOUT_SCORES:
+    if not isinstance(allocation, Mapping) and allocation not in _WITHOUT_SCORES:
         return
     weights, patterns = _weights(model)
-    for weight, share in zip(weights, allocate(rules, weights, target), strict=True):
+    for weight, share in zip(weights, allocate(_at_the_end(allocation), weights, target), strict=True):
         try:
             if share is not None and weight.path in patterns:
                 patterns[weight.path].check(share)
         except ValueError as error:
             raise ValueError(f"{weight.path} cannot be pruned as far as {schedule!r} asks. {error}") from error
+
+
+def _at_the_end(allocation: Any) -> Any:
+    """Return an allocation with the targets of its schedules in their place."""
+    if not isinstance(allocation, Mapping):
+        return allocation
+    return {path: rule.target if isinstance(rule, Schedule) else rule for path, rule in allocation.items()}
+
+
+@dataclass(frozen=True)
+class FrozenWeights:
+    """Weights under masks that a fit cannot prune, because they are frozen.
+
+    Attributes:
+        paths: Those that have fewer zeros than the schedule ends with.
+        count: How many weights are under masks, these included.
+        reach: The sparsity that the model can reach, in [0, 1); None where channels go together.
+        target: The sparsity that it would end with if nothing were frozen; None likewise.
+    """
+
+    paths: tuple[str, ...]
+    count: int
+    reach: float | None
+    target: float | None
+
+    def at_start(self) -> str:
+        """Return the warning before training."""
+        reach = "Their channels stay" if self.reach is None else f"This fit can reach a sparsity of {self.reach:.4f}"
+        instead = "" if self.target is None else f" instead of {self.target:.4f}"
+        return (
+            f"Frozen layers get no zeros: {self._listed()}. {reach}{instead}. To prune them, set trainable=True on "
+            f"their layers and compile again; or leave them out by `filters` of tfprune.wrap."
+        )
+
+    def at_end(self, sparsity: float) -> str:
+        """Return the warning after training, with the sparsity that the model has then."""
+        instead = "" if self.target is None else f" instead of {self.target:.4f}"
+        return (
+            f"Training ended at a sparsity of {sparsity:.4f}{instead}, because frozen layers got no zeros: "
+            f"{self._listed()}."
+        )
+
+    def _listed(self) -> str:
+        listed = ", ".join(self.paths[:5]) + (", ..." if len(self.paths) > 5 else "")
+        return f"{listed} ({len(self.paths)} of {self.count} weights under masks)"
+
+
+def frozen_weights(model: keras.layers.Layer, *, schedule: Schedule, allocation: Any) -> FrozenWeights | None:
+    """Return the frozen weights that a schedule would give more zeros; None if there are none.
+
+    Args:
+        model: As in `check_before_training`, as are the others.
+        schedule: The schedule.
+        allocation: The allocation.
+    """
+    layers = wrappers(model)
+    kernels = {f"{path}/{name}": (layer, name) for path, layer in layers for name in layer.kernels}
+    frozen = {path for path, (layer, name) in kernels.items() if name not in layer.trained()}
+    if not frozen:
+        return None
+    weights = [
+        Weight(path, tuple(layer.kernels[name].variable.shape), functools.partial(no_scores, layer, name))
+        for path, (layer, name) in kernels.items()
+    ]
+    rules = _at_the_end(allocation) if isinstance(allocation, Mapping) else "uniform"
+    shares = allocate(rules, weights, schedule.target)
+    before = [
+        1 - count_kept(layer.kernels[name].variable, layer.masks[name]) / weight.size
+        for weight, (layer, name) in zip(weights, kernels.values(), strict=True)
+    ]
+    rows = [
+        (weight, zeros, zeros if share is None else share)
+        for weight, zeros, share in zip(weights, before, shares, strict=True)
+    ]
+    short = tuple(w.path for w, zeros, share in rows if w.path in frozen and zeros < share - NOTICEABLE)
+    if not short:
+        return None
+    if isinstance(allocation, MeetsBudget) or any(layer.pattern.kind for _, layer in layers):
+        return FrozenWeights(short, len(weights), None, None)
+    size = sum(weight.size for weight in weights)
+    reach = sum(w.size * (zeros if w.path in frozen else share) for w, zeros, share in rows) / size
+    return FrozenWeights(short, len(weights), reach, sum(w.size * share for w, _, share in rows) / size)
 
 
 def _weights(model: keras.layers.Layer) -> tuple[list[Weight], dict[str, Pattern]]:

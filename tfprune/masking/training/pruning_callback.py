@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +18,8 @@ from tfprune.keras_models.models.optimizers import (
     optimizers_of,
     updates_of,
 )
-from tfprune.masking.training.check_before_training import check_before_training
+from tfprune.masking.training.check_before_training import NOTICEABLE, check_before_training, frozen_weights
+from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
 from tfprune.masking.training.sparsity_or_budget import MeetsBudget
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
@@ -25,7 +27,6 @@ from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_da
 from tfprune.schedules import Schedule, check_schedule
 
 _log = logging.getLogger(__name__)
-_NOTICEABLE = 1e-4  # fraction of zeros; among millions of random weights some are zero by chance
 
 
 class PruningCallback(keras.callbacks.Callback):
@@ -38,9 +39,12 @@ class PruningCallback(keras.callbacks.Callback):
     `logs` as `sparsity`, and so into `History`, the progress bar and the callbacks listed after this one. Where the
     first batch builds the model, masks are checked and set from its end on.
 
-    It warns, with the numbers, in three cases: training ends before the schedule does; the first update brings pruned
-    weights back, because the model was sparser than the schedule; the sparsity rises while the learning rate is below
-    a tenth of its peak in this fit, which costs accuracy that training cannot recover (once per fit).
+    It warns, with the numbers, if training ends before the schedule does; if the first update brings pruned weights
+    back, because the model was sparser than the schedule; if the sparsity rises while the learning rate is below a
+    tenth of its peak in this fit, which costs accuracy that training cannot recover (once per fit); if frozen layers
+    get no zeros, at the start and at the end; and, after all other callbacks, if one of them brought back or saved as
+    the best the weights of an epoch with fewer zeros. Where `EarlyStopping` restores weights, give it
+    `start_from_epoch`.
 
     Args:
         schedule: The sparsity at each step, for example `schedules.Polynomial(0.9, end=5000)`. Give steps as ints, or
@@ -101,6 +105,7 @@ class PruningCallback(keras.callbacks.Callback):
             )
         self.data, self.loss = data, loss
         self._started = False
+        self._after_all = keras.callbacks.LambdaCallback(on_train_end=self._warn_at_end)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         for optimizer in optimizers_of(self.model):
@@ -110,6 +115,7 @@ class PruningCallback(keras.callbacks.Callback):
         self._started = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._last_epoch = epoch
         if self._started:
             self._rate.next_reading = 0  # callbacks change the rate between epochs
             self._slack = 0.0
@@ -129,6 +135,9 @@ class PruningCallback(keras.callbacks.Callback):
                 for pattern, value in self.allocation.items()
             }
         check_before_training(self.model, schedule=self._schedule, allocation=self._allocation)
+        self._frozen = frozen_weights(self.model, schedule=self._schedule, allocation=self._allocation)
+        if self._frozen:
+            warnings.warn(self._frozen.at_start(), stacklevel=2)
         self._started = True
         # An interrupted run may have stopped between the optimizer's update and the masks that were due.
         self._previous = self._first - 1
@@ -199,7 +208,7 @@ class PruningCallback(keras.callbacks.Callback):
             set_masks(self.model, sparsity, allocation=allocation, data=self._gatherer, regrow=regrow)
             self._sparsity = masked_sparsity(self.model)
             _log.debug("step %d: sparsity %.4f", step, self._sparsity)
-            if self._sparsity < before - _NOTICEABLE and not self._has_updated:
+            if self._sparsity < before - NOTICEABLE and not self._has_updated:
                 warnings.warn(
                     f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "
                     f"before this fit, {self._sparsity:.4f} at step {step}. Steps are counted by "
@@ -245,16 +254,33 @@ class PruningCallback(keras.callbacks.Callback):
         return min(self._schedule(step) / target, 1.0) if target else 1.0
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._callbacks = callbacks_of_fit(self)
+        if not self._callbacks:
+            self._warn_at_end()
+        elif self._after_all not in self._callbacks:
+            self._callbacks.append(self._after_all)  # those listed later may bring other weights back
+
+    def _warn_at_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._started:
             return
-        end, step = self._schedule.end, self._step()
+        end, step, sparsity, reached = self._schedule.end, self._step(), masked_sparsity(self.model), self._sparsity
+        messages = []
         if end is not None and step < end:
-            warnings.warn(
-                f"Training ended at step {step}, before the pruning schedule did at step {end}: the sparsity is "
-                f"{self._sparsity:.4f} instead of {self._schedule.target:.4f}. Train longer, or let the schedule end "
-                f"earlier (end=0.7 ends it after 70 % of the fit).",
-                stacklevel=2,
-            )
+            messages.append(ended_early(step, end=end, sparsity=sparsity, target=self._schedule.target))
+        elif self._frozen:
+            messages.append(self._frozen.at_end(sparsity))
+        epoch, callbacks, self._callbacks = self._final_epoch(step), self._callbacks, []
+        if sparsity < reached - NOTICEABLE:
+            messages.append(restored_weights(callbacks, sparsity=sparsity, reached=reached, epoch=epoch))
+        messages += sparse_too_late(callbacks, reached=reached, epoch=epoch)
+        for message in messages:
+            warnings.warn(message, stacklevel=2)
+
+    def _final_epoch(self, step: int) -> int:
+        """Return the first epoch, from 0, at whose end all schedules have ended."""
+        end = max(schedule.begin if schedule.end is None else schedule.end for schedule in self._schedules())
+        per_epoch = (step - self._first) / (self._last_epoch + 1 - self._epoch)
+        return self._epoch + max(math.ceil((end - self._first) / max(per_epoch, 1)) - 1, 0)
 
 
 def _check_allocation(allocation: Any) -> None:
