@@ -102,7 +102,7 @@ def compress(
         TypeError: If an argument has another type.
         ValueError: If an argument is out of range, data hold no labels or no samples, the model is not compiled or
             cannot be exported, a microcontroller lacks one of its operators, no file is within `max_drop` and the
-            budgets, the folder belongs to another search, or Optuna is not installed.
+            budgets, the folder belongs to another search or is in use by one, or Optuna is not installed.
 
     Example:
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -132,32 +132,32 @@ def compress(
     settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
     settings |= ({} if on is None else {"on": repr(on)}) | (vars(budgets) if target == "micro" else {})
     arrays = [*weight_values(model), *keras.tree.flatten([train_data, validation_data])]
-    stored = RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays)
-    baseline = stored.remember(
-        "baseline", lambda: {"score": np.array(baseline_score(model, validation_data, metric=metric))}
-    )
-    evaluator = FileEvaluator(
-        calibration=calibration_of(train_data[0]),
-        validation=validation_data,
-        metric=metric,
-        baseline=float(baseline["score"]),
-        target=target,
-        budgets=budgets,
-        on=on,
-    )
-    search = Search(
-        TrialRunner(model, train_data, evaluator, batch_size),
-        stored,
-        SearchSettings(Goal(TARGETS[target], max_drop, budgets)),
-        seed=seed,
-        seconds=time,
-        jobs=jobs,
-        max_trials=trials or math.inf,
-    )
-    with Progress(int(time), verbose=verbose, unit="second") as progress:
-        for before, after in pairwise(chain([0.0], (trial.ended for trial in search.run()))):
-            progress.add(int(after) - int(before))
-    return write_front(search, Path(folder), test_data=test_data)
+    with RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays) as stored:
+        baseline = stored.remember(
+            "baseline", lambda: {"score": np.array(baseline_score(model, validation_data, metric=metric))}
+        )
+        evaluator = FileEvaluator(
+            calibration=calibration_of(train_data[0]),
+            validation=validation_data,
+            metric=metric,
+            baseline=float(baseline["score"]),
+            target=target,
+            budgets=budgets,
+            on=on,
+        )
+        search = Search(
+            TrialRunner(model, train_data, evaluator, batch_size),
+            stored,
+            SearchSettings(Goal(TARGETS[target], max_drop, budgets)),
+            seed=seed,
+            seconds=time,
+            jobs=jobs,
+            max_trials=trials or math.inf,
+        )
+        with Progress(int(time), verbose=verbose, unit="second") as progress:
+            for before, after in pairwise(chain([0.0], (trial.ended for trial in search.run()))):
+                progress.add(int(after) - int(before))
+        return write_front(search, Path(folder), test_data=test_data)
 
 
 def _check_counts(*, batch_size: int, seed: int, trials: int | None, jobs: int, target: str) -> None:

@@ -5,20 +5,52 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
+import sys
+import time
+import uuid
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 _log = logging.getLogger(__name__)
+_UNFINISHED, LOCK = ".tfprune-", "run.lock"
 NamedArrays = dict[str, np.ndarray]
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: IO[str]) -> None:
+        file.seek(1 << 30)  # others cannot read the byte that is locked: one behind the text
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+    def _sync(folder: Path) -> None:
+        """Do nothing: this system writes the names in a folder at once."""
+
+else:
+    import fcntl
+
+    def _try_lock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _sync(folder: Path) -> None:
+        """Write the names in a folder to the disk, as `fsync` writes what a file holds."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class RunFolder:
-    """Results of the steps of a run, one file each, written whole or not at all.
+    """Results of the steps of a run, one file each, written whole or not at all: a context, which holds the folder.
+
+    Until the context ends, or its process does, no other run can use the folder.
 
     Args:
         path: The folder, which is made if there is none; None stores nothing.
@@ -27,7 +59,7 @@ class RunFolder:
 
     Raises:
         TypeError: If the path is neither a string nor a path.
-        ValueError: If the folder is one of another run.
+        ValueError: If the folder is one of another run, is in use, or cannot be written.
     """
 
     def __init__(
@@ -39,9 +71,24 @@ class RunFolder:
                 f"string, or None to keep nothing."
             )
         self._path = None if path is None else Path(path)
+        self._lock: _Lock | None = None
         if self._path is not None:
             self._path.mkdir(parents=True, exist_ok=True)
-            self._check(settings, arrays)
+            self._lock = _Lock(self._path)
+            try:
+                self._check(settings, arrays)
+            except ValueError:
+                self._lock.release()
+                raise
+            for unfinished in self._path.glob(f"{_UNFINISHED}*"):  # of a run that was killed
+                unfinished.unlink()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def is_kept(self) -> bool:
@@ -68,17 +115,14 @@ class RunFolder:
         """Return the result of a step: read it from its file, or make it and write the file.
 
         Raises:
-            ValueError: If the file cannot be read.
+            ValueError: If the file cannot be read or written.
         """
         if self._path is None:
             return make()
         file = self._path / f"{step}.npz"
         if not file.exists():
             result = make()
-            partial = file.with_suffix(".partial")
-            with partial.open("wb") as stream:
-                np.savez(stream, allow_pickle=False, **{name: _storable(array) for name, array in result.items()})
-            partial.replace(file)
+            self._write(file, {name: _storable(array) for name, array in result.items()})
             return result
         try:
             with np.load(file, allow_pickle=False) as stored:
@@ -90,6 +134,68 @@ class RunFolder:
             ) from None
         _log.info("%s was done before, and is read from %s", step, file)
         return result
+
+    @staticmethod
+    def _write(file: Path, arrays: NamedArrays) -> None:
+        unfinished = file.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
+        try:
+            with unfinished.open("xb") as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+                stream.flush()
+                os.fsync(stream.fileno())
+            unfinished.replace(file)
+            _sync(file.parent)
+        except OSError as error:
+            raise ValueError(
+                f"Cannot write {str(file)!r}: {error.strerror}. Free some space, and call again with the same "
+                f"arguments: the steps before are kept."
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+class _Lock:
+    """Holds a folder for this object alone, until `release` or the end of the process, however that ends.
+
+    Args:
+        folder: The folder, which exists.
+
+    Raises:
+        ValueError: If another process, or another call in this one, holds it, or no file can be written there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._file = (folder / LOCK).open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(
+                f"Expected a folder to write in. Received: folder={str(folder)!r}: {error.strerror}. Choose another "
+                f"folder, or change its permissions."
+            ) from error
+        try:
+            _try_lock(self._file)
+        except (BlockingIOError, PermissionError) as error:
+            self._file.seek(0)
+            holder = self._file.readline().strip() or "another process"
+            self._file.close()
+            raise ValueError(
+                f"Expected a folder that no other run uses. Received: folder={str(folder)!r}, which is in use by "
+                f"{holder}. Wait until that run has ended, or choose another folder."
+            ) from error
+        except OSError as error:  # some network file systems have no locks
+            warnings.warn(
+                f"The folder {str(folder)!r} cannot be locked: {error.strerror}. Make sure that no other process "
+                f"uses it until this run has ended.",
+                stacklevel=4,
+            )
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        self._file.close()
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

@@ -147,7 +147,8 @@ def test_a_search_that_was_stopped_continues_from_its_folder(jobs, tmp_path, mon
         (tmp_path / path).mkdir()
     whole = [*search_of(case, tmp_path / "whole", monkeypatch).run()]
     stopped = search_of(replace(case, trials=4), tmp_path / "parts", monkeypatch)
-    first = [*stopped.run()]
+    with stopped.folder:
+        first = [*stopped.run()]
     search = search_of(case, tmp_path / "parts", monkeypatch)
     again = [*search.run()]
     assert again[:5] == first
@@ -181,9 +182,9 @@ def test_the_shortest_trial_trains_for_as_long_as_its_files_take(tmp_path, secon
 def test_a_later_call_with_more_time_keeps_the_length_of_trials(tmp_path):
     settings = SearchSettings(Goal("bytes", 0.01))
     for seconds in (600, 60_000):
-        kept = RunFolder(tmp_path, settings={}, arrays=[])
-        search = Search(StubRunner(samples=320_000), kept, settings, 0, seconds, max_trials=0)
-        assert [*search.run()]
+        with RunFolder(tmp_path, settings={}, arrays=[]) as kept:
+            search = Search(StubRunner(samples=320_000), kept, settings, 0, seconds, max_trials=0)
+            assert [*search.run()]
         assert search._shortest_recipe.all_steps == 1000  # the sixtieth part of 600 seconds, of 0.01 seconds each
 
 

@@ -102,6 +102,7 @@ def prune_units(
         ValueError: If the model cannot be followed, or has no hidden units that can be removed.
         ValueError: If the sparsity would leave a block without units, or a layer of attention without heads.
         ValueError: If `data` are empty, do not fit the model, or hold token ids beyond its vocabulary.
+        ValueError: If `folder` holds another run, is in use by one, or cannot be written.
 
     Example:
         >>> from tfprune import shrink
@@ -139,7 +140,6 @@ def prune_units(
     keep, rows = running.network.all_kept(), []
     first = next(iter(batches))[0]
     settings = {"sparsity": sparsity, "score": score, "update": [update, targets, ridge, holdout]}
-    steps = RunFolder(folder, settings=settings, arrays=[*weight_values(copy.plain), *first])
     count = len(units) + (len(heads) if parts.heads else 0)
     progress = Progress(count, verbose=verbose, unit="group", shown=["error"])
 
@@ -155,7 +155,7 @@ def prune_units(
     def choose_units(removal: Removal, moments: GramMoments, weights: np.ndarray) -> np.ndarray:
         return kept_units(score, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
 
-    with progress:
+    with RunFolder(folder, settings=settings, arrays=[*weight_values(copy.plain), *first]) as steps, progress:
         remove([Removal(each.group, each.reader, parts.units[each.group.name]) for each in units], choose_units)
         if head_loss is not None:
             search = functools.partial(
