@@ -77,7 +77,7 @@ def test_the_figures_are_those_of_evaluate(model, pruned, data):
     x, y = (part[1200:] for part in data)
     assert report.before == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
     after = np.mean(smaller.predict(x, verbose=0).argmax(axis=1) == y)
-    assert report.rounds[-1].trained == pytest.approx(after)
+    assert report.rounds[-1].value == pytest.approx(after)
     assert after > report.before - 0.03
 
 
@@ -105,7 +105,7 @@ def test_the_report_is_a_table_and_plain_data(pruned):
     _, report = pruned
     lines = str(report).splitlines()
     assert lines[0].split()[:3] == ["round", "FLOPs", "parameters"]
-    assert [line.split()[0] for line in lines[2:]] == ["before", "1", "2", "3"]
+    assert [line.split()[0].rstrip(",") for line in lines[2:]] == ["before", "1", "2", "3"]
     read = json.loads(json.dumps(report.as_dict()))
     assert read["rounds"][2]["trained"] == report.rounds[2].trained
 
@@ -284,11 +284,11 @@ def test_the_first_model_teaches(model, data):
     x, y = data[0][:320], np.zeros(320, int)  # labels that teach nothing: what is right comes from the teacher
     judged = {"validation_data": (data[0][1200:], data[1][1200:]), "metric": "accuracy"}
     settings = {"rounds": 1, "epochs": 4, "verbose": 0, **judged}
-    alone, _ = prune_to(model, budget(flops=0.5), (x, y), **settings)
+    _, alone = prune_to(model, budget(flops=0.5), (x, y), **settings)
     how = tfprune.Distillation(temperature=2, weight=1.0)
     taught, report = prune_to(model, budget(flops=0.5), (x, y), distill=how, **settings)
-    accuracy = [each.evaluate(*judged["validation_data"], verbose=0)[1] for each in (alone, taught)]
-    assert accuracy[0] < 0.5 < 0.85 < accuracy[1] == pytest.approx(report.rounds[-1].trained)
+    accuracy = taught.evaluate(*judged["validation_data"], verbose=0)[1]
+    assert alone.rounds[-1].trained < 0.5 < 0.85 < accuracy == pytest.approx(report.rounds[-1].value)
     assert type(taught).__module__.startswith("keras.")
     assert taught.compiled and int(taught.optimizer.iterations) == 40
 
@@ -306,3 +306,62 @@ def test_a_bar_moves_with_the_steps(model, data, capsys):
     printed = capsys.readouterr().out
     shown = [int(done) for done in re.findall(r"(\d+)/46", printed)]  # 2 rounds of 3 stages and 20 steps
     assert shown[-1] == 46 and len(set(shown)) > 4
+
+
+class Worsen(keras.callbacks.Callback):
+    """Ruin the model at the end of each training but the first, and note the rates."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def on_train_end(self, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+        if len(self.rates) > 1:
+            kernel = self.model.get_layer("class").kernel
+            kernel.assign(-kernel)
+
+
+@pytest.mark.parametrize("distill", first(None, tfprune.Distillation()))
+def test_a_round_that_training_makes_worse_ends_with_the_reconstructed_weights(model, data, distill, tmp_path):
+    data = tuple(part[:320] for part in data)
+    settings = {"rounds": 2, "samples": 320, "distill": distill, "folder": tmp_path, "verbose": 0}
+    smaller, report = prune_to(model, budget(flops=0.2), data, callbacks=[Worsen()], **settings)
+    better, worse = report.rounds
+    assert (better.stage, worse.stage) == ("trained", "reconstructed")
+    assert worse.trained > 1 > worse.reconstructed == worse.value and better.value == better.trained
+    assert smaller.evaluate(*data, verbose=0)[0] == pytest.approx(worse.reconstructed, rel=1e-5)
+    assert int(smaller.optimizer.iterations) == 0  # what it remembers is of weights that are gone
+    assert [line.split("  ")[0] for line in str(report).splitlines()[3:]] == ["1", "2, reconstructed"]
+    assert report.as_dict()["rounds"][1]["stage"] == "reconstructed"
+    again, repeated = prune_to(model, budget(flops=0.2), data, callbacks=[Worsen()], **settings)
+    assert str(repeated) == str(report) and repeated.rounds[1].stage == "reconstructed"
+    for one, other in zip(again.get_weights(), smaller.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_whether_training_made_another_metric_worse_needs_a_mode(model, data):
+    judged = {"x": data[0][:8], "y": data[1][:8]}
+    guards = [MetricGuard(model, "accuracy", judged, mode=mode, max_drop=None) for mode in (None, "max", "min")]
+    assert [guard.is_worse(0.4, than=0.5) for guard in guards] == [True, True, False]
+    assert all(guard.is_worse(float("nan"), than=0.5) and not guard.is_worse(0.5, than=0.5) for guard in guards)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "rate"),
+    first(
+        (keras.optimizers.schedules.CosineDecay(0.0, 1000, warmup_target=0.04, warmup_steps=64), 0.004),
+        (keras.optimizers.schedules.ExponentialDecay(0.02, 50, 0.5), 0.002),
+        (0.003, 0.003),  # a number is taken as it is
+    ),
+)
+def test_rounds_have_a_rate_for_fine_tuning_in_place_of_a_schedule(model, data, compiled, rate):
+    other = keras.models.clone_model(model)
+    other.compile(keras.optimizers.SGD(compiled, momentum=0.9), model.loss, metrics=["accuracy"])
+    steps = Steps()
+    x, y = (part[:320] for part in data)
+    smaller, _ = prune_to(other, budget(flops=0.5), (x, y), rounds=2, samples=64, callbacks=[steps], verbose=0)
+    assert steps.rates == pytest.approx([rate, rate]) and float(smaller.optimizer.learning_rate) == pytest.approx(
+        rate
+    )
+    assert smaller.optimizer.momentum == 0.9

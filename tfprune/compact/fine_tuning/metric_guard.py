@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 
 from tfprune.base.spec import check_number
-from tfprune.keras_models.models.compiled import compile_like, measured, sign_of
+from tfprune.keras_models.models.compiled import compile_like, measured, mode_of, sign_of
 
 ADVICE = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
 
@@ -32,7 +33,8 @@ class MetricGuard:
         self, model: keras.Model, metric: str, arguments: dict[str, Any], *, mode: str | None, max_drop: float | None
     ) -> None:
         self._model, self.metric, self._arguments = model, metric, arguments
-        self._sign = 0 if max_drop is None and mode is None else sign_of(metric, mode)
+        is_known = max_drop is not None or mode is not None or (isinstance(metric, str) and mode_of(metric))
+        self._sign = sign_of(metric, mode) if is_known else 0
         self.max_drop = None if max_drop is None else check_number(max_drop, "max_drop", least=0)
         self.before = self(model)
 
@@ -47,3 +49,7 @@ class MetricGuard:
     def allows(self, value: float) -> bool:
         """Tell whether a value is good enough; NaN is not."""
         return self.max_drop is None or self.drop(value) <= self.max_drop
+
+    def is_worse(self, value: float, than: float) -> bool:
+        """Tell whether a value is worse than another, as NaN is; never if the better direction is not known."""
+        return self._sign != 0 and not (math.isnan(than) or self._sign * (value - than) >= 0)

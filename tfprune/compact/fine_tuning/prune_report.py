@@ -21,17 +21,24 @@ class Round(Report):
         removed: The metric right after the removal.
         reconstructed: The metric after reconstruction.
         trained: The metric of the smaller model after training.
+        stage: The weights that the round ended with: `"trained"`, or `"reconstructed"` if training made it worse.
     """
 
     plan: ShrinkPlan
     removed: float
     reconstructed: float
     trained: float
+    stage: str = "trained"
+
+    @property
+    def value(self) -> float:
+        """The metric of the model that the round ended with."""
+        return getattr(self, self.stage)
 
 
 @dataclass(frozen=True, eq=False)
 class PruneReport(Report):
-    """Plan and metric of each round of `prune_to`; prints as a table.
+    """Plan and metric of each round of `prune_to`; prints as a table, with the rounds that training made worse named.
 
     Attributes:
         metric: What was measured.
@@ -68,13 +75,13 @@ class PruneReport(Report):
         flops = [each.plan.flops_kept / whole for each in rounds]
         figure = new_figure(6.5, 4)
         axes = figure.subplots()
-        axes.plot([1.0, *flops], [self.before, *(each.trained for each in rounds)], "-", color="#1f6f8b", linewidth=1)
+        axes.plot([1.0, *flops], [self.before, *(each.value for each in rounds)], "-", color="#1f6f8b", linewidth=1)
         for stage, (marker, color) in _MARKERS.items():
             axes.plot(flops, [getattr(each, stage) for each in rounds], marker, color=color, label=stage)
         axes.plot([1.0], [self.before], "o", color="black", label="before")
         if self.refused:
             size = {"markersize": 12, "fillstyle": "none", "color": "#b3382c"}
-            axes.plot(flops[-1:], [self.refused.trained], "o", label="refused", **size)
+            axes.plot(flops[-1:], [self.refused.value], "o", label="refused", **size)
         axes.invert_xaxis()
         axes.set(xlabel="FLOPs kept, as a fraction", ylabel=self.metric)
         figure.legend(loc="outside upper right", ncols=5, frameon=False, fontsize="small")
@@ -84,7 +91,10 @@ class PruneReport(Report):
     def __str__(self) -> str:
         first = self.rounds[0].plan
         rows = [["before", f"{first.flops:,}", f"{first.parameters:,}", "", "", f"{self.before:.4f}"]]
-        named = [(str(number), row) for number, row in enumerate(self.rounds, 1)]
+        marks = ["" if row.stage == "trained" else f", {row.stage}" for row in self.rounds]
+        named = [
+            (f"{number}{mark}", row) for number, (mark, row) in enumerate(zip(marks, self.rounds, strict=True), 1)
+        ]
         named += [(f"{len(named) + 1}, refused", self.refused)] if self.refused else []
         for name, row in named:
             measured = (f"{getattr(row, stage):.4f}" for stage in STAGES)

@@ -55,9 +55,13 @@ def prune_to(
 
     Use it to get the smaller model from one call; `plan_shrink`, `reconstruct` and `shrink` are its steps. Each round
     goes the same part of the way to the budget: it ranks the channels again, removes those with the lowest scores,
-    reconstructs the remaining weights, builds the smaller model and trains it. Training uses the loss, metrics and
-    optimizer that the model was compiled with; the optimizer starts anew in each round. A plan, such as that of
-    `plan_concepts`, says itself what goes: it is carried out in one round.
+    reconstructs the remaining weights, builds the smaller model and trains it. If training makes `metric` worse, the
+    round ends with the reconstructed weights; the report has both. A plan, such as that of `plan_concepts`, says
+    itself what goes: it is carried out in one round.
+
+    Training uses the loss, metrics and optimizer that the model was compiled with; the optimizer starts anew in each
+    round. Fine-tuning needs a lower rate than training: a tenth of the largest rate of a schedule takes the place of
+    the learning-rate schedule that the model was compiled with.
 
     With `max_drop` it stops before a round that costs more on the validation data, and returns the model of the round
     before. With `folder` a run that was killed goes on, called again with the same arguments: rounds that were
@@ -74,7 +78,8 @@ def prune_to(
         every: Steps of training between two removals, at least 1, in place of `epochs`.
         batch_size: Samples in a batch of arrays; None takes 32. A dataset has batches of its own.
         optimizer: What trains: an optimizer, such as `keras.optimizers.SGD(schedule)` with a schedule of the learning
-            rate, of which each round gets a fresh copy, or its name. None takes the one the model was compiled with.
+            rate, of which each round gets a fresh copy, or its name. None takes the one the model was compiled with,
+            at a tenth of the largest rate of its schedule, if it has one.
         callbacks: Keras callbacks for the training of each round. Epochs are counted over all rounds. They see the
             metrics of `validation_data`, where there are some.
         distill: How the model given teaches the smaller ones, such as `tfprune.Distillation(temperature=4)`; None
@@ -83,7 +88,7 @@ def prune_to(
             samples of `data`.
         metric: `"loss"` (the default), or the name of a metric that the model was compiled with.
         mode: `"max"` if a larger metric is better, `"min"` if a smaller one is. None (the default) finds it out for
-            accuracies and losses.
+            accuracies and losses; with other metrics, each round then ends with the trained weights.
         max_drop: How much worse `metric` may be in the model returned than in the one given, in its unit, at least 0.
             It needs `validation_data`. None (the default) goes on until the budget is met.
         criterion: As in `plan_shrink`, for a budget. A criterion that needs data gets the first samples of `data`.
@@ -107,7 +112,7 @@ def prune_to(
             known, or the data are empty, without labels, of another shape or not finite.
         ValueError: If the first round costs more than `max_drop`, or there are no validation data to tell.
         ValueError: If the plan was made for another model, or an argument that chooses channels comes with it.
-        ValueError: If `folder` holds another run.
+        ValueError: If `folder` holds another run, is in use by one, or cannot be written.
 
     Example:
         >>> import tfprune
@@ -163,20 +168,20 @@ def prune_to(
     settings = {**trainer.settings(), "rounds": rounds, "mode": reconstruction, "metric": metric}
     settings["choice"] = described({"criterion": criterion, "filters": filters, "round_to": round_to})
     settings["budget"] = described(budget)
-    state = RunFolder(folder, settings=settings, arrays=[*weight_values(model), *run_data.arrays()])
-    targets = targets_of(budget, rounds, network=network, model=model, folder=state)
-    total = len(targets) * (len(STAGES) + trainer.steps())
-    with Progress(total, verbose=verbose, unit="step", shown=[metric, "FLOPs"]) as progress:
-        run = Rounds(
-            plan_for,
-            run_data.first,
-            mode=reconstruction,
-            guard=guard,
-            trainer=trainer,
-            folder=state,
-            progress=progress,
-        )
-        return run.go(model, targets)
+    with RunFolder(folder, settings=settings, arrays=[*weight_values(model), *run_data.arrays()]) as state:
+        targets = targets_of(budget, rounds, network=network, model=model, folder=state)
+        total = len(targets) * (len(STAGES) + trainer.steps())
+        with Progress(total, verbose=verbose, unit="step", shown=[metric, "FLOPs"]) as progress:
+            run = Rounds(
+                plan_for,
+                run_data.first,
+                mode=reconstruction,
+                guard=guard,
+                trainer=trainer,
+                folder=state,
+                progress=progress,
+            )
+            return run.go(model, targets)
 
 
 def _check_plan(

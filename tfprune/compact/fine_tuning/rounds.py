@@ -70,7 +70,7 @@ class Rounds:
         current, rows, refused = model, [], None
         for number, target in enumerate(targets, 1):
             smaller, row = self._carry_out(number, current, target)
-            if not self._guard.allows(row.trained):
+            if not self._guard.allows(row.value):
                 refused = row
                 break
             current = smaller
@@ -83,7 +83,7 @@ class Rounds:
         guard = self._guard
         return (
             f"Expected a first round that costs at most max_drop={guard.max_drop:g}. Received: a {guard.metric} of "
-            f"{first.trained:.4f} after it, worse by {guard.drop(first.trained):.4f} than before, with "
+            f"{first.value:.4f} after it, worse by {guard.drop(first.value):.4f} than before, with "
             f"{first.plan.flops_kept / first.plan.flops:.0%} of the FLOPs. Take more rounds than {count}, so "
             f"that less goes at once, train longer, or allow more."
         )
@@ -96,11 +96,11 @@ class Rounds:
             results.append(self._round(number, current, target))
             smaller, row = results[0]
             stages = np.array([getattr(row, stage) for stage in STAGES])
-            return {"keep": row.plan.keep, "stages": stages, **_state(smaller)}
+            return {"keep": row.plan.keep, "stages": stages, "stage": np.array(row.stage), **_state(smaller)}
 
         stored = self._folder.remember(f"round_{number}", carry_out)
         smaller, row = results[0] if results else self._again(current, target, stored)
-        _log.info("round %d: %s FLOPs, trained to %.4f", number, row.plan.flops_kept, row.trained)
+        _log.info("round %d: %s FLOPs, %s weights, %.4f", number, row.plan.flops_kept, row.stage, row.value)
         return smaller, row
 
     def _round(self, number: int, current: keras.Model, target: Target) -> tuple[keras.Model, Round]:
@@ -115,11 +115,17 @@ class Rounds:
         stages.append(self._guard(judged))
         smaller = build_smaller(copy, plan)
         training = self._trainer.compiled(smaller)
+        training.optimizer.build(training.trainable_variables)
+        before = _state(smaller)
         self._progress.add(2, self._shown(plan, stages[-1]))
         self._trainer.fit(training, number, self._progress)
         stages.append(self._guard(smaller))
-        self._progress.add(1, self._shown(plan, stages[-1]))
-        return smaller, Round(_without_copy(plan, target), *stages)
+        is_worse = self._guard.is_worse(stages[-1], than=stages[-2])
+        if is_worse:
+            _set_state(smaller, before)
+        row = Round(_without_copy(plan, target), *stages, stage="reconstructed" if is_worse else "trained")
+        self._progress.add(1, self._shown(plan, row.value))
+        return smaller, row
 
     def _again(self, current: keras.Model, target: Target, stored: NamedArrays) -> tuple[keras.Model, Round]:
         """Return the model of a round that was done before."""
@@ -131,8 +137,9 @@ class Rounds:
         training = self._trainer.compiled(smaller)
         training.optimizer.build(training.trainable_variables)
         _set_state(smaller, stored)
-        row = Round(_without_copy(plan, target), *(float(value) for value in stored["stages"]))
-        self._progress.add(len(STAGES) + self._trainer.steps(), self._shown(plan, row.trained))
+        stage = str(stored["stage"]) if "stage" in stored else "trained"  # all that earlier versions kept
+        row = Round(_without_copy(plan, target), *(float(value) for value in stored["stages"]), stage=stage)
+        self._progress.add(len(STAGES) + self._trainer.steps(), self._shown(plan, row.value))
         return smaller, row
 
     def _shown(self, plan: ShrinkPlan, value: float) -> dict[str, Any]:

@@ -13,6 +13,10 @@ from tfprune.compact.fine_tuning.distillation import Distillation
 from tfprune.compact.fine_tuning.distilled import distilled_by
 from tfprune.compact.fine_tuning.metric_guard import ADVICE
 from tfprune.keras_models.models.compiled import compile_like
+from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.models.optimizers import inner_optimizers
+
+FINE_TUNING = 0.1  # of the largest rate of a schedule: at its peak, a trained model would be trained anew
 
 
 class Trainer:
@@ -23,7 +27,8 @@ class Trainer:
         arguments: Those of `fit`.
         epochs: Epochs of a training.
         every: Steps of a training, in place of the epochs; None for the epochs.
-        optimizer: An optimizer, whose settings are taken; its name; or None for that of the first model.
+        optimizer: An optimizer, whose settings are taken; its name; or None for that of the first model, with a rate
+            for fine-tuning in place of a learning-rate schedule.
         callbacks: Further callbacks.
         distill: How the first model teaches, if it does.
 
@@ -46,7 +51,7 @@ class Trainer:
         self._model, self._arguments, self._callbacks = model, arguments, _checked(callbacks)
         self.every = None if every is None else check_count(every, "every", least=1)
         self.epochs = check_count(epochs, "epochs", least=0)
-        self.optimizer = None if optimizer is None else _settings_of(optimizer)
+        self.optimizer = _fine_tuning(model.optimizer) if optimizer is None else _settings_of(optimizer)
         if distill is not None and not isinstance(distill, Distillation):
             raise TypeError(
                 f"Expected `distill` to be a tfprune.Distillation. Received: distill={distill!r}. Pass "
@@ -134,6 +139,44 @@ def _settings_of(optimizer: Any) -> dict[str, Any]:
             f"schedule of the learning rate goes into one: keras.optimizers.Adam(schedule)."
         )
     return keras.optimizers.serialize(keras.optimizers.get(optimizer))
+
+
+def _fine_tuning(optimizer: keras.optimizers.Optimizer) -> dict[str, Any] | None:
+    """Return the settings of an optimizer with constant rates in place of its schedules; None if it has none."""
+    settings = [part.get_config() for part in inner_optimizers(optimizer)]
+    has_schedule = any(_is_schedule(each.get("learning_rate")) for each in settings)
+    return _with_constant_rates(keras.optimizers.serialize(optimizer)) if has_schedule else None
+
+
+def _with_constant_rates(settings: Any) -> Any:
+    if isinstance(settings, list):
+        return [_with_constant_rates(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        name: _fine_tuning_rate(value)
+        if name == "learning_rate" and _is_schedule(value)
+        else _with_constant_rates(value)
+        for name, value in settings.items()
+    }
+
+
+def _is_schedule(rate: Any) -> bool:
+    """Tell whether a setting is a schedule, rather than a number or a function of no argument."""
+    return isinstance(rate, dict) and rate.get("class_name") not in ("function", "__lambda__")
+
+
+def _fine_tuning_rate(schedule: dict[str, Any]) -> float:
+    """Return the part of a schedule's largest rate that fine-tuning takes."""
+    try:
+        rate_at = keras.optimizers.schedules.deserialize(schedule)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected a model compiled with a learning-rate schedule that Keras can save and load. Received: "
+            f"{schedule.get('class_name')!r}. Pass `optimizer`, or register the schedule with "
+            f"keras.saving.register_keras_serializable."
+        ) from error
+    return FINE_TUNING * max(float(as_numpy(rate_at(step))) for step in (0, *(2**power for power in range(21))))
 
 
 def _steps_per_epoch(arguments: dict[str, Any]) -> int | None:

@@ -79,8 +79,7 @@ def sign_of(metric: str, mode: str | None) -> int:
     """
     if not isinstance(metric, str):
         raise TypeError(f"Expected `metric` to be a name, such as 'accuracy' or 'loss'. Received: metric={metric!r}.")
-    if mode is None:
-        mode = "max" if "acc" in metric else "min" if metric.endswith("loss") else None
+    mode = mode or mode_of(metric)
     if mode is None:
         raise ValueError(
             f"Expected `mode` with a metric that is not an accuracy or a loss. Received: metric={metric!r}, "
@@ -88,6 +87,11 @@ def sign_of(metric: str, mode: str | None) -> int:
         )
     check_choice(mode, "mode", choices=METRIC_MODES)
     return 1 if mode == "max" else -1
+
+
+def mode_of(metric: str) -> str | None:
+    """Return "max" for an accuracy and "min" for a loss; None for other metrics, whose names do not tell."""
+    return "max" if "acc" in metric else "min" if metric.endswith("loss") else None
 
 
 def arguments_of(data: Any, *, argument: str = "data") -> dict[str, Any]:
