@@ -175,6 +175,26 @@ def test_a_gradient_tape_in_a_tf_function_gives_the_masks_of_fit():
     assert_consistent(model, zeros=80)
 
 
+def test_two_optimizers_in_a_loop_forget_what_is_masked():
+    model, parts = make(), [keras.optimizers.Adam(0.1), keras.optimizers.SGD(0.1, momentum=0.9)]
+    for optimizer, name in zip(parts, ("hidden", "out"), strict=True):
+        optimizer.build(model.get_layer(name).trainable_variables)
+        variables = model.get_layer(name).trainable_variables
+        optimizer.apply([keras.ops.ones(variable.shape) for variable in variables], variables)
+    tfprune.update_masks(model, 0.8, optimizer=parts)
+    slots = [slot for optimizer in parts for slot in optimizer.variables if "kernel" in slot.path]
+    assert len(slots) == 3  # two of Adam, one of SGD
+    for slot in slots:
+        layer = model.get_layer("hidden" if slot.shape == (10, 10) else "out")
+        np.testing.assert_array_equal(slot.numpy() != 0, layer.masks["kernel"].numpy())
+    for wrong, error, message in (
+        ([], ValueError, r"the optimizers that train the model. Received: optimizer=\[\]"),
+        ([parts[0], "adam"], TypeError, "Keras optimizers, one or a list, or None. Received: optimizer='adam'"),
+    ):
+        with pytest.raises(error, match=message):
+            tfprune.update_masks(model, 0.9, optimizer=wrong)
+
+
 @pytest.mark.parametrize("policy", first("mixed_float16", "mixed_bfloat16"))
 @pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"steps_per_execution": 5}])
 def test_mixed_precision_keeps_weights_slots_and_masks_together(policy, arguments):

@@ -90,7 +90,7 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
-            f"Expected a Keras optimizer or None. Received: optimizer={optimizer!r} of type "
+            f"Expected Keras optimizers, one or a list, or None. Received: optimizer={optimizer!r} of type "
             f"{type(optimizer).__name__}."
         )
     for part in inner_optimizers(optimizer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +34,7 @@ def update_masks(
     sparsity: float | None = None,
     *,
     allocation: str | Mapping[str, float | None] | Allocation | MeetsBudget = "uniform",
-    optimizer: keras.optimizers.Optimizer | None = None,
+    optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
     data: Any = None,
     loss: Any = None,
     regrow: bool = True,
@@ -51,7 +51,8 @@ def update_masks(
         allocation: How the sparsity is split over the weights and the groups of channels: `"uniform"`, `"erk"`,
             `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names
             of groups, to their own sparsities (None: leave as they are). For channels and heads also a `budget(...)`.
-        optimizer: The optimizer whose slots of masked entries become zero; None takes the optimizers of the model.
+        optimizer: The optimizer whose slots of masked entries become zero, or a list of all that train the model;
+            None takes the optimizers of the model.
         data: The data for criteria that need evidence: a tuple (x, y) of arrays, a dataset, an iterable of batches,
             or a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
         loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
@@ -69,6 +70,7 @@ def update_masks(
         ValueError: If a sparsity and a budget are given.
         ValueError: If a criterion needs data that is missing, or no criterion uses the data.
         ValueError: If the data is empty, has the wrong shape, or has NaN.
+        ValueError: If the list of optimizers is empty.
         TypeError: If neither a sparsity nor a budget is given, or an argument has the wrong type.
 
     Example:
@@ -86,7 +88,7 @@ def set_masks(
     sparsity: float | None,
     *,
     allocation: Any,
-    optimizer: keras.optimizers.Optimizer | None = None,
+    optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
     data: Any = None,
     loss: Any = None,
     regrow: bool = True,
@@ -96,7 +98,7 @@ def set_masks(
     layers = pruned_layers(model)
     for _, layer in layers:
         layer.is_managed = True
-    optimizers = optimizers_of(model) if optimizer is None else [optimizer]
+    optimizers = optimizers_of(model) if optimizer is None else _as_list(optimizer)
     for each in optimizers:
         check_optimizer(each)
     facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
@@ -114,6 +116,16 @@ def set_masks(
     for layer, name, mask in plan:
         variable = layer.kernels[name].variable
         layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])
+
+
+def _as_list(optimizer: Any) -> list[keras.optimizers.Optimizer]:
+    optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    if not optimizers:
+        raise ValueError(
+            f"Expected the optimizers that train the model. Received: optimizer={optimizer!r}. Leave it out to take "
+            f"those that the model holds."
+        )
+    return optimizers
 
 
 def subjects_of(model: keras.layers.Layer) -> list[Subject]:
