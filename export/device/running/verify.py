@@ -38,9 +38,9 @@ def verify(
     """Run a file in a process of its own and compare what it gives with what it should give.
 
     It passes when, for every output, max |output - expected| <= tolerance * max(1e-6, max |expected|), the
-    maxima over all finite expected values of that output, and where the expected value is not finite, the
-    output is the same. Without expected values it passes when it runs and all outputs are finite. As in `Runner`, the
-    file's first graph runs; signatures that start at others are not checked.
+    maxima over all finite expected values of that output, of which there has to be one, and where the expected
+    value is not finite, the output is the same. Without expected values it passes when it runs and all outputs are
+    finite. As in `Runner`, the file's first graph runs; signatures that start at others are not checked.
 
     Args:
         source: A path, or the content of such a file: plain, gzip, xz or packed.
@@ -186,6 +186,8 @@ def _compare_one(name: str, output: np.ndarray, expected: np.ndarray, tolerance:
     if output.shape != expected.shape:
         return Comparison(f"output {name!r} has the shape {output.shape}, expected: {expected.shape}")
     finite = np.isfinite(expected)
+    if expected.size and not finite.any():
+        return Comparison(f"no finite value is expected of output {name!r}, so there is nothing to compare it with")
     broken = int(np.count_nonzero(~np.isfinite(output[finite])))
     if broken:
         return Comparison(

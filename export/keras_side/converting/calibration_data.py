@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.export.keras_side.preparing.half_precision import HALF_TYPES
+from tfprune.export.keras_side.preparing.saved_model import states_at_start
 from tfprune.export.keras_side.preparing.signature import Signature, smallest_vocabulary
+from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import batches, check_kind, check_source
 
 MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file
@@ -151,16 +154,43 @@ def _length(batch: Mapping[str, np.ndarray]) -> int:
     return len(next(iter(batch.values())))
 
 
-def predict(model: keras.Model, data: Mapping[str, np.ndarray], *, inputs: Signature) -> list[np.ndarray]:
-    """Predict samples with Keras, in the order of the file's outputs."""
-    rows = len(next(iter(data.values())))
-    step = inputs.batch or BATCH_ROWS
-    chunks = []
-    for start in range(0, rows, step):
-        part = inputs.pack({name: array[start : start + step] for name, array in data.items()})
-        # Called directly: `predict` would trace a function for every export, and warn about it.
-        chunks.append(_outputs(model(part, training=False)))
-    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+def predict(
+    model: keras.Model, data: Mapping[str, np.ndarray], *, inputs: Signature, argument: str
+) -> list[np.ndarray]:
+    """Predict samples as `model.predict` does, in the order of the file's outputs.
+
+    Args:
+        model: A model without wrappers.
+        data: Samples by the names of the inputs.
+        inputs: The inputs of the model.
+        argument: What the user calls the samples.
+
+    Raises:
+        ValueError: If an output has no finite value on the samples: a file could not be compared with it.
+    """
+    # Called directly: `predict` compiles a function for every export. Compiled code may give numbers where this
+    # does not, and they are what the user sees.
+    outputs = _in_batches(functools.partial(model, training=False), model, data, inputs)
+    if not all(np.isfinite(output).all() for output in outputs):
+        graph = Anatomy.of(model).graph or model  # without what a class of the user's does around `call`
+        outputs = _in_batches(graph.predict_on_batch, model, data, inputs)
+    for place, output in enumerate(outputs):
+        if output.size and not np.isfinite(output).any():
+            raise ValueError(
+                f"Expected `{argument}` to give finite outputs of {model.name!r}. Received: samples for which all "
+                f"values of output {place} are NaN or infinity. Pass samples for which model.predict gives numbers."
+            )
+    return outputs
+
+
+def _in_batches(
+    call: Callable[[Any], Any], model: keras.Model, data: Mapping[str, np.ndarray], inputs: Signature
+) -> list[np.ndarray]:
+    rows, step = _length(data), inputs.batch or BATCH_ROWS
+    parts = ({name: array[start : start + step] for name, array in data.items()} for start in range(0, rows, step))
+    with states_at_start(model):
+        chunks = [_outputs(call(inputs.pack(part))) for part in parts]
+    return [np.concatenate(arrays) for arrays in zip(*chunks, strict=True)]
 
 
 def _outputs(outputs: Any) -> list[np.ndarray]:

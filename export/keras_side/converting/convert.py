@@ -92,6 +92,7 @@ def convert_prepared(
     quantize: str | None = None,
     io_dtype: str = "float32",
     batch: int | None = None,
+    unroll: bool = False,
 ) -> bytes:
     """Convert a model whose inputs and calibration data have been read, with options that have been checked.
 
@@ -102,6 +103,7 @@ def convert_prepared(
         quantize: As in `convert`.
         io_dtype: As in `convert`.
         batch: As in `convert`.
+        unroll: Whether recurrent layers are unrolled, as they always are for integers.
 
     Raises:
         ValueError: As `convert` does.
@@ -115,11 +117,14 @@ def convert_prepared(
     samples = split(batches) if quantize in INTEGERS else []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
         folder = Path(name)
-        things = _write_model(model, inputs, folder, unroll=quantize in INTEGERS)
+        unroll = unroll or quantize in INTEGERS
+        things = _write_model(model, inputs, folder, unroll=unroll)
         settings = {"quantize": quantize, "io_dtype": io_dtype, "things": things, **dataclasses.asdict(inputs)}
+        settings["unroll"] = unroll
         _write_job(folder, settings, samples)
         completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT, package="tensorflow")
         if not completed.ok:
+            _refuse_quantized(model)
             output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
             raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
         data = keep_order((folder / CONVERTED).read_bytes(), inputs.names)
@@ -163,14 +168,28 @@ def _check_inputs(inputs: Signature, quantize: str | None) -> None:
         )
 
 
+def _refuse_quantized(model: keras.Model) -> None:
+    """Say of a model that could not be converted that Keras has quantized it, which the converter does not know."""
+    from tfprune.keras_models.models.layers import walk
+
+    modes = {path or layer.name: getattr(layer, "quantization_mode", None) for path, layer in walk(model)}
+    for path, mode in modes.items():
+        if mode is not None:
+            raise ValueError(
+                f"Expected a model that is not quantized yet. Received: {model.name!r}, where keras.Model.quantize "
+                f"has quantized {path!r} to {mode} already, in a form that TFLite has no operators for. Take the "
+                f"model from before that call, and quantize it here: quantize='int8' or 'dynamic'."
+            )
+
+
 def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool) -> list[list[str]]:
     """Write what the child reads, in float32; return the custom classes and functions that it has to import."""
     import keras
 
     from tfprune.export.keras_side.preparing.half_precision import has_half_weights, in_float32
-    from tfprune.export.keras_side.preparing.saved_model import write_copy, write_saved_model
+    from tfprune.export.keras_side.preparing.saved_model import states_at_start, write_copy, write_saved_model
 
-    with in_float32(model):
+    with in_float32(model), states_at_start(model):  # a file begins with the states that it is made with
         # Weights of half precision become float32 when they are loaded; a layer that holds them cannot read them so.
         if keras.backend.backend() != "tensorflow" or has_half_weights(model):
             return write_copy(model, folder)

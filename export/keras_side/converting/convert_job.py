@@ -52,7 +52,7 @@ def _export_copy(settings: dict[str, Any], folder: Path) -> None:
     inputs = [ModelInput(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in settings["inputs"]]
     model = read_copy(folder, settings["things"])
     signature = Signature(tuple(inputs), settings["form"])
-    write_saved_model(model, folder / SAVED_MODEL, inputs=signature, unroll=settings["quantize"] in OPERATORS)
+    write_saved_model(model, folder / SAVED_MODEL, inputs=signature, unroll=settings["unroll"])
 
 
 def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:

@@ -168,8 +168,8 @@ def to_tflite(
     first = inputs.pack({name: array[: inputs.batch or 1] for name, array in data.items()})
     labeled = read_evaluate_on(evaluate_on, inputs, metric=metric, max_drop=max_drop)
     with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
-        expected = predict(stripped.model, data, inputs=inputs)
-        scored = [] if labeled is None else predict(stripped.model, labeled.x, inputs=inputs)
+        expected = predict(stripped.model, data, inputs=inputs, argument="check_on")
+        scored = [] if labeled is None else predict(stripped.model, labeled.x, inputs=inputs, argument="evaluate_on")
         plain = stripped.without_unread()
         kernels = kernels_read(plain, first)
         progress.add()

@@ -18,7 +18,8 @@ from typing import Any
 import keras
 
 from tfprune.export.keras_side.preparing.signature import Signature
-from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.calls import recurrent_states
+from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.keras_models.models.rebuild import named_things
 
 COPY = "model.keras"
@@ -64,6 +65,20 @@ def _write(model: keras.Model, folder: Path, *, inputs: Signature, batch: int | 
     # Given explicitly, because Keras' own signature always leaves the batch open.
     with _without_messages():
         model.export(str(folder), verbose=False, input_signature=[inputs.pack(specs)])
+
+
+@contextmanager
+def states_at_start(model: keras.Model) -> Iterator[None]:
+    """Let the recurrent layers that keep their states start anew, and put the states back afterwards."""
+    states = list(recurrent_states(model))
+    before = [as_numpy(state).copy() for state in states]
+    try:
+        for state in states:
+            state.assign(keras.ops.zeros_like(state))
+        yield
+    finally:
+        for state, value in zip(states, before, strict=True):
+            state.assign(value)
 
 
 @contextmanager

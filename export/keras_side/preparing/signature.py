@@ -132,10 +132,15 @@ def signature(model: keras.Model) -> Signature:
     _check_outputs(model)
     batches = {entry.shape[0] for entry in inputs}
     if len(batches) > 1 or not batches <= {None, 1}:
+        stateful = next((path for path, layer in walk(model) if getattr(layer, "stateful", False)), None)
+        advice = (
+            "`keras.Input(shape)`, which leaves the batch open"
+            if stateful is None
+            else f"`keras.Input(shape, batch_size=1)`, because {stateful!r} keeps states, and set its weights"
+        )
         raise ValueError(
             f"Expected a batch of None or 1 in the inputs of {model.name!r}. "
-            f"Received: {', '.join(map(str, sorted(batches, key=str)))}. "
-            "Build the model with `keras.Input(shape)`, which leaves the batch open."
+            f"Received: {', '.join(map(str, sorted(batches, key=str)))}. Build the model with {advice}."
         )
     form = "dict" if isinstance(structure, dict) else "list" if isinstance(structure, list | tuple) else "array"
     return Signature(tuple(inputs), form)

@@ -9,7 +9,9 @@ import keras
 
 import tfprune
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
+from tfprune.keras_models.channels.ranking import finite
 from tfprune.keras_models.models.anatomy import Anatomy
+from tfprune.keras_models.models.layers import as_numpy
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.strip import plain_copy
@@ -33,6 +35,11 @@ class StrippedModel:
     flat: FlatCopy | None = None
     plan: ShrinkPlan | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse weights that are not finite: a file could not be compared with what they compute."""
+        for weight in self.model.weights:
+            finite(as_numpy(weight), weight.path)
+
     def without_unread(self) -> keras.Model:
         """Return an equal model without the channels that no kernel reads; the copy is used up by this."""
         if self.flat is None or self.plan is None:
@@ -50,7 +57,7 @@ def strip_for_export(model: keras.Model, *, finds_unread: bool) -> StrippedModel
         finds_unread: Whether channels are looked for that no kernel reads; the plan's copy is then the stripped one.
 
     Raises:
-        ValueError: If a wrapped model cannot be copied.
+        ValueError: If a wrapped model cannot be copied, or a weight is not finite.
     """
     if finds_unread:
         try:

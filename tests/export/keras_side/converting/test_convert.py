@@ -240,3 +240,10 @@ def test_options_that_do_not_fit_are_refused_before_the_work(monkeypatch, cnn, o
     monkeypatch.setattr(child, lambda *args, **kwargs: pytest.fail("converted all the same"))
     with pytest.raises(ValueError, match=message):
         convert(cnn, **options)
+
+
+def test_a_model_that_keras_has_quantized_is_refused_as_such():
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(16, name="head")])
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"not quantized yet\. Received: .* quantized 'head' to int8 already"):
+        convert(model)

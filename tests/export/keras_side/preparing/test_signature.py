@@ -134,3 +134,19 @@ def test_the_smallest_embedding_bounds_the_tokens():
     outputs = keras.layers.Add()([keras.layers.Embedding(9, 2)(inputs), inner(inputs)])
     assert smallest_vocabulary(keras.Model(inputs, outputs)) == 5
     assert smallest_vocabulary(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])) == 2
+
+
+def test_a_batch_of_layers_that_keep_states_gets_advice_that_keras_allows():
+    def build(batch):
+        stack = [
+            keras.layers.Bidirectional(keras.layers.LSTM(3, stateful=True), name="memory"),
+            keras.layers.Dense(1),
+        ]
+        return keras.Sequential([keras.Input((5, 2), batch_size=batch), *stack])
+
+    model = build(4)
+    with pytest.raises(ValueError, match=r"Received: 4\. Build .*batch_size=1\)`, because 'memory.*' keeps states"):
+        signature(model)
+    other = build(1)
+    other.set_weights(model.get_weights())
+    assert signature(other).batch == 1

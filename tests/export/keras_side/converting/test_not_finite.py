@@ -1,0 +1,74 @@
+"""Numbers that are not finite are no proof. The truth is what `model.predict` says."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfprune.export import Runner, rewrite, to_tflite, verify
+from tfprune.export.keras_side.converting.calibration_data import predict
+from tfprune.export.keras_side.preparing.signature import signature
+
+layers = keras.layers
+CONVERT = "tfprune.export.keras_side.converting.to_tflite.convert_prepared"
+X = np.random.default_rng(0).normal(size=(20, 8, 8, 3)).astype("float32")
+PLACES = {
+    "kernel": ("conv", "kernel"),
+    "bias": ("head", "bias"),
+    "variance": ("norm", "moving_variance"),
+    "scale": ("norm", "gamma"),
+}
+
+
+def build():
+    keras.utils.set_random_seed(0)
+    parts = [layers.Conv2D(4, 3, activation="relu", name="conv"), layers.BatchNormalization(name="norm")]
+    return keras.Sequential([keras.Input((8, 8, 3)), *parts, layers.Flatten(), layers.Dense(3, name="head")])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path, monkeypatch, place, wrong):
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: pytest.fail("converted all the same"))
+    model, (layer, name) = build(), PLACES[place]
+    weight = getattr(model.get_layer(layer), name)
+    values = np.array(weight)
+    values.flat[0] = wrong
+    weight.assign(values)
+    for options in ({}, {"evaluate_on": (X, np.zeros(len(X), int))}, {"quantize": "int8", "calibration": X}):
+        with pytest.raises(ValueError, match=rf"Expected finite values in \S*{layer}/{name}\. Received: NaN or inf"):
+            to_tflite(model, tmp_path / "n.tflite", check_on=X, **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def logarithm():
+    """NaN for samples below zero, numbers for the others."""
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.ops.log(layers.Dense(4, kernel_initializer="identity")(inputs)))
+
+
+def test_samples_without_a_finite_expected_value_prove_nothing(tmp_path, monkeypatch):
+    model, above = logarithm(), np.linspace(0.5, 2, 40, dtype="float32").reshape(10, 4)
+    to_tflite(model, tmp_path / "m.tflite", check_on=above)
+    content = (tmp_path / "m.tflite").read_bytes()
+    monkeypatch.setattr(CONVERT, lambda *args, **kwargs: pytest.fail("converted all the same"))
+    with pytest.raises(ValueError, match=r"Expected `check_on` to give finite outputs.*all values of output 0"):
+        to_tflite(model, tmp_path / "n.tflite", check_on=-above)
+    with pytest.raises(ValueError, match=r"Expected `evaluate_on` to give finite outputs.*all values of output 0"):
+        to_tflite(model, tmp_path / "n.tflite", check_on=above, evaluate_on=(-above, -above), metric="mae")
+    with pytest.raises(ValueError, match="no finite value is expected of output 'output_0'"):
+        rewrite(content, tmp_path / "n.tflite", check_on=-above)
+    report = verify(content, inputs=-above, expected=Runner(content).predict(-above))
+    assert not report.passed and "nothing to compare it with" in report.reason
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tflite"]
+
+
+def test_the_check_compares_with_what_predict_gives():
+    model = build()
+    kernel = np.array(model.layers[0].kernel)
+    kernel.flat[0] = np.nan
+    model.layers[0].kernel.assign(kernel)
+    expected = model.predict(X, verbose=0)
+    assert np.isfinite(expected).all() and not np.isfinite(model(X)).any()  # compiled, the ReLU makes zeros of NaN
+    inputs = signature(model)
+    (found,) = predict(model, {inputs.names[0]: X}, inputs=inputs, argument="check_on")
+    np.testing.assert_array_equal(found, expected)
