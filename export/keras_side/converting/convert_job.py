@@ -10,6 +10,7 @@ import numpy as np
 
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job
+from tfprune.export.keras_side.preparing.protect_scales import protect_scales
 
 JOB = "job"
 SAVED_MODEL = "saved_model"
@@ -19,6 +20,9 @@ OPERATORS = {  # of the formats that compute with integers
     "int4": "TFLITE_BUILTINS_INT8",  # its weights get fewer bits later
     "int16x8": "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8",
 }
+# Entries from which a weight gets 8 bits, in files in which a scale must not be folded into it. In int8 files it may
+# be: what the scale multiplies is rounded to 8 bits already, so it has nothing to protect.
+LEAST_ENTRIES = {"dynamic": 1024, "int16x8": 1, "int4": 1}
 
 
 def convert_job(folder: Path) -> None:
@@ -31,6 +35,8 @@ def convert_job(folder: Path) -> None:
     tensorflow = _tensorflow()
     if not (folder / SAVED_MODEL).exists():
         _export_copy(settings, folder)
+    if settings["quantize"] in LEAST_ENTRIES:
+        protect_scales(folder / SAVED_MODEL, least=LEAST_ENTRIES[settings["quantize"]])
     _convert(tensorflow, settings, arrays, folder)
 
 
