@@ -70,11 +70,11 @@ zoo: .venv/dev
 hub: .venv/dev
 	$(BIN)/python tests/hub/run.py $(BACKBONES)
 
-# Damaged and foreign files for everything that reads files, an hour: make fuzz, or make fuzz TARGETS=inspect RUNS=1000.
-RUNS ?= 100000
+# Damaged and foreign files for everything that reads files, and nonsense from a board, hours: make fuzz, or
+# make fuzz TARGETS="inspect messages" RUNS=1000.
 fuzz: .venv/dev
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
-	$(BIN)/python tests/fuzz/run.py $(TARGETS) --runs $(RUNS)
+	$(BIN)/python tests/fuzz/run.py $(TARGETS) $(if $(RUNS),--runs $(RUNS))
 
 # The device half, where neither Keras nor TensorFlow is installed, on files made where they are: with the interpreter of
 # this machine, and device-test also on an emulated Raspberry Pi and with tflite-runtime, as 32-bit systems have it.

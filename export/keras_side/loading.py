@@ -5,20 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
-# What NumPy, Keras, h5py and zipfile raise for files that are damaged, cut short, or hold something else.
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, TokenError),
-)
+from tfprune.base.untrusted import UNREADABLE
 
 
 @contextmanager

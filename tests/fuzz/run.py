@@ -28,25 +28,39 @@ LIES = (0, 1, 5, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz"
 CRASHES = FOLDER / "crashes"
 TARGETS = ("read", "load", "inspect", "page", "unpack", "micro", "runner", "interpreter")
+RUNS = 100_000
+# Targets that make their own inputs, and the program beside this one that runs them.
+PROGRAMS = {"messages": "untrusted.py", "jobs": "untrusted.py", "folders": "untrusted.py"}
 
 
 def main() -> int:
     """Run the targets one after the other, each in a process of its own; return 1 when one has a finding."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)")
-    parser.add_argument("--runs", type=int, default=100_000, help="inputs for each target (default: %(default)s)")
+    every = (*TARGETS, *PROGRAMS)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(every)} (default: all)")
+    text = f"inputs for each target (default: {RUNS:,}; 10,000 or 20,000 of those that are not files)"
+    parser.add_argument("--runs", type=int, help=text)
     parser.add_argument("--seed", type=int, default=1, help="where the mutations begin (default: %(default)s)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if unknown := set(options.targets) - set(TARGETS):
+    if unknown := set(options.targets) - set(every):
         parser.error(f"no such target: {', '.join(unknown)}")
     if options.child:
         fuzz(options.targets[0], runs=options.runs, seed=options.seed)
+    chosen = options.targets or every
     seeds = FOLDER / "files"
-    if not seeds.exists():
+    if not seeds.exists() and set(chosen) & set(TARGETS):
         subprocess.run([sys.executable, Path(__file__).with_name("files.py"), seeds], check=True)
-    failed = [name for name in options.targets or TARGETS if not passes(name, runs=options.runs, seed=options.seed)]
+    runs = RUNS if options.runs is None else options.runs
+    failed = [name for name in chosen if name in TARGETS and not passes(name, runs=runs, seed=options.seed)]
+    failed += [name for name in chosen if name in PROGRAMS and not program_passes(name, options.runs)]
     return 1 if failed else 0
+
+
+def program_passes(target: str, runs: int | None) -> bool:
+    """Run a target that makes its own inputs."""
+    command = [sys.executable, Path(__file__).with_name(PROGRAMS[target]), target]
+    return not subprocess.run([*command, *([] if runs is None else [f"--runs={runs}"])], check=False).returncode
 
 
 def passes(target: str, *, runs: int, seed: int) -> bool:

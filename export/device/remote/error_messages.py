@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tfprune.report import shortened
+
 # What is printed -> what it means, and what to do; {address} and {python} are filled in.
 CONNECTION_ERRORS = (
     (
@@ -44,6 +46,7 @@ NO_PYTHON = (
 )
 SHELL_EXIT_CODES = (126, 127)  # exit codes: what was found cannot be run, and nothing was found
 SSH_EXIT_CODE = 255
+LONGEST_LINE = 500  # characters
 
 
 def error_message(printed: str, *, address: str, python: str, code: int | None) -> str:
@@ -62,7 +65,7 @@ def error_message(printed: str, *, address: str, python: str, code: int | None) 
     if code in SHELL_EXIT_CODES:
         meaning = NO_PYTHON
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    quoted = f" It printed: {lines[-1].rstrip('.')}." if lines else ""
+    quoted = f" It printed: {shortened(lines[-1], LONGEST_LINE).rstrip('.')}." if lines else ""
     ending = "nothing within the time for a connection" if code is None else f"exit code {code} from {python!r} there"
     found = (meaning or ending).format(address=address, python=python)
     return f"Expected a device that answers at {address!r}. Received: {found}.{quoted}"

@@ -6,14 +6,18 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tfprune.base.untrusted import LONGEST_REASON, read_fields
 from tfprune.export.device.processes.child_process import Completed
+from tfprune.export.device.processes.job_files import read_job
 from tfprune.export.device.remote.link import Link
 from tfprune.export.device.remote.messages import RESULTS, Message
 from tfprune.export.device.remote.transport import transport
+from tfprune.report import shortened
 
 
 class Remote:
@@ -66,11 +70,8 @@ class Remote:
         with self._lock:
             link = self._connected()
             answer = link.request(Message({"module": module, "timeout": timeout}, contents), timeout=timeout)
-        for name in RESULTS:
-            if name in answer.contents:
-                Path(folder, name).write_bytes(answer.contents[name])
-        header = answer.header
-        return Completed(ok=bool(header["ok"]), reason=str(header["reason"]), output=str(header["output"]))
+            with link.refusing():
+                return _completed(answer, folder)
 
     def __call__(self, model: Any) -> float:
         """Return the microseconds of one inference of a Keras model on the device."""
@@ -106,6 +107,24 @@ class Remote:
             self._link = Link(self._way, self.python.removeprefix("~/"))
             weakref.finalize(self, Link.close, self._link)  # also when this program ends
         return self._link
+
+
+def _completed(answer: Message, folder: str | os.PathLike[str]) -> Completed:
+    """Write the results of a job into its folder, and return how it ended.
+
+    Raises:
+        ValueError: If they cannot be read, or it does not say how it ended.
+    """
+    completed = read_fields(Completed, answer.header)
+    for name in RESULTS:
+        if name in answer.contents:
+            Path(folder, name).write_bytes(answer.contents[name])
+    for name in ("loaded", "result"):
+        if f"{name}.json" in answer.contents:
+            read_job(folder, name)
+        elif name == "result" and completed.ok:
+            raise ValueError("Expected the results of a job that ended well. Received: none.")
+    return replace(completed, reason=shortened(completed.reason, LONGEST_REASON))
 
 
 def _again(address: str, python: str, options: Sequence[str]) -> Remote:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.spec import check_count, check_number
+from tfprune.base.untrusted import read_fields
 from tfprune.export.device import board
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
@@ -24,6 +26,17 @@ from tfprune.export.file.files.model_file import Source, read_model, read_source
 MODEL = "model.tflite"
 TIMEOUT = 3600  # a slow board, a large model, and many runs
 STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a process measured, besides the times."""
+
+    runtime: str
+    machine: str
+    peak_memory: int | None
+    governor: str | None
+    temperature: float | None
 
 
 def benchmark(
@@ -94,7 +107,7 @@ def benchmark(
             completed = run(__name__, folder, timeout=TIMEOUT)
             if not completed.ok:
                 raise ValueError(_failure(completed.reason.replace(source_name(data), source_name(source))))
-            found.append(read_job(folder, "result"))
+            found.append(_read_measured(folder))
     return _report(found, file_bytes=len(read_source(source)), settings=settings)
 
 
@@ -105,11 +118,27 @@ def _failure(reason: str) -> str:
     )
 
 
+def _read_measured(folder: str) -> tuple[_Measured, np.ndarray]:
+    """Read what a process measured, and the milliseconds of each run.
+
+    Raises:
+        ValueError: If it is not what `_run_job` writes.
+    """
+    settings, arrays = read_job(folder, "result")
+    times = arrays.get("milliseconds", np.empty(0))
+    if times.dtype.kind != "f" or times.ndim != 1 or not times.size or not np.all((times > 0) & (times < np.inf)):
+        raise ValueError(
+            f"Expected the milliseconds of each run, above 0. Received: an array of shape {times.shape} and type "
+            f"{times.dtype}."
+        )
+    return read_fields(_Measured, settings), times
+
+
 def _report(
-    found: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]], *, file_bytes: int, settings: dict[str, int]
+    found: Sequence[tuple[_Measured, np.ndarray]], *, file_bytes: int, settings: dict[str, int]
 ) -> BenchmarkReport:
     """Return the times of the process in the middle, and what all of them say together."""
-    ordered = sorted((arrays["milliseconds"] for _, arrays in found), key=np.median)
+    ordered = sorted((times for _, times in found), key=np.median)
     times = ordered[(len(ordered) - 1) // 2]
     measured = [device for device, _ in found]
     p10, p90, p99 = (float(value) for value in np.percentile(times, [10, 90, 99]))
@@ -119,13 +148,13 @@ def _report(
         p90_ms=p90,
         p99_ms=p99,
         min_ms=float(times.min()),
-        peak_memory=_largest(device["peak_memory"] for device in measured),
+        peak_memory=_largest(device.peak_memory for device in measured),
         file_bytes=file_bytes,
-        runtime=measured[-1]["runtime"],
-        machine=measured[-1]["machine"],
-        medians_ms=tuple(float(np.median(arrays["milliseconds"])) for _, arrays in found),
-        governor=measured[-1]["governor"],
-        temperature=_largest(device["temperature"] for device in measured),
+        runtime=measured[-1].runtime,
+        machine=measured[-1].machine,
+        medians_ms=tuple(float(np.median(times)) for _, times in found),
+        governor=measured[-1].governor,
+        temperature=_largest(device.temperature for device in measured),
         **settings,
     )
 
@@ -145,9 +174,8 @@ def _run_job(folder: Path) -> None:
         start = time.perf_counter_ns()
         runner.predict(inputs)
         times.append((time.perf_counter_ns() - start) / 1e6)
-    measured: dict[str, Any] = {"runtime": runner.runtime, "peak_memory": _peak_memory(), "machine": board.name()}
-    measured |= {"governor": board.governor(), "temperature": board.temperature()}
-    write_job(folder, "result", settings=measured, arrays={"milliseconds": np.array(times)})
+    measured = _Measured(runner.runtime, board.name(), _peak_memory(), board.governor(), board.temperature())
+    write_job(folder, "result", settings=asdict(measured), arrays={"milliseconds": np.array(times)})
 
 
 def _given_batch(arrays: dict[str, np.ndarray], batch: int) -> int:

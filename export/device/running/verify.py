@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.base.spec import check_number
+from tfprune.base.untrusted import read_fields
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
@@ -90,6 +91,13 @@ class Comparison(NamedTuple):
     scale: float | None = None
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """What a process has loaded the file with."""
+
+    runtime: str
+
+
 class Run(NamedTuple):
     """What a process of its own gave: outputs by name, the interpreter, and why there are none."""
 
@@ -116,10 +124,20 @@ def run_in_child(source: Source, inputs: Any, *, timeout: float, on: Device | No
         completed = run_there(__name__, folder, timeout=timeout)
         runtime = ""
         if Path(folder, "loaded.json").exists():
-            runtime = read_job(folder, "loaded")[0]["runtime"]
+            runtime = read_fields(_Loaded, read_job(folder, "loaded")[0]).runtime
         if not completed.ok:
             return Run({}, runtime, completed.reason.replace(source_name(data), source_name(source)))
-        return Run(read_job(folder, "result")[1], runtime)
+        return Run(_read_outputs(folder), runtime)
+
+
+def _read_outputs(folder: str) -> dict[str, np.ndarray]:
+    outputs = read_job(folder, "result")[1]
+    if not outputs:
+        raise ValueError("Expected the outputs of the file. Received: none.")
+    for name, output in outputs.items():
+        if output.dtype.kind not in "biufc":
+            raise ValueError(f"Expected outputs that are numbers. Received: {name!r} of type {output.dtype}.")
+    return outputs
 
 
 def compare_run(run: Run, expected: Any, *, tolerance: float) -> VerifyReport:

@@ -83,23 +83,25 @@ def test_messages_arrive_as_they_were_sent():
     messages.send(stream, messages.Message({"second": True}, {}))
     whole = stream.getvalue()
     stream.seek(0)
-    assert messages.receive(stream) == ({"module": "x", "timeout": 1.5}, contents)
+    assert messages.receive(stream, most=1_280_000) == ({"module": "x", "timeout": 1.5}, contents)
     assert messages.receive(stream) == ({"second": True}, {})
     assert messages.receive(stream) is None
     for cut in (3, 20, 1000, len(whole) - 30):
-        first = messages.receive(io.BytesIO(whole[:cut]))
+        first = messages.receive(io.BytesIO(whole[:cut]), most=1_280_000)
         assert first is None or first.header == {"module": "x", "timeout": 1.5}
     with pytest.raises(ValueError, match="a header of"):
         messages.receive(io.BytesIO(b"\xff" * 20))
-    with pytest.raises(ValueError, match="which is not JSON"):
+    with pytest.raises(ValueError, match="Expected JSON. Received: b'oops'"):
         messages.receive(io.BytesIO((4).to_bytes(8, "big") + b"oops"))
 
 
-def test_what_a_shell_prints_first_is_skipped():
+def test_what_a_shell_prints_first_is_skipped(monkeypatch):
     stream = io.BytesIO(b"Last login: today\n" + messages.MARK + b"rest")
     assert messages.skip_to_mark(stream) and stream.read() == b"rest"
     assert not messages.skip_to_mark(io.BytesIO(b"no mark"))
-    assert not messages.skip_to_mark(io.BytesIO(b"x" * 100), most=50)
+    monkeypatch.setattr(messages, "LARGEST_BANNER", 50)
+    with pytest.raises(ValueError, match="Received: 50 bytes of other text first. Let the shell there print less"):
+        messages.skip_to_mark(io.BytesIO(b"x" * 100))
 
 
 @pytest.mark.parametrize(

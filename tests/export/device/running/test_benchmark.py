@@ -8,7 +8,7 @@ import pytest
 
 from tfprune.export.device.processes.child_process import Completed
 from tfprune.export.device.running import benchmark as benchmark_module
-from tfprune.export.device.running.benchmark import benchmark
+from tfprune.export.device.running.benchmark import _Measured, benchmark
 from tfprune.export.file.files.codec import encode
 
 
@@ -42,7 +42,7 @@ def test_percentiles_by_hand():
     settings = {"runs": 5, "warmup": 0, "threads": 1, "batch": 1}
     times = np.array([5.0, 1.0, 3.0, 2.0, 4.0])
     told = {"runtime": "r", "peak_memory": None, "machine": "m", "governor": None, "temperature": None}
-    report = benchmark_module._report([(told, {"milliseconds": times})], file_bytes=9, settings=settings)
+    report = benchmark_module._report([(_Measured(**told), times)], file_bytes=9, settings=settings)
     assert (report.min_ms, report.p10_ms, report.median_ms, report.p90_ms) == (1.0, 1.4, 3.0, 4.6)
     assert report.medians_ms == (3.0,) and report.spread == 0 and "spread" not in str(report)
 
@@ -51,7 +51,7 @@ def test_of_several_processes_the_one_in_the_middle_is_told_and_how_far_they_lie
     settings = {"runs": 1, "warmup": 0, "threads": 1, "batch": 1}
     told = {"runtime": "r", "machine": "m", "governor": "ondemand"}
     found = [
-        ({**told, "peak_memory": memory, "temperature": warm}, {"milliseconds": np.array([time])})
+        (_Measured(**told, peak_memory=memory, temperature=warm), np.array([time]))
         for time, memory, warm in ((4.0, 5, 40.0), (2.0, 7, 51.5), (5.0, None, None))
     ]
     report = benchmark_module._report(found, file_bytes=9, settings=settings)
