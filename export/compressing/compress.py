@@ -134,13 +134,15 @@ def compress(
     arrays = [*weight_values(model), *keras.tree.flatten([train_data, validation_data])]
     with RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays) as stored:
         baseline = stored.remember(
-            "baseline", lambda: {"score": np.array(baseline_score(model, validation_data, metric=metric))}
+            "baseline",
+            lambda: {"score": np.array(baseline_score(model, validation_data, metric=metric))},
+            lambda arrays: check_number(float(arrays["score"]), "score"),
         )
         evaluator = FileEvaluator(
             calibration=calibration_of(train_data[0]),
             validation=validation_data,
             metric=metric,
-            baseline=float(baseline["score"]),
+            baseline=baseline,
             target=target,
             budgets=budgets,
             on=on,

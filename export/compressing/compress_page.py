@@ -20,6 +20,7 @@ TICKS = (1, 2, 5)
 def compress_page(report: CompressReport) -> str:
     """Write the page, which loads nothing and runs no code."""
     parts = [
+        section("No recipe was tried", f"<p>{text(report.warning, 600)}</p>") if report.warning else "",
         facts(_facts(report)),
         section("The best files", _sizes(report)),
         section("What they get right", _scores(report)),

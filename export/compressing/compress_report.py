@@ -61,6 +61,22 @@ class CompressReport(Report):
         return self.dense.score - self.dense.drop if is_error(self.metric) else self.dense.score + self.dense.drop
 
     @property
+    def passed(self) -> bool:
+        """Whether at least one recipe was tried."""
+        return self.trials > 0
+
+    @property
+    def warning(self) -> str:
+        """What the search lacked, in words; empty if at least one recipe was tried."""
+        if self.passed:
+            return ""
+        return (
+            f"No recipe was tried: the search was over after {self.seconds:.0f} s, in which it exported the original "
+            f"model, measured it, and timed a training step. The files are those of the original model. Search again "
+            f"with several times as many minutes and the same folder: it continues there."
+        )
+
+    @property
     def smaller(self) -> str:
         """How much smaller the best file is than that of the original model, in words."""
         dense = self.dense.quantize or "float32"
@@ -75,7 +91,7 @@ class CompressReport(Report):
             f"{len(self.front)} of {len(self.tried)} files that were measured. Recipes tried: {self.trials}, in "
             f"{self.seconds:.0f} s. The first is {self.smaller}.\nFiles, report.json and report.html: {self.folder}"
         )
-        return f"{table(header, rows)}\n\n{words}"
+        return "\n\n".join([*([self.warning] if self.warning else []), table(header, rows), words])
 
     def _row(self, file: MeasuredFile, has_test: bool) -> list[str]:
         row = [

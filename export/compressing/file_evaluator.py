@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,12 +135,17 @@ def file_score(content: bytes, data: tuple[Any, Any], *, metric: str, micro: Mic
     """Run a file on samples, and return a metric of its output.
 
     Raises:
-        ValueError: If it does not run on them, it has several outputs, or labels do not fit.
+        ValueError: If it does not run on them, it has several outputs, labels do not fit, or the metric is NaN.
     """
     scores = file_metrics(content, data, metric=metric, micro=micro)
     if len(scores) > 1:
         raise ValueError(f"Expected a model with one output. Received: {len(scores)} of them: {', '.join(scores)}.")
-    return next(iter(scores.values()))
+    score = next(iter(scores.values()))
+    if not math.isfinite(score):
+        raise ValueError(
+            f"Expected a finite {metric} of the file. Received: {score}. Check its weights and the samples."
+        )
+    return score
 
 
 def baseline_score(model: keras.Model, data: tuple[Any, Any], *, metric: str) -> float:

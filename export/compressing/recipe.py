@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.untrusted import read_fields
 from tfprune.report import Report
 
 PATTERNS = ("unstructured", "2:4")
 PRUNING_END = 0.6  # the fraction of the training after which the sparsity stays
 MOST_MASK_UPDATES = 25
+LONGEST_CHAIN = 200  # recipes: more than a search makes until nothing is left to remove
 PROGRAM_HEAD = """import keras
 
 import tfprune
@@ -63,10 +66,24 @@ class Recipe(Report):
     after: Recipe | None = None
 
     @classmethod
-    def read(cls, fields: dict[str, Any]) -> Recipe:
-        """Read a recipe from what `as_dict` returned."""
-        after = fields.get("after")
-        return cls(**{**fields, "after": None if after is None else cls.read(after)})
+    def read(cls, fields: Any) -> Recipe:
+        """Read a recipe from what `as_dict` returned.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        recipe = read_fields(cls, fields, after=None)
+        if fields.get("after") is not None:
+            recipe = replace(recipe, after=cls.read(fields["after"]))
+        check_number(recipe.flops, "flops", above=0, most=1)
+        check_number(recipe.sparsity, "sparsity", least=0, below=1)
+        check_choice(recipe.pattern, "pattern", choices=PATTERNS)
+        check_number(recipe.learning_rate, "learning_rate", least=0)
+        check_count(recipe.seed, "seed", least=0, most=2**32 - 1)
+        for name in ("samples", "steps", "rounds"):
+            check_count(getattr(recipe, name), name, least=1)
+        check_count(len(recipe.chain), "after", least=1, most=LONGEST_CHAIN)
+        return recipe
 
     @property
     def chain(self) -> tuple[Recipe, ...]:

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from tfprune.base.run_folder import NamedArrays, RunFolder
+from tfprune.base.spec import check_count, check_number
 from tfprune.export.compressing.recipe import Recipe, training_recipe
 from tfprune.export.compressing.search_policy import next_recipe, trial_number
 from tfprune.export.compressing.search_settings import SearchSettings
@@ -74,32 +75,44 @@ class Search:
 
     def seconds_left(self) -> float:
         """Return the seconds that are left for trials."""
-        return (1 - self.settings.reserved_time_fraction) * self.seconds - self._elapsed()
+        return (1 - self.settings.reserved_time_fraction) * self.seconds - self.elapsed()
 
-    def _elapsed(self) -> float:
+    def elapsed(self) -> float:
         """Return how long the search has lasted, in all calls."""
         return self._seconds_before + time.monotonic() - self._began
 
     def content(self, trial: Trial, file: MeasuredFile) -> bytes:
         """Return the bytes of a file of a trial."""
-        return self._stored(trial)[f"file_{trial.tried.index(file)}"].tobytes()
+        return self._array(trial, f"file_{trial.tried.index(file)}").tobytes()
 
-    def _stored(self, trial: Trial) -> NamedArrays:
-        return self.folder.remember(_step_name(self.trials.index(trial)), dict)
+    def _array(self, trial: Trial, name: str) -> np.ndarray:
+        return self.folder.read(_step_name(self.trials.index(trial)), lambda arrays: arrays[name])
 
     def _stored_model(self, recipe: Recipe | None) -> np.ndarray | None:
         """Return the model of a recipe; None for the original model."""
         if recipe is None:
             return None
-        return self._stored(next(trial for trial in self.trials if trial.recipe == recipe))["model"]
+        return self._array(next(trial for trial in self.trials if trial.recipe == recipe), "model")
 
     def _store(self, run: Callable[[], NamedArrays]) -> Trial:
         def timed() -> NamedArrays:
-            return {**run(), "ended": np.array(self._elapsed())}
+            return {**run(), "ended": np.array(self.elapsed())}
 
-        trial = read_trial(self.folder.remember(_step_name(len(self.trials)), timed))
-        self._seconds_before += max(0.0, trial.ended - self._elapsed())  # a trial of an earlier call took none now
+        trial = self.folder.remember(_step_name(len(self.trials)), timed, self._read)
+        self._seconds_before += max(0.0, trial.ended - self.elapsed())  # a trial of an earlier call took none now
         self.trials.append(trial)
+        return trial
+
+    def _read(self, arrays: NamedArrays) -> Trial:
+        """Read a trial of this search: the first is of the original model, the others go on from an earlier one."""
+        trial, needed = read_trial(arrays), {self.settings.goal.by}
+        needed |= {"arena_bytes"} if self.runner.evaluator.target == "micro" else set()
+        if bool(self.trials) == (trial.recipe is None) or not (self.trials or trial.tried):
+            raise ValueError("Expected the original model first, and then recipes. Received: another order.")
+        if trial.recipe and trial.recipe.after not in [other.recipe for other in self.trials if other.tried]:
+            raise ValueError("Expected a recipe that goes on from an earlier one. Received: one from nowhere.")
+        if any(getattr(file, name) is None for file in trial.tried for name in needed):
+            raise ValueError(f"Expected files with their {', '.join(sorted(needed))}. Received: one without.")
         return trial
 
     def _may_start(self, running: Sequence[Recipe]) -> bool:
@@ -146,7 +159,10 @@ class Search:
             batches = -(-samples // batch_size)
             return {"steps": np.array(max(settings.min_steps, min(in_share, batches), in_export_time))}
 
-        steps = int(self.folder.remember("steps", choose_steps)["steps"])
+        def read(arrays: NamedArrays) -> int:
+            return check_count(int(arrays["steps"]), "steps", least=1)
+
+        steps = self.folder.remember("steps", choose_steps, read)
         rate = self.runner.learning_rate
         return training_recipe(steps, samples=samples, batch_size=batch_size, learning_rate=rate, seed=self.seed)
 
@@ -154,7 +170,9 @@ class Search:
         def timed() -> NamedArrays:
             return {"pace": np.array(self.runner.seconds_per_step())}
 
-        return float(self.folder.remember("pace", timed)["pace"])
+        return self.folder.remember(
+            "pace", timed, lambda arrays: check_number(float(arrays["pace"]), "pace", above=0)
+        )
 
 
 def _step_name(index: int) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tfprune.base.run_folder import NamedArrays
+from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.untrusted import parse_json, read_fields
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.report import Report
 
@@ -96,12 +98,33 @@ def lowest_drop(files: Sequence[MeasuredFile]) -> float:
 
 
 def read_trial(arrays: NamedArrays) -> Trial:
-    """Read a trial from what `Trial.stored` returned."""
-    fields = json.loads(str(arrays["trial"]))
-    tried = tuple(MeasuredFile(**{**file, "recipe": _recipe(file["recipe"])}) for file in fields["tried"])
-    known = {"tried": tried, "recipe": _recipe(fields["recipe"]), "is_kept": "model" in arrays}
-    return Trial(**{**fields, **known, "ended": float(arrays.get("ended", 0.0))})
+    """Read a trial from what `Trial.stored` returned.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    fields, ended = parse_json(str(arrays["trial"]).encode()), check_number(float(arrays.get("ended", 0.0)), "ended")
+    trial = read_fields(Trial, fields, recipe=None, tried=(), ended=ended, is_kept="model" in arrays)
+    recipe = _recipe(fields.get("recipe"))
+    tried = tuple(_read_file(file, recipe) for file in fields.get("tried", ()))
+    for name in [f"file_{index}" for index in range(len(tried))] + ["model"] * trial.is_kept:
+        if arrays[name].dtype != np.uint8 or arrays[name].ndim != 1:
+            raise ValueError(f"Expected {name!r} to be bytes. Received: {arrays[name].dtype} {arrays[name].shape}.")
+    return replace(trial, recipe=recipe, tried=tried)
 
 
-def _recipe(fields: dict[str, Any] | None) -> Recipe | None:
+def _recipe(fields: Any) -> Recipe | None:
     return None if fields is None else Recipe.read(fields)
+
+
+def _read_file(fields: Any, recipe: Recipe | None) -> MeasuredFile:
+    file = read_fields(MeasuredFile, fields, recipe=recipe)
+    if _recipe(fields.get("recipe")) != recipe:
+        raise ValueError("Expected files of the trial's recipe. Received: one of another.")
+    check_choice(file.quantize, "quantize", choices=(None, "int8"))  # it becomes a part of the file's name
+    for name in ("bytes", "packed_bytes"):
+        check_count(getattr(file, name), name, least=1)
+    for name in ("latency_ms", "arena_bytes"):
+        if getattr(file, name) is not None:
+            check_number(getattr(file, name), name, above=0)
+    return file

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from tfprune.base.run_folder import NamedArrays
+from tfprune.base.untrusted import parse_json, read_arrays, reading
 from tfprune.export.compressing.file_evaluator import FileEvaluator, calibration_of
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.compressing.trial_runner import LateError, TrialRunner
@@ -124,8 +125,8 @@ class _Process:
         file = self.folder / RESULT
         if not file.exists():
             return None
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        with reading(file, expected="the results of a trial", advice="Search again: all trials before are kept"):
+            arrays = read_arrays(file)
         file.unlink()
         return arrays
 
@@ -168,7 +169,7 @@ def _run_trials(folder: Path) -> None:
     while True:
         while not (folder / TODO).exists():
             time.sleep(POLL_SECONDS)
-        todo = json.loads((folder / TODO).read_text(encoding="utf-8"))
+        todo = parse_json((folder / TODO).read_bytes())
         (folder / TODO).unlink()
         start = np.load(folder / START, allow_pickle=False) if (folder / START).exists() else None
         try:

@@ -25,9 +25,8 @@ def write_front(search: Search, folder: Path, *, test_data: tuple[Any, Any] | No
         test_data: Samples and labels on which the best files are measured besides.
 
     Raises:
-        ValueError: If no file is within the limits.
+        ValueError: If no file is within the limits, or something in the folder is a link to another place.
     """
-    stale = _files(folder / "report.json")
     files = [file for trial in search.trials for file in trial.tried]
     front = pareto_front(files, search.settings.goal)
     if not front:
@@ -36,8 +35,9 @@ def write_front(search: Search, folder: Path, *, test_data: tuple[Any, Any] | No
         _write(search, file, folder / f"{number:02}_{file.name}.tflite", test_data)
         for number, file in enumerate(front, 1)
     )
-    for name in stale - {file.file for file in written}:
-        (folder / name).unlink(missing_ok=True)
+    for path in _written_before({file.name for file in files}, folder):
+        if path.name not in {file.file for file in written}:
+            path.unlink(missing_ok=True)
     evaluator = search.runner.evaluator
     report = CompressReport(
         folder=str(folder),
@@ -49,16 +49,16 @@ def write_front(search: Search, folder: Path, *, test_data: tuple[Any, Any] | No
         trials=len(search.trials) - 1,
         failed=tuple(f"{trial.name}: {trial.reason}" for trial in search.trials if trial.reason),
         tried=tuple(files),
-        seconds=search.trials[-1].ended,
+        seconds=search.elapsed(),
     )
-    write_atomically(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
-    write_atomically(folder / "report.html", compress_page(report).encode())
+    _write_here(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
+    _write_here(folder / "report.html", compress_page(report).encode())
     return report
 
 
 def _write(search: Search, file: MeasuredFile, path: Path, test_data: tuple[Any, Any] | None) -> MeasuredFile:
     content = next(search.content(trial, file) for trial in search.trials if file in trial.tried)
-    write_atomically(path, content)
+    _write_here(path, content)
     evaluator, latency = search.runner.evaluator, file.latency_ms
     return replace(
         file,
@@ -81,8 +81,17 @@ def _refusal(files: Sequence[MeasuredFile], search: Search) -> str:
     )
 
 
-def _files(report: Path) -> set[str]:
-    """Return the names of the files of an earlier report."""
-    if not report.exists():
-        return set()
-    return {Path(file["file"]).name for file in json.loads(report.read_text(encoding="utf-8"))["front"]}
+def _written_before(names: set[str], folder: Path) -> list[Path]:
+    """Return the files in the folder that this search may have written: a number, and the name of a file it made."""
+    numbered = ((path, *path.stem.partition("_")) for path in folder.glob("*.tflite"))
+    return [path for path, number, _, name in numbered if path.is_file() and number.isdecimal() and name in names]
+
+
+def _write_here(path: Path, content: bytes) -> None:
+    """Write a file into the folder, and not where a link in its place points to."""
+    if path.is_symlink():
+        raise ValueError(
+            f"Expected a file, or none, in the folder of the search. Received: {str(path)!r}, a link to another "
+            f"place. Remove it, and search again: all trials are kept."
+        )
+    write_atomically(path, content)

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -118,7 +119,7 @@ class StubRunner:
     samples: int = 1280
     batch_size: int = 32
     learning_rate: float = 1e-3
-    evaluator: Any = None
+    evaluator: Any = field(default_factory=lambda: SimpleNamespace(target=None))
     train_data: Any = None
     ran: list[Recipe | None] = field(default_factory=list)
     starts: list[np.ndarray | None] = field(default_factory=list)
@@ -137,9 +138,9 @@ class StubRunner:
         self.ran.append(recipe)
         self.starts.append(start)
         made = [] if self.fails(recipe) else files(recipe, formats=self.formats)
-        if getattr(self.evaluator, "target", "latency") != "latency":
+        if self.evaluator.target not in (None, "latency"):
             made = [{**file, "latency_ms": None} for file in made]
-        if getattr(self.evaluator, "target", "micro") != "micro":
+        if self.evaluator.target not in (None, "micro"):
             made = [{**file, "arena_bytes": None} for file in made]
         fields = {
             "recipe": recipe.as_dict() if recipe else None,

@@ -10,7 +10,6 @@ import sys
 import time
 import uuid
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,9 +17,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from tfprune.base.untrusted import LONGEST_REASON, read_arrays, reading
+from tfprune.report import shortened
+
 _log = logging.getLogger(__name__)
 _UNFINISHED, LOCK = ".tfprune-", "run.lock"
 NamedArrays = dict[str, np.ndarray]
+ADVICE = "Delete it, and the step is done again"
 
 if sys.platform == "win32":
     import msvcrt
@@ -73,7 +76,10 @@ class RunFolder:
         self._path = None if path is None else Path(path)
         self._lock: _Lock | None = None
         if self._path is not None:
-            self._path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(_no_folder(self._path, error)) from error
             self._lock = _Lock(self._path)
             try:
                 self._check(settings, arrays)
@@ -81,7 +87,8 @@ class RunFolder:
                 self._lock.release()
                 raise
             for unfinished in self._path.glob(f"{_UNFINISHED}*"):  # of a run that was killed
-                unfinished.unlink()
+                if not unfinished.is_dir():
+                    unfinished.unlink()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -100,40 +107,51 @@ class RunFolder:
         for array in arrays:
             checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
         run = {"run": np.array(json.dumps({**settings, "checksum": checksum}, sort_keys=True))}
-        stored = self.remember("run", lambda: run)["run"]
-        if str(stored) != str(run["run"]):
+        stored = self.remember("run", lambda: run, lambda arrays: str(arrays["run"]))
+        if stored != str(run["run"]):
             raise ValueError(
                 f"Expected `folder` to be empty or of the same run. Received: folder={str(self._path)!r}, started "
-                f"with {stored}; this one is {run['run']}. Pass another folder, or the same model, data and settings."
+                f"with {shortened(' '.join(stored.split()), LONGEST_REASON)}; this one is {run['run']}. Pass another "
+                f"folder, or the same model, data and settings."
             )
 
     def has(self, step: str) -> bool:
         """Tell whether a step was done before."""
         return self._path is not None and (self._path / f"{step}.npz").exists()
 
-    def remember(self, step: str, make: Callable[[], NamedArrays]) -> NamedArrays:
+    def remember(
+        self, step: str, make: Callable[[], NamedArrays], read: Callable[[NamedArrays], Any] = lambda arrays: arrays
+    ) -> Any:
         """Return the result of a step: read it from its file, or make it and write the file.
+
+        Args:
+            step: The name of the step.
+            make: Makes the arrays.
+            read: Turns the arrays into the result; an error in it says that the file is damaged.
 
         Raises:
             ValueError: If the file cannot be read or written.
         """
         if self._path is None:
-            return make()
+            return read(make())
         file = self._path / f"{step}.npz"
         if not file.exists():
             result = make()
             self._write(file, {name: _storable(array) for name, array in result.items()})
-            return result
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                result = dict(stored)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"Expected a file that this library wrote. Received: {str(file)!r}, which cannot be read: {error}. "
-                f"Delete it, and the step is done again."
-            ) from None
+            return read(result)
         _log.info("%s was done before, and is read from %s", step, file)
-        return result
+        return self.read(step, read)
+
+    def read(self, step: str, read: Callable[[NamedArrays], Any]) -> Any:
+        """Return the result of a step that was done before.
+
+        Raises:
+            ValueError: If its file cannot be read.
+        """
+        assert self._path is not None
+        file = self._path / f"{step}.npz"
+        with reading(file, expected="a file that this library wrote", advice=ADVICE):
+            return read(read_arrays(file))
 
     @staticmethod
     def _write(file: Path, arrays: NamedArrays) -> None:
@@ -165,18 +183,20 @@ class _Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            self._file = (folder / LOCK).open("a+", encoding="utf-8")
-        except OSError as error:
+        file = folder / LOCK
+        if file.is_symlink():
             raise ValueError(
-                f"Expected a folder to write in. Received: folder={str(folder)!r}: {error.strerror}. Choose another "
-                f"folder, or change its permissions."
-            ) from error
+                f"Expected a folder of this library. Received: {str(file)!r}, a link to another place. Remove it."
+            )
+        try:
+            self._file = file.open("a+", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ValueError(_no_folder(folder, error)) from error
         try:
             _try_lock(self._file)
         except (BlockingIOError, PermissionError) as error:
             self._file.seek(0)
-            holder = self._file.readline().strip() or "another process"
+            holder = self._file.readline(200).strip() or "another process"
             self._file.close()
             raise ValueError(
                 f"Expected a folder that no other run uses. Received: folder={str(folder)!r}, which is in use by "
@@ -196,6 +216,13 @@ class _Lock:
     def release(self) -> None:
         """Let others use the folder."""
         self._file.close()
+
+
+def _no_folder(folder: Path, error: OSError) -> str:
+    return (
+        f"Expected a folder to write in. Received: folder={str(folder)!r}: {error.strerror}. Choose another folder, "
+        f"or change its permissions."
+    )
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

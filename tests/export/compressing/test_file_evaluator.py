@@ -8,6 +8,7 @@ import pytest
 from small_search import evaluator, made
 
 from tfprune.export import micro_support
+from tfprune.export.compressing import file_evaluator
 from tfprune.export.compressing.recipe import Recipe
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.interpreter import run_files
@@ -64,3 +65,10 @@ def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, m
     model.save("model.keras")
     exec(file.code.replace("x, y = ...", "pass"), {"x": x})
     assert (tmp_path / "model.tflite").read_bytes() == content
+
+
+def test_a_file_whose_metric_is_not_finite_is_refused(monkeypatch):
+    """It would be within any limit, as a comparison with NaN is never true."""
+    monkeypatch.setattr(file_evaluator, "file_metrics", lambda *_, **__: {"mse": float("nan")})
+    with pytest.raises(ValueError, match="Expected a finite mse of the file. Received: nan. Check its weights"):
+        file_evaluator.file_score(b"", (None, None), metric="mse")

@@ -88,7 +88,8 @@ EARLIER = {
 def test_a_trial_of_an_earlier_version_is_read():
     recipe = {"flops", "sparsity", "pattern", "quantize_aware", "samples", "steps", "rounds", "learning_rate", "seed"}
     assert EARLIER["recipe"].keys() == recipe | {"after"}
-    stored = {"trial": np.array(json.dumps(EARLIER)), "ended": np.array(7.0), "model": np.zeros(1, np.uint8)}
+    content = np.zeros(1, np.uint8)
+    stored = {"trial": np.array(json.dumps(EARLIER)), "ended": np.array(7.0), "model": content, "file_0": content}
     trial = read_trial(stored)
     assert trial.recipe == trial.tried[0].recipe == replace(HALF, after=PAIRS)
     assert (trial.seconds, trial.training, trial.ended, trial.is_kept) == (3.0, 2.0, 7.0, True)
