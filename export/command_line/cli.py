@@ -42,7 +42,8 @@ EPILOG = """\
 
 exit codes:
   0  done, and what was checked is right
-  1  a check failed: a file does not run on the samples, or differs from what it was compared with
+  1  a check failed: a file does not run on the samples, or differs from what it was compared with;
+     or a search had no time to try anything
   2  it could not be done: a missing file, a wrong shape, an unknown option
 """
 

@@ -71,15 +71,26 @@ def test_for_a_microcontroller(run, trained, monkeypatch):
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
     monkeypatch.setattr(compressing, "micro_support", lambda model: SimpleNamespace(runs=True))
     runner = StubRunner(formats=("int8",))
-    no_time = "--max-drop 1 --minutes 0.0001 --folder micro --json"  # for more than the original model
-    line = f"model.keras --train x.npy,y.npy --target micro --arena 60000 --flash 90000 {no_time}"
+    options = "--max-drop 1 --trials 1 --folder micro --json"
+    line = f"model.keras --train x.npy,y.npy --target micro --arena 60000 --flash 90000 {options}"
     code, out, _ = run(line, runner)
     assert code == 0
-    (row,) = json.loads(out)["front"]
+    row, *_ = json.loads(out)["front"]
     assert (trained / "micro" / row["file"]).exists()
     assert row["arena_bytes"] <= 60_000
     assert (runner.evaluator.target, runner.evaluator.budgets) == ("micro", Micro(arena=60_000, flash=90_000))
-    assert runner.ran == [None]
+
+
+def test_a_search_without_time_for_a_recipe_is_not_taken_for_one(run, trained):
+    line = "model.keras --train x.npy,y.npy --minutes 10 --folder slow"
+    code, out, err = run(line, StubRunner(file_seconds=870))
+    assert (code, err) == (1, "")
+    assert out.startswith("No recipe was tried: the search was over after 870 s")
+    assert "The files are those of the original model. Search again with several times as many minutes" in out
+    assert "No recipe was tried" in (trained / "slow" / "report.html").read_text()
+    code, out, _ = run(line.replace("10", "600"), StubRunner(file_seconds=870))
+    assert code == 0
+    assert "No recipe" not in out
 
 
 @pytest.mark.parametrize(
