@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from loopback import Loopback, device_python, missing
@@ -88,6 +89,7 @@ def test_it_measures_a_keras_model_for_a_budget(cases, remote, monkeypatch):
     from tfprune.export.keras_side.converting import latency
 
     seen = []
+    monkeypatch.setattr(latency, "Anatomy", SimpleNamespace(of=lambda model: model))
     monkeypatch.setattr(latency, "plain_copy", lambda model: model)
     monkeypatch.setattr(latency, "convert", lambda model, **settings: seen.append(model) or cases["dense"].data)
     limit = tfprune.budget(latency=0.5, measure=remote)
