@@ -195,6 +195,19 @@ def test_two_optimizers_in_a_loop_forget_what_is_masked():
             tfprune.update_masks(model, 0.9, optimizer=wrong)
 
 
+def test_an_optimizer_of_some_weights_of_one_path_is_refused():
+    parts = [keras.Sequential([keras.Input((6,)), layers.Dense(6, name="one")], name=name) for name in "ab"]
+    inputs = keras.Input((6,))
+    model = tfprune.wrap(keras.Model(inputs, parts[1](parts[0](inputs))))
+    both, second = keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.SGD(0.1, momentum=0.9, name="second")
+    both.build(model.trainable_variables)
+    second.build(model.get_layer("b").trainable_variables)
+    with pytest.raises(ValueError, match="2 weights 'one/kernel', of which 'second' trains 1. Name their layers"):
+        tfprune.update_masks(model, 0.5, optimizer=[both, second])
+    assert tfprune.sparsity_report(model).sparsity == 0
+    assert tfprune.update_masks(model, 0.5, optimizer=both).sparsity == 0.5
+
+
 @pytest.mark.parametrize("policy", first("mixed_float16", "mixed_bfloat16"))
 @pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"steps_per_execution": 5}])
 def test_mixed_precision_keeps_weights_slots_and_masks_together(policy, arguments):

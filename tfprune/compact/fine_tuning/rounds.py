@@ -110,20 +110,21 @@ class Rounds:
         copy = flat_copy_for(plan, current)
         judged = copy.view()
         copy.write_zeros(plan.network, plan.keep)
-        stages = [self._guard(judged)]
+        removed = self._guard(judged)
         reconstruct_in_place(copy.plain, current, data=self._inputs, mode=self._mode)
-        stages.append(self._guard(judged))
+        reconstructed = self._guard(judged)
         smaller = build_smaller(copy, plan)
         training = self._trainer.compiled(smaller)
         training.optimizer.build(training.trainable_variables)
         before = _state(smaller)
-        self._progress.add(2, self._shown(plan, stages[-1]))
+        self._progress.add(2, self._shown(plan, reconstructed))
         self._trainer.fit(training, number, self._progress)
-        stages.append(self._guard(smaller))
-        is_worse = self._guard.is_worse(stages[-1], than=stages[-2])
+        trained = self._guard(smaller)
+        is_worse = self._guard.is_worse(trained, than=reconstructed)
         if is_worse:
             _set_state(smaller, before)
-        row = Round(_without_copy(plan, target), *stages, stage="reconstructed" if is_worse else "trained")
+        stage = "reconstructed" if is_worse else "trained"
+        row = Round(_without_copy(plan, target), removed, reconstructed, trained, stage)
         self._progress.add(1, self._shown(plan, row.value))
         return smaller, row
 
@@ -138,7 +139,8 @@ class Rounds:
         training.optimizer.build(training.trainable_variables)
         _set_state(smaller, stored)
         stage = str(stored["stage"]) if "stage" in stored else "trained"  # all that earlier versions kept
-        row = Round(_without_copy(plan, target), *(float(value) for value in stored["stages"]), stage=stage)
+        removed, reconstructed, trained = map(float, stored["stages"])
+        row = Round(_without_copy(plan, target), removed, reconstructed, trained, stage)
         self._progress.add(len(STAGES) + self._trainer.steps(), self._shown(plan, row.value))
         return smaller, row
 

@@ -52,6 +52,9 @@ def slots_by_variable(
     Args:
         optimizer: Built or not; None has no slots.
         variables: All trainable variables of the model, in the model's order.
+
+    Raises:
+        ValueError: If the optimizer trains some of the weights of one path only: nothing tells which.
     """
     found: dict[int, list[keras.Variable]] = {id(variable): [] for variable in variables}
     if optimizer is None:
@@ -61,6 +64,7 @@ def slots_by_variable(
         owners[variable.path.replace("/", "_") + "_"].append(variable)
     longest_first = sorted(owners, key=len, reverse=True)
     times_seen: dict[str, int] = defaultdict(int)
+    owners_of_slot: dict[str, list[keras.Variable]] = {}
     for slot in optimizer.variables:
         prefix = next((prefix for prefix in longest_first if slot.name.startswith(prefix)), None)
         if prefix is None:
@@ -70,6 +74,14 @@ def slots_by_variable(
         times_seen[slot.name] += 1
         if slot.shape == owner.shape and slot.name != f"{prefix}accumulator":
             found[id(owner)].append(slot)
+        owners_of_slot[slot.name] = candidates
+    for name, candidates in owners_of_slot.items():
+        if times_seen[name] % len(candidates):
+            raise ValueError(
+                f"Expected weights with paths of their own, because an optimizer names its slots by them. Received: "
+                f"{len(candidates)} weights {candidates[0].path!r}, of which {optimizer.name!r} trains "
+                f"{times_seen[name]}. Name their layers differently: keras.layers.Dense(..., name=...)."
+            )
     return found
 
 

@@ -27,7 +27,7 @@ def callbacks_of_fit(callback: keras.callbacks.Callback) -> list[keras.callbacks
     return []
 
 
-def ended_early(step: int, *, end: int, sparsity: float, target: float) -> str:
+def ended_early(step: int, *, end: float, sparsity: float, target: float) -> str:
     """Return the warning that training ended before the schedule did."""
     return (
         f"Training ended at step {step}, before the pruning schedule did at step {end}: the sparsity is "

@@ -70,7 +70,7 @@ def update_masks(
         ValueError: If a sparsity and a budget are given.
         ValueError: If a criterion needs data that is missing, or no criterion uses the data.
         ValueError: If the data is empty, has the wrong shape, or has NaN.
-        ValueError: If the list of optimizers is empty.
+        ValueError: If the list of optimizers is empty, or one of them trains some of the weights of one path only.
         TypeError: If neither a sparsity nor a budget is given, or an argument has the wrong type.
 
     Example:
@@ -101,6 +101,7 @@ def set_masks(
     optimizers = optimizers_of(model) if optimizer is None else _as_list(optimizer)
     for each in optimizers:
         check_optimizer(each)
+    found = [slots_by_variable(each, model.trainable_variables) for each in optimizers]
     facts = gather(model, subjects_of(model), gatherer=gatherer_of(model, data, loss=loss))
     with ExitStack() as undo:
         plan = _plan_masks(
@@ -112,7 +113,6 @@ def set_masks(
             regrow=regrow,
         )
         undo.pop_all()
-    found = [slots_by_variable(each, model.trainable_variables) for each in optimizers]
     for layer, name, mask in plan:
         variable = layer.kernels[name].variable
         layer.set_mask(name, mask, slots=[slot for slots in found for slot in slots.get(id(variable), ())])

@@ -28,7 +28,7 @@ from tfprune.keras_models.models.compiled import batch_loss
 from tfprune.keras_models.models.layers import weight_values
 from tfprune.masking.wrapping.flat_copy import flat_copy
 from tfprune.methods.one_shot.head_choice import HeadLoss, choose_heads
-from tfprune.methods.one_shot.putri_report import PutriReport
+from tfprune.methods.one_shot.putri_report import PutriReport, PutriRow
 from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, remove_in_order
 from tfprune.methods.one_shot.split_sparsity import check_sparsities, split_sparsity
 from tfprune.methods.one_shot.token_ids import check_token_ids
@@ -137,7 +137,8 @@ def prune_units(
     batches = Batches(data, running.graph.model, batch_size=batch_size)
     check_token_ids(running.graph, batches)
     head_loss = _head_loss(running, batches, loss=loss) if parts.heads else None
-    keep, rows = running.network.all_kept(), []
+    keep = running.network.all_kept()
+    rows: list[PutriRow] = []
     first = next(iter(batches))[0]
     settings = {"sparsity": sparsity, "score": score, "update": [update, targets, ridge, holdout]}
     count = len(units) + (len(heads) if parts.heads else 0)
