@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint docs notebooks dist release-check bench zoo hub fuzz device-check device-test device-ssh device-integers device-page grid clean
+.PHONY: demo test test-all lint docs notebooks dist release-check bench zoo hub fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -75,6 +75,11 @@ hub: .venv/dev
 fuzz: .venv/dev
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz/run.py $(TARGETS) $(if $(RUNS),--runs $(RUNS))
+
+# Smaller models of random graphs against the masked ones, half an hour: make fuzz-graphs, or make fuzz-graphs GRAPHS=100.
+GRAPHS ?= 2000
+fuzz-graphs: .venv/dev
+	$(BIN)/python tests/fuzz/shrink_graphs.py --graphs $(GRAPHS)
 
 # The device half, where neither Keras nor TensorFlow is installed, on files made where they are: with the interpreter of
 # this machine, and device-test also on an emulated Raspberry Pi and with tflite-runtime, as 32-bit systems have it.

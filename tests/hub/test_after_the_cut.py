@@ -84,3 +84,17 @@ def test_a_preset_of_blocks_that_keep_different_numbers_is_refused(name, tmp_pat
     smaller = smaller_of(trained((hub_models.BACKBONES | hub_models.TASKS)[name]), **UNEVEN)
     with pytest.raises(ValueError, match=r"its arguments describe.*Received: a (Bert|GPT2)Backbone.*save\('model"):
         smaller.save_to_preset(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", first("Mistral", "GPT2"))
+def test_an_export_to_transformers_of_blocks_that_keep_different_numbers_is_refused(name, tmp_path):
+    smaller = smaller_of(trained(hub_models.BACKBONES[f"{name}Backbone"]), **UNEVEN)
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.models.load_model(tmp_path / "smaller.keras")
+    task = getattr(keras_hub.models, f"{name}CausalLM")(backbone=loaded, preprocessor=None)
+    refusal = rf"the configuration of a Transformers model holds.*Received: a {name}Backbone in which"
+    others = rf"Export to Transformers format not implemented for {name}BackboneOfUnequalBlocks"  # KerasHub's own
+    for model, text in ((smaller, refusal), (loaded, refusal), (task, others)):
+        with pytest.raises(ValueError, match=text):
+            model.export_to_transformers(str(tmp_path / "export"))
+    assert not (tmp_path / "export").exists()

@@ -216,3 +216,32 @@ def test_a_graph_shares_a_layer_without_a_configuration():
     expected = tfprune.shrink(model, tfprune.plan_shrink(model, 0.5), into="class")(x)
     for _ in range(2):
         np.testing.assert_allclose(tfprune.shrink(model, plan, into="graph")(x), expected, atol=1e-5)
+
+
+@register
+class Rolled(keras.Model):
+    """A Functional subclass whose code counts units, which its argument changes and this code does not."""
+
+    def __init__(self, units=12, **options):
+        x = keras.Input((6,), name="x")
+        hidden = layers.Dense(units, "tanh", name="hidden")(x)
+        super().__init__(x, layers.Dense(3, name="out")(ops.roll(hidden, 5, axis=-1) / units), **options)
+        self.units = units
+
+    def first(self, inputs):
+        return self(inputs)[:, 0]
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+
+def test_a_class_whose_code_counts_units_becomes_a_graph():
+    keras.utils.set_random_seed(3)
+    model = Rolled()
+    plan = tfprune.plan_shrink(model, 0.5)
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
+    smaller = tfprune.shrink(model, plan)
+    assert not isinstance(smaller, Rolled)
+    np.testing.assert_allclose(smaller(x), tfprune.zero_channels(model, plan)(x), atol=1e-6)
+    with pytest.raises(ValueError, match="its code returns something else where layers are smaller"):
+        tfprune.shrink(model, plan, into="class")

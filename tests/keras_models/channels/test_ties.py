@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tfprune.keras_models.channels.groups import joined
+from tfprune.keras_models.channels.analyze import joined
 from tfprune.keras_models.channels.ties import Channels, ChannelSource
 
 

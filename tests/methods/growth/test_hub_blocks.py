@@ -69,6 +69,29 @@ def test_a_wrapped_backbone_keeps_its_class_masks_and_latent_values(tmp_path):
     assert_equal(keras.models.load_model(tmp_path / "grown.keras"), grown, x)
 
 
+@pytest.mark.parametrize("name", first("Mixtral", "QwenMoe", "Qwen3Moe"))
+def test_masks_of_experts_follow_every_copy(name, tmp_path):
+    """Inside of these blocks are layers that Keras names by numbers of its own."""
+    model = tfprune.wrap(backbone(name))
+    tfprune.update_masks(model, 0.5)
+    x = hub_models.inputs_for(model)
+    grown, report = tfprune.grow_depth(model, 2)
+    smaller, dropped = tfprune.drop_blocks(model, [0])
+    for made, its_report in ((grown, report), (smaller, dropped)):
+        assert its_report.into == "class"
+        for place, block in enumerate(its_report.order):
+            ours, theirs = (
+                one.get_layer(f"transformer_layer_{index}") for one, index in ((made, place), (model, block))
+            )
+            assert any("expert" in mask for mask in ours.masks)
+            for mask, other in zip(ours.masks, theirs.masks, strict=True):
+                np.testing.assert_array_equal(ours.masks[mask], theirs.masks[other])
+                np.testing.assert_array_equal(ours.latent(mask), theirs.latent(other))
+        assert_equal(tfprune.strip(made), made, x)
+    grown.save(tmp_path / "grown.keras")
+    assert_equal(keras.models.load_model(tmp_path / "grown.keras"), grown, x)
+
+
 @pytest.mark.programs
 def test_a_task_keeps_its_preprocessor_and_writes():
     model = hub_models.TASKS["MixtralCausalLM"]()

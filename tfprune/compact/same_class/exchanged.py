@@ -22,6 +22,7 @@ from tfprune.keras_models.models.rebuild import config_of
 
 _SIZES = "tfprune_sizes"  # where a resized model keeps what was exchanged
 _ORIGIN = "tfprune_made_from"  # where it keeps what class it was made by
+_SUFFIX = "OfUnequalBlocks"  # of the name of its class, by which a task of KerasHub refuses to export it
 _HEADS = "tfprune_heads"  # where an attention layer keeps the number of its heads in a cache
 
 
@@ -76,11 +77,18 @@ class Resized:
         return model
 
     def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("a preset")
+
+    def export_to_transformers(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("the configuration of a Transformers model")
+
+    def _refuse(self, target: str) -> None:
+        name = type(self).__name__.removesuffix(_SUFFIX)
         raise ValueError(
-            f"Expected a model that its arguments describe, as a preset holds nothing else. Received: a "
-            f"{type(self).__name__} in which some layers are smaller. Call save('model.keras'), and import keras and "
-            f"then tfprune before keras.models.load_model. Or remove as many units and heads of each block, of the "
-            f"kinds that the arguments of {type(self).__name__} count."
+            f"Expected a model that its arguments describe, as {target} holds nothing else. Received: a "
+            f"{name} in which some layers are smaller. Call save('model.keras'), and import keras "
+            f"and then tfprune before keras.models.load_model. Or remove as many units and heads of each block, of "
+            f"the kinds that the arguments of {name} count."
         )
 
 
@@ -125,7 +133,8 @@ def _keep(model: keras.Model, exchange: Exchange, origin: dict[str, Any]) -> Non
     """Make a model one of a class that is saved with what was exchanged."""
     vars(model).update({_SIZES: vars(model).get(_SIZES, Exchange()) | exchange, _ORIGIN: origin})
     model_class: Any = type(model)
-    model.__class__ = model_class if issubclass(model_class, Resized) else saved_with(Resized, model_class)
+    is_resized = issubclass(model_class, Resized)
+    model.__class__ = model_class if is_resized else saved_with(Resized, model_class, suffix=_SUFFIX)
 
 
 def has_cache(layer: keras.layers.Layer) -> bool:

@@ -14,6 +14,8 @@ from tfprune.compact.same_class.exchanged import Resized, has_cache
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.class_config import class_config
 from tfprune.keras_models.models.layers import as_numpy, rename
+from tfprune.keras_models.tracing.same_outputs import same_outputs
+from tfprune.keras_models.tracing.sample_inputs import first_run, run_on_numbers
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 Sizes = dict[tuple[bool, int], int]  # how many are kept, by whether they are heads and how many there are
@@ -52,8 +54,12 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
     if [tuple(variable.shape) for variable in smaller.variables] != [values.shape for values in values_kept]:
         raise NoClass(f"{type(plain).__name__} makes layers of other sizes")
     rename(smaller, copy.names)
+    copy.write_zeros(network, keep)
+    run = first_run(copy.plain)
     for variable, values in zip(smaller.variables, values_kept, strict=True):
         variable.assign(values)
+    if run is not None and not same_outputs(run_on_numbers(smaller, run[0]), run[1]):
+        raise NoClass(f"{type(plain).__name__} computes something else with other arguments")
     return smaller
 
 

@@ -15,7 +15,15 @@ from tfprune.keras_models.models.layers import is_of_keras
 from tfprune.keras_models.models.rebuild import copy_of, revive
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
-_SIZED = {"newshape": keras.ops.reshape, "shape": keras.ops.broadcast_to}  # by the argument that is a shape
+# The operations whose arguments may count or name channels, by the name of the class.
+_SIZED = {
+    "BroadcastTo": keras.ops.broadcast_to,
+    "Repeat": keras.ops.repeat,
+    "Reshape": keras.ops.reshape,
+    "Roll": keras.ops.roll,
+    "Squeeze": keras.ops.squeeze,
+    "Take": keras.ops.take,
+}
 
 
 class SmallerGraph:
@@ -61,11 +69,9 @@ class SmallerGraph:
             # A user's layer that loses nothing may be one that its call does not build.
             is_anew = counted or is_of_keras(layer) or self._loses_channels(layer)
             return copy_of(layer, changes=counted if is_anew else None)
-        if "repeats" in counted:
-            return functools.partial(keras.ops.repeat, **counted, axis=layer.axis)
         if counted:
-            (name, sizes), *_ = counted.items()
-            return functools.partial(_sized, name, sizes)
+            axis = {"axis": layer.axis} if hasattr(layer, "axis") else {}
+            return functools.partial(_sized, type(layer).__name__, {**axis, **counted})
         return revive(keras.saving.serialize_keras_object(layer), layer)
 
     def _stays(self, layer: Any) -> bool:
@@ -84,5 +90,6 @@ class SmallerGraph:
         return known.counted(self._keep) if known else {}
 
 
-def _sized(name: str, sizes: tuple[int, ...], x: Any) -> Any:
-    return _SIZED[name](x, sizes)
+def _sized(name: str, arguments: dict[str, Any], x: Any, *_: Any) -> Any:
+    """Call an operation with the arguments of the smaller graph in place of its own."""
+    return _SIZED[name](x, **arguments)

@@ -228,7 +228,7 @@ def _alive(network: Network, flat: keras.Model) -> np.ndarray:
     for weight, variable in network.variables(flat):
         keep[weight.bundles_read(as_numpy(variable) != 0)] = True
     for group in network.groups:
-        if not keep[group.bundles].any():
+        if not all(keep[part].any() for part in (group.bundles, *network.parts[group.name])):
             raise ValueError(
                 f"Expected at least one channel of {group.name!r} that a kernel reads. Received: none, the kernels "
                 f"that read them are all zero. Lower the sparsity, or take these layers out of the model."

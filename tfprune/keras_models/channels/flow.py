@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,28 @@ class Rule(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class ChannelIndices:
+    """An argument that names channels by their indices, which change where others are removed.
+
+    Attributes:
+        along: The channels along the axis that the indices count on.
+        indices: The indices, from 0 on.
+    """
+
+    along: np.ndarray
+    indices: np.ndarray
+
+    def kept(self, keep: np.ndarray) -> tuple[int, ...]:
+        """Return where the channels that are kept are among each other.
+
+        Args:
+            keep: Whether each channel, or bundle where `along` holds bundles, is kept.
+        """
+        places = np.cumsum(keep[self.along]) - 1
+        return tuple(places[self.indices[keep[self.along[self.indices]]]].tolist())
+
+
 @dataclass
 class LayerChannels:
     """What one layer holds of channels.
@@ -42,7 +64,7 @@ class LayerChannels:
     Attributes:
         weights: For each weight, by its index in `layer.weights`, the channels along its axes.
         config: Arguments of the layer that count channels: an array in place of a number, alone or in a tuple, or a
-            layer whose own arguments stand in this one's.
+            layer whose own arguments stand in this one's; or that name them (`ChannelIndices`).
         work: The multiplications of one call on one sample.
     """
 
@@ -65,6 +87,7 @@ class Flow(Channels):
         self.layers: dict[int, Any] = {}
         self.taken: dict[int, Layout] = {}  # the channels of what a layer first takes, by its id
         self.unfollowed: dict[int, str] = {}  # why, by the id of a layer that no channels lead into
+        self._refused: dict[int, NoRule] = {}  # by the id of a layer: another call of it is not followed, either
         self.rule_of = rule_of
         self._layouts: dict[int, Layout] = {}
         self._inner_tensors: list[Any] = []
@@ -84,17 +107,32 @@ class Flow(Channels):
         """Return the layouts of the tensors that a call takes, in order."""
         return [self.layout(tensor) for tensor in call.inputs]
 
+    def first_input(self, call: Call) -> Layout:
+        """Return the layout of the first tensor that a call takes, where it is the only one that has channels.
+
+        Raises:
+            NoRule: If another one has, such as a mask.
+        """
+        layout, *others = self.inputs(call)
+        if any(channels is not None for other in others for channels in other):
+            raise NoRule("it takes a mask that was computed from channels")
+        return layout
+
     def follow(self, call: Call) -> Sequence[Layout]:
         """Return the layouts of what a call returns; if it has no rule, the channels of its inputs have to stay."""
         sources = len(self.sources)
         try:
+            if id(call.layer) in self._refused:
+                raise self._refused[id(call.layer)]
             layouts = self.rule_of(call.layer)(self, call)
             _check_returned(layouts, call)
             return layouts
         except NoRule as reason:
             del self.sources[sources:]
+            self._refused[id(call.layer)] = reason
             held = self.recorded.pop(id(call.layer), LayerChannels())
-            given = [*self.inputs(call), *held.weights.values()]
+            counted = tuple(_channels_in(tuple(held.config.values())))
+            given = [*self.inputs(call), *held.weights.values(), counted]
             for layout in given:
                 self.pin(layout, f"{call.layer.name}: {reason}")
             if all(channels is None for layout in given for channels in layout):
@@ -142,14 +180,37 @@ class Flow(Channels):
         }
         before = self.recorded.get(id(layer))
         if before is None:
-            before = self.recorded[id(layer)] = LayerChannels(layouts, dict(config or {}))
+            self.recorded[id(layer)] = LayerChannels(layouts, dict(config or {}), [*work])
+            return
         for index, layout in layouts.items():
             self.tie_layouts(before.weights[index], layout)
+        self._tie_arguments(before.config, config or {})
         before.work += work
 
     def note(self, operation: Any, config: Mapping[str, Any]) -> None:
-        """Note which arguments of an operation count channels."""
-        self.recorded[id(operation)] = LayerChannels(config=dict(config))
+        """Note which arguments of an operation count or name channels; those of several calls are tied."""
+        before = self.recorded.get(id(operation))
+        if before is None:
+            self.recorded[id(operation)] = LayerChannels(config=dict(config))
+        else:
+            self._tie_arguments(before.config, config)
+
+    def _tie_arguments(self, before: dict[str, Any], config: Mapping[str, Any]) -> None:
+        """Let the arguments of a layer serve another call; channels that they cannot count in both have to stay."""
+        for name in before.keys() | config.keys():
+            values = before.get(name), config.get(name)
+            if not self._tied(*values):
+                self.pin(_channels_in(values), "its layer is called on others, too")
+                before.pop(name, None)
+
+    def _tied(self, first: Any, second: Any) -> bool:
+        if isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
+            tied = [self._tied(ours, theirs) for ours, theirs in zip(first, second, strict=True)]
+            return all(tied)
+        if isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and first.size == second.size:
+            self.tie(first, second)
+            return True
+        return first is second or (not [*_channels_in((first, second))] and first == second)
 
     def tie_layouts(self, first: Layout, second: Layout) -> None:
         """Let the channels along each axis be the same; those that meet none have to stay."""
@@ -181,6 +242,17 @@ class Flow(Channels):
         """Return the positions per sample of a tensor, without the given axes; an unknown size counts as 1."""
         left_out = {0, *(axis % len(shape) for axis in axes)}
         return int(np.prod([size or 1 for index, size in enumerate(shape) if index not in left_out], dtype=np.int64))
+
+
+def _channels_in(argument: Any) -> Iterator[np.ndarray]:
+    """Yield the channels that an argument counts or names."""
+    if isinstance(argument, np.ndarray):
+        yield argument
+    elif isinstance(argument, ChannelIndices):
+        yield argument.along
+    elif isinstance(argument, tuple):
+        for entry in argument:
+            yield from _channels_in(entry)
 
 
 def _check_returned(layouts: Sequence[Layout], call: Call) -> None:

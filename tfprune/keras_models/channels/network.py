@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.axes import other_axes, shape_along
-from tfprune.keras_models.channels.flow import Work
+from tfprune.keras_models.channels.flow import ChannelIndices, Work
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.report import table
 
@@ -90,7 +90,7 @@ class ChanneledLayer:
     Attributes:
         name: Its name.
         weights: Its weights.
-        config: Its arguments that count channels, with the bundles in place of their number.
+        config: Its arguments that count channels, with the bundles in place of their number, or that name them.
         work: Its multiplications.
         takes: The bundles along each axis of what it first takes, None along an axis without channels.
     """
@@ -100,6 +100,12 @@ class ChanneledLayer:
     config: dict[str, Any]
     work: tuple[Work, ...]
     takes: tuple[np.ndarray | None, ...] = ()
+
+    def taken_by_index(self) -> Iterator[frozenset[int]]:
+        """Yield the bundles that an operation takes by their indices."""
+        for value in self.config.values():
+            if isinstance(value, ChannelIndices):
+                yield frozenset(value.along[value.indices].tolist())
 
     @property
     def mixes(self) -> bool:
@@ -206,6 +212,20 @@ class Network:
         weights = (weight for name in group.members for weight in self.layers[name].weights)
         return [weight for weight in weights if weight.reading(group.bundles) or weight.making(group.bundles)]
 
+    @cached_property
+    def parts(self) -> dict[str, list[np.ndarray]]:
+        """The parts of each group of which one bundle stays at least, by the group's name: no axis gets empty."""
+        taken = [along for layer in self.layers.values() for along in layer.taken_by_index()]
+        parts = {}
+        for group in self.groups:
+            whole = frozenset(group.bundles.tolist())
+            weights = (weight for name in group.members for weight in self.layers[name].weights)
+            axes = [*taken, *(along for weight in weights for along in weight.bundle_sets.values())]
+            parts[group.name] = [
+                np.array(sorted(part)) for part in {whole & along for along in axes} - {whole, frozenset()}
+            ]
+        return parts
+
     def variables(self, model: Any) -> Iterator[tuple[ChanneledWeight, Any]]:
         """Yield each weight with its variable in a flat model of these layers."""
         layers = {layer.name: layer for layer in model.layers}
@@ -249,6 +269,8 @@ def _product(factor: int, sizes: Iterable[int | np.ndarray], keep: np.ndarray) -
 def _counted(value: Any, keep: np.ndarray) -> Any:
     if isinstance(value, np.ndarray):
         return int(np.count_nonzero(keep[value]))
+    if isinstance(value, ChannelIndices):
+        return value.kept(keep)
     if isinstance(value, dict):
         return {name: _counted(entry, keep) for name, entry in value.items()}
     return tuple(_counted(entry, keep) for entry in value) if isinstance(value, tuple) else value

@@ -60,6 +60,8 @@ def keep_best(
 ) -> np.ndarray:
     """Return which bundles stay where each group loses its share of its lowest-scored free bundles.
 
+    At least one bundle of each axis of a weight stays.
+
     Args:
         network: The channels.
         groups: The groups that lose channels.
@@ -71,13 +73,18 @@ def keep_best(
     for group, share, multiple in zip(groups, split, round_to, strict=True):
         if share is not None:
             kept = kept_count(group.bundles.size, share, round_to=multiple)
-            keep[group.bundles] = _kept(scores[group.bundles], network.free(group), kept)
+            parts = [np.searchsorted(group.bundles, part) for part in network.parts[group.name]]
+            keep[group.bundles] = _kept(scores[group.bundles], network.free(group), kept, parts=parts)
     return keep
 
 
-def _kept(scores: np.ndarray, free: np.ndarray, count: int) -> np.ndarray:
+def _kept(scores: np.ndarray, free: np.ndarray, count: int, *, parts: list[np.ndarray]) -> np.ndarray:
     keep = ~free
+    for part in parts:  # such as the channels of one of several layers that are concatenated
+        if not keep[part].any():
+            keep[part[keep_largest(scores[part], 1)]] = True
     more = count - int(np.count_nonzero(keep))
     if more > 0:
-        keep[np.flatnonzero(free)[keep_largest(scores[free], more)]] = True
+        others = np.flatnonzero(~keep)
+        keep[others[keep_largest(scores[others], more)]] = True
     return keep

@@ -28,22 +28,24 @@ _ENTRYWISE = frozenset(
 )
 
 
-def check_activation(layer: Any) -> None:
+def check_activation(layer: Any, *, name: str = "activation") -> None:
     """Refuse an activation that looks at several channels."""
-    activation = getattr(layer, "activation", None)
+    activation = getattr(layer, name, None)
     if activation is None or (isinstance(activation, types.FunctionType) and activation in _ENTRYWISE):
         return
     vector = keras.KerasTensor((BATCH, LENGTH))
     if not is_channelwise(activation, ((vector,), {}), axes={id(vector): 1}):
-        name = getattr(activation, "__name__", type(activation).__name__)
-        raise NoRule(f"its activation {name} may look at several channels at once")
+        function = getattr(activation, "__name__", type(activation).__name__)
+        raise NoRule(f"its activation {function} may look at several channels at once")
 
 
-def _activated(flow: Flow, layer: Any, outputs: np.ndarray) -> None:
-    try:
-        check_activation(layer)
-    except NoRule as reason:
-        flow.pin([outputs], f"{layer.name}: {reason}")
+def pin_for_activation(flow: Flow, layer: Any, *, made: np.ndarray) -> None:
+    """Let the channels that a layer makes stay if one of its activations looks at several."""
+    for name in ("activation", "recurrent_activation"):
+        try:
+            check_activation(layer, name=name)
+        except NoRule as reason:
+            flow.pin([made], f"{layer.name}: {reason}")
 
 
 def dense(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -53,7 +55,7 @@ def dense(flow: Flow, call: Call) -> Sequence[Layout]:
     kernel = (inputs, outputs)
     work = [(flow.positions(shape, -1), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"units": outputs}, work=work)
-    _activated(flow, layer, outputs)
+    pin_for_activation(flow, layer, made=outputs)
     return [flow.placed(len(shape), -1, outputs)]
 
 
@@ -83,7 +85,7 @@ def einsum_dense(flow: Flow, call: Call) -> Sequence[Layout]:
     flow.record(layer, weights, config={"output_shape": counted}, work=work)
     for channels in layout:
         if channels is not None:
-            _activated(flow, layer, channels)
+            pin_for_activation(flow, layer, made=channels)
     return [layout]
 
 
@@ -102,7 +104,7 @@ def convolution(flow: Flow, call: Call) -> Sequence[Layout]:
         _tie_groups(flow, inputs, by_group, layer)
     work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config=config, work=work)
-    _activated(flow, layer, outputs)
+    pin_for_activation(flow, layer, made=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 
@@ -124,7 +126,7 @@ def transposed(flow: Flow, call: Call) -> Sequence[Layout]:
     kernel = (*[None] * len(layer.kernel_size), outputs, inputs)
     work = [(flow.positions(call.inputs[0].shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, config={"filters": outputs}, work=work)
-    _activated(flow, layer, outputs)
+    pin_for_activation(flow, layer, made=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 
@@ -137,7 +139,7 @@ def depthwise(flow: Flow, call: Call) -> Sequence[Layout]:
     work = [(flow.positions(shape, axis), _sizes(layer.kernel, kernel))]
     flow.record(layer, {"kernel": kernel, "bias": (outputs,)}, work=work)
     if outputs is not None:
-        _activated(flow, layer, outputs)
+        pin_for_activation(flow, layer, made=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 
@@ -156,16 +158,16 @@ def separable(flow: Flow, call: Call) -> Sequence[Layout]:
         (count, _sizes(kernels["pointwise_kernel"], second)),
     ]
     flow.record(layer, weights, config={"filters": outputs}, work=work)
-    _activated(flow, layer, outputs)
+    pin_for_activation(flow, layer, made=outputs)
     return [flow.placed(len(shape), axis, outputs)]
 
 
 def embedding(flow: Flow, call: Call) -> Sequence[Layout]:
-    layer, shape = call.layer, call.outputs[0].shape
+    layer = call.layer
     outputs = flow.fresh(layer.output_dim, name=layer.name)
     weights = {"reverse_embeddings": (outputs, None), "embeddings": (None, outputs)}
     flow.record(layer, weights, config={"output_dim": outputs})
-    return [flow.placed(len(shape), -1, outputs)]
+    return [(*flow.inputs(call)[0], outputs)]  # indices may be computed from channels
 
 
 def reversible_embedding(flow: Flow, call: Call) -> Sequence[Layout]:

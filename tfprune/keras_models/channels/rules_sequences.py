@@ -12,6 +12,7 @@ from keras import layers
 
 from tfprune.keras_models.channels.flow import Flow, Rule, Work
 from tfprune.keras_models.channels.no_rule import NoRule
+from tfprune.keras_models.channels.rules_kernels import pin_for_activation
 from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
 
@@ -33,6 +34,7 @@ def recurrent(flow: Flow, call: Call) -> Sequence[Layout]:
     features = call.inputs[0].shape[-1] if inputs is None else inputs
     work = [(steps, (features, gates)), (steps, (units, gates))]
     flow.record(layer, weights, config={"units": units}, work=work)
+    pin_for_activation(flow, layer, made=units)
     return [flow.placed(len(tensor.shape), -1, units) for tensor in call.outputs]
 
 
@@ -105,6 +107,7 @@ def attention(flow: Flow, call: Call) -> Sequence[Layout]:
     keys = given["value"] if given.get("key") is None else given["key"]
     tensors = {"query": given["query"], "value": given["value"], "key": keys}
     inputs = {name: flow.along(flow.layout(tensor), -1) for name, tensor in tensors.items()}
+    _check_masks(flow, [value for name, value in given.items() if name not in tensors])
     config = layer.get_config()
     is_grouped = isinstance(layer, layers.GroupQueryAttention)
     count = config["num_key_value_heads" if is_grouped else "num_heads"]
@@ -132,6 +135,16 @@ def attention(flow: Flow, call: Call) -> Sequence[Layout]:
     if len(call.outputs) > 1:  # the scores of each head
         outputs.append(flow.placed(len(call.outputs[1].shape), 1, queries))
     return outputs
+
+
+def _check_masks(flow: Flow, masks: Sequence[Any]) -> None:
+    """Refuse masks that would have to lose heads with the kernels, and those that are computed from channels."""
+    shapes = [tuple(mask.shape) for mask in masks if hasattr(mask, "shape")]
+    if any(len(shape) == 4 and shape[1] != 1 for shape in shapes):
+        raise NoRule("it takes a mask of its own for each head")
+    layouts = (flow.layout(mask) for mask in masks if isinstance(mask, keras.KerasTensor))
+    if any(channels is not None for layout in layouts for channels in layout):
+        raise NoRule("it takes a mask that was computed from channels")
 
 
 def _projected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,15 @@ from tfprune.keras_models.models.graph import Call
 
 def elementwise(flow: Flow, call: Call) -> Sequence[Layout]:
     check_activation(call.layer)
+    if not isinstance(call.layer, keras.layers.Layer) and _has_array(call.layer):
+        raise NoRule("it has a constant for each channel")
     return [flow.inputs(call)[0]] * len(call.outputs)
+
+
+def _has_array(operation: Any) -> bool:
+    """Tell whether an argument that an operation was made with is an array, as the limits of `clip` may be."""
+    names = inspect.signature(type(operation).__init__).parameters
+    return any(np.ndim(getattr(operation, name, None)) for name in names)
 
 
 def rescaling(flow: Flow, call: Call) -> Sequence[Layout]:
@@ -38,17 +47,20 @@ def prelu(flow: Flow, call: Call) -> Sequence[Layout]:
 
 def merge(flow: Flow, call: Call) -> Sequence[Layout]:
     """Tie the entries that an operation combines one by one, unless one entry is spread over all."""
+    given, rank = _operands(flow, call), len(call.outputs[0].shape)
+    return [tuple(_merged(flow, call, given, axis - rank) for axis in range(rank))]
+
+
+def _operands(flow: Flow, call: Call) -> list[tuple[tuple[int | None, ...], Layout]]:
+    """Return shape and layout of the tensors and arrays that a call takes."""
     leaves = [leaf for leaf in keras.tree.flatten((call.args, call.kwargs)) if len(getattr(leaf, "shape", ()))]
-    given = [
-        (flow.layout(leaf) if isinstance(leaf, keras.KerasTensor) else (None,) * len(leaf.shape)) for leaf in leaves
-    ]
-    rank = len(call.outputs[0].shape)
-    axes = [_merged(flow, call, list(zip(leaves, given, strict=True)), axis - rank) for axis in range(rank)]
-    return [tuple(axes)]
+    return [(tuple(leaf.shape), flow.layout(leaf)) for leaf in leaves]
 
 
-def _merged(flow: Flow, call: Call, given: list[tuple[Any, Layout]], axis: int) -> np.ndarray | None:
-    present = [(leaf.shape[axis], layout[axis]) for leaf, layout in given if len(layout) >= -axis]
+def _merged(
+    flow: Flow, call: Call, given: list[tuple[tuple[int | None, ...], Layout]], axis: int
+) -> np.ndarray | None:
+    present = [(shape[axis], layout[axis]) for shape, layout in given if len(layout) >= -axis]
     spread = [(size, channels) for size, channels in present if size != 1] or present
     known = [channels for _, channels in spread if channels is not None]
     if not known:
@@ -61,8 +73,8 @@ def _merged(flow: Flow, call: Call, given: list[tuple[Any, Layout]], axis: int) 
 
 
 def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
-    given, rank = flow.inputs(call), len(call.outputs[0].shape)
-    axis = call.layer.axis % rank
+    operands, rank = _operands(flow, call), len(call.outputs[0].shape)
+    given, axis = [layout for _, layout in operands], call.layer.axis % rank
     for other in range(rank):
         known = [channels for layout in given if (channels := layout[other]) is not None]
         if other != axis and known:
@@ -72,8 +84,10 @@ def concatenate(flow: Flow, call: Call) -> Sequence[Layout]:
     result = list(given[0])
     if any(layout[axis] is not None for layout in given):
         joined = [
-            flow.fixed(int(tensor.shape[axis]), "an input of the model") if layout[axis] is None else layout[axis]
-            for tensor, layout in zip(call.inputs, given, strict=True)
+            flow.fixed(int(shape[axis]), "an input of the model or a constant")
+            if layout[axis] is None
+            else layout[axis]
+            for shape, layout in operands
         ]
         result[axis] = np.concatenate(joined)
     return [tuple(result)]
@@ -134,7 +148,7 @@ def repeat_vector(flow: Flow, call: Call) -> Sequence[Layout]:
 
 
 def batch_norm(flow: Flow, call: Call) -> Sequence[Layout]:
-    layout = flow.inputs(call)[0]
+    layout = flow.first_input(call)
     channels = layout[call.layer.axis]
     names = ("gamma", "beta", "moving_mean", "moving_variance")
     flow.record(call.layer, dict.fromkeys(names, (channels,)))
@@ -143,8 +157,10 @@ def batch_norm(flow: Flow, call: Call) -> Sequence[Layout]:
 
 def group_norm(flow: Flow, call: Call) -> Sequence[Layout]:
     layer, layout = call.layer, flow.inputs(call)[0]
-    channels = layout[layer.axis]
+    channels = flow.along(layout, layer.axis)  # it normalizes over all other axes
+    weights = dict.fromkeys(("gamma", "beta"), (channels,))
     if channels is None:
+        flow.record(layer, weights)
         return [layout]
     size = layer.get_config()["groups"]
     by_group = channels.reshape(channels.size if size == -1 else size, -1)
@@ -152,18 +168,22 @@ def group_norm(flow: Flow, call: Call) -> Sequence[Layout]:
         flow.pin([channels], f"{layer.name}: it normalizes all channels together")
     flow.tie(by_group[:, :-1], by_group[:, 1:])
     config = {"groups": by_group[:, 0]}
-    flow.record(layer, dict.fromkeys(("gamma", "beta"), (channels,)), config=config)
+    flow.record(layer, weights, config=config)
     return [layout]
 
 
 def joint_norm(flow: Flow, call: Call) -> Sequence[Layout]:
     """Follow a normalization along an axis of channels, where each depends on all."""
-    layout = flow.inputs(call)[0]
+    layout = flow.first_input(call)
     axes = call.layer.axis if isinstance(call.layer.axis, (list, tuple)) else [call.layer.axis]
     flow.pin((layout[axis] for axis in axes), f"{call.layer.name}: it normalizes all channels together")
     weights = tuple(layout[axis] for axis in axes)
     flow.record(call.layer, {"gamma": weights, "beta": weights, "scale": weights})
     return [layout]
+
+
+def masking(flow: Flow, call: Call) -> Sequence[Layout]:
+    raise NoRule("it compares all channels with the value that it masks")
 
 
 _ELEMENTWISE = [
@@ -187,6 +207,7 @@ SHAPES: dict[type, Rule] = {
     **dict.fromkeys(_SPATIAL, spatial),
     layers.Rescaling: rescaling,
     layers.PReLU: prelu,
+    layers.Masking: masking,
     layers.Concatenate: concatenate,
     layers.Flatten: flatten_positions,
     layers.Reshape: reshape,

@@ -19,15 +19,15 @@ import keras
 from tfprune.keras_models.copying.held_layers import names_of_keras
 
 
-def derive(base: Any, *mixins: Any, **members: Any) -> Any:
+def derive(base: Any, *mixins: Any, suffix: str = "", **members: Any) -> Any:
     """Return a class like another one, with the members of mixins and others before its own."""
-    return type(base.__name__, (*mixins, base), {"__module__": base.__module__, **members})
+    return type(base.__name__ + suffix, (*mixins, base), {"__module__": base.__module__, **members})
 
 
 @functools.cache
-def saved_with(mixin: Any, model_class: Any) -> Any:
+def saved_with(mixin: Any, model_class: Any, *, suffix: str = "") -> Any:
     """Return a subclass of a model's class whose instances are saved as a registered mixin says."""
-    derived = derive(model_class, mixin, __doc__=model_class.__doc__, copied_class=model_class)
+    derived = derive(model_class, mixin, suffix=suffix, __doc__=model_class.__doc__, copied_class=model_class)
     package, _, name = keras.saving.get_registered_name(mixin).partition(">")
     return keras.saving.register_keras_serializable(package=package, name=name)(derived)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
 from tfprune.keras_models.tracing.sample_inputs import numbers_for
 from tfprune.keras_models.tracing.trace_failure import FAILURES
 
-_DRAWS = 8
+_DRAWS = 4
 _TOLERANCE = Tolerance(relative=1e-4, absolute=1e-5, nan_is_same=True)
 
 
@@ -34,24 +34,37 @@ def is_channelwise(function: Callable, arguments: Any, *, axes: Mapping[int, int
     """
     tensors = [leaf for leaf in keras.tree.flatten(arguments) if isinstance(leaf, keras.KerasTensor)]
     (axis,), (size,) = {axes[id(x)] for x in tensors if id(x) in axes}, _sizes(tensors, axes)
-    numbers = numbers_for(arguments)
     flat = [id(leaf) in axes for leaf in keras.tree.flatten(arguments)]
-    generator = np.random.default_rng(0)
+    normal = numbers_for(arguments)
     try:
-        whole = _called(function, numbers)
-        for _ in range(_DRAWS):
-            some = np.sort(generator.permutation(size)[: max(generator.integers(size), min(2, size))])
-            leaves = [
-                keras.ops.take(leaf, some, axis=axis) if is_taken else leaf
-                for leaf, is_taken in zip(keras.tree.flatten(numbers), flat, strict=True)
-            ]
-            part = _called(function, keras.tree.pack_sequence_as(numbers, leaves))
-            expected = [np.take(array, some, axis=axis) for array in whole]
-            if not same_outputs(part, expected, tolerance=_TOLERANCE):
-                return False
+        for numbers in (normal, keras.tree.map_structure(_positive, normal)):  # roots and logarithms take the latter
+            whole = _called(function, numbers)
+            for some in _subsets(size):
+                leaves = [
+                    keras.ops.take(leaf, some, axis=axis) if is_taken else leaf
+                    for leaf, is_taken in zip(keras.tree.flatten(numbers), flat, strict=True)
+                ]
+                part = _called(function, keras.tree.pack_sequence_as(numbers, leaves))
+                expected = [np.take(array, some, axis=axis) for array in whole]
+                if not same_outputs(part, expected, tolerance=_TOLERANCE):
+                    return False
     except FAILURES:
         return False
     return True
+
+
+def _subsets(size: int) -> Iterator[np.ndarray]:
+    """Yield indices of channels: large random parts and what they leave, so that no channel is in all of them."""
+    generator = np.random.default_rng(0)
+    for _ in range(_DRAWS if size > 1 else 0):
+        order = generator.permutation(size)
+        count = generator.integers((size + 1) // 2, size)
+        yield from (np.sort(order[:count]), np.sort(order[count:]))
+
+
+def _positive(value: Any) -> Any:
+    is_tensor = keras.ops.is_tensor(value) and keras.backend.is_float_dtype(value.dtype)
+    return keras.ops.abs(value) if is_tensor else value
 
 
 def _sizes(tensors: list[Any], axes: Mapping[int, int]) -> set[int]:

@@ -103,6 +103,7 @@ def _built_from(blocks: Blocks, order: Sequence[int], config: dict[str, Any]) ->
     rename(new, names)
     for layer, counterpart in pairs.values():
         _check_same(layer_inside(layer), counterpart)
+        _name_alike(layer_inside(layer), counterpart)
     wrapped = wrap_alike(
         new, {id(plain): layer for layer, plain in pairs.values() if layer_inside(layer) is not layer}
     )
@@ -116,6 +117,12 @@ def _built_from(blocks: Blocks, order: Sequence[int], config: dict[str, Any]) ->
     reordered = ReorderedModel(new, blocks, order, layers, "class")
     _check_outputs(reordered)
     return reordered
+
+
+def _name_alike(layer: keras.layers.Layer, counterpart: keras.layers.Layer) -> None:
+    """Give what is inside of a layer the names that masks find it by: Keras numbers some anew in each block."""
+    inner_names = [part.name for _, part in walk(layer)][1:]
+    rename(counterpart, [counterpart.name, *inner_names])
 
 
 def _fresh(model: keras.Model, *, origin: dict[str, Any]) -> keras.Model:
