@@ -37,6 +37,7 @@ COMMANDS = [
     ["sharing.py"],
     ["sparse_files.py"],
     ["eight_bit.py"],
+    ["int8_check.py"],
     ["micro.py"],
     ["micro_grid.py"],
     ["vela.py"],

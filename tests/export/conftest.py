@@ -44,21 +44,22 @@ def converting_here():
 @contextmanager
 def _checking_here() -> Iterator[None]:
     from tfprune.export.device.processes import device
-    from tfprune.export.device.running import verify
+    from tfprune.export.device.running import quantization_error, rounding, verify
 
-    run_apart = device.run_module
+    run_apart, jobs = device.run_module, {each.__name__: each._run_job for each in (verify, rounding)}
 
     def run_here(module: str, folder: str, *, timeout: float) -> Completed:
-        if module != verify.__name__:
+        if module not in jobs:
             return run_apart(module, folder, timeout=timeout)
         try:
-            verify._run_job(Path(folder))
+            jobs[module](Path(folder))
         except (TypeError, ValueError) as error:
             return Completed(ok=False, reason=str(error).rstrip("."), output="")
         return Completed(ok=True, reason="", output="")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "run_module", run_here)
+        patch.setattr(quantization_error, "run_module", run_here)
         yield
 
 

@@ -119,15 +119,19 @@ def _rows(graph: Subgraph, measured: dict[str, dict[str, float]]) -> list[Quanti
     return rows
 
 
-class _Watched(Runner):
+def plain_interpreter(content: bytes, **options: Any) -> Any:
+    """Load a plain file into an interpreter without XNNPACK."""
+    interpreter, _ = find_interpreter()
+    kernels = sys.modules[interpreter.__module__].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return interpreter(model_content=content, experimental_op_resolver_type=kernels, **options)
+
+
+class WatchedRunner(Runner):
     """A runner that keeps all tensors."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        module = sys.modules[find_interpreter()[0].__module__]
-        kernels = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        options = {"experimental_op_resolver_type": kernels, "experimental_preserve_all_tensors": True}
-        self._load = partial(self._load, **options)
+        self._load = partial(plain_interpreter, read_model(source), experimental_preserve_all_tensors=True)
         self._shapes = None  # the interpreter is loaded anew with these options
 
     @property
@@ -135,6 +139,10 @@ class _Watched(Runner):
         """The number of rows in one invocation."""
         fixed = [info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None]
         return fixed[0] if fixed else BATCH_ROWS
+
+    def integers(self, index: int) -> np.ndarray:
+        """Return a tensor of the last invocation as the file holds it."""
+        return self._interpreter.get_tensor(index)
 
     def tensors(self, names: set[str]) -> dict[str, tuple[np.ndarray, IOTensor]]:
         """Return tensors of the last invocation as real numbers, and what describes each."""
@@ -180,7 +188,7 @@ class Pair:
     """
 
     def __init__(self, reference: bytes, quantized: bytes) -> None:
-        self._runners = _Watched(reference), _Watched(quantized)
+        self._runners = WatchedRunner(reference), WatchedRunner(quantized)
         self.runtime = self._runners[0].runtime
 
     def compared(

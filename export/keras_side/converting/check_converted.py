@@ -1,23 +1,31 @@
-"""Checks of a file fresh from the converter: the zeros of the Keras kernels, and integers where they were trained."""
+"""Checks of a file fresh from the converter: its zeros, its integers, and that it differs by rounding only."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 import tfprune
+from tfprune.export.device.running.rounding import explain_rounding
+from tfprune.export.device.running.verify import Run, compare_run, run_in_child
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.tensor_values import WEIGHTS
+from tfprune.export.keras_side.converting.calibration_data import predict
+from tfprune.export.keras_side.converting.convert import convert_prepared
+from tfprune.export.keras_side.preparing.signature import Signature
+from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, without_ranges, without_rounding
+from tfprune.export.rewriting.forms import TIMEOUT, Check
 from tfprune.keras_models.models.kernels import kernels
 from tfprune.keras_models.models.layers import as_numpy
 
 FLOATS = ("float16", "float32", "float64")
 BORDERS = ("QUANTIZE", "DEQUANTIZE")  # turn floats into integers, and back
+ROUNDED_AGAIN = 2  # other kernels round in other places: how much further outputs may then be from the model's
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,56 @@ def check_converted(
             "Expected `allow_float` with quantize='int8' and a model of tfprune.quantize_aware. Received: "
             "allow_float=True with another. Leave it out."
         )
+
+
+def check_rounding(
+    content: bytes,
+    plain: keras.Model,
+    *,
+    inputs: Signature,
+    batch: int | None,
+    data: Mapping[str, np.ndarray],
+    check: Check,
+    precision: float,
+) -> Check:
+    """Refuse an int8 file that differs from its model by more than rounding explains, weight by weight.
+
+    The float file of the model has to give its outputs; each constant and each operator of the int8 file is then
+    compared with those of the float file, in steps of the int8 file's own scales (`explain_rounding`).
+
+    Args:
+        content: The int8 file.
+        plain: The model that it was made from.
+        inputs: The inputs of the model.
+        batch: The batch that the file takes; None leaves it open where the model does.
+        data: Samples by the names of the inputs.
+        check: The model's outputs for them, and how far those of the file may be from them.
+        precision: How far those of a float file may be.
+
+    Returns:
+        The check, with a wider tolerance where rounding alone moves the outputs further than that.
+
+    Raises:
+        ValueError: Naming the constant or operator.
+    """
+    exact = convert_prepared(plain, inputs, batch=batch, unroll=True)
+    whole, expected, has_ranges = exact, check.expected, holds_ranges(plain)
+    if has_ranges:  # where numbers are rounded the other way somewhere, such files differ as much as int8 ones
+        whole = without_rounding(exact)
+        expected = predict(without_ranges(plain), data, inputs=inputs, argument="check_on")
+    report = compare_run(run_in_child(whole, data, timeout=TIMEOUT), expected, tolerance=precision)
+    if not (report.passed or has_ranges):
+        raise ValueError(check.refusal(f"a float file that does not: {report.reason}"))
+    rounding = explain_rounding(exact, content, inputs=data)
+    if rounding.fault:
+        raise ValueError(check.refusal(rounding.fault))
+    if not (report.passed and rounding.is_whole):
+        return check
+    first = [output[: len(found)] for output, found in zip(check.expected, rounding.outputs.values(), strict=True)]
+    moved = compare_run(Run(rounding.outputs, ""), first, tolerance=check.tolerance)
+    if moved.max_abs_diff is None or moved.scale is None:
+        return check
+    return replace(check, tolerance=max(check.tolerance, ROUNDED_AGAIN * moved.max_abs_diff / moved.scale))
 
 
 class _Reads(keras.StatelessScope):

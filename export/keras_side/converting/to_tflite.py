@@ -16,7 +16,12 @@ from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD
 from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_evaluate_on
 from tfprune.export.keras_side.converting.calibration_data import choose_check_on, predict, read_calibration
-from tfprune.export.keras_side.converting.check_converted import KernelZeros, check_converted, kernels_read
+from tfprune.export.keras_side.converting.check_converted import (
+    KernelZeros,
+    check_converted,
+    check_rounding,
+    kernels_read,
+)
 from tfprune.export.keras_side.converting.convert import INTEGERS, check_options, convert_prepared
 from tfprune.export.keras_side.converting.shared_values import share_grids
 from tfprune.export.keras_side.preparing.half_precision import half_types
@@ -107,8 +112,10 @@ def to_tflite(
         tolerance: The largest difference allowed, as a fraction of the largest Keras output, at least 0. None takes
             1e-4 (float32), 1e-2 (float16), 0.1 (dynamic, int16x8), 0.35 (int8) or 0.5 (int4); and at least 1e-2 or
             0.1 if layers of the model compute in float16 or bfloat16, whose outputs are less exact than those of the
-            file. Scores of a softmax may move more where two classes are close: judge such a file by its accuracy,
-            and allow what it needs.
+            file. For int8, None also asks for more and allows more: each weight and each operator has to be that of
+            the float file up to some steps of the int8 file's own scales, and outputs may then differ by what such
+            rounding moves them. Scores of a softmax may move more where two classes are close: judge such a file by
+            its accuracy, and allow what it needs.
         evaluate_on: A tuple (x, y) of samples and their answers, or batches of such tuples. The file that would be
             written and the Keras model are both measured on them, and the report has both values.
         max_drop: How much worse than the Keras model the file may be on `evaluate_on`, in units of the metric; at
@@ -173,16 +180,20 @@ def to_tflite(
         plain = stripped.without_unread()
         kernels = kernels_read(plain, first)
         progress.add()
+        batch = 1 if micro else None
         converted = convert_prepared(
-            plain, inputs, batches=batches or (), quantize=quantize, io_dtype=io_dtype, batch=1 if micro else None
+            plain, inputs, batches=batches or (), quantize=quantize, io_dtype=io_dtype, batch=batch
         )
         content = share_grids(converted, plain, of=trained)
+        check = Check(expected, _default(quantize, plain) if allowed is None else allowed, ADVICE)
+        if quantize == "int8" and allowed is None:
+            precision = _default(None, plain)
+            check = check_rounding(
+                content, plain, inputs=inputs, batch=batch, data=data, check=check, precision=precision
+            )
         content = content if levels is None else share_weights(content, levels=levels)
         check_converted(read(content), kernels, trained=trained, allow_float=allow_float)
         progress.add()
-        if allowed is None:
-            allowed = max([TOLERANCES[quantize], *(HALF_TOLERANCES[half] for half in half_types(plain))])
-        check = Check(expected, allowed, ADVICE)
         if micro is not None:
             choice = choose_micro(content, inputs=[data[name] for name in inputs.names], micro=micro, check=check)
         else:
@@ -195,6 +206,10 @@ def to_tflite(
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
     return export_report(str(destination), choice, lost=lost, nnz=nnz, size=size)
+
+
+def _default(quantize: str | None, plain: keras.Model) -> float:
+    return max([TOLERANCES[quantize], *(HALF_TOLERANCES[half] for half in half_types(plain))])
 
 
 def _check_numbers(quantize: str | None, *, levels: Any, micro: Micro | None) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import ops
 
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import inputs_of, load_objects, operator_name, save_objects
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
@@ -37,6 +40,37 @@ def with_known_ranges(model: keras.Model) -> keras.Model:
             for kernel in layer.inner_kernels.values():
                 kernel.variable.assign(trained[path].on_grid(ops.copy(kernel.variable.value), kernel))
     return copy
+
+
+def without_ranges(plain: keras.Model) -> keras.Model:
+    """Return a copy of what `with_known_ranges` returned whose activations are not rounded."""
+    anatomy = Anatomy.of(plain)
+    copy = copy_model(anatomy, lambda path, layer: layer.layer if isinstance(layer, Quantized) else None)
+    transfer_weights(anatomy, copy)
+    return copy
+
+
+def without_rounding(data: bytes) -> bytes:
+    """Return the float file of such a model without the operators that round to its ranges."""
+    model = load_objects(data)
+    for graph in model.subgraphs:
+        makers = {int(index): operator for operator in graph.operators for index in operator.outputs}
+        for operator in graph.operators:
+            operator.inputs = np.array(
+                [_before_rounding(model, makers, index) for index in inputs_of(operator)], np.int32
+            )
+        for signature in model.signatureDefs or ():
+            for entry in signature.outputs:
+                entry.tensorIndex = _before_rounding(model, makers, entry.tensorIndex)
+        graph.outputs = np.array([_before_rounding(model, makers, int(index)) for index in graph.outputs], np.int32)
+    return save_objects(model)
+
+
+def _before_rounding(model: schema.ModelT, makers: dict[int, schema.OperatorT], index: int) -> int:
+    """Return the tensor that becomes another one when it is rounded, or that one itself."""
+    last = makers.get(index)
+    first = None if last is None or operator_name(model, last) != "DEQUANTIZE" else makers.get(int(last.inputs[0]))
+    return index if first is None or operator_name(model, first) != "QUANTIZE" else int(first.inputs[0])
 
 
 def _replacement(path: str, layer: keras.layers.Layer) -> keras.layers.Layer | None:

@@ -1,0 +1,298 @@
+"""Prove an int8 file against the float file of the same model: constant by constant, and operator by operator.
+
+A deep network grows what is rounded from layer to layer, so that the outputs at its end say little. Here every
+constant is compared with that of the float file, and every operator starts from the numbers that the int8 file has
+before it. What rounding explains is then known from the file itself: the steps of its scales, column by column.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.device.processes.child_process import run_as_child
+from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.quantization_error import (
+    FILES,
+    WatchedRunner,
+    length_of,
+    plain_interpreter,
+    run_both,
+)
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import indices_of
+from tfprune.export.file.tflite.editor import (
+    add_tensor,
+    add_values,
+    inputs_of,
+    load_objects,
+    operator_name,
+    save_objects,
+)
+
+_log = logging.getLogger(__name__)
+INTEGERS = ("int8", "int16", "int32")
+BORDERS = ("QUANTIZE", "DEQUANTIZE")
+SAMPLES = 8  # operators show within a few what they do; the constants need none
+MOST_NUMBERS = 2**24  # in all tensors of one invocation, which bounds memory
+MOST_OFF = 1.0  # steps of a constant's scale: rounding leaves half of one, and the end of the range the other half
+PRECISION = 1e-6  # of a constant itself: what float32 leaves
+MOST_STEPS = 3.0  # of an operator's output: kernels for integers were seen 1.1 off, and most 0.5
+MOST_CLIPPED = 0.05  # of the values of a tensor may lie outside of its range, if rounding is to explain the outputs
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What an int8 file is, beside the float file of the same model.
+
+    Attributes:
+        fault: The constant or operator that rounding does not explain; empty if there is none.
+        is_whole: Whether every weight and every output was compared, and few values lie outside of their range.
+        outputs: The outputs for the first samples, by plain kernels; empty where these do not run the files.
+    """
+
+    fault: str
+    is_whole: bool
+    outputs: dict[str, np.ndarray]
+
+
+def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str, np.ndarray]) -> Rounding:
+    """Compare an int8 file with the float file of the same model, in a process of its own.
+
+    Args:
+        reference: The plain float file; one with fake quantization, too.
+        quantized: The plain int8 file.
+        inputs: Samples by the names of the inputs.
+    """
+    few = {name: array[:SAMPLES] for name, array in inputs.items()}
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        write_job(folder, "job", arrays=few)
+        try:
+            run_both([reference, quantized], folder, module=__name__)
+        except ValueError as error:
+            _log.info("the operators of the int8 file are not compared: %s", error)
+            return Rounding("", False, {})
+        settings, outputs = read_job(folder, "result")
+    return Rounding(settings["fault"], settings["is_whole"], outputs)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The integers of a tensor: one step, or one for each index along an axis."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+    limits: np.iinfo
+
+    def real(self, integers: np.ndarray) -> np.ndarray:
+        return ((integers - self.zero) * self.scale).astype(np.float32)
+
+    def position(self, real: np.ndarray) -> np.ndarray:
+        return real.astype(np.float64) / self.scale + self.zero
+
+
+class _File:
+    """One of the two files: its first graph, and what makes each tensor of it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.model = load_objects(content)
+        self.graph = self.model.subgraphs[0]
+        self.graph.operators = self.graph.operators or []
+        self.tensors = self.graph.tensors
+        self.maker = {index: operator for operator in self.graph.operators for index in indices_of(operator.outputs)}
+        names = Counter(map(self.name, range(len(self.tensors))))
+        self.known = {index for index in range(len(self.tensors)) if names[self.name(index)] == 1}
+
+    def name(self, index: int) -> str:
+        return self.tensors[index].name.decode()
+
+    def kind(self, operator: schema.OperatorT) -> str:
+        return operator_name(self.model, operator)
+
+    def title(self, operator: schema.OperatorT) -> str:
+        return f"{self.kind(operator)} {self.name(int(operator.outputs[0]))!r}"
+
+    def dtype(self, index: int) -> str:
+        kind = self.tensors[index].type
+        return next(name for name, number in vars(schema.TensorType).items() if number == kind).lower()
+
+    def grid(self, index: int) -> _Grid | None:
+        """Return the grid of a tensor of integers that mean real numbers."""
+        tensor, dtype = self.tensors[index], self.dtype(index)
+        scales = None if tensor.quantization is None else tensor.quantization.scale
+        if dtype not in INTEGERS or scales is None or not len(scales):
+            return None
+        points = tensor.quantization.zeroPoint
+        parts = [np.asarray(part, np.float64) for part in (scales, np.zeros(1) if points is None else points)]
+        if len(scales) > 1:
+            along = [1] * len(tensor.shape)
+            along[tensor.quantization.quantizedDimension] = -1
+            parts = [part.reshape(along) for part in parts]
+        return _Grid(parts[0], parts[1], np.iinfo(dtype))
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """Return the values of a constant that is held as it is."""
+        tensor, dtype = self.tensors[index], self.dtype(index)
+        data = self.model.buffers[tensor.buffer].data
+        if dtype not in (*INTEGERS, "float32") or data is None or not len(data) or tensor.sparsity is not None:
+            return None
+        return data.view(dtype).reshape(tensor.shape)
+
+
+class _Pair:
+    """The float file, cut so that each operator starts from the numbers and constants of the int8 file."""
+
+    def __init__(self, reference: bytes, quantized: bytes) -> None:
+        self.exact, self.file = _File(reference), _File(quantized)
+        self.faults: list[str] = []
+        self.is_clipped = False
+        self.compared: set[int] = set()  # constants and outputs of the int8 file
+        self.names = {entry.tensorIndex: entry.name.decode() for entry in self.exact.model.signatureDefs[0].inputs}
+        self.same = self._same_tensors()
+        self.fed: dict[int, int] = {}  # inputs of the cut file, and tensors of the int8 file
+        self._cut()
+
+    def _same_tensors(self) -> dict[int, int]:
+        """Find the tensors that operators make in both files, by their names in the float file."""
+        file, inputs = self.file, indices_of(self.file.graph.inputs)
+        found = {file.name(index): index for index in file.known if index in file.maker or index in inputs}
+        for operator in file.graph.operators:  # where floats become integers and back, both have the meaning of one
+            ends = int(operator.inputs[0]), int(operator.outputs[0])
+            if file.kind(operator) in BORDERS:
+                inner, outer = sorted(ends, key=lambda index: file.grid(index) is None)
+                found[file.name(outer)] = inner
+        by_name = {index: found.get(self.exact.name(index)) for index in self.exact.known}
+        return {index: same for index, same in by_name.items() if same is not None and file.grid(same) is not None}
+
+    def _cut(self) -> None:
+        exact, clones = self.exact, {}
+        for operator in exact.graph.operators:
+            other = self.file.maker.get(self.same.get(int(operator.outputs[0]), -1))
+            is_same = other is not None and exact.kind(operator) == self.file.kind(other)
+            others = inputs_of(other) if is_same else []
+            inputs = inputs_of(operator)
+            others = others if len(others) == len(inputs) else [-1] * len(inputs)
+            for place, (index, same) in enumerate(zip(inputs, others, strict=True)):
+                if index < 0 or exact.dtype(index) != "float32":
+                    continue
+                if index not in exact.maker and index not in self.names:
+                    inputs[place] = self._constant(operator, index, same)
+                    continue
+                same = same if same >= 0 and self.file.grid(same) is not None else self.same.get(index, -1)
+                if same >= 0:
+                    if (index, same) not in clones:
+                        clones[index, same] = add_tensor(exact.graph, exact.tensors[index], name=b"fed")
+                        self.fed[clones[index, same]] = same
+                    inputs[place] = clones[index, same]
+            operator.inputs = np.array(inputs, np.int32)
+        grids = {index: self.file.grid(same) for index, same in self.same.items() if index in exact.maker}
+        self.made = {index: grid for index, grid in grids.items() if grid and exact.dtype(index) == "float32"}
+        self.inputs = [*indices_of(exact.graph.inputs), *self.fed]
+        exact.graph.inputs, exact.graph.outputs = np.array(self.inputs, np.int32), np.array([*self.made], np.int32)
+        exact.model.signatureDefs = None
+
+    def _constant(self, operator: schema.OperatorT, index: int, same: int) -> int:
+        """Compare a constant, and return the index of one with the values that the int8 file has."""
+        exact, file = self.exact, self.file
+        right, found = exact.constant(index), None if same < 0 else file.constant(same)
+        grid = None if found is None else file.grid(same)
+        if right is None or found is None or grid is None or right.shape != found.shape:
+            return index
+        self.compared.add(same)
+        position = grid.position(right)
+        if grid.zero.any():  # a range that other tensors share may be narrower; that of a weight is its own
+            position = np.clip(position, grid.limits.min, grid.limits.max)
+        off = np.abs(found - position)
+        wrong = off > MOST_OFF + PRECISION * np.abs(position)
+        if wrong.any():
+            axis = file.tensors[same].quantization.quantizedDimension if grid.scale.size > 1 else -1
+            self.faults.append(
+                f"a constant of {exact.title(operator)} is up to {off[wrong].max():.1f} steps of its scale from the "
+                f"model's{_in_column(np.where(wrong, off, 0), axis)}; rounding leaves {MOST_OFF:g} at most"
+            )
+        values = add_values(exact.model, grid.real(found))
+        return add_tensor(exact.graph, exact.tensors[index], buffer=values)
+
+    def run(self, quantized: bytes, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run both files, compare what each operator makes, and return the outputs of the int8 file."""
+        runner, exact = WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
+        numbers = sum(math.prod(abs(length) for length in tensor.shape) for tensor in self.file.tensors)
+        step = min(runner.rows, max(1, MOST_NUMBERS // numbers))
+        off, chunks = dict.fromkeys(self.made, (0.0, "")), []
+        for start in range(0, length_of(arrays), step):
+            part = {name: array[start : start + step] for name, array in arrays.items()}
+            outputs = runner.predict(part)
+            chunks.append([*outputs.values()] if isinstance(outputs, dict) else [outputs])
+            self._invoke(exact, runner, part)
+            for index, grid in self.made.items():
+                position = grid.position(exact.get_tensor(index))
+                inside = np.clip(position, grid.limits.min, grid.limits.max)
+                clipped = np.count_nonzero(np.abs(position - inside) > 1)
+                self.is_clipped |= bool(clipped > SAMPLES + MOST_CLIPPED * position.size)
+                found = runner.integers(self.same[index]).reshape(position.shape)
+                apart = np.nan_to_num(np.abs(found - inside))
+                off[index] = max(off[index], (float(apart.max(initial=0)), _in_column(apart, -1)))
+        for index, (steps, where) in off.items():
+            self.compared.add(self.same[index])
+            if steps > MOST_STEPS:
+                title = self.exact.title(self.exact.maker[index])
+                self.faults.append(
+                    f"the output of {title} is up to {steps:.1f} steps from what its inputs give{where}; rounding "
+                    f"leaves {MOST_STEPS:g} at most"
+                )
+        joined = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+        return {info.name: array for info, array in zip(runner.outputs, joined, strict=True)}
+
+    def _invoke(self, exact: Any, runner: WatchedRunner, part: Mapping[str, np.ndarray]) -> None:
+        details, arrays = exact.get_input_details(), []
+        for index in self.inputs:
+            same = self.fed.get(index, -1)
+            grid = None if same < 0 else self.file.grid(same)
+            arrays.append(part[self.names[index]] if grid is None else grid.real(runner.integers(same)))
+        for detail, array in zip(details, arrays, strict=True):
+            exact.resize_tensor_input(detail["index"], array.shape)
+        exact.allocate_tensors()
+        for detail, array in zip(details, arrays, strict=True):
+            exact.set_tensor(detail["index"], array)
+        exact.invoke()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights and outputs were compared, and few numbers lie outside of their range."""
+        file = self.file
+        taken = {index for operator in file.graph.operators for index in inputs_of(operator) if index >= 0}
+        ends = {
+            int(file.maker[index].inputs[0]) if index in file.maker and file.grid(index) is None else index
+            for index in indices_of(file.graph.outputs)
+        }
+        constants = {index for index in taken if file.dtype(index) == "int8" and file.constant(index) is not None}
+        weights = {index for index in constants if len(file.tensors[index].shape) > 1}
+        return len(file.model.subgraphs) == 1 and weights | ends <= self.compared and not self.is_clipped
+
+
+def _in_column(off: np.ndarray, axis: int) -> str:
+    """Say where the largest number is, along an axis."""
+    if not off.ndim or not off.size:
+        return ""
+    return f" in column {np.moveaxis(off, axis, 0).reshape(off.shape[axis], -1).max(axis=1).argmax()}"
+
+
+def _run_job(folder: Path) -> None:
+    _, arrays = read_job(folder, "job")
+    reference, quantized = ((folder / name).read_bytes() for name in FILES)
+    pair = _Pair(reference, quantized)
+    outputs = pair.run(quantized, arrays)
+    settings = {"fault": next(iter(pair.faults), ""), "is_whole": pair.is_whole}
+    write_job(folder, "result", settings=settings, arrays=outputs)
+
+
+if __name__ == "__main__":
+    run_as_child(_run_job)
