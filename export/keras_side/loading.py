@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
+import json
 import os
+import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,14 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.untrusted import UNREADABLE
+
+_KNOWN_PACKAGES = ("keras", "keras_hub", "keras_cv", "keras_nlp")  # which Keras imports by itself
+# Where Keras looks for functions.
+_FUNCTIONS = ("activations", "constraints", "initializers", "losses", "metrics", "optimizers", "regularizers")
+
+
+class UnknownClassError(ValueError):
+    """A model was saved with classes that Keras does not find, or cannot build; the message says what to do."""
 
 
 @contextmanager
@@ -25,6 +37,8 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
         if file.is_dir():
             raise IsADirectoryError("a folder")
         yield
+    except UnknownClassError:
+        raise
     except UNREADABLE as error:
         text = " ".join(str(error).split()).removesuffix(".")
         raise ValueError(
@@ -57,28 +71,113 @@ def load_keras() -> Any:
     return keras
 
 
-def load_model(path: str, *, compiled: bool = False) -> Any:
+def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()) -> Any:
     """Load a model in Keras' safe mode, which runs no code from the file.
 
     Args:
         path: The file.
         compiled: Whether loss, metrics and optimizer are wanted, too.
+        imports: The modules, found from the current folder, that define classes and functions of the model.
 
     Raises:
         ValueError: If the file is missing, damaged, or not what Keras saves; or if it needs code that Keras does not
             know or, such as that of a Lambda layer, does not run.
     """
     keras = load_keras()
+    for module in imports:
+        _register(_imported(module))
     advice = (
-        "Copy the file again, or save the model anew with model.save('x.keras'). A model with code of its own is "
-        "exported from that code: tfprune.export.to_tflite(model, path)"
+        "Copy the file again, or save the model anew with model.save('x.keras'). A model with classes of its own "
+        "needs --import MODULE; one with other code is exported in Python: tfprune.export.to_tflite(model, path)"
     )
     with _reading(path, "a model saved by Keras as .keras or .h5", advice):
-        if path.endswith(".keras") and not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile(
-                "empty, cut short, or not an archive"
-            )  # Keras would say that there is no such file
-        return keras.saving.load_model(path, compile=compiled, safe_mode=True)
+        if path.endswith(".keras"):
+            if not zipfile.is_zipfile(path):  # Keras would say that there is no such file
+                raise zipfile.BadZipFile("empty, cut short, or not an archive")
+            _check_classes(path)
+        try:
+            return keras.saving.load_model(path, compile=compiled, safe_mode=True)
+        except TypeError as error:
+            _check_arguments(path, error)
+            raise
+
+
+def _imported(module: str) -> Any:
+    """Import a module that the user has named, as `python -m` finds it."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        is_path = module.endswith(".py") or os.sep in module
+        advice = "Write its name, such as layers for layers.py" if is_path else "Run this in the folder where it lies"
+        raise ValueError(f"Expected a module with --import. Received: {module!r}: {error}. {advice}.") from error
+
+
+def _register(module: Any) -> None:
+    """Let Keras find the classes and functions that a module defines, though they are not registered."""
+    keras = load_keras()
+    package = module.__name__.partition(".")[0]
+    for thing in vars(module).values():
+        is_custom = inspect.isfunction(thing) or (inspect.isclass(thing) and hasattr(thing, "get_config"))
+        if is_custom and thing.__module__.partition(".")[0] == package:
+            keras.saving.get_custom_objects().setdefault(keras.saving.get_registered_name(thing), thing)
+
+
+def _check_classes(path: str) -> None:
+    """Refuse a .keras file with classes and functions that Keras does not know.
+
+    Raises:
+        UnknownClassError: Naming them, and their modules.
+    """
+    with zipfile.ZipFile(path) as archive:
+        todo = [json.loads(archive.read("config.json"))]
+    unknown: dict[str, str] = {}
+    while todo:
+        entry = todo.pop()
+        name = _unknown_name(entry) if isinstance(entry, dict) else ""
+        if name:
+            unknown[name] = str(entry.get("module"))
+        todo += entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else []
+    if unknown:
+        modules = sorted(set(unknown.values()) - {"__main__", "None", "builtins"})  # Keras leaves out the other ones
+        advice = "Add " + " ".join(f"--import {module}" for module in modules)
+        if not modules:
+            advice = "Put them into a module, such as mine.py, and add --import mine"
+        raise UnknownClassError(
+            f"Expected a model of classes and functions that Keras knows. Received: {path!r}, which was saved with "
+            f"{', '.join(sorted(unknown))}. {advice}."
+        )
+
+
+def _unknown_name(entry: dict[str, Any]) -> str:
+    """Return the name of a class or function in a configuration that Keras does not know; empty for anything else."""
+    keras, is_function = load_keras(), entry.get("class_name") == "function"
+    name = entry.get("config" if is_function else "registered_name")
+    package = str(entry.get("module")).partition(".")[0]
+    if "class_name" not in entry or not isinstance(name, str) or package in _KNOWN_PACKAGES:
+        return ""
+    is_of_keras = package == "builtins" and any(hasattr(getattr(keras, place), name) for place in _FUNCTIONS)
+    is_known = is_of_keras or keras.saving.get_registered_object(name) is not None
+    return "" if is_known else name.rpartition(">")[2]
+
+
+def _check_arguments(path: str, error: BaseException) -> None:
+    """Say what a class said of its arguments, which Keras' own message hides among the whole configuration.
+
+    Raises:
+        UnknownClassError: If an error comes from there.
+    """
+    cause = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    if cause is not error:
+        reason = " ".join(str(cause).split()).removesuffix(".")
+        raise UnknownClassError(
+            f"Expected a model that Keras can build from its configuration. Received: {path!r}: {reason}. Let "
+            f"`__init__` take **kwargs and pass them to super().__init__(**kwargs), and return its arguments in "
+            f"`get_config`; then build the model, load its weights with model.load_weights, and save it anew."
+        ) from error
 
 
 def load_arrays(path: str) -> Any:

@@ -87,3 +87,20 @@ def test_a_task_is_wrapped_in_place_without_a_second_copy_of_its_weights():
     np.testing.assert_array_equal(outputs(task, inputs), before)
     tfprune.update_masks(task, 0.5)
     np.testing.assert_array_equal(outputs(tfprune.strip(task), inputs), outputs(task, inputs))
+
+
+def test_layers_of_a_backbone_whose_configuration_fails_are_copied_by_their_attributes(tmp_path):
+    llama = hub_models.BACKBONES["LlamaBackbone"]()
+    model = keras.Model(llama.input, llama.token_embedding(llama.output, reverse=True))
+    inputs = hub_models.inputs_for(llama)
+    wrapped = tfprune.wrap(model)
+    np.testing.assert_array_equal(outputs(wrapped, inputs)[0], outputs(model, inputs)[0])
+    tfprune.update_masks(wrapped, 0.5)
+    assert tfprune.sparsity_report(wrapped).sparsity == pytest.approx(0.5, abs=0.01)
+    assert tfprune.sparsity_report(model).sparsity < 0.01
+    stripped = tfprune.strip(wrapped)
+    np.testing.assert_array_equal(outputs(stripped, inputs)[0], outputs(wrapped, inputs)[0])
+    wrapped.save_weights(tmp_path / "some.weights.h5")
+    again = tfprune.wrap(model)
+    again.load_weights(tmp_path / "some.weights.h5")
+    np.testing.assert_array_equal(outputs(again, inputs)[0], outputs(wrapped, inputs)[0])

@@ -56,6 +56,12 @@ def add_model_file(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "model", metavar="MODEL", help=text)
 
 
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Add the option for a model with classes of its own."""
+    text = "a module, found from this folder, that defines classes or functions of the model; may be repeated"
+    parser.add_argument("--import", dest="imports", metavar="MODULE", action="append", default=[], help=text)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the options of the device on which a file runs."""
     text = "run the file on this device: USER@HOST, as ssh takes it, or adb:SERIAL for a phone"
@@ -105,3 +111,4 @@ def add_saved_model(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the training samples, those that scores and least squares use (default: 512)",
     )
+    add_imports(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_device, add_file, device_of
+from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_imports, device_of
 
 
 def add_compress(commands: Any) -> None:
@@ -42,6 +42,7 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
     parser.add_argument(
         "--folder", default="compressed", help="where trials, files and the report go (default: compressed)"
     )
+    add_imports(parser)
     add_device(parser)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")

@@ -7,7 +7,7 @@ import contextlib
 import sys
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_file
+from tfprune.export.command_line.commands.base import add_command, add_file, add_imports
 from tfprune.export.file.files.destination import check_not_read
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_model
@@ -47,6 +47,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
         "--optimize", choices=["size", "latency"], default="size", help="what the best form is (default: %(default)s)"
     )
     parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
+    add_imports(parser)
     _add_checks(parser)
     _add_micro(parser)
 
@@ -86,7 +87,7 @@ def _export(options: argparse.Namespace) -> Any:
             f"Expected samples with --quantize {options.quantize}. Received: no --calibration FILE. Save about 100 "
             "samples of real data with numpy.save."
         )
-    model = load_model(options.source)
+    model = load_model(options.source, imports=options.imports)
     max_drop = MAX_DROP if None in (options.evaluate_on, options.max_drop) else options.max_drop
     from tfprune.export.keras_side.converting.to_tflite import to_tflite
 

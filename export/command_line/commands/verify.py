@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_model_file, device_of
+from tfprune.export.command_line.commands.base import (
+    add_command,
+    add_device,
+    add_file,
+    add_imports,
+    add_model_file,
+    device_of,
+)
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
 
@@ -31,6 +38,7 @@ tfprune verify model.tflite --inputs samples.npy --labels labels.npy --on pi@ras
         default=1e-4,
         help="largest difference, as a fraction of the largest right output (default: %(default)g; int8: 0.1 or so)",
     )
+    add_imports(parser)
     add_device(parser)
 
 
@@ -40,7 +48,7 @@ def _verify(options: argparse.Namespace) -> Any:
     inputs = load_arrays(options.inputs) if options.inputs else None
     expected = None
     if options.against:
-        expected = _predict(load_model(options.against), inputs)
+        expected = _predict(load_model(options.against, imports=options.imports), inputs)
     labels = load_arrays(options.labels) if options.labels else None
     with device_of(options) as device:
         return verify(

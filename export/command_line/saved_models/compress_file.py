@@ -32,7 +32,7 @@ def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> C
     check_number(options.max_drop, "--max-drop", least=0)
     check_number(options.minutes, "--minutes", above=0)
     check_count(options.seed, "--seed", least=0, most=2**32 - 1)
-    model = load_model(options.source, compiled=True)
+    model = load_model(options.source, compiled=True, imports=options.imports)
     check_loss(model, options.source)
     train = read_labeled(options.train, "--train", model=model)
     validation = read_labeled(options.validation, "--validation", model=model) if options.validation else None

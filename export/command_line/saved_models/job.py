@@ -77,7 +77,7 @@ def reading(options: Any) -> Iterator[Job]:
     check_count(options.samples, "--samples", least=1)
     keras.utils.set_random_seed(check_count(options.seed, "--seed", least=0, most=2**32 - 1))
     has_labels = "," in options.data or options.validation is not None
-    model = load_model(options.source, compiled=has_labels)
+    model = load_model(options.source, compiled=has_labels, imports=options.imports)
     if has_labels:
         check_loss(model, options.source)
     data = read_samples(options.data, "--data", model=model)

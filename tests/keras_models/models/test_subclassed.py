@@ -472,12 +472,6 @@ def test_a_model_with_a_configuration_wrapped_in_place_is_saved_with_its_wrapper
     np.testing.assert_array_equal(stripped(x)["y"], model(x)["y"])
 
 
-@pytest.mark.parametrize("model", [keras.Sequential([keras.Input((3,)), layers.Dense(2)]), layers.Dense(2)])
-def test_in_place_is_for_subclassed_models(model):
-    with pytest.raises(ValueError, match=r"subclassed model with `in_place=True`. Received: (Sequential|Dense)"):
-        tfprune.wrap(model, in_place=True)
-
-
 def test_new_layers_are_wrapped_beside_those_that_are_pruned_already():
     model, x, y = everything()
     once = tfprune.wrap(model, filters="out/")

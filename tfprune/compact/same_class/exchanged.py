@@ -16,9 +16,9 @@ import keras
 
 from tfprune.keras_models.copying.change_class import become_part, derive, saved_with
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
+from tfprune.keras_models.copying.rebuild import config_of
 from tfprune.keras_models.models.anatomy import Kind, kind_of
 from tfprune.keras_models.models.layers import walk
-from tfprune.keras_models.models.rebuild import config_of
 
 _SIZES = "tfprune_sizes"  # where a resized model keeps what was exchanged
 _ORIGIN = "tfprune_made_from"  # where it keeps what class it was made by

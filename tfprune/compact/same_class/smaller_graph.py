@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from tfprune.keras_models.channels.network import Network
-from tfprune.keras_models.models.copy_variables import set_values
+from tfprune.keras_models.copying.copy_variables import set_values
+from tfprune.keras_models.copying.rebuild import copy_of, revive
 from tfprune.keras_models.models.graph import retrace
 from tfprune.keras_models.models.layers import is_of_keras
-from tfprune.keras_models.models.rebuild import copy_of, revive
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
 # The operations whose arguments may count or name channels, by the name of the class.

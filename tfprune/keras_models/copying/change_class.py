@@ -52,15 +52,23 @@ def classes_changed(layers: Iterable[Any], change: Callable[[Any], Any]) -> Iter
 
 
 def become(model: keras.Model, filled: keras.Model) -> keras.Model:
-    """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this."""
-    state = vars(filled)
-    for name in names_of_keras(model) & (vars(model).keys() - state.keys()):
+    """Make a model the same as another, its class and all its attributes, and return it; it is uncompiled by this.
+
+    The calls that graphs around it make of it stay.
+    """
+    calls = {name for name, value in vars(model).items() if isinstance(value, list) and any(map(_is_call, value))}
+    state = {name: value for name, value in vars(filled).items() if name not in calls}
+    for name in names_of_keras(model) & (vars(model).keys() - state.keys() - calls):
         del vars(model)[name]
     model.__class__ = type(filled)
     # Keras lets a built model take no new layers: it takes over the state of one that has them. Functions are not
     # taken over: those that the model's code made refer to the model itself.
     vars(model).update({name: value for name, value in state.items() if not isinstance(value, types.FunctionType)})
     return model
+
+
+def _is_call(value: Any) -> bool:
+    return hasattr(value, "operation") and hasattr(value, "input_tensors")
 
 
 def become_part(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:

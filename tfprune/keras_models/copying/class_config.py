@@ -9,11 +9,9 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.copying.held_layers import ORIGIN, PARTS
+from tfprune.keras_models.copying.rebuild import config_of, revive
 from tfprune.keras_models.models.layers import walk
-from tfprune.keras_models.models.rebuild import config_of, revive
-
-ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
-PARTS = "tfprune_parts"  # where it keeps the layers of that model, in an order that comes again
 
 
 def class_config(model: keras.Model) -> dict[str, Any]:

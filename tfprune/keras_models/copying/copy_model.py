@@ -11,9 +11,9 @@ import keras
 
 from tfprune.keras_models.copying.class_config import layer_states, plain_parts, set_layer_states
 from tfprune.keras_models.copying.functional_subclass import replace_in_graph, restore_functional_subclass
+from tfprune.keras_models.copying.rebuild import Replace, rebuild
 from tfprune.keras_models.copying.subclassed import reassemble, restore
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
-from tfprune.keras_models.models.rebuild import Replace, rebuild
 
 
 class CopyMode(Enum):

@@ -14,8 +14,6 @@ import keras
 
 from tfprune.keras_models.copying.change_class import become, saved_with
 from tfprune.keras_models.copying.class_config import (
-    ORIGIN,
-    PARTS,
     Parts,
     build_from_class_config,
     check_same_weights,
@@ -25,6 +23,8 @@ from tfprune.keras_models.copying.class_config import (
     set_layer_states,
 )
 from tfprune.keras_models.copying.held_layers import (
+    ORIGIN,
+    PARTS,
     AttributePath,
     beside_graph,
     copy_scalar_attributes,
@@ -32,12 +32,12 @@ from tfprune.keras_models.copying.held_layers import (
     own_attributes,
     replace_nested,
 )
+from tfprune.keras_models.copying.rebuild import Replace, revive
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.subclassed import replace_in_place
 from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import join_path, walk
-from tfprune.keras_models.models.rebuild import Replace, revive
 
 
 class _Retraced:
@@ -217,14 +217,14 @@ def _retraced(anatomy: Anatomy, replace: Replace, origin: dict[str, Any]) -> ker
             return stand_in(join_path(path, inner.name), part.part(inner))(*args, **kwargs)
 
         if not part.kind.is_functional_subclass:
-            return _like(layer, _called_anew(_functional(layer), call))
+            return like(layer, called_anew(_functional(layer), call))
         config = origin if layer is model else class_config(layer)
         return _assemble(layer, call, origin=config, replacements=replacements)
 
     return become(model, remade("", anatomy))
 
 
-def _called_anew(graph: keras.Model, call: Callable) -> keras.Model:
+def called_anew(graph: keras.Model, call: Callable) -> keras.Model:
     """Call the layers of a graph again, on inputs of the same open shapes; layers may say what shapes they return."""
     return keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
 
@@ -235,7 +235,7 @@ def _functional(model: keras.Model) -> keras.Model:
     return model
 
 
-def _like(model: keras.Model, copy: keras.Model) -> keras.Model:
+def like(model: keras.Model, copy: keras.Model) -> keras.Model:
     """Give a copy what a model has besides its layers, and return it."""
     copy.dtype_policy = model.dtype_policy
     for name in ("supports_masking", "input_spec", "autocast"):
@@ -255,7 +255,7 @@ def _assemble(
     """Build an instance of a model's class over its graph, called anew, with its attributes."""
     parts = plain_parts(model)  # before a model among them is wrapped
     tensors = [tensor for _, tensor in held_values(model, keras.KerasTensor)]
-    graph = _called_anew(keras.Model(model.input, [model.output, tensors], name=model.name), call)
+    graph = called_anew(keras.Model(model.input, [model.output, tensors], name=model.name), call)
     outputs, counterparts = graph.output
     others = dict(zip(map(id, tensors), counterparts, strict=True))
     model_class: Any = type(model)
@@ -271,4 +271,4 @@ def _assemble(
         setattr(copy, name, replace_nested((name,), value, new=new))
     parts = [replacements.get(id(part), part) if isinstance(part, keras.Model) else part for part in parts]
     vars(copy).update({ORIGIN: origin, PARTS: Parts(parts)})  # past Keras, which would track them
-    return _like(model, copy)
+    return like(model, copy)

@@ -1,4 +1,4 @@
-"""The layers that a subclassed model holds in its attributes, lists and dicts included."""
+"""The layers that a subclassed model or a layer holds in its attributes, lists and dicts included."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.copying.class_config import ORIGIN, PARTS
-from tfprune.keras_models.copying.refuse_quantize import RefusedMethod
 from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.keras_models.models.layers import attributes
+from tfprune.keras_models.models.layers import attributes, sublayers
+
+ORIGIN = "tfprune_origin"  # where a copy keeps the configuration of the model that it was made from
+PARTS = "tfprune_parts"  # where it keeps the layers of that model, in an order that comes again
 
 AttributePath = tuple[Any, ...]  # an attribute's name, then the keys and indices of the dicts and lists in it
+
+
+class RefusedMethod(functools.partial):
+    """Replaces a method that raises; not a user attribute."""
 
 
 def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> dict[AttributePath, Any]:
@@ -32,9 +37,18 @@ def each_once(model: keras.Model, make: Callable[[keras.layers.Layer], Any]) -> 
     return {place: results[id(layer)] for place, layer in held.items()}
 
 
-def names_of_keras(model: Any) -> frozenset[str]:
+def names_of_keras(layer: Any) -> frozenset[str]:
     """Return the attributes that every compiled model of this kind has, before code of the user's adds any."""
-    return _names_of_graphs() if hasattr(model, "inputs") else _names_of_code()
+    if not isinstance(layer, keras.Model):
+        return _names_of_layers()
+    return _names_of_graphs() if hasattr(layer, "inputs") else _names_of_code()
+
+
+@functools.cache
+def _names_of_layers() -> frozenset[str]:
+    layer = keras.layers.Layer()
+    layer.part = keras.layers.Layer()  # a backend may note down what it tracks
+    return frozenset(vars(layer)) - {"part"}
 
 
 @functools.cache
@@ -54,9 +68,9 @@ def _compiled_names(model: keras.Model) -> frozenset[str]:
 
 
 def own_attributes(model: Any) -> dict[str, Any]:
-    """Return the attributes that the user's code set on a model, by name."""
+    """Return the attributes that the user's code set on a model or layer, by name."""
     names = names_of_keras(model)
-    if not model.compiled:  # of a loop of its own
+    if not getattr(model, "compiled", True):  # of a loop of its own
         names -= {"loss", "optimizer"}
     return {
         name: value
@@ -117,3 +131,9 @@ def beside_graph(anatomy: Anatomy) -> list[tuple[AttributePath, keras.layers.Lay
     """Return the layers in the attributes of a Functional subclass that are no part of the graph."""
     inside = {id(layer) for _, layer in anatomy.every}
     return [(place, layer) for place, layer in held_layers(anatomy.model) if id(layer) not in inside]
+
+
+def own_variables(layer: Any) -> list[keras.Variable]:
+    """Return the variables of a model or layer that are not those of its layers."""
+    held = {id(variable) for part in sublayers(layer) for variable in part.variables}
+    return [variable for variable in layer.variables if id(variable) not in held]

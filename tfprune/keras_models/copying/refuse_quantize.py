@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import keras
 
+from tfprune.keras_models.copying.held_layers import RefusedMethod
 from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.layers import walk
 
 _CALLS = {"quantize": "quantize(mode)", "enable_lora": "enable_lora(rank)"}
-
-
-class RefusedMethod(functools.partial):
-    """Replaces a method that raises; not a user attribute."""
 
 
 def lock(layer: keras.layers.Layer) -> None:

@@ -15,25 +15,26 @@ import keras
 
 from tfprune.keras_models.copying.change_class import become, saved_with
 from tfprune.keras_models.copying.class_config import (
-    ORIGIN,
     build_from_class_config,
     build_if_loadable,
     class_config,
     is_loadable,
 )
 from tfprune.keras_models.copying.held_layers import (
+    ORIGIN,
     AttributePath,
     beside_graph,
     each_once,
     held_layers,
     own_attributes,
+    own_variables,
     replace_nested,
 )
+from tfprune.keras_models.copying.rebuild import ReplacePart, config_of, copy_of, rebuild, revive
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import join_path
-from tfprune.keras_models.models.rebuild import ReplacePart, config_of, copy_of, rebuild, revive
 
 
 class _Holding:
@@ -168,12 +169,6 @@ def _child_pairs(anatomy: Anatomy, copy: keras.Model) -> Iterator[tuple[Anatomy,
     if all(part.model.name in named for part in own):
         return ((part, named[part.model.name]) for part in own)
     return zip(anatomy.parts, copy.layers, strict=True)
-
-
-def own_variables(model: keras.Model) -> list[keras.Variable]:
-    """Return the variables of a model that are not those of its layers."""
-    held = {id(variable) for layer in model.layers for variable in layer.variables}
-    return [variable for variable in model.variables if id(variable) not in held]
 
 
 def _state(model: Any, origin: dict[str, Any]) -> dict[str, Any]:

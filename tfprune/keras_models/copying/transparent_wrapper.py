@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.rebuild import builds_itself
+from tfprune.keras_models.copying.rebuild import builds_itself
 
 
 class TransparentWrapper(keras.layers.Wrapper):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 import keras
 
 from tfprune.keras_models.models.layers import join_path, sublayers
+
+UNCONFIGURED = (NotImplementedError, AttributeError, TypeError, KeyError)  # of a `get_config` that was never run
 
 
 def check_keras(value: Any, kind: type[keras.layers.Layer] = keras.Model, *, argument: str = "model") -> None:
@@ -88,8 +91,14 @@ def _is_configured_by_layers(model: Any) -> bool:
         return hasattr(model, "operations")
     try:
         return {"layers", "input_layers"} <= model.get_config().keys()
-    except NotImplementedError:  # a subclassed model that cannot tell its arguments
-        return False
+    except UNCONFIGURED:  # a subclassed model that cannot tell its arguments, or layers that cannot
+        return isinstance(model, functional_class()) and _takes_inputs_and_outputs(type(model))
+
+
+def _takes_inputs_and_outputs(model_class: Any) -> bool:
+    """Tell whether a class takes the arguments of a Functional model, so that Keras writes its layers down."""
+    own, of_keras = (inspect.getfullargspec(each.__init__).args for each in (model_class, functional_class()))
+    return own == of_keras and model_class.get_config is functional_class().get_config
 
 
 @functools.cache

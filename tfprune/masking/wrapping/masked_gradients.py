@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfprune.keras_models.copying.copy_by_attributes import UNGUARDED
+
 
 def mask_gradient(weight: Any, mask: Any) -> Any:
     """Return the weight unchanged, with a gradient that is zero wherever the mask is."""
@@ -42,6 +44,7 @@ def guard(weight: keras.Variable, mask: keras.Variable) -> None:
     """Mask what Keras does to a weight outside the layer's forward pass: its regularizer and its constraint."""
     setattr(weight, MASK, mask)
     regularizer, constraint = weight.regularizer, weight.constraint
+    setattr(weight, UNGUARDED, (regularizer, constraint))
     if regularizer is not None and not isinstance(regularizer, _ENTRY_BY_ENTRY):
         weight.regularizer = lambda value: regularizer(mask_gradient(value, ops.convert_to_tensor(mask)))
     if constraint is not None:  # applied after each step, where a backend may not let it read the mask

@@ -19,11 +19,11 @@ from keras import ops
 from tfprune import patterns
 from tfprune.base.spec import resolve
 from tfprune.criteria import CRITERIA, Criterion, UnitScores
+from tfprune.keras_models.copying.rebuild import config_of
 from tfprune.keras_models.copying.refuse_quantize import lock
 from tfprune.keras_models.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
 from tfprune.keras_models.models.kernels import Kernel, kernels
 from tfprune.keras_models.models.layers import rename, walk
-from tfprune.keras_models.models.rebuild import config_of
 from tfprune.masking.wrapping.masked_gradients import MASK, Scope, mask_gradient
 from tfprune.masking.wrapping.masked_weights import MaskedWeights
 from tfprune.patterns import PATTERNS, Pattern

@@ -9,11 +9,11 @@ import keras
 
 from tfprune.keras_models.copying.class_config import is_loadable, plain_parts
 from tfprune.keras_models.copying.copy_model import CopyMode, copy_model
+from tfprune.keras_models.copying.copy_variables import check_copy_of
+from tfprune.keras_models.copying.rebuild import copy_of
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model
-from tfprune.keras_models.models.copy_variables import check_copy_of
 from tfprune.keras_models.models.layers import is_of_keras
-from tfprune.keras_models.models.rebuild import copy_of
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 from tfprune.masking.wrapping.transfer_weights import transfer_weights

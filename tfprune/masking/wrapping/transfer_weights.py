@@ -6,12 +6,13 @@ import keras
 from keras import ops
 
 from tfprune.keras_models.copying.copy_model import copy_model
+from tfprune.keras_models.copying.copy_variables import copy_all, copy_variables
+from tfprune.keras_models.copying.held_layers import own_variables
+from tfprune.keras_models.copying.rebuild import Replace
 from tfprune.keras_models.copying.refuse_quantize import lock_models
-from tfprune.keras_models.copying.subclassed import layer_pairs, own_variables
+from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
-from tfprune.keras_models.models.copy_variables import copy_all, copy_variables
-from tfprune.keras_models.models.rebuild import Replace
 from tfprune.masking.wrapping.pruned import Pruned
 
 

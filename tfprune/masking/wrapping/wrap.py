@@ -11,20 +11,18 @@ import keras
 from tfprune.base.spec import check_choice, resolve
 from tfprune.criteria import CRITERIA, Criterion
 from tfprune.keras_models.copying.copy_model import copy_model
-from tfprune.keras_models.copying.functional_subclass import replace_in_live_graph
+from tfprune.keras_models.copying.in_place import replace_layers
+from tfprune.keras_models.copying.rebuild import Replace, copy_of
 from tfprune.keras_models.copying.refuse_quantize import lock_models
-from tfprune.keras_models.copying.subclassed import replace_in_place
-from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_layers, check_model
+from tfprune.keras_models.models.anatomy import Anatomy, check_layers, check_model
 from tfprune.keras_models.models.filters import Filters
-from tfprune.keras_models.models.layers import join_path
-from tfprune.keras_models.models.rebuild import Replace, copy_of
 from tfprune.masking.wrapping.choose_channels import choose_channels
 from tfprune.masking.wrapping.choose_weights import choose_weights, is_unbuilt
 from tfprune.masking.wrapping.masked_weights import LATENT
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.sparsity_report import sparsity_report
 from tfprune.masking.wrapping.strip import check_way_back, try_copies
-from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
+from tfprune.masking.wrapping.transfer_weights import transfer_weights
 from tfprune.patterns import PATTERNS, Channel, Pattern
 from tfprune.report import Skipped
 
@@ -53,6 +51,10 @@ def wrap(
     and its attributes keep the layers inside, whose weights hold the zeros. A class that adds nothing to its graph,
     or cannot be built anew, comes back as a plain Functional model, with a warning.
 
+    A layer that Keras cannot build from its configuration, because its class takes no `**kwargs` or has no
+    `get_config`, is copied by its attributes: layers and weights among them are copied, anything else is shared.
+    Keras saves the weights of such a model (`save_weights`), but cannot load a `.keras` file of it, wrapped or not.
+
     On JAX under `keras.distribution`, wrap within the scope of the distribution: masks and latent values are split
     over the devices as their kernels are, and come out as on one device. Let the patterns of a `LayoutMap` begin with
     `.*`, because variables of the copy have paths without the name of the model.
@@ -68,9 +70,9 @@ def wrap(
             no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
             (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
             With `"channel"` and `"head"` those whose channels or heads may go.
-        in_place: Wrap the layers of the model given, which is subclassed or a Functional subclass, instead of a
-            copy: for one that has no `get_config`, so that no copy can be made, or that fills the memory. Compile it
-            again.
+        in_place: Wrap the layers of the model given instead of a copy, and return that model, or a wrapper around
+            the layer given: for one that fills the memory, or a subclassed model without `get_config`, of which no
+            copy can be made. Compile it again.
         latent: What becomes of the values that a mask hides. `"keep"` sets them aside, and an entry that a later mask
             keeps comes back as it was: five bytes beside each float32 weight. `"zero"` forgets them: one byte, the
             mask. Use it where memory is short. A criterion that ranks weights then finds 0 in every masked entry,
@@ -79,11 +81,11 @@ def wrap(
             from 0 and is trained from there.
 
     Returns:
-        The wrapped copy, or the model given.
+        The wrapped copy; with `in_place` the model given, or a wrapper around the layer given.
 
     Raises:
-        ValueError: If the model is empty, is subclassed and not built, cannot be copied or, with `in_place`, has no
-            class of its own; if a filter matches nothing; if a weight that was asked for cannot take the pattern, or
+        ValueError: If the model is empty, is subclassed or wrapped in place and not built, or cannot be copied; if a
+            filter matches nothing; if a weight that was asked for cannot take the pattern, or
             is wrapped with another criterion, pattern or choice of `latent`.
         TypeError: If it is not a Keras model or layer, or an argument is of the wrong type.
 
@@ -96,14 +98,12 @@ def wrap(
     pattern = resolve(pattern, PATTERNS, Pattern, "pattern")
     check_choice(latent, "latent", choices=LATENT)
     anatomy = Anatomy.of(model_or_layer, accepts=keras.layers.Layer, argument="model_or_layer")
-    if in_place and not (anatomy.kind is Kind.CODE or anatomy.kind.is_functional_subclass):
-        raise ValueError(
-            f"Expected a subclassed model with `in_place=True`. Received: {type(model_or_layer).__name__}, which "
-            f"wrap copies: call it without `in_place`."
-        )
     if not isinstance(model_or_layer, keras.Model):
-        return _wrap_layer(model_or_layer, filters, criterion=criterion, pattern=pattern, latent=latent)
-    check = check_layers if is_unbuilt(model_or_layer) and not isinstance(pattern, Channel) else check_model
+        _check_no_filters(model_or_layer, filters)
+        wrapper = Pruned(model_or_layer, criterion=criterion, pattern=pattern, latent=latent)
+        return _wrap_layer(anatomy, wrapper) if in_place else _wrap_copy_of_layer(anatomy, wrapper)
+    may_be_unbuilt = not in_place and not isinstance(pattern, Channel)
+    check = check_layers if may_be_unbuilt and is_unbuilt(model_or_layer) else check_model
     check(anatomy)
     if isinstance(pattern, Channel):
         chosen = choose_channels(anatomy, criterion=criterion, pattern=pattern, filters=filters, latent=latent)
@@ -140,20 +140,12 @@ def _wrap_copy(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
 
 
 def _wrap_in_place(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
-    def replaced(path: str, part: Anatomy) -> keras.layers.Layer | None:
-        """Return a wrapper around the layer itself; a graph in code of the user's is copied."""
-        if part.kind.has_graph:
-            return copy_with(part, lambda inner, layer: wrapped(join_path(path, inner), layer))
-        replacement = wrapped(path, part.model)
-        if isinstance(replacement, Pruned):
-            replacement.choose_kernels()  # refuses what the layer cannot do, before anything is changed
-        return replacement
-
-    if anatomy.kind is Kind.CODE:
-        try_copies(anatomy)  # another copy may not fit into the memory
-        replace_in_place(anatomy, replaced)
-    else:
-        replace_in_live_graph(anatomy, lambda path, layer: replaced(path, anatomy.part(layer)))
+    wrappers = {id(layer): wrapped(path, layer) for path, layer in anatomy.leaves}
+    for wrapper in wrappers.values():  # each refuses what its layer cannot do, before anything is changed
+        if isinstance(wrapper, Pruned):
+            wrapper.choose_kernels()
+    try_copies(anatomy)  # layer by layer: another copy may not fit into the memory
+    replace_layers(anatomy, lambda path, layer: wrappers.get(id(layer)))
     lock_models(Anatomy.of(anatomy.model))
     return anatomy.model
 
@@ -172,16 +164,24 @@ def _log_choice(model: keras.Model) -> None:
             _log.info("left alone, %s: %s", entry.layer, entry.reason)
 
 
-def _wrap_layer(
-    layer: keras.layers.Layer, filters: Filters, *, criterion: Criterion, pattern: Pattern, latent: str
-) -> Pruned:
+def _check_no_filters(layer: keras.layers.Layer, filters: Filters) -> None:
     if filters is not None:
         raise ValueError(
             f"Expected `filters` with a model only. Received: filters={filters!r} for layer {layer.name!r}. Choose "
             f"within a layer with Pruned(layer, weights=[...])."
         )
-    copy: Any = copy_of(Pruned(layer, criterion=criterion, pattern=pattern, latent=latent))
-    if layer.built:
-        transfer_weights(Anatomy.of(layer, accepts=keras.layers.Layer), copy)
+
+
+def _wrap_copy_of_layer(anatomy: Anatomy, wrapper: Pruned) -> Pruned:
+    copy: Any = copy_of(wrapper)
+    if anatomy.model.built:
+        transfer_weights(anatomy, copy)
         check_way_back(Anatomy.of(copy, accepts=keras.layers.Layer))
     return copy
+
+
+def _wrap_layer(anatomy: Anatomy, wrapper: Pruned) -> Pruned:
+    try_copies(anatomy)
+    if anatomy.model.built:
+        wrapper.build_from_config({})
+    return wrapper

@@ -12,10 +12,10 @@ from tfprune.compact.same_class.class_arguments import dicts_in
 from tfprune.keras_models.copying.class_config import class_config, plain_parts
 from tfprune.keras_models.copying.copy_model import copy_model
 from tfprune.keras_models.copying.functional_subclass import fresh_copy, wrap_alike
+from tfprune.keras_models.copying.rebuild import config_of, revive
 from tfprune.keras_models.copying.transparent_wrapper import TransparentWrapper
 from tfprune.keras_models.models.anatomy import Anatomy, Kind
 from tfprune.keras_models.models.layers import walk
-from tfprune.keras_models.models.rebuild import config_of, revive
 from tfprune.methods.experts.moe_layers import MoeLayer
 
 

@@ -11,12 +11,12 @@ import keras
 from tfprune.compact.same_class.class_arguments import NoClass, build_with_arguments, dicts_in
 from tfprune.compact.same_class.exchanged import Resized
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
+from tfprune.keras_models.copying.copy_variables import copy_variables
 from tfprune.keras_models.copying.functional_subclass import keep_what_is_beside, wrap_alike
+from tfprune.keras_models.copying.rebuild import revive
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
-from tfprune.keras_models.models.copy_variables import copy_variables
 from tfprune.keras_models.models.layers import rename, walk
-from tfprune.keras_models.models.rebuild import revive
 from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
 from tfprune.methods.growth.blocks import Blocks

@@ -8,10 +8,10 @@ from typing import Any
 
 import keras
 
+from tfprune.keras_models.copying.copy_variables import copy_variables
+from tfprune.keras_models.copying.rebuild import copy_of
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
-from tfprune.keras_models.models.copy_variables import copy_variables
 from tfprune.keras_models.models.graph import Call, unused_name
-from tfprune.keras_models.models.rebuild import copy_of
 from tfprune.methods.growth.blocks import Blocks
 
 

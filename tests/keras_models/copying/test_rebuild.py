@@ -11,9 +11,9 @@ import tensorflow as tf
 from keras import layers
 
 import tfprune
+from tfprune.keras_models.copying.copy_variables import copy_variables
+from tfprune.keras_models.copying.rebuild import copy_of, rebuild
 from tfprune.keras_models.models.anatomy import Anatomy, Kind, kind_of
-from tfprune.keras_models.models.copy_variables import copy_variables
-from tfprune.keras_models.models.rebuild import copy_of, rebuild
 
 
 def copy_model(model: keras.Model) -> keras.Model:

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.keras_models.copying.rebuild import copy_of
 from tfprune.keras_models.models.calls import unbuilt
 from tfprune.keras_models.models.layers import paired
 from tfprune.keras_models.models.low_rank import train_alike
-from tfprune.keras_models.models.rebuild import copy_of
 
 
 def copy_variables(source: keras.layers.Layer, target: keras.layers.Layer) -> None:

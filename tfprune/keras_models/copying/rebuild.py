@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -9,11 +10,14 @@ from typing import Any
 
 import keras
 
-from tfprune.keras_models.models.anatomy import Anatomy, kind_of
-from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.copying.copy_by_attributes import copy_by_attributes, is_configurable, reason_of
+from tfprune.keras_models.models.anatomy import UNCONFIGURED, Anatomy, kind_of
+from tfprune.keras_models.models.layers import is_of_keras, walk
 
 Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
 ReplacePart = Callable[[str, Anatomy], keras.layers.Layer | None]
+
+_LIVE = "tfprune_live"  # in a configuration: the id of the layer that is copied by its attributes
 
 
 def rebuild(anatomy: Anatomy, replace: ReplacePart) -> keras.Model:
@@ -27,7 +31,7 @@ def rebuild(anatomy: Anatomy, replace: ReplacePart) -> keras.Model:
     Raises:
         ValueError: If the model cannot be rebuilt from its configuration.
     """
-    config = config_of(anatomy.graph)
+    config = live_config_of(anatomy.graph)
     config.pop("compile_config", None)
     _spell_out(anatomy, config)
     replacements = []
@@ -35,7 +39,7 @@ def rebuild(anatomy: Anatomy, replace: ReplacePart) -> keras.Model:
         _inline(part.model, _entry(config, path)["config"])
         replacement = replace(path, part)
         if replacement is not None:
-            _entry(config, path).update(config_of(replacement))
+            _entry(config, path).update(live_config_of(replacement))
             replacements.append(replacement)
     copy = revive(config, anatomy.graph, replacements=replacements)
     _restore_names(anatomy, copy)
@@ -66,6 +70,22 @@ class _SequentialInOnePass:
         return model
 
 
+class _Copied:
+    """Takes the place of a class in configurations: the copy is there already."""
+
+    NAME = "tfprune>Copied"
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        self._layer = layer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Copied:
+        return self
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.layers.Layer:
+        return config["copied"]._layer
+
+
 def _spell_out(anatomy: Anatomy, config: dict[str, Any]) -> None:
     """Put into the configuration of a graph what it may leave out: a name for each entry, the layers of graphs."""
     if type(anatomy.graph) is keras.Sequential:
@@ -76,7 +96,7 @@ def _spell_out(anatomy: Anatomy, config: dict[str, Any]) -> None:
         if part.kind.is_spelled_out:
             entry = _entry(config, part.model.name)
             if part.graph is not part.model:
-                entry.update(config_of(part.graph))
+                entry.update(live_config_of(part.graph))
             _spell_out(part, entry)
 
 
@@ -111,13 +131,16 @@ def _lambda_name(layer: keras.layers.Lambda) -> str:
 
 
 def copy_of(layer: keras.layers.Layer, *, changes: Mapping[str, Any] | None = None) -> keras.layers.Layer:
-    """Return a copy of a layer by its configuration, built if the layer is; weights are not copied.
+    """Return a copy of a layer, built if the layer is; weights are not copied.
 
     Args:
         layer: The layer.
         changes: Arguments of other values, a dict for a layer inside; the copy is then not built.
+
+    Raises:
+        ValueError: If it cannot be copied.
     """
-    config = config_of(layer)
+    config = live_config_of(layer) if changes is None else config_of(layer)
     _inline_lambda(layer, config["config"])
     if changes is not None:
         config.pop("build_config", None)
@@ -141,19 +164,50 @@ def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
     """Return the configuration that Keras saves of a layer or model, what cannot build it left out."""
     try:
         config = keras.saving.serialize_keras_object(layer)
-    except (
-        NotImplementedError,
-        AttributeError,
-        TypeError,
-        KeyError,
-    ) as error:  # code of the user's that was never run
-        reason = " ".join(str(error).partition("Example:")[0].split()).removesuffix(".")
+    except UNCONFIGURED as error:
         raise ValueError(
-            f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: {reason}."
+            f"Expected {layer.name!r} to have a configuration, from which its copy is built. Received: "
+            f"{reason_of(error)}."
         ) from None
     if not builds_itself(layer):
         config.pop("build_config", None)
     return config
+
+
+def live_config_of(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Return the configuration of which `revive` makes a copy now: it refers to live layers that have none."""
+    bare = [part for _, part in walk(layer) if not is_configurable(part)]
+    try:
+        for part in bare:
+            vars(part)["get_config"] = functools.partial(dict, {_LIVE: id(part), "name": part.name})
+        return config_of(layer)
+    finally:
+        for part in bare:
+            del vars(part)["get_config"]
+
+
+def _copy_live(config: Any, layers: Mapping[int, keras.layers.Layer]) -> None:
+    """Copy the layers to which a configuration refers, and put the copies into it."""
+    inner = config.get("config") if isinstance(config, dict) else None
+    if isinstance(inner, dict) and _LIVE in inner:
+        copied = _Copied(copy_by_attributes(layers[inner[_LIVE]], _built_copy_of))
+        config.update(registered_name=_Copied.NAME, config={"copied": copied})
+    elif isinstance(config, (dict, list, tuple)):
+        for item in config.values() if isinstance(config, dict) else config:
+            _copy_live(item, layers)
+
+
+def _built_copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Copy a layer with all of its weights, though it may be one that creates them when it is called."""
+    try:
+        copy = copy_of(layer)
+    except ValueError:  # its configuration has the arguments, but Keras refuses them
+        if is_of_keras(layer):
+            raise
+    else:
+        if len(copy.variables) == len(layer.variables):
+            return copy
+    return copy_by_attributes(layer, _built_copy_of)
 
 
 def builds_itself(layer: keras.layers.Layer) -> bool:
@@ -166,16 +220,17 @@ def revive(
 ) -> Any:
     """Build a layer or model from a configuration made of live ones, whose custom classes and functions it uses."""
     objects = _custom_objects([source, *replacements], set(_texts(config)))
-    objects[_SequentialInOnePass.NAME] = _SequentialInOnePass
+    objects.update({kind.NAME: kind for kind in (_SequentialInOnePass, _Copied)})
+    _copy_live(config, {id(part): part for root in (source, *replacements) for _, part in walk(root)})
     # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
     try:
         return keras.saving.deserialize_keras_object(config, custom_objects=objects, safe_mode=False)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"Expected {source.name!r} to be rebuilt from its configuration, as Keras' own save and load do. "
-            f"Received one that Keras refuses: {_root_cause(error)}. Check that every layer returns all its "
-            f"arguments in `get_config`, and name the functions passed to layers: a lambda as an activation "
-            f"cannot be rebuilt."
+            f"Received one that Keras refuses: {_root_cause(error)}. Let each `__init__` take **kwargs and pass them "
+            f"to super().__init__(**kwargs), return all its arguments in `get_config`, and name the functions passed "
+            f"to layers: a lambda as an activation cannot be rebuilt."
         ) from None  # Keras' own message repeats the whole configuration at every level
 
 
