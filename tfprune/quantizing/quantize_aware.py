@@ -11,7 +11,7 @@ from tfprune.keras_models.models.anatomy import Anatomy, Kind, check_model, kind
 from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.graph import flatten, is_plain, trace
 from tfprune.keras_models.models.kernels import kernels
-from tfprune.keras_models.models.layers import walk
+from tfprune.keras_models.models.layers import quantized_already, walk
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with
 from tfprune.patterns import Unstructured
@@ -114,11 +114,9 @@ def _check(anatomy: Anatomy) -> None:
                 f"Expected a model that is not quantized yet. Received: {model.name!r}, where {path} is. Go on with "
                 f"it, or start anew from tfprune.strip(model)."
             )
-        if getattr(layer, "quantization_mode", None) is not None:
-            raise ValueError(
-                f"Expected a model with weights of floats. Received: {model.name!r}, where {path or layer.name} was "
-                f"quantized by keras.Model.quantize, whose integers cannot be trained. Take the model from before."
-            )
+    quantized = quantized_already(model)
+    if quantized:
+        raise ValueError(f"Expected a model with weights of floats. Received: {model.name!r}. {quantized}")
     own = [part for _, part in walk(model) if isinstance(part, keras.Model) and not is_plain(part)]
     if own and (kind_of(own[0]) is not Kind.GRAPH or own[0].built):
         raise ValueError(

@@ -170,16 +170,14 @@ def _check_inputs(inputs: Signature, quantize: str | None) -> None:
 
 def _refuse_quantized(model: keras.Model) -> None:
     """Say of a model that could not be converted that Keras has quantized it, which the converter does not know."""
-    from tfprune.keras_models.models.layers import walk
+    from tfprune.keras_models.models.layers import quantized_already
 
-    modes = {path or layer.name: getattr(layer, "quantization_mode", None) for path, layer in walk(model)}
-    for path, mode in modes.items():
-        if mode is not None:
-            raise ValueError(
-                f"Expected a model that is not quantized yet. Received: {model.name!r}, where keras.Model.quantize "
-                f"has quantized {path!r} to {mode} already, in a form that TFLite has no operators for. Take the "
-                f"model from before that call, and quantize it here: quantize='int8' or 'dynamic'."
-            )
+    quantized = quantized_already(model)
+    if quantized:
+        raise ValueError(
+            f"Expected a model that is not quantized yet. Received: {model.name!r}. {quantized} TFLite has no "
+            f"operators for Keras' form: quantize it here, with quantize='int8' or 'dynamic'."
+        )
 
 
 def _write_model(model: keras.Model, inputs: Signature, folder: Path, *, unroll: bool) -> list[list[str]]:

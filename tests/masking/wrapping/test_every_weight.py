@@ -189,6 +189,30 @@ def test_a_kernel_that_is_quantized_is_named_as_such():
     np.testing.assert_array_equal(tfprune.strip(wrapped)(X), wrapped(X))
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+@pytest.mark.parametrize("filters", [None, "a", lambda layer: layer.name == "a"])
+def test_wrap_says_that_keras_has_quantized_the_model_already(mode, filters):
+    model = dense_model()
+    model.quantize(mode)
+    said = rf"keras\.Model\.quantize has quantized 'a' to {mode} already\. Take the model from before that call\."
+    with pytest.raises(ValueError, match=said) as caught:
+        tfprune.wrap(model, filters=filters)
+    assert "register_prunable" not in str(caught.value)
+    with pytest.raises(ValueError, match=said.replace("'a'", "'b'")):
+        tfprune.wrap(model.get_layer("b"))
+
+
+def test_a_filter_for_a_bias_blames_no_other_layer_that_is_quantized():
+    model = dense_model()
+    model.quantize("int8", filters="^a$")
+    with pytest.raises(ValueError, match=r"It is found in b/bias: biases and"):
+        tfprune.wrap(model, filters="b/bias")
+    with pytest.raises(
+        ValueError, match=r"It is found in a/kernel: keras\.Model\.quantize has quantized 'a' to int8"
+    ):
+        tfprune.wrap(model, filters="a/kernel")
+
+
 def test_nothing_is_quantized_before_the_refusal_whatever_comes_first():
     wrapped = tfprune.wrap(dense_model(), filters="b")
     inner = keras.Sequential([keras.Input((6,)), wrapped], name="inner")

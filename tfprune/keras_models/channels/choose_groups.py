@@ -47,7 +47,7 @@ def choose_groups(
     Raises:
         ValueError: If all groups that one of the filters asks for have to stay.
     """
-    others = [weight.path for layer in network.layers.values() for weight in layer.weights]
+    others = [(weight.path, layer) for layer in network.layers.values() for weight in layer.weights]
     paths = [path for path, _, _ in named.values()]
     several = isinstance(filters, Sequence) and not isinstance(filters, str)
     chosen: dict[str, Group] = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.keras_models.copying.rebuild import copy_of
 from tfprune.keras_models.models.calls import unbuilt
-from tfprune.keras_models.models.layers import paired
+from tfprune.keras_models.models.layers import paired, quantized_already
 from tfprune.keras_models.models.low_rank import train_alike
 
 
@@ -67,7 +67,10 @@ def _check_same_variables(
         raise ValueError(
             f"Expected layer {source.name!r} ({type(source).__name__}) to have the same variables when it is rebuilt "
             f"from its configuration. Received: {len(counterparts)} where it has {len(variables)}. "
-            f"Create all variables in `__init__` or `build`, and return every argument in `get_config`."
+            + (
+                quantized_already(source)
+                or "Create all variables in `__init__` or `build`, and return every argument in `get_config`."
+            )
         )
 
 

@@ -8,13 +8,14 @@ import keras
 
 from tfprune.base.spec import check_regex
 from tfprune.keras_models.models.kernels import Kernel
+from tfprune.keras_models.models.layers import quantized_already
 from tfprune.patterns import Pattern
 
 Filters = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
 def selector(
-    filters: Filters, pattern: Pattern, paths: list[str], *, others: Iterable[str]
+    filters: Filters, pattern: Pattern, paths: list[str], *, others: Iterable[tuple[str, keras.layers.Layer]]
 ) -> Callable[[str, keras.layers.Layer, Kernel], bool]:
     """Turn `filters` into a function of path, layer and kernel.
 
@@ -22,7 +23,7 @@ def selector(
         filters: What the user passed.
         pattern: The pattern that is wanted.
         paths: The paths of the weights that can be pruned.
-        others: The paths of other weights, for the message.
+        others: The paths of other weights, and their layers, for the message.
 
     Raises:
         TypeError: If `filters` is neither None, nor regular expressions, nor a function.
@@ -42,13 +43,17 @@ def selector(
     compiled = [check_regex(expression, "`filters`") for expression in expressions]
     for regex in compiled:
         if not any(regex.search(path) for path in paths):
-            other = next((path for path in others if regex.search(path)), None)
-            advice = (
-                f" It is found in {other}: biases and the weights of normalization are never pruned, and those of a "
-                f"layer of your own once tfprune.register_prunable names them."
-            )
+            elsewhere = (f" It is found in {path}: {_reason(layer)}" for path, layer in others if regex.search(path))
             raise ValueError(
                 f"Expected `filters` to match a weight that can be pruned. Received: {regex.pattern!r}, which is "
-                f"found in none of {', '.join(paths) or 'no weights at all'}.{advice if other else ''}"
+                f"found in none of {', '.join(paths) or 'no weights at all'}.{next(elsewhere, '')}"
             )
     return lambda path, layer, kernel: any(regex.search(path) for regex in compiled)
+
+
+def _reason(layer: keras.layers.Layer) -> str:
+    """Say why a weight of a layer cannot be pruned."""
+    return quantized_already(layer) or (
+        "biases and the weights of normalization are never pruned, and those of a layer of your own once "
+        "tfprune.register_prunable names them."
+    )

@@ -47,6 +47,18 @@ def attributes(layer: keras.layers.Layer) -> Mapping[str, Any]:
     return {**vars(layer), **children}
 
 
+def quantized_already(root: keras.layers.Layer) -> str:
+    """Say which layer `keras.Model.quantize` has quantized, and what to do; return an empty string if it has none."""
+    for path, layer in walk(root):
+        mode = getattr(layer, "quantization_mode", None)
+        if mode is not None:
+            return (
+                f"keras.Model.quantize has quantized {path or layer.name!r} to {mode} already. Take the model from "
+                f"before that call."
+            )
+    return ""
+
+
 def _collect_layers(values: Iterable[Any], found: list[keras.layers.Layer]) -> None:
     for value in values:
         if isinstance(value, (dict, list, tuple)):

@@ -10,6 +10,7 @@ from tfprune.criteria import Criterion
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.filters import Filters, selector
 from tfprune.keras_models.models.kernels import Kernel, expected_kernels, kernels
+from tfprune.keras_models.models.layers import quantized_already
 from tfprune.masking.wrapping.pruned import Pruned, holds_pruned
 from tfprune.patterns import Pattern
 
@@ -42,14 +43,15 @@ def choose_weights(
         for kernel in _offered(layer, find)
     )
     paths = [f"{path}/{kernel.path}" for path, _, kernel in offered]
-    others = (f"{path}/{weight.name}" for path, layer in anatomy.leaves for weight in layer.weights)
+    others = ((f"{path}/{weight.name}", layer) for path, layer in anatomy.leaves for weight in layer.weights)
     wanted = selector(filters, pattern, paths, others=others)
     meant = [entry for entry in offered if wanted(f"{entry[0]}/{entry[2].path}", entry[1], entry[2])]
     if not meant:
-        advice = "" if paths else " Name the weights of your layers with tfprune.register_prunable."
+        unnamed = "" if paths else "Name the weights of your layers with tfprune.register_prunable."
+        advice = quantized_already(model) or unnamed
         raise ValueError(
             f"Expected weights to prune in model {model.name!r}. Received: filters={filters!r}, pattern={pattern!r}, "
-            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}.{advice}"
+            f"which leave none of those that can be pruned: {', '.join(paths) or 'none'}. {advice}".rstrip()
         )
     wrapped = {path: layer for path, layer, _ in meant if isinstance(layer, Pruned) and layer.prunes}
     _check_agreement(wrapped, criterion, pattern, latent)

@@ -23,7 +23,7 @@ from tfprune.keras_models.copying.rebuild import config_of
 from tfprune.keras_models.copying.refuse_quantize import lock
 from tfprune.keras_models.models.calls import placeholder, recurrent_states, unbuilt, with_signature_of
 from tfprune.keras_models.models.kernels import Kernel, kernels
-from tfprune.keras_models.models.layers import rename, walk
+from tfprune.keras_models.models.layers import quantized_already, rename, walk
 from tfprune.masking.wrapping.masked_gradients import MASK, Scope, mask_gradient
 from tfprune.masking.wrapping.masked_weights import MaskedWeights
 from tfprune.patterns import PATTERNS, Pattern
@@ -251,7 +251,10 @@ def _kernels_to_prune(
             f"Expected weights of layer {layer.name!r} ({type(layer).__name__}) that can be pruned. "
             f"Received: {', '.join(unknown) or 'none'}; the layer offers {', '.join(offered) or 'none'}. "
             + (f"Not built yet: {missing}; call the layer on data first. " if missing else "")
-            + f"tfprune.register_prunable({type(layer).__name__}, ...) names the weights of a custom layer."
+            + (
+                quantized_already(layer)
+                or f"tfprune.register_prunable({type(layer).__name__}, ...) names the weights of a custom layer."
+            )
         )
     chosen = {name: offered[name] for name in names}
     for name, kernel in chosen.items():
