@@ -58,6 +58,14 @@ def test_rules_that_leave_frozen_weights_alone_and_frozen_zeros_are_no_reason_to
     assert warned(model, tfprune.PruningCallback(Constant(0.8))) == []
 
 
+def test_a_model_without_trainable_weights_makes_no_steps_and_says_why():
+    model = tfprune.wrap(plain())
+    model.trainable = False
+    model.compile("sgd", "mse")
+    _, end = warned(model, tfprune.PruningCallback(Polynomial(0.8, end=8), every=4))
+    assert "Training ended at a sparsity of 0.0000 instead of 0.8000, because frozen layers got no zeros" in end
+
+
 def test_a_schedule_that_goes_on_after_the_fit_warns_of_its_end_alone():
     messages = warned(frozen("hidden"), tfprune.PruningCallback(Polynomial(0.8, end=50), every=2))
     assert len(messages) == 2 and "before the pruning schedule did at step 50" in messages[1]

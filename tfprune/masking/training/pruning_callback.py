@@ -265,10 +265,10 @@ class PruningCallback(keras.callbacks.Callback):
             return
         end, step, sparsity, reached = self._schedule.end, self._step(), masked_sparsity(self.model), self._sparsity
         messages = []
-        if end is not None and step < end:
-            messages.append(ended_early(step, end=end, sparsity=sparsity, target=self._schedule.target))
-        elif self._frozen:
+        if self._frozen and (end is None or step >= end or step == self._first):  # none trainable: no steps
             messages.append(self._frozen.at_end(sparsity))
+        elif end is not None and step < end:
+            messages.append(ended_early(step, end=end, sparsity=sparsity, target=self._schedule.target))
         epoch, callbacks, self._callbacks = self._final_epoch(step), self._callbacks, []
         if sparsity < reached - NOTICEABLE:
             messages.append(restored_weights(callbacks, sparsity=sparsity, reached=reached, epoch=epoch))
