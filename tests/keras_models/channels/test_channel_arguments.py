@@ -54,6 +54,25 @@ def test_channels_are_followed(name):
     assert kept(shrunk(FOLLOWED[name])) < WIDTH
 
 
+def test_a_smaller_graph_with_other_arguments_is_saved(tmp_path):
+    x = keras.Input((6,))
+    y = ops.squeeze(ops.expand_dims(ops.roll(ops.take(layers.Dense(WIDTH)(x), ORDER, axis=-1), 3, axis=-1), 1))
+    model = RandomGraph(1).trained(keras.Model(x, layers.Dense(2)(y)))
+    smaller = tfprune.shrink(model, tfprune.plan_shrink(model, 0.6))
+    smaller.save(tmp_path / "smaller.keras")
+    data = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "smaller.keras")(data), smaller(data))
+
+
+def test_a_layer_is_followed_where_another_call_of_it_takes_no_channels():
+    x = keras.Input((WIDTH,))
+    running = RunningSum()
+    y = layers.Dense(WIDTH, name="hidden")(running(x))
+    columns = running(layers.Reshape((WIDTH, 1))(y))  # along another axis than that of the channels
+    model = keras.Model(x, layers.Dense(2)(layers.Flatten()(columns)))
+    assert tfprune.plan_shrink(model, 0.5).rows[0].kept < WIDTH
+
+
 LEFT_ALONE = {
     "a roll of all axes": lambda x: ops.roll(x, 3),
     "take from all axes": lambda x: x * ops.take(x, [0], axis=None),

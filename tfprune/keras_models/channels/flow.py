@@ -129,7 +129,6 @@ class Flow(Channels):
             return layouts
         except NoRule as reason:
             del self.sources[sources:]
-            self._refused[id(call.layer)] = reason
             held = self.recorded.pop(id(call.layer), LayerChannels())
             counted = tuple(_channels_in(tuple(held.config.values())))
             given = [*self.inputs(call), *held.weights.values(), counted]
@@ -137,6 +136,8 @@ class Flow(Channels):
                 self.pin(layout, f"{call.layer.name}: {reason}")
             if all(channels is None for layout in given for channels in layout):
                 self.unfollowed[id(call.layer)] = str(reason)
+            else:
+                self._refused[id(call.layer)] = reason
             return [(None,) * len(tensor.shape) for tensor in call.outputs]
 
     def follow_inner(self, layer: keras.layers.Layer, inputs: Sequence[Layout], shapes: Any) -> Sequence[Layout]:

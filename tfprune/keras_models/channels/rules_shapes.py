@@ -28,7 +28,7 @@ def elementwise(flow: Flow, call: Call) -> Sequence[Layout]:
 def _has_array(operation: Any) -> bool:
     """Tell whether an argument that an operation was made with is an array, as the limits of `clip` may be."""
     names = inspect.signature(type(operation).__init__).parameters
-    return any(np.ndim(getattr(operation, name, None)) for name in names)
+    return any(np.ndim(getattr(operation, name, 0)) for name in names)
 
 
 def rescaling(flow: Flow, call: Call) -> Sequence[Layout]:
