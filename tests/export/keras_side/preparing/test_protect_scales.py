@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.reader import read
@@ -82,7 +83,7 @@ def test_a_norm_keeps_outliers_out_of_the_product(quantize):
     assert max(errors(branches([norm, reshaped]), samples(), quantize=quantize)) <= RIGHT
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("quantize", first("int4", "int8"))
 def test_integers_round_as_where_a_reshape_keeps_the_norm_apart(quantize):
     halves = {"ratio": 10, "outliers": slice(0, CHANNELS // 2)}
     norm = damping(Own(), **halves)
