@@ -56,7 +56,7 @@ class Rounding:
     Attributes:
         fault: The constant or operator that rounding does not explain; empty if there is none.
         is_whole: Whether every weight and every output was compared, and few values lie outside of their range.
-        outputs: The outputs for the first samples, by plain kernels; empty where these do not run the files.
+        outputs: The outputs for the first samples, by plain kernels; empty with a fault, and where these do not run.
     """
 
     fault: str
@@ -289,7 +289,7 @@ def _run_job(folder: Path) -> None:
     _, arrays = read_job(folder, "job")
     reference, quantized = ((folder / name).read_bytes() for name in FILES)
     pair = _Pair(reference, quantized)
-    outputs = pair.run(quantized, arrays)
+    outputs = {} if pair.faults else pair.run(quantized, arrays)
     settings = {"fault": next(iter(pair.faults), ""), "is_whole": pair.is_whole}
     write_job(folder, "result", settings=settings, arrays=outputs)
 
