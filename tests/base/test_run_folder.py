@@ -70,6 +70,9 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "channels_001.npz").write_bytes(b"no file")
     with pytest.raises(ValueError, match="channels_001.npz.*Delete it"):
         prune_units(model, x, folder=tmp_path, **SETTINGS)
+    np.savez(tmp_path / "channels_001.npz", keep=np.ones(3, bool))
+    with pytest.raises(ValueError, match="channels_001.npz': .*Delete it"):
+        prune_units(model, x, folder=tmp_path, **SETTINGS)
     (tmp_path / "channels_001.npz").unlink()
     masked, _, _ = prune_units(model, x, folder=tmp_path, **SETTINGS)
     assert np.isfinite(numpy(masked(keras.ops.convert_to_tensor(x)))).all()

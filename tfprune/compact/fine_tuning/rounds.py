@@ -56,10 +56,13 @@ class Rounds:
         self._planned, self._inputs, self._mode = planned, [batch.x for batch in seen], mode
         self._guard, self._trainer, self._folder, self._progress = guard, trainer, folder, progress
         # Rounds that can be repeated after a kill need random numbers that can be.
-        seed = (
-            folder.remember("seed", lambda: {"seed": np.array(random.randrange(2**31))}) if folder.is_kept else None
-        )
-        self._seed = None if seed is None else int(seed["seed"])
+        self._seed = self._new_seed() if folder.is_kept else None
+
+    def _new_seed(self) -> int:
+        def draw() -> NamedArrays:
+            return {"seed": np.array(random.randrange(2**31))}
+
+        return self._folder.remember("seed", draw, lambda arrays: int(arrays["seed"]))
 
     def go(self, model: keras.Model, targets: Sequence[Target]) -> tuple[keras.Model, PruneReport]:
         """Carry out one round after the other, as long as the drop allows.
@@ -98,8 +101,10 @@ class Rounds:
             stages = np.array([getattr(row, stage) for stage in STAGES])
             return {"keep": row.plan.keep, "stages": stages, "stage": np.array(row.stage), **_state(smaller)}
 
-        stored = self._folder.remember(f"round_{number}", carry_out)
-        smaller, row = results[0] if results else self._again(current, target, stored)
+        def read(stored: NamedArrays) -> tuple[keras.Model, Round]:
+            return results[0] if results else self._again(current, target, stored)
+
+        smaller, row = self._folder.remember(f"round_{number}", carry_out, read)
         _log.info("round %d: %s FLOPs, %s weights, %.4f", number, row.plan.flops_kept, row.stage, row.value)
         return smaller, row
 
@@ -178,8 +183,11 @@ def targets_of(budget: Target, rounds: int, *, network: Any, model: keras.Model,
         budgets = budget.in_rounds(rounds, network=network, model=model)
         return {name: np.array([dict(each.limits)[name] for each in budgets]) for name in names}
 
-    stored = folder.remember("targets", split)
-    return [replace(budget, limits=tuple((name, int(stored[name][row])) for name in names)) for row in range(rounds)]
+    def read(stored: NamedArrays) -> list[Target]:
+        limits = [tuple((name, int(stored[name][row])) for name in names) for row in range(rounds)]
+        return [replace(budget, limits=each) for each in limits]
+
+    return folder.remember("targets", split, read)
 
 
 def _variables(model: keras.Model) -> dict[str, keras.Variable]:

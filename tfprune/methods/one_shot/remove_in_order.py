@@ -129,12 +129,14 @@ def remove_in_order(
             values = {str(index): as_numpy(variable) for index, variable in enumerate(variables)}
             return {"keep": keep[removal.group.bundles], "row": np.array(json.dumps(asdict(row))), **values}
 
-        result = folder.remember(f"{removal.group.kind}_{number:03d}", step)
-        keep[removal.group.bundles] = result["keep"]
-        for index, variable in enumerate(variables):
-            variable.assign(result[str(index)])
-        row = json.loads(str(result["row"]))
-        yield PutriRow(**{**row, "error": ReconstructionRow(**row["error"])})
+        def apply(result: NamedArrays, removal: Removal = removal, variables: list = variables) -> PutriRow:
+            keep[removal.group.bundles] = result["keep"]
+            for index, variable in enumerate(variables):
+                variable.assign(result[str(index)])
+            row = json.loads(str(result["row"]))
+            return PutriRow(**{**row, "error": ReconstructionRow(**row["error"])})
+
+        yield folder.remember(f"{removal.group.kind}_{number:03d}", step, apply)
         if update.order != "sequential":
             changes.defer(variables)
     changes.apply_deferred()
