@@ -164,6 +164,13 @@ def test_frozen_layers_stay_frozen_and_train_again_once_they_are_not():
     assert [weight.name for weight in stripped.weights] == [weight.name for weight in model.weights]
 
 
+def test_a_copy_is_exported_by_keras(tmp_path):
+    stripped, x = tfprune.strip(tfprune.wrap(transformer(), filters="^head")), random(4, 12)
+    stripped(x)
+    stripped.export(tmp_path / "exported", verbose=False)
+    assert (tmp_path / "exported" / "saved_model.pb").is_file()
+
+
 def test_filters_may_ask_for_the_head_alone():
     model, x = transformer(), random(4, 12)
     wrapped = tfprune.wrap(model, filters="^head")

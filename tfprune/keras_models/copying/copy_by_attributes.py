@@ -77,8 +77,9 @@ def copy_by_attributes(layer: Any, copy_part: Callable[[keras.layers.Layer], ker
         return counterparts.get(id(value), value)
 
     with keras.name_scope(layer.name):
-        copy.tfprune_parts = [new((), part) for part in sublayers(layer)]  # in the order in which Keras lists them
-    del copy.tfprune_parts
+        # Keras lists layers in the order in which it sees them; of a tuple, nothing but that is noted down.
+        copy.parts_in_order = tuple(new((), part) for part in sublayers(layer))
+    del copy.parts_in_order
     for name, value in own_attributes(layer).items():
         setattr(copy, name, replace_nested((name,), value, new=new))
     expected = [counterparts.get(id(variable)) for variable in layer.variables]
