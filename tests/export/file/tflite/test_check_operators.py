@@ -103,9 +103,7 @@ def write_twice(model, graph):
 
 
 def unpack_to_another_shape(model, graph):
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    step = next(one for one in graph.operators if codes[one.opcodeIndex] == schema.BuiltinOperator.DENSIFY)
-    graph.tensors[step.outputs[0]].shape = places(32, 0)
+    graph.tensors[step_of(model, graph, "DENSIFY").outputs[0]].shape = places(32, 0)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +160,41 @@ def lose_scale(model, graph):
     quantized(model).quantization.scale = np.array([1e-40], np.float32)
 
 
+def make_scale_zero(model, graph):
+    quantized(model).quantization.scale = np.array([0], np.float32)
+
+
+def have_no_scale(model, graph):
+    graph.tensors[step_of(model, graph, "CONV_2D").outputs[0]].quantization = None
+
+
+def give_real_numbers(model, graph):
+    graph.tensors[step_of(model, graph, "CONV_2D").outputs[0]].type = schema.TensorType.FLOAT32
+
+
+def lose_outputs(model, graph):
+    graph.operators[0].outputs = places()
+
+
+def lack_last_input(model, graph):
+    step = step_of(model, graph, "MEAN")
+    step.inputs = places(*step.inputs[:-1], -1)
+
+
+def stand_still(model, graph):
+    step_of(model, graph, "CONV_2D").builtinOptions.strideW = 0
+
+
+def grow(model, graph):
+    graph.tensors[step_of(model, graph, "CONV_2D").outputs[0]].shape = places(2**15, 2**15, 1, 4)
+
+
+def step_of(model, graph, name):
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    wanted = getattr(schema.BuiltinOperator, name)
+    return next(step for step in graph.operators if codes[step.opcodeIndex] == wanted)
+
+
 def make_scale_infinite(model, graph):
     quantized(model).quantization.scale = np.array([np.inf], np.float32)
 
@@ -177,6 +210,13 @@ def make_scale_infinite(model, graph):
         (move_zero, "zero point outside -128 to 127"),
         (lose_scale, "not a number above zero"),
         (make_scale_infinite, "not a number above zero"),
+        (make_scale_zero, "not a number above zero"),
+        (have_no_scale, "computes with integers that have no scale"),
+        (give_real_numbers, "makes real numbers from integers"),
+        (lose_outputs, "lacks its output"),
+        (lack_last_input, "lacks an input that it needs"),
+        (stand_still, "has strides of 0"),
+        (grow, "takes more than 1,073,741,824 bytes"),
     ],
 )
 def test_what_crashed_an_interpreter_is_refused(cases, change, message):
