@@ -41,10 +41,20 @@ def plain_files() -> dict[str, bytes]:
         [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
     loop = keras.Sequential([keras.Input((4, 3), batch_size=1), keras.layers.LSTM(4)])
+    image, vectors = keras.Input((6, 6, 2), batch_size=1), keras.Input((4, 6), batch_size=1)
+    x = keras.layers.Conv2DTranspose(3, 2, strides=2)(keras.layers.DepthwiseConv2D(3, padding="same")(image))
+    x = keras.layers.AveragePooling2D(2)(x) - keras.ops.sigmoid(keras.layers.MaxPooling2D(2)(x))
+    x = keras.layers.Conv2D(2, 3, strides=2)(keras.layers.ZeroPadding2D(1)(keras.layers.UpSampling2D(2)(x)))
+    maps = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.ops.leaky_relu(x)))
+    x, y = keras.ops.split(keras.layers.LayerNormalization()(keras.layers.Dense(6)(vectors)), 2, axis=-1)
+    x = keras.ops.where(x > y, keras.ops.softmax(x), keras.ops.square(x - y))
+    calls = keras.Model(vectors, keras.ops.matmul(x, keras.ops.transpose(y, (0, 2, 1)))[:, 1:])
     for weight in [*dense.weights, *conv.weights, *loop.weights]:
         if len(weight.shape) > 1:
             weight.assign(np.where(generator.random(weight.shape) < 0.8, 0, weight))
     images = [[generator.random((1, 6, 6, 3), np.float32)] for _ in range(4)]
+    small = [[generator.random((1, 6, 6, 2), np.float32)] for _ in range(4)]
+    rows = [[generator.random((1, 4, 6), np.float32)] for _ in range(4)]
     stock = tf.lite.Optimize.EXPERIMENTAL_SPARSITY
     return {
         "dense": converted(dense),
@@ -52,6 +62,8 @@ def plain_files() -> dict[str, bytes]:
         "dynamic": converted(conv, tf.lite.Optimize.DEFAULT),
         "int8": converted(conv, tf.lite.Optimize.DEFAULT, samples=images),
         "loop": converted(loop),
+        "maps": converted(maps, tf.lite.Optimize.DEFAULT, samples=small),
+        "calls": converted(calls, tf.lite.Optimize.DEFAULT, samples=rows),
     }
 
 

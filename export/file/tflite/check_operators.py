@@ -15,14 +15,17 @@ from tfprune.export.file.tflite.flatbuffer_table import FlatbufferTable
 COUNTED = {49: ("SPLIT", 35), 88: ("UNPACK", 64), 102: ("SPLIT_V", 79)}
 # The same for convolutions and pooling: the number of their kind of options, and the slots in which strides stand.
 STRIDES = {1: (5, 2), 3: (1, 2), 4: (2, 2), 12: (5, 2), 17: (5, 2), 67: (49, 2), 132: (106, 3), 141: (106, 3)}
-# How many inputs an operator needs where it may lack others, such as biases; what a custom one needs is its own.
-NEEDED = {3: 2, 4: 2, 9: 2, 16: 1, 27: 2, 32: 0, 35: 2, 44: 1, 46: 2, 52: 1, 67: 3, 132: 2, 141: 3}
-WITHOUT_INPUT = {32, 129, 136, 142}  # custom ones, and those of variables and tables
+# How many inputs an operator needs where it may lack others, such as biases, else all of its inputs, at
+# least one. What a custom one needs is its own; those of variables and tables need none.
+NEEDED = {3: 2, 4: 2, 9: 2, 16: 1, 27: 2, 32: 0, 35: 2, 44: 1, 46: 2, 52: 1, 67: 3, 129: 0, 132: 2, 136: 0}
+NEEDED |= {141: 3, 142: 0}
+LISTED = {4: 3, 45: 4, 126: 2}  # how many some list at least: a depthwise convolution, STRIDED_SLICE, BATCH_MATMUL
 WITHOUT_OUTPUT = {32, 118, 119, 129, 138, 144}  # custom ones, IF, WHILE, and those that set a variable
 # Those that compute with real numbers only: integers of 8 and 16 bits need a scale there.
 WITH_SCALES = {0, 3, 4, 9, 11, 14, 18, 19, 20, 21, 25, 28, 41, 42, 50, 54, 67, 76, 98, 99, 111, 114, 117, 126}
 DENSIFY, FLOAT32, INT16 = 124, 0, 7
 SUMS, SQUARED_DIFFERENCE, PRODUCTS, COMPARISONS = {0, 41}, 99, {3, 4, 9}, {58, 61, 62, 63, 71, 72}
+OF_ONE_TYPE = {0, 18, 41, 42, 99} | COMPARISONS  # operators on pairs
 ZERO_POINT_RANGES = {
     3: (0, 255),
     7: (-32768, 32767),
@@ -30,7 +33,7 @@ ZERO_POINT_RANGES = {
 }  # of zero points, by the number of a tensor's type
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # below it numbers lose digits, and their inverse overflows
 # Bytes of a tensor that is not in the file: as many as these, and beyond them so many times the bytes of the file.
-ALWAYS_ALLOWED_BYTES, MAX_EXPANSION = 2**30, 1000
+ALWAYS_ALLOWED_BYTES, MAX_EXPANSION = 2**29, 1000
 
 
 def check_operators(data: bytes) -> None:
@@ -61,6 +64,8 @@ def check_operators(data: bytes) -> None:
             tensors = [_Tensor.of(table) for table in graph.tables(0)]
             for tensor in tensors:
                 tensor.check(most)
+                if tensor.buffer in filled and 0 in tensor.shape:
+                    raise ValueError(f"a constant of shape {tensor.shape} has values.")
             _check_graph(graph, tensors, codes, filled)
     except struct.error as error:
         raise ValueError("a part lies outside the file.") from error
@@ -110,7 +115,8 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
         code = codes[index] if index < len(codes) else None
         inputs, outputs = operator.vector(1, "<i4").tolist(), operator.vector(2, "<i4").tolist()
         _check_options(operator, code, len(outputs))
-        if -1 in inputs[: NEEDED.get(code, len(inputs))] or not inputs and code not in WITHOUT_INPUT:
+        needed = NEEDED.get(code, max(1, len(inputs)))
+        if len(inputs) < LISTED.get(code, needed) or -1 in inputs[:needed]:
             raise ValueError(f"an operator (number {code}) lacks an input that it needs.")
         if outputs[:1] in ([], [-1]) and code not in WITHOUT_OUTPUT:
             raise ValueError(f"an operator (number {code}) lacks its output.")
@@ -148,6 +154,8 @@ def _check_tensors(code: int | None, taken: list[_Tensor], made: list[_Tensor]) 
         shapes = [tensor.shape for tensor in [*taken, *made]]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"DENSIFY makes a tensor of shape {shapes[-1]} from one of {shapes[0]}.")
+    if code in OF_ONE_TYPE and len({tensor.kind for tensor in taken}) > 1:
+        raise ValueError(f"an operator (number {code}) takes numbers of different types.")
     if code in WITH_SCALES or code in COMPARISONS and all(tensor.kind != INT16 for tensor in taken):
         _check_scales(code, taken, made)
 

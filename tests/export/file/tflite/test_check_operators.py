@@ -172,6 +172,30 @@ def give_real_numbers(model, graph):
     graph.tensors[step_of(model, graph, "CONV_2D").outputs[0]].type = schema.TensorType.FLOAT32
 
 
+def put_scales_far_apart(model, graph):
+    graph.tensors[step_of(model, graph, "FULLY_CONNECTED").outputs[0]].quantization.scale = np.array(
+        [1e-9], np.float32
+    )
+
+
+def lose_inputs(model, graph):
+    graph.operators[0].inputs = places()
+
+
+def list_two_inputs_of_four(model, graph):
+    step = step_of(model, graph, "CONV_2D")
+    model.operatorCodes[step.opcodeIndex] = schema.OperatorCodeT(45, None, 1, schema.BuiltinOperator.STRIDED_SLICE)
+
+
+def compare_different_types(model, graph):
+    step = step_of(model, graph, "MEAN")
+    model.operatorCodes[step.opcodeIndex] = schema.OperatorCodeT(0, None, 1, schema.BuiltinOperator.ADD)
+
+
+def have_no_entries(model, graph):
+    graph.tensors[step_of(model, graph, "MEAN").inputs[1]].shape = places(0)
+
+
 def lose_outputs(model, graph):
     graph.operators[0].outputs = places()
 
@@ -213,10 +237,15 @@ def make_scale_infinite(model, graph):
         (make_scale_zero, "not a number above zero"),
         (have_no_scale, "computes with integers that have no scale"),
         (give_real_numbers, "makes real numbers from integers"),
+        (put_scales_far_apart, "too far from each other"),
+        (list_two_inputs_of_four, "lacks an input that it needs"),
+        (compare_different_types, "takes numbers of different types"),
+        (have_no_entries, r"a constant of shape \[0\] has values"),
+        (lose_inputs, "lacks an input that it needs"),
         (lose_outputs, "lacks its output"),
         (lack_last_input, "lacks an input that it needs"),
         (stand_still, "has strides of 0"),
-        (grow, "takes more than 1,073,741,824 bytes"),
+        (grow, "takes more than 536,870,912 bytes"),
     ],
 )
 def test_what_crashed_an_interpreter_is_refused(cases, change, message):
