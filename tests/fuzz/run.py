@@ -33,7 +33,6 @@ TARGETS = ("read", "load", "inspect", "page", "unpack", "micro", "runner", "inte
 RUNS = 100_000
 # Targets that make their own inputs, and the program beside this one that runs them.
 PROGRAMS = {"messages": "untrusted.py", "jobs": "untrusted.py", "folders": "untrusted.py"}
-PROGRAMS |= {"keras": "saved_models.py"}
 
 
 def main() -> int:
