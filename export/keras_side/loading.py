@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.untrusted import UNREADABLE
+from tfprune.base.untrusted import LONGEST_REASON, UNREADABLE
+from tfprune.report import shortened
+
+# Bytes that a model may take while it is loaded: what its configuration asks for is made before its weights are read.
+MEMORY_PER_FILE_BYTE, SPARE_MEMORY = 64, 2**30
+STATUS = Path("/proc/self/status")
 
 _KNOWN_PACKAGES = ("keras", "keras_hub", "keras_cv", "keras_nlp")  # which Keras imports by itself
 # Where Keras looks for functions.
@@ -39,11 +45,35 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
         yield
     except UnknownClassError:
         raise
-    except UNREADABLE as error:
-        text = " ".join(str(error).split()).removesuffix(".")
-        raise ValueError(
-            f"Expected {expected}. Received: {path!r}: {text or type(error).__name__}. {advice}."
-        ) from error
+    except (*UNREADABLE, *_tensorflow_errors("OpError")) as error:
+        text = shortened(" ".join(str(error).split()).removesuffix(".") or type(error).__name__, LONGEST_REASON)
+        raise ValueError(f"Expected {expected}. Received: {path!r}: {text}. {advice}.") from error
+
+
+def _tensorflow_errors(name: str) -> tuple[type[Exception], ...]:
+    return (getattr(sys.modules["tensorflow"].errors, name),) if "tensorflow" in sys.modules else ()
+
+
+@contextmanager
+def _bounded_memory(path: str) -> Iterator[None]:
+    """Let a file take memory in proportion to its size, on Linux: a layer of it may claim billions of units."""
+    if not STATUS.exists():
+        yield
+        return
+    import resource
+
+    taken = re.search(r"VmData:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
+    assert taken is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = 1024 * int(taken[1]) + SPARE_MEMORY + MEMORY_PER_FILE_BYTE * Path(path).stat().st_size
+    limits = [limit for limit in (soft, hard, allowed) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
+    try:
+        yield
+    except (MemoryError, *_tensorflow_errors("ResourceExhaustedError")) as error:
+        raise MemoryError("its layers ask for more memory than a file of its size explains") from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _meant(file: Path) -> str:
@@ -96,7 +126,8 @@ def load_model(path: str, *, compiled: bool = False, imports: Sequence[str] = ()
                 raise zipfile.BadZipFile("empty, cut short, or not an archive")
             _check_classes(path)
         try:
-            return keras.saving.load_model(path, compile=compiled, safe_mode=True)
+            with _bounded_memory(path):
+                return keras.saving.load_model(path, compile=compiled, safe_mode=True)
         except TypeError as error:
             _check_arguments(path, error)
             raise

@@ -19,6 +19,8 @@ import numpy as np
 from tfprune.base.spec import check_choice
 from tfprune.export.device.processes.child_process import OUTPUT, run_module
 from tfprune.export.device.processes.job_files import write_job
+from tfprune.export.file.report import reason_of
+from tfprune.export.file.tflite.check_operators import check_operators
 from tfprune.export.file.tflite.signature_order import keep_order
 from tfprune.export.keras_side.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.keras_side.converting.float_islands import join_islands
@@ -128,11 +130,29 @@ def convert_prepared(
             output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
             raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
         data = keep_order((folder / CONVERTED).read_bytes(), inputs.names)
+        if quantize in INTEGERS:
+            _check_scales(data, model)
         data = join_islands(data) if quantize in INTEGERS else data
         data = own_biases(data) if quantize == "int16x8" else data
         data = four_bit_weights(data) if quantize == "int4" else data
     _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(data):,}")
     return data
+
+
+def _check_scales(data: bytes, model: keras.Model) -> None:
+    """Refuse weights so large that the converter finds no scale for the integers: no reader takes such a file."""
+    from tfprune.keras_models.models.layers import as_numpy
+
+    try:
+        check_operators(data)
+    except ValueError as error:
+        largest = {weight.path: float(np.abs(as_numpy(weight)).max(initial=0)) for weight in model.weights}
+        path = max(largest, key=lambda name: largest[name])
+        raise ValueError(
+            f"Expected weights and activations that integers can stand for. Received: {model.name!r}, whose largest "
+            f"weight is {largest[path]:.3g} in {path!r}: in the file of the converter, {reason_of(error)}. Train the "
+            f"model again with smaller weights, or export it without `quantize`."
+        ) from error
 
 
 def check_options(*, quantize: Any, calibration: Any, io_dtype: Any, has_ranges: bool) -> None:

@@ -124,9 +124,10 @@ def signature(model: keras.Model) -> Signature:
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If `model` is not built, or a TFLite file cannot have its inputs or outputs.
+        ValueError: If `model` is not built, or a TFLite file cannot have its inputs, outputs or precision.
     """
     check_keras(model)
+    _check_precision(model)
     structure = _structure(model)
     inputs = [_model_input(key, tensor, model.name) for key, tensor in _items(structure)]
     _check_outputs(model)
@@ -144,6 +145,17 @@ def signature(model: keras.Model) -> Signature:
         )
     form = "dict" if isinstance(structure, dict) else "list" if isinstance(structure, list | tuple) else "array"
     return Signature(tuple(inputs), form)
+
+
+def _check_precision(model: keras.Model) -> None:
+    layers = [(path, layer) for path, layer in walk(model) if not isinstance(layer, keras.layers.InputLayer)]
+    double = [path for path, layer in layers if layer.compute_dtype == "float64"]
+    if double:
+        raise ValueError(
+            f"Expected a model that computes in float32 or half precision. Received: {model.name!r}, whose layer "
+            f"{double[0]!r} computes in float64, for which TFLite has no operators. Build the model with "
+            f"dtype='float32', and give it the weights with `set_weights`."
+        )
 
 
 def smallest_vocabulary(model: keras.Model) -> int:

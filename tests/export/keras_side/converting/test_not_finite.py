@@ -72,3 +72,12 @@ def test_the_check_compares_with_what_predict_gives():
     inputs = signature(model)
     (found,) = predict(model, {inputs.names[0]: X}, inputs=inputs, argument="check_on")
     np.testing.assert_array_equal(found, expected)
+
+
+def test_weights_too_large_for_integers_are_named_and_not_the_file(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="large"), keras.layers.Dense(2)])
+    model.layers[0].kernel.assign(keras.ops.full((6, 8), 1e38))
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    with pytest.raises(ValueError, match=r"whose largest weight is 1e\+38 in '.*large/kernel': in the file"):
+        to_tflite(model, tmp_path / "x.tflite", quantize="int8", calibration=x)
+    assert not [*tmp_path.iterdir()]

@@ -46,6 +46,12 @@ def test_what_is_no_built_model_is_refused():
         signature(keras.Sequential([keras.layers.Dense(2)], name="late"))
 
 
+def test_a_layer_in_float64_is_named():
+    layers = [keras.Input((6,)), keras.layers.Dense(4, dtype="float64", name="double"), keras.layers.Dense(2)]
+    with pytest.raises(ValueError, match="whose layer 'double' computes in float64, for which TFLite has no"):
+        signature(keras.Sequential(layers))
+
+
 def test_a_subclassed_model_is_refused_with_the_way_out():
     class Mine(keras.Model):
         def __init__(self):
