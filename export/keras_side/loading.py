@@ -45,13 +45,14 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
         yield
     except UnknownClassError:
         raise
-    except (*UNREADABLE, *_tensorflow_errors("OpError")) as error:
+    except _with_tensorflow(UNREADABLE, "OpError") as error:
         text = shortened(" ".join(str(error).split()).removesuffix(".") or type(error).__name__, LONGEST_REASON)
         raise ValueError(f"Expected {expected}. Received: {path!r}: {text}. {advice}.") from error
 
 
-def _tensorflow_errors(name: str) -> tuple[type[Exception], ...]:
-    return (getattr(sys.modules["tensorflow"].errors, name),) if "tensorflow" in sys.modules else ()
+def _with_tensorflow(errors: tuple[type[Exception], ...], name: str) -> tuple[type[Exception], ...]:
+    """Add an error of TensorFlow, if that is the backend."""
+    return (*errors, getattr(sys.modules["tensorflow"].errors, name)) if "tensorflow" in sys.modules else errors
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def _bounded_memory(path: str) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_DATA, (min(limits), hard))
     try:
         yield
-    except (MemoryError, *_tensorflow_errors("ResourceExhaustedError")) as error:
+    except _with_tensorflow((MemoryError,), "ResourceExhaustedError") as error:
         raise MemoryError("its layers ask for more memory than a file of its size explains") from error
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -112,7 +112,7 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
     given |= set(graph.vector(1, "<i4").tolist())
     for operator in graph.tables(3):
         index = operator.number(0, "<I")
-        code = codes[index] if index < len(codes) else None
+        code = codes[index] if index < len(codes) else -1
         inputs, outputs = operator.vector(1, "<i4").tolist(), operator.vector(2, "<i4").tolist()
         _check_options(operator, code, len(outputs))
         needed = NEEDED.get(code, max(1, len(inputs)))
@@ -133,7 +133,7 @@ def _check_graph(graph: FlatbufferTable, tensors: list[_Tensor], codes: list[int
         raise ValueError("a graph gives a tensor that no operator makes.")
 
 
-def _check_options(operator: FlatbufferTable, code: int | None, found: int) -> None:
+def _check_options(operator: FlatbufferTable, code: int, found: int) -> None:
     kind, options = operator.number(3, "<B"), operator.table(4)
     if code in COUNTED:
         name, expected = COUNTED[code]
@@ -149,7 +149,7 @@ def _check_options(operator: FlatbufferTable, code: int | None, found: int) -> N
             raise ValueError(f"an operator (number {code}) has strides of 0.")
 
 
-def _check_tensors(code: int | None, taken: list[_Tensor], made: list[_Tensor]) -> None:
+def _check_tensors(code: int, taken: list[_Tensor], made: list[_Tensor]) -> None:
     if code == DENSIFY:
         shapes = [tensor.shape for tensor in [*taken, *made]]
         if any(shape != shapes[0] for shape in shapes):
@@ -160,7 +160,7 @@ def _check_tensors(code: int | None, taken: list[_Tensor], made: list[_Tensor]) 
         _check_scales(code, taken, made)
 
 
-def _check_scales(code: int | None, taken: list[_Tensor], made: list[_Tensor]) -> None:
+def _check_scales(code: int, taken: list[_Tensor], made: list[_Tensor]) -> None:
     integers = [tensor for tensor in [*taken, *made] if tensor.kind in ZERO_POINT_RANGES]
     if any(not len(tensor.scales) for tensor in integers):
         raise ValueError(f"an operator (number {code}) computes with integers that have no scale.")
@@ -172,7 +172,7 @@ def _check_scales(code: int | None, taken: list[_Tensor], made: list[_Tensor]) -
         raise ValueError(f"an operator (number {code}) has scales that are too far from each other.")
 
 
-def _multiplier(code: int | None, taken: list[_Tensor], made: list[_Tensor]) -> float:
+def _multiplier(code: int, taken: list[_Tensor], made: list[_Tensor]) -> float:
     """Return the factor by which a kernel scales integers, where it ends the process unless that is in (0, 1)."""
     inputs = np.array([tensor.scales.max(initial=0) for tensor in taken], np.float32)
     output, largest = np.float32(made[0].scales.max(initial=0)), inputs.max()
