@@ -264,9 +264,11 @@ class ChannelGraph(RandomGraph):
         return layers.GroupNormalization(self.pick(1, 2, -1))(x)
 
     def norm(self, x):
-        return self.pick(
+        kind = self.pick(
             layers.LayerNormalization, layers.RMSNormalization, layers.BatchNormalization, layers.UnitNormalization
-        )(axis=self.pick(-1, 1))(x)
+        )
+        axis = self.pick(-1, 1)
+        return kind(axis=-1 if kind is layers.RMSNormalization else axis)(x)  # Keras' own runs on the last axis only
 
     def turned(self, x):
         """Do something along the positions, while the channels stand on another axis."""
