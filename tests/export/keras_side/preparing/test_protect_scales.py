@@ -20,7 +20,11 @@ layers, ops = keras.layers, keras.ops
 CHANNELS, OUTLIERS = 64, slice(0, 3)
 RATIO = 200  # of the ranges of the outliers to those of other channels
 RIGHT = 0.02  # relative error of a file with 8-bit weights, root mean square
-RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(1)
 
 
 class Own(layers.Layer):
@@ -34,7 +38,7 @@ class Own(layers.Layer):
 
 
 def samples(*positions, ratio=RATIO, outliers=OUTLIERS):
-    values = RNG.normal(size=(64, *positions, CHANNELS)).astype("float32")
+    values = np.random.default_rng(0).normal(size=(64, *positions, CHANNELS)).astype("float32")
     values[..., outliers] *= ratio
     return values
 
@@ -76,14 +80,13 @@ def rms(values):
     return np.sqrt(np.mean(np.square(values)))
 
 
-@pytest.mark.parametrize("quantize", ["dynamic", "int16x8"])
-def test_a_norm_keeps_outliers_out_of_the_product(quantize):
+def test_a_norm_keeps_outliers_out_of_the_product():
     norm = damping(Own())
     reshaped = keras.Sequential([norm, layers.Rescaling(0.5), layers.Reshape((CHANNELS,))])
-    assert max(errors(branches([norm, reshaped]), samples(), quantize=quantize)) <= RIGHT
+    assert max(errors(branches([norm, reshaped]), samples(), quantize="dynamic")) <= RIGHT
 
 
-@pytest.mark.parametrize("quantize", first("int4", "int8"))
+@pytest.mark.parametrize("quantize", first("int4", "int16x8", "int8"))
 def test_integers_round_as_where_a_reshape_keeps_the_norm_apart(quantize):
     halves = {"ratio": 10, "outliers": slice(0, CHANNELS // 2)}
     norm = damping(Own(), **halves)
@@ -136,7 +139,7 @@ def test_every_norm_of_keras_hub(positions, batch):
 def test_a_norm_of_batches_keeps_its_shift():
     norm = layers.BatchNormalization()
     norm.build((None, CHANNELS))
-    norm.moving_mean.assign(1000 + RNG.normal(size=CHANNELS))
+    norm.moving_mean.assign(np.linspace(995, 1005, CHANNELS))
     assert max(errors(branches([norm] * 2), 1000 + samples(ratio=1), quantize="dynamic")) <= RIGHT
 
 
@@ -166,7 +169,7 @@ def folded(monkeypatch):
 def trained_batch_norm():
     norm = layers.BatchNormalization()
     norm.build((None, CHANNELS))
-    for weight, values in zip(norm.weights, RNG.uniform(0.7, 1.4, (4, CHANNELS)), strict=True):
+    for weight, values in zip(norm.weights, np.random.default_rng(1).uniform(0.7, 1.4, (4, CHANNELS)), strict=True):
         weight.assign(values)
     return norm
 
