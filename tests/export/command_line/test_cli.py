@@ -1,6 +1,7 @@
 """The command line, run as a user runs it; most of it in this process."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -434,6 +435,15 @@ def test_ctrl_c_prints_one_line(folder, capsys, monkeypatch):
     monkeypatch.setattr("tfprune.export.file.inspecting.inspect.inspect", stop)
     code, out, err = run(capsys, "inspect", folder / "model.tflite.gz")
     assert (code, out, err) == (130, "", "tfprune: stopped\n")
+
+
+def test_an_error_of_the_system_is_one_line_that_names_the_file(folder, capsys, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "trials/x.npz")
+
+    monkeypatch.setattr("tfprune.export.file.inspecting.inspect.inspect", fill)
+    code, out, err = run(capsys, "inspect", folder / "model.tflite.gz")
+    assert (code, out, err) == (2, "", "tfprune: 'trials/x.npz': No space left on device.\n")
 
 
 def test_a_missing_package_says_what_to_install(capsys, monkeypatch, folder):

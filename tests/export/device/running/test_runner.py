@@ -386,3 +386,25 @@ def test_the_first_graph_runs_when_the_signature_belongs_to_another():
     )
     inputs, outputs = runner_module._io_tensors(interpreter)
     assert [inputs[0].info.name, outputs[0].info.name] == ["x", "b"]
+
+
+ZEROED = """
+import sys
+from pathlib import Path
+from tfprune.export.device.running.inputs import random_inputs
+from tfprune.export.device.running.runner import Runner
+data = Path(sys.argv[1]).read_bytes()
+for start in range(8, len(data) - 3, 4):
+    try:
+        runner = Runner(data[:start] + bytes(4) + data[start + 4 :])
+        runner.predict(random_inputs(runner.inputs, runner.outputs, rows=1))
+    except ValueError:
+        pass
+"""
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("name", ["dense", "int8_float_io"])
+def test_no_word_that_becomes_zero_ends_the_process(cases, name):
+    done = subprocess.run([sys.executable, "-c", ZEROED, cases[name].path], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
