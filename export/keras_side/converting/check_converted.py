@@ -49,20 +49,30 @@ class KernelZeros:
 
 
 def check_converted(
-    graph: Model, kernels: list[KernelZeros], *, trained: keras.Model | None, allow_float: bool
+    graph: Model,
+    kernels: list[KernelZeros],
+    *,
+    called_on: tuple[keras.Model, Any],
+    trained: keras.Model | None,
+    allow_float: bool,
 ) -> None:
     """Refuse a file without all zeros of the kernels, or, of a quantized model, with operators that compute in float.
 
     Args:
         graph: The file.
         kernels: The kernels that the model reads.
+        called_on: This model, without wrappers, and data that it takes.
         trained: The model of `quantize_aware`; None for another.
         allow_float: Whether its operators may compute in float.
 
     Raises:
         ValueError: Naming the kernels, or the operators and the layers that were left in float.
     """
-    problems = missing_zeros(graph, [(row.path, row.size, row.size - row.nnz) for row in kernels])
+    zeros = [(row.path, row.size, row.size - row.nnz) for row in kernels]
+    problems = missing_zeros(graph, zeros)
+    if problems:
+        absent = kernels_of_constants(*called_on)
+        problems = missing_zeros(graph, [row for row in zeros if row[0] not in absent])
     if problems:
         raise ValueError(
             f"Expected the converted file to keep the zeros of the kernels. Received: {'; '.join(problems)}. "
@@ -166,6 +176,46 @@ def _captured(plain: keras.Model, data: Any) -> set[int]:
 
     traced = tf.function(lambda: plain(data, training=False)).get_concrete_function()
     return {id(handle) for handle in traced.captured_inputs}
+
+
+# What the converter computes itself where it meets constants only, and what passes a kernel on as it is.
+_PRODUCTS = ("MatMul", "BatchMatMulV2", "Einsum", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "GatherV2")
+_PASSING = ("ReadVariableOp", "Identity", "Cast", "Reshape", "Transpose", "ExpandDims")
+
+
+def kernels_of_constants(plain: keras.Model, data: Any) -> set[str]:
+    """Find the kernels that multiply constants only, or are looked up at constant indices: they are not in the file.
+
+    Args:
+        plain: A model without wrappers, on TensorFlow; no kernels are found on other backends.
+        data: What it is called on.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return set()
+    import tensorflow as tf
+
+    specs = keras.tree.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), data)
+    graph = tf.function(lambda inputs: plain(inputs, training=False)).get_concrete_function(specs).graph
+    handles = {id(outer): inner for outer, inner in graph.captures}
+    varying = {tensor.name for tensor in graph.inputs} - {inner.name for inner in handles.values()}
+    for operation in graph.get_operations():
+        if any(tensor.name in varying for tensor in operation.inputs):
+            varying.update(tensor.name for tensor in operation.outputs)
+    inner = [(kernel.path, handles.get(id(kernel.variable.handle))) for kernel in kernels(plain)]
+    return {path for path, handle in inner if handle is not None and _meets_constants_only(handle, varying)}
+
+
+def _meets_constants_only(handle: Any, varying: set[str]) -> bool:
+    is_multiplied, todo = False, [handle]
+    while todo:
+        for operation in todo.pop().consumers():
+            is_product = operation.type in _PRODUCTS
+            varies = any(tensor.name in varying for tensor in operation.inputs)
+            if varies or not (is_product or operation.type in _PASSING):
+                return False
+            is_multiplied |= is_product
+            todo += [] if is_product else operation.outputs
+    return is_multiplied
 
 
 def missing_zeros(graph: Model, kernels: Iterable[tuple[str, int, int]]) -> list[str]:

@@ -20,6 +20,7 @@ from tfprune.base.spec import check_choice
 from tfprune.export.device.processes.child_process import OUTPUT, run_module
 from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.report import reason_of
+from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.check_operators import check_operators
 from tfprune.export.file.tflite.signature_order import keep_order
 from tfprune.export.keras_side.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
@@ -232,6 +233,13 @@ def _failure(reason: str, output: str, what: str) -> str:
         )
     lists = re.findall(r"(?:Flex|Custom|Select) ops: (.+)", output)
     missing = sorted({name.strip() for names in lists for name in names.split(",")})
+    in_general = {name.replace("_", "").lower() for name in vars(schema.BuiltinOperator)}
+    sized = [name for name in missing if name.lower() in in_general]
+    if sized:
+        return (
+            f"{expected} Received: {', '.join(sized)} on inputs whose sizes stay open, because the batch is. Fix the "
+            f"batch: x = keras.Input(shape, batch_size=1), and export keras.Model(x, model(x))."
+        )
     if missing:
         return (
             f"{expected} Received: operators without a builtin form in TFLite: {', '.join(missing)}. "

@@ -192,7 +192,8 @@ def to_tflite(
                 content, plain, inputs=inputs, batch=batch, data=data, check=check, precision=precision
             )
         content = content if levels is None else share_weights(content, levels=levels)
-        check_converted(read(content), kernels, trained=trained, allow_float=allow_float)
+        graph, called_on = read(content), (plain, first)
+        check_converted(graph, kernels, called_on=called_on, trained=trained, allow_float=allow_float)
         progress.add()
         if micro is not None:
             choice = choose_micro(content, inputs=[data[name] for name in inputs.names], micro=micro, check=check)

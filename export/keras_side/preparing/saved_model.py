@@ -62,9 +62,13 @@ def _write(model: keras.Model, folder: Path, *, inputs: Signature, batch: int | 
         entry.name: keras.InputSpec(shape=(batch, *entry.shape[1:]), dtype=entry.dtype, name=entry.name)
         for entry in inputs.inputs
     }
-    # Given explicitly, because Keras' own signature always leaves the batch open.
+    # `model.export` leaves it to layers whether they train, and a layer that augments images does by default.
+    serve = functools.partial(model, training=False)
     with _without_messages():
-        model.export(str(folder), verbose=False, input_signature=[inputs.pack(specs)])
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint("serve", serve, input_signature=[inputs.pack(specs)])
+        archive.write_out(str(folder), verbose=False)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def reason_of(error: BaseException) -> str:
 
 def _inherits_from_config(layer: Any) -> bool:
     base = keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer
-    return type(layer).from_config.__func__ is base.from_config.__func__  # type: ignore[attr-defined]
+    return type(layer).from_config.__func__ is base.from_config.__func__
 
 
 def copy_by_attributes(layer: Any, copy_part: Callable[[keras.layers.Layer], keras.layers.Layer]) -> Any:
@@ -160,13 +160,12 @@ def _is_filled(cell: Any) -> bool:
 
 def _empty_instance(layer: Any) -> Any:
     """Return an instance of a layer's class for which no code of that class was run."""
-    # Keras notes down in `__new__` the arguments that its own `get_config` writes.
-    try:
-        config = layer.get_config()
-        taken = inspect.signature(layer.__init__).parameters
-        copy = type(layer).__new__(type(layer), **{name: config[name] for name in taken if name in config})
+    kind: Any = type(layer)
+    try:  # Keras notes down in `__new__` the arguments that its own `get_config` writes
+        config, taken = layer.get_config(), inspect.signature(layer.__init__).parameters
+        copy = kind.__new__(kind, **{name: config[name] for name in taken if name in config})
     except UNCONFIGURED:
-        copy = type(layer).__new__(type(layer), object())
+        copy = kind.__new__(kind, object())
     base = keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer
     base.__init__(copy, name=layer.name, dtype=layer.dtype_policy)
     return copy
