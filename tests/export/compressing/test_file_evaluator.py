@@ -42,6 +42,7 @@ def test_a_file_is_timed_if_time_counts():
     assert "optimize='latency'" in file.code
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("units", "fits"), [(24, False), (4, True)])
 def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, monkeypatch):
     """A file that takes more than its budget is measured all the same, and its program says no budget."""
