@@ -124,8 +124,8 @@ def printable(text: str) -> str:
     """Return a text with escapes for what a terminal would act on: control characters, newlines, marks of direction.
 
     Example:
-        >>> print(printable("conv\x1b[2J"))
-        conv\x1b[2J
+        >>> printable("conv" + chr(27) + "[2J") == "conv" + chr(92) + "x1b[2J"
+        True
     """
     if text.isprintable():
         return text

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from tfprune.keras_models.copying.copy_by_attributes import copy_by_attributes, is_configurable, reason_of
+from tfprune.keras_models.copying.custom_objects import custom_objects, lambda_name
 from tfprune.keras_models.models.anatomy import UNCONFIGURED, Anatomy, kind_of
 from tfprune.keras_models.models.layers import is_of_keras, walk
 
 Replace = Callable[[str, keras.layers.Layer], keras.layers.Layer | None]
 ReplacePart = Callable[[str, Anatomy], keras.layers.Layer | None]
+_Configure = Callable[[keras.layers.Layer], dict[str, Any]]
 
 _LIVE = "tfprune_live"  # in a configuration: the id of the layer that is copied by its attributes
 
@@ -31,15 +32,19 @@ def rebuild(anatomy: Anatomy, replace: ReplacePart) -> keras.Model:
     Raises:
         ValueError: If the model cannot be rebuilt from its configuration.
     """
-    config = live_config_of(anatomy.graph)
+    return _with_live_layers(anatomy.graph, functools.partial(_rebuild, anatomy, replace))
+
+
+def _rebuild(anatomy: Anatomy, replace: ReplacePart, configure: _Configure) -> keras.Model:
+    config = configure(anatomy.graph)
     config.pop("compile_config", None)
-    _spell_out(anatomy, config)
+    _spell_out(anatomy, config, configure)
     replacements = []
     for path, part in anatomy.configured:
         _inline(part.model, _entry(config, path)["config"])
         replacement = replace(path, part)
         if replacement is not None:
-            _entry(config, path).update(live_config_of(replacement))
+            _entry(config, path).update(configure(replacement))
             replacements.append(replacement)
     copy = revive(config, anatomy.graph, replacements=replacements)
     _restore_names(anatomy, copy)
@@ -86,7 +91,7 @@ class _Copied:
         return config["copied"]._layer
 
 
-def _spell_out(anatomy: Anatomy, config: dict[str, Any]) -> None:
+def _spell_out(anatomy: Anatomy, config: dict[str, Any], configure: _Configure) -> None:
     """Put into the configuration of a graph what it may leave out: a name for each entry, the layers of graphs."""
     if type(anatomy.graph) is keras.Sequential:
         config["registered_name"] = _SequentialInOnePass.NAME
@@ -96,8 +101,8 @@ def _spell_out(anatomy: Anatomy, config: dict[str, Any]) -> None:
         if part.kind.is_spelled_out:
             entry = _entry(config, part.model.name)
             if part.graph is not part.model:
-                entry.update(live_config_of(part.graph))
-            _spell_out(part, entry)
+                entry.update(configure(part.graph))
+            _spell_out(part, entry, configure)
 
 
 def _children(model: Any) -> list[Any]:
@@ -122,12 +127,8 @@ def _inline(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
 
 def _inline_lambda(layer: keras.layers.Layer, config: dict[str, Any]) -> None:
     if isinstance(layer, keras.layers.Lambda) and isinstance(layer.function, types.FunctionType):
-        name = _lambda_name(layer)
+        name = lambda_name(layer)
         config["function"] = {"module": "builtins", "class_name": "function", "config": name, "registered_name": name}
-
-
-def _lambda_name(layer: keras.layers.Lambda) -> str:
-    return f"{layer.function.__name__}_of_{layer.name}_{id(layer)}"
 
 
 def copy_of(layer: keras.layers.Layer, *, changes: Mapping[str, Any] | None = None) -> keras.layers.Layer:
@@ -140,12 +141,16 @@ def copy_of(layer: keras.layers.Layer, *, changes: Mapping[str, Any] | None = No
     Raises:
         ValueError: If it cannot be copied.
     """
-    config = live_config_of(layer) if changes is None else config_of(layer)
-    _inline_lambda(layer, config["config"])
-    if changes is not None:
-        config.pop("build_config", None)
-        _change(config["config"], changes)
-    copy = revive(config, layer)
+
+    def build(configure: _Configure) -> Any:
+        config = configure(layer)
+        _inline_lambda(layer, config["config"])
+        if changes is not None:
+            config.pop("build_config", None)
+            _change(config["config"], changes)
+        return revive(config, layer)
+
+    copy = _with_live_layers(layer, build) if changes is None else build(config_of)
     if hasattr(layer, "get_vocabulary"):
         copy.set_vocabulary(layer.get_vocabulary(include_special_tokens=False))
     return copy
@@ -174,7 +179,17 @@ def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
     return config
 
 
-def live_config_of(layer: keras.layers.Layer) -> dict[str, Any]:
+def _with_live_layers(source: keras.layers.Layer, build: Callable[[_Configure], Any]) -> Any:
+    """Build from configurations; where that fails, with copies of the live layers that have none."""
+    try:
+        return build(config_of)
+    except ValueError:
+        if all(is_configurable(part) for _, part in walk(source)):
+            raise
+    return build(_live_config_of)
+
+
+def _live_config_of(layer: keras.layers.Layer) -> dict[str, Any]:
     """Return the configuration of which `revive` makes a copy now: it refers to live layers that have none."""
     bare = [part for _, part in walk(layer) if not is_configurable(part)]
     try:
@@ -219,7 +234,7 @@ def revive(
     config: dict[str, Any], source: keras.layers.Layer, *, replacements: Sequence[keras.layers.Layer] = ()
 ) -> Any:
     """Build a layer or model from a configuration made of live ones, whose custom classes and functions it uses."""
-    objects = _custom_objects([source, *replacements], set(_texts(config)))
+    objects = custom_objects([source, *replacements], config)
     objects.update({kind.NAME: kind for kind in (_SequentialInOnePass, _Copied)})
     _copy_live(config, {id(part): part for root in (source, *replacements) for _, part in walk(root)})
     # Code in a configuration that was written a moment ago from live objects is the user's own: safe_mode=False.
@@ -245,51 +260,3 @@ def _entry(config: dict[str, Any], path: str) -> dict[str, Any]:
     for name in path.split("/"):
         config = next(entry for entry in config["config"]["layers"] if entry.get("name") == name)
     return config
-
-
-def _custom_objects(sources: list[keras.layers.Layer], mentioned: Collection[str]) -> dict[str, Any]:
-    """Return the user's classes and functions that layers are or hold, by the name Keras saves.
-
-    Raises:
-        ValueError: If two of them have the same name, which is mentioned, so that Keras would take one for the other.
-    """
-    found: dict[str, Any] = {}
-    for name, thing in itertools.chain.from_iterable(map(named_things, sources)):
-        if found.setdefault(name, thing) is not thing and name in mentioned:
-            raise ValueError(
-                f"Expected custom classes and functions to have different names. Received: two called {name!r} in "
-                f"{sources[0].name!r}, which Keras cannot tell apart when it rebuilds or loads the model. Rename one."
-            )
-    return found
-
-
-def _texts(config: Any) -> Iterator[str]:
-    """Yield every text in a configuration."""
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, (dict, list, tuple)):
-        for item in config.values() if isinstance(config, dict) else config:
-            yield from _texts(item)
-
-
-def named_things(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
-    """Yield the user's classes and functions that the layers of a model are or hold, by the name in its copies."""
-    for _, layer in walk(model):
-        # A function over a method of the class is Keras' wrapper around it, not an argument of the layer.
-        arguments = {
-            name: value
-            for name, value in vars(layer).items()
-            if _may_be_custom(value) and not callable(getattr(type(layer), name, None))
-        }
-        if isinstance(layer, keras.layers.Lambda) and isinstance(arguments.pop("function", None), types.FunctionType):
-            yield _lambda_name(layer), layer.function
-        for value in (layer, *arguments.values()):
-            # A copy of a subclassed model has a class of its own, and is made by the user's.
-            thing = value if isinstance(value, types.FunctionType) else getattr(value, "copied_class", type(value))
-            is_custom = hasattr(thing, "get_config") or isinstance(thing, types.FunctionType)
-            if is_custom and not thing.__module__.startswith("keras."):
-                yield keras.saving.get_registered_name(thing), thing
-
-
-def _may_be_custom(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) or type(value).__module__ != "builtins"
