@@ -16,10 +16,13 @@ import subprocess
 import sys
 import traceback
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+
+from mutations import places  # noqa: E402 (which stands there)
 
 FOLDER = Path(__file__).parents[2] / "build" / "fuzz" / "keras"
 MEMORY = 2**30  # bytes
@@ -174,14 +177,6 @@ def change(config: Any, random: Random) -> None:
         holder[key] = json.loads(json.dumps(other[place]))
     else:
         holder[key] = random.choice(NUMBERS + OTHERS)
-
-
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every container and index in a configuration."""
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, entry in list(entries):
-        yield value, key
-        yield from places(entry)
 
 
 def damaged(data: bytes, random: Random) -> bytes:

@@ -82,12 +82,12 @@ def skip_to_mark(stream: BinaryIO) -> bool:
         ValueError: If it is too far away.
     """
     _, own_line = MARK.split(b"\n", 1)  # it begins with the end of a line
-    left = LARGEST_BANNER
-    while left:
-        line = stream.readline(left)
+    remaining = LARGEST_BANNER
+    while remaining:
+        line = stream.readline(remaining)
         if not line or line == own_line:
             return bool(line)
-        left -= len(line)
+        remaining -= len(line)
     raise ValueError(
         f"Expected a message. Received: {LARGEST_BANNER:,} bytes of other text first. Let the shell there print less "
         f"when it starts."

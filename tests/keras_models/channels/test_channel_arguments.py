@@ -111,6 +111,15 @@ def test_one_of_two_channels_goes_only_where_the_other_is_treated_alone():
     assert kept(shrunk(ops.erf, width=2)) == 1
 
 
+def check_that_unequal_parts_shrink(model):
+    """Of layers 'one' and 'two', the first loses more channels."""
+    model.get_layer("one").kernel.assign(0.01 * model.get_layer("one").kernel)
+    plan = tfprune.plan_shrink(model, 0.5, allocation="global")
+    data = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    smaller = tfprune.shrink(model, plan)(data)
+    np.testing.assert_allclose(smaller, tfprune.zero_channels(model, plan)(data), atol=1e-5)
+
+
 def test_what_is_called_twice_counts_the_channels_of_both_calls():
     """A reshape without weights, on layers that lose different numbers of channels."""
     x = keras.Input((6,))
@@ -118,11 +127,7 @@ def test_what_is_called_twice_counts_the_channels_of_both_calls():
     one, two = (layers.Dense(12, name=name)(x) for name in ("one", "two"))
     y = layers.Concatenate()([flat(columns(one)), flat(columns(two))])
     model = RandomGraph(1).trained(keras.Model(x, layers.Dense(2)(y)))
-    model.get_layer("one").kernel.assign(0.01 * model.get_layer("one").kernel)
-    plan = tfprune.plan_shrink(model, 0.5, allocation="global")
-    data = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
-    smaller = tfprune.shrink(model, plan)(data)
-    np.testing.assert_allclose(smaller, tfprune.zero_channels(model, plan)(data), atol=1e-5)
+    check_that_unequal_parts_shrink(model)
 
 
 def test_a_roll_in_a_model_that_is_called_twice():
@@ -132,11 +137,7 @@ def test_a_roll_in_a_model_that_is_called_twice():
     one, two = (layers.Dense(WIDTH, name=name)(x) for name in ("one", "two"))
     y = layers.Dense(5)(layers.Concatenate()([inner(one), inner(two)]))
     model = RandomGraph(2).trained(keras.Model(x, layers.Dense(2)(y)))
-    model.get_layer("one").kernel.assign(0.01 * model.get_layer("one").kernel)
-    plan = tfprune.plan_shrink(model, 0.5, allocation="global")
-    data = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
-    smaller = tfprune.shrink(model, plan)(data)
-    np.testing.assert_allclose(smaller, tfprune.zero_channels(model, plan)(data), atol=1e-5)
+    check_that_unequal_parts_shrink(model)
 
 
 def test_a_layer_that_is_joined_with_others_keeps_a_channel():

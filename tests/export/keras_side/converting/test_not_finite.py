@@ -1,4 +1,4 @@
-"""Numbers that are not finite are no proof. The truth is what `model.predict` says."""
+"""NaN and infinity never count as equal. Files are compared with what `model.predict` gives."""
 
 import keras
 import numpy as np
