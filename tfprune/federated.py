@@ -1,4 +1,4 @@
-"""Pruning where the data live: the public names of `methods.federated`, loaded when they are first used."""
+"""Pruning where the data live: the public names of its three rooms, loaded when they are first used."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.agreement import mask_iou as mask_iou
     from tfprune.methods.federated.agreement import merge_masks as merge_masks
     from tfprune.methods.federated.average import masked_average as masked_average
-    from tfprune.methods.federated.fed_mask import FedMask as FedMask
-    from tfprune.methods.federated.hetero_fl import HeteroFL as HeteroFL
-    from tfprune.methods.federated.hetero_fl import leading_channels as leading_channels
-    from tfprune.methods.federated.lottery_fl import LotteryFL as LotteryFL
-    from tfprune.methods.federated.masked_client import MaskedClient as MaskedClient
-    from tfprune.methods.federated.masked_fed_avg import MaskedFedAvg as MaskedFedAvg
     from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
     from tfprune.methods.federated.packed_masks import pack_masks as pack_masks
     from tfprune.methods.federated.packed_masks import unpack_masks as unpack_masks
-    from tfprune.methods.federated.prune_fl import PruneFL as PruneFL
     from tfprune.methods.federated.traffic import Traffic as Traffic
     from tfprune.methods.federated.update import Update as Update
+    from tfprune.methods.federated_flower.masked_client import MaskedClient as MaskedClient
+    from tfprune.methods.federated_flower.masked_fed_avg import MaskedFedAvg as MaskedFedAvg
+    from tfprune.methods.federated_masks.fed_mask import FedMask as FedMask
+    from tfprune.methods.federated_masks.hetero_fl import HeteroFL as HeteroFL
+    from tfprune.methods.federated_masks.hetero_fl import leading_channels as leading_channels
+    from tfprune.methods.federated_masks.lottery_fl import LotteryFL as LotteryFL
+    from tfprune.methods.federated_masks.prune_fl import PruneFL as PruneFL
 
 _ROOMS = {
-    "methods.federated": [
-        *("FedMask", "HeteroFL", "LotteryFL", "MaskedClient", "MaskedFedAvg", "MaskedModel", "PruneFL", "Traffic"),
-        "Update",
-    ]
+    "methods.federated": ["MaskedModel", "Traffic", "Update"],
+    "methods.federated_masks": ["FedMask", "HeteroFL", "LotteryFL", "PruneFL"],
+    "methods.federated_flower": ["MaskedClient", "MaskedFedAvg"],
 }
 _FUNCTIONS = {
     "methods.federated.agreement": ["mask_iou", "merge_masks"],
     "methods.federated.average": ["masked_average"],
-    "methods.federated.hetero_fl": ["leading_channels"],
+    "methods.federated_masks.hetero_fl": ["leading_channels"],
     "methods.federated.packed_masks": ["pack_masks", "unpack_masks"],
 }
 __all__ = [name for table in (_ROOMS, _FUNCTIONS) for names in table.values() for name in names]  # noqa: PLE0604

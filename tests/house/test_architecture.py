@@ -32,7 +32,7 @@ ROOMS = {
     "tfprune.keras_models": "models · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning",
-    "tfprune.methods": "growth | one_shot | concepts | experts | federated",
+    "tfprune.methods": "growth | one_shot | concepts | experts | federated · federated_masks · federated_flower",
     "tfprune.export.file": "report · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · remote demo_device",
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · loading",
@@ -47,7 +47,7 @@ INSIDE = {
     "tfprune.report": {"matplotlib"},
     "tfprune.base.progress": {"keras"},
     "tfprune.methods.concepts": {"sklearn"},
-    "tfprune.methods.federated.masked_client": {"flwr"},
+    "tfprune.methods.federated_flower.masked_client": {"flwr"},
     "tfprune.masking.training": {"matplotlib"},
     "tfprune.export.file.tflite": {"ai_edge_litert", "flatbuffers"},
     "tfprune.export.compressing": {"optuna"},
@@ -60,7 +60,7 @@ INSIDE = {
 }
 AT_IMPORT = {
     "tfprune.export.command_line.demo": {"sklearn", "matplotlib"},
-    "tfprune.methods.federated.masked_fed_avg": {"flwr"},
+    "tfprune.methods.federated_flower.masked_fed_avg": {"flwr"},
 }
 MOST_WINGS, MOST_BOXES, MOST_ROOMS, MOST_MODULES = 8, {"tfprune": 13, "tfprune.export": 9}, 9, 14
 MOST_FILES, LONGER = 15, {"sensitivity": 16, "to_tflite": 17, "inspect": 18}

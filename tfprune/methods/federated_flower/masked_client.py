@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfprune.methods.federated.arrays import Masks
-from tfprune.methods.federated.masked_fed_avg import CLIENT, DATA, UPDATE, value_in
 from tfprune.methods.federated.masked_model import MaskedModel
 from tfprune.methods.federated.packed_masks import layout_of, pack_masks, unpack_masks
 from tfprune.methods.federated.update import Update, layout_in
+from tfprune.methods.federated_flower.masked_fed_avg import CLIENT, DATA, UPDATE, value_in
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfprune.federated import FedMask, LotteryFL, PruneFL
-from tfprune.methods.federated.prune_fl import best_ratio
+from tfprune.methods.federated_masks.prune_fl import best_ratio
 
 RANDOM, ONES = np.random.default_rng(0), [np.ones(2)]
 
