@@ -59,12 +59,16 @@ if TYPE_CHECKING:
     from tfprune.methods.experts.drop_experts import drop_experts as drop_experts
     from tfprune.methods.experts.experts_report import ExpertsReport as ExpertsReport
     from tfprune.methods.experts.grow_experts import grow_experts as grow_experts
+    from tfprune.methods.experts.growth_compute import GrowthCompute as GrowthCompute
+    from tfprune.methods.experts.growth_compute import growth_compute as growth_compute
     from tfprune.methods.experts.merge_experts import merge_experts as merge_experts
     from tfprune.methods.experts.register_experts import register_experts as register_experts
     from tfprune.methods.growth.block_ranking import BlockRanking as BlockRanking
     from tfprune.methods.growth.drop_blocks import drop_blocks as drop_blocks
     from tfprune.methods.growth.grow_depth import grow_depth as grow_depth
     from tfprune.methods.growth.growth_report import GrowthReport as GrowthReport
+    from tfprune.methods.growth.norm_profile import NormProfile as NormProfile
+    from tfprune.methods.growth.norm_profile import norm_profile as norm_profile
     from tfprune.methods.growth.rank_blocks import rank_blocks as rank_blocks
     from tfprune.methods.one_shot.prune_units import prune_units as prune_units
     from tfprune.methods.one_shot.prune_units import putri as putri
@@ -97,8 +101,13 @@ _ROOMS = {
     ],
     "methods.one_shot": ["PutriReport", "prune_units", "prune_weights"],
     "methods.concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],
-    "methods.experts": ["ExpertsReport", "drop_experts", "grow_experts", "merge_experts", "register_experts"],
-    "methods.growth": ["BlockRanking", "GrowthReport", "drop_blocks", "grow_depth", "rank_blocks"],
+    "methods.experts": [
+        *("ExpertsReport", "GrowthCompute", "drop_experts", "grow_experts", "growth_compute", "merge_experts"),
+        "register_experts",
+    ],
+    "methods.growth": [
+        *("BlockRanking", "GrowthReport", "NormProfile", "drop_blocks", "grow_depth", "norm_profile", "rank_blocks"),
+    ],
     "compact.fine_tuning": ["Distillation", "PruneReport", "distilled", "prune_to"],
     "masking.training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }

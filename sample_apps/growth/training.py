@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +19,14 @@ _COMPILED: dict[tuple, keras.Model] = {}
 
 
 def train(
-    model: keras.Model, books: Books, *, flops: float, rate: float, seed: int, spent: float = 0.0
+    model: keras.Model,
+    books: Books,
+    *,
+    flops: float,
+    rate: float,
+    seed: int,
+    spent: float = 0.0,
+    path: Path | None = None,
 ) -> list[tuple[float, float]]:
     """Train a model for as many operations, and return its perplexity against the operations spent.
 
@@ -29,6 +37,7 @@ def train(
         rate: The highest learning rate.
         seed: Seed of the order of the windows.
         spent: Operations that were spent before.
+        path: The file in which the model is saved with its optimizer; None saves nothing.
     """
     each = BATCH * WINDOW * training_flops(model)
     steps = max(round(flops / each), POINTS)
@@ -41,6 +50,8 @@ def train(
         trained.fit(chosen[:, :-1], chosen[:, 1:], batch_size=BATCH, shuffle=False, callbacks=[follow], verbose=0)
         curve.append((spent + float(each) * (part[-1] + 1), perplexity(trained, books.test)))
     copy_weights(trained, model)
+    if path is not None:
+        trained.save(path)
     return curve
 
 

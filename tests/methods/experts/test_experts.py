@@ -106,6 +106,59 @@ def test_noise_is_a_hundredth_of_the_spread_and_for_copies_only():
     assert apart(again, grown) == 0
 
 
+def test_interleaved_copies_stand_after_their_experts():
+    model = mixture()
+    grown, report = tfprune.grow_experts(model, 2, order="interleave", noise=0, data=X)
+    assert report.groups == ((0,), (0,), (1,), (1,), (2,), (2,), (3,), (3,))
+    assert (report.copies, report.siblings[1]) == ((1, 3, 5, 7), (2, 3))
+    assert apart(grown, model) <= 1e-5
+    before, after = (np.asarray(each.get_layer("mixture_0").up) for each in (model, grown))
+    np.testing.assert_array_equal(after, np.stack([before, before], axis=1).reshape(8, *before.shape[1:]))
+    noisy, _ = tfprune.grow_experts(model, 2, order="interleave", noise=0.1)
+    after = np.asarray(noisy.get_layer("mixture_0").up)
+    np.testing.assert_array_equal(after[::2], before)
+    assert np.abs(after[1::2] - before).max() > 0
+    back, _ = tfprune.drop_experts(noisy, report.copies, top_k=2)
+    assert apart(back, model) == 0
+
+
+@pytest.mark.parametrize("random", ["router", "experts"])
+def test_random_baselines_draw_the_router_or_the_copies_and_nothing_else(random):
+    model = tfprune.wrap(mixture())
+    tfprune.update_masks(model, 0.5)
+    grown, report = tfprune.grow_experts(model, 2, noise=0, random=random, seed=3, data=X)
+    assert report.is_function_preserving is False
+    assert random in report.warning
+    before, after = (each.get_layer("mixture_0").layer for each in (model, grown))
+    for name, old, new in [
+        ("router", before.router.kernel, after.router.kernel),
+        ("experts", np.moveaxis(before.up, 0, -1), np.moveaxis(after.up, 0, -1)),
+    ]:
+        old, new = np.asarray(old), np.asarray(new)
+        doubled = np.concatenate([old, old], axis=-1)
+        if name != random:
+            np.testing.assert_array_equal(new, doubled)
+            continue
+        is_equal = np.isclose(new, doubled) & (doubled != 0)
+        assert is_equal[..., :4].any() == (random == "experts")
+        assert not is_equal[..., 4:].any()
+        np.testing.assert_array_equal(new == 0, doubled == 0)
+    drawn = np.asarray(after.router.kernel if random == "router" else after.up[4:])
+    trained = np.asarray(before.router.kernel if random == "router" else before.up)
+    assert drawn[drawn != 0].std() == pytest.approx(trained.std(), rel=0.5)
+
+
+def test_active_parameters_by_hand():
+    model = mixture()  # two mixtures of 4 experts, 2 of which are used, and a head of 2 outputs
+    experts, router, head = 4 * (4 * 6 + 6 * 4), 4 * 4 + 4, 4 * 2 + 2
+    advice = tfprune.growth_compute(model)
+    assert advice.parameters == 2 * (experts + router) + head
+    assert advice.active_parameters == 2 * (experts // 2 + router) + head
+    assert advice.operations == 6 * advice.active_parameters * 20 * advice.active_parameters
+    assert tfprune.growth_compute(tfprune.wrap(model)) == advice
+    assert set(advice.as_dict()) == {"parameters", "active_parameters", "tokens", "operations"}
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_grow_then_merge_or_drop_is_the_identity_bit_for_bit(wrapped):
     model = mixture()
@@ -206,6 +259,9 @@ class Other(Mixture):
         (lambda: tfprune.grow_experts(Mixture()), ValueError, "Expected a built layer"),
         (lambda: tfprune.grow_experts(mixture(), 1), ValueError, "`factor`"),
         (lambda: tfprune.grow_experts(mixture(), noise=-1), ValueError, "`noise`"),
+        (lambda: tfprune.grow_experts(mixture(), order="interpose"), ValueError, "'append' or 'interleave'"),
+        (lambda: tfprune.grow_experts(mixture(), random="gate"), ValueError, "`random`"),
+        (lambda: tfprune.register_experts(Mixture, weights={"a": 0}, router=1), TypeError, "`router`"),
         (
             lambda: tfprune.drop_experts(mixture(), [4]),
             ValueError,
@@ -225,6 +281,13 @@ class Other(Mixture):
 def test_wrong_arguments_are_refused(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+def test_a_router_that_is_not_known_cannot_be_drawn():
+    tfprune.register_experts(Other, weights={"up_kernel": 0, "down_kernel": 0})
+    model = keras.Sequential([keras.Input((4,)), Other()])
+    with pytest.raises(ValueError, match="weights of the router .* none among up_kernel, down_kernel"):
+        tfprune.grow_experts(model, random="router")
 
 
 @pytest.mark.parametrize(

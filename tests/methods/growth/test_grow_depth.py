@@ -38,6 +38,15 @@ def test_three_of_each():
     assert growth_order(2, 3, order="stack") == [0, 1, 0, 1, 0, 1]
 
 
+def test_the_tail_of_a_stack_as_in_the_code_of_the_source():
+    """Its first pass leaves out `ignore_last` blocks, each later one `ignore_first`: pass by pass, by hand."""
+    expected = [0, 1, 2] + [1, 2, 3] + [1, 2, 3]
+    assert growth_order(4, 3, order="stack_tail", keep_first=1, keep_last=1) == expected
+    assert growth_order(4, 3, order="stack", keep_first=1, keep_last=1) == [0, 1, 2, 1, 2, 1, 2, 3]
+    for kept in ({}, {"keep_first": 1}, {"keep_last": 2}):
+        assert growth_order(4, 2, order="stack_tail", **kept) == growth_order(4, 2, order="stack", **kept)
+
+
 @pytest.mark.parametrize("order", ["interpose", "stack"])
 def test_zeroed_copies_hand_on_what_they_read_and_learn(order):
     model = residual()

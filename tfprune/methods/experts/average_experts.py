@@ -91,13 +91,17 @@ def _mean(value: np.ndarray, axis: int, groups: Groups) -> np.ndarray:
     return np.stack(means, axis if axis >= 0 else value.ndim + axis).astype(value.dtype)
 
 
-def add_noise(layers: Sequence[MoeLayer], *, groups: Mapping[str, Groups], noise: float, seed: int) -> None:
+def perturb_copies(
+    layers: Sequence[MoeLayer], *, groups: Mapping[str, Groups], noise: float, random: str | None, seed: int
+) -> None:
     """Add noise to the experts that are copies of earlier ones, and to their rows of the router; zeros stay zeros.
 
     Args:
         layers: The layers with experts in a model that has its weights.
         groups: For each of them, by its path, the experts that each expert is made of.
         noise: The standard deviation of the noise, as a fraction of that of the weight.
+        random: What is drawn anew with the standard deviation of the weight: `"router"`, all of its rows, or
+            `"experts"`, the copies. None draws nothing anew.
         seed: Seed of the random numbers.
     """
     generator = np.random.default_rng(seed)
@@ -108,8 +112,10 @@ def add_noise(layers: Sequence[MoeLayer], *, groups: Mapping[str, Groups], noise
             if id(variable) not in layer.axes:
                 continue
             value, axis = as_numpy(variable), layer.axes[id(variable)]
+            part = "router" if id(variable) in layer.router else "experts"
             shape = [1] * value.ndim
             shape[axis] = len(own_groups)
-            deviations = generator.normal(size=value.shape) * (noise * value.astype(np.float64).std())
-            added = deviations * is_copy.reshape(shape) * (value != 0)
-            variable.assign((value + added).astype(value.dtype))
+            changes = (is_copy | (random == part == "router")).reshape(shape) & (value != 0)
+            kept, scale = (0, 1) if part == random else (1, noise)
+            drawn = generator.normal(size=value.shape) * (scale * value.astype(np.float64).std())
+            variable.assign(np.where(changes, kept * value + drawn, value).astype(value.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.methods.experts.experts_report import ExpertsReport
+from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import read_experts, rebuild_experts
 
 
@@ -16,7 +18,9 @@ def grow_experts(
     model_or_layer: keras.layers.Layer,
     factor: int = 2,
     *,
+    order: str = "append",
     noise: float = 0.01,
+    random: str | None = None,
     seed: int = 0,
     grow_top_k: bool = True,
     data: Any = None,
@@ -33,8 +37,12 @@ def grow_experts(
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
             `register_experts`, wrapped or not. It is left unchanged.
         factor: The number of copies of each expert afterwards, at least 2. Default 2.
+        order: `"append"` (the default) puts the copies after all experts: 0, 1, 0, 1. `"interleave"` puts each after
+            its expert: 0, 0, 1, 1. The models compute the same up to the noise.
         noise: Standard deviation of the noise of the copies, as a fraction of that of each weight, at least 0.
             Default 0.01, as in the source.
+        random: For comparison, what is drawn at random instead of copied, with the standard deviation of the trained
+            weight: `"experts"`, the weights of the copies, or `"router"`, all of its weights. Default None.
         seed: Seed of the noise. Default 0.
         grow_top_k: Whether `factor` times as many experts are used for each input. Default True; with False the model
             computes something else, and the report says so.
@@ -47,6 +55,7 @@ def grow_experts(
     Raises:
         TypeError: If `model_or_layer` is not a Keras model or layer, or another argument has a wrong type.
         ValueError: If it has no experts, or their router cannot be found.
+        ValueError: If `random` names a part of which no weight is known.
 
     Example:
         >>> from keras_hub.models import MixtralBackbone
@@ -60,17 +69,37 @@ def grow_experts(
         Orthogonal growth, "Beyond Sunk Costs", 2025, arXiv:2510.08008 (experts and top k doubled, noise of 0.01).
     """
     check_count(factor, "factor", least=2)
+    check_choice(order, "order", choices=("append", "interleave"))
     check_number(noise, "noise", least=0)
+    check_choice(random, "random", choices=(None, "router", "experts"))
     check_count(seed, "seed", least=0)
     check_choice(grow_top_k, "grow_top_k", choices=(True, False))
     source, layers = read_experts(model_or_layer)
-    groups = {layer.path: [[index] for index in range(layer.experts)] * factor for layer in layers}
+    if random:
+        _check_has(random, layers)
+    experts = [[index] for index in range(layers[0].experts)]
+    repeated = experts * factor if order == "append" else [group for group in experts for _ in range(factor)]
+    groups = {layer.path: repeated for layer in layers}
     top_k = layers[0].top_k * (factor if grow_top_k else 1)
-    new, report = rebuild_experts(source, layers, groups=groups, top_k=top_k, data=data, noise=noise, seed=seed)
-    return new, replace(report, warning=_warning(report, noise=noise, grow_top_k=grow_top_k))
+    new, report = rebuild_experts(
+        source, layers, groups=groups, top_k=top_k, data=data, noise=noise, random=random, seed=seed
+    )
+    return new, replace(report, warning=_warning(report, noise=noise, random=random, grow_top_k=grow_top_k))
 
 
-def _warning(report: ExpertsReport, *, noise: float, grow_top_k: bool) -> str:
+def _check_has(part: str, layers: Sequence[MoeLayer]) -> None:
+    """Refuse to draw the weights of the router, or of the experts, in a layer that has none of them."""
+    for layer in layers:
+        if part not in {"router" if key in layer.router else "experts" for key in layer.axes}:
+            raise ValueError(
+                f"Expected weights of the {part} in {layer.path!r} for random={part!r}. Received: none among "
+                f"{', '.join(layer.rule.weights)}. Name the router in tfprune.register_experts."
+            )
+
+
+def _warning(report: ExpertsReport, *, noise: float, random: str | None, grow_top_k: bool) -> str:
+    if random:
+        return f"the {'router is' if random == 'router' else 'new experts are'} drawn at random"
     if not grow_top_k:
         return "as many experts as before are used for each input, so copies take the place of others"
     if report.is_function_preserving is False and not noise:

@@ -19,10 +19,12 @@ class ExpertRule:
     Attributes:
         weights: The axis along which the experts lie, by the path of the weight below the layer.
         count: The argument, and attribute, with the number of experts.
+        router: Which of these weights belong to the router, by their paths.
         top_k: The argument, and attribute, with the number of experts that are used for each input.
     """
 
     weights: Mapping[str, int]
+    router: tuple[str, ...]
     count: str = "num_experts"
     top_k: str = "top_k"
 
@@ -38,6 +40,7 @@ class MoeLayer:
         experts: The number of experts.
         top_k: The number of experts that are used for each input.
         axes: The axis along which the experts lie, by the id of the variable.
+        router: The ids of the variables of the router.
     """
 
     path: str
@@ -46,6 +49,7 @@ class MoeLayer:
     experts: int
     top_k: int
     axes: dict[int, int]
+    router: frozenset[int]
 
 
 REGISTERED: dict[type, ExpertRule] = {}
@@ -61,13 +65,22 @@ def moe_layers(root: keras.layers.Layer) -> list[MoeLayer]:
     Raises:
         ValueError: If there are none, or a router or a registered weight cannot be found in one.
     """
-    layers = [moe for path, layer in walk(root) if (moe := _moe_layer(path, layer)) is not None]
+    layers = find_moe_layers(root)
     if not layers:
         raise ValueError(
             f"Expected a model or layer with a mixture of experts. Received: {root.name!r}, in which none is known. "
             f"Register a layer of your own: tfprune.register_experts(MyMixture, weights={{'router/kernel': 1, ...}})."
         )
     return layers
+
+
+def find_moe_layers(root: keras.layers.Layer) -> list[MoeLayer]:
+    """Return the layers with experts in a model or layer, perhaps none.
+
+    Raises:
+        ValueError: If a router or a registered weight cannot be found in one.
+    """
+    return [moe for path, layer in walk(root) if (moe := _moe_layer(path, layer)) is not None]
 
 
 def _moe_layer(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
@@ -95,7 +108,8 @@ def _moe_layer(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
                 f"{shape}. Register the axis of the experts."
             )
     axes = {id(weights[name]): axis for name, axis in rule.weights.items()}
-    return MoeLayer(path or layer.name, layer, rule, count, numbers[rule.top_k], axes)
+    router = frozenset(id(weights[name]) for name in rule.router)
+    return MoeLayer(path or layer.name, layer, rule, count, numbers[rule.top_k], axes, router)
 
 
 def _weights(layer: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:
@@ -120,4 +134,4 @@ def _rule_of_keras_hub(
             f"{'no router' if not routers else 'no experts'} among its weights {', '.join(weights) or '(none)'}. "
             f"Build the model, or register the layer with tfprune.register_experts."
         )
-    return ExpertRule({**dict.fromkeys(routers, -1), **dict.fromkeys(experts, 0)})
+    return ExpertRule({**dict.fromkeys(routers, -1), **dict.fromkeys(experts, 0)}, tuple(routers))

@@ -14,7 +14,7 @@ from tfprune.keras_models.models.batches import batches, check_batch, check_sour
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tracing.same_outputs import LargestDifference
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
-from tfprune.methods.experts.average_experts import Groups, add_noise, average_experts
+from tfprune.methods.experts.average_experts import Groups, average_experts, perturb_copies
 from tfprune.methods.experts.experts_report import ExpertsReport, ExpertsRow
 from tfprune.methods.experts.moe_layers import MoeLayer, moe_layers
 from tfprune.methods.experts.set_expert_count import set_expert_count
@@ -62,6 +62,7 @@ def rebuild_experts(
     top_k: int,
     data: Any,
     noise: float = 0.0,
+    random: str | None = None,
     seed: int = 0,
 ) -> tuple[Any, ExpertsReport]:
     """Build a model or layer with other experts, and report it.
@@ -73,6 +74,7 @@ def rebuild_experts(
         top_k: The number of new experts that are used for each input.
         data: Inputs to compare on; None takes random numbers.
         noise: The noise that copies get, as a fraction of the standard deviation of each weight.
+        random: What is drawn anew instead: see `perturb_copies`.
         seed: Seed of the noise.
     """
     if data is not None:
@@ -81,9 +83,9 @@ def rebuild_experts(
     new = set_expert_count(source, layers, experts=count, top_k=top_k)
     average_experts(new, source, layers=layers, groups=groups)
     new_layers = moe_layers(new)
-    if noise:
+    if noise or random:
         renamed = {layer.path: groups[old.path] for layer, old in zip(new_layers, layers, strict=True)}
-        add_noise(new_layers, groups=renamed, noise=noise, seed=seed)
+        perturb_copies(new_layers, groups=renamed, noise=noise, random=random, seed=seed)
     rows = tuple(
         ExpertsRow(old.path, (old.experts, layer.experts), (old.top_k, layer.top_k), (_nnz(old), _nnz(layer)))
         for old, layer in zip(layers, new_layers, strict=True)

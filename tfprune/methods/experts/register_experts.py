@@ -15,6 +15,7 @@ def register_experts(
     weights: Mapping[str, int],
     count: str = "num_experts",
     top_k: str = "top_k",
+    router: str = "router",
 ) -> None:
     """Register which weights of a layer class belong to its experts.
 
@@ -29,9 +30,12 @@ def register_experts(
             `"num_experts"`.
         top_k: The argument with the number of experts that are used for each input, kept likewise. Default
             `"top_k"`.
+        router: What the paths of the router's weights begin with. Default `"router"`. Only
+            `grow_experts(random=...)` uses it.
 
     Raises:
-        TypeError: If `layer_class` is not a layer class, or `weights` does not map paths to axes.
+        TypeError: If `layer_class` is not a layer class, `weights` does not map paths to axes, or `router` is not a
+            string.
         ValueError: If `weights` is empty.
 
     Example:
@@ -68,4 +72,9 @@ def register_experts(
         )
     if not weights:
         raise ValueError("Expected `weights` to name the weights of the experts and of the router. Received: none.")
-    REGISTERED[layer_class] = ExpertRule(dict(weights), count, top_k)
+    if not isinstance(router, str):
+        raise TypeError(
+            f"Expected `router` to be a string. Received: router={router!r} of type {type(router).__name__}."
+        )
+    of_router = tuple(name for name in weights if name.startswith(router))
+    REGISTERED[layer_class] = ExpertRule(dict(weights), of_router, count, top_k)

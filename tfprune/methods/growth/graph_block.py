@@ -1,7 +1,8 @@
-"""A block of a graph: the calls between two tensors, and whether two blocks are built alike."""
+"""A block of a graph: the calls between two tensors, where it can end, and whether two blocks are built alike."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,3 +134,51 @@ def _check_alike(call: Any, counterpart: Any) -> None:
     is_same_class = type(layer_inside(call.layer)) is type(layer_inside(counterpart.layer))
     if not is_same_class or len(call.inputs) != len(counterpart.inputs):
         raise NoBlocks(f"{describe_call(counterpart)} stands where the other block has {describe_call(call)}")
+
+
+class PostDominators:
+    """The immediate post-dominator of each call: the next call that everything depending on it goes through.
+
+    Only there can a block end.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._next: dict[int, Call | None] = {}
+        self._depth = {id(None): 0}  # the number of post-dominators up to the outputs
+        for call in reversed(graph.calls):
+            readers = graph.consumers(call)
+            following = self.common(readers) if readers else None
+            self._next[id(call)] = following
+            self._depth[id(call)] = self._depth[id(following)] + 1
+
+    def common(self, calls: Iterable[Any]) -> Call | None:
+        """Return the first call, perhaps one of them, that all paths from the calls go through; None if none does."""
+        return functools.reduce(self._common_of_two, calls)
+
+    def _common_of_two(self, first: Any, second: Any) -> Any:
+        while first is not second:
+            if self._depth[id(first)] >= self._depth[id(second)]:
+                first = self._next[id(first)]
+            else:
+                second = self._next[id(second)]
+        return first
+
+    def chain(self, source: keras.KerasTensor) -> list[keras.KerasTensor]:
+        """Return an input of the model, and the tensors that all paths from it go through, in order."""
+        readers = [call for call in self._graph.calls if any(tensor is source for tensor in call.inputs)]
+        return [source, *self.following(self.common(readers))] if readers else [source]
+
+    def following(self, call: Call | None) -> list[keras.KerasTensor]:
+        """Return the outputs of a call and its post-dominators, in order, of those that have one output in use."""
+        tensors: list[keras.KerasTensor] = []
+        while call is not None:
+            outputs = self._outputs_in_use(call)
+            tensors += outputs if len(outputs) == 1 else []
+            call = self._next[id(call)]
+        return tensors
+
+    def _outputs_in_use(self, call: Call) -> list[keras.KerasTensor]:
+        used = {id(tensor) for reader in self._graph.consumers(call) for tensor in reader.inputs}
+        used |= {id(tensor) for tensor in self._graph.model.outputs}
+        return [tensor for tensor in call.outputs if id(tensor) in used]

@@ -38,6 +38,8 @@ def grow_depth(
             such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         order: `"interpose"` (the default) puts each copy after its block: 0, 0, 1, 1, 2, 2. `"stack"` repeats all
             blocks one after the other: 0, 1, 2, 0, 1, 2. The source found the first better for well-trained models.
+            `"stack_tail"` is the order of the source's code: with `repeats=3` and `keep_last=1` each repetition ends
+            with the last block: 0, 1, 0, 1, 2, 0, 1, 2. With two repeats it is `"stack"`.
         keep_first: The number of first blocks that are not repeated, at least 0. Default 0.
         keep_last: The number of last blocks that are not repeated, at least 0. Default 0.
         zero_output: Whether the last weights of each copy are zero: its last kernels and biases, or the scales of
@@ -71,7 +73,7 @@ def grow_depth(
         Orthogonal growth, "Beyond Sunk Costs", 2025, arXiv:2510.08008 (interposition against stacking).
     """
     check_count(repeats, "repeats", least=2)
-    check_choice(order, "order", choices=("interpose", "stack"))
+    check_choice(order, "order", choices=("interpose", "stack", "stack_tail"))
     check_count(keep_first, "keep_first", least=0)
     check_count(keep_last, "keep_last", least=0)
     check_choice(zero_output, "zero_output", choices=(True, False))
@@ -105,6 +107,9 @@ def growth_order(count: int, repeats: int, *, order: str, keep_first: int = 0, k
         >>> growth_order(3, 2, order="interpose", keep_last=1)
         [0, 0, 1, 1, 2]
     """
-    repeated = range(keep_first, count - keep_last)
-    middle = [block for block in repeated for _ in range(repeats)] if order == "interpose" else [*repeated] * repeats
-    return [*range(keep_first), *middle, *range(count - keep_last, count)]
+    last = count - keep_last
+    middle = range(keep_first, last)
+    if order == "stack_tail":
+        return [*range(last), *[*range(keep_first, count)] * (repeats - 1)]
+    repeated = [*middle] * repeats if order == "stack" else [block for block in middle for _ in range(repeats)]
+    return [*range(keep_first), *repeated, *range(last, count)]

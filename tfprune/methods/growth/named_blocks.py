@@ -7,8 +7,14 @@ import re
 import keras
 
 from tfprune.keras_models.models.graph import Call, Graph
-from tfprune.methods.growth.graph_block import GraphBlock, NoBlocks, between, describe_call, entry_like
-from tfprune.methods.growth.post_dominators import PostDominators
+from tfprune.methods.growth.graph_block import (
+    GraphBlock,
+    NoBlocks,
+    PostDominators,
+    between,
+    describe_call,
+    entry_like,
+)
 
 
 def named_blocks(graph: Graph, pattern: re.Pattern[str]) -> list[GraphBlock]:

@@ -10,8 +10,7 @@ import keras
 
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.graph import Call, Graph
-from tfprune.methods.growth.graph_block import GraphBlock, NoBlocks, between, describe_call
-from tfprune.methods.growth.post_dominators import PostDominators
+from tfprune.methods.growth.graph_block import GraphBlock, NoBlocks, PostDominators, between, describe_call
 
 _RIVAL_WEIGHT_FRACTION = 0.25  # a second group of this size is the user's choice, not ours
 

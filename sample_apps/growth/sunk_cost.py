@@ -1,0 +1,203 @@
+"""How well trained must a base be before growth pays? The same extra compute, from bases of five stages.
+
+    python -m sample_apps.growth.sunk_cost --seeds 3 --resume    # three hours on one busy core, and restartable
+    python -m sample_apps.growth.sunk_cost --smoke               # a minute, on made-up text
+
+A base trains for 1/4, 1/2, 1, 2 and 4 times the compute F_c of `tfprune.growth_compute`. Each stage is then grown to
+twice the blocks, interposed or stacked, or trained on as it is, for as much extra compute; and a model of the larger
+size trains from scratch for that compute. Each run is one line of JSON. docs/papers/growth.md reports what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, it finds its pieces, too
+
+import keras
+
+import tfprune
+from sample_apps.growth import books, compute, networks, sunk_cost_report, training
+from sample_apps.growth.sunk_cost_report import BASE, NONE, ON, SCRATCH, Record
+from sample_apps.language_model import texts
+from sample_apps.study import results
+from sample_apps.study.training import machine
+
+SMALL = networks.Size(blocks=3, experts=4, top_k=2, width=24, hidden=24, heads=2)
+PIECES = 500
+STAGES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of F_c
+
+
+def deeper(base: keras.Model, seed: int, *, order: str) -> keras.Model:
+    return tfprune.grow_depth(base, 2, order=order, blocks=networks.BLOCKS)[0]
+
+
+def wider(base: keras.Model, seed: int, *, noise: float = 0.01, random: str | None = None) -> keras.Model:
+    return tfprune.grow_experts(base, 2, noise=noise, random=random, seed=seed)[0]
+
+
+def as_it_is(base: keras.Model, seed: int) -> keras.Model:
+    return base
+
+
+EVERYWHERE: dict[str, Callable[[keras.Model, int], keras.Model]] = {
+    "interposed": functools.partial(deeper, order="interpose"),
+    "stacked": functools.partial(deeper, order="stack"),
+    ON: as_it_is,
+}
+AT_ONE: dict[str, Callable[[keras.Model, int], keras.Model]] = {  # how experts are grown, from the base of F_c
+    "experts, noise": wider,
+    "experts, no noise": functools.partial(wider, noise=0.0),
+    "experts, random router": functools.partial(wider, random="router"),
+    "experts, random copies": functools.partial(wider, random="experts"),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of the base, its stages and the compute of all runs.
+
+    Attributes:
+        small: Size of the base.
+        unit: F_c in operations.
+        extra: The compute after growth, in units.
+        stages: The compute of the bases, in units, in ascending order.
+        rates: Peak learning rates: of models that start anew, and of others.
+        folder: Where bases are kept.
+    """
+
+    small: networks.Size
+    unit: float
+    extra: float
+    stages: tuple[float, ...]
+    rates: tuple[float, float]
+    folder: Path
+
+    def path(self, stage: float, seed: int) -> Path:
+        return self.folder / f"base-{stage:g}-{seed}.keras"
+
+
+def runs_of(plan: Plan) -> Iterator[tuple[str, float]]:
+    """Yield the way and the base's stage of each run, in an order in which each base comes before its ways."""
+    yield SCRATCH, NONE
+    for stage in plan.stages:
+        yield BASE, stage
+        yield from ((way, stage) for way in EVERYWHERE)
+    yield from ((way, 1.0) for way in AT_ONE if 1.0 in plan.stages)
+
+
+def run(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> Record:
+    """Train in one way from a base, and return what came out."""
+    started = time.perf_counter()
+    before = max((other for other in plan.stages if other < stage), default=NONE)
+    source = before if way == BASE else stage
+    model = start(way, source, plan, text, seed=seed)
+    units = stage - before if way == BASE else plan.extra
+    is_new = source == NONE
+    curve = training.train(
+        model,
+        text,
+        flops=units * plan.unit,
+        rate=plan.rates[not is_new],
+        seed=1000 * seed + (500 if way != BASE else round(8 * stage)),
+        spent=source * plan.unit,
+        path=plan.path(stage, seed) if way == BASE else None,
+    )
+    return {
+        "way": way,
+        "base": stage,
+        "seed": seed,
+        "perplexity": curve[-1][1],
+        "curve": curve,
+        "unit": plan.unit,
+        "extra": plan.extra,
+        "parameters": model.count_params(),
+        "flops_of_a_piece": compute.training_flops(model),
+        "norms": [row.norm for row in tfprune.norm_profile(model, blocks=networks.BLOCKS).rows],
+        "seconds": time.perf_counter() - started,
+        "machine": machine(),
+    }
+
+
+def start(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> keras.Model:
+    """Return the model that a way trains: a new one, or what it makes of the base of a stage."""
+    if stage == NONE:
+        size = plan.small if way == BASE else replace(plan.small, blocks=2 * plan.small.blocks)
+        return networks.build(size, text.pieces, seed=seed)
+    base = keras.models.load_model(plan.path(stage, seed), compile=False)
+    return base if way == BASE else (EVERYWHERE | AT_ONE)[way](base, seed)
+
+
+def main() -> None:
+    options = parse()
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "sunk_cost.jsonl"
+    known = results.read(path)
+    if known and not options.resume:
+        raise SystemExit(
+            f"Expected no results yet. Received: {len(known)} in {path}. Pass --resume to continue, or another "
+            f"--output."
+        )
+    text, plan = prepared(options)
+    done = {(record["seed"], record["way"], record["base"]) for record in known}
+    for seed in range(options.seeds):
+        for way, stage in runs_of(plan):
+            if (seed, way, stage) not in done:
+                record = run(way, stage, plan, text, seed=seed)
+                results.append(path, record)
+                print(
+                    f"seed {seed}, {way} {stage:g}: {record['perplexity']:.2f} ({record['seconds']:.0f} s)",
+                    flush=True,
+                )
+    table = sunk_cost_report.text(results.read(path))
+    (options.output / "sunk_cost.md").write_text(table, encoding="utf-8")
+    print(f"\n{table}")
+
+
+def prepared(options: argparse.Namespace) -> tuple[books.Books, Plan]:
+    """Return the text, and the plan of all runs."""
+    if options.smoke:
+        print("--smoke: made-up text and a few steps; the perplexity means nothing")
+        small = networks.Size(blocks=2, experts=2, top_k=1, width=8, hidden=8, heads=2)
+        return books.read(books.made_up(), pieces=40), Plan(small, 1e7, 1, (0.5, 1.0), (0.01, 0.01), options.output)
+    try:
+        sections = list(texts.bible())
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    text = books.read(sections, pieces=PIECES)
+    unit = tfprune.growth_compute(networks.build(SMALL, text.pieces, seed=0)).operations
+    return text, Plan(SMALL, unit, options.extra, STAGES, tuple(options.rates), options.output)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Grow a language model from bases of five stages.")
+    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument(
+        "--extra", type=float, default=1.0, metavar="F_c", help="compute after growth, in F_c (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs=2,
+        default=(8e-3, 4e-3),
+        metavar="RATE",
+        help="peak learning rates: of models that start anew, and of others (default: 0.008 0.004)",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the existing results")
+    parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up text")
+    parser.add_argument(
+        "--output", type=Path, default=Path("growth-output"), metavar="DIR", help="folder (default: %(default)s)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
