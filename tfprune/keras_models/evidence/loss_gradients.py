@@ -13,7 +13,7 @@ from tfprune.criteria.facts import MEAN
 from tfprune.keras_models.evidence.scored_weight import FactRequest
 from tfprune.keras_models.models.batches import Batch
 from tfprune.keras_models.models.layer_hooks import read_only_scope
-from tfprune.keras_models.models.layers import as_numpy
+from tfprune.keras_models.models.layers import as_numpy, walk
 
 Loss = Callable[[Any, Any, Any, Any], Any]  # from inputs, targets, outputs and sample weights
 
@@ -101,7 +101,47 @@ def _arranged(gradient: Any, request: FactRequest) -> Any:
     return ops.reshape(gradient, (-1, *request.shape))
 
 
-class Gradients(keras.Model):
+class _OpenModel(keras.Model):
+    """A model whose training step hands the gradients of a loss to a recording optimizer.
+
+    Args:
+        model: The model.
+        loss: Its loss.
+        masks: Masks that let the gradients of masked entries through; the weights themselves hold the zeros.
+        recorder: The optimizer, which is built here.
+        training: Whether layers behave as in training.
+    """
+
+    def __init__(
+        self,
+        model: keras.layers.Layer,
+        loss: Loss,
+        masks: Sequence[keras.Variable],
+        *,
+        recorder: keras.optimizers.Optimizer,
+        training: bool,
+    ) -> None:
+        super().__init__(dtype="float32", autocast=False)
+        self.model = model
+        self._scope = lambda: read_only_scope(model, masks)
+        self._loss, self._in_training = loss, training
+        self.built = True
+        self.compile(optimizer=recorder)
+        recorder.build(self.trainable_variables)
+
+    def call(self, inputs: Any) -> Any:
+        self._entered = self._scope()
+        with self._entered:
+            return self.model(inputs, training=self._in_training)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        with self._entered:  # it holds the losses that layers added in the call
+            return self._loss(x, y, y_pred, sample_weight)
+
+
+class Gradients(_OpenModel):
     """A model in inference whose training step hands the gradients of a loss to a `Recorder`.
 
     Args:
@@ -111,27 +151,9 @@ class Gradients(keras.Model):
     """
 
     def __init__(self, model: keras.layers.Layer, loss: Loss, requests: Sequence[FactRequest]) -> None:
-        super().__init__(dtype="float32", autocast=False)
-        self.model = model
-        # Open masks let the gradients of masked entries through; the weights themselves hold the zeros.
         masks = [request.subject.mask for request in requests if request.subject.mask is not None]
-        self._scope = lambda: read_only_scope(model, masks)
-        self._loss = loss
-        self.built = True
         self.recorder = Recorder(requests)
-        self.compile(optimizer=self.recorder)
-        self.recorder.build(self.trainable_variables)
-
-    def call(self, inputs: Any) -> Any:
-        self._entered = self._scope()
-        with self._entered:
-            return self.model(inputs, training=False)
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        with self._entered:  # it holds the losses that layers added in the call
-            return self._loss(x, y, y_pred, sample_weight)
+        super().__init__(model, loss, masks, recorder=self.recorder, training=False)
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -149,3 +171,45 @@ class Gradients(keras.Model):
     def combined(self) -> dict[str, np.ndarray]:
         """Return the recorded facts, by the keys of their requests."""
         return self.recorder.combined()
+
+
+class LossGradients(_OpenModel):
+    """A model in training whose training step keeps the gradients of a loss, and changes no weight.
+
+    Args:
+        model: The model.
+        loss: Its loss.
+        masks: Masks whose entries get gradients, too.
+    """
+
+    def __init__(self, model: keras.layers.Layer, loss: Loss, masks: Sequence[keras.Variable]) -> None:
+        self.kept = _LastGradients()
+        self._seeds = [layer.seed_generator for _, layer in walk(model) if getattr(layer, "seed_generator", None)]
+        super().__init__(model, loss, masks, recorder=self.kept, training=True)
+
+    def of(self, batch: Batch) -> dict[int, np.ndarray]:
+        """Return the gradients of a batch, by the id of the weight."""
+        self.train_on_batch(batch.x, batch.y, sample_weight=batch.sample_weight)
+        for generator in self._seeds:
+            generator.next()  # or the next batch would drop the same units
+        values = [np.array(as_numpy(gradient), np.float64) for gradient in self.kept.gradients]
+        return {id(variable): value for variable, value in zip(self.trainable_variables, values, strict=True)}
+
+
+class _LastGradients(keras.optimizers.Optimizer):
+    """An optimizer that changes no weight, and keeps the last gradient of each."""
+
+    def __init__(self) -> None:
+        super().__init__(learning_rate=0.0, name="last_gradients")
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        super().build(variables)
+        self.gradients = [
+            self.add_variable(shape=variable.shape, dtype=variable.dtype, name=f"gradient_{index}")
+            for index, variable in enumerate(variables)
+        ]
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
+        for gradient, kept in zip(grads, self.gradients, strict=True):
+            is_used = gradient is not None  # the loss depends on it
+            kept.assign(without_sparse_rows(gradient) if is_used else ops.zeros_like(kept.value))

@@ -46,7 +46,7 @@ def guard(weight: keras.Variable, mask: keras.Variable) -> None:
     regularizer, constraint = weight.regularizer, weight.constraint
     setattr(weight, UNGUARDED, (regularizer, constraint))
     if regularizer is not None and not isinstance(regularizer, _ENTRY_BY_ENTRY):
-        weight.regularizer = lambda value: regularizer(mask_gradient(value, ops.convert_to_tensor(mask)))
+        weight.regularizer = lambda value: regularizer(mask_gradient(value, mask.value))
     if constraint is not None:  # applied after each step, where a backend may not let it read the mask
         weight.constraint = lambda value: ops.where(ops.equal(value, 0), value, constraint(value))
 

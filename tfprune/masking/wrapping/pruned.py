@@ -140,7 +140,8 @@ class Pruned(MaskedWeights):
         return self._read(variable, training) if hasattr(variable, MASK) else variable.value
 
     def _read(self, variable: keras.Variable, training: bool | None) -> Any:
-        weight, mask = map(ops.convert_to_tensor, (variable, getattr(variable, MASK)))
+        # The value that the mask has now: a gradient is computed after the scope that may hold another value.
+        weight, mask = ops.convert_to_tensor(variable), getattr(variable, MASK).value
         if training:
             return mask_gradient(weight, mask)
         return ops.where(mask, weight, ops.zeros((), weight.dtype))

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.keras_models.evidence.loss_gradients import LossGradients, training_loss
 from tfprune.keras_models.models.kernels import to_matrix
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.models.optimizers import optimizers_of, slots_by_variable
@@ -58,6 +59,8 @@ class MaskedModel:
         beside = {id(variable) for layer in layers for variable in layer.saved_variables().values()}
         self.variables = [variable for variable in model.weights if id(variable) not in beside]
         self._others: dict[int, np.ndarray] = {}  # masks that no wrapper holds, by the index of the weight
+        self._masks = [mask for layer in layers for mask in layer.masks.values()]
+        self._recorded: tuple[Any, LossGradients] | None = None
 
     @property
     def weights(self) -> Arrays:
@@ -122,6 +125,18 @@ class MaskedModel:
                     f"has them elsewhere. Wrap the models of clients and server with the same pattern."
                 )
         return checked
+
+    def gradients_of(self, loss: Any) -> LossGradients:
+        """Return what differentiates a loss at all entries, for `dense_gradients`; it is compiled once for a loss.
+
+        Raises:
+            ValueError: If `loss` is None and the model is not compiled with one, or it is not the name of a loss.
+        """
+        used = getattr(self.model, "loss", None) if loss is None else loss
+        if self._recorded is None or self._recorded[0] is not used:
+            function = training_loss(self.model, loss)
+            self._recorded = used, LossGradients(self.model, function, self._masks)
+        return self._recorded[1]
 
     def _mask(self, index: int) -> np.ndarray | None:
         """Return the mask of a weight, statistics aside."""

@@ -10,7 +10,10 @@ import numpy as np
 
 from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 from tfprune.base.top_k import keep_largest, kept_count
+from tfprune.keras_models.models.batches import batches
 from tfprune.methods.federated.arrays import Masks, check_arrays, check_each, check_masks
+from tfprune.methods.federated.dense_gradients import dense_gradients
+from tfprune.methods.federated.masked_model import MaskedModel
 
 MaskScores = list[np.ndarray | None]
 Shared = tuple[np.ndarray, np.ndarray] | None
@@ -84,6 +87,38 @@ class FedMask(Spec):
             None if score is None else score - self.rate * slope * array * _slope(score)
             for score, slope, array in zip(scores, slopes, frozen, strict=True)
         ]
+
+    def fit(
+        self, model: MaskedModel, data: Any, *, scores: MaskScores, weights: Sequence[Any], loss: Any = None
+    ) -> MaskScores:
+        """Train scores on data, a step for each batch, and leave the model under the masks of the last ones.
+
+        An entry comes back when its score rises above 0: gradients are taken at masked entries, too.
+
+        Args:
+            model: A wrapped model.
+            data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
+            scores: The scores to begin with.
+            weights: The frozen weights, all entries.
+            loss: As in `dense_gradients`.
+
+        Returns:
+            The scores after the last step.
+
+        Raises:
+            TypeError: If an argument is of another kind.
+            ValueError: If the data do not fit the model, or numbers or shapes differ.
+        """
+        self.apply(model, scores, weights=weights)
+        for batch in batches(data):
+            scores = self.step(scores, dense_gradients(model, batch, loss=loss), weights=weights)
+            self.apply(model, scores, weights=weights)
+        return scores
+
+    def apply(self, model: MaskedModel, scores: MaskScores, *, weights: Sequence[Any]) -> None:
+        """Set the frozen weights of a model under the masks of scores."""
+        model.set_masks(self.masks(scores))
+        model.set_weights(weights)
 
     def average(self, masks: Sequence[Any], *, weights: Sequence[float]) -> list[Shared]:
         """Average the masks of clients, as the server does.

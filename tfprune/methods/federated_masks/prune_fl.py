@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfprune.base.spec import Spec, check_count, check_number
 from tfprune.base.top_k import keep_largest
+from tfprune.keras_models.models.batches import batches
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_each, check_masks
+from tfprune.methods.federated.dense_gradients import dense_gradients
+from tfprune.methods.federated.masked_model import MaskedModel
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class PruneFL(Spec):
         rate: The fraction of the remaining weights that become candidates in the first round, in [0, 1].
         halving: The number of rounds after which this fraction has halved.
         density: The largest fraction of the weights with costs that may remain, in (0, 1].
+        every: The number of rounds between changes of the masks, for `MaskedFedAvg`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -48,6 +53,7 @@ class PruneFL(Spec):
     rate: float = 0.3
     halving: int = 10_000
     density: float = 1.0
+    every: int = 50
 
     def __post_init__(self) -> None:
         seconds = tuple(None if cost is None else check_number(cost, "seconds", above=0) for cost in self.seconds)
@@ -57,7 +63,45 @@ class PruneFL(Spec):
             rate=check_number(self.rate, "rate", least=0, most=1),
             halving=check_count(self.halving, "halving", least=1),
             density=check_number(self.density, "density", above=0, most=1),
+            every=check_count(self.every, "every", least=1),
         )
+
+    def is_due(self, round_: int) -> bool:
+        """Tell whether the masks change after a round, counted from 1."""
+        return round_ % self.every == 0
+
+    @staticmethod
+    def fit(model: MaskedModel, data: Any, *, optimizer: keras.optimizers.Optimizer, loss: Any = None) -> Arrays:
+        """Train a client on data, a step for each batch, and return the sum of its gradients at all entries.
+
+        The weights change under the masks of the model alone. Squared and weighted by the number of samples, the sum
+        of a round is what the client adds to the `squares` of `masks`.
+
+        Args:
+            model: A wrapped model. The statistics of BatchNormalization stay as they are.
+            data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
+            optimizer: The optimizer of the client; it is built for the trainable variables of the model.
+            loss: As in `dense_gradients`.
+
+        Returns:
+            One array for each weight, in the order of `MaskedModel.weights`.
+
+        Raises:
+            TypeError: If `model` is not a `MaskedModel`.
+            ValueError: If the data do not fit the model, or there is no loss.
+        """
+        total: Arrays = []
+        trained = [index for index, variable in enumerate(model.variables) if variable.trainable]
+        for batch in batches(data):
+            gradients = dense_gradients(model, batch, loss=loss)
+            total = [one + other for one, other in zip(total, gradients, strict=True)] if total else gradients
+            shown = [
+                keras.ops.convert_to_tensor(gradient if mask is None else gradient * mask, variable.dtype)
+                for gradient, mask, variable in zip(gradients, model.masks, model.variables, strict=True)
+            ]
+            variables = [model.variables[index] for index in trained]
+            optimizer.apply([shown[index] for index in trained], variables)
+        return total
 
     def masks(self, weights: Sequence[Any], masks: Sequence[Any], *, squares: Sequence[Any], rounds: int) -> Masks:
         """Return new masks.
