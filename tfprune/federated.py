@@ -9,7 +9,10 @@ from tfprune.base.lazy import lazy_names
 if TYPE_CHECKING:
     from tfprune.methods.federated.agreement import mask_iou as mask_iou
     from tfprune.methods.federated.agreement import merge_masks as merge_masks
+    from tfprune.methods.federated.average import clip_updates as clip_updates
     from tfprune.methods.federated.average import masked_average as masked_average
+    from tfprune.methods.federated.averages import Median as Median
+    from tfprune.methods.federated.averages import TrimmedMean as TrimmedMean
     from tfprune.methods.federated.dense_gradients import dense_gradients as dense_gradients
     from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
     from tfprune.methods.federated.packed_masks import pack_masks as pack_masks
@@ -31,7 +34,8 @@ _ROOMS = {
 }
 _FUNCTIONS = {
     "methods.federated.agreement": ["mask_iou", "merge_masks"],
-    "methods.federated.average": ["masked_average"],
+    "methods.federated.average": ["clip_updates", "masked_average"],
+    "methods.federated.averages": ["Median", "TrimmedMean"],
     "methods.federated.dense_gradients": ["dense_gradients"],
     "methods.federated_masks.hetero_fl": ["leading_channels"],
     "methods.federated.packed_masks": ["pack_masks", "unpack_masks"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tfprune.federated import masked_average
+from tfprune.federated import Median, TrimmedMean, clip_updates, masked_average
 
 RANDOM = np.random.default_rng(0)
 
@@ -65,6 +65,60 @@ def test_counts_are_rounded():
     assert averaged.dtype == int and averaged.tolist() == [2]
 
 
+def test_robust_averages_are_those_of_numpy_and_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    clients, server = RANDOM.normal(size=(7, 40)), np.full(40, 9.0)
+    masks = RANDOM.random((7, 40)) < 0.6
+    masks[:, 0], masks[:, 1], masks[:, 2] = False, np.arange(7) < 2, np.arange(7) < 3
+    arguments = [[array] for array in clients], [[mask] for mask in masks]
+    others = {"weights": [1, 1e15, 1, 1, 1, 1, 1], "server": [server]}  # a weight decides nothing
+    (median,) = masked_average(*arguments, **others, rule="median")
+    (trimmed,) = masked_average(*arguments, **others, rule=TrimmedMean(0.2))
+    (all_owners,) = masked_average(*arguments, **others, rule=TrimmedMean(0.2, least_owners=1))
+    for entry in range(40):
+        values = clients[masks[:, entry], entry]
+        if len(values) < 3:
+            assert median[entry] == trimmed[entry] == 9
+            assert all_owners[entry] == pytest.approx(values.mean() if len(values) else 9)
+            continue
+        count = int(np.ceil(0.2 * len(values)))  # SciPy rounds down: this many and a half of the owners
+        wanted = stats.trim_mean(values, (count + 0.5) / len(values)) if count * 2 < len(values) else np.nan
+        assert median[entry] == pytest.approx(np.median(values), rel=1e-12)
+        assert trimmed[entry] == pytest.approx(wanted, rel=1e-12)
+    assert masked_average(*arguments, **others, rule=Median())[0].tolist() == median.tolist()
+
+
+def test_one_hostile_client_moves_a_robust_average_no_further_than_the_others_reach():
+    honest = RANDOM.normal(size=(9, 50))
+    for lie in (1e6, -1e6, 1e38):
+        updates = [[array] for array in [*honest, np.full(50, lie)]]
+        for rule in ("median", TrimmedMean(0.1)):
+            (found,) = masked_average(
+                updates, [None] * 10, weights=[100] * 9 + [1e15], server=[np.zeros(50)], rule=rule
+            )
+            assert (found >= honest.min(axis=0)).all() and (found <= honest.max(axis=0)).all()
+
+
+def test_a_client_of_weight_0_does_not_vote():
+    updates = [[np.full(2, value)] for value in (1.0, 2.0, 3.0, 1e9)]
+    (found,) = masked_average(updates, [None] * 4, weights=[1, 1, 1, 0], server=[np.zeros(2)], rule="median")
+    assert found.tolist() == [2, 2]
+
+
+def test_updates_are_clipped_by_the_norm_of_what_a_client_owns():
+    server = [np.array([1.0, 1.0], "float32"), np.zeros((1, 2), "float32")]
+    far = [np.array([4.0, 99.0], "float32"), np.array([[4.0, 0.0]], "float32")]
+    masks = [np.array([1, 0]), None]
+    [near], [same] = (
+        clip_updates([far], [masks], server=server, norm=norm) for norm in (2.5, 5.0)
+    )  # owned: (3, 4), of norm 5
+    np.testing.assert_allclose(near[0], [2.5, 99])
+    np.testing.assert_allclose(near[1], [[2, 0]])
+    assert near[0].dtype == np.float32
+    for one, other in zip(same, far, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 GOOD = {"updates": [[np.ones(2)], [np.ones(2)]], "masks": [None, None], "weights": [1, 1], "server": [np.ones(2)]}
 
 
@@ -101,9 +155,24 @@ GOOD = {"updates": [[np.ones(2)], [np.ones(2)]], "masks": [None, None], "weights
         ),
         ({"updates": [[np.ones(2)], [["a", "b"]]]}, TypeError, "hold arrays of numbers"),
         ({"server": np.ones(2)}, TypeError, "`server` to be a list of arrays"),
+        ({"rule": "mode"}, ValueError, "`rule`"),
+        ({"rule": TrimmedMean}, TypeError, r"Did you mean TrimmedMean\(\)"),
     ],
 )
 def test_bad_input_is_refused(bad, error, message):
     arguments = GOOD | bad
     with pytest.raises(error, match=message):
         masked_average(arguments.pop("updates"), arguments.pop("masks"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrimmedMean(0.6), r"`trim` to be a number in \(0, 0.5\]"),
+        (lambda: TrimmedMean(0.2, least_owners=0), "`least_owners`"),
+        (lambda: clip_updates([[np.ones(2)]], [None], server=[np.ones(2)], norm=0), "`norm` to be a number above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

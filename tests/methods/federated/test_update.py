@@ -90,10 +90,36 @@ def test_damaged_updates_raise_nothing_but_value_errors(noise, at):
 @given(st.binary(max_size=60))
 def test_streams_of_nonsense_under_a_right_checksum_raise_nothing_but_value_errors(noise):
     weights, _ = model()
-    data = Update(weights, None).encode(known=None)
-    head = data[:16] + zlib.crc32(noise).to_bytes(4, "little") + data[20:24]
+    data = signed(Update(weights, None).encode(known=None)[:24] + noise)
     with pytest.raises(ValueError, match="a damaged one"):
-        Update.decode(head + noise, like=weights)
+        Update.decode(data, like=weights)
+
+
+def signed(data):
+    """Return an update with the right checksum: that of all other bytes, zeros in its place."""
+    rest = zlib.crc32(data[:16] + bytes(4) + data[20:])
+    return data[:16] + rest.to_bytes(4, "little") + data[20:]
+
+
+def test_the_round_is_under_the_checksum():
+    weights, masks = model()
+    data = Update(weights, masks, round=3).encode()
+    assert data == signed(data) and data[4:8] == bytes([3, 0, 0, 0])
+    later = data[:4] + bytes([4, 0, 0, 0]) + data[8:]
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        Update.decode(later, like=weights)
+    assert Update.decode(signed(later), like=weights).round == 4
+
+
+def test_updates_of_the_first_version_are_read():
+    """Their checksum is that of what follows the header alone."""
+    weights, masks = model()
+    data = Update(weights, masks, round=3).encode()
+    old = data[:3] + b"\1" + data[4:16] + zlib.crc32(data[24:]).to_bytes(4, "little") + data[20:]
+    back = Update.decode(old, like=weights)
+    assert back.round == 3
+    for array, other, mask in zip(weights, back.weights, masks, strict=True):
+        np.testing.assert_array_equal(other, array if mask is None else np.where(mask, array, 0))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +128,7 @@ def test_streams_of_nonsense_under_a_right_checksum_raise_nothing_but_value_erro
         (lambda: Update([np.ones(2)], [np.ones(3)]), ValueError, r"`masks` to have the shape \(2,\)"),
         (lambda: Update([np.ones(2)], None, round=-1), ValueError, "`round`"),
         (lambda: Update.decode("TFU", like=[]), TypeError, "`data` to be bytes"),
-        (lambda: Update.decode(b"TFU\2" + bytes(30), like=[]), ValueError, "version 1. Received: 2"),
+        (lambda: Update.decode(b"TFU\3" + bytes(30), like=[]), ValueError, "version 1 or 2. Received: 3"),
     ],
 )
 def test_bad_input_is_refused(make, error, message):

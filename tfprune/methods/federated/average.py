@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_number
+from tfprune.base.spec import check_number, resolve
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_each, check_masks
+from tfprune.methods.federated.averages import AVERAGES, Mean
 
 
 def masked_average(
-    updates: Sequence[Any], masks: Sequence[Any], *, weights: Sequence[float], server: Sequence[Any]
+    updates: Sequence[Any],
+    masks: Sequence[Any],
+    *,
+    weights: Sequence[float],
+    server: Sequence[Any],
+    rule: str | Mean = "mean",
 ) -> Arrays:
     """Average the models of clients, each entry over the clients whose masks keep it.
 
@@ -26,12 +32,14 @@ def masked_average(
         weights: The weight of each client, such as its number of samples; at least 0. Give all 1 to count clients, as
             HeteroFL does.
         server: The arrays of the server. An entry that no client owns keeps this value.
+        rule: `"mean"`, by the weights; or, against clients that mean harm, `"median"` or a `TrimmedMean`, which look
+            at the weights only for who takes part.
 
     Returns:
         New arrays of the dtypes of the server's, computed in float64.
 
     Raises:
-        TypeError: If an argument is not a list of the kind above.
+        TypeError: If an argument is not a list of the kind above, or `rule` is not a rule.
         ValueError: If there are no clients, their weights sum to 0, shapes or numbers differ, or an entry that a
             client owns is NaN or infinite.
 
@@ -45,6 +53,7 @@ def masked_average(
         McMahan et al., 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data",
         arXiv:1602.05629; Li et al., 2020, "LotteryFL", arXiv:2008.03371.
     """
+    average = resolve(rule, AVERAGES, Mean, "rule")
     old = check_arrays(server, "server")
     clients = check_each(updates, "updates")
     client_masks = check_each(masks, "masks", count=len(clients))
@@ -54,8 +63,61 @@ def masked_average(
     for number, (model, keep) in enumerate(zip(models, owned, strict=True)):
         check_finite(model, keep, argument=f"updates[{number}]")
     return [
-        _average([model[index] for model in models], [keep[index] for keep in owned], shares, array)
+        _average([model[index] for model in models], [keep[index] for keep in owned], shares, old=array, rule=average)
         for index, array in enumerate(old)
+    ]
+
+
+def clip_updates(updates: Sequence[Any], masks: Sequence[Any], *, server: Sequence[Any], norm: float) -> list[Arrays]:
+    """Limit how far the model of each client is from the server's.
+
+    Use it before `masked_average`, so that no client moves the average by more than its share of `norm`.
+
+    Args:
+        updates: For each client, a list of arrays.
+        masks: For each client, a list of masks, or None.
+        server: The arrays that the clients began with.
+        norm: The largest Euclidean norm of the change of all entries that a client owns, above 0.
+
+    Returns:
+        For each client new arrays: those of a client that changed more are moved towards the server's.
+
+    Raises:
+        TypeError: If an argument is not a list of the kind above.
+        ValueError: If numbers or shapes differ, or `norm` is out of range.
+
+    Example:
+        >>> clip_updates([[np.array([3.0, 4.0])]], [None], server=[np.zeros(2)], norm=1.0)
+        [[array([0.6, 0.8])]]
+
+    Reference:
+        Sun et al., 2019, "Can You Really Backdoor Federated Learning?", arXiv:1911.07963.
+    """
+    old, limit = check_arrays(server, "server"), check_number(norm, "norm", above=0)
+    clients = check_each(updates, "updates")
+    client_masks = check_each(masks, "masks", count=len(clients))
+    return [
+        _clipped(
+            check_arrays(client, f"updates[{index}]", like=old),
+            check_masks(client_masks[index], f"masks[{index}]", like=old),
+            old=old,
+            norm=limit,
+        )
+        for index, client in enumerate(clients)
+    ]
+
+
+def _clipped(arrays: Arrays, masks: Masks, *, old: Arrays, norm: float) -> Arrays:
+    changes = [
+        np.where(True if mask is None else mask, array.astype(np.float64) - start, 0.0)
+        for array, mask, start in zip(arrays, masks, old, strict=True)
+    ]
+    length = np.sqrt(sum(float(np.sum(np.square(change))) for change in changes))
+    if length <= norm:
+        return [array.copy() for array in arrays]
+    return [
+        np.where(True if mask is None else mask, start + change * (norm / length), array).astype(array.dtype)
+        for array, change, mask, start in zip(arrays, changes, masks, old, strict=True)
     ]
 
 
@@ -84,13 +146,12 @@ def _shares(weights: list[Any]) -> list[float]:
     return shares
 
 
-def _average(arrays: Arrays, masks: Masks, shares: list[float], old: np.ndarray) -> np.ndarray:
-    total, weight = np.zeros(old.shape), np.zeros(old.shape)
-    for array, mask, share in zip(arrays, masks, shares, strict=True):
-        owned = np.ones(old.shape, bool) if mask is None else mask
-        total += share * np.where(owned, array, 0)
-        weight += share * owned
-    mean = np.divide(total, weight, out=np.zeros(old.shape), where=weight > 0)
+def _average(arrays: Arrays, masks: Masks, shares: list[float], *, old: np.ndarray, rule: Mean) -> np.ndarray:
+    owned = [np.ones(old.shape, bool) if mask is None else mask for mask in masks]
+    values = np.stack([np.where(mask, array, 0) for array, mask in zip(arrays, owned, strict=True)]).astype(
+        np.float64
+    )
+    mean, is_known = rule(values, np.stack(owned), np.array(shares))
     if not np.issubdtype(old.dtype, np.floating):
         mean = np.rint(mean)
-    return np.where(weight > 0, mean.astype(old.dtype), old)
+    return np.where(is_known, mean.astype(old.dtype), old)

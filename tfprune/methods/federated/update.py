@@ -16,8 +16,8 @@ from tfprune.base.streams import SPLITS, Split, join, split
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, count_unmasked, kept_entries
 from tfprune.methods.federated.packed_masks import layout_of, pack_masks, unpack_masks
 
-MAGIC, VERSION = b"TFU", 1
-HEAD = struct.Struct("<3sBI8sII")  # magic, version, round, layout, checksum of what follows, bytes of packed masks
+MAGIC, VERSION = b"TFU", 2
+HEAD = struct.Struct("<3sBI8sII")  # magic, version, round, layout, checksum of all the rest, bytes of packed masks
 STREAM = struct.Struct("<BI")  # coder, number of bytes
 PLANES = {width: Split(width, "plain") for width in (1, 2, 4)}
 assert set(PLANES.values()) <= set(SPLITS)
@@ -86,7 +86,8 @@ class Update:
         has_masks = layout_of(self.weights, check_masks(known, "known", like=self.weights)) == self.layout
         masks = b"" if has_masks else pack_masks(self._keep)
         body = masks + b"".join(_packed(self.weights, self._keep))
-        return HEAD.pack(MAGIC, VERSION, self.round, self.layout, zlib.crc32(body), len(masks)) + body
+        checksum = _checksum(VERSION, self.round, self.layout, len(masks), body)
+        return HEAD.pack(MAGIC, VERSION, self.round, self.layout, checksum, len(masks)) + body
 
     @staticmethod
     def decode(data: bytes, *, like: Sequence[Any], masks: Sequence[Any] | None = None) -> Update:
@@ -127,12 +128,20 @@ def _read_header(data: Any) -> tuple[int, bytes, bytes, bytes]:
     if len(data) < HEAD.size or not data.startswith(MAGIC):
         raise ValueError(f"Expected an update. Received: {len(data)} bytes that begin with {data[:3]!r}.")
     _, version, round_, layout, checksum, length = HEAD.unpack_from(data)
-    if version != VERSION:
-        raise ValueError(f"Expected an update of version {VERSION}. Received: {version}. Install the same tfprune.")
+    if version not in (1, VERSION):
+        raise ValueError(
+            f"Expected an update of version 1 or {VERSION}. Received: {version}. Install the same tfprune."
+        )
     body = data[HEAD.size :]
-    if zlib.crc32(body) != checksum or length > len(body):
+    if _checksum(version, round_, layout, length, body) != checksum or length > len(body):
         raise ValueError("Expected a whole update. Received: bytes that are damaged or cut short. Send them again.")
     return round_, layout, body[:length], body[length:]
+
+
+def _checksum(version: int, round_: int, layout: bytes, length: int, body: bytes) -> int:
+    """Return the checksum of an update; version 1 left the header out, so that nothing noticed another round."""
+    start = b"" if version == 1 else HEAD.pack(MAGIC, version, round_, layout, 0, length)
+    return zlib.crc32(body, zlib.crc32(start))
 
 
 def layout_in(data: bytes) -> bytes:
