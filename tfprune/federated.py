@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.packed_masks import unpack_masks as unpack_masks
     from tfprune.methods.federated.traffic import Traffic as Traffic
     from tfprune.methods.federated.update import Update as Update
+    from tfprune.methods.federated_flower.fed_mask_client import FedMaskClient as FedMaskClient
     from tfprune.methods.federated_flower.masked_client import MaskedClient as MaskedClient
     from tfprune.methods.federated_flower.masked_fed_avg import MaskedFedAvg as MaskedFedAvg
     from tfprune.methods.federated_masks.fed_mask import FedMask as FedMask
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "methods.federated": ["MaskedModel", "Traffic", "Update"],
     "methods.federated_masks": ["FedMask", "HeteroFL", "LotteryFL", "PruneFL"],
-    "methods.federated_flower": ["MaskedClient", "MaskedFedAvg"],
+    "methods.federated_flower": ["FedMaskClient", "MaskedClient", "MaskedFedAvg"],
 }
 _FUNCTIONS = {
     "methods.federated.agreement": ["mask_iou", "merge_masks"],

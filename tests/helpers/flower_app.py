@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 import tfprune
-from tfprune.federated import MaskedClient, MaskedFedAvg, MaskedModel, masked_average
+from tfprune.federated import MaskedClient, MaskedFedAvg, MaskedModel, masked_average, merge_masks
 
 CLIENTS, ROUNDS = 2, 2
 
@@ -90,7 +90,8 @@ def plain_loop():
             samples.append(fit(model, number, turn))
         updates, masks = [model.weights for model in models], [model.masks for model in models]
         server = masked_average(updates, masks, weights=samples, server=server)
-    return server
+    union = merge_masks(masks, votes=1)
+    return [np.where(mask, array, 0) if array.ndim > 1 else array for array, mask in zip(server, union, strict=True)]
 
 
 if __name__ == "__main__":

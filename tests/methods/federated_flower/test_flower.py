@@ -14,6 +14,7 @@ from tiers import first
 
 pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
 import flower_app
+from flower_here import Here
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -21,7 +22,6 @@ import tfprune
 from tfprune.federated import MaskedClient, MaskedFedAvg, Update
 
 HELPERS = Path(__file__).parents[2] / "helpers"
-NODES = {11: 0, 22: 1}  # nodes, and the numbers of the clients on them
 
 
 @pytest.fixture(autouse=True)
@@ -29,35 +29,6 @@ def a_server(monkeypatch):
     """Messages are made by a running app, which knows its number."""
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-
-
-class Here:
-    """A grid whose nodes run in this process; `spoil` changes the answers of the second one."""
-
-    def __init__(self, spoil=lambda reply, turn: reply):
-        self.spoil, self.turn, self.asked = spoil, 0, []
-        self.contexts = {
-            node: Context(1, node, {"partition-id": number}, RecordDict(), {}) for node, number in NODES.items()
-        }
-
-    def get_node_ids(self):
-        return list(NODES)
-
-    def send_and_receive(self, messages, *, timeout=None):
-        replies, messages = [], list(messages)
-        self.turn += any(message.metadata.message_type == "train" for message in messages)
-        for message in messages:
-            node, kind = message.metadata.dst_node_id, message.metadata.message_type
-            self.asked.append((self.turn, kind, node, message))
-            function = {"train": flower_app.train, "evaluate": flower_app.evaluate}[kind]
-            try:
-                reply = function(message, self.contexts[node])
-            except ValueError as error:
-                reply = Message(Error(0, str(error)), reply_to=message)
-            if node == 22 and kind == "train":
-                reply = self.spoil(reply, self.turn)
-            replies += [reply] if isinstance(reply, Message) else reply
-        return replies
 
 
 def run(grid, rounds=3, **options):

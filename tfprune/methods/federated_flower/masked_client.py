@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfprune.methods.federated.arrays import Masks
+import numpy as np
+
+from tfprune.methods.federated.arrays import Masks, check_arrays
 from tfprune.methods.federated.masked_model import MaskedModel
 from tfprune.methods.federated.packed_masks import layout_of, pack_masks, unpack_masks
 from tfprune.methods.federated.update import Update, layout_in
-from tfprune.methods.federated_flower.masked_fed_avg import CLIENT, DATA, UPDATE, value_in
+from tfprune.methods.federated_flower.masked_fed_avg import CLIENT, DATA, DUE, SQUARES, UPDATE, value_in
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message
@@ -21,7 +23,7 @@ class MaskedClient:
     """One message of a `ClientApp`, answered for a wrapped model.
 
     The masks of the client stay in Flower's `context.state` from round to round, and do not travel while they stay
-    the same.
+    the same. If the server sets the masks, the model has them.
 
     Args:
         message: What Flower passed to the function of the `ClientApp`.
@@ -35,7 +37,7 @@ class MaskedClient:
 
     Attributes:
         round: The round, counted from 1.
-        is_new: Whether the client has no masks yet, as in its first round.
+        is_new: Whether the client has not answered yet, as in its first round.
 
     Example:
         A `ClientApp` whose clients prune to 80 % before they first train:
@@ -55,33 +57,50 @@ class MaskedClient:
     def __init__(self, message: Message, context: Context, model: MaskedModel) -> None:
         if not isinstance(model, MaskedModel):
             raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
-        data = value_in(message.content, UPDATE, key=DATA)
-        if not isinstance(data, bytes):
-            raise ValueError(
-                "Expected a message with an update. Received: one without. Use the strategy MaskedFedAvg in the "
-                "ServerApp."
-            )
+        data = update_in(message)
         self._message, self._context, self._model = message, context, model
         stored = value_in(context.state, STATE, key=MASKS)
         masks = model.check_masks(unpack_masks(stored)) if isinstance(stored, bytes) else None
         update, self._known = _read(data, model, masks)
         self.round, self.is_new = update.round, masks is None
+        sent = list(update.masks or ())
+        if any(mask is not None for mask in sent):  # the server's, or the client's own
+            masks = model.check_masks(sent)
         if masks is not None:
             model.set_masks(masks)
         model.set_weights(update.weights)
 
-    def trained(self, metrics: Mapping[str, Any]) -> Message:
+    def trained(self, metrics: Mapping[str, Any], *, gradients: Sequence[Any] | None = None) -> Message:
         """Keep the masks, and return the answer: the entries that they keep, and metrics.
 
         Args:
             metrics: Numbers by name, among them the weight of the client in the average, `num-examples`.
-        """
-        from flwr.app import ConfigRecord
+            gradients: For PruneFL, the sum of the gradients of this round at all entries, as `PruneFL.fit` returns
+                it. Its squares add up in the state of the client until the server asks for them.
 
+        Raises:
+            TypeError: If `gradients` is not a list of arrays.
+            ValueError: If numbers or shapes differ.
+        """
         masks = self._model.masks
-        self._context.state[STATE] = ConfigRecord({MASKS: pack_masks(masks)})
+        state = {MASKS: pack_masks(masks)}
         data = Update(self._model.weights, masks, self.round).encode(known=self._known)
-        return self._answer(metrics, {DATA: data})
+        answer: dict[str, Any] = {DATA: data}
+        if gradients is not None:
+            squares = self._squares(gradients, float(metrics["num-examples"])).encode()
+            is_due = bool(value_in(self._message.content, UPDATE, key=DUE))
+            (answer if is_due else state)[SQUARES] = squares
+        keep_state(self._context, state)
+        return answer_to(self._message, self._context, metrics=metrics, update=answer)
+
+    def _squares(self, gradients: Sequence[Any], examples: float) -> Update:
+        """Return what the state holds with the squares of another round added."""
+        like = [array.astype(np.float32) for array in self._model.weights]
+        arrays = check_arrays(gradients, "gradients", like=like)
+        stored = value_in(self._context.state, STATE, key=SQUARES)
+        before = Update.decode(stored, like=like).weights if isinstance(stored, bytes) else [0.0] * len(like)
+        total = [old + examples * np.square(array) for old, array in zip(before, arrays, strict=True)]
+        return Update([each.astype(np.float32) for each in total], None, self.round)
 
     def evaluated(self, metrics: Mapping[str, Any]) -> Message:
         """Return the answer to a message that asked for metrics alone.
@@ -89,16 +108,40 @@ class MaskedClient:
         Args:
             metrics: Numbers by name, among them `num-examples`.
         """
-        return self._answer(metrics, {})
+        return answer_to(self._message, self._context, metrics=metrics, update={})
 
-    def _answer(self, metrics: Mapping[str, Any], update: dict[str, Any]) -> Message:
-        from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-        number = self._context.node_config.get("partition-id")
-        if isinstance(number, int):
-            update = update | {CLIENT: number}
-        content = RecordDict({UPDATE: ConfigRecord(update), "metrics": MetricRecord(dict(metrics))})
-        return Message(content, reply_to=self._message)
+def keep_state(context: Context, values: Mapping[str, Any]) -> None:
+    """Replace what the state of a client holds from round to round."""
+    from flwr.app import ConfigRecord
+
+    context.state[STATE] = ConfigRecord(dict(values))
+
+
+def answer_to(message: Message, context: Context, *, metrics: Mapping[str, Any], update: dict[str, Any]) -> Message:
+    """Return the answer to a message, with the number of the client if it has one."""
+    from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+
+    number = context.node_config.get("partition-id")
+    if isinstance(number, int):
+        update = update | {CLIENT: number}
+    content = RecordDict({UPDATE: ConfigRecord(update), "metrics": MetricRecord(dict(metrics))})
+    return Message(content, reply_to=message)
+
+
+def update_in(message: Message) -> bytes:
+    """Return the update of a message of the server.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    data = value_in(message.content, UPDATE, key=DATA)
+    if not isinstance(data, bytes):
+        raise ValueError(
+            "Expected a message with an update. Received: one without. Use the strategy MaskedFedAvg in the "
+            "ServerApp."
+        )
+    return data
 
 
 def _read(data: bytes, model: MaskedModel, masks: Masks | None) -> tuple[Update, Masks | None]:

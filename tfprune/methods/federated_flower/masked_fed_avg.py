@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from tfprune.base.spec import check_choice, check_number, resolve
 from tfprune.methods.federated.arrays import Arrays, Masks
-from tfprune.methods.federated.average import check_finite, masked_average
+from tfprune.methods.federated.averages import AVERAGES, Mean
 from tfprune.methods.federated.traffic import RoundTraffic, Traffic
-from tfprune.methods.federated.update import Update
+from tfprune.methods.federated_flower.server_rounds import Answer, Received, rounds_of
+from tfprune.methods.federated_masks.fed_mask import FedMask
+from tfprune.methods.federated_masks.prune_fl import PruneFL
 
 try:
     from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
     from flwr.serverapp import Grid
-    from flwr.serverapp.strategy import FedAvg
+    from flwr.serverapp.strategy import FedAvg, Result
 except ImportError as error:
     raise ImportError(
         'Expected the package flwr (Flower). Received: not installed. Run pip install "tfprune[federated]".'
@@ -25,6 +28,7 @@ except ImportError as error:
 
 _log = logging.getLogger(__name__)
 UPDATE, DATA, CLIENT = "update", "data", "client"  # the record of an update, and its keys
+ROUND, DUE, SQUARES = "round", "squares-due", "squares"
 
 
 class MaskedFedAvg(FedAvg):
@@ -35,16 +39,33 @@ class MaskedFedAvg(FedAvg):
     round goes on without a client that fails, or whose answer holds NaN, is late, or is of another model or pattern.
     This is logged under `tfprune`, and the weights of the server stay as they are where nothing else arrived.
 
+    `start` returns the model under the union of the masks: no entry has a value that nobody has trained. `masks` are
+    its masks. Biases and statistics keep the server's values.
+
     Args:
         check_masks: A function that takes the masks of a client and raises a ValueError if they are not allowed, such
             as `MaskedModel(model).check_masks`, which knows shapes and patterns. None allows all masks that fit.
+        masks: Masks for all clients; None lets each client have its own.
+        method: A `PruneFL`, which changes the masks of all clients; a `FedMask`, whose clients answer through
+            `FedMaskClient` with one bit for each weight; or None.
+        rule: How an entry is averaged: `"mean"`, by the numbers of examples, or, against clients that mean harm,
+            `"median"` or a `TrimmedMean`, for which all clients count alike.
+        clip: The largest Euclidean norm of a client's change in a round; larger ones are scaled to it. None for any.
+        most_examples: The largest number of examples that a client counts with; None believes what clients say.
+        returned: Which entries the returned model keeps: those of the `"union"` of all masks, or those that a
+            `"majority"` of the clients keeps.
         **kwargs: The arguments of Flower's `FedAvg`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range, or has no effect together with `method`.
 
     Attributes:
         traffic: The bytes of each round, a `Traffic`.
+        masks: The masks of the model that `start` returns; None before the first answer.
 
     Example:
-        >>> strategy = MaskedFedAvg(min_available_nodes=10)
+        >>> strategy = MaskedFedAvg(min_available_nodes=10, rule="median", most_examples=1000)
         >>> strategy.weighted_by_key, strategy.traffic.bytes
         ('num-examples', 0)
 
@@ -52,12 +73,28 @@ class MaskedFedAvg(FedAvg):
         Beutel et al., 2020, "Flower: A Friendly Federated Learning Research Framework", arXiv:2007.14390.
     """
 
-    def __init__(self, *, check_masks: Callable[[Masks], Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        check_masks: Callable[[Masks], Any] | None = None,
+        masks: Sequence[Any] | None = None,
+        method: PruneFL | FedMask | None = None,
+        rule: str | Mean = "mean",
+        clip: float | None = None,
+        most_examples: float | None = None,
+        returned: str = "union",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        average = resolve(rule, AVERAGES, Mean, "rule")
+        limit = None if clip is None else check_number(clip, "clip", above=0)
         self.check_masks = check_masks
+        self.most_examples = None if most_examples is None else check_number(most_examples, "most_examples", above=0)
+        check_choice(returned, "returned", choices=("union", "majority"))
+        self.returned = returned
+        self._rounds = rounds_of(method, masks, rule=average, clip=limit)
         self._server: Arrays = []
         self._names: list[str] = []
-        self._masks: dict[int, Masks] = {}  # of each node, as it has sent them last
         self._asked: set[int] = set()
         self._counts: dict[int, Counter[str]] = defaultdict(Counter)
 
@@ -67,6 +104,48 @@ class MaskedFedAvg(FedAvg):
         names = ("sent", "received", "down", "up", "dense")
         rows = (RoundTraffic(key, *(count[name] for name in names)) for key, count in sorted(self._counts.items()))
         return Traffic(tuple(rows))
+
+    @property
+    def masks(self) -> Masks | None:
+        """The masks of the returned model; None before the first answer."""
+        return self._rounds.merged(by_majority=self.returned == "majority")
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the rounds as `FedAvg.start` does, but return, and give `evaluate_fn`, the model under `masks`."""
+        self._names = list(initial_arrays)
+
+        def evaluate(turn: int, arrays: ArrayRecord) -> MetricRecord | None:
+            return evaluate_fn(turn, self._under_masks(arrays)) if evaluate_fn else None
+
+        shown = evaluate if evaluate_fn else None
+        result = super().start(
+            grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn=shown
+        )
+        result.arrays = self._under_masks(result.arrays)
+        return result
+
+    def _under_masks(self, arrays: ArrayRecord) -> ArrayRecord:
+        values, masks = arrays.to_numpy_ndarrays(), self.masks
+        if masks is None or not values:
+            return arrays
+        # A bias or a statistic without an owner harms nothing, but a variance of 0 would.
+        shown = [
+            value if mask is None or value.ndim < 2 else np.where(mask, value, value.dtype.type(0))
+            for value, mask in zip(values, masks, strict=True)
+        ]
+        return self._record(shown)
+
+    def _record(self, arrays: Arrays) -> ArrayRecord:
+        return ArrayRecord({name: Array(np.asarray(each)) for name, each in zip(self._names, arrays, strict=True)})
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -87,10 +166,10 @@ class MaskedFedAvg(FedAvg):
         self._names, self._server = list(arrays), arrays.to_numpy_ndarrays()
         asked, count = list(messages), self._counts[server_round]
         for message in asked:
-            masks = self._masks.get(message.metadata.dst_node_id)
-            data = Update(self._server, masks, server_round).encode(known=masks)
+            data = self._rounds.message(message.metadata.dst_node_id, self._server, server_round)
             config = message.content[self.configrecord_key]
-            message.content = RecordDict({UPDATE: ConfigRecord({DATA: data}), self.configrecord_key: config})
+            update = ConfigRecord({DATA: data, DUE: self._rounds.needs_squares(server_round)})
+            message.content = RecordDict({UPDATE: update, self.configrecord_key: config})
             count.update(sent=1, down=len(data), dense=self._size)
         self._asked = {message.metadata.dst_node_id for message in asked}
         return asked
@@ -108,17 +187,10 @@ class MaskedFedAvg(FedAvg):
             return None, None
         # Sums of floats depend on their order, which should not be that of arrival.
         ordered = sorted(accepted.values(), key=lambda pair: self._client(pair[0]))
-        updates = [update for _, update in ordered]
-        averaged = masked_average(
-            [update.weights for update in updates],
-            [update.masks for update in updates],
-            weights=[_metrics(message)[self.weighted_by_key] for message, _ in ordered],
-            server=self._server,
-        )
-        self._counts[server_round]["received"] = len(updates)
-        self._masks |= {node: update.masks for node, (_, update) in accepted.items()}
-        arrays = {name: Array(np.asarray(array)) for name, array in zip(self._names, averaged, strict=True)}
-        return ArrayRecord(arrays), self._averaged_metrics([message for message, _ in ordered], is_train=True)
+        answers = [answer for _, answer in ordered]
+        averaged = self._rounds.accept(answers, server=self._server, round_=server_round)
+        self._counts[server_round]["received"] = len(answers)
+        return self._record(averaged), self._averaged_metrics([message for message, _ in ordered], is_train=True)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the metrics that can be used; return None if there are none."""
@@ -156,7 +228,7 @@ class MaskedFedAvg(FedAvg):
         return accepted
 
     def _leave_out(self, node: int, server_round: int, reason: str) -> None:
-        self._masks.pop(node, None)  # it may have lost them: the next message has everything
+        self._rounds.forget(node)
         _log.warning("round %d goes on without node %d: %s", server_round, node, reason)
 
     def _check_answer(self, message: Message) -> None:
@@ -170,20 +242,24 @@ class MaskedFedAvg(FedAvg):
                 f"MaskedClient.trained."
             )
 
-    def _read(self, message: Message, server_round: int) -> Update:
-        """Return the update in an answer."""
-        data = value_in(message.content, UPDATE, key=DATA)
+    def _read(self, message: Message, server_round: int) -> Answer:
+        """Return the content of an answer."""
+        data, squares = (value_in(message.content, UPDATE, key=key) for key in (DATA, SQUARES))
         if not isinstance(data, bytes):
             raise ValueError("Expected an update. Received: an answer without one. Answer with MaskedClient.trained.")
-        self._counts[server_round].update(up=len(data), dense=self._size)
-        update = Update.decode(data, like=self._server, masks=self._masks.get(message.metadata.src_node_id))
-        if update.round != server_round:
-            raise ValueError(f"Expected an update of round {server_round}. Received: one of round {update.round}.")
-        masks: Masks = list(update.masks or ())
+        size = len(data) + (len(squares) if isinstance(squares, bytes) else 0)
+        self._counts[server_round].update(up=size, dense=self._size)
+        examples = float(_metrics(message)[self.weighted_by_key])
+        answer = self._rounds.read(
+            message.metadata.src_node_id,
+            Received(data, value_in(message.content, UPDATE, key=ROUND), squares),
+            like=self._server,
+            round_=server_round,
+            examples=examples if self.most_examples is None else min(examples, self.most_examples),
+        )
         if self.check_masks:
-            self.check_masks(masks)
-        check_finite(list(update.weights), masks, argument="weights")
-        return update
+            self.check_masks(answer.masks)
+        return answer
 
     @staticmethod
     def _client(message: Message) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from tfprune.methods.federated.dense_gradients import dense_gradients
 from tfprune.methods.federated.masked_model import MaskedModel
 
 MaskScores = list[np.ndarray | None]
-Shared = tuple[np.ndarray, np.ndarray] | None
+SharedMask = tuple[np.ndarray, np.ndarray] | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class FedMask(Spec):
         model.set_masks(self.masks(scores))
         model.set_weights(weights)
 
-    def average(self, masks: Sequence[Any], *, weights: Sequence[float]) -> list[Shared]:
+    def average(self, masks: Sequence[Any], *, weights: Sequence[float]) -> list[SharedMask]:
         """Average the masks of clients, as the server does.
 
         Args:
@@ -144,12 +144,12 @@ class FedMask(Spec):
             raise ValueError("Expected `masks` of one model. Received: other numbers or shapes in some clients.")
         return [self._averaged(entries, shares) for entries in zip(*checked, strict=True)]
 
-    def _averaged(self, entries: Sequence[Any], shares: list[float]) -> Shared:
+    def _averaged(self, entries: Sequence[Any], shares: list[float]) -> SharedMask:
         if entries[0] is None:
             return None
         return np.average(entries, axis=0, weights=shares), np.sum(entries, axis=0) >= self.at_least
 
-    def personal(self, scores: MaskScores, averaged: Sequence[Shared]) -> MaskScores:
+    def personal(self, scores: MaskScores, averaged: Sequence[SharedMask]) -> MaskScores:
         """Return the scores of a client with those of shared entries replaced by what the server has averaged.
 
         A fraction of clients is taken for a sigmoid, so a shared entry stays where more than half of them keep it.
