@@ -70,6 +70,9 @@ if TYPE_CHECKING:
     from tfprune.methods.growth.norm_profile import NormProfile as NormProfile
     from tfprune.methods.growth.norm_profile import norm_profile as norm_profile
     from tfprune.methods.growth.rank_blocks import rank_blocks as rank_blocks
+    from tfprune.methods.moments.carry_optimizer import carry_optimizer as carry_optimizer
+    from tfprune.methods.moments.moment_cosines import MomentCosines as MomentCosines
+    from tfprune.methods.moments.moment_cosines import moment_cosines as moment_cosines
     from tfprune.methods.one_shot.prune_units import prune_units as prune_units
     from tfprune.methods.one_shot.prune_units import putri as putri
     from tfprune.methods.one_shot.prune_weights import prune_weights as prune_weights
@@ -108,6 +111,7 @@ _ROOMS = {
     "methods.growth": [
         *("BlockRanking", "GrowthReport", "NormProfile", "drop_blocks", "grow_depth", "norm_profile", "rank_blocks"),
     ],
+    "methods.moments": ["MomentCosines", "carry_optimizer", "moment_cosines"],
     "compact.fine_tuning": ["Distillation", "PruneReport", "distilled", "prune_to"],
     "masking.training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }

@@ -34,3 +34,9 @@ def arrays(outputs: Any) -> list[np.ndarray]:
 def assert_equal(model: Callable, reference: Callable, inputs: Any) -> None:
     for ours, theirs in zip(arrays(model(inputs)), arrays(reference(inputs)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def assert_origins(model, made, origins):
+    """Every weight of a model that was made of another one is what its origin makes of a weight there."""
+    for weight, origin in zip(made.weights, origins, strict=True):
+        np.testing.assert_array_equal(weight, origin.follow(np.asarray(model.weights[origin.weight])))

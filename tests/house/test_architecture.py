@@ -32,7 +32,9 @@ ROOMS = {
     "tfprune.keras_models": "models · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning",
-    "tfprune.methods": "growth | one_shot | concepts | experts | federated · federated_masks · federated_flower",
+    "tfprune.methods": (
+        "growth | one_shot | concepts | experts | moments | federated · federated_masks · federated_flower"
+    ),
     "tfprune.export.file": "report · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · remote demo_device",
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · loading",

@@ -148,6 +148,28 @@ def test_random_baselines_draw_the_router_or_the_copies_and_nothing_else(random)
     assert drawn[drawn != 0].std() == pytest.approx(trained.std(), rel=0.5)
 
 
+def test_moments_of_experts_are_repeated_and_merged():
+    model = mixture()
+    model.compile("adam", "mse")
+    model.train_on_batch(X, X[:, :2])
+
+    def momentum(of, weight):
+        index = [id(variable) for variable in of.trainable_variables].index(id(weight))
+        return np.asarray(of.optimizer.variables[2 + 2 * index])
+
+    grown, report = tfprune.grow_experts(model, 2, order="interleave")
+    grown.compile(tfprune.carry_optimizer(model, grown, origins=report.origins), "mse")
+    old, new = (each.get_layer("mixture_1") for each in (model, grown))
+    np.testing.assert_array_equal(momentum(grown, new.up), np.repeat(momentum(model, old.up), 2, axis=0))
+    of_router = momentum(model, old.router.kernel)
+    np.testing.assert_array_equal(momentum(grown, new.router.kernel), np.repeat(of_router, 2, axis=1))
+    assert of_router.any()
+    merged, report = tfprune.merge_experts(model, [[0, 3], [1], [2]])
+    merged.compile(tfprune.carry_optimizer(model, merged, origins=report.origins), "mse")
+    old, new = (momentum(each, each.get_layer("mixture_0").down) for each in (model, merged))
+    np.testing.assert_allclose(new, np.stack([(old[0] + old[3]) / 2, old[1], old[2]]), rtol=1e-6)
+
+
 def test_active_parameters_by_hand():
     model = mixture()  # two mixtures of 4 experts, 2 of which are used, and a head of 2 outputs
     experts, router, head = 4 * (4 * 6 + 6 * 4), 4 * 4 + 4, 4 * 2 + 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from hub_cuts import arrays, assert_equal, trained
+from hub_cuts import arrays, assert_equal, assert_origins, trained
 from tiers import first
 
 import tfprune
@@ -21,6 +21,7 @@ def test_a_backbone_with_twice_the_experts_computes_the_same(name, tmp_path):
     grown, report = tfprune.grow_experts(model, 2, noise=0, data=(x,))
     assert type(grown) is type(model)
     assert (grown.num_experts, grown.top_k, report.is_function_preserving) == (8, 4, True)
+    assert_origins(model, grown, report.origins)
     ours, theirs = arrays(grown(x)), arrays(model(x))
     assert max(np.abs(one - other).max() for one, other in zip(ours, theirs, strict=True)) <= 1e-5
     grown.save(tmp_path / "grown.keras")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from hub_cuts import arrays, assert_equal, trained
+from hub_cuts import arrays, assert_equal, assert_origins, trained
 from tiers import first
 
 import tfprune
@@ -78,6 +78,7 @@ def test_masks_of_experts_follow_every_copy(name, tmp_path):
     grown, report = tfprune.grow_depth(model, 2)
     smaller, dropped = tfprune.drop_blocks(model, [0])
     for made, its_report in ((grown, report), (smaller, dropped)):
+        assert_origins(model, made, its_report.origins)
         assert its_report.into == "class"
         for place, block in enumerate(its_report.order):
             ours, theirs = (

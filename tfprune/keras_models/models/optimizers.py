@@ -41,10 +41,26 @@ def max_updates_per_call(model: keras.Model) -> float:
 def slots_by_variable(
     optimizer: keras.optimizers.Optimizer | None, variables: Sequence[keras.Variable]
 ) -> dict[int, list[keras.Variable]]:
-    """Return the optimizer variables that have the shape of a weight and belong to it, by the weight's `id`.
+    """Return the optimizer variables that move a weight and have its shape, by the weight's `id`: see `owned_slots`.
 
     Left out are the sums of squared gradients that Adagrad and Ftrl start above zero: a step is divided by them, so
     they move no weight, and at zero Ftrl would divide by zero.
+    """
+    owned = owned_slots(optimizer, variables)
+    return {
+        id(variable): [
+            slot
+            for slot in owned[id(variable)]
+            if slot.shape == variable.shape and slot.name != f"{variable.path.replace('/', '_')}_accumulator"
+        ]
+        for variable in variables
+    }
+
+
+def owned_slots(
+    optimizer: keras.optimizers.Optimizer | None, variables: Sequence[keras.Variable]
+) -> dict[int, list[keras.Variable]]:
+    """Return the optimizer variables that belong to a weight, in the order of their making, by the weight's `id`.
 
     Keras names a slot after its weight (`adam/dense_kernel_momentum`). Weights of equal paths have equal slot
     names, and come in the same order.
@@ -72,8 +88,7 @@ def slots_by_variable(
         candidates = owners[prefix]
         owner = candidates[times_seen[slot.name] % len(candidates)]
         times_seen[slot.name] += 1
-        if slot.shape == owner.shape and slot.name != f"{prefix}accumulator":
-            found[id(owner)].append(slot)
+        found[id(owner)].append(slot)
         owners_of_slot[slot.name] = candidates
     for name, candidates in owners_of_slot.items():
         if times_seen[name] % len(candidates):

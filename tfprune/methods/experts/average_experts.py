@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import keras
 import numpy as np
 
+from tfprune.keras_models.copying.origins import Groups, MadeOf, mean_of_groups
 from tfprune.keras_models.copying.subclassed import layer_pairs
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.kernels import to_matrix
@@ -15,13 +16,13 @@ from tfprune.keras_models.models.low_rank import train_alike
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.methods.experts.moe_layers import MoeLayer
 
-Groups = Sequence[Sequence[int]]
-
 
 def average_experts(
     new: keras.layers.Layer, source: Anatomy, *, layers: Sequence[MoeLayer], groups: Mapping[str, Groups]
-) -> None:
+) -> dict[int, MadeOf]:
     """Give a model with another number of experts its weights, masks and latent values.
+
+    Returns what each of its variables was made of, by its id.
 
     Args:
         new: A model or layer that `set_expert_count` returned.
@@ -34,14 +35,16 @@ def average_experts(
     """
     axes = {key: (axis, groups[layer.path]) for layer in layers for key, axis in layer.axes.items()}
     axes |= dict(_masks_and_latents(source.model, axes))
+    made_of: dict[int, MadeOf] = {}
     for part, counterpart in layer_pairs(source, new):
         layer = part.model
         train_alike(paired(layer, counterpart))
         for variable, other in zip(layer.variables, counterpart.variables, strict=True):
+            axis, own_groups = axes.get(id(variable), (0, ()))
+            made_of[id(other)] = variable, axis, own_groups
             value = as_numpy(variable)
-            if id(variable) in axes:
-                axis, own_groups = axes[id(variable)]
-                value = _mean(value, axis, own_groups)
+            if own_groups:
+                value = mean_of_groups(value, own_groups, axis=axis)
             if tuple(other.shape) != value.shape:
                 raise ValueError(
                     f"Expected {layer.name!r} to have weights of the same shapes, those of its experts aside. "
@@ -52,6 +55,7 @@ def average_experts(
     for _, layer in walk(new, stop=Pruned):
         if isinstance(layer, Pruned):
             _write_masked_values(layer)
+    return made_of
 
 
 def _masks_and_latents(
@@ -79,16 +83,6 @@ def _write_masked_values(layer: Pruned) -> None:
         for key, variable in layer.saved_variables().items():
             if key.startswith(f"{index}_") and key.endswith("_latent"):
                 variable.assign(np.where(keep, 0, as_numpy(variable)))
-
-
-def _mean(value: np.ndarray, axis: int, groups: Groups) -> np.ndarray:
-    """Return the means of groups of entries along an axis; the union of masks."""
-    parts = [np.take(value, list(group), axis) for group in groups]
-    if value.dtype == bool:
-        return np.stack([part.any(axis) for part in parts], axis)
-    # In float64 the mean of equal numbers is the number itself.
-    means = [part.take(0, axis) if part.shape[axis] == 1 else part.astype(np.float64).mean(axis) for part in parts]
-    return np.stack(means, axis if axis >= 0 else value.ndim + axis).astype(value.dtype)
 
 
 def perturb_copies(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tfprune.keras_models.copying.origins import Origins
 from tfprune.report import Report, table
 
 
@@ -35,6 +36,7 @@ class ExpertsReport(Report):
             else on random numbers; None if it was not measured.
         samples: The number of samples of the data that it was measured on, 0 for random numbers.
         warning: Why the model does not compute the same although experts were only repeated; empty otherwise.
+        origins: Where each weight of the new model comes from, for `carry_optimizer`.
 
     Example:
         >>> row = ExpertsRow("mixture", experts=(2, 4), top_k=(1, 2), nnz=(600, 1200))
@@ -53,6 +55,7 @@ class ExpertsReport(Report):
     difference: float | None
     samples: int
     warning: str = ""
+    origins: Origins = field(default=(), repr=False)
 
     @property
     def copies(self) -> tuple[int, ...]:

@@ -9,12 +9,13 @@ import keras
 import numpy as np
 
 from tfprune.base.spec import check_count
+from tfprune.keras_models.copying.origins import Groups, read_origins
 from tfprune.keras_models.models.anatomy import Anatomy, check_model
 from tfprune.keras_models.models.batches import batches, check_batch, check_source
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.tracing.same_outputs import LargestDifference
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
-from tfprune.methods.experts.average_experts import Groups, average_experts, perturb_copies
+from tfprune.methods.experts.average_experts import average_experts, perturb_copies
 from tfprune.methods.experts.experts_report import ExpertsReport, ExpertsRow
 from tfprune.methods.experts.moe_layers import MoeLayer, moe_layers
 from tfprune.methods.experts.set_expert_count import set_expert_count
@@ -81,7 +82,7 @@ def rebuild_experts(
         check_source(data)
     count = len(next(iter(groups.values())))
     new = set_expert_count(source, layers, experts=count, top_k=top_k)
-    average_experts(new, source, layers=layers, groups=groups)
+    made_of = average_experts(new, source, layers=layers, groups=groups)
     new_layers = moe_layers(new)
     if noise or random:
         renamed = {layer.path: groups[old.path] for layer, old in zip(new_layers, layers, strict=True)}
@@ -92,7 +93,8 @@ def rebuild_experts(
     )
     difference, samples = _difference(source.model, new, data=data)
     first = tuple(map(tuple, next(iter(groups.values()))))
-    return new, ExpertsReport(rows, first, difference, samples)
+    origins = read_origins(source.model, new, made_of=made_of)
+    return new, ExpertsReport(rows, first, difference, samples, origins=origins)
 
 
 def _nnz(layer: MoeLayer) -> int:

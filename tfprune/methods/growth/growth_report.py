@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfprune.keras_models.copying.origins import Origins
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.kernels import kernels
@@ -56,6 +57,7 @@ class GrowthReport(Report):
         difference: The largest difference of an output, as a fraction of the largest output, on the data that were
             given, or else on random numbers; None if the model does not run on these.
         samples: On how many samples of the data it was measured, 0 for random numbers.
+        origins: Where each weight of the new model comes from, for `carry_optimizer`.
 
     Example:
         >>> import keras, tfprune
@@ -78,6 +80,7 @@ class GrowthReport(Report):
     parameters: tuple[int, int]
     difference: float | None
     samples: int
+    origins: Origins = field(default=(), repr=False)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -145,6 +148,7 @@ def report_growth(
         parameters=(_count(layers_before), _count(reordered.all_layers())),
         difference=difference,
         samples=samples,
+        origins=reordered.origins(),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.keras_models.copying.copy_variables import copy_variables
+from tfprune.keras_models.copying.origins import MadeOf, Origins, read_origins
 from tfprune.keras_models.copying.rebuild import copy_of
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.graph import Call, unused_name
@@ -43,6 +44,17 @@ class ReorderedModel:
     def all_layers(self) -> list[keras.layers.Layer]:
         """Return all layers of the model, each once."""
         return list(filter(_is_layer, {id(layer): layer for layer in self.layers.values()}.values()))
+
+    def origins(self) -> Origins:
+        """Return where each weight of the model comes from."""
+        graph = self.source.graph
+        old = {id(layer): layer for layer in [*graph.model.layers, *(call.layer for call in graph.calls)]}
+        made_of: dict[int, MadeOf] = {}
+        for (key, _), layer in self.layers.items():
+            if _is_layer(layer):
+                pairs = zip(old[key].weights, layer.weights, strict=True)
+                made_of |= {id(new): (weight, 0, ()) for weight, new in pairs}
+        return read_origins(self.source.copy, self.model, made_of=made_of)
 
     def perform(self, call: Call, index: int | None) -> Any:
         """Return the layer to call for a call: see `Blocks.run`."""
