@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.averages import TrimmedMean as TrimmedMean
     from tfprune.methods.federated.dense_gradients import dense_gradients as dense_gradients
     from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
+    from tfprune.methods.federated.measure_statistics import measure_statistics as measure_statistics
     from tfprune.methods.federated.packed_masks import pack_masks as pack_masks
     from tfprune.methods.federated.packed_masks import unpack_masks as unpack_masks
     from tfprune.methods.federated.traffic import Traffic as Traffic
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from tfprune.methods.federated_masks.hetero_fl import leading_channels as leading_channels
     from tfprune.methods.federated_masks.lottery_fl import LotteryFL as LotteryFL
     from tfprune.methods.federated_masks.prune_fl import PruneFL as PruneFL
+    from tfprune.methods.federated_masks.scaler import OwnClassesLoss as OwnClassesLoss
+    from tfprune.methods.federated_masks.scaler import Scaler as Scaler
 
 _ROOMS = {
     "methods.federated": ["MaskedModel", "Traffic", "Update"],
-    "methods.federated_masks": ["FedMask", "HeteroFL", "LotteryFL", "PruneFL"],
+    "methods.federated_masks": ["FedMask", "HeteroFL", "LotteryFL", "PruneFL", "Scaler"],
     "methods.federated_flower": ["FedMaskClient", "MaskedClient", "MaskedFedAvg"],
 }
 _FUNCTIONS = {
@@ -38,6 +41,8 @@ _FUNCTIONS = {
     "methods.federated.average": ["clip_updates", "masked_average"],
     "methods.federated.averages": ["Median", "TrimmedMean"],
     "methods.federated.dense_gradients": ["dense_gradients"],
+    "methods.federated.measure_statistics": ["measure_statistics"],
+    "methods.federated_masks.scaler": ["OwnClassesLoss"],
     "methods.federated_masks.hetero_fl": ["leading_channels"],
     "methods.federated.packed_masks": ["pack_masks", "unpack_masks"],
 }
