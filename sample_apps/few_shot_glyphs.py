@@ -28,7 +28,7 @@ from sample_apps.study.training import machine
 
 LEARNERS = {learner.name: learner for learner in (runs.PROTOTYPES, runs.MAML)}
 EPISODES = {"ProtoNet": (300, 400, 400), "MAML": (40, 40, 24)}
-TESTS = {"ProtoNet": 600, "MAML": 100}  # an episode of MAML trains a model
+TESTS = {"ProtoNet": 600, "MAML": 50}  # an episode of MAML trains a model
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     plan = runs.Plan(tuple(options.episodes), options.tests, options.width, options.output)
     for seed in range(options.seeds):
         done = {row["method"] for row in known if (row["learner"], row["seed"]) == (learner.name, seed)}
-        methods = runs.METHODS[learner.name][: 2 if options.smoke else None]
+        methods = learner.methods[: 2 if options.smoke else None]
         left = [method for method in methods if method not in done]
         for record in runs.run(learner, plan, data, seed=seed, methods=left) if left else ():
             results.append(path, record | {"machine": machine()})
@@ -97,7 +97,7 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="episodes before the first pruning, between both, and after the second (default: as on the page)",
     )
-    parser.add_argument("--tests", type=int, help="test episodes (default: 600, and 100 for MAML)")
+    parser.add_argument("--tests", type=int, help="test episodes (default: 600, and 50 for MAML)")
     parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up shapes")
     parser.add_argument(

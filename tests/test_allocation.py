@@ -277,6 +277,18 @@ def test_each_weight_keeps_its_least(sparsity):
     assert second == 5 and first == max(kept_count(160, sparsity) - 5, 5)
 
 
+def test_scores_below_the_threshold_of_their_weight_go_and_the_task_decides_how_many():
+    weights = normal((20, 30), (50, 8), (9, 9))
+    dropped = []
+    for complexity in (0.0, 0.3, 1.5):
+        threshold = LayerThreshold(base=0.8, depth=0.9, complexity=complexity, least=4)
+        limits = 0.8 * (1 + 0.9 * np.arange(1, 4) / 3) * np.exp(-2 * complexity)
+        counts = [min((w.scores() < low).sum(), w.size - 4) for w, low in zip(weights, limits, strict=True)]
+        assert threshold.below(weights) == [count / w.size for count, w in zip(counts, weights, strict=True)]
+        dropped.append(sum(counts))
+    assert dropped[0] > dropped[1] > dropped[2]
+
+
 @pytest.mark.parametrize(
     "arguments", [{"base": -1}, {"depth": -0.1}, {"decay": -1}, {"complexity": 2.5}, {"least": 0}]
 )

@@ -63,6 +63,12 @@ if TYPE_CHECKING:
     from tfprune.methods.experts.growth_compute import growth_compute as growth_compute
     from tfprune.methods.experts.merge_experts import merge_experts as merge_experts
     from tfprune.methods.experts.register_experts import register_experts as register_experts
+    from tfprune.methods.few_shot.channel_taxonomy import ChannelTaxonomy as ChannelTaxonomy
+    from tfprune.methods.few_shot.few_shot_report import FewShotReport as FewShotReport
+    from tfprune.methods.few_shot.few_shot_stage import FewShotStage as FewShotStage
+    from tfprune.methods.few_shot.maml import MAML as MAML
+    from tfprune.methods.few_shot.prototypes import Prototypes as Prototypes
+    from tfprune.methods.few_shot.prune_few_shot import prune_few_shot as prune_few_shot
     from tfprune.methods.growth.block_ranking import BlockRanking as BlockRanking
     from tfprune.methods.growth.drop_blocks import drop_blocks as drop_blocks
     from tfprune.methods.growth.grow_depth import grow_depth as grow_depth
@@ -107,6 +113,9 @@ _ROOMS = {
     "methods.experts": [
         *("ExpertsReport", "GrowthCompute", "drop_experts", "grow_experts", "growth_compute", "merge_experts"),
         "register_experts",
+    ],
+    "methods.few_shot": [
+        *("ChannelTaxonomy", "FewShotReport", "FewShotStage", "MAML", "Prototypes", "prune_few_shot"),
     ],
     "methods.growth": [
         *("BlockRanking", "GrowthReport", "NormProfile", "drop_blocks", "grow_depth", "norm_profile", "rank_blocks"),

@@ -167,16 +167,16 @@ class LayerThreshold:
 
         threshold_l = base * (1 + depth * l / layers) * exp(-decay * complexity), for layers l = 1, 2, ...
 
-    Use it with scores from 0 to 1, such as those of `criteria.DACIS`. All thresholds are moved by one constant until
-    the overall sparsity is met. So later layers lose more than earlier ones: the larger `base` and `depth`, and the
-    simpler the task, the more. With `depth=0` and `least=1` this is `global_`.
+    Use it with scores from 0 to 1, such as those of `criteria.DACIS`. With a sparsity or a budget, all thresholds are
+    moved by one constant until it is met; with `depth=0` and `least=1` this is `global_`. Without, in
+    `plan_shrink(model, criterion=..., allocation=LayerThreshold(...))`, they hold as they are, and the complexity of
+    the task decides how much goes. Later layers lose more: the larger `base` and `depth`, and the simpler the task.
 
     Args:
         base: The threshold before the first layer, at least 0. Default 0.5.
         depth: How much larger the last threshold is, as a fraction of `base`, at least 0. Default 0.5.
         decay: How fast thresholds fall with the complexity, at least 0. Default 2.
-        complexity: The complexity of the task, from 0 to 2, as `criteria.ClassMoments.complexity` returns it.
-            Default 0.
+        complexity: That of the task, from 0 to 2, as `criteria.ClassMoments.complexity` returns it. Default 0.
         least: How many scores each weight keeps at least, its largest ones, at least 1. Default 8.
 
     Raises:
@@ -190,8 +190,7 @@ class LayerThreshold:
         [[0.75, 0.25], [0.5, 0.5]]
 
     Reference:
-        Uddin, Alam & Pasha, 2026, "PMP-DACIS", arXiv:2601.02353, whose public code computes these thresholds without
-        using them.
+        Uddin, Alam & Pasha, 2026, "PMP-DACIS", arXiv:2601.02353; its public code computes them without using them.
     """
 
     base: float = 0.5
@@ -210,6 +209,11 @@ class LayerThreshold:
         """Return the threshold of each layer, (layers,)."""
         growth = 1 + self.depth * np.arange(1, layers + 1) / layers
         return self.base * growth * np.exp(-self.decay * self.complexity)
+
+    def below(self, weights: Sequence[Weight]) -> list[float]:
+        """Return the fraction of each weight's scores that lie below its threshold, but for the `least` largest."""
+        pairs = zip(weights, self.thresholds(len(weights)), strict=True)
+        return [min(np.sum(each.scores() < low), max(each.size - self.least, 0)) / each.size for each, low in pairs]
 
     def __call__(self, weights: Sequence[Weight], sparsity: float) -> list[float]:
         """Return the sparsity of each weight."""

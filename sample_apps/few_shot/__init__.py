@@ -1,6 +1,6 @@
 """The pieces of sample_apps/few_shot_glyphs.py.
 
-`glyphs` draws characters in the fonts of a folder, `networks` builds the embedding and the heads that train it,
-`training` meta-trains by ProtoNet and MAML, `pruning` makes the smaller model, `judging` measures it, `results` keeps
-lines of JSON and draws the table and the picture. Start at `glyphs.read_glyphs` and `training.train_prototypes`.
+`glyphs` draws characters in the fonts of a folder, `networks` builds the network, `runs` calls `prune_few_shot` for
+each way to choose channels, `judging` measures exported files, `report` draws the table and the picture. Start at
+`glyphs.read_glyphs` and `runs.run`.
 """

@@ -14,7 +14,7 @@ import numpy as np
 
 Record = dict[str, Any]
 LEARNERS = ("ProtoNet", "MAML")
-COLORS = ["#0072b2", "#56b4e9", "#d55e00", "#009e73"]
+COLORS = ["#0072b2", "#56b4e9", "#d55e00", "#009e73", "#cc79a7"]
 
 
 def write(records: Sequence[Record], folder: Path) -> list[Path]:

@@ -1,10 +1,9 @@
-"""One run for each way to choose channels: prune, meta-train, prune, fine-tune, export, judge."""
+"""One run for each way to choose channels: `prune_few_shot`, export, judge."""
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,17 @@ from typing import Any
 import keras
 
 import tfprune
-from sample_apps.few_shot import judging, pruning, training
-from sample_apps.few_shot.networks import SHOTS, WAYS, Distances, build, embedding_of, query_loss
+from sample_apps.few_shot.judging import ALL_SHOTS, QUERIES, SEED, by_prototypes
+from sample_apps.few_shot.networks import SHOTS, WAYS, build
+from tfprune.allocation import LayerThreshold
+from tfprune.criteria import DACIS, Random
 from tfprune.export import Runner, to_tflite
 
 KEEP = (0.6, 0.22)  # of the dense model's parameters, after each pruning
+STAGES = ("first pruning", "trained", "second pruning", "fine-tuned")
 FINE_TUNING = 0.5  # learning rate after the second pruning, as a fraction
-DENSE, SMALL = "dense", "small from the start"
+EVIDENCE, STAGE_TESTS = 20, 100  # episodes that channels are scored on, and at most in the middle of a run
+DENSE, SMALL, BY_TASK = "dense", "small from the start", "DACIS, the task decides"
 Record = dict[str, Any]
 
 
@@ -34,94 +37,102 @@ class Plan:
 
 @dataclass(frozen=True)
 class Learner:
-    """How a network is meta-trained, and judged by its accuracy with five shots."""
+    """How a network is meta-trained."""
 
     name: str
-    head: Callable[[], keras.layers.Layer]
-    train: Callable[..., keras.Model]
+    how: Any
     rate: float
+    methods: tuple[str, ...]
 
 
-PROTOTYPES = Learner("ProtoNet", lambda: Distances(WAYS, SHOTS, name="distances"), training.train_prototypes, 1e-3)
-MAML = Learner("MAML", lambda: keras.layers.Dense(WAYS, name="class"), training.train_maml, 2e-3)
-METHODS = {"ProtoNet": (DENSE, *pruning.METHODS, SMALL), "MAML": (DENSE, "DACIS", "magnitude", "random")}
+EQUAL = ("DACIS, equal widths", "magnitude", "random")
+PROTOTYPES = Learner("ProtoNet", tfprune.Prototypes(), 1e-3, (DENSE, "DACIS", *EQUAL, BY_TASK, SMALL))
+MAML = Learner("MAML", tfprune.MAML(rate=0.1, steps=3, test_steps=5), 2e-3, (DENSE, "DACIS", *EQUAL[1:]))
 
 
 def run(learner: Learner, plan: Plan, data: Any, *, seed: int, methods: list[str]) -> Iterator[Record]:
     """Yield the results of some methods, which start from one network that is trained for a while."""
-    start = build(learner.head(), width=plan.width, seed=seed)
-    first, second, third = plan.episodes
-    tasks = functools.partial(training.episodes, data[0])
-    learner.train(start, tasks(count=first, seed=10 * seed), rate=learner.rate)
-    before = five_shots(learner, start, data[1], plan)
+    first = tfprune.FewShotStage(None, plan.episodes[0], learner.rate)
+    start, began = trained(learner, plan, data, network(learner, plan.width, seed), [first], seed=seed)
     for method in methods:
-        began = time.perf_counter()
-        stages: dict[str, float] = {"before": before}
-        if method == DENSE:
-            model = keras.models.clone_model(start)
-            model.set_weights(start.get_weights())
-            learner.train(model, tasks(count=second, seed=10 * seed + 1), rate=learner.rate)
-            learner.train(model, tasks(count=third, seed=10 * seed + 2), rate=FINE_TUNING * learner.rate)
-        elif method == SMALL:
-            model = build(learner.head(), width=small_width(learner, start.count_params()), seed=seed)
-            learner.train(model, tasks(count=first, seed=10 * seed), rate=learner.rate)
-            learner.train(model, tasks(count=second, seed=10 * seed + 1), rate=learner.rate)
-            learner.train(model, tasks(count=third, seed=10 * seed + 2), rate=FINE_TUNING * learner.rate)
-        else:
-            model = prune_and_train(learner, plan, data, start=start, seed=seed, method=method, stages=stages)
+        started = time.perf_counter()
+        model, report = method_of(learner, plan, data, start=start, seed=seed, method=method)
+        stages: dict[str, float] = {"before": began.accuracy}
+        if method not in (DENSE, SMALL):
+            values = [value for row in report.stages for value in (row.removed, row.trained)]
+            stages |= dict(zip(STAGES, values, strict=True))
         record = {"learner": learner.name, "method": method, "seed": seed, "episodes": list(plan.episodes)}
-        record |= {"tests": plan.tests, "parameters": embedding_of(model).count_params(), "stages": stages}
+        record |= {"tests": plan.tests, "parameters": embedding_parameters(learner, model), "stages": stages}
+        record |= {"stability": report.stability, "complexity": [row.complexity for row in report.stages]}
         record["widths"] = [layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-        record |= judged(learner, model, data[1], plan, name=f"{learner.name}-{method}-{seed}")
-        yield record | {"seconds": time.perf_counter() - began}
+        record |= judged(learner, model, report, data[1], plan, name=f"{learner.name}-{method}-{seed}")
+        yield record | {"seconds": time.perf_counter() - started}
 
 
-def prune_and_train(
-    learner: Learner, plan: Plan, data: Any, *, start: keras.Model, seed: int, method: str, stages: dict[str, float]
-) -> keras.Model:
-    """Prune to each size in turn and train after it; note the accuracy before and after each training."""
-    tasks, dense, model = functools.partial(training.episodes, data[0]), start.count_params(), start
-    evidence, meta = tasks(count=20, seed=10 * seed + 5), None
-    for number, keep in enumerate(KEEP):
-        settings = {"method": method, "tasks": evidence, "loss": query_loss, "seed": seed}
-        model = pruning.pruned(model, int(keep * dense), **settings, is_trained=number > 0)
-        stages[f"pruned to {keep:.0%}"] = five_shots(learner, model, data[1], plan)
-        meta = tfprune.MetaGradients(model)
-        rate = learner.rate * (FINE_TUNING if number else 1)
-        count = plan.episodes[number + 1]
-        learner.train(model, tasks(count=count, seed=10 * seed + 1 + number), rate=rate, meta=meta)
-        stages[f"trained at {keep:.0%}"] = five_shots(learner, model, data[1], plan)
-    return model
+def method_of(
+    learner: Learner, plan: Plan, data: Any, *, start: keras.Model, seed: int, method: str
+) -> tuple[keras.Model, tfprune.FewShotReport]:
+    """Prune to each size in turn and train after it; dense networks only train."""
+    targets: list[Any] = [None, None]
+    if method == BY_TASK:
+        targets = [LayerThreshold(), LayerThreshold()]
+    elif method not in (DENSE, SMALL):
+        base = LayerThreshold() if method == "DACIS" else "uniform"
+        targets = [tfprune.budget(parameters=keep, base=base) for keep in KEEP]
+    rates = (learner.rate, FINE_TUNING * learner.rate)
+    stages = [tfprune.FewShotStage(*each) for each in zip(targets, plan.episodes[1:], rates, strict=True)]
+    if method == SMALL:
+        start = network(learner, small_width(start), seed)
+        stages = [tfprune.FewShotStage(None, plan.episodes[0], learner.rate), *stages]
+    criterion: Any = {"magnitude": "magnitude", "random": Random(seed)}.get(method, DACIS(meta=0.1))
+    return trained(learner, plan, data, start, stages, seed=seed, criterion=criterion)
 
 
-def small_width(learner: Learner, parameters: int) -> int:
+def trained(
+    learner: Learner,
+    plan: Plan,
+    data: Any,
+    model: keras.Model,
+    stages: list[tfprune.FewShotStage],
+    *,
+    seed: int,
+    **how: Any,
+) -> tuple[keras.Model, tfprune.FewShotReport]:
+    """Carry out stages on the training characters, judged on the others."""
+    shape = {"ways": WAYS, "shots": SHOTS}
+    tasks = tfprune.Episodes(data[0].x, data[0].y, **shape, queries=10, count=EVIDENCE, seed=seed)
+    count = min(plan.tests, STAGE_TESTS)
+    tests = tfprune.Episodes(data[1].x, data[1].y, **shape, queries=QUERIES, count=count, seed=SEED)
+    return tfprune.prune_few_shot(
+        model, tasks, stages=stages, learner=learner.how, validation=tests, verbose=0, **how
+    )
+
+
+def network(learner: Learner, width: int, seed: int) -> keras.Model:
+    return build(width=width, seed=seed, has_classifier=learner.name == "MAML")
+
+
+def small_width(model: keras.Model) -> int:
     """Return the largest width whose network has no more parameters than the pruned ones."""
-    fits = [
-        width
-        for width in range(1, 65)
-        if build(learner.head(), width=width, seed=0).count_params() <= KEEP[-1] * parameters
-    ]
-    return max(fits)
+    limit = KEEP[-1] * model.count_params()
+    return max(width for width in range(1, 65) if build(width=width, seed=0).count_params() <= limit)
 
 
-def five_shots(learner: Learner, model: keras.Model, glyphs: Any, plan: Plan) -> float:
-    """Return the accuracy in the middle of a run, on fewer episodes where these take long."""
-    if learner.name == "MAML":
-        return judging.by_adaptation(model, glyphs, episodes=min(plan.tests, 20))
-    embeddings = embedding_of(model).predict(glyphs.x, batch_size=256, verbose=0)
-    return judging.by_prototypes(embeddings, glyphs.y, shots=SHOTS, episodes=plan.tests)
+def embedding_parameters(learner: Learner, model: keras.Model) -> int:
+    """Return how many parameters a device needs."""
+    return model.count_params() - (model.layers[-1].count_params() if learner.name == "MAML" else 0)
 
 
-def judged(learner: Learner, model: keras.Model, glyphs: Any, plan: Plan, *, name: str) -> Record:
+def judged(
+    learner: Learner, model: keras.Model, report: tfprune.FewShotReport, glyphs: Any, plan: Plan, *, name: str
+) -> Record:
     """Return accuracies; those of ProtoNet are of the exported file, because the file is what ships."""
     if learner.name == "MAML":
-        return {"accuracy": {str(SHOTS): judging.by_adaptation(model, glyphs, episodes=plan.tests)}}
+        return {"accuracy": {str(SHOTS): report.accuracy}}
     path = plan.output / f"{name.replace(', ', '-').replace(' ', '-')}.tflite"
-    embedding = embedding_of(model)
-    report = to_tflite(embedding, path, check_on=glyphs.x[:100])
+    written = to_tflite(model, path, check_on=glyphs.x[:100])
     embeddings = Runner(path).predict(glyphs.x)
     shots = {
-        str(number): judging.by_prototypes(embeddings, glyphs.y, shots=number, episodes=plan.tests)
-        for number in judging.ALL_SHOTS
+        str(number): by_prototypes(embeddings, glyphs.y, shots=number, episodes=plan.tests) for number in ALL_SHOTS
     }
-    return {"accuracy": shots, "bytes": report.bytes, "file": path.name}
+    return {"accuracy": shots, "bytes": written.bytes, "file": path.name}

@@ -140,3 +140,15 @@ def test_complexity_is_one_minus_the_mean_cosine_of_class_means():
         only = ClassMoments(2)
         only.add(np.ones((3, 2)), np.zeros(3, dtype=int))
         only.complexity()
+
+
+def test_moments_of_groups_are_those_of_samples_labelled_by_group():
+    generator = np.random.default_rng(3)
+    values, labels = generator.normal(size=(60, 4)) + 1e3, generator.integers(0, 6, 60)
+    groups = {label: "ab"[label % 2] for label in range(6)}
+    moments, expected = ClassMoments(4), ClassMoments(4)
+    moments.add(values, labels)
+    expected.add(values, labels % 2)
+    found = moments.grouped(groups)
+    np.testing.assert_allclose(found.f_statistic(), expected.f_statistic(), rtol=1e-9)
+    assert sorted(found.counts) == sorted(expected.counts) and found.size == 60

@@ -33,7 +33,7 @@ ROOMS = {
     "tfprune.masking": "wrapping · training",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning",
     "tfprune.methods": (
-        "growth | one_shot | concepts | experts | moments | federated · federated_masks · federated_flower"
+        "growth | one_shot | concepts | experts | moments | few_shot | federated · federated_masks · federated_flower"
     ),
     "tfprune.export.file": "report · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · remote demo_device",
@@ -50,6 +50,7 @@ INSIDE = {
     "tfprune.base.progress": {"keras"},
     "tfprune.methods.concepts": {"sklearn"},
     "tfprune.methods.federated_flower.masked_client": {"flwr"},
+    "tfprune.methods.few_shot.maml": {"tensorflow"},
     "tfprune.masking.training": {"matplotlib"},
     "tfprune.export.file.tflite": {"ai_edge_litert", "flatbuffers"},
     "tfprune.export.compressing": {"optuna"},

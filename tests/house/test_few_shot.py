@@ -7,7 +7,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import keras
 import matplotlib
 import numpy as np
 import pytest
@@ -93,25 +92,6 @@ def test_the_nearest_mean_wins():
     assert judging.by_prototypes(clear, y, shots=1, episodes=4) == 1
     alike = np.random.default_rng(0).normal(size=(60, 6))
     assert judging.by_prototypes(alike, y, shots=5, episodes=100) == pytest.approx(0.2, abs=0.05)
-
-
-def test_distances_by_hand():
-    networks = piece("networks")
-    embeddings = np.array([[0.0, 0], [2, 0], [0, 4], [0, 6], [1, 1]], dtype=np.float32)
-    logits = networks.Distances(2, 2)(embeddings)
-    np.testing.assert_allclose(logits[4], [-1, -17])  # to the means (1, 0) and (0, 5)
-
-
-def test_inner_steps_change_what_is_predicted_and_not_the_model():
-    networks, training = piece("networks"), piece("training")
-    model = networks.build(keras.layers.Dense(networks.WAYS), width=4, seed=0)
-    before = model.get_weights()
-    x = np.random.default_rng(0).normal(size=(30, 28, 28, 1)).astype(np.float32)
-    y = np.repeat(np.arange(5), 5)
-    logits = [training.adapted(model, x[:25], y, x[25:], steps=steps).numpy() for steps in (0, 1, 3)]
-    assert all(np.abs(one - other).max() > 1e-3 for one, other in ((logits[0], logits[1]), (logits[1], logits[2])))
-    for one, other in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 # The program, and its half for the device.

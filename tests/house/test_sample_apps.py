@@ -236,6 +236,23 @@ def test_a_pruned_network_goes_four_ways(tmp_path):
     assert (tmp_path / "here" / "table.md").read_text(encoding="utf-8") in printed
 
 
+@pytest.mark.programs
+def test_networks_are_pruned_by_the_f_statistic(tmp_path):
+    printed = printed_by(APPS / "f_statistic.py", "--smoke", "--output", "here", folder=tmp_path)
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"results.jsonl", "table.md", "accuracy.png"}
+    lines = [json.loads(line) for line in (tmp_path / "here" / "results.jsonl").read_text().splitlines()]
+    for network, whole in (("digits", 50_826), ("fashion", 220_234)):
+        own = {(line["kind"], line["criterion"]): line for line in lines if line["network"] == network}
+        assert len(own) == 9 and own["dense", ""]["parameters"] == whole
+        biases = {"digits": 394, "fashion": 170}[network]
+        for (kind, _), line in own.items():
+            if kind == "connections":  # biases stay, and start at zero
+                assert 0.1 * (whole - biases) - 1 <= line["parameters"] <= 0.1 * whole + biases
+            elif kind == "channels":
+                assert 0.08 * whole < line["parameters"] <= 0.1 * whole
+    assert (tmp_path / "here" / "table.md").read_text(encoding="utf-8") in printed
+
+
 def test_the_committed_table_of_the_four_ways_is_that_of_the_committed_results(app):
     folder = APPS / "results"
     lines = [json.loads(line) for line in (folder / "int8_four_ways.jsonl").read_text().splitlines()]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 _CONSTANT = 1e-12  # of a unit's mean: a standard deviation below it is rounding
@@ -68,6 +71,33 @@ class ClassMoments:
         self.means[rows] = np.where(before > 0, self.means[rows] + apart * counts / total, means)
         self.squares[rows] += squares + np.square(apart) * before * counts / total
         self.counts[rows] = total[:, 0]
+
+    def grouped(self, groups: Mapping[int, Any]) -> ClassMoments:
+        """Return the moments of groups of classes, without another pass over the data.
+
+        Args:
+            groups: The group of each class. Groups are numbered in the order of the classes seen.
+
+        Raises:
+            ValueError: If a class has no group.
+
+        Example:
+            >>> moments = ClassMoments(1)
+            >>> moments.add(np.array([[1.0], [3.0], [8.0]]), np.array([0, 1, 2]))
+            >>> moments.grouped({0: "leaf", 1: "leaf", 2: "stem"}).means.ravel()
+            array([2., 8.])
+        """
+        missing = [label for label in self.labels if label not in groups]
+        if missing:
+            raise ValueError(
+                f"Expected a group for each class. Received: none for {missing}. Add these classes to the mapping."
+            )
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(groups[each] for each in self.labels))}
+        merged = ClassMoments(self.means.shape[1])
+        for row, label in enumerate(self.labels):
+            of_group = merged._rows(np.array([numbers[groups[label]]]))
+            merged._merge(of_group, self.counts[[row], None], self.means[[row]], self.squares[[row]])
+        return merged
 
     @property
     def size(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.allocation import Allocation, allocate
+from tfprune.allocation import Allocation, LayerThreshold, allocate
 from tfprune.base.progress import check_verbose
 from tfprune.base.spec import check_count, check_sparsity, resolve
 from tfprune.compact.shrinking.budget import Budget
@@ -54,10 +54,11 @@ def plan_shrink(
     meet in an addition, a multiplication or a grouped convolution can only go together: they count as one channel of
     the plan, and layers that share channels are one group.
 
-    There are three ways to say how much goes:
+    There are four ways to say how much goes:
 
     - `plan_shrink(model, 0.5)`: this fraction of the channels, those with the lowest scores.
     - `plan_shrink(model, allocation=budget(flops=0.5))`: as many of them as the budget asks for.
+    - `plan_shrink(model, criterion=..., allocation=LayerThreshold(...))`: those below the threshold of their layer.
     - `plan_shrink(model)`: exactly the channels that no kernel reads any more, because all its weights for them are
       zero. Use it after training with `patterns.Channel()`, whose masks have chosen already. All other arguments
       are then refused.
@@ -65,13 +66,14 @@ def plan_shrink(
     Args:
         model: A built Sequential or Functional model, models nested in it included, wrapped or not. It is left
             unchanged.
-        sparsity: The fraction of channels to remove, in [0, 1). None (the default) leaves the choice to a budget in
-            `allocation`, or removes the channels that no kernel reads.
+        sparsity: The fraction of channels to remove, in [0, 1). None (the default) leaves the choice to a budget or
+            thresholds in `allocation`, or removes the channels that no kernel reads.
         criterion: How important an entry of a weight is: the score of a channel is the mean over the entries that
             make it. Or the scores of the channels themselves, by the name of their group, as `rank_channels` and
             `rank_heads` return them: all other groups then keep their channels.
         allocation: How to split the sparsity over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, a dict
-            from regular expressions (searched in the groups' names) to sparsities, a function, or a `budget(...)`.
+            from regular expressions (searched in the groups' names) to sparsities, a function, a `budget(...)`, or
+            an `allocation.LayerThreshold`, which needs no sparsity.
         filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
         round_to: The number of channels kept is rounded up to a multiple of this, at least 1, because many kernels
             are fastest at multiples of 4 or 8. Default 1.
@@ -106,7 +108,7 @@ def plan_shrink(
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
     flat, network = copy.model, copy.network
-    is_ranked = sparsity is not None or isinstance(allocation, Budget)
+    is_ranked = sparsity is not None or isinstance(allocation, (Budget, LayerThreshold))
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:
         _check_no_choice(criterion=criterion, allocation=allocation, filters=filters, round_to=round_to)
@@ -128,6 +130,8 @@ def plan_shrink(
 
     if isinstance(allocation, Budget):
         keep = allocation.meet(weights, keeping, network, model, verbose=verbose)
+    elif isinstance(allocation, LayerThreshold) and sparsity is None:
+        keep = keeping(list(allocation.below(weights)))
     else:
         keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
     return ShrinkPlan(network, keep, left_alone(network, groups), PlannedCopy(model, copy))

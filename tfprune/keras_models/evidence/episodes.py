@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Episodes:
     ) -> None:
         self.ways, self.shots = check_count(ways, "ways", least=2), check_count(shots, "shots", least=1)
         self.queries, self.count = check_count(queries, "queries", least=0), check_count(count, "count", least=1)
-        self._seed = check_count(seed, "seed", least=0)
+        self.seed = check_count(seed, "seed", least=0)
         self._x = np.asarray(x)
         labels = classes_of(Batch(self._x, np.asarray(y)))
         if len(labels) != len(self._x):
@@ -81,16 +81,35 @@ class Episodes:
                 f"{self.queries}. Received: {listed}. Leave these classes out, or lower shots or queries."
             )
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The labels of the classes that episodes are drawn from."""
+        return tuple(self._rows)
+
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Batch]:
-        generator = np.random.default_rng(self._seed)
+        return self.draw(self.count, seed=self.seed)
+
+    def draw(self, count: int, *, seed: int | Sequence[int]) -> Iterator[Batch]:
+        """Yield other episodes of the same kind.
+
+        Args:
+            count: Their number.
+            seed: Their seed; a sequence is another seed than any of its numbers.
+
+        Example:
+            >>> episodes = Episodes(np.arange(4.0), np.arange(4) % 2, ways=2, shots=1, queries=1)
+            >>> [episode.y.tolist() for episode in episodes.draw(1, seed=3)]
+            [[0, 1, 0, 1]]
+        """
+        generator = np.random.default_rng(seed)
         labels = np.array(list(self._rows))
         # Row i of both: class i of the episode, its support samples first.
         numbers = np.arange(self.ways)
         y = np.concatenate([np.repeat(numbers, self.shots), np.repeat(numbers, self.queries)])
-        for _ in range(self.count):
+        for _ in range(count):
             chosen = generator.choice(labels, self.ways, replace=False)
             drawn = np.stack(
                 [generator.choice(self._rows[label], self.shots + self.queries, replace=False) for label in chosen]

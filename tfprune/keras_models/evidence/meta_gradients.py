@@ -82,6 +82,11 @@ class MetaGradients:
             mean = 0.0 if before is None else before
             setattr(kernel.variable, META, mean + (norms - mean) / self._steps)
 
+    def take(self, norms: Sequence[np.ndarray | None]) -> None:
+        """Take norms that were recorded before, as `norms` returns them, in place of those recorded here."""
+        for position, kernel in self._kernels:
+            setattr(kernel.variable, META, norms[position])
+
     def norms(self) -> list[np.ndarray | None]:
         """Return the mean over steps of the norm of each output, in the order of `add`; None for biases."""
         return [getattr(variable, META, None) for variable in self._model.trainable_variables]
