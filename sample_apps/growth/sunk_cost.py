@@ -26,7 +26,7 @@ import keras
 
 import tfprune
 from sample_apps.growth import books, compute, networks, sunk_cost_report, training
-from sample_apps.growth.sunk_cost_report import BASE, NONE, ON, SCRATCH, Record
+from sample_apps.growth.sunk_cost_report import BASE, COSINES, NONE, ON, SCRATCH, Record
 from sample_apps.language_model import texts
 from sample_apps.study import results
 from sample_apps.study.training import machine
@@ -36,28 +36,38 @@ PIECES = 500
 STAGES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of F_c
 
 
-def deeper(base: keras.Model, seed: int, *, order: str) -> keras.Model:
-    return tfprune.grow_depth(base, 2, order=order, blocks=networks.BLOCKS)[0]
+Start = tuple[keras.Model, keras.optimizers.Optimizer | None]  # a model, and the state that its training starts with
 
 
-def wider(base: keras.Model, seed: int, *, noise: float = 0.01, random: str | None = None) -> keras.Model:
-    return tfprune.grow_experts(base, 2, noise=noise, random=random, seed=seed)[0]
+def deeper(base: keras.Model, seed: int, *, order: str) -> Start:
+    return tfprune.grow_depth(base, 2, order=order, blocks=networks.BLOCKS)[0], None
 
 
-def as_it_is(base: keras.Model, seed: int) -> keras.Model:
-    return base
+def deeper_with_moments(base: keras.Model, seed: int) -> Start:
+    grown, report = tfprune.grow_depth(base, 2, blocks=networks.BLOCKS)
+    return grown, tfprune.carry_optimizer(base, grown, origins=report.origins)
 
 
-EVERYWHERE: dict[str, Callable[[keras.Model, int], keras.Model]] = {
+def wider(base: keras.Model, seed: int, *, noise: float = 0.01, random: str | None = None) -> Start:
+    return tfprune.grow_experts(base, 2, noise=noise, random=random, seed=seed)[0], None
+
+
+def as_it_is(base: keras.Model, seed: int) -> Start:
+    return base, None
+
+
+Way = Callable[[keras.Model, int], Start]
+EVERYWHERE: dict[str, Way] = {
     "interposed": functools.partial(deeper, order="interpose"),
     "stacked": functools.partial(deeper, order="stack"),
     ON: as_it_is,
 }
-AT_ONE: dict[str, Callable[[keras.Model, int], keras.Model]] = {  # how experts are grown, from the base of F_c
+AT_ONE: dict[str, Way] = {  # from the base of F_c
     "experts, noise": wider,
     "experts, no noise": functools.partial(wider, noise=0.0),
     "experts, random router": functools.partial(wider, random="router"),
     "experts, random copies": functools.partial(wider, random="experts"),
+    "interposed, moments carried": deeper_with_moments,
 }
 
 
@@ -91,15 +101,18 @@ def runs_of(plan: Plan) -> Iterator[tuple[str, float]]:
     for stage in plan.stages:
         yield BASE, stage
         yield from ((way, stage) for way in EVERYWHERE)
-    yield from ((way, 1.0) for way in AT_ONE if 1.0 in plan.stages)
+    yield COSINES, 1.0
+    yield from ((way, 1.0) for way in AT_ONE)
 
 
 def run(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> Record:
     """Train in one way from a base, and return what came out."""
     started = time.perf_counter()
+    if way == COSINES:
+        return cosines(stage, plan, text, seed=seed)
     before = max((other for other in plan.stages if other < stage), default=NONE)
     source = before if way == BASE else stage
-    model = start(way, source, plan, text, seed=seed)
+    model, optimizer = start(way, source, plan, text, seed=seed)
     units = stage - before if way == BASE else plan.extra
     is_new = source == NONE
     curve = training.train(
@@ -109,6 +122,7 @@ def run(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> 
         rate=plan.rates[not is_new],
         seed=1000 * seed + (500 if way != BASE else round(8 * stage)),
         spent=source * plan.unit,
+        optimizer=optimizer,
         path=plan.path(stage, seed) if way == BASE else None,
     )
     return {
@@ -127,13 +141,36 @@ def run(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> 
     }
 
 
-def start(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> keras.Model:
+def start(way: str, stage: float, plan: Plan, text: books.Books, *, seed: int) -> Start:
     """Return the model that a way trains: a new one, or what it makes of the base of a stage."""
     if stage == NONE:
         size = plan.small if way == BASE else replace(plan.small, blocks=2 * plan.small.blocks)
-        return networks.build(size, text.pieces, seed=seed)
-    base = keras.models.load_model(plan.path(stage, seed), compile=False)
-    return base if way == BASE else (EVERYWHERE | AT_ONE)[way](base, seed)
+        return networks.build(size, text.pieces, seed=seed), None
+    base = keras.models.load_model(plan.path(stage, seed))
+    return (EVERYWHERE | AT_ONE | {BASE: as_it_is})[way](base, seed)
+
+
+def cosines(stage: float, plan: Plan, text: books.Books, *, seed: int) -> Record:
+    """Train a deeper and a wider model for an eighth of the extra compute, and compare their first moments.
+
+    The base has the moments from the end of its training. The wider model is trained on the same data, and in
+    another order.
+    """
+    base = keras.models.load_model(plan.path(stage, seed))
+    depth, depth_report = tfprune.grow_depth(base, 2, blocks=networks.BLOCKS)
+    flops, rate = plan.extra * plan.unit / 8, plan.rates[1]
+    training.train(depth, text, flops=flops, rate=rate, seed=1000 * seed + 500)
+    pairs = {}
+    for order, words in ((501, ", other data"), (500, "")):
+        width, width_report = tfprune.grow_experts(base, 2, seed=seed)
+        training.train(width, text, flops=flops, rate=rate, seed=1000 * seed + order)
+        trained = {
+            "depth": (training.last_trained_like(depth), depth_report.origins),
+            "width": (training.last_trained_like(width), width_report.origins),
+        }
+        rows = tfprune.moment_cosines(base, trained).rows
+        pairs |= {f"{row.first} and {row.second}{words if row.first == 'depth' else ''}": row.cosine for row in rows}
+    return {"way": COSINES, "base": stage, "seed": seed, "cosines": pairs, "machine": machine()}
 
 
 def main() -> None:
@@ -153,10 +190,7 @@ def main() -> None:
             if (seed, way, stage) not in done:
                 record = run(way, stage, plan, text, seed=seed)
                 results.append(path, record)
-                print(
-                    f"seed {seed}, {way} {stage:g}: {record['perplexity']:.2f} ({record['seconds']:.0f} s)",
-                    flush=True,
-                )
+                print(f"seed {seed}, {way} {stage:g}: {record.get('perplexity') or record['cosines']}", flush=True)
     table = sunk_cost_report.text(results.read(path))
     (options.output / "sunk_cost.md").write_text(table, encoding="utf-8")
     print(f"\n{table}")

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from sample_apps.growth.report import spread
 
-BASE, SCRATCH, ON, NONE = "base", "from scratch", "trained on", 0.0
+BASE, SCRATCH, ON, COSINES, NONE = "base", "from scratch", "trained on", "cosines", 0.0
 Record = dict[str, Any]
 
 
 def text(records: Sequence[Record]) -> str:
-    """Return a table of the ways by the base's stage, one of growing experts, and what both were measured with."""
+    """Return tables of the ways by the base's stage, and from the base of F_c, and what they were measured with."""
+    angles = [record["cosines"] for record in records if record["way"] == COSINES]
+    records = [record for record in records if record["way"] != COSINES]
     stages = sorted({record["base"] for record in records} - {NONE})
     everywhere = [way for way in _ways(records) if any(_of(records, way, stage) for stage in stages if stage != 1)]
     lines = [
@@ -20,7 +24,7 @@ def text(records: Sequence[Record]) -> str:
         *([way, *(_cell(_of(records, way, stage)) for stage in stages)] for way in everywhere if way != SCRATCH),
     ]
     at_one = [way for way in _ways(records) if way not in (*everywhere, SCRATCH)]
-    experts = [["grown from 1 F_c", "after growth", "after training"]] + [
+    others = [["grown from 1 F_c", "after growth", "after training"]] + [
         [way, _cell(_of(records, way, 1.0), before=True), _cell(_of(records, way, 1.0))] for way in at_one
     ]
     anew = _of(records, SCRATCH, NONE)
@@ -30,7 +34,16 @@ def text(records: Sequence[Record]) -> str:
         f"{anew[0]['parameters']:,} parameters: {_cell(anew)}. F_c is {first['unit'] / 1e12:.2f} TFLOP, the extra "
         f"compute {first['extra']:g} F_c. {'; '.join(sorted({record['machine'] for record in records}))}."
     )
-    return "\n\n".join([_markdown(lines), *([_markdown(experts)] if at_one else []), facts]) + "\n"
+    return "\n\n".join([_markdown(lines), *([_markdown(others)] if at_one else []), facts, *_cosines(angles)]) + "\n"
+
+
+def _cosines(angles: Sequence[dict[str, float]]) -> list[str]:
+    """Return a sentence on the cosines of first moments; none without a measurement."""
+    means = {pair: np.mean([each[pair] for each in angles]) for pair in (angles[0] if angles else ())}
+    pairs = ", ".join(f"{pair} {mean:.3f}" for pair, mean in means.items())
+    return (
+        [f"Cosines of first moments after 1/8 of the extra compute ({len(angles)} seeds): {pairs}."] if pairs else []
+    )
 
 
 def _ways(records: Sequence[Record]) -> list[str]:

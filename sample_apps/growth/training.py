@@ -26,6 +26,7 @@ def train(
     rate: float,
     seed: int,
     spent: float = 0.0,
+    optimizer: keras.optimizers.Optimizer | None = None,
     path: Path | None = None,
 ) -> list[tuple[float, float]]:
     """Train a model for as many operations, and return its perplexity against the operations spent.
@@ -37,12 +38,15 @@ def train(
         rate: The highest learning rate.
         seed: Seed of the order of the windows.
         spent: Operations that were spent before.
+        optimizer: Whose state the training starts with; None starts anew.
         path: The file in which the model is saved with its optimizer; None saves nothing.
     """
     each = BATCH * WINDOW * training_flops(model)
     steps = max(round(flops / each), POINTS)
     drawn = shuffled(books.train, steps * BATCH, seed=seed)
     trained = compiled_like(model)
+    for variable, value in zip(trained.optimizer.variables, optimizer.variables if optimizer else (), strict=False):
+        variable.assign(value)
     follow = Rate(rate, steps)
     curve = [(spent, perplexity(trained, books.test))]
     for part in np.array_split(np.arange(steps), POINTS):
@@ -60,17 +64,28 @@ def compiled_like(model: keras.Model) -> keras.Model:
 
     The first model of a kind is kept for the others: TensorFlow traces it once, which takes as long as much training.
     """
-    kind = tuple((type(layer).__name__, *(tuple(one.shape) for one in layer.variables)) for layer in model.layers)
+    kind = kind_of(model)
     if kind not in _COMPILED:
         _COMPILED[kind] = model
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         optimizer = keras.optimizers.AdamW(0.001, weight_decay=0.01, beta_2=0.98, global_clipnorm=1.0)
         model.compile(optimizer, loss, jit_compile=False)  # XLA takes minutes to compile it for a CPU
+        optimizer.build(model.trainable_variables)
     found = _COMPILED[kind]
     copy_weights(model, found)
     for variable in found.optimizer.variables:
         variable.assign(np.zeros(variable.shape))
     return found
+
+
+def kind_of(model: keras.Model) -> tuple:
+    """Return what models that are built alike share."""
+    return tuple((type(layer).__name__, *(tuple(one.shape) for one in layer.variables)) for layer in model.layers)
+
+
+def last_trained_like(model: keras.Model) -> keras.Model:
+    """Return the compiled model that was trained last of those built alike, with its optimizer."""
+    return _COMPILED[kind_of(model)]
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from programs import output_once
+from programs import output_once, printed_by
 
 import tfprune
 
@@ -151,6 +152,82 @@ def test_a_base_of_half_zeros_grows_with_them(model, tmp_path):
     assert before == pytest.approx(0.5, abs=0.001) and report.sparsity == pytest.approx(0.5, abs=0.001)
     assert all(row.sparsity == pytest.approx(0.5, abs=0.02) for row in report.rows)
     assert sum("mixture/up_kernel" in row.path for row in report.rows) == plan.large.blocks == 4
+
+
+# Bases of several stages.
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    return output_once(tmp_path_factory, "stages", ROOT / "sample_apps" / "growth" / "sunk_cost.py")
+
+
+@pytest.mark.programs
+def test_bases_of_several_stages_are_grown_and_a_stopped_run_goes_on(stages, tmp_path):
+    folder, printed = stages
+    assert "| interposed |" in printed and "| experts, random router |" in printed
+    lines = (folder / "sunk_cost.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for path in folder.glob("*.keras"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "sunk_cost.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")
+    again = printed_by(
+        ROOT / "sample_apps" / "growth" / "sunk_cost.py", "--smoke", "--resume", "--output", tmp_path, folder=ROOT
+    )
+    assert again.count("seed 0, ") == 1
+    perplexities = [
+        json.loads((path / "sunk_cost.jsonl").read_text(encoding="utf-8").splitlines()[-1])["perplexity"]
+        for path in (folder, tmp_path)
+    ]
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-4)
+
+
+def test_each_base_is_trained_before_its_ways(tmp_path):
+    networks, sunk_cost = piece("networks"), piece("sunk_cost")
+    plan = sunk_cost.Plan(networks.Size(1, 2, 1, width=8, hidden=8, heads=2), 1, 1, (0.5, 1.0, 2.0), (1, 1), tmp_path)
+    runs = list(sunk_cost.runs_of(plan))
+    assert len(set(runs)) == len(runs) == 1 + 3 * 4 + 1 + 5
+    for index, (way, stage) in enumerate(runs):
+        assert way in ("base", "from scratch") or ("base", stage) in runs[:index]
+
+
+def test_a_way_may_take_the_moments_of_the_base_along(model, tmp_path):
+    networks, sunk_cost, training = piece("networks"), piece("sunk_cost"), piece("training")
+    plan = sunk_cost.Plan(networks.Size(2, 4, 2, width=8, hidden=6, heads=2), 1, 1, (1.0,), (1, 1), tmp_path)
+    base = keras.models.clone_model(model)
+    base.compile(keras.optimizers.AdamW())
+    base.optimizer.build(base.trainable_variables)
+    for variable in base.optimizer.variables:
+        variable.assign(np.full(variable.shape, 3))
+    base.save(plan.path(1.0, 0))
+    grown, optimizer = sunk_cost.start("interposed, moments carried", 1.0, plan, None, seed=0)
+    assert len(optimizer.variables) == 2 + 2 * len(grown.trainable_variables)
+    assert all((np.asarray(variable) == 3).all() for variable in optimizer.variables)
+    assert sunk_cost.start("stacked", 1.0, plan, None, seed=0)[1] is None
+    assert training.kind_of(grown) != training.kind_of(base)
+
+
+def test_the_tables_say_which_cells_have_fewer_seeds():
+    report = piece("sunk_cost_report")
+
+    def record(way, base, seed, perplexity):
+        curve = [[0, perplexity + 10], [1, perplexity]]
+        own = {"way": way, "base": base, "seed": seed, "perplexity": perplexity, "curve": curve, "parameters": 1234}
+        return own | {"unit": 2e12, "extra": 1.0, "machine": "a machine"}
+
+    records = [
+        *(record("from scratch", 0.0, seed, 50.0 + seed) for seed in (0, 2)),
+        *(record("interposed", 2.0, seed, 40.0) for seed in (0, 2)),
+        record("stacked", 2.0, 0, 30.0),
+        record("experts, noise", 1.0, 0, 20.0),
+        {"way": "cosines", "base": 1.0, "seed": 0, "cosines": {"base and depth": 0.125}, "machine": "a machine"},
+    ]
+    text = report.text(records)
+    assert "| base trained for | 1 F_c | 2 F_c |" in text
+    assert "| interposed | - | 40.00 ± 0.00 |" in text and "| stacked | - | 30.00 |" in text
+    assert "| experts, noise | 30.00 | 20.00 |" in text
+    assert "From scratch, 1,234 parameters: 51.00 ± 1.41." in text
+    assert "(2; experts, noise 1 F_c: 1; stacked 2 F_c: 1)" in text
+    assert "(1 seeds): base and depth 0.125." in text
 
 
 # The committed results.

@@ -63,8 +63,8 @@ def carry_optimizer(model: keras.Model, new: keras.Model, *, origins: Origins) -
         other.assign(variable)
     weights = model.weights
     for weight, origin in zip(new.weights, origins, strict=True):
-        own = [] if origin is None else slots.get(id(weights[origin.weight]), [])
-        if not own or id(weight) not in new_slots:  # one of both is frozen, or has no origin
+        own = slots.get(id(weights[origin.weight])) if origin else None
+        if not origin or not own or id(weight) not in new_slots:  # it has no origin, or one of both is frozen
             continue
         values = [origin.follow(as_numpy(slot)) for slot in own]
         _check_shapes(optimizer, [value.shape for value in values], [slot.shape for slot in new_slots[id(weight)]])

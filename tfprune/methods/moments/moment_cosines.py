@@ -120,7 +120,9 @@ def _moments(model: keras.Model, other: keras.Model, origins: Origins) -> dict[i
             f"{type(optimizer).__name__} of {other.name!r}."
         )
     for weight, origin in zip(other.weights, origins, strict=True):
-        for moment in _first_moments(slots.get(id(weight), [])) if origin is not None else ():
+        if origin is None:
+            continue
+        for moment in _first_moments(slots.get(id(weight), [])):
             total = totals.setdefault(origin.weight, np.zeros(weights[origin.weight].shape))
             origin.add_back(as_numpy(moment).astype(np.float64), total)
     return totals
