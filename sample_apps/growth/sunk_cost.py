@@ -96,11 +96,10 @@ class Plan:
 
 
 def runs_of(plan: Plan) -> Iterator[tuple[str, float]]:
-    """Yield the way and the base's stage of each run, in an order in which each base comes before its ways."""
+    """Yield the way and the base's stage of each run: all bases, then the ways, those of the last base first."""
     yield SCRATCH, NONE
-    for stage in plan.stages:
-        yield BASE, stage
-        yield from ((way, stage) for way in EVERYWHERE)
+    yield from ((BASE, stage) for stage in plan.stages)
+    yield from ((way, stage) for stage in reversed(plan.stages) for way in EVERYWHERE)
     yield COSINES, 1.0
     yield from ((way, 1.0) for way in AT_ONE)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -22,6 +24,10 @@ def test_a_backbone_with_twice_the_experts_computes_the_same(name, tmp_path):
     assert type(grown) is type(model)
     assert (grown.num_experts, grown.top_k, report.is_function_preserving) == (8, 4, True)
     assert_origins(model, grown, report.origins)
+    sizes = {weight.path: math.prod(weight.shape) for weight in model.weights}
+    of_experts = sum(size for path, size in sizes.items() if "/experts/" in path)
+    assert 0 < of_experts < sum(sizes.values())
+    assert tfprune.growth_compute(model).active_parameters == sum(sizes.values()) - of_experts // 2
     ours, theirs = arrays(grown(x)), arrays(model(x))
     assert max(np.abs(one - other).max() for one, other in zip(ours, theirs, strict=True)) <= 1e-5
     grown.save(tmp_path / "grown.keras")
