@@ -25,6 +25,7 @@ COMMANDS = [
     ["latent_memory.py"],
     ["shrinking.py"],
     ["digits.py"],
+    ["federated.py"],
     ["last_update.py"],
     ["taught.py"],
     ["reconstruction.py"],
