@@ -2,16 +2,18 @@
 
     pip install -e '.[federated,plot]'
     pip download --no-deps seglearn==1.2.5 --dest wrist-data      # the data: 11 MB, BSD license
-    python sample_apps/federated_watch.py --seeds 3               # half an hour on two cores
+    python sample_apps/federated_watch.py --seeds 3 --in-process  # half an hour on two cores; without it, on Ray
     python sample_apps/federated_watch.py --smoke                 # a minute, on made-up motion
 
-Ten people are ten clients of Flower's simulation. Dense FedAvg, personal masks with 80 % zeros and training alone are
-compared, on the second half of each recording. docs/gallery/federated_watch.md reports what came out.
+Ten people are ten clients of Flower's simulation. Dense FedAvg, a common mask, personal masks, LotteryFL, FedMask,
+PruneFL, HeteroFL and training alone are compared, on the second half of each recording. What an eleventh watch would
+get is measured as well. docs/gallery/federated_watch.md reports what came out.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorF
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
 
 from sample_apps.data import wrist
-from sample_apps.federated import files, report, ways
+from sample_apps.federated import files, newcomers, report, ways
 from sample_apps.study import results
 from sample_apps.study.training import machine
 from tfprune.report import table
@@ -33,15 +35,23 @@ def main() -> None:
     lines = results.read(path)
     if lines and not options.resume:
         sys.exit(f"Expected no results yet. Received: {len(lines)} in {path}. Pass --resume, or another --output.")
-    plan = plan_of(options)
-    for seed in sorted(set(range(options.seeds)) - {line["seed"] for line in lines}):
-        for line in ways.one_seed(plan, seed=seed):
+    plan, there = plan_of(options), {(line["way"], line["seed"]) for line in lines}
+    for seed in range(options.seeds):
+        missing = [way for way in ways.WAYS if not {(name, seed) for name in ways.names(way)} <= there]
+        for line in ways.run(plan, missing, seed=seed):
             results.append(path, line | {"machine": machine()})
             print(f"seed {seed}, {line['way']}: {report.mean(line):.1%}, {line['bytes']:,} bytes", flush=True)
+    left_out = options.output / "newcomers.jsonl"
+    there = {(line["way"], line["seed"]) for line in results.read(left_out)}
+    for seed, way in itertools.product(range(options.newcomer_seeds), newcomers.WAYS):
+        if (way, seed) not in there:
+            for line in newcomers.run(plan, way, seed=seed):
+                results.append(left_out, line | {"machine": machine()})
+                print(f"seed {seed}, newcomer, {way}, {line['returned']}: {line['at_once']:.1%}", flush=True)
     lines = results.read(path)
-    print("\n" + report.text(lines))
-    written = report.write(lines, options.output)
-    folder = options.output / "personal-0"
+    print("\n" + report.text(lines, results.read(left_out)))
+    written = report.write(lines, results.read(left_out), folder=options.output)
+    folder = ways.folder_of(plan, "personal masks", seed=0)
     rows = list(files.export(folder, source=plan.source, seed=0, limit=2 if options.smoke else None))
     cells = [[row["person"], row["file"], f"{row['bytes']:,}", f"{row['accuracy']:.1%}"] for row in rows]
     print(table(["person", "file", "bytes", "accuracy"], cells, left=2))
@@ -55,8 +65,9 @@ def plan_of(options: argparse.Namespace) -> ways.Plan:
         source, clients, options.rounds, options.epochs, options.first_epochs = "", 2, 2, 1, 1
     else:
         wrist.read(options.data)  # says what is missing before anything starts
-    folder = options.output.absolute()
-    return ways.Plan(source, folder, clients, options.rounds, options.epochs, options.first_epochs, options.sparsity)
+    folder, with_ray = options.output.absolute(), not options.in_process
+    epochs = options.rounds, options.epochs, options.first_epochs
+    return ways.Plan(source, folder, clients, *epochs, options.sparsity, with_ray)
 
 
 def parse() -> argparse.Namespace:
@@ -67,7 +78,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up motion, to try it")
     parser.add_argument("--data", type=Path, default=Path("wrist-data"), metavar="DIR", help="where the wheel lies")
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on with the seeds that the results do not hold")
+    parser.add_argument(
+        "--newcomer-seeds", type=int, default=1, help="how often to leave out each person (default: %(default)s)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with what the results do not hold")
+    parser.add_argument(
+        "--in-process", action="store_true", help="run the clients in this process, faster: the same numbers"
+    )
     parser.add_argument("--rounds", type=int, default=25, help="rounds of each training (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of a client in a round (default: %(default)s)")
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -11,36 +12,34 @@ import tensorflow as tf
 import tfprune
 from sample_apps.data.wrist import WINDOW
 from sample_apps.federated.people import Person
-from tfprune.federated import MaskedModel
+from tfprune.federated import MaskedModel, Scaler
 
 AXES, EXERCISES, BATCH, RATE = 6, 7, 32, 0.002
 
 
-def build(seed: int) -> keras.Model:
-    """Build the model: a BatchNormalization in front scales the axes, so that the watch feeds plain measurements."""
+def build(seed: int, *, rate: float = 1.0) -> keras.Model:
+    """Build the model: a BatchNormalization in front scales the axes, so that the watch feeds plain measurements.
+
+    A watch that has only a part of the channels (HeteroFL) has a scaler behind each convolution.
+    """
     keras.utils.set_random_seed(seed)
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((WINDOW, AXES), name="motion"),
-            layers.BatchNormalization(momentum=0.9, name="scale"),
-            layers.Conv1D(32, 5, strides=2, activation="relu", name="conv_1"),
-            layers.Conv1D(64, 5, strides=2, activation="relu", name="conv_2"),
-            layers.Conv1D(64, 3, activation="relu", name="conv_3"),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(EXERCISES, activation="softmax", name="exercise"),
-        ]
-    )
+    layers, scaled = keras.layers, rate < 1
+    parts = [keras.Input((WINDOW, AXES), name="motion"), layers.BatchNormalization(momentum=0.9, name="scale")]
+    for number, (channels, kernel, strides) in enumerate(((32, 5, 2), (64, 5, 2), (64, 3, 1)), start=1):
+        parts.append(layers.Conv1D(channels, kernel, strides=strides, activation="relu", name=f"conv_{number}"))
+        parts += [Scaler(rate)] if scaled else []  # it may stand behind ReLU, which a factor passes
+    head = layers.Dense(EXERCISES, activation="softmax", name="exercise")
+    return keras.Sequential([*parts, layers.GlobalAveragePooling1D(), head])
 
 
 class Trainer:
     """A wrapped model with an optimizer that begins anew for each client and round."""
 
-    def __init__(self, seed: int) -> None:
-        self.model = MaskedModel(tfprune.wrap(build(seed)))
+    def __init__(self, seed: int, *, rate: float = 1.0) -> None:
+        self.model = MaskedModel(tfprune.wrap(build(seed, rate=rate)))
         self.initial = self.model.weights
         keras_model, variables = self.model.model, self.model.model.trainable_variables
-        loss = keras.losses.SparseCategoricalCrossentropy()
+        self.loss = loss = keras.losses.SparseCategoricalCrossentropy()
         self.optimizer = keras.optimizers.Adam(RATE)
         self.optimizer.build(variables)
         self._slots = [keras.ops.convert_to_numpy(variable) for variable in self.optimizer.variables]
@@ -56,18 +55,26 @@ class Trainer:
 
     def fit(self, person: Person, *, epochs: int, seed: tuple[int, ...]) -> None:
         """Train on whole batches of a person's windows."""
+        self.reset_optimizer()
+        for x, y in whole_batches(person, epochs=epochs, seed=seed):
+            self._step(x, y)
+
+    def reset_optimizer(self) -> None:
+        """Forget the moments of the client before."""
         for variable, value in zip(self.optimizer.variables, self._slots, strict=True):
             variable.assign(value)
-        random = np.random.default_rng(seed)
-        for _ in range(epochs):
-            order = random.permutation(len(person.x))
-            for start in range(0, len(order) - BATCH + 1, BATCH):
-                batch = order[start : start + BATCH]
-                self._step(person.x[batch], person.y[batch])
 
     def accuracy(self, person: Person) -> float:
         """Return the accuracy on the second half of a person's recordings."""
         return float(np.mean(np.argmax(self._predict(person.test_x), axis=1) == person.test_y))
+
+    def training_accuracy(self, person: Person) -> float:
+        """Return the accuracy on the first half, which a client may look at."""
+        return float(np.mean(np.argmax(self._predict(person.x), axis=1) == person.y))
+
+    def open_masks(self) -> None:
+        """Keep all entries again: the client before may have left its own masks."""
+        self.model.set_masks([None] * len(self.initial))
 
     def prune(self, person: Person, *, sparsity: float, epochs: int, seed: tuple[int, ...]) -> None:
         """Choose masks by training alone for some epochs, and go back to the first weights under them."""
@@ -77,10 +84,19 @@ class Trainer:
         self.model.set_weights(self.initial)
 
 
-@functools.lru_cache(maxsize=1)  # one model for all clients of a process: each brings its weights and masks
-def trainer(seed: int) -> Trainer:
+def whole_batches(person: Person, *, epochs: int, seed: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the batches of some epochs, each epoch in another order; windows that fill no batch are left out."""
+    random, size = np.random.default_rng(seed), min(BATCH, len(person.x))
+    for _ in range(epochs):
+        order = random.permutation(len(person.x))
+        for start in range(0, len(order) - size + 1, size):
+            batch = order[start : start + size]
+            yield person.x[batch], person.y[batch]
+
+
+@functools.lru_cache(maxsize=2)  # one model for all clients of a process: each brings its weights and masks
+def trainer(seed: int, rate: float = 1.0) -> Trainer:
     # One thread: sums are then added up in the same order, whatever else runs.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    keras.backend.clear_session()
-    return Trainer(seed)
+    return Trainer(seed, rate=rate)

@@ -17,9 +17,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from sample_apps.federated.clients import trainer
+from sample_apps.federated.clients import Trainer, trainer
+from sample_apps.federated.here import InProcess
+from sample_apps.federated.methods import CLIENTS, FED_MASK, Round, prune_fl
 from sample_apps.federated.people import people
-from tfprune.federated import MaskedClient, MaskedFedAvg, Update
+from sample_apps.federated.ways import name_of
+from tfprune.federated import MaskedFedAvg, Update
 
 client_app = ClientApp()
 server_app = ServerApp()
@@ -30,19 +33,17 @@ simulated: dict[str, Any] = {}  # the settings of a simulation; a deployment has
 def train(message: Message, context: Context) -> Message:
     """Train the model of one person; in the last round, keep what came out beside the recordings."""
     config, number = message.content["config"], int(context.node_config["partition-id"])
-    seed, person = config["seed"], people(config["source"])[number]
-    watch = trainer(seed)
-    watch.model.set_masks([None] * len(watch.initial))  # the client before may have left its own
-    client = MaskedClient(message, context, watch.model)
-    if client.is_new and config["sparsity"]:
-        options = {"sparsity": config["sparsity"], "epochs": config["first-epochs"]}
-        watch.prune(person, seed=(seed, number, 0), **options)
-    watch.fit(person, epochs=config["epochs"], seed=(seed, number, client.round))
-    if client.round == config["rounds"]:
-        kept = Update(watch.model.weights, watch.model.masks, client.round).encode()
-        Path(config["folder"], f"person-{number + 1}.update").write_bytes(kept)
-    accuracy = watch.accuracy(person)
-    return client.trained({"num-examples": len(person.x), "person": number + 1, "accuracy": accuracy})
+    if value_in(context.state, "app", "way") != config["way"]:
+        context.state.clear()  # what the client has kept belongs to another training
+        context.state["app"] = ConfigRecord({"way": config["way"]})
+    turn = Round(message, context, person=people(config["source"])[number], number=number)
+    answer, watch, round_ = CLIENTS[config["way"]](turn)
+    if round_ == config["rounds"]:
+        kept = Update(watch.model.weights, watch.model.masks, round_).encode()
+        folder = Path(config["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"person-{number + 1}.update").write_bytes(kept)
+    return answer
 
 
 def by_person(records: Sequence[RecordDict], _: str) -> MetricRecord:
@@ -51,17 +52,34 @@ def by_person(records: Sequence[RecordDict], _: str) -> MetricRecord:
     return MetricRecord({f"person-{int(each['person'])}": each["accuracy"] for each in metrics})
 
 
+def value_in(records: RecordDict, name: str, key: str) -> Any:
+    """Return a value of a record; None if there is none."""
+    return records[name].get(key) if name in records else None
+
+
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
-    """Let all clients train for some rounds, and keep the model, the accuracies and the bytes of each round."""
-    config = dict(context.run_config) or simulated
+    """Let all clients train in one way after the other."""
+    train_all_ways(grid, dict(context.run_config) or simulated)
+
+
+def train_all_ways(grid: Grid, config: dict[str, Any]) -> None:
+    """Train in one way after the other."""
+    for way in config["ways"].split(","):
+        train_one_way(grid, {**config, "way": way, "folder": str(Path(config["folder"], name_of(way)))})
+
+
+def train_one_way(grid: Grid, config: dict[str, Any]) -> None:
+    """Train for some rounds, and keep the model, the accuracies and the bytes of each round."""
     watch, folder = trainer(config["seed"]), Path(config["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
     strategy = MaskedFedAvg(
         check_masks=watch.model.check_masks,
         fraction_evaluate=0.0,
         min_train_nodes=config["clients"],
         min_available_nodes=config["clients"],
         train_metrics_aggr_fn=by_person,
+        **options(config, watch),
     )
     result = strategy.start(
         grid=grid,
@@ -69,19 +87,41 @@ def serve(grid: Grid, context: Context) -> None:
         num_rounds=config["rounds"],
         train_config=ConfigRecord(dict(config)),
     )
-    (folder / "server.update").write_bytes(Update(result.arrays.to_numpy_ndarrays(), None, config["rounds"]).encode())
+    returned = Update(result.arrays.to_numpy_ndarrays(), strategy.masks, config["rounds"])
+    (folder / "server.update").write_bytes(returned.encode())
     accuracy = [dict(metrics) for _, metrics in sorted(result.train_metrics_clientapp.items())]
     report = {"accuracy": accuracy, "traffic": strategy.traffic.as_dict()}
     (folder / "rounds.json").write_text(json.dumps(report), encoding="utf-8")
 
 
-def simulate(config: dict[str, Any]) -> None:
-    """Run server and clients in Flower's simulation, in processes of this machine.
+def options(config: dict[str, Any], watch: Trainer) -> dict[str, Any]:
+    """Return the arguments of the strategy that a way of training has."""
+    if config["way"] == "FedMask":
+        return {"method": FED_MASK}
+    if config["way"] not in ("common mask", "PruneFL"):
+        return {}
+    # The first person's watch prunes for all, as the initial phase of PruneFL does on one client.
+    watch.open_masks()
+    watch.model.set_weights(watch.initial)
+    first = people(config["source"])[0]
+    watch.prune(first, sparsity=config["sparsity"], epochs=config["first-epochs"], seed=(config["seed"], 0, 0))
+    masks = [mask if array.ndim > 1 else None for mask, array in zip(watch.model.masks, watch.initial, strict=True)]
+    watch.open_masks()
+    method = prune_fl(watch, sparsity=config["sparsity"])
+    return {"masks": masks} | ({"method": method} if config["way"] == "PruneFL" else {})
+
+
+def simulate(config: dict[str, Any], *, with_ray: bool) -> None:
+    """Run server and clients on this machine.
 
     Args:
-        config: What the server and each client get: seed, source and folder of the data, clients, rounds, epochs,
-            first-epochs, and sparsity (0: dense).
+        config: What the server and each client get: ways (names with commas between), seed, source of the data,
+            folder of the results, clients, rounds, epochs, first-epochs, and sparsity.
+        with_ray: Whether clients have processes of their own, in Flower's simulation, or run in this one.
     """
+    if not with_ray:
+        train_all_ways(InProcess(client_app, clients=config["clients"]), config)
+        return
     simulated.clear()
     simulated.update(config)
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -17,31 +17,60 @@ from sample_apps.federated.ways import Line
 COLORS = {
     "global": "#8a94a0",
     "global, then own epochs": "#56b4e9",
+    "common mask": "#b8860b",
     "personal masks": "#d55e00",
+    "LotteryFL": "#cc79a7",
+    "FedMask": "#7b3294",
+    "PruneFL": "#0072b2",
+    "HeteroFL": "#e6c229",
     "local only": "#009e73",
 }
+BY_PERSON = ("global", "global, then own epochs", "personal masks", "local only")
 
 
-def text(lines: Sequence[Line]) -> str:
-    """Return the tables: the ways side by side, and each person under each way."""
-    ways = [way for way in COLORS if any(line["way"] == way for line in lines)]
-    of = {way: [line for line in lines if line["way"] == way] for way in ways}
+def text(lines: Sequence[Line], newcomers: Sequence[Line]) -> str:
+    """Return the tables: the ways side by side, each person under some of them, and what a newcomer gets."""
+    of = {way: own for way in COLORS if (own := [line for line in lines if line["way"] == way])}
     dense = np.mean([line["bytes"] for line in of["global"]])
     rows = []
-    for way in ways:
-        total, rounds = np.mean([line["bytes"] for line in of[way]]), of[way][0]["rounds"]
-        means = [mean(line) for line in of[way]]
-        worst = [min(line["accuracy"].values()) for line in of[way]]
-        rows.append(
-            [way, spread(means), spread(worst), f"{total / rounds:,.0f}", f"{total / dense:.1%}".replace("%", " %")]
-        )
-    header = ["model", "accuracy, mean over people", "worst person", "bytes per round", "of dense FedAvg"]
-    people = list(lines[0]["accuracy"])
+    for way, own in of.items():
+        total, rounds = np.mean([line["bytes"] for line in own]), own[0]["rounds"]
+        returned = spread([line["returned"] for line in own if "returned" in line])
+        zeros = f"{np.mean([zeros_of(line) for line in own]):.0%}".replace("%", " %")
+        worst = [min(line["accuracy"].values()) for line in own]
+        shares = [f"{total / rounds:,.0f}", f"{total / dense:.1%}".replace("%", " %")]
+        rows.append([way, spread(list(map(mean, own))), spread(worst), returned, zeros, *shares])
+    header = ["way", "own model, mean over people", "worst person", "returned model", "zeros", "bytes per round"]
+    shown = [way for way in BY_PERSON if way in of]
     persons = [
-        [person, *(spread([line["accuracy"][person] for line in of[way]]) for way in ways), change(of, person)]
-        for person in people
+        [person, *(spread([line["accuracy"][person] for line in of[way]]) for way in shown), change(of, person)]
+        for person in lines[0]["accuracy"]
     ]
-    return f"{markdown(header, rows)}\n\n{markdown(['person', *ways, 'masks against global'], persons)}\n"
+    tables = [
+        markdown([*header, "of dense FedAvg"], rows),
+        markdown(["person", *shown, "masks against global"], persons),
+    ]
+    if newcomers:
+        columns = ["way", "returned model", "at once", "worst person", "after own epochs", "zeros"]
+        tables.append(markdown(columns, left_out(newcomers)))
+    return "\n\n".join(tables) + "\n"
+
+
+def left_out(lines: Sequence[Line]) -> list[list[str]]:
+    """Return the rows of the table of people who were not there."""
+    rows = []
+    for way, returned in dict.fromkeys((line["way"], line["returned"]) for line in lines):
+        own = [line for line in lines if (line["way"], line["returned"]) == (way, returned)]
+        worst = [min(line["people"]) for line in own]
+        numbers = [[line["at_once"] for line in own], worst, [line["after_own_epochs"] for line in own]]
+        zeros = f"{np.mean([line['zeros'] for line in own]):.0%}".replace("%", " %")
+        rows.append([way, returned, *map(spread, numbers), zeros])
+    return rows
+
+
+def zeros_of(line: Line) -> float:
+    """Return the fraction of zeros; lines of the first version have it as the sparsity that was asked for."""
+    return line.get("zeros", line["sparsity"] if "agreement" in line else 0.0)
 
 
 def mean(line: Line) -> float:
@@ -59,13 +88,17 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     """Draw the accuracy of each person under each way, and the mean against the bytes sent."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=[1.6, 1])
     people = list(lines[0]["accuracy"])
-    for shift, (way, color) in enumerate(COLORS.items()):
+    for way, color in COLORS.items():
         own = [line for line in lines if line["way"] == way]
-        height = [100 * np.mean([line["accuracy"][person] for line in own]) for person in people]
-        left.plot(np.arange(len(people)) + 0.16 * (shift - 1.5), height, "o", color=color, label=way)
+        if not own:
+            continue
+        if way in BY_PERSON:
+            height = [100 * np.mean([line["accuracy"][person] for line in own]) for person in people]
+            shift = 0.16 * (BY_PERSON.index(way) - 1.5)
+            left.plot(np.arange(len(people)) + shift, height, "o", color=color, label=way)
         if "curve" in own[0]:
             sent = np.mean([np.cumsum(line["bytes_by_round"]) for line in own], axis=0) / 1e6
-            name = "dense FedAvg" if way != "personal masks" else way
+            name = "dense FedAvg" if way == "global, then own epochs" else way
             right.plot(sent, 100 * np.mean([line["curve"] for line in own], axis=0), color=color, label=name)
     left.set_xticks(range(len(people)), people)
     left.set_xlabel("person")
@@ -81,9 +114,9 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(lines: Sequence[Line], folder: Path) -> list[Path]:
+def write(lines: Sequence[Line], newcomers: Sequence[Line], *, folder: Path) -> list[Path]:
     """Write the tables as `.md` and the picture as `.png`; return both paths."""
     table, picture = folder / "federated_watch.md", folder / "federated_watch.png"
-    table.write_text(text(lines), encoding="utf-8")
+    table.write_text(text(lines, newcomers), encoding="utf-8")
     draw(lines, picture)
     return [table, picture]

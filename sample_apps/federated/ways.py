@@ -29,52 +29,102 @@ class Plan:
     epochs: int
     first_epochs: int
     sparsity: float
+    with_ray: bool
 
 
-def one_seed(plan: Plan, *, seed: int) -> Iterator[Line]:
-    """Yield a line of results for each way."""
+ALONE, TUNED = "local only", "global, then own epochs"
+WAYS = ("dense", "common mask", "personal masks", "LotteryFL", "FedMask", "PruneFL", "HeteroFL", ALONE)
+
+
+def run(plan: Plan, ways: Sequence[str], *, seed: int) -> Iterator[Line]:
+    """Yield the lines of results of some ways."""
     persons = people(plan.source)[: plan.clients]
     trainer(seed)  # here, because the threads of a running server draw random numbers, too
-    for way, sparsity in (("dense", 0.0), ("personal masks", plan.sparsity)):
-        yield from _federated(plan, persons, way=way, sparsity=sparsity, seed=seed)
-    yield _line("local only", seed, _alone(plan, persons, seed=seed), plan)
+    together = [way for way in ways if way != ALONE]
+    if together:
+        _simulate(plan, together, seed=seed)
+    for way in together:
+        yield from _lines_of(plan, persons, way=way, seed=seed)
+    if ALONE in ways:
+        yield _line(ALONE, seed, _alone(plan, persons, seed=seed), plan)
 
 
-def _federated(plan: Plan, persons: Sequence[Person], *, way: str, sparsity: float, seed: int) -> Iterator[Line]:
-    from sample_apps.federated.flower import simulate  # loads Ray
+def names(way: str) -> tuple[str, ...]:
+    """Return the names of the lines of a way."""
+    return ("global", TUNED) if way == "dense" else (way,)
 
-    folder = plan.folder / f"{way.split()[0]}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+
+def folder_of(plan: Plan, way: str, *, seed: int) -> Path:
+    """Return where a training leaves its models."""
+    return plan.folder / f"seed-{seed}" / name_of(way)
+
+
+def name_of(way: str) -> str:
+    """Return the name of the folder of a way."""
+    return way.replace(" ", "-")
+
+
+def _simulate(plan: Plan, ways: Sequence[str], *, seed: int) -> None:
+    """Run one simulation for all ways: it takes half a minute to start."""
+    from sample_apps.federated.flower import simulate  # loads Flower and Ray
+
     settings = {"rounds": plan.rounds, "epochs": plan.epochs, "first-epochs": plan.first_epochs}
-    place = {"source": plan.source, "folder": str(folder), "clients": plan.clients}
-    simulate({"seed": seed, "sparsity": sparsity, **place, **settings})
+    place = {"source": plan.source, "folder": str(plan.folder / f"seed-{seed}"), "clients": plan.clients}
+    config = {"ways": ",".join(ways), "seed": seed, "sparsity": plan.sparsity, **place, **settings}
+    simulate(config, with_ray=plan.with_ray)
+
+
+def _lines_of(plan: Plan, persons: Sequence[Person], *, way: str, seed: int) -> Iterator[Line]:
+    folder = folder_of(plan, way, seed=seed)
     found = json.loads((folder / "rounds.json").read_text(encoding="utf-8"))
     rounds, traffic = found["accuracy"], found["traffic"]
     by_round = [row["down"] + row["up"] for row in traffic["rows"]]
     sizes = {"bytes": traffic["bytes"], "plain_bytes": traffic["dense"], "bytes_by_round": by_round}
     curve = [float(np.mean(list(each.values()))) for each in rounds]
     last, watch = [rounds[-1][f"person-{number}"] for number in range(1, len(persons) + 1)], trainer(seed)
-    if sparsity:
-        yield _line(way, seed, last, plan, **sizes, curve=curve, agreement=agreement(folder, watch))
+    returned = [_returned(folder, watch, person) for person in persons]
+    if way == "dense":
+        yield _line("global", seed, returned, plan, **sizes, zeros=0.0)
+        yield _line(TUNED, seed, last, plan, **sizes, curve=curve, zeros=0.0)
         return
-    watch.model.set_masks([None] * len(watch.initial))
-    watch.model.set_weights(Update.decode((folder / "server.update").read_bytes(), like=watch.initial).weights)
-    yield _line("global", seed, [watch.accuracy(person) for person in persons], plan, **sizes)
-    yield _line("global, then own epochs", seed, last, plan, **sizes, curve=curve)
+    masks = masks_in(folder, watch)
+    kept = {"agreement": agreement(masks), "zeros": zeros(masks, watch)}
+    yield _line(way, seed, last, plan, **sizes, curve=curve, returned=round(float(np.mean(returned)), 4), **kept)
 
 
-def agreement(folder: Path, watch: Trainer) -> float:
-    """Return how far the masks of two people agree, the mean over all pairs."""
-    masks = [
-        Update.decode(path.read_bytes(), like=watch.initial).masks for path in sorted(folder.glob("person-*.update"))
+def _returned(folder: Path, watch: Trainer, person: Person) -> float:
+    """Return the accuracy of the model that the server has at the end, under its masks, with statistics of all."""
+    update = Update.decode((folder / "server.update").read_bytes(), like=watch.initial)
+    watch.model.set_masks(update.masks)
+    watch.model.set_weights(update.weights)
+    return watch.accuracy(person)
+
+
+def masks_in(folder: Path, watch: Trainer) -> list[list[Any]]:
+    """Return the masks of each person at the end."""
+    paths = sorted(folder.glob("person-*.update"))
+    return [list(Update.decode(path.read_bytes(), like=watch.initial).masks or ()) for path in paths]
+
+
+def zeros(masks: Sequence[Sequence[Any]], watch: Trainer) -> float:
+    """Return the fraction of zeros in the kernels of a watch, the mean over people."""
+    sizes = [array.size if array.ndim > 1 else 0 for array in watch.initial]
+    kept = [
+        sum(size if mask is None else int(mask.sum()) for mask, size in zip(each, sizes, strict=True) if size)
+        for each in masks
     ]
+    return round(1 - float(np.mean(kept)) / sum(sizes), 4)
+
+
+def agreement(masks: Sequence[Sequence[Any]]) -> float:
+    """Return how far the masks of two people agree, the mean over all pairs."""
     return float(np.mean([mask_iou(one, other) for one, other in itertools.combinations(masks, 2)]))
 
 
 def _alone(plan: Plan, persons: Sequence[Person], *, seed: int) -> list[float]:
     """Train each person's model on the person's own data alone, without masks."""
     watch, accuracy = trainer(seed), []
-    watch.model.set_masks([None] * len(watch.initial))
+    watch.open_masks()
     for number, person in enumerate(persons):
         watch.model.set_weights(watch.initial)
         for turn in range(1, plan.rounds + 1):
