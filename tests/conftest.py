@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 
 import pytest
@@ -16,8 +17,18 @@ settings.load_profile("tfprune")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the programs, so that no worker is left with a long one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("programs") is None)
+    """Begin each worker's share with programs, file by file, so that no worker is left with a long one at the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    programs = [item for item in items if item.get_closest_marker("programs")]
+    files = list(dict.fromkeys(item.path for item in programs))
+    others = iter([item for item in items if not item.get_closest_marker("programs")])
+    dealt: list[pytest.Item] = []
+    for worker in range(workers):
+        share = [item for item in programs if files.index(item.path) % workers == worker]
+        end = len(items) * (worker + 1) // workers  # xdist cuts the list into parts of one length
+        dealt += share
+        dealt += itertools.islice(others, max(end - len(dealt), 0))
+    items[:] = [*dealt, *others]
 
 
 def pytest_collection_finish() -> None:
