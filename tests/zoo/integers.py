@@ -31,7 +31,7 @@ def walk_through(model: keras.Model, images: np.ndarray) -> None:
     quantized.fit(images, np.arange(ROWS) % model.output_shape[-1], ROWS, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
-        options = {"quantize": "int8", "allow_float": True, "sparse": False, "tolerance": 10}
+        options = {"quantize": "int8", "allow_float": True, "sparse": False}
         written, seconds = timed(lambda: to_tflite(quantized, path, check_on=images, **options))
         note("to_tflite, s", f"{seconds:.0f}")
         note("bytes", f"{written.bytes:,}")
