@@ -12,6 +12,7 @@ import keras
 import pytest
 from public_names import documented_names
 from sklearn.datasets import load_digits
+from tiers import in_test_all
 
 import tfprune
 import tfprune.export
@@ -21,6 +22,8 @@ MODULES = ["tfprune", "tfprune.export"] + [
     for package in (tfprune, tfprune.export)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
+
+LONG = {"tfprune.export", "tfprune.export.compressing.compress"}  # more than five seconds of one processor
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def digits(tmp_path_factory):
     return folder, {"model": model, "images": images, "Path": Path, "tfprune": tfprune}
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [in_test_all(name) if name in LONG else name for name in MODULES])
 def test_examples(name, tmp_path, monkeypatch, request):
     if name.startswith("tfprune.methods.federated_flower."):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")

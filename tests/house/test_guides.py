@@ -20,7 +20,14 @@ PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem
 PAGES += sorted((DOCS / "howto").glob("*.md"))
 # More than five seconds of one processor each; `make test` runs the others.
 LONG = {"best_file", "channels_and_latency", "commands", "depth", "export_a_file", "keep_what_is_needed"}
-LONG |= {"microcontrollers", "remove_channels", "train_for_int8", "trained_model_on_a_pi", "transformers"}
+LONG |= {
+    "make_zeros_fast",
+    "microcontrollers",
+    "remove_channels",
+    "train_for_int8",
+    "trained_model_on_a_pi",
+    "transformers",
+}
 
 
 def run(code, names):
@@ -75,6 +82,7 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
         assert printed == shown
 
 
+@pytest.mark.programs
 def test_first_code_of_the_site_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, code = BLOCK.search((DOCS / "index.md").read_text(encoding="utf-8")).groups()

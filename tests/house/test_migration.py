@@ -12,6 +12,13 @@ import tfprune
 TEXT = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
 IMPORT, SETUP, *BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 SECTIONS = re.findall(r"^## (.*)$", TEXT, flags=re.MULTILINE)[:-2]  # the last two are tables
+# More than five seconds of one processor both ways; `make test` runs the others.
+LONG = {"Clustering", "Clusters that stay while 8 bits are trained", "Zeros that stay while 8 bits are trained"}
+LONG |= {"Save, load and go on", "Strip and ship"}
+PLACES = [
+    pytest.param(place, id=name, marks=[pytest.mark.programs] if name in LONG else [])
+    for place, name in enumerate(SECTIONS)
+]
 
 
 def test_every_use_is_shown_both_ways():
@@ -34,7 +41,7 @@ def holds_wrappers(names: dict) -> bool:
     return any(isinstance(layer, tfprune.Pruned) for model in models for layer in model.layers)
 
 
-@pytest.mark.parametrize("place", range(len(SECTIONS)), ids=SECTIONS)
+@pytest.mark.parametrize("place", PLACES)
 def test_code_for_tfmot_runs_with_one_import_changed(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     old, new = IMPORT.splitlines()
@@ -43,7 +50,7 @@ def test_code_for_tfmot_runs_with_one_import_changed(place, tmp_path, monkeypatc
     assert holds_wrappers(names)
 
 
-@pytest.mark.parametrize("place", range(len(SECTIONS)), ids=SECTIONS)
+@pytest.mark.parametrize("place", PLACES)
 def test_code_in_our_own_words_runs(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run(BLOCKS[2 * place + 1])

@@ -48,6 +48,7 @@ def test_lora_is_cut_with_its_kernels_and_comes_back_after_the_cut(name, setting
     assert_equal(loaded, smaller, inputs)  # their second factors begin with zeros
 
 
+@pytest.mark.programs
 def test_integers_are_saved_and_loaded(tmp_path):
     smaller = smaller_of(trained(hub_models.BACKBONES["GPT2Backbone"]), **UNEVEN)
     inputs = hub_models.inputs_for(smaller)

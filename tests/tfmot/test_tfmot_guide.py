@@ -13,6 +13,8 @@ import tensorflow as tf
 import tfprune.export
 from tfprune import tfmot
 
+pytestmark = pytest.mark.programs  # tests of the parts that it calls stay in `make test`
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(96, 20)).astype("float32")
 Y = (X @ RANDOM.normal(size=(20, 10))).argmax(axis=1)

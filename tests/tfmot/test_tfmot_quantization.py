@@ -15,6 +15,8 @@ from tfprune import tfmot
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.check_converted import float_operators
 
+pytestmark = pytest.mark.programs  # tests of the parts that it calls stay in `make test`
+
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(64, 8, 8, 1)).astype("float32")
 Y = RNG.integers(0, 4, size=64)

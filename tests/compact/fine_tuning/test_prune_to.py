@@ -60,6 +60,7 @@ def pruned(model, data):
     return prune_to(model, budget(flops=0.25), (x[:1200], y[:1200]), rounds=3, **settings)
 
 
+@pytest.mark.programs
 def test_the_budget_is_approached_by_equal_steps(model, pruned):
     smaller, report = pruned
     total = 2 * (64 * 64 + 64 * 48 + 48 * 10)
@@ -255,6 +256,7 @@ def stopped(model, data):
     return whole, *prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.05, **settings)
 
 
+@pytest.mark.programs
 def test_it_stops_before_a_round_that_costs_more(stopped, data):
     whole, small, report = stopped
     drops = [whole.before - one.trained for one in whole.rounds]

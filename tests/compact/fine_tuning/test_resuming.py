@@ -57,6 +57,7 @@ def test_a_run_that_is_killed_at_a_random_moment_ends_the_same(whole, tmp_path):
 
 
 @pytest.mark.parametrize("done", first(1, 3))
+@pytest.mark.programs
 def test_rounds_that_are_done_are_read_and_the_others_carried_out(whole, tmp_path, monkeypatch, done):
     from tfprune.compact.fine_tuning import rounds
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from graphs import RandomGraph
+from tiers import first
 
 import tfprune
 from tfprune import budget, plan_shrink, shrink
@@ -20,7 +21,7 @@ def stack(*widths):
 
 
 @pytest.mark.parametrize("name", ["flops", "parameters", "bytes"])
-@pytest.mark.parametrize("limit", [0.3, 0.7])
+@pytest.mark.parametrize("limit", first(0.3, 0.7))
 @pytest.mark.parametrize("base", ["uniform", "global"])
 def test_a_budget_is_met_by_removing_no_more_than_it_takes(name, limit, base):
     model = stack(9, 14)

@@ -16,7 +16,7 @@ from tfprune.export import Runner, to_tflite
 from tfprune.report import Skipped
 
 layers = keras.layers
-SEEDS = range(15)  # of each kind; tests/bench/shrinking.py takes 70
+SEEDS = range(9)  # of each kind; tests/bench/shrinking.py takes 70
 
 
 def data_for(model, rows=3):

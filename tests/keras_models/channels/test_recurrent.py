@@ -15,10 +15,10 @@ layers = keras.layers
 
 
 def masked_cases():
-    """Pair all cases with all masks; `make test` runs every case once, with the masks in turn."""
+    """Pair all cases with all masks; `make test` runs every other case, with the masks in turn."""
     for place, case in enumerate(CASES):
         for turn, mask in enumerate(MASKS):
-            yield (*case, mask) if turn == place % len(MASKS) else in_test_all((*case, mask))
+            yield (*case, mask) if place % 2 == 0 and turn == place // 2 % len(MASKS) else in_test_all((*case, mask))
 
 
 @pytest.mark.parametrize(("kind", "states", "is_bidirectional", "mask"), masked_cases())

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from tiers import first
 
 import tfprune
 from tfprune.keras_models.copying.functional_subclass import replace_in_graph
@@ -123,7 +124,7 @@ def model_of(kind: str) -> keras.Model:
     return {"task": Task, "tied": Tied}[kind](backbone, Tokenizer(WORDS), name=kind)
 
 
-KINDS = pytest.mark.parametrize("kind", ["backbone", "task", "tied"])
+KINDS = pytest.mark.parametrize("kind", first("task", "backbone", "tied"))
 
 
 @KINDS

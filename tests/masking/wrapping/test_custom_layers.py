@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from tiers import first
 
 import tfprune
 
@@ -186,7 +187,7 @@ class Stepping(keras.Model):
         return {**super().train_step(data), "mine": 1.0}
 
 
-@pytest.mark.parametrize("make", [keras.Model, Stepping])
+@pytest.mark.parametrize("make", first(keras.Model, Stepping))
 def test_a_functional_model_is_wrapped_in_place(make):
     plain, x = transformer(), random(16, 12)
     nested = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="inside")], name="nested")

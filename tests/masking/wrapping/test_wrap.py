@@ -593,6 +593,7 @@ assert "tfprune" not in sys.modules
 """
 
 
+@pytest.mark.programs
 def test_stripped_files_load_where_tfprune_cannot_be_imported(tmp_path):
     arrays = {}
     for index, make in enumerate([sequential, branches, tokens]):

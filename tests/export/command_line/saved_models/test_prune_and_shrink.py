@@ -114,6 +114,7 @@ def test_shrink_without_labels_removes_channels_at_once(inside, capsys):
     assert accuracy(small) > accuracy(dense) - 0.06
 
 
+@pytest.mark.programs
 def test_shrink_with_labels_trains_in_rounds(inside, capsys):
     line = "shrink model.keras small.keras --budget flops=0.5 --budget bytes=100000 --data x.npy,y.npy --rounds 2"
     code, out, err = run(capsys, f"{line} --epochs 2 --round-to 4 --json")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune.export import Runner, to_tflite
@@ -105,7 +106,7 @@ def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return [model.get_layer(name) for name in model.output_names]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first(*CASES))
 def test_the_file_computes_in_integers_what_keras_computes(case, tmp_path):
     model, data = trained(case)
     path = tmp_path / "model.tflite"

@@ -493,7 +493,7 @@ def efficient(activation, *, gated):
 @pytest.mark.parametrize(
     ("activation", "gated"),
     [
-        pytest.param("swish", True, id="EfficientNet"),
+        pytest.param("swish", True, id="EfficientNet", marks=pytest.mark.programs),
         pytest.param("relu6", False, id="Lite", marks=pytest.mark.programs),
     ],
 )
