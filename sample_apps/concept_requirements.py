@@ -26,8 +26,8 @@ def main() -> None:
     data = clothes.synthetic() if options.smoke else fashion_mnist.load(options.samples)
     if options.smoke:
         print("--smoke: made-up images instead of Fashion-MNIST; the accuracy means nothing")
-        options.units, options.mined, options.epochs, options.fine_tuning = 64, 800, 2, 1
-        options.precision, options.recall = 0.6, 0.2
+        options.units, options.mined, options.epochs, options.fine_tuning = 64, 1500, 6, 1
+        options.precision, options.recall = 0.5, 0.2
     wanted = {seed: partial(runs.one_seed, seed, data, options) for seed in range(options.seeds)}
     path = options.output / "results.jsonl"
     lines = gathered(path, wanted, resume=options.resume, key=lambda line: line["seed"])

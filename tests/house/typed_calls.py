@@ -133,6 +133,7 @@ def concepts(model: keras.Model, x: np.ndarray) -> None:
     assert_type(plan, tfprune.ShrinkPlan)
     assert_type(trace, tfprune.ConceptTrace)
     assert_type(trace.why("hidden", 3), str)
+    assert_type(trace.evaluate(model, x, {"dark": x[:, 0] < 0.5}), tfprune.ConceptTrace)
     trace.html(Path("trace.html"))
     tfprune.wrap(model, criterion=trace.criterion(), pattern="channel")
     tfprune.prune_to(model, plan, (x, x), epochs=2)

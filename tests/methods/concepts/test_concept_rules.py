@@ -1,17 +1,13 @@
-"""Rules read off decision trees: equal to scikit-learn's own answers, and measured as NumPy counts."""
+"""Rules of a model's layers: measured as NumPy counts them, on samples that had no part in finding them."""
 
 import json
-import sys
 
 import keras
 import numpy as np
 import pytest
-from sklearn.tree import DecisionTreeClassifier
 
 import tfprune
-from tfprune.methods.concepts.check_concepts import held_out
-from tfprune.methods.concepts.mine_rules import mine_rules
-from tfprune.methods.concepts.rule import ConceptRule, Threshold
+from tfprune.methods.rule_mining.parts import draw_parts
 
 layers = keras.layers
 
@@ -35,80 +31,71 @@ def hidden(model, x):
     return keras.ops.convert_to_numpy(model.get_layer("hidden")(x))
 
 
-def any_of(rules, activations):
-    return np.any([rule.matches(activations) for rule in rules], axis=0)
+@pytest.fixture(scope="module")
+def mined():
+    model, x = dense(), normal(1200, 6)
+    return model, x, tfprune.concept_rules(model, x, concepts_of(x), seed=3)
 
 
-def test_rules_say_what_the_tree_says_on_every_sample():
-    model, x, others = dense(), normal(400, 6), normal(300, 6, seed=1)
-    rules = tfprune.concept_rules(model, x, concepts_of(x), seed=3)
-    held = held_out(400, validation=0.25, seed=3)
-    assert held.sum() == rules.samples == 100
-    for name, there in concepts_of(x).items():
-        tree = DecisionTreeClassifier(random_state=3).fit(hidden(model, x[~held]), there[~held])
-        found = rules.of(name, layer="hidden")
-        for activations in (hidden(model, x), hidden(model, others)):
-            np.testing.assert_array_equal(any_of(found, activations), tree.predict(activations))
-            assert np.sum([rule.matches(activations) for rule in found], axis=0).max() == 1  # one leaf each
-        leaves = tree.apply(hidden(model, x[~held]))
-        assert sorted(rule.support for rule in found) == sorted(
-            np.bincount(leaves[there[~held]])[np.unique(leaves[there[~held]])]
-        )
+def test_counts_are_those_of_samples_that_neither_mined_nor_chose(mined):
+    model, x, rules = mined
+    drawn, _ = draw_parts(1200, validation=0.5, seed=3)
+    activations, there = hidden(model, x[drawn["reporting"]]), concepts_of(x[drawn["reporting"]])["right"]
+    assert rules.samples == len(there) == 300
+    assert rules.of("right", layer="hidden")
+    for rule in rules.rules:
+        if rule.concept.endswith("right"):
+            holds, own = rule.matches(activations), there if rule.concept == "right" else ~there
+            assert (rule.matched, rule.hits) == (holds.sum(), (holds & own).sum())
+            assert rule.precision == pytest.approx(own[holds].mean())
+            assert rule.recall == pytest.approx(holds[own].mean())
+        assert rule.support == rule.matches(hidden(model, x[drawn["mining"]])).sum()
 
 
-def test_a_rule_is_a_leaf_of_the_tree():
-    values, there = normal(200, 5), normal(200, 1, seed=2)[:, 0] > 0.3
-    tree = DecisionTreeClassifier(random_state=0).fit(values, there)
-    leaves, others = tree.apply(values), normal(500, 5, seed=4)
-    paths = mine_rules(values, there, seed=0)
-    assert len(paths) == len(np.unique(leaves[there]))
-    for thresholds, support in paths:
-        rule = ConceptRule("c", "l", thresholds, support)
-        (leaf,) = np.unique(leaves[rule.matches(values)])
-        np.testing.assert_array_equal(rule.matches(others), tree.apply(others) == leaf)
-        assert len({(each.unit, each.is_above) for each in thresholds}) == len(thresholds)
-
-
-def test_bounds_are_inclusive_below_and_kept_in_float64():
-    low = np.float32(16)
-    high = np.nextafter(low, np.float32(17))  # float32 has nothing between: a threshold in float32 is one of them
-    values = np.array([[low], [low], [high], [high]], np.float32)
-    tree = DecisionTreeClassifier(random_state=0).fit(values, [0, 0, 1, 1])
-    ((thresholds, support),) = mine_rules(values, np.array([False, False, True, True]), seed=0)
-    assert support == 2
-    rule = ConceptRule("c", "l", thresholds, support)
-    np.testing.assert_array_equal(rule.matches(values), tree.predict(values) == 1)
-    whole = ConceptRule("c", "l", (Threshold(0, False, 0.5), Threshold(1, True, 0.25)), 1)
-    at = np.array([[0.5, 0.26], [0.5, 0.25], [0.51, 0.26]], np.float32)
-    assert whole.matches(at).tolist() == [True, False, False]
-
-
-def test_leaves_of_both_kinds_make_no_rule():
-    values = np.array([[0.0], [1.0], [1.0], [2.0]], np.float32)
-    there = np.array([False, True, False, True])
-    assert [(str(path[0]), support) for path, support in mine_rules(values, there, seed=0)] == [("[0] > 1.5", 1)]
-
-
-def test_precision_and_recall_are_those_of_held_out_samples():
-    model, x = dense(), normal(400, 6)
-    rules = tfprune.concept_rules(model, x, concepts_of(x), validation=0.5)
-    held = held_out(400, validation=0.5, seed=0)
-    activations, there = hidden(model, x)[held], concepts_of(x)["far"][held]
-    for rule in rules.of("far", layer="hidden"):
-        matched = rule.matches(activations)
-        assert rule.matched == matched.sum()
-        assert rule.precision == pytest.approx(there[matched].mean() if matched.any() else 0)
-        assert rule.recall == pytest.approx(matched[there].mean())
+def test_other_samples_give_the_same_rules_other_counts(mined):
+    model, _, rules = mined
     new = normal(150, 6, seed=5)
     again = rules.evaluate(model, new, concepts_of(new))
     assert again.samples == 150
-    first = again.of("right", layer="hidden")[0]
-    assert first.thresholds == rules.of("right", layer="hidden")[0].thresholds
-    assert first.matched == first.matches(hidden(model, new)).sum()
+    assert again.rules == rules.rules
+    assert all(rule.matched == rule.matches(hidden(model, new)).sum() for rule in again.rules)
+    assert again.best("right") == rules.best("right")  # by the samples for choosing, which are the same
+
+
+def test_a_concept_and_its_negation_share_their_trees(mined):
+    model, x, rules = mined
+    leaves = [rule for rule in rules.rules if rule.is_leaf and rule.concept in ("right", "not right")]
+    assert {rule.concept for rule in leaves} == {"right", "not right"}
+    assert (np.sum([rule.matches(hidden(model, x)) for rule in leaves], axis=0) == 1).all()
+    own = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "not right": x[:, 1] > 0})
+    assert own.names == ("right", "not right", "not not right")
+    up = own.parts["reporting"].labels["not right"]
+    drawn, _ = draw_parts(1200, validation=0.5, seed=0)
+    np.testing.assert_array_equal(up, x[drawn["reporting"], 1] > 0)  # a concept of that name is what the user says
+
+
+def test_further_trees_offer_other_rules(mined):
+    model, x, rules = mined
+    more = tfprune.concept_rules(model, x, concepts_of(x), seed=3, trees=4)
+    assert set(more.rules) > set(rules.rules)
+    assert len(set(more.rules)) == len(more.rules)
+    assert str(more)
+
+
+def test_copies_of_a_sample_give_the_intervals_of_the_samples():
+    model, x = dense(), normal(500, 6)
+    copies = np.repeat(x, 3, axis=0)
+    groups = np.repeat(np.arange(500), 3)
+    for rules in (
+        tfprune.concept_rules(model, x, {"right": x[:, 0] > 0}),
+        tfprune.concept_rules(model, copies, {"right": copies[:, 0] > 0}, groups=groups),
+    ):
+        assert rules.samples == 125
+        assert max(rule.counts.positives for rule in rules.rules) < 125
 
 
 def test_reruns_give_the_same_bytes_and_another_seed_others():
-    model, x = dense(), normal(300, 6)
+    model, x = dense(), normal(500, 6)
     one, other, third = (
         json.dumps(tfprune.concept_rules(model, x, concepts_of(x), seed=seed).as_dict()) for seed in (0, 0, 1)
     )
@@ -186,7 +173,7 @@ HALF = np.arange(40) % 2
         (
             {"c": np.arange(40) == 5},
             {},
-            r"among the (held-out samples|samples that rules are mined from)\. Received: 0",
+            r"among the samples for (mining|choosing|reporting)\. Received: 0",
         ),
         ({}, {}, r"Expected `concepts` with at least one concept\. Received: none\."),
         (
@@ -198,6 +185,9 @@ HALF = np.arange(40) % 2
         ({"c": HALF}, {"layers": []}, r"Expected layers with units that may be removed\. Received: none"),
         ({"c": HALF}, {"validation": 1.0}, r"Expected `validation` to be a number in \(0, 1\)"),
         ({"c": HALF}, {"seed": -1}, r"Expected `seed` to be an integer of at least 0"),
+        ({"c": HALF}, {"trees": 0}, r"Expected `trees` to be an integer of at least 1"),
+        ({"c": HALF}, {"max_depth": 0}, r"Expected `max_depth` to be an integer of at least 1"),
+        ({"c": HALF}, {"groups": HALF[:9]}, r"Expected one group for each of 40 samples .* Received: .*\(9,\)"),
     ],
 )
 def test_wrong_concepts_are_refused(concepts, more, message):
@@ -215,22 +205,17 @@ def test_wrong_types_are_refused():
         tfprune.concept_rules(dense(), np.full((40, 6), np.nan), {"c": HALF})
 
 
-def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.tree", None)
-    with pytest.raises(ValueError, match=r'Run pip install "tfprune\[concepts\]"\.'):
-        tfprune.concept_rules(dense(), X, {"c": HALF})
-
-
 def test_a_bar_counts_the_trees(capsys):
     tfprune.concept_rules(dense(), X, {"c": HALF, "d": 1 - HALF}, verbose=2)
     assert "2/2" in capsys.readouterr().out
 
 
 def test_rules_of_another_model_are_refused():
-    rules = tfprune.concept_rules(dense(), X, {"c": HALF})
+    x = normal(400, 6)
+    rules = tfprune.concept_rules(dense(), x, {"c": hidden(dense(), x)[:, 3] > 0.5})
     with pytest.raises(ValueError, match="these layers differ: hidden"):
         rules.evaluate(dense(17), X, {"c": HALF})
-    with pytest.raises(ValueError, match=r"for all concepts of the rules\. Received: none for \['c'\]"):
+    with pytest.raises(ValueError, match=r"for all concepts of the rules\. Received: none for \['.*c'"):
         rules.evaluate(dense(), X, {"d": HALF})
-    with pytest.raises(ValueError, match=r"of 'c'\. Received: 'd'"):
+    with pytest.raises(ValueError, match=r"that has rules, of '.*'\. Received: 'd'"):
         rules.best("d")

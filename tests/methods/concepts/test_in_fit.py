@@ -21,10 +21,10 @@ def planned():
     keras.utils.set_random_seed(0)
     inner = keras.Sequential([keras.Input((8,)), layers.Dense(24, "relu", name="first")], name="inner")
     model = keras.Sequential([keras.Input((8,)), inner, layers.Dense(16, "relu", name="second"), layers.Dense(2)])
-    x = normal(400, 8)
+    x = normal(2000, 8)
     y = (x[:, 0] > 0).astype(int)
     rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
-    plan, trace = tfprune.plan_concepts(model, rules, require=["right"], min_precision=0.8, min_recall=0.3)
+    plan, trace = tfprune.plan_concepts(model, rules, require=["right"], min_precision=0.6, min_recall=0.3)
     return model, x, y, plan, trace
 
 

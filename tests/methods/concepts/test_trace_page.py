@@ -6,19 +6,22 @@ import pytest
 from pages import WIDTHS, Elements, luminances, measured_at, needs_browser
 
 from tfprune.methods.concepts.concept_trace import ConceptTrace
-from tfprune.methods.concepts.rule import ConceptRule, Threshold
-from tfprune.methods.concepts.trace_contents import KeptUnit, TracedLayer
+from tfprune.methods.concepts.trace_contents import ConceptEvidence, KeptUnit, TracedLayer
 from tfprune.methods.concepts.trace_page import trace_page
+from tfprune.methods.rule_mining.counts import Counts
+from tfprune.methods.rule_mining.rule import ConceptRule, Threshold
 
 
 def made(*, name="R1: tell it", concept="dark", layer="hidden", rules=3, units=40):
     """Make a trace by hand."""
     bounds = tuple(Threshold(unit, unit % 2 == 0, unit / 7) for unit in range(12))
-    found = tuple(ConceptRule(concept, layer, bounds[: 3 + each], 100 - each, 20, 0.95, 0.3) for each in range(rules))
+    counts = Counts(20, 19, 63)
+    found = tuple(ConceptRule(concept, layer, bounds[: 3 + each], 100 - each, True, counts) for each in range(rules))
+    evidence = (ConceptEvidence(concept, layer, tuple(range(rules)), 12, Counts(40, 38, 40), is_met=True),)
     kept = [KeptUnit(layer, unit, tuple(range(rules))) for unit in range(units - 2)]
     kept += [KeptUnit(layer, units - 2, (0,), ("conv[3]",)), KeptUnit(layer, units - 1, (), (), "so many stay")]
     layers = (TracedLayer(layer, layer, 256, units), TracedLayer("out", "out", 10, 10, "an output of the model"))
-    return ConceptTrace({name: (concept,)}, 0.95, 0.8, found, layers, tuple(kept))
+    return ConceptTrace({name: (concept,)}, 0.9, 0.8, found, layers, tuple(kept), evidence=evidence)
 
 
 def test_the_page_says_what_the_trace_says(tmp_path):
@@ -31,7 +34,14 @@ def test_the_page_says_what_the_trace_says(tmp_path):
         assert str(rule) in elements.text
     for each in trace.units:
         assert f"hidden[{each.unit}]" in elements.text
-    for said in ("R1: tell it", "40 of 256", "so many stay", "tied to conv[3]", "an output of the model", "95.0%"):
+    for said in (
+        "R1: tell it",
+        "40 of 256",
+        "so many stay",
+        "tied to conv[3]",
+        "an output of the model",
+        "95.0% [83.1, 99.4]",
+    ):
         assert said in elements.text
     anchors = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
     links = [attributes["href"] for attributes in elements.all("a")]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -14,25 +13,29 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.concepts.check_concepts import check_both, check_concepts, held_out
-from tfprune.methods.concepts.choose_rules import best_of
 from tfprune.methods.concepts.layer_units import UnitsOfModel
-from tfprune.methods.concepts.mine_rules import mine_rules
-from tfprune.methods.concepts.rule import ConceptRule
-from tfprune.methods.concepts.unit_activations import unit_activations
+from tfprune.methods.concepts.observe import observe, unit_activations
+from tfprune.methods.rule_mining.best_split import UnitValues
+from tfprune.methods.rule_mining.check_concepts import check_concepts, negation, with_negations
+from tfprune.methods.rule_mining.choose_rules import Parts
+from tfprune.methods.rule_mining.counts import lower_bound, percent
+from tfprune.methods.rule_mining.mine_rules import TreeLimits, mine_rules
+from tfprune.methods.rule_mining.parts import CHOOSING, MINING, REPORTING, Part, draw_parts, part_of
+from tfprune.methods.rule_mining.rule import ConceptRule
 from tfprune.report import Report, Skipped, skipped_table, table
 
 
 @dataclass(frozen=True)
 class ConceptRules(Report):
-    """The rules of each layer for each concept; prints as a table.
+    """The rules of each layer for each concept, and for its negation; prints as a table.
 
     Attributes:
-        concepts: The names of the concepts.
+        concepts: The names of the concepts. There are rules for `not c` as well, for each concept `c`.
         layers: The layers, with the number of their units.
         rules: The rules by layer and concept, those with the largest support first.
-        samples: The number of samples that precision and recall were measured on.
+        samples: The number of samples for reporting, on which precision and recall were measured.
         skipped: The layers that have no rules, with the reason.
+        parts: The samples for mining, choosing and reporting: their labels, and where each rule holds.
 
     Example:
         >>> import numpy as np
@@ -42,31 +45,40 @@ class ConceptRules(Report):
         >>> rules = tfprune.concept_rules(keras.Sequential(layers), x, {"right": x[:, 0] > 0})
         >>> rules.concepts, rules.layers
         (('right',), {'hidden': 8})
-        >>> rules.best("right").layer
+        >>> rules.best("not right").layer
         'hidden'
     """
+
+    JSON_NAMES = ("concepts", "layers", "rules", "samples", "skipped")
 
     concepts: tuple[str, ...]
     layers: dict[str, int]
     rules: tuple[ConceptRule, ...]
     samples: int
     skipped: tuple[Skipped, ...] = ()
+    parts: Parts = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts, and behind them their negations."""
+        return tuple(with_negations({name: np.empty(0, bool) for name in self.concepts}))
 
     def of(self, concept: str, *, layer: str) -> tuple[ConceptRule, ...]:
-        """Return the rules of a layer for a concept, those with the largest support first."""
+        """Return the rules of a layer for a concept or for `not` a concept, those with the largest support first."""
         return tuple(rule for rule in self.rules if (rule.concept, rule.layer) == (concept, layer))
 
     def best(self, concept: str) -> ConceptRule:
-        """Return the most precise rule for a concept, of those the one that matches most held-out samples.
+        """Return the rule for a concept of which the samples for choosing certify the highest precision.
 
         Raises:
             ValueError: If there is no rule for the concept.
         """
         rules = [rule for rule in self.rules if rule.concept == concept]
         if not rules:
-            listed = ", ".join(map(repr, self.concepts))
+            listed = ", ".join(dict.fromkeys(repr(rule.concept) for rule in self.rules)) or "none"
             raise ValueError(f"Expected a concept that has rules, of {listed}. Received: {concept!r}.")
-        return best_of(rules)
+        counts = {rule: self.parts[CHOOSING].counts(concept, [rule]) for rule in rules}
+        return max(rules, key=lambda rule: lower_bound(counts[rule].hits, counts[rule].matched, error=0.05))
 
     def evaluate(
         self, model: keras.Model, data: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
@@ -82,32 +94,32 @@ class ConceptRules(Report):
         Raises:
             ValueError: If a concept is missing, or a layer of the rules is not in the model.
         """
-        units = units_for(self, UnitsOfModel(flat_copy(Anatomy.of(model))))
-        chosen = units.chosen([*self.layers])
-        activations, reasons = unit_activations(units.copy.plain, chosen, data=data, batch_size=batch_size)
-        if reasons:
-            raise ValueError(f"Expected the layers of the rules in {model.name!r}. Received: {reasons}.")
-        size = len(next(iter(activations.values())))
-        labels = check_concepts(concepts, samples=size)
-        missing = [name for name in self.concepts if name not in labels]
-        if missing:
-            raise ValueError(f"Expected 0 or 1 for all concepts of the rules. Received: none for {missing}.")
-        measured = tuple(rule.measured(activations[rule.layer], labels[rule.concept]) for rule in self.rules)
-        return replace(self, rules=measured, samples=size)
+        part = observe(model, data, concepts=concepts, layers=self.layers, rules=self.rules, batch_size=batch_size)
+        return replace(
+            self, rules=_counted(self.rules, part), samples=part.size, parts={**self.parts, REPORTING: part}
+        )
 
     def __str__(self) -> str:
         rows = [self._row(layer, concept) for layer in self.layers for concept in self.concepts]
         header = ["layer", "concept", "rules", "units", "support", "precision", "recall"]
-        note = f"\n\nPrecision and recall of all rules together, on {self.samples} held-out samples."
-        return table(header, rows, left=2) + note + skipped_table(self.skipped)
+        note = (
+            f"\n\nPrecision and recall of all leaves together, with 95 % intervals, on {self.samples} samples that "
+        )
+        return table(header, rows, left=2) + note + "neither mined nor chose rules." + skipped_table(self.skipped)
 
     def _row(self, layer: str, concept: str) -> list[Any]:
-        rules = self.of(concept, layer=layer)
+        rules = [rule for rule in self.of(concept, layer=layer) if rule.is_leaf]
+        if not rules:
+            return [layer, concept, 0, 0, 0, "-", "-"]
         units = {unit for rule in rules for unit in rule.units}
-        matched = sum(rule.matched for rule in rules)
-        precision = f"{sum(rule.hits for rule in rules) / matched:.1%}" if matched else "-"
-        recall = f"{sum(rule.recall for rule in rules):.1%}"
-        return [layer, concept, len(rules), len(units), sum(rule.support for rule in rules), precision, recall]
+        mining, counts = self.parts[MINING], self.parts[REPORTING].counts(concept, rules)
+        support = round(mining.weigh(mining.any_of(rules)))
+        precision, recall = percent(counts.precision, counts.precision_interval), counts.recall
+        return [layer, concept, len(rules), len(units), support, precision, percent(recall, counts.recall_interval)]
+
+
+def _counted(rules: Sequence[ConceptRule], part: Part) -> tuple[ConceptRule, ...]:
+    return tuple(replace(rule, counts=part.counts(rule.concept, [rule])) for rule in rules)
 
 
 def concept_rules(
@@ -116,17 +128,24 @@ def concept_rules(
     concepts: Mapping[str, Any],
     *,
     layers: str | Sequence[str] | None = None,
-    validation: float = 0.25,
+    groups: Sequence[int] | Sequence[str] | np.ndarray | None = None,
+    validation: float = 0.5,
+    max_depth: int = 8,
+    min_samples_leaf: int = 10,
+    trees: int = 1,
     seed: int = 0,
     batch_size: int = 32,
     verbose: int | str = "auto",
 ) -> ConceptRules:
-    """Mine rules that tell concepts from activations: for each layer and concept, the paths of a decision tree.
+    """Mine rules that tell concepts from activations: for each layer and concept, the paths of decision trees.
 
-    Use it before `plan_concepts`, to find which units the concepts need. A rule is a path to a leaf that holds only
-    samples with the concept, for example `hidden[3] > 0.5 and hidden[7] <= 1.2`. A unit of a convolution counts with
-    its mean over positions, behind the normalization and activation layers that follow it. The same arguments give
-    the same rules.
+    Use it before `plan_concepts`, to find which units the concepts need. A rule is a path to a node where most
+    samples have the concept, for example `hidden[3] > 0.5 and hidden[7] <= 1.2`. A tree grows where a split tells
+    more than chance would, so labels may be noisy. A unit of a convolution counts with its mean over positions,
+    behind the normalization and activation layers that follow it. The same arguments give the same rules.
+
+    The samples are drawn into three parts: rules are mined from the first, `plan_concepts` chooses among them by the
+    second, and all precision and recall that is shown comes from the third.
 
     Args:
         model: A built model whose calls can be followed, wrapped or not. It is left unchanged.
@@ -135,9 +154,17 @@ def concept_rules(
         concepts: For each concept an array of 0 and 1, (samples,): whether it is there.
         layers: The names of the layers, as `plan_shrink` prints them; None (the default) takes all whose units may be
             removed.
-        validation: The fraction of samples that are held out, in (0, 1): precision and recall are measured on them.
-            Default 0.25.
-        seed: Draws the held-out samples, and decides between splits of a tree that are equally good. Default 0.
+        groups: The group of each sample, (samples,), integers or strings, for samples that are copies of each other
+            or come from one source. A group falls into one part, and counts as one sample. None (the default):
+            samples are independent.
+        validation: The fraction of samples that no rule is mined from, in (0, 1): half of them choose rules, the
+            others are for reporting. Default 0.5.
+        max_depth: The most thresholds of a path, at least 1. Default 8.
+        min_samples_leaf: The least number of samples, of those that rules are mined from, on which a rule holds, at
+            least 1. Default 10.
+        trees: The number of trees for each layer and concept, at least 1. Each tree after the first may ask a random
+            half of the units, which gives `plan_concepts` other rules to choose from. Default 1.
+        seed: Draws the parts, and the units of further trees. Default 0.
         batch_size: Samples in a batch of arrays, at least 1. Default 32.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
@@ -148,8 +175,9 @@ def concept_rules(
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model is not a graph of layers, a layer does not exist or has no units that may be removed,
-            `data` are empty, of the wrong shape or not finite, or scikit-learn is not installed.
-        ValueError: If a concept has another shape, holds other numbers than 0 and 1, or is the same for all samples.
+            or `data` are empty, of the wrong shape or not finite.
+        ValueError: If a concept has another shape, holds other numbers than 0 and 1, or is the same for all samples
+            of a part.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(400, 2)).astype("float32")
@@ -161,56 +189,75 @@ def concept_rules(
         [(0, 1)]
 
     Reference:
-        Gopinath et al., 2023, "Feature-Guided Analysis of Neural Networks"; Formica et al., 2026, arXiv:2604.09988.
+        Gopinath et al., 2023, "Feature-Guided Analysis of Neural Networks"; Formica et al., 2026, arXiv:2604.09988,
+        and "Ensembles-based Feature Guided Analysis", arXiv:2603.19653.
     """
     seed, batch_size = check_count(seed, "seed", least=0), check_count(batch_size, "batch_size", least=1)
+    limits = TreeLimits(
+        check_count(max_depth, "max_depth", least=1), check_count(min_samples_leaf, "min_samples_leaf", least=1)
+    )
+    trees = check_count(trees, "trees", least=1)
     check_verbose(verbose)
     units = UnitsOfModel(flat_copy(Anatomy.of(model)))
     chosen = units.chosen(layers)
-    held_out(1, validation=validation, seed=seed)  # refused before the model runs
+    draw_parts(1, validation=validation, seed=seed)  # refused before the model runs
     activations, reasons = unit_activations(units.copy.plain, chosen, data=data, batch_size=batch_size)
     if reasons and (layers is not None or not activations):
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise ValueError(f"Expected layers whose units can be looked at. Received: {listed}.")
     size = len(next(iter(activations.values())))
-    labels = check_concepts(concepts, samples=size)
-    is_held = held_out(size, validation=validation, seed=seed)
-    for name, values in labels.items():
-        check_both(name, values[~is_held], where="the samples that rules are mined from")
-        check_both(name, values[is_held], where="the held-out samples")
+    labels = with_negations(check_concepts(concepts, samples=size))
+    drawn, weights = draw_parts(size, validation=validation, groups=groups, seed=seed)
+    parts = {name: part_of(labels, weights, rows=rows, name=name) for name, rows in drawn.items()}
     rules: list[ConceptRule] = []
-    with Progress(len(activations) * len(labels), verbose=verbose, unit="tree") as progress:
-        for (layer, values), (concept, there) in itertools.product(activations.items(), labels.items()):
-            rules += _mine(concept, layer, values, there, is_held=is_held, seed=seed)
-            progress.add()
+    with Progress(len(activations) * len(concepts) * trees, unit="tree", verbose=verbose) as progress:
+        for layer, values in activations.items():
+            miner = _Miner(layer, values[drawn[MINING]], parts[MINING], concepts=tuple(concepts), limits=limits)
+            own = miner.rules(trees=trees, seed=seed, progress=progress)
+            for name, part in parts.items():
+                part.add(own, values[drawn[name]])
+            rules += own
     counts = {layer: values.shape[1] for layer, values in activations.items()}
-    return ConceptRules(tuple(labels), counts, tuple(rules), int(is_held.sum()), _skipped(units, reasons, layers))
+    counted = _counted(rules, parts[REPORTING])
+    skipped = _skipped(units, reasons, layers)
+    return ConceptRules(tuple(concepts), counts, counted, parts[REPORTING].size, skipped, parts)
 
 
-def _mine(
-    concept: str, layer: str, values: np.ndarray, there: np.ndarray, *, is_held: np.ndarray, seed: int
-) -> list[ConceptRule]:
-    paths = mine_rules(values[~is_held], there[~is_held], seed=seed)
-    rules = [ConceptRule(concept, layer, thresholds, support) for thresholds, support in paths]
-    return [rule.measured(values[is_held], there[is_held]) for rule in rules]
+class _Miner:
+    """The trees of one layer."""
+
+    def __init__(
+        self, layer: str, activations: np.ndarray, part: Part, *, concepts: Sequence[str], limits: TreeLimits
+    ) -> None:
+        self._layer, self._values, self._part = layer, UnitValues(activations), part
+        self._concepts, self._limits = concepts, limits
+
+    def rules(self, *, trees: int, seed: int, progress: Progress) -> list[ConceptRule]:
+        """Mine rules for each concept and its negation, those with the largest support first."""
+        distinct: dict[ConceptRule, None] = {}
+        for number in range(trees):
+            units = self._units(number, seed)
+            for concept in self._concepts:
+                distinct |= dict.fromkeys(self._of(concept, units))
+                progress.add()
+        place = {name: index for index, name in enumerate(self._part.labels)}
+        return sorted(distinct, key=lambda rule: (place[rule.concept], -rule.support))
+
+    def _units(self, number: int, seed: int) -> np.ndarray:
+        """Return the units that a tree may ask."""
+        if number == 0:
+            return np.arange(self._values.units)
+        drawn = np.random.default_rng([seed, number]).permutation(self._values.units)
+        return np.sort(drawn[: (drawn.size + 1) // 2])
+
+    def _of(self, concept: str, units: np.ndarray) -> Iterator[ConceptRule]:
+        labels, weights = self._part.labels[concept], self._part.weights
+        for path in mine_rules(self._values, labels, weights=weights, units=units, limits=self._limits):
+            name = concept if path.is_there else negation(concept)
+            if path.is_there or name not in self._concepts:
+                yield ConceptRule(name, self._layer, path.thresholds, round(path.support), path.is_leaf)
 
 
 def _skipped(units: UnitsOfModel, reasons: dict[str, str], layers: Any) -> tuple[Skipped, ...]:
     left_out = units.reasons | reasons if layers is None else reasons
     return tuple(Skipped(name, reason) for name, reason in left_out.items())
-
-
-def units_for(rules: ConceptRules, units: UnitsOfModel) -> UnitsOfModel:
-    """Return the units of a model, if the layers of the rules are among them.
-
-    Raises:
-        ValueError: If they are not, or have another number of units.
-    """
-    sizes = {name: layer.bundles.size for name, layer in units.layers.items()}
-    differing = [name for name, count in rules.layers.items() if sizes.get(name) != count]
-    if differing:
-        raise ValueError(
-            f"Expected the model that the rules were mined from. Received: {units.copy.plain.name!r}, where these "
-            f"layers differ: {', '.join(differing)}. Mine rules of this model: tfprune.concept_rules(model, ...)."
-        )
-    return units

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from tfprune.criteria import UnitScores
-from tfprune.methods.concepts.rule import ConceptRule
-from tfprune.methods.concepts.trace_contents import TraceContents
+from tfprune.methods.concepts.observe import observe
+from tfprune.methods.concepts.trace_contents import ConceptEvidence, TraceContents
 from tfprune.methods.concepts.trace_page import trace_page
-from tfprune.report import table
+from tfprune.methods.rule_mining.counts import percent
+from tfprune.methods.rule_mining.parts import Part
+from tfprune.methods.rule_mining.rule import ConceptRule
+from tfprune.report import Skipped, skipped_table, table
 
 
 @dataclass(frozen=True)
@@ -21,14 +27,16 @@ class ConceptTrace(TraceContents):
         requirements: The concepts of each requirement.
         min_precision: The least precision of a rule.
         min_recall: The recall that the rules for a concept had to reach; None if all rules that add to it were taken.
-        rules: The rules that the requirements rely on.
+        rules: The rules that the requirements rely on, with the counts of the samples for reporting.
         layers: The layers, and the number of units that each keeps.
         units: The kept units of all layers that lose some.
         scores: For training: the score of each unit, by the path of the kernel that computes it.
+        confidence: The chance, at least, that the chosen rules are as good as was asked for.
+        evidence: Precision and recall of the rules together, for each concept and layer, on samples for reporting.
 
     Example:
         >>> import keras, numpy, tfprune
-        >>> x = numpy.random.default_rng(0).normal(size=(400, 2)).astype("float32")
+        >>> x = numpy.random.default_rng(0).normal(size=(1000, 2)).astype("float32")
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
         >>> model.layers[0].set_weights([numpy.eye(2, 4), numpy.zeros(4)])
         >>> rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
@@ -39,7 +47,7 @@ class ConceptTrace(TraceContents):
         "'right' is required: hidden[0]"
     """
 
-    JSON_NAMES = ("requirements", "min_precision", "min_recall", "rules", "layers", "units")
+    JSON_NAMES = ("requirements", "min_precision", "min_recall", "confidence", "rules", "evidence", "layers", "units")
 
     def why(self, layer: str, unit: int) -> str:
         """Explain why a unit is kept.
@@ -66,6 +74,27 @@ class ConceptTrace(TraceContents):
             return f"{concept!r} is required"
         return f"{', '.join(names)} {'needs' if len(names) == 1 else 'need'} {concept!r}"
 
+    def evaluate(
+        self, model: keras.Model, data: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
+    ) -> ConceptTrace:
+        """Return the same trace with the precision and recall that its rules have on fresh samples.
+
+        Args:
+            model: The model that the rules were mined from, or one with the same layers.
+            data: The samples, as in `concept_rules`.
+            concepts: 0 or 1 for each sample, for each concept that is required.
+            batch_size: Samples in a batch of arrays, at least 1. Default 32.
+
+        Raises:
+            ValueError: If a concept is missing, or a layer of the rules is not in the model.
+        """
+        used = {rule.layer for rule in self.rules}
+        layers = {each.layer: each.units for each in self.layers if each.layer in used}
+        part = observe(model, data, concepts=concepts, layers=layers, rules=self.rules, batch_size=batch_size)
+        rules = tuple(replace(rule, counts=part.counts(rule.concept, [rule])) for rule in self.rules)
+        evidence = evidence_of(rules, part, precision=self.min_precision, recall=self.min_recall)
+        return replace(self, rules=rules, evidence=evidence)
+
     def criterion(self) -> UnitScores:
         """Return a criterion for training: units that no requirement needs go first, the smallest of them first.
 
@@ -90,28 +119,39 @@ class ConceptTrace(TraceContents):
             ) from error
 
     def __str__(self) -> str:
-        header = ["requirement", "concept", "layer", "rules", "units", "support", "precision", "recall"]
-        layers = [[each.layer, each.units, each.kept, each.reason or "unit by unit"] for each in self.layers]
-        listed = table(["layer", "units", "kept", "reason"], layers)
-        return f"{table(header, self._needs(), left=3)}\n\n{listed}"
+        header = ["requirement", "concept", "layer", "rules", "units", "support", "precision", "recall", "met"]
+        layers = table(["layer", "units", "kept"], [[each.layer, each.units, each.kept] for each in self.layers])
+        whole = skipped_table(Skipped(each.layer, each.reason) for each in self.layers if each.reason)
+        return f"{table(header, self._needs(), left=3)}\n\n{layers}{whole}"
 
     def _needs(self) -> list[list[Any]]:
         """Return a row for each requirement, concept and layer."""
         rows = []
         for name, concepts in self.requirements.items():
             for concept in concepts:
-                rules = [rule for rule in self.rules if rule.concept == concept]
-                for layer in dict.fromkeys(rule.layer for rule in rules):
-                    rows.append([name, concept, layer, *_summary([rule for rule in rules if rule.layer == layer])])
+                rows += [[name, *self._row(each)] for each in self.evidence if each.concept == concept]
         return rows
 
+    def _row(self, each: ConceptEvidence) -> list[Any]:
+        support, counts = sum(self.rules[index].support for index in each.rules), each.counts
+        precision = percent(counts.precision, counts.precision_interval)
+        recall = percent(counts.recall, counts.recall_interval)
+        met = "yes" if each.is_met else "no"
+        return [each.concept, each.layer, len(each.rules), each.units, support, precision, recall, met]
 
-def _summary(rules: list[ConceptRule]) -> list[Any]:
-    matched = sum(rule.matched for rule in rules)
-    return [
-        len(rules),
-        len({unit for rule in rules for unit in rule.units}),
-        sum(rule.support for rule in rules),
-        f"{sum(rule.hits for rule in rules) / matched:.1%}",
-        f"{sum(rule.recall for rule in rules):.1%}",
-    ]
+
+def evidence_of(
+    rules: Sequence[ConceptRule], part: Part, *, precision: float, recall: float | None
+) -> tuple[ConceptEvidence, ...]:
+    """Count how well the rules of each layer tell each concept together, on the samples of a part."""
+    places: dict[tuple[str, str], list[int]] = {}
+    for index, rule in enumerate(rules):
+        places.setdefault((rule.concept, rule.layer), []).append(index)
+    evidence = []
+    for (concept, layer), indices in places.items():
+        own = [rules[index] for index in indices]
+        counts = part.counts(concept, own)
+        is_met = counts.precision >= precision and counts.recall >= (recall or 0)
+        units = len({unit for rule in own for unit in rule.units})
+        evidence.append(ConceptEvidence(concept, layer, tuple(indices), units, counts, is_met))
+    return tuple(evidence)

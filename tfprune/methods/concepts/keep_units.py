@@ -8,10 +8,10 @@ import numpy as np
 
 from tfprune.keras_models.channels.choose_groups import why_stuck
 from tfprune.keras_models.channels.network import Group
-from tfprune.methods.concepts.choose_rules import Limits
 from tfprune.methods.concepts.concept_rules import ConceptRules
 from tfprune.methods.concepts.layer_units import UnitsOfModel
-from tfprune.methods.concepts.rule import ConceptRule
+from tfprune.methods.rule_mining.choose_rules import ConceptLimits, Limits
+from tfprune.methods.rule_mining.rule import ConceptRule
 
 
 class KeptUnits:
@@ -38,16 +38,16 @@ class KeptUnits:
         self, units: UnitsOfModel, rules: ConceptRules, *, concepts: Sequence[str], limits: Limits, at_least: int
     ) -> None:
         self.network, self._units, self._rules = units.network, units, rules
-        self._concepts, self._limits = concepts, limits
+        self._concepts = concepts
+        self._limits = {
+            concept: ConceptLimits(limits, concept, rules=rules.rules, parts=rules.parts, units=self.bundles_of)
+            for concept in concepts
+        }
         self._mined: dict[str, list[str]] = {}  # the layers with rules, by the name of their group
         for layer in rules.layers:
             self._mined.setdefault(units.layers[layer].group.name, []).append(layer)
-        chosen = {
-            (layer, concept): limits.choose(rules.of(concept, layer=layer))
-            for layer in rules.layers
-            for concept in concepts
-        }
-        self._check_found({concept for (_, concept), some in chosen.items() if some})
+        chosen = self._chosen()
+        self._check_found({concept for (_, concept), some in chosen.items() if some}, limits)
         self._lacking = {
             group: [concept for concept in concepts if not any(chosen[layer, concept] for layer in layers)]
             for group, layers in self._mined.items()
@@ -61,14 +61,26 @@ class KeptUnits:
                 self.needed.setdefault(bundle, []).append(index)
         self.keep = self._kept(at_least)
 
-    def _check_found(self, covered: set[str]) -> None:
+    def _chosen(self) -> dict[tuple[str, str], list[ConceptRule]]:
+        """Choose rules for each layer and concept in turn: units that one needs cost the next nothing."""
+        chosen: dict[tuple[str, str], list[ConceptRule]] = {}
+        for layer in self._rules.layers:
+            kept: set[int] = set()
+            for concept in self._concepts:
+                some = self._limits[concept].choose(layer, kept=kept)
+                kept.update(bundle for rule in some for bundle in self.bundles_of(rule))
+                chosen[layer, concept] = some
+        return chosen
+
+    def _check_found(self, covered: set[str], limits: Limits) -> None:
         for concept in self._concepts:
             if concept not in covered:
-                recall = "" if self._limits.recall is None else f" that find {self._limits.recall:g} of it"
+                recall = "" if limits.recall is None else f" that find {limits.recall:g} of it"
                 raise ValueError(
-                    f"Expected rules for {concept!r} with a precision of at least {self._limits.precision:g}{recall}"
-                    f". Received none: {self._limits.shortfall(self._rules.rules, concept)}. Lower min_precision or "
-                    f"min_recall, mine rules of more layers or more samples, or train the model further."
+                    f"Expected rules for {concept!r} with a precision of at least {limits.precision:g}{recall}, with "
+                    f"{limits.confidence:.0%} confidence. Received none: "
+                    f"{self._limits[concept].shortfall([*self._rules.layers])}. Lower min_precision or min_recall, "
+                    f"mine rules of more layers or more samples, or train the model further."
                 )
 
     def bundles_of(self, rule: ConceptRule) -> list[int]:
@@ -84,8 +96,7 @@ class KeptUnits:
     def left_out(self, group: Group) -> str:
         """Explain why the requirements keep all units of a group whose units could be removed."""
         layers = self._mined.get(group.name, [])
-        rules = [rule for rule in self._rules.rules if rule.layer in layers]
-        short = [self._limits.shortfall(rules, concept) for concept in self._lacking.get(group.name, ())]
+        short = [self._limits[concept].shortfall(layers) for concept in self._lacking.get(group.name, ())]
         return "; ".join(short) or "no rules were mined for it"
 
     def _kept(self, at_least: int) -> np.ndarray:

@@ -9,13 +9,15 @@ from tfprune.compact.shrinking.plan_shrink import left_alone
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.concepts.choose_rules import Limits
-from tfprune.methods.concepts.concept_rules import ConceptRules, units_for
-from tfprune.methods.concepts.concept_trace import ConceptTrace
+from tfprune.methods.concepts.concept_rules import ConceptRules
+from tfprune.methods.concepts.concept_trace import ConceptTrace, evidence_of
 from tfprune.methods.concepts.keep_units import KeptUnits
 from tfprune.methods.concepts.layer_units import UnitsOfModel
+from tfprune.methods.concepts.observe import check_rule_layers
 from tfprune.methods.concepts.requirements import Require, requirements
 from tfprune.methods.concepts.trace_units import scores_of, traced_layers, traced_units
+from tfprune.methods.rule_mining.choose_rules import Limits
+from tfprune.methods.rule_mining.parts import REPORTING
 
 
 def plan_concepts(
@@ -23,8 +25,10 @@ def plan_concepts(
     rules: ConceptRules,
     *,
     require: Require,
-    min_precision: float = 0.95,
-    min_recall: float | None = None,
+    min_precision: float = 0.9,
+    min_recall: float | None = 0.8,
+    min_matches: int = 10,
+    confidence: float = 0.95,
     keep_at_least: int = 1,
 ) -> tuple[ShrinkPlan, ConceptTrace]:
     """Plan to keep the units that the rules for the required concepts read, and to remove the others.
@@ -36,14 +40,21 @@ def plan_concepts(
     Args:
         model: The model that the rules were mined from.
         rules: The rules that `concept_rules` returned.
-        require: The required concepts; or a dict from requirements, in words, to the concepts that each needs.
-        min_precision: The least precision of a rule on held-out samples, in (0, 1]. Default 0.95.
-        min_recall: Rules are taken, those with the largest support first, until they find this fraction of a concept,
-            in (0, 1]. None (the default) takes every precise rule that finds any held-out sample.
+        require: The required concepts; or a dict from requirements, in words, to the concepts that each needs. For
+            each concept `c` there is `not c`, too.
+        min_precision: The least precision of a rule, in (0, 1]. Default 0.9.
+        min_recall: The least recall of the rules for a concept together, in (0, 1]: rules are taken, those that read
+            the least units, until they find this fraction of it. None takes every precise rule that finds more of it.
+            Default 0.8.
+        min_matches: The least number of samples for choosing on which a rule holds, at least 1. Default 10.
+        confidence: The chance, at least, that precision and recall of the rules for a concept are as high as asked
+            for, in (0, 1): both are judged by lower bounds, corrected for the number of rules that are looked at.
+            Default 0.95.
         keep_at_least: The least number of units that a layer keeps, at least 1. Default 1.
 
     Returns:
-        The plan, as `plan_shrink` returns it, and the trace from requirements to units.
+        The plan, as `plan_shrink` returns it, and the trace from requirements to units. Its precision and recall come
+        from samples that neither mined nor chose the rules.
 
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
@@ -54,7 +65,7 @@ def plan_concepts(
     Example:
         >>> import numpy as np
         >>> import tfprune
-        >>> x = np.random.default_rng(0).normal(size=(400, 2)).astype("float32")
+        >>> x = np.random.default_rng(0).normal(size=(1000, 2)).astype("float32")
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)])
         >>> model.layers[0].set_weights([np.eye(2, 4), np.zeros(4)])
         >>> rules = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "up": x[:, 1] > 0})
@@ -71,12 +82,12 @@ def plan_concepts(
             f"Expected rules. Received: rules={rules!r} of type {type(rules).__name__}. Mine them with "
             f"tfprune.concept_rules(model, data, concepts)."
         )
-    limits = Limits(min_precision, min_recall)
+    limits = Limits(min_precision, min_recall, confidence, min_matches)
     at_least = check_count(keep_at_least, "keep_at_least", least=1)
-    required = requirements(require, concepts=rules.concepts)
+    required = requirements(require, concepts=rules.names)
     concepts = list(dict.fromkeys(concept for needed in required.values() for concept in needed))
     copy = flat_copy(Anatomy.of(model))
-    units = units_for(rules, UnitsOfModel(copy))
+    units = check_rule_layers(UnitsOfModel(copy), rules.layers)
     decision = KeptUnits(units, rules, concepts=concepts, limits=limits, at_least=at_least)
     plan = ShrinkPlan(
         decision.network, decision.keep, left_alone(decision.network, decision.shrunk, left_out=decision.left_out)
@@ -89,5 +100,7 @@ def plan_concepts(
         tuple(traced_layers(decision)),
         tuple(traced_units(decision)),
         tuple(scores_of(copy, decision)),
+        limits.confidence,
+        evidence_of(decision.rules, rules.parts[REPORTING], precision=limits.precision, recall=limits.recall),
     )
     return plan, trace

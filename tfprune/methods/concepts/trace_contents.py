@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfprune.methods.concepts.rule import ConceptRule
+from tfprune.methods.rule_mining.counts import Counts
+from tfprune.methods.rule_mining.rule import ConceptRule
 from tfprune.report import Report
 
 
@@ -47,6 +48,27 @@ class TracedLayer(Report):
 
 
 @dataclass(frozen=True)
+class ConceptEvidence(Report):
+    """How well the rules of a layer tell a concept together.
+
+    Attributes:
+        concept: The concept.
+        layer: The layer.
+        rules: The indices of these rules, among the rules of the trace.
+        units: The number of units that they read.
+        counts: How often one of them holds, and is right, on samples that neither mined nor chose them.
+        is_met: Whether precision and recall there are at least those that were asked for.
+    """
+
+    concept: str
+    layer: str
+    rules: tuple[int, ...]
+    units: int
+    counts: Counts
+    is_met: bool
+
+
+@dataclass(frozen=True)
 class TraceContents(Report):
     """The fields of a `ConceptTrace`, which documents them."""
 
@@ -57,3 +79,5 @@ class TraceContents(Report):
     layers: tuple[TracedLayer, ...]
     units: tuple[KeptUnit, ...]
     scores: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    confidence: float = 0.95
+    evidence: tuple[ConceptEvidence, ...] = ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tfprune.base.html import bar, document, facts, key, name_text, rows_table, section, text
-from tfprune.methods.concepts.rule import ConceptRule
 from tfprune.methods.concepts.trace_contents import KeptUnit, TraceContents, TracedLayer
+from tfprune.methods.rule_mining.counts import Counts, percent
+from tfprune.methods.rule_mining.rule import ConceptRule
 
 LONGEST_SENTENCE = 1200  # characters of a rule or a reason
 TITLE = "Why each unit stays"
@@ -42,23 +43,16 @@ def _requirements(trace: TraceContents) -> Iterator[str]:
     for name, concepts in trace.requirements.items():
         rows = []
         for concept in concepts:
-            rules = [(index, rule) for index, rule in enumerate(trace.rules) if rule.concept == concept]
-            for layer in dict.fromkeys(rule.layer for _, rule in rules):
-                own = [(index, rule) for index, rule in rules if rule.layer == layer]
-                label = f'{name_text(concept)}<span class="why">{text(layer)}: {_links([i for i, _ in own])}</span>'
-                rows.append([label, *_together([rule for _, rule in own])])
-        table = rows_table(["Concept", "Units", "Precision", "Recall"], rows)
+            for each in trace.evidence:
+                if each.concept == concept:
+                    label = f'{name_text(concept)}<span class="why">{text(each.layer)}: {_links(each.rules)}</span>'
+                    met = '<span class="yes">yes</span>' if each.is_met else '<span class="no">no</span>'
+                    rows.append([label, f"{each.units}", *_fractions(each.counts), met])
+        table = rows_table(["Concept", "Units", "Precision", "Recall", "Met"], rows)
         yield (
             f'<details open><summary>{name_text(name)}<span class="size">{_count(concepts)}</span></summary>'
             f"{table}</details>"
         )
-
-
-def _together(rules: Sequence[ConceptRule]) -> list[str]:
-    matched = max(sum(rule.matched for rule in rules), 1)
-    units = {unit for rule in rules for unit in rule.units}
-    precision = sum(rule.hits for rule in rules) / matched
-    return [f"{len(units)}", f"{precision:.1%}", f"{sum(rule.recall for rule in rules):.1%}"]
 
 
 def _layers(layers: Iterable[TracedLayer]) -> str:
@@ -75,8 +69,18 @@ def _rules(rules: Sequence[ConceptRule]) -> str:
     for index, rule in enumerate(rules):
         label = f'<span id="rule-{index + 1}" class="name">{index + 1}. {text(rule.concept)}</span>'
         why = f'<span class="why name">{text(str(rule), LONGEST_SENTENCE)}</span>'
-        rows.append([label + why, f"{rule.support:,}", f"{rule.precision:.1%}", f"{rule.recall:.1%}"])
+        rows.append([label + why, f"{rule.support:,}", *_fractions(rule.counts)])
     return rows_table(["Rule", "Support", "Precision", "Recall"], rows)
+
+
+def _fractions(counts: Counts) -> Iterator[str]:
+    """Yield precision and recall, each with its interval below."""
+    for value in (
+        percent(counts.precision, counts.precision_interval),
+        percent(counts.recall, counts.recall_interval),
+    ):
+        number, _, bounds = value.partition(" ")
+        yield f'{number} <span class="why">{bounds}</span>'
 
 
 def _units(trace: TraceContents) -> Iterator[str]:
@@ -104,11 +108,14 @@ def _links(indices: Sequence[int]) -> str:
 def _notes(trace: TraceContents) -> str:
     recall = "" if trace.min_recall is None else f" Rules were taken until they found {trace.min_recall:.0%} of it."
     notes = {
-        "Rule": "Bounds on the activations of some units. Where all hold, the concept was there on every sample that "
-        "the rule was mined from. A channel of an image counts with its mean over positions.",
-        "Support": "The number of these samples.",
-        "Precision": "The fraction of held-out samples with the concept, among those on which the rule holds.",
-        "Recall": f"The fraction of held-out samples with the concept on which the rule holds.{recall}",
+        "Rule": "Bounds on the activations of some units: where all hold, the concept is there. A channel of an "
+        f"image counts with its mean over positions. Rules were chosen by lower bounds, with {trace.confidence:.0%} "
+        "confidence for each concept.",
+        "Support": "The number of samples that the rule was mined from and on which it holds.",
+        "Precision": "The fraction of samples with the concept, among those on which the rule holds, with its 95 % "
+        "interval. These samples neither mined nor chose the rule.",
+        "Recall": f"The fraction of samples with the concept on which the rule holds.{recall}",
+        "Met": "Whether precision and recall of these samples are at least those that were asked for.",
         "Tied": "Channels that are added to each other can only stay or go together.",
     }
     pairs = [f"<dt>{name}</dt><dd>{note}</dd>" for name, note in notes.items()]

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_number
-
 
 def check_concepts(concepts: Any, *, samples: int) -> dict[str, np.ndarray]:
     """Return each concept as booleans, (samples,).
@@ -56,14 +54,11 @@ def check_both(name: str, labels: np.ndarray, *, where: str) -> None:
         )
 
 
-def held_out(samples: int, *, validation: float, seed: int) -> np.ndarray:
-    """Draw the held-out samples, on which rules are measured: booleans, one for each sample.
+def with_negations(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add `not c` for each concept `c`, unless there is a concept of that name already."""
+    return dict(labels) | {negation(name): ~values for name, values in labels.items() if negation(name) not in labels}
 
-    Raises:
-        TypeError: If `validation` is not a number.
-        ValueError: If it lies outside (0, 1).
-    """
-    share = check_number(validation, "validation", above=0, below=1, meaning="the fraction of held-out samples")
-    is_held = np.zeros(samples, dtype=bool)
-    is_held[np.random.default_rng(seed).permutation(samples)[: round(samples * share)]] = True
-    return is_held
+
+def negation(concept: str) -> str:
+    """Return the name of the samples without a concept."""
+    return f"not {concept}"

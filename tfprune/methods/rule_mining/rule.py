@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from tfprune.methods.rule_mining.counts import Counts
 from tfprune.report import Report
 
 
@@ -40,16 +41,17 @@ class Threshold(Report):
 
 @dataclass(frozen=True)
 class ConceptRule(Report):
-    """Thresholds that all hold only where a concept is there, as far as the training samples show.
+    """Thresholds that all hold mostly where a concept is there: a path of a decision tree.
+
+    Rules are equal if their paths are, whatever they were measured on.
 
     Attributes:
         concept: The concept.
         layer: The layer.
         thresholds: The bounds, by unit.
-        support: The training samples on which all hold; the concept is there on each.
-        matched: The held-out samples on which all hold.
-        precision: The fraction of these on which the concept is there; 0 if there are none.
-        recall: The fraction of the held-out samples with the concept on which all hold.
+        support: The samples that it was mined from on which all hold.
+        is_leaf: Whether the path ends at a leaf of its tree; otherwise a longer rule begins with it.
+        counts: How often it holds, and is right, on the samples for reporting.
 
     Example:
         >>> rule = ConceptRule("dark", "hidden", (Threshold(0, True, 0.5), Threshold(2, False, 1.0)), 40)
@@ -59,13 +61,14 @@ class ConceptRule(Report):
         array([ True, False])
     """
 
+    JSON_NAMES = ("concept", "layer", "thresholds", "support", "matched", "precision", "recall", "counts")
+
     concept: str
     layer: str
     thresholds: tuple[Threshold, ...]
-    support: int
-    matched: int = 0
-    precision: float = 0.0
-    recall: float = 0.0
+    support: int = field(compare=False)
+    is_leaf: bool = field(default=True, compare=False)
+    counts: Counts = field(default=Counts(), compare=False)
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -73,9 +76,24 @@ class ConceptRule(Report):
         return tuple(sorted({threshold.unit for threshold in self.thresholds}))
 
     @property
+    def matched(self) -> int:
+        """The samples for reporting on which it holds."""
+        return round(self.counts.matched)
+
+    @property
     def hits(self) -> int:
-        """The held-out samples with the concept on which it holds."""
-        return round(self.precision * self.matched)
+        """Those of them with the concept."""
+        return round(self.counts.hits)
+
+    @property
+    def precision(self) -> float:
+        """The fraction of the samples for reporting on which it holds that have the concept; 0 if there are none."""
+        return self.counts.precision
+
+    @property
+    def recall(self) -> float:
+        """The fraction of the samples for reporting with the concept on which it holds."""
+        return self.counts.recall
 
     def matches(self, activations: np.ndarray) -> np.ndarray:
         """Tell for each sample whether all thresholds hold.
@@ -83,22 +101,11 @@ class ConceptRule(Report):
         Args:
             activations: The activations of the layer, (samples, units).
         """
-        # scikit-learn compares float32 with thresholds in float64: in float32, a threshold would be rounded.
+        # Float32 values are compared with thresholds in float64: in float32, a threshold would be rounded.
         seen = np.asarray(activations, dtype=np.float32)[:, [each.unit for each in self.thresholds]]
         bounds = np.array([each.value for each in self.thresholds], dtype=np.float64)
         above = np.array([each.is_above for each in self.thresholds], dtype=bool)
         return ((seen.astype(np.float64) > bounds) == above).all(axis=1)
-
-    def measured(self, activations: np.ndarray, labels: np.ndarray) -> ConceptRule:
-        """Return the rule with the precision and recall that it has on other samples.
-
-        Args:
-            activations: The activations of the layer, (samples, units).
-            labels: Whether the concept is there, (samples,).
-        """
-        is_matched = self.matches(activations)
-        hits, matched, there = (int(np.count_nonzero(each)) for each in (is_matched & labels, is_matched, labels))
-        return replace(self, matched=matched, precision=hits / max(matched, 1), recall=hits / max(there, 1))
 
     def __str__(self) -> str:
         return " and ".join(f"{self.layer}{threshold}" for threshold in self.thresholds)
