@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from tfprune.methods.federated.agreement import merge_masks as merge_masks
     from tfprune.methods.federated.average import clip_updates as clip_updates
     from tfprune.methods.federated.average import masked_average as masked_average
-    from tfprune.methods.federated.averages import Median as Median
     from tfprune.methods.federated.averages import TrimmedMean as TrimmedMean
     from tfprune.methods.federated.dense_gradients import dense_gradients as dense_gradients
     from tfprune.methods.federated.masked_model import MaskedModel as MaskedModel
@@ -39,7 +38,7 @@ _ROOMS = {
 _FUNCTIONS = {
     "methods.federated.agreement": ["mask_iou", "merge_masks"],
     "methods.federated.average": ["clip_updates", "masked_average"],
-    "methods.federated.averages": ["Median", "TrimmedMean"],
+    "methods.federated.averages": ["TrimmedMean"],
     "methods.federated.dense_gradients": ["dense_gradients"],
     "methods.federated.measure_statistics": ["measure_statistics"],
     "methods.federated_masks.scaler": ["OwnClassesLoss"],

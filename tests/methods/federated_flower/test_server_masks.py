@@ -20,6 +20,7 @@ from tfprune.federated import (
     MaskedClient,
     MaskedFedAvg,
     PruneFL,
+    TrimmedMean,
     Update,
     masked_average,
     pack_masks,
@@ -119,6 +120,17 @@ def test_the_returned_model_has_no_value_that_nobody_has_trained():
             np.testing.assert_array_equal(strategy.masks[index], kept)
             np.testing.assert_array_equal(seen[-1][index], arrays[index])
     np.testing.assert_array_equal(seen[0][0], FIRST[0])  # before the first round
+
+
+def test_entries_that_a_robust_rule_never_averages_are_not_returned():
+    strategy = MaskedFedAvg(rule=TrimmedMean(0.2, least_owners=2), fraction_evaluate=0.0)
+    _, arrays = start(strategy, rounds=1, train=flower_app.train)
+    owned = []
+    for number in (0, 1):
+        flower_app.prune(blank(), number)
+        owned.append(MODEL.masks)
+    for index in (0, 2):
+        np.testing.assert_array_equal(arrays[index] != 0, owned[0][index] & owned[1][index])
 
 
 def test_prune_fl_on_flower_is_a_plain_loop():

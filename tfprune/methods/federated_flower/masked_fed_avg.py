@@ -53,7 +53,7 @@ class MaskedFedAvg(FedAvg):
         clip: The largest Euclidean norm of a client's change in a round; larger ones are scaled to it. None for any.
         most_examples: The largest number of examples that a client counts with; None believes what clients say.
         returned: Which entries the returned model keeps: those of the `"union"` of all masks, or those that a
-            `"majority"` of the clients keeps.
+            `"majority"` of the clients keeps. Entries with too few owners for `rule` are left out.
         **kwargs: The arguments of Flower's `FedAvg`.
 
     Raises:

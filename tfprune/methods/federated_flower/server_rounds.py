@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.methods.federated.agreement import merge_masks
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks
 from tfprune.methods.federated.average import check_finite, clip_updates, masked_average
-from tfprune.methods.federated.averages import Mean
+from tfprune.methods.federated.averages import Mean, TrimmedMean
 from tfprune.methods.federated.packed_masks import unpack_masks
 from tfprune.methods.federated.update import Update
 from tfprune.methods.federated_masks.fed_mask import FedMask, SharedMask
@@ -121,7 +121,9 @@ class ServerRounds:
         if self.common is not None or not self.last:
             return self.common
         votes = len(self.last) // 2 + 1 if by_majority else 1
-        return merge_masks(list(self.last.values()), votes=votes)
+        if isinstance(self.rule, TrimmedMean):  # an entry with fewer owners was never averaged
+            votes = max(votes, self.rule.least_owners)
+        return merge_masks(list(self.last.values()), votes=min(votes, len(self.last)))
 
 
 class PruneFLRounds(ServerRounds):
