@@ -46,8 +46,8 @@ PROGRAMS = {
         "|sparse| / max", "sparse / dense", "form", "wrap, s", "update, s",
     ],
     "integers": [
-        "layers that round", "left", "in float", "bytes", "compared", "worst", "within 2 steps", "quantize_aware, s",
-        "to_tflite, s",
+        "layers that round", "left", "in float", "bytes", "checked", "compared", "worst", "within 2 steps",
+        "quantize_aware, s", "to_tflite, s",
     ],
     "support": ["operators", "lacks", "arena", "flash", "the interpreter"],
 }  # fmt: skip
