@@ -46,8 +46,7 @@ def _reading(path: str, expected: str, advice: str) -> Iterator[None]:
     except UnknownClassError:
         raise
     except _with_tensorflow(UNREADABLE, "OpError") as error:
-        text = shortened(" ".join(str(error).split()).removesuffix(".") or type(error).__name__, LONGEST_REASON)
-        raise ValueError(f"Expected {expected}. Received: {path!r}: {text}. {advice}.") from error
+        raise ValueError(f"Expected {expected}. Received: {path!r}: {_reason(error)}. {advice}.") from error
 
 
 def _with_tensorflow(errors: tuple[type[Exception], ...], name: str) -> tuple[type[Exception], ...]:
@@ -75,6 +74,11 @@ def _bounded_memory(path: str) -> Iterator[None]:
         raise MemoryError("its layers ask for more memory than a file of its size explains") from error
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error says, in one line of bounded length: Keras' errors may show a whole configuration."""
+    return shortened(" ".join(str(error).split()).removesuffix(".") or type(error).__name__, LONGEST_REASON)
 
 
 def _meant(file: Path) -> str:
@@ -204,10 +208,9 @@ def _check_arguments(path: str, error: BaseException) -> None:
     while cause.__context__ is not None:
         cause = cause.__context__
     if cause is not error:
-        reason = " ".join(str(cause).split()).removesuffix(".")
         raise UnknownClassError(
-            f"Expected a model that Keras can build from its configuration. Received: {path!r}: {reason}. Let "
-            f"`__init__` take **kwargs and pass them to super().__init__(**kwargs), and return its arguments in "
+            f"Expected a model that Keras can build from its configuration. Received: {path!r}: {_reason(cause)}. "
+            f"Let `__init__` take **kwargs and pass them to super().__init__(**kwargs), and return its arguments in "
             f"`get_config`; then build the model, load its weights with model.load_weights, and save it anew."
         ) from error
 

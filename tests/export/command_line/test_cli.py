@@ -256,6 +256,10 @@ def broken(folder, tmp_path_factory):
     _zip(path / "list.keras", parts | {"config.json": b"[1, 2]"})
     config = parts["config.json"].replace(b'"units": 40', b'"units": 1000000000')
     _zip(path / "units.keras", parts | {"config.json": config})
+    config = parts["config.json"].replace(
+        b'"kernel_constraint": null', b'"kernel_constraint": [' + b"0, " * 2000 + b"0]"
+    )
+    _zip(path / "constraint.keras", parts | {"config.json": config})
     doubled = keras.Sequential([keras.Input((6,)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(3)])
     doubled.save(path / "lambda.keras")
     doubled.save(path / "lambda.h5")
@@ -328,6 +332,13 @@ def test_a_model_that_cannot_be_loaded_is_named(name, broken, capsys, tmp_path):
     check_refusal(capsys, file, MODELS[name], "export", file, tmp_path / "x.tflite")
     check_refusal(capsys, file, "to_tflite", "export", file, tmp_path / "x.tflite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_keras_says_of_a_large_configuration_is_cut_short(broken, capsys, tmp_path):
+    code, out, err = run(capsys, "export", broken / "constraint.keras", tmp_path / "x.tflite")
+    assert (code, out) == (2, "")
+    assert "constraint identifier: [0, 0," in err, err
+    assert len(err) < 2000
 
 
 @pytest.mark.parametrize("name", SAMPLES)
