@@ -42,12 +42,13 @@ def main() -> None:
             results.append(path, line | {"machine": machine()})
             print(f"seed {seed}, {line['way']}: {report.mean(line):.1%}, {line['bytes']:,} bytes", flush=True)
     left_out = options.output / "newcomers.jsonl"
-    there = {(line["way"], line["seed"]) for line in results.read(left_out)}
-    for seed, way in itertools.product(range(options.newcomer_seeds), newcomers.WAYS):
-        if (way, seed) not in there:
-            for line in newcomers.run(plan, way, seed=seed):
+    there = {(line["seed"], line["person"], line["way"]) for line in results.read(left_out)}
+    people = range(min(options.newcomers, plan.clients))
+    for seed, person, way in itertools.product(range(options.newcomer_seeds), people, newcomers.WAYS):
+        if (seed, person + 1, way) not in there:
+            for line in newcomers.run(plan, way, seed=seed, person=person):
                 results.append(left_out, line | {"machine": machine()})
-                print(f"seed {seed}, newcomer, {way}, {line['returned']}: {line['at_once']:.1%}", flush=True)
+                print(f"without person {person + 1}, {way}, {line['returned']}: {line['at_once']:.1%}", flush=True)
     lines = results.read(path)
     print("\n" + report.text(lines, results.read(left_out)))
     written = report.write(lines, results.read(left_out), folder=options.output)
@@ -63,6 +64,7 @@ def plan_of(options: argparse.Namespace) -> ways.Plan:
     if options.smoke:
         print("--smoke: two clients, two rounds, made-up motion; the accuracy means nothing")
         source, clients, options.rounds, options.epochs, options.first_epochs = "", 2, 2, 1, 1
+        options.newcomers = 1
     else:
         wrist.read(options.data)  # says what is missing before anything starts
     folder, with_ray = options.output.absolute(), not options.in_process
@@ -80,6 +82,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
     parser.add_argument(
         "--newcomer-seeds", type=int, default=1, help="how often to leave out each person (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--newcomers", type=int, default=10, help="how many people to leave out (default: %(default)s)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with what the results do not hold")
     parser.add_argument(

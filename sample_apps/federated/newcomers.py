@@ -20,18 +20,13 @@ WAYS = ("dense", "common mask", "personal masks")
 Masks = list[Any]
 
 
-def run(plan: Plan, way: str, *, seed: int) -> Iterator[Line]:
-    """Yield a line for each model that the server could return."""
+def run(plan: Plan, way: str, *, seed: int, person: int) -> Iterator[Line]:
+    """Leave out a person, by number from 0, and yield a line for each model that the server could return."""
     persons = people(plan.source)[: plan.clients]
-    found: dict[str, list[dict[str, float]]] = {}
-    for left_out in range(len(persons)):
-        others = [number for number in range(len(persons)) if number != left_out]
-        for name, numbers in _one(plan, persons, others, way=way, seed=seed, newcomer=persons[left_out]).items():
-            found.setdefault(name, []).append(numbers)
-    for name, numbers in found.items():
-        means = {key: round(float(np.mean([each[key] for each in numbers])), 4) for key in numbers[0]}
-        each = [round(numbers_of["at_once"], 4) for numbers_of in numbers]
-        yield {"way": way, "returned": name, "seed": seed, "rounds": plan.rounds, **means, "people": each}
+    others = [number for number in range(len(persons)) if number != person]
+    for name, numbers in _one(plan, persons, others, way=way, seed=seed, newcomer=persons[person]).items():
+        rounded = {key: round(value, 4) for key, value in numbers.items()}
+        yield {"way": way, "returned": name, "seed": seed, "person": person + 1, "rounds": plan.rounds, **rounded}
 
 
 def _one(

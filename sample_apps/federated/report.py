@@ -51,20 +51,19 @@ def text(lines: Sequence[Line], newcomers: Sequence[Line]) -> str:
         markdown(["person", *shown, "masks against global"], persons),
     ]
     if newcomers:
-        columns = ["way", "returned model", "at once", "worst person", "after own epochs", "zeros"]
+        columns = ["way", "returned model", "at once", "worst person", "after own epochs", "zeros", "people"]
         tables.append(markdown(columns, left_out(newcomers)))
     return "\n\n".join(tables) + "\n"
 
 
 def left_out(lines: Sequence[Line]) -> list[list[str]]:
-    """Return the rows of the table of people who were not there."""
+    """Return the rows of the table of people who were not there: means and standard deviations over people."""
     rows = []
     for way, returned in dict.fromkeys((line["way"], line["returned"]) for line in lines):
         own = [line for line in lines if (line["way"], line["returned"]) == (way, returned)]
-        worst = [min(line["people"]) for line in own]
-        numbers = [[line["at_once"] for line in own], worst, [line["after_own_epochs"] for line in own]]
-        zeros = f"{np.mean([line['zeros'] for line in own]):.0%}".replace("%", " %")
-        rows.append([way, returned, *map(spread, numbers), zeros])
+        at_once, later = ([line[key] for line in own] for key in ("at_once", "after_own_epochs"))
+        zeros, worst = (f"{value:.0%}".replace("%", " %") for value in (own[0]["zeros"], min(at_once)))
+        rows.append([way, returned, spread(at_once), worst, spread(later), zeros, str(len(own))])
     return rows
 
 

@@ -92,14 +92,14 @@ class PruneFL(Spec):
         """
         total: Arrays = []
         trained = [index for index, variable in enumerate(model.variables) if variable.trainable]
+        variables, masks = [model.variables[index] for index in trained], model.masks
         for batch in batches(data):
             gradients = dense_gradients(model, batch, loss=loss)
             total = [one + other for one, other in zip(total, gradients, strict=True)] if total else gradients
             shown = [
                 keras.ops.convert_to_tensor(gradient if mask is None else gradient * mask, variable.dtype)
-                for gradient, mask, variable in zip(gradients, model.masks, model.variables, strict=True)
+                for gradient, mask, variable in zip(gradients, masks, model.variables, strict=True)
             ]
-            variables = [model.variables[index] for index in trained]
             optimizer.apply([shown[index] for index in trained], variables)
         return total
 
