@@ -19,9 +19,15 @@ def text(records: Sequence[Record]) -> str:
     records = [record for record in records if record["way"] != COSINES]
     stages = sorted({record["base"] for record in records} - {NONE})
     everywhere = [way for way in _ways(records) if any(_of(records, way, stage) for stage in stages if stage != 1)]
+    ways = [way for way in everywhere if way != SCRATCH]
     lines = [
         ["base trained for", *(f"{stage:g} F_c" for stage in stages)],
-        *([way, *(_cell(_of(records, way, stage)) for stage in stages)] for way in everywhere if way != SCRATCH),
+        *([way, *(_cell(_of(records, way, stage)) for stage in stages)] for way in ways),
+        *(
+            [f"{way}, before training", *(_cell(_of(records, way, stage), before=True) for stage in stages)]
+            for way in ways
+            if way not in (BASE, ON)
+        ),
     ]
     at_one = [way for way in _ways(records) if way not in (*everywhere, SCRATCH)]
     others = [["grown from 1 F_c", "after growth", "after training"]] + [

@@ -224,6 +224,7 @@ def test_the_tables_say_which_cells_have_fewer_seeds():
     text = report.text(records)
     assert "| base trained for | 1 F_c | 2 F_c |" in text
     assert "| interposed | - | 40.00 ± 0.00 |" in text and "| stacked | - | 30.00 |" in text
+    assert "| interposed, before training | - | 50.00 ± 0.00 |" in text
     assert "| experts, noise | 30.00 | 20.00 |" in text
     assert "From scratch, 1,234 parameters: 51.00 ± 1.41." in text
     assert "(2; experts, noise 1 F_c: 1; stacked 2 F_c: 1)" in text
@@ -248,3 +249,15 @@ def test_the_table_is_that_of_the_results_and_stands_on_the_page():
         assert grown["perplexity"] < twice[seed]["perplexity"] < anew["perplexity"]
         assert grown["flops"] - own["base"]["flops"] == pytest.approx(anew["flops"], rel=0.01)
         assert grown["flops"] == pytest.approx(twice[seed]["flops"], rel=0.01)
+
+
+def test_the_tables_of_the_stages_are_those_of_the_results_and_stand_on_the_page():
+    report, results = piece("sunk_cost_report"), importlib.import_module("sample_apps.study.results")
+    records = results.read(RESULTS / "sunk_cost.jsonl")
+    text = report.text(records)
+    assert (RESULTS / "sunk_cost.md").read_text(encoding="utf-8") == text
+    assert text in (ROOT / "docs" / "papers" / "growth.md").read_text(encoding="utf-8")
+    own = [record for record in records if record["seed"] == 0 and record["way"] != report.COSINES]
+    first = {(record["way"], record["base"]): record["perplexity"] for record in own}
+    for stage in (0.25, 0.5, 1.0, 2.0, 4.0):
+        assert first["trained on", stage] < first["interposed", stage] < first["from scratch", 0.0]
