@@ -22,17 +22,24 @@ UPDATES = {
     "to dense": {"update": "sequential", "targets": "dense"},
     "sequential, then trained": {"update": "sequential"},
 }
-# For each model and what is counted, hidden units or the parameters of whole blocks: scores, each with updates, and
-# what is calibrated on.
-TABLES: dict[tuple[str, str], tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {
-    ("minilm", "units"): (
+SIZES, EXTREME = (0.25, 0.5), (0.75, 0.9, 0.95)
+DROPPED = "blocks dropped"  # in place of a score: whole blocks go, those of most similar input and output
+# For each model and what is counted, hidden units or the parameters of whole blocks: scores, each with updates, what
+# is calibrated on, and how much is removed.
+TABLES: list[tuple[str, str, dict[str, tuple[str, ...]], tuple[str, ...], tuple[float, ...]]] = [
+    (
+        "minilm",
+        "units",
         {
             "activation": ("none", "parallel", "sequential"),
             "greedy": ("none", "parallel", "sequential", "to dense"),
         },
         ("documentation", "both"),
+        SIZES,
     ),
-    ("gemma", "units"): (
+    (
+        "gemma",
+        "units",
         {
             "activation": ("none", "parallel", "sequential", "to dense"),
             "wanda": ("none", "sequential"),
@@ -41,18 +48,21 @@ TABLES: dict[tuple[str, str], tuple[dict[str, tuple[str, ...]], tuple[str, ...]]
             "putri": ("none", "sequential"),
         },
         ("both",),
+        SIZES,
     ),
-    ("gemma", "blocks"): ({"activation": tuple(UPDATES)}, ("both",)),
-}
+    ("gemma", "blocks", {"activation": tuple(UPDATES)}, ("both",), SIZES),
+    ("minilm", "blocks", {"activation": ("none", "sequential"), DROPPED: ("none",)}, ("both",), EXTREME),
+    ("gemma", "blocks", {"activation": ("none", "sequential"), DROPPED: ("none",)}, ("both",), EXTREME),
+]
 
 
 def rows(model: str) -> list[Row]:
     """Return the settings of each row of a model's table, in its order; the first one is the dense model."""
     found = [_row(0.0, "-", "-", "-", "-")]
-    for (name, counted), (scores, calibrations) in TABLES.items():
+    for name, counted, scores, calibrations, sizes in TABLES:
         if name != model:
             continue
-        for removed in (0.25, 0.5):
+        for removed in sizes:
             if counted == "units":
                 found.append(_row(removed, counted, "magnitude", "none", "-"))
             found += [
@@ -71,8 +81,10 @@ def _row(removed: float, counted: str, score: str, update: str, calibration: str
 def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.ndarray]]) -> keras.Model:
     """Return a smaller model of the same class: hidden units are removed, the same number from each block.
 
-    Of the parameters of whole blocks, heads would go too, where a layer of attention has several to choose from.
+    Of the parameters of whole blocks, heads go too, or the blocks themselves.
     """
+    if row["score"] == DROPPED:
+        return without_blocks(dense, calibration(row), row["removed"])
     if row["score"] == "magnitude":
         plan = tfprune.plan_shrink(dense, row["removed"], filters=UNITS[row["model"]])
         return tfprune.shrink(dense, plan, into="class")
@@ -88,6 +100,13 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
     )
     smaller = tfprune.shrink(masked, plan, into="class")
     return trained(smaller, dense, texts) if "trained" in row["update"] else smaller
+
+
+def without_blocks(dense: keras.Model, texts: dict[str, np.ndarray], removed: float) -> keras.Model:
+    """Drop the blocks whose outputs are most like their inputs, as many as come nearest to a part of them all."""
+    ranking = tfprune.rank_blocks(dense, texts, by="similarity", verbose=0)
+    count = min(round(removed * len(ranking.order)), len(ranking.order) - 1)
+    return tfprune.drop_blocks(dense, ranking.order[:count])[0]
 
 
 def trained(smaller: keras.Model, dense: keras.Model, texts: dict[str, np.ndarray]) -> keras.Model:

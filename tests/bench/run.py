@@ -30,6 +30,7 @@ COMMANDS = [
     ["taught.py"],
     ["reconstruction.py"],
     ["ranking.py"],
+    ["putri.py"],
     ["calibration.py"],
     ["recurrent_export.py"],
     ["second_export.py"],

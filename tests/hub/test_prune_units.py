@@ -70,3 +70,53 @@ def test_two_of_four_weights_of_blocks(name, method):
     assert len(report.rows) >= 2 * 6 and all(row.after <= row.before for row in report.rows)
     zeros = [np.mean(np.asarray(weight) == 0) for weight in sparse.weights if weight.path.endswith("kernel")]
     assert np.allclose(zeros, 0.5)
+
+
+@pytest.mark.parametrize("shape", first("Gemma 3, 1 key", "Llama, 4 keys", "Qwen 3, 2 keys"))
+def test_nearly_all_of_the_blocks_go_and_the_class_stays(shape, tmp_path):
+    from hub_extreme import backbone, texts
+
+    model, x = backbone(shape, blocks=3), texts(count=8)
+    masked, plan, report = tfprune.prune_units(model, x, sparsity=0.95, judge="perplexity", update="none", verbose=0)
+    assert report.total.is_met and 0 in {row.kept for row in report.rows if row.kind == "heads"}
+    smaller = tfprune.shrink(masked, plan, into="class")
+    assert isinstance(smaller, type(model))
+    assert model.count_params() - smaller.count_params() == report.total.removed
+    expected = np.asarray(masked(x))
+    np.testing.assert_allclose(np.asarray(smaller(x)), expected, atol=1e-5)
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.models.load_model(tmp_path / "smaller.keras")
+    np.testing.assert_allclose(np.asarray(loaded(x)), expected, atol=1e-5)
+
+
+@pytest.mark.programs
+def test_a_writer_without_an_attention_writes_what_the_masked_one_writes():
+    from hub_extreme import backbone, texts
+
+    model = keras_hub.models.LlamaCausalLM(backbone=backbone("Llama, 2 keys", blocks=2), preprocessor=None)
+    x = texts(count=4)
+    masked, plan, _ = tfprune.prune_units(
+        model, x, sparsity={"units": 0.5, "heads": 0.5}, judge="perplexity", update="none", verbose=0
+    )
+    smaller = tfprune.shrink(masked, plan, into="class")
+    prompts = {name: array[:2].copy() for name, array in x.items()}
+    prompts["padding_mask"][:, 4:] = 0
+    masked.compile(sampler="greedy", run_eagerly=True)
+    smaller.compile(sampler="greedy", run_eagerly=True)
+    written = [task.generate(dict(prompts), stop_token_ids=None)["token_ids"] for task in (masked, smaller)]
+    np.testing.assert_array_equal(*map(np.asarray, written))
+
+
+@pytest.mark.programs
+def test_a_graph_of_fixed_sizes_loses_an_attention():
+    from hub_extreme import backbone, texts
+
+    model, x = backbone("Gemma 3, 1 key", blocks=2), texts(count=4)
+    inputs = {name: keras.Input(batch_shape=array.shape, dtype="int32", name=name) for name, array in x.items()}
+    fixed = keras.Model(inputs, model(inputs))
+    masked, plan, _ = tfprune.prune_units(fixed, x, sparsity={"units": 0.5, "heads": 0.5}, update="none", verbose=0)
+    smaller = tfprune.shrink(masked, plan, into="graph")
+    np.testing.assert_allclose(np.asarray(smaller(x)), np.asarray(masked(x)), atol=1e-5)
+    names = [layer.name for layer in smaller.layers]
+    assert sum(name.endswith("attention_output") for name in names) == 1
+    assert sum(name.endswith("post_attention_norm") for name in names) == 1

@@ -10,6 +10,7 @@ from tiers import first
 
 import tfprune
 from tfprune import prune_units
+from tfprune.keras_models.models.branches import is_cut_off, unread
 
 layers = keras.layers
 
@@ -114,10 +115,10 @@ def test_heads_by_a_loss():
     model, x = transformer(), texts(count=8)
     y = np.random.default_rng(1).integers(0, 3, (8, 6))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    _, _, report = prune_units(model, (x, y), sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
+    _, _, report = prune_units(model, (x, y), sparsity={"heads": 0.25}, judge=loss, holdout=0, verbose=0)
     assert sum(row.channels - row.kept for row in report.rows if row.kind == "heads") == 2
     with pytest.raises(ValueError, match="with targets"):
-        prune_units(model, x, sparsity={"heads": 0.25}, loss=loss, holdout=0, verbose=0)
+        prune_units(model, x, sparsity={"heads": 0.25}, judge=loss, holdout=0, verbose=0)
 
 
 def test_a_unit_that_is_constant_is_taken_over_by_the_bias():
@@ -176,13 +177,15 @@ def test_an_update_that_is_worse_on_texts_kept_apart_is_not_kept():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"sparsity": 0.99}, "leaves a unit in each feed-forward network"),
-        ({"sparsity": {"heads": 0.9}}, "leaves a head in each layer of attention"),
         ({"sparsity": {"layers": 0.5}}, "'units', 'heads' or both"),
         ({"sparsity": {}}, "'units', 'heads' or both"),
         ({"sparsity": 1.0}, "sparsity"),
         ({"score": "best"}, "score"),
         ({"update": "all"}, "update"),
+        ({"update": {"units": "none"}}, "one for 'units' and one for 'heads'"),
+        ({"update": {"units": "none", "heads": "all"}}, "update"),
+        ({"judge": "perplexity"}, "can make logits of 30 tokens"),
+        ({"judge": "best"}, "best"),
         ({"targets": "other"}, "targets"),
         ({"holdout": 0.7}, "holdout"),
     ],
@@ -223,3 +226,105 @@ def test_one_batch_is_enough_where_nothing_is_solved_for():
     model = keras.Sequential([keras.Input((8,)), hidden, keras.layers.Dense(3)])
     _, _, report = prune_units(model, x, update="none", batch_size=16, verbose=0)
     assert [(row.group, row.kept) for row in report.rows] == [("hidden", 6)]
+
+
+def test_whole_branches_go(tmp_path):
+    model, x = transformer(), texts()
+    masked, plan, report = prune_units(
+        model, x, sparsity={"units": 0.99, "heads": 0.9}, ridge=1e-9, holdout=0, verbose=0
+    )
+    assert [row.kept for row in report.rows][:2] == [0, 0]
+    assert {row.kept for row in report.rows if row.kind == "heads"} == {0, 1}
+    for block in range(2):
+        back = masked.get_layer(f"back_{block}")
+        assert not numpy(back.kernel).any()
+    row = report.rows[0].error
+    assert row.before == pytest.approx(1) and row.after < 1
+    smaller = tfprune.shrink(masked, plan)
+    np.testing.assert_allclose(numpy(smaller(x)), numpy(masked(x)), atol=1e-5)
+    assert not {"hidden_0", "back_0", "hidden_1", "back_1"} & {layer.name for layer in smaller.layers}
+    assert sum("attention" in layer.name for layer in smaller.layers) == 1
+    smaller.save(tmp_path / "smaller.keras")
+    loaded = keras.models.load_model(tmp_path / "smaller.keras")
+    np.testing.assert_allclose(numpy(loaded(x)), numpy(smaller(x)), atol=1e-6)
+
+
+def test_the_bias_of_a_branch_that_is_gone_takes_over_its_mean():
+    model, x = transformer(blocks=1), texts()
+    settings = {"sparsity": {"units": 0.99}, "ridge": 1e-9, "holdout": 0, "verbose": 0}
+    hidden, back = model.get_layer("hidden_0"), model.get_layer("back_0")
+    units = np.maximum(inner(model, "hidden_0", x) @ numpy(hidden.kernel) + numpy(hidden.bias), 0)
+    mean = (units @ numpy(back.kernel) + numpy(back.bias)).mean(axis=0)
+    updated, _, _ = prune_units(model, x, **settings)
+    np.testing.assert_allclose(numpy(updated.get_layer("back_0").bias), mean, atol=1e-5)
+    left, _, report = prune_units(model, x, update="none", **settings)
+    np.testing.assert_array_equal(numpy(left.get_layer("back_0").bias), numpy(back.bias))
+    assert report.rows[0].error.after == report.rows[0].error.before == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.95])
+def test_a_sparsity_is_met_or_the_report_says_why_not(sparsity):
+    model, x = transformer(blocks=3), texts()
+    masked, plan, report = prune_units(model, x, sparsity=sparsity, update="none", verbose=0)
+    total = report.total
+    removed = plan.parameters - plan.parameters_kept
+    assert (total.removed, total.asked) == (removed, round(sparsity * total.parameters))
+    blocks = sum(layer.count_params() for layer in model.layers if layer.name.startswith(("hidden", "atten")))
+    blocks += sum(model.get_layer(f"back_{block}").kernel.shape.num_elements() for block in range(3))
+    assert total.parameters == blocks - 3 * WIDTH  # but for the biases that the ends of branches keep
+    assert total.is_met == (abs(removed - total.asked) <= 0.01 * total.asked)
+    assert ("stands against" in str(report)) != total.is_met
+    np.testing.assert_allclose(numpy(tfprune.shrink(masked, plan)(x)), numpy(masked(x)), atol=1e-5)
+
+
+def test_what_the_model_has_no_way_around_keeps_a_unit():
+    x = keras.random.normal((16, 8), seed=0)
+    layers_ = [keras.Input((8,)), layers.Dense(12, "relu", name="hidden"), layers.Dense(3, name="out")]
+    _, _, report = prune_units(keras.Sequential(layers_), x, sparsity=0.99, update="none", verbose=0)
+    assert report.rows[0].kept == 1
+    assert "one unit or head is kept in hidden, as the model has no way around them" in str(report)
+
+
+def test_an_update_for_hidden_units_alone():
+    """The paper's: heads go, and the weights that read the others stay as they are."""
+    model, x = transformer(), texts()
+    update = {"units": "sequential", "heads": "none"}
+    masked, _, report = prune_units(
+        model, x, sparsity={"units": 0.5, "heads": 0.5}, update=update, holdout=0, verbose=0
+    )
+    assert {row.kind: row.is_updated for row in report.rows} == {"channels": True, "heads": False}
+    for name in ("attention_0", "attention_1"):
+        kernels = [
+            next(numpy(weight) for weight in one.get_layer(name).weights if "output/kernel" in weight.path)
+            for one in (model, masked)
+        ]
+        np.testing.assert_array_equal(kernels[1], np.where(kernels[1] == 0, 0, kernels[0]))
+
+
+def test_heads_by_perplexity():
+    """Independently: the head without which the logits of the next tokens are worst in NumPy last."""
+    model, x = transformer(), texts(count=8)
+    logits = keras.Model(model.input, layers.Dense(TOKENS, name="logits")(model.get_layer("out").input))
+    _, plan, _ = prune_units(logits, x, sparsity={"heads": 1 / 8}, judge="perplexity", holdout=0, verbose=0)
+    losses = {}
+    for name in ("attention_0", "attention_1"):
+        (kernel,) = [one for one in logits.get_layer(name).weights if one.path.endswith("attention_output/kernel")]
+        whole = numpy(kernel)
+        for head in range(4):
+            kernel.assign(np.where(np.arange(4)[:, None, None] == head, 0, whole))
+            values = numpy(logits(x))[:, :-1]
+            log_sum = np.log(np.exp(values).sum(axis=-1))
+            losses[name, head] = np.mean(log_sum - np.take_along_axis(values, x[:, 1:, None], axis=-1)[..., 0])
+        kernel.assign(whole)
+    name, head = min(losses, key=losses.get)
+    (group,) = [group for group in plan.network.groups if group.name == f"{name}/heads"]
+    assert np.flatnonzero(~plan.keep[group.bundles]).tolist() == [head]
+
+
+def test_an_example_of_what_is_no_longer_read():
+    """A layer that is called twice leads into what comes before others, and is found all the same."""
+    takers = {"x": {"a", "b", "add"}, "a": {"twice"}, "twice": {"out"}, "b": {"norm"}, "norm": {"twice"}}
+    takers |= {"out": {"add"}, "add": {""}}
+    assert unread(takers, ends={"out"}) == {"a", "b", "norm", "twice"}
+    assert unread(takers, ends=()) == frozenset()
+    assert not is_cut_off(takers, ends={"out"}) and is_cut_off({**takers, "x": {"a"}}, ends={"out"})

@@ -12,7 +12,14 @@ METHODS = ("exact", "sweep")
 
 
 def improve_layer(
-    site: Site, fit: list[GramMoments], *, dense: np.ndarray, held: list[GramMoments], method: str, ridge: float
+    site: Site,
+    fit: list[GramMoments],
+    *,
+    dense: np.ndarray,
+    held: list[GramMoments],
+    method: str,
+    ridge: float,
+    live: np.ndarray | None = None,
 ) -> ReconstructionRow:
     """Solve for the weights of a layer, and set them unless they are worse on the data that are kept apart.
 
@@ -23,6 +30,8 @@ def improve_layer(
         held: The moments of the data that are kept apart, of 0 rows if there are none.
         method: One of `METHODS`.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean.
+        live: The outputs that are judged and get a new bias, of shape (groups, outputs); None takes those that have
+            weights.
 
     Raises:
         ValueError: If all data are kept apart.
@@ -30,7 +39,11 @@ def improve_layer(
     if not fit[0].count:
         raise ValueError("Expected at least two batches with a `holdout`. Received: one. Lower `batch_size`.")
     weights, free = site.map.weights(), site.map.free()
-    old, live = weights.copy(), np.asarray(free.any(axis=2))
+    if live is None:
+        live = np.asarray(free.any(axis=2))
+    elif site.map.bias is not None:
+        free[..., -1] = live
+    old = weights.copy()
     for group, all_outputs in enumerate(fit):
         rows = live[group]
         some, masked, unmasked = all_outputs.of(rows), old[group][rows], free[group][rows]
@@ -55,9 +68,9 @@ def differs(pair: tuple[Site, Site]) -> bool:
     return bool((ours.map.weights()[live] != reference.map.weights()[live]).any())
 
 
-def unsolved(site: Site, fit: list[GramMoments], *, held: list[GramMoments]) -> ReconstructionRow:
-    """Return the row of a layer whose weights stay as they are."""
-    weights, live = site.map.weights(), np.asarray(site.map.free().any(axis=2))
+def unsolved(site: Site, fit: list[GramMoments], *, held: list[GramMoments], live: np.ndarray) -> ReconstructionRow:
+    """Return the row of a layer whose weights stay as they are, judged by some of its outputs."""
+    weights = site.map.weights()
     error = _error(fit, weights, live)
     apart = _error(held, weights, live) if held[0].count else None
     return ReconstructionRow(site.name, site.map.kernel.path, error, error, apart, apart)

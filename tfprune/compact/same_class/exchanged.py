@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from tfprune.compact.same_class.removed_branches import without_branch
 from tfprune.keras_models.copying.change_class import become_part, derive, saved_with
 from tfprune.keras_models.copying.class_config import build_from_class_config, class_config
 from tfprune.keras_models.copying.rebuild import config_of
@@ -34,11 +35,13 @@ class Exchange:
         parts: The layers that others become.
         numbers: The attributes of layers to set.
         heads: How many heads of a cache are a layer's own.
+        branches: Layers whose code is left out, as all layers inside of them are removed; each is 1.
     """
 
     parts: dict[int, keras.layers.Layer] = field(default_factory=dict)
     numbers: dict[int, dict[str, int]] = field(default_factory=dict)
     heads: dict[int, int] = field(default_factory=dict)
+    branches: dict[int, int] = field(default_factory=dict)
 
     def moved(self, places: Mapping[int, int]) -> Exchange:
         """Return the changes to the layers in `places`, renumbered."""
@@ -46,10 +49,11 @@ class Exchange:
         def renumbered(values: dict[int, Any]) -> dict[int, Any]:
             return {places[index]: value for index, value in values.items() if index in places}
 
-        return Exchange(renumbered(self.parts), renumbered(self.numbers), renumbered(self.heads))
+        return Exchange(*map(renumbered, (self.parts, self.numbers, self.heads, self.branches)))
 
     def __or__(self, later: Exchange) -> Exchange:
-        return Exchange(self.parts | later.parts, self.numbers | later.numbers, self.heads | later.heads)
+        joined = {name: values | vars(later)[name] for name, values in vars(self).items()}
+        return Exchange(**joined)
 
 
 class Resized:
@@ -60,9 +64,12 @@ class Resized:
         layers = [layer for _, layer in walk(self)]
         arguments = super().get_config()  # type: ignore[misc]
         parts = {str(index): _as_made(config_of(layers[index])) for index in sizes.parts}
-        plain = [{str(index): value for index, value in values.items()} for values in (sizes.numbers, sizes.heads)]
-        origin = {**vars(self)[_ORIGIN], "config": arguments}
-        return {"origin": origin, "parts": parts, "numbers": plain[0], "heads": plain[1]}
+        plain = {
+            name: {str(index): value for index, value in values.items()}
+            for name, values in vars(sizes).items()
+            if name != "parts"
+        }
+        return {"origin": {**vars(self)[_ORIGIN], "config": arguments}, "parts": parts, **plain}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
@@ -71,6 +78,7 @@ class Resized:
             {int(index): read(part) for index, part in config["parts"].items()},
             {int(index): numbers for index, numbers in config["numbers"].items()},
             {int(index): count for index, count in config["heads"].items()},
+            {int(index): count for index, count in config.get("branches", {}).items()},  # none in older files
         )
         model = build_from_class_config(config["origin"], read)
         resize([layer for _, layer in walk(model)], exchange)
@@ -121,6 +129,9 @@ def resize(layers: Sequence[keras.layers.Layer], exchange: Exchange) -> None:
         vars(layers[index])[_HEADS] = count
         attention: Any = type(layers[index])
         layers[index].__class__ = _with_own_heads(attention)
+    for index in exchange.branches:
+        inner_class: Any = type(layers[index])
+        layers[index].__class__ = without_branch(inner_class)
     left = {id(layer): index for index, layer in enumerate(layers)}
     for owner, origin in reversed(list(zip(owners, origins, strict=True))):  # the innermost first
         inside = enumerate(layer for _, layer in walk(owner))

@@ -41,6 +41,8 @@ def resized_by_arguments(copy: FlatCopy, network: Network, *, keep: np.ndarray) 
     plain = copy.plain
     if any(isinstance(layer, Resized) for layer in copy.layers):
         raise NoClass("some of its layers have other sizes than its arguments say")
+    if network.branch_ends(keep):
+        raise NoClass("a branch of it is removed whole")
     weights = {id(variable): weight for weight, variable in network.variables(copy.model)}
     values_kept = [
         weights[id(variable)].kept(as_numpy(variable), keep) if id(variable) in weights else as_numpy(variable)

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfprune.compact.same_class.class_arguments import NoClass
 from tfprune.compact.same_class.exchanged import Exchange, resize
+from tfprune.compact.same_class.removed_branches import RemovedBranches
 from tfprune.compact.same_class.resized_by_arguments import heads_kept, numbers_kept, sizes_of
 from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.copy_variables import set_values
@@ -31,22 +32,30 @@ def smaller_class(copy: FlatCopy, network: Network, *, keep: np.ndarray) -> kera
     layers = copy.layers
     known = {id(layer): network.layers[layer.name] for layer in copy.model.layers if layer.name in network.layers}
     changed = {key: layer for key, layer in known.items() if layer.changes(keep)}
-    parts = {
-        index: _part(layer, changed[id(layer)], keep) for index, layer in enumerate(layers) if id(layer) in changed
+    branches = RemovedBranches(copy, network, keep=keep)
+    parts = branches.parts | {
+        index: _part(layer, changed[id(layer)], keep)
+        for index, layer in enumerate(layers)
+        if id(layer) in changed and index not in branches.touched
     }
     inner = {
         index: [changed[id(part)] for part in sublayers(layer) if id(part) in changed]
         for index, layer in enumerate(layers)
         if not isinstance(layer, keras.Model)  # whose numbers say what its cache is
     }
-    sizes = {index: sizes_of(network, some, keep=keep) for index, some in inner.items() if some}
+    sizes = {
+        index: sizes_of(network, some, keep=keep)
+        for index, some in inner.items()
+        if some and index not in branches.touched
+    }
     heads = {index: count for index, of_layer in sizes.items() if (count := heads_kept(layers[index], of_layer))}
     numbers = {index: numbers_kept(layers[index], of_layer) for index, of_layer in sizes.items()}
     copy.is_used_up = True
     copy.write_zeros(network, keep)
     run = first_run(copy.plain)
     before = [(layer, type(layer), dict(vars(layer))) for layer in layers]
-    resize(layers, Exchange(parts, {key: values for key, values in numbers.items() if values}, heads))
+    filled = {key: values for key, values in numbers.items() if values}
+    resize(layers, Exchange(parts, filled, heads, dict.fromkeys(branches.whole, 1)))
     outputs = None if run is None else run_on_numbers(copy.plain, run[0])
     if run is None or not same_outputs(outputs, run[1]):
         for layer, layer_class, attributes in before:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.keras_models.channels.network import Network
+from tfprune.keras_models.channels.network import ChanneledLayer, Network
 from tfprune.keras_models.copying.copy_variables import set_values
 from tfprune.keras_models.copying.rebuild import copy_of, revive
-from tfprune.keras_models.models.graph import retrace
+from tfprune.keras_models.models.graph import Call, retrace, trace
 from tfprune.keras_models.models.layers import is_of_keras
 from tfprune.masking.wrapping.flat_copy import FlatCopy
 
@@ -42,17 +43,47 @@ class SmallerGraph:
     def __init__(self, copy: FlatCopy, network: Network, *, keep: np.ndarray) -> None:
         self._copy, self._network, self._keep = copy, network, keep
         self._smaller: dict[int, Any] = {}
+        self._placeholders: dict[str, list[None]] = {}
+        self._constants: dict[str, Any] = {}
+        self._leave_out_branches()
         result = retrace(copy.model, self._call)
         for layer in copy.model.layers:
-            if layer.variables and self._smaller[id(layer)] is not layer:
-                values = network.layers[layer.name].values_kept(layer, keep)
-                set_values(layer, self._smaller[id(layer)], values=values)
+            self._set_values(layer)
         self.model = keras.Model(result.input, result.output)
 
+    def _set_values(self, layer: Any) -> None:
+        smaller = self._smaller.get(id(layer), layer)  # none of a layer in a branch that is gone
+        if smaller is not layer and layer.variables:
+            set_values(layer, smaller, values=self._network.layers[layer.name].values_kept(layer, self._keep))
+
+    def _leave_out_branches(self) -> None:
+        """Find what leads into removed branches only, and the constants that the ends of these branches return."""
+        ends, unread = self._network.branch_ends(self._keep), self._network.unread(self._keep)
+        if not ends:
+            return
+        self._copy.write_zeros(self._network, self._keep)
+        for call in trace(self._copy.model).calls:
+            if call.layer.name in unread:
+                self._placeholders[call.layer.name] = [None] * len(call.outputs)
+            elif call.layer.name in ends:
+                self._constants[call.layer.name] = _constant_output(
+                    call, self._network.layers[call.layer.name], keep=self._keep
+                )
+
     def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if layer.name in self._placeholders:
+            return self._placeholders[layer.name]
+        if layer.name in self._constants:
+            return self._constants[layer.name]
+        if (total := _added_to_constants(layer, args, kwargs)) is not None:
+            return total
         if id(layer) not in self._smaller:
             self._smaller[id(layer)] = self._smaller_copy(layer)
-        return self._smaller[id(layer)](*args, **kwargs)
+        outputs = self._smaller[id(layer)](*args, **kwargs)
+        if _is_constant(outputs) and isinstance(layer, keras.layers.Layer):  # which its weights decide
+            self._set_values(layer)
+            return self._smaller[id(layer)](*args, **kwargs)
+        return outputs
 
     def _smaller_copy(self, layer: Any) -> Any:
         try:
@@ -93,3 +124,62 @@ class SmallerGraph:
 def _sized(name: str, arguments: dict[str, Any], x: Any, *_: Any) -> Any:
     """Call an operation with the arguments of the smaller graph in place of its own."""
     return _SIZED[name](x, **arguments)
+
+
+def _constant_output(call: Call, known: ChanneledLayer, *, keep: np.ndarray) -> Any:
+    """Return what a layer returns that reads nothing any more, where only the bundles in `keep` are left.
+
+    It has the size 1 along the axes along which it is the same everywhere.
+
+    Args:
+        call: The call, whose layer has zeros for what is removed.
+        known: The channels of the layer.
+        keep: Which bundles are kept.
+
+    Raises:
+        ValueError: If the layer returns several tensors.
+    """
+    if len(call.outputs) > 1:
+        raise ValueError(
+            f"Expected a layer with one output at the end of a branch that is removed whole. Received: "
+            f"{call.layer.name!r} with {len(call.outputs)}. Keep one of its heads or units."
+        )
+    args, kwargs = keras.tree.map_structure(_zeros, (call.args, call.kwargs))
+    values = keras.ops.convert_to_numpy(keras.tree.flatten(call.layer(*args, **kwargs))[0])
+    made = [weight.bundles_along[axis] for weight in known.weights for axis in weight.makes]
+    made = [bundles for bundles in made if keep[bundles].any() and bundles.size == values.shape[-1]]
+    for axis in range(values.ndim - 1):
+        first = values.take([0], axis)
+        values = first if (values == first).all() else values
+    return keras.ops.convert_to_tensor(np.compress(keep[made[-1]], values, axis=-1) if made else values)
+
+
+def _zeros(value: Any) -> Any:
+    """Return zeros in place of a symbolic tensor, of size 1 where its sizes are open."""
+    if not isinstance(value, keras.KerasTensor):
+        return value
+    return keras.ops.zeros([size or 1 for size in value.shape], dtype=value.dtype)
+
+
+def _is_constant(value: Any) -> bool:
+    """Tell whether a value is a tensor of numbers."""
+    return keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor)
+
+
+def _added_to_constants(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return the sum of an addition to constants, where zeros are left out; None for all other calls."""
+    is_operation = not isinstance(layer, keras.layers.Layer) and type(layer).__name__ == "Add"
+    if not is_operation and not (isinstance(layer, keras.layers.Add) and is_of_keras(layer)):
+        return None
+    terms = [value for value in keras.tree.flatten((args, dict(kwargs))) if value is not None]
+    constants = [_without_leading_axes(term) for term in terms if _is_constant(term)]
+    others = [term for term in terms if not _is_constant(term)]
+    if not constants or not others:
+        return None
+    return functools.reduce(keras.ops.add, [*others, *filter(np.any, constants)])
+
+
+def _without_leading_axes(value: Any) -> np.ndarray:
+    """Return a constant without leading axes of size 1, which would fix the size of a batch."""
+    values = keras.ops.convert_to_numpy(value)
+    return values.reshape(values.shape[next((axis for axis, size in enumerate(values.shape) if size > 1), -1) :])

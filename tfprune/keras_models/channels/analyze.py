@@ -15,6 +15,7 @@ from tfprune.keras_models.channels.flow import ChannelIndices, Flow, LayerChanne
 from tfprune.keras_models.channels.network import ChanneledLayer, ChanneledWeight, Group, Network
 from tfprune.keras_models.channels.rules import follow
 from tfprune.keras_models.channels.ties import ChannelSource
+from tfprune.keras_models.models.branches import takers_of
 from tfprune.keras_models.models.graph import trace, unused_name
 from tfprune.keras_models.models.kernels import Kernel, kernels
 from tfprune.keras_models.models.layers import walk
@@ -30,14 +31,16 @@ def analyze(model: keras.Model, *, closed: Mapping[int, str] | None = None) -> N
         model: The flat model.
         closed: Why the code of a layer could not be traced, by the id of the layer.
     """
-    flow = follow(trace(model), closed or {})
+    graph = trace(model)
+    flow = follow(graph, closed or {})
     bundles = flow.bundles()
     counted = [layer for key, layer in flow.layers.items() if _is_layer(layer) or key in flow.recorded]
     layers = {layer.name: _channeled_layer(flow, layer, bundles) for layer in counted}
     groups = form_groups(flow.sources, layers, bundles=bundles)
     left = {layer.name: flow.unfollowed[key] for key, layer in flow.layers.items() if key in flow.unfollowed}
     unfollowed = {name: reason for name, reason in left.items() if name in layers and layers[name].mixes}
-    return Network(layers, groups, flow.reasons(bundles), int(bundles.max(initial=-1)) + 1, unfollowed)
+    size = int(bundles.max(initial=-1)) + 1
+    return Network(layers, groups, flow.reasons(bundles), size, unfollowed, takers_of(graph))
 
 
 def _is_layer(layer: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfprune.base.axes import other_axes, shape_along
 from tfprune.keras_models.channels.flow import ChannelIndices, Work
+from tfprune.keras_models.models.branches import unread
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.report import table
 
@@ -64,6 +65,10 @@ class ChanneledWeight:
         """The bundles along each axis that has channels, in no order."""
         return {axis: frozenset(along.tolist()) for axis, along in self.bundles_along.items()}
 
+    def is_empty(self, keep: np.ndarray, axes: Iterable[int]) -> bool:
+        """Tell whether no channel is left along one of some axes."""
+        return any(not keep[self.bundles_along[axis]].any() for axis in axes)
+
     def mask(self, keep: np.ndarray) -> np.ndarray:
         """Return where it neither makes nor reads a bundle that is not kept: booleans of its shape."""
         mask = np.ones(self.shape, dtype=bool)
@@ -101,6 +106,13 @@ class ChanneledLayer:
     work: tuple[Work, ...]
     takes: tuple[np.ndarray | None, ...] = ()
 
+    def reads_nothing(self, keep: np.ndarray) -> bool:
+        """Tell whether it returns a constant where only the bundles in `keep` are left."""
+        ends = [weight for weight in self.weights if weight.is_empty(keep, weight.reads)]
+        made = {bundle for end in ends for axis in end.makes for bundle in end.bundles_along[axis].tolist()}
+        rest = [weight for weight in self.weights if not weight.is_empty(keep, (*weight.reads, *weight.makes))]
+        return bool(ends) and not any(made & weight.bundle_sets[axis] for weight in rest for axis in weight.makes)
+
     def taken_by_index(self) -> Iterator[frozenset[int]]:
         """Yield the bundles that an operation takes by their indices."""
         for value in self.config.values():
@@ -118,9 +130,8 @@ class ChanneledLayer:
 
     def changes(self, keep: np.ndarray) -> bool:
         """Tell whether it has other sizes where only the bundles in `keep` are left."""
-        if any(weight.size(keep) != math.prod(weight.shape) for weight in self.weights):
-            return True
-        return self.counted(keep) != self.counted(np.ones_like(keep))
+        is_smaller = any(weight.size(keep) != math.prod(weight.shape) for weight in self.weights)
+        return is_smaller or self.counted(keep) != self.counted(np.ones_like(keep))
 
     def values_kept(self, layer: Any, keep: np.ndarray) -> list[np.ndarray]:
         """Return the values of the variables of the layer itself that are left where only `keep` are."""
@@ -165,10 +176,10 @@ class Network:
         reasons: Why a bundle has to stay, by its number, for those that do.
         size: The number of bundles.
         unfollowed: Why a layer with kernels could not be looked into, by its name.
+        takers: What takes the outputs of an input, layer or operation, by its name (`takers_of`).
 
     Example:
-        Dense "hidden" -> Dense "out". A channel of "hidden" goes from its kernel and its bias, and from the kernel of
-        "out", which reads it. The channels of "out" are an output of the model and stay.
+        A channel of "hidden" goes from its kernel, its bias and the kernel of "out"; those of "out" are outputs.
 
         >>> import keras
         >>> from tfprune.keras_models.channels.analyze import analyze
@@ -183,8 +194,6 @@ class Network:
         hidden  out/kernel     0     reads         4       4
         out     out/kernel     1     makes         2       0
         out     out/bias       0     holds         2       0
-        >>> print(network.groups[0])
-        hidden: 4 channels of hidden, out
         >>> [weight.path for weight in network.weights_of(network.groups[0])]
         ['hidden/kernel', 'out/kernel']
     """
@@ -194,6 +203,7 @@ class Network:
     reasons: dict[int, str]
     size: int
     unfollowed: dict[str, str] = field(default_factory=dict)
+    takers: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def all_kept(self) -> np.ndarray:
         """Return the choice that keeps all bundles, True for each."""
@@ -230,20 +240,34 @@ class Network:
         """Yield each weight with its variable in a flat model of these layers."""
         layers = {layer.name: layer for layer in model.layers}
         for layer in self.layers.values():
-            if layer.weights:
-                yield from zip(layer.weights, layers[layer.name].weights, strict=True)
+            yield from zip(layer.weights, layers[layer.name].weights, strict=True) if layer.weights else ()
+
+    def branch_ends(self, keep: np.ndarray) -> frozenset[str]:
+        """Return the layers that read nothing any more: the last ones of branches that are removed whole."""
+        return frozenset(name for name, layer in self.layers.items() if layer.reads_nothing(keep))
+
+    def unread(self, keep: np.ndarray) -> frozenset[str]:
+        """Return the inputs, layers and operations whose outputs lead into removed branches only."""
+        return unread(self.takers, ends=self.branch_ends(keep))
+
+    def _weights(self, keep: np.ndarray) -> Iterator[ChanneledWeight]:
+        """Yield the weights that are left: the end of a branch that is removed whole keeps its biases."""
+        ends = self.branch_ends(keep)
+        for name in self.layers.keys() - self.unread(keep):
+            yield from (each for each in self.layers[name].weights if name not in ends or not each.reads + each.makes)
 
     def parameters(self, keep: np.ndarray) -> int:
         """Return the number of entries of all weights."""
-        return sum(weight.size(keep) for layer in self.layers.values() for weight in layer.weights)
+        return sum(weight.size(keep) for weight in self._weights(keep))
 
     def bytes(self, keep: np.ndarray) -> int:
         """Return the bytes of all weights as they are in the model."""
-        return sum(weight.itemsize * weight.size(keep) for layer in self.layers.values() for weight in layer.weights)
+        return sum(weight.itemsize * weight.size(keep) for weight in self._weights(keep))
 
     def flops(self, keep: np.ndarray) -> int:
         """Return the floating-point operations of one sample: two for each multiplication."""
-        return sum(layer.flops(keep) for layer in self.layers.values())
+        gone = self.unread(keep) | self.branch_ends(keep)
+        return sum(layer.flops(keep) for name, layer in self.layers.items() if name not in gone)
 
     def __str__(self) -> str:
         rows = [

@@ -77,7 +77,7 @@ def become_part(layer: keras.layers.Layer, part: keras.layers.Layer) -> None:
         part.trainable = layer.trainable
     name, state = layer.name, vars(layer)
     for key, value in vars(part).items():
-        is_of_calls = isinstance(value, list) and not value and state.get(key)  # which the part has never had
+        is_of_calls = isinstance(value, list) and any(map(_is_call, state.get(key) or ()))  # the part has none
         if not is_of_calls and not isinstance(value, types.FunctionType):  # some of which refer to the part
             state[key] = value
     layer.__class__ = type(part)

@@ -26,8 +26,9 @@ def choose_heads(
 ) -> dict[str, np.ndarray]:
     """Choose the heads that each layer keeps.
 
-    In each round, every remaining head is removed alone, together with the queries that share it. The heads with the
-    smallest loss go, but each layer keeps its last head.
+    In each round, every remaining part of a layer is removed alone: a head with the queries that share it. Where all
+    queries of a layer share one, it is the whole layer, as long as so many are to be removed. The parts with the
+    smallest loss go.
 
     Args:
         running: The model.
@@ -40,13 +41,22 @@ def choose_heads(
         For each layer, by the name of its group, True for the heads that it keeps.
     """
     kept = {removal.group.name: np.ones(removal.group.bundles.size, dtype=bool) for removal in removals}
+    of_name = {removal.group.name: removal for removal in removals}
     for count in rounds:
-        losses = _losses(running, arrays, removals=removals, kept=kept, loss=loss)
-        for name, head in sorted(losses, key=lambda key: losses[key]):
-            if count and kept[name].sum() > 1:
-                kept[name][head] = False
-                count -= 1
+        parts = {name: _parts(removal, count) for name, removal in of_name.items()}
+        losses = _losses(running, arrays, removals=removals, kept=kept, parts=parts, loss=loss)
+        for name, index in sorted(losses, key=lambda key: losses[key]):
+            part = parts[name][index]
+            if part.size <= min(count, kept[name].sum() - of_name[name].least):
+                kept[name][part] = False
+                count -= part.size
     return kept
+
+
+def _parts(removal: Removal, count: int) -> tuple[np.ndarray, ...]:
+    """Return the parts of a layer, or its single heads where fewer than a part are to be removed."""
+    heads = np.arange(removal.group.bundles.size)
+    return removal.parts if removal.parts[0].size <= count else tuple(heads[:, np.newaxis])
 
 
 def _losses(
@@ -55,9 +65,10 @@ def _losses(
     *,
     removals: Sequence[Removal],
     kept: dict[str, np.ndarray],
+    parts: dict[str, tuple[np.ndarray, ...]],
     loss: HeadLoss,
 ) -> dict[tuple[str, int], float]:
-    """Return the loss without each of the remaining heads, by the name of its group and its index."""
+    """Return the loss without each of the remaining parts, by the name of its group and its index."""
     masked: dict[str, Any] = {}
 
     def masked_kernels() -> list[tuple[Any, Any]]:
@@ -76,8 +87,9 @@ def _losses(
     for removal in removals:
         walk.advance(min(running.graph.calls.index(call) for call in removal.reader.site.calls))
         name, heads = removal.group.name, kept[removal.group.name]
-        for head in np.flatnonzero(heads) if heads.sum() > 1 else ():
-            show(removal, heads & (np.arange(heads.size) != head))
-            losses[name, int(head)] = loss(walk.outputs(0))
+        for index, part in enumerate(parts[name]):
+            if heads[part].all() and heads.sum() - part.size >= removal.least:
+                show(removal, heads & ~np.isin(np.arange(heads.size), part))
+                losses[name, index] = loss(walk.outputs(0))
         show(removal, heads)
     return losses

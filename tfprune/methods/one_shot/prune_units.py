@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -14,26 +15,22 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_count, check_number
-from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.layer_moments import every
 from tfprune.compact.reconstruction.least_squares import GramMoments
-from tfprune.compact.reconstruction.linear_map import NotLinear
 from tfprune.compact.shrinking.channel_readers import RunningModel
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
-from tfprune.keras_models.channels.choose_groups import why_stuck
-from tfprune.keras_models.channels.network import Group, Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
-from tfprune.keras_models.models.compiled import batch_loss
 from tfprune.keras_models.models.layers import weight_values
 from tfprune.masking.wrapping.flat_copy import flat_copy
-from tfprune.methods.one_shot.head_choice import HeadLoss, choose_heads
-from tfprune.methods.one_shot.putri_report import PutriReport, PutriRow
+from tfprune.methods.one_shot.find_removals import find_removals
+from tfprune.methods.one_shot.head_choice import choose_heads
+from tfprune.methods.one_shot.judges import head_loss
+from tfprune.methods.one_shot.putri_report import PutriReport, PutriRow, PutriTotal
 from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpdate, remove_in_order
-from tfprune.methods.one_shot.split_sparsity import check_sparsities, split_sparsity
+from tfprune.methods.one_shot.split_sparsity import PARTS, check_sparsities, limits, split_sparsity
 from tfprune.methods.one_shot.token_ids import check_token_ids
 from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
-from tfprune.report import Skipped
 
 _log = logging.getLogger(__name__)
 UPDATES = ("sequential", "parallel", "none")
@@ -47,11 +44,11 @@ def prune_units(
     *,
     sparsity: float | Mapping[str, float] = 0.5,
     score: str = "activation",
-    update: str = "sequential",
+    update: str | Mapping[str, str] = "sequential",
     targets: str = "own",
     ridge: float = RIDGE,
     holdout: float = 0.2,
-    loss: Any = None,
+    judge: Any = "distance",
     batch_size: int = 8,
     folder: str | os.PathLike[str] | None = None,
     verbose: int | str = "auto",
@@ -61,7 +58,8 @@ def prune_units(
     Use it on a model that is too large to be trained again: it takes a few passes over a few hundred texts. First it
     removes the hidden units that matter least to the layer that reads them, and fits the other weights of that layer
     by least squares. Then it removes the heads without which the model changes least. Queries that share a key and
-    value go together; if all queries of a layer share one, each goes by itself.
+    value go together with these; if all queries of a layer share one, the layer goes whole. A layer of attention can
+    lose all heads, and a feed-forward network all units, if the model has a way around it: `shrink` leaves them out.
 
     Calibrate on texts of every kind that the model will see. New weights fit the calibration texts and can be worse
     on others: a layer keeps its old weights if the new ones are worse on the texts that `holdout` sets aside.
@@ -70,23 +68,26 @@ def prune_units(
         model: A built model with feed-forward networks, such as a backbone of KerasHub, wrapped or not. It is left
             unchanged.
         data: Token ids and the other inputs of the model, in the forms that `reconstruct` takes. Use full windows of
-            text, as padding counts like any token. With a `loss`, a tuple (x, y) or a dataset of such batches.
+            text, as padding counts like any token. With a loss as `judge`, a tuple (x, y) or batches of such tuples.
         sparsity: The fraction of the parameters of all blocks to remove, in [0, 1). Default 0.5. The paper's rule
-            (see `transformer_budget`) says how much of it comes from heads, but each layer keeps a head. Or a dict
-            such as `{"units": 0.5, "heads": 0.25}`, the fraction of each.
+            (see `transformer_budget`) says how much of it comes from heads, within what the sparsity allows. Or a
+            dict such as `{"units": 0.5, "heads": 0.25}`, the fraction of each. The report says what came of it.
         score: The importance of a unit. `"activation"` (the default): the norm of its activations, as in 2SSP.
             `"wanda"`: that, times the norm of the weights that read it. `"obs"`: the error without it, after the
             other weights are updated. `"greedy"`: the same, one unit after the other; for many units the slowest.
             `"putri"`: the paper's, which depends on the order of the units; it was worse wherever it was measured.
         update: `"sequential"` (the default) solves for the weights of each layer on the outputs of the layers before
-            it with their new weights, `"parallel"` on those of the dense model, `"none"` leaves the weights.
+            it with their new weights, as the authors do; `"parallel"` on those of the dense model; `"none"` leaves
+            the weights. Or a dict for the two steps: the paper's is `{"units": "sequential", "heads": "none"}`.
         targets: The outputs that a layer is fitted to in sequential order: `"own"` (the default), those of its dense
             weights on its inputs, or `"dense"`, those that it has in the dense model.
         ridge: How strongly the weights are pulled towards the old ones, as a fraction of the mean square of the
             inputs, at least 0. Default 0.001.
         holdout: The fraction of the batches to set aside, in [0, 0.5]. Default 0.2; 0 accepts all new weights.
-        loss: The loss by which heads are chosen, on the first batch: a loss, its name, or a function of targets and
-            outputs. None (the default) takes the squared distance to the outputs of the dense model, without targets.
+        judge: By what heads are chosen, on the first batch. `"distance"` (the default): the squared distance to the
+            outputs of the dense model. `"perplexity"`, as in the paper: how well the next token id is foretold, by
+            logits, or by hidden states and an embedding that is read backwards. Or a loss of Keras, its name, or a
+            function of targets and outputs.
         batch_size: Samples in a batch, at least 1. Default 8.
         folder: A folder for the results of the steps: a run that was stopped continues where it stopped if you start
             it again with the same arguments. None (the default) stores nothing.
@@ -100,7 +101,7 @@ def prune_units(
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model cannot be followed, or has no hidden units that can be removed.
-        ValueError: If the sparsity would leave a block without units, or a layer of attention without heads.
+        ValueError: If `judge` needs targets or tokens that there are not.
         ValueError: If `data` are empty, do not fit the model, or hold token ids beyond its vocabulary.
         ValueError: If `folder` holds another run, is in use by one, or cannot be written.
 
@@ -119,35 +120,37 @@ def prune_units(
     """
     sparsity = check_sparsities(sparsity)
     check_choice(score, "score", choices=[*SCORES, "greedy"])
-    how = _weight_update(update, targets, ridge=ridge, holdout=holdout)
+    updates = _weight_updates(update, targets, ridge=ridge, holdout=holdout)
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
     running = RunningModel(copy)
-    units, skipped = _removals(running, kind="channels")
-    heads, others = _removals(running, kind="heads")
+    units, heads, skipped = find_removals(running)
     if not units:
         raise ValueError(
             f"Expected a model with hidden units that can be removed. Received: {model.name!r} without any; "
             f"plan_shrink(model, 0.5) says why."
         )
-    parts = split_sparsity(
-        sparsity, running.network, units=[each.group for each in units], heads=[each.group for each in heads]
-    )
+    parts = split_sparsity(sparsity, running.network, units=units, heads=heads)
     batches = Batches(data, running.graph.model, batch_size=batch_size)
     check_token_ids(running.graph, batches)
-    head_loss = _head_loss(running, batches, loss=loss) if parts.heads else None
+    loss = head_loss(running.graph, batches, judge=judge) if parts.heads else None
     keep = running.network.all_kept()
     rows: list[PutriRow] = []
     first = next(iter(batches))[0]
-    settings = {"sparsity": sparsity, "score": score, "update": [update, targets, ridge, holdout]}
+    settings = {
+        "sparsity": sparsity,
+        "score": score,
+        "update": [update, targets, ridge, holdout],
+        "judge": str(judge),
+    }
     count = len(units) + (len(heads) if parts.heads else 0)
     progress = Progress(count, verbose=verbose, unit="group", shown=["error"])
 
-    def remove(removals: Sequence[Removal], choose: Choose) -> None:
+    def remove(removals: Sequence[Removal], choose: Choose, weight_update: WeightUpdate) -> None:
         arrays = (inputs for inputs, _ in batches)
         for row in remove_in_order(
-            running, arrays, removals=removals, keep=keep, choose=choose, update=how, folder=steps
+            running, arrays, removals=removals, keep=keep, choose=choose, update=weight_update, folder=steps
         ):
             rows.append(row)
             _log.info("%s: %d of %d stay, error %.3g", row.group, row.kept, row.channels, row.error.after)
@@ -157,75 +160,35 @@ def prune_units(
         return kept_units(score, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
 
     with RunFolder(folder, settings=settings, arrays=[*weight_values(copy.plain), *first]) as steps, progress:
-        remove([Removal(each.group, each.reader, parts.units[each.group.name]) for each in units], choose_units)
-        if head_loss is not None:
-            search = functools.partial(
-                choose_heads, running, first, removals=heads, rounds=parts.heads, loss=head_loss
-            )
+        counted = [replace(each, keep=parts.units[each.group.name]) for each in units]
+        remove(counted, choose_units, updates["units"])
+        if loss is not None:
+            search = functools.partial(choose_heads, running, first, removals=heads, rounds=parts.heads, loss=loss)
             kept_heads = steps.remember("heads", search)
-            remove(heads, lambda removal, moments, weights: kept_heads[removal.group.name])
-    plan = ShrinkPlan(running.network, keep, tuple(skipped + others))
-    return copy.hand_out(), plan, PutriReport(tuple(rows), tuple(skipped + others))
+            remove(heads, lambda removal, moments, weights: kept_heads[removal.group.name], updates["heads"])
+    dense, left = (running.network.parameters(choice) for choice in (running.network.all_kept(), keep))
+    total = PutriTotal(parts.parameters, parts.asked, dense - left, limits=limits(units + heads))
+    return copy.hand_out(), ShrinkPlan(running.network, keep, skipped), PutriReport(tuple(rows), skipped, total)
 
 
 putri = prune_units  # the name of the method, which was that of the function before
 
 
-def _weight_update(update: str, targets: str, *, ridge: float, holdout: float) -> WeightUpdate:
-    check_choice(update, "update", choices=UPDATES)
-    check_choice(targets, "targets", choices=TARGETS)
-    holdout = check_number(holdout, "holdout", least=0, most=0.5)
-    is_held = every(0.0 if update == "none" else holdout)  # without an update, nothing could be worse
-    return WeightUpdate(update, targets == "dense", check_number(ridge, "ridge", least=0), is_held)
-
-
-def _removals(running: RunningModel, *, kind: str) -> tuple[list[Removal], list[Skipped]]:
-    """Return a removal for each group of a kind that one layer reads, and the groups that are skipped."""
-    removals: list[Removal] = []
-    skipped: list[Skipped] = []
-    for group in running.network.groups:
-        part = running.network.free_part(group)
-        if group.kind != kind:
-            continue
-        reason = why_stuck(running.network, group)
-        if kind == "channels" and not _are_units(running.network, part):
-            reason = reason or "parts of attention, not hidden units"
-        try:
-            readers = running.readers_of(part) if reason is None else []
-            if reason is None and len(readers) != 1:
-                reason = f"{len(readers)} layers read it, not one"
-        except NotLinear as error:
-            reason = str(error)
-        if reason is None and part.bundles.size > 1:
-            removals.append(Removal(part, readers[0], part.bundles.size))
-        else:
-            skipped.append(Skipped(group.name, reason or "one is left", Skipped.HELD))
-    return removals, skipped
-
-
-def _are_units(network: Network, group: Group) -> bool:
-    """Tell whether matrices make and read channels: a kernel of attention has an axis of heads, too."""
-    return all(
-        len(weight.shape) == 2
-        for weight in network.weights_of(group)
-        if weight.making(group.bundles) or weight.reading(group.bundles)
-    )
-
-
-def _head_loss(running: RunningModel, batches: Batches, *, loss: Any) -> HeadLoss:
-    """Return the loss of outputs on the first batch: the user's, or the squared distance to the dense outputs."""
-    inputs, targets = next(iter(batches))
-    if loss is None:
-        dense = GraphWalk(running.graph, [inputs]).outputs(0)
-        return lambda outputs: sum(
-            float(np.mean(np.square(_as_array(output) - _as_array(other))))
-            for output, other in zip(outputs, dense, strict=True)
+def _weight_updates(
+    update: str | Mapping[str, str], targets: str, *, ridge: float, holdout: float
+) -> dict[str, WeightUpdate]:
+    """Return how the weights that read hidden units and those that read heads are solved for."""
+    orders = dict(update) if isinstance(update, Mapping) else dict.fromkeys(PARTS, update)
+    if orders.keys() != set(PARTS):
+        raise ValueError(
+            f"Expected an update, or one for 'units' and one for 'heads'. Received: update={update!r}. Pass, for "
+            f"example, {{'units': 'sequential', 'heads': 'none'}}."
         )
-    if targets is None:
-        raise ValueError("Expected `data` with targets, (x, y), as there is a `loss`. Received: inputs alone.")
-    measured = keras.losses.get(loss)
-    return lambda outputs: batch_loss(measured, outputs[0], targets=targets)
-
-
-def _as_array(output: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(output).astype("float32")
+    check_choice(targets, "targets", choices=TARGETS)
+    ridge, holdout = check_number(ridge, "ridge", least=0), check_number(holdout, "holdout", least=0, most=0.5)
+    for order in orders.values():
+        check_choice(order, "update", choices=UPDATES)
+    return {  # without an update, nothing could be worse on data that are held out
+        part: WeightUpdate(order, targets == "dense", ridge, every(0.0 if order == "none" else holdout))
+        for part, order in orders.items()
+    }

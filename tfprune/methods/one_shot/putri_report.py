@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
 from tfprune.report import Report, Skipped, skipped_table, table
 
+_TOLERANCE = 0.01  # of what was asked for
+
 
 @dataclass(frozen=True)
 class PutriRow(Report):
@@ -30,12 +32,44 @@ class PutriRow(Report):
 
 
 @dataclass(frozen=True)
+class PutriTotal(Report):
+    """What was asked for in all, and what came of it.
+
+    Attributes:
+        parameters: Parameters of all hidden units and heads that may be removed, their norms included.
+        asked: The number of them that was to be removed.
+        removed: The number that is removed.
+        limits: What stands against removing exactly what was asked for.
+    """
+
+    parameters: int
+    asked: int
+    removed: int
+    limits: tuple[str, ...] = ()
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it is within 1 % of what was asked for."""
+        return abs(self.removed - self.asked) <= _TOLERANCE * self.asked
+
+    def __str__(self) -> str:
+        parts = [f"{number / max(self.parameters, 1):.2%}" for number in (self.asked, self.removed)]
+        line = f"Of {self.parameters:,} parameters of the blocks, {parts[0]} were to be removed, and {parts[1]} are."
+        return (
+            line
+            if self.is_met
+            else "\n".join([line, "What stands against it:", *(f"- {text}" for text in self.limits)])
+        )
+
+
+@dataclass(frozen=True)
 class PutriReport(Report):
     """The channels and heads that `prune_units` removed.
 
     Attributes:
         rows: One row per group, in the order in which they were removed.
         skipped: The groups that were left whole, each with the reason.
+        total: What was asked for in all, and what came of it.
 
     Example:
         >>> import keras, tfprune
@@ -49,6 +83,7 @@ class PutriReport(Report):
 
     rows: tuple[PutriRow, ...]
     skipped: tuple[Skipped, ...] = ()
+    total: PutriTotal = PutriTotal(0, 0, 0)
 
     def __str__(self) -> str:
         lines = [
@@ -60,4 +95,5 @@ class PutriReport(Report):
             for row in self.rows
         ]
         columns = ["group", "channels", "kept", "error without update", "with"]
-        return table([*columns, "held out without", "with", "updated"], lines) + skipped_table(self.skipped)
+        rows = table([*columns, "held out without", "with", "updated"], lines)
+        return f"{rows}\n\n{self.total}{skipped_table(self.skipped)}"

@@ -32,11 +32,15 @@ class Removal:
         group: The group, without the bundles that have to stay.
         reader: The layer.
         keep: The number of channels to keep.
+        least: The smallest number that may be kept: 0 where the whole branch may go.
+        parts: The indices of the channels that go together.
     """
 
     group: Group
     reader: Reader
     keep: int
+    least: int = 1
+    parts: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,9 +189,10 @@ def _remove(
     for weight, variable in running.variables:
         if weight.reading(group.bundles) or weight.making(group.bundles):
             variable.assign(as_numpy(variable) * weight.mask(keep))
+    live = np.asarray((dense if site.map.bias is None else dense[..., :-1]).any(axis=2))
     if update.order == "none":
-        row = unsolved(site, fit, held=held)
+        row = unsolved(site, fit, held=held, live=live)
     else:
-        row = improve_layer(site, fit, dense=dense, held=held, method="exact", ridge=update.ridge)
+        row = improve_layer(site, fit, dense=dense, held=held, method="exact", ridge=update.ridge, live=live)
     count, kept = group.bundles.size, int(keep[group.bundles].sum())
     return PutriRow(group.name, group.kind, count, kept, row, row.after < row.before)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from tfprune.base.spec import check_sparsity
 from tfprune.compact.shrinking.transformer_budget import attention_layers
-from tfprune.keras_models.channels.network import Group, Network
+from tfprune.keras_models.channels.network import Network
+from tfprune.methods.one_shot.remove_in_order import Removal
 
-_PARTS = ("units", "heads")
+PARTS = ("units", "heads")
+_SHOWN = 3  # names in a line of text
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,14 @@ class SparsitySplit:
     Attributes:
         units: The number of hidden units that each group keeps, by its name.
         heads: The number of heads that all layers together lose in each round of choosing them.
+        asked: The number of parameters that the sparsity asks for.
+        parameters: The number of parameters of all hidden units and heads.
     """
 
     units: dict[str, int]
     heads: tuple[int, ...]
+    asked: int
+    parameters: int
 
 
 def check_sparsities(sparsity: float | Mapping[str, float]) -> float | dict[str, float]:
@@ -34,69 +42,76 @@ def check_sparsities(sparsity: float | Mapping[str, float]) -> float | dict[str,
     """
     if not isinstance(sparsity, Mapping):
         return check_sparsity(sparsity, "sparsity")
-    unknown = sorted(map(str, sparsity.keys() - set(_PARTS)))
+    unknown = sorted(map(str, sparsity.keys() - set(PARTS)))
     if unknown or not sparsity:
         raise ValueError(
             f"Expected sparsities of 'units', 'heads' or both. Received: sparsity={dict(sparsity)!r}. Pass, for "
             f"example, {{'units': 0.5, 'heads': 0.25}}."
         )
-    return {part: check_sparsity(sparsity.get(part, 0.0), f"sparsity[{part!r}]") for part in _PARTS}
+    return {part: check_sparsity(sparsity.get(part, 0.0), f"sparsity[{part!r}]") for part in PARTS}
 
 
 def split_sparsity(
-    sparsity: float | Mapping[str, float], network: Network, *, units: list[Group], heads: list[Group]
+    sparsity: float | Mapping[str, float], network: Network, *, units: Sequence[Removal], heads: Sequence[Removal]
 ) -> SparsitySplit:
     """Split a sparsity, by the rule of the paper if it is one number.
 
-    Each layer of attention keeps a head; if this keeps too many heads, more hidden units are removed.
-
-    Raises:
-        ValueError: If a network would lose all its units, or a layer of attention all its heads.
+    More layers of attention go than the rule says where the hidden units alone do not have as many parameters as are
+    left to remove, and fewer where its layers have more than the sparsity asks for.
     """
-    count = sum(group.bundles.size for group in heads)
-    most = count - len(heads)
+    forward = sum(_parameters(network, removal) for removal in units)
+    attention = sum(_parameters(network, removal) for removal in heads)
+    count = sum(removal.group.bundles.size for removal in heads)
+    most = count - sum(removal.least for removal in heads)
     if isinstance(sparsity, Mapping):
-        lost_heads = round(sparsity["heads"] * count)
-        if lost_heads > most:
-            raise ValueError(
-                f"Expected a sparsity that leaves a head in each layer of attention. Received: "
-                f"sparsity={dict(sparsity)!r}, where {lost_heads} of {count} heads go and {most} may. Lower it."
-            )
-        lost_units = sparsity["units"]
+        lost_units, lost_heads = sparsity["units"], round(sparsity["heads"] * count)
+        asked = sparsity["units"] * forward + sparsity["heads"] * attention
     else:
-        lost_units, lost_heads = _by_the_rule(sparsity, network, units=units, heads=heads, most=most)
-    kept = {group.name: round(group.bundles.size * (1 - lost_units)) for group in units}
-    empty = [name for name, number in kept.items() if number < 1]
-    if empty:
-        raise ValueError(
-            f"Expected a sparsity that leaves a unit in each feed-forward network. Received: sparsity={sparsity!r}, "
-            f"with none left in {', '.join(empty[:3])}; attention can lose {most} of {count} heads. Lower it."
-        )
+        asked = sparsity * (forward + attention)
+        layers = _layers_lost(sparsity, asked, forward=forward, attention=attention, count=len(heads))
+        lost_heads = min(round(layers * count / max(len(heads), 1)), most)
+        lost_units = (asked - attention * lost_heads / max(count, 1)) / (forward or 1)
+    kept = {}
+    for removal in units:
+        size = removal.group.bundles.size
+        kept[removal.group.name] = min(max(round(size * (1 - lost_units)), removal.least), size)
     heads_of_a_layer = max(round(count / max(len(heads), 1)), 1)
+    lost_heads = min(lost_heads, most)
     rounds = (*[heads_of_a_layer] * (lost_heads // heads_of_a_layer), lost_heads % heads_of_a_layer)
-    return SparsitySplit(kept, tuple(number for number in rounds if number))
+    return SparsitySplit(kept, tuple(number for number in rounds if number), round(asked), forward + attention)
 
 
-def _by_the_rule(
-    sparsity: float, network: Network, *, units: list[Group], heads: list[Group], most: int
-) -> tuple[float, int]:
-    """Return the fraction of the units and the number of the heads to remove."""
-    forward = sum(_parameters(network, group) for group in units)
-    attention = sum(_parameters(network, group) for group in heads)
-    if not heads or not units:
-        return sparsity * (forward + attention) / (forward or 1), 0
-    count = sum(group.bundles.size for group in heads)
-    layers = attention_layers(
-        sparsity, blocks=len(heads), attention=attention / len(heads), feed_forward=forward / len(heads)
-    )
-    lost_heads = min(round(layers * count / len(heads)), most)
-    lost = attention * lost_heads / count
-    return max(sparsity * (forward + attention) - lost, 0) / (forward or 1), lost_heads
+def _layers_lost(sparsity: float, asked: float, *, forward: int, attention: int, count: int) -> int:
+    """Return how many layers of attention are removed: by the rule of the paper, as near as the others allow."""
+    if not count or not forward:
+        return 0
+    layers = attention_layers(sparsity, blocks=count, attention=attention / count, feed_forward=forward / count)
+    least, most = (asked - forward) * count / attention, asked * count / attention
+    return int(np.clip(layers, np.ceil(least), np.floor(most)))
 
 
-def _parameters(network: Network, group: Group) -> int:
-    """Return the number of entries of all weights that would go with the channels of a group."""
-    dense = network.all_kept()
-    without = dense.copy()
-    without[group.bundles] = False
-    return network.parameters(dense) - network.parameters(without)
+def _parameters(network: Network, removal: Removal) -> int:
+    """Return the number of entries of all weights that go with the channels of a group, but for the last of them."""
+    without = network.all_kept()
+    without[removal.group.bundles] = False
+    if not removal.least:
+        return network.parameters(network.all_kept()) - network.parameters(without)
+    without[removal.group.bundles[0]] = True
+    size = removal.group.bundles.size
+    return (network.parameters(network.all_kept()) - network.parameters(without)) * size // (size - 1)
+
+
+def limits(removals: Sequence[Removal]) -> tuple[str, ...]:
+    """Return what stands against removing more, or against removing exactly what was asked for."""
+    held = [removal.group.name for removal in removals if removal.least]
+    coarse = [removal.group.name for removal in removals if len(removal.parts) == 1]
+    lines = []
+    if held:
+        lines.append(f"one unit or head is kept in {_listed(held)}, as the model has no way around them")
+    if coarse:
+        lines.append(f"all heads of {_listed(coarse)} share one key and value, and are removed together")
+    return (*lines, "units and heads are removed whole, and the same number of units from each feed-forward network")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -36,14 +36,36 @@ def check_token_ids(graph: Graph, batches: Batches) -> None:
                 )
 
 
+def token_input(graph: Graph) -> tuple[int, keras.layers.Embedding]:
+    """Return the index of the input that holds token ids, and the embedding of the largest vocabulary that reads it.
+
+    Raises:
+        ValueError: If no input is read by an embedding.
+    """
+    readers = [
+        (index, each) for index, tensor in enumerate(graph.model.inputs) for each in _embeddings(graph, tensor)
+    ]
+    if not readers:
+        raise ValueError(
+            f"Expected a model of text, with token ids that an embedding reads. Received: {graph.model.name!r} "
+            f"without any. Pass judge='distance', or a loss."
+        )
+    return max(readers, key=lambda reader: reader[1].input_dim)
+
+
 def _vocabulary(graph: Graph, tensor: keras.KerasTensor) -> int | None:
     """Return the number of ids that an input may hold, None if it does not hold ids."""
+    return min((each.input_dim for each in _embeddings(graph, tensor)), default=None)
+
+
+def _embeddings(graph: Graph, tensor: keras.KerasTensor) -> list[keras.layers.Embedding]:
+    """Return the largest embedding of each layer that reads an input, none if it does not hold integers."""
+    if not np.issubdtype(np.dtype(keras.backend.standardize_dtype(tensor.dtype)), np.integer):
+        return []
     readers = [call.layer for call in graph.calls if any(source is tensor for source in call.inputs)]
-    embeddings = [
-        [part.input_dim for _, part in walk(layer) if isinstance(part, keras.layers.Embedding)]
+    parts = [
+        [part for _, part in walk(layer) if isinstance(part, keras.layers.Embedding)]
         for layer in readers
         if isinstance(layer, keras.layers.Layer)
     ]
-    sizes = [max(dimensions) for dimensions in embeddings if dimensions]
-    is_integer = np.issubdtype(np.dtype(keras.backend.standardize_dtype(tensor.dtype)), np.integer)
-    return min(sizes) if sizes and is_integer else None
+    return [max(some, key=lambda part: part.input_dim) for some in parts if some]
