@@ -31,6 +31,7 @@ COMMANDS = [
     ["reconstruction.py"],
     ["ranking.py"],
     ["putri.py"],
+    ["concepts.py"],
     ["calibration.py"],
     ["recurrent_export.py"],
     ["second_export.py"],
