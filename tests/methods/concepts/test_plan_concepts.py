@@ -159,6 +159,19 @@ def test_fresh_samples_are_taken_in(mined):
         trace.evaluate(model, x, {"all three": concepts["all three"]})
 
 
+def test_samples_for_reporting_decide_nothing(mined):
+    model, x, rules = mined
+    coins = rules.evaluate(model, x, {name: normal(2000, seed=7) > 0 for name in rules.concepts})
+    require = ["all three", "not two of three"]
+    (plan, trace), (other, doubtful) = (
+        tfprune.plan_concepts(model, each, require=require, min_recall=0.3, keep_at_least=40)
+        for each in (rules, coins)
+    )
+    np.testing.assert_array_equal(plan.keep, other.keep)
+    assert trace.rules == doubtful.rules
+    assert [each.is_met for each in (*trace.evidence, *doubtful.evidence)] == [True, True, False, False]
+
+
 def test_more_units_stay_where_at_least_so_many_are_asked_for(mined):
     model, _, rules = mined
     plan, trace = tfprune.plan_concepts(model, rules, require=["all three"], keep_at_least=40)

@@ -11,6 +11,7 @@ from tfprune.keras_models.channels.network import Group
 from tfprune.methods.concepts.concept_rules import ConceptRules
 from tfprune.methods.concepts.layer_units import UnitsOfModel
 from tfprune.methods.rule_mining.choose_rules import ConceptLimits, Limits
+from tfprune.methods.rule_mining.parts import CHOOSING
 from tfprune.methods.rule_mining.rule import ConceptRule
 
 
@@ -113,7 +114,8 @@ class KeptUnits:
         """Return the bundles of a group, those of more precise rules first."""
         layers = self._mined[group.name]
         rules = [rule for rule in self._rules.rules if rule.layer in layers and rule.concept in self._concepts]
-        rules.sort(key=lambda rule: (-rule.precision, -rule.support))
+        choosing = self._rules.parts[CHOOSING]  # the samples for reporting decide nothing
+        rules.sort(key=lambda rule: (-choosing.counts(rule.concept, [rule]).precision, -rule.support))
         seen = [bundle for rule in rules for bundle in self.bundles_of(rule)]
         return list(dict.fromkeys(seen + group.bundles.tolist()))
 
