@@ -88,6 +88,7 @@ class Flow(Channels):
         self.taken: dict[int, Layout] = {}  # the channels of what a layer first takes, by its id
         self.unfollowed: dict[int, str] = {}  # why, by the id of a layer that no channels lead into
         self._refused: dict[int, NoRule] = {}  # by the id of a layer: another call of it is not followed, either
+        self.probed: dict[str, bool] = {}  # whether layers without weights treat each channel by itself
         self.rule_of = rule_of
         self._layouts: dict[int, Layout] = {}
         self._inner_tensors: list[Any] = []

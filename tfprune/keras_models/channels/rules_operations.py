@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import string
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from tfprune.base.axes import spell_out
@@ -16,6 +18,7 @@ from tfprune.keras_models.channels.rules_shapes import concatenate, elementwise,
 from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.channelwise import is_channelwise
+from tfprune.keras_models.tracing.trace_failure import FAILURES
 
 _SUMMED = "it adds up channels without a kernel"
 
@@ -32,7 +35,7 @@ def alone(flow: Flow, call: Call, *, reason: str) -> Sequence[Layout]:
     fits = all(len(tensor.shape) == rank for tensor in call.outputs) and all(
         len(layout) == rank for layout in given.values()
     )
-    found = [axis for axis in axes if fits and _is_alone(call, given, axis)]
+    found = [axis for axis in axes if fits and _is_alone(flow, call, given, axis=axis)]
     if not found:
         raise NoRule(reason)
     result: list[np.ndarray | None] = [None] * rank
@@ -47,11 +50,35 @@ def alone(flow: Flow, call: Call, *, reason: str) -> Sequence[Layout]:
     return [tuple(result)] * len(call.outputs)
 
 
-def _is_alone(call: Call, given: dict[int, Layout], axis: int) -> bool:
+def _is_alone(flow: Flow, call: Call, given: dict[int, Layout], *, axis: int) -> bool:
     axes = {key: axis for key, layout in given.items() if layout[axis] is not None}
     if len({layout[axis].size for key, layout in given.items() if key in axes}) > 1:  # type: ignore[union-attr]
         return False
-    return is_channelwise(call.layer, (call.args, call.kwargs), axes=axes)
+    key = _same_as(call, axes)
+    is_alone = flow.probed.get(key)
+    if is_alone is None:
+        is_alone = is_channelwise(call.layer, (call.args, call.kwargs), axes=axes)
+    if key:
+        flow.probed[key] = is_alone
+    return is_alone
+
+
+def _same_as(call: Call, axes: dict[int, int]) -> str:
+    """Return what decides how a call treats channels, the same in all blocks of a model; "" if weights do."""
+    if isinstance(call.layer, keras.layers.Layer) and call.layer.variables:
+        return ""
+    try:
+        config = {**call.layer.get_config(), "name": None}
+    except FAILURES:  # code of a class
+        return ""
+
+    def described(leaf: Any) -> Any:
+        is_tensor = isinstance(leaf, keras.KerasTensor)
+        return f"{leaf.dtype} {leaf.shape} {axes.get(id(leaf))}" if is_tensor else leaf
+
+    decisive = keras.tree.map_structure(described, (config, call.args, call.kwargs))
+    is_plain = all(isinstance(leaf, (str, int, float, type(None))) for leaf in keras.tree.flatten(decisive))
+    return repr((type(call.layer), decisive)) if is_plain else ""
 
 
 def einsum(flow: Flow, call: Call) -> Sequence[Layout]:
