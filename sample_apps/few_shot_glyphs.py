@@ -50,7 +50,7 @@ def main() -> None:
     for seed in range(options.seeds):
         done = {row["method"] for row in known if (row["learner"], row["seed"]) == (learner.name, seed)}
         methods = learner.methods[: 2 if options.smoke else None]
-        left = [method for method in methods if method not in done]
+        left = [method for method in methods if method not in done and method in (options.only or methods)]
         for record in runs.run(learner, plan, data, seed=seed, methods=left) if left else ():
             results.append(path, record | {"machine": machine()})
             shown = ", ".join(f"{shots}-shot {value:.1%}" for shots, value in record["accuracy"].items())
@@ -88,6 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--fonts", type=Path, default=Path("/usr/share/fonts"), metavar="DIR", help="fonts (default: %(default)s)"
     )
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="run these ways to choose channels (default: all)")
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
     parser.add_argument("--width", type=int, default=32, help="channels of the dense network (default: %(default)s)")
     parser.add_argument(

@@ -21,8 +21,8 @@ class Network:
         load: Returns the data of a seed.
         build: Returns the dense network, untrained.
         batch: Samples in a batch.
-        rate: The learning rate at the start of a training; a cosine takes it to zero.
-        epochs: Epochs of the dense network before anything is removed, and of each round after it.
+        rate: The learning rate.
+        epochs: Epochs of the dense network before anything is removed, and after each removal.
     """
 
     load: Callable[[int], Data]
@@ -53,6 +53,6 @@ def networks(*, samples: int, smoke: bool) -> dict[str, Network]:
         return digits.load(seed=seed, smoke=smoke)
 
     return {
-        "digits": Network(handwriting, dense_layers, 64, 2e-3, (1, 1) if smoke else (30, 10)),
-        "fashion": Network(clothes, fashion_cnn.build, 128, 2e-3, (1, 1) if smoke else (8, 1)),
+        "digits": Network(handwriting, dense_layers, 64, 1e-3, (1, 1) if smoke else (30, 10)),
+        "fashion": Network(clothes, fashion_cnn.build, 128, 1e-3, (1, 1) if smoke else (8, 2)),
     }

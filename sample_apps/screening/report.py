@@ -16,21 +16,22 @@ from sample_apps.data.lines import Line
 from sample_apps.screening.runs import CHANNELS, CONNECTIONS, CRITERIA, DENSE
 
 COLORS = dict(zip(CRITERIA, ("#1f6f8b", "#5b8c3a", "#c2703d", "#8a94a0"), strict=True))
-HEADER = ("removed", "criterion", "parameters", "right after the removal", "trained", "against magnitude, points")
+HEADER = ("removed", "criterion", "parameters", "before training", "trained", "against magnitude, points")
 
 
 def text(lines: Sequence[Line]) -> str:
     """Return a table for each network and kind: means over the seeds, with standard deviations."""
     parts = []
     for network in dict.fromkeys(line["network"] for line in lines):
-        whole = of(lines, network=network, kind=DENSE)
         for kind in (CONNECTIONS, CHANNELS):
-            rows = [row("-", "dense", whole, whole)]
-            for sparsity in sorted({line["sparsity"] for line in of(lines, network=network, kind=kind)}):
+            rows, seeds = [], len({line["seed"] for line in of(lines, network=network, kind=kind)})
+            for sparsity in sorted({line["sparsity"] for line in of(lines, network=network)}):
+                whole = of(lines, network=network, kind=DENSE, sparsity=sparsity)
                 own = of(lines, network=network, kind=kind, sparsity=sparsity)
                 by_magnitude = of(own, criterion="magnitude")
+                rows.append(row("-", "dense, trained as long", whole, whole))
                 rows += [row(f"{sparsity:.0%}", name, of(own, criterion=name), by_magnitude) for name in CRITERIA]
-            parts.append(f"{network}, {kind}, {len(whole)} seeds:\n\n{markdown(HEADER, rows)}\n")
+            parts.append(f"{network}, {kind}, {seeds} seeds:\n\n{markdown(HEADER, rows)}\n")
     return "\n".join(parts)
 
 
@@ -54,9 +55,13 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     networks = list(dict.fromkeys(line["network"] for line in lines))
     figure, panels = pyplot.subplots(len(networks), 2, figsize=(9, 6), layout="constrained", squeeze=False)
     for panels_of, network in zip(panels, networks, strict=True):
-        dense = 100 * np.mean([line["accuracy"] for line in of(lines, network=network, kind=DENSE)])
+        whole = of(lines, network=network, kind=DENSE)
+        levels = {line["sparsity"]: [] for line in whole}
+        for line in whole:
+            levels[line["sparsity"]].append(100 * line["accuracy"])
         for panel, kind in zip(panels_of, (CONNECTIONS, CHANNELS), strict=True):
-            panel.axhline(dense, color="#555555", linestyle="--", label="dense, trained as long")
+            dense = [np.mean(values) for values in levels.values()]
+            panel.plot([100 * sparsity for sparsity in levels], dense, "--", color="#555555", label="dense")
             for name, color in COLORS.items():
                 own = of(lines, network=network, kind=kind, criterion=name)
                 sparsities = sorted({line["sparsity"] for line in own})

@@ -18,7 +18,7 @@ from tfprune.criteria import FStatistic, Magnitude, Random
 DENSE, CONNECTIONS, CHANNELS = "dense", "connections", "channels"
 UNIT = {CONNECTIONS: "input", CHANNELS: "output"}  # whose F counts
 CRITERIA = ("F times weight", "F and weight, ranks", "magnitude", "random")
-ROUNDS, EVIDENCE = 3, 2000  # removals on the way to a sparsity; samples that F is computed of
+EVIDENCE = 2000  # samples that F is computed of
 
 
 def criterion_of(name: str, kind: str, seed: int) -> Any:
@@ -41,38 +41,39 @@ def start_of(network: Network, seed: int) -> tuple[keras.Model, Data]:
     return model, data
 
 
-def dense(network: Network, seed: int) -> Line:
-    """Return what the dense network has after as much training as the pruned ones get."""
+def dense(network: Network, seed: int, sparsities: list[float]) -> Iterator[Line]:
+    """Yield what the dense network has after as much training as the pruned ones have had by then."""
     start, data = start_of(network, seed)
     model = keras.models.clone_model(start)
     model.set_weights(start.get_weights())
     keras.utils.set_random_seed(seed)
-    for _ in range(ROUNDS):
+    for sparsity in sparsities:
+        before = accuracy(model, data)
         train(model, data, network, epochs=network.epochs[1])
-    return {"removed": accuracy(start, data), "accuracy": accuracy(model, data), "parameters": start.count_params()}
+        found = {"removed": before, "accuracy": accuracy(model, data), "parameters": start.count_params()}
+        yield {"sparsity": sparsity, **found}
 
 
-def pruned(network: Network, seed: int, *, kind: str, criterion: str, sparsity: float) -> Line:
-    """Return the accuracy right after a removal at once, and after rounds of removal and training.
+def pruned(network: Network, seed: int, sparsities: list[float], *, kind: str, criterion: str) -> Iterator[Line]:
+    """Yield the accuracy right after each removal and after the training that follows it.
 
     Args:
         network: The network.
         seed: Of the first weights, the split or the order of the data, and the random criterion.
+        sparsities: Fractions of the parameters to remove, each on top of the one before.
         kind: Whether single connections or whole channels go.
         criterion: One of `CRITERIA`.
-        sparsity: The fraction of the parameters to remove.
     """
     start, data = start_of(network, seed)
     keras.utils.set_random_seed(seed)
     chosen = criterion_of(criterion, kind, seed)
     evidence = {"data": batches(data)} if chosen.needs else {}
     steps = {CONNECTIONS: connections, CHANNELS: channels}[kind]
-    at_once = next(steps(start, chosen, [sparsity], evidence))
-    removed = accuracy(at_once, data)
-    targets = [1 - (1 - sparsity) ** (number / ROUNDS) for number in range(1, ROUNDS + 1)]
-    for model in steps(start, chosen, targets, evidence):
+    for sparsity, model in zip(sparsities, steps(start, chosen, sparsities, evidence), strict=True):
+        removed = accuracy(model, data)
         train(model, data, network, epochs=network.epochs[1])
-    return {"removed": removed, "accuracy": accuracy(model, data), "parameters": nonzeros(model)}
+        found = {"removed": removed, "accuracy": accuracy(model, data), "parameters": nonzeros(model)}
+        yield {"sparsity": sparsity, **found}
 
 
 def connections(start: keras.Model, criterion: Any, targets: list[float], evidence: Any) -> Iterator[keras.Model]:
@@ -94,9 +95,8 @@ def channels(start: keras.Model, criterion: Any, targets: list[float], evidence:
 
 
 def train(model: keras.Model, data: Data, network: Network, *, epochs: int) -> None:
-    steps = epochs * -(-len(data.y) // network.batch)
-    rate = keras.optimizers.schedules.CosineDecay(network.rate, steps)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    if not model.compiled:  # a masked model goes on with its optimizer, a smaller one begins anew
+        model.compile(keras.optimizers.Adam(network.rate), "sparse_categorical_crossentropy")
     model.fit(data.x, data.y, batch_size=network.batch, epochs=epochs, verbose=0)
 
 
@@ -107,7 +107,8 @@ def batches(data: Data) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def accuracy(model: keras.Model, data: Data) -> float:
-    return float(np.mean(model.predict(data.test_x, batch_size=500, verbose=0).argmax(axis=-1) == data.test_y))
+    parts = [model(part, training=False).numpy().argmax(axis=-1) for part in np.array_split(data.test_x, 10)]
+    return float(np.mean(np.concatenate(parts) == data.test_y))
 
 
 def nonzeros(model: keras.Model) -> int:

@@ -261,6 +261,15 @@ def test_the_committed_table_of_the_four_ways_is_that_of_the_committed_results(a
     assert text.strip() in (ROOT / "docs" / "gallery" / "int8_four_ways.md").read_text(encoding="utf-8")
 
 
+def test_the_committed_tables_of_the_f_statistic_are_those_of_the_committed_results(app):
+    folder = APPS / "results"
+    lines = [json.loads(line) for line in (folder / "f_statistic.jsonl").read_text().splitlines()]
+    text = app("screening.report").text(lines)
+    assert text == (folder / "f_statistic.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "gallery" / "f_statistic.md").read_text(encoding="utf-8")
+    assert all(part.strip() in page for part in text.split("\n\n"))
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_help_says_what_each_option_does(app, name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])

@@ -152,6 +152,7 @@ def test_distances_by_hand():
         ({"learner": "maml"}, ValueError, r"one output of shape \(samples, 3\)"),
         ({"learner": "reptile"}, ValueError, "'prototypes', 'maml', or an instance of Learner"),
         ({"taxonomy": tfprune.ChannelTaxonomy({0: 0, 1: 1})}, ValueError, r"none for \[2, 3, 4, 5, 6\]"),
+        ({"callbacks": [print]}, TypeError, "a list of Keras callbacks"),
         ({"optimizer": 0.1}, TypeError, "a Keras optimizer or its name"),
         ({"validation": tfprune.Episodes(X, Y, ways=2, shots=1, queries=0)}, ValueError, "with queries"),
     ],

@@ -48,7 +48,7 @@ class Trainer:
         callbacks: Sequence[keras.callbacks.Callback],
         distill: Distillation | None,
     ) -> None:
-        self._model, self._arguments, self._callbacks = model, arguments, _checked(callbacks)
+        self._model, self._arguments, self._callbacks = model, arguments, check_callbacks(callbacks)
         self.every = None if every is None else check_count(every, "every", least=1)
         self.epochs = check_count(epochs, "epochs", least=0)
         self.optimizer = _fine_tuning(model.optimizer) if optimizer is None else _settings_of(optimizer)
@@ -123,7 +123,12 @@ class _Ticks(keras.callbacks.Callback):
             self._progress.add()
 
 
-def _checked(callbacks: Any) -> list[keras.callbacks.Callback]:
+def check_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """Return callbacks as a list.
+
+    Raises:
+        TypeError: If they are not a list of Keras callbacks.
+    """
     is_list = isinstance(callbacks, (list, tuple))
     if not is_list or not all(isinstance(each, keras.callbacks.Callback) for each in callbacks):
         raise TypeError(

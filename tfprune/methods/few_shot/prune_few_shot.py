@@ -13,6 +13,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import resolve
 from tfprune.compact.fine_tuning.rounds import described
+from tfprune.compact.fine_tuning.trainer import check_callbacks
 from tfprune.criteria import CRITERIA, DACIS, Criterion
 from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.keras_models.models.graph import check_graph
@@ -104,7 +105,7 @@ def prune_few_shot(
     check_verbose(verbose)
     learner = resolve(learner, LEARNERS, Learner, "learner")
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
-    stages = _checked(stages)
+    stages, callbacks = _checked(stages), check_callbacks(callbacks)
     for name, value in (("tasks", tasks), ("validation", validation), ("later", later)):
         _check_episodes(name, value)
     _check_taxonomy(taxonomy, tasks)
@@ -127,7 +128,7 @@ def prune_few_shot(
             tasks=tasks,
             validation=validation,
             optimizer=trained_by,
-            callbacks=list(callbacks),
+            callbacks=callbacks,
             folder=state,
             progress=progress,
         )
