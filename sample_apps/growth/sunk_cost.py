@@ -1,6 +1,6 @@
 """How well trained must a base be before growth pays? The same extra compute, from bases of five stages.
 
-    python -m sample_apps.growth.sunk_cost --seeds 3 --resume    # three hours on one busy core, and restartable
+    python -m sample_apps.growth.sunk_cost --seeds 3 --resume    # some ten minutes of a core a seed, restartable
     python -m sample_apps.growth.sunk_cost --smoke               # a minute, on made-up text
 
 A base trains for 1/4, 1/2, 1, 2 and 4 times the compute F_c of `tfprune.growth_compute`. Each stage is then grown to
