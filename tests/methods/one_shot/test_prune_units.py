@@ -277,6 +277,20 @@ def test_a_sparsity_is_met_or_the_report_says_why_not(sparsity):
     np.testing.assert_allclose(numpy(tfprune.shrink(masked, plan)(x)), numpy(masked(x)), atol=1e-5)
 
 
+def test_keys_that_all_queries_share_count_and_go():
+    """By hand: of an attention of width 8, four queries of 2 entries go, with one key and value."""
+    model = transformer(attention=lambda block: layers.GroupQueryAttention(2, 4, 1, name=f"attention_{block}"))
+    x = texts(count=8)
+    masked, plan, report = prune_units(model, x, sparsity={"heads": 0.5}, update="none", verbose=0)
+    assert sorted(row.kept for row in report.rows if row.kind == "heads") == [0, 4]
+    weights = 2 * WIDTH * 8 + 8 + 2 * (WIDTH * 2 + 2)  # queries and back, then key and value, with their biases
+    assert model.count_params() - tfprune.shrink(masked, plan).count_params() == weights + WIDTH
+    assert abs(report.total.removed - weights) <= 4  # biases of the key and value, which are in no kernel
+    heads = [row for row in plan.rows if row.kind == "heads"]
+    assert sorted(row.parameters_kept for row in heads)[0] == 0
+    np.testing.assert_allclose(numpy(tfprune.shrink(masked, plan)(x)), numpy(masked(x)), atol=1e-5)
+
+
 def test_what_the_model_has_no_way_around_keeps_a_unit():
     x = keras.random.normal((16, 8), seed=0)
     layers_ = [keras.Input((8,)), layers.Dense(12, "relu", name="hidden"), layers.Dense(3, name="out")]

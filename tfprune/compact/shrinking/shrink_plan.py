@@ -88,8 +88,16 @@ class ShrinkPlan(Report):
         all_kept = self.network.all_kept()
         layers = [self.network.layers[name] for name in group.members]
         weights = [weight for layer in layers for weight in layer.weights if weight.holding(group.bundles)]
-        sizes = [sum(weight.size(keep) for weight in weights) for keep in (all_kept, self.keep)]
-        flops = [sum(layer.flops(keep) for layer in layers) for keep in (all_kept, self.keep)]
+        left = set(self.network.weights_left(self.keep))
+        gone = self.network.unread(self.keep) | self.network.branch_ends(self.keep)
+        sizes = [
+            sum(weight.size(all_kept) for weight in weights),
+            sum(weight.size(self.keep) for weight in weights if weight in left),
+        ]
+        flops = [
+            sum(layer.flops(all_kept) for layer in layers),
+            sum(layer.flops(self.keep) for layer in layers if layer.name not in gone),
+        ]
         kept = int(np.count_nonzero(self.keep[group.bundles]))
         return GroupRow(group.name, group.kind, group.members, group.bundles.size, kept, *sizes, *flops)
 

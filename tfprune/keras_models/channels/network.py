@@ -250,7 +250,7 @@ class Network:
         """Return the inputs, layers and operations whose outputs lead into removed branches only."""
         return unread(self.takers, ends=self.branch_ends(keep))
 
-    def _weights(self, keep: np.ndarray) -> Iterator[ChanneledWeight]:
+    def weights_left(self, keep: np.ndarray) -> Iterator[ChanneledWeight]:
         """Yield the weights that are left: the end of a branch that is removed whole keeps its biases."""
         ends = self.branch_ends(keep)
         for name in self.layers.keys() - self.unread(keep):
@@ -258,11 +258,11 @@ class Network:
 
     def parameters(self, keep: np.ndarray) -> int:
         """Return the number of entries of all weights."""
-        return sum(weight.size(keep) for weight in self._weights(keep))
+        return sum(weight.size(keep) for weight in self.weights_left(keep))
 
     def bytes(self, keep: np.ndarray) -> int:
         """Return the bytes of all weights as they are in the model."""
-        return sum(weight.itemsize * weight.size(keep) for weight in self._weights(keep))
+        return sum(weight.itemsize * weight.size(keep) for weight in self.weights_left(keep))
 
     def flops(self, keep: np.ndarray) -> int:
         """Return the floating-point operations of one sample: two for each multiplication."""
