@@ -23,11 +23,11 @@ from sample_apps.data.lines import gathered
 def main() -> None:
     options = parse()
     options.output.mkdir(parents=True, exist_ok=True)
-    data = clothes.synthetic() if options.smoke else fashion_mnist.load(options.samples)
+    data = clothes.synthetic() if options.smoke else fashion_mnist.load(options.samples + options.mined)
     if options.smoke:
         print("--smoke: made-up images instead of Fashion-MNIST; the accuracy means nothing")
-        options.units, options.mined, options.epochs, options.fine_tuning = 64, 1500, 6, 1
-        options.precision, options.recall = 0.5, 0.2
+        options.units, options.mined, options.epochs, options.fine_tuning = 64, 1000, 12, 1
+        options.precision, options.recall, options.keep = 0.4, 0.2, [8]
     wanted = {seed: partial(runs.one_seed, seed, data, options) for seed in range(options.seeds)}
     path = options.output / "results.jsonl"
     lines = gathered(path, wanted, resume=options.resume, key=lambda line: line["seed"])
@@ -46,13 +46,20 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on with the seeds that the results do not hold")
-    parser.add_argument("--samples", type=int, default=20_000, help="images to train on (default: %(default)s)")
-    parser.add_argument("--mined", type=int, default=6000, help="images to mine rules from (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=10_000, help="images to train on (default: %(default)s)")
+    parser.add_argument("--mined", type=int, default=12_000, help="further images, for rules (default: %(default)s)")
+    parser.add_argument(
+        "--keep",
+        type=int,
+        nargs="+",
+        default=[8, 16, 32, 64],
+        help="the least units of a layer, one after the other until the file meets the requirements",
+    )
     parser.add_argument("--units", type=int, default=1024, help="units of a dense layer (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=6, help="epochs of the first training (default: %(default)s)")
     parser.add_argument("--fine-tuning", type=int, default=2, help="epochs after the removal (default: %(default)s)")
-    parser.add_argument("--precision", type=float, default=0.95, help="of rules, at least (default: %(default)s)")
-    parser.add_argument("--recall", type=float, default=0.8, help="of rules together (default: %(default)s)")
+    parser.add_argument("--precision", type=float, default=0.85, help="of rules, at least (default: %(default)s)")
+    parser.add_argument("--recall", type=float, default=0.75, help="of rules together (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("concept-output"), metavar="DIR", help="folder for the files"
     )

@@ -33,7 +33,24 @@ def text(lines: Sequence[Line]) -> str:
     attributes = [
         [name, *(spread([line["accuracy"][name] for line in own]) for own in (dense, kept))] for name in ATTRIBUTES
     ]
-    return f"{markdown(header, rows)}\n\n{markdown(['attribute', 'dense', 'concepts'], attributes)}\n"
+    tables = (markdown(header, rows), markdown(["attribute", "dense", "concepts"], attributes), evidence(kept))
+    return "\n\n".join(tables) + "\n"
+
+
+def evidence(lines: Sequence[Line]) -> str:
+    """Return what the rules of each concept and layer reach on images that neither mined nor chose them."""
+    rows: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        for each in line["evidence"]:
+            rows.setdefault((each["concept"], each["layer"]), []).append(each)
+    cells = []
+    for (concept, layer), own in rows.items():
+        fractions = [
+            spread([each["counts"]["hits"] / each["counts"][of] for each in own]) for of in ("matched", "positives")
+        ]
+        units = f"{np.mean([each['units'] for each in own]):.1f}"
+        cells.append([concept, layer, units, *fractions, f"{sum(each['is_met'] for each in own)} of {len(own)}"])
+    return markdown(["concept", "layer", "units", "precision", "recall", "met"], cells)
 
 
 def spread(values: Sequence[float]) -> str:

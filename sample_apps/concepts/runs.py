@@ -22,33 +22,71 @@ BATCH = 128
 
 def one_seed(seed: int, data: Data, options: argparse.Namespace) -> Iterator[Line]:
     """Train a model, then make it smaller in five ways that leave the same number of units in each layer."""
-    x, y, _, _ = data
+    (x, y), (fresh, fresh_y) = split(data, options.mined)  # rules are mined from images that the model has not seen
+    data = (x, y, *data[2:])
     model = train(build(seed, options.units), data, epochs=options.epochs)
-    yield {"seed": seed, "way": "dense", **measured(model, data, options.output / "dense.tflite")}
+    dense = measured(model, data, options.output / "dense.tflite")
+    yield {"seed": seed, "way": "dense", **dense}
 
-    part = slice(options.mined)
-    rules = tfprune.concept_rules(model, x[part], concepts(x[part], y[part]), layers=["dense_1", "dense_2"])
+    rules = tfprune.concept_rules(model, fresh, concepts(fresh, fresh_y), layers=["dense_1", "dense_2"])
     limits = {"min_precision": options.precision, "min_recall": options.recall}
-    plan, trace = tfprune.plan_concepts(model, rules, require=REQUIREMENTS, **limits)
-    if seed == 0:
-        print(f"\n{rules}\n\n{trace}\n\n{plan}\n")
-        trace.html(options.output / "trace.html")
     footwear = np.isin(data[3], REQUIRED)
     judged = {"validation_data": (data[2][footwear], data[3][footwear]), "metric": "accuracy", "verbose": 0}
     judged["reconstruction"] = "parallel" if options.smoke else "sequential"
-    ways = {"concepts": plan, **others(model, plan, data, options.mined)}
-    for way, smaller in list(ways.items())[: 2 if options.smoke else None]:
-        assert smaller.parameters_kept == plan.parameters_kept
+
+    def made(way: str, smaller: tfprune.ShrinkPlan) -> Line:
         fine_tuned, report = tfprune.prune_to(model, smaller, (x, y), epochs=options.fine_tuning, **judged)
         stages = {stage: round(getattr(report.rounds[0], stage), 4) for stage in STAGES}
-        found = measured(fine_tuned, data, options.output / f"{way.replace(', ', '-')}.tflite")
-        print(f"seed {seed}, {way}: {stages}, {found['bytes']:,} bytes", flush=True)
-        yield {"seed": seed, "way": way, "stages": stages, **found}
+        path = options.output / f"{way.replace(', ', '-')}.tflite"
+        line = {"seed": seed, "way": way, "stages": stages, **measured(fine_tuned, data, path)}
+        line["fresh"] = accuracies(Runner(path).predict(fresh), fresh_y)
+        print(f"seed {seed}, {way}: {stages}, {line['bytes']:,} bytes", flush=True)
+        return line
+
+    dense["fresh"] = accuracies(Runner(options.output / "dense.tflite").predict(fresh), fresh_y)
+    for keep in options.keep:  # until the file meets the requirements, judged by images that no weight was trained on
+        plan, trace = tfprune.plan_concepts(model, rules, require=REQUIREMENTS, keep_at_least=keep, **limits)
+        line = made("concepts", plan)
+        broken = [*unmet(line, dense)]
+        print(
+            f"seed {seed}, at least {keep} units: {'; '.join(broken) or 'the file meets the requirements'}",
+            flush=True,
+        )
+        if not broken:
+            break
+    if seed == 0:
+        print(f"\n{rules}\n\n{trace}\n\n{plan}\n")
+        trace.html(options.output / "trace.html")
+    is_met = all(each.is_met for each in trace.evidence)
+    yield {**line, "keep": keep, "unmet": broken, "is_met": is_met, "evidence": [e.as_dict() for e in trace.evidence]}
+    ways = others(model, plan, (fresh, fresh_y))
+    for way, smaller in list(ways.items())[: 1 if options.smoke else None]:
+        assert smaller.parameters_kept == plan.parameters_kept
+        yield made(way, smaller)
 
 
-def others(model: keras.Model, plan: tfprune.ShrinkPlan, data: Data, count: int) -> dict[str, tfprune.ShrinkPlan]:
+def split(data: Data, count: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return the images and labels to train on, and the last ones, for rules."""
+    x, y, _, _ = data
+    return (x[:-count], y[:-count]), (x[-count:], y[-count:])
+
+
+def unmet(line: Line, dense: Line) -> Iterator[str]:
+    """Yield what the file of a smaller model lacks: size, latency, or the accuracy of what is required."""
+    if line["bytes"] > 0.1 * dense["bytes"]:
+        yield f"{line['bytes']:,} bytes are more than a tenth"
+    if line["latency_ms"] > dense["latency_ms"]:
+        yield "it is slower"
+    for name in ("required", "footwear", "closed heel"):
+        if line["fresh"][name] < dense["fresh"][name] - 0.01:
+            yield f"{name}: {line['fresh'][name]:.1%} of {dense['fresh'][name]:.1%}"
+
+
+def others(
+    model: keras.Model, plan: tfprune.ShrinkPlan, data: tuple[np.ndarray, np.ndarray]
+) -> dict[str, tfprune.ShrinkPlan]:
     """Plan to keep as many units of each layer, chosen by other criteria."""
-    x, y = data[0][:count], data[1][:count]
+    x, y = data
     needed = np.where(np.isin(y, REQUIRED), y, 0)  # what a criterion may know of the requirements, too
     ways = {
         "magnitude": ("magnitude", None),
