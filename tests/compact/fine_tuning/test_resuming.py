@@ -11,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from tiers import first
+
+import tfprune
 
 SCRIPT = Path(__file__).parents[2] / "helpers/prune_to_run.py"
 _SPEC = importlib.util.spec_from_file_location("prune_to_run", SCRIPT)
@@ -83,3 +86,17 @@ def test_a_damaged_file_is_named(whole, tmp_path):
     (tmp_path / "state/round_2.npz").write_bytes(b"no file")
     with pytest.raises(ValueError, match=r"round_2.npz.*Delete it"):
         program.run(tmp_path / "state")
+
+
+def test_an_optimizer_by_its_name_is_the_same_in_every_call_of_a_process(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    data, found = (np.ones((8, 4), "float32"), np.ones((8, 2), "float32")), []
+    for _ in range(2):
+        smaller, _ = tfprune.prune_to(
+            model, tfprune.budget(parameters=0.5), data, rounds=1, optimizer="adam", folder=tmp_path, verbose=0
+        )
+        found.append(smaller.get_weights())
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)

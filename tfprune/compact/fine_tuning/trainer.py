@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,7 +144,10 @@ def _settings_of(optimizer: Any) -> dict[str, Any]:
             f"Expected `optimizer` to be a Keras optimizer or its name. Received: optimizer={optimizer!r}. A "
             f"schedule of the learning rate goes into one: keras.optimizers.Adam(schedule)."
         )
-    return keras.optimizers.serialize(keras.optimizers.get(optimizer))
+    settings = keras.optimizers.serialize(keras.optimizers.get(optimizer))
+    if isinstance(optimizer, str):  # Keras counts the optimizers that it made in their names: a run could not go on
+        settings["config"]["name"] = re.sub(r"_\d+$", "", settings["config"]["name"])
+    return settings
 
 
 def _fine_tuning(optimizer: keras.optimizers.Optimizer) -> dict[str, Any] | None:
