@@ -85,7 +85,7 @@ def change(of: dict[str, list[Line]], person: str) -> str:
 
 def draw(lines: Sequence[Line], path: Path) -> None:
     """Draw the accuracy of each person under each way, and the mean against the bytes sent."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=[1.6, 1])
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.6), layout="constrained", width_ratios=[1.4, 1])
     people = list(lines[0]["accuracy"])
     for way, color in COLORS.items():
         own = [line for line in lines if line["way"] == way]
@@ -106,7 +106,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     right.set_xscale("log")
     right.set_xlabel("megabytes sent, both directions")
     right.set_ylabel("accuracy of the clients' models, %")
-    right.legend(fontsize=8, frameon=False)
+    right.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))  # clear of the lines
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
