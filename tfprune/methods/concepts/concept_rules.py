@@ -17,7 +17,7 @@ from tfprune.methods.concepts.layer_units import UnitsOfModel
 from tfprune.methods.concepts.observe import observe, unit_activations
 from tfprune.methods.rule_mining.best_split import UnitValues
 from tfprune.methods.rule_mining.check_concepts import check_concepts, negation, with_negations
-from tfprune.methods.rule_mining.choose_rules import Parts
+from tfprune.methods.rule_mining.choose_rules import SampleParts
 from tfprune.methods.rule_mining.counts import lower_bound, percent
 from tfprune.methods.rule_mining.mine_rules import TreeLimits, mine_rules
 from tfprune.methods.rule_mining.parts import CHOOSING, MINING, REPORTING, Part, draw_parts, part_of
@@ -56,7 +56,7 @@ class ConceptRules(Report):
     rules: tuple[ConceptRule, ...]
     samples: int
     skipped: tuple[Skipped, ...] = ()
-    parts: Parts = field(default_factory=dict, compare=False, repr=False)
+    parts: SampleParts = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.base.spec import Spec
 from tfprune.criteria import ClassMoments, Criterion, Evidence
 
-Groups = Mapping[int, Hashable] | Sequence[tuple[int, Hashable]]
+LevelsOfClasses = Mapping[int, Hashable] | Sequence[tuple[int, Hashable]]
 PRUNABLE, PARTLY, PROTECTED = 0, 1, 2
 LEVELS = ("prunable", "partly", "protected")
 
@@ -46,8 +46,8 @@ class ChannelTaxonomy(Spec):
         by its F statistic is this library's reading.
     """
 
-    kinds: Groups
-    symptoms: Groups | None = None
+    kinds: LevelsOfClasses
+    symptoms: LevelsOfClasses | None = None
 
     def __post_init__(self) -> None:
         self._hold(kinds=_pairs(self.kinds, "kinds"))

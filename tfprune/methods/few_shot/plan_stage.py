@@ -19,7 +19,7 @@ from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.methods.few_shot.channel_taxonomy import ChannelTaxonomy, LevelOf, guarded
 from tfprune.methods.few_shot.meta_training import query_loss, task_complexity
 
-Target = Budget | LayerThreshold
+StageTarget = Budget | LayerThreshold
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Planner:
         return task_complexity(self.embedding(model), self.tasks)
 
     def plan(
-        self, model: keras.Model, target: Target | None, complexity: float
+        self, model: keras.Model, target: StageTarget | None, complexity: float
     ) -> tuple[ShrinkPlan, dict[str, np.ndarray]]:
         """Return a plan, and the level of the channels of each group, where there is a taxonomy."""
         levels = self._levels(model)
@@ -79,7 +79,7 @@ def all_kept(model: keras.Model) -> ShrinkPlan:
     return plan_shrink(model, 0.0, verbose=0)
 
 
-def _with_complexity(target: Target, complexity: float) -> Target:
+def _with_complexity(target: StageTarget, complexity: float) -> StageTarget:
     """Return a target whose thresholds know the complexity of the task."""
     if isinstance(target, LayerThreshold):
         return replace(target, complexity=complexity)

@@ -10,7 +10,7 @@ from tfprune.methods.rule_mining.counts import lower_bound
 from tfprune.methods.rule_mining.parts import CHOOSING, MINING, Part
 from tfprune.methods.rule_mining.rule import ConceptRule
 
-Parts = Mapping[str, Part]
+SampleParts = Mapping[str, Part]
 UnitsRead = Callable[[ConceptRule], Iterable[int]]  # numbers that tell units of all layers apart
 # How much better than asked for a set has to be where it was mined, as a share of the way to 1: from bold to careful.
 _MARGINS = (0.0, 0.25, 0.5)
@@ -64,7 +64,7 @@ class ConceptLimits:
     """
 
     def __init__(
-        self, limits: Limits, concept: str, *, rules: Iterable[ConceptRule], parts: Parts, units: UnitsRead
+        self, limits: Limits, concept: str, *, rules: Iterable[ConceptRule], parts: SampleParts, units: UnitsRead
     ) -> None:
         self._limits, self._concept, self._units = limits, concept, units
         self._mining, self._choosing = parts[MINING], parts[CHOOSING]
