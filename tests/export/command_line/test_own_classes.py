@@ -44,6 +44,7 @@ def mine(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(16, 4)).astype("float32"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test
     known = dict(keras.saving.get_custom_objects())
     module = importlib.import_module("mine")
     yield module

@@ -240,6 +240,7 @@ def test_a_stripped_file_loads_where_tfprune_is_not_imported(tmp_path, monkeypat
         )
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test
     model = importlib.import_module("mine").Mine(2)
     model(np.ones((1, 4)))
     wrapped = tfprune.wrap(model)
