@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tfprune import report as report
     from tfprune import schedules as schedules
     from tfprune import tfmot as tfmot
+    from tfprune.base.limit import Limit as Limit
     from tfprune.compact.fine_tuning.distillation import Distillation as Distillation
     from tfprune.compact.fine_tuning.distilled import distilled as distilled
     from tfprune.compact.fine_tuning.prune_report import PruneReport as PruneReport
@@ -96,6 +97,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user choose
 
 # Each name lives in the module of its own name: `wrap` in masking/wrapping/wrap.py, `Pruned` in pruned.py there.
 _ROOMS = {
+    "base": ["Limit"],
     "keras_models.models": ["register_prunable"],
     "keras_models.evidence": ["Episodes", "Gatherer", "MetaGradients"],
     "keras_models.channels": ["NoRule", "register_shrinkable"],

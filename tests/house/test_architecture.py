@@ -28,7 +28,7 @@ WINGS = {
 }
 # The same of the rooms and modules in a wing.
 ROOMS = {
-    "tfprune.base": "spec axes top_k lazy streams coders untrusted run_folder html progress",
+    "tfprune.base": "renamed spec limit axes top_k lazy streams coders untrusted run_folder html progress",
     "tfprune.keras_models": "models · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning",
@@ -42,7 +42,7 @@ ROOMS = {
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
-OF_BASE = ("spec", "lazy", "html", "streams", "coders", "untrusted")
+OF_BASE = ("renamed", "spec", "lazy", "html", "streams", "coders", "untrusted")
 OF_BOTH = {"tfprune.report", *(f"tfprune.base.{name}" for name in OF_BASE)}
 
 # What of other people's may be imported inside functions, by the start of the module's name.

@@ -1,0 +1,57 @@
+"""Limit: how much of a metric a smaller model or file may lose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfprune.base.spec import check_choice, check_number
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much worse than the model given a smaller model or file may be.
+
+    Pass it as `max_drop=` where a number is not enough: the number alone bounds the default metric.
+
+    Args:
+        max_drop: The largest loss of the metric, in its unit, at least 0: 0.01 of an accuracy is one point. None (the
+            default) sets no bound; the metric is then only reported.
+        metric: The name of the metric. None (the default) takes the one that the function names.
+        mode: `"max"` if a larger value is better, `"min"` if a smaller one is, as in Keras. None (the default) infers
+            it for accuracies and losses.
+        data: Labeled data for the metric, a tuple (x, y) or batches of such tuples, for a function without
+            `validation_data`. Default None.
+
+    Raises:
+        TypeError: If `max_drop` is not a number, or `metric` or `mode` is not a string.
+        ValueError: If `max_drop` is negative or not finite, or `mode` is another string.
+
+    Example:
+        >>> Limit(0.01, metric="accuracy")
+        Limit(max_drop=0.01, metric='accuracy', mode=None)
+    """
+
+    max_drop: float | None = None
+    metric: str | None = None
+    mode: str | None = None
+    data: Any = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None:
+            check_number(self.max_drop, "max_drop", least=0)
+        if self.metric is not None and not isinstance(self.metric, str):
+            raise TypeError(
+                f"Expected `metric` to be the name of a metric, such as 'accuracy'. Received: metric={self.metric!r}."
+            )
+        if self.mode is not None:
+            check_choice(self.mode, "mode", choices=("max", "min"))
+
+    def __repr__(self) -> str:
+        data = "" if self.data is None else ", data=..."  # arrays are too long to show
+        return f"Limit(max_drop={self.max_drop!r}, metric={self.metric!r}, mode={self.mode!r}{data})"
+
+
+def as_limit(max_drop: float | Limit | None) -> Limit:
+    """Return a limit for a number or None."""
+    return max_drop if isinstance(max_drop, Limit) else Limit(max_drop)
