@@ -97,7 +97,7 @@ device-integers: .venv/dev
 device-ssh: .venv/dev
 	$(BIN)/python tests/device/over_ssh.py build/device
 
-# What docs/raspberry_pi.md says, from an empty folder, with the Pi's own pip: two to three minutes.
+# What docs/howto/raspberry_pi.md says, from an empty folder, with the Pi's own pip: two to three minutes.
 device-page: build/device/files.json
 	$(BIN)/python tests/device/page.py build/device
 

@@ -6,7 +6,7 @@
     python sample_apps/prune_language_model.py --smoke             # a minute, on random weights and made-up text
 
 Each line of the table is a way to choose units and to solve for what is left. The results of a line are appended to a
-file as they come; --resume continues after a stop. docs/language_model.md reports what came out.
+file as they come; --resume continues after a stop. docs/gallery/prune_language_model.md reports what came out.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def parse() -> argparse.Namespace:
         "--model", choices=("minilm", "gemma"), default="gemma", help="which model (default: %(default)s)"
     )
     parser.add_argument(
-        "--preset", help="its weights, such as gemma3_270m (default: from packages, see docs/language_model.md)"
+        "--preset",
+        help="its weights, such as gemma3_270m (default: from packages, see docs/gallery/prune_language_model.md)",
     )
     parser.add_argument(
         "--cache",

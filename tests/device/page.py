@@ -1,4 +1,4 @@
-"""Follow docs/raspberry_pi.md on the emulated Raspberry Pi, from an empty folder: python page.py FOLDER."""
+"""Follow docs/howto/raspberry_pi.md on the emulated Raspberry Pi, from an empty folder: python page.py FOLDER."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import root
 from run import make_wheel
 
-PAGE = Path(__file__).parents[2] / "docs/raspberry_pi.md"
+PAGE = Path(__file__).parents[2] / "docs/howto/raspberry_pi.md"
 MODEL = "recurrent_float32.tfz"  # a window of readings in, classes out: what the page's loop takes
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 

@@ -17,7 +17,8 @@ from tfprune.export.command_line import cli
 DOCS = Path(__file__).parents[2] / "docs"
 NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}
 PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in RUN_AS_NOTEBOOKS]
-PAGES += sorted((DOCS / "howto").glob("*.md"))
+TESTED_ELSEWHERE = {"migration", "raspberry_pi"}  # by the test modules of their names
+PAGES += [path for path in sorted((DOCS / "howto").glob("*.md")) if path.stem not in TESTED_ELSEWHERE]
 # More than five seconds of one processor each; `make test` runs the others.
 LONG = {"best_file", "channels_and_latency", "commands", "depth", "export_a_file", "keep_what_is_needed"}
 LONG |= {

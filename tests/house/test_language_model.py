@@ -189,5 +189,5 @@ def test_committed_tables_are_those_of_the_committed_results(path):
     assert len(ordered) == len(found)
     text = (piece("speed") if is_speed else report).text(model, ordered)
     assert text == path.with_suffix(".md").read_text(encoding="utf-8")
-    page = (ROOT / "docs" / "language_model.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "gallery" / "prune_language_model.md").read_text(encoding="utf-8")
     assert all(part.strip() in page for part in re.split(r"\n\n", text))

@@ -1,4 +1,4 @@
-"""The code of docs/migration.md runs: tfmot's way with the import changed, and tfprune's own."""
+"""The code of docs/howto/migration.md runs: tfmot's way with the import changed, and tfprune's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 import tfprune
 
-TEXT = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "migration.md").read_text(encoding="utf-8")
 IMPORT, SETUP, *BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 SECTIONS = re.findall(r"^## (.*)$", TEXT, flags=re.MULTILINE)[:-2]  # the last two are tables
 # More than five seconds of one processor both ways; `make test` runs the others.
@@ -60,6 +60,6 @@ def test_code_in_our_own_words_runs(place, tmp_path, monkeypatch):
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)(.*?)\)", TEXT))
 def test_links_lead_somewhere(link):
     path, _, place = link.partition("#")
-    target = (Path(__file__).parents[2] / "docs" / path).resolve()
+    target = (Path(__file__).parents[2] / "docs" / "howto" / path).resolve()
     headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert place in {heading.lower().replace(" ", "-") for heading in headings}

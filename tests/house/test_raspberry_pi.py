@@ -12,7 +12,7 @@ import pytest
 
 from tfprune.export.command_line import cli
 
-PAGE = (Path(__file__).parents[2] / "docs/raspberry_pi.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/howto/raspberry_pi.md").read_text(encoding="utf-8")
 EXPORT, STREAM = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[:2]
 COMMANDS = re.findall(r"^env/bin/tfprune (.*)$", PAGE, flags=re.MULTILINE)
 

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ pytest.importorskip("sphinx", reason="sphinx is not installed (extra `docs`)")
 pytestmark = pytest.mark.programs
 ROOT = Path(__file__).parents[2]
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+MOVED = runpy.run_path(str(ROOT / "docs" / "extension" / "moved_pages.py"))["MOVED"]
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "link": "href"}  # when a page is opened
 
 
@@ -79,6 +81,14 @@ def test_every_link_and_anchor_leads_somewhere(pages):
     assert not dead
 
 
+def test_old_addresses_lead_to_pages(site, pages):
+    for old, new in MOVED.items():
+        address = os.path.relpath(site / f"{new}.html", (site / old).parent)
+        assert (site / f"{new}.html") in pages
+        assert pages[site / f"{old}.html"].links == [address]
+        assert f"0; url={address}" in (site / f"{old}.html").read_text(encoding="utf-8")
+
+
 def test_no_page_loads_anything_from_elsewhere(site, pages):
     loads = [(path, load) for path, page in pages.items() for load in page.loads]
     assert not [(path.name, load) for path, load in loads if is_outside(load) and not load.startswith("data:")]
@@ -122,7 +132,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed (apt-get install chromium)")
 def test_no_page_is_wider_than_a_phone(site, pages, tmp_path):
-    names = [str(path.relative_to(site)) for path in sorted(pages)]
+    names = [
+        name for path in sorted(pages) if (name := str(path.relative_to(site))).removesuffix(".html") not in MOVED
+    ]
     (site / "measure.html").write_text(MEASURE.format(pages=json.dumps(names)), encoding="utf-8")
     handler = functools.partial(Quiet, directory=str(site))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -216,7 +216,7 @@ def test_committed_tables_are_those_of_the_committed_results(name, tmp_path):
     table, _ = report.write(name, path, smoke=False)
     text = table.read_text(encoding="utf-8")
     assert text == committed.with_suffix(".md").read_text(encoding="utf-8")
-    document = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    document = (ROOT / "docs" / "gallery" / "study.md").read_text(encoding="utf-8")
     assert all(part.strip() in document for part in text.split("\n\n"))
 
 

@@ -1,4 +1,4 @@
-"""The page on transformers: its code runs, and its table is that of the committed results."""
+"""The page on KerasHub: its code runs, and its table is that of the committed results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("keras_hub", reason="keras-hub is not installed")
-PAGE = (Path(__file__).parents[2] / "docs" / "transformers.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "kerashub.md").read_text(encoding="utf-8")
 ROWS = Path(__file__).with_name("rows.jsonl")  # what `make hub` wrote
 
 
@@ -21,7 +21,7 @@ def test_the_code_of_the_page_runs(tmp_path):
     names, printed = {}, io.StringIO()
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(printed):
         for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
-            exec(compile(block, "docs/transformers.md", "exec"), names)
+            exec(compile(block, "docs/reference/kerashub.md", "exec"), names)
     assert printed.getvalue().splitlines()[0] == "0.5 BertBackbone"
     assert isinstance(names["smaller"], type(names["backbone"]))
     assert names["smaller"].count_params() < names["backbone"].count_params()
