@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from distributions import ROOT, build_distributions
+from typed_names import check_types
 
 TRIALS = Path(__file__).with_name("trials.py").resolve()
 # What tests and other checks install: `make test`, `make test-backends`, `make fuzz`.
@@ -36,8 +37,9 @@ def main(wanted: list[str]) -> int:
     subprocess.run(
         [sys.executable, "-m", "twine", "check", "--strict", *files], check=True, stdout=subprocess.DEVNULL
     )
-    wheel = files[-1]
+    sdist, wheel = files
     check_content(wheel)
+    check_types(sdist)
     extras = wanted or ["nothing", *extras_of_setup()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for extra, seconds in zip(extras, pool.map(partial(try_extra, wheel), extras), strict=True):

@@ -1,6 +1,6 @@
 """Ten watches learn seven exercises together, each under a mask of its own, and no recording leaves its watch.
 
-    pip install -e '.[federated,plot]'
+    pip install '.[federated,plot]'
     pip download --no-deps seglearn==1.2.5 --dest wrist-data      # the data: 11 MB, BSD license
     python sample_apps/federated_watch.py --seeds 3 --in-process  # half an hour on two cores; without it, on Ray
     python sample_apps/federated_watch.py --smoke                 # a minute, on made-up motion

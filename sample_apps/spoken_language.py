@@ -1,6 +1,6 @@
 """Spoken languages: a DS-CNN that tells ten of them apart, in a file for 256 kB of flash and 64 kB of RAM.
 
-apt-get install tuxpaint-stamps-default                  # the recordings; and pip install -e '.[spoken]'
+apt-get install tuxpaint-stamps-default                  # the recordings; and pip install '.[spoken]'
 python sample_apps/spoken_language.py --seeds 3          # half an hour on two cores
 python sample_apps/spoken_language.py --smoke            # a minute, on made-up sound
 python -m sample_apps.spoken.listen spoken-output/spoken.tflite spoken-output/recording.npz

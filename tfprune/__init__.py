@@ -6,8 +6,10 @@ Importing this package loads neither Keras nor TensorFlow; the names below do wh
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfprune.base.lazy import lazy_names
@@ -94,6 +96,9 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user chooses what is seen, and where
+
+if importlib.util.find_spec(f"{__name__}.export") is None:  # Python runs in a checkout: it stands beside this folder
+    __path__.append(str(Path(__file__).parents[1]))
 
 # Each name lives in the module of its own name: `wrap` in masking/wrapping/wrap.py, `Pruned` in pruned.py there.
 _ROOMS = {

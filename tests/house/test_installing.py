@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,22 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
         name for name, _ in named
     }
     assert not [(name, extra) for name, extra in named if extra not in defined]
+
+
+def test_no_text_recommends_an_installation_that_editors_and_mypy_do_not_follow():
+    folders = ("docs", "sample_apps", "tfprune", "export")
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*"))
+    files = [path for path in found if path.suffix in (".md", ".py", ".toml")]
+    lines = [line for path in (*ROOT.glob("*.md"), *files) for line in path.read_text(encoding="utf-8").splitlines()]
+    editable = [line for line in lines if re.search(r"pip install .*(-e|--editable) ", line)]
+    assert editable and all("editable_mode=strict" in line for line in editable), editable
+
+
+def test_python_that_runs_in_a_checkout_finds_both_halves_there():
+    code = "import tfprune.export.file.report as module; print(module.__file__)"
+    command = [sys.executable, "-S", "-c", code]  # -S: no installed package, and no finder of an editable one
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert Path(done.stdout.strip()) == ROOT / "export/file/report.py", done.stderr
 
 
 def test_the_version_is_the_same_wherever_it_is_written():

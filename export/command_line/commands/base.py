@@ -40,7 +40,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
-    needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install -e ".[{extra}]")'
+    needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install ".[{extra}]")'
     parser.set_defaults(command=run, needs=needs)
     return parser
 
