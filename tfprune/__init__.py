@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from tfprune.quantizing.quantize_aware import quantize_aware as quantize_aware
     from tfprune.quantizing.quantized import Quantized as Quantized
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the user chooses what is seen, and where
 
