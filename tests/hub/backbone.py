@@ -30,7 +30,7 @@ class Step:
     """Note what a step returns, or the first line of its error, with which the walk goes on."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.value, self.start = name, "holds", time.perf_counter()
+        self.name, self.value, self.start = name, "yes", time.perf_counter()
 
     def __enter__(self) -> Step:
         return self
@@ -69,7 +69,7 @@ def prune(model: keras.Model, inputs: Any, folder: Path) -> None:
         report = tfprune.update_masks(wrapped, SPARSITY)
         # Biases and scales apart, a mask that is missing shows here.
         matrices = sum(weight.size for weight in map(np.asarray, model.weights) if weight.ndim > 1)
-        step.value = f"{report.size / matrices:.0%} of the weights"
+        step.value = f"{report.size / matrices:.0%}"
     with Step("saved, loaded") as step:
         wrapped.save(folder / "wrapped.keras")
         step.value = alike(keras.models.load_model(folder / "wrapped.keras"), wrapped, inputs)
@@ -97,14 +97,14 @@ def remove(model: keras.Model, inputs: Any, *, note: str = "") -> bool:
         plan = tfprune.plan_shrink(model, CHANNELS)
         groups = [row for row in plan.rows if row.kept < row.channels]
         heads = sum(row.kind == "heads" for row in groups)
-        step.value = f"{len(groups) - heads} channel groups, {heads} of heads"
+        step.value = f"channels {len(groups) - heads}, heads {heads}"
     if plan is None:
         return True
     with Step("shrunk") as step:
         smaller = tfprune.shrink(model, plan)
         masked = tfprune.zero_channels(model, plan)
         difference = alike(smaller, masked, inputs)
-        step.value = f"{note}{difference}, {smaller.count_params() / model.count_params():.0%} left"
+        step.value = f"{note}{difference}, size {smaller.count_params() / model.count_params():.0%}"
     if masked is None:
         return False
     with Step("reconstructed") as step:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,20 @@ def markdown(rows: list[Row]) -> str:
         cells = [_cell(each["steps"].get(step)) for step in STEPS]
         lines.append(f"| {each['backbone'].removesuffix('Backbone')} | {' | '.join(cells)} |")
         reasons += [
-            f"- {each['backbone']}, {name}: {step['value']}"
+            _reason(f"{each['backbone']}, {name}: {step['value']}")
             for name, step in each["steps"].items()
             if not step["holds"]
         ]
-        reasons += [] if each["verdict"] == "holds" else [f"- {each['backbone']}: {each['verdict']}"]
+        reasons += [] if each["verdict"] == "holds" else [_reason(f"{each['backbone']}: {each['verdict']}")]
     totals = [sum(each["steps"].get(step, {}).get("holds", False) for each in rows) for step in STEPS]
     lines.append(f"| {len(rows)} in all | {' | '.join(map(str, totals))} |")
     return "\n".join([*lines, "", *reasons, ""])
+
+
+def _reason(text: str) -> str:
+    """Return an item of a list: the start of a message, without the converter's places in the graph."""
+    text = textwrap.shorten(re.sub(r"loc\(.*\): ", "", text), 400, placeholder=" ...")
+    return textwrap.fill(text, 100, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _cell(step: Row | None) -> str:
