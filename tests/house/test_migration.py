@@ -13,8 +13,8 @@ TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "migration.md").read_text
 IMPORT, SETUP, *BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 SECTIONS = re.findall(r"^## (.*)$", TEXT, flags=re.MULTILINE)[:-2]  # the last two are tables
 # More than five seconds of one processor both ways; `make test` runs the others.
-LONG = {"Clustering", "Clusters that stay while 8 bits are trained", "Zeros that stay while 8 bits are trained"}
-LONG |= {"Save, load and go on", "Strip and ship"}
+LONG = {"Clustering", "Cluster-preserving training (CQAT, PCQAT)", "Sparsity-preserving training (PQAT)"}
+LONG |= {"Save, load and resume", "Strip and export"}
 PLACES = [
     pytest.param(place, id=name, marks=[pytest.mark.programs] if name in LONG else [])
     for place, name in enumerate(SECTIONS)
