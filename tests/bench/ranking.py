@@ -8,7 +8,7 @@ import time
 import numpy as np
 from common import Row, at_most
 
-from tfprune.compact.shrinking.brain_surgery import greedy_obs
+from tfprune.solving.brain_surgery import greedy_obs
 
 
 def ranking(units: int, outputs: int, bar: float) -> Row:

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 from graphs import RandomGraph
 
 import tfprune
-from tfprune.compact.shrinking.brain_surgery import greedy_obs
+from tfprune.solving.brain_surgery import greedy_obs
 
 layers = keras.layers
 SPARSITY, CALIBRATION = 0.3, 512

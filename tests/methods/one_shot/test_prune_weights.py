@@ -8,9 +8,9 @@ import pytest
 
 import tfprune
 from tfprune import prune_weights
-from tfprune.compact.reconstruction.least_squares import GramMoments, solve
-from tfprune.methods.one_shot.weight_masks import sparse_gpt, wanda_mask
 from tfprune.patterns import NM, Block, Unstructured
+from tfprune.solving.least_squares import GramMoments, solve
+from tfprune.solving.weight_masks import sparse_gpt, wanda_mask
 
 layers = keras.layers
 

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
+from tfprune.solving.least_squares import GramMoments
 
 ALL = [*SCORES, "greedy"]
 

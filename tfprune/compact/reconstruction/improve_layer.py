@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tfprune.compact.reconstruction.layer_moments import Site
-from tfprune.compact.reconstruction.least_squares import GramMoments, solve, sweep
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
+from tfprune.solving.least_squares import GramMoments, solve, sweep
 
 METHODS = ("exact", "sweep")
 

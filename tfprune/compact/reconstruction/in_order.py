@@ -10,10 +10,10 @@ import keras
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.layer_moments import IsHeld, MomentSums, Site, calls_by_name, none_held
-from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.restored import Restored
 from tfprune.keras_models.models.graph import Graph
 from tfprune.keras_models.tracing.same_outputs import Tolerance, same_outputs
+from tfprune.solving.least_squares import GramMoments
 
 _ROUNDED = Tolerance(relative=1e-4, of_largest=1e-4)
 Pair = tuple[Site, Site]  # of the pruned model and of the reference

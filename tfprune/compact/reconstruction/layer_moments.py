@@ -10,12 +10,12 @@ import keras
 import numpy as np
 
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
-from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.linear_map import LinearMap, inner_maps
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.report import Skipped
+from tfprune.solving.least_squares import GramMoments
 
 Rows = list[tuple[int, np.ndarray]]  # of each call: the index of a map, and what its matrices multiply
 IsHeld = Callable[[int], bool]  # by the number of a batch

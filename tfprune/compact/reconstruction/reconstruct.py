@@ -11,7 +11,6 @@ from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.compact.reconstruction.improve_layer import METHODS, differs, improve_layer, unchanged
 from tfprune.compact.reconstruction.in_order import Improve, Pair, improve_in_order
 from tfprune.compact.reconstruction.layer_moments import IsHeld, Site, every, none_held, sites_of, sums_of
-from tfprune.compact.reconstruction.least_squares import RIDGE, GramMoments
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
@@ -22,6 +21,7 @@ from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
 from tfprune.report import Skipped
+from tfprune.solving.least_squares import RIDGE, GramMoments
 
 MODES = ("sequential", "parallel")
 TARGETS = ("dense", "own")

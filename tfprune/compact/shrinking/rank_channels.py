@@ -12,12 +12,12 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.compact.reconstruction.layer_moments import moments_of
 from tfprune.compact.reconstruction.linear_map import NotLinear
-from tfprune.compact.shrinking.brain_surgery import DAMPING, Surgeon, removals
 from tfprune.compact.shrinking.channel_readers import Reader, RunningModel
 from tfprune.keras_models.channels.network import Group
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
 from tfprune.masking.wrapping.flat_copy import flat_copy
+from tfprune.solving.brain_surgery import DAMPING, Surgeon, removals
 
 _log = logging.getLogger(__name__)
 

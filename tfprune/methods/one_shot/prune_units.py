@@ -16,7 +16,6 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.compact.reconstruction.layer_moments import every
-from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.shrinking.channel_readers import RunningModel
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -31,6 +30,7 @@ from tfprune.methods.one_shot.remove_in_order import Choose, Removal, WeightUpda
 from tfprune.methods.one_shot.split_sparsity import PARTS, check_sparsities, limits, split_sparsity
 from tfprune.methods.one_shot.token_ids import check_token_ids
 from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
+from tfprune.solving.least_squares import GramMoments
 
 _log = logging.getLogger(__name__)
 UPDATES = ("sequential", "parallel", "none")

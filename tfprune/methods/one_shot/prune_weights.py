@@ -12,7 +12,6 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity, resolve
 from tfprune.compact.reconstruction.in_order import Pair, improve_in_order
 from tfprune.compact.reconstruction.layer_moments import Site, sites_of
-from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
@@ -24,9 +23,10 @@ from tfprune.masking.wrapping.pruned_layers import mask_zeros
 from tfprune.masking.wrapping.strip import plain_copy
 from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weights
 from tfprune.methods.one_shot.token_ids import check_token_ids
-from tfprune.methods.one_shot.weight_masks import sparse_gpt, wanda_mask
 from tfprune.patterns import NM, PATTERNS, Pattern, Unstructured
 from tfprune.report import Skipped
+from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.weight_masks import sparse_gpt, wanda_mask
 
 METHODS = ("sparsegpt", "wanda")
 

@@ -14,12 +14,12 @@ from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
 from tfprune.compact.reconstruction.improve_layer import improve_layer, unsolved
 from tfprune.compact.reconstruction.layer_moments import IsHeld, MomentSums
-from tfprune.compact.reconstruction.least_squares import GramMoments
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
 from tfprune.compact.shrinking.channel_readers import Reader, RunningModel
 from tfprune.keras_models.channels.network import Group
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.methods.one_shot.putri_report import PutriRow
+from tfprune.solving.least_squares import GramMoments
 
 Choose = Callable[["Removal", GramMoments, np.ndarray], np.ndarray]
 

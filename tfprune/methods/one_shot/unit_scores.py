@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfprune.compact.reconstruction.least_squares import GramMoments, damped_factor, inverse_of_lower
-from tfprune.compact.shrinking.brain_surgery import DAMPING, Surgeon, removals
+from tfprune.solving.brain_surgery import DAMPING, Surgeon, removals
+from tfprune.solving.least_squares import GramMoments, damped_factor, inverse_of_lower
 
 Score = Callable[..., np.ndarray]
 

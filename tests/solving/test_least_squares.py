@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.compact.reconstruction.least_squares import GramMoments, solve, sweep
-from tfprune.compact.shrinking.brain_surgery import greedy_obs
+from tfprune.solving.brain_surgery import greedy_obs
+from tfprune.solving.least_squares import GramMoments, solve, sweep
 
 
 def correlated(seed: int, *, inputs: int = 10, outputs: int = 4, rows: int = 200):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfprune.compact.reconstruction.least_squares import GramMoments, damped_factor, inverse_of_lower
 from tfprune.patterns import NM, Pattern
+from tfprune.solving.least_squares import GramMoments, damped_factor, inverse_of_lower
 
 _COLUMNS_AT_ONCE = 128  # as in the paper
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.compact.shrinking import brain_surgery, lazy_symmetric
-from tfprune.compact.shrinking.brain_surgery import Surgeon, greedy_obs, removals
+from tfprune.solving import brain_surgery, lazy_symmetric
+from tfprune.solving.brain_surgery import Surgeon, greedy_obs, removals
 
 
 @pytest.fixture

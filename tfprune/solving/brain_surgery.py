@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfprune.compact.reconstruction.least_squares import damped_factor, inverse_of_lower
-from tfprune.compact.shrinking.lazy_symmetric import LazySymmetric
+from tfprune.solving.lazy_symmetric import LazySymmetric
+from tfprune.solving.least_squares import damped_factor, inverse_of_lower
 
 DAMPING = 1e-9
 _PENDING = 128  # removals that are taken together

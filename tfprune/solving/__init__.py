@@ -1,0 +1,9 @@
+"""Linear algebra of pruning: which weights of a linear map to remove, and new values for the others.
+
+Why: Keras layers and the operators of a .tflite file are the same linear maps, so one solver serves both halves.
+In go second moments of the inputs (`least_squares.GramMoments`) and the weights as a matrix of outputs by inputs.
+`weight_masks` removes single weights and updates the others (SparseGPT, Wanda), `least_squares` solves for the
+weights that remain, and `brain_surgery` removes whole inputs (its matrices are updated in a `lazy_symmetric`).
+All of it is NumPy: it knows neither Keras nor files.
+Start at `least_squares.GramMoments`.
+"""
