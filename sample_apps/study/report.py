@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,8 @@ def text(config: dict[str, Any], found: Sequence[Group]) -> str:
     if compared:
         parts.append(differences(config, compared))
     machines = sorted(set().union(*(group.machines for group in found)))
-    parts.append(
-        "Bytes are those of float32 kernels; `packed` is the whole exported file. " + "; ".join(machines) + "."
-    )
+    note = f"Bytes are for float32 kernels. `packed` is the whole exported file. {'; '.join(machines)}."
+    parts.append(textwrap.fill(note, 100))
     return "\n\n".join(parts) + "\n"
 
 
