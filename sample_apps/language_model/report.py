@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,16 @@ matplotlib.use("Agg")  # files only: no window, and no display needed
 import matplotlib.pyplot as plt
 
 Result = dict[str, Any]
-# What stands in the table: the name of a column, the key in a result, and its form.
+# Columns of the table: the name, the key in a result, and the format.
 COLUMNS = {
     "gemma": {
-        "to choose by": ("choice", None, ",.1f"),
+        "validation": ("choice", None, ",.1f"),
         "Bible": ("perplexity", "bible", ",.1f"),
         "documentation": ("perplexity", "documentation", ",.1f"),
         "Jargon File": ("perplexity", "jargon", ",.1f"),
     },
     "minilm": {
-        "to choose by": ("choice", None, ".3f"),
+        "validation": ("choice", None, ".3f"),
         "cosine, documentation": ("cosine", "documentation", ".3f"),
         "cosine, Bible": ("cosine", "bible", ".3f"),
         "cosine, Jargon File": ("cosine", "jargon", ".3f"),
@@ -29,6 +30,7 @@ COLUMNS = {
     },
 }
 SETTINGS = ("removed", "score", "update", "calibration")
+HEADERS = ("removed", "criterion", "reconstruction", "calibration")  # of these settings
 BEST = {"gemma": min, "minilm": max}
 DESTROYED = 1000  # perplexity
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
@@ -56,9 +58,9 @@ def text(model: str, results: Sequence[Result]) -> str:
         ]
         for result in results
     ]
-    lines = table([*SETTINGS, *COLUMNS[model], "parameters", "MB", "seconds"], rows)
-    note = "MB are those of float32 weights, seconds those of choosing, solving and cutting."
-    return f"{lines}\n\n{note} {machines(results)}.\n"
+    lines = table([*HEADERS, *COLUMNS[model], "parameters", "MB", "seconds"], rows)
+    note = f"MB are for float32 weights. Seconds include choosing, solving and cutting. {machines(results)}."
+    return f"{lines}\n\n{textwrap.fill(note, 100)}\n"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -100,7 +102,7 @@ def draw(model: str, results: Sequence[Result], path: Path) -> None:
 
     Models that were destroyed are left out: they would take all of the picture's height.
     """
-    shown = {name: column for name, column in COLUMNS[model].items() if name != "to choose by"}
+    shown = {name: column for name, column in COLUMNS[model].items() if name != "validation"}
     figure, panels = plt.subplots(1, len(shown), figsize=(4.5 * len(shown), 4.5), layout="constrained")
     dense, *others = (one for one in results if one["of"] != "blocks" and one["choice"] < DESTROYED)
     ways = list(dict.fromkeys(_way(result) for result in others))

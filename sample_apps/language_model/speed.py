@@ -79,7 +79,7 @@ def of_minilm(model: keras.Model, texts: dict[str, np.ndarray], dense: np.ndarra
 def text(model: str, results: Sequence[Result]) -> str:
     columns = COLUMNS[model]
     rows = [[*report.settings_of(result), *(form(result) for form in columns.values())] for result in results]
-    return report.table([*report.SETTINGS, *columns], rows) + f"\n\n{report.machines(results)}.\n"
+    return report.table([*report.HEADERS, *columns], rows) + f"\n\n{report.machines(results)}.\n"
 
 
 def _seconds(run: Callable[[], Any], *, repeats: int) -> float:

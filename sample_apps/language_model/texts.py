@@ -33,7 +33,7 @@ class Section(NamedTuple):
 
 
 class Text(NamedTuple):
-    """Sections of documents to calibrate on, to choose by, and to measure."""
+    """Sections of documents for calibration, validation and testing."""
 
     calibration: list[Section]
     choice: list[Section]
