@@ -1,0 +1,78 @@
+"""Pages are easy to read: short lines, short tutorials, one page of a name, and no phrase that has to be read twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+EDITED = ("tutorials", "howto")
+PAGES = [page for folder in EDITED for page in sorted((DOCS / folder).glob("*.md"))]
+LONGEST_LINE, LONGEST_TUTORIAL = 100, 120
+FENCED = re.compile(r"^(```|:::+).*?^\1$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`[^`]+`")
+PHRASES = {
+    r"\b(of|on) (its|your|their) own\b": "separate, custom, or nothing",
+    r"\byour own\b": "your",
+    r"\bso many\b": "the number",
+    r"\bno wish\b": "you want",
+    r"\b(weights|channels|layers|units|blocks|entries) that are left\b": "remaining",
+    r"\bwhat (is|was|it|they|that|stays|goes|has|may|each)\b": "a noun",
+    r"\b(is|are) told\b": "is reported",
+    r"\bgo(es)? on (with|from|there|when)\b": "continues",
+    r"\ball that\b": "everything, or a noun",
+    r"\bnothing but\b": "only",
+    r"\bbut for\b": "except",
+    r", say\b": "for example",
+    r"\bany way of\b": "a way",
+    r"\bpays?\b": "helps, or saves",
+    r"\bmakes good\b": "recovers",
+    r"\bor so\b": "about",
+}
+
+
+def prose(text: str) -> list[str]:
+    """Return the lines of a page without code, tables and pictures."""
+    return [line for line in FENCED.sub("", text).splitlines() if not line.startswith(("|", "![", "[!["))]
+
+
+def long_lines(text: str) -> list[str]:
+    """Return the lines of prose that could be broken, but are longer than `LONGEST_LINE`."""
+    return [line for line in prose(text) if len(line) > LONGEST_LINE and " " in line.strip()]
+
+
+def phrases(text: str) -> list[str]:
+    """Return the phrases of `PHRASES` in a page, each with a better one."""
+    words = CODE.sub("", " ".join(prose(text)))
+    return [f"{found[0]}: {better}" for phrase, better in PHRASES.items() for found in re.finditer(phrase, words)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_prose_is_wrapped(page):
+    assert not long_lines(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_avoids_phrases_that_have_to_be_read_twice(page):
+    assert not phrases(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "tutorials").glob("*.md")), ids=lambda page: page.stem)
+def test_a_tutorial_is_short(page):
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= LONGEST_TUTORIAL
+
+
+def test_no_two_pages_have_one_name():
+    pages = (page for page in DOCS.rglob("*.md") if "names" not in page.parts)
+    counts = Counter(page.name for page in pages if page.name != "index.md")
+    assert not {name for name, count in counts.items() if count > 1}
+
+
+def test_the_checks_find_what_they_look_for():
+    wide = "word " * 25
+    assert long_lines(f"{wide}\n\n| {wide}|\n\n![{wide}](a.png)\n\n```\n{wide}\n```\n") == [wide]
+    assert not long_lines(f"[{'a' * 100}](b.md)")
+    assert phrases("A process of\nits own, `of its own`") == ["of its own: separate, custom, or nothing"]
