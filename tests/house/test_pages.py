@@ -1,4 +1,4 @@
-"""Pages are easy to read: short lines, short tutorials, one page of a name, and no phrase that has to be read twice."""
+"""Pages are easy to read: short lines, short tutorials, one page of each name, and none of the banned phrases."""
 
 from __future__ import annotations
 
