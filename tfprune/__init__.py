@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tfprune.base.limit import Limit as Limit
     from tfprune.compact.fine_tuning.distillation import Distillation as Distillation
     from tfprune.compact.fine_tuning.distilled import distilled as distilled
+    from tfprune.compact.fine_tuning.fine_tuning import FineTuning as FineTuning
     from tfprune.compact.fine_tuning.prune_report import PruneReport as PruneReport
     from tfprune.compact.fine_tuning.prune_to import prune_to as prune_to
     from tfprune.compact.reconstruction.reconstruct import reconstruct as reconstruct
@@ -128,7 +129,7 @@ _ROOMS = {
         *("BlockRanking", "GrowthReport", "NormProfile", "drop_blocks", "grow_depth", "norm_profile", "rank_blocks"),
     ],
     "methods.moments": ["MomentCosines", "carry_optimizer", "moment_cosines"],
-    "compact.fine_tuning": ["Distillation", "PruneReport", "distilled", "prune_to"],
+    "compact.fine_tuning": ["Distillation", "FineTuning", "PruneReport", "distilled", "prune_to"],
     "masking.training": ["PruningCallback", "PruningSummaries", "SensitivityReport", "sensitivity", "update_masks"],
 }
 _ALIASES = {"methods.one_shot.prune_units": ["putri"]}

@@ -31,8 +31,9 @@ def one_seed(seed: int, data: Data, options: argparse.Namespace) -> Iterator[Lin
     rules = tfprune.concept_rules(model, fresh, concepts(fresh, fresh_y), layers=["dense_1", "dense_2"])
     limits = {"min_precision": options.precision, "min_recall": options.recall}
     footwear = np.isin(data[3], REQUIRED)
-    judged = {"validation_data": (data[2][footwear], data[3][footwear]), "metric": "accuracy", "verbose": 0}
-    judged["reconstruction"] = "parallel" if options.smoke else "sequential"
+    judged = {"validation_data": (data[2][footwear], data[3][footwear]), "verbose": 0}
+    judged["max_drop"] = tfprune.Limit(metric="accuracy")  # without a number it is only measured
+    judged["fine_tuning"] = tfprune.FineTuning(reconstruction="parallel" if options.smoke else "sequential")
 
     def made(way: str, smaller: tfprune.ShrinkPlan) -> Line:
         fine_tuned, report = tfprune.prune_to(model, smaller, (x, y), epochs=options.fine_tuning, **judged)

@@ -156,10 +156,10 @@ def channels(**verbose):
     tfprune.rank_channels(dense(6, 4, 2), X, **verbose)
 
 
-def reconstruct(*, mode="sequential", **verbose):
+def reconstruct(*, reconstruction="sequential", **verbose):
     model = dense(6, 4, 2)
     plan = tfprune.plan_shrink(model, 0.5)
-    tfprune.reconstruct(tfprune.zero_channels(model, plan), model, X, mode=mode, **verbose)
+    tfprune.reconstruct(tfprune.zero_channels(model, plan), model, X, reconstruction=reconstruction, **verbose)
 
 
 def single_weights(**verbose):
@@ -172,7 +172,9 @@ def latency(**verbose):
 
 
 def rounds(**verbose):
-    tfprune.prune_to(dense(8, 2), tfprune.budget(flops=0.5), (X, Y), rounds=2, **verbose)
+    tfprune.prune_to(
+        dense(8, 2), tfprune.budget(flops=0.5), (X, Y), fine_tuning=tfprune.FineTuning(rounds=2), **verbose
+    )
 
 
 def units(**verbose):
@@ -195,7 +197,7 @@ CALLS = pytest.mark.parametrize(
         (heads, 3, "head"),
         (channels, 2, "group"),
         (reconstruct, 3, "layer"),
-        (functools.partial(reconstruct, mode="parallel"), 3, "layer"),
+        (functools.partial(reconstruct, reconstruction="parallel"), 3, "layer"),
         (single_weights, 3, "layer"),
         # The model, the smallest one, four halvings of 16 channels, and two groups that go less far.
         (latency, 1 + 1 + 4 + 2, "candidate"),

@@ -76,7 +76,7 @@ def random_graphs(count: int) -> Row:
         model = getattr(RandomGraph(seed), ("images", "sequences", "vectors")[seed % 3])()
         x = np.random.default_rng(seed).normal(size=(32, *model.inputs[0].shape[1:]))
         for pruned, mode in itertools.product(pruned_forms(model), ("sequential", "parallel")):
-            rows += tfprune.reconstruct(pruned, model, x, mode=mode)[1].rows
+            rows += tfprune.reconstruct(pruned, model, x, reconstruction=mode)[1].rows
     worse = sum(row.after > row.before for row in rows)
     return at_most(
         f"layers with a larger error after, of {len(rows)} in {count} random graphs", worse, 0, unit="", digits=0
@@ -129,7 +129,11 @@ def modes(seeds: int) -> Row:
         errors = [
             float(
                 np.mean(
-                    (tfprune.reconstruct(zeroed, model, x, mode=mode)[0].predict(held, verbose=0) - expected) ** 2
+                    (
+                        tfprune.reconstruct(zeroed, model, x, reconstruction=mode)[0].predict(held, verbose=0)
+                        - expected
+                    )
+                    ** 2
                 )
             )
             for mode in ("sequential", "parallel")

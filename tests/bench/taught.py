@@ -44,8 +44,9 @@ def _accuracies(seed: int, data: tuple, held_out: tuple) -> list[list[float]]:
     rounds, zeros = [], []
     for teacher in (None, tfprune.Distillation()):
         keras.utils.set_random_seed(seed)
-        settings = {"rounds": 3, "epochs": EPOCHS // 3, "distill": teacher, "verbose": 0}
-        smaller, _ = tfprune.prune_to(dense, tfprune.budget(flops=0.1), data, **settings)
+        how = tfprune.FineTuning(rounds=3, distill=teacher)
+        target = tfprune.budget(flops=0.1)
+        smaller, _ = tfprune.prune_to(dense, target, data, epochs=EPOCHS // 3, fine_tuning=how, verbose=0)
         rounds.append(_accuracy(smaller, held_out))
         keras.utils.set_random_seed(seed)
         student = tfprune.wrap(dense)

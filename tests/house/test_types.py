@@ -43,6 +43,7 @@ LOOSE = {
     ),
     *(
         "data",
+        "samples",
         "batch",
         "train_data",
         "validation_data",

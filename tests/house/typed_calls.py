@@ -76,11 +76,14 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     assert_type(plan, tfprune.ShrinkPlan)
     tfprune.shrink(model, plan)
     tfprune.zero_channels(model, plan)
-    small, report = tfprune.prune_to(model, half, (x, x), rounds=2)
+    small, report = tfprune.prune_to(model, half, (x, x), epochs=2)
     how = tfprune.Distillation(temperature=4, features=["last"])
-    tfprune.prune_to(model, half, (x, x), validation_data=(x, x), max_drop=0.01, distill=how, folder=Path("state"))
+    tuning = tfprune.FineTuning(rounds=2, distill=how, callbacks=[keras.callbacks.History()])
+    tfprune.prune_to(model, half, (x, x), validation_data=(x, x), max_drop=0.01, fine_tuning=tuning)
+    tfprune.prune_to(model, half, (x, x), max_drop=tfprune.Limit(0.01, metric="accuracy"), folder=Path("state"))
     tfprune.distilled(model, model, temperature=None, features={"last": "last"})
-    tfprune.prune_to(model, half, (x, x), distill=4.0)  # error: arg-type
+    tfprune.prune_to(model, half, (x, x), rounds=2)  # error: call-arg
+    tfprune.FineTuning(distill=4.0)  # error: arg-type
     assert_type(report, tfprune.PruneReport)
     solved, errors = tfprune.reconstruct(model, small, x)
     assert_type(errors, tfprune.ReconstructionReport)
@@ -105,6 +108,7 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.shrink(model, 0.5)  # error: arg-type
     tfprune.prune_to(model, 0.5, (x, x))  # error: arg-type
     tfprune.prune_to(model, (4, 96), (x, x))  # error: arg-type
+    tfprune.reconstruct(model, small, x, reconstruction="parallel", solver="sweep")
     tfprune.reconstruct(model, small, x, ridge="small")  # error: arg-type
     plan.draw("plan.png")  # error: attr-defined
 

@@ -59,16 +59,16 @@ def _budget(texts: list[str]) -> Any:
 
 
 def _in_rounds(job: Job, budget: Any, options: argparse.Namespace) -> tuple[keras.Model, Report]:
+    rounds = 3 if options.rounds is None else options.rounds
     return tfprune.prune_to(
         job.model,
         budget,
         job.data.parts,
-        rounds=3 if options.rounds is None else options.rounds,
         epochs=1 if options.epochs is None else options.epochs,
         validation_data=job.validation.parts if job.validation else None,
         criterion=options.criterion,
         round_to=options.round_to,
-        samples=options.samples,
+        fine_tuning=tfprune.FineTuning(rounds=rounds, max_samples=options.samples),
     )
 
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from tiers import first
 
 import tfprune
-from tfprune import budget, prune_to
+from tfprune import FineTuning, Limit, budget, prune_to
 from tfprune.compact.fine_tuning.metric_guard import MetricGuard
 
 layers = keras.layers
@@ -56,8 +56,8 @@ def model(data):
 @pytest.fixture(scope="module")
 def pruned(model, data):
     x, y = data
-    settings = {"validation_data": (x[1200:], y[1200:]), "metric": "accuracy", "epochs": 1, "verbose": 0}
-    return prune_to(model, budget(flops=0.25), (x[:1200], y[:1200]), rounds=3, **settings)
+    judged = {"validation_data": (x[1200:], y[1200:]), "max_drop": Limit(metric="accuracy")}
+    return prune_to(model, budget(flops=0.25), (x[:1200], y[:1200]), **judged, verbose=0)
 
 
 @pytest.mark.programs
@@ -84,7 +84,9 @@ def test_the_figures_are_those_of_evaluate(model, pruned, data):
 
 def test_without_validation_data_all_of_the_first_samples_are_judged(model, data):
     x, y = data[0][:1000], data[1][:1000]
-    smaller, report = prune_to(model, budget(flops=0.5), (x, y), rounds=1, epochs=0, samples=512, verbose=0)
+    smaller, report = prune_to(
+        model, budget(flops=0.5), (x, y), epochs=0, fine_tuning=FineTuning(rounds=1), verbose=0
+    )
     assert report.before == pytest.approx(model.evaluate(x[:512], y[:512], verbose=0)[0], rel=1e-5)
     assert report.rounds[0].trained == pytest.approx(smaller.evaluate(x[:512], y[:512], verbose=0)[0], rel=1e-5)
 
@@ -112,8 +114,9 @@ def test_the_report_is_a_table_and_plain_data(pruned):
 
 
 def test_criteria_that_need_data_see_the_first_samples(model, data):
-    settings = {"criterion": "wanda", "rounds": 1, "epochs": 0, "samples": 100, "verbose": 0}
-    smaller, report = prune_to(model, budget(parameters=0.6), data, reconstruction="parallel", **settings)
+    how = FineTuning(rounds=1, max_samples=100, reconstruction="parallel")
+    settings = {"criterion": "wanda", "epochs": 0, "fine_tuning": how, "verbose": 0}
+    smaller, report = prune_to(model, budget(parameters=0.6), data, **settings)
     assert smaller.count_params() == report.rounds[0].plan.parameters_kept <= 0.6 * model.count_params()
     assert report.metric == "loss" and report.rounds[0].trained == pytest.approx(
         report.rounds[0].reconstructed, rel=1e-4
@@ -121,7 +124,7 @@ def test_criteria_that_need_data_see_the_first_samples(model, data):
 
 
 def test_a_progress_bar_shows_the_metric(model, data, capsys):
-    prune_to(model, budget(flops=0.8), data, rounds=1, epochs=0, samples=64, verbose=1)
+    prune_to(model, budget(flops=0.8), data, epochs=0, fine_tuning=FineTuning(rounds=1, max_samples=64), verbose=1)
     printed = capsys.readouterr().out
     assert "3/3" in printed and "loss" in printed and "FLOPs" in printed
 
@@ -153,18 +156,32 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
         ({"validation_data": Unlabelled(np.ones((4, 64)))}, ValueError, "Expected `validation_data` with labels"),
         ({"max_drop": 0.1}, ValueError, "Expected `validation_data` with max_drop.*validation_data=None"),
         ({"max_drop": -0.1, "validation_data": GOOD}, ValueError, "max_drop=-0.1"),
-        ({"max_drop": 1, "metric": "auc", "validation_data": GOOD}, ValueError, "Expected `mode` with a metric"),
-        ({"every": 0}, ValueError, "every=0"),
-        ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"data": Unlabelled(GOOD), "batch_size": 8}, ValueError, "`batch_size` with arrays only"),
-        ({"optimizer": 0.1}, TypeError, "Expected `optimizer` to be a Keras optimizer or its name"),
-        ({"callbacks": keras.callbacks.History()}, TypeError, "a list of Keras callbacks"),
-        ({"distill": 4.0}, TypeError, "Expected `distill` to be a tfprune.Distillation. Received: distill=4.0"),
+        (
+            {"max_drop": Limit(1, metric="auc"), "validation_data": GOOD},
+            ValueError,
+            "Expected `mode` with a metric",
+        ),
+        ({"max_drop": Limit(0.1, data=GOOD)}, ValueError, r"Pass the data as validation_data=\(x, y\)"),
+        ({"max_drop": "little"}, TypeError, "max_drop='little'"),
+        (
+            {"data": Unlabelled(GOOD), "fine_tuning": FineTuning(batch_size=8)},
+            ValueError,
+            "`batch_size` with arrays only",
+        ),
+        (
+            {"fine_tuning": {"rounds": 5}},
+            TypeError,
+            "to be a tfprune.FineTuning. Received: fine_tuning={'rounds': 5}",
+        ),
         ({"data": (np.ones((4, 63), "float32"), np.ones(4))}, ValueError, "inputs of shape"),
         ({"data": (np.full((4, 64), np.nan), np.ones(4))}, ValueError, "NaN or infinity"),
-        ({"metric": "acc"}, ValueError, "`metric` to be one of 'accuracy', 'loss'. Received: metric='acc'"),
-        ({"rounds": 0}, ValueError, "`rounds` to be an integer of at least 1"),
-        ({"reconstruction": "magic"}, ValueError, "'magic'"),
+        (
+            {"max_drop": Limit(metric="acc")},
+            ValueError,
+            "`metric` to be one of 'accuracy', 'loss'. Received: metric='acc'",
+        ),
+        ({"rounds": 5}, TypeError, r"Expected fine_tuning=tfprune.FineTuning\(rounds=...\) in a call of prune_to"),
+        ({"metric": "accuracy"}, TypeError, r"Expected max_drop=tfprune.Limit\(..., metric=...\)"),
         ({"compensation": "parallel"}, TypeError, "unexpected keyword argument 'compensation'"),
         ({"criterion": "loud"}, ValueError, "criterion='loud'"),
         ({"model": keras.Sequential([keras.Input((3,)), layers.Dense(2)])}, ValueError, "Expected a compiled model"),
@@ -179,10 +196,29 @@ def test_what_cannot_be_done_is_refused_before_anything_is(model, data, change, 
     assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), before, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"rounds": 0}, ValueError, "`rounds` to be an integer of at least 1"),
+        ({"max_samples": 0}, ValueError, "max_samples=0"),
+        ({"every": 0}, ValueError, "every=0"),
+        ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"optimizer": 0.1}, TypeError, "Expected `optimizer` to be a Keras optimizer or its name"),
+        ({"callbacks": keras.callbacks.History()}, TypeError, "a list of Keras callbacks"),
+        ({"distill": 4.0}, TypeError, "Expected `distill` to be a tfprune.Distillation. Received: distill=4.0"),
+        ({"reconstruction": "magic"}, ValueError, "'magic'"),
+    ],
+)
+def test_fine_tuning_refuses_settings_that_there_are_not(settings, error, text):
+    with pytest.raises(error, match=text):
+        FineTuning(**settings)
+
+
 def test_a_plan_is_carried_out_in_one_round(model, data):
     x, y = data
     plan = tfprune.plan_shrink(model, 0.5, criterion="l2")
-    smaller, report = prune_to(model, plan, (x[:1200], y[:1200]), metric="accuracy", samples=128, verbose=0)
+    how = {"fine_tuning": FineTuning(max_samples=128), "max_drop": Limit(metric="accuracy"), "verbose": 0}
+    smaller, report = prune_to(model, plan, (x[:1200], y[:1200]), **how)
     assert [one.plan for one in report.rounds] == [plan]
     assert smaller.count_params() == plan.parameters_kept
     assert report.rounds[0].trained > report.rounds[0].removed
@@ -227,13 +263,10 @@ def test_training_is_as_it_is_told(model, data):
         model,
         budget(flops=0.5),
         (x, y),
-        rounds=2,
         epochs=3,
-        batch_size=80,
-        optimizer=keras.optimizers.SGD(schedule),
-        verbose=0,
-        callbacks=[steps],
+        fine_tuning=FineTuning(rounds=2, batch_size=80, optimizer=keras.optimizers.SGD(schedule), callbacks=[steps]),
         validation_data=(x[:64], y[:64]),
+        verbose=0,
     )
     assert steps.sizes == [12, 12] and steps.rates == [0.25, 0.25] and steps.epochs == [0, 1, 2, 3, 4, 5]
     assert {"val_loss", "val_accuracy"} <= steps.seen and isinstance(smaller.optimizer, keras.optimizers.SGD)
@@ -243,7 +276,8 @@ def test_training_is_as_it_is_told(model, data):
 def test_rounds_of_some_steps(model, data, every, expected):
     x, y = (part[:320] for part in data)
     steps = Steps()
-    prune_to(model, budget(flops=0.5), (x, y), rounds=2, every=every, callbacks=[steps], samples=64, verbose=0)
+    how = FineTuning(rounds=2, every=every, callbacks=[steps], max_samples=64)
+    prune_to(model, budget(flops=0.5), (x, y), fine_tuning=how, verbose=0)
     assert steps.sizes == expected
 
 
@@ -251,9 +285,12 @@ def test_rounds_of_some_steps(model, data, every, expected):
 def stopped(model, data):
     """Return what comes of the same rounds without a limit, and with one."""
     x, y = data
-    settings = {"validation_data": (x[1200:], y[1200:]), "metric": "accuracy", "epochs": 0, "verbose": 0, "rounds": 3}
-    _, whole = prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), **settings)
-    return whole, *prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.05, **settings)
+    settings = {"validation_data": (x[1200:], y[1200:]), "epochs": 0, "verbose": 0}
+    limits = [Limit(max_drop, metric="accuracy") for max_drop in (None, 0.05)]
+    (_, whole), stopped = (
+        prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=limit, **settings) for limit in limits
+    )
+    return whole, *stopped
 
 
 @pytest.mark.programs
@@ -271,7 +308,8 @@ def test_it_stops_before_a_round_that_costs_more(stopped, data):
 
 def test_nothing_within_the_drop_says_what_was_nearest(model, data):
     x, y = data
-    settings = {"validation_data": (x[1200:], y[1200:]), "epochs": 0, "verbose": 0, "rounds": 1}
+    once = FineTuning(rounds=1)
+    settings = {"validation_data": (x[1200:], y[1200:]), "epochs": 0, "verbose": 0, "fine_tuning": once}
     with pytest.raises(ValueError, match=r"at most max_drop=0.001. Received: a loss of .* Take more rounds than 1"):
         prune_to(model, budget(flops=0.05), (x[:1200], y[:1200]), max_drop=0.001, **settings)
 
@@ -284,11 +322,11 @@ def test_a_loss_that_is_not_a_number_is_no_small_drop(model, data):
 
 def test_the_first_model_teaches(model, data):
     x, y = data[0][:320], np.zeros(320, int)  # labels that teach nothing: what is right comes from the teacher
-    judged = {"validation_data": (data[0][1200:], data[1][1200:]), "metric": "accuracy"}
-    settings = {"rounds": 1, "epochs": 4, "verbose": 0, **judged}
-    _, alone = prune_to(model, budget(flops=0.5), (x, y), **settings)
-    how = tfprune.Distillation(temperature=2, weight=1.0)
-    taught, report = prune_to(model, budget(flops=0.5), (x, y), distill=how, **settings)
+    judged = {"validation_data": (data[0][1200:], data[1][1200:]), "max_drop": Limit(metric="accuracy")}
+    settings = {"epochs": 4, "verbose": 0, **judged}
+    _, alone = prune_to(model, budget(flops=0.5), (x, y), fine_tuning=FineTuning(rounds=1), **settings)
+    how = FineTuning(rounds=1, distill=tfprune.Distillation(temperature=2, weight=1.0))
+    taught, report = prune_to(model, budget(flops=0.5), (x, y), fine_tuning=how, **settings)
     accuracy = taught.evaluate(*judged["validation_data"], verbose=0)[1]
     assert alone.rounds[-1].trained < 0.5 < 0.85 < accuracy == pytest.approx(report.rounds[-1].value)
     assert type(taught).__module__.startswith("keras.")
@@ -304,7 +342,8 @@ def test_the_report_is_drawn(stopped, tmp_path):
 
 def test_a_bar_moves_with_the_steps(model, data, capsys):
     x, y = (part[:320] for part in data)
-    prune_to(model, budget(flops=0.8), (x, y), rounds=2, epochs=2, samples=64, verbose=1)
+    how = FineTuning(rounds=2, max_samples=64)
+    prune_to(model, budget(flops=0.8), (x, y), epochs=2, fine_tuning=how, verbose=1)
     printed = capsys.readouterr().out
     shown = [int(done) for done in re.findall(r"(\d+)/46", printed)]  # 2 rounds of 3 stages and 20 steps
     assert shown[-1] == 46 and len(set(shown)) > 4
@@ -328,8 +367,12 @@ class Worsen(keras.callbacks.Callback):
 def test_a_round_that_training_makes_worse_ends_with_the_reconstructed_weights(model, data, distill, tmp_path):
     keras.utils.set_random_seed(0)  # a run with a folder draws its seed, and how training ends depends on it
     data = tuple(part[:320] for part in data)
-    settings = {"rounds": 2, "samples": 320, "distill": distill, "folder": tmp_path, "verbose": 0}
-    smaller, report = prune_to(model, budget(flops=0.2), data, callbacks=[Worsen()], **settings)
+
+    def run():
+        how = FineTuning(rounds=2, max_samples=320, distill=distill, callbacks=[Worsen()])
+        return prune_to(model, budget(flops=0.2), data, fine_tuning=how, folder=tmp_path, verbose=0)
+
+    smaller, report = run()
     better, worse = report.rounds
     assert (better.stage, worse.stage) == ("trained", "reconstructed")
     assert worse.trained > 1 > worse.reconstructed == worse.value and better.value == better.trained
@@ -337,7 +380,7 @@ def test_a_round_that_training_makes_worse_ends_with_the_reconstructed_weights(m
     assert int(smaller.optimizer.iterations) == 0  # what it remembers is of weights that are gone
     assert [line.split("  ")[0] for line in str(report).splitlines()[3:]] == ["1", "2, reconstructed"]
     assert report.as_dict()["rounds"][1]["stage"] == "reconstructed"
-    again, repeated = prune_to(model, budget(flops=0.2), data, callbacks=[Worsen()], **settings)
+    again, repeated = run()
     assert str(repeated) == str(report) and repeated.rounds[1].stage == "reconstructed"
     for one, other in zip(again.get_weights(), smaller.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -363,7 +406,8 @@ def test_rounds_have_a_rate_for_fine_tuning_in_place_of_a_schedule(model, data, 
     other.compile(keras.optimizers.SGD(compiled, momentum=0.9), model.loss, metrics=["accuracy"])
     steps = Steps()
     x, y = (part[:320] for part in data)
-    smaller, _ = prune_to(other, budget(flops=0.5), (x, y), rounds=2, samples=64, callbacks=[steps], verbose=0)
+    how = FineTuning(rounds=2, max_samples=64, callbacks=[steps])
+    smaller, _ = prune_to(other, budget(flops=0.5), (x, y), fine_tuning=how, verbose=0)
     assert steps.rates == pytest.approx([rate, rate]) and float(smaller.optimizer.learning_rate) == pytest.approx(
         rate
     )

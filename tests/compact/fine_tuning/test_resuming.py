@@ -93,9 +93,10 @@ def test_an_optimizer_by_its_name_is_the_same_in_every_call_of_a_process(tmp_pat
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     data, found = (np.ones((8, 4), "float32"), np.ones((8, 2), "float32")), []
+    tuning = tfprune.FineTuning(rounds=1, optimizer="adam")
     for _ in range(2):
         smaller, _ = tfprune.prune_to(
-            model, tfprune.budget(parameters=0.5), data, rounds=1, optimizer="adam", folder=tmp_path, verbose=0
+            model, tfprune.budget(parameters=0.5), data, fine_tuning=tuning, folder=tmp_path, verbose=0
         )
         found.append(smaller.get_weights())
     for one, two in zip(*found, strict=True):

@@ -123,7 +123,7 @@ def test_the_layers_of_blocks_are_solved_one_by_one(targets):
 def test_all_layers_of_a_block_in_one_pass():
     model = blocks(1)
     pruned = without_units(model, np.array([0, 1]))
-    _, report = tfprune.reconstruct(pruned, model, normal(20, 5, 6), mode="parallel")
+    _, report = tfprune.reconstruct(pruned, model, normal(20, 5, 6), reconstruction="parallel")
     assert [one.layer for one in report.skipped] == ["block_0/unused/kernel"]
     assert {row.weight for row in report.rows} == {
         "attention/attention_output/kernel",
@@ -169,7 +169,7 @@ def test_two_inputs_as_a_list():
     pruned.layers[-1].kernel.assign(numpy(pruned.layers[-1].kernel) * (np.arange(12) % 3 > 0)[:, np.newaxis])
     a, b = normal(50, 6), normal(50, 6, seed=1)
     found = [
-        tfprune.reconstruct(pruned, model, data, mode=mode)[1].rows[0].after
+        tfprune.reconstruct(pruned, model, data, reconstruction=mode)[1].rows[0].after
         for data in ([a, b], ([a, b], np.zeros(50)), [([a[:25], b[:25]], None), ([a[25:], b[25:]], None)])
         for mode in ("sequential", "parallel")
     ]

@@ -147,7 +147,7 @@ def test_no_layer_of_any_graph_gets_worse(kind, seed):
     plan = tfprune.plan_shrink(model, 0.4)
     zeroed = tfprune.zero_channels(model, plan)
     for mode in ("sequential", "parallel"):
-        better, report = tfprune.reconstruct(zeroed, model, x, mode=mode)
+        better, report = tfprune.reconstruct(zeroed, model, x, reconstruction=mode)
         assert report.rows and all(row.after <= row.before for row in report.rows)
         _assert_zeros_stay(zeroed, better)
     smaller = keras.ops.convert_to_numpy(tfprune.shrink(better, plan)(x))
@@ -195,7 +195,7 @@ def test_sequential_beats_one_shot_on_data_it_has_not_seen():
         x, held = normal(400, 24, seed=seed), normal(400, 24, seed=100 + seed)
         zeroed = tfprune.zero_channels(model, tfprune.plan_shrink(model, 0.3))
         sequential, parallel = (
-            tfprune.reconstruct(zeroed, model, x, mode=mode)[0] for mode in ("sequential", "parallel")
+            tfprune.reconstruct(zeroed, model, x, reconstruction=mode)[0] for mode in ("sequential", "parallel")
         )
         assert error(parallel, model, held) < error(zeroed, model, held)
         ratios.append(error(sequential, model, held) / error(parallel, model, held))
@@ -224,7 +224,7 @@ def test_masks_without_structure():
     plain = tfprune.strip(wrapped)
     errors = {"none": error(plain, model, x)}
     for method in ("exact", "sweep"):
-        better, report = tfprune.reconstruct(plain, model, x, method=method)
+        better, report = tfprune.reconstruct(plain, model, x, solver=method)
         assert all(row.after <= row.before for row in report.rows)
         assert tfprune.sparsity_report(better).nnz == tfprune.sparsity_report(plain).nnz
         _assert_zeros_stay(plain, better)
@@ -352,7 +352,7 @@ def test_data_that_do_not_fit(data, reason):
 @pytest.mark.parametrize("data", [iter([normal(4, 9, 8, 2)]), None, 3, "x"])
 def test_data_of_the_wrong_type(data):
     model = convolutions()
-    with pytest.raises(TypeError, match="read again and again|Expected `data` to be a tuple"):
+    with pytest.raises(TypeError, match="read more than once|Expected `samples` to be a tuple"):
         tfprune.reconstruct(model, model, data)
 
 
@@ -382,7 +382,11 @@ def test_weights_that_are_not_finite():
 @pytest.mark.parametrize(
     ("option", "error"),
     [
-        *(({"mode": "both"}, ValueError), ({"mode": None}, TypeError), ({"method": "fast"}, ValueError)),
+        *(
+            ({"reconstruction": "both"}, ValueError),
+            ({"reconstruction": None}, TypeError),
+            ({"solver": "fast"}, ValueError),
+        ),
         *(({"batch_size": 0}, ValueError), ({"ridge": -1}, ValueError), ({"ridge": True}, TypeError)),
     ],
     ids=str,

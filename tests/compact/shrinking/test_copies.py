@@ -48,7 +48,8 @@ def test_a_round_copies_the_model_for_its_plan_and_as_the_reference_and_builds_t
     counts = []
     for rounds in (1, 2):
         with counted_copies() as counted:
-            prune_to(model, tfprune.budget(flops=0.6), (x, x[:, :3]), rounds=rounds, verbose=0)
+            tuning = tfprune.FineTuning(rounds=rounds)
+            prune_to(model, tfprune.budget(flops=0.6), (x, x[:, :3]), fine_tuning=tuning, verbose=0)
         counts.append(counted.copies)
     assert counts[1] - counts[0] == 2  # with the smaller model, three are made
 
@@ -135,7 +136,7 @@ def test_the_report_of_a_run_keeps_no_models():
     model = small_model()
     model.compile("sgd", "mse")
     x = np.ones((32, 6), "float32")
-    _, report = prune_to(model, tfprune.budget(flops=0.6), (x, x[:, :3]), rounds=2, verbose=0)
+    _, report = prune_to(model, tfprune.budget(flops=0.6), (x, x[:, :3]), verbose=0)
     assert all(each.plan.planned_copy is None for each in report.rounds)
 
 

@@ -88,6 +88,6 @@ def test_a_translator_shrinks_and_is_pruned_to_a_budget():
     data = [generator.integers(0, 11, (16, 6)), generator.integers(0, 9, (16, 5))]
     np.testing.assert_allclose(shrink(model, plan)(data), zero_channels(model, plan)(data), atol=1e-5)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    settings = {"rounds": 1, "epochs": 0, "verbose": 0}
+    settings = {"fine_tuning": tfprune.FineTuning(rounds=1), "epochs": 0, "verbose": 0}
     _, report = tfprune.prune_to(model, tfprune.budget(flops=0.5), (data, data[1]), **settings)
     assert report.rounds[0].plan.flops_kept <= plan.flops / 2

@@ -50,7 +50,9 @@ def test_a_digit_that_is_not_required_may_be_lost_but_no_other(model, data):
     )
     assert plan.parameters_kept < plan.parameters / 2
     assert not [rule for rule in trace.rules if rule.concept == "is 7"]
-    smaller, _ = tfprune.prune_to(model, plan, (x, y), epochs=4, samples=128, verbose=0)
+    smaller, _ = tfprune.prune_to(
+        model, plan, (x, y), epochs=4, fine_tuning=tfprune.FineTuning(max_samples=128), verbose=0
+    )
     fall = accuracies(model, data) - accuracies(smaller, data)
     counts = np.bincount(data[1][TRAINED:])
     assert np.average(np.delete(fall, 7), weights=np.delete(counts, 7)) <= 0.02

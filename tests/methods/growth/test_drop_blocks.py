@@ -119,5 +119,5 @@ def test_wrong_blocks_are_refused(drop, kind, text):
 def test_data_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="with inputs of shape"):
         tfprune.drop_blocks(residual(), [0], data=X[:, :3])
-    with pytest.raises(TypeError, match="read again and again"):
+    with pytest.raises(TypeError, match="read more than once"):
         tfprune.drop_blocks(residual(), [0], data=iter([X]))

@@ -51,9 +51,9 @@ class PruneReport(Report):
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(4)])
         >>> model.compile("sgd", "mse")
         >>> data = numpy.ones((16, 8)), numpy.ones((16, 4))
-        >>> small, report = tfprune.prune_to(model, tfprune.budget(parameters=0.5), data, rounds=1, verbose=0)
+        >>> small, report = tfprune.prune_to(model, tfprune.budget(parameters=0.5), data, verbose=0)
         >>> report.metric, len(report.rounds)
-        ('loss', 1)
+        ('loss', 3)
     """
 
     metric: str

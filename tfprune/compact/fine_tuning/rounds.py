@@ -35,7 +35,7 @@ class Rounds:
     Args:
         planned: Makes the plan for a model and a target; without one, nothing goes.
         seen: The samples that weights are reconstructed on.
-        mode: The mode of `reconstruct`.
+        reconstruction: As in `reconstruct`.
         guard: Measures the models.
         trainer: Trains them.
         folder: Where finished rounds are kept.
@@ -47,13 +47,14 @@ class Rounds:
         planned: Planned,
         seen: Sequence[Batch],
         *,
-        mode: str,
+        reconstruction: str,
         guard: MetricGuard,
         trainer: Trainer,
         folder: RunFolder,
         progress: Progress,
     ) -> None:
-        self._planned, self._inputs, self._mode = planned, [batch.x for batch in seen], mode
+        self._planned, self._inputs = planned, [batch.x for batch in seen]
+        self._reconstruction = reconstruction
         self._guard, self._trainer, self._folder, self._progress = guard, trainer, folder, progress
         # Rounds that can be repeated after a kill need random numbers that can be.
         self._seed = self._new_seed() if folder.is_kept else None
@@ -116,7 +117,7 @@ class Rounds:
         judged = copy.view()
         copy.write_zeros(plan.network, plan.keep)
         removed = self._guard(judged)
-        reconstruct_in_place(copy.plain, current, data=self._inputs, mode=self._mode)
+        reconstruct_in_place(copy.plain, current, samples=self._inputs, reconstruction=self._reconstruction)
         reconstructed = self._guard(judged)
         smaller = build_smaller(copy, plan)
         training = self._trainer.compiled(smaller)

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.spec import check_count
 from tfprune.keras_models.models.batches import Batch, batches, check_batch, size_of
 from tfprune.keras_models.models.compiled import arguments_of
 
@@ -21,7 +20,7 @@ class RunData:
         data: The training data: a tuple, or a dataset.
         validation: The validation data; None takes the first samples of `data`.
         batch_size: Samples in a batch of arrays, or None.
-        samples: How many of the first samples are wanted; whole batches are taken.
+        max_samples: How many of the first samples are read, rounded up to whole batches.
         is_bound: Whether what is measured on the validation data decides something.
 
     Raises:
@@ -36,20 +35,20 @@ class RunData:
         validation: Any,
         *,
         batch_size: int | None,
-        samples: int,
+        max_samples: int,
         is_bound: bool,
     ) -> None:
         self._data, self._validation = data, validation
-        self._batch = {} if batch_size is None else {"batch_size": check_count(batch_size, "batch_size", least=1)}
+        self._batch = {} if batch_size is None else {"batch_size": batch_size}
         self._to_train = self._arguments(data, "data")
-        self.first = _first_batches(data, model, samples=check_count(samples, "samples", least=1))
+        self.first = _first_batches(data, model, max_samples=max_samples)
         _check_labels(model, self.first[0], "data")
         if validation is not None:
             arguments_of(validation, argument="validation_data")
             _check_labels(model, next(batches(validation, argument="validation_data")), "validation_data")
         elif is_bound:
             raise ValueError(
-                "Expected `validation_data` with max_drop, because training data do not tell what a round costs. "
+                "Expected `validation_data` with max_drop, because training data do not show what a round costs. "
                 "Received: validation_data=None. Pass samples that are not trained on, (x, y)."
             )
 
@@ -74,7 +73,7 @@ class RunData:
         if self._batch and argument == "data" and "y" not in arguments:
             raise ValueError(
                 f"Expected `batch_size` with arrays only. Received: batch_size={self._batch['batch_size']} and a "
-                f"dataset of type {type(data).__name__}, which has batches of its own. Leave it out."
+                f"dataset of type {type(data).__name__}, which is already batched. Leave it out."
             )
         return {**arguments, **(self._batch if "y" in arguments else {})}
 
@@ -87,14 +86,14 @@ def _check_labels(model: keras.Model, batch: Batch, argument: str) -> None:
         )
 
 
-def _first_batches(data: Any, model: keras.Model, *, samples: int) -> list[Batch]:
-    """Return the first batches, until they hold at least `samples` samples."""
+def _first_batches(data: Any, model: keras.Model, *, max_samples: int) -> list[Batch]:
+    """Return the first batches, until they hold `max_samples` samples or more."""
     taken, count = [], 0
     for batch in batches(data):
         check_batch(batch, model)
         taken.append(batch)
         count += size_of(batch)
-        if count >= samples:
+        if count >= max_samples:
             break
     return taken
 

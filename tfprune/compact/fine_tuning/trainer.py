@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from tfprune.base.progress import Progress
 from tfprune.base.spec import check_count
-from tfprune.compact.fine_tuning.distillation import Distillation
 from tfprune.compact.fine_tuning.distilled import distilled_by
+from tfprune.compact.fine_tuning.fine_tuning import FineTuning
 from tfprune.compact.fine_tuning.metric_guard import ADVICE
 from tfprune.keras_models.models.compiled import compile_like
 from tfprune.keras_models.models.layers import as_numpy
 from tfprune.keras_models.models.optimizers import inner_optimizers
 
-FINE_TUNING = 0.1  # of the largest rate of a schedule: at its peak, a trained model would be trained anew
+FINE_TUNING_RATE = 0.1  # of the largest rate of a schedule: at its peak, a trained model would be trained anew
 
 
 class Trainer:
@@ -27,15 +26,12 @@ class Trainer:
         model: The first model, compiled, which teaches.
         arguments: Those of `fit`.
         epochs: Epochs of a training.
-        every: Steps of a training, in place of the epochs; None for the epochs.
-        optimizer: An optimizer, whose settings are taken; its name; or None for that of the first model, with a rate
-            for fine-tuning in place of a learning-rate schedule.
-        callbacks: Further callbacks.
-        distill: How the first model teaches, if it does.
+        fine_tuning: The other settings of a training. Without an optimizer, that of the first model, with a rate for
+            fine-tuning in place of a learning-rate schedule.
 
     Raises:
-        TypeError: If something is not what it should be.
-        ValueError: If the optimizer is not known.
+        TypeError: If `epochs` is not an integer.
+        ValueError: If `epochs` is negative, or the optimizer is not known.
     """
 
     def __init__(
@@ -44,21 +40,13 @@ class Trainer:
         arguments: dict[str, Any],
         *,
         epochs: int,
-        every: int | None,
-        optimizer: Any,
-        callbacks: Sequence[keras.callbacks.Callback],
-        distill: Distillation | None,
+        fine_tuning: FineTuning,
     ) -> None:
-        self._model, self._arguments, self._callbacks = model, arguments, check_callbacks(callbacks)
-        self.every = None if every is None else check_count(every, "every", least=1)
+        self._model, self._arguments, self._callbacks = model, arguments, fine_tuning.callbacks
+        self.every, self.distill = fine_tuning.every, fine_tuning.distill
         self.epochs = check_count(epochs, "epochs", least=0)
-        self.optimizer = _fine_tuning(model.optimizer) if optimizer is None else _settings_of(optimizer)
-        if distill is not None and not isinstance(distill, Distillation):
-            raise TypeError(
-                f"Expected `distill` to be a tfprune.Distillation. Received: distill={distill!r}. Pass "
-                f"tfprune.Distillation(temperature=4)."
-            )
-        self.distill = distill
+        optimizer = fine_tuning.optimizer
+        self.optimizer = _at_constant_rate(model.optimizer) if optimizer is None else _settings_of(optimizer)
 
     def compiled(self, smaller: keras.Model) -> keras.Model:
         """Return a model to train: the smaller one itself, or one over its layers that a teacher teaches."""
@@ -124,33 +112,14 @@ class _Ticks(keras.callbacks.Callback):
             self._progress.add()
 
 
-def check_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """Return callbacks as a list.
-
-    Raises:
-        TypeError: If they are not a list of Keras callbacks.
-    """
-    is_list = isinstance(callbacks, (list, tuple))
-    if not is_list or not all(isinstance(each, keras.callbacks.Callback) for each in callbacks):
-        raise TypeError(
-            f"Expected `callbacks` to be a list of Keras callbacks. Received: callbacks={callbacks!r:.100}."
-        )
-    return list(callbacks)
-
-
-def _settings_of(optimizer: Any) -> dict[str, Any]:
-    if not isinstance(optimizer, (str, keras.optimizers.Optimizer)):
-        raise TypeError(
-            f"Expected `optimizer` to be a Keras optimizer or its name. Received: optimizer={optimizer!r}. A "
-            f"schedule of the learning rate goes into one: keras.optimizers.Adam(schedule)."
-        )
+def _settings_of(optimizer: str | keras.optimizers.Optimizer) -> dict[str, Any]:
     settings = keras.optimizers.serialize(keras.optimizers.get(optimizer))
     if isinstance(optimizer, str):  # Keras counts the optimizers that it made in their names: a run could not go on
         settings["config"]["name"] = re.sub(r"_\d+$", "", settings["config"]["name"])
     return settings
 
 
-def _fine_tuning(optimizer: keras.optimizers.Optimizer) -> dict[str, Any] | None:
+def _at_constant_rate(optimizer: keras.optimizers.Optimizer) -> dict[str, Any] | None:
     """Return the settings of an optimizer with constant rates in place of its schedules; None if it has none."""
     settings = [part.get_config() for part in inner_optimizers(optimizer)]
     has_schedule = any(_is_schedule(each.get("learning_rate")) for each in settings)
@@ -182,10 +151,10 @@ def _fine_tuning_rate(schedule: dict[str, Any]) -> float:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a model compiled with a learning-rate schedule that Keras can save and load. Received: "
-            f"{schedule.get('class_name')!r}. Pass `optimizer`, or register the schedule with "
+            f"{schedule.get('class_name')!r}. Pass FineTuning(optimizer=...), or register the schedule with "
             f"keras.saving.register_keras_serializable."
         ) from error
-    return FINE_TUNING * max(float(as_numpy(rate_at(step))) for step in (0, *(2**power for power in range(21))))
+    return FINE_TUNING_RATE * max(float(as_numpy(rate_at(step))) for step in (0, *(2**power for power in range(21))))
 
 
 def _steps_per_epoch(arguments: dict[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ from tfprune.compact.reconstruction.layer_moments import Site
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
 from tfprune.solving.least_squares import GramMoments, solve, sweep
 
-METHODS = ("exact", "sweep")
+SOLVERS = ("exact", "sweep")
 
 
 def improve_layer(
@@ -17,24 +17,24 @@ def improve_layer(
     *,
     dense: np.ndarray,
     held: list[GramMoments],
-    method: str,
+    solver: str,
     ridge: float,
     live: np.ndarray | None = None,
 ) -> ReconstructionRow:
-    """Solve for the weights of a layer, and set them unless they are worse on the data that are kept apart.
+    """Solve for the weights of a layer, and set them unless they are worse on the data that are held out.
 
     Args:
         site: The layer.
         fit: The moments of each of its groups, to solve with.
         dense: Its weights in the reference.
-        held: The moments of the data that are kept apart, of 0 rows if there are none.
-        method: One of `METHODS`.
+        held: The moments of the data that are held out, of 0 rows if there are none.
+        solver: One of `SOLVERS`.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean.
         live: The outputs that are judged and get a new bias, of shape (groups, outputs); None takes those that have
             weights.
 
     Raises:
-        ValueError: If all data are kept apart.
+        ValueError: If all data are held out.
     """
     if not fit[0].count:
         raise ValueError("Expected at least two batches with a `holdout`. Received: one. Lower `batch_size`.")
@@ -47,7 +47,7 @@ def improve_layer(
     for group, all_outputs in enumerate(fit):
         rows = live[group]
         some, masked, unmasked = all_outputs.of(rows), old[group][rows], free[group][rows]
-        if method == "sweep":
+        if solver == "sweep":
             solved = sweep(some, dense[group][rows], free=unmasked, ridge=ridge)
         else:
             solved = solve(some, masked, free=unmasked, ridge=ridge)

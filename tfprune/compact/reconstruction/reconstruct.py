@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number
-from tfprune.compact.reconstruction.improve_layer import METHODS, differs, improve_layer, unchanged
+from tfprune.compact.reconstruction.improve_layer import SOLVERS, differs, improve_layer, unchanged
 from tfprune.compact.reconstruction.in_order import Improve, Pair, improve_in_order
 from tfprune.compact.reconstruction.layer_moments import IsHeld, Site, every, none_held, sites_of, sums_of
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionReport, ReconstructionRow
@@ -23,18 +24,19 @@ from tfprune.masking.wrapping.transfer_weights import copy_with, transfer_weight
 from tfprune.report import Skipped
 from tfprune.solving.least_squares import RIDGE, GramMoments
 
-MODES = ("sequential", "parallel")
+RECONSTRUCTIONS = ("sequential", "parallel")
 TARGETS = ("dense", "own")
 
 
+@renamed(pruned="model=", mode="reconstruction=", method="solver=", data="samples=")
 def reconstruct(
-    pruned: keras.Model,
+    model: keras.Model,
     reference: keras.Model,
-    data: Any,
+    samples: Any,
     *,
-    mode: str = "sequential",
+    reconstruction: str = "sequential",
     targets: str = "dense",
-    method: str = "exact",
+    solver: str = "exact",
     ridge: float = RIDGE,
     holdout: float = 0.0,
     batch_size: int = 32,
@@ -42,51 +44,52 @@ def reconstruct(
 ) -> tuple[keras.Model, ReconstructionReport]:
     """Solve for the remaining weights of a pruned model, so that each layer returns what it returned before pruning.
 
-    Use it after pruning in one step, between `zero_channels` and `shrink` or after `update_masks`: it wins back much
-    of the accuracy without training. Layer by layer, the non-zero entries of the kernel and the bias become those of
-    least squared error on the calibration data, before the activation. Zeros stay zeros. A bias takes over the mean
-    of the removed inputs. An output keeps its weights where the new ones are not better, and an output without
-    non-zero weights is left as it is.
+    Use it after pruning in one step, between `zero_channels` and `shrink` or after `update_masks`: it recovers much
+    of the accuracy without training. Layer by layer, it replaces the non-zero entries of the kernel and the bias with
+    the least-squares solution on the samples, before the activation. Zeros stay zeros. The bias absorbs the mean of
+    the removed inputs. An output keeps its old weights if the new ones are not better, or if it has no non-zero
+    weights.
 
-    A layer made of others, such as a block of a transformer, is opened: the layers in it are solved for one by one.
+    Layers that contain others, such as transformer blocks, are opened, and the layers inside are solved for one by
+    one.
 
-    The memory does not grow with the number of samples, but with the square of the inputs of the widest layer. In
-    sequential mode, what later layers need of earlier ones lies in temporary files: the model is run once, and each
-    layer once more for each of its kernels.
+    Memory does not grow with the number of samples, but with the square of the inputs of the widest layer. A
+    sequential reconstruction runs the model once, and each layer once more for each of its kernels; it keeps the
+    activations that later layers need in temporary files.
 
     Args:
-        pruned: A built model that can be followed, wrapped or not, with zeros where weights were removed. It is left
+        model: A built model that can be followed, wrapped or not, with zeros where weights were removed. It is left
             unchanged.
-        reference: The model before pruning: layers of the same names, weights of the same shapes.
-        data: Calibration data, without labels: some hundred samples as the model will see them, as an array, a list
-            or dict of arrays for several inputs, or a dataset that can be read more than once. Labels in it are not
-            used.
-        mode: `"sequential"` (the default) solves for each layer on the outputs of the layers before it with their new
-            weights, so that it also corrects their remaining errors. `"parallel"` solves for all layers on the inputs
-            they have in `reference`, in one pass over the data.
-        targets: What a layer should return in sequential mode; in parallel mode both are the same. `"dense"` (the
-            default): what it returns in `reference`, so that errors of the layers before it are corrected, too.
-            `"own"`: what its weights in `reference` make of the inputs that it gets now. That takes half the time,
-            fits few data less closely, and is better for language models.
-        method: `"exact"` (the default), or `"sweep"` for unstructured masks in wide layers: SparseGPT's sweep, where
-            one factorization serves all outputs of a layer.
-        ridge: How strongly the weights are pulled towards the old ones, as a fraction of the mean square of the
+        reference: The model before pruning, with layers of the same names and weights of the same shapes.
+        samples: Inputs like those that the model will see, a few hundred: an array, a list or dict of arrays for
+            several inputs, or a dataset that can be read more than once. Labels in it are ignored.
+        reconstruction: `"sequential"` (the default) solves for each layer on the outputs of the layers before it with
+            their new weights, so that it also corrects their remaining errors. `"parallel"` solves for all layers on
+            the inputs that they have in `reference`, in one pass over the samples.
+        targets: The outputs that a sequential reconstruction fits; for a parallel one both are the same. `"dense"`
+            (the default): the outputs of the layer in `reference`, which corrects the errors of earlier layers.
+            `"own"`: the outputs that its weights in `reference` give on its present inputs. That takes half the time,
+            overfits less on few samples, and is better for language models.
+        solver: `"exact"` (the default), or `"sweep"`: SparseGPT's sweep, one factorization for all outputs of a
+            layer. It is faster for unstructured masks in wide layers, less exact, and here for comparison with the
+            paper.
+        ridge: How strongly the new weights are pulled towards the old ones, as a fraction of the mean square of the
             inputs, at least 0. Default 1e-5; raise it for few samples, for example to 0.001.
-        holdout: The part of the batches to keep apart, at most 0.5, such as 0.2: a layer keeps its old weights where
-            the new ones are worse on these. Default 0. Hold out data of another kind, too, where the model will see
-            some: an update can fit the calibration data and harm the rest.
+        holdout: The fraction of the batches to hold out, in [0, 0.5], for example 0.2: a layer keeps its old weights
+            if the new ones are worse on these. Default 0. Hold out batches if the model will see data that the
+            samples do not cover: new weights can fit the samples and harm the rest.
         batch_size: Samples in a batch, at least 1. Default 32. The patches that a convolution sees in one batch are
-            held at once.
+            in memory at once.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
-        An uncompiled model like `pruned` with the new weights, and a `ReconstructionReport`, which prints as a table.
+        An uncompiled model like `model` with the new weights, and a `ReconstructionReport`, which prints as a table.
 
     Raises:
-        TypeError: If a model is not a Keras model, or `data` is not data.
-        ValueError: If a model is not a graph of layers, or `reference` has other layers than `pruned`.
-        ValueError: If `data` are empty, of another shape or not finite, or weights are not finite.
+        TypeError: If a model is not a Keras model, or `samples` are not data.
+        ValueError: If a model is not a graph of layers, or `reference` has other layers than `model`.
+        ValueError: If `samples` are empty, of another shape or not finite, or weights are not finite.
         ValueError: If there is no layer to solve for.
 
     Example:
@@ -105,14 +108,14 @@ def reconstruct(
         Coello de Portugal Mecke et al., 2026, "Prune, Update and Trim", arXiv:2605.18331 (the update); Frantar &
         Alistarh, 2023, "SparseGPT", arXiv:2301.00774 (the sweep).
     """
-    check_choice(mode, "mode", choices=MODES)
-    check_choice(method, "method", choices=METHODS)
+    check_choice(reconstruction, "reconstruction", choices=RECONSTRUCTIONS)
+    check_choice(solver, "solver", choices=SOLVERS)
     check_choice(targets, "targets", choices=TARGETS)
     ridge = check_number(ridge, "ridge", least=0)
     is_held = every(check_number(holdout, "holdout", least=0, most=0.5))
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
-    anatomy, other = Anatomy.of(pruned, argument="pruned"), Anatomy.of(reference, argument="reference")
+    anatomy, other = Anatomy.of(model), Anatomy.of(reference, argument="reference")
     for each in (anatomy, other):
         check_followable(each)
     plain = plain_copy(anatomy)
@@ -120,17 +123,17 @@ def reconstruct(
     report = reconstruct_in_place(
         plain,
         reference,
-        data=data,
-        mode=mode,
+        samples=samples,
+        reconstruction=reconstruction,
         targets=targets,
-        method=method,
+        solver=solver,
         ridge=ridge,
         is_held=is_held,
         batch_size=batch_size,
         verbose=verbose,
     )
     rename(plain, names)  # flattening may have changed some
-    if not holds_pruned(pruned):
+    if not holds_pruned(model):
         return plain, report
     result = copy_with(anatomy, lambda path, layer: None)
     transfer_weights(Anatomy.of(plain), result)
@@ -141,10 +144,10 @@ def reconstruct_in_place(
     plain: keras.Model,
     reference: keras.Model,
     *,
-    data: Any,
-    mode: str,
+    samples: Any,
+    reconstruction: str,
     targets: str = "dense",
-    method: str = "exact",
+    solver: str = "exact",
     ridge: float = RIDGE,
     is_held: IsHeld = none_held,
     batch_size: int = 32,
@@ -155,12 +158,12 @@ def reconstruct_in_place(
     Args:
         plain: A model without wrappers.
         reference: As in `reconstruct`, like all that follows.
-        data: Calibration data.
-        mode: `"sequential"` or `"parallel"`.
+        samples: Inputs.
+        reconstruction: `"sequential"` or `"parallel"`.
         targets: `"dense"` or `"own"`.
-        method: `"exact"` or `"sweep"`.
+        solver: `"exact"` or `"sweep"`.
         ridge: How strongly the weights are pulled towards the old ones.
-        is_held: Tells by its number whether a batch is kept apart.
+        is_held: Returns whether the batch of a number is held out.
         batch_size: Samples in a batch.
         verbose: As in Keras.
 
@@ -171,20 +174,21 @@ def reconstruct_in_place(
         trace_to_run(call_graph(Anatomy.of(plain))),
         trace_to_run(call_graph(Anatomy.of(plain_copy(Anatomy.of(reference))))),
     )
-    batches = Batches(data, graphs[0].model, batch_size=batch_size)
+    batches = Batches(samples, graphs[0].model, batch_size=batch_size, argument="samples")
     pairs, skipped = sites_of(*graphs)
     to_dense = targets == "dense"
-    to_solve = [pair for pair in pairs if mode == "parallel" or to_dense or differs(pair)]
+    is_parallel = reconstruction == "parallel"
+    to_solve = [pair for pair in pairs if is_parallel or to_dense or differs(pair)]
     rows: dict[Site, ReconstructionRow] = {pair[0]: unchanged(pair) for pair in pairs if pair not in to_solve}
     progress = Progress(len(to_solve), verbose=verbose, unit="layer")
 
     def improve(pair: Pair, moments: list[GramMoments], held: list[GramMoments]) -> None:
         dense = pair[1].map.weights()
-        rows[pair[0]] = improve_layer(pair[0], moments, dense=dense, held=held, method=method, ridge=ridge)
+        rows[pair[0]] = improve_layer(pair[0], moments, dense=dense, held=held, solver=solver, ridge=ridge)
         progress.add()
 
     with progress:
-        if mode == "parallel":
+        if is_parallel:
             _improve_at_once(to_solve, batches, improve=improve, is_held=is_held)
         else:
             arrays = (inputs for inputs, _ in batches)

@@ -140,26 +140,28 @@ def size_of(batch: Batch, *, argument: str = "data") -> int:
     return sizes[0] if sizes else 0
 
 
-def check_batch(batch: Batch, model: keras.layers.Layer) -> None:
+def check_batch(batch: Batch, model: keras.layers.Layer, *, argument: str = "data") -> None:
     """Refuse a batch that the model cannot take.
 
     Raises:
         ValueError: If its arrays differ in length, have another shape than the model's inputs, or hold NaN or
             infinity.
     """
-    size_of(batch)
+    size_of(batch, argument=argument)
     inputs = getattr(model, "inputs", None)  # subclassed models have none
     if inputs:
         expected = [tuple(tensor.shape) for tensor in inputs]
         received = [array.shape for array in _in_order(batch.x, inputs)]
         if len(expected) != len(received) or not all(map(_fits, received, expected)):
             raise ValueError(
-                f"Expected `data` with inputs of shape {_listed(expected)}, as {model.name!r} takes. Received: "
+                f"Expected `{argument}` with inputs of shape {_listed(expected)}, as {model.name!r} takes. Received: "
                 f"{_listed(received)}."
             )
     for array in _arrays(tuple(batch)):
         if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise ValueError("Expected finite numbers in `data`. Received: NaN or infinity. Clean the data first.")
+            raise ValueError(
+                f"Expected finite numbers in `{argument}`. Received: NaN or infinity. Clean the data first."
+            )
 
 
 def _in_order(x: Any, inputs: list[keras.KerasTensor]) -> list[np.ndarray]:
@@ -210,21 +212,22 @@ class Batches:
     Args:
         data: Anything that `batches` reads, except an iterator.
         model: The model.
-        batch_size: Samples in a batch of arrays; a dataset has batches of its own.
+        batch_size: Samples in a batch of arrays; a dataset is already batched.
+        argument: The name that the user passed `data` under, for messages.
 
     Raises:
         TypeError: If `data` is of another type, or can be read only once.
         ValueError: If `data` is a dataset without an end.
     """
 
-    def __init__(self, data: Any, model: keras.Model, *, batch_size: int) -> None:
-        check_source(data)
+    def __init__(self, data: Any, model: keras.Model, *, batch_size: int, argument: str = "data") -> None:
+        check_source(data, argument=argument)
         if isinstance(data, Iterator):
             raise TypeError(
-                f"Expected `data` that can be read again and again. Received: an iterator of type "
+                f"Expected `{argument}` that can be read more than once. Received: an iterator of type "
                 f"{type(data).__name__}. Pass a list of its batches."
             )
-        self._data, self._model, self._rows = data, model, batch_size
+        self._data, self._model, self._rows, self._argument = data, model, batch_size, argument
 
     def __iter__(self) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yield the arrays for the inputs of the model, in order, and the targets, None if there are none.
@@ -233,6 +236,6 @@ class Batches:
             ValueError: If there is no sample, the data do not fit the model, or they hold NaN or infinity.
         """
         inputs = self._model.inputs
-        for batch in batches(self._data, rows=self._rows, inputs=len(inputs)):
-            check_batch(batch, self._model)
+        for batch in batches(self._data, rows=self._rows, inputs=len(inputs), argument=self._argument):
+            check_batch(batch, self._model, argument=self._argument)
             yield _in_order(batch.x, inputs), batch.y

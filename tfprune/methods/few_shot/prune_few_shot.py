@@ -12,8 +12,8 @@ import numpy as np
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import resolve
+from tfprune.compact.fine_tuning.fine_tuning import check_callbacks
 from tfprune.compact.fine_tuning.rounds import described
-from tfprune.compact.fine_tuning.trainer import check_callbacks
 from tfprune.criteria import CRITERIA, DACIS, Criterion
 from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.keras_models.models.graph import check_graph

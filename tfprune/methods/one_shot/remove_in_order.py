@@ -193,6 +193,6 @@ def _remove(
     if update.order == "none":
         row = unsolved(site, fit, held=held, live=live)
     else:
-        row = improve_layer(site, fit, dense=dense, held=held, method="exact", ridge=update.ridge, live=live)
+        row = improve_layer(site, fit, dense=dense, held=held, solver="exact", ridge=update.ridge, live=live)
     count, kept = group.bundles.size, int(keep[group.bundles].sum())
     return PutriRow(group.name, group.kind, count, kept, row, row.after < row.before)
