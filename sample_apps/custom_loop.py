@@ -105,7 +105,7 @@ def compare(model: keras.Model, reference: keras.Model) -> bool:
         alike = int(np.sum((a == 0) == (b == 0)))
         same = same and alike == a.size
         lines.append([layer.name, f"{a.size:,}", f"{alike:,}", f"{np.abs(a - b).max():.1e}"])
-    print(table(["kernel of", "entries", "masked alike", "largest difference"], lines))
+    print(table(["kernel of", "entries", "equal mask entries", "largest difference"], lines))
     print(f"Masks of both trainings: {'the same' if same else 'DIFFERENT'}")
     return same
 

@@ -1,4 +1,4 @@
-"""A small vision transformer on digits loses heads and hidden units, is reconstructed, and trained again.
+"""A small vision transformer on digits loses heads and hidden units, is reconstructed, and fine-tuned.
 
     python sample_apps/prune_transformer.py              # two minutes
     python sample_apps/prune_transformer.py --smoke      # less than one
@@ -74,7 +74,7 @@ def main() -> None:
             smaller = tfprune.shrink(better, plan)
             lines.append(row("reconstructed, shrunk", smaller, data))
     smaller = train(smaller, data, epochs=max(epochs // 4, 1), rate=0.0005)
-    lines.append(row("trained again", smaller, data))
+    lines.append(row("fine-tuned", smaller, data))
     print("\n" + table(["model", "test accuracy", "FLOPs", "parameters"], lines))
     print(
         "\n"

@@ -46,7 +46,7 @@ def main() -> None:
     options = parse()
     data, epochs = (synthetic(), 2) if options.smoke else (fashion_mnist.load(), options.epochs)
     options.output.mkdir(parents=True, exist_ok=True)
-    teachers = {"shrunk": False, "shrunk, taught": True} if options.distill else {"shrunk": False}
+    teachers = {"shrunk": False, "shrunk, distilled": True} if options.distill else {"shrunk": False}
     measured: dict[str, list[Measured]] = {name: [] for name in ("dense", *teachers)}
     for seed in range(options.seeds):
         dense = train(build(seed), data, epochs=epochs, callbacks=[])

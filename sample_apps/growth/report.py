@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 Record = dict[str, Any]
-HEADERS = ("way", "seeds", "perplexity", "before training", "parameters", "zeros", "compute, TFLOP", "MFLOP a piece")
+HEADERS = ("way", "seeds", "perplexity", "before training", "parameters", "zeros", "compute, TFLOP", "MFLOP per token")
 COLORS = ["#0072b2", "#56b4e9", "#d55e00", "#000000", "#cc79a7", "#009e73"]
 
 
@@ -65,7 +65,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         curves = np.array([row["curve"] for row in rows])[:, int(rows[0]["is_new"]) :]  # at first it knows nothing
         since = 0 if rows[0]["is_new"] else base[0]["flops"]
         compute, perplexity = (curves[0, :, 0] - since) / 1e12, curves[:, :, 1]
-        style = "--" if way == "base, trained on" else "-"
+        style = "--" if way == "base, trained further" else "-"
         axes.plot(compute, perplexity.mean(axis=0), style, marker="o", ms=4, color=color, label=way)
         if len(rows) > 1:
             axes.fill_between(

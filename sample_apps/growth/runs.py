@@ -14,7 +14,7 @@ from sample_apps.growth import compute, networks, training
 from sample_apps.growth.books import Books, shuffled
 
 INTERPOSED, STACKED, ANEW = "grown, interposed", "grown, stacked", "from scratch"
-ON, BACK, SPARSE = "base, trained on", "grown, then pruned back", "half zeros, then grown"
+ON, BACK, SPARSE = "base, trained further", "grown, then pruned back", "half zeros, then grown"
 WAYS = ("base", INTERPOSED, STACKED, ANEW, ON, BACK, SPARSE)
 TIMES = 2  # as many blocks, and as many experts
 Record = dict[str, Any]

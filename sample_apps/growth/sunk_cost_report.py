@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from sample_apps.growth.report import spread
 
-BASE, SCRATCH, ON, COSINES, NONE = "base", "from scratch", "trained on", "cosines", 0.0
+BASE, SCRATCH, ON, COSINES, NONE = "base", "from scratch", "trained further", "cosines", 0.0
 Record = dict[str, Any]
 
 
@@ -36,11 +37,13 @@ def text(records: Sequence[Record]) -> str:
     anew = _of(records, SCRATCH, NONE)
     first = records[0]
     facts = (
-        f"Perplexity; mean and standard deviation over the seeds ({_seeds(records)}). From scratch, "
+        f"Perplexity, as mean and standard deviation over the seeds ({_seeds(records)}). From scratch, "
         f"{anew[0]['parameters']:,} parameters: {_cell(anew)}. F_c is {first['unit'] / 1e12:.2f} TFLOP, the extra "
         f"compute {first['extra']:g} F_c. {'; '.join(sorted({record['machine'] for record in records}))}."
     )
-    return "\n\n".join([_markdown(lines), *([_markdown(others)] if at_one else []), facts, *_cosines(angles)]) + "\n"
+    tables = [_markdown(lines), *([_markdown(others)] if at_one else [])]
+    notes = [textwrap.fill(note, 100) for note in (facts, *_cosines(angles))]
+    return "\n\n".join([*tables, *notes]) + "\n"
 
 
 def _cosines(angles: Sequence[dict[str, float]]) -> list[str]:

@@ -20,7 +20,7 @@ from sample_apps.spoken.recordings import LANGUAGES
 from sample_apps.spoken.runs import ALL, DENSE, FLASH, RAM
 
 COLORS = ("#8a94a0", "#4b5560", "#c2703d", "#1f6f8b", "#5b8c3a")
-HEADER = ("way", "accuracy of the file", "lowest of a language", "flash", "arena", "multiply-adds", "fits")
+HEADER = ("way", "accuracy of the file", "worst language", "flash", "arena", "multiply-adds", "fits")
 
 
 def text(lines: Sequence[Line]) -> str:
@@ -33,7 +33,7 @@ def text(lines: Sequence[Line]) -> str:
         fits = all(line["flash"] <= FLASH and line["arena"] <= RAM for line in own)
         rows.append([way, *(f"{spread(values)} %" for values in accuracies), *sizes, "yes" if fits else "no"])
     pauses = spread([100 * line["pauses"] for line in of(lines, DENSE)])
-    parts = [markdown(HEADER, rows), _stream(of(lines, ALL)), f"Of the clips made of pauses, {pauses} % are right."]
+    parts = [markdown(HEADER, rows), _stream(of(lines, ALL)), f"Accuracy on clips made of pauses: {pauses} %."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,7 +47,7 @@ def _stream(lines: Sequence[Line]) -> str:
         ]
         for count in lines[0]["stream"]
     ]
-    return markdown(["votes", "seconds heard", "looks that are right", "seconds until the first right answer"], rows)
+    return markdown(["votes", "seconds heard", "correct answers", "seconds to the first correct answer"], rows)
 
 
 def of(lines: Sequence[Line], way: str) -> list[Line]:
@@ -55,7 +55,7 @@ def of(lines: Sequence[Line], way: str) -> list[Line]:
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Draw accuracy against flash, with a dot for each seed, and what the file of the first seed says over time."""
+    """Draw accuracy against flash, with a dot for each seed, and the answers of the first seed's file over time."""
     figure, (files, stream) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for way, color in zip(dict.fromkeys(line["way"] for line in lines), COLORS, strict=False):
         points = [(line["flash"] / 1024, 100 * line["accuracy"]) for line in of(lines, way)]

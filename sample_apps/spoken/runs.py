@@ -135,7 +135,7 @@ def streamed(path: Any, speech: Speech, options: argparse.Namespace) -> Line:
 
 
 def _delay(right: np.ndarray, spoken: np.ndarray) -> float:
-    """Return the mean of the seconds from a change of language to the first right answer."""
+    """Return the mean of the seconds from a change of language to the first correct answer."""
     starts = np.flatnonzero(np.diff(spoken, prepend=-1))
     ends = [*starts[1:], len(spoken)]
     looks = [np.append(right[start:end], True).argmax() for start, end in zip(starts, ends, strict=True)]
