@@ -13,7 +13,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 Record = dict[str, Any]
-HEADERS = ("way", "seeds", "perplexity", "before training", "parameters", "zeros", "compute, TFLOP", "MFLOP per token")
+HEADERS = (
+    "way",
+    "seeds",
+    "perplexity",
+    "before training",
+    "parameters",
+    "zeros",
+    "compute, TFLOP",
+    "MFLOP per token",
+)
 COLORS = ["#0072b2", "#56b4e9", "#d55e00", "#000000", "#cc79a7", "#009e73"]
 
 
