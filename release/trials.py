@@ -78,7 +78,7 @@ def federated() -> None:
     tfprune.update_masks(model, 0.8)
     masked = MaskedModel(model)
     assert isinstance(MaskedFedAvg(check_masks=masked.check_masks), FedAvg)
-    assert len(Update(masked.weights, masked.masks).encode(known=masked.masks)) < 8 * 16 * 4 / 2
+    assert len(Update(masked.weights, masked.masks).encode(known_masks=masked.masks)) < 8 * 16 * 4 / 2
     assert MaskedClient.__doc__
     assert is_installed("ray")
 

@@ -1,4 +1,4 @@
-"""Pruning where the data live: the public names of its three rooms, loaded when they are first used."""
+"""Federated pruning: the public names of its three rooms, loaded when they are first used."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def one_seed(seed: int, data: Data, options: argparse.Namespace) -> Iterator[Lin
 
     dense["fresh"] = accuracies(Runner(options.output / "dense.tflite").predict(fresh), fresh_y)
     for keep in options.keep:  # until the file meets the requirements, judged by images that no weight was trained on
-        plan, trace = tfprune.plan_concepts(model, rules, require=REQUIREMENTS, keep_at_least=keep, **limits)
+        plan, trace = tfprune.plan_concepts(model, rules, require=REQUIREMENTS, min_units=keep, **limits)
         line = made("concepts", plan)
         broken = [*unmet(line, dense)]
         print(

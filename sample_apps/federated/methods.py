@@ -19,7 +19,7 @@ from tfprune.federated import (
     measure_statistics,
 )
 
-FED_MASK = FedMask(sparsity=0.5, rate=3000.0)
+FED_MASK = FedMask(sparsity=0.5, learning_rate=3000.0)
 SMALL = 0.5  # the rate of every second watch in HeteroFL
 # The seconds of a weight: computed at each place where a kernel is applied, and sent; after the paper's figures.
 PLACES = {"conv_1": 48, "conv_2": 22, "conv_3": 20, "exercise": 1}
@@ -89,14 +89,14 @@ def lottery(turn: Round) -> Trained:
     """Prune a part of what is left whenever the model is good on the own data, and rewind."""
     watch = turn.watch()
     client = MaskedClient(turn.message, turn.context, watch.model)
-    method = LotteryFL(target=float(turn.config["sparsity"]), rate=0.2, threshold=0.5)
+    method = LotteryFL(sparsity=float(turn.config["sparsity"]), prune_rate=0.2, threshold=0.5)
     arrays = watch.model.weights
     masks = [
         array == array if mask is None and array.ndim > 1 else mask
         for array, mask in zip(arrays, watch.model.masks, strict=True)
     ]
     accuracy = watch.training_accuracy(turn.person)
-    weights, masks = method.prune(arrays, masks, initial=watch.initial, accuracy=accuracy)
+    weights, masks = method.prune(arrays, masks, initial_weights=watch.initial, accuracy=accuracy)
     watch.model.set_masks(masks)
     watch.model.set_weights(weights)
     watch.fit(turn.person, **turn.epochs(client.round))

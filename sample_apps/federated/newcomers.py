@@ -43,7 +43,7 @@ def _one(
             watch.fit(persons[number], epochs=plan.epochs, seed=(seed, number, turn))
             updates.append((watch.model.weights, watch.model.masks, len(persons[number].x)))
         weights, owned, counts = zip(*updates, strict=True)
-        server = masked_average(weights, owned, weights=counts, server=server)
+        server = masked_average(weights, owned, client_weights=counts, server=server)
     whole: Masks = [None] * len(server)
     if way == "dense":
         returned = {"as it is": whole}

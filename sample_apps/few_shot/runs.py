@@ -47,7 +47,7 @@ class Learner:
 
 EQUAL = ("DACIS, equal widths", "magnitude", "random")
 PROTOTYPES = Learner("ProtoNet", tfprune.Prototypes(), 1e-3, (DENSE, "DACIS", *EQUAL, BY_TASK, SMALL))
-MAML = Learner("MAML", tfprune.MAML(rate=0.1, steps=3, test_steps=5), 2e-3, (DENSE, "DACIS", *EQUAL[1:]))
+MAML = Learner("MAML", tfprune.MAML(learning_rate=0.1, steps=3, test_steps=5), 2e-3, (DENSE, "DACIS", *EQUAL[1:]))
 
 
 def run(learner: Learner, plan: Plan, data: Any, *, seed: int, methods: list[str]) -> Iterator[Record]:
@@ -100,11 +100,11 @@ def trained(
 ) -> tuple[keras.Model, tfprune.FewShotReport]:
     """Carry out stages on the training characters, judged on the others."""
     shape = {"ways": WAYS, "shots": SHOTS}
-    tasks = tfprune.Episodes(data[0].x, data[0].y, **shape, queries=10, count=EVIDENCE, seed=seed)
-    count = min(plan.tests, STAGE_TESTS)
-    tests = tfprune.Episodes(data[1].x, data[1].y, **shape, queries=QUERIES, count=count, seed=SEED)
+    tasks = tfprune.Episodes(data[0].x, data[0].y, **shape, queries=10, episodes=EVIDENCE, seed=seed)
+    episodes = min(plan.tests, STAGE_TESTS)
+    tests = tfprune.Episodes(data[1].x, data[1].y, **shape, queries=QUERIES, episodes=episodes, seed=SEED)
     return tfprune.prune_few_shot(
-        model, tasks, stages=stages, learner=learner.how, validation=tests, verbose=0, **how
+        model, tasks, stages=stages, learner=learner.how, validation_data=tests, verbose=0, **how
     )
 
 

@@ -141,9 +141,9 @@ def returned_models(federation: Federation) -> dict[str, float]:
 
 DEFENSES: dict[str, dict[str, Any]] = {
     "mean": {},
-    "median": {"rule": "median"},
-    "trimmed mean, 0.1": {"rule": TrimmedMean(0.1)},
-    "mean, clip 1, at most 200 examples": {"clip": 1.0, "most_examples": 200},
+    "median": {"average": "median"},
+    "trimmed mean, 0.1": {"average": TrimmedMean(0.1)},
+    "mean, clip 1, at most 200 examples": {"clip_norm": 1.0, "max_examples": 200},
 }
 
 

@@ -225,25 +225,25 @@ def identity(recorded, ops):
 BAD = {
     "name": ({"name": ""}, TypeError, "Expected `name` of a fact to be text. Received: name=''."),
     "text": ({"text": None}, TypeError, "Expected `text` of a fact to be text. Received: text=None."),
-    "source": (
-        {"source": "weights"},
+    "recorded": (
+        {"recorded": "weights"},
         ValueError,
-        "Expected `source` to be 'inputs', 'outputs', 'gradients' or 'model'.",
+        "Expected `recorded` to be 'inputs', 'outputs', 'gradients' or 'model'.",
     ),
-    "measure": ({"measure": "abs"}, TypeError, "Expected `measure` of a fact to be a function. Received: measure='a"),
+    "reduce": ({"reduce": "abs"}, TypeError, "Expected `reduce` of a fact to be a function. Received: reduce='a"),
     "finish": ({"finish": 2}, TypeError, "Expected `finish` of a fact to be a function. Received: finish=2."),
     "per": ({"per": "channel"}, ValueError, "Expected `per` to be 'entry', 'output' or 'input'. Received: per='ch"),
-    "per of inputs": ({"source": "inputs", "per": "output"}, ValueError, "Expected `per` to be 'input'. Received"),
+    "per of inputs": ({"recorded": "inputs", "per": "output"}, ValueError, "Expected `per` to be 'input'. Received"),
     "combine": ({"combine": "max"}, ValueError, "Expected `combine` to be 'mean', 'sum' or 'class_moments'. Re"),
-    "classes": ({"combine": "class_moments"}, ValueError, "Expected class moments of inputs or outputs. Received: s"),
-    "model": ({"source": "model", "finish": np.sqrt}, ValueError, "as source='model' has no batches."),
+    "classes": ({"combine": "class_moments"}, ValueError, "Expected class moments of inputs or outputs. Received: r"),
+    "model": ({"recorded": "model", "finish": np.sqrt}, ValueError, "as recorded='model' has no batches."),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_description_is_refused(case):
     arguments, error, message = BAD[case]
-    good = {"name": "good", "text": "nothing", "source": "gradients", "measure": identity}
+    good = {"name": "good", "text": "nothing", "recorded": "gradients", "reduce": identity}
     assert Fact(**good).per == "entry"
     with pytest.raises(error, match=re.escape(message)):
         Fact(**{**good, **arguments})
@@ -253,7 +253,7 @@ def test_what_cannot_be_registered_is_refused():
     before = dict(FACTS)
     with pytest.raises(TypeError, match=re.escape("Expected a tfprune.criteria.Fact. Received: fact='movement'.")):
         register_fact("movement")
-    with pytest.raises(ValueError, match="Expected a name that no fact of tfprune has. Received: name='movement'"):
+    with pytest.raises(ValueError, match="Expected the name of a new fact. Received: name='movement'"):
         register_fact(Fact("movement", "mine", "gradients", identity))
     assert dict(FACTS) == before
     with pytest.raises(TypeError):
@@ -264,18 +264,18 @@ WRONG = {
     "gradients": ({"per": "output"}, "shape (4,) for conv/kernel, one value per output. Received: shape (18, 4)."),
     "outputs": ({}, "of shape (4,) for conv/kernel, one value per output. Received: shape ("),
     "model": (
-        {"measure": lambda around, ops: ops.ones(3)},
+        {"reduce": lambda around, ops: ops.ones(3)},
         "shape (3, 3, 2, 4) for conv/kernel, one value per entry",
     ),
 }
 
 
-@pytest.mark.parametrize("source", WRONG)
-def test_a_measure_of_the_wrong_shape_is_refused(source):
-    arguments, message = WRONG[source]
-    register_fact(Fact(**{"name": "wrong", "text": "wrong", "source": source, "measure": identity, **arguments}))
+@pytest.mark.parametrize("recorded", WRONG)
+def test_a_reduction_of_the_wrong_shape_is_refused(recorded):
+    arguments, message = WRONG[recorded]
+    register_fact(Fact(**{"name": "wrong", "text": "wrong", "recorded": recorded, "reduce": identity, **arguments}))
     model = tfprune.wrap(network(), criterion=Look(("wrong",)))
-    data = {} if source == "model" else {"data": (X, Y)}
-    loss = {"loss": LOSS} if source == "gradients" else {}
-    with pytest.raises(ValueError, match="Expected `measure` of the fact 'wrong' to return .*" + re.escape(message)):
+    data = {} if recorded == "model" else {"data": (X, Y)}
+    loss = {"loss": LOSS} if recorded == "gradients" else {}
+    with pytest.raises(ValueError, match="Expected `reduce` of the fact 'wrong' to return .*" + re.escape(message)):
         tfprune.update_masks(model, 0.5, **data, **loss)

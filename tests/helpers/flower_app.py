@@ -89,7 +89,7 @@ def plain_loop():
                 prune(model, number)
             samples.append(fit(model, number, turn))
         updates, masks = [model.weights for model in models], [model.masks for model in models]
-        server = masked_average(updates, masks, weights=samples, server=server)
+        server = masked_average(updates, masks, client_weights=samples, server=server)
     union = merge_masks(masks, votes=1)
     return [np.where(mask, array, 0) if array.ndim > 1 else array for array, mask in zip(server, union, strict=True)]
 

@@ -113,7 +113,7 @@ def test_the_app_in_this_process_is_a_plain_loop(monkeypatch):
             watch.fit(person, epochs=1, seed=(0, number, turn))
             updates.append(watch.model.weights)
         counts = [len(person.x) for person in people("")[:2]]
-        server = masked_average(updates, [None] * 2, weights=counts, server=server)
+        server = masked_average(updates, [None] * 2, client_weights=counts, server=server)
     for one, other in zip(Update.decode(stored, like=server).weights, server, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)  # sums on several threads
 

@@ -44,7 +44,6 @@ LOOSE = {
     *(
         "data",
         "samples",
-        "batch",
         "train_data",
         "validation_data",
         "test_data",

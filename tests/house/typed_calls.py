@@ -99,7 +99,7 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     assert_type(tfprune.grow_experts(model, 2, noise=0.0)[1], tfprune.ExpertsReport)
     tfprune.merge_experts(model, [[0, 1], [2, 3]], top_k=1)[1].as_dict()
     tfprune.drop_experts(model, 3)  # error: arg-type
-    tfprune.register_experts(keras.layers.Dense, weights={"kernel": "last"})  # error: dict-item
+    tfprune.register_experts(keras.layers.Dense, {"kernel": "last"})  # error: dict-item
     tfprune.grow_depth(model, "twice")  # error: arg-type
     tfprune.budget(0.5)  # error: call-arg
     tfprune.budget(flops="half")  # error: arg-type
@@ -131,7 +131,7 @@ def federated_masks(model: keras.Model) -> None:
 
 
 def concepts(model: keras.Model, x: np.ndarray) -> None:
-    rules = tfprune.concept_rules(model, x, {"dark": x[:, 0] < 0.5}, layers=["hidden"], validation=0.5)
+    rules = tfprune.concept_rules(model, x, {"dark": x[:, 0] < 0.5}, layers=["hidden"], validation_split=0.5)
     assert_type(rules.best("dark").precision, float)
     plan, trace = tfprune.plan_concepts(model, rules, require={"R1": ["dark"]}, min_recall=0.8)
     assert_type(plan, tfprune.ShrinkPlan)

@@ -43,6 +43,8 @@ def renamed(**names: str) -> Callable[[F], F]:
                 )
             return function(*args, **arguments)
 
+        call.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # Keras reads it unwrapped
+        call.old_names = names  # type: ignore[attr-defined]
         return call
 
     return decorate

@@ -1,8 +1,8 @@
 """Importance criteria: one class each, and the facts that they look at.
 
-A criterion is a pure function from evidence to scores of the weight's shape; the larger a score, the longer its
-entry is kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`. In `needs` it
-names the facts that it uses besides the weight. A new fact is one `Fact`, passed to `register_fact`.
+A criterion is a pure function from evidence to scores of the weight's shape; entries with the largest scores are
+kept. A new one is a frozen dataclass that derives from `Criterion` and defines `__call__`. In `needs` it names the
+facts that it uses besides the weight. A new fact is one `Fact`, passed to `register_fact`.
 `weight_criteria` holds the criteria that use the weight alone, `data_criteria` those that use activations and
 gradients, and `label_criteria` those that use class labels, by statistics of `class_moments`. `facts` describes the
 facts. All of it is NumPy; the room `evidence` gathers the facts.

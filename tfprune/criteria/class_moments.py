@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-_CONSTANT = 1e-12  # of a unit's mean: a standard deviation below it is rounding
+from tfprune.base.renamed import renamed
+
+_CONSTANT = 1e-12  # of a unit's mean: a smaller standard deviation is a rounding error
 
 
 class ClassMoments:
@@ -72,14 +74,16 @@ class ClassMoments:
         self.squares[rows] += squares + np.square(apart) * before * counts / total
         self.counts[rows] = total[:, 0]
 
-    def grouped(self, groups: Mapping[int, Any]) -> ClassMoments:
+    @renamed(groups="kinds=")
+    def grouped(self, kinds: Mapping[int, Any]) -> ClassMoments:
         """Return the moments of groups of classes, without another pass over the data.
 
         Args:
-            groups: The group of each class. Groups are numbered in the order of the classes seen.
+            kinds: The group of each class, such as a broader kind. Groups are numbered in the order of the classes
+                seen.
 
         Raises:
-            ValueError: If a class has no group.
+            ValueError: If a class is not in `kinds`.
 
         Example:
             >>> moments = ClassMoments(1)
@@ -87,15 +91,15 @@ class ClassMoments:
             >>> moments.grouped({0: "leaf", 1: "leaf", 2: "stem"}).means.ravel()
             array([2., 8.])
         """
-        missing = [label for label in self.labels if label not in groups]
+        missing = [label for label in self.labels if label not in kinds]
         if missing:
             raise ValueError(
-                f"Expected a group for each class. Received: none for {missing}. Add these classes to the mapping."
+                f"Expected `kinds` with a group for each class. Received: none for {missing}. Add these classes."
             )
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(groups[each] for each in self.labels))}
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(kinds[each] for each in self.labels))}
         merged = ClassMoments(self.means.shape[1])
         for row, label in enumerate(self.labels):
-            of_group = merged._rows(np.array([numbers[groups[label]]]))
+            of_group = merged._rows(np.array([numbers[kinds[label]]]))
             merged._merge(of_group, self.counts[[row], None], self.means[[row]], self.squares[[row]])
         return merged
 

@@ -1,18 +1,18 @@
 """Facts that a criterion may use besides the weight, each described once.
 
 `keras_models.evidence` knows no fact by name. For each weight and each fact that its criterion needs, it follows the
-`Fact`: it records the `source` batch by batch, reduces a batch by `measure` while the model runs, combines batches by
-`combine`, and ends a pass with `finish` and `over_passes`.
+`Fact`: it records the values that `recorded` names batch by batch, reduces a batch by `reduce` while the model runs,
+combines batches by `combine`, and ends a pass with `finish` and `over_passes`.
 
 To add a fact, from your own code or here:
 
-1. Choose the `source`, and for gradients whether each entry, output or input has a value (`per`).
-2. Write `measure(recorded, ops)` with operations of `ops`, which is `keras.ops`: so a fact works on each backend and
-   in a compiled model, this module loads no Keras, and a fact can be tried with `fact.measure(array, numpy)`.
+1. Choose what is `recorded`, and for gradients whether each entry, output or input has a value (`per`).
+2. Write `reduce(recorded, ops)` with operations of `ops`, which is `keras.ops`: so a fact works on each backend and
+   in a compiled model, this module loads no Keras, and a fact can be tried with `fact.reduce(array, numpy)`.
 3. Pass the `Fact` to `register_fact`; the facts of the library are listed in `_OWN`.
 4. Name it in the `needs` of a criterion, which reads it by `evidence.fact(name)`.
 
-Nothing else has to change. A choice that is unknown or has no effect is refused when the `Fact` is created.
+Nothing else has to change. A value that is unknown or has no effect is refused when the `Fact` is created.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice
 
 INPUTS, OUTPUTS, GRADIENTS, MODEL = "inputs", "outputs", "gradients", "model"
@@ -46,6 +47,7 @@ class UnknownFact:
     reason: str
 
 
+@renamed(source="recorded=", measure="reduce=")
 @dataclass(frozen=True)
 class Fact:
     """Describe a fact: where it is recorded, how a batch is reduced, and how batches and passes are combined.
@@ -53,37 +55,38 @@ class Fact:
     Args:
         name: The name that criteria give in `needs`.
         text: A description for error messages, for example `"the mean over batches of |dL/dw|"`.
-        source: The recorded values. `"inputs"` or `"outputs"`: those of the layer, (samples, positions, units).
+        recorded: The values to record. `"inputs"` or `"outputs"`: those of the layer, (samples, positions, units).
             `"gradients"`: the gradient of the loss of one batch with respect to the weight, in float64. `"model"`: no
-            data, but an object that knows the `path` of the weight, the `variable` itself, the `layer` that holds it,
-            and its `normalizer`, the BatchNormalization that reads the outputs of the layer, or None.
-        measure: A function `measure(recorded, ops)` that reduces the values recorded in a batch to one number per
+            data, but an object with the `path` of the weight, the `variable`, its `layer`, and the `normalizer`: the
+            BatchNormalization that reads the outputs of the layer, or None.
+        reduce: A function `reduce(recorded, ops)` that reduces the values recorded in a batch to one number per
             entry, output or input; for `"class_moments"` to (samples, units). With `"model"` it may return an
             `UnknownFact`.
         per: The parts of the weight that have a value each. `"entry"` (default for gradients and the model): the
             shape of the weight. `"output"`: (outputs,), and the gradient is recorded as (entries, outputs).
-            `"input"`: (inputs,), and the gradient is recorded as (entries, inputs). The sources `"inputs"` and
-            `"outputs"` leave no choice.
+            `"input"`: (inputs,), and the gradient is recorded as (entries, inputs). Recorded `"inputs"` and
+            `"outputs"` have one value for each unit only.
         combine: How batches are combined: by their `"mean"` or `"sum"`, or as `"class_moments"`, which makes a
             `ClassMoments` of the units and needs class labels.
         finish: A function of the combined batches that returns the fact; None leaves them as they are.
         over_passes: A function `over_passes(so_far, value, weight)` of the fact after the passes before (0.0 at
-            first), the value of this pass and the latent weight, which returns the fact. None: each pass starts anew.
+            first), the value of this pass and the latent weight, which returns the fact. None (the default) starts
+            anew in each pass.
 
     Raises:
         TypeError: If a name or text is not a string, or a hook is not a function.
-        ValueError: If a choice is unknown, or has no effect for the source.
+        ValueError: If a value is unknown, or has no effect for what is recorded.
 
     Example:
         >>> fisher = Fact("fisher", "the mean over batches of (dL/dw)^2", "gradients", lambda g, ops: ops.square(g))
-        >>> fisher.measure(np.array([[0.5, -2.0]]), np)
+        >>> fisher.reduce(np.array([[0.5, -2.0]]), np)
         array([[0.25, 4.  ]])
     """
 
     name: str
     text: str
-    source: str
-    measure: Callable[[Any, Any], Any]
+    recorded: str
+    reduce: Callable[[Any, Any], Any]
     per: str | None = None
     combine: str = MEAN
     finish: Callable[[Any], Any] | None = None
@@ -93,19 +96,19 @@ class Fact:
         for argument, text in (("name", self.name), ("text", self.text)):
             if not isinstance(text, str) or not text:
                 raise TypeError(f"Expected `{argument}` of a fact to be text. Received: {argument}={text!r}.")
-        for argument in ("measure", "finish", "over_passes"):
+        for argument in ("reduce", "finish", "over_passes"):
             hook = getattr(self, argument)
-            if not callable(hook) and (hook is not None or argument == "measure"):
+            if not callable(hook) and (hook is not None or argument == "reduce"):
                 raise TypeError(f"Expected `{argument}` of a fact to be a function. Received: {argument}={hook!r}.")
-        check_choice(self.source, "source", choices=(INPUTS, OUTPUTS, GRADIENTS, MODEL))
-        units = _PER.get(self.source, _PER[GRADIENTS])
+        check_choice(self.recorded, "recorded", choices=(INPUTS, OUTPUTS, GRADIENTS, MODEL))
+        units = _PER.get(self.recorded, _PER[GRADIENTS])
         object.__setattr__(self, "per", self.per or units[0])
         check_choice(self.per, "per", choices=units)
         check_choice(self.combine, "combine", choices=(MEAN, SUM, CLASS_MOMENTS))
-        if self.needs_labels and self.source not in (INPUTS, OUTPUTS):
-            raise ValueError(f"Expected class moments of inputs or outputs. Received: source={self.source!r}.")
-        if self.source == MODEL and (self.combine != MEAN or self.finish or self.over_passes):
-            raise ValueError("Expected no `combine`, `finish` or `over_passes`, as source='model' has no batches.")
+        if self.needs_labels and self.recorded not in (INPUTS, OUTPUTS):
+            raise ValueError(f"Expected class moments of inputs or outputs. Received: recorded={self.recorded!r}.")
+        if self.recorded == MODEL and (self.combine != MEAN or self.finish or self.over_passes):
+            raise ValueError("Expected no `combine`, `finish` or `over_passes`, as recorded='model' has no batches.")
 
     def __str__(self) -> str:
         return self.text
@@ -113,12 +116,12 @@ class Fact:
     @property
     def needs_data(self) -> bool:
         """Whether it is gathered from data; else it is read from the model."""
-        return self.source != MODEL
+        return self.recorded != MODEL
 
     @property
     def needs_loss(self) -> bool:
         """Whether it needs targets and a loss to differentiate."""
-        return self.source == GRADIENTS
+        return self.recorded == GRADIENTS
 
     @property
     def needs_labels(self) -> bool:
@@ -157,58 +160,58 @@ _OWN = (
     Fact(
         "input_norms",
         "the L2 norm of each input over all samples and positions, (inputs,)",
-        source=INPUTS,
-        measure=_sum_of_squares,
+        recorded=INPUTS,
+        reduce=_sum_of_squares,
         combine=SUM,
         finish=np.sqrt,
     ),
     Fact(
         "input_moments",
         "`ClassMoments` of the inputs, each the mean over its positions",
-        source=INPUTS,
-        measure=_mean_over_positions,
+        recorded=INPUTS,
+        reduce=_mean_over_positions,
         combine=CLASS_MOMENTS,
     ),
     Fact(
         "output_moments",
         "`ClassMoments` of the outputs, each the mean over its positions",
-        source=OUTPUTS,
-        measure=_mean_over_positions,
+        recorded=OUTPUTS,
+        reduce=_mean_over_positions,
         combine=CLASS_MOMENTS,
     ),
     Fact(
         "gradient_sizes",
         "the mean over batches of |dL/dw|, of the weight's shape",
-        source=GRADIENTS,
-        measure=lambda gradient, ops: ops.abs(gradient),
+        recorded=GRADIENTS,
+        reduce=lambda gradient, ops: ops.abs(gradient),
     ),
     Fact(
         "gradient_norms",
         "the mean over batches of the L2 norm of an output's gradient, (outputs,)",
-        source=GRADIENTS,
+        recorded=GRADIENTS,
         per="output",
-        measure=lambda gradient, ops: ops.sqrt(ops.sum(ops.square(gradient), axis=0)),
+        reduce=lambda gradient, ops: ops.sqrt(ops.sum(ops.square(gradient), axis=0)),
     ),
     Fact(
         "movement",
         "the sum over passes of -w * dL/dw, of the weight's shape",
-        source=GRADIENTS,
-        measure=lambda gradient, ops: gradient,
+        recorded=GRADIENTS,
+        reduce=lambda gradient, ops: gradient,
         over_passes=lambda so_far, gradient, weight: so_far - gradient * weight,
     ),
     Fact(
         "gamma",
         "the scales of the BatchNormalization that takes the layer's outputs, (outputs,)",
-        source=MODEL,
+        recorded=MODEL,
         per="output",
-        measure=_scales,
+        reduce=_scales,
     ),
     Fact(
         "meta_gradient_norms",
         "the mean over outer steps of meta-training of the L2 norm of an output's gradient, (outputs,)",
-        source=MODEL,
+        recorded=MODEL,
         per="output",
-        measure=_meta_norms,
+        reduce=_meta_norms,
     ),
 )
 _REGISTRY = {fact.name: fact for fact in _OWN}
@@ -216,7 +219,7 @@ FACTS: Mapping[str, Fact] = MappingProxyType(_REGISTRY)
 
 
 def register_fact(fact: Fact) -> None:
-    """Add a fact that criteria may name in `needs`. A fact of yours of the same name is replaced.
+    """Add a fact that criteria can name in `needs`. It replaces a fact of the same name that you added before.
 
     Args:
         fact: The fact.
@@ -235,6 +238,6 @@ def register_fact(fact: Fact) -> None:
         raise TypeError(f"Expected a tfprune.criteria.Fact. Received: fact={fact!r}.")
     if fact.name in {own.name for own in _OWN}:
         raise ValueError(
-            f"Expected a name that no fact of tfprune has. Received: name={fact.name!r}. Choose another."
+            f"Expected the name of a new fact. Received: name={fact.name!r}, a fact of tfprune. Choose another name."
         )
     _REGISTRY[fact.name] = fact

@@ -39,7 +39,7 @@ def mined():
 
 def test_counts_are_those_of_samples_that_neither_mined_nor_chose(mined):
     model, x, rules = mined
-    drawn, _ = draw_parts(1200, validation=0.5, seed=3)
+    drawn, _ = draw_parts(1200, validation_split=0.5, seed=3)
     activations, there = hidden(model, x[drawn["reporting"]]), concepts_of(x[drawn["reporting"]])["right"]
     assert rules.samples == len(there) == 300
     assert rules.of("right", layer="hidden")
@@ -70,7 +70,7 @@ def test_a_concept_and_its_negation_share_their_trees(mined):
     own = tfprune.concept_rules(model, x, {"right": x[:, 0] > 0, "not right": x[:, 1] > 0})
     assert own.names == ("right", "not right", "not not right")
     up = own.parts["reporting"].labels["not right"]
-    drawn, _ = draw_parts(1200, validation=0.5, seed=0)
+    drawn, _ = draw_parts(1200, validation_split=0.5, seed=0)
     np.testing.assert_array_equal(up, x[drawn["reporting"], 1] > 0)  # a concept of that name is what the user says
 
 
@@ -158,13 +158,13 @@ HALF = np.arange(40) % 2
         (
             {"c": np.zeros(40)},
             {},
-            r"Expected samples with 'c' and without it among `data`\. Received: 0 with it of 40\.",
+            r"Expected samples with 'c' and without it among `samples`\. Received: 0 with it of 40\.",
         ),
         ({"c": np.ones(40)}, {}, r"Received: 40 with it of 40\. Pass more samples"),
         (
             {"c": np.zeros((40, 2))},
             {},
-            r"for each of 40 samples of `data` as concepts\['c'\]\. Received: .* \(40, 2\)\.",
+            r"for each of the 40 `samples` as concepts\['c'\]\. Received: .* \(40, 2\)\.",
         ),
         ({"c": HALF[:39]}, {}, r"shape \(39,\)"),
         ({"c": HALF * 2}, {}, r"Expected 0 or 1 for each sample as concepts\['c'\]\. Received: \[2\]\."),
@@ -183,7 +183,7 @@ HALF = np.arange(40) % 2
         ),
         ({"c": HALF}, {"layers": ["out"]}, r"Received: 'out'; an output of the model\."),
         ({"c": HALF}, {"layers": []}, r"Expected layers with units that may be removed\. Received: none"),
-        ({"c": HALF}, {"validation": 1.0}, r"Expected `validation` to be a number in \(0, 1\)"),
+        ({"c": HALF}, {"validation_split": 1.0}, r"Expected `validation_split` to be a number in \(0, 1\)"),
         ({"c": HALF}, {"seed": -1}, r"Expected `seed` to be an integer of at least 0"),
         ({"c": HALF}, {"trees": 0}, r"Expected `trees` to be an integer of at least 1"),
         ({"c": HALF}, {"max_depth": 0}, r"Expected `max_depth` to be an integer of at least 1"),

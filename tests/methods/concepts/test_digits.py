@@ -46,7 +46,7 @@ def test_a_digit_that_is_not_required_may_be_lost_but_no_other(model, data):
     rules = tfprune.concept_rules(model, x, concepts_of(y))
     require = [f"is {digit}" for digit in range(10) if digit != 7]
     plan, trace = tfprune.plan_concepts(
-        model, rules, require=require, min_precision=0.5, min_recall=0.3, keep_at_least=32
+        model, rules, require=require, min_precision=0.5, min_recall=0.3, min_units=32
     )
     assert plan.parameters_kept < plan.parameters / 2
     assert not [rule for rule in trace.rules if rule.concept == "is 7"]

@@ -164,8 +164,7 @@ def test_samples_for_reporting_decide_nothing(mined):
     coins = rules.evaluate(model, x, {name: normal(2000, seed=7) > 0 for name in rules.concepts})
     require = ["all three", "not two of three"]
     (plan, trace), (other, doubtful) = (
-        tfprune.plan_concepts(model, each, require=require, min_recall=0.3, keep_at_least=40)
-        for each in (rules, coins)
+        tfprune.plan_concepts(model, each, require=require, min_recall=0.3, min_units=40) for each in (rules, coins)
     )
     np.testing.assert_array_equal(plan.keep, other.keep)
     assert trace.rules == doubtful.rules
@@ -174,11 +173,11 @@ def test_samples_for_reporting_decide_nothing(mined):
 
 def test_more_units_stay_where_at_least_so_many_are_asked_for(mined):
     model, _, rules = mined
-    plan, trace = tfprune.plan_concepts(model, rules, require=["all three"], keep_at_least=40)
+    plan, trace = tfprune.plan_concepts(model, rules, require=["all three"], min_units=40)
     assert plan.rows[0].kept == 40
     assert covered(plan, trace)
     assert {each.reason for each in trace.units} == {"", "so many units stay at least"}
-    plan, _ = tfprune.plan_concepts(model, rules, require=["all three"], keep_at_least=1000)
+    plan, _ = tfprune.plan_concepts(model, rules, require=["all three"], min_units=1000)
     assert plan.rows[0].kept == 256
 
 
@@ -244,9 +243,9 @@ def test_reruns_give_the_same_bytes(mined):
             r"`min_recall` to be a number in \(0, 1\], or None",
         ),
         (
-            {"require": ["all three"], "keep_at_least": 0},
+            {"require": ["all three"], "min_units": 0},
             ValueError,
-            r"`keep_at_least` to be an integer of at least 1",
+            r"`min_units` to be an integer of at least 1",
         ),
     ],
 )

@@ -42,7 +42,7 @@ class Mixture(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-tfprune.register_experts(Mixture, weights={"router/kernel": 1, "router/bias": 0, "up_kernel": 0, "down_kernel": 0})
+tfprune.register_experts(Mixture, {"router/kernel": 1, "router/bias": 0, "up_kernel": 0, "down_kernel": 0})
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 
 
@@ -65,7 +65,7 @@ def apart(one, other):
 @pytest.mark.parametrize("factor", [2, 3])
 def test_doubled_experts_with_k_doubled_compute_the_same(gate, factor):
     model = mixture(gate)
-    grown, report = tfprune.grow_experts(model, factor, noise=0, data=X)
+    grown, report = tfprune.grow_experts(model, factor, noise=0, samples=X)
     assert apart(grown, model) <= 1e-5
     assert report.is_function_preserving
     assert not report.warning
@@ -75,11 +75,11 @@ def test_doubled_experts_with_k_doubled_compute_the_same(gate, factor):
 
 
 def test_gates_that_are_not_normalized_and_a_fixed_k_are_flagged():
-    _, report = tfprune.grow_experts(mixture("sigmoid"), noise=0, data=X)
+    _, report = tfprune.grow_experts(mixture("sigmoid"), noise=0, samples=X)
     assert report.is_function_preserving is False
     assert "not normalized" in report.warning
     assert report.warning in str(report)
-    _, fixed = tfprune.grow_experts(mixture(), noise=0, grow_top_k=False, data=X)
+    _, fixed = tfprune.grow_experts(mixture(), noise=0, grow_top_k=False, samples=X)
     assert fixed.is_function_preserving is False
     assert "copies take the place of others" in fixed.warning
     assert fixed.rows[0].top_k == (2, 2)
@@ -108,7 +108,7 @@ def test_noise_is_a_hundredth_of_the_spread_and_for_copies_only():
 
 def test_interleaved_copies_stand_after_their_experts():
     model = mixture()
-    grown, report = tfprune.grow_experts(model, 2, order="interleave", noise=0, data=X)
+    grown, report = tfprune.grow_experts(model, 2, order="interleave", noise=0, samples=X)
     assert report.groups == ((0,), (0,), (1,), (1,), (2,), (2,), (3,), (3,))
     assert (report.copies, report.siblings[1]) == ((1, 3, 5, 7), (2, 3))
     assert apart(grown, model) <= 1e-5
@@ -126,7 +126,7 @@ def test_interleaved_copies_stand_after_their_experts():
 def test_random_baselines_draw_the_router_or_the_copies_and_nothing_else(random):
     model = tfprune.wrap(mixture())
     tfprune.update_masks(model, 0.5)
-    grown, report = tfprune.grow_experts(model, 2, noise=0, random=random, seed=3, data=X)
+    grown, report = tfprune.grow_experts(model, 2, noise=0, random=random, seed=3, samples=X)
     assert report.is_function_preserving is False
     assert random in report.warning
     before, after = (each.get_layer("mixture_0").layer for each in (model, grown))
@@ -190,7 +190,7 @@ def test_grow_then_merge_or_drop_is_the_identity_bit_for_bit(wrapped):
     grown, report = tfprune.grow_experts(model, 3, noise=0)
     assert report.siblings == tuple((i, i + 4, i + 8) for i in range(4))
     merged, _ = tfprune.merge_experts(grown, report.siblings, top_k=2)
-    dropped, last = tfprune.drop_experts(grown, report.copies, top_k=2, data=X)
+    dropped, last = tfprune.drop_experts(grown, report.copies, top_k=2, samples=X)
     for back in (merged, dropped):
         assert all(np.array_equal(*pair) for pair in zip(back.get_weights(), model.get_weights(), strict=True))
         np.testing.assert_array_equal(back(X), model(X))
@@ -250,7 +250,7 @@ def test_an_expert_that_is_never_used_is_missed_by_nobody(tmp_path):
     for index in range(2):
         router = model.get_layer(f"mixture_{index}").router
         router.bias.assign(np.array([0, 0, -1e3, 0]))
-    smaller, report = tfprune.drop_experts(model, [2], data=X)
+    smaller, report = tfprune.drop_experts(model, [2], samples=X)
     assert report.is_function_preserving
     assert report.samples == 32
     smaller.save(tmp_path / "smaller.keras")
@@ -259,7 +259,7 @@ def test_an_expert_that_is_never_used_is_missed_by_nobody(tmp_path):
 
 def test_a_layer_alone():
     layer = mixture().get_layer("mixture_0")
-    grown, report = tfprune.grow_experts(layer, 2, noise=0, data=X)
+    grown, report = tfprune.grow_experts(layer, 2, noise=0, samples=X)
     assert apart(grown, layer) <= 1e-5
     assert report.is_function_preserving
     assert tfprune.grow_experts(layer, 2)[1].is_function_preserving is None
@@ -283,11 +283,11 @@ class Other(Mixture):
         (lambda: tfprune.grow_experts(mixture(), noise=-1), ValueError, "`noise`"),
         (lambda: tfprune.grow_experts(mixture(), order="interpose"), ValueError, "'append' or 'interleave'"),
         (lambda: tfprune.grow_experts(mixture(), random="gate"), ValueError, "`random`"),
-        (lambda: tfprune.register_experts(Mixture, weights={"a": 0}, router=1), TypeError, "`router`"),
+        (lambda: tfprune.register_experts(Mixture, {"a": 0}, router=1), TypeError, "`router`"),
         (
             lambda: tfprune.drop_experts(mixture(), [4]),
             ValueError,
-            "among 0 to 3, and one to be left. Received: expert 4",
+            "among 0 to 3, and at least one to remain. Received: expert 4",
         ),
         (lambda: tfprune.drop_experts(mixture(), range(4)), ValueError, "Received: all 4"),
         (lambda: tfprune.drop_experts(mixture(), [0], top_k=4), ValueError, "`top_k`"),
@@ -295,9 +295,9 @@ class Other(Mixture):
         (lambda: tfprune.merge_experts(mixture(), [[0, 1], [2]]), ValueError, "each of the experts 0 to 3"),
         (lambda: tfprune.merge_experts(mixture(), [0, 1]), TypeError, "groups of experts"),
         (lambda: tfprune.merge_experts(mixture(), [[0, 1, 2, 3], []]), ValueError, "an expert in each"),
-        (lambda: tfprune.register_experts(Mixture, weights={}), ValueError, "Expected `weights`"),
-        (lambda: tfprune.register_experts(Mixture, weights="router"), TypeError, "Expected `weights`"),
-        (lambda: tfprune.register_experts("Mixture", weights={"a": 0}), TypeError, "layer_class"),
+        (lambda: tfprune.register_experts(Mixture, {}), ValueError, "Expected `axes`"),
+        (lambda: tfprune.register_experts(Mixture, "router"), TypeError, "Expected `axes`"),
+        (lambda: tfprune.register_experts("Mixture", {"a": 0}), TypeError, "layer_class"),
     ],
 )
 def test_wrong_arguments_are_refused(call, kind, text):
@@ -306,7 +306,7 @@ def test_wrong_arguments_are_refused(call, kind, text):
 
 
 def test_a_router_that_is_not_known_cannot_be_drawn():
-    tfprune.register_experts(Other, weights={"up_kernel": 0, "down_kernel": 0})
+    tfprune.register_experts(Other, {"up_kernel": 0, "down_kernel": 0})
     model = keras.Sequential([keras.Input((4,)), Other()])
     with pytest.raises(ValueError, match="weights of the router .* none among up_kernel, down_kernel"):
         tfprune.grow_experts(model, random="router")
@@ -317,7 +317,7 @@ def test_a_router_that_is_not_known_cannot_be_drawn():
     [({"gate/kernel": 1}, "without 'gate/kernel'"), ({"up_kernel": 2}, "4 experts along axis 2 of 'up_kernel'")],
 )
 def test_a_registration_that_does_not_fit_is_refused(weights, text):
-    tfprune.register_experts(Other, weights=weights)
+    tfprune.register_experts(Other, weights)
     model = keras.Sequential([keras.Input((4,)), Other()])
     with pytest.raises(ValueError, match=text):
         tfprune.grow_experts(model)

@@ -20,7 +20,7 @@ hub_models = pytest.importorskip("hub_models")
 def test_a_backbone_with_twice_the_experts_computes_the_same(name, tmp_path):
     model = trained(hub_models.BACKBONES[f"{name}Backbone"])
     x = hub_models.inputs_for(model)
-    grown, report = tfprune.grow_experts(model, 2, noise=0, data=(x,))
+    grown, report = tfprune.grow_experts(model, 2, noise=0, samples=(x,))
     assert type(grown) is type(model)
     assert (grown.num_experts, grown.top_k, report.is_function_preserving) == (8, 4, True)
     assert_origins(model, grown, report.origins)

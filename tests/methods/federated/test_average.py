@@ -16,7 +16,7 @@ def test_an_entry_is_averaged_over_the_clients_that_own_it():
         [[np.array([2.0, 4, 9])], [np.array([4.0, 8, 9])]],
         [[np.array([1, 1, 0])], [np.array([1, 0, 0])]],
     )
-    (averaged,) = masked_average(updates, masks, weights=(1, 3), server=[np.full(3, 7.0)])
+    (averaged,) = masked_average(updates, masks, client_weights=(1, 3), server=[np.full(3, 7.0)])
     np.testing.assert_array_equal(averaged, [3.5, 4, 7])
 
 
@@ -24,7 +24,7 @@ def test_full_masks_are_plain_averages():
     updates = [[RANDOM.normal(size=(3, 4)).astype("float32"), RANDOM.normal(size=5)] for _ in range(4)]
     shares = [1, 2, 3.5, 0]
     for masks in ([None] * 4, [[np.ones((3, 4)), None]] * 4):
-        averaged = masked_average(updates, masks, weights=shares, server=updates[0])
+        averaged = masked_average(updates, masks, client_weights=shares, server=updates[0])
         for index, array in enumerate(averaged):
             arrays = np.array([update[index] for update in updates], "float64")
             wanted = np.tensordot(shares, arrays, 1) / sum(shares)
@@ -35,7 +35,9 @@ def test_full_masks_are_plain_averages():
 def test_of_disjoint_masks_each_entry_is_its_owners():
     mask = RANDOM.random((6, 5)) < 0.5
     one, other = RANDOM.normal(size=(2, 6, 5))
-    (averaged,) = masked_average([[one], [other]], [[mask], [~mask]], weights=[9, 1], server=[np.zeros((6, 5))])
+    (averaged,) = masked_average(
+        [[one], [other]], [[mask], [~mask]], client_weights=[9, 1], server=[np.zeros((6, 5))]
+    )
     np.testing.assert_allclose(averaged, np.where(mask, one, other), rtol=1e-15)
 
 
@@ -43,24 +45,24 @@ def test_what_nobody_owns_keeps_the_value_of_the_server_bit_for_bit():
     server = RANDOM.normal(size=40).astype("float32")
     mask, before = RANDOM.random(40) < 0.3, server.copy()
     nan = np.where(mask, 1, np.nan)  # what a client does not own is not looked at
-    (averaged,) = masked_average([[nan]], [[mask]], weights=[2], server=[server])
+    (averaged,) = masked_average([[nan]], [[mask]], client_weights=[2], server=[server])
     np.testing.assert_array_equal(averaged, np.where(mask, 1, before))
     np.testing.assert_array_equal(server, before)
     assert averaged is not server
-    (same,) = masked_average([[nan]], [[mask]], weights=[1], server=[server])
+    (same,) = masked_average([[nan]], [[mask]], client_weights=[1], server=[server])
     assert same.tobytes() == averaged.tobytes()
 
 
 def test_a_client_of_weight_0_owns_nothing():
     (averaged,) = masked_average(
-        [[np.ones(2)], [np.full(2, 5.0)]], [None, [[1, 0]]], weights=[0, 1], server=[[7.0, 7]]
+        [[np.ones(2)], [np.full(2, 5.0)]], [None, [[1, 0]]], client_weights=[0, 1], server=[[7.0, 7]]
     )
     assert averaged.tolist() == [5, 7]
 
 
 def test_counts_are_rounded():
     (averaged,) = masked_average(
-        [[np.array([1])], [np.array([4])]], [None, None], weights=[1, 1], server=[np.array([0])]
+        [[np.array([1])], [np.array([4])]], [None, None], client_weights=[1, 1], server=[np.array([0])]
     )
     assert averaged.dtype == int and averaged.tolist() == [2]
 
@@ -71,10 +73,10 @@ def test_robust_averages_are_those_of_numpy_and_scipy():
     masks = RANDOM.random((7, 40)) < 0.6
     masks[:, 0], masks[:, 1], masks[:, 2] = False, np.arange(7) < 2, np.arange(7) < 3
     arguments = [[array] for array in clients], [[mask] for mask in masks]
-    others = {"weights": [1, 1e15, 1, 1, 1, 1, 1], "server": [server]}  # a weight decides nothing
-    (median,) = masked_average(*arguments, **others, rule="median")
-    (trimmed,) = masked_average(*arguments, **others, rule=TrimmedMean(0.2))
-    (all_owners,) = masked_average(*arguments, **others, rule=TrimmedMean(0.2, least_owners=1))
+    others = {"client_weights": [1, 1e15, 1, 1, 1, 1, 1], "server": [server]}  # a weight decides nothing
+    (median,) = masked_average(*arguments, **others, average="median")
+    (trimmed,) = masked_average(*arguments, **others, average=TrimmedMean(0.2))
+    (all_owners,) = masked_average(*arguments, **others, average=TrimmedMean(0.2, min_owners=1))
     for entry in range(40):
         values = clients[masks[:, entry], entry]
         if len(values) < 3:
@@ -85,7 +87,7 @@ def test_robust_averages_are_those_of_numpy_and_scipy():
         wanted = stats.trim_mean(values, (count + 0.5) / len(values)) if count * 2 < len(values) else np.nan
         assert median[entry] == pytest.approx(np.median(values), rel=1e-12)
         assert trimmed[entry] == pytest.approx(wanted, rel=1e-12)
-    assert masked_average(*arguments, **others, rule=TrimmedMean(0.5))[0].tolist() == median.tolist()
+    assert masked_average(*arguments, **others, average=TrimmedMean(0.5))[0].tolist() == median.tolist()
 
 
 def test_one_hostile_client_moves_a_robust_average_no_further_than_the_others_reach():
@@ -94,14 +96,16 @@ def test_one_hostile_client_moves_a_robust_average_no_further_than_the_others_re
         updates = [[array] for array in [*honest, np.full(50, lie)]]
         for rule in ("median", TrimmedMean(0.1)):
             (found,) = masked_average(
-                updates, [None] * 10, weights=[100] * 9 + [1e15], server=[np.zeros(50)], rule=rule
+                updates, [None] * 10, client_weights=[100] * 9 + [1e15], server=[np.zeros(50)], average=rule
             )
             assert (found >= honest.min(axis=0)).all() and (found <= honest.max(axis=0)).all()
 
 
 def test_a_client_of_weight_0_does_not_vote():
     updates = [[np.full(2, value)] for value in (1.0, 2.0, 3.0, 1e9)]
-    (found,) = masked_average(updates, [None] * 4, weights=[1, 1, 1, 0], server=[np.zeros(2)], rule="median")
+    (found,) = masked_average(
+        updates, [None] * 4, client_weights=[1, 1, 1, 0], server=[np.zeros(2)], average="median"
+    )
     assert found.tolist() == [2, 2]
 
 
@@ -110,7 +114,7 @@ def test_updates_are_clipped_by_the_norm_of_what_a_client_owns():
     far = [np.array([4.0, 99.0], "float32"), np.array([[4.0, 0.0]], "float32")]
     masks = [np.array([1, 0]), None]
     [near], [same] = (
-        clip_updates([far], [masks], server=server, norm=norm) for norm in (2.5, 5.0)
+        clip_updates([far], [masks], server=server, clip_norm=norm) for norm in (2.5, 5.0)
     )  # owned: (3, 4), of norm 5
     np.testing.assert_allclose(near[0], [2.5, 99])
     np.testing.assert_allclose(near[1], [[2, 0]])
@@ -119,18 +123,23 @@ def test_updates_are_clipped_by_the_norm_of_what_a_client_owns():
         np.testing.assert_array_equal(one, other)
 
 
-GOOD = {"updates": [[np.ones(2)], [np.ones(2)]], "masks": [None, None], "weights": [1, 1], "server": [np.ones(2)]}
+GOOD = {
+    "updates": [[np.ones(2)], [np.ones(2)]],
+    "masks": [None, None],
+    "client_weights": [1, 1],
+    "server": [np.ones(2)],
+}
 
 
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
-        ({"weights": [0, 0]}, ValueError, r"sum above 0. Received: \[0, 0\]"),
-        ({"weights": [1]}, ValueError, "`weights` to hold 2 entries. Received: 1"),
-        ({"weights": [1, -1]}, ValueError, r"`weights\[1\]` to be a number of at least 0"),
-        ({"weights": [1, float("nan")]}, ValueError, r"weights\[1\]=nan"),
+        ({"client_weights": [0, 0]}, ValueError, r"sum above 0. Received: \[0, 0\]"),
+        ({"client_weights": [1]}, ValueError, "`client_weights` to hold 2 entries. Received: 1"),
+        ({"client_weights": [1, -1]}, ValueError, r"`client_weights\[1\]` to be a number of at least 0"),
+        ({"client_weights": [1, float("nan")]}, ValueError, r"weights\[1\]=nan"),
         (
-            {"updates": [], "masks": [], "weights": []},
+            {"updates": [], "masks": [], "client_weights": []},
             ValueError,
             "`updates` to hold an entry for each client",
         ),
@@ -155,8 +164,8 @@ GOOD = {"updates": [[np.ones(2)], [np.ones(2)]], "masks": [None, None], "weights
         ),
         ({"updates": [[np.ones(2)], [["a", "b"]]]}, TypeError, "hold arrays of numbers"),
         ({"server": np.ones(2)}, TypeError, "`server` to be a list of arrays"),
-        ({"rule": "mode"}, ValueError, "`rule`"),
-        ({"rule": TrimmedMean}, TypeError, r"Did you mean TrimmedMean\(\)"),
+        ({"average": "mode"}, ValueError, "`average`"),
+        ({"average": TrimmedMean}, TypeError, r"Did you mean TrimmedMean\(\)"),
     ],
 )
 def test_bad_input_is_refused(bad, error, message):
@@ -169,8 +178,11 @@ def test_bad_input_is_refused(bad, error, message):
     ("make", "message"),
     [
         (lambda: TrimmedMean(0.6), r"`trim` to be a number in \(0, 0.5\]"),
-        (lambda: TrimmedMean(0.2, least_owners=0), "`least_owners`"),
-        (lambda: clip_updates([[np.ones(2)]], [None], server=[np.ones(2)], norm=0), "`norm` to be a number above 0"),
+        (lambda: TrimmedMean(0.2, min_owners=0), "`min_owners`"),
+        (
+            lambda: clip_updates([[np.ones(2)]], [None], server=[np.ones(2)], clip_norm=0),
+            "`clip_norm` to be a number above 0",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):

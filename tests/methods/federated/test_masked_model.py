@@ -162,8 +162,8 @@ def test_small_clients_nest():
             ValueError,
             r"shape \(3,\) at index 0",
         ),
-        (lambda: HeteroFL(0), ValueError, "`rate` to be a number in"),
-        (lambda: HeteroFL("half"), TypeError, "`rate`"),
+        (lambda: HeteroFL(0), ValueError, "`model_rate` to be a number in"),
+        (lambda: HeteroFL("half"), TypeError, "`model_rate`"),
         (lambda: HeteroFL(0.5).masks("model"), TypeError, "model"),
         (
             lambda: MaskedModel(network(pattern=tfprune.patterns.Block(3, 1))).set_masks(

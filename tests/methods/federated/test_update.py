@@ -25,8 +25,10 @@ def model(seed=0, dtypes=("float32", "float32", "float32")):
 @given(st.lists(st.sampled_from(DTYPES), min_size=1, max_size=5), st.integers(0, 99), st.booleans())
 def test_entries_under_masks_come_back_bit_for_bit(dtypes, seed, is_known):
     weights, masks = model(seed, dtypes)
-    data = Update(weights, masks, round=seed).encode(known=masks if is_known else None)
-    back = Update.decode(data, like=[np.empty_like(array) for array in weights], masks=masks if is_known else None)
+    data = Update(weights, masks, round=seed).encode(known_masks=masks if is_known else None)
+    back = Update.decode(
+        data, like=[np.empty_like(array) for array in weights], known_masks=masks if is_known else None
+    )
     assert back.round == seed
     for array, other, mask in zip(weights, back.weights, masks, strict=True):
         wanted = array if mask is None else np.where(mask, array, 0)
@@ -43,7 +45,7 @@ def test_the_bytes_are_those_of_the_entries():
     """20 % of the entries of random weights take 20 % of the bytes, and the masks less than a bit for each entry."""
     random = np.random.default_rng(0)
     weights, mask = [random.normal(size=(300, 200)).astype("float32")], [random.random((300, 200)) < 0.2]
-    dense, short = len(Update(weights, None).encode()), len(Update(weights, mask).encode(known=mask))
+    dense, short = len(Update(weights, None).encode()), len(Update(weights, mask).encode(known_masks=mask))
     assert 0.8 * 240_000 < dense < 240_000  # the exponents of random weights are alike
     assert short / dense == pytest.approx(0.2, abs=0.005)
     assert 0.7 * 60_000 / 8 < len(Update(weights, mask).encode()) - short < 0.75 * 60_000 / 8
@@ -58,10 +60,10 @@ def test_the_same_update_gives_the_same_bytes():
 
 def test_masks_that_are_not_known_are_refused():
     weights, masks = model()
-    data = Update(weights, masks).encode(known=masks)
+    data = Update(weights, masks).encode(known_masks=masks)
     for other in (None, [masks[0], None, ~masks[2]]):
         with pytest.raises(ValueError, match="under other masks. Send it with its masks"):
-            Update.decode(data, like=weights, masks=other)
+            Update.decode(data, like=weights, known_masks=other)
 
 
 @pytest.mark.parametrize("is_masked", [False, True])
@@ -90,7 +92,7 @@ def test_damaged_updates_raise_nothing_but_value_errors(noise, at):
 @given(st.binary(max_size=60))
 def test_streams_of_nonsense_under_a_right_checksum_raise_nothing_but_value_errors(noise):
     weights, _ = model()
-    data = signed(Update(weights, None).encode(known=None)[:24] + noise)
+    data = signed(Update(weights, None).encode(known_masks=None)[:24] + noise)
     with pytest.raises(ValueError, match="a damaged one"):
         Update.decode(data, like=weights)
 
@@ -127,7 +129,7 @@ def test_updates_of_the_first_version_are_read():
     [
         (lambda: Update([np.ones(2)], [np.ones(3)]), ValueError, r"`masks` to have the shape \(2,\)"),
         (lambda: Update([np.ones(2)], None, round=-1), ValueError, "`round`"),
-        (lambda: Update.decode("TFU", like=[]), TypeError, "`data` to be bytes"),
+        (lambda: Update.decode("TFU", like=[]), TypeError, "`source` to be bytes"),
         (lambda: Update.decode(b"TFU\3" + bytes(30), like=[]), ValueError, "version 1 or 2. Received: 3"),
     ],
 )

@@ -75,7 +75,7 @@ def test_the_server_can_set_one_mask_for_all_and_returns_the_model_under_it():
             MODEL.set_weights(server)
             flower_app.fit(MODEL, number, turn)
             updates.append(MODEL.weights)
-        server = masked_average(updates, [SHARED] * 2, weights=[1, 1], server=server)
+        server = masked_average(updates, [SHARED] * 2, client_weights=[1, 1], server=server)
     for array, other, mask in zip(arrays, server, SHARED, strict=True):
         np.testing.assert_array_equal(array, other if mask is None else np.where(mask, other, 0))
     sizes = [len(message.content["update"]["data"]) for _, _, node, message in grid.asked if node == 11]
@@ -123,7 +123,7 @@ def test_the_returned_model_has_no_value_that_nobody_has_trained():
 
 
 def test_entries_that_a_robust_rule_never_averages_are_not_returned():
-    strategy = MaskedFedAvg(rule=TrimmedMean(0.2, least_owners=2), fraction_evaluate=0.0)
+    strategy = MaskedFedAvg(average=TrimmedMean(0.2, min_owners=2), fraction_evaluate=0.0)
     _, arrays = start(strategy, rounds=1, train=flower_app.train)
     owned = []
     for number in (0, 1):
@@ -134,7 +134,7 @@ def test_entries_that_a_robust_rule_never_averages_are_not_returned():
 
 
 def test_prune_fl_on_flower_is_a_plain_loop():
-    method = PruneFL(seconds=SECONDS, constant=1.0, rate=0.5, density=0.5, every=2)
+    method = PruneFL(seconds=SECONDS, constant=1.0, change_rate=0.5, density=0.5, every=2)
 
     def train(message, context):
         client = MaskedClient(message, context, blank())
@@ -153,9 +153,9 @@ def test_prune_fl_on_flower_is_a_plain_loop():
             total = method.fit(MODEL, data(number, turn), optimizer=sgd(), loss="mse")
             squares = [one + 8 * (number + 1) * np.square(other) for one, other in zip(squares, total, strict=True)]
             updates.append(MODEL.weights)
-        server = masked_average(updates, [masks] * 2, weights=[8, 16], server=server)
+        server = masked_average(updates, [masks] * 2, client_weights=[8, 16], server=server)
         if turn % 2 == 0:
-            masks = method.masks(server, masks, squares=squares, rounds=turn)
+            masks = method.masks(server, masks, squares=squares, round=turn)
             changes.append(masks)
     for index in (0, 2):
         np.testing.assert_array_equal(strategy.masks[index], masks[index])
@@ -177,7 +177,7 @@ def test_squares_that_are_due_and_do_not_come_leave_the_client_out(caplog):
 
 
 def test_fed_mask_on_flower_is_a_plain_loop_and_sends_bits():
-    method = FedMask(sparsity=0.5, rate=30.0)
+    method = FedMask(sparsity=0.5, learning_rate=30.0)
 
     def train(message, context):
         client = FedMaskClient(message, context, blank(), method)
@@ -196,7 +196,7 @@ def test_fed_mask_on_flower_is_a_plain_loop_and_sends_bits():
             for number in (0, 1)
         ]
         masks = [method.masks(own) for own in scores]
-        averaged = method.average(masks, weights=[8, 16])
+        averaged = method.average(masks, client_weights=[8, 16])
     for index in (0, 2):
         union = masks[0][index] | masks[1][index]
         np.testing.assert_array_equal(arrays[index], np.where(union, FIRST[index], 0))
@@ -253,8 +253,8 @@ def test_one_hostile_client_ruins_a_mean_and_not_a_median():
     found = {}
     for name, options in {
         "mean": {},
-        "median": {"rule": "median"},
-        "clip": {"clip": 1.0, "most_examples": 8},
+        "median": {"average": "median"},
+        "clip": {"clip_norm": 1.0, "max_examples": 8},
     }.items():
         strategy = MaskedFedAvg(fraction_evaluate=0.0, **options)
         found[name] = start(strategy, spoil=lying(poison), nodes=nodes, train=train, rounds=1)[1]
@@ -268,15 +268,15 @@ def test_one_hostile_client_ruins_a_mean_and_not_a_median():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"rule": "mode"}, ValueError, "`rule`"),
-        ({"clip": 0}, ValueError, "`clip` to be a number above 0"),
-        ({"most_examples": -1}, ValueError, "`most_examples` to be a number above 0"),
+        ({"average": "mode"}, ValueError, "`average`"),
+        ({"clip_norm": 0}, ValueError, "`clip_norm` to be a number above 0"),
+        ({"max_examples": -1}, ValueError, "`max_examples` to be a number above 0"),
         ({"returned": "all"}, ValueError, "`returned`"),
         ({"method": "PruneFL"}, TypeError, "`method` to be a PruneFL, a FedMask or None. Received: str"),
         (
-            {"method": FedMask(0.5), "rule": "median"},
+            {"method": FedMask(0.5), "average": "median"},
             ValueError,
-            "Expected no `masks`, `clip` or `rule` with FedMask",
+            "Expected no `masks`, `clip_norm` or `average` with FedMask",
         ),
     ],
 )

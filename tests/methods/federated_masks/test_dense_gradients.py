@@ -57,7 +57,7 @@ def halves(client):
 
 
 def test_fed_mask_has_the_masks_of_numpy_for_20_rounds(network, first):
-    method = FedMask(sparsity=0.6, rate=60.0)
+    method = FedMask(sparsity=0.6, learning_rate=60.0)
     personal = [method.scores(first)] * CLIENTS
     plain = [[np.array(score) if score is not None else None for score in method.scores(first)]] * CLIENTS
     revived, start = 0, method.masks(personal[0])
@@ -66,7 +66,7 @@ def test_fed_mask_has_the_masks_of_numpy_for_20_rounds(network, first):
             method.fit(network, halves(client), scores=personal[client], weights=first, loss="mse")
             for client in range(CLIENTS)
         ]
-        shared = method.average([method.masks(scores) for scores in personal], weights=[1, 3])
+        shared = method.average([method.masks(scores) for scores in personal], client_weights=[1, 3])
         personal = [method.personal(scores, shared) for scores in personal]
         plain = plain_fed_mask([[*scores] for scores in plain], first)
         for scores, others in zip(personal, plain, strict=True):
@@ -94,7 +94,7 @@ def plain_fed_mask(scores, weights):
 
 
 def test_prune_fl_has_the_masks_of_numpy_for_20_rounds(network, first):
-    method = PruneFL(seconds=(0.02, None, 0.05, None), constant=1.0, rate=0.5, density=0.5, every=2)
+    method = PruneFL(seconds=(0.02, None, 0.05, None), constant=1.0, change_rate=0.5, density=0.5, every=2)
     masks = [np.abs(first[0]) > 0.3, None, np.abs(first[2]) > 0.3, None]
     server, squares = first, [np.zeros(array.shape) for array in first]
     plain, plain_masks, plain_squares = first, masks, squares
@@ -107,13 +107,13 @@ def test_prune_fl_has_the_masks_of_numpy_for_20_rounds(network, first):
             total = method.fit(network, halves(client), optimizer=keras.optimizers.SGD(RATE), loss="mse")
             squares = [one + 24 * other**2 for one, other in zip(squares, total, strict=True)]
             updates.append(network.weights)
-        server = masked_average(updates, [masks] * CLIENTS, weights=[24] * CLIENTS, server=server)
+        server = masked_average(updates, [masks] * CLIENTS, client_weights=[24] * CLIENTS, server=server)
         plain, more = plain_round(plain, plain_masks)
         plain_squares = [one + other for one, other in zip(plain_squares, more, strict=True)]
         if method.is_due(turn):
             before = masks
-            masks = method.masks(server, masks, squares=squares, rounds=turn)
-            plain_masks = method.masks(plain, plain_masks, squares=plain_squares, rounds=turn)
+            masks = method.masks(server, masks, squares=squares, round=turn)
+            plain_masks = method.masks(plain, plain_masks, squares=plain_squares, round=turn)
             regrown += sum(int(np.count_nonzero(masks[index] & ~before[index])) for index in (0, 2))
         for index in (0, 2):
             np.testing.assert_array_equal(masks[index], plain_masks[index])
@@ -162,7 +162,7 @@ def test_statistics_and_frozen_weights_have_no_gradient_and_dropout_is_on():
     ("make", "error", "message"),
     [
         (lambda model: dense_gradients(model.model, (X[0], Y[0])), TypeError, "a MaskedModel. Received: Sequential"),
-        (lambda model: dense_gradients(model, X[0], loss="mse"), ValueError, r"`batch` to be \(x, y\)"),
+        (lambda model: dense_gradients(model, X[0], loss="mse"), ValueError, r"`data` to be \(x, y\)"),
         (lambda model: dense_gradients(model, (X[0], Y[0])), ValueError, "Expected a loss"),
         (lambda model: dense_gradients(model, (X[0][:, :3], Y[0]), loss="mse"), ValueError, "inputs of shape"),
     ],

@@ -47,7 +47,7 @@ def test_the_scaler_divides_in_training_alone_and_is_saved(tmp_path):
     np.testing.assert_array_equal(scaler(X, training=True), X * 4)
     np.testing.assert_array_equal(scaler(X), X)
     network(0.25).save(tmp_path / "model.keras")
-    assert keras.models.load_model(tmp_path / "model.keras").layers[1].rate == 0.25
+    assert keras.models.load_model(tmp_path / "model.keras").layers[1].model_rate == 0.25
 
 
 def test_channels_are_followed_through_a_scaler():
@@ -87,7 +87,7 @@ def test_static_statistics_are_the_mean_over_batches(masked):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Scaler(0), ValueError, "`rate` to be a number in"),
+        (lambda: Scaler(0), ValueError, "`model_rate` to be a number in"),
         (lambda: OwnClassesLoss([]), ValueError, "`classes` to name some classes"),
         (lambda: OwnClassesLoss([1, 1]), ValueError, "each once"),
         (lambda: measure_statistics(network(1.0), X), TypeError, "a MaskedModel. Received: Sequential"),

@@ -22,10 +22,10 @@ FULL = [np.ones((6, 5)), None, np.ones((5, 4)), np.array([1, 0, 1, 1, 1])]  # th
 
 
 def test_lottery_drops_the_smallest_and_rewinds_exactly():
-    lottery, initial, masks = LotteryFL(target=0.8, rate=0.3, threshold=0.5), arrays(), FULL
+    lottery, initial, masks = LotteryFL(sparsity=0.8, prune_rate=0.3, threshold=0.5), arrays(), FULL
     for turn in range(1, 20):
         trained = arrays(turn)
-        weights, fewer = lottery.prune(trained, masks, initial=initial, accuracy=0.9)
+        weights, fewer = lottery.prune(trained, masks, initial_weights=initial, accuracy=0.9)
         for index in (0, 2):
             before, after = np.asarray(masks[index], bool), fewer[index]
             assert not (after & ~before).any()  # it only shrinks
@@ -45,8 +45,8 @@ def test_lottery_drops_the_smallest_and_rewinds_exactly():
 
 
 def test_lottery_waits_until_the_model_is_good_enough():
-    lottery, trained = LotteryFL(target=0.8, threshold=0.5), arrays(1)
-    weights, masks = lottery.prune(trained, FULL, initial=arrays(), accuracy=0.5)
+    lottery, trained = LotteryFL(sparsity=0.8, threshold=0.5), arrays(1)
+    weights, masks = lottery.prune(trained, FULL, initial_weights=arrays(), accuracy=0.5)
     for one, other in zip(masks, FULL, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(weights[0], trained[0])
@@ -54,15 +54,15 @@ def test_lottery_waits_until_the_model_is_good_enough():
 
 
 def test_lottery_ends_at_its_target():
-    lottery, half = LotteryFL(target=0.5, rate=0.9), [np.arange(10).reshape(2, 5) < 5]
-    weights, masks = lottery.prune([np.ones((2, 5))], half, initial=[np.zeros((2, 5))], accuracy=1.0)
+    lottery, half = LotteryFL(sparsity=0.5, prune_rate=0.9), [np.arange(10).reshape(2, 5) < 5]
+    weights, masks = lottery.prune([np.ones((2, 5))], half, initial_weights=[np.zeros((2, 5))], accuracy=1.0)
     np.testing.assert_array_equal(masks[0], half[0])
     assert weights[0].sum() == 5
 
 
 def test_learned_masks_follow_the_gradient():
     """A weight whose removal lowers the loss loses its score: the loss here is the sum of the masked weights."""
-    method, weights = FedMask(sparsity=0.5, rate=4.0), [np.array([[2.0, -3.0], [1.0, -0.5]]), np.ones(2)]
+    method, weights = FedMask(sparsity=0.5, learning_rate=4.0), [np.array([[2.0, -3.0], [1.0, -0.5]]), np.ones(2)]
     scores = method.scores(weights)
     np.testing.assert_array_equal(scores[0], [[1, 1], [-1, -1]])
     assert scores[1] is None
@@ -75,7 +75,7 @@ def test_learned_masks_follow_the_gradient():
 def test_only_entries_of_two_clients_are_shared():
     method = FedMask(sparsity=0.5)
     masks = [[np.array([[1, 1, 0, 0]]), None], [np.array([[1, 0, 1, 0]]), None], [np.array([[1, 0, 1, 0]]), None]]
-    (fraction, is_shared), rest = method.average(masks, weights=[2, 1, 1])
+    (fraction, is_shared), rest = method.average(masks, client_weights=[2, 1, 1])
     np.testing.assert_array_equal(fraction, [[1, 0.5, 0.5, 0]])
     np.testing.assert_array_equal(is_shared, [[True, False, True, False]])
     personal = method.personal([np.array([[-1.0, -1, -1, -1]]), None], [(fraction, is_shared), rest])
@@ -103,8 +103,8 @@ def test_a_limit_takes_the_best_first():
 def test_prune_fl_by_a_plain_loop():
     weights, masks = arrays(), [RANDOM.random((6, 5)) < 0.5, None, RANDOM.random((5, 4)) < 0.5, None]
     squares = [RANDOM.exponential(size=array.shape) for array in weights]
-    method = PruneFL(seconds=(0.02, None, 0.05, None), constant=1.0, rate=0.4, halving=100)
-    found = method.masks(weights, masks, squares=squares, rounds=100)
+    method = PruneFL(seconds=(0.02, None, 0.05, None), constant=1.0, change_rate=0.4, halving=100)
+    found = method.masks(weights, masks, squares=squares, round=100)
     base, candidates, gain, time = {}, [], squares[1].sum() + squares[3].sum(), 1.0
     for index, seconds in ((0, 0.02), (2, 0.05)):
         alive = sorted(np.flatnonzero(masks[index]), key=lambda at, index=index: abs(weights[index].flat[at]))
@@ -128,34 +128,36 @@ def test_prune_fl_by_a_plain_loop():
 
 def test_the_density_is_a_limit():
     method = PruneFL(seconds=(1e-9,), constant=1.0, density=0.5)
-    (mask,) = method.masks([RANDOM.normal(size=(4, 5))], [np.zeros((4, 5))], squares=[np.ones((4, 5))], rounds=0)
+    (mask,) = method.masks([RANDOM.normal(size=(4, 5))], [np.zeros((4, 5))], squares=[np.ones((4, 5))], round=0)
     assert mask.sum() == 10
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: LotteryFL(target=80), ValueError, "For 80 % pass 0.8"),
-        (lambda: LotteryFL(target=0.8, rate=0), ValueError, "`rate` to be a number in"),
-        (lambda: FedMask(sparsity=0.5, at_least=0), ValueError, "`at_least`"),
-        (lambda: FedMask(sparsity=0.5).average([[None]], weights=[0]), ValueError, "sum above 0"),
-        (lambda: FedMask(sparsity=0.5).average([[None], [np.ones(2)]], weights=[1, 1]), ValueError, "of one model"),
+        (lambda: LotteryFL(sparsity=80), ValueError, "For 80 % pass 0.8"),
+        (lambda: LotteryFL(sparsity=0.8, prune_rate=0), ValueError, "`prune_rate` to be a number in"),
+        (lambda: FedMask(sparsity=0.5, votes=0), ValueError, "`votes`"),
+        (lambda: FedMask(sparsity=0.5).average([[None]], client_weights=[0]), ValueError, "sum above 0"),
+        (
+            lambda: FedMask(sparsity=0.5).average([[None], [np.ones(2)]], client_weights=[1, 1]),
+            ValueError,
+            "of one model",
+        ),
         (lambda: PruneFL(seconds=(0.0,), constant=1.0), ValueError, "`seconds` to be a number above 0"),
         (lambda: PruneFL(seconds=(1.0,), constant=0), ValueError, "`constant`"),
         (
-            lambda: PruneFL(seconds=(None,), constant=1.0).masks(ONES, ONES, squares=ONES, rounds=0),
+            lambda: PruneFL(seconds=(None,), constant=1.0).masks(ONES, ONES, squares=ONES, round=0),
             ValueError,
             "`seconds` for each array with a mask. Received: None at index 0",
         ),
         (
-            lambda: PruneFL(seconds=(1.0,), constant=1.0).masks(
-                [np.ones(2)], [None], squares=[-np.ones(2)], rounds=0
-            ),
+            lambda: PruneFL(seconds=(1.0,), constant=1.0).masks([np.ones(2)], [None], squares=[-np.ones(2)], round=0),
             ValueError,
             "`squares` of at least 0",
         ),
         (
-            lambda: LotteryFL(target=0.5).prune([np.ones(2)], [None], initial=[np.ones(3)], accuracy=1.0),
+            lambda: LotteryFL(sparsity=0.5).prune([np.ones(2)], [None], initial_weights=[np.ones(3)], accuracy=1.0),
             ValueError,
             r"`weights` to have the shape \(3,\)",
         ),

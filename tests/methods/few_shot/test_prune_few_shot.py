@@ -20,7 +20,7 @@ from tfprune.methods.few_shot.prototypes import distances
 GENERATOR = np.random.default_rng(0)
 Y = np.arange(96) % 8
 X = (GENERATOR.normal(size=(8, 6))[Y] + GENERATOR.normal(0, 0.4, (96, 6))).astype("float32")
-TASKS = tfprune.Episodes(X, Y, ways=3, shots=2, queries=2, count=4)
+TASKS = tfprune.Episodes(X, Y, ways=3, shots=2, queries=2, episodes=4)
 STAGE = tfprune.FewShotStage
 
 
@@ -154,7 +154,7 @@ def test_distances_by_hand():
         ({"taxonomy": tfprune.ChannelTaxonomy({0: 0, 1: 1})}, ValueError, r"none for \[2, 3, 4, 5, 6\]"),
         ({"callbacks": [print]}, TypeError, "a list of Keras callbacks"),
         ({"optimizer": 0.1}, TypeError, "a Keras optimizer or its name"),
-        ({"validation": tfprune.Episodes(X, Y, ways=2, shots=1, queries=0)}, ValueError, "with queries"),
+        ({"validation_data": tfprune.Episodes(X, Y, ways=2, shots=1, queries=0)}, ValueError, "with queries"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, message):
@@ -163,6 +163,6 @@ def test_wrong_arguments_are_refused(arguments, error, message):
         tfprune.prune_few_shot(**arguments)
 
 
-def test_a_target_that_is_none_is_refused():
-    with pytest.raises(TypeError, match="a budget, a LayerThreshold or None. Received: target=0.5"):
+def test_a_budget_that_is_not_a_budget_is_refused():
+    with pytest.raises(TypeError, match="a budget, a LayerThreshold or None. Received: budget=0.5"):
         STAGE(0.5)

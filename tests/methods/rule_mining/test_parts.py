@@ -9,7 +9,7 @@ from tfprune.methods.rule_mining.rule import ConceptRule, Threshold
 
 
 def test_parts_are_disjoint_and_as_large_as_asked():
-    parts, weights = draw_parts(400, validation=0.5, seed=3)
+    parts, weights = draw_parts(400, validation_split=0.5, seed=3)
     assert {name: int(rows.sum()) for name, rows in parts.items()} == {
         "mining": 200,
         "choosing": 100,
@@ -17,14 +17,14 @@ def test_parts_are_disjoint_and_as_large_as_asked():
     }
     assert (np.sum([*parts.values()], axis=0) == 1).all()
     assert (weights == 1).all()
-    other, _ = draw_parts(400, validation=0.5, seed=4)
+    other, _ = draw_parts(400, validation_split=0.5, seed=4)
     assert (parts["mining"] != other["mining"]).any()
 
 
 def test_a_group_stays_together_and_counts_as_one():
     groups = np.repeat([f"person {number}" for number in range(60)], np.arange(60) % 5 + 1)
     groups = np.random.default_rng(0).permutation(groups)
-    parts, weights = draw_parts(groups.size, validation=0.5, groups=groups, seed=0)
+    parts, weights = draw_parts(groups.size, validation_split=0.5, groups=groups, seed=0)
     members = [set(groups[rows]) for rows in parts.values()]
     assert sum(map(len, members)) == len(set.union(*members)) == 60
     for rows, names in zip(parts.values(), members, strict=True):
@@ -44,9 +44,9 @@ def test_rules_are_counted_together():
 
 def test_wrong_groups_are_refused():
     with pytest.raises(ValueError, match=r"one group for each of 4 samples as `groups`\. Received: .* \(3,\)"):
-        draw_parts(4, validation=0.5, groups=[1, 2, 3], seed=0)
+        draw_parts(4, validation_split=0.5, groups=[1, 2, 3], seed=0)
     with pytest.raises(TypeError, match="`groups` to be an array of integers or strings"):
-        draw_parts(3, validation=0.5, groups=[0.5, 1, 2], seed=0)
+        draw_parts(3, validation_split=0.5, groups=[0.5, 1, 2], seed=0)
 
 
 def test_a_part_without_a_concept_is_refused():

@@ -13,7 +13,7 @@ from tfprune.methods.rule_mining.rule import ConceptRule
 
 def certified(values, labels, limits, *, seed=0):
     """Mine rules, and return those that are chosen, with their counts on the samples for reporting."""
-    drawn, weights = draw_parts(labels.size, validation=0.5, seed=seed)
+    drawn, weights = draw_parts(labels.size, validation_split=0.5, seed=seed)
     named = with_negations({"c": labels})
     parts = {name: part_of(named, weights, rows=rows, name=name) for name, rows in drawn.items()}
     mining = parts["mining"]

@@ -10,22 +10,22 @@ from tfprune.keras_models.channels.rules_shapes import elementwise
 
 
 def register_shrinkable(layer_class: type[keras.layers.Layer], rule: str | Rule = "elementwise") -> None:
-    """Register how channels go through a layer of your own, so that `plan_shrink` can follow them.
+    """Register a rule for the channels of a layer class, so that `plan_shrink` can follow them.
 
-    A rule is a function of a `flow` and a `call`. It needs nothing but these two:
+    Use it for a layer of your own. A rule is a function of a `flow` and a `call`, with these methods:
 
     - `flow.inputs(call)`: the layout of each input, a tuple with the numbers of the channels along each axis, or
       None for an axis that has none. `flow.along(layout, axis)` returns the channels along one axis, and refuses a
-      layout that has channels along another axis, too.
+      layout with channels along another axis.
     - `flow.fresh(count, name=...)`: new channels, such as those that a kernel makes.
-    - `flow.tie(first, second)` for channels that can only go together, `flow.pin([channels], reason)` for channels
-      that have to stay.
+    - `flow.tie(first, second)` for channels that can only be removed together, `flow.pin([channels], reason)` for
+      channels that must be kept.
     - `flow.record(layer, weights, config=...)`: which axis of which weight holds which channels, and which of the
       layer's arguments count channels. `work=[(flow.positions(shape, axis), sizes)]` adds to the count of FLOPs.
     - `flow.placed(rank, axis, channels)`: the layout of an output with channels along one axis.
 
-    A rule that cannot follow a call raises `tfprune.NoRule(reason)`: the channels then stay, and the plan lists the
-    reason.
+    A rule that cannot follow a call raises `tfprune.NoRule(reason)`. The channels are then kept, and the plan lists
+    the reason.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`. The rule also serves its subclasses.

@@ -49,12 +49,12 @@ def _recording(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> Ca
         def on_call(layer: keras.layers.Layer, given: Any, returned: Any) -> None:
             for request in requests:
                 if request.hooked is layer:
-                    side, kernel = request.fact.source, request.subject.kernel
+                    side, kernel = request.fact.recorded, request.subject.kernel
                     units = by_unit(given if side == INPUTS else returned, side, kernel=kernel, layer=request.holder)
                     if isinstance(units, UnknownFact):
                         unknown[request.key] = units
                     else:
-                        found.setdefault(request.key, []).append(_measured(request, ops.cast(units, "float32")))
+                        found.setdefault(request.key, []).append(_reduced(request, ops.cast(units, "float32")))
 
         with read_only_scope(model), hooked_calls([request.hooked for request in requests], on_call):
             model(inputs, training=False)
@@ -63,9 +63,9 @@ def _recording(model: keras.layers.Layer, requests: Sequence[FactRequest]) -> Ca
     return run
 
 
-def _measured(request: FactRequest, units: Any) -> Any:
+def _reduced(request: FactRequest, units: Any) -> Any:
     count = units.shape[2]
-    return request.checked(request.fact.measure(units, ops), (None, count) if request.fact.needs_labels else (count,))
+    return request.checked(request.fact.reduce(units, ops), (None, count) if request.fact.needs_labels else (count,))
 
 
 class Activations:

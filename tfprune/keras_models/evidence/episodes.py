@@ -6,27 +6,29 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.batches import Batch, classes_of
 
 
+@renamed(count="episodes=")
 class Episodes:
     """Draw N-way K-shot episodes from labelled samples.
 
     Each episode is a batch with fields `x`, `y` and `classes`. It holds the support set, class after class, and then
     the queries, class after class. `y` numbers the classes of the episode from 0, as its loss needs them. `classes`
-    are the labels of the whole data set: criteria that compare classes take these, because class 0 of one episode
-    is another one than class 0 of the next. Pass episodes as `data` where a criterion needs evidence, or train on
-    them. The same seed gives the same episodes in every pass.
+    are the labels in the whole data set. Criteria that compare classes use these, because class 0 differs from one
+    episode to the next. Pass episodes as `data` where a criterion needs evidence, or train on them. The same seed
+    gives the same episodes in every pass.
 
     Args:
-        x: The samples, (samples, ...).
+        x: Samples, (samples, ...).
         y: Their labels, integers of shape (samples,).
         ways: Classes in an episode, at least 2. Default 5.
         shots: Support samples of each class, at least 1. Default 5.
-        queries: Query samples of each class, at least 0. Default 15. With 0, an episode is its support set.
-        count: The number of episodes, at least 1. Default 100.
-        seed: The seed. Default 0.
+        queries: Query samples of each class, at least 0. Default 15. With 0, an episode has a support set only.
+        episodes: The number of episodes, at least 1. Default 100.
+        seed: Seed of the draws, at least 0. Default 0.
 
     Raises:
         TypeError: If a number is not an integer.
@@ -51,11 +53,12 @@ class Episodes:
         ways: int = 5,
         shots: int = 5,
         queries: int = 15,
-        count: int = 100,
+        episodes: int = 100,
         seed: int = 0,
     ) -> None:
         self.ways, self.shots = check_count(ways, "ways", least=2), check_count(shots, "shots", least=1)
-        self.queries, self.count = check_count(queries, "queries", least=0), check_count(count, "count", least=1)
+        self.queries = check_count(queries, "queries", least=0)
+        self.episodes = check_count(episodes, "episodes", least=1)
         self.seed = check_count(seed, "seed", least=0)
         self._x = np.asarray(x)
         labels = classes_of(Batch(self._x, np.asarray(y)))
@@ -87,21 +90,22 @@ class Episodes:
         return tuple(self._rows)
 
     def __len__(self) -> int:
-        return self.count
+        return self.episodes
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.draw(self.count, seed=self.seed)
+        return self.draw(self.episodes, seed=self.seed)
 
-    def draw(self, count: int, *, seed: int | Sequence[int]) -> Iterator[Batch]:
+    @renamed(count="episodes=")
+    def draw(self, episodes: int, *, seed: int | Sequence[int]) -> Iterator[Batch]:
         """Yield other episodes of the same kind.
 
         Args:
-            count: Their number.
-            seed: Their seed; a sequence is another seed than any of its numbers.
+            episodes: The number of episodes.
+            seed: Seed of the draws: an integer, or a sequence of integers.
 
         Example:
-            >>> episodes = Episodes(np.arange(4.0), np.arange(4) % 2, ways=2, shots=1, queries=1)
-            >>> [episode.y.tolist() for episode in episodes.draw(1, seed=3)]
+            >>> tasks = Episodes(np.arange(4.0), np.arange(4) % 2, ways=2, shots=1, queries=1)
+            >>> [episode.y.tolist() for episode in tasks.draw(1, seed=3)]
             [[0, 1, 0, 1]]
         """
         generator = np.random.default_rng(seed)
@@ -109,7 +113,7 @@ class Episodes:
         # Row i of both: class i of the episode, its support samples first.
         numbers = np.arange(self.ways)
         y = np.concatenate([np.repeat(numbers, self.shots), np.repeat(numbers, self.queries)])
-        for _ in range(count):
+        for _ in range(episodes):
             chosen = generator.choice(labels, self.ways, replace=False)
             drawn = np.stack(
                 [generator.choice(self._rows[label], self.shots + self.queries, replace=False) for label in chosen]

@@ -19,7 +19,7 @@ Facts = dict[str, dict[str, Any]]  # by the path of the weight, then by the name
 
 
 def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
-    """Refuse evidence that is missing, and data or a loss that nothing looks at.
+    """Refuse missing evidence, and data or a loss that no criterion uses.
 
     Raises:
         ValueError: If a criterion needs data and there is none, `data` or `loss` would have no effect, or a criterion
@@ -45,16 +45,16 @@ def check_needs(criteria: Iterable[Criterion], *, data: Any, loss: Any) -> None:
 class Gatherer:
     """Gather evidence of a model's weights from data, and keep facts that add up from one pass to the next.
 
-    Pass a gatherer as `data` to `update_masks` in a training loop of your own, so that `criteria.Movement` adds up
-    over its updates. A pass calls the model in inference once on each batch, and once more to differentiate the loss
-    if a fact needs gradients. Batches are reduced as they come, so memory does not grow with their number. The model
-    does not change. Padding counts as any other position.
+    Pass a gatherer as `data` to `update_masks` in a custom training loop, so that `criteria.Movement` adds up over
+    the updates. A pass calls the model in inference once on each batch, and once more to differentiate the loss if a
+    fact needs gradients. Memory does not grow with the number of batches. The model does not change. Padding counts
+    like any other position.
 
     Args:
         model: The model, wrapped or not.
         data: A tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or an iterable of batches.
-        loss: A name, function or `keras.losses.Loss` for gradients; None takes the loss of `compiled`.
-        compiled: The model that was compiled with the loss; None takes `model`.
+        loss: A name, function or `keras.losses.Loss` for gradients. None (the default) takes the loss of `compiled`.
+        compiled: The model that was compiled with the loss. None (the default) takes `model`.
 
     Raises:
         TypeError: If `data` is not a source of batches.

@@ -66,7 +66,7 @@ class Recorder(keras.optimizers.Optimizer):
             gradient = grads[self.indices[id(request.subject.kernel.variable)]]
             if gradient is not None:  # the loss depends on it
                 recorded = _arranged(ops.cast(without_sparse_rows(gradient), "float64"), request)
-                total.assign_add(request.checked(request.fact.measure(recorded, ops), request.shape))
+                total.assign_add(request.checked(request.fact.reduce(recorded, ops), request.shape))
         self.iterations.assign_add(1)
 
     def reset(self) -> None:

@@ -18,8 +18,8 @@ from tfprune.keras_models.models.layers import as_numpy
 class MetaGradients:
     """Record the gradients of the outer loss of meta-training, for `criteria.DACIS(meta=...)`.
 
-    Create it before meta-training, and call `add` in each outer step. What it records stays with the weights of the
-    model: `update_masks` and `plan_shrink` find it there. A new recorder on the same model starts anew.
+    Create it before meta-training, and call `add` in each outer step. The gradients are stored with the weights of
+    the model, where `update_masks` and `plan_shrink` find them. A new recorder on the same model starts anew.
 
     Args:
         model: The model that is trained, wrapped or not, and built.
@@ -59,20 +59,20 @@ class MetaGradients:
                 None where the loss does not depend on the weight.
 
         Raises:
-            ValueError: If their number or a shape is another one.
+            ValueError: If their number or shapes are wrong.
         """
         gradients = [None if gradient is None else without_sparse_rows(gradient) for gradient in gradients]
         variables = self._model.trainable_variables
         received = [None if gradient is None else tuple(gradient.shape) for gradient in gradients]
         expected = [tuple(variable.shape) for variable in variables]
         fits = len(received) == len(expected) and all(
-            shape in (None, wanted) for shape, wanted in zip(received, expected, strict=True)
+            shape in (None, other) for shape, other in zip(received, expected, strict=True)
         )
         if not fits:
             raise ValueError(
                 f"Expected one gradient for each of the {len(expected)} trainable variables of "
-                f"{self._model.name!r}, of shapes {expected}. Received: {received}. Pass "
-                f"what tape.gradient(loss, model.trainable_variables) returns."
+                f"{self._model.name!r}, of shapes {expected}. Received: {received}. Pass the result of "
+                f"tape.gradient(loss, model.trainable_variables)."
             )
         self._steps += 1
         for position, kernel in self._kernels:
@@ -83,7 +83,7 @@ class MetaGradients:
             setattr(kernel.variable, META, mean + (norms - mean) / self._steps)
 
     def take(self, norms: Sequence[np.ndarray | None]) -> None:
-        """Take norms that were recorded before, as `norms` returns them, in place of those recorded here."""
+        """Replace the recorded norms by `norms`, which an earlier recorder returned."""
         for position, kernel in self._kernels:
             setattr(kernel.variable, META, norms[position])
 

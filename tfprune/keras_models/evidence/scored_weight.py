@@ -86,7 +86,7 @@ class FactRequest:
         received = tuple(getattr(value, "shape", ()))
         if len(received) < len(shape) or any(a not in (None, b) for a, b in zip(shape, received, strict=False)):
             raise ValueError(
-                f"Expected `measure` of the fact {self.fact.name!r} to return an array of shape {shape} for "
+                f"Expected `reduce` of the fact {self.fact.name!r} to return an array of shape {shape} for "
                 f"{self.subject.path}, one value per {self.fact.per}. Received: shape {received}."
             )
         return value

@@ -48,7 +48,7 @@ def facts_of_model(model: keras.layers.Layer, requests: Sequence[FactRequest]) -
         subject = request.subject
         variable = subject.kernel.variable if subject.origin is None else subject.origin
         around = Surroundings(subject.path, variable, request.holder, request.hooked, once)
-        value = request.fact.measure(around, ops)
+        value = request.fact.reduce(around, ops)
         if not isinstance(value, UnknownFact):
             value = np.asarray(ops.convert_to_numpy(request.checked(value, request.shape)), dtype=np.float64)
         facts[request.key] = value

@@ -52,15 +52,17 @@ _BY_NAME: dict[tuple[str, str], dict[str, Axes]] = {
 
 
 def register_prunable(layer_class: type[keras.layers.Layer], **axes: Axes) -> None:
-    """Say which weights of a layer class, and of its subclasses, can be pruned.
+    """Register the weights of a layer class that can be pruned.
+
+    Use it for a layer of your own whose weights have other names than `kernel`, `dense` or `proj`.
 
     Args:
-        layer_class: A subclass of `keras.layers.Layer`.
+        layer_class: A subclass of `keras.layers.Layer`. The axes also serve its subclasses.
         **axes: For each weight, by the name it was given in `add_weight`, one letter per dimension: `o` output,
             `i` input, `c` a channel that is both, any other letter a kernel position. For weights
             whose shape depends on the layer's arguments, pass a function that takes the layer and returns the
-            letters. Only the weights named here are pruned. Without this line it is those whose name ends in
-            `kernel`, `dense` or `proj`, with inputs and outputs along their last two axes, as experts have them.
+            letters. Only the weights named here are pruned. Without this call, weights whose names end in
+            `kernel`, `dense` or `proj` are pruned, with inputs and outputs along their last two axes.
 
     Raises:
         TypeError: If `layer_class` is not a layer class, or an axis is neither text nor a function.
@@ -105,5 +107,5 @@ def axes_rule(layer: keras.layers.Layer) -> dict[str, Axes] | None:
 
 
 def is_registered(layer: keras.layers.Layer) -> bool:
-    """Tell whether the layer's class, or one it derives from, says which of its weights can be pruned."""
+    """Return whether the layer's class, or one that it derives from, is registered."""
     return axes_rule(layer) is not None

@@ -1,4 +1,4 @@
-"""Mine rules that tell concepts from the activations of a model's layers."""
+"""Mine rules that recognize concepts in the activations of a model's layers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.flat_copy import flat_copy
@@ -60,7 +61,7 @@ class ConceptRules(Report):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The concepts, and behind them their negations."""
+        """The concepts, followed by their negations."""
         return tuple(with_negations({name: np.empty(0, bool) for name in self.concepts}))
 
     def of(self, concept: str, *, layer: str) -> tuple[ConceptRule, ...]:
@@ -68,7 +69,7 @@ class ConceptRules(Report):
         return tuple(rule for rule in self.rules if (rule.concept, rule.layer) == (concept, layer))
 
     def best(self, concept: str) -> ConceptRule:
-        """Return the rule for a concept of which the samples for choosing certify the highest precision.
+        """Return the rule for a concept with the highest precision that the samples for choosing can certify.
 
         Raises:
             ValueError: If there is no rule for the concept.
@@ -80,21 +81,22 @@ class ConceptRules(Report):
         counts = {rule: self.parts[CHOOSING].counts(concept, [rule]) for rule in rules}
         return max(rules, key=lambda rule: lower_bound(counts[rule].hits, counts[rule].matched, error=0.05))
 
+    @renamed(data="samples=")
     def evaluate(
-        self, model: keras.Model, data: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
+        self, model: keras.Model, samples: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
     ) -> ConceptRules:
         """Return the same rules with the precision and recall that they have on other samples.
 
         Args:
             model: The model that the rules were mined from, or one with the same layers.
-            data: The samples, as in `concept_rules`.
+            samples: Inputs, as in `concept_rules`. Labels are ignored.
             concepts: 0 or 1 for each sample, for each of the concepts.
             batch_size: Samples in a batch of arrays, at least 1. Default 32.
 
         Raises:
             ValueError: If a concept is missing, or a layer of the rules is not in the model.
         """
-        part = observe(model, data, concepts=concepts, layers=self.layers, rules=self.rules, batch_size=batch_size)
+        part = observe(model, samples, concepts=concepts, layers=self.layers, rules=self.rules, batch_size=batch_size)
         return replace(
             self, rules=_counted(self.rules, part), samples=part.size, parts={**self.parts, REPORTING: part}
         )
@@ -122,14 +124,15 @@ def _counted(rules: Sequence[ConceptRule], part: Part) -> tuple[ConceptRule, ...
     return tuple(replace(rule, counts=part.counts(rule.concept, [rule])) for rule in rules)
 
 
+@renamed(data="samples=", validation="validation_split=")
 def concept_rules(
     model: keras.Model,
-    data: Any,
+    samples: Any,
     concepts: Mapping[str, Any],
     *,
     layers: str | Sequence[str] | None = None,
     groups: Sequence[int] | Sequence[str] | np.ndarray | None = None,
-    validation: float = 0.5,
+    validation_split: float = 0.5,
     max_depth: int = 8,
     min_samples_leaf: int = 10,
     trees: int = 1,
@@ -137,34 +140,34 @@ def concept_rules(
     batch_size: int = 32,
     verbose: int | str = "auto",
 ) -> ConceptRules:
-    """Mine rules that tell concepts from activations: for each layer and concept, the paths of decision trees.
+    """Mine rules that recognize concepts in the activations of each layer, as paths of decision trees.
 
     Use it before `plan_concepts`, to find which units the concepts need. A rule is a path to a node where most
-    samples have the concept, for example `hidden[3] > 0.5 and hidden[7] <= 1.2`. A tree grows where a split tells
-    more than chance would, so labels may be noisy. A unit of a convolution counts with its mean over positions,
-    behind the normalization and activation layers that follow it. The same arguments give the same rules.
+    samples have the concept, for example `hidden[3] > 0.5 and hidden[7] <= 1.2`. A node is split only if the split
+    is better than chance, so noisy labels do no harm. A unit of a convolution counts with its mean over positions,
+    after the normalization and activation layers that follow it. The same arguments give the same rules.
 
-    The samples are drawn into three parts: rules are mined from the first, `plan_concepts` chooses among them by the
-    second, and all precision and recall that is shown comes from the third.
+    The samples are split into three parts: rules are mined from the first, `plan_concepts` chooses among them on the
+    second, and every precision and recall in the reports is measured on the third.
 
     Args:
-        model: A built model whose calls can be followed, wrapped or not. It is left unchanged.
-        data: Samples, some thousands: an array, a tuple (x, y), a dataset or an iterable of batches. Labels in it are
-            not looked at.
-        concepts: For each concept an array of 0 and 1, (samples,): whether it is there.
-        layers: The names of the layers, as `plan_shrink` prints them; None (the default) takes all whose units may be
-            removed.
-        groups: The group of each sample, (samples,), integers or strings, for samples that are copies of each other
-            or come from one source. A group falls into one part, and counts as one sample. None (the default):
-            samples are independent.
-        validation: The fraction of samples that no rule is mined from, in (0, 1): half of them choose rules, the
-            others are for reporting. Default 0.5.
-        max_depth: The most thresholds of a path, at least 1. Default 8.
-        min_samples_leaf: The least number of samples, of those that rules are mined from, on which a rule holds, at
-            least 1. Default 10.
-        trees: The number of trees for each layer and concept, at least 1. Each tree after the first may ask a random
-            half of the units, which gives `plan_concepts` other rules to choose from. Default 1.
-        seed: Draws the parts, and the units of further trees. Default 0.
+        model: A built model whose calls can be followed, wrapped or not. It is not changed.
+        samples: Some thousand inputs: an array, a tuple (x, y), a dataset or an iterable of batches. Labels are
+            ignored.
+        concepts: For each concept an array of 0 and 1, (samples,): 1 where the sample has the concept.
+        layers: The names of the layers, as `plan_shrink` prints them; None (the default) takes all layers with units
+            that can be removed.
+        groups: The group of each sample, (samples,), integers or strings. Use it if samples are copies of each other
+            or share a source: a group is never split between parts, and counts as one sample. None (the default)
+            treats samples as independent.
+        validation_split: The fraction of samples that no rule is mined from, in (0, 1): half of them choose rules,
+            the others are for reporting. Default 0.5.
+        max_depth: The largest number of thresholds in a rule, at least 1. Default 8.
+        min_samples_leaf: The smallest number of samples, among those for mining, on which a rule holds, at least 1.
+            Default 10.
+        trees: The number of trees for each layer and concept, at least 1. Each tree after the first uses a random
+            half of the units, which gives `plan_concepts` more rules to choose from. Default 1.
+        seed: Seed of the split into parts, and of the units of further trees, at least 0. Default 0.
         batch_size: Samples in a batch of arrays, at least 1. Default 32.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
@@ -174,10 +177,11 @@ def concept_rules(
 
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
-        ValueError: If the model is not a graph of layers, a layer does not exist or has no units that may be removed,
-            or `data` are empty, of the wrong shape or not finite.
-        ValueError: If a concept has another shape, holds other numbers than 0 and 1, or is the same for all samples
-            of a part.
+        ValueError: If the model is not a graph of layers, or a layer does not exist or has no units that can be
+            removed.
+        ValueError: If `samples` are empty, of the wrong shape or not finite.
+        ValueError: If a concept has the wrong shape, holds numbers other than 0 and 1, or has only one of both in a
+            part.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(400, 2)).astype("float32")
@@ -200,14 +204,14 @@ def concept_rules(
     check_verbose(verbose)
     units = UnitsOfModel(flat_copy(Anatomy.of(model)))
     chosen = units.chosen(layers)
-    draw_parts(1, validation=validation, seed=seed)  # refused before the model runs
-    activations, reasons = unit_activations(units.copy.plain, chosen, data=data, batch_size=batch_size)
+    draw_parts(1, validation_split=validation_split, seed=seed)  # refused before the model runs
+    activations, reasons = unit_activations(units.copy.plain, chosen, samples=samples, batch_size=batch_size)
     if reasons and (layers is not None or not activations):
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ValueError(f"Expected layers whose units can be looked at. Received: {listed}.")
+        raise ValueError(f"Expected layers whose units can be recorded. Received: {listed}.")
     size = len(next(iter(activations.values())))
-    labels = with_negations(check_concepts(concepts, samples=size))
-    drawn, weights = draw_parts(size, validation=validation, groups=groups, seed=seed)
+    labels = with_negations(check_concepts(concepts, count=size))
+    drawn, weights = draw_parts(size, validation_split=validation_split, groups=groups, seed=seed)
     parts = {name: part_of(labels, weights, rows=rows, name=name) for name, rows in drawn.items()}
     rules: list[ConceptRule] = []
     with Progress(len(activations) * len(concepts) * trees, unit="tree", verbose=verbose) as progress:
@@ -244,7 +248,7 @@ class _Miner:
         return sorted(distinct, key=lambda rule: (place[rule.concept], -rule.support))
 
     def _units(self, number: int, seed: int) -> np.ndarray:
-        """Return the units that a tree may ask."""
+        """Return the units that a tree may use."""
         if number == 0:
             return np.arange(self._values.units)
         drawn = np.random.default_rng([seed, number]).permutation(self._values.units)

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.criteria import UnitScores
 from tfprune.methods.concepts.observe import observe
 from tfprune.methods.concepts.trace_contents import ConceptEvidence, TraceContents
@@ -26,12 +27,12 @@ class ConceptTrace(TraceContents):
     Attributes:
         requirements: The concepts of each requirement.
         min_precision: The least precision of a rule.
-        min_recall: The recall that the rules for a concept had to reach; None if all rules that add to it were taken.
+        min_recall: The least recall of the rules for a concept together; None if no least recall was set.
         rules: The rules that the requirements rely on, with the counts of the samples for reporting.
         layers: The layers, and the number of units that each keeps.
         units: The kept units of all layers that lose some.
         scores: For training: the score of each unit, by the path of the kernel that computes it.
-        confidence: The chance, at least, that the chosen rules are as good as was asked for.
+        confidence: The least probability that the chosen rules have this precision and recall.
         evidence: Precision and recall of the rules together, for each concept and layer, on samples for reporting.
 
     Example:
@@ -49,20 +50,25 @@ class ConceptTrace(TraceContents):
 
     JSON_NAMES = ("requirements", "min_precision", "min_recall", "confidence", "rules", "evidence", "layers", "units")
 
-    def why(self, layer: str, unit: int) -> str:
+    @renamed(unit="index=")
+    def why(self, layer: str, index: int) -> str:
         """Explain why a unit is kept.
+
+        Args:
+            layer: The name of the layer.
+            index: The index of the unit, from 0.
 
         Raises:
             ValueError: If the layer is not in the trace, or the unit is not kept.
         """
         traced = next((each for each in self.layers if each.layer == layer), None)
-        if traced is not None and traced.reason and 0 <= unit < traced.units:
+        if traced is not None and traced.reason and 0 <= index < traced.units:
             return traced.reason
-        row = next((each for each in self.units if (each.layer, each.unit) == (layer, unit)), None)
+        row = next((each for each in self.units if (each.layer, each.unit) == (layer, index)), None)
         if row is None:
             layers = ", ".join(each.layer for each in self.layers)
             raise ValueError(
-                f"Expected a unit that stays, in one of the layers {layers}. Received: unit {unit} of {layer!r}."
+                f"Expected a unit that is kept, in one of the layers {layers}. Received: unit {index} of {layer!r}."
             )
         tied = f"tied to {', '.join(row.tied_to)}; " if row.tied_to else ""
         lines = [f"{self._needed_for(self.rules[index].concept)}: {self.rules[index]}" for index in row.rules]
@@ -74,14 +80,15 @@ class ConceptTrace(TraceContents):
             return f"{concept!r} is required"
         return f"{', '.join(names)} {'needs' if len(names) == 1 else 'need'} {concept!r}"
 
+    @renamed(data="samples=")
     def evaluate(
-        self, model: keras.Model, data: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
+        self, model: keras.Model, samples: Any, concepts: Mapping[str, Any], *, batch_size: int = 32
     ) -> ConceptTrace:
         """Return the same trace with the precision and recall that its rules have on fresh samples.
 
         Args:
             model: The model that the rules were mined from, or one with the same layers.
-            data: The samples, as in `concept_rules`.
+            samples: Inputs, as in `concept_rules`. Labels are ignored.
             concepts: 0 or 1 for each sample, for each concept that is required.
             batch_size: Samples in a batch of arrays, at least 1. Default 32.
 
@@ -90,13 +97,13 @@ class ConceptTrace(TraceContents):
         """
         used = {rule.layer for rule in self.rules}
         layers = {each.layer: each.units for each in self.layers if each.layer in used}
-        part = observe(model, data, concepts=concepts, layers=layers, rules=self.rules, batch_size=batch_size)
+        part = observe(model, samples, concepts=concepts, layers=layers, rules=self.rules, batch_size=batch_size)
         rules = tuple(replace(rule, counts=part.counts(rule.concept, [rule])) for rule in self.rules)
         evidence = evidence_of(rules, part, precision=self.min_precision, recall=self.min_recall)
         return replace(self, rules=rules, evidence=evidence)
 
     def criterion(self) -> UnitScores:
-        """Return a criterion for training: units that no requirement needs go first, the smallest of them first.
+        """Return a criterion for training that removes units without a requirement first, the smallest first.
 
         Wrap the model with it and `pattern="channel"`, and pass `allocation=plan.allocation()` to the callback.
         """
@@ -143,12 +150,12 @@ class ConceptTrace(TraceContents):
 def evidence_of(
     rules: Sequence[ConceptRule], part: Part, *, precision: float, recall: float | None
 ) -> tuple[ConceptEvidence, ...]:
-    """Count how well the rules of each layer tell each concept together, on the samples of a part."""
-    places: dict[tuple[str, str], list[int]] = {}
+    """Count how well the rules of each layer together recognize each concept, on the samples of a part."""
+    positions: dict[tuple[str, str], list[int]] = {}
     for index, rule in enumerate(rules):
-        places.setdefault((rule.concept, rule.layer), []).append(index)
+        positions.setdefault((rule.concept, rule.layer), []).append(index)
     evidence = []
-    for (concept, layer), indices in places.items():
+    for (concept, layer), indices in positions.items():
         own = [rules[index] for index in indices]
         counts = part.counts(concept, own)
         is_met = counts.precision >= precision and counts.recall >= (recall or 0)

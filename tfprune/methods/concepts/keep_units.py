@@ -29,14 +29,14 @@ class KeptUnits:
         rules: All rules.
         concepts: The required concepts.
         limits: The precision and recall that rules must have.
-        at_least: The least number of units that a group keeps.
+        min_units: The least number of units that a group keeps.
 
     Raises:
         ValueError: If a concept has no rules that suffice in any layer.
     """
 
     def __init__(
-        self, units: UnitsOfModel, rules: ConceptRules, *, concepts: Sequence[str], limits: Limits, at_least: int
+        self, units: UnitsOfModel, rules: ConceptRules, *, concepts: Sequence[str], limits: Limits, min_units: int
     ) -> None:
         self.network, self._units, self._rules = units.network, units, rules
         self._concepts = concepts
@@ -60,7 +60,7 @@ class KeptUnits:
         for index, rule in enumerate(self.rules):
             for bundle in self.bundles_of(rule):
                 self.needed.setdefault(bundle, []).append(index)
-        self.keep = self._kept(at_least)
+        self.keep = self._kept(min_units)
 
     def _chosen(self) -> dict[tuple[str, str], list[ConceptRule]]:
         """Choose rules for each layer and concept in turn: units that one needs cost the next nothing."""
@@ -100,12 +100,12 @@ class KeptUnits:
         short = [self._limits[concept].shortfall(layers) for concept in self._lacking.get(group.name, ())]
         return "; ".join(short) or "no rules were mined for it"
 
-    def _kept(self, at_least: int) -> np.ndarray:
+    def _kept(self, min_units: int) -> np.ndarray:
         keep = self.network.all_kept()
         for group in self.shrunk:
             free = self.network.free_part(group).bundles
             keep[free] = [bundle in self.needed for bundle in free.tolist()]
-            missing = min(at_least, group.bundles.size) - int(np.count_nonzero(keep[group.bundles]))
+            missing = min(min_units, group.bundles.size) - int(np.count_nonzero(keep[group.bundles]))
             more = [bundle for bundle in self._next_best(group) if not keep[bundle]]
             keep[more[: max(missing, 0)]] = True
         return keep

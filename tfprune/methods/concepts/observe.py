@@ -1,4 +1,4 @@
-"""Run a model on data: record the activations of its units, and where rules hold on them."""
+"""Run a model on samples: record the activations of its units, and where rules hold on them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from tfprune.methods.rule_mining.rule import ConceptRule
 
 
 def unit_activations(
-    model: keras.Model, units: Sequence[LayerUnits], *, data: Any, batch_size: int
+    model: keras.Model, units: Sequence[LayerUnits], *, samples: Any, batch_size: int
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the activations of layers in inference, (samples, units) in float32; a channel counts with its mean.
 
     Args:
         model: The model that holds the layers.
         units: The layers.
-        data: Inputs in the forms that `batches` takes; labels are left aside.
+        samples: Inputs in the forms that `batches` accepts; labels are ignored.
         batch_size: Samples in a batch of arrays.
 
     Returns:
         The activations by layer, and for each layer without them the reason.
 
     Raises:
-        TypeError: If `data` is not data.
-        ValueError: If `data` are empty, do not fit the model or hold NaN, or activations are not finite.
+        TypeError: If `samples` is not a source of batches.
+        ValueError: If `samples` are empty, do not fit the model or hold NaN, or activations are not finite.
     """
-    check_source(data)
+    check_source(samples, argument="samples")
     recording = RecordingModel(model, [each.request for each in units])
     parts: dict[str, list[np.ndarray]] = {each.layer: [] for each in units}
     reasons: dict[str, str] = {}
-    for batch in batches(data, rows=batch_size):
-        check_batch(batch, model)
+    for batch in batches(samples, rows=batch_size, argument="samples"):
+        check_batch(batch, model, argument="samples")
         recorded, size = recording.predict_on_batch(batch.x), size_of(batch)
         for each in units:
             calls = recorded.get(each.request.key, [])
@@ -70,7 +70,7 @@ def _joined(name: str, parts: list[np.ndarray]) -> np.ndarray:
 
 def observe(
     model: keras.Model,
-    data: Any,
+    samples: Any,
     *,
     concepts: Mapping[str, Any],
     layers: Mapping[str, int],
@@ -81,7 +81,7 @@ def observe(
 
     Args:
         model: The model that the rules were mined from, or one with the same layers.
-        data: The samples.
+        samples: Inputs; labels are ignored.
         concepts: 0 or 1 for each sample, for each concept of the rules.
         layers: The layers of the rules, with the number of their units.
         rules: The rules.
@@ -92,12 +92,12 @@ def observe(
     """
     units = check_rule_layers(UnitsOfModel(flat_copy(Anatomy.of(model))), layers)
     activations, reasons = unit_activations(
-        units.copy.plain, units.chosen([*layers]), data=data, batch_size=batch_size
+        units.copy.plain, units.chosen([*layers]), samples=samples, batch_size=batch_size
     )
     if reasons:
         raise ValueError(f"Expected the layers of the rules in {model.name!r}. Received: {reasons}.")
     size = len(next(iter(activations.values())))
-    labels = with_negations(check_concepts(concepts, samples=size))
+    labels = with_negations(check_concepts(concepts, count=size))
     missing = [name for name in dict.fromkeys(rule.concept for rule in rules) if name not in labels]
     if missing:
         raise ValueError(f"Expected 0 or 1 for all concepts of the rules. Received: none for {missing}.")

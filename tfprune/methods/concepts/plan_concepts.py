@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.compact.shrinking.plan_shrink import left_alone
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
@@ -20,6 +21,7 @@ from tfprune.methods.rule_mining.choose_rules import Limits
 from tfprune.methods.rule_mining.parts import REPORTING
 
 
+@renamed(keep_at_least="min_units=")
 def plan_concepts(
     model: keras.Model,
     rules: ConceptRules,
@@ -29,37 +31,36 @@ def plan_concepts(
     min_recall: float | None = 0.8,
     min_matches: int = 10,
     confidence: float = 0.95,
-    keep_at_least: int = 1,
+    min_units: int = 1,
 ) -> tuple[ShrinkPlan, ConceptTrace]:
     """Plan to keep the units that the rules for the required concepts read, and to remove the others.
 
-    Use it if a model does more than the product needs: it becomes smaller, and each kept unit has a reason. Print the
-    plan and the trace, then `shrink(model, plan)`, or `prune_to(model, plan, data)` to train the smaller model as
-    well. A layer keeps all its units if a required concept has no precise rule in it; the plan says so.
+    Use it if a model does more than the product needs: the smaller model keeps a unit only for a reason that you can
+    read. Print the plan and the trace, then call `shrink(model, plan)`, or `prune_to(model, plan, data)` to train the
+    smaller model as well. A layer keeps all its units if a required concept has no precise rule in it; the plan lists
+    these layers.
 
     Args:
         model: The model that the rules were mined from.
         rules: The rules that `concept_rules` returned.
-        require: The required concepts; or a dict from requirements, in words, to the concepts that each needs. For
-            each concept `c` there is `not c`, too.
+        require: The required concepts, or a dict from requirements, in words, to the concepts that each needs. For
+            each concept `c`, `not c` is a concept as well.
         min_precision: The least precision of a rule, in (0, 1]. Default 0.9.
-        min_recall: The least recall of the rules for a concept together, in (0, 1]: rules are taken, those that read
-            the least units, until they find this fraction of it. None takes every precise rule that finds more of it.
-            Default 0.8.
+        min_recall: The least recall of the rules for a concept together, in (0, 1]. Rules that need the fewest units
+            are chosen first, until they reach this recall. None takes every precise rule that adds to it. Default
+            0.8.
         min_matches: The least number of samples for choosing on which a rule holds, at least 1. Default 10.
-        confidence: The chance, at least, that precision and recall of the rules for a concept are as high as asked
-            for, in (0, 1): both are judged by lower bounds, corrected for the number of rules that are looked at.
-            Default 0.95.
-        keep_at_least: The least number of units that a layer keeps, at least 1. Default 1.
+        confidence: The least probability that the rules for a concept have this precision and recall, in (0, 1). Both
+            are judged by lower bounds that are corrected for the number of rules. Default 0.95.
+        min_units: The least number of units that a layer keeps, at least 1. Default 1.
 
     Returns:
-        The plan, as `plan_shrink` returns it, and the trace from requirements to units. Its precision and recall come
-        from samples that neither mined nor chose the rules.
+        The plan, as from `plan_shrink`, and the trace from requirements to units. Its precision and recall are
+        measured on samples that neither mined nor chose the rules.
 
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
-        ValueError: If a concept has no rules, or in none of the layers rules of this precision and recall; the
-            message says how close the best come.
+        ValueError: If no layer has rules of this precision and recall for a concept; the message shows the best.
         ValueError: If the rules were mined from another model, or a number is out of range.
 
     Example:
@@ -80,15 +81,15 @@ def plan_concepts(
     if not isinstance(rules, ConceptRules):
         raise TypeError(
             f"Expected rules. Received: rules={rules!r} of type {type(rules).__name__}. Mine them with "
-            f"tfprune.concept_rules(model, data, concepts)."
+            f"tfprune.concept_rules(model, samples, concepts)."
         )
     limits = Limits(min_precision, min_recall, confidence, min_matches)
-    at_least = check_count(keep_at_least, "keep_at_least", least=1)
+    min_units = check_count(min_units, "min_units", least=1)
     required = requirements(require, concepts=rules.names)
     concepts = list(dict.fromkeys(concept for needed in required.values() for concept in needed))
     copy = flat_copy(Anatomy.of(model))
     units = check_rule_layers(UnitsOfModel(copy), rules.layers)
-    decision = KeptUnits(units, rules, concepts=concepts, limits=limits, at_least=at_least)
+    decision = KeptUnits(units, rules, concepts=concepts, limits=limits, min_units=min_units)
     plan = ShrinkPlan(
         decision.network, decision.keep, left_alone(decision.network, decision.shrunk, left_out=decision.left_out)
     )

@@ -78,7 +78,7 @@ def _write_masked_values(layer: Pruned) -> None:
         if not layer.pattern.allows(to_matrix(keep, layer.kernels[name])):
             raise ValueError(
                 f"Expected experts that can be merged under {layer.pattern!r}. Received: {layer.name}/{name}, where "
-                f"what the masks of a group keep together has another shape. Strip first: tfprune.strip(model)."
+                f"the union of the masks of a group has another shape. Strip first: tfprune.strip(model)."
             )
         for key, variable in layer.saved_variables().items():
             if key.startswith(f"{index}_") and key.endswith("_latent"):
@@ -94,8 +94,8 @@ def perturb_copies(
         layers: The layers with experts in a model that has its weights.
         groups: For each of them, by its path, the experts that each expert is made of.
         noise: The standard deviation of the noise, as a fraction of that of the weight.
-        random: What is drawn anew with the standard deviation of the weight: `"router"`, all of its rows, or
-            `"experts"`, the copies. None draws nothing anew.
+        random: The part to draw at random, with the standard deviation of the weight: `"router"`, all of its rows, or
+            `"experts"`, the copies. None draws nothing.
         seed: Seed of the random numbers.
     """
     generator = np.random.default_rng(seed)

@@ -7,34 +7,36 @@ from typing import Any
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_numbers
 from tfprune.methods.experts.experts_report import ExpertsReport
 from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, rebuild_experts
 
 
+@renamed(data="samples=")
 def drop_experts(
-    model_or_layer: keras.layers.Layer, drop: Iterable[int], *, top_k: int | None = None, data: Any = None
+    model_or_layer: keras.layers.Layer, drop: Iterable[int], *, top_k: int | None = None, samples: Any = None
 ) -> tuple[Any, ExpertsReport]:
-    """Drop some experts of a mixture, and return the smaller model with a report.
+    """Remove experts from a mixture.
 
-    Use it to make a mixture of experts smaller, and train it afterwards. The other experts keep their masks and
+    Use it to make a mixture of experts smaller, and train it afterwards. The remaining experts keep their masks and
     latent values.
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
-            `register_experts`, wrapped or not. It is left unchanged.
+            `register_experts`, wrapped or not. It is not changed.
         drop: The experts to drop from each layer, counted from 0.
-        top_k: The number of experts that are used for each input afterwards, at least 1; None (the default) keeps the
+        top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
             number, or uses all remaining experts if there are fewer.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
+        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
 
     Returns:
-        An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.
+        An uncompiled model of the same class, or a layer, and a report with the difference of the outputs.
 
     Raises:
         TypeError: If `model_or_layer` is not a Keras model or layer, or `drop` holds something other than integers.
-        ValueError: If it has no experts, or not these, or none would be left.
+        ValueError: If it has no experts, or not these, or none would remain.
 
     Example:
         >>> from keras_hub.models import MixtralBackbone
@@ -51,9 +53,11 @@ def drop_experts(
     if unknown or len(dropped) >= count:
         received = f"expert {unknown[0]}" if unknown else f"all {count}"
         raise ValueError(
-            f"Expected experts to drop among 0 to {count - 1}, and one to be left. Received: {received} of "
+            f"Expected experts to drop among 0 to {count - 1}, and at least one to remain. Received: {received} of "
             f"{model_or_layer.name!r}."
         )
     groups = [[index] for index in range(count) if index not in dropped]
     used = new_top_k(top_k, layers, experts=len(groups))
-    return rebuild_experts(source, layers, groups={layer.path: groups for layer in layers}, top_k=used, data=data)
+    return rebuild_experts(
+        source, layers, groups={layer.path: groups for layer in layers}, top_k=used, samples=samples
+    )

@@ -8,12 +8,14 @@ from typing import Any
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.methods.experts.experts_report import ExpertsReport
 from tfprune.methods.experts.moe_layers import MoeLayer
 from tfprune.methods.experts.rebuild_experts import read_experts, rebuild_experts
 
 
+@renamed(data="samples=")
 def grow_experts(
     model_or_layer: keras.layers.Layer,
     factor: int = 2,
@@ -23,34 +25,34 @@ def grow_experts(
     random: str | None = None,
     seed: int = 0,
     grow_top_k: bool = True,
-    data: Any = None,
+    samples: Any = None,
 ) -> tuple[Any, ExpertsReport]:
-    """Repeat the experts of a mixture, and return the wider model with a report.
+    """Repeat the experts of a mixture, so that the model becomes wider.
 
-    Use it to start from a trained model instead of training a larger one from scratch. Each expert gets copies, with
-    its row of the router, and `factor` times as many experts are used for each input. Without noise the wider model
-    computes the same, but its copies get equal gradients and stay equal: noise lets them differ. Each copy gets the
-    masks and latent values of its expert, and noise never fills a zero. `drop_experts(grown, report.copies,
-    top_k=...)` undoes it.
+    Use it to start from a trained model instead of training a larger one from scratch. Each expert is copied with its
+    row of the router, and `factor` times as many experts are used for each input. Without noise the wider model
+    computes the same, but copies get equal gradients and stay equal; noise makes them differ. Each copy gets the
+    masks and latent values of its expert, and noise never changes a zero. `drop_experts(grown, report.copies,
+    top_k=...)` undoes the growth.
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
-            `register_experts`, wrapped or not. It is left unchanged.
+            `register_experts`, wrapped or not. It is not changed.
         factor: The number of copies of each expert afterwards, at least 2. Default 2.
         order: `"append"` (the default) puts the copies after all experts: 0, 1, 0, 1. `"interleave"` puts each after
             its expert: 0, 0, 1, 1. The models compute the same up to the noise.
         noise: Standard deviation of the noise of the copies, as a fraction of that of each weight, at least 0.
-            Default 0.01, as in the source.
-        random: For comparison, what is drawn at random instead of copied, with the standard deviation of the trained
-            weight: `"experts"`, the weights of the copies, or `"router"`, all of its weights. Default None.
-        seed: Seed of the noise. Default 0.
-        grow_top_k: Whether `factor` times as many experts are used for each input. Default True; with False the model
-            computes something else, and the report says so.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
+            Default 0.01, as in the paper.
+        random: For comparison with the paper, the part to draw at random instead of copying it: `"experts"`, the
+            weights of the copies, or `"router"`, all weights of the router. None (the default) copies both.
+        seed: Seed of the noise, at least 0. Default 0.
+        grow_top_k: Whether `factor` times as many experts are used for each input. Default True. With False the
+            model computes a different function, and the report has a warning.
+        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
 
     Returns:
-        An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.
+        An uncompiled model of the same class, or a layer, and a report with the difference of the outputs.
 
     Raises:
         TypeError: If `model_or_layer` is not a Keras model or layer, or another argument has a wrong type.
@@ -82,7 +84,7 @@ def grow_experts(
     groups = {layer.path: repeated for layer in layers}
     top_k = layers[0].top_k * (factor if grow_top_k else 1)
     new, report = rebuild_experts(
-        source, layers, groups=groups, top_k=top_k, data=data, noise=noise, random=random, seed=seed
+        source, layers, groups=groups, top_k=top_k, samples=samples, noise=noise, random=random, seed=seed
     )
     return new, replace(report, warning=_warning(report, noise=noise, random=random, grow_top_k=grow_top_k))
 
@@ -93,7 +95,7 @@ def _check_has(part: str, layers: Sequence[MoeLayer]) -> None:
         if part not in {"router" if key in layer.router else "experts" for key in layer.axes}:
             raise ValueError(
                 f"Expected weights of the {part} in {layer.path!r} for random={part!r}. Received: none among "
-                f"{', '.join(layer.rule.weights)}. Name the router in tfprune.register_experts."
+                f"{', '.join(layer.rule.axes)}. Name the router in tfprune.register_experts."
             )
 
 

@@ -7,38 +7,40 @@ from typing import Any
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.methods.experts.experts_report import ExpertsReport
 from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, rebuild_experts
 
 
+@renamed(data="samples=", groups="merge=")
 def merge_experts(
     model_or_layer: keras.layers.Layer,
-    groups: Iterable[Iterable[int]],
+    merge: Iterable[Iterable[int]],
     *,
     top_k: int | None = None,
-    data: Any = None,
+    samples: Any = None,
 ) -> tuple[Any, ExpertsReport]:
-    """Merge each group of experts into one, and return the smaller model with a report.
+    """Merge each group of experts of a mixture into one.
 
-    Use it if experts of a mixture are much alike. A merged expert is the mean of its group, in its weights and in its
+    Use it if experts of a mixture are similar. A merged expert is the mean of its group, in its weights and in its
     row of the router; its mask is the union of their masks.
 
     Args:
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
-            `register_experts`, wrapped or not. It is left unchanged.
-        groups: The experts of each new expert, counted from 0, such as `[[0, 4], [1, 5], [2], [3]]`. Each expert
-            belongs to one group.
-        top_k: The number of experts that are used for each input afterwards, at least 1; None (the default) keeps the
+            `register_experts`, wrapped or not. It is not changed.
+        merge: The groups of experts that become one expert each, counted from 0, such as
+            `[[0, 4], [1, 5], [2], [3]]`. Each expert belongs to one group.
+        top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
             number, or uses all remaining experts if there are fewer.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
+        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
 
     Returns:
-        An uncompiled model of the same class, or a layer; and a report that says whether it computes the same.
+        An uncompiled model of the same class, or a layer, and a report with the difference of the outputs.
 
     Raises:
-        TypeError: If `model_or_layer` is not a Keras model or layer, or `groups` are not groups of integers.
+        TypeError: If `model_or_layer` is not a Keras model or layer, or `merge` are not groups of integers.
         ValueError: If it has no experts, or the groups do not name each expert once.
 
     Example:
@@ -49,27 +51,29 @@ def merge_experts(
         >>> smaller.num_experts, smaller.top_k, report.is_function_preserving
         (2, 1, False)
     """
-    parts = _check_groups(groups)
+    parts = _check_groups(merge)
     source, layers = read_experts(model_or_layer)
     count = layers[0].experts
     if sorted(index for group in parts for index in group) != list(range(count)):
         raise ValueError(
-            f"Expected `groups` to name each of the experts 0 to {count - 1} of {model_or_layer.name!r} once. "
-            f"Received: groups={parts!r}. Leave experts out with tfprune.drop_experts."
+            f"Expected `merge` to name each of the experts 0 to {count - 1} of {model_or_layer.name!r} once. "
+            f"Received: merge={parts!r}. Remove experts with tfprune.drop_experts."
         )
     used = new_top_k(top_k, layers, experts=len(parts))
-    return rebuild_experts(source, layers, groups={layer.path: parts for layer in layers}, top_k=used, data=data)
+    return rebuild_experts(
+        source, layers, groups={layer.path: parts for layer in layers}, top_k=used, samples=samples
+    )
 
 
-def _check_groups(groups: Any) -> list[list[int]]:
-    is_nested = isinstance(groups, Iterable) and not isinstance(groups, (str, bytes))
-    parts = list(groups) if is_nested else []
+def _check_groups(merge: Any) -> list[list[int]]:
+    is_nested = isinstance(merge, Iterable) and not isinstance(merge, (str, bytes))
+    parts = list(merge) if is_nested else []
     if not parts or any(isinstance(part, (str, bytes)) or not isinstance(part, Iterable) for part in parts):
         raise TypeError(
-            f"Expected `groups` to be groups of experts, such as [[0, 1], [2, 3]]. Received: groups={groups!r} of "
-            f"type {type(groups).__name__}."
+            f"Expected `merge` to be groups of experts, such as [[0, 1], [2, 3]]. Received: merge={merge!r} of "
+            f"type {type(merge).__name__}."
         )
-    checked = [[check_count(index, "groups", least=0) for index in part] for part in parts]
+    checked = [[check_count(index, "merge", least=0) for index in part] for part in parts]
     if not all(checked):
-        raise ValueError(f"Expected an expert in each of `groups`. Received: groups={checked!r}.")
+        raise ValueError(f"Expected an expert in each group of `merge`. Received: merge={checked!r}.")
     return checked

@@ -17,16 +17,16 @@ class ExpertRule:
     """The weights of a layer class that belong to its experts.
 
     Attributes:
-        weights: The axis along which the experts lie, by the path of the weight below the layer.
-        count: The argument, and attribute, with the number of experts.
-        router: Which of these weights belong to the router, by their paths.
-        top_k: The argument, and attribute, with the number of experts that are used for each input.
+        axes: The axis along which the experts lie, by the path of the weight below the layer.
+        router: The paths of those that belong to the router.
+        count_argument: The argument, and attribute, with the number of experts.
+        top_k_argument: The argument, and attribute, with the number of experts that are used for each input.
     """
 
-    weights: Mapping[str, int]
+    axes: Mapping[str, int]
     router: tuple[str, ...]
-    count: str = "num_experts"
-    top_k: str = "top_k"
+    count_argument: str = "num_experts"
+    top_k_argument: str = "top_k"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def moe_layers(root: keras.layers.Layer) -> list[MoeLayer]:
     if not layers:
         raise ValueError(
             f"Expected a model or layer with a mixture of experts. Received: {root.name!r}, in which none is known. "
-            f"Register a layer of your own: tfprune.register_experts(MyMixture, weights={{'router/kernel': 1, ...}})."
+            f"Register a layer of your own: tfprune.register_experts(MyMixture, {{'router/kernel': 1, ...}})."
         )
     return layers
 
@@ -90,26 +90,28 @@ def _moe_layer(path: str, layer: keras.layers.Layer) -> MoeLayer | None:
         rule = _rule_of_keras_hub(path or layer.name, layer, weights)
     if rule is None:
         return None
-    numbers: dict[str, Any] = {name: getattr(layer, name, None) for name in (rule.count, rule.top_k)}
+    numbers: dict[str, Any] = {
+        name: getattr(layer, name, None) for name in (rule.count_argument, rule.top_k_argument)
+    }
     missing = [name for name, value in numbers.items() if type(value) is not int]
-    missing += [name for name in rule.weights if name not in weights]
+    missing += [name for name in rule.axes if name not in weights]
     if missing:
         raise ValueError(
-            f"Expected {path or layer.name!r} ({type(layer).__name__}) to have what was registered for its experts. "
+            f"Expected {path or layer.name!r} ({type(layer).__name__}) to have all names registered for it. "
             f"Received: a layer without {missing[0]!r}; its weights are {', '.join(weights) or '(none)'}. Build it, "
             f"keep its arguments in attributes of their names, and register the weights that it has."
         )
-    count = numbers[rule.count]
-    for name, axis in rule.weights.items():
+    count = numbers[rule.count_argument]
+    for name, axis in rule.axes.items():
         shape = tuple(weights[name].shape)
         if not -len(shape) <= axis < len(shape) or shape[axis] != count:
             raise ValueError(
                 f"Expected {count} experts along axis {axis} of {name!r} in {path or layer.name!r}. Received: shape "
                 f"{shape}. Register the axis of the experts."
             )
-    axes = {id(weights[name]): axis for name, axis in rule.weights.items()}
+    axes = {id(weights[name]): axis for name, axis in rule.axes.items()}
     router = frozenset(id(weights[name]) for name in rule.router)
-    return MoeLayer(path or layer.name, layer, rule, count, numbers[rule.top_k], axes, router)
+    return MoeLayer(path or layer.name, layer, rule, count, numbers[rule.top_k_argument], axes, router)
 
 
 def _weights(layer: keras.layers.Layer) -> list[tuple[str, keras.Variable]]:

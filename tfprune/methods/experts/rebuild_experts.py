@@ -61,7 +61,7 @@ def rebuild_experts(
     *,
     groups: Mapping[str, Groups],
     top_k: int,
-    data: Any,
+    samples: Any,
     noise: float = 0.0,
     random: str | None = None,
     seed: int = 0,
@@ -73,13 +73,13 @@ def rebuild_experts(
         layers: Its layers with experts.
         groups: For each of them, by its path, the experts whose mean each new expert is.
         top_k: The number of new experts that are used for each input.
-        data: Inputs to compare on; None takes random numbers.
+        samples: Inputs to compare on; None takes random numbers.
         noise: The noise that copies get, as a fraction of the standard deviation of each weight.
-        random: What is drawn anew instead: see `perturb_copies`.
+        random: The part to draw at random instead: see `perturb_copies`.
         seed: Seed of the noise.
     """
-    if data is not None:
-        check_source(data)
+    if samples is not None:
+        check_source(samples, argument="samples")
     count = len(next(iter(groups.values())))
     new = set_expert_count(source, layers, experts=count, top_k=top_k)
     made_of = average_experts(new, source, layers=layers, groups=groups)
@@ -91,10 +91,10 @@ def rebuild_experts(
         ExpertsRow(old.path, (old.experts, layer.experts), (old.top_k, layer.top_k), (_nnz(old), _nnz(layer)))
         for old, layer in zip(layers, new_layers, strict=True)
     )
-    difference, samples = _difference(source.model, new, data=data)
+    difference, size = _difference(source.model, new, samples=samples)
     first = tuple(map(tuple, next(iter(groups.values()))))
     origins = read_origins(source.model, new, made_of=made_of)
-    return new, ExpertsReport(rows, first, difference, samples, origins=origins)
+    return new, ExpertsReport(rows, first, difference, size, origins=origins)
 
 
 def _nnz(layer: MoeLayer) -> int:
@@ -102,9 +102,9 @@ def _nnz(layer: MoeLayer) -> int:
     return sum(int(np.count_nonzero(as_numpy(weight))) for weight in layer.layer.weights if id(weight) in layer.axes)
 
 
-def _difference(root: Any, new: Any, *, data: Any) -> tuple[float | None, int]:
-    """Return the largest difference relative to the largest output, and the number of samples of data."""
-    inputs = _inputs(root, data)
+def _difference(root: Any, new: Any, *, samples: Any) -> tuple[float | None, int]:
+    """Return the largest difference relative to the largest output, and the number of samples."""
+    inputs = _inputs(root, samples)
     difference = LargestDifference()
     for _, values in inputs:
         tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, values)
@@ -112,16 +112,16 @@ def _difference(root: Any, new: Any, *, data: Any) -> tuple[float | None, int]:
     return (difference.fraction, sum(size for size, _ in inputs)) if inputs else (None, 0)
 
 
-def _inputs(root: Any, data: Any) -> list[tuple[int, Any]]:
-    """Return inputs, each with the number of samples of data in it; 0 for random numbers."""
+def _inputs(root: Any, samples: Any) -> list[tuple[int, Any]]:
+    """Return inputs, each with the number of samples in it; 0 for random numbers."""
     if isinstance(root, keras.Sequential):  # whose `input` is the tensor that it was called on
         root = keras.Model(root.inputs[0], root.outputs[0])
-    if data is None:
+    if samples is None:
         length = usable_length(root) if isinstance(root, keras.Model) else None
         return [] if length is None else [(0, numbers_for(root.input, length=length))]
     count = len(root.inputs) if isinstance(root, keras.Model) else 1
     inputs = []
-    for batch in batches(data, inputs=count):
-        check_batch(batch, root)
+    for batch in batches(samples, inputs=count, argument="samples"):
+        check_batch(batch, root, argument="samples")
         inputs.append((len(keras.tree.flatten(batch.x)[0]), batch.x))
     return inputs

@@ -6,37 +6,39 @@ from collections.abc import Mapping
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.methods.experts.moe_layers import REGISTERED, ExpertRule
 
 
+@renamed(weights="axes=", count="count_argument=", top_k="top_k_argument=")
 def register_experts(
     layer_class: type[keras.layers.Layer],
+    axes: Mapping[str, int],
     *,
-    weights: Mapping[str, int],
-    count: str = "num_experts",
-    top_k: str = "top_k",
     router: str = "router",
+    count_argument: str = "num_experts",
+    top_k_argument: str = "top_k",
 ) -> None:
-    """Register which weights of a layer class belong to its experts.
+    """Register the weights of a layer class that belong to its experts.
 
-    Use it for your own mixture of experts, so that `grow_experts`, `merge_experts` and `drop_experts` know it. The
-    layers of KerasHub are known.
+    Use it for your own mixture of experts, so that `grow_experts`, `merge_experts` and `drop_experts` can change it.
+    The layers of KerasHub need no registration.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`. The rule also serves its subclasses.
-        weights: The axis along which the experts lie, for each weight of the experts and of the router, by its path
-            below the layer, such as `{"router/kernel": 1, "hidden": 0}`.
-        count: The argument with the number of experts; the layer also keeps it in an attribute of that name. Default
-            `"num_experts"`.
-        top_k: The argument with the number of experts that are used for each input, kept likewise. Default
-            `"top_k"`.
-        router: What the paths of the router's weights begin with. Default `"router"`. Only
-            `grow_experts(random=...)` uses it.
+        axes: For each weight of the experts and of the router, by its path below the layer, the axis along which the
+            experts lie, such as `{"router/kernel": 1, "hidden": 0}`.
+        router: The prefix of the paths of the router's weights. Default `"router"`. Only `grow_experts(random=...)`
+            uses it.
+        count_argument: The argument with the number of experts. The layer also keeps it in an attribute of that name.
+            Default `"num_experts"`.
+        top_k_argument: The argument with the number of experts that are used for each input. The layer also keeps it
+            in an attribute of that name. Default `"top_k"`.
 
     Raises:
-        TypeError: If `layer_class` is not a layer class, `weights` does not map paths to axes, or `router` is not a
+        TypeError: If `layer_class` is not a layer class, `axes` does not map paths to axes, or `router` is not a
             string.
-        ValueError: If `weights` is empty.
+        ValueError: If `axes` is empty.
 
     Example:
         >>> import keras, tfprune
@@ -55,7 +57,7 @@ def register_experts(
         ...         return keras.ops.einsum("...i,eio,...e->...o", x, self.experts, share)
         ...     def get_config(self):
         ...         return {**super().get_config(), "num_experts": self.num_experts, "top_k": self.top_k}
-        >>> register_experts(Mixture, weights={"router/kernel": 1, "router/bias": 0, "experts": 0})
+        >>> register_experts(Mixture, {"router/kernel": 1, "router/bias": 0, "experts": 0})
         >>> model = keras.Sequential([keras.Input((4,)), Mixture(4, 2)])
         >>> grown, report = tfprune.grow_experts(model, 2, noise=0)
         >>> report.rows[0].experts, report.rows[0].top_k, report.is_function_preserving
@@ -63,18 +65,18 @@ def register_experts(
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):
         raise TypeError(f"Expected a subclass of keras.layers.Layer. Received: layer_class={layer_class!r}.")
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(name, str) and isinstance(axis, int) for name, axis in weights.items()
+    if not isinstance(axes, Mapping) or not all(
+        isinstance(name, str) and isinstance(axis, int) for name, axis in axes.items()
     ):
         raise TypeError(
-            f"Expected `weights` to map paths of weights to the axes of the experts, such as {{'router/kernel': 1}}. "
-            f"Received: weights={weights!r}."
+            f"Expected `axes` to map paths of weights to the axes of the experts, such as {{'router/kernel': 1}}. "
+            f"Received: axes={axes!r}."
         )
-    if not weights:
-        raise ValueError("Expected `weights` to name the weights of the experts and of the router. Received: none.")
+    if not axes:
+        raise ValueError("Expected `axes` with the weights of the experts and of the router. Received: none.")
     if not isinstance(router, str):
         raise TypeError(
             f"Expected `router` to be a string. Received: router={router!r} of type {type(router).__name__}."
         )
-    of_router = tuple(name for name in weights if name.startswith(router))
-    REGISTERED[layer_class] = ExpertRule(dict(weights), of_router, count, top_k)
+    of_router = tuple(name for name in axes if name.startswith(router))
+    REGISTERED[layer_class] = ExpertRule(dict(axes), of_router, count_argument, top_k_argument)

@@ -35,8 +35,8 @@ def set_expert_count(source: Anatomy, layers: Sequence[MoeLayer], *, experts: in
     def changed(config: dict[str, Any]) -> dict[str, Any]:
         config = deepcopy(config)
         for layer in layers:
-            before = {layer.rule.count: layer.experts, layer.rule.top_k: layer.top_k}
-            _change(config, before, {layer.rule.count: experts, layer.rule.top_k: top_k})
+            before = {layer.rule.count_argument: layer.experts, layer.rule.top_k_argument: layer.top_k}
+            _change(config, before, {layer.rule.count_argument: experts, layer.rule.top_k_argument: top_k})
         return config
 
     root = source.model

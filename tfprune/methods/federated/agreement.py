@@ -12,13 +12,14 @@ from tfprune.methods.federated.arrays import Arrays, Masks, check_each, check_ma
 
 
 def mask_iou(masks: Sequence[Any], others: Sequence[Any]) -> float:
-    """Measure how far two lists of masks agree: entries that both keep, divided by entries that either keeps.
+    """Measure the agreement of two lists of masks: entries that both keep, divided by entries that either keeps.
 
-    Watch it between clients: if their masks share little, few entries are averaged, and the masks of the server do
-    not settle. Two random masks that keep a fraction p of the entries have p / (2 - p).
+    Compare clients with it: if their masks overlap little, few entries are averaged. Two random masks that keep a
+    fraction p of the entries have p / (2 - p).
 
     Args:
-        masks: The masks of a client; None stands for all entries, and is left out where both have it.
+        masks: The masks of a client; None for an array with all entries. Arrays without a mask in both lists do not
+            count.
         others: The masks of another client.
 
     Returns:
@@ -48,7 +49,8 @@ def merge_masks(masks: Sequence[Any], *, votes: int) -> Masks:
 
     Args:
         masks: The masks of each client.
-        votes: How many clients have to keep an entry. 1 gives the union, the number of clients the intersection.
+        votes: The number of clients that have to keep an entry, at least 1. 1 gives the union, the number of clients
+            the intersection.
 
     Returns:
         Masks; None where no client has a mask.

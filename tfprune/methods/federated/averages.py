@@ -1,4 +1,4 @@
-"""How the values of the owners of an entry become one: a mean, or an average that a few owners cannot move far."""
+"""Averages over the owners of an entry: the mean, and means that a few owners cannot move far."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number
 
 
 @dataclass(frozen=True)
 class Mean(Spec):
-    """The mean, by the weights of the clients: one client of a large weight decides alone.
+    """The mean, weighted by the clients: one client of a large weight decides alone.
 
     Example:
         >>> Mean()(np.array([[2.0], [4.0]]), np.array([[True], [True]]), np.array([1.0, 3.0]))[0]
@@ -37,17 +38,18 @@ class Mean(Spec):
         return np.divide(total, weight, out=np.zeros(weight.shape), where=weight > 0), weight > 0
 
 
+@renamed(least_owners="min_owners=")
 @dataclass(frozen=True)
 class TrimmedMean(Mean):
-    """The mean without the largest and the smallest values of each entry, which clients that mean harm would send.
+    """Average each entry without its largest and smallest values, as a defense against malicious clients.
 
-    All owners count alike, whatever weights they claim; those of weight 0 do not count. It stands up to as many such
-    clients among the owners of an entry as it drops at either end.
+    All owners of an entry count equally, whatever weights they claim; those of weight 0 do not count. It tolerates as
+    many malicious clients among the owners of an entry as it drops values at either end.
 
     Args:
-        trim: The fraction of the owners that is dropped at either end, rounded up, in (0, 0.5]; 0.5 is the median.
-        least_owners: An entry with fewer owners keeps the value of the server, because among two nobody can tell
-            which is wrong. 1 averages all, and an entry with one owner is then what this client says.
+        trim: The fraction of the owners to drop at either end, rounded up, in (0, 0.5]. Default 0.5, the median.
+        min_owners: An entry with fewer owners keeps the value of the server, because with two owners nobody can tell
+            which one is wrong. At least 1; default 3. With 1, an entry with one owner gets the value of this client.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -64,12 +66,12 @@ class TrimmedMean(Mean):
     """
 
     trim: float = 0.5
-    least_owners: int = 3
+    min_owners: int = 3
 
     def __post_init__(self) -> None:
         self._hold(
             trim=check_number(self.trim, "trim", above=0, most=0.5, meaning="the fraction dropped at either end"),
-            least_owners=check_count(self.least_owners, "least_owners", least=1),
+            min_owners=check_count(self.min_owners, "min_owners", least=1),
         )
 
     def __call__(self, values: np.ndarray, owned: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,10 +79,10 @@ class TrimmedMean(Mean):
         ordered = np.sort(np.where(present, values, math.inf), axis=0)
         count = present.sum(axis=0)
         dropped = np.minimum(np.ceil(self.trim * count).astype(int), np.maximum(count - 1, 0) // 2)
-        place = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1))
-        is_left = (place >= dropped) & (place < count - dropped)
-        total = np.where(is_left, ordered, 0.0).sum(axis=0)
-        return total / np.maximum(count - 2 * dropped, 1), count >= self.least_owners
+        rank = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1))
+        is_used = (rank >= dropped) & (rank < count - dropped)
+        total = np.where(is_used, ordered, 0.0).sum(axis=0)
+        return total / np.maximum(count - 2 * dropped, 1), count >= self.min_owners
 
 
 AVERAGES: dict[str, type[Mean]] = {"mean": Mean, "median": TrimmedMean}  # whose default is the median

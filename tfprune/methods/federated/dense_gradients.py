@@ -6,21 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.keras_models.models.batches import batches, check_batch
 from tfprune.methods.federated.arrays import Arrays
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
-def dense_gradients(model: MaskedModel, batch: Any, *, loss: Any = None) -> Arrays:
+@renamed(batch="data=")
+def dense_gradients(model: MaskedModel, data: Any, *, loss: Any = None) -> Arrays:
     """Differentiate the loss of one batch with respect to all entries of a wrapped model.
 
-    In training, entries that a mask hides get no gradient. FedMask and PruneFL need it, to bring entries back. These
-    are the gradients with respect to mask * weight, as layers behave in training. The model does not change, but
-    for the random state of its dropout, so the statistics of BatchNormalization stay as they are.
+    Use it for methods such as FedMask and PruneFL, which need gradients of masked entries to bring them back; Keras'
+    training gives these none. The gradients are with respect to mask * weight, with layers in training mode. The
+    model does not change, apart from the random state of its dropout.
 
     Args:
         model: A wrapped model.
-        batch: (x, y) or (x, y, sample weights), all of it as one batch.
+        data: (x, y) or (x, y, sample weights), as one batch.
         loss: The name of a loss, a function or a `keras.losses.Loss`; None takes the loss that the model was compiled
             with, and the losses that layers add.
 
@@ -29,8 +31,8 @@ def dense_gradients(model: MaskedModel, batch: Any, *, loss: Any = None) -> Arra
         trained, such as statistics.
 
     Raises:
-        TypeError: If `model` is not a `MaskedModel`, or `batch` not a batch.
-        ValueError: If the batch does not fit the model or has no targets, or there is no loss.
+        TypeError: If `model` is not a `MaskedModel`, or `data` is not a batch.
+        ValueError: If `data` does not fit the model or has no targets, or there is no loss.
 
     Example:
         >>> import keras, tfprune
@@ -43,9 +45,9 @@ def dense_gradients(model: MaskedModel, batch: Any, *, loss: Any = None) -> Arra
     """
     if not isinstance(model, MaskedModel):
         raise TypeError(f"Expected `model` to be a MaskedModel. Received: {type(model).__name__}.")
-    [whole] = batches(batch, rows=None, argument="batch")
+    [whole] = batches(data, rows=None)
     if whole.y is None:
-        raise ValueError("Expected `batch` to be (x, y), to compute a loss. Received: inputs only.")
+        raise ValueError("Expected `data` to be (x, y), to compute a loss. Received: inputs only.")
     check_batch(whole, model.model)
     gradients = model.gradients_of(loss).of(whole)
     return [

@@ -1,4 +1,4 @@
-"""Statistics of BatchNormalization, measured on data after training, in place of averages that follow it."""
+"""Measure the statistics of BatchNormalization on samples after training, instead of averaging during it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.keras_models.models.batches import batches, check_batch
 from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.methods.federated.arrays import Arrays
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
-def measure_statistics(model: MaskedModel, data: Any, *, batch_size: int = 32) -> int:
-    """Set the statistics of each BatchNormalization to the mean over the batches of some data.
+@renamed(data="samples=")
+def measure_statistics(model: MaskedModel, samples: Any, *, batch_size: int = 32) -> int:
+    """Set the statistics of each BatchNormalization to the mean over the batches of some samples.
 
-    HeteroFL calls it static normalization: clients train on the statistics of their batches, and measure those for
-    inference once, under the last weights of the server, which averages them. FedMask and PruneFL need it, too: their
-    steps leave statistics alone.
+    Use it for HeteroFL, which calls it static normalization: clients train with the statistics of each batch, and
+    measure the statistics for inference once, with the final weights of the server, which averages them. FedMask and
+    PruneFL need it as well, because their steps do not update statistics.
 
     Args:
-        model: A wrapped model, whose statistics change. A model without BatchNormalization stays as it is.
-        data: Arrays x or (x, y), which are cut into batches, a dataset, or an iterable of batches.
-        batch_size: The number of samples in a batch of arrays.
+        model: A wrapped model. Only its statistics change.
+        samples: An array, a tuple (x, y), a dataset or an iterable of batches. Labels are ignored.
+        batch_size: Samples in a batch of arrays, at least 1. Default 32.
 
     Returns:
-        The number of batches, which is the weight of a client in the average of the statistics.
+        The number of batches: the weight of this client in the average of the statistics.
 
     Raises:
         TypeError: If `model` is not a `MaskedModel`.
-        ValueError: If the data are empty or do not fit the model.
+        ValueError: If the samples are empty or do not fit the model.
 
     Example:
         >>> import tfprune
@@ -49,10 +51,10 @@ def measure_statistics(model: MaskedModel, data: Any, *, batch_size: int = 32) -
     layers = [layer for _, layer in walk(model.model) if isinstance(layer, keras.layers.BatchNormalization)]
     momenta, totals, count = [layer.momentum for layer in layers], _zeros(layers), 0
     for layer in layers:
-        layer.momentum = 0.0  # what it holds after a batch are the statistics of this batch
+        layer.momentum = 0.0  # so that it has the statistics of the last batch
     try:
-        for batch in batches(data, rows=batch_size):
-            check_batch(batch, model.model)
+        for batch in batches(samples, rows=batch_size, argument="samples"):
+            check_batch(batch, model.model, argument="samples")
             model.model(batch.x, training=True)
             totals = [one + other for one, other in zip(totals, _statistics(layers), strict=True)]
             count += 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.coders import compress, expand
+from tfprune.base.renamed import renamed
 from tfprune.methods.federated.arrays import Masks, check_masks
 
 MAGIC, VERSION = b"TFM", 1
@@ -47,15 +48,17 @@ def pack_masks(masks: Sequence[Any]) -> bytes:
     return HEAD.pack(MAGIC, VERSION, _hash(body), len(checked)) + body
 
 
-def unpack_masks(data: bytes, *, like: Sequence[np.ndarray] | None = None) -> Masks:
+@renamed(data="source=")
+def unpack_masks(source: bytes, *, like: Sequence[np.ndarray] | None = None) -> Masks:
     """Return the masks that `pack_masks` packed.
 
     Args:
-        data: The packed masks.
-        like: Arrays of the shapes that they must have, so that no memory is taken for others; None takes any.
+        source: The packed masks.
+        like: Arrays with the shapes that the masks must have, so that a malicious header cannot demand memory. None
+            (the default) accepts any shapes.
 
     Raises:
-        TypeError: If `data` are not bytes.
+        TypeError: If `source` is not bytes.
         ValueError: If they are not packed masks, of another version, damaged, cut short, or of other shapes.
 
     Example:
@@ -63,9 +66,9 @@ def unpack_masks(data: bytes, *, like: Sequence[np.ndarray] | None = None) -> Ma
         Traceback (most recent call last):
         ValueError: Expected packed masks. Received: 7 bytes that begin with b'wei'. Pack them by pack_masks.
     """
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"Expected `data` to be bytes. Received: {type(data).__name__}.")
-    data = bytes(data)
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        raise TypeError(f"Expected `source` to be bytes. Received: {type(source).__name__}.")
+    data = bytes(source)
     if len(data) < HEAD.size or not data.startswith(MAGIC):
         raise ValueError(
             f"Expected packed masks. Received: {len(data)} bytes that begin with {data[:3]!r}. Pack them by "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.coders import compress, expand
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.base.streams import SPLITS, Split, join, split
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, count_unmasked, kept_entries
@@ -25,12 +26,15 @@ assert set(PLANES.values()) <= set(SPLITS)
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """The weights of a client, or those of the server for a client, under masks.
+    """Weights under masks, from a client to the server or back.
+
+    Use it if you exchange updates without Flower; `MaskedFedAvg` and `MaskedClient` do so for you.
 
     Args:
         weights: The arrays of the model.
-        masks: Their masks. None for an array keeps all its entries, None in place of the list those of all arrays.
-        round: The round that they belong to, so that late answers are recognized.
+        masks: A mask for each array, or None for an array with all entries. None instead of the list keeps all
+            entries of all arrays.
+        round: The round of the update, counted from 1, so that late answers are recognized. Default 0.
 
     Raises:
         TypeError: If `weights` or `masks` is not a list of arrays, or `round` is not an integer.
@@ -46,8 +50,8 @@ class Update:
 
         A receiver that knows the masks needs the entries alone.
 
-        >>> short = update.encode(known=masks)
-        >>> Update.decode(short, like=weights, masks=masks).weights[0].tolist() == back.weights[0].tolist()
+        >>> short = update.encode(known_masks=masks)
+        >>> Update.decode(short, like=weights, known_masks=masks).weights[0].tolist() == back.weights[0].tolist()
         True
         >>> len(short) < len(data)
         True
@@ -73,42 +77,44 @@ class Update:
         assert self.masks is not None
         return list(self.masks)
 
-    def encode(self, *, known: Sequence[Any] | None = None) -> bytes:
+    @renamed(known="known_masks=")
+    def encode(self, *, known_masks: Sequence[Any] | None = None) -> bytes:
         """Pack the entries that the masks keep, without loss, and the masks themselves.
 
         Args:
-            known: Masks that the receiver has. If they are the masks of this update, these are left out, and a hash
-                of 8 bytes stands for them.
+            known_masks: The masks that the receiver has. If they equal the masks of this update, a hash of 8 bytes is
+                sent instead of the masks. None (the default) always sends the masks.
 
         Returns:
-            The bytes to send: header, masks and entries. The envelope of the transport comes on top.
+            The bytes to send: header, masks and entries.
         """
-        has_masks = layout_of(self.weights, check_masks(known, "known", like=self.weights)) == self.layout
+        has_masks = layout_of(self.weights, check_masks(known_masks, "known_masks", like=self.weights)) == self.layout
         masks = b"" if has_masks else pack_masks(self._keep)
         body = masks + b"".join(_packed(self.weights, self._keep))
         checksum = _checksum(VERSION, self.round, self.layout, len(masks), body)
         return HEAD.pack(MAGIC, VERSION, self.round, self.layout, checksum, len(masks)) + body
 
     @staticmethod
-    def decode(data: bytes, *, like: Sequence[Any], masks: Sequence[Any] | None = None) -> Update:
+    @renamed(data="source=", masks="known_masks=")
+    def decode(source: bytes, *, like: Sequence[Any], known_masks: Sequence[Any] | None = None) -> Update:
         """Unpack an update that `encode` packed.
 
         Args:
-            data: The bytes.
-            like: Arrays of the shapes and dtypes of the model; their values do not matter.
-            masks: The masks that the receiver knows, if the sender may have left them out.
+            source: The bytes.
+            like: Arrays with the shapes and dtypes of the model; their values do not matter.
+            known_masks: The masks that the receiver has, for an update that was sent without them. Default None.
 
         Returns:
             An update whose weights are 0 where its masks are.
 
         Raises:
-            TypeError: If `data` are not bytes, or `like` is not a list of arrays.
+            TypeError: If `source` is not bytes, or `like` is not a list of arrays.
             ValueError: If the bytes are not an update, of another version, damaged, of a model of other shapes, or
                 under masks that are not known.
         """
         arrays = check_arrays(like, "like")
-        round_, layout, packed, entries = _read_header(data)
-        keep = check_masks(unpack_masks(packed, like=arrays) if packed else masks, "masks", like=arrays)
+        round_, layout, packed, entries = _read_header(source)
+        keep = check_masks(unpack_masks(packed, like=arrays) if packed else known_masks, "known_masks", like=arrays)
         if layout_of(arrays, keep) != layout:
             raise ValueError(
                 "Expected an update of this model under the masks that both sides know. Received: one of other "
@@ -120,11 +126,11 @@ class Update:
             raise ValueError(f"Expected a whole update. Received: a damaged one ({error}).") from error
 
 
-def _read_header(data: Any) -> tuple[int, bytes, bytes, bytes]:
+def _read_header(source: Any) -> tuple[int, bytes, bytes, bytes]:
     """Return the round, the layout, the packed masks and the packed entries of an update."""
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"Expected `data` to be bytes. Received: {type(data).__name__}.")
-    data = bytes(data)
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        raise TypeError(f"Expected `source` to be bytes. Received: {type(source).__name__}.")
+    data = bytes(source)
     if len(data) < HEAD.size or not data.startswith(MAGIC):
         raise ValueError(f"Expected an update. Received: {len(data)} bytes that begin with {data[:3]!r}.")
     _, version, round_, layout, checksum, length = HEAD.unpack_from(data)

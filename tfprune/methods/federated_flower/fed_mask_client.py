@@ -1,4 +1,4 @@
-"""A client of FedMask: it trains masks of weights that stay, and sends one bit for each weight."""
+"""A client of FedMask: it trains masks of frozen weights, and sends one bit for each weight."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ WEIGHTS, SCORES = "weights", "scores"  # keys of the state of a client
 
 
 class FedMaskClient:
-    """One message of a `ClientApp`, answered for FedMask; the strategy is `MaskedFedAvg(method=FedMask(...))`.
+    """Answer a message of a `ClientApp` for FedMask.
 
-    The weights come with the first message, and stay in Flower's `context.state` with the scores of the client.
+    Use it with the strategy `MaskedFedAvg(method=FedMask(...))`. The weights come with the first message, and are
+    kept in Flower's `context.state` with the scores of the client.
 
     Args:
-        message: What Flower passed to the function of the `ClientApp`.
-        context: What else it passed.
+        message: The message that Flower passes to the function of the `ClientApp`.
+        context: The context that Flower passes to it.
         model: The wrapped model of the client.
-        method: The settings; the same as in the strategy.
+        method: The same `FedMask` as in the strategy.
 
     Raises:
         TypeError: If `model` is not a `MaskedModel`, or `method` not a `FedMask`.
@@ -79,10 +80,10 @@ class FedMaskClient:
         self._scores = self._method.fit(self._model, data, scores=self._scores, weights=self.weights, loss=loss)
 
     def trained(self, metrics: Mapping[str, Any]) -> Message:
-        """Keep the scores, and return the answer: one bit for each weight, and metrics.
+        """Store the scores, and return the answer: one bit for each weight, and metrics.
 
         Args:
-            metrics: Numbers by name, among them `num-examples`.
+            metrics: Numbers by name, including `num-examples`.
         """
         scores = [
             np.zeros(array.shape) if score is None else np.asarray(score, np.float64)
@@ -99,7 +100,7 @@ class FedMaskClient:
 
 
 def _shared(update: Update) -> list[SharedMask]:
-    """Return what the server has averaged: the fractions under a mask of the entries that are shared."""
+    """Return the averages of the server: the fractions, and a mask of the entries that are shared."""
     return [
         None if mask is None or array.ndim < 2 else (array, mask)
         for array, mask in zip(update.weights, update.masks or (), strict=True)

@@ -20,20 +20,21 @@ STATE, MASKS = "tfprune", "masks"  # the record in the state of a client, and it
 
 
 class MaskedClient:
-    """One message of a `ClientApp`, answered for a wrapped model.
+    """Answer a message of a `ClientApp` for a wrapped model.
 
-    The masks of the client stay in Flower's `context.state` from round to round, and do not travel while they stay
-    the same. If the server sets the masks, the model has them.
+    Use it with the strategy `MaskedFedAvg`. It sets the weights of the message in the model. The masks of the client
+    are kept in Flower's `context.state` from round to round, and sent only when they change. If the server sets the
+    masks, the model gets those.
 
     Args:
-        message: What Flower passed to the function of the `ClientApp`.
-        context: What else it passed.
+        message: The message that Flower passes to the function of the `ClientApp`.
+        context: The context that Flower passes to it.
         model: The wrapped model of the client, which gets weights and masks.
 
     Raises:
         TypeError: If `model` is not a `MaskedModel`.
-        ValueError: If the message has no update of this model. Flower sends the error to the server, which goes on
-            without this client, and sends it everything in the next round.
+        ValueError: If the message has no update of this model. Flower sends the error to the server, which continues
+            without this client, and sends it all entries in the next round.
 
     Attributes:
         round: The round, counted from 1.
@@ -71,10 +72,10 @@ class MaskedClient:
         model.set_weights(update.weights)
 
     def trained(self, metrics: Mapping[str, Any], *, gradients: Sequence[Any] | None = None) -> Message:
-        """Keep the masks, and return the answer: the entries that they keep, and metrics.
+        """Store the masks, and return the answer: the entries that they keep, and metrics.
 
         Args:
-            metrics: Numbers by name, among them the weight of the client in the average, `num-examples`.
+            metrics: Numbers by name, including the weight of the client in the average, `num-examples`.
             gradients: For PruneFL, the sum of the gradients of this round at all entries, as `PruneFL.fit` returns
                 it. Its squares add up in the state of the client until the server asks for them.
 
@@ -84,7 +85,7 @@ class MaskedClient:
         """
         masks = self._model.masks
         state = {MASKS: pack_masks(masks)}
-        data = Update(self._model.weights, masks, self.round).encode(known=self._known)
+        data = Update(self._model.weights, masks, self.round).encode(known_masks=self._known)
         answer: dict[str, Any] = {DATA: data}
         if gradients is not None:
             squares = self._squares(gradients, float(metrics["num-examples"])).encode()
@@ -94,7 +95,7 @@ class MaskedClient:
         return answer_to(self._message, self._context, metrics=metrics, update=answer)
 
     def _squares(self, gradients: Sequence[Any], examples: float) -> Update:
-        """Return what the state holds with the squares of another round added."""
+        """Return the squares of earlier rounds plus those of this one."""
         like = [array.astype(np.float32) for array in self._model.weights]
         arrays = check_arrays(gradients, "gradients", like=like)
         stored = value_in(self._context.state, STATE, key=SQUARES)
@@ -106,13 +107,13 @@ class MaskedClient:
         """Return the answer to a message that asked for metrics alone.
 
         Args:
-            metrics: Numbers by name, among them `num-examples`.
+            metrics: Numbers by name, including `num-examples`.
         """
         return answer_to(self._message, self._context, metrics=metrics, update={})
 
 
 def keep_state(context: Context, values: Mapping[str, Any]) -> None:
-    """Replace what the state of a client holds from round to round."""
+    """Replace the state that a client keeps from round to round."""
     from flwr.app import ConfigRecord
 
     context.state[STATE] = ConfigRecord(dict(values))
@@ -148,4 +149,4 @@ def _read(data: bytes, model: MaskedModel, masks: Masks | None) -> tuple[Update,
     """Return the update in a message, and the masks that the server knows of this client."""
     weights = model.weights
     known = masks if masks is not None and layout_in(data) == layout_of(weights, masks) else None
-    return Update.decode(data, like=weights, masks=known), known
+    return Update.decode(data, like=weights, known_masks=known), known

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_number, resolve
 from tfprune.methods.federated.arrays import Arrays, Masks
 from tfprune.methods.federated.averages import AVERAGES, Mean
@@ -31,30 +32,34 @@ UPDATE, DATA, CLIENT = "update", "data", "client"  # the record of an update, an
 ROUND, DUE, SQUARES = "round", "squares-due", "squares"
 
 
+@renamed(rule="average=", clip="clip_norm=", most_examples="max_examples=")
 class MaskedFedAvg(FedAvg):
     """Average the models of clients whose masks differ, each entry over the clients that own it.
 
-    Use it in a `ServerApp` as `flwr.serverapp.strategy.FedAvg`, with clients that answer through `MaskedClient`. The
-    server sends each client the entries of its masks alone, once it has seen them, and everything before that. A
-    round goes on without a client that fails, or whose answer holds NaN, is late, or is of another model or pattern.
-    This is logged under `tfprune`, and the weights of the server stay as they are where nothing else arrived.
+    Use it in a `ServerApp` like `flwr.serverapp.strategy.FedAvg`, with clients that answer through `MaskedClient`.
+    Once the server has seen the masks of a client, it sends this client only the entries that they keep. A round
+    continues without a client that fails, or whose answer is late, has NaN, or belongs to another model or pattern.
+    Such clients are logged under `tfprune`. Entries that no client sent keep the values of the server.
 
-    `start` returns the model under the union of the masks: no entry has a value that nobody has trained. `masks` are
-    its masks. Biases and statistics keep the server's values.
+    `start` returns the model under the union of the masks, so that every remaining entry was trained by a client.
+    `masks` are its masks. Biases and statistics keep the server's values.
 
     Args:
+        masks: Masks for all clients. None (the default) lets each client have a mask of its own.
         check_masks: A function that takes the masks of a client and raises a ValueError if they are not allowed, such
-            as `MaskedModel(model).check_masks`, which knows shapes and patterns. None allows all masks that fit.
-        masks: Masks for all clients; None lets each client have its own.
+            as `MaskedModel(model).check_masks`, which checks shapes and patterns. None (the default) allows all masks
+            that fit.
         method: A `PruneFL`, which changes the masks of all clients; a `FedMask`, whose clients answer through
-            `FedMaskClient` with one bit for each weight; or None.
-        rule: How an entry is averaged: `"mean"`, by the numbers of examples, or, against clients that mean harm,
-            `"median"` or a `TrimmedMean`, for which all clients count alike.
-        clip: The largest Euclidean norm of a client's change in a round; larger ones are scaled to it. None for any.
-        most_examples: The largest number of examples that a client counts with; None believes what clients say.
-        returned: Which entries the returned model keeps: those of the `"union"` of all masks, or those that a
-            `"majority"` of the clients keeps. Entries with too few owners for `rule` are left out.
-        **kwargs: The arguments of Flower's `FedAvg`.
+            `FedMaskClient` with one bit for each weight; or None (the default).
+        average: How an entry is averaged: `"mean"` (the default), weighted by the numbers of examples. Against
+            malicious clients, `"median"` or a `TrimmedMean`, which weigh all clients equally.
+        clip_norm: The largest Euclidean norm of a client's change in a round; a larger change is scaled down to it.
+            None (the default) sets no limit.
+        max_examples: The largest number of examples that a client counts with. None (the default) trusts the number
+            that the client reports.
+        returned: The entries of the returned model: those of the `"union"` of all masks (the default), or those that
+            a `"majority"` of the clients keeps. Entries with too few owners for `average` are dropped.
+        **kwargs: Arguments of Flower's `FedAvg`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -65,7 +70,7 @@ class MaskedFedAvg(FedAvg):
         masks: The masks of the model that `start` returns; None before the first answer.
 
     Example:
-        >>> strategy = MaskedFedAvg(min_available_nodes=10, rule="median", most_examples=1000)
+        >>> strategy = MaskedFedAvg(min_available_nodes=10, average="median", max_examples=1000)
         >>> strategy.weighted_by_key, strategy.traffic.bytes
         ('num-examples', 0)
 
@@ -76,23 +81,23 @@ class MaskedFedAvg(FedAvg):
     def __init__(
         self,
         *,
-        check_masks: Callable[[Masks], Any] | None = None,
         masks: Sequence[Any] | None = None,
+        check_masks: Callable[[Masks], Any] | None = None,
         method: PruneFL | FedMask | None = None,
-        rule: str | Mean = "mean",
-        clip: float | None = None,
-        most_examples: float | None = None,
+        average: str | Mean = "mean",
+        clip_norm: float | None = None,
+        max_examples: float | None = None,
         returned: str = "union",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        average = resolve(rule, AVERAGES, Mean, "rule")
-        limit = None if clip is None else check_number(clip, "clip", above=0)
+        average = resolve(average, AVERAGES, Mean, "average")
+        clip_norm = None if clip_norm is None else check_number(clip_norm, "clip_norm", above=0)
         self.check_masks = check_masks
-        self.most_examples = None if most_examples is None else check_number(most_examples, "most_examples", above=0)
+        self.max_examples = None if max_examples is None else check_number(max_examples, "max_examples", above=0)
         check_choice(returned, "returned", choices=("union", "majority"))
         self.returned = returned
-        self._rounds = rounds_of(method, masks, rule=average, clip=limit)
+        self._rounds = rounds_of(method, masks, average=average, clip_norm=clip_norm)
         self._server: Arrays = []
         self._names: list[str] = []
         self._asked: set[int] = set()
@@ -255,7 +260,7 @@ class MaskedFedAvg(FedAvg):
             Received(data, value_in(message.content, UPDATE, key=ROUND), squares),
             like=self._server,
             round_=server_round,
-            examples=examples if self.most_examples is None else min(examples, self.most_examples),
+            examples=examples if self.max_examples is None else min(examples, self.max_examples),
         )
         if self.check_masks:
             self.check_masks(answer.masks)

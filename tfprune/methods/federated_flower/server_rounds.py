@@ -1,4 +1,4 @@
-"""What the server sends, and what it makes of the answers: for masks of clients, for PruneFL, and for FedMask."""
+"""The server's side of a round, its messages and averages: for masks of clients, for PruneFL and for FedMask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tfprune.methods.federated_masks.prune_fl import PruneFL
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client has sent.
+    """The content of a client's answer.
 
     Attributes:
         node: The node of the client.
@@ -57,13 +57,13 @@ class ServerRounds:
 
     Args:
         masks: The masks of all clients; None lets each have its own.
-        rule: How entries are averaged.
-        clip: The largest change of a client; None for any.
+        average: How entries are averaged.
+        clip_norm: The largest norm of a client's change; None sets no limit.
     """
 
-    def __init__(self, masks: Sequence[Any] | None, *, rule: Mean, clip: float | None) -> None:
+    def __init__(self, masks: Sequence[Any] | None, *, average: Mean, clip_norm: float | None) -> None:
         self.common: Masks | None = None if masks is None else check_masks(masks, "masks")
-        self.rule, self.clip = rule, clip
+        self.average, self.clip_norm = average, clip_norm
         self.known: dict[int, Masks] = {}  # of each node, as it has sent them last
         self.last: dict[int, Masks] = {}  # the same, of nodes that may have lost them, too
 
@@ -76,7 +76,7 @@ class ServerRounds:
         """Return the update for a node: the entries of its masks, everything if they are not known."""
         known = self.known.get(node)
         masks = known if self.common is None or _agree(known, self.common) else self.common
-        return Update(server, masks, round_).encode(known=known)
+        return Update(server, masks, round_).encode(known_masks=known)
 
     def read(self, node: int, received: Received, *, like: Arrays, round_: int, examples: float) -> Answer:
         """Return the content of an answer.
@@ -84,7 +84,7 @@ class ServerRounds:
         Raises:
             ValueError: If it is damaged, of another model or round, not finite, or under other masks than asked for.
         """
-        update = Update.decode(received.data, like=like, masks=self.known.get(node))
+        update = Update.decode(received.data, like=like, known_masks=self.known.get(node))
         _check_round(update.round, round_)
         masks: Masks = list(update.masks or ())
         if self.common is not None and not _agree(masks, self.common):
@@ -101,10 +101,10 @@ class ServerRounds:
         """Return the new arrays of the server, and remember the masks."""
         masks = [answer.masks for answer in answers]
         updates: list[Arrays] = [answer.weights for answer in answers if answer.weights is not None]
-        if self.clip is not None:
-            updates = clip_updates(updates, masks, server=server, norm=self.clip)
+        if self.clip_norm is not None:
+            updates = clip_updates(updates, masks, server=server, clip_norm=self.clip_norm)
         weights = [answer.examples for answer in answers]
-        averaged = masked_average(updates, masks, weights=weights, server=server, rule=self.rule)
+        averaged = masked_average(updates, masks, client_weights=weights, server=server, average=self.average)
         self._remember(answers)
         return averaged
 
@@ -121,8 +121,8 @@ class ServerRounds:
         if self.common is not None or not self.last:
             return self.common
         votes = len(self.last) // 2 + 1 if by_majority else 1
-        if isinstance(self.rule, TrimmedMean):  # an entry with fewer owners was never averaged
-            votes = max(votes, self.rule.least_owners)
+        if isinstance(self.average, TrimmedMean):  # an entry with fewer owners was never averaged
+            votes = max(votes, self.average.min_owners)
         return merge_masks(list(self.last.values()), votes=min(votes, len(self.last)))
 
 
@@ -132,12 +132,14 @@ class PruneFLRounds(ServerRounds):
     Args:
         method: The method.
         masks: The masks to begin with; None keeps all entries.
-        rule: How entries are averaged.
-        clip: The largest change of a client; None for any.
+        average: How entries are averaged.
+        clip_norm: The largest norm of a client's change; None sets no limit.
     """
 
-    def __init__(self, method: PruneFL, masks: Sequence[Any] | None, *, rule: Mean, clip: float | None) -> None:
-        super().__init__(masks, rule=rule, clip=clip)
+    def __init__(
+        self, method: PruneFL, masks: Sequence[Any] | None, *, average: Mean, clip_norm: float | None
+    ) -> None:
+        super().__init__(masks, average=average, clip_norm=clip_norm)
         self.method = method
         self._sums: Arrays = []
 
@@ -176,9 +178,9 @@ class PruneFLRounds(ServerRounds):
         for answer in answers:
             if answer.squares is not None:
                 before = self._sums or [np.zeros(array.shape) for array in server]
-                self._sums = [one + other for one, other in zip(before, answer.squares, strict=True)]
+                self._sums = [old + new for old, new in zip(before, answer.squares, strict=True)]
         if self.needs_squares(round_) and self.common is not None:
-            self.common = self.method.masks(averaged, self.common, squares=self._sums, rounds=round_)
+            self.common = self.method.masks(averaged, self.common, squares=self._sums, round=round_)
         return averaged
 
 
@@ -190,7 +192,7 @@ class FedMaskRounds(ServerRounds):
     """
 
     def __init__(self, method: FedMask) -> None:
-        super().__init__(None, rule=Mean(), clip=None)
+        super().__init__(None, average=Mean(), clip_norm=None)
         self.method = method
         self._shared: list[SharedMask] = []
 
@@ -213,31 +215,31 @@ class FedMaskRounds(ServerRounds):
 
     def accept(self, answers: Sequence[Answer], *, server: Arrays, round_: int) -> Arrays:
         weights = [answer.examples for answer in answers]
-        self._shared = self.method.average([answer.masks for answer in answers], weights=weights)
+        self._shared = self.method.average([answer.masks for answer in answers], client_weights=weights)
         self._remember(answers)
         return check_arrays(server, "server")
 
 
-def rounds_of(method: Any, masks: Sequence[Any] | None, *, rule: Mean, clip: float | None) -> ServerRounds:
-    """Return what sends and averages, by the method.
+def rounds_of(method: Any, masks: Sequence[Any] | None, *, average: Mean, clip_norm: float | None) -> ServerRounds:
+    """Return the rounds of a method.
 
     Raises:
         TypeError: If `method` is not a method of the server.
         ValueError: If an argument would have no effect.
     """
     if method is None:
-        return ServerRounds(masks, rule=rule, clip=clip)
+        return ServerRounds(masks, average=average, clip_norm=clip_norm)
     if isinstance(method, PruneFL):
-        return PruneFLRounds(method, masks, rule=rule, clip=clip)
+        return PruneFLRounds(method, masks, average=average, clip_norm=clip_norm)
     if not isinstance(method, FedMask):
         raise TypeError(
             f"Expected `method` to be a PruneFL, a FedMask or None. Received: {type(method).__name__}. The masks of "
             f"LotteryFL and HeteroFL are chosen by clients: leave `method` out."
         )
-    if masks is not None or clip is not None or rule != Mean():
+    if masks is not None or clip_norm is not None or average != Mean():
         raise ValueError(
-            "Expected no `masks`, `clip` or `rule` with FedMask, whose clients send masks of their own and no "
-            "weights. Received: some. Leave them out."
+            "Expected no `masks`, `clip_norm` or `average` with FedMask, whose clients send masks and no weights. "
+            "Received: at least one. Leave them out."
         )
     return FedMaskRounds(method)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 from tfprune.base.top_k import keep_largest, kept_count
 from tfprune.keras_models.models.batches import batches
@@ -19,17 +20,19 @@ MaskScores = list[np.ndarray | None]
 SharedMask = tuple[np.ndarray, np.ndarray] | None
 
 
+@renamed(rate="learning_rate=", at_least="votes=")
 @dataclass(frozen=True)
 class FedMask(Spec):
-    """Masks that are trained in place of the weights, which all clients have from the start.
+    """Train masks instead of weights; all clients have the same frozen weights from the start.
 
-    Each weight has a score, and stays where the score is above 0, that is where the sigmoid of the score is above
-    one half. The threshold has no gradient, so training uses that of the sigmoid (a straight-through estimator).
+    Each weight has a score, and is kept while its score is above 0, where the sigmoid of the score is above one half.
+    The threshold has no gradient, so training uses the gradient of the sigmoid (a straight-through estimator).
 
     Args:
         sparsity: The fraction of zeros at the start, in [0, 1).
-        rate: The step size of `step`.
-        at_least: How many clients have to keep an entry before the server averages it; the others stay personal.
+        learning_rate: The learning rate of the scores, above 0. Default 1.
+        votes: The number of clients that have to keep an entry before the server averages it, at least 1. Default 2.
+            The other entries remain personal.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -47,14 +50,14 @@ class FedMask(Spec):
     """
 
     sparsity: float
-    rate: float = 1.0
-    at_least: int = 2
+    learning_rate: float = 1.0
+    votes: int = 2
 
     def __post_init__(self) -> None:
         self._hold(
             sparsity=check_sparsity(self.sparsity, "sparsity"),
-            rate=check_number(self.rate, "rate", above=0),
-            at_least=check_count(self.at_least, "at_least", least=1),
+            learning_rate=check_number(self.learning_rate, "learning_rate", above=0),
+            votes=check_count(self.votes, "votes", least=1),
         )
 
     def scores(self, weights: Sequence[Any]) -> MaskScores:
@@ -84,21 +87,21 @@ class FedMask(Spec):
         frozen = check_arrays(weights, "weights")
         slopes = check_arrays(gradients, "gradients", like=frozen)
         return [
-            None if score is None else score - self.rate * slope * array * _slope(score)
+            None if score is None else score - self.learning_rate * slope * array * _slope(score)
             for score, slope, array in zip(scores, slopes, frozen, strict=True)
         ]
 
     def fit(
         self, model: MaskedModel, data: Any, *, scores: MaskScores, weights: Sequence[Any], loss: Any = None
     ) -> MaskScores:
-        """Train scores on data, a step for each batch, and leave the model under the masks of the last ones.
+        """Train scores on data, one step for each batch, and set the masks of the last scores in the model.
 
-        An entry comes back when its score rises above 0: gradients are taken at masked entries, too.
+        Masked entries get gradients as well, so an entry comes back when its score rises above 0.
 
         Args:
             model: A wrapped model.
             data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
-            scores: The scores to begin with.
+            scores: The scores to start from.
             weights: The frozen weights, all entries.
             loss: As in `dense_gradients`.
 
@@ -106,7 +109,7 @@ class FedMask(Spec):
             The scores after the last step.
 
         Raises:
-            TypeError: If an argument is of another kind.
+            TypeError: If an argument has the wrong type.
             ValueError: If the data do not fit the model, or numbers or shapes differ.
         """
         self.apply(model, scores, weights=weights)
@@ -120,26 +123,27 @@ class FedMask(Spec):
         model.set_masks(self.masks(scores))
         model.set_weights(weights)
 
-    def average(self, masks: Sequence[Any], *, weights: Sequence[float]) -> list[SharedMask]:
+    @renamed(weights="client_weights=")
+    def average(self, masks: Sequence[Any], *, client_weights: Sequence[float]) -> list[SharedMask]:
         """Average the masks of clients, as the server does.
 
         Args:
             masks: The masks of each client.
-            weights: The weight of each client.
+            client_weights: The weight of each client, such as its number of samples, at least 0.
 
         Returns:
-            For each array the weighted fraction of clients that keep an entry, and whether `at_least` of them do;
-            None for arrays without masks.
+            For each array the weighted fraction of clients that keep an entry, and whether at least `votes` clients
+            do; None for arrays without masks.
 
         Raises:
             ValueError: If there are no clients, numbers or shapes differ, or the weights sum to 0.
         """
         clients = check_each(masks, "masks")
         checked = [check_masks(client, f"masks[{index}]") for index, client in enumerate(clients)]
-        shares = [check_number(weight, "weights", least=0) for weight in weights]
-        check_each(shares, "weights", count=len(checked))
+        shares = [check_number(weight, "client_weights", least=0) for weight in client_weights]
+        check_each(shares, "client_weights", count=len(checked))
         if not sum(shares):
-            raise ValueError(f"Expected `weights` with a sum above 0. Received: {weights!r}.")
+            raise ValueError(f"Expected `client_weights` with a sum above 0. Received: {client_weights!r}.")
         if len({tuple(getattr(mask, "shape", None) for mask in client) for client in checked}) > 1:
             raise ValueError("Expected `masks` of one model. Received: other numbers or shapes in some clients.")
         return [self._averaged(entries, shares) for entries in zip(*checked, strict=True)]
@@ -147,12 +151,17 @@ class FedMask(Spec):
     def _averaged(self, entries: Sequence[Any], shares: list[float]) -> SharedMask:
         if entries[0] is None:
             return None
-        return np.average(entries, axis=0, weights=shares), np.sum(entries, axis=0) >= self.at_least
+        return np.average(entries, axis=0, weights=shares), np.sum(entries, axis=0) >= self.votes
 
     def personal(self, scores: MaskScores, averaged: Sequence[SharedMask]) -> MaskScores:
-        """Return the scores of a client with those of shared entries replaced by what the server has averaged.
+        """Replace the scores of shared entries by those that the server has averaged.
 
-        A fraction of clients is taken for a sigmoid, so a shared entry stays where more than half of them keep it.
+        The fraction of clients that keep an entry counts as its sigmoid, so a shared entry is kept if more than half
+        of the clients keep it.
+
+        Args:
+            scores: The scores of the client.
+            averaged: The result of `average`.
         """
         return [
             score if score is None or shared is None else np.where(shared[1], _logit(shared[0]), score)

@@ -8,25 +8,27 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_number
 from tfprune.methods.federated.arrays import Masks
 from tfprune.methods.federated.channel_owners import channeled, masks_of_channels
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
+@renamed(rate="model_rate=")
 @dataclass(frozen=True)
 class HeteroFL(Spec):
     """Masks that keep the first channels of each layer, for clients of different strength.
 
-    The entries of a small client are among those of each larger one. Average with all weights 1 to count clients, as
-    the paper's authors do.
+    A larger client has all entries of a smaller one. Average with a weight of 1 for each client, as the authors of
+    the paper do.
 
     Args:
-        rate: The fraction of the channels to keep, in (0, 1]; the number of channels is rounded up.
+        model_rate: The fraction of the channels to keep, in (0, 1]; the number of channels is rounded up.
 
     Raises:
-        TypeError: If `rate` is not a number.
-        ValueError: If `rate` is out of range.
+        TypeError: If `model_rate` is not a number.
+        ValueError: If `model_rate` is out of range.
 
     Example:
         >>> import tfprune
@@ -40,10 +42,11 @@ class HeteroFL(Spec):
         Clients", arXiv:2010.01264.
     """
 
-    rate: float
+    model_rate: float
 
     def __post_init__(self) -> None:
-        self._hold(rate=check_number(self.rate, "rate", above=0, most=1, meaning="the fraction of channels to keep"))
+        meaning = "the fraction of channels to keep"
+        self._hold(model_rate=check_number(self.model_rate, "model_rate", above=0, most=1, meaning=meaning))
 
     def masks(self, model: keras.Model) -> Masks:
         """Return masks that keep the first channels of each layer.
@@ -51,11 +54,11 @@ class HeteroFL(Spec):
         The inputs and outputs of the model, and channels that cannot be removed, are kept whole.
 
         Args:
-            model: A wrapped model. It is left unchanged; pass the masks to `MaskedModel.set_masks`.
+            model: A wrapped model. It is not changed; pass the masks to `MaskedModel.set_masks`.
 
         Returns:
-            One mask for each weight, in the order of `MaskedModel.weights`; biases and statistics lose channels, too.
-            None for an array that is kept whole.
+            One mask for each weight, in the order of `MaskedModel.weights`; biases and statistics lose channels as
+            well. None for an array that is kept whole.
 
         Raises:
             TypeError: If `model` is not a Keras model.
@@ -66,12 +69,13 @@ class HeteroFL(Spec):
         keep = network.all_kept()
         for group in network.groups:
             free = np.sort(network.free_part(group).bundles)
-            keep[free[math.ceil(self.rate * len(free)) :]] = False
+            keep[free[math.ceil(self.model_rate * len(free)) :]] = False
         return masks_of_channels(keep, weights, count=len(variables))
 
 
-def leading_channels(model: keras.Model, rate: float) -> Masks:
-    """Return `HeteroFL(rate).masks(model)`: the earlier name, kept for code that uses it.
+@renamed(rate="model_rate=")
+def leading_channels(model: keras.Model, model_rate: float) -> Masks:
+    """Return `HeteroFL(model_rate).masks(model)`, the same masks by an earlier name.
 
     Example:
         >>> import tfprune
@@ -80,4 +84,4 @@ def leading_channels(model: keras.Model, rate: float) -> Masks:
         >>> kernel.astype(int).tolist()
         [[1, 1, 0, 0], [1, 1, 0, 0]]
     """
-    return HeteroFL(rate).masks(model)
+    return HeteroFL(model_rate).masks(model)

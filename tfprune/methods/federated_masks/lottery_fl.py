@@ -8,32 +8,34 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_number, check_sparsity
 from tfprune.base.top_k import keep_largest, kept_count
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, masked
 
 
+@renamed(target="sparsity=", rate="prune_rate=")
 @dataclass(frozen=True)
 class LotteryFL(Spec):
-    """Personal masks by magnitude, with rewinding.
+    """Give each client a personal mask by magnitude, with rewinding.
 
-    In each round a client takes the server's weights under its mask. If they are accurate enough on its own data, and
-    its target is not reached yet, it drops the smallest weights that are left and puts the others back to their first
-    values; then it trains, and sends the weights under its mask. The server averages by `masked_average`.
+    In each round a client gets the server's weights under its mask. If they are accurate enough on its data, and its
+    sparsity is below the final one, it drops the smallest remaining weights and resets the others to their first
+    values. Then it trains, and sends the weights under its mask. The server averages with `masked_average`.
 
     Args:
-        target: The fraction of zeros at which pruning ends, in [0, 1).
-        rate: The fraction of the weights left in each array that a pruning drops, in (0, 1].
-        threshold: The accuracy that has to be exceeded before a pruning.
+        sparsity: The fraction of zeros at which pruning ends, in [0, 1).
+        prune_rate: The fraction of the remaining weights of each array to drop at once, in (0, 1]. Default 0.2.
+        threshold: The accuracy that has to be exceeded before weights are dropped. Default 0.5.
 
     Raises:
         TypeError: If an argument is not a number.
         ValueError: If one is out of range.
 
     Example:
-        >>> lottery = LotteryFL(target=0.5, rate=0.5, threshold=0.6)
+        >>> lottery = LotteryFL(sparsity=0.5, prune_rate=0.5, threshold=0.6)
         >>> weights, first = [np.array([[1.0, -3, 2, 0.5]])], [np.full((1, 4), 0.1)]
-        >>> lottery.prune(weights, [np.ones((1, 4))], initial=first, accuracy=0.7)
+        >>> lottery.prune(weights, [np.ones((1, 4))], initial_weights=first, accuracy=0.7)
         ([array([[0. , 0.1, 0.1, 0. ]])], [array([[False,  True,  True, False]])])
 
     Reference:
@@ -41,34 +43,37 @@ class LotteryFL(Spec):
         Hypothesis on Non-IID Datasets", arXiv:2008.03371.
     """
 
-    target: float
-    rate: float = 0.2
+    sparsity: float
+    prune_rate: float = 0.2
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
         check_number(self.threshold, "threshold")
-        rate = check_number(self.rate, "rate", above=0, most=1, meaning="the fraction that a pruning drops")
-        self._hold(target=check_sparsity(self.target, "target"), rate=rate)
+        meaning = "the fraction to drop at once"
+        rate = check_number(self.prune_rate, "prune_rate", above=0, most=1, meaning=meaning)
+        self._hold(sparsity=check_sparsity(self.sparsity, "sparsity"), prune_rate=rate)
 
+    @renamed(initial="initial_weights=")
     def prune(
-        self, weights: Sequence[Any], masks: Sequence[Any], *, initial: Sequence[Any], accuracy: float
+        self, weights: Sequence[Any], masks: Sequence[Any], *, initial_weights: Sequence[Any], accuracy: float
     ) -> tuple[Arrays, Masks]:
-        """Prune and rewind, if the weights are accurate enough and the target is not reached.
+        """Prune and rewind, if the weights are accurate enough and the final sparsity is not reached.
 
         Args:
-            weights: The weights that the client got.
-            masks: Its masks. Arrays of two or more dimensions that have a mask are pruned; the other masks stay.
-            initial: The first weights of all, to rewind to.
-            accuracy: The accuracy of `weights` on the client's own data.
+            weights: The weights that the client received.
+            masks: Its masks. Arrays of two or more dimensions that have a mask are pruned; the other masks do not
+                change.
+            initial_weights: The first weights of the server, to rewind to.
+            accuracy: The accuracy of `weights` on the client's data.
 
         Returns:
-            Weights to train from, and masks, which keep nothing that the given ones drop.
+            Weights to train from, and masks. An entry that was dropped never comes back.
 
         Raises:
             TypeError: If an argument is not a list of arrays, or `accuracy` is not a number.
             ValueError: If numbers or shapes differ.
         """
-        first = check_arrays(initial, "initial")
+        first = check_arrays(initial_weights, "initial_weights")
         current = check_arrays(weights, "weights", like=first)
         keep = check_masks(masks, "masks", like=first)
         if not self._may_prune(keep, check_number(accuracy, "accuracy")):
@@ -81,10 +86,10 @@ class LotteryFL(Spec):
 
     def _may_prune(self, masks: Masks, accuracy: float) -> bool:
         pruned = [mask for mask in masks if mask is not None and mask.ndim > 1]
-        is_target_reached = not any(np.count_nonzero(mask) > kept_count(mask.size, self.target) for mask in pruned)
-        return accuracy > self.threshold and not is_target_reached
+        is_sparse_enough = not any(np.count_nonzero(mask) > kept_count(mask.size, self.sparsity) for mask in pruned)
+        return accuracy > self.threshold and not is_sparse_enough
 
     def _pruned(self, array: np.ndarray, mask: np.ndarray) -> np.ndarray:
         alive = int(np.count_nonzero(mask))
-        count = max(alive - round(self.rate * alive), min(kept_count(mask.size, self.target), alive))
+        count = max(alive - round(self.prune_rate * alive), min(kept_count(mask.size, self.sparsity), alive))
         return keep_largest(np.where(mask, np.abs(array), -1), count) & mask if count else mask

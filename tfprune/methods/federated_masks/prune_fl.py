@@ -1,4 +1,4 @@
-"""PruneFL: masks that change while clients train, so that each second of a round reduces the loss most."""
+"""PruneFL: masks that change during training, so that each second of a round reduces the loss most."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import Spec, check_count, check_number
 from tfprune.base.top_k import keep_largest
 from tfprune.keras_models.models.batches import batches
@@ -17,31 +18,33 @@ from tfprune.methods.federated.dense_gradients import dense_gradients
 from tfprune.methods.federated.masked_model import MaskedModel
 
 
+@renamed(rate="change_rate=")
 @dataclass(frozen=True)
 class PruneFL(Spec):
-    """Masks by squared gradient per second: weights are dropped, and come back where they are worth their time.
+    """Choose masks by squared gradient per second: a weight is kept if it is worth its time.
 
-    Sum `n * g ** 2` over clients and rounds, where g is the sum of a client's gradients in a round and n its number
-    of samples. Now and then, the smallest remaining weights and all masked ones become candidates; each is kept or
-    comes back if it raises the sum of the squared gradients per second of a round.
+    The method sums `n * g ** 2` over clients and rounds, where g is the sum of a client's gradients in a round and n
+    its number of samples. Every few rounds, the smallest remaining weights and all masked ones become candidates. A
+    candidate is kept if it raises the sum of squared gradients per second of a round.
 
     Args:
-        seconds: For each array, the seconds that one of its weights costs in a round, computed and sent. None for
-            an array that is never pruned.
-        constant: The seconds of a round that do not depend on the masks.
-        rate: The fraction of the remaining weights that become candidates in the first round, in [0, 1].
-        halving: The number of rounds after which this fraction has halved.
-        density: The largest fraction of the weights with costs that may remain, in (0, 1].
-        every: The number of rounds between changes of the masks, for `MaskedFedAvg`.
+        seconds: For each array, the seconds that one of its weights costs in a round, to compute and to send. None
+            for an array that is never pruned.
+        constant: The seconds of a round that do not depend on the masks, above 0.
+        change_rate: The fraction of the remaining weights that become candidates in the first round, in [0, 1].
+            Default 0.3.
+        halving: The number of rounds after which this fraction has halved, at least 1. Default 10,000.
+        density: The largest fraction of the weights with costs that may remain, in (0, 1]. Default 1.
+        every: The number of rounds between updates of the masks, at least 1. Default 50.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If one is out of range.
 
     Example:
-        >>> method = PruneFL(seconds=(1.0,), constant=1.0, rate=0.5)
+        >>> method = PruneFL(seconds=(1.0,), constant=1.0, change_rate=0.5)
         >>> weights, masks = [np.array([[5.0, 1, 0, 0]])], [np.array([[1, 1, 0, 0]])]
-        >>> method.masks(weights, masks, squares=[np.array([[4.0, 0.1, 6, 1]])], rounds=0)
+        >>> method.masks(weights, masks, squares=[np.array([[4.0, 0.1, 6, 1]])], round=0)
         [array([[ True, False,  True, False]])]
 
     Reference:
@@ -50,7 +53,7 @@ class PruneFL(Spec):
 
     seconds: tuple[float | None, ...]
     constant: float
-    rate: float = 0.3
+    change_rate: float = 0.3
     halving: int = 10_000
     density: float = 1.0
     every: int = 50
@@ -60,25 +63,25 @@ class PruneFL(Spec):
         self._hold(
             seconds=seconds,
             constant=check_number(self.constant, "constant", above=0),
-            rate=check_number(self.rate, "rate", least=0, most=1),
+            change_rate=check_number(self.change_rate, "change_rate", least=0, most=1),
             halving=check_count(self.halving, "halving", least=1),
             density=check_number(self.density, "density", above=0, most=1),
             every=check_count(self.every, "every", least=1),
         )
 
-    def is_due(self, round_: int) -> bool:
-        """Tell whether the masks change after a round, counted from 1."""
-        return round_ % self.every == 0
+    def is_due(self, round: int) -> bool:  # noqa: A002 (as `Update.round`)
+        """Return whether the masks change after a round, counted from 1."""
+        return round % self.every == 0
 
     @staticmethod
     def fit(model: MaskedModel, data: Any, *, optimizer: keras.optimizers.Optimizer, loss: Any = None) -> Arrays:
-        """Train a client on data, a step for each batch, and return the sum of its gradients at all entries.
+        """Train a client on data, one step for each batch, and return the sum of its gradients at all entries.
 
-        The weights change under the masks of the model alone. Squared and weighted by the number of samples, the sum
-        of a round is what the client adds to the `squares` of `masks`.
+        Only entries under the masks of the model change. The square of the sum, weighted by the number of samples, is
+        the client's part of the `squares` that `masks` needs.
 
         Args:
-            model: A wrapped model. The statistics of BatchNormalization stay as they are.
+            model: A wrapped model. The statistics of BatchNormalization do not change.
             data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
             optimizer: The optimizer of the client; it is built for the trainable variables of the model.
             loss: As in `dense_gradients`.
@@ -95,7 +98,7 @@ class PruneFL(Spec):
         variables, masks = [model.variables[index] for index in trained], model.masks
         for batch in batches(data):
             gradients = dense_gradients(model, batch, loss=loss)
-            total = [one + other for one, other in zip(total, gradients, strict=True)] if total else gradients
+            total = [first + second for first, second in zip(total, gradients, strict=True)] if total else gradients
             shown = [
                 keras.ops.convert_to_tensor(gradient if mask is None else gradient * mask, variable.dtype)
                 for gradient, mask, variable in zip(gradients, masks, model.variables, strict=True)
@@ -103,17 +106,25 @@ class PruneFL(Spec):
             optimizer.apply([shown[index] for index in trained], variables)
         return total
 
-    def masks(self, weights: Sequence[Any], masks: Sequence[Any], *, squares: Sequence[Any], rounds: int) -> Masks:
+    @renamed(rounds="round=")
+    def masks(
+        self,
+        weights: Sequence[Any],
+        masks: Sequence[Any],
+        *,
+        squares: Sequence[Any],
+        round: int,  # noqa: A002 (as `Update.round`)
+    ) -> Masks:
         """Return new masks.
 
         Args:
             weights: The weights of the server.
             masks: Its masks; None for an array that is never pruned.
             squares: The sums of squared gradients, one array per weight.
-            rounds: The number of rounds so far.
+            round: The number of the round that has ended, counted from 1.
 
         Raises:
-            TypeError: If an argument is not a list of arrays, or `rounds` is not an integer.
+            TypeError: If an argument is not a list of arrays, or `round` is not an integer.
             ValueError: If numbers or shapes differ, a sum is negative, or a mask has no cost.
         """
         arrays = check_arrays(weights, "weights")
@@ -121,7 +132,7 @@ class PruneFL(Spec):
         sums = check_arrays(squares, "squares", like=arrays)
         costs = check_each(self.seconds, "seconds", count=len(arrays))
         self._check(keep, sums, costs)
-        rate = self.rate * 0.5 ** (check_count(rounds, "rounds", least=0) / self.halving)
+        rate = self.change_rate * 0.5 ** (check_count(round, "round", least=0) / self.halving)
         pruned = [index for index, mask in enumerate(keep) if mask is not None]
         base = {index: _base(arrays[index], keep[index], rate) for index in pruned}
         gain = sum(float(sums[index][base.get(index, ...)].sum()) for index in range(len(arrays)))
@@ -183,7 +194,7 @@ def best_ratio(
 
 
 def _base(array: np.ndarray, mask: np.ndarray | None, rate: float) -> np.ndarray:
-    """Return the weights that stay in any case: the remaining ones without the smallest of them."""
+    """Return the weights that are kept in any case: the remaining ones without the smallest of them."""
     assert mask is not None
     alive = int(np.count_nonzero(mask))
     count = alive - int(rate * alive)

@@ -9,22 +9,24 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number, check_numbers
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
+@renamed(rate="model_rate=")
 class Scaler(keras.layers.Layer):
-    """Divide by the rate of a HeteroFL client while it trains, as if all channels were there; pass on otherwise.
+    """Divide activations by the model rate of a HeteroFL client in training, and pass them on in inference.
 
-    Put it behind each hidden convolution or Dense layer, before the normalization, in the models of all clients and
-    with a rate of 1 in the server's. It has no weights.
+    Put it after each hidden convolution or Dense layer, before the normalization, in the models of all clients, and
+    with a model rate of 1 in the server's model. It has no weights.
 
     Args:
-        rate: The fraction of the channels that the client has, in (0, 1].
+        model_rate: The fraction of the channels that the client has, in (0, 1].
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        TypeError: If `rate` is not a number.
+        TypeError: If `model_rate` is not a number.
         ValueError: If it is out of range.
 
     Example:
@@ -35,27 +37,34 @@ class Scaler(keras.layers.Layer):
         Diao et al., 2021, "HeteroFL", arXiv:2010.01264: the scaler.
     """
 
-    def __init__(self, rate: float, **kwargs: Any) -> None:
+    def __init__(self, model_rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.rate = check_number(rate, "rate", above=0, most=1, meaning="the fraction of channels that are kept")
+        meaning = "the fraction of channels that are kept"
+        self.model_rate = check_number(model_rate, "model_rate", above=0, most=1, meaning=meaning)
         self.supports_masking = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return inputs / self.rate if training else inputs
+        return inputs / self.model_rate if training else inputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rate": self.rate}
+        return {**super().get_config(), "rate": self.model_rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Scaler:
+        return cls(config["rate"], **{name: value for name, value in config.items() if name != "rate"})
 
 
 @keras.saving.register_keras_serializable(package="tfprune")
 class OwnClassesLoss(keras.losses.Loss):
-    """Cross-entropy of a client that lacks some classes: their logits are set to 0, so nothing is learned about them.
+    """Compute the cross-entropy of a client that lacks some classes, with their logits set to 0.
+
+    Use it so that a client does not unlearn the classes that it has no samples of.
 
     Args:
-        classes: The numbers of the classes that the client has, from 0.
+        classes: The indices of the classes that the client has, from 0.
         **kwargs: Arguments of `keras.losses.Loss`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a model learns from episodes: what meta-training and judging ask of an algorithm."""
+"""How a model learns from episodes: the methods that training and validation call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfprune.keras_models.evidence.episodes import Episodes
 class Learner(Spec):
     """Base of the algorithms that learn a new task from its support set."""
 
-    _EXAMPLES: ClassVar[str] = "tfprune.MAML(rate=0.1, steps=3)"
+    _EXAMPLES: ClassVar[str] = "tfprune.MAML(learning_rate=0.1, steps=3)"
 
     def headed(self, model: keras.Model, tasks: Episodes) -> keras.Model:
         """Return the model that is pruned: it shares the layers of the model given.

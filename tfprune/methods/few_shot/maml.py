@@ -8,44 +8,46 @@ from typing import Any
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_number
 from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.methods.few_shot.learner import Learner, check_output
 
 
+@renamed(rate="learning_rate=")
 @dataclass(frozen=True)
 class MAML(Learner):
-    """Learn by some steps of gradient descent on the support set, from weights that were trained for that.
+    """Learn a task by a few steps of gradient descent on its support set, from weights trained for that.
 
     Pass a classifier as `model`, with as many logits as the episodes have ways. The outer gradient flows through the
     inner steps (second order). Normalization takes the statistics of the batch, queries included. It needs Keras'
     TensorFlow backend, which differentiates a gradient.
 
     Args:
-        rate: The learning rate of the inner steps, above 0. Default 0.01, as in PMP-DACIS.
+        learning_rate: The learning rate of the inner steps, above 0. Default 0.01, as in PMP-DACIS.
         steps: The number of inner steps in training, at least 1. Default 5.
-        test_steps: The number of inner steps where accuracy is measured, at least 1; None (the default) takes as many
-            as in training.
+        test_steps: The number of inner steps when accuracy is measured, at least 1. None (the default) takes `steps`.
 
     Raises:
         TypeError: If a number is not one.
         ValueError: If it is out of its range.
 
     Example:
-        >>> MAML(rate=0.1, steps=3)
-        MAML(rate=0.1, steps=3, test_steps=None)
+        >>> MAML(learning_rate=0.1, steps=3)
+        MAML(learning_rate=0.1, steps=3, test_steps=None)
 
     Reference:
         Finn, Abbeel & Levine, 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
         arXiv:1703.03400.
     """
 
-    rate: float = 0.01
+    learning_rate: float = 0.01
     steps: int = 5
     test_steps: int | None = None
 
     def __post_init__(self) -> None:
-        self._hold(rate=check_number(self.rate, "rate", above=0), steps=check_count(self.steps, "steps", least=1))
+        rate = check_number(self.learning_rate, "learning_rate", above=0)
+        self._hold(learning_rate=rate, steps=check_count(self.steps, "steps", least=1))
         if self.test_steps is not None:
             self._hold(test_steps=check_count(self.test_steps, "test_steps", least=1))
 
@@ -82,5 +84,5 @@ class MAML(Learner):
                 tape.watch(fast)
                 value = loss(y, model.stateless_call(fast, others, x, training=True)[0])
             gradients = tape.gradient(value, fast, unconnected_gradients="zero")
-            fast = [weight - self.rate * gradient for weight, gradient in zip(fast, gradients, strict=True)]
+            fast = [weight - self.learning_rate * gradient for weight, gradient in zip(fast, gradients, strict=True)]
         return model.stateless_call(fast, others, queries, training=True)[0]

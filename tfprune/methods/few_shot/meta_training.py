@@ -1,4 +1,4 @@
-"""Meta-train and judge a model on episodes: each episode is one step of Keras' `fit`."""
+"""Meta-train and validate a model on episodes: each episode is one step of Keras' `fit`."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ class Lessons(keras.utils.PyDataset):
     """Episodes to train on, one a batch: each has a seed, so that they are the same however they are read.
 
     Args:
-        tasks: Episodes that these are drawn as.
-        count: Their number.
+        tasks: The episodes whose classes and sizes are drawn.
+        episodes: The number of episodes.
         number: The number of the stage.
     """
 
-    def __init__(self, tasks: Episodes, count: int, number: int) -> None:
+    def __init__(self, tasks: Episodes, episodes: int, number: int) -> None:
         super().__init__()
-        self._tasks, self._count, self._number = tasks, count, number
+        self._tasks, self._episodes, self._number = tasks, episodes, number
 
     def __len__(self) -> int:
-        return self._count
+        return self._episodes
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         task = next(self._tasks.draw(1, seed=[self._tasks.seed, self._number, index]))

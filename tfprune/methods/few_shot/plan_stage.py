@@ -19,7 +19,7 @@ from tfprune.keras_models.evidence.episodes import Episodes
 from tfprune.methods.few_shot.channel_taxonomy import ChannelTaxonomy, LevelOf, guarded
 from tfprune.methods.few_shot.meta_training import query_loss, task_complexity
 
-StageTarget = Budget | LayerThreshold
+StageBudget = Budget | LayerThreshold
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Planner:
         return task_complexity(self.embedding(model), self.tasks)
 
     def plan(
-        self, model: keras.Model, target: StageTarget | None, complexity: float
+        self, model: keras.Model, budget: StageBudget | None, complexity: float
     ) -> tuple[ShrinkPlan, dict[str, np.ndarray]]:
         """Return a plan, and the level of the channels of each group, where there is a taxonomy."""
         levels = self._levels(model)
-        if target is None:
+        if budget is None:
             return all_kept(model), levels
-        allocation = _with_complexity(target, complexity)
+        allocation = _with_complexity(budget, complexity)
         criterion, evidence = self._criterion_for(model)
         if not levels:
             return plan_shrink(model, criterion=criterion, allocation=allocation, verbose=0, **evidence), {}
@@ -79,13 +79,13 @@ def all_kept(model: keras.Model) -> ShrinkPlan:
     return plan_shrink(model, 0.0, verbose=0)
 
 
-def _with_complexity(target: StageTarget, complexity: float) -> StageTarget:
-    """Return a target whose thresholds know the complexity of the task."""
-    if isinstance(target, LayerThreshold):
-        return replace(target, complexity=complexity)
-    if isinstance(target.base, LayerThreshold):
-        return replace(target, base=replace(target.base, complexity=complexity))
-    return target
+def _with_complexity(budget: StageBudget, complexity: float) -> StageBudget:
+    """Return a budget whose thresholds depend on the complexity of the task."""
+    if isinstance(budget, LayerThreshold):
+        return replace(budget, complexity=complexity)
+    if isinstance(budget.base, LayerThreshold):
+        return replace(budget, base=replace(budget.base, complexity=complexity))
+    return budget
 
 
 def _by_group(model: keras.Model, criterion: Criterion, evidence: Mapping[str, Any]) -> dict[str, np.ndarray]:

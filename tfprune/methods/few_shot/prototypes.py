@@ -18,7 +18,8 @@ from tfprune.methods.few_shot.learner import Learner, check_output
 class Prototypes(Learner):
     """Learn as a prototypical network: a query belongs to the class whose mean embedding is nearest.
 
-    Pass the embedding as `model`. Its channels may go, too, because only distances are taken between its outputs.
+    Pass the embedding as `model`. Channels of its output can be removed as well, because only distances between
+    embeddings matter.
 
     Example:
         >>> Prototypes()
@@ -59,7 +60,7 @@ def distances(embeddings: Any, *, ways: int, shots: int) -> Any:
 
 @keras.saving.register_keras_serializable(package="tfprune")
 class PrototypeDistances(keras.layers.Layer):
-    """Turns the embeddings of an episode into logits, so that the channels of the embedding may go.
+    """Turns the embeddings of an episode into logits, so that channels of the embedding can be removed.
 
     Args:
         ways: The number of classes.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import resolve
 from tfprune.compact.fine_tuning.fine_tuning import check_callbacks
@@ -31,6 +32,7 @@ from tfprune.methods.few_shot.stages import Stages
 LEARNERS: dict[str, type[Learner]] = {"prototypes": Prototypes, "maml": MAML}
 
 
+@renamed(validation="validation_data=")
 def prune_few_shot(
     model: keras.Model,
     tasks: Episodes,
@@ -39,7 +41,7 @@ def prune_few_shot(
     learner: str | Learner = "prototypes",
     criterion: str | Criterion = DACIS(meta=0.1),  # noqa: B008 (frozen)
     taxonomy: ChannelTaxonomy | None = None,
-    validation: Episodes | None = None,
+    validation_data: Episodes | None = None,
     later: Episodes | None = None,
     optimizer: str | keras.optimizers.Optimizer = "adam",
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -49,31 +51,34 @@ def prune_few_shot(
     """Prune a few-shot model in stages, and meta-train it after each removal.
 
     Use it to make a model small that learns new classes from a few samples. Each stage scores the channels on the
-    episodes of `tasks`, removes those that its target says, and trains on other episodes that are drawn alike. The
-    norms of the outer gradients are recorded meanwhile, and count in the scores of the next stage.
+    episodes of `tasks`, removes as many as its budget demands, and trains on other episodes of the same classes.
+    Training records the norms of the outer gradients for the scores of the next stage.
 
-    A stage that removes nothing trains only: put one first for a model that is not trained. With `folder` a run that
-    was killed goes on, called again with the same arguments: stages that were finished are read.
+    A stage without a budget only trains: put one first if the model is not trained. With `folder`, a run that was
+    stopped continues when you call it again with the same arguments; finished stages are read from the folder.
 
     Args:
         model: A Sequential or Functional model: an embedding for prototypes, with outputs of shape (samples,
-            numbers); for MAML a classifier with as many logits as episodes have ways. It is left unchanged.
-        tasks: Episodes of the classes to train on. They are the evidence of the scores; to train on, others of the
-            same classes are drawn.
-        stages: What each stage removes, and how long it trains, for example `[FewShotStage(tfprune.budget(
-            parameters=0.6), 400), FewShotStage(tfprune.budget(parameters=0.22), 400)]`. The complexity of a
-            `LayerThreshold` is measured in each stage.
-        learner: `"prototypes"` (the default), `"maml"`, or an instance such as `tfprune.MAML(rate=0.1, steps=3)`.
+            numbers); for MAML a classifier with as many logits as episodes have ways. It is not changed.
+        tasks: Episodes of the classes to train on. Channels are scored on them; training draws other episodes of the
+            same classes.
+        stages: The stages in order, for example `[FewShotStage(tfprune.budget(parameters=0.6), 400),
+            FewShotStage(tfprune.budget(parameters=0.22), 400)]`. The complexity of a `LayerThreshold` is measured in
+            each stage.
+        learner: `"prototypes"` (the default), `"maml"`, or an instance such as
+            `tfprune.MAML(learning_rate=0.1, steps=3)`.
         criterion: As in `plan_shrink`. The default is `DACIS(meta=0.1)`, as in the paper; the gradients of
             meta-training count from the second stage on.
-        taxonomy: Which channels go last, as they separate broad kinds of classes; None (the default) ranks by scores
-            alone.
-        validation: Episodes that accuracy is measured on, better of other classes; None (the default) takes `tasks`.
-        later: Episodes for the cross-stage generalization of the report, such as the same classes at a later stage of
-            a disease; None (the default) leaves it out.
-        optimizer: What trains: an optimizer or its name; each stage starts with a fresh copy at its own rate.
+        taxonomy: Channels to remove last, because they separate broad kinds of classes. None (the default) ranks by
+            scores alone.
+        validation_data: Episodes to measure accuracy on, preferably of other classes. None (the default) takes
+            `tasks`.
+        later: Episodes for the cross-stage generalization in the report, for example of the same classes at a later
+            stage of a disease. None (the default) leaves it out.
+        optimizer: A Keras optimizer or its name. Each stage starts with a fresh copy at the learning rate of the
+            stage.
         callbacks: Keras callbacks. Each stage is one epoch, and each episode one batch.
-        folder: Where finished stages are kept; None (the default) keeps none.
+        folder: The folder where finished stages are kept. None (the default) keeps none.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
@@ -83,7 +88,7 @@ def prune_few_shot(
     Raises:
         TypeError: If `model` is not a Keras model, `tasks` are not episodes, or an argument has the wrong type.
         ValueError: If the model is not a graph of layers, its output does not fit the learner, or there is no stage.
-        ValueError: If a target cannot be met, or the taxonomy lacks a class of `tasks`.
+        ValueError: If a budget cannot be met, or the taxonomy lacks a class of `tasks`.
         ValueError: If `folder` holds another run, is in use by one, or cannot be written.
 
     Example:
@@ -92,7 +97,7 @@ def prune_few_shot(
         >>> model = keras.Sequential([keras.Input((4,)), *layers])
         >>> y = np.arange(60) % 6
         >>> x = np.eye(6, 4)[y] + np.random.default_rng(0).normal(0, 0.1, (60, 4))
-        >>> tasks = tfprune.Episodes(x.astype("float32"), y, ways=3, shots=2, queries=2, count=4)
+        >>> tasks = tfprune.Episodes(x.astype("float32"), y, ways=3, shots=2, queries=2, episodes=4)
         >>> stages = [tfprune.FewShotStage(tfprune.budget(parameters=0.5), episodes=5)]
         >>> smaller, report = prune_few_shot(model, tasks, stages=stages, verbose=0)
         >>> smaller.count_params() <= model.count_params() / 2, len(report.stages)
@@ -106,34 +111,34 @@ def prune_few_shot(
     learner = resolve(learner, LEARNERS, Learner, "learner")
     criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     stages, callbacks = _checked(stages), check_callbacks(callbacks)
-    for name, value in (("tasks", tasks), ("validation", validation), ("later", later)):
+    for name, value in (("tasks", tasks), ("validation_data", validation_data), ("later", later)):
         _check_episodes(name, value)
     _check_taxonomy(taxonomy, tasks)
-    validation = tasks if validation is None else validation
+    judged_on = tasks if validation_data is None else validation_data
     headed = learner.headed(model, tasks)
     trained_by = settings_of(optimizer)
     settings = {
         "stages": described(stages),
         "choice": described({"learner": learner, "criterion": criterion, "taxonomy": taxonomy}),
         "optimizer": trained_by,
-        "episodes": [_shape(each) for each in (tasks, validation)],
+        "episodes": [_shape(each) for each in (tasks, judged_on)],
     }
-    arrays = [*weight_values(model), *(next(iter(each)).x for each in (tasks, validation))]
+    arrays = [*weight_values(model), *(next(iter(each)).x for each in (tasks, judged_on))]
     progress = Progress(sum(stage.episodes for stage in stages), verbose=verbose, unit="episode")
     with RunFolder(folder, settings=settings, arrays=arrays) as state, progress:
-        before = float(np.mean(Episodic(headed, learner, validation).accuracies(validation)))
+        before = float(np.mean(Episodic(headed, learner, judged_on).accuracies(judged_on)))
         run = Stages(
             learner=learner,
             planner=Planner(tasks, criterion, taxonomy, learner.embedding),
             tasks=tasks,
-            validation=validation,
+            validation_data=judged_on,
             optimizer=trained_by,
             callbacks=callbacks,
             folder=state,
             progress=progress,
         )
         smaller, rows = run.go(headed, stages)
-    accuracies = tuple(Episodic(smaller, learner, validation).accuracies(validation).tolist())
+    accuracies = tuple(Episodic(smaller, learner, judged_on).accuracies(judged_on).tolist())
     on_later = None if later is None else float(np.mean(Episodic(smaller, learner, later).accuracies(later)))
     return learner.bare(smaller), FewShotReport(before, tuple(rows), accuracies, on_later)
 
@@ -174,4 +179,4 @@ def _check_taxonomy(taxonomy: Any, tasks: Episodes) -> None:
 
 
 def _shape(tasks: Episodes) -> dict[str, int]:
-    return {name: getattr(tasks, name) for name in ("ways", "shots", "queries", "count", "seed")}
+    return {name: getattr(tasks, name) for name in ("ways", "shots", "queries", "episodes", "seed")}

@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stages:
-    """Carries stages out, or takes them from a folder where they are done.
+    """Carries stages out, or reads those that are done from a folder.
 
     Attributes:
         learner: How models learn from episodes.
         planner: Chooses the channels.
         tasks: The episodes to train on are drawn as these.
-        validation: The episodes that accuracy is measured on.
+        validation_data: The episodes that accuracy is measured on.
         optimizer: The settings of the optimizer.
         callbacks: Further callbacks.
         folder: Where finished stages are kept.
@@ -47,7 +47,7 @@ class Stages:
     learner: Learner
     planner: Planner
     tasks: Episodes
-    validation: Episodes
+    validation_data: Episodes
     optimizer: dict[str, Any]
     callbacks: Sequence[keras.callbacks.Callback]
     folder: RunFolder
@@ -57,14 +57,14 @@ class Stages:
         """Return the model after the last stage, and an entry for each stage."""
         rows, network = [], all_kept(model).network
         # Fractions are of the first model.
-        targets = [
-            stage.target.in_rounds(1, network=network, model=model)[0]
-            if isinstance(stage.target, Budget)
-            else stage.target
+        budgets = [
+            stage.budget.in_rounds(1, network=network, model=model)[0]
+            if isinstance(stage.budget, Budget)
+            else stage.budget
             for stage in stages
         ]
-        for number, (stage, target) in enumerate(zip(stages, targets, strict=True), start=1):
-            model, row = self._carry_out(number, model, replace(stage, target=target))
+        for number, (stage, budget) in enumerate(zip(stages, budgets, strict=True), start=1):
+            model, row = self._carry_out(number, model, replace(stage, budget=budget))
             _log.info("stage %d: %s parameters, %.4f", number, row.plan.parameters_kept, row.trained)
             rows.append(row)
         return model, rows
@@ -87,19 +87,19 @@ class Stages:
 
     def _stage(self, number: int, current: keras.Model, stage: FewShotStage) -> tuple[keras.Model, FewShotRow]:
         complexity = self.planner.complexity(current)
-        plan, levels = self.planner.plan(current, stage.target, complexity)
+        plan, levels = self.planner.plan(current, stage.budget, complexity)
         smaller = shrink(current, plan)
-        judge = Episodic(smaller, self.learner, self.validation)
-        removed = trained = float(np.mean(judge.accuracies(self.validation)))
+        judge = Episodic(smaller, self.learner, self.validation_data)
+        removed = trained = float(np.mean(judge.accuracies(self.validation_data)))
         if stage.episodes:
             Episodic(smaller, self.learner, self.tasks).train(
                 Lessons(self.tasks, stage.episodes, number),
-                optimizer_of(self.optimizer, stage.rate),
+                optimizer_of(self.optimizer, stage.learning_rate),
                 number=number,
                 callbacks=self.callbacks,
                 progress=self.progress,
             )
-            trained = float(np.mean(judge.accuracies(self.validation)))
+            trained = float(np.mean(judge.accuracies(self.validation_data)))
         plan = replace(plan, planned_copy=None)  # the report would keep the copy alive
         return smaller, FewShotRow(plan, complexity, removed, trained, _rows(_counts(plan, levels)))
 

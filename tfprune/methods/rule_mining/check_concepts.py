@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def check_concepts(concepts: Any, *, samples: int) -> dict[str, np.ndarray]:
+def check_concepts(concepts: Any, *, count: int) -> dict[str, np.ndarray]:
     """Return each concept as booleans, (samples,).
 
     Raises:
@@ -23,20 +23,20 @@ def check_concepts(concepts: Any, *, samples: int) -> dict[str, np.ndarray]:
         )
     if not concepts:
         raise ValueError("Expected `concepts` with at least one concept. Received: none.")
-    return {name: _as_booleans(name, np.asarray(values), samples) for name, values in concepts.items()}
+    return {name: _as_booleans(name, np.asarray(values), count) for name, values in concepts.items()}
 
 
-def _as_booleans(name: str, values: np.ndarray, samples: int) -> np.ndarray:
-    if values.shape != (samples,):
+def _as_booleans(name: str, values: np.ndarray, count: int) -> np.ndarray:
+    if values.shape != (count,):
         raise ValueError(
-            f"Expected one 0 or 1 for each of {samples} samples of `data` as concepts[{name!r}]. Received: an array "
+            f"Expected one 0 or 1 for each of the {count} `samples` as concepts[{name!r}]. Received: an array "
             f"of shape {values.shape}."
         )
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
         wrong = [value for value in np.unique(values).tolist() if value not in (0, 1)]
         raise ValueError(f"Expected 0 or 1 for each sample as concepts[{name!r}]. Received: {wrong[:3]}.")
     labels = values.astype(bool)
-    check_both(name, labels, where="`data`")
+    check_both(name, labels, where="`samples`")
     return labels
 
 

@@ -69,28 +69,29 @@ def part_of(labels: Mapping[str, np.ndarray], weights: np.ndarray, *, rows: np.n
 
 
 def draw_parts(
-    samples: int, *, validation: float, groups: Any = None, seed: int
+    samples: int, *, validation_split: float, groups: Any = None, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Draw the samples of each part: booleans by its name, (samples,), and the share of each sample in its group.
 
     Args:
         samples: The number of samples.
-        validation: The fraction that is not mined from: half of it chooses, the other half is for the report.
+        validation_split: The fraction that is not mined from: half of it chooses, the other half is for reporting.
         groups: The group of each sample, (samples,): a group falls into one part as a whole. None: no groups.
         seed: Draws the parts.
 
     Raises:
-        TypeError: If `validation` is not a number, or groups are neither integers nor strings.
-        ValueError: If `validation` lies outside (0, 1), or there is not one group for each sample.
+        TypeError: If `validation_split` is not a number, or groups are neither integers nor strings.
+        ValueError: If `validation_split` lies outside (0, 1), or there is not one group for each sample.
     """
-    share = check_number(validation, "validation", above=0, below=1, meaning="the fraction of held-out samples")
+    meaning = "the fraction of held-out samples"
+    share = check_number(validation_split, "validation_split", above=0, below=1, meaning=meaning)
     members = np.arange(samples) if groups is None else _members(np.asarray(groups), samples)
     sizes = np.bincount(members)
     order = np.random.default_rng(seed).permutation(sizes.size)
     middle = np.empty(sizes.size)  # of each group, where all stand in the order drawn, from 0 to 1
     middle[order] = (np.cumsum(sizes[order]) - sizes[order] / 2) / samples
-    place = middle[members]
-    parts = {MINING: place > share, CHOOSING: place <= share / 2, REPORTING: (place > share / 2) & (place <= share)}
+    rank = middle[members]
+    parts = {MINING: rank > share, CHOOSING: rank <= share / 2, REPORTING: (rank > share / 2) & (rank <= share)}
     return parts, 1 / sizes[members]
 
 
