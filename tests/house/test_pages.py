@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-EDITED = ("tutorials", "howto")
+EDITED = ("tutorials", "howto", "gallery", "explanation", "papers", "reference")
 PAGES = [page for folder in EDITED for page in sorted((DOCS / folder).glob("*.md"))]
+PAGES += [DOCS.parent / "sample_apps" / "README.md"]
 LONGEST_LINE, LONGEST_TUTORIAL = 100, 120
 FENCED = re.compile(r"^(```|:::+).*?^\1$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`]+`")
