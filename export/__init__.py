@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from tfprune.base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from tfprune.export.comparing.damage import damage as damage
+    from tfprune.export.comparing.damage_report import DamageReport as DamageReport
     from tfprune.export.compressing.compress import compress as compress
     from tfprune.export.compressing.compress_report import CompressReport as CompressReport
     from tfprune.export.device.remote.remote import Remote as Remote
@@ -62,6 +64,7 @@ _ROOMS = {
         "quantization_error",
         "verify",
     ],
+    "comparing": ["DamageReport", "damage"],
     "file.xnnpack": ["SparseInferenceReport"],
     "file.inspecting": ["ModelReport", "inspect"],
     "micro": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],

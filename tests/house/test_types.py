@@ -40,6 +40,7 @@ LOOSE = {
         "optimizer",
         "loss",
         "judge",
+        *("before", "after"),
     ),
     *(
         "data",

@@ -153,6 +153,7 @@ def exporting(model: keras.Model, x: np.ndarray) -> None:
     assert_type(report.bytes, int)
     assert_type(report.sparse_inference, tfprune.export.SparseInferenceReport)
     assert_type(tfprune.export.verify(Path("model.tfz"), inputs=x, expected=x), tfprune.export.VerifyReport)
+    assert_type(tfprune.export.damage("a.tflite", model, (x, x), groups={"room": x}).passed, bool)
     assert_type(tfprune.export.benchmark("model.tfz", runs=20).median_ms, float)
     board = tfprune.export.Remote("pi@board", python="env/bin/python", options=["-p", "2222"])
     assert_type(tfprune.export.benchmark("model.tfz", on=board, repeats=5, cool_down=0.5).spread, float)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,6 +64,11 @@ def png(values: np.ndarray) -> bytes:
         (b"IDAT", zlib.compress(lines.astype(np.uint8).tobytes(), 9)),
         (b"IEND", b""),
     ]
+    return png_file(parts)
+
+
+def png_file(parts: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return a PNG made of chunks: the name and the content of each."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, content) for name, content in parts)
 
 

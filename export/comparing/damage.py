@@ -1,0 +1,125 @@
+"""Compare a model before and after pruning: for each class, group and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfprune.base.spec import check_number
+from tfprune.export.comparing.compare_classes import compare_classes
+from tfprune.export.comparing.compare_numbers import compare_numbers
+from tfprune.export.comparing.damage_report import FEW_SAMPLES, DamageReport, FlippedSample
+from tfprune.export.comparing.groups import read_groups
+from tfprune.export.comparing.labels import class_texts, comparable
+from tfprune.export.comparing.outputs import outputs_of
+from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers
+
+PICTURED_SAMPLES = 24  # kept for the page
+
+
+def damage(
+    before: Any,
+    after: Any,
+    data: Any,
+    *,
+    groups: Mapping[str, ArrayLike] | ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+    task: str | None = None,
+    output: str | int | None = None,
+    level: float = 0.95,
+    max_drop: float | None = None,
+    max_drop_per_group: float | None = None,
+    timeout: float = TIMEOUT,
+) -> DamageReport:
+    """Compare two models on the same samples: what each class and each group lost, and which samples flipped.
+
+    Use it before you ship a pruned or quantized model. An average hides a class or a speaker that lost everything.
+    Files and recorded outputs need neither Keras nor TensorFlow.
+
+    Args:
+        before: A .tflite file (a path or its bytes), a Keras model or another object with `predict`, or the recorded
+            outputs as an array, batch first.
+        after: The same of the smaller model.
+        data: A tuple (x, y), or batches of such tuples; x alone, or (x, None), to compare without labels. x may be
+            None if both outputs are recorded. y holds classes by number, one-hot rows, or numbers.
+        groups: Arrays of shape (samples,) by name, such as `{"speaker": speakers}`: whole numbers or strings. Default
+            None: the classes only.
+        class_names: The name of each class, for the report. Default None: the numbers.
+        task: `"classification"` or `"regression"`. Default None: inferred from labels and outputs.
+        output: The name or index of the output to compare, for models that have several. Default None.
+        level: The coverage of the intervals, between 0 and 1. Default 0.95; a group counts as harmed if its adjusted
+            p-value is below 1 - `level`.
+        max_drop: The accuracy that may be lost in all, 0.01 for one point, or the error that may be gained. Default
+            None: no limit.
+        max_drop_per_group: The same for each class and each group. Default None: no limit.
+        timeout: Seconds after which a file is stopped. Default 3600.
+
+    Returns:
+        A report that prints the worst groups first. Intervals of drops are those of Bonett and Price for paired
+        answers (Student's for errors). Whether a group lost more than the other samples is decided by an exact
+        permutation test (rank sums for errors), corrected for the number of groups by Benjamini and Hochberg.
+
+    Raises:
+        TypeError: If a side is not a file, model or array, or `groups` holds measured numbers.
+        ValueError: If outputs are not finite, differ in shape or in meaning (logits and probabilities), labels or
+            groups have another length, or a file does not run.
+
+    Example:
+        >>> scores = np.eye(3)[[0, 0, 1, 1, 2, 2]]
+        >>> report = damage(scores, scores[[0, 1, 4, 2, 4, 5]], (None, [0, 0, 1, 1, 2, 2]))
+        >>> report.lost, report.rows[0].name, report.rows[0].drop
+        (1, 'class 1', 0.5)
+    """
+    check_number(level, "level", above=0)
+    if not level < 1:
+        raise ValueError(f"Expected `level` between 0 and 1. Received: level={level!r}.")
+    for name, limit in (("max_drop", max_drop), ("max_drop_per_group", max_drop_per_group)):
+        if limit is not None:
+            check_number(limit, name, least=0)
+    check_number(timeout, "timeout", above=0)
+    x, y = _samples_and_labels(data)
+    sides = [
+        outputs_of(side, x, argument=name, output=output, timeout=timeout)
+        for name, side in (("before", before), ("after", after))
+    ]
+    compared = comparable(sides[0], sides[1], y=y, task=task)
+    given = read_groups(groups, len(compared.before))
+    if compared.task == "regression":
+        report = compare_numbers(compared, given, level=level)
+    else:
+        report = compare_classes(compared, given, level=level, names=class_texts(class_names, compared.classes))
+    few = [f"{row.name} ({row.samples})" for row in report.rows if row.samples < FEW_SAMPLES]
+    note = f"Too few samples for a firm answer (fewer than {FEW_SAMPLES}): {', '.join(few)}."
+    return replace(
+        report,
+        max_drop=max_drop,
+        max_drop_per_group=max_drop_per_group,
+        notes=(*report.notes, *([note] if few else [])),
+        pictured=_pictured(x, report.flips),
+    )
+
+
+def _samples_and_labels(data: Any) -> tuple[Any, Any]:
+    """Return x and y; None for y where there are no labels."""
+    is_pair = isinstance(data, tuple) and len(data) == 2
+    if is_pair or (isinstance(data, Iterable) and not isinstance(data, (np.ndarray, Mapping, list, str, bytes))):
+        return samples_and_answers(data, argument="data")
+    if isinstance(data, list) and data and all(isinstance(batch, tuple) for batch in data):
+        return samples_and_answers(data, argument="data")
+    if not isinstance(data, (np.ndarray, Mapping, list)):
+        raise TypeError(
+            "Expected a tuple (x, y), batches of such tuples, or samples without labels in `data`. Received: a value "
+            f"of type {type(data).__name__}."
+        )
+    return data, None
+
+
+def _pictured(x: Any, flips: tuple[FlippedSample, ...]) -> dict[int, np.ndarray]:
+    """Return the samples that the page may show, if each is one array."""
+    if x is None or isinstance(x, (Mapping, list, tuple)) or not hasattr(x, "__getitem__"):
+        return {}
+    return {flip.index: np.asarray(x[flip.index]) for flip in flips[:PICTURED_SAMPLES]}

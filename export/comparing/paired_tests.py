@@ -1,0 +1,162 @@
+"""Statistics of two models on the same samples, in NumPy: intervals, exact tests and their correction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+NORMAL = NormalDist()
+LIKELY = 12  # standard deviations around the mean that hold all of a distribution but 1e-30
+BISECTIONS = 200  # halvings of an interval until neighboring floats are reached
+LARGEST_QUANTILE = 1e9
+
+_log_factorial = np.frompyfunc(lambda count: math.lgamma(count + 1), 1, 1)
+
+
+def paired_interval(lost: int, gained: int, *, samples: int, level: float) -> tuple[float, float]:
+    """Return the interval of Bonett and Price of the accuracy that was lost, from pairs of answers.
+
+    It is the interval of Wald after one more loss and one more gain, so that few samples give a wide interval, even
+    if none of them flipped.
+
+    Args:
+        lost: Samples that only the model before gets right.
+        gained: Samples that only the model after gets right.
+        samples: The number of samples.
+        level: The coverage, such as 0.95.
+
+    Source: D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data", Journal of Educational and Behavioral Statistics 2012.
+    """
+    down, up = (lost + 1) / (samples + 2), (gained + 1) / (samples + 2)
+    half = NORMAL.inv_cdf((1 + level) / 2) * math.sqrt((down + up - (down - up) ** 2) / (samples + 2))
+    return max(-1.0, down - up - half), min(1.0, down - up + half)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: whether as many samples were lost as gained.
+
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; exact by
+    the binomial distribution.
+    """
+    flips = lost + gained
+    if not flips:
+        return 1.0
+    fewer = np.arange(min(lost, gained) + 1)
+    logs = _log_choose(flips, fewer) - flips * math.log(2)
+    return min(1.0, 2 * float(np.exp(logs).sum()))
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> np.ndarray:
+    """Return adjusted p-values: rejecting those below 0.05 keeps the expected share of false ones below 0.05.
+
+    Source: Y. Benjamini and Y. Hochberg, "Controlling the false discovery rate", 1995.
+    """
+    values = np.asarray(p_values, np.float64)
+    order = np.argsort(values, kind="stable")[::-1]  # the largest first
+    ranks = np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum.accumulate(np.minimum(1.0, values[order] * len(values) / ranks))
+    return adjusted
+
+
+def excess_loss_test(lost: int, gained: int, *, samples: int, overall: tuple[int, int, int]) -> float:
+    """Return the p-value of a group that lost more than it would if groups had nothing to do with the flips.
+
+    It is the exact permutation test: of all ways to draw as many samples as the group has, the fraction in which
+    lost minus gained is as large or larger.
+
+    Args:
+        lost: Samples of the group that only the model before gets right.
+        gained: Samples of the group that only the model after gets right.
+        samples: The samples of the group.
+        overall: The same three counts of all samples.
+    """
+    all_lost, all_gained, total = overall
+    losses = _likely_counts(all_lost, samples, total)
+    gains = _likely_counts(all_gained, samples, total)
+    others = total - all_lost - all_gained
+    flips = np.arange(gains[0] + losses[0], gains[-1] + losses[-1] + 1)
+    rest = _log_choose(others, samples - flips)
+    joint = (
+        _log_choose(all_lost, losses)[:, None]
+        + _log_choose(all_gained, gains)[None, :]
+        + rest[np.add.outer(losses, gains) - flips[0]]
+        - _log_choose(total, np.array([samples]))
+    )
+    as_much = np.subtract.outer(losses, gains) >= lost - gained
+    return min(1.0, float(np.exp(joint[as_much]).sum()))
+
+
+def excess_error_test(increase: np.ndarray, inside: np.ndarray) -> float:
+    """Return the p-value of a group whose errors grew more than those of the other samples.
+
+    It is the one-sided rank-sum test of Mann and Whitney, with corrections for ties and continuity.
+
+    Args:
+        increase: How much the error of each sample grew, (samples,).
+        inside: Whether each sample belongs to the group, (samples,).
+    """
+    total, size = len(increase), int(inside.sum())
+    rest = total - size
+    if not rest or not size:
+        return 1.0
+    _, place, counts = np.unique(increase, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    wins = float(ranks[inside].sum()) - size * (size + 1) / 2
+    ties = float((counts.astype(np.float64) ** 3 - counts).sum()) / (total * (total - 1))
+    variance = size * rest / 12 * (total + 1 - ties)
+    if variance <= 0:
+        return 1.0
+    return math.erfc((wins - size * rest / 2 - 0.5) / math.sqrt(2 * variance)) / 2
+
+
+def mean_interval(values: np.ndarray, *, level: float) -> tuple[float, float] | None:
+    """Return Student's interval of a mean; None for a single value, which says nothing about the spread."""
+    if len(values) < 2:
+        return None
+    half = _student_quantile((1 + level) / 2, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def _student_quantile(probability: float, freedom: int) -> float:
+    """Invert Student's distribution by bisection; the distribution is the finite sum for whole degrees of freedom.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    odd = freedom % 2
+    steps = np.arange(1, (freedom - 1 - odd) // 2 + 1 if odd else freedom // 2, dtype=np.float64)
+    ratios = 2 * steps / (2 * steps + 1) if odd else (2 * steps - 1) / (2 * steps)
+
+    def inside(t: float) -> float:
+        angle = math.atan(t / math.sqrt(freedom))
+        squares = math.cos(angle) ** 2
+        terms = 1 + float(np.cumprod(ratios * squares).sum())
+        if not odd:
+            return math.sin(angle) * terms
+        return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * terms if freedom > 1 else 0.0))
+
+    low, high = 0.0, LARGEST_QUANTILE
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < 2 * probability - 1 else (low, middle)
+    return (low + high) / 2
+
+
+def _likely_counts(marked: int, draws: int, total: int) -> np.ndarray:
+    """Return the counts of marked samples among the draws that have a noticeable probability."""
+    mean = draws * marked / total
+    spread = LIKELY * math.sqrt(mean * (1 - marked / total)) + LIKELY
+    least, most = max(0, draws - (total - marked)), min(marked, draws)
+    return np.arange(max(least, math.floor(mean - spread)), min(most, math.ceil(mean + spread)) + 1)
+
+
+def _log_choose(total: int, chosen: np.ndarray) -> np.ndarray:
+    """Return the logarithms of binomial coefficients, minus infinity where there is no such choice."""
+    possible = (chosen >= 0) & (chosen <= total)
+    safe = np.where(possible, chosen, 0)
+    parts = [_log_factorial(counts).astype(np.float64) for counts in (safe, total - safe)]
+    return np.where(possible, math.lgamma(total + 1) - parts[0] - parts[1], -np.inf)
