@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tfprune.compact.shrinking.plan_shrink import plan_shrink as plan_shrink
     from tfprune.compact.shrinking.rank_channels import rank_channels as rank_channels
     from tfprune.compact.shrinking.rank_heads import rank_heads as rank_heads
+    from tfprune.compact.shrinking.ranking_report import RankingReport as RankingReport
     from tfprune.compact.shrinking.shrink import shrink as shrink
     from tfprune.compact.shrinking.shrink_plan import ShrinkPlan as ShrinkPlan
     from tfprune.compact.shrinking.transformer_budget import transformer_budget as transformer_budget
@@ -113,8 +114,8 @@ _ROOMS = {
     ],
     "compact.reconstruction": ["ReconstructionReport", "reconstruct"],
     "compact.shrinking": [
-        *("Budget", "ShrinkPlan", "budget", "plan_shrink", "rank_channels", "rank_heads", "shrink"),
-        *("transformer_budget", "zero_channels"),
+        *("Budget", "RankingReport", "ShrinkPlan", "budget", "plan_shrink", "rank_channels", "rank_heads"),
+        *("shrink", "transformer_budget", "zero_channels"),
     ],
     "methods.one_shot": ["PutriReport", "prune_units", "prune_weights"],
     "methods.concepts": ["ConceptRules", "ConceptTrace", "concept_rules", "plan_concepts"],

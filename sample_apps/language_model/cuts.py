@@ -16,11 +16,11 @@ EPOCHS, RATE = 2, 2e-4  # of training after the cut
 BATCH = {"minilm": 32, "gemma": 2}  # texts at a time
 UNITS = {"minilm": "feedforward_intermediate_dense", "gemma": "ffw_gating"}  # what makes the hidden units of a block
 UPDATES = {
-    "none": {"update": "none"},
-    "parallel": {"update": "parallel"},
-    "sequential": {"update": "sequential"},
-    "to dense": {"update": "sequential", "targets": "dense"},
-    "sequential, then trained": {"update": "sequential"},
+    "none": {"reconstruction": None},
+    "parallel": {"reconstruction": "parallel"},
+    "sequential": {"reconstruction": "sequential"},
+    "to dense": {"reconstruction": "sequential", "targets": "dense"},
+    "sequential, then trained": {"reconstruction": "sequential"},
 }
 SIZES, EXTREME = (0.25, 0.5), (0.75, 0.9, 0.95)
 DROPPED = "blocks dropped"  # in place of a score: whole blocks go, those of most similar input and output
@@ -89,22 +89,22 @@ def cut(dense: keras.Model, row: Row, calibration: Callable[[Row], dict[str, np.
         plan = tfprune.plan_shrink(dense, row["removed"], filters=UNITS[row["model"]])
         return tfprune.shrink(dense, plan, into="class")
     texts = calibration(row)
-    masked, plan, _ = tfprune.prune_units(
+    masked, report = tfprune.prune_units(
         dense,
         texts,
         sparsity=row["removed"] if row["of"] == "blocks" else {"units": row["removed"]},
-        score=row["score"],
+        criterion=row["score"],
         batch_size=BATCH[row["model"]],
         verbose=0,
         **UPDATES[row["update"]],
     )
-    smaller = tfprune.shrink(masked, plan, into="class")
+    smaller = tfprune.shrink(masked, report.plan, into="class")
     return trained(smaller, dense, texts) if "trained" in row["update"] else smaller
 
 
 def without_blocks(dense: keras.Model, texts: dict[str, np.ndarray], removed: float) -> keras.Model:
     """Drop the blocks whose outputs are most like their inputs, as many as come nearest to a part of them all."""
-    ranking = tfprune.rank_blocks(dense, texts, by="similarity", verbose=0)
+    ranking = tfprune.rank_blocks(dense, texts, criterion="similarity", verbose=0)
     count = min(round(removed * len(ranking.order)), len(ranking.order) - 1)
     return tfprune.drop_blocks(dense, ranking.order[:count])[0]
 

@@ -316,9 +316,9 @@ def test_what_is_solved_after_an_attention_with_biases():
         better, report = tfprune.reconstruct(zeroed, model, data, targets=targets)
         assert all(row.after <= row.before for row in report.rows)
         assert report.rows[-1].after < report.rows[-1].before
-    assert tfprune.rank_channels(model, data)["hidden"].shape == (12,)
-    masked, plan, _ = tfprune.prune_units(model, data, sparsity={"units": 0.5, "heads": 0.5}, verbose=0)
-    smaller = tfprune.shrink(masked, plan)
+    assert tfprune.rank_channels(model, data).scores["hidden"].shape == (12,)
+    masked, units = tfprune.prune_units(model, data, {"units": 0.5, "heads": 0.5}, verbose=0)
+    smaller = tfprune.shrink(masked, units.plan)
     expected = ops.convert_to_numpy(masked(data))
     np.testing.assert_allclose(ops.convert_to_numpy(smaller(data)), expected, atol=1e-5)
     sparse, _ = tfprune.prune_weights(model, data, pattern=patterns.NM(2, 4))

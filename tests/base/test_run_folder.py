@@ -21,7 +21,7 @@ class Stopped(Exception):  # noqa: N818
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update):
     model, x = transformer(), texts()
-    expected, plan, report = prune_units(model, x, update=update, **SETTINGS)
+    expected, report = prune_units(model, x, reconstruction=update, **SETTINGS)
     whole, done = remove_in_order._moments, []
 
     def stopped(*args, **kwargs):
@@ -33,7 +33,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update
     with monkeypatch.context() as patch:
         patch.setattr(remove_in_order, "_moments", stopped)
         with pytest.raises(Stopped):
-            prune_units(model, x, update=update, folder=tmp_path, **SETTINGS)
+            prune_units(model, x, reconstruction=update, folder=tmp_path, **SETTINGS)
     assert len(list(tmp_path.glob("channels_*.npz")) + list(tmp_path.glob("heads_*.npz"))) == steps
     assert not list(tmp_path.glob("*.partial"))
     counted = []
@@ -41,11 +41,11 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update
         patch.setattr(
             remove_in_order, "_moments", lambda *args, **kwargs: counted.append(1) or whole(*args, **kwargs)
         )
-        masked, again, other = prune_units(model, x, update=update, folder=tmp_path, **SETTINGS)
+        masked, other = prune_units(model, x, reconstruction=update, folder=tmp_path, **SETTINGS)
     assert len(counted) == len(report.rows) - steps
     for one, two in zip(expected.get_weights(), masked.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6)
-    np.testing.assert_array_equal(plan.keep, again.keep)
+    np.testing.assert_array_equal(report.plan.keep, other.plan.keep)
     assert [(row.group, row.kept) for row in other.rows] == [(row.group, row.kept) for row in report.rows]
     np.testing.assert_allclose([row.error.after for row in other.rows], [row.error.after for row in report.rows])
 
@@ -54,7 +54,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     model, x = transformer(), texts()
     prune_units(model, x, folder=tmp_path, **SETTINGS)
     with pytest.raises(ValueError, match="of the same run"):
-        prune_units(model, x, folder=tmp_path, score="wanda", **SETTINGS)
+        prune_units(model, x, folder=tmp_path, criterion="wanda", **SETTINGS)
     with pytest.raises(ValueError, match="of the same run"):
         prune_units(model, texts(seed=5), folder=tmp_path, **SETTINGS)
     model.get_layer("out").bias.assign(np.ones(3))
@@ -74,5 +74,5 @@ def test_a_damaged_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="channels_001.npz': .*Delete it"):
         prune_units(model, x, folder=tmp_path, **SETTINGS)
     (tmp_path / "channels_001.npz").unlink()
-    masked, _, _ = prune_units(model, x, folder=tmp_path, **SETTINGS)
+    masked, _ = prune_units(model, x, folder=tmp_path, **SETTINGS)
     assert np.isfinite(numpy(masked(keras.ops.convert_to_tensor(x)))).all()

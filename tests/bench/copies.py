@@ -84,7 +84,7 @@ def measure() -> Iterator[Row]:
         for (call, ratio, models), bar in zip(costs(model, copy, CALLS), BARS[name], strict=True):
             yield at_most(f"{call} of a {name} / one copy; it builds {models} models", ratio, bar, digits=1)
     toy = bert(4)
-    prune = {"putri": lambda model, plan: tfprune.putri(model, tokens(model, 32), sparsity=0.3, verbose=0)}
+    prune = {"putri": lambda model, plan: tfprune.prune_units(model, tokens(model, 32), 0.3, verbose=0)}
     for call, ratio, models in costs(toy, rebuilt, prune):
         what = f"{call} of 4 blocks of Bert on 32 samples / one copy; it builds {models} models"
         yield Row(what, f"{ratio:.1f}x", "", True)

@@ -54,17 +54,6 @@ def test_a_callback_logs_where_it_starts_and_each_mask_update(caplog):
     ]
 
 
-def test_rank_channels_says_what_it_does_not_rank(caplog):
-    series = keras.Input((6, 4))
-    hidden = keras.layers.Dense(3, name="hidden")(series)
-    other = keras.layers.Dense(4, name="other")(series)
-    outputs = [keras.layers.GRU(2)(hidden), keras.layers.Dense(1)(other)]
-    with caplog.at_level(logging.INFO, "tfprune"):
-        ranks = tfprune.rank_channels(keras.Model(series, outputs), np.random.default_rng(0).normal(size=(8, 6, 4)))
-    assert list(ranks) == ["other"]
-    assert [line.partition(":")[0] for line in messages(caplog)] == ["hidden is not ranked"]
-
-
 def test_a_run_that_goes_on_says_what_it_takes_over(caplog, tmp_path):
     hidden = keras.layers.Dense(8, activation="relu", name="hidden")
     model = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(2, name="out")])

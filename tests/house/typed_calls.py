@@ -87,13 +87,14 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     assert_type(report, tfprune.PruneReport)
     solved, errors = tfprune.reconstruct(model, small, x)
     assert_type(errors, tfprune.ReconstructionReport)
-    assert_type(tfprune.rank_channels(model, x)["block/units"], np.ndarray)
+    assert_type(tfprune.rank_channels(model, x), tfprune.RankingReport)
+    assert_type(tfprune.rank_channels(model, x).scores["block/units"], np.ndarray)
     tfprune.plan_shrink(model, criterion=tfprune.rank_heads(model, (x, x)))
     assert_type(tfprune.transformer_budget(0.5, blocks=4, attention=9, feed_forward=18, width=48), tuple[int, int])
-    grown, growth = tfprune.grow_depth(model, 2, order="stack", zero_output=True, data=x)
+    grown, growth = tfprune.grow_depth(model, 2, order="stack", zero_output=True, samples=x)
     assert_type(growth, tfprune.GrowthReport)
     assert_type(growth.copies, tuple[int, ...])
-    assert_type(tfprune.rank_blocks(model, x, by="similarity"), tfprune.BlockRanking)
+    assert_type(tfprune.rank_blocks(model, x, criterion="similarity"), tfprune.BlockRanking)
     tfprune.drop_blocks(model, growth.copies)[1].as_dict()
     tfprune.drop_blocks(model, 3)  # error: arg-type
     assert_type(tfprune.grow_experts(model, 2, noise=0.0)[1], tfprune.ExpertsReport)
@@ -114,13 +115,13 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
 
 
 def pruning_on_text(model: keras.Model, x: np.ndarray) -> None:
-    masked, plan, report = tfprune.prune_units(model, x, sparsity={"units": 0.5}, score="wanda", folder=Path("run"))
-    assert_type(plan, tfprune.ShrinkPlan)
+    masked, report = tfprune.prune_units(model, x, {"units": 0.5}, criterion="wanda", folder=Path("run"))
+    assert_type(report.plan, tfprune.ShrinkPlan)
     assert_type(report, tfprune.PutriReport)
-    assert_type(tfprune.putri(model, x)[2], tfprune.PutriReport)
+    assert_type(tfprune.putri(model, x, reconstruction={"units": "parallel", "heads": None})[1], tfprune.PutriReport)
     assert_type(tfprune.prune_weights(model, x, pattern=patterns.NM(2, 4))[1], tfprune.ReconstructionReport)
     tfprune.prune_units(model)  # error: call-arg
-    tfprune.prune_units(model, x, sparsity="half")  # error: arg-type
+    tfprune.prune_units(model, x, "half")  # error: arg-type
 
 
 def federated_masks(model: keras.Model) -> None:

@@ -24,7 +24,7 @@ def test_half_of_the_units_and_a_head_go(name):
     keras.utils.set_random_seed(0)
     model = hub_models.BACKBONES[name]()
     x = texts(model)
-    masked, plan, report = tfprune.prune_units(
+    masked, report = tfprune.prune_units(
         model, x, sparsity={"units": 0.5, "heads": 0.25}, batch_size=4, holdout=0, verbose=0
     )
     units = [row for row in report.rows if row.kind == "channels"]
@@ -32,9 +32,9 @@ def test_half_of_the_units_and_a_head_go(name):
     assert [(row.channels, row.kept) for row in units] == [(24, 12), (24, 12)]
     assert sum(row.channels - row.kept for row in heads) == round(0.25 * sum(row.channels for row in heads))
     assert all(row.error.after <= row.error.before for row in report.rows)
-    assert plan.parameters_kept < plan.parameters
+    assert report.plan.parameters_kept < report.plan.parameters
     zeros = sum(int((np.asarray(weight) == 0).sum()) for weight in masked.weights if len(weight.shape) > 1)
-    assert zeros >= 0.9 * (plan.parameters - plan.parameters_kept)
+    assert zeros >= 0.9 * (report.plan.parameters - report.plan.parameters_kept)
     assert all(np.isfinite(np.asarray(one)).all() for one in keras.tree.flatten(masked(x)))
 
 
@@ -43,11 +43,11 @@ def test_attention_of_one_key_has_no_hidden_units():
     sizes = {"num_layers": 2, "num_query_heads": 4, "num_key_value_heads": 1, "hidden_dim": 16, "head_dim": 4}
     model = keras_hub.models.Gemma3Backbone(hub_models.VOCABULARY, None, intermediate_dim=24, **sizes)
     parts = {"units": 0.5, "heads": 0.25}
-    _, plan, report = tfprune.prune_units(model, texts(model), sparsity=parts, batch_size=4, verbose=0)
+    _, report = tfprune.prune_units(model, texts(model), sparsity=parts, batch_size=4, verbose=0)
     assert [(row.channels, row.kept) for row in report.rows if row.kind == "channels"] == [(24, 12), (24, 12)]
     assert sum(row.channels - row.kept for row in report.rows if row.kind == "heads") == 2  # queries, one by one
     # Of two blocks 12 units in three kernels, and of both together two heads of 4 in two kernels, all of width 16.
-    assert plan.parameters - plan.parameters_kept == 16 * (2 * 12 * 3 + 2 * 4 * 2)
+    assert report.plan.parameters - report.plan.parameters_kept == 16 * (2 * 12 * 3 + 2 * 4 * 2)
 
 
 def test_ids_beyond_the_vocabulary():
@@ -64,7 +64,7 @@ def test_two_of_four_weights_of_blocks(name, method):
     keras.utils.set_random_seed(0)
     model = hub_models.BACKBONES[name]()
     sparse, report = tfprune.prune_weights(
-        model, texts(model), pattern=tfprune.patterns.NM(2, 4), method=method, batch_size=10
+        model, texts(model), pattern=tfprune.patterns.NM(2, 4), criterion=method, batch_size=10
     )
     assert type(sparse) is type(model)
     assert len(report.rows) >= 2 * 6 and all(row.after <= row.before for row in report.rows)
@@ -77,9 +77,9 @@ def test_nearly_all_of_the_blocks_go_and_the_class_stays(shape, tmp_path):
     from hub_extreme import backbone, texts
 
     model, x = backbone(shape, blocks=3), texts(count=8)
-    masked, plan, report = tfprune.prune_units(model, x, sparsity=0.95, judge="perplexity", update="none", verbose=0)
+    masked, report = tfprune.prune_units(model, x, sparsity=0.95, judge="perplexity", reconstruction=None, verbose=0)
     assert report.total.is_met and 0 in {row.kept for row in report.rows if row.kind == "heads"}
-    smaller = tfprune.shrink(masked, plan, into="class")
+    smaller = tfprune.shrink(masked, report.plan, into="class")
     assert isinstance(smaller, type(model))
     assert model.count_params() - smaller.count_params() == report.total.removed
     expected = np.asarray(masked(x))
@@ -95,10 +95,10 @@ def test_a_writer_without_an_attention_writes_what_the_masked_one_writes():
 
     model = keras_hub.models.LlamaCausalLM(backbone=backbone("Llama, 2 keys", blocks=2), preprocessor=None)
     x = texts(count=4)
-    masked, plan, _ = tfprune.prune_units(
-        model, x, sparsity={"units": 0.5, "heads": 0.5}, judge="perplexity", update="none", verbose=0
+    masked, report = tfprune.prune_units(
+        model, x, sparsity={"units": 0.5, "heads": 0.5}, judge="perplexity", reconstruction=None, verbose=0
     )
-    smaller = tfprune.shrink(masked, plan, into="class")
+    smaller = tfprune.shrink(masked, report.plan, into="class")
     prompts = {name: array[:2].copy() for name, array in x.items()}
     prompts["padding_mask"][:, 4:] = 0
     masked.compile(sampler="greedy", run_eagerly=True)
@@ -114,8 +114,10 @@ def test_a_graph_of_fixed_sizes_loses_an_attention():
     model, x = backbone("Gemma 3, 1 key", blocks=2), texts(count=4)
     inputs = {name: keras.Input(batch_shape=array.shape, dtype="int32", name=name) for name, array in x.items()}
     fixed = keras.Model(inputs, model(inputs))
-    masked, plan, _ = tfprune.prune_units(fixed, x, sparsity={"units": 0.5, "heads": 0.5}, update="none", verbose=0)
-    smaller = tfprune.shrink(masked, plan, into="graph")
+    masked, report = tfprune.prune_units(
+        fixed, x, sparsity={"units": 0.5, "heads": 0.5}, reconstruction=None, verbose=0
+    )
+    smaller = tfprune.shrink(masked, report.plan, into="graph")
     np.testing.assert_allclose(np.asarray(smaller(x)), np.asarray(masked(x)), atol=1e-5)
     names = [layer.name for layer in smaller.layers]
     assert sum(name.endswith("attention_output") for name in names) == 1

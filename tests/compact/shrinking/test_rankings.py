@@ -40,13 +40,13 @@ def test_heads_are_scored_by_the_loss_without_them():
     y = np.random.default_rng(1).integers(0, 3, 40)
     before = model.get_weights()
     ranks = tfprune.rank_heads(model, (x, y), loss="sparse_categorical_crossentropy", batch_size=16)
-    assert {name: scores.size for name, scores in ranks.items()} == {"one/heads": 4, "two/heads": 2}
+    assert {name: scores.size for name, scores in ranks.scores.items()} == {"one/heads": 4, "two/heads": 2}
 
     def loss(one):
         predicted = keras.ops.convert_to_numpy(one(x))
         return -np.mean(np.log(predicted[np.arange(40), y]))
 
-    for name, scores in ranks.items():
+    for name, scores in ranks.scores.items():
         layer = name.partition("/")[0]
         expected = [loss(without_head(model, layer, head)) - loss(model) for head in range(scores.size)]
         np.testing.assert_allclose(scores, expected, atol=1e-6)
@@ -56,9 +56,11 @@ def test_heads_are_scored_by_the_loss_without_them():
     kept = {row.group: row.kept for row in plan.rows if row.kind == "heads"}
     assert kept == {"one/heads": 2, "two/heads": 1}
     group = next(group for group in plan.network.groups if group.name == "one/heads")
-    assert set(np.flatnonzero(plan.keep[group.bundles])) == set(np.argsort(ranks["one/heads"])[2:])
+    assert set(np.flatnonzero(plan.keep[group.bundles])) == set(np.argsort(ranks.scores["one/heads"])[2:])
     model.compile(loss="sparse_categorical_crossentropy")
-    np.testing.assert_allclose(tfprune.rank_heads(model, (x, y))["one/heads"], ranks["one/heads"], atol=1e-6)
+    np.testing.assert_allclose(
+        tfprune.rank_heads(model, (x, y)).scores["one/heads"], ranks.scores["one/heads"], atol=1e-6
+    )
 
 
 def test_heads_that_cannot_be_ranked():
@@ -92,12 +94,17 @@ def chain():
 
 def test_channels_that_cost_nothing_go_first():
     model, x = chain(), normal(50, 6, 6, 2)
-    ranks = tfprune.rank_channels(model, x)
+    ranking = tfprune.rank_channels(model, x)
+    ranks = ranking.scores
     assert {name: scores.size for name, scores in ranks.items()} == {"maps": 6, "more": 5, "units": 4}
     order = np.argsort(ranks["maps"])
     assert 2 in order[:2] and set(order[:2]) & {1, 4}  # of the two equal ones only one is free
     assert np.sort(ranks["maps"])[1] < 1e-6 < np.sort(ranks["maps"])[2]
-    plan = tfprune.plan_shrink(model, criterion=ranks, filters="maps", sparsity=0.3)
+    plan = tfprune.plan_shrink(model, 0.3, criterion=ranking, filters="maps")
+    same = tfprune.plan_shrink(model, 0.3, criterion=ranks, filters="maps")  # a dict of scores
+    np.testing.assert_array_equal(plan.keep, same.keep)
+    assert ranking.rows[0].order == tuple(order) and "least important" in str(ranking)
+    assert ranking.as_dict()["rows"][1]["scores"] == ranks["more"].tolist()
     zeroed = tfprune.zero_channels(model, plan)
     better, _ = tfprune.reconstruct(zeroed, model, x)
     expected = keras.ops.convert_to_numpy(model(x))
@@ -110,7 +117,7 @@ def test_the_score_is_the_error_of_what_is_left():
     keras.utils.set_random_seed(2)
     model = keras.Sequential([keras.Input((5,)), layers.Dense(4, activation="relu", name="hidden"), layers.Dense(3)])
     x = normal(200, 5)
-    scores = tfprune.rank_channels(model, x)["hidden"]
+    scores = tfprune.rank_channels(model, x).scores["hidden"]
     hidden = keras.ops.convert_to_numpy(model.layers[0](x)).astype(float)
     y = keras.ops.convert_to_numpy(model(x)).astype(float)
     order = np.argsort(scores)
@@ -127,7 +134,7 @@ def test_permuted_channels_get_permuted_scores():
     maps.set_weights([values[..., order] for values in maps.get_weights()])
     kernel, bias = more.get_weights()
     more.set_weights([kernel[:, :, order], bias])
-    scores, permuted = (tfprune.rank_channels(one, x)["maps"] for one in (model, other))
+    scores, permuted = (tfprune.rank_channels(one, x).scores["maps"] for one in (model, other))
     np.testing.assert_allclose(permuted, scores[order], rtol=1e-4, atol=1e-6)
 
 
@@ -137,7 +144,8 @@ def test_channels_that_something_unknown_reads_are_left_out():
     model = keras.Model(series, layers.Dense(2)(layers.Dense(4, name="read")(layers.LSTM(3, name="lstm")(hidden))))
     x = normal(10, 5, 3)
     ranks = tfprune.rank_channels(model, x)
-    assert set(ranks) == {"read"}  # the states of the recurrent layer are read by itself, too
+    assert set(ranks.scores) == {"read"}  # the states of the recurrent layer are read by itself, too
+    assert [entry.layer for entry in ranks.skipped] == ["read_by_lstm", "lstm"]
     plan = tfprune.plan_shrink(model, 0.5, criterion=ranks)
     assert {row.group: row.kept for row in plan.rows}["read_by_lstm"] == 4
     assert ("read_by_lstm", "left out by `filters`, or without scores") in [

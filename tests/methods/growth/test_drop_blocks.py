@@ -54,7 +54,7 @@ def test_blocks_with_attention_and_open_lengths_are_dropped():
 
 
 def test_the_report_is_measured_on_the_data_that_are_given():
-    _, report = tfprune.drop_blocks(residual(), [1], data=(X, X[:, :2]))
+    _, report = tfprune.drop_blocks(residual(), [1], samples=(X, X[:, :2]))
     model = residual()
     whole, left = by_hand(model, [0, 1, 2], X), by_hand(model, [0, 2], X)
     assert report.samples == 16
@@ -68,7 +68,7 @@ def test_a_block_that_adds_nothing_is_missed_by_nobody():
     model = residual()
     for variable in model.get_layer("block_1_out").weights:
         variable.assign(np.zeros(variable.shape))
-    smaller, report = tfprune.drop_blocks(model, [1], data=X)
+    smaller, report = tfprune.drop_blocks(model, [1], samples=X)
     assert report.is_function_preserving
     assert report.difference == 0
     np.testing.assert_array_equal(smaller(X), model(X))
@@ -100,7 +100,11 @@ def test_a_layer_that_all_blocks_share_stays_one():
 @pytest.mark.parametrize(
     ("drop", "kind", "text"),
     [
-        ([3], ValueError, r"among 0 to 2, and one to be left. Received: block 3 of .*block_0_hidden, block_1_hidden"),
+        (
+            [3],
+            ValueError,
+            r"among 0 to 2, and at least one other block. Received: block 3 of .*block_0_hidden, block_1_hidden",
+        ),
         ([0, 1, 2], ValueError, "Received: all 3 of"),
         ([-1], ValueError, "Expected `drop` to be an integer of at least 0"),
         ([], ValueError, "to name some blocks"),
@@ -118,6 +122,6 @@ def test_wrong_blocks_are_refused(drop, kind, text):
 
 def test_data_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="with inputs of shape"):
-        tfprune.drop_blocks(residual(), [0], data=X[:, :3])
+        tfprune.drop_blocks(residual(), [0], samples=X[:, :3])
     with pytest.raises(TypeError, match="read more than once"):
-        tfprune.drop_blocks(residual(), [0], data=iter([X]))
+        tfprune.drop_blocks(residual(), [0], samples=iter([X]))

@@ -50,7 +50,7 @@ def test_the_tail_of_a_stack_as_in_the_code_of_the_source():
 @pytest.mark.parametrize("order", ["interpose", "stack"])
 def test_zeroed_copies_hand_on_what_they_read_and_learn(order):
     model = residual()
-    grown, report = tfprune.grow_depth(model, 2, order=order, zero_output=True, data=X)
+    grown, report = tfprune.grow_depth(model, 2, order=order, zero_output=True, samples=X)
     assert np.abs(np.asarray(grown(X)) - np.asarray(model(X))).max() <= 1e-6
     assert report.difference == 0
     assert report.is_function_preserving
@@ -76,7 +76,7 @@ def gradients_of(model, x):
 
 def test_zeroed_copies_of_attention_and_feed_forward_networks():
     model, x = transformer(2), texts(4)
-    grown, report = tfprune.grow_depth(model, 3, zero_output=True, data=x)
+    grown, report = tfprune.grow_depth(model, 3, zero_output=True, samples=x)
     assert np.abs(np.asarray(grown(x)) - np.asarray(model(x))).max() <= 1e-6
     assert report.copies == (1, 2, 4, 5)
     zeroed = {path.partition("/")[0].rstrip("_0123456789") for path in report.rows[1].zeroed}
@@ -104,7 +104,7 @@ def test_where_normalizations_follow_the_kernels_their_weights_are_zeroed():
     images = np.random.default_rng(0).normal(size=(4, 6, 6, 4)).astype("float32")
     for variable in model.weights:
         variable.assign(variable + 0.1)
-    grown, report = tfprune.grow_depth(model, blocks=BLOCK, zero_output=True, data=images)
+    grown, report = tfprune.grow_depth(model, blocks=BLOCK, zero_output=True, samples=images)
     assert np.abs(np.asarray(grown(images)) - np.asarray(model(images))).max() <= 1e-6
     assert report.rows[1].zeroed == ("block_1_norm/gamma", "block_1_norm/beta")
     assert np.abs(grown.get_layer("block_1_conv").kernel).max() > 0
@@ -163,8 +163,8 @@ def test_blocks_of_mixed_precision_read_what_the_input_and_other_blocks_hand_on(
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = residual()
-        grown, report = tfprune.grow_depth(model, zero_output=True, data=X)
-        smaller, last = tfprune.drop_blocks(model, [0], data=X)
+        grown, report = tfprune.grow_depth(model, zero_output=True, samples=X)
+        smaller, last = tfprune.drop_blocks(model, [0], samples=X)
     finally:
         keras.config.set_dtype_policy(policy)
     assert (report.difference, report.into, last.order) == (0, "graph", (1, 2))

@@ -23,7 +23,7 @@ def backbone(name, **settings):
 def test_a_backbone_grows_as_its_class_with_copies_that_hand_on_what_they_read(name, tmp_path):
     model = backbone(name)
     x = hub_models.inputs_for(model)
-    grown, report = tfprune.grow_depth(model, 2, zero_output=True, data=(x,))
+    grown, report = tfprune.grow_depth(model, 2, zero_output=True, samples=(x,))
     assert type(grown) is type(model)
     assert (report.into, report.order, grown.num_layers) == ("class", (0, 0, 1, 1), 4)
     assert (

@@ -30,7 +30,7 @@ def test_the_loss_is_that_the_model_is_compiled_with():
 
 def test_the_similarity_is_the_cosine_of_what_goes_in_and_out():
     model = residual()
-    ranking = tfprune.rank_blocks(model, X, by="similarity")
+    ranking = tfprune.rank_blocks(model, X, criterion="similarity")
     assert ranking.loss is None
     before = X
     for row in ranking.rows:
@@ -49,12 +49,12 @@ def test_a_block_that_does_nothing_is_missed_least(by):
         for variable in model.get_layer(name).weights:
             variable.assign(np.zeros(variable.shape))
     x = texts(8)
-    ranking = tfprune.rank_blocks(model, (x, np.asarray(model(x)) + 0.1), by=by, loss="mse")
+    ranking = tfprune.rank_blocks(model, (x, np.asarray(model(x)) + 0.1), criterion=by, loss="mse")
     assert ranking.order[0] == 1
     assert ranking.rows[1].similarity == pytest.approx(1, abs=1e-6)
-    smaller, report = tfprune.drop_blocks(model, ranking.order[:1], data=x)
+    smaller, report = tfprune.drop_blocks(model, ranking.order[:1], samples=x)
     assert report.is_function_preserving
-    assert f"{'loss is 0.0100' if by == 'loss' else ''}" in str(ranking)
+    assert f"{'whole model is 0.0100' if by == 'loss' else ''}" in str(ranking)
     assert ranking.as_dict()["order"][0] == 1
 
 
@@ -63,9 +63,9 @@ def test_what_cannot_be_ranked_is_refused():
         tfprune.rank_blocks(residual(), (X, Y))
     with pytest.raises(ValueError, match="with targets"):
         tfprune.rank_blocks(residual(), X, loss="mse")
-    with pytest.raises(ValueError, match="Expected `by`"):
-        tfprune.rank_blocks(residual(), X, by="norm")
+    with pytest.raises(ValueError, match="Expected `criterion`"):
+        tfprune.rank_blocks(residual(), X, criterion="norm")
     with pytest.raises(TypeError, match="Expected a Keras model"):
         tfprune.rank_blocks("model", X)
     with pytest.raises(ValueError, match="NaN"):
-        tfprune.rank_blocks(residual(), X * np.nan, by="similarity")
+        tfprune.rank_blocks(residual(), X * np.nan, criterion="similarity")

@@ -60,7 +60,7 @@ def test_blocks_take_the_next_step_that_they_would_have_taken(name):
     if name == "sgd":
         optimizer.momentum = 0.9
     model = trained(residual(2), optimizer)
-    grown, report = tfprune.grow_depth(model, zero_output=True, data=X)
+    grown, report = tfprune.grow_depth(model, zero_output=True, samples=X)
     grown.compile(tfprune.carry_optimizer(model, grown, origins=report.origins), "mse")
     for each in (model, grown):
         each.train_on_batch(X, Y)

@@ -119,7 +119,7 @@ def kernels(model):
 def test_a_model_with_zeros(method, pattern):
     model, x = attentive(), data()
     before = [values.copy() for values in model.get_weights()]
-    sparse, report = prune_weights(model, x, method=method, pattern=pattern)
+    sparse, report = prune_weights(model, x, criterion=method, pattern=pattern)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     names = [f"{row.layer}/{row.weight}" for row in report.rows]
@@ -162,7 +162,7 @@ def test_convolutions_and_what_follows_them():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"method": "best"}, "method"),
+        ({"criterion": "best"}, "criterion"),
         ({"pattern": Block(1, 4)}, r"'unstructured' or patterns.NM\(n, m\)"),
         ({"pattern": NM(2, 4), "sparsity": 0.8}, "at most 1 - n/m"),
         ({"sparsity": 1.5}, "sparsity"),

@@ -14,6 +14,7 @@ from tfprune.base.progress import check_verbose
 from tfprune.base.spec import check_count, check_sparsity, resolve
 from tfprune.compact.shrinking.budget import Budget
 from tfprune.compact.shrinking.planned_copy import PlannedCopy
+from tfprune.compact.shrinking.ranking_report import RankingReport
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.criteria import CRITERIA, Criterion, Evidence, Magnitude
 from tfprune.keras_models.channels.choose_groups import (
@@ -40,7 +41,7 @@ def plan_shrink(
     model: keras.Model,
     sparsity: float | None = None,
     *,
-    criterion: str | Criterion | Mapping[str, np.ndarray] = "magnitude",
+    criterion: str | Criterion | RankingReport | Mapping[str, np.ndarray] = "magnitude",
     allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
     filters: Filters = None,
     round_to: int = 1,
@@ -100,7 +101,9 @@ def plan_shrink(
         >>> [(row.group, row.channels, row.kept) for row in plan.rows]
         [('hidden', 6, 3), ('out', 2, 2)]
     """
-    if not isinstance(criterion, Mapping):
+    if isinstance(criterion, RankingReport):
+        criterion = criterion.scores
+    elif not isinstance(criterion, Mapping):
         criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     round_to = check_count(round_to, "round_to", least=1)
     if sparsity is not None or isinstance(allocation, Budget):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.compact.shrinking.ranking_report import RankedGroup, RankingReport
 from tfprune.keras_models.channels.network import Network
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.keras_models.models.batches import Batches
@@ -20,10 +21,10 @@ from tfprune.masking.wrapping.flat_copy import flat_copy
 
 def rank_heads(
     model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 32, verbose: int | str = "auto"
-) -> dict[str, np.ndarray]:
-    """Return scores of attention heads: by how much the loss grows when one head alone is removed.
+) -> RankingReport:
+    """Rank attention heads by the growth of the loss when one head alone is removed.
 
-    Use it to decide which heads `plan_shrink` removes. It takes one evaluation of `data` for each head.
+    Use it to choose the heads that `plan_shrink` removes. It evaluates `data` once for each head.
 
     Args:
         model: A built Sequential or Functional model with one output, wrapped or not. It is left unchanged.
@@ -35,15 +36,14 @@ def rank_heads(
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
-        An array of scores for each group of heads, by the name of the group, `attention/heads`: the growth of the
-        mean loss without each head, larger = keep. Pass it on as
-        `plan_shrink(model, sparsity, criterion=rank_heads(model, data))`. Heads depend on each other: to remove many,
-        shrink and rank again.
+        A `RankingReport`: the growth of the mean loss without each head, by the name of the group, such as
+        `attention/heads`. Pass it to `plan_shrink(model, 0.5, criterion=report)`. Heads depend on each other: to
+        remove many, shrink and rank again.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `data` is not data.
-        ValueError: If the model is not a graph of layers, has no heads or several outputs, or there is no loss.
-        ValueError: If `data` have no targets, or are empty, of another shape or not finite.
+        ValueError: If the model is not a graph of layers, has no heads or several outputs, or has no loss.
+        ValueError: If `data` have no labels, or are empty, of another shape or not finite.
 
     Example:
         >>> from tfprune import plan_shrink
@@ -74,7 +74,8 @@ def rank_heads(
             with _without(flat, network, bundle):
                 losses[name].append(_mean_loss(run, batches, measured))
             progress.add()
-    return {name: np.array(each) - whole for name, each in losses.items()}
+    growths = {name: tuple(loss - whole for loss in each) for name, each in losses.items()}
+    return RankingReport(tuple(RankedGroup(name, "heads", scores) for name, scores in growths.items()))
 
 
 def _mean_loss(model: keras.Model, batches: Batches, loss: Callable) -> float:

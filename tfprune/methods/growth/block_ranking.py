@@ -9,7 +9,7 @@ from tfprune.report import Report, table
 
 @dataclass(frozen=True)
 class RankedBlock(Report):
-    """A block, and how much the model needs it.
+    """A block of a model and its importance.
 
     Attributes:
         block: The block, counted from 0.
@@ -28,28 +28,28 @@ class RankedBlock(Report):
 
 @dataclass(frozen=True)
 class BlockRanking(Report):
-    """The blocks of a model, ranked by how much it needs them.
+    """The blocks of a model, ranked by their importance.
 
     Attributes:
         rows: A row for each block, in the order in which the model calls them.
-        by: `"loss"` or `"similarity"`.
+        criterion: `"loss"` or `"similarity"`.
         loss: The loss of the whole model; None if it was not measured.
 
     Example:
         >>> rows = (RankedBlock(0, "first", 20, 0.9, None), RankedBlock(1, "second", 20, 0.99, None))
-        >>> BlockRanking(rows, by="similarity", loss=None).order
+        >>> BlockRanking(rows, criterion="similarity", loss=None).order
         (1, 0)
     """
 
-    JSON_NAMES = ("rows", "by", "loss", "order")
+    JSON_NAMES = ("rows", "criterion", "loss", "order")
 
     rows: tuple[RankedBlock, ...]
-    by: str
+    criterion: str
     loss: float | None
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The blocks, the least needed first: `drop_blocks(model, ranking.order[:2])`."""
+        """The blocks, the least important first: `drop_blocks(model, ranking.order[:2])`."""
         ranked = sorted(self.rows, key=lambda row: -row.similarity if row.loss is None else row.loss)
         return tuple(row.block for row in ranked)
 
@@ -70,5 +70,5 @@ class BlockRanking(Report):
             "similarity",
             *(["loss without"] if self.loss is not None else []),
         ]
-        title = "" if self.loss is None else f"loss is {self.loss:.4f}; with one block left out alone\n\n"
-        return title + table([*header, "goes as number"], lines, left=2)
+        title = "" if self.loss is None else f"The loss of the whole model is {self.loss:.4f}.\n\n"
+        return title + table([*header, "drop order"], lines, left=2)

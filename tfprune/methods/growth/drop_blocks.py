@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_numbers
 from tfprune.methods.growth.blocks import Blocks
 from tfprune.methods.growth.find_blocks import find_blocks
@@ -14,30 +15,32 @@ from tfprune.methods.growth.growth_report import GrowthReport, comparison_data, 
 from tfprune.methods.growth.reorder import reorder
 
 
+@renamed(data="samples=")
 def drop_blocks(
-    model: keras.Model, drop: Iterable[int], *, blocks: str | None = None, data: Any = None
+    model: keras.Model, drop: Iterable[int], *, blocks: str | None = None, samples: Any = None
 ) -> tuple[keras.Model, GrowthReport]:
-    """Drop some of the repeated blocks of a model, and return the shallower model with a report.
+    """Drop some of the repeated blocks of a model.
 
-    Use it to make a deep model smaller and faster on any hardware, and train it afterwards. `rank_blocks` finds the
-    blocks that the model needs least. The other blocks keep their masks and latent values.
+    Use it to make a deep model smaller and faster on any hardware, then train it. `rank_blocks` finds the least
+    important blocks. The other blocks keep their masks and latent values.
 
     Args:
         model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
             wrapped or not. It is left unchanged.
         drop: The blocks to drop, counted from 0 in the order in which the model calls them.
-        blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
+        blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
             such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
-            None (the default) takes random numbers.
+        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. None (the default)
+            takes random numbers.
 
     Returns:
-        An uncompiled model of the same class where the arguments of the class can say how many blocks there are,
-        else a Functional one; and a report that says which of the two, and whether the model computes the same.
+        An uncompiled model and a `GrowthReport`. The model is of the same class if the number of blocks is an
+        argument of the class, and otherwise Functional. The report shows which of the two it is, and whether the
+        outputs are the same.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `drop` holds something other than integers.
-        ValueError: If the model has no repeated blocks, or not these, or no block would be left.
+        ValueError: If the model has no repeated blocks, or not these, or all of them are to be dropped.
 
     Example:
         >>> import keras, tfprune
@@ -57,10 +60,10 @@ def drop_blocks(
     if unknown or len(dropped) >= count:
         received = f"block {unknown[0]}" if unknown else f"all {count}"
         raise ValueError(
-            f"Expected blocks to drop among 0 to {count - 1}, and one to be left. Received: {received} of "
+            f"Expected blocks to drop among 0 to {count - 1}, and at least one other block. Received: {received} of "
             f"{model.name!r}. Its blocks begin with the layers {_first_layers(source)}."
         )
-    batches = comparison_data(data, source)
+    batches = comparison_data(samples, source)
     smaller = reorder(source, [block for block in range(count) if block not in dropped])
     return smaller.model, report_growth(smaller, batches)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.methods.growth.find_blocks import find_blocks
 from tfprune.methods.growth.growth_report import GrowthReport, comparison_data, report_growth, sample_inputs
@@ -13,6 +14,7 @@ from tfprune.methods.growth.reorder import reorder
 from tfprune.methods.growth.zero_outputs import zero_outputs
 
 
+@renamed(data="samples=")
 def grow_depth(
     model: keras.Model,
     repeats: int = 2,
@@ -22,9 +24,9 @@ def grow_depth(
     keep_first: int = 0,
     keep_last: int = 0,
     zero_output: bool = False,
-    data: Any = None,
+    samples: Any = None,
 ) -> tuple[keras.Model, GrowthReport]:
-    """Repeat the blocks of a model, and return the deeper model with a report.
+    """Repeat the blocks of a model to make it deeper.
 
     Use it to start from a trained model instead of training a larger one from scratch. Each copy gets the masks and
     latent values of its block, so a pruned model stays as sparse as it was. `drop_blocks(grown, report.copies)`
@@ -33,24 +35,25 @@ def grow_depth(
     Args:
         model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
             wrapped or not. It is left unchanged.
-        repeats: The number of times that each block is there afterwards, at least 2. Default 2.
-        blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
+        repeats: How often each block occurs in the deeper model, at least 2. Default 2.
+        blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
             such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
-        order: `"interpose"` (the default) puts each copy after its block: 0, 0, 1, 1, 2, 2. `"stack"` repeats all
-            blocks one after the other: 0, 1, 2, 0, 1, 2. The source found the first better for well-trained models.
-            `"stack_tail"` is the order of the source's code: with `repeats=3` and `keep_last=1` each repetition ends
-            with the last block: 0, 1, 0, 1, 2, 0, 1, 2. With two repeats it is `"stack"`.
+        order: `"interpose"` (the default) puts each copy after its block: 0, 0, 1, 1, 2, 2. The other two are for
+            comparison with the paper, which found them worse for well-trained models. `"stack"` repeats the whole
+            sequence: 0, 1, 2, 0, 1, 2. `"stack_tail"` is the order of the paper's code, which also repeats the last
+            blocks: 0, 1, 0, 1, 2, 0, 1, 2 with `repeats=3` and `keep_last=1`. With two repeats it is `"stack"`.
         keep_first: The number of first blocks that are not repeated, at least 0. Default 0.
         keep_last: The number of last blocks that are not repeated, at least 0. Default 0.
-        zero_output: Whether the last weights of each copy are zero: its last kernels and biases, or the scales of
-            normalizations after them. A copy then adds nothing to its input, so that the deeper model computes the
-            same at first. Default False.
-        data: Inputs, or (x, y), on which the outputs of both models are compared; a few dozen samples are enough.
-            None (the default) takes random numbers.
+        zero_output: Whether to set the last weights of each copy to zero: its last kernels and biases, or the scales
+            of normalizations after them. A copy then adds nothing to its input, so that the deeper model returns the
+            same outputs before it is trained. Default False.
+        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. None (the default)
+            takes random numbers.
 
     Returns:
-        An uncompiled model of the same class where the arguments of the class can say how many blocks there are,
-        else a Functional one; and a report that says which of the two, and whether the model computes the same.
+        An uncompiled model and a `GrowthReport`. The model is of the same class if the number of blocks is an
+        argument of the class, and otherwise Functional. The report shows which of the two it is, and whether the
+        outputs are the same.
 
     Raises:
         TypeError: If `model` is not a Keras model, or another argument has a wrong type.
@@ -84,7 +87,7 @@ def grow_depth(
             f"Expected `keep_first` and `keep_last` to leave a block to repeat. Received: keep_first={keep_first}, "
             f"keep_last={keep_last} for the {count} blocks of {model.name!r}. Lower one of them."
         )
-    batches = comparison_data(data, source)
+    batches = comparison_data(samples, source)
     numbers = growth_order(count, repeats, order=order, keep_first=keep_first, keep_last=keep_last)
     grown = reorder(source, numbers)
     zeroed: dict[int, tuple[str, ...]] = {}
@@ -93,8 +96,8 @@ def grow_depth(
         inputs = sample_inputs(batches, source)
         if inputs is None:
             raise ValueError(
-                f"Expected `data` to try zero_output=True on. Received: None for {model.name!r}, which does not run "
-                f"on random numbers. Pass a few of its inputs."
+                f"Expected `samples` to try zero_output=True on. Received: None for {model.name!r}, which does not "
+                f"run on random numbers. Pass a few of its inputs."
             )
         zeroed = zero_outputs(grown, copies, inputs=inputs)
     return grown.model, report_growth(grown, batches, zeroed=zeroed)

@@ -1,4 +1,4 @@
-"""Report of `grow_depth` and `drop_blocks`: the blocks of the new model, and whether it computes the same."""
+"""Report of `grow_depth` and `drop_blocks`: the blocks of the new model, and whether its outputs are the same."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class PlacedBlock(Report):
 
     Attributes:
         place: Its index in the new model, from 0.
-        block: The index of the block in the model that it comes from, from 0.
+        block: The index of the block in the original model, from 0.
         layer: The name of its first layer.
-        is_copy: Whether the same block stands at an earlier place.
+        is_copy: Whether the same block occurs before it.
         parameters: The number of entries of its weights.
         nnz: The number of non-zero entries of its kernels, with the masks applied.
         zeroed: The weights that were set to zero, so that it returns its input.
@@ -46,17 +46,17 @@ class PlacedBlock(Report):
 
 @dataclass(frozen=True)
 class GrowthReport(Report):
-    """The blocks of a model after `grow_depth` or `drop_blocks`, and whether it computes the same.
+    """The blocks of a model after `grow_depth` or `drop_blocks`, and whether its outputs are the same.
 
     Attributes:
         rows: A row for each block of the new model.
-        blocks: How many blocks the model had.
+        blocks: The number of blocks of the original model.
         into: `"class"` if the new model is of the same class, `"graph"` if it is a Functional model.
-        reason: Why a model of a class became a graph; empty if it did not.
-        parameters: How many parameters the model had, and has now.
-        difference: The largest difference of an output, as a fraction of the largest output, on the data that were
-            given, or else on random numbers; None if the model does not run on these.
-        samples: On how many samples of the data it was measured, 0 for random numbers.
+        reason: The reason why a model of a class became a graph; empty otherwise.
+        parameters: The number of parameters of the original and of the new model.
+        difference: The largest difference of an output, as a fraction of the largest output, on the samples that you
+            passed, or on random numbers; None if the model does not run on random numbers.
+        samples: The number of samples that it was measured on, 0 for random numbers.
         origins: Where each weight of the new model comes from, for `carry_optimizer`.
 
     Example:
@@ -89,7 +89,7 @@ class GrowthReport(Report):
 
     @property
     def copies(self) -> tuple[int, ...]:
-        """The places of the copies: `drop_blocks` removes them again."""
+        """The indices of the copies: `drop_blocks` removes them again."""
         return tuple(row.place for row in self.rows if row.is_copy)
 
     @property
@@ -113,7 +113,7 @@ class GrowthReport(Report):
         why = f" ({self.reason})" if self.reason else ""
         sizes = " to ".join(f"{count:,}" for count in self.parameters)
         measured = f"on {self.samples} samples" if self.samples else "on random numbers"
-        says = {True: "the same function", False: "another function", None: "not measured: pass data"}
+        says = {True: "the same function", False: "another function", None: "not measured: pass samples"}
         found = "" if self.difference is None else f", outputs differ by {self.difference:.1e} {measured}"
         return (
             f"{self.blocks} to {len(self.rows)} blocks, {sizes} parameters, {kind}{why}; "
@@ -164,7 +164,7 @@ def comparison_data(data: Any, blocks: Blocks) -> Batches | None:
     Raises:
         TypeError: If they are not data, or can be read only once.
     """
-    return None if data is None else Batches(data, blocks.graph.model, batch_size=32)
+    return None if data is None else Batches(data, blocks.graph.model, batch_size=32, argument="samples")
 
 
 def sample_inputs(data: Batches | None, blocks: Blocks) -> list[Any] | None:

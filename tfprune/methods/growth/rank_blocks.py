@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
@@ -18,43 +19,44 @@ from tfprune.methods.growth.blocks import Blocks
 from tfprune.methods.growth.find_blocks import find_blocks
 
 
+@renamed(by="criterion=")
 def rank_blocks(
     model: keras.Model,
     data: Any,
     *,
-    by: str = "loss",
+    criterion: str = "loss",
     loss: Any = None,
     blocks: str | None = None,
     batch_size: int = 32,
     verbose: int | str = "auto",
 ) -> BlockRanking:
-    """Rank the repeated blocks of a model by how much it needs them.
+    """Rank the repeated blocks of a model by their importance.
 
-    Use it to choose the blocks for `drop_blocks`. By the loss it takes one evaluation of `data` for each block. By
-    the similarity it takes one in all, and needs no targets.
+    Use it to choose the blocks for `drop_blocks`. With the loss as criterion, it evaluates `data` once for each
+    block. With the similarity, it evaluates `data` once, and needs no labels.
 
     Args:
         model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
             wrapped or not. It is left unchanged.
         data: A tuple (x, y), or a dataset of such batches that can be read more than once. A few hundred samples are
             enough.
-        by: `"loss"` (the default), the loss without each block alone; or `"similarity"` of the input and the output
-            of each block.
+        criterion: `"loss"` (the default): the loss without each block alone. `"similarity"`: the cosine between the
+            input and the output of each block.
         loss: A loss, its name or a function; None (the default) takes the loss that the model is compiled with.
-        blocks: A regular expression for the names of the layers in blocks, whose group is the number of the block,
+        blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
             such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         batch_size: Samples in a batch, at least 1. Default 32.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             a bar after three seconds, in a terminal or a notebook.
 
     Returns:
-        A ranking: a row for each block, and `order`, the least needed block first. Blocks depend on each other: to
-        drop many, drop one, and rank again.
+        A `BlockRanking`: a row for each block, and `order`, the least important block first. Blocks depend on each
+        other: to drop many, drop one and rank again.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `data` is not data.
-        ValueError: If the model has no repeated blocks, or, by the loss, several outputs or no loss.
-        ValueError: If `data` are empty, of another shape or not finite, or, by the loss, have no targets.
+        ValueError: If the model has no repeated blocks, or, for the loss, several outputs or no loss.
+        ValueError: If `data` are empty, of another shape or not finite, or, for the loss, have no labels.
 
     Example:
         >>> import keras, tfprune
@@ -68,10 +70,10 @@ def rank_blocks(
     Reference:
         Men et al., 2024, "ShortGPT", arXiv:2403.03853 (Block Influence is 1 - similarity).
     """
-    check_choice(by, "by", choices=("loss", "similarity"))
+    check_choice(criterion, "criterion", choices=("loss", "similarity"))
     check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
-    measured = loss_of(model, loss) if by == "loss" and isinstance(model, keras.Model) else None
+    measured = loss_of(model, loss) if criterion == "loss" and isinstance(model, keras.Model) else None
     source = find_blocks(model, blocks)
     batches = Batches(data, source.graph.model, batch_size=batch_size)
     order = list(range(len(source.blocks)))
@@ -82,7 +84,7 @@ def rank_blocks(
             progress.add()
             losses.append(_evaluate(source, [other for other in order if other != block], batches, measured)[0])
     rows = [_row(source, block, similarities[block], losses[block] if measured else None) for block in order]
-    return BlockRanking(tuple(rows), by, whole if measured else None)
+    return BlockRanking(tuple(rows), criterion, whole if measured else None)
 
 
 def _evaluate(source: Blocks, order: list[int], batches: Batches, loss: Callable | None) -> tuple[float, list[float]]:
@@ -94,7 +96,8 @@ def _evaluate(source: Blocks, order: list[int], batches: Batches, loss: Callable
         for index, pair in enumerate(itertools.pairwise(values.stream)):
             similarities[index] += size * _cosine(*pair)
         if loss is not None:
-            total += size * batch_loss(loss, values.outputs[0], targets=targets, advice=' Or pass by="similarity".')
+            advice = ' Or pass criterion="similarity".'
+            total += size * batch_loss(loss, values.outputs[0], targets=targets, advice=advice)
         count += size
     return total / count, [similarity / count for similarity in similarities]
 

@@ -36,8 +36,8 @@ def head_loss(graph: Graph, batches: Batches, *, judge: Any) -> HeadLoss:
         return _perplexity(graph, inputs)
     if targets is None:
         raise ValueError(
-            f"Expected `data` with targets, (x, y), as `judge` is a loss. Received: inputs alone, judge={judge!r}. "
-            f"Without targets, pass judge='distance' or, for a model of text, 'perplexity'."
+            f"Expected `samples` with labels, (x, y), because `judge` is a loss. Received: inputs alone, "
+            f"judge={judge!r}. Without labels, pass judge='distance' or, for a language model, 'perplexity'."
         )
     measured = keras.losses.get(judge)
     return lambda outputs: batch_loss(measured, outputs[0], targets=targets)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.compact.reconstruction.layer_moments import every
@@ -33,18 +34,19 @@ from tfprune.methods.one_shot.unit_scores import SCORES, kept_units
 from tfprune.solving.least_squares import GramMoments
 
 _log = logging.getLogger(__name__)
-UPDATES = ("sequential", "parallel", "none")
+RECONSTRUCTIONS = ("sequential", "parallel", None)
 TARGETS = ("own", "dense")
 RIDGE = 1e-3
 
 
+@renamed(data="samples=", score="criterion=", update="reconstruction=")
 def prune_units(
     model: keras.Model,
-    data: Any,
-    *,
+    samples: Any,
     sparsity: float | Mapping[str, float] = 0.5,
-    score: str = "activation",
-    update: str | Mapping[str, str] = "sequential",
+    *,
+    criterion: str = "activation",
+    reconstruction: str | Mapping[str, str | None] | None = "sequential",
     targets: str = "own",
     ridge: float = RIDGE,
     holdout: float = 0.2,
@@ -52,66 +54,69 @@ def prune_units(
     batch_size: int = 8,
     folder: str | os.PathLike[str] | None = None,
     verbose: int | str = "auto",
-) -> tuple[keras.Model, ShrinkPlan, PutriReport]:
+) -> tuple[keras.Model, PutriReport]:
     """Remove hidden units and attention heads of a transformer, block by block, and solve for the remaining weights.
 
-    Use it on a model that is too large to be trained again: it takes a few passes over a few hundred texts. First it
-    removes the hidden units that matter least to the layer that reads them, and fits the other weights of that layer
-    by least squares. Then it removes the heads without which the model changes least. Queries that share a key and
-    value go together with these; if all queries of a layer share one, the layer goes whole. A layer of attention can
-    lose all heads, and a feed-forward network all units, if the model has a way around it: `shrink` leaves them out.
+    Use it on a model that is too large to be trained again: it needs a few passes over a few hundred texts. First it
+    removes the hidden units that matter least to the layer that reads them, and fits the remaining weights of that
+    layer by least squares. Then it removes the heads whose removal changes the model least. Queries that share a key
+    and value are removed together with these; if all queries of a layer share one, the layer is removed as a whole.
+    If a residual connection bypasses an attention layer or a feed-forward network, it can lose all its heads or
+    units, and `shrink` drops it.
 
-    Calibrate on texts of every kind that the model will see. New weights fit the calibration texts and can be worse
-    on others: a layer keeps its old weights if the new ones are worse on the texts that `holdout` sets aside.
+    Use texts of every kind that the model will see. New weights fit these texts and can be worse on others: a layer
+    keeps its old weights if the new ones are worse on the batches that `holdout` sets aside.
 
     Args:
         model: A built model with feed-forward networks, such as a backbone of KerasHub, wrapped or not. It is left
             unchanged.
-        data: Token ids and the other inputs of the model, in the forms that `reconstruct` takes. Use full windows of
-            text, as padding counts like any token. With a loss as `judge`, a tuple (x, y) or batches of such tuples.
+        samples: Token ids and the other inputs of the model, in the forms that `reconstruct` accepts. Use full
+            windows of text, because padding counts like any token. Only a loss as `judge` needs labels: pass (x, y).
         sparsity: The fraction of the parameters of all blocks to remove, in [0, 1). Default 0.5. The paper's rule
-            (see `transformer_budget`) says how much of it comes from heads, within what the sparsity allows. Or a
-            dict such as `{"units": 0.5, "heads": 0.25}`, the fraction of each. The report says what came of it.
-        score: The importance of a unit. `"activation"` (the default): the norm of its activations, as in 2SSP.
-            `"wanda"`: that, times the norm of the weights that read it. `"obs"`: the error without it, after the
-            other weights are updated. `"greedy"`: the same, one unit after the other; for many units the slowest.
-            `"putri"`: the paper's, which depends on the order of the units; it was worse wherever it was measured.
-        update: `"sequential"` (the default) solves for the weights of each layer on the outputs of the layers before
-            it with their new weights, as the authors do; `"parallel"` on those of the dense model; `"none"` leaves
-            the weights. Or a dict for the two steps: the paper's is `{"units": "sequential", "heads": "none"}`.
-        targets: The outputs that a layer is fitted to in sequential order: `"own"` (the default), those of its dense
-            weights on its inputs, or `"dense"`, those that it has in the dense model.
-        ridge: How strongly the weights are pulled towards the old ones, as a fraction of the mean square of the
+            (see `transformer_budget`) splits it between units and heads. Or a dict with the fraction of each, such as
+            `{"units": 0.5, "heads": 0.25}`. The report shows the fraction that was removed.
+        criterion: The importance of a unit. `"activation"` (the default): the norm of its activations, as in 2SSP.
+            `"wanda"`: this norm times the norm of the weights that read the unit. `"obs"`: the error without the unit
+            after the other weights are updated. `"greedy"`: the same, one unit after the other; slow for many units.
+            `"putri"`: for comparison with the paper; it depends on the order of the units, and was worse in every
+            measurement.
+        reconstruction: `"sequential"` (the default) solves for the weights of each layer on the outputs of the layers
+            before it with their new weights, as the authors do; `"parallel"` on those of the dense model; None leaves
+            the weights as they are. Or a dict for the two steps: the paper uses
+            `{"units": "sequential", "heads": None}`.
+        targets: The outputs that a sequential reconstruction fits: `"own"` (the default), those of the dense weights
+            of the layer on its present inputs, or `"dense"`, those of the layer in the dense model.
+        ridge: How strongly the new weights are pulled towards the old ones, as a fraction of the mean square of the
             inputs, at least 0. Default 0.001.
         holdout: The fraction of the batches to set aside, in [0, 0.5]. Default 0.2; 0 accepts all new weights.
-        judge: By what heads are chosen, on the first batch. `"distance"` (the default): the squared distance to the
-            outputs of the dense model. `"perplexity"`, as in the paper: how well the next token id is foretold, by
-            logits, or by hidden states and an embedding that is read backwards. Or a loss of Keras, its name, or a
-            function of targets and outputs.
+        judge: How the first batch rates a model without a head. `"distance"` (the default): the squared distance to
+            the outputs of the dense model. `"perplexity"`, as in the paper: of the next token id, from logits, or
+            from hidden states and a reversible embedding. Or a loss of Keras, its name, or a function of labels and
+            outputs.
         batch_size: Samples in a batch, at least 1. Default 8.
-        folder: A folder for the results of the steps: a run that was stopped continues where it stopped if you start
-            it again with the same arguments. None (the default) stores nothing.
+        folder: Where the state of the run is saved: call `prune_units` again with the same arguments to continue a
+            run that was stopped. None (the default) saves none.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
-        A copy of the model, of the same class and size, with zeros and new weights; the plan, so that
-        `shrink(masked, plan)` builds the smaller model; and a `PutriReport`, which prints as a table.
+        A copy of the model, of the same class and size, with zeros and new weights; and a `PutriReport`, which prints
+        as a table. `shrink(masked, report.plan)` builds the smaller model.
 
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model cannot be followed, or has no hidden units that can be removed.
-        ValueError: If `judge` needs targets or tokens that there are not.
-        ValueError: If `data` are empty, do not fit the model, or hold token ids beyond its vocabulary.
-        ValueError: If `folder` holds another run, is in use by one, or cannot be written.
+        ValueError: If `judge` needs labels or token ids, and there are none.
+        ValueError: If `samples` are empty, do not fit the model, or have token ids beyond its vocabulary.
+        ValueError: If `folder` has another run, is in use by one, or cannot be written.
 
     Example:
         >>> from tfprune import shrink
         >>> x = keras.Input((8,))
         >>> hidden = keras.layers.Dense(16, activation="relu", name="hidden")(x)
         >>> model = keras.Model(x, keras.layers.Dense(4, name="out")(hidden))
-        >>> masked, plan, report = prune_units(model, keras.random.normal((64, 8), seed=0), verbose=0)
-        >>> [(row.group, row.kept) for row in report.rows], shrink(masked, plan).get_layer("hidden").units
+        >>> masked, report = prune_units(model, keras.random.normal((64, 8), seed=0), verbose=0)
+        >>> [(row.group, row.kept) for row in report.rows], shrink(masked, report.plan).get_layer("hidden").units
         ([('hidden', 8)], 8)
 
     Reference:
@@ -119,8 +124,8 @@ def prune_units(
         "2SSP", arXiv:2501.17771.
     """
     sparsity = check_sparsities(sparsity)
-    check_choice(score, "score", choices=[*SCORES, "greedy"])
-    updates = _weight_updates(update, targets, ridge=ridge, holdout=holdout)
+    check_choice(criterion, "criterion", choices=[*SCORES, "greedy"])
+    updates = _weight_updates(reconstruction, targets, ridge=ridge, holdout=holdout)
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
@@ -132,7 +137,7 @@ def prune_units(
             f"plan_shrink(model, 0.5) says why."
         )
     parts = split_sparsity(sparsity, running.network, units=units, heads=heads)
-    batches = Batches(data, running.graph.model, batch_size=batch_size)
+    batches = Batches(samples, running.graph.model, batch_size=batch_size, argument="samples")
     check_token_ids(running.graph, batches)
     loss = head_loss(running.graph, batches, judge=judge) if parts.heads else None
     keep = running.network.all_kept()
@@ -140,8 +145,8 @@ def prune_units(
     first = next(iter(batches))[0]
     settings = {
         "sparsity": sparsity,
-        "score": score,
-        "update": [update, targets, ridge, holdout],
+        "score": criterion,
+        "update": [reconstruction, targets, ridge, holdout],
         "judge": str(judge),
     }
     count = len(units) + (len(heads) if parts.heads else 0)
@@ -157,7 +162,7 @@ def prune_units(
             progress.add(1, {"error": row.error.after})
 
     def choose_units(removal: Removal, moments: GramMoments, weights: np.ndarray) -> np.ndarray:
-        return kept_units(score, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
+        return kept_units(criterion, moments, weights=weights, indices=removal.reader.indices, keep=removal.keep)
 
     with RunFolder(folder, settings=settings, arrays=[*weight_values(copy.plain), *first]) as steps, progress:
         counted = [replace(each, keep=parts.units[each.group.name]) for each in units]
@@ -168,27 +173,29 @@ def prune_units(
             remove(heads, lambda removal, moments, weights: kept_heads[removal.group.name], updates["heads"])
     dense, left = (running.network.parameters(choice) for choice in (running.network.all_kept(), keep))
     total = PutriTotal(parts.parameters, parts.asked, dense - left, limits=limits(units + heads))
-    return copy.hand_out(), ShrinkPlan(running.network, keep, skipped), PutriReport(tuple(rows), skipped, total)
+    plan = ShrinkPlan(running.network, keep, skipped)
+    return copy.hand_out(), PutriReport(tuple(rows), skipped, total, plan)
 
 
 putri = prune_units  # the name of the method, which was that of the function before
 
 
 def _weight_updates(
-    update: str | Mapping[str, str], targets: str, *, ridge: float, holdout: float
+    reconstruction: str | Mapping[str, str | None] | None, targets: str, *, ridge: float, holdout: float
 ) -> dict[str, WeightUpdate]:
     """Return how the weights that read hidden units and those that read heads are solved for."""
-    orders = dict(update) if isinstance(update, Mapping) else dict.fromkeys(PARTS, update)
+    orders: dict[str, str | None]
+    orders = dict(reconstruction) if isinstance(reconstruction, Mapping) else dict.fromkeys(PARTS, reconstruction)
     if orders.keys() != set(PARTS):
         raise ValueError(
-            f"Expected an update, or one for 'units' and one for 'heads'. Received: update={update!r}. Pass, for "
-            f"example, {{'units': 'sequential', 'heads': 'none'}}."
+            f"Expected a reconstruction, or a dict with one for 'units' and one for 'heads'. Received: "
+            f"reconstruction={reconstruction!r}. Pass, for example, {{'units': 'sequential', 'heads': None}}."
         )
     check_choice(targets, "targets", choices=TARGETS)
     ridge, holdout = check_number(ridge, "ridge", least=0), check_number(holdout, "holdout", least=0, most=0.5)
     for order in orders.values():
-        check_choice(order, "update", choices=UPDATES)
-    return {  # without an update, nothing could be worse on data that are held out
-        part: WeightUpdate(order, targets == "dense", ridge, every(0.0 if order == "none" else holdout))
+        check_choice(order, "reconstruction", choices=RECONSTRUCTIONS)
+    return {  # without a reconstruction, nothing could be worse on data that are held out
+        part: WeightUpdate(order, targets == "dense", ridge, every(0.0 if order is None else holdout))
         for part, order in orders.items()
     }

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity, resolve
 from tfprune.compact.reconstruction.in_order import Pair, improve_in_order
 from tfprune.compact.reconstruction.layer_moments import Site, sites_of
@@ -28,40 +29,42 @@ from tfprune.report import Skipped
 from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.weight_masks import sparse_gpt, wanda_mask
 
-METHODS = ("sparsegpt", "wanda")
+CRITERIA = ("sparsegpt", "wanda")
 
 
 @dataclass(frozen=True)
 class _Settings:
-    method: str
+    criterion: str
     pattern: Pattern
     sparsity: float
     ridge: float
 
 
+@renamed(data="samples=", method="criterion=")
 def prune_weights(
     model: keras.Model,
-    data: Any,
-    *,
+    samples: Any,
     sparsity: float = 0.5,
-    method: str = "sparsegpt",
+    *,
+    criterion: str = "sparsegpt",
     pattern: str | Pattern = "unstructured",
     ridge: float = 0.01,
     batch_size: int = 8,
     verbose: int | str = "auto",
 ) -> tuple[keras.Model, ReconstructionReport]:
-    """Put zeros in place of single weights of a model, layer by layer on calibration data, without training.
+    """Set single weights of a model to zero, layer by layer, without training.
 
-    Use it on a model that is too large to be trained again, where the runtime makes use of unstructured or 2:4
-    zeros; `prune_units` removes whole units and heads. Each layer is masked on the outputs of the layers before it
-    with their zeros. Every kernel of a linear layer is masked, those in blocks of transformers as well.
+    Use it on a model that is too large to be trained again, if the runtime has kernels for unstructured or 2:4 zeros;
+    `prune_units` removes whole units and heads. Each layer is masked on the outputs of the layers before it with
+    their zeros. It masks the kernels of all linear layers, including those in transformer blocks.
 
     Args:
         model: A built model that can be followed, wrapped or not. It is left unchanged.
-        data: Calibration data, without labels, in the forms that `reconstruct` takes.
+        samples: Inputs like those that the model will see, in the forms that `reconstruct` accepts.
         sparsity: The fraction of zeros, in [0, 1). Default 0.5. With a pattern n:m at most 1 - n/m.
-        method: `"sparsegpt"` (the default) updates the remaining weights, in blocks of 128 columns; `"wanda"`
-            leaves them as they are, and compares the weights of one output with each other.
+        criterion: `"sparsegpt"` (the default) removes the weights whose removal costs least after an update of the
+            remaining ones, in blocks of 128 columns, and makes this update. `"wanda"` compares the weights of one
+            output by their magnitude times the norm of their input, and updates none.
         pattern: `"unstructured"` (the default), or `patterns.NM(2, 4)`.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean. Default 0.01.
         batch_size: Samples in a batch, at least 1. Default 8.
@@ -69,19 +72,19 @@ def prune_weights(
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
     Returns:
-        A copy of the model with zeros; a wrapped one has them in its masks. And a `ReconstructionReport`: the error
-        of each layer with its zeros alone, and with the update.
+        A copy of the model with zeros, in its masks if it is wrapped; and a `ReconstructionReport` with the error of
+        each layer before and after the update.
 
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model cannot be followed, or has no layer whose inputs are known.
         ValueError: If the pattern is another one, or does not allow the sparsity.
-        ValueError: If `data` are empty, do not fit the model, or hold token ids beyond its vocabulary.
+        ValueError: If `samples` are empty, do not fit the model, or have token ids beyond its vocabulary.
 
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(16, name="hidden"), keras.layers.Dense(4)]
         >>> model = keras.Sequential(layers)
-        >>> sparse, report = prune_weights(model, keras.random.normal((64, 8), seed=0), sparsity=0.75)
+        >>> sparse, report = prune_weights(model, keras.random.normal((64, 8), seed=0), 0.75)
         >>> int(keras.ops.count_nonzero(sparse.get_layer("hidden").kernel))
         32
 
@@ -90,9 +93,9 @@ def prune_weights(
         Approach for Large Language Models" (Wanda), arXiv:2306.11695.
     """
     sparsity = check_sparsity(sparsity, "sparsity")
-    check_choice(method, "method", choices=METHODS)
+    check_choice(criterion, "criterion", choices=CRITERIA)
     pattern = _checked_pattern(pattern, sparsity)
-    settings = _Settings(method, pattern, sparsity, check_number(ridge, "ridge", least=0))
+    settings = _Settings(criterion, pattern, sparsity, check_number(ridge, "ridge", least=0))
     batch_size = check_count(batch_size, "batch_size", least=1)
     check_verbose(verbose)
     anatomy = Anatomy.of(model)
@@ -101,7 +104,7 @@ def prune_weights(
     of_plain = Anatomy.of(plain)
     names = [layer.name for _, layer in walk(plain)]
     graph = trace_to_run(call_graph(of_plain))
-    batches = Batches(data, graph.model, batch_size=batch_size)
+    batches = Batches(samples, graph.model, batch_size=batch_size, argument="samples")
     check_token_ids(graph, batches)
     pairs, skipped = sites_of(graph, graph)
     rows: dict[Site, ReconstructionRow] = {}
@@ -148,7 +151,7 @@ def _mask_layer(site: Site, moments: list[GramMoments], settings: _Settings) -> 
     inputs = dense.shape[2] - (linear.bias is not None)
     positions = linear.kernel.matrix_shape[1] if len(linear.kernel.matrix_shape) == 3 else 1
     for group, sums in enumerate(moments):
-        if settings.method == "sparsegpt":
+        if settings.criterion == "sparsegpt":
             mask, updated[group] = sparse_gpt(
                 sums,
                 dense[group],

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tfprune.compact.reconstruction.reconstruction_report import ReconstructionRow
+from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.report import Report, Skipped, skipped_table, table
 
-_TOLERANCE = 0.01  # of what was asked for
+_TOLERANCE = 0.01  # of the requested number
 
 
 @dataclass(frozen=True)
 class PutriRow(Report):
-    """A group of channels or heads.
+    """A group of channels or heads and its error.
 
     Attributes:
         group: The name of the group.
@@ -33,13 +34,13 @@ class PutriRow(Report):
 
 @dataclass(frozen=True)
 class PutriTotal(Report):
-    """What was asked for in all, and what came of it.
+    """The requested and the removed number of parameters.
 
     Attributes:
-        parameters: Parameters of all hidden units and heads that may be removed, their norms included.
-        asked: The number of them that was to be removed.
-        removed: The number that is removed.
-        limits: What stands against removing exactly what was asked for.
+        parameters: Parameters of all hidden units and heads that can be removed, their norms included.
+        asked: The number of them that you asked to remove.
+        removed: The number that was removed.
+        limits: The reasons why it is not the same number.
     """
 
     parameters: int
@@ -49,17 +50,13 @@ class PutriTotal(Report):
 
     @property
     def is_met(self) -> bool:
-        """Whether it is within 1 % of what was asked for."""
+        """Whether the removed number is within 1 % of the requested one."""
         return abs(self.removed - self.asked) <= _TOLERANCE * self.asked
 
     def __str__(self) -> str:
         parts = [f"{number / max(self.parameters, 1):.2%}" for number in (self.asked, self.removed)]
-        line = f"Of {self.parameters:,} parameters of the blocks, {parts[0]} were to be removed, and {parts[1]} are."
-        return (
-            line
-            if self.is_met
-            else "\n".join([line, "What stands against it:", *(f"- {text}" for text in self.limits)])
-        )
+        line = f"Of {self.parameters:,} parameters of the blocks, {parts[0]} were to be removed; {parts[1]} were."
+        return line if self.is_met else "\n".join([line, "The reasons:", *(f"- {text}" for text in self.limits)])
 
 
 @dataclass(frozen=True)
@@ -68,22 +65,26 @@ class PutriReport(Report):
 
     Attributes:
         rows: One row per group, in the order in which they were removed.
-        skipped: The groups that were left whole, each with the reason.
-        total: What was asked for in all, and what came of it.
+        skipped: The groups that keep all channels or heads, each with the reason.
+        total: The requested and the removed number of parameters.
+        plan: The plan of the smaller model, for `shrink(masked, report.plan)`.
 
     Example:
         >>> import keras, tfprune
         >>> layers = [keras.Input((8,)), keras.layers.Dense(16, "relu", name="hidden"), keras.layers.Dense(4)]
         >>> x = keras.random.normal((64, 8), seed=0)
         >>> model = keras.Sequential(layers)
-        >>> masked, plan, report = tfprune.prune_units(model, x, sparsity={"units": 0.5}, verbose=0)
+        >>> masked, report = tfprune.prune_units(model, x, {"units": 0.5}, verbose=0)
         >>> [(row.group, row.kept) for row in report.rows]
         [('hidden', 8)]
     """
 
+    JSON_NAMES = ("rows", "skipped", "total")
+
     rows: tuple[PutriRow, ...]
-    skipped: tuple[Skipped, ...] = ()
-    total: PutriTotal = PutriTotal(0, 0, 0)
+    skipped: tuple[Skipped, ...]
+    total: PutriTotal
+    plan: ShrinkPlan = field(compare=False, repr=False)
 
     def __str__(self) -> str:
         lines = [
@@ -94,6 +95,6 @@ class PutriReport(Report):
             ]
             for row in self.rows
         ]
-        columns = ["group", "channels", "kept", "error without update", "with"]
-        rows = table([*columns, "held out without", "with", "updated"], lines)
+        columns = ["group", "channels", "kept", "error without reconstruction", "with"]
+        rows = table([*columns, "held out without", "with", "reconstructed"], lines)
         return f"{rows}\n\n{self.total}{skipped_table(self.skipped)}"

@@ -49,14 +49,14 @@ class WeightUpdate:
 
     Attributes:
         order: "sequential" on the outputs of the layers before with their new weights, "parallel" on those of the
-            dense model, "none" leaves the weights as they are.
+            dense model, None leaves the weights as they are.
         to_dense: Whether a layer is fitted to its outputs in the dense model, or to those of its dense weights on its
             own inputs.
         ridge: The number added to the diagonal of the moments, as a fraction of its mean.
         is_held: Tells whether a batch is held out, by its number.
     """
 
-    order: str
+    order: str | None
     to_dense: bool
     ridge: float
     is_held: IsHeld
@@ -190,7 +190,7 @@ def _remove(
         if weight.reading(group.bundles) or weight.making(group.bundles):
             variable.assign(as_numpy(variable) * weight.mask(keep))
     live = np.asarray((dense if site.map.bias is None else dense[..., :-1]).any(axis=2))
-    if update.order == "none":
+    if update.order is None:
         row = unsolved(site, fit, held=held, live=live)
     else:
         row = improve_layer(site, fit, dense=dense, held=held, solver="exact", ridge=update.ridge, live=live)

@@ -25,14 +25,14 @@ def check_token_ids(graph: Graph, batches: Batches) -> None:
         for tensor, size, array in zip(graph.model.inputs, sizes, inputs, strict=True):
             if not array.size:
                 raise ValueError(
-                    f"Expected texts with tokens in `data`. Received: {tensor.name} of shape {array.shape}. Leave "
+                    f"Expected texts with tokens in `samples`. Received: {tensor.name} of shape {array.shape}. Leave "
                     f"empty texts out."
                 )
             if size is not None and (array.min() < 0 or array.max() >= size):
                 wrong = int(array.max()) if array.max() >= size else int(array.min())
                 raise ValueError(
-                    f"Expected token ids from 0 to {size - 1} in `data`. Received: {tensor.name} with {wrong}. Use "
-                    f"the tokenizer of the model."
+                    f"Expected token ids from 0 to {size - 1} in `samples`. Received: {tensor.name} with {wrong}. "
+                    f"Use the tokenizer of the model."
                 )
 
 
