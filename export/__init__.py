@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tfprune.export.comparing.damage_report import DamageReport as DamageReport
     from tfprune.export.compressing.compress import compress as compress
     from tfprune.export.compressing.compress_report import CompressReport as CompressReport
+    from tfprune.export.compressing.search import Search as Search
     from tfprune.export.device.remote.remote import Remote as Remote
     from tfprune.export.device.running.benchmark import benchmark as benchmark
     from tfprune.export.device.running.benchmark_report import BenchmarkReport as BenchmarkReport
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport as SparseInferenceReport
     from tfprune.export.keras_side.converting.latency import latency as latency
     from tfprune.export.keras_side.converting.micro_support import micro_support as micro_support
+    from tfprune.export.keras_side.converting.quantization import Quantization as Quantization
     from tfprune.export.keras_side.converting.sparse_inference import sparse_inference as sparse_inference
     from tfprune.export.keras_side.converting.to_tflite import to_tflite as to_tflite
     from tfprune.export.keras_side.converting.vela import Vela as Vela
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready as make_sparse_ready
     from tfprune.export.micro.array_report import ArrayReport as ArrayReport
     from tfprune.export.micro.c_array import c_array as c_array
+    from tfprune.export.micro.micro import Micro as Micro
     from tfprune.export.micro.micro_report import MicroReport as MicroReport
     from tfprune.export.micro.micro_support_report import MicroSupportReport as MicroSupportReport
     from tfprune.export.micro.vela_report import VelaReport as VelaReport
@@ -67,12 +70,20 @@ _ROOMS = {
     "comparing": ["DamageReport", "damage"],
     "file.xnnpack": ["SparseInferenceReport"],
     "file.inspecting": ["ModelReport", "inspect"],
-    "micro": ["ArrayReport", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
+    "micro": ["ArrayReport", "Micro", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
     "device.remote": ["Remote"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "keras_side.sparse_ready": ["make_sparse_ready"],
-    "compressing": ["CompressReport", "compress"],
-    "keras_side.converting": ["Vela", "latency", "micro_support", "sparse_inference", "to_tflite", "vela"],
+    "compressing": ["CompressReport", "Search", "compress"],
+    "keras_side.converting": [
+        "Quantization",
+        "Vela",
+        "latency",
+        "micro_support",
+        "sparse_inference",
+        "to_tflite",
+        "vela",
+    ],
 }
 
 __all__ = [name for names in _ROOMS.values() for name in names]  # noqa: PLE0604

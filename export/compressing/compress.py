@@ -13,44 +13,52 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.limit import Limit, as_limit
 from tfprune.base.progress import Progress, check_verbose
+from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
-from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.spec import check_choice, check_number
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.file_evaluator import FileEvaluator, baseline_score, calibration_of
 from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.export.compressing.trial_runner import TrialRunner
 from tfprune.export.compressing.write_front import write_front
 from tfprune.export.device.processes.device import Device, runner_on
-from tfprune.export.device.running.metrics import check_metrics
+from tfprune.export.keras_side.converting.accuracy_drop import metric_of
 from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.micro import Micro, read_micro
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.layers import weight_values
 
-TARGETS = {"size": "bytes", "latency": "latency_ms", "micro": "bytes"}
+MEASURES = {"size": "bytes", "latency": "latency_ms"}
 
 
+@renamed(
+    train_data="data=",
+    metric="max_drop=tfprune.Limit(max_drop, metric=...)",
+    arena="target=Micro(arena=...)",
+    flash="target=Micro(flash=...)",
+    trials="search=Search(trials=...)",
+    jobs="search=Search(jobs=...)",
+    batch_size="search=Search(batch_size=...)",
+    seed="search=Search(seed=...)",
+)
 def compress(
     model: keras.Model,
-    train_data: Any,
+    data: Any,
     validation_data: Any,
     *,
     folder: str | os.PathLike[str],
-    max_drop: float = 0.01,
-    metric: str = "accuracy",
-    target: str = "size",
-    arena: int | None = None,
-    flash: int | None = None,
+    max_drop: float | Limit = 0.01,
+    optimize: str = "size",
+    target: str | Micro | None = None,
     on: Device | None = None,
     time: float = 1800.0,
-    trials: int | None = None,
-    jobs: int = 1,
-    batch_size: int = 32,
     test_data: Any = None,
-    seed: int = 0,
+    search: Search | None = None,
     verbose: int | str = "auto",
 ) -> CompressReport:
     """Search for the smallest or fastest file that loses at most `max_drop` of accuracy, and write the best files.
@@ -71,28 +79,26 @@ def compress(
 
     Args:
         model: A trained, compiled model with one output. It is left unchanged.
-        train_data: A tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or any iterable of
-            batches (x, y), which is read once and held in memory.
-        validation_data: The same. Files are measured and chosen on it; nothing is trained on it.
-        folder: Where trials are stored, and where the files, `report.json` and `report.html` go.
-        max_drop: The most that a file may lose of `metric` on the validation data, at least 0. Default 0.01.
-        metric: A name, as `evaluate` takes it. Default `"accuracy"`.
-        target: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest inference,
-            `"micro"` for the least flash of a microcontroller. Its files are int8, as `to_tflite(target="micro")`
-            writes them, and their accuracy is measured with its interpreter. Needs the extra `micro`.
-        arena: With `target="micro"`: the bytes of RAM that a file may use.
-        flash: With `target="micro"`: the bytes of flash that a file may use.
+        data: The training data: a tuple (x, y) of arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, or any
+            iterable of batches (x, y), which is read once and kept in memory.
+        validation_data: Labeled data in the same forms. Files are measured and chosen on it; nothing is trained on
+            it.
+        folder: The folder of the trials, the files, `report.json` and `report.html`.
+        max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
+            `tfprune.Limit` bounds another metric, by a name that `evaluate` knows; it has no `data`.
+        optimize: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest
+            inference.
+        target: The runtime that the files are for: None (the default) for phones and computers, or `"micro"` for a
+            microcontroller. A `Micro` sets budgets of RAM and flash. Files are then int8, as
+            `to_tflite(target="micro")` writes them, the smallest flash is searched for, and accuracy is measured with
+            the interpreter for microcontrollers. Needs the extra `micro`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
-            machine. Not with `target="micro"`, whose files are not timed.
+            machine. Not for microcontrollers, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
-        trials: The most recipes to try, at least 1; None (the default) sets no limit.
-        jobs: How many trials run at once, each in a process of its own that holds the data, loads the model, and uses
-            its share of the processors. Default 1: in this process, one after the other, with the same recipes each
-            time. Not with `target="latency"`, where trials at once would disturb the timing.
-        batch_size: Samples in a batch in training, at least 1. Default 32.
-        test_data: The same as `validation_data`. The best files are measured on it too; it plays no part in the
+        test_data: Labeled data in the same forms. The best files are measured on it too; it plays no part in the
             choice.
-        seed: Seeds training and the choice of recipes, at least 0. Default 0.
+        search: A `Search` with the number of trials, jobs, the batch size and the seed; None (the default) is
+            `Search()`.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
 
     Returns:
@@ -108,7 +114,7 @@ def compress(
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         >>> model.compile("adam", loss, metrics=["accuracy"])
         >>> data = (images, model.predict(images, verbose=0).argmax(axis=1))
-        >>> report = tfprune.export.compress(model, data, data, folder="search", trials=1)
+        >>> report = tfprune.export.compress(model, data, data, folder="search", search=Search(trials=1))
         >>> all(tried.drop <= 0.01 for tried in report.front)
         True
     """
@@ -116,22 +122,23 @@ def compress(
         raise ValueError("Expected Optuna, which draws recipes. Received: none. Run pip install 'tfprune[search]'.")
     check_compiled(model)
     check_verbose(verbose)
-    check_metrics(metric)
-    check_number(max_drop, "max_drop", least=0)
+    max_drop, metric = _read_limit(max_drop)
     check_number(time, "time", above=0)
-    check_choice(target, "target", choices=TARGETS)
-    _check_counts(batch_size=batch_size, seed=seed, trials=trials, jobs=jobs, target=target)
+    check_choice(optimize, "optimize", choices=MEASURES)
+    search = _read_search(search, optimize=optimize)
     runner_on(on)
-    budgets = _budgets(target, arena=arena, flash=flash, on=on)
+    micro = _read_target(target, optimize=optimize, on=on)
     read = partial(labeled_arrays, inputs=len(getattr(model, "inputs", None) or [model]))
-    train_data = read(train_data, argument="train_data")
+    data = read(data, argument="data")
     validation_data = read(validation_data, argument="validation_data")
     test_data = None if test_data is None else read(test_data, argument="test_data")
-    if target == "micro":
+    if micro is not None:
         _check_support(model)
-    settings = {"max_drop": max_drop, "metric": metric, "target": target, "batch_size": batch_size, "seed": seed}
-    settings |= ({} if on is None else {"on": repr(on)}) | (vars(budgets) if target == "micro" else {})
-    arrays = [*weight_values(model), *keras.tree.flatten([train_data, validation_data])]
+    goal = Goal(MEASURES[optimize], max_drop, micro or Micro())
+    settings = {"max_drop": max_drop, "metric": metric, "target": optimize if micro is None else "micro"}
+    settings |= {"batch_size": search.batch_size, "seed": search.seed}
+    settings |= ({} if on is None else {"on": repr(on)}) | ({} if micro is None else vars(micro))
+    arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data])]
     with RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays) as stored:
         baseline = stored.remember(
             "baseline",
@@ -139,49 +146,68 @@ def compress(
             lambda arrays: check_number(float(arrays["score"]), "score"),
         )
         evaluator = FileEvaluator(
-            calibration=calibration_of(train_data[0]),
+            calibration=calibration_of(data[0]),
             validation=validation_data,
             metric=metric,
             baseline=baseline,
-            target=target,
-            budgets=budgets,
+            optimize=optimize,
+            micro=micro,
             on=on,
         )
-        search = Search(
-            TrialRunner(model, train_data, evaluator, batch_size),
+        runner = TrialRunner(model, data, evaluator, search.batch_size)
+        loop = SearchLoop(
+            runner,
             stored,
-            SearchSettings(Goal(TARGETS[target], max_drop, budgets)),
-            seed=seed,
+            SearchSettings(goal),
+            seed=search.seed,
             seconds=time,
-            jobs=jobs,
-            max_trials=trials or math.inf,
+            jobs=search.jobs,
+            max_trials=search.trials or math.inf,
         )
         with Progress(int(time), verbose=verbose, unit="second") as progress:
-            for before, after in pairwise(chain([0.0], (trial.ended for trial in search.run()))):
+            for before, after in pairwise(chain([0.0], (trial.ended for trial in loop.run()))):
                 progress.add(int(after) - int(before))
-        return write_front(search, Path(folder), test_data=test_data)
+        return write_front(loop, Path(folder), test_data=test_data)
 
 
-def _check_counts(*, batch_size: int, seed: int, trials: int | None, jobs: int, target: str) -> None:
-    check_count(batch_size, "batch_size", least=1)
-    check_count(seed, "seed", least=0)
-    if trials is not None:
-        check_count(trials, "trials", least=1)
-    if check_count(jobs, "jobs", least=1) > 1 and target == "latency":
+def _read_limit(max_drop: Any) -> tuple[float, str]:
+    """Return the largest drop and the name of its metric."""
+    limit = as_limit(max_drop)
+    if limit.data is not None:
         raise ValueError(
-            f"Expected jobs=1 with target='latency': trials at once would slow each other down while they are timed. "
-            f"Received: jobs={jobs}. Leave it out."
+            f"Expected a Limit without `data`: files are measured on `validation_data`. Received: max_drop={limit!r}."
+            " Leave `data` out."
         )
-
-
-def _budgets(target: str, *, arena: int | None, flash: int | None, on: Device | None) -> Micro:
-    """Return the budgets of a file, and refuse arguments that do not go together."""
-    if target == "micro" and on is not None:
+    if limit.max_drop is None:
         raise ValueError(
-            f"Expected `on` with another target than 'micro', whose files are not timed. Received: on={on!r}."
+            f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
+            f"max_drop={max_drop!r}. Pass 0.01, for example."
         )
-    kind = "micro" if target == "micro" else None
-    return read_micro(kind, arena=arena, flash=flash, sparse="auto", optimize="size", compress=None) or Micro()
+    return limit.max_drop, metric_of(limit)
+
+
+def _read_search(search: Any, *, optimize: str) -> Search:
+    search = Search() if search is None else search
+    if not isinstance(search, Search):
+        raise TypeError(
+            f"Expected `search` to be a tfprune.export.Search, or None. Received: search={search!r} of type "
+            f"{type(search).__name__}."
+        )
+    if search.jobs > 1 and optimize == "latency":
+        raise ValueError(
+            f"Expected jobs=1 with optimize='latency': trials at once would slow each other down while they are "
+            f"timed. Received: {search!r}. Leave `jobs` out."
+        )
+    return search
+
+
+def _read_target(target: Any, *, optimize: str, on: Device | None) -> Micro | None:
+    micro = read_micro(target, optimize=optimize)
+    if micro is not None and on is not None:
+        raise ValueError(
+            f"Expected `on` without target='micro', whose files are not timed. Received: on={on!r}. Leave one out."
+        )
+    return micro
 
 
 def _check_support(model: keras.Model) -> None:

@@ -17,9 +17,10 @@ class CompressReport(Report):
         folder: The folder of the files.
         metric: The name of the metric.
         max_drop: The most that a file may lose of it on the validation data.
-        target: `"size"`, `"latency"` or `"micro"`.
-        dense: The float32 file of the original model; for `"micro"` the int8 file.
-        front: The files that no other file beats in both the target and the metric, the smallest or fastest first.
+        optimize: `"size"` or `"latency"`.
+        target: The runtime of the files: None, or `"micro"` for a microcontroller.
+        dense: The float32 file of the original model; for a microcontroller the int8 file.
+        front: The files that no other file beats in both size (or latency) and the metric, smallest or fastest first.
         trials: The number of recipes that were tried.
         failed: The recipes without a file, each with the reason.
         tried: All files that were measured.
@@ -30,8 +31,8 @@ class CompressReport(Report):
         >>> dense = MeasuredFile(None, None, bytes=8000, packed_bytes=7000, score=0.9, drop=0.0)
         >>> int8 = MeasuredFile(None, "int8", bytes=2500, packed_bytes=1900, score=0.895, drop=0.005)
         >>> report = tfprune.export.CompressReport(
-        ...     folder="searched", metric="accuracy", max_drop=0.01, target="size", dense=dense,
-        ...     front=(int8, dense), trials=0, failed=(), tried=(dense, int8), seconds=9.0,
+        ...     folder="searched", metric="accuracy", max_drop=0.01, optimize="size", target=None,
+        ...     dense=dense, front=(int8, dense), trials=0, failed=(), tried=(dense, int8), seconds=9.0,
         ... )
         >>> report.best.bytes, report.baseline
         (2500, 0.9)
@@ -42,7 +43,8 @@ class CompressReport(Report):
     folder: str
     metric: str
     max_drop: float
-    target: str
+    optimize: str
+    target: str | None
     dense: MeasuredFile
     front: tuple[MeasuredFile, ...]
     trials: int

@@ -21,6 +21,7 @@ from tfprune.export.device.running.metrics import is_error
 from tfprune.export.file.files.codec import encode
 from tfprune.export.keras_side.converting.accuracy_drop import file_metrics
 from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.converting.quantization import Quantization
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.micro.micro import Micro, OverBudgetError
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -40,8 +41,8 @@ class FileEvaluator:
         validation: Samples and labels.
         metric: The name of a metric, as `evaluate` takes it.
         baseline: Its value for the original model, in float32.
-        target: `"size"`, `"latency"`, or `"micro"`: then files run as on a microcontroller.
-        budgets: The flash and RAM of a microcontroller.
+        optimize: `"size"` or `"latency"`.
+        micro: The microcontroller that files are for, and on whose interpreter they run; None for other devices.
         on: The device on which files are timed; None is this machine.
     """
 
@@ -49,13 +50,13 @@ class FileEvaluator:
     validation: tuple[Any, Any]
     metric: str
     baseline: float
-    target: str
-    budgets: Micro
+    optimize: str
+    micro: Micro | None = None
     on: Device | None = None
 
     def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
         """Return the number formats to export a recipe's model in."""
-        is_int8_only = self.target == "micro" or (recipe is not None and recipe.quantize_aware)
+        is_int8_only = self.micro is not None or (recipe is not None and recipe.quantize_aware)
         return ("int8",) if is_int8_only else (None, "int8")
 
     def measure(
@@ -83,7 +84,7 @@ class FileEvaluator:
             try:
                 report = export(model, path, calibration=calibration, verbose=0)
             except OverBudgetError:  # its distance from the budgets tells the search what to try next
-                export = partial(export, arena=None, flash=None)
+                export = partial(export, target="micro")
                 report = export(model, path, calibration=calibration, verbose=0)
             content = path.read_bytes()
         settings = "".join(f", {name}={value!r}" for name, value in export.keywords.items() if value is not None)
@@ -96,7 +97,7 @@ class FileEvaluator:
             packed_bytes=len(encode(content, "packed")),
             score=score,
             drop=self.drop(score),
-            latency_ms=self.milliseconds(content) if self.target == "latency" else None,
+            latency_ms=self.milliseconds(content) if self.optimize == "latency" else None,
             arena_bytes=None if report.micro is None else report.micro.arena,
             code=recipe_code(recipe, settings, batch_size=batch_size),
         )
@@ -105,17 +106,15 @@ class FileEvaluator:
     def _export(self, quantize: str | None) -> partial:
         """Return `to_tflite` with the arguments that the program of a file shows."""
         export: Callable = to_tflite
-        if self.target == "micro":
-            export = partial(export, quantize=quantize, target="micro", io_dtype="int8")
-            export = partial(export, arena=self.budgets.arena, flash=self.budgets.flash)
+        if self.micro is not None:
+            export = partial(export, quantize=Quantization("int8", io_dtype="int8"), target=self.micro)
         else:
-            export = partial(export, quantize=quantize, optimize=self.target)
+            export = partial(export, quantize=quantize, optimize=self.optimize)
         return partial(export, tolerance=INT8_TOLERANCE) if quantize else partial(export)
 
     def score(self, content: bytes, data: tuple[Any, Any]) -> float:
         """Run a file on samples, with the interpreter that it is made for, and return the metric."""
-        micro = Micro() if self.target == "micro" else None
-        return file_score(content, data, metric=self.metric, micro=micro)
+        return file_score(content, data, metric=self.metric, micro=self.micro)
 
     def drop(self, score: float) -> float:
         """Return how much worse a file is than the model."""

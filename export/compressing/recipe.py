@@ -17,7 +17,7 @@ LONGEST_CHAIN = 200  # recipes: more than a search makes until nothing is left t
 PROGRAM_HEAD = """import keras
 
 import tfprune
-from tfprune.export import to_tflite
+from tfprune.export import {exports}
 
 dense = keras.saving.load_model("model.keras")  # the model that was compressed
 x, y = ...  # its training data
@@ -167,10 +167,12 @@ def recipe_code(recipe: Recipe | None, settings: str, *, batch_size: int) -> str
         settings: More arguments of `to_tflite`, as Python.
         batch_size: Samples in a batch.
     """
+    exports = ", ".join([*(name for name in ("Micro", "Quantization") if f"{name}(" in settings), "to_tflite"])
     if recipe is None:
-        return PROGRAM_HEAD.partition("x, y = x")[0] + f'to_tflite(dense, "model.tflite"{settings})\n'
+        head = PROGRAM_HEAD.partition("x, y = x")[0].format(exports=exports)
+        return head + f'to_tflite(dense, "model.tflite"{settings})\n'
     lines = [line for step in recipe.chain for line in _lines(step)]
-    begin = PROGRAM_HEAD.format(samples=recipe.samples, steps=recipe.steps, batch_size=batch_size)
+    begin = PROGRAM_HEAD.format(exports=exports, samples=recipe.samples, steps=recipe.steps, batch_size=batch_size)
     return begin + "\n".join([*lines, f'to_tflite(model, "model.tflite"{settings})']) + "\n"
 
 

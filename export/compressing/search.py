@@ -1,180 +1,44 @@
-"""The loop of a search: run trials until the time is over, and store each in a folder as soon as it ends."""
+"""Search: how `compress` searches, apart from its goal and its time."""
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
 
-import numpy as np
-
-from tfprune.base.run_folder import NamedArrays, RunFolder
-from tfprune.base.spec import check_count, check_number
-from tfprune.export.compressing.recipe import Recipe, training_recipe
-from tfprune.export.compressing.search_policy import next_recipe, trial_number
-from tfprune.export.compressing.search_settings import SearchSettings
-from tfprune.export.compressing.trial import MeasuredFile, Trial, read_trial
-from tfprune.export.compressing.trial_outcomes import trial_outcomes
-from tfprune.export.compressing.trial_runner import TrialRunner
-from tfprune.export.compressing.workers import workers_of
+from tfprune.base.spec import check_count
 
 
-@dataclass
+@dataclass(frozen=True)
 class Search:
-    """A search, which continues where an earlier one with the same folder stopped.
+    """How `compress` searches: the number of trials, how many run at once, and how they train.
 
-    Attributes:
-        runner: Runs trials.
-        folder: Where trials are stored.
-        settings: The goal, and the constants by which trials are chosen.
-        seed: Seeds training and the choice of recipes.
-        seconds: The time for all calls together.
-        jobs: How many trials may run at once.
-        max_trials: The most recipes to try.
-        trials: The trials so far; the first one is that of the original model.
+    Pass it as `search=` to `compress`. The goal and the time of the search are arguments of `compress` itself.
+
+    Args:
+        trials: The largest number of recipes to try, at least 1. None (the default) sets no limit.
+        jobs: The number of trials that run at once, at least 1. With 1 (the default), trials run in this process, one
+            after the other, and the same search tries the same recipes. With more, each trial runs in a process that
+            has the data, loads the model and uses its share of the processors. Not with `optimize="latency"`: trials
+            that run at once would disturb the timing.
+        batch_size: Samples in a batch of training, at least 1. Default 32.
+        seed: Seeds training and the choice of recipes, at least 0. Default 0.
+
+    Raises:
+        TypeError: If an argument is not an integer.
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> Search(trials=20, jobs=2)
+        Search(trials=20, jobs=2, batch_size=32, seed=0)
     """
 
-    runner: TrialRunner
-    folder: RunFolder
-    settings: SearchSettings
-    seed: int
-    seconds: float
+    trials: int | None = None
     jobs: int = 1
-    max_trials: float = math.inf
-    trials: list[Trial] = field(default_factory=list)
-    _began: float = field(default_factory=lambda: time.monotonic())
-    _seconds_before: float = 0.0  # of earlier calls
+    batch_size: int = 32
+    seed: int = 0
 
-    def run(self) -> Iterator[Trial]:
-        """Yield trials as long as there is time for one: first that of the original model.
-
-        Raises:
-            ValueError: If the original model makes no file, or a process that runs trials ends.
-        """
-        yield self._store(lambda: self.runner.run(None, self.seconds))
-        while len(self.trials) <= self.max_trials and self.folder.has(_step_name(len(self.trials))):
-            yield self._store(dict)
-        if len(self.trials) > self.max_trials:
-            return
-        reserved = self.settings.reserved_time_fraction * self.seconds
-        with workers_of(self.runner, jobs=self.jobs) as workers:
-            running: list[Recipe] = []
-            while True:
-                while self._may_start(running) and (recipe := self._next_recipe(running)):
-                    workers.start(recipe, self.seconds_left() + reserved, self._stored_model(recipe.after))
-                    running.append(recipe)
-                if not running:
-                    return
-                recipe, arrays = workers.wait()
-                running.remove(recipe)
-                if arrays is not None:
-                    yield self._store(partial(dict, arrays))
-
-    def seconds_left(self) -> float:
-        """Return the seconds that are left for trials."""
-        return (1 - self.settings.reserved_time_fraction) * self.seconds - self.elapsed()
-
-    def elapsed(self) -> float:
-        """Return how long the search has lasted, in all calls."""
-        return self._seconds_before + time.monotonic() - self._began
-
-    def content(self, trial: Trial, file: MeasuredFile) -> bytes:
-        """Return the bytes of a file of a trial."""
-        return self._array(trial, f"file_{trial.tried.index(file)}").tobytes()
-
-    def _array(self, trial: Trial, name: str) -> np.ndarray:
-        return self.folder.read(_step_name(self.trials.index(trial)), lambda arrays: arrays[name])
-
-    def _stored_model(self, recipe: Recipe | None) -> np.ndarray | None:
-        """Return the model of a recipe; None for the original model."""
-        if recipe is None:
-            return None
-        return self._array(next(trial for trial in self.trials if trial.recipe == recipe), "model")
-
-    def _store(self, run: Callable[[], NamedArrays]) -> Trial:
-        def timed() -> NamedArrays:
-            return {**run(), "ended": np.array(self.elapsed())}
-
-        trial = self.folder.remember(_step_name(len(self.trials)), timed, self._read)
-        self._seconds_before += max(0.0, trial.ended - self.elapsed())  # a trial of an earlier call took none now
-        self.trials.append(trial)
-        return trial
-
-    def _read(self, arrays: NamedArrays) -> Trial:
-        """Read a trial of this search: the first is of the original model, the others go on from an earlier one."""
-        trial, needed = read_trial(arrays), {self.settings.goal.by}
-        needed |= {"arena_bytes"} if self.runner.evaluator.target == "micro" else set()
-        if bool(self.trials) == (trial.recipe is None) or not (self.trials or trial.tried):
-            raise ValueError("Expected the original model first, and then recipes. Received: another order.")
-        if trial.recipe and trial.recipe.after not in [other.recipe for other in self.trials if other.tried]:
-            raise ValueError("Expected a recipe that goes on from an earlier one. Received: one from nowhere.")
-        if any(getattr(file, name) is None for file in trial.tried for name in needed):
-            raise ValueError(f"Expected files with their {', '.join(sorted(needed))}. Received: one without.")
-        return trial
-
-    def _may_start(self, running: Sequence[Recipe]) -> bool:
-        return len(running) < self.jobs and len(self.trials) + len(running) <= self.max_trials
-
-    def _next_recipe(self, running: Sequence[Recipe]) -> Recipe | None:
-        """Return the next recipe that there is time for: a short one where a long one takes too long, or None."""
-        first = self._shortest_recipe
-        outcomes = trial_outcomes(self.trials, running, first=first, settings=self.settings)
-        for may_be_long in (True, False):
-            recipe = next_recipe(
-                outcomes,
-                number=trial_number(outcomes, first),
-                first=first,
-                can_shrink=self.runner.can_shrink,
-                settings=self.settings,
-                may_be_long=may_be_long,
-            )
-            if self._expected_seconds(recipe) < self.seconds_left():
-                return recipe
-        return None
-
-    def _expected_seconds(self, recipe: Recipe) -> float:
-        """Return how long a recipe will take, by the trials before it."""
-        others = [trial.seconds - trial.training for trial in self.trials[1:]] or [self.trials[0].seconds]
-        trained = [(trial.recipe, trial.training) for trial in self.trials if trial.recipe and trial.training]
-        similar = [pair for pair in trained if pair[0].quantize_aware == recipe.quantize_aware]
-        rates = [seconds / earlier.all_steps for earlier, seconds in similar[-5:]]
-        slowdown = self.settings.quantize_aware_slowdown if recipe.quantize_aware else 1
-        rate = max(rates) if rates else self.jobs * self._seconds_per_step() * slowdown
-        return recipe.all_steps * rate + statistics.median(others)
-
-    @cached_property
-    def _shortest_recipe(self) -> Recipe:
-        """A recipe of the shortest kind, whose steps are a fraction of the time; it only trains."""
-        settings, samples, batch_size = self.settings, self.runner.samples, self.runner.batch_size
-
-        def choose_steps() -> NamedArrays:  # once: a later call may have more time, and trials have to be comparable
-            export_time = settings.min_export_times * self.trials[0].seconds
-            in_share, in_export_time = (
-                int(seconds / self._seconds_per_step())
-                for seconds in (settings.shortest_trial_fraction * self.seconds, export_time)
-            )
-            batches = -(-samples // batch_size)
-            return {"steps": np.array(max(settings.min_steps, min(in_share, batches), in_export_time))}
-
-        def read(arrays: NamedArrays) -> int:
-            return check_count(int(arrays["steps"]), "steps", least=1)
-
-        steps = self.folder.remember("steps", choose_steps, read)
-        rate = self.runner.learning_rate
-        return training_recipe(steps, samples=samples, batch_size=batch_size, learning_rate=rate, seed=self.seed)
-
-    def _seconds_per_step(self) -> float:
-        def timed() -> NamedArrays:
-            return {"pace": np.array(self.runner.seconds_per_step())}
-
-        return self.folder.remember(
-            "pace", timed, lambda arrays: check_number(float(arrays["pace"]), "pace", above=0)
-        )
-
-
-def _step_name(index: int) -> str:
-    """Return the name of a trial in the folder."""
-    return f"trial-{index - 1:05}" if index else "dense"
+    def __post_init__(self) -> None:
+        if self.trials is not None:
+            check_count(self.trials, "trials", least=1)
+        check_count(self.jobs, "jobs", least=1)
+        check_count(self.batch_size, "batch_size", least=1)
+        check_count(self.seed, "seed", least=0)

@@ -120,7 +120,7 @@ class _Process:
             raise ValueError(
                 f"Expected trials in processes of their own. Received: one of them ended: {end.reason}. They load "
                 "the model, so that its classes have to stand in modules. All trials before are kept: search again "
-                "without `jobs`, or with fewer."
+                "with fewer `jobs` in Search, or with 1."
             )
         file = self.folder / RESULT
         if not file.exists():
@@ -143,8 +143,8 @@ def _write_data(runner: TrialRunner, folder: Path) -> None:
         "data": keras.tree.map_structure(number, [*runner.train_data, *evaluator.validation]),
         "metric": evaluator.metric,
         "baseline": evaluator.baseline,
-        "target": evaluator.target,
-        "budgets": asdict(evaluator.budgets),
+        "optimize": evaluator.optimize,
+        "micro": None if evaluator.micro is None else asdict(evaluator.micro),
         "batch_size": runner.batch_size,
     }
     write_job(folder, "job", settings=settings, arrays={str(index): array for index, array in enumerate(arrays)})
@@ -158,8 +158,8 @@ def _read_runner(folder: Path) -> TrialRunner:
         validation=tuple(validation),
         metric=settings["metric"],
         baseline=settings["baseline"],
-        target=settings["target"],
-        budgets=Micro(**settings["budgets"]),
+        optimize=settings["optimize"],
+        micro=None if settings["micro"] is None else Micro(**settings["micro"]),
     )
     return TrialRunner(keras.saving.load_model(folder / MODEL), (x, y), evaluator, settings["batch_size"])
 

@@ -11,72 +11,73 @@ from typing import Any
 from tfprune.export.compressing.compress_page import compress_page
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.pareto_front import pareto_front
-from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.file.files.destination import write_atomically
 
 
-def write_front(search: Search, folder: Path, *, test_data: tuple[Any, Any] | None) -> CompressReport:
+def write_front(loop: SearchLoop, folder: Path, *, test_data: tuple[Any, Any] | None) -> CompressReport:
     """Write the best files of a search and the report, and remove the files of an earlier call.
 
     Args:
-        search: A search that has ended.
+        loop: A search that has ended.
         folder: Where the files, `report.json` and `report.html` go.
         test_data: Samples and labels on which the best files are measured besides.
 
     Raises:
         ValueError: If no file is within the limits, or something in the folder is a link to another place.
     """
-    files = [file for trial in search.trials for file in trial.tried]
-    front = pareto_front(files, search.settings.goal)
+    files = [file for trial in loop.trials for file in trial.tried]
+    front = pareto_front(files, loop.settings.goal)
     if not front:
-        raise ValueError(_refusal(files, search))
+        raise ValueError(_refusal(files, loop))
     written = tuple(
-        _write(search, file, folder / f"{number:02}_{file.name}.tflite", test_data)
+        _write(loop, file, folder / f"{number:02}_{file.name}.tflite", test_data)
         for number, file in enumerate(front, 1)
     )
     for path in _written_before({file.name for file in files}, folder):
         if path.name not in {file.file for file in written}:
             path.unlink(missing_ok=True)
-    evaluator = search.runner.evaluator
+    evaluator = loop.runner.evaluator
     report = CompressReport(
         folder=str(folder),
         metric=evaluator.metric,
-        max_drop=search.settings.goal.max_drop,
-        target=evaluator.target,
-        dense=search.trials[0].tried[0],
+        max_drop=loop.settings.goal.max_drop,
+        optimize=evaluator.optimize,
+        target=None if evaluator.micro is None else "micro",
+        dense=loop.trials[0].tried[0],
         front=written,
-        trials=len(search.trials) - 1,
-        failed=tuple(f"{trial.name}: {trial.reason}" for trial in search.trials if trial.reason),
+        trials=len(loop.trials) - 1,
+        failed=tuple(f"{trial.name}: {trial.reason}" for trial in loop.trials if trial.reason),
         tried=tuple(files),
-        seconds=search.elapsed(),
+        seconds=loop.elapsed(),
     )
     _write_here(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     _write_here(folder / "report.html", compress_page(report).encode())
     return report
 
 
-def _write(search: Search, file: MeasuredFile, path: Path, test_data: tuple[Any, Any] | None) -> MeasuredFile:
-    content = next(search.content(trial, file) for trial in search.trials if file in trial.tried)
+def _write(loop: SearchLoop, file: MeasuredFile, path: Path, test_data: tuple[Any, Any] | None) -> MeasuredFile:
+    content = next(loop.content(trial, file) for trial in loop.trials if file in trial.tried)
     _write_here(path, content)
-    evaluator, latency = search.runner.evaluator, file.latency_ms
+    evaluator, latency = loop.runner.evaluator, file.latency_ms
     return replace(
         file,
         file=path.name,
-        latency_ms=evaluator.milliseconds(content) if latency is None and evaluator.target != "micro" else latency,
+        latency_ms=evaluator.milliseconds(content) if latency is None and evaluator.micro is None else latency,
         test_score=None if test_data is None else evaluator.score(content, test_data),
     )
 
 
-def _refusal(files: Sequence[MeasuredFile], search: Search) -> str:
-    goal = search.settings.goal
+def _refusal(files: Sequence[MeasuredFile], loop: SearchLoop) -> str:
+    goal = loop.settings.goal
     nearest = min(files, key=goal.excess)
     budgets = [f"{name}={size:,}" for name, size in vars(goal.budgets).items() if size]
     arena = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
     return (
         f"Expected a file for {', '.join([f'max_drop={goal.max_drop:g}', *budgets])}. Received: {len(files)} "
         f"files, none of which fits. The nearest, {nearest.name}, loses {nearest.drop:.4f} of "
-        f"{search.runner.evaluator.metric!r} and has {nearest.bytes:,} bytes{arena}. All trials are kept: search "
+        f"{loop.runner.evaluator.metric!r} and has {nearest.bytes:,} bytes{arena}. All trials are kept: search "
         f"longer, or allow more in another folder."
     )
 

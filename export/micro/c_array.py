@@ -64,16 +64,18 @@ const std::size_t {name}_size = sizeof({name});
 
 
 def c_array(source: Source, path: str | os.PathLike[str], *, arena: int | None = None) -> ArrayReport:
-    """Write a file as a C++ array, aligned to 16 bytes, with a header that registers its operators.
+    """Write a .tflite file as a C++ array, aligned to 16 bytes, with a header that registers its operators.
+
+    Use it to compile a file of `target="micro"` into the program of a microcontroller.
 
     Args:
-        source: A path, or the content of a .tflite file.
-        path: Where the source goes, ending in .cc, .cpp or .cxx; the header goes beside it, ending in .h. The name of
-            the file becomes that of the array.
-        arena: Bytes of RAM that the header names as the size of the arena; None names none.
+        source: A path, or the bytes of a .tflite file.
+        path: Where the C++ source is written, ending in .cc, .cpp or .cxx; the header is written beside it and ends
+            in .h. The array has the name of the file.
+        arena: The bytes of RAM that the header states as the size of the arena; None (the default) states no size.
 
     Returns:
-        What was written.
+        A report of both files.
 
     Raises:
         TypeError: If an argument has another type.

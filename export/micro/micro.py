@@ -1,4 +1,4 @@
-"""The microcontroller that a file is for: its budgets, and the arguments that fit it."""
+"""Micro: a microcontroller as the target of a file, with its budgets, and the arguments that fit it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ from tfprune.export.micro.interpreter import require_interpreter
 
 @dataclass(frozen=True)
 class Micro:
-    """A microcontroller as the target of a file, and what the file may take there; None for any amount.
+    """A microcontroller as the target of a file, with the flash and RAM that the file may use there.
 
-    Attributes:
-        arena: Bytes of RAM, as the interpreter counts them. With it the smallest file is taken.
-        flash: Bytes of the file. With it alone the file with the smallest arena is taken; with neither, the one whose
-            flash and arena together are smallest.
+    Pass it as `target=` to `to_tflite`, `rewrite` or `compress`. `"micro"` is short for `Micro()`, without budgets.
+
+    Args:
+        arena: The bytes of RAM that the file may use, as the interpreter for microcontrollers counts them, at least
+            1. Large layers are then computed in parts, and the smallest file within the budget is written. None (the
+            default) sets no budget.
+        flash: The bytes that the file may have, at least 1. With `flash` alone the file that uses the least RAM is
+            written; with neither, the file with the smallest sum of flash and RAM. None (the default) sets no budget.
 
     Raises:
-        TypeError: If one is neither an integer nor None.
-        ValueError: If one is less than 1.
+        TypeError: If a budget is neither an integer nor None.
+        ValueError: If a budget is less than 1.
+
+    Example:
+        >>> Micro(arena=60_000)
+        Micro(arena=60000, flash=None)
     """
 
     arena: int | None = None
@@ -36,24 +44,17 @@ class OverBudgetError(ValueError):
     """No file keeps to the budgets."""
 
 
-def read_micro(
-    target: Any, *, arena: int | None, flash: int | None, sparse: Any, optimize: Any, compress: Any
-) -> Micro | None:
-    """Read the arguments `target`, `arena` and `flash`; None for other targets than microcontrollers.
+def read_micro(target: Any, *, sparse: Any = "auto", optimize: Any = "size", compress: Any = None) -> Micro | None:
+    """Read the argument `target`; None for other targets than microcontrollers.
 
     Raises:
-        TypeError: If an argument has another type.
-        ValueError: If `target` does not exist, other arguments do not go with it, or a budget is less than 1; or
-            (also an ImportError) if the interpreter for microcontrollers is not installed.
+        TypeError: If it has another type.
+        ValueError: If there is no such target, or other arguments do not go with it; or (also an ImportError) if the
+            interpreter for microcontrollers is not installed.
     """
-    check_choice(target, "target", choices=(None, "micro"))
-    micro = Micro(arena=arena, flash=flash)
+    if not isinstance(target, Micro):
+        check_choice(target, "target", choices=(None, "micro"), others="or a Micro")
     if target is None:
-        if micro != Micro():
-            raise ValueError(
-                f"Expected target='micro' with a budget of arena or flash. Received: arena={arena}, flash={flash}. "
-                "Only microcontrollers have them."
-            )
         return None
     if sparse is True or optimize != "size" or compress is not None:
         raise ValueError(
@@ -62,4 +63,4 @@ def read_micro(
             f"compress={compress!r}. Leave them out."
         )
     require_interpreter()
-    return micro
+    return target if isinstance(target, Micro) else Micro()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
@@ -15,7 +16,7 @@ from tfprune.export.file.files.destination import check_destination, write_atomi
 from tfprune.export.file.files.model_file import Source, read_model
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.micro.micro import read_micro
+from tfprune.export.micro.micro import Micro, read_micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     TIMEOUT,
@@ -33,48 +34,49 @@ ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its
 ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
+@renamed(arena="target=Micro(arena=...)", flash="target=Micro(flash=...)")
 def rewrite(
     source: Source,
     path: str | os.PathLike[str],
     *,
-    sparse: str | bool = "auto",
-    optimize: str = "size",
-    compress: str | None = None,
     check_on: Any = None,
     tolerance: float | None = None,
-    target: str | None = None,
-    arena: int | None = None,
-    flash: int | None = None,
+    optimize: str = "size",
+    compress: str | None = None,
+    sparse: str | bool = "auto",
+    target: str | Micro | None = None,
 ) -> ExportReport:
-    """Write a .tflite file anew: sparse where that pays, packed if asked, and checked against what it gave before.
+    """Rewrite a .tflite file so that it is smaller or faster, and check its outputs against those of the old file.
 
-    Neither Keras nor TensorFlow is needed. Weights keep their values; signatures and metadata stay. Only the first
-    graph is checked; where further signatures start at others, those stay as they are.
+    Use it for a file whose Keras model you do not have; neither Keras nor TensorFlow is needed. Weights keep their
+    values, signatures and metadata stay. Only the first graph is checked; further graphs, at which other signatures
+    start, are not changed.
 
     Args:
-        source: A path, or the content of such a file: plain or packed, of any origin.
-        path: Where the new file goes, exactly as given; it may be the path of the old one.
-        sparse: `"auto"` tries sparse forms beside the dense one, True takes sparse ones only, False none.
-        optimize: `"size"` for the fewest bytes, `"latency"` for the fastest kernels that a form reaches.
-        compress: None, `"gzip"`, `"xz"` or `"packed"`; `Runner` reads each.
-        check_on: Data on which both files are compared: what `Runner.predict` takes. None draws random numbers.
-        tolerance: The largest difference allowed, as a fraction of the largest output, at least 0. None takes
-            1e-4, or 0.1 for a file with 8-bit weights, whose activations may be rounded before and not after.
-        target: None for phones and computers, or `"micro"` for TensorFlow Lite for Microcontrollers: a float32 or
-            int8 file without the zeros of its weights, which its interpreter unpacks while it runs. It has to give
-            the outputs of the file given there, bit for bit. Needs the extra `micro`.
-        arena: With `target="micro"`: the bytes of RAM that it may take. Large layers are cut into parts for that,
-            and the smallest file is taken.
-        flash: With `target="micro"`: the bytes that the file may have. Without `arena` the file that takes the least
-            RAM is taken; with neither, the one whose flash and RAM together are least.
+        source: A path, or the bytes of a .tflite file of any origin, plain or packed.
+        path: Where the new file is written, exactly as given; it may be the path of the old file.
+        check_on: Samples on which both files are compared, in the forms that `Runner.predict` takes. None (the
+            default) draws random numbers.
+        tolerance: The largest difference allowed, as a fraction of the largest output, at least 0. None (the default)
+            allows 1e-4, or 0.1 for a file with 8-bit weights, because its activations may be rounded in the old file
+            and not in the new one.
+        optimize: `"size"` (the default) for the fewest bytes, `"latency"` for the fastest kernels that a form
+            reaches.
+        compress: None (the default), `"gzip"`, `"xz"` or `"packed"`; `Runner` reads all of them.
+        sparse: `"auto"` (the default) tries sparse forms beside the dense form, True only sparse forms, False only
+            the dense form.
+        target: The runtime that the file is for: None (the default) for phones and computers, or `"micro"` for
+            TensorFlow Lite for Microcontrollers; a `Micro` sets budgets of RAM and flash. `source` is then a float32
+            or int8 file. The new file has no zeros of the weights, which the interpreter unpacks while it runs, and
+            its outputs there must equal those of `source` bit for bit. Needs the extra `micro`.
 
     Returns:
-        What was written and how it was checked.
+        A report of the file that was written, and of its checks.
 
     Raises:
         TypeError: If `source` is neither a path nor bytes, `path` is not a path, or an argument has another type.
-        ValueError: If an argument does not fit, the file cannot be read, written or run, or no form passes. What was
-            at `path` before is then untouched.
+        ValueError: If an argument does not fit, the file cannot be read, written or run, or no form passes. A file
+            that was at `path` before is then untouched.
 
     Example:
         >>> print(rewrite("digits.tflite", "digits.tfz", compress="packed"))
@@ -89,7 +91,7 @@ def rewrite(
     destination = check_destination(path)
     check_method(compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
-    micro = read_micro(target, arena=arena, flash=flash, sparse=sparse, optimize=optimize, compress=compress)
+    micro = read_micro(target, sparse=sparse, optimize=optimize, compress=compress)
     content = read_model(source)
     model = read(content)
     allowed = _default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)

@@ -15,7 +15,7 @@ from sample_apps.spoken import listen
 from sample_apps.spoken.log_mel import BANDS, FRAMES, SECOND, clips
 from sample_apps.spoken.network import ds_cnn
 from sample_apps.spoken.recordings import LANGUAGES, Speech
-from tfprune.export import to_tflite
+from tfprune.export import Micro, Quantization, to_tflite
 
 FLASH, RAM = 256 * 1024, 64 * 1024  # bytes
 BATCH, CALIBRATION, CHECKED = 64, 500, 32
@@ -92,13 +92,12 @@ def measured(
     """Export a model, and measure the file in the interpreter for microcontrollers."""
     path, settings = options.output / "spoken.tflite", {}
     if quantize:
-        settings |= {"quantize": quantize, "io_dtype": "int8"}
+        settings |= {"quantize": Quantization(quantize, io_dtype="int8")}
         settings |= {} if way == ALL else {"calibration": data[0][:: -(-len(data[0]) // CALIBRATION)]}
-    if way in (CHANNELS, ALL):
-        settings |= {"arena": RAM, "flash": FLASH}
+    target = Micro(arena=RAM, flash=FLASH) if way in (CHANNELS, ALL) else Micro()
     checked = data[0][:: -(-len(data[0]) // CHECKED)]
     # Where two languages are close, the scores of a softmax may move far: the accuracy tells what a file is worth.
-    report = to_tflite(model, path, target="micro", check_on=checked, tolerance=1.0, **settings).micro
+    report = to_tflite(model, path, target=target, check_on=checked, tolerance=1.0, **settings).micro
     recording, answers = joined(speech.test)
     test = labeled(speech.test, hop=SECOND)
     right = listen.apart(path, recording, hop=SECOND, arena=report.arena).argmax(axis=1) == answers

@@ -15,7 +15,7 @@ import keras
 from common import Row, at_least, at_most
 
 import tfprune
-from tfprune.export import CompressReport, compress, evaluate, to_tflite
+from tfprune.export import CompressReport, Search, compress, evaluate, to_tflite
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from sample_apps import fashion_cnn
@@ -33,7 +33,8 @@ def measure(name: str, minutes: float, folder: Path, jobs: int) -> list[Row]:
     train, validation = (x[:-HELD_OUT], y[:-HELD_OUT]), (x[-HELD_OUT:], y[-HELD_OUT:])
     model = trained(name, train, folder / "model.keras")
     began = time.monotonic()
-    settings = {"time": 60 * minutes, "jobs": jobs, "batch_size": BATCH, "test_data": test, "verbose": 0}
+    search = Search(jobs=jobs, batch_size=BATCH)
+    settings = {"time": 60 * minutes, "search": search, "test_data": test, "verbose": 0}
     report = compress(model, train, validation, folder=folder, max_drop=0.01, **settings)
     took = time.monotonic() - began
     sys.stderr.write(f"{report}\n")

@@ -14,7 +14,7 @@ import numpy as np
 from common import Row, at_most
 
 import tfprune
-from tfprune.export import MicroReport, to_tflite
+from tfprune.export import MicroReport, Quantization, to_tflite
 
 SPARSITY, SAMPLES = 0.9, 100
 KERNELS, FLASH, ARENA = 0.32, 0.4, 1.5
@@ -61,7 +61,7 @@ def export(model: keras.Model) -> MicroReport:
     plain = pruned(model)
     samples = samples_of(plain)
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"quantize": "int8", "io_dtype": "int8", "calibration": samples, "check_on": samples}
+        settings = {"quantize": Quantization("int8", io_dtype="int8"), "calibration": samples, "check_on": samples}
         # Zeros and random weights are coarse, and what is asked here is whether both files are equal.
         report = to_tflite(plain, Path(folder, "file"), target="micro", tolerance=10, **settings)
     assert report.micro is not None

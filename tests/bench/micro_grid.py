@@ -25,7 +25,7 @@ from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.rewriting.share_weights import share_weights
 
-SAMPLES, LEVELS = 10, 16
+SAMPLES, LEVELS = 10, 16  # LEVELS: values beside 0
 FORMATS = {"float32": {}, "int8": {"quantize": "int8", "io_dtype": "int8"}}
 PATTERNS = {
     "90 % zeros": (0.9, "unstructured"),
@@ -51,7 +51,7 @@ def files(build: Callable[[], keras.Model], kind: str) -> Iterator[tuple[keras.M
     for sparsity, pattern in PATTERNS.values():
         network = pruned(model, sparsity, pattern)
         yield network, dense(network, kind)
-    share = functools.partial(share_weights, levels=LEVELS) if kind == "int8" else share_floats
+    share = functools.partial(share_weights, levels=LEVELS + 1) if kind == "int8" else share_floats
     yield model, share(dense(model, kind))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 import tfprune.export.compressing.compress as compressing
 from tfprune.export.compressing.file_evaluator import FileEvaluator
+from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_settings import SearchSettings
 from tfprune.export.compressing.trial_runner import TrialRunner
-from tfprune.export.micro.micro import Micro
 
 # Short trials train for as few steps as there may be, and long ones for twice as many.
 SHORT = {"shortest_trial_fraction": 0.0, "min_export_times": 0.0, "long_trial_factor": 2}
@@ -33,11 +33,11 @@ def made():
     return model, (x[:600], y[:600]), (x[600:800], y[600:800]), (x[800:], y[800:])
 
 
-def evaluator(kind=FileEvaluator, *, target="size", budgets=None):
+def evaluator(kind=FileEvaluator, *, optimize="size", micro=None):
     """Return what measures files of the model."""
     model, (x, _), validation, _ = made()
     score = model.evaluate(*validation, verbose=0, return_dict=True)["accuracy"]
-    return kind(x[:100], validation, "accuracy", score, target, budgets or Micro())
+    return kind(x[:100], validation, "accuracy", score, optimize, micro)
 
 
 def runner(model=None, *, kind=FileEvaluator):
@@ -46,9 +46,9 @@ def runner(model=None, *, kind=FileEvaluator):
 
 
 def search(folder, **changes):
-    """Search in a folder, which gets the files."""
+    """Search in a folder, which gets the files; changes are those of a `Search`."""
     model, train, validation, test = made()
-    settings = {"time": 600, "max_drop": 0.06, "test_data": test, "verbose": 0, **changes}
+    settings = {"time": 600, "max_drop": 0.06, "test_data": test, "verbose": 0, "search": Search(**changes)}
     with patch.object(compressing, "SearchSettings", functools.partial(SearchSettings, **SHORT)):
         return compressing.compress(model, train, validation, folder=folder, **settings)
 

@@ -24,9 +24,10 @@ import keras
 import numpy as np
 
 import tfprune.export.compressing.compress as compressing
-import tfprune.export.compressing.search as searching
+import tfprune.export.compressing.search_loop as searching
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.recipe import Recipe
+from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_policy import RecipeStep
 from tfprune.export.compressing.trial_runner import LateError
 
@@ -119,7 +120,7 @@ class StubRunner:
     samples: int = 1280
     batch_size: int = 32
     learning_rate: float = 1e-3
-    evaluator: Any = field(default_factory=lambda: SimpleNamespace(target=None))
+    evaluator: Any = field(default_factory=lambda: SimpleNamespace(optimize=None, micro=None))
     train_data: Any = None
     ran: list[Recipe | None] = field(default_factory=list)
     starts: list[np.ndarray | None] = field(default_factory=list)
@@ -138,9 +139,9 @@ class StubRunner:
         self.ran.append(recipe)
         self.starts.append(start)
         made = [] if self.fails(recipe) else files(recipe, formats=self.formats)
-        if self.evaluator.target not in (None, "latency"):
+        if self.evaluator.optimize == "size":
             made = [{**file, "latency_ms": None} for file in made]
-        if self.evaluator.target not in (None, "micro"):
+        if self.evaluator.optimize and self.evaluator.micro is None:
             made = [{**file, "arena_bytes": None} for file in made]
         fields = {
             "recipe": recipe.as_dict() if recipe else None,
@@ -224,9 +225,11 @@ def stubbed(runner: StubRunner | None = None) -> Iterator[StubRunner]:
 
 def stub_search(folder: Any, *, runner: StubRunner | None = None, **changes: Any) -> CompressReport:
     """Search in a folder, which gets made-up files."""
-    settings = {"time": 1e6, "trials": 12, "max_drop": 0.01, "test_data": DATA, "verbose": 0, **changes}
+    settings = {"time": 1e6, "max_drop": 0.01, "test_data": DATA, "verbose": 0, **changes}
+    searched = {name: settings.pop(name) for name in vars(Search()) if name in settings}
+    search = Search(**{"trials": 12, **searched})
     with stubbed(runner):
-        return compressing.compress(small_model(), DATA, DATA, folder=folder, **settings)
+        return compressing.compress(small_model(), DATA, DATA, folder=folder, search=search, **settings)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,16 @@ def concepts(model: keras.Model, x: np.ndarray) -> None:
 
 def exporting(model: keras.Model, x: np.ndarray) -> None:
     report = to_tflite(model, "model.tfz", quantize="int8", calibration=[x], compress="packed", check_on=x)
+    form = tfprune.export.Quantization("int8", levels=16, io_dtype="int8")
+    limit = tfprune.Limit(0.01, metric="accuracy", data=(x, x))
+    to_tflite(model, "model.tfz", quantize=form, target=tfprune.export.Micro(arena=60_000), max_drop=limit)
+    to_tflite(model, "model.tfz", max_drop=0.01)  # error: arg-type
+    search = tfprune.export.Search(trials=3, jobs=2, batch_size=8, seed=1)
+    found = tfprune.export.compress(
+        model, (x, x), (x, x), folder="found", max_drop=0.01, target="micro", search=search
+    )
+    assert_type(found, tfprune.export.CompressReport)
+    tfprune.export.compress(model, (x, x), (x, x), folder="found", search=3)  # error: arg-type
     assert_type(report, tfprune.export.ExportReport)
     assert_type(report.bytes, int)
     assert_type(report.sparse_inference, tfprune.export.SparseInferenceReport)
@@ -170,7 +180,7 @@ def exporting(model: keras.Model, x: np.ndarray) -> None:
     to_tflite(model)  # error: call-arg
     to_tflite(model, path=3)  # error: arg-type
     to_tflite(model, "model.tflite", quantise="int8")  # error: call-arg
-    to_tflite(model, "model.tflite", levels="few")  # error: arg-type
+    tfprune.export.Quantization("int8", levels="few")  # error: arg-type
     report.size_in_bytes  # error: attr-defined  # noqa: B018
     Runner(3)  # error: arg-type
     Runner("model.tfz", threads="all")  # error: arg-type

@@ -12,7 +12,7 @@ from family import ROWS, build, note, timed
 from layerwise import STEPS, compare
 
 import tfprune
-from tfprune.export import ExportReport, to_tflite
+from tfprune.export import ExportReport, Quantization, to_tflite
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.check_converted import float_operators
 
@@ -41,7 +41,7 @@ def walk_through(model: keras.Model, images: np.ndarray) -> None:
 
 def export(quantized: keras.Model, path: Path, images: np.ndarray) -> ExportReport:
     """Export under the check that users have, and note whether it accepts; where it does not, without a bound."""
-    options = {"quantize": "int8", "allow_float": True, "sparse": False}
+    options = {"quantize": Quantization("int8", allow_float=True), "sparse": False}
     try:
         written = to_tflite(quantized, path, check_on=images, **options)
     except ValueError as error:

@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 import uuid
-import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from tfprune.base.untrusted import LONGEST_REASON, read_arrays, reading
+from tfprune.base.warn_user import warn_user
 from tfprune.report import shortened
 
 _log = logging.getLogger(__name__)
@@ -203,10 +203,9 @@ class _Lock:
                 f"{holder}. Wait until that run has ended, or choose another folder."
             ) from error
         except OSError as error:  # some network file systems have no locks
-            warnings.warn(
+            warn_user(
                 f"The folder {str(folder)!r} cannot be locked: {error.strerror}. Make sure that no other process "
-                f"uses it until this run has ended.",
-                stacklevel=4,
+                f"uses it until this run has ended."
             )
         self._file.seek(0)
         self._file.truncate()

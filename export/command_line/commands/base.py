@@ -91,10 +91,36 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
         yield remote
 
 
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the runtime that a file is for."""
+    text = "micro: a file for TensorFlow Lite for Microcontrollers (default: for phones and computers)"
+    parser.add_argument("--target", choices=["micro"], help=text)
+    text = "RAM that the file may use there (needs --target micro)"
+    parser.add_argument("--arena", type=int, metavar="BYTES", help=text)
+    text = "bytes that the file may have there (needs --target micro)"
+    parser.add_argument("--flash", type=int, metavar="BYTES", help=text)
+
+
+def target_of(options: argparse.Namespace) -> Any:
+    """Return the microcontroller that the options name, None for other runtimes.
+
+    Raises:
+        ValueError: If there is a budget, but no target, or it is out of range.
+    """
+    if options.target is None:
+        for name in ("arena", "flash"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"Expected --target micro with --{name}. Received: no --target.")
+        return None
+    from tfprune.export.micro.micro import Micro
+
+    return Micro(arena=options.arena, flash=options.flash)
+
+
 def add_saved_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the commands that change a saved Keras model."""
     add_file(parser, "source", metavar="SOURCE", help="a trained model, saved by model.save('x.keras')")
-    add_file(parser, "target", metavar="TARGET", help="where the new model goes, such as small.keras")
+    add_file(parser, "path", metavar="PATH", help="where the new model goes, such as small.keras")
     parser.add_argument(
         "--data",
         metavar="X[,Y]",

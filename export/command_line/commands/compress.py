@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_imports, device_of
+from tfprune.export.command_line.commands.base import (
+    add_command,
+    add_device,
+    add_file,
+    add_imports,
+    add_target,
+    device_of,
+    target_of,
+)
 
 
 def add_compress(commands: Any) -> None:
@@ -16,7 +24,7 @@ def add_compress(commands: Any) -> None:
     )
     examples = """
 tfprune compress model.keras --train x.npy,y.npy --max-drop 0.01
-tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --target latency --minutes 60
+tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --optimize latency --minutes 60
 tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
 """
     parser = add_command(commands, "compress", run=_compress, text=text, extra="search", examples=examples)
@@ -33,7 +41,8 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
         help="those that judge files (default: a tenth of --train, held out)",
     )
     parser.add_argument("--test", metavar="X,Y", help="those on which the best files are measured at the end")
-    _add_wish(parser)
+    _add_goal(parser)
+    add_target(parser)
     parser.add_argument(
         "--minutes", type=float, default=30.0, help="how long the search may take in all (default: 30)"
     )
@@ -48,18 +57,12 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
 
 
-def _add_wish(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-drop", type=float, default=0.01, metavar="DROP", help="what a file may lose (default: 0.01, a point)"
-    )
-    parser.add_argument("--metric", default="accuracy", help="what it may lose it of (default: accuracy)")
-    parser.add_argument(
-        "--target",
-        default="size",
-        help="size, latency, or micro: the flash of a microcontroller, and the accuracy there (default: size)",
-    )
-    parser.add_argument("--arena", type=int, metavar="BYTES", help="RAM that a file may take there")
-    parser.add_argument("--flash", type=int, metavar="BYTES", help="bytes that it may have there")
+def _add_goal(parser: argparse.ArgumentParser) -> None:
+    text = "the most that a file may lose of the metric (default: 0.01, one point)"
+    parser.add_argument("--max-drop", type=float, default=0.01, metavar="DROP", help=text)
+    parser.add_argument("--metric", default="accuracy", help="the metric (default: accuracy)")
+    text = "search for the smallest or the fastest file (default: size)"
+    parser.add_argument("--optimize", choices=["size", "latency"], default="size", help=text)
 
 
 def _compress(options: argparse.Namespace) -> Any:
@@ -68,5 +71,6 @@ def _compress(options: argparse.Namespace) -> Any:
     load_keras()
     from tfprune.export.command_line.saved_models.compress_file import compress_file
 
+    target = target_of(options)
     with device_of(options) as device:
-        return compress_file(options, on=device)
+        return compress_file(options, target=target, on=device)

@@ -7,7 +7,8 @@ import contextlib
 import sys
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_file, add_imports
+from tfprune.base.limit import Limit
+from tfprune.export.command_line.commands.base import add_command, add_file, add_imports, add_target, target_of
 from tfprune.export.file.files.destination import check_not_read
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_model
@@ -29,12 +30,11 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
 """
     parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
     add_file(parser, "source", metavar="SOURCE", help="a model saved by model.save('x.keras'), or a .tflite file")
-    add_file(parser, "target", metavar="TARGET", help="where the file goes, exactly as written here")
+    add_file(parser, "path", metavar="PATH", help="where the file is written, exactly as given here")
     kinds = ["float16", "dynamic", "int8", "int16x8", "int4"]
     parser.add_argument("--quantize", choices=kinds, help="number format (default: float32)")
-    parser.add_argument(
-        "--levels", type=int, help="different non-zero values of an 8-bit weight, 1 to 255 (default: all)"
-    )
+    text = "distinct values of an 8-bit weight, 0 included, 2 to 256 (default: all)"
+    parser.add_argument("--levels", type=int, help=text)
     parser.add_argument(
         "--io-dtype", choices=["float32", "int8", "int16"], help="inputs and outputs of a file of integers"
     )
@@ -49,7 +49,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
     parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
     add_imports(parser)
     _add_checks(parser)
-    _add_micro(parser)
+    add_target(parser)
 
 
 def _add_checks(parser: argparse.ArgumentParser) -> None:
@@ -63,62 +63,47 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_micro(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--target",
-        dest="runtime",
-        choices=["micro"],
-        help="what runs the file: micro is TensorFlow Lite for Microcontrollers",
-    )
-    parser.add_argument(
-        "--arena", type=int, metavar="BYTES", help="RAM that it may take there (needs --target micro)"
-    )
-    parser.add_argument("--flash", type=int, metavar="BYTES", help="bytes that the file may have there")
-
-
 def _export(options: argparse.Namespace) -> Any:
-    check_not_read(options.target, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
+    check_not_read(options.path, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
     check_on = load_arrays(options.check_on) if options.check_on else None
     if is_model_file(options.source):
         return _rewrite(options, check_on)
-    check_not_read(options.target, options.source)
+    check_not_read(options.path, options.source)
     if options.quantize in ("int8", "int16x8", "int4") and not options.calibration:
         raise ValueError(
             f"Expected samples with --quantize {options.quantize}. Received: no --calibration FILE. Save about 100 "
             "samples of real data with numpy.save."
         )
     model = load_model(options.source, imports=options.imports)
-    max_drop = MAX_DROP if None in (options.evaluate_on, options.max_drop) else options.max_drop
+    from tfprune.export.keras_side.converting.quantization import Quantization
     from tfprune.export.keras_side.converting.to_tflite import to_tflite
 
     with contextlib.redirect_stdout(sys.stderr):  # a bar of progress is no part of the report
         return to_tflite(
             model,
-            options.target,
-            quantize=options.quantize,
-            levels=options.levels,
+            options.path,
+            quantize=Quantization(options.quantize, options.levels, io_dtype=options.io_dtype or "float32"),
             calibration=options.calibration and load_arrays(options.calibration),
-            io_dtype=options.io_dtype or "float32",
-            evaluate_on=_evaluation_data(options),
-            max_drop=max_drop,
-            sparse=SPARSE[options.sparse],
-            optimize=options.optimize,
-            compress=options.compress,
             check_on=check_on,
             tolerance=options.tolerance,
-            target=options.runtime,
-            arena=options.arena,
-            flash=options.flash,
+            optimize=options.optimize,
+            compress=options.compress,
+            sparse=SPARSE[options.sparse],
+            target=target_of(options),
+            max_drop=_limit(options),
         )
 
 
-def _evaluation_data(options: argparse.Namespace) -> tuple[Any, Any] | None:
+def _limit(options: argparse.Namespace) -> Limit | None:
     if options.evaluate_on is None:
+        if options.max_drop is not None:
+            raise ValueError("Expected --evaluate-on X,Y with --max-drop. Received: no --evaluate-on.")
         return None
     samples, _, labels = options.evaluate_on.partition(",")
     if not labels:
         raise ValueError(f"Expected --evaluate-on X,Y, samples and labels. Received: {options.evaluate_on!r}.")
-    return load_arrays(samples), load_arrays(labels)
+    max_drop = MAX_DROP if options.max_drop is None else options.max_drop
+    return Limit(max_drop, data=(load_arrays(samples), load_arrays(labels)))
 
 
 def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
@@ -132,13 +117,11 @@ def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
             )
     return rewrite(
         options.source,
-        options.target,
-        sparse=SPARSE[options.sparse],
-        optimize=options.optimize,
-        compress=options.compress,
+        options.path,
         check_on=check_on,
         tolerance=options.tolerance,
-        target=options.runtime,
-        arena=options.arena,
-        flash=options.flash,
+        optimize=options.optimize,
+        compress=options.compress,
+        sparse=SPARSE[options.sparse],
+        target=target_of(options),
     )

@@ -9,21 +9,27 @@ import sys
 import keras
 import numpy as np
 
+from tfprune.base.limit import Limit
 from tfprune.base.spec import check_count, check_number
 from tfprune.export.command_line.saved_models.job import Samples, check_loss, read_labeled, verbosity
 from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.compress_report import CompressReport
+from tfprune.export.compressing.search import Search
 from tfprune.export.device.processes.device import Device
 from tfprune.export.keras_side.loading import load_model
+from tfprune.export.micro.micro import Micro
 
 VALIDATION_FRACTION = 0.1  # of the training samples, if no validation data is given
 
 
-def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> CompressReport:
+def compress_file(
+    options: argparse.Namespace, *, target: Micro | None = None, on: Device | None = None
+) -> CompressReport:
     """Search for the best file of a saved model; see `tfprune compress --help`.
 
     Args:
         options: The options of the command line.
+        target: The microcontroller that files are for; None for other devices.
         on: The device on which files are timed; None is this machine.
 
     Raises:
@@ -45,18 +51,13 @@ def compress_file(options: argparse.Namespace, *, on: Device | None = None) -> C
             train.parts,
             validation.parts,
             folder=options.folder,
-            max_drop=options.max_drop,
-            metric=options.metric,
-            target=options.target,
-            arena=options.arena,
-            flash=options.flash,
+            max_drop=Limit(options.max_drop, metric=options.metric),
+            optimize=options.optimize,
+            target=target,
             on=on,
             time=60 * options.minutes,
-            trials=options.trials,
-            jobs=options.jobs,
-            batch_size=options.batch_size,
             test_data=test.parts if test else None,
-            seed=options.seed,
+            search=Search(options.trials, options.jobs, options.batch_size, options.seed),
             verbose=verbosity(),
         )
 

@@ -70,9 +70,9 @@ def reading(options: Any) -> Iterator[Job]:
     Raises:
         ValueError: If something cannot be read or written, or does not fit the model.
     """
-    check_target_of_keras(options.target)
+    check_keras_path(options.path)
     files = [*options.data.split(","), *(options.validation or "").split(",")]
-    check_not_read(options.target, options.source, *files)
+    check_not_read(options.path, options.source, *files)
     check_count(options.batch_size, "--batch-size", least=1)
     check_count(options.samples, "--samples", least=1)
     keras.utils.set_random_seed(check_count(options.seed, "--seed", least=0, most=2**32 - 1))
@@ -86,10 +86,10 @@ def reading(options: Any) -> Iterator[Job]:
         yield Job(model, data, validation, options.batch_size)
 
 
-def check_target_of_keras(path: str) -> None:
+def check_keras_path(path: str) -> None:
     """Refuse a path that Keras cannot write to, before any work starts."""
     if not path.endswith(".keras"):
-        raise ValueError(f"Expected a target that ends in .keras. Received: {path!r}.")
+        raise ValueError(f"Expected a path that ends in .keras. Received: {path!r}.")
     check_destination(path)
 
 

@@ -36,7 +36,7 @@ def prune_file(options: argparse.Namespace) -> SavedModel:
         wrapped = tfprune.wrap(job.model, criterion=settings["criterion"], pattern=settings["pattern"])
         pruned = _trained(job, wrapped, settings, options) if epochs else _at_once(job, wrapped, settings, options)
         report = tfprune.sparsity_report(pruned)
-        return save(job, tfprune.strip(pruned), target=options.target, done=report)
+        return save(job, tfprune.strip(pruned), path=options.path, done=report)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

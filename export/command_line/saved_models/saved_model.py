@@ -42,7 +42,7 @@ class SavedModel(Report):
         return "\n\n".join([str(self.done), *measured, f"{written}tfprune export {self.path} model.tflite"])
 
 
-def save(job: Job, model: keras.Model, *, target: str, done: Report) -> SavedModel:
+def save(job: Job, model: keras.Model, *, path: str, done: Report) -> SavedModel:
     """Write a model whole or not at all, and report its metrics and those of the original one."""
     if job.model.compiled and not model.compiled:
         compile_like(model, job.model, advice=ADVICE)
@@ -50,9 +50,9 @@ def save(job: Job, model: keras.Model, *, target: str, done: Report) -> SavedMod
     before, after = job.measure(job.model), job.measure(model)
     metrics = tuple(Metric(name, before[name], value) for name, value in after.items())
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)
-        content = path.read_bytes()
-    write_atomically(target, content)
+        saved = Path(folder) / "model.keras"
+        model.save(saved)
+        content = saved.read_bytes()
+    write_atomically(path, content)
     measured_on = "the validation data" if job.validation else "the training data"
-    return SavedModel(done, measured_on, metrics, target, len(content))
+    return SavedModel(done, measured_on, metrics, path, len(content))

@@ -34,7 +34,7 @@ def shrink_file(options: argparse.Namespace) -> SavedModel:
     with reading(options) as job:
         work = _at_once if job.data.y is None else _in_rounds
         small, report = work(job, budget, options)
-        return save(job, small, target=options.target, done=report)
+        return save(job, small, path=options.path, done=report)
 
 
 def _budget(texts: list[str]) -> Any:

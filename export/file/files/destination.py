@@ -65,8 +65,8 @@ def check_not_read(destination: str, *sources: str | None) -> None:
             continue  # a missing file is reported where it is read
         if same:
             raise ValueError(
-                f"Expected a target that is not read as well. Received: {destination!r}, which is {source!r}. "
-                "Choose another target."
+                f"Expected a path to write that is not read as well. Received: {destination!r}, which is {source!r}. "
+                "Choose another path."
             )
 
 

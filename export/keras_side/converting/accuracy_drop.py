@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.spec import check_number
+from tfprune.base.limit import Limit
 from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers
 from tfprune.export.device.running.inputs import arrays_of
 from tfprune.export.device.running.metrics import check_metrics, is_error, measure
@@ -20,39 +20,61 @@ from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.micro.micro import Micro
 from tfprune.export.rewriting.export_report import AccuracyDrop
 
+DEFAULT_METRIC = "accuracy"
+DATA = "max_drop.data"  # the name of the data in messages
+
 
 @dataclass(frozen=True)
-class EvaluateOn:
-    """Samples by the names of the inputs, their answers, and how they are compared with outputs."""
+class LabeledSamples:
+    """Samples by the names of the inputs, their labels, and what a file may lose of a metric on them."""
 
     x: dict[str, np.ndarray]
     y: Any
     metric: str
-    max_drop: float
+    max_drop: float | None
 
 
-def read_evaluate_on(data: Any, inputs: Signature, *, metric: Any, max_drop: Any) -> EvaluateOn | None:
-    """Read samples and answers, and check what they are compared by, before any work is done.
+def metric_of(limit: Limit) -> str:
+    """Return the name of the metric that a limit bounds.
 
     Raises:
-        TypeError: If `data` holds no samples with answers, or `metric` is not a name.
-        ValueError: If samples do not fit the inputs, the metric is not known, or `max_drop` is negative.
+        ValueError: If there is no such metric, or `mode` is not its direction.
     """
-    if not isinstance(metric, str):
-        raise TypeError(
-            f"Expected the name of a metric in `metric`. Received: {metric!r} of {type(metric).__name__}."
-        )
+    metric = DEFAULT_METRIC if limit.metric is None else limit.metric
     check_metrics(metric)
-    check_number(max_drop, "max_drop", least=0)
-    if data is None:
+    mode = "min" if is_error(metric) else "max"
+    if limit.mode not in (None, mode):
+        raise ValueError(f"Expected mode={mode!r} for {metric!r}. Received: mode={limit.mode!r}. Leave it out.")
+    return metric
+
+
+def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
+    """Read a limit and its labeled data, before any work is done; None measures nothing.
+
+    Raises:
+        TypeError: If it is not a limit, or its data holds no samples with labels.
+        ValueError: If it has no data, its samples do not fit the inputs, or there is no such metric.
+    """
+    if max_drop is None:
         return None
-    x, y = samples_and_answers(data, argument="evaluate_on")
-    return EvaluateOn(read_check_on(x, inputs, argument="evaluate_on"), y, metric, max_drop)
+    if not isinstance(max_drop, Limit):
+        raise TypeError(
+            "Expected `max_drop` to be a Limit with the labeled data that the file is measured on. Received: "
+            f"max_drop={max_drop!r}. Pass max_drop=tfprune.Limit(0.01, data=(x, y))."
+        )
+    metric = metric_of(max_drop)
+    if max_drop.data is None:
+        raise ValueError(
+            f"Expected labeled data in the Limit, on which the file is measured. Received: max_drop={max_drop!r}. "
+            "Add data=(x, y) to it."
+        )
+    x, y = samples_and_answers(max_drop.data, argument=DATA)
+    return LabeledSamples(read_check_on(x, inputs, argument=DATA), y, metric, max_drop.max_drop)
 
 
 def accuracy_drop(
     content: bytes,
-    data: EvaluateOn | None,
+    data: LabeledSamples | None,
     *,
     expected: Sequence[np.ndarray],
     micro: Micro | None = None,
@@ -61,7 +83,7 @@ def accuracy_drop(
 
     Args:
         content: The plain file.
-        data: What `read_evaluate_on` returned; None measures nothing.
+        data: What `read_max_drop` returned; None measures nothing.
         expected: The model's outputs for them, in the order of the file's.
         micro: The microcontroller that the file is for; None for a file that any interpreter runs.
 
@@ -76,16 +98,18 @@ def accuracy_drop(
         return ()
     run = _run_file(micro)(content, data.x, timeout=TIMEOUT)
     if run.reason:
-        raise ValueError(f"Expected a file that runs on `evaluate_on`. Received: {run.reason}. Nothing was written.")
+        raise ValueError(
+            f"Expected a file that runs on the data of `max_drop`. Received: {run.reason}. Nothing was written."
+        )
     outputs = dict(zip(run.outputs, expected, strict=True))
     before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
     sign = -1 if is_error(data.metric) else 1
     lost = [AccuracyDrop(name, before[name], after[name], sign * (before[name] - after[name])) for name in before]
     for output in lost:
-        if not output.drop <= data.max_drop:
+        if data.max_drop is not None and not output.drop <= data.max_drop:
             raise ValueError(
-                f"Expected a file that loses at most max_drop={data.max_drop:g} of {output.metric!r} on "
-                f"`evaluate_on`. Received: one with {output.file:.4f}, where the Keras model has {output.keras:.4f}: "
+                f"Expected a file that loses at most max_drop={data.max_drop:g} of {output.metric!r} on the data of "
+                f"the Limit. Received: a file with {output.file:.4f}, where the Keras model has {output.keras:.4f}: "
                 f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
                 "data, or allow more with `max_drop`."
             )

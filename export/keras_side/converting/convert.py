@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfprune.base.spec import check_choice
 from tfprune.export.device.processes.child_process import OUTPUT, run_module
 from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.report import reason_of
@@ -25,6 +24,7 @@ from tfprune.export.file.tflite.check_operators import check_operators
 from tfprune.export.file.tflite.signature_order import keep_order
 from tfprune.export.keras_side.converting.convert_job import CONVERTED, JOB, SAVED_MODEL
 from tfprune.export.keras_side.converting.float_islands import join_islands
+from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges
 from tfprune.export.rewriting.four_bit_weights import four_bit_weights
 from tfprune.export.rewriting.merge_constants import own_biases
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.preparing.signature import Signature
 
 _log = logging.getLogger(__name__)
-QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", "int4")
-INTEGERS = {"int8": "int8", "int16x8": "int16", "int4": "int8"}  # formats of integers, and their activations
-IO_DTYPES = ("float32", "int8", "int16")
 TIMEOUT = 3600.0  # seconds; calibrating a large network takes minutes
 CHILD = "tfprune.export.keras_side.converting.convert_job"
 # The GPU is the parent's: JAX takes most of its memory, and the child needs none.
@@ -80,8 +77,8 @@ def convert(
     from tfprune.export.keras_side.converting.calibration_data import read_calibration
     from tfprune.export.keras_side.preparing.signature import signature
 
-    has_ranges = holds_ranges(model)
-    check_options(quantize=quantize, calibration=calibration, io_dtype=io_dtype, has_ranges=has_ranges)
+    Quantization(quantize, io_dtype=io_dtype)  # refuses what does not go together
+    check_calibration(calibration, quantize=quantize, has_ranges=holds_ranges(model))
     inputs = signature(model)
     batches = [] if calibration is None else read_calibration(calibration, inputs)
     return convert_prepared(model, inputs, batches=batches, quantize=quantize, io_dtype=io_dtype, batch=batch)
@@ -156,17 +153,8 @@ def _check_scales(data: bytes, model: keras.Model) -> None:
         ) from error
 
 
-def check_options(*, quantize: Any, calibration: Any, io_dtype: Any, has_ranges: bool) -> None:
-    """Refuse options that do not exist or do not go together."""
-    check_choice(quantize, "quantize", choices=QUANTIZE)
-    check_choice(io_dtype, "io_dtype", choices=IO_DTYPES)
-    offered = dict.fromkeys(("float32", INTEGERS.get(quantize, "float32")))
-    if io_dtype not in offered:
-        raise ValueError(
-            f"Expected io_dtype={' or '.join(map(repr, offered))} with quantize={quantize!r}. Received: "
-            f"io_dtype={io_dtype!r}. Files have floats at their borders, or what their activations are: 'int8' with "
-            f"quantize='int8' and 'int4', 'int16' with 'int16x8'."
-        )
+def check_calibration(calibration: Any, *, quantize: str | None, has_ranges: bool) -> None:
+    """Refuse calibration data where the ranges are known, and missing data where they are not."""
     if quantize == "int8" and has_ranges and calibration is not None:
         raise ValueError(
             "Expected no `calibration` with a model that was trained quantization-aware: its ranges were trained. "

@@ -366,7 +366,7 @@ def test_what_is_read_is_not_written(folder, broken, capsys, tmp_path):
     ):
         code, _, err = run(capsys, *arguments)
         assert code == 2
-        assert "Expected a target that is not read as well" in err
+        assert "Expected a path to write that is not read as well" in err
     assert {path: path.read_bytes() for path in before} == before
     assert run(capsys, "export", file, file, "--sparse", "no")[0] == 0, "a .tflite file is written anew in its place"
 

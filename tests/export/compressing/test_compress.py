@@ -16,8 +16,8 @@ from pages import WIDTHS, measured_at, needs_browser
 from stub_trials import DATA, SCORE, StubRunner, content_of, small_model, stub_search
 
 import tfprune.export.compressing.compress as compressing
-from tfprune.export import Remote, compress
-from tfprune.export.micro.micro import Micro
+from tfprune import Limit
+from tfprune.export import Micro, Remote, Search, compress
 
 TRIALS = 12
 
@@ -48,18 +48,20 @@ def test_the_report_lists_what_was_measured_and_the_folder_has_the_best_files(fo
 
 def test_what_measures_files_gets_the_settings(tmp_path):
     runner, board = StubRunner(), Remote("pi@nowhere")
-    stub_search(tmp_path, runner=runner, trials=1, metric="accuracy", on=board, batch_size=8, seed=5)
+    stub_search(
+        tmp_path, runner=runner, trials=1, max_drop=Limit(0.01, metric="accuracy"), on=board, batch_size=8, seed=5
+    )
     evaluator = runner.evaluator
     assert np.array_equal(evaluator.calibration, DATA[0][:100])
     assert all(np.array_equal(part, whole) for part, whole in zip(evaluator.validation, DATA, strict=True))
     assert all(np.array_equal(part, whole) for part, whole in zip(runner.train_data, DATA, strict=True))
-    assert (evaluator.metric, evaluator.baseline, evaluator.target) == ("accuracy", SCORE, "size")
-    assert (evaluator.budgets, evaluator.on, runner.batch_size) == (Micro(), board, 8)
+    assert (evaluator.metric, evaluator.baseline, evaluator.optimize) == ("accuracy", SCORE, "size")
+    assert (evaluator.micro, evaluator.on, runner.batch_size) == (None, board, 8)
     assert runner.ran[1].seed == 5
 
 
 def test_the_fastest_files_are_timed_once(tmp_path):
-    report = stub_search(tmp_path, target="latency", max_drop=0.03, test_data=None)
+    report = stub_search(tmp_path, optimize="latency", max_drop=0.03, test_data=None)
     times = {file.name: file.latency_ms for file in report.tried}
     assert all(file.latency_ms == times[file.name] for file in report.front)
     assert report.best.latency_ms < min(times[name] for name in ("dense_float32", "dense_int8"))
@@ -102,7 +104,7 @@ def files(folder):
 
 
 def test_the_folder_has_the_names_that_it_had_in_earlier_versions(tmp_path):
-    stub_search(tmp_path, trials=2, target="size", seed=4)
+    stub_search(tmp_path, trials=2, optimize="size", seed=4)
     steps = {"run", "baseline", "dense", "pace", "steps", "trial-00000", "trial-00001"}
     assert {path.stem for path in (tmp_path / "trials").iterdir()} == steps
     checksum = 0
@@ -167,18 +169,20 @@ def test_the_page_fits_a_phone_and_a_desktop(found, tmp_path, width):
     [
         ({"max_drop": -0.1}, ValueError, "max_drop"),
         ({"time": 0}, ValueError, "time"),
-        ({"trials": 0}, ValueError, "trials"),
-        ({"target": "small"}, ValueError, "Expected `?target"),
-        ({"metric": "exactness"}, ValueError, "Expected metrics named"),
-        ({"batch_size": 0}, ValueError, "batch_size"),
-        ({"seed": -1}, ValueError, "seed"),
-        ({"jobs": 0}, ValueError, "jobs"),
-        ({"target": "latency", "jobs": 2}, ValueError, "jobs=1 with target='latency'"),
-        ({"target": "size", "arena": 9000}, ValueError, "target='micro'"),
-        ({"target": "latency", "flash": 9000}, ValueError, "target='micro'"),
+        ({"target": "size"}, ValueError, "Expected `target` to be None, 'micro', or a Micro"),
+        ({"optimize": "micro"}, ValueError, "Expected `optimize` to be 'size' or 'latency'"),
+        ({"max_drop": Limit(0.01, metric="exactness")}, ValueError, "Expected metrics named"),
+        ({"max_drop": Limit(0.01, metric="mae", mode="max")}, ValueError, "Expected mode='min' for 'mae'"),
+        ({"max_drop": Limit(0.01, data=DATA)}, ValueError, "measured on `validation_data`"),
+        ({"max_drop": Limit(metric="mae")}, ValueError, "needs a bound"),
+        ({"search": 3}, TypeError, "a tfprune.export.Search, or None. Received: search=3"),
+        ({"optimize": "latency", "search": Search(jobs=2)}, ValueError, "jobs=1 with optimize='latency'"),
+        ({"optimize": "latency", "target": Micro(flash=9000)}, ValueError, "optimize='size'.* with target='micro'"),
+        ({"seed": 1}, TypeError, r"Expected search=Search\(seed=...\) in a call of compress\(\)"),
+        ({"metric": "mae"}, TypeError, r"Expected max_drop=tfprune.Limit\(max_drop, metric=...\)"),
     ],
 )
-def test_wrong_settings_are_refused(tmp_path, changes, error, words):
+def test_wrong_arguments_are_refused(tmp_path, changes, error, words):
     with pytest.raises(error, match=words):
         compress(small_model(), DATA, DATA, folder=tmp_path, **{"verbose": 0, **changes})
     assert not [*tmp_path.iterdir()]
@@ -187,7 +191,7 @@ def test_wrong_settings_are_refused(tmp_path, changes, error, words):
 @pytest.mark.parametrize(
     ("train", "validation", "error", "words"),
     [
-        (lambda x, y: x, lambda x, y: (x, y), TypeError, "`train_data` to be a tuple"),
+        (lambda x, y: x, lambda x, y: (x, y), TypeError, "`data` to be a tuple"),
         (lambda x, y: (x,), lambda x, y: (x, y), TypeError, "Received: 1 parts"),
         (lambda x, y: (x, y), lambda x, y: (x[:0], y[:0]), ValueError, "samples in `validation_data`"),
         (lambda x, y: (x[:5], y), lambda x, y: (x, y), ValueError, "5 and 1280 of them"),
@@ -220,8 +224,8 @@ def board(monkeypatch):
 
 
 def test_for_a_board_nothing_is_timed_and_files_keep_to_its_memory(tmp_path, board):
-    report = stub_search(tmp_path, target="micro", runner=board, arena=5000, flash=40_000, max_drop=0.03)
-    assert board.evaluator.budgets == Micro(arena=5000, flash=40_000)
+    report = stub_search(tmp_path, target=Micro(arena=5000, flash=40_000), runner=board, max_drop=0.03)
+    assert board.evaluator.micro == Micro(arena=5000, flash=40_000)
     assert {file.quantize for file in report.tried} == {"int8"}
     assert report.dense is report.tried[0]
     assert report.dense.arena_bytes > 5000
@@ -238,17 +242,15 @@ def test_for_a_board_nothing_is_timed_and_files_keep_to_its_memory(tmp_path, boa
 def test_the_nearest_file_to_a_board_is_named_where_none_fits(tmp_path, board):
     words = r"arena=100. Received: 1 files.*The nearest, dense_int8, .* bytes of arena"
     with pytest.raises(ValueError, match=words):
-        stub_search(tmp_path, target="micro", runner=board, time=0.01, arena=100)
+        stub_search(tmp_path, target=Micro(arena=100), runner=board, time=0.01)
     assert not [*tmp_path.glob("*.tflite")]
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"), [({"flash": 0}, "flash"), ({"on": type("Board", (), {"run_module": None})()}, "not timed")]
-)
-def test_what_does_not_go_together_for_a_board_is_refused(tmp_path, changes, words):
+def test_files_for_a_microcontroller_are_not_timed_on_a_device(tmp_path):
     pytest.importorskip("tflite_micro", reason="tflite-micro is not installed (extra `micro`)")
-    with pytest.raises(ValueError, match=words):
-        compress(small_model(), DATA, DATA, folder=tmp_path, target="micro", verbose=0, **changes)
+    board = type("Board", (), {"run_module": None})()
+    with pytest.raises(ValueError, match="not timed"):
+        compress(small_model(), DATA, DATA, folder=tmp_path, target="micro", on=board, verbose=0)
     assert not [*tmp_path.iterdir()]
 
 

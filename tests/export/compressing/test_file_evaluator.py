@@ -25,7 +25,7 @@ def test_a_recipe_is_exported_in_the_formats_that_it_can_have():
         (None, "int8"),
         ("int8",),
     ]
-    assert [evaluator(target="micro").formats(recipe) for recipe in (None, HALF, rounds)] == [("int8",)] * 3
+    assert [evaluator(micro=Micro()).formats(recipe) for recipe in (None, HALF, rounds)] == [("int8",)] * 3
 
 
 @pytest.mark.parametrize(("metric", "expected"), [("accuracy", 0.1), ("mae", -0.1)])
@@ -35,7 +35,7 @@ def test_a_drop_is_what_is_worse(metric, expected):
 
 
 def test_a_file_is_timed_if_time_counts():
-    measure = evaluator(target="latency")
+    measure = evaluator(optimize="latency")
     file, content = measure.measure(made()[0], None, quantize=None, batch_size=32)
     assert file.latency_ms > 0
     assert file.bytes == content.size
@@ -50,7 +50,7 @@ def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, m
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(units, "relu"), keras.layers.Dense(2, "softmax")]
     model = made()[0] if units == 24 else keras.Sequential([keras.Input((12,), name="sample"), *layers], name="tiny")
-    measure = evaluator(target="micro", budgets=Micro(arena=ARENA))
+    measure = evaluator(micro=Micro(arena=ARENA))
     file, content = measure.measure(model, None, quantize="int8", batch_size=32)
     content = content.tobytes()
     _, (x, _), (valid_x, valid_y), test = made()

@@ -17,11 +17,11 @@ import optuna
 import pytest
 from stub_trials import StubRunner, StubWorkers, hashed_step, model_of
 
-import tfprune.export.compressing.search as searching
+import tfprune.export.compressing.search_loop as searching
 import tfprune.export.compressing.search_policy as policy
 from tfprune.base.run_folder import RunFolder
 from tfprune.export.compressing.recipe import Recipe
-from tfprune.export.compressing.search import Search
+from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.export.micro.micro import Micro
 
@@ -66,7 +66,7 @@ def search_of(case, folder, monkeypatch, *, runner=None):
     kept = RunFolder(folder, settings={}, arrays=[])
     kept.remember("steps", lambda: {"steps": np.array(40)})
     settings = SearchSettings(case.goal)
-    return Search(runner, kept, settings, case.seed, case.seconds, jobs=case.jobs, max_trials=case.trials)
+    return SearchLoop(runner, kept, settings, case.seed, case.seconds, jobs=case.jobs, max_trials=case.trials)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def test_the_time_ends_a_search(seconds, tmp_path, monkeypatch):
 
 
 def test_a_trial_that_takes_too_long_is_given_up_and_not_stored(tmp_path, monkeypatch):
-    monkeypatch.setattr(Search, "_expected_seconds", lambda self, recipe: 0.0)
+    monkeypatch.setattr(SearchLoop, "_expected_seconds", lambda self, recipe: 0.0)
     slow = StubRunner(step_seconds=0.2)
     search = search_of(Case(seconds=60.0, trials=math.inf), tmp_path, monkeypatch, runner=slow)
     trials = [*search.run()]
@@ -171,7 +171,7 @@ def test_a_search_that_was_stopped_continues_from_its_folder(jobs, tmp_path, mon
 def test_the_shortest_trial_trains_for_as_long_as_its_files_take(tmp_path, seconds, samples, steps, rounds):
     runner = StubRunner(samples=samples, file_seconds=5.0)
     settings = SearchSettings(Goal("bytes", 0.01))
-    search = Search(runner, RunFolder(tmp_path, settings={}, arrays=[]), settings, 3, seconds, max_trials=0)
+    search = SearchLoop(runner, RunFolder(tmp_path, settings={}, arrays=[]), settings, 3, seconds, max_trials=0)
     assert [trial.seconds for trial in search.run()] == [5.0]
     recipe = search._shortest_recipe
     assert (recipe.steps, recipe.rounds) == (steps, rounds)
@@ -183,7 +183,7 @@ def test_a_later_call_with_more_time_keeps_the_length_of_trials(tmp_path):
     settings = SearchSettings(Goal("bytes", 0.01))
     for seconds in (600, 60_000):
         with RunFolder(tmp_path, settings={}, arrays=[]) as kept:
-            search = Search(StubRunner(samples=320_000), kept, settings, 0, seconds, max_trials=0)
+            search = SearchLoop(StubRunner(samples=320_000), kept, settings, 0, seconds, max_trials=0)
             assert [*search.run()]
         assert search._shortest_recipe.all_steps == 1000  # the sixtieth part of 600 seconds, of 0.01 seconds each
 
@@ -193,7 +193,7 @@ def test_the_trial_of_the_original_model_has_to_make_a_file(tmp_path):
         def run(self, recipe, seconds, start=None):
             raise ValueError("Expected a model that can be exported. Received: none.")
 
-    search = Search(
+    search = SearchLoop(
         Refusing(), RunFolder(tmp_path, settings={}, arrays=[]), SearchSettings(Goal("bytes", 0.01)), 0, 9
     )
     with pytest.raises(ValueError, match="that can be exported"):

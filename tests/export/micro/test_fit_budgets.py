@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfprune.export import inspect, rewrite
+from tfprune.export import Micro, inspect, rewrite
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import find_board, fits
@@ -58,7 +58,7 @@ def test_a_depthwise_layer_is_cut_by_the_channels_of_its_input(network):
 def test_values_that_are_few_become_tables(network):
     from tfprune.export.rewriting.share_weights import share_weights
 
-    dense = share_weights(dense_int8(network), levels=3)
+    dense = share_weights(dense_int8(network), levels=4)
     candidate = Candidates(dense).write((1, 0, 1, 0))
     assert {row.stored for row in candidate.rows} == {"table", "dense"}
     expected, run = run_files([dense, candidate.data], [network.samples])
@@ -85,10 +85,10 @@ def test_a_file_is_rewritten_within_its_budgets(network, tmp_path):
     assert micro.samples == len(network.samples)
     (flash, arena), *_ = micro.curve
     assert micro.curve == tuple(sorted(micro.curve))
-    tight = rewrite(network.files["int8"], target, target="micro", arena=arena - 1000).micro
+    tight = rewrite(network.files["int8"], target, target=Micro(arena=arena - 1000)).micro
     assert tight.arena <= arena - 1000
     assert tight.flash > flash
-    small = rewrite(network.files["int8"], target, target="micro", flash=flash + 500).micro
+    small = rewrite(network.files["int8"], target, target=Micro(flash=flash + 500)).micro
     assert small.flash <= flash + 500
     assert small.arena <= arena
 
@@ -96,7 +96,7 @@ def test_a_file_is_rewritten_within_its_budgets(network, tmp_path):
 def test_budgets_that_no_file_keeps_are_refused_with_the_nearest(network, tmp_path):
     target = tmp_path / "micro.tflite"
     with pytest.raises(ValueError, match=r"arena=500 and flash=900 bytes. Received: at best [\d,]+ bytes of arena"):
-        rewrite(network.files["int8"], target, target="micro", arena=500, flash=900)
+        rewrite(network.files["int8"], target, target=Micro(arena=500, flash=900))
     assert not target.exists()
 
 
@@ -104,9 +104,8 @@ def test_budgets_that_no_file_keeps_are_refused_with_the_nearest(network, tmp_pa
     ("settings", "error", "says"),
     [
         ({"target": "mikro"}, ValueError, "target"),
-        ({"arena": 1000}, ValueError, "target='micro'"),
-        ({"target": "micro", "arena": 0}, ValueError, "arena"),
-        ({"target": "micro", "flash": 2.5}, TypeError, "flash"),
+        ({"target": 1000}, TypeError, "None, 'micro', or a Micro"),
+        ({"arena": 1000}, TypeError, r"Expected target=Micro\(arena=...\) in a call of rewrite"),
         ({"target": "micro", "compress": "xz"}, ValueError, "compress"),
         ({"target": "micro", "sparse": True}, ValueError, "sparse"),
         ({"target": "micro", "optimize": "latency"}, ValueError, "optimize"),
@@ -116,6 +115,12 @@ def test_arguments_that_do_not_fit_are_refused(network, tmp_path, settings, erro
     with pytest.raises(error, match=says):
         rewrite(network.files["int8"], tmp_path / "micro.tflite", **settings)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("budget", "error"), [({"arena": 0}, ValueError), ({"flash": 2.5}, TypeError)])
+def test_budgets_are_positive_integers(budget, error):
+    with pytest.raises(error, match=f"`{next(iter(budget))}` to be an integer"):
+        Micro(**budget)
 
 
 def test_operators_that_are_missing_are_named(network, sparse, tmp_path):
@@ -159,7 +164,7 @@ def test_boards():
 
 def test_where_nothing_else_fits_the_file_stays_dense(network, tmp_path):
     (dense,) = run_files([network.files["int8"]], [network.samples])
-    report = rewrite(network.files["int8"], tmp_path / "micro.tflite", target="micro", arena=dense.arena)
+    report = rewrite(network.files["int8"], tmp_path / "micro.tflite", target=Micro(arena=dense.arena))
     assert report.micro.arena <= dense.arena
     assert {row.stored for row in report.micro.rows} == {"dense"}
     assert report.bytes < report.micro.dense_flash

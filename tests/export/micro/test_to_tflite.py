@@ -32,14 +32,14 @@ def test_a_file_that_differs_from_keras_is_not_written(network, tmp_path):
 
 def test_labels_are_measured_on_the_file_that_is_written(network, tmp_path, monkeypatch):
     labels = network.model.predict(network.samples, verbose=0).argmax(axis=1)
-    evaluation, measured, run = {"evaluate_on": (network.samples, labels), "max_drop": 0.3}, [], interpreter.run_files
+    limit, measured, run = tfprune.Limit(0.3, data=(network.samples, labels)), [], interpreter.run_files
 
     def watched(files, *rest, **settings):
         measured.extend(files)
         return run(files, *rest, **settings)
 
     monkeypatch.setattr(interpreter, "run_files", watched)
-    report = to_tflite(network.model, tmp_path / "micro.tflite", target="micro", **evaluation)
+    report = to_tflite(network.model, tmp_path / "micro.tflite", target="micro", max_drop=limit)
     assert report.lost[0].file == report.lost[0].keras == 1.0
     assert measured == [(tmp_path / "micro.tflite").read_bytes()]
 

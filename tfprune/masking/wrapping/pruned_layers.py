@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 
 import keras
 
+from tfprune.base.warn_user import warn_user
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.layers import as_numpy, walk
 from tfprune.masking.wrapping.masked_weights import count_kept
@@ -56,14 +56,13 @@ def masked_sparsity(model: keras.layers.Layer) -> float:
 
 
 def warn_if_dense(model: keras.layers.Layer) -> None:
-    """Warn if a model has masks and none of them holds a zero. Call it from the function that the user calls."""
+    """Warn if a model has masks and none of them holds a zero."""
     masks = [mask for _, layer in wrappers(model) for mask in layer.masks.values()]
     if masks and all(as_numpy(mask).all() for mask in masks):
-        warnings.warn(
+        warn_user(
             f"No weight of {model.name!r} is pruned: it has pruned layers, but none of their masks holds a zero. "
             f"Train it with PruningCallback, or UpdatePruningStep under tfmot's names, among the callbacks, or call "
-            f"tfprune.update_masks(model, sparsity), before you strip it.",
-            stacklevel=3,
+            f"tfprune.update_masks(model, sparsity), before you strip it."
         )
 
 

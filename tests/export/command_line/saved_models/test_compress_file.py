@@ -78,7 +78,7 @@ def test_for_a_microcontroller(run, trained, monkeypatch):
     row, *_ = json.loads(out)["front"]
     assert (trained / "micro" / row["file"]).exists()
     assert row["arena_bytes"] <= 60_000
-    assert (runner.evaluator.target, runner.evaluator.budgets) == ("micro", Micro(arena=60_000, flash=90_000))
+    assert runner.evaluator.micro == Micro(arena=60_000, flash=90_000)
 
 
 def test_a_search_without_time_for_a_recipe_is_not_taken_for_one(run, trained):
@@ -96,16 +96,15 @@ def test_a_search_without_time_for_a_recipe_is_not_taken_for_one(run, trained):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("model.keras --train x.npy,y.npy --arena 9000", "target='micro'"),
+        ("model.keras --train x.npy,y.npy --arena 9000", "Expected --target micro with --arena"),
         ("model.keras --train x.npy", "Expected samples and labels, --train X,Y. Received: 'x.npy'"),
         ("model.keras --train x.npy,beyond.npy", "Expected labels from 0 to 1"),
         ("uncompiled.keras --train x.npy,y.npy", "Expected a compiled model"),
         ("model.keras --train x.npy,y.npy --max-drop -1", "--max-drop"),
         ("model.keras --train x.npy,y.npy --minutes 0", "--minutes"),
         ("model.keras --train x.npy,y.npy --trials 0", "trials"),
-        ("model.keras --train x.npy,y.npy --target small", "target"),
         ("model.keras --train x.npy,y.npy --jobs 0", "jobs"),
-        ("model.keras --train x.npy,y.npy --target latency --jobs 2", "jobs=1"),
+        ("model.keras --train x.npy,y.npy --optimize latency --jobs 2", "jobs=1"),
         ("model.keras --train x.npy,y.npy --metric exactness", "Expected metrics named"),
         ("model.keras --train x.npy,y.npy --validation none.npy,no.npy", "--validation"),
         ("nothing.keras --train x.npy,y.npy", "which does not exist"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tfprune
+from tfprune import Limit
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
@@ -49,7 +50,7 @@ def moves(monkeypatch, model):
 
 
 def test_the_report_has_both_values(model, labels, tmp_path):
-    report = to_tflite(model, tmp_path / "m.tflite", evaluate_on=(X, labels))
+    report = to_tflite(model, tmp_path / "m.tflite", max_drop=Limit(0.01, data=(X, labels)))
     (lost,) = report.lost
     assert (lost.metric, lost.keras, lost.file, lost.drop) == ("accuracy", 0.9, 0.9, 0)
     assert lost.keras == pytest.approx(model.evaluate(X, labels, verbose=0, return_dict=True)["accuracy"])
@@ -61,9 +62,9 @@ def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, move
     target = tmp_path / "m.tflite"
     target.write_bytes(b"the old one")
     with pytest.raises(ValueError, match=r"at most max_drop=0\.01 of 'accuracy' .*Keras .* 0\.9000: it loses 0\."):
-        to_tflite(model, target, evaluate_on=(X, labels), tolerance=10)
+        to_tflite(model, target, max_drop=Limit(0.01, data=(X, labels)), tolerance=10)
     assert target.read_bytes() == b"the old one"
-    report = to_tflite(model, target, evaluate_on=(X, labels), tolerance=10, max_drop=0.9)
+    report = to_tflite(model, target, max_drop=Limit(metric="accuracy", data=(X, labels)), tolerance=10)
     right = np.mean(Runner(target).predict(X).argmax(axis=1) == labels)
     assert report.lost[0].drop == pytest.approx(0.9 - right)
     assert right < 0.85
@@ -71,19 +72,25 @@ def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, move
 
 def test_an_error_that_grows_is_a_loss_as_well(model, tmp_path, moves):
     y = model.predict(X, verbose=0)
-    with pytest.raises(ValueError, match=r"max_drop=0\.1 of 'mae' .*one with 0\.33.*has 0\.0000: it loses 0\.33"):
-        to_tflite(model, tmp_path / "m", evaluate_on=(X, y), metric="mae", max_drop=0.1, tolerance=10)
+    with pytest.raises(ValueError, match=r"max_drop=0\.1 of 'mae' .*a file with 0\.33.*has 0\.0000: it loses 0\.33"):
+        to_tflite(model, tmp_path / "m", max_drop=Limit(0.1, metric="mae", data=(X, y)), tolerance=10)
     assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"evaluate_on": X}, TypeError, r"a tuple \(x, y\) in `evaluate_on`"),
-        ({"evaluate_on": (X[:, :5], np.zeros(200))}, ValueError, "evaluate_on"),
-        ({"metric": "precision"}, ValueError, "Received: 'precision'"),
-        ({"metric": ["accuracy"]}, TypeError, "Expected the name of a metric in `metric`"),
-        ({"max_drop": -0.1}, ValueError, "max_drop"),
+        ({"max_drop": Limit(0.01, data=X)}, TypeError, r"a tuple \(x, y\) in `max_drop.data`"),
+        ({"max_drop": Limit(0.01, data=(X[:, :5], np.zeros(200)))}, ValueError, "`max_drop.data`"),
+        ({"max_drop": Limit(0.01, metric="precision", data=(X, X))}, ValueError, "Received: 'precision'"),
+        ({"max_drop": Limit(0.01, mode="min", data=(X, X))}, ValueError, "Expected mode='max' for 'accuracy'"),
+        ({"max_drop": Limit(0.01)}, ValueError, r"Expected labeled data in the Limit.*Add data=\(x, y\)"),
+        (
+            {"max_drop": 0.01},
+            TypeError,
+            r"Received: max_drop=0.01. Pass max_drop=tfprune.Limit\(0.01, data=\(x, y\)\)",
+        ),
+        ({"evaluate_on": X}, TypeError, r"Expected max_drop=Limit\(max_drop, data=...\) in a call of to_tflite"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_work(monkeypatch, model, tmp_path, options, error, message):

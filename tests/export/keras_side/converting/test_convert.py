@@ -219,13 +219,13 @@ def test_operators_that_tflite_lacks_are_named():
     [
         (
             {"quantize": "int9"},
-            r"'dynamic', 'int8', 'int16x8' or 'int4'\. Received: quantize='int9'\. Did you mean 'int",
+            r"'dynamic', 'int8', 'int16x8' or 'int4'\. Received: scheme='int9'\. Did you mean 'int",
         ),
         ({"io_dtype": "uint8"}, r"'float32', 'int8' or 'int16'\. Received: io_dtype='uint8'\. Did you mean 'int8'\?"),
-        ({"io_dtype": "int16", "quantize": "int4"}, "io_dtype='float32' or 'int8' with quantize='int4'"),
+        ({"io_dtype": "int16", "quantize": "int4"}, "io_dtype='float32' or 'int8' with scheme='int4'"),
         (
             {"io_dtype": "int8", "quantize": "dynamic"},
-            "io_dtype='float32' with quantize='dynamic'",
+            "io_dtype='float32' with scheme='dynamic'",
         ),
         ({"quantize": "int8"}, r"Expected `calibration` with quantize='int8'.*calibration=x\[:100\]"),
         ({"quantize": "int8", "calibration": []}, "Expected `calibration` with at least one sample"),

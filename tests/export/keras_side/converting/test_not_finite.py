@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from tfprune import Limit
 from tfprune.export import Runner, rewrite, to_tflite, verify
 from tfprune.export.keras_side.converting.calibration_data import predict
 from tfprune.export.keras_side.preparing.signature import signature
@@ -34,7 +35,11 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path, monkeypatch, p
     values = np.array(weight)
     values.flat[0] = wrong
     weight.assign(values)
-    for options in ({}, {"evaluate_on": (X, np.zeros(len(X), int))}, {"quantize": "int8", "calibration": X}):
+    for options in (
+        {},
+        {"max_drop": Limit(0.01, data=(X, np.zeros(len(X), int)))},
+        {"quantize": "int8", "calibration": X},
+    ):
         with pytest.raises(ValueError, match=rf"Expected finite values in \S*{layer}/{name}\. Received: NaN or inf"):
             to_tflite(model, tmp_path / "n.tflite", check_on=X, **options)
     assert not [*tmp_path.iterdir()]
@@ -53,8 +58,10 @@ def test_samples_without_a_finite_expected_value_prove_nothing(tmp_path, monkeyp
     monkeypatch.setattr(CONVERT, lambda *args, **kwargs: pytest.fail("converted all the same"))
     with pytest.raises(ValueError, match=r"Expected `check_on` to give finite outputs.*all values of output 0"):
         to_tflite(model, tmp_path / "n.tflite", check_on=-above)
-    with pytest.raises(ValueError, match=r"Expected `evaluate_on` to give finite outputs.*all values of output 0"):
-        to_tflite(model, tmp_path / "n.tflite", check_on=above, evaluate_on=(-above, -above), metric="mae")
+    with pytest.raises(ValueError, match=r"Expected `max_drop.data` to give finite outputs.*all values of output 0"):
+        to_tflite(
+            model, tmp_path / "n.tflite", check_on=above, max_drop=Limit(0.01, metric="mae", data=(-above, -above))
+        )
     with pytest.raises(ValueError, match="no finite value is expected of output 'output_0'"):
         rewrite(content, tmp_path / "n.tflite", check_on=-above)
     report = verify(content, inputs=-above, expected=Runner(content).predict(-above))

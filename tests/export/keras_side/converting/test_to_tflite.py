@@ -13,7 +13,7 @@ from styles import COPIED, Neither
 import tfprune
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.keras_side.converting.convert import INTEGERS
+from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
 from tfprune.export.keras_side.converting.to_tflite import TOLERANCES, to_tflite
 from tfprune.export.rewriting import forms
 
@@ -154,7 +154,7 @@ def test_integers_are_checked_on_the_first_calibration_batch(pruned, folder, mon
     run = forms.run_in_child
     monkeypatch.setattr(forms, "run_in_child", lambda *args, **kw: seen.append(args[1]) or run(*args, **kw))
     batches = (batch for batch in (IMAGES[:12], IMAGES[12:]))  # a generator is read once
-    report = to_tflite(pruned, folder / "int8", quantize="int8", calibration=batches, io_dtype="int8")
+    report = to_tflite(pruned, folder / "int8", quantize=Quantization("int8", io_dtype="int8"), calibration=batches)
     np.testing.assert_array_equal(seen[0]["image"], IMAGES[:12])
     expected = pruned.predict(IMAGES, verbose=0)
     difference = np.abs(Runner(folder / "int8").predict(IMAGES) - expected).max()
@@ -202,11 +202,9 @@ def test_a_model_that_cannot_be_converted_leaves_nothing(folder, monkeypatch):
     [
         (
             {"quantize": "int9"},
-            r"'dynamic', 'int8', 'int16x8' or 'int4'\. Received: quantize='int9'",
+            r"'dynamic', 'int8', 'int16x8', 'int4', or a Quantization\. Received: quantize='int9'",
         ),
-        ({"quantize": "int4", "levels": 4, "calibration": IMAGES}, "'int8' or 'int16x8' with `levels`"),
         ({"compress": "zip"}, r"None, 'gzip', 'xz' or 'packed'\. Received: compress='zip'\. Did you mean 'gzip'\?"),
-        ({"io_dtype": "int8"}, "io_dtype='float32' with quantize=None"),
         ({"quantize": "int8"}, "Expected `calibration` with quantize='int8'"),
         (
             {"calibration": [IMAGES[0]]},
@@ -261,15 +259,16 @@ def test_a_tolerance_of_ones_own_replaces_the_default(tmp_path):
 def test_weights_share_as_many_levels_as_asked(folder):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((64,)), layers.Dense(64)])
-    to_tflite(model, folder / "shared", quantize="dynamic", levels=4, tolerance=1.0)
+    to_tflite(model, folder / "shared", quantize=Quantization("dynamic", levels=4), tolerance=1.0)
     (kernel,) = [array for array in constants((folder / "shared").read_bytes()) if array.ndim == 2]
     assert (kernel.dtype, kernel.shape) == (np.int8, (64, 64))
-    assert len(set(kernel.ravel().tolist()) - {0}) == 4
+    assert len({*kernel.ravel().tolist()}) == 4, "0 is one of them"
 
 
-def test_levels_of_float_weights_are_refused(pruned, folder):
-    with pytest.raises(ValueError, match="8-bit weights share. Received: levels=4, quantize=None"):
-        to_tflite(pruned, folder / "refused", levels=4)
+def test_old_arguments_are_refused_with_the_new_ones(folder):
+    for name, words in {"levels": "Quantization", "arena": "target=Micro", "metric": "max_drop=Limit"}.items():
+        with pytest.raises(TypeError, match=f"Expected .*{words}.* in a call of to_tflite.*Received: {name}="):
+            to_tflite(build_cnn(), folder / "refused", **{name: 4})
 
 
 def pointwise_net():

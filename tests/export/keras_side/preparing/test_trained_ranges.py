@@ -11,7 +11,7 @@ from keras import layers
 from tiers import first
 
 import tfprune
-from tfprune.export import Runner, to_tflite
+from tfprune.export import Quantization, Runner, to_tflite
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.check_converted import float_operators
 
@@ -135,7 +135,7 @@ def test_levels_and_an_int8_input(tmp_path):
     model = tfprune.quantize_aware(model, levels=8)
     model(IMAGES, training=True)
     path = tmp_path / "model.tflite"
-    to_tflite(model, path, quantize="int8", io_dtype="int8", check_on=IMAGES)
+    to_tflite(model, path, quantize=Quantization("int8", io_dtype="int8"), check_on=IMAGES)
     graph = read(path.read_bytes())
     assert graph.inputs[0].dtype == graph.outputs[0].dtype == "int8" and "QUANTIZE" not in graph.ops
     dense = next(weight for weight in graph.weights if len(weight.shape) == 2)
@@ -180,7 +180,7 @@ def test_what_is_refused(tmp_path):
     model.layers[0].ranges["output"].assign([0, np.nan])
     refused(model, path, "numbers in the range 'output' of 'conv2d")
     with pytest.raises(ValueError, match="`allow_float`"):
-        to_tflite(tfprune.strip(model), path, allow_float=True)
+        to_tflite(tfprune.strip(model), path, quantize=Quantization(None, allow_float=True))
 
 
 def test_operators_in_float_are_named_and_allowed_only_when_asked_for(tmp_path):
@@ -188,5 +188,5 @@ def test_operators_in_float_are_named_and_allowed_only_when_asked_for(tmp_path):
     model = small(layers.Conv2D(4, 3, activation="gelu", name="gelu"))
     model(IMAGES, training=True)
     refused(model, path, r"compute in float: .*gelu: its activation is none of")
-    to_tflite(model, path, quantize="int8", allow_float=True, check_on=IMAGES)
+    to_tflite(model, path, quantize=Quantization("int8", allow_float=True), check_on=IMAGES)
     np.testing.assert_allclose(Runner(path).predict(IMAGES), model.predict(IMAGES, verbose=0), atol=0.05)
