@@ -1,8 +1,12 @@
-"""Pages are easy to read: short lines, short tutorials, one page of each name, and none of the banned phrases."""
+"""Pages are easy to read: short lines, short tutorials, one page of each name, and none of the banned phrases.
+
+`python tests/house/test_pages.py` wraps the paragraphs with long lines anew.
+"""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +19,7 @@ PAGES += [DOCS.parent / "sample_apps" / "README.md"]
 LONGEST_LINE, LONGEST_TUTORIAL = 100, 120
 FENCED = re.compile(r"^(```|:::+).*?^\1$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`]+`")
+UNBROKEN = re.compile(r"`[^`]+`|\d %")
 PHRASES = {
     r"\b(of|on) (its|your|their) own\b": "separate, custom, or nothing",
     r"\byour own\b": "your",
@@ -51,9 +56,31 @@ def phrases(text: str) -> list[str]:
     return [f"{found[0]}: {better}" for phrase, better in PHRASES.items() for found in re.finditer(phrase, words)]
 
 
+def wrapped(text: str) -> str:
+    """Return a page without long lines."""
+    between = FENCED.sub("\0", text).split("\0")
+    fences = [*(found[0] for found in FENCED.finditer(text)), ""]
+    pieces = ("\n\n".join(map(wrapped_paragraph, piece.split("\n\n"))) for piece in between)
+    return "".join(piece + fence for piece, fence in zip(pieces, fences, strict=True))
+
+
+def wrapped_paragraph(text: str) -> str:
+    items = re.split(r"\n(?=- |\d+\. )", text) if long_lines(text) else []
+    return "\n".join(map(wrapped_item, items)) or text
+
+
+def wrapped_item(text: str) -> str:
+    words = UNBROKEN.sub(lambda found: found[0].replace(" ", "\0"), " ".join(text.split()))
+    indent = " " * len(re.match(r"(- |\d+\. )?", words)[0])
+    lines = textwrap.wrap(
+        words, LONGEST_LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines).replace("\0", " ")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_prose_is_wrapped(page):
-    assert not long_lines(page.read_text(encoding="utf-8"))
+    assert not long_lines(page.read_text(encoding="utf-8")), "Run `python tests/house/test_pages.py`."
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -77,3 +104,15 @@ def test_the_checks_find_what_they_look_for():
     assert long_lines(f"{wide}\n\n| {wide}|\n\n![{wide}](a.png)\n\n```\n{wide}\n```\n") == [wide]
     assert not long_lines(f"[{'a' * 100}](b.md)")
     assert phrases("A process of\nits own, `of its own`") == ["of its own: separate, custom, or nothing"]
+
+
+def test_a_page_is_wrapped_anew_where_its_lines_are_long():
+    short, fence, table = "short\nlines", f"```\n{'code ' * 30}\n```", f"| {'cell ' * 30}|"
+    item = f"- {'word ' * 18}`some code` 80 % of it"
+    text = f"{short}\n\n{item}\n\n{fence}\n\n{table}\n"
+    assert wrapped(text) == text.replace(" `some code`", "\n  `some code`")
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(wrapped(page.read_text(encoding="utf-8")), encoding="utf-8")
