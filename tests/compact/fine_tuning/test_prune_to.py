@@ -138,7 +138,7 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
             TypeError,
             r"budget=\(1, 24\). transformer_budget returns two counts.*pass plan_shrink",
         ),
-        ({"budget": budget(flops=2)}, ValueError, "where 2 are allowed"),
+        ({"budget": budget(flops=101)}, ValueError, "where 101 are allowed"),
         ({"data": np.ones((4, 64))}, TypeError, r"Expected `data` to be a tuple \(x, y\)"),
         ({"data": (np.ones((0, 64)), np.ones(0))}, ValueError, "at least one sample"),
         (

@@ -25,6 +25,8 @@ Limit = int | float | None
 # how many steps, and how much of the limit is taken when no more is tried.
 _STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _ROUNDS, _NEAR = 64, 16, 2, 0.95
 
+_SMALLEST_AMOUNT = 101  # of what is counted: no model costs less, and who passes 50 means a percentage
+
 # What of a network can be counted; a latency has to be measured.
 _COUNTS = {"flops": Network.flops, "parameters": Network.parameters, "bytes": Network.bytes}
 Keeping = Callable[[list[float | None]], np.ndarray]
@@ -190,8 +192,8 @@ def budget(
 
     Raises:
         TypeError: If a limit is not a number, or `base` is neither a name nor a function.
-        ValueError: If there is no limit, one is not positive or is a fraction of 1 or more, `latency` comes without
-            `measure`, or `base` is not one of the names.
+        ValueError: If there is no limit, one is not positive, is a fraction of 1 or more, or is an amount of 100 or
+            less that is not a latency, `latency` comes without `measure`, or `base` is not one of the names.
 
     Example:
         >>> from tfprune import plan_shrink
@@ -232,8 +234,15 @@ def check_budget(value: Any) -> None:
 
 
 def _limit(name: str, value: Any) -> int | float:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return check_count(value, name, least=1)
+    least = 1 if name == "latency" else _SMALLEST_AMOUNT
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and not 0 < value < least:
+        return check_count(value, name, least=least)
+    percent = float(value) if isinstance(value, numbers.Real) else 0.0
     return check_number(
-        value, name, above=0, below=1, meaning="a fraction of the cost now (0.5 is half; give an amount as an int)"
+        value,
+        name,
+        above=0,
+        below=1,
+        meaning=f"a fraction of the cost now (0.5 is half), or an amount, an integer above {least - 1}",
+        advice=f"For {percent:g} % of the cost now pass {name}={percent / 100:g}." if 1 < percent < 100 else "",
     )
