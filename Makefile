@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint docs notebooks dist release-check bench zoo hub fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
+.PHONY: demo test test-all lint docs notebooks llms dist release-check bench zoo hub fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -43,6 +43,10 @@ docs: .venv/dev
 # docs/notebooks, from the tutorials of the same names. They are committed, so that Jupyter and Colab can open them.
 notebooks: .venv/dev
 	$(BIN)/python docs/make_notebooks.py
+
+# llms.txt, the index of the pages for language models, from the pages. It is committed.
+llms:
+	$(PYTHON) docs/make_llms_txt.py
 
 # sdist and wheel, into build/dist, the same bytes for the same commit; and the check that they can be released.
 dist: .venv/dev

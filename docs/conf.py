@@ -30,6 +30,7 @@ extensions = [
     "extension.outside_links",
     "extension.name_links",
     "extension.command_help",
+    "extension.llms_txt",
     "extension.moved_pages",
 ]
 exclude_patterns = ["_build"]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tfprune.export.command_line.commands.base import in_options
 from tfprune.export.command_line.commands.bench import add_bench
 from tfprune.export.command_line.commands.completion import add_completion
 from tfprune.export.command_line.commands.compress import add_compress
@@ -45,6 +46,8 @@ exit codes:
   1  a check failed: a file does not run on the samples, or differs from what it was compared with;
      or a search had no time to try anything
   2  it could not be done: a missing file, a wrong shape, an unknown option
+
+TensorFlow's start-up messages are hidden. TF_CPP_MIN_LOG_LEVEL=0 tfprune COMMAND ... shows them.
 """
 
 
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         with _orderly_end():
             report = options.command(options)
     except (TypeError, ValueError) as error:
-        return _fail(str(error))
+        return _fail(in_options(str(error), options))
     except OSError as error:
         return _fail(f"{error.filename!r}: {reason_of(error)}." if error.filename else f"{reason_of(error)}.")
     except ImportError as error:

@@ -78,7 +78,7 @@ class DemoReport(Report):
             for row in self.rows
         ]
         header = ["model", "accuracy", "non-zeros", "bytes", "bytes, packed", "latency, ms"]
-        note = f"Accuracy was measured by {self.runtime} in a process where TensorFlow and Keras cannot be imported."
+        note = f"Accuracy was measured by {self.runtime}, in a process without TensorFlow and Keras."
         most = f"{self.search.max_drop:.0%}"
         searched = f"What `tfprune compress` finds in {SEARCH_SECONDS:.0f} seconds, losing at most {most}:"
         parts = [table(header, cells), f"{note}\nModels and picture: {self.folder}", searched, str(self.search)]

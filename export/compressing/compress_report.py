@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.device.running.metrics import is_error
+from tfprune.export.file.model_card import model_card
 from tfprune.report import Report, table
 
 
@@ -25,6 +26,7 @@ class CompressReport(Report):
         failed: The recipes without a file, each with the reason.
         tried: All files that were measured.
         seconds: The time of the search, in all calls.
+        model: The name of the original model; empty if it is not known.
 
     Example:
         >>> from tfprune.export.compressing.trial import MeasuredFile
@@ -51,6 +53,7 @@ class CompressReport(Report):
     failed: tuple[str, ...]
     tried: tuple[MeasuredFile, ...]
     seconds: float
+    model: str = ""
 
     @property
     def best(self) -> MeasuredFile:
@@ -84,6 +87,45 @@ class CompressReport(Report):
         dense = self.dense.quantize or "float32"
         return f"{self.dense.bytes / self.best.bytes:.1f} times smaller than the dense {dense} file"
 
+    def card(self, file: MeasuredFile | None = None) -> str:
+        """Return a model card in Markdown of one file: what is known about it, and nothing else.
+
+        `compress` writes the card of each of the best files beside it. Add what only you know: the task, the data,
+        the license, and the limits of the model.
+
+        Args:
+            file: One of `front`; None takes the best.
+
+        Example:
+            >>> dense = MeasuredFile(None, None, bytes=8000, packed_bytes=7000, score=0.9, drop=0.0, file="01.tflite")
+            >>> report = tfprune.export.CompressReport(
+            ...     folder="searched", metric="accuracy", max_drop=0.01, optimize="size", target=None,
+            ...     dense=dense, front=(dense,), trials=0, failed=(), tried=(dense,), seconds=9.0, model="digits",
+            ... )
+            >>> "| base model | digits |" in report.card()
+            True
+        """
+        file = file or self.best
+        made = _made(file)
+        sizes = [["bytes", f"{file.bytes:,} ({file.bytes / self.dense.bytes:.1%} of the dense file)"]]
+        if file.arena_bytes is None:
+            sizes.append(["bytes, packed", f"{file.packed_bytes:,}"])
+        else:
+            sizes.append(["arena, bytes", f"{file.arena_bytes:,}"])
+        scores = [["validation data, base model", f"{self.baseline:.4f}"]]
+        scores.append(["validation data, this file", f"{file.score:.4f} (a drop of {file.drop:+.4f})"])
+        if file.test_score is not None:
+            scores.append(["test data, this file", f"{file.test_score:.4f}"])
+        latency = [] if file.latency_ms is None else [["one inference", f"{file.latency_ms:.3f} ms"]]
+        sections = [
+            ("Model", [["", ""], *([["base model", self.model]] if self.model else []), *made]),
+            ("Size", [["", ""], *sizes]),
+            ("Accuracy", [["measured on", self.metric], *scores]),
+            ("Latency", [["", ""], *latency]),
+            ("Checks", [["", ""], ["largest drop allowed", f"{self.max_drop:g} of {self.metric}"]]),
+        ]
+        return model_card(file.file or file.name, sections, metrics=[self.metric], code=file.code)
+
     def __str__(self) -> str:
         has_test = any(file.test_score is not None for file in self.front)
         costs = ["arena"] if self.target == "micro" else ["packed", "ms"]
@@ -91,13 +133,14 @@ class CompressReport(Report):
         rows = [self._row(file, has_test) for file in self.front]
         words = (
             f"{len(self.front)} of {len(self.tried)} files that were measured. Recipes tried: {self.trials}, in "
-            f"{self.seconds:.0f} s. The first is {self.smaller}.\nFiles, report.json and report.html: {self.folder}"
+            f"{self.seconds:.0f} s.\nThe first is {self.smaller}.\n"
+            f"The .tflite files, a model card of each, report.json and report.html: {self.folder}"
         )
         return "\n\n".join([*([self.warning] if self.warning else []), table(header, rows), words])
 
     def _row(self, file: MeasuredFile, has_test: bool) -> list[str]:
         row = [
-            file.file,
+            file.file.removesuffix(".tflite"),
             f"{file.bytes:,}",
             f"{file.bytes / self.dense.bytes:.1%}",
             *_costs(file),
@@ -105,6 +148,21 @@ class CompressReport(Report):
             f"{file.drop:+.4f}",
         ]
         return [*row, f"{file.test_score:.4f}"] if has_test and file.test_score is not None else row
+
+
+def _made(file: MeasuredFile) -> list[list[str]]:
+    """Return the rows of a card that say how a file was made."""
+    numbers = ["number format", file.quantize or "float32"]
+    recipe = file.recipe
+    if recipe is None:
+        return [numbers]
+    rows = [
+        ["multiply-adds that remain", f"{recipe.flops:.1%}"],
+        ["zeros", f"{recipe.sparsity:.1%}, {recipe.pattern}"],
+    ]
+    if recipe.quantize_aware:
+        rows.append(["quantization-aware training", "yes"])
+    return [*rows, ["training steps", f"{recipe.steps_of_chain:,}"], numbers]
 
 
 def _costs(file: MeasuredFile) -> list[str]:

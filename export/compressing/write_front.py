@@ -17,7 +17,7 @@ from tfprune.export.file.files.destination import write_atomically
 
 
 def write_front(loop: SearchLoop, folder: Path, *, test_data: tuple[Any, Any] | None) -> CompressReport:
-    """Write the best files of a search and the report, and remove the files of an earlier call.
+    """Write the best files of a search, their model cards and the report, and remove the files of an earlier call.
 
     Args:
         loop: A search that has ended.
@@ -38,6 +38,7 @@ def write_front(loop: SearchLoop, folder: Path, *, test_data: tuple[Any, Any] | 
     for path in _written_before({file.name for file in files}, folder):
         if path.name not in {file.file for file in written}:
             path.unlink(missing_ok=True)
+            _card_of(path).unlink(missing_ok=True)
     evaluator = loop.runner.evaluator
     report = CompressReport(
         folder=str(folder),
@@ -51,7 +52,10 @@ def write_front(loop: SearchLoop, folder: Path, *, test_data: tuple[Any, Any] | 
         failed=tuple(f"{trial.name}: {trial.reason}" for trial in loop.trials if trial.reason),
         tried=tuple(files),
         seconds=loop.elapsed(),
+        model=loop.runner.model.name,
     )
+    for file in written:
+        _write_here(_card_of(folder / file.file), report.card(file).encode())
     _write_here(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     _write_here(folder / "report.html", compress_page(report).encode())
     return report
@@ -67,6 +71,11 @@ def _write(loop: SearchLoop, file: MeasuredFile, path: Path, test_data: tuple[An
         latency_ms=evaluator.milliseconds(content) if latency is None and evaluator.micro is None else latency,
         test_score=None if test_data is None else evaluator.score(content, test_data),
     )
+
+
+def _card_of(path: Path) -> Path:
+    """Return where the model card of a file is written."""
+    return path.with_name(f"{path.name}.md")
 
 
 def _refusal(files: Sequence[MeasuredFile], loop: SearchLoop) -> str:

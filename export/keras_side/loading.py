@@ -89,10 +89,14 @@ def _meant(file: Path) -> str:
 
 
 def load_keras() -> Any:
-    """Import Keras with TensorFlow's start-up messages, which its C++ part writes to file descriptor 2, kept away."""
+    """Import Keras without TensorFlow's start-up messages, which its C++ part writes to file descriptor 2.
+
+    A user who sets TF_CPP_MIN_LOG_LEVEL below 3 sees them.
+    """
     stderr = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") == "3":
+            os.dup2(nowhere.fileno(), 2)
         try:
             import keras
 

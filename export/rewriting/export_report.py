@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 
+from tfprune.export.device.running.benchmark_report import BenchmarkReport
+from tfprune.export.file.model_card import model_card
 from tfprune.export.file.report import number_text, yes_or_no
 from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport
 from tfprune.export.micro.micro_report import MicroReport
@@ -65,6 +68,7 @@ class ExportReport(Report):
         sparse_inference: Whether XNNPACK's sparse kernels run the file, on which machines, and why not.
         lost: How much worse the file is than the Keras model, for each output, if samples for that were given.
         micro: What a file for microcontrollers takes there; None for other files.
+        source: The name of the Keras model, or of the file, that it was made from; empty if it has none.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -86,6 +90,41 @@ class ExportReport(Report):
     sparse_inference: SparseInferenceReport
     lost: tuple[AccuracyDrop, ...] = ()
     micro: MicroReport | None = None
+    source: str = ""
+
+    def card(self, *, latency: BenchmarkReport | None = None) -> str:
+        """Return a model card in Markdown: what is known about the file, and nothing else.
+
+        Write it beside the file, or as the README.md of a repository on the Hugging Face Hub, whose front matter it
+        has. Add what only you know: the task, the data, the license, and the limits of the model.
+
+        Args:
+            latency: What `benchmark` measured of the file; None leaves the latency out.
+
+        Example:
+            >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
+            >>> card = report.card()
+            >>> "# digits.tflite" in card, "| bytes |" in card
+            (True, True)
+        """
+        form = next((item.name for item in self.candidates if not item.reason), "")
+        rows = [["base model", self.source], ["form", form], ["weights", _zeros(self.nnz, self.size, self.sparsity)]]
+        rows.append(["operators", _operators(self.ops)])
+        sizes = [["bytes", f"{self.bytes:,}"], ["unpacked bytes", f"{self.tflite_bytes:,}"]]
+        if self.micro is not None:
+            sizes.append(["arena, bytes", f"{self.micro.arena:,}"])
+        lost = [[row.metric, f"{row.keras:.4f}", f"{row.file:.4f}"] for row in self.lost]
+        difference = f"{number_text(self.max_abs_diff)} (allowed: {self.tolerance:g} of the largest output)"
+        checks = [["largest difference of an output", difference], ["interpreter", self.runtime]]
+        sections = [
+            ("Model", [["", ""], *(row for row in rows if row[1])]),
+            ("Size", [["", ""], *sizes]),
+            ("Accuracy", [["metric", "base model", "this file"], *lost]),
+            ("Latency", [["", ""], *(_latency(latency) if latency else [])]),
+            ("Checks", [["", ""], *checks]),
+        ]
+        metrics = [row.metric for row in self.lost]
+        return model_card(PurePath(self.path).name, sections, metrics=metrics)
 
     def __str__(self) -> str:
         rows = [
@@ -95,7 +134,7 @@ class ExportReport(Report):
             ["difference", f"{number_text(self.max_abs_diff)} (allowed: {self.tolerance:g} of the largest output)"],
             *([output.metric, f"{output.file:.4f} (Keras: {output.keras:.4f})"] for output in self.lost),
             ["checked on", self.runtime],
-            ["operators", ", ".join(f"{count} {name}" for name, count in self.ops.items())],
+            ["operators", _operators(self.ops)],
         ]
         text = table(["exported", self.path], rows, left=2)
         if len(self.candidates) > 1:
@@ -109,3 +148,15 @@ class ExportReport(Report):
 
 def _zeros(nnz: int, size: int, sparsity: float) -> str:
     return f"{nnz:,} of {size:,} entries non-zero ({sparsity:.1%} zeros)"
+
+
+def _operators(ops: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in ops.items())
+
+
+def _latency(latency: BenchmarkReport) -> list[list[str]]:
+    return [
+        ["median", f"{latency.median_ms:.3f} ms, batch {latency.batch}, threads {latency.threads}"],
+        ["machine", latency.machine],
+        ["interpreter", latency.runtime],
+    ]

@@ -229,7 +229,7 @@ def _loss(mine: Speed, best: Speed, *, more: int) -> str:
 
 
 def export_report(
-    path: str, choice: Choice, *, nnz: int, size: int, lost: tuple[AccuracyDrop, ...] = ()
+    path: str, choice: Choice, *, source: str, nnz: int, size: int, lost: tuple[AccuracyDrop, ...] = ()
 ) -> ExportReport:
     """Say what was written at a path, and how it was checked."""
     return ExportReport(
@@ -247,4 +247,5 @@ def export_report(
         sparse_inference=choice.form.inference,
         lost=lost,
         micro=choice.micro,
+        source=source,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
-from tfprune.export.file.files.codec import check_method
+from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.files.model_file import Source, read_model
 from tfprune.export.file.tflite.model import Model
@@ -90,6 +91,7 @@ def rewrite(
     """
     destination = check_destination(path)
     check_method(compress)
+    check_suffix(destination, compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
     micro = read_micro(target, sparse=sparse, optimize=optimize, compress=compress)
     content = read_model(source)
@@ -105,7 +107,7 @@ def rewrite(
         choice = choose(files, inputs=inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
-    return export_report(str(destination), choice, nnz=nnz, size=size)
+    return export_report(str(destination), choice, source=_name(source), nnz=nnz, size=size)
 
 
 def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:
@@ -116,6 +118,11 @@ def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:
             "Check it with `tfprune verify`, and give data that it takes with `check_on`."
         )
     return run.outputs
+
+
+def _name(source: Source) -> str:
+    """Return the name of a file, without its folder, which is nobody else's business; empty for bytes."""
+    return Path(source).name if isinstance(source, str | os.PathLike) else ""
 
 
 def _default(model: Model) -> float:

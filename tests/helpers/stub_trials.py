@@ -122,6 +122,7 @@ class StubRunner:
     learning_rate: float = 1e-3
     evaluator: Any = field(default_factory=lambda: SimpleNamespace(optimize=None, micro=None))
     train_data: Any = None
+    model: Any = field(default_factory=lambda: SimpleNamespace(name="stub"))
     ran: list[Recipe | None] = field(default_factory=list)
     starts: list[np.ndarray | None] = field(default_factory=list)
 

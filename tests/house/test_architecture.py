@@ -36,7 +36,7 @@ ROOMS = {
         "rule_mining · growth | one_shot | concepts | experts | moments | few_shot | federated · federated_masks · "
         "federated_flower"
     ),
-    "tfprune.export.file": "report · tflite · files · xnnpack · inspecting",
+    "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · remote demo_device",
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator
@@ -17,6 +18,12 @@ FILES = {
     "fish": "(__fish_complete_path (commandline -ct))",
     "powershell": "_shtab_powershell_compgen_files",
 }
+
+
+# Attributes of the options that are no options of the command line, or have another name there.
+NOT_OPTIONS = {"command", "needs", "arguments", "whole", "model", "source", "path", "shell"}
+VALUE = re.compile(r"(?:\w+=|tfprune\.)?\b(Micro|Quantization|Limit|budget)\((.*?)\)")  # whose fields are options
+ARGUMENT = re.compile(r"(?<![\w-])(\w+)=('[^']*'|None|True|False|-?\d[\d.e+-]*\d|\d)(?![\w'])")
 
 
 def add_command(
@@ -41,8 +48,36 @@ def add_command(
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     needs = f'This command needs: pip install "tfprune[{extra}]" (from a checkout: pip install ".[{extra}]")'
-    parser.set_defaults(command=run, needs=needs)
+    parser.set_defaults(command=run, needs=needs, arguments={})
     return parser
+
+
+def in_options(message: str, options: argparse.Namespace) -> str:
+    """Return a message of the library in the words of the command line: options in place of arguments.
+
+    Example:
+        >>> options = argparse.Namespace(tolerance=2.0, arguments={"time": "--minutes"})
+        >>> in_options("Expected `time` with a tolerance. Received: tolerance=2.0, time=None.", options)
+        'Expected --minutes with a tolerance. Received: --tolerance 2.0, no --minutes.'
+    """
+    names = {name: f"--{name.replace('_', '-')}" for name in vars(options) if name not in NOT_OPTIONS}
+    names |= options.arguments
+
+    def option(found: re.Match[str]) -> str:
+        name, value = names.get(found[1]), found[2].strip("'")
+        if name is None:
+            return found[0]
+        if value == "None":
+            return f"no {name}"
+        value = {"True": "yes", "False": "no"}.get(value, value)
+        return f"{name}={value}" if " " in name else f"{name} {value}"  # --budget flops=0.5
+
+    def fields(found: re.Match[str]) -> str:
+        return ", ".join(["target='micro'"] * (found[1] == "Micro") + [found[2]] * bool(found[2]))
+
+    message = VALUE.sub(fields, message).replace("tfprune.plan_shrink", "tfprune shrink")
+    message = ARGUMENT.sub(option, message)
+    return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
 
 
 def add_file(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_model_file, device_of
 from tfprune.export.keras_side.loading import load_arrays
 
+# Options that stand for arguments of the library with other names.
+ARGUMENTS = {"samples": "--inputs"}
+
 
 def add_bench(commands: Any) -> None:
     text = (
@@ -19,6 +22,7 @@ tfprune bench model.tflite --runs 200 --threads 4
 tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
 """
     parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)
+    parser.set_defaults(arguments=ARGUMENTS)
     add_model_file(parser)
     add_file(parser, "--inputs", metavar="FILE", help="samples of one run: .npy, or .npz with one array per input")
     parser.add_argument("--runs", type=int, default=50, help="timed runs (default: %(default)s)")

@@ -15,6 +15,9 @@ from tfprune.export.command_line.commands.base import (
     target_of,
 )
 
+# Options that stand for arguments of the library with other names.
+ARGUMENTS = {"data": "--train", "validation_data": "--validation", "test_data": "--test", "time": "--minutes"}
+
 
 def add_compress(commands: Any) -> None:
     text = (
@@ -28,6 +31,7 @@ tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --op
 tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
 """
     parser = add_command(commands, "compress", run=_compress, text=text, extra="search", examples=examples)
+    parser.set_defaults(arguments=ARGUMENTS)
     add_file(parser, "source", metavar="SOURCE", help="a trained, compiled model, saved by model.save('x.keras')")
     parser.add_argument(
         "--train",

@@ -9,12 +9,15 @@ from typing import Any
 
 from tfprune.base.limit import Limit
 from tfprune.export.command_line.commands.base import add_command, add_file, add_imports, add_target, target_of
-from tfprune.export.file.files.destination import check_not_read
+from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
 SPARSE: dict[str, str | bool] = {"auto": "auto", "yes": True, "no": False}
 MAX_DROP = 0.01
+
+# Options that stand for arguments of the library with other names.
+ARGUMENTS = {"scheme": "--quantize"}
 
 
 def add_export(commands: Any) -> None:
@@ -29,6 +32,7 @@ tfprune export model.tflite smaller.tflite
 tfprune export model.keras model.tflite --quantize int8 --calibration samples.npy --target micro --arena 60000
 """
     parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
+    parser.set_defaults(arguments=ARGUMENTS)
     add_file(parser, "source", metavar="SOURCE", help="a model saved by model.save('x.keras'), or a .tflite file")
     add_file(parser, "path", metavar="PATH", help="where the file is written, exactly as given here")
     kinds = ["float16", "dynamic", "int8", "int16x8", "int4"]
@@ -47,6 +51,7 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
         "--optimize", choices=["size", "latency"], default="size", help="what the best form is (default: %(default)s)"
     )
     parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
+    parser.add_argument("--card", action="store_true", help="also write a model card in Markdown, PATH.md")
     add_imports(parser)
     _add_checks(parser)
     add_target(parser)
@@ -64,6 +69,17 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> Any:
+    card = f"{options.path}.md"
+    if options.card:
+        check_not_read(card, options.source)
+        check_destination(card)
+    report = _exported(options)
+    if options.card:
+        write_atomically(card, report.card().encode())
+    return report
+
+
+def _exported(options: argparse.Namespace) -> Any:
     check_not_read(options.path, options.calibration, options.check_on, *(options.evaluate_on or "").split(","))
     check_on = load_arrays(options.check_on) if options.check_on else None
     if is_model_file(options.source):

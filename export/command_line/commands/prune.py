@@ -7,6 +7,9 @@ from typing import Any
 
 from tfprune.export.command_line.commands.base import add_command, add_saved_model
 
+# Options that stand for arguments of the library with other names.
+ARGUMENTS = {"validation_data": "--validation"}
+
 
 def add_prune(commands: Any) -> None:
     text = (
@@ -19,6 +22,7 @@ tfprune prune model.keras sparse.keras --sparsity 0.9 --data x.npy,y.npy --epoch
 tfprune export sparse.keras model.tflite
 """
     parser = add_command(commands, "prune", run=_prune, text=text, extra="train", examples=examples)
+    parser.set_defaults(arguments=ARGUMENTS)
     add_saved_model(parser)
     parser.add_argument("--sparsity", type=float, required=True, help="the fraction of zeros, such as 0.9")
     parser.add_argument(

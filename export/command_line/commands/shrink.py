@@ -7,6 +7,9 @@ from typing import Any
 
 from tfprune.export.command_line.commands.base import add_command, add_saved_model
 
+# Options that stand for arguments of the library with other names.
+ARGUMENTS = {name: f"--budget {name}" for name in ("flops", "parameters", "bytes", "latency")}
+
 
 def add_shrink(commands: Any) -> None:
     text = (
@@ -19,6 +22,7 @@ tfprune shrink model.keras small.keras --budget bytes=100000 --data x.npy,y.npy 
 tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy --validation xv.npy,yv.npy
 """
     parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
+    parser.set_defaults(arguments=ARGUMENTS)
     add_saved_model(parser)
     parser.add_argument(
         "--budget",

@@ -15,6 +15,9 @@ from tfprune.export.command_line.commands.base import (
 )
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
+# Options that stand for arguments of the library with other names.
+ARGUMENTS = {"expected": "--against", "samples": "--inputs"}
+
 
 def add_verify(commands: Any) -> None:
     text = (
@@ -28,6 +31,7 @@ tfprune verify model.tflite --inputs samples.npy --labels labels.npy
 tfprune verify model.tflite --inputs samples.npy --labels labels.npy --on pi@raspberrypi
 """
     parser = add_command(commands, "verify", run=_verify, text=text, extra="device", examples=examples)
+    parser.set_defaults(arguments=ARGUMENTS)
     add_model_file(parser)
     add_file(parser, "--against", metavar="KERAS_MODEL", help="a saved Keras model that gives the right outputs")
     add_file(parser, "--inputs", metavar="FILE", help="samples to run: .npy, or .npz with one array per input")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import zlib
+from pathlib import Path
 from typing import Any
 
 from tfprune.base.spec import check_choice
@@ -19,6 +20,7 @@ from tfprune.export.file.files.unpack import (
 from tfprune.export.file.report import reason_of
 
 METHODS = ("gzip", "xz", "packed")
+SUFFIXES = {".tflite": None, ".tfz": "packed", ".gz": "gzip", ".xz": "xz"}  # what each promises; others nothing
 XZ_MEMORY_LIMIT = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 GZIP = b"\x1f\x8b"
@@ -72,6 +74,22 @@ def check_method(method: str | None) -> None:
         ValueError: If it is a string, but not "gzip", "xz" or "packed".
     """
     check_choice(method, "compress", choices=(None, *METHODS))
+
+
+def check_suffix(path: Path, method: str | None) -> None:
+    """Refuse a path whose suffix promises other content than is written there.
+
+    Raises:
+        ValueError: If it does.
+    """
+    suffix = path.suffix.lower()
+    promised = SUFFIXES.get(suffix, method)
+    if promised != method:
+        right = next(suffix for suffix, content in SUFFIXES.items() if content == method)
+        raise ValueError(
+            f"Expected compress={promised!r} with a path that ends in {suffix}. Received: compress={method!r}, "
+            f"path={str(path)!r}. Let the path end in {right}, or pass compress={promised!r}."
+        )
 
 
 def decode(data: bytes, *, limit: int = MAX_UNPACKED_BYTES) -> bytes:

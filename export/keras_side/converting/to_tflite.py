@@ -12,7 +12,7 @@ from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
-from tfprune.export.file.files.codec import check_method
+from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD
@@ -159,6 +159,7 @@ def to_tflite(
     """
     destination = check_destination(path)
     check_method(compress)
+    check_suffix(destination, compress)
     form = as_quantization(quantize)
     trained = model if form.scheme == "int8" and holds_ranges(model) else None
     check_calibration(calibration, quantize=form.scheme, has_ranges=trained is not None)
@@ -211,7 +212,7 @@ def to_tflite(
         lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=micro)
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
-    return export_report(str(destination), choice, lost=lost, nnz=nnz, size=size)
+    return export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
 
 
 def _default(scheme: str | None, plain: keras.Model) -> float:

@@ -24,6 +24,7 @@ from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.keras_side.loading import load_keras
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +59,23 @@ def test_as_a_program_export_prints_json_only_and_writes_the_same_file(folder, t
         "tfprune.export.command_line.cli",
         "export",
         f"{folder}/model.keras",
-        "new.tflite",
+        "new.tflite.gz",
     ]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["bytes"] == (tmp_path / "new.tflite").stat().st_size
-    assert (tmp_path / "new.tflite").read_bytes() == (folder / "model.tflite.gz").read_bytes()
+    assert json.loads(done.stdout)["bytes"] == (tmp_path / "new.tflite.gz").stat().st_size
+    assert (tmp_path / "new.tflite.gz").read_bytes() == (folder / "model.tflite.gz").read_bytes()
+
+
+@pytest.mark.parametrize(("level", "seen"), [("3", ""), (None, ""), ("0", "oneDNN is on")])
+def test_messages_of_the_start_are_hidden_unless_a_user_asks_for_them(level, seen, monkeypatch, capfd):
+    if level is None:
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    else:
+        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    monkeypatch.setattr(keras.ops, "zeros", lambda count: os.write(2, b"oneDNN is on"))
+    load_keras()
+    assert capfd.readouterr().err == seen
 
 
 def test_export_writes_the_stripped_model_and_prints_json_only(folder):
@@ -74,6 +86,16 @@ def test_export_writes_the_stripped_model_and_prints_json_only(folder):
     plain = tfprune.strip(keras.saving.load_model(folder / "model.keras"))
     expected = plain.predict(samples, verbose=0)
     assert Runner(folder / "model.tflite.gz").predict(samples) == pytest.approx(expected, abs=1e-5)
+
+
+def test_export_writes_a_model_card_beside_the_file(folder, capsys, tmp_path):
+    (tmp_path / "small.tflite").write_bytes(read_model(folder / "model.tflite.gz"))
+    arguments = ["export", tmp_path / "small.tflite", tmp_path / "smaller.tflite", "--sparse", "no", "--card"]
+    code, out, _ = run(capsys, *arguments)
+    card = (tmp_path / "smaller.tflite.md").read_text(encoding="utf-8")
+    assert code == 0 and "# smaller.tflite\n" in card and "| base model | small.tflite |" in card
+    size = (tmp_path / "smaller.tflite").stat().st_size
+    assert f"| bytes | {size:,} |" in card
 
 
 def test_export_refuses_a_file_that_is_not_what_the_labels_say(folder, capsys):
@@ -203,7 +225,10 @@ def test_without_a_command_the_usage_is_printed(capsys):
         (["verify", "{file}", "--against", "{keras}"], ["--inputs"]),
         (["verify", "{file}", "--against", "{keras}", "--inputs", "{wide}"], ["(samples, 6)", "--inputs", "(2, 9)"]),
         (["verify", "{file}", "--inputs", "nowhere.npy"], ["nowhere.npy"]),
-        (["bench", "{file}", "--runs", "0"], ["runs"]),
+        (["bench", "{file}", "--runs", "0"], ["Expected --runs to be", "Received: --runs 0."]),
+        (["export", "{keras}", "x.tfz"], ["Expected --compress packed with", "Received: no --compress,"]),
+        (["export", "{keras}", "x.tflite", "--compress", "xz"], ["Expected no --compress", "end in .xz"]),
+        (["export", "{keras}", "x.tflite", "--levels", "3"], ["with --levels, which", "--levels 3, no --quantize"]),
         (["demo", "--output", "{samples}"], ["samples.npy"]),
     ],
 )
@@ -368,7 +393,9 @@ def test_what_is_read_is_not_written(folder, broken, capsys, tmp_path):
         assert code == 2
         assert "Expected a path to write that is not read as well" in err
     assert {path: path.read_bytes() for path in before} == before
-    assert run(capsys, "export", file, file, "--sparse", "no")[0] == 0, "a .tflite file is written anew in its place"
+    assert run(capsys, "export", file, file, "--compress", "gzip")[0] == 0, (
+        "a .tflite file is written anew in its place"
+    )
 
 
 @pytest.mark.programs

@@ -178,7 +178,26 @@ def test_wrapping_changes_no_output(trio):
 def test_the_original_is_untouched(trio):
     assert_equal([variable.numpy() for variable in trio["model"].variables], trio["before"])
     assert not any(isinstance(layer, Pruned) for layer in trio["model"]._flatten_layers())
-    assert trio["model"].compiled and not trio["full"].compiled and not trio["stripped"].compiled
+    assert trio["model"].compiled and not trio["stripped"].compiled
+
+
+def test_the_copy_of_a_compiled_model_trains_at_once_with_an_optimizer_of_its_own():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    assert not tfprune.wrap(model).compiled
+    model.compile(keras.optimizers.Adam(0.02), "mse", metrics=["mae"])
+    copy = tfprune.wrap(model)
+    assert copy.optimizer is not model.optimizer and copy.optimizer.built
+    assert copy.optimizer.get_config() == model.optimizer.get_config()
+    losses = copy.evaluate(np.ones((2, 4)), np.ones((2, 3)), verbose=0, return_dict=True)
+    assert losses == pytest.approx(model.evaluate(np.ones((2, 4)), np.ones((2, 3)), verbose=0, return_dict=True))
+
+
+def test_a_copy_is_not_compiled_with_what_keras_cannot_save_and_the_log_says_so(caplog):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    model.compile("sgd", lambda y, outputs: outputs)
+    with caplog.at_level("INFO", "tfprune"):
+        assert not tfprune.wrap(model).compiled
+    assert "is not compiled" in caplog.text
 
 
 def test_names_and_classes_are_kept(trio):

@@ -112,9 +112,9 @@ class Budget:
             progress.add()
             if lacking := lack(steps - 1):
                 raise ValueError(
-                    f"Expected a budget that can be met. Received: {self.limits!r}; with all channels removed that "
-                    f"may go, the model still has {lacking}. Raise the limit (an int is an amount, a float a "
-                    f"fraction), or let more groups lose channels."
+                    f"Expected a budget that can be met. Received: budget({self._limits_text()}); with all channels "
+                    f"removed that may go, the model still has {lacking}. Raise the limit, or let more groups lose "
+                    f"channels."
                 )
             step = _first(0, steps - 1, lambda step: not lack(step))
             behind: tuple[int, ...] = ()
@@ -123,6 +123,9 @@ class Budget:
                 more = (*behind, *map(int, part))
                 behind = more if shares[step, behind] < _NEAR and not lack(step, more) else behind
         return kept(step, behind)
+
+    def _limits_text(self) -> str:
+        return ", ".join(f"{name}={limit!r}" for name, limit in self.limits)
 
     @staticmethod
     def _tightest(
@@ -235,7 +238,7 @@ def check_budget(value: Any) -> None:
 
 def _limit(name: str, value: Any) -> int | float:
     least = 1 if name == "latency" else _SMALLEST_AMOUNT
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and not 0 < value < least:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and not 0 < int(value) < least:
         return check_count(value, name, least=least)
     percent = float(value) if isinstance(value, numbers.Real) else 0.0
     return check_number(

@@ -15,6 +15,7 @@ from tfprune.keras_models.copying.in_place import replace_layers
 from tfprune.keras_models.copying.rebuild import Replace, copy_of
 from tfprune.keras_models.copying.refuse_quantize import lock_models
 from tfprune.keras_models.models.anatomy import Anatomy, check_layers, check_model
+from tfprune.keras_models.models.compiled import compile_like
 from tfprune.keras_models.models.filters import Filters
 from tfprune.masking.wrapping.choose_channels import choose_channels
 from tfprune.masking.wrapping.choose_weights import choose_weights, is_unbuilt
@@ -38,7 +39,11 @@ def wrap(
     in_place: bool = False,
     latent: str = "keep",
 ) -> keras.layers.Layer:
-    """Return an uncompiled copy whose layers are wrapped in `Pruned`; the original is left untouched.
+    """Return a copy whose layers are wrapped in `Pruned`; the original is left untouched.
+
+    The copy of a compiled model is compiled with the same arguments and a new optimizer: call `fit` at once, or
+    compile it again. If Keras cannot save and load these arguments, for example a lambda as the loss, the copy is
+    not compiled.
 
     Names of layers stay as they are, so `get_layer` finds the wrapper by the name of its layer. Layers without a
     prunable weight are copied as they are, and `sparsity_report` lists them with the reason. Wrappers that are there
@@ -136,7 +141,19 @@ def _wrap_copy(anatomy: Anatomy, wrapped: Replace) -> keras.Model:
             f"the zeros back into that class: model.set_weights(tfprune.strip(copy).get_weights()).",
             stacklevel=3,
         )
+    if anatomy.model.compiled:
+        _compile_copy(copy, anatomy.model)
     return copy
+
+
+def _compile_copy(copy: keras.Model, model: keras.Model) -> None:
+    try:
+        compile_like(copy, model, advice="Compile the copy")
+    except ValueError as error:
+        _log.info("%r is not compiled: %s", copy.name, error)
+        return
+    if copy.built and copy.optimizer is not None:
+        copy.optimizer.build(copy.trainable_variables)  # else Keras warns when it loads the copy from a file
 
 
 def _wrap_in_place(anatomy: Anatomy, wrapped: Replace) -> keras.Model:

@@ -160,8 +160,14 @@ MISTAKES = {
     f"{SHRINK} --data x.npy --criterion f_statistic": ["class labels"],
     "shrink model.keras new.keras --data x.npy --budget speed=0.5": ["speed=0.5", "latency"],
     "shrink model.keras new.keras --data x.npy --budget flops=half": ["flops=half"],
-    "shrink model.keras new.keras --data x.npy --budget flops=1.5": ["(0, 1)"],
-    "shrink model.keras new.keras --data x.npy --budget flops=10": ["can be met"],
+    "shrink model.keras new.keras --data x.npy --budget flops=1.5": ["Expected --budget flops to be", "(0, 1)"],
+    "shrink model.keras new.keras --data x.npy --budget parameters=50": ["For 50 % of", "--budget parameters=0.5"],
+    "shrink model.keras new.keras --data x.npy --budget flops=0.001": [
+        "can be met",
+        "Received: --budget flops=0.001;",
+    ],
+    f"{SHRINK} --data x.npy --round-to 0": ["Expected --round-to to be", "Received: --round-to 0"],
+    "prune model.keras new.keras --sparsity 1 --data x.npy": ["Received: --sparsity", "with tfprune shrink"],
 }
 
 

@@ -17,10 +17,11 @@ from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfprune.export.file.files.codec import decode, encode
+from tfprune.export.file.files.codec import check_suffix, decode, encode
 from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
 from tfprune.export.file.files.model_file import is_model_file, read_model
 from tfprune.export.file.tflite.editor import save_objects
+from tfprune.export.rewriting.rewrite import rewrite
 
 ONE_GRAPH = save_objects(schema.ModelT(version=3, subgraphs=[schema.SubGraphT()]))
 MODEL = ONE_GRAPH + bytes(range(200))
@@ -315,3 +316,29 @@ def test_killing_a_process_while_it_writes_leaves_a_whole_file(tmp_path):
         writer.stdout.close()
         content = target.read_bytes()
         assert content in (b"a" * 5_000_000, b"b" * 5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "text"),
+    [
+        (
+            "x.tfz",
+            None,
+            r"Expected compress='packed' with a path that ends in \.tfz\. .* Let the path end in \.tflite, or",
+        ),
+        (
+            "x.tflite",
+            "packed",
+            r"compress=None with a path that ends in \.tflite\. .* end in \.tfz, or pass compress=None",
+        ),
+        ("x.tflite.xz", "gzip", r"Received: compress='gzip', path='x\.tflite\.xz'\. Let the path end in \.gz"),
+    ],
+)
+def test_a_suffix_that_promises_something_else_is_refused_before_any_work(path, method, text):
+    with pytest.raises(ValueError, match=text):
+        rewrite("missing.tflite", path, compress=method)
+
+
+def test_any_other_suffix_takes_any_content():
+    for method, suffix in [*zip(METHODS, (".tflite", ".GZ", ".xz", ".tfz"), strict=True), ("packed", ".bin")]:
+        check_suffix(Path(f"model{suffix}"), method)
