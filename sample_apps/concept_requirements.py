@@ -1,4 +1,4 @@
-"""Fashion-MNIST: a product needs footwear only; keep the units that its concepts need, and say why each stays.
+"""Fashion-MNIST: keep the units that the concepts of a footwear product need, with a reason for each.
 
 python sample_apps/concept_requirements.py --seeds 3      # a quarter of an hour on two cores
 python sample_apps/concept_requirements.py --smoke        # a minute, on made-up images
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 from sample_apps.concepts import clothes, report, runs
 from sample_apps.data import fashion_mnist
@@ -38,14 +38,12 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Keep of a network what a product for footwear needs, chosen by concept rules, and compare it "
-        "with other choices of as many units."
+        description="Keep the units that a product for footwear needs, by concept rules, and compare other "
+        "choices of as many units."
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on with the seeds that the results do not hold")
+    parser.add_argument("--smoke", action="store_true", help="try the program in seconds, on made-up images")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument("--samples", type=int, default=10_000, help="images to train on (default: %(default)s)")
     parser.add_argument("--mined", type=int, default=12_000, help="further images, for rules (default: %(default)s)")
     parser.add_argument(

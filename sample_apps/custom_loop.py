@@ -1,4 +1,4 @@
-"""A training loop of your own: GradientTape, and masks that are updated on a schedule.
+"""A custom training loop: GradientTape, and masks that are updated on a schedule.
 
     python sample_apps/custom_loop.py              # half a minute
     python sample_apps/custom_loop.py --smoke      # seconds
@@ -36,7 +36,7 @@ def main() -> None:
     x, test_x, y, test_y = digits()
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(32)  # not shuffled: `fit` has to see the same ones
     steps = epochs * len(batches)
-    # A callback knows how long `fit` takes; a loop of its own has to say what the fractions are fractions of.
+    # A callback knows the length of `fit`. A custom loop has to pass it, for schedules given as fractions.
     schedule = tfprune.schedules.Polynomial(options.sparsity, begin=0.1, end=0.7).resolve(steps)
 
     by_hand = tfprune.wrap(build(options.seed))
@@ -79,7 +79,7 @@ def train(
             step = int(optimizer.iterations)
             due = schedule.last_update(previous, step, EVERY)
             if due is not None:
-                # The optimizer's momentum of masked entries has to go, too: it would still push them. In the last
+                # The optimizer's momentum of masked entries is reset, too: it would still move them. In the last
                 # update no entry comes back: it would cost accuracy until it is trained.
                 tfprune.update_masks(model, schedule(due), optimizer=optimizer, regrow=due < schedule.end)
         yield step, float(loss)
@@ -115,7 +115,7 @@ def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def build(seed: int) -> keras.Model:
-    """Make the model; one seed gives one set of first weights."""
+    """Make the model; a seed determines its initial weights."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     return keras.Sequential(
@@ -141,10 +141,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Prune in a hand-written training loop, and compare the masks with those of fit and a callback."
     )
-    parser.add_argument("--smoke", action="store_true", help="run for two epochs, to see that it works")
+    parser.add_argument("--smoke", action="store_true", help="try the program, with two epochs")
     parser.add_argument("--sparsity", type=float, default=0.95, help="fraction of zeros (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=15, help="epochs of each training (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights (default: %(default)s)")
     return parser.parse_args()
 
 

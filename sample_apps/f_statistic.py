@@ -3,8 +3,8 @@
     python sample_apps/f_statistic.py --seeds 5      # twenty minutes on one core
     python sample_apps/f_statistic.py --smoke        # a minute, on made-up clothing
 
-Connections or whole channels go, by F times the weight, by ranks of both, by magnitude, and at random.
-docs/gallery/f_statistic.md reports what came out.
+Connections or whole channels are removed by F times the weight, by ranks of both, by magnitude, and at random.
+docs/gallery/f_statistic.md reports the results.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 import tensorflow as tf
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 def run(network: Network, settings: Line, sparsities: list[float]) -> Iterable[Line]:
     """Yield a line for each sparsity."""
-    gc.collect()  # models hold themselves, and hundreds of them fill the memory
+    gc.collect()  # models refer to themselves, and hundreds of them fill the memory
     if settings["kind"] == runs.DENSE:
         found = runs.dense(network, settings["seed"], sparsities)
     else:
@@ -69,13 +69,11 @@ def run(network: Network, settings: Line, sparsities: list[float]) -> Iterable[L
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Prune by the F-statistic, by magnitude and at random, connections or channels, and train again."
+        description="Prune by the F-statistic, by magnitude and at random, connections or channels, and fine-tune."
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="run for a minute on made-up clothing, to see that it works"
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on with what the results do not hold")
+    parser.add_argument("--smoke", action="store_true", help="try the program in a minute, on made-up clothing")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument(
         "--samples", type=int, default=10_000, help="images of clothing to train on (default: %(default)s)"
     )

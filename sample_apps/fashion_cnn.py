@@ -1,4 +1,4 @@
-"""Fashion-MNIST: train one small CNN densely and one pruned to 90 %, export both, and compare the files.
+"""Fashion-MNIST: train a small CNN without pruning and with 90 % zeros, export both, and compare the files.
 
 python sample_apps/fashion_cnn.py              # a few minutes on two cores
 python sample_apps/fashion_cnn.py --smoke      # seconds, on made-up images
@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the data, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the data module when run as a file
 
 import keras
 import numpy as np
@@ -63,14 +63,14 @@ def main() -> None:
 
 
 def train(name: str, data: Data, *, epochs: int, sparsity: float, seed: int) -> keras.Model:
-    """Train from the same first weights on the same batches: all that differs is the pruning."""
+    """Train from the same initial weights on the same batches, with or without pruning."""
     keras.utils.set_random_seed(seed)
     model, callbacks = build(), []
     if name == "pruned":
         model = tfprune.wrap(model)
-        # The first steps find out which weights matter, the last ones recover the lost accuracy.
+        # The first steps show which weights matter, the last ones recover the lost accuracy.
         schedule = tfprune.schedules.Polynomial(sparsity, begin=0.1, end=0.6)
-        # Not "uniform": of the 288 weights of the first layer, it would leave 29.
+        # Not "uniform": it would keep only 29 of the 288 weights of the first layer.
         callbacks = [tfprune.PruningCallback(schedule, every=50, allocation="erk")]
     x, y, _, _ = data
     rate = keras.optimizers.schedules.CosineDecay(0.002, epochs * -(-len(x) // BATCH))
@@ -94,7 +94,7 @@ def build() -> keras.Model:
 
 
 def measure(model: keras.Model, path: Path, quantize: str | None, data: Data) -> Measured:
-    """Export a model, then measure the file and not the model, because the file is what ships."""
+    """Export a model, and measure the exported file."""
     x, _, test_x, test_y = data
     calibration = [x[:100]] if quantize else None
     report = to_tflite(model, path, quantize=quantize, calibration=calibration, compress="xz", check_on=test_x[:500])
@@ -111,7 +111,7 @@ def rows(files: dict[str, list[Measured]]) -> Iterator[list[str]]:
 
 
 def synthetic() -> Data:
-    """Make images that are easy to tell apart: each class lights up rows of its own."""
+    """Make images that are easy to classify: each class lights up different rows."""
     random = np.random.default_rng(0)
     y = random.integers(0, 10, 2000)
     images = random.uniform(0, 128, (2000, 28, 28))
@@ -123,12 +123,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a CNN on Fashion-MNIST, dense and pruned with the same settings, and compare their files."
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
-    )
+    parser.add_argument("--smoke", action="store_true", help="try the program in seconds, on made-up images")
     parser.add_argument("--sparsity", type=fraction, default=0.9, help="fraction of zeros (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of each training (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("fashion-output"), metavar="DIR", help="folder for the files"
     )

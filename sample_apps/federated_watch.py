@@ -1,4 +1,4 @@
-"""Ten watches learn seven exercises together, each under a mask of its own, and no recording leaves its watch.
+"""Ten watches learn seven exercises together under personal masks, and no recording leaves its watch.
 
     pip install '.[federated,plot]'
     pip download --no-deps seglearn==1.2.5 --dest wrist-data      # the data: 11 MB, BSD license
@@ -6,8 +6,8 @@
     python sample_apps/federated_watch.py --smoke                 # a minute, on made-up motion
 
 Ten people are ten clients of Flower's simulation. Dense FedAvg, a common mask, personal masks, LotteryFL, FedMask,
-PruneFL, HeteroFL and training alone are compared, on the second half of each recording. What an eleventh watch would
-get is measured as well. docs/gallery/federated_watch.md reports what came out.
+PruneFL, HeteroFL and training alone are compared, on the second half of each recording. The accuracy
+for a new watch is measured as well. docs/gallery/federated_watch.md reports the results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 from sample_apps.data import wrist
 from sample_apps.federated import files, newcomers, report, ways
@@ -66,7 +66,7 @@ def plan_of(options: argparse.Namespace) -> ways.Plan:
         source, clients, options.rounds, options.epochs, options.first_epochs = "", 2, 2, 1, 1
         options.newcomers = 1
     else:
-        wrist.read(options.data)  # says what is missing before anything starts
+        wrist.read(options.data)  # raises an error about missing data before the start
     folder, with_ray = options.output.absolute(), not options.in_process
     epochs = options.rounds, options.epochs, options.first_epochs
     return ways.Plan(source, folder, clients, *epochs, options.sparsity, with_ray)
@@ -77,16 +77,16 @@ def parse() -> argparse.Namespace:
         description="Train a model for each of ten people by federated averaging under personal masks.",
         epilog="The data: pip download --no-deps seglearn==1.2.5 --dest wrist-data",
     )
-    parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up motion, to try it")
-    parser.add_argument("--data", type=Path, default=Path("wrist-data"), metavar="DIR", help="where the wheel lies")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="try the program in a minute, on made-up motion")
+    parser.add_argument("--data", type=Path, default=Path("wrist-data"), metavar="DIR", help="folder of the wheel")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument(
         "--newcomer-seeds", type=int, default=1, help="how often to leave out each person (default: %(default)s)"
     )
     parser.add_argument(
-        "--newcomers", type=int, default=10, help="how many people to leave out (default: %(default)s)"
+        "--newcomers", type=int, default=10, help="number of people to leave out (default: %(default)s)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with what the results do not hold")
+    parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument(
         "--in-process", action="store_true", help="run the clients in this process, faster: the same numbers"
     )

@@ -1,4 +1,4 @@
-"""Learn new characters from five pictures of each, and recognize others: the half that runs on a Raspberry Pi.
+"""Learn new characters from five pictures of each, and recognize others: the program for a Raspberry Pi.
 
     python few_shot_device.py few-shot-output/ProtoNet-DACIS-0.tflite few-shot-output/pictures.npz
 

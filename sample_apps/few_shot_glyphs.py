@@ -4,9 +4,9 @@
     python sample_apps/few_shot_glyphs.py --learner MAML --seeds 3 --resume   # the same network under MAML
     python sample_apps/few_shot_glyphs.py --smoke                             # a minute, on made-up shapes
 
-It draws characters in the fonts of a folder. The scripts and the fonts of the test are never seen in training.
-Channels are chosen by DACIS, by magnitude and at random. few_shot_device.py is the other half, for a Raspberry Pi.
-docs/gallery/few_shot_glyphs.md reports what came out.
+It draws characters in the fonts of a folder. The scripts and the fonts of the test are not in the training data.
+Channels are chosen by DACIS, by magnitude and at random. few_shot_device.py is the program for a Raspberry Pi.
+docs/gallery/few_shot_glyphs.md reports the results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def read(options: argparse.Namespace) -> tuple[glyphs.Glyphs, glyphs.Glyphs]:
 
 
 def write_pictures(test: glyphs.Glyphs, path: Path) -> None:
-    """Write five pictures of each of five classes to learn from, and others to recognize, for the device."""
+    """Write files for the device: five pictures of each of five classes to learn from, and others to classify."""
     chosen = np.random.default_rng(0).choice(len(test.characters), 5, replace=False)
     rows = [np.flatnonzero(test.y == label)[: 5 + QUERIES] for label in chosen]
     learn, recognize = (np.concatenate([part[cut] for part in rows]) for cut in (slice(5), slice(5, None)))
@@ -81,15 +81,15 @@ def write_pictures(test: glyphs.Glyphs, path: Path) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prune a few-shot model of characters, and meta-train it meanwhile.")
+    parser = argparse.ArgumentParser(description="Prune a few-shot model of characters during meta-training.")
     parser.add_argument(
         "--learner", choices=list(LEARNERS), default="ProtoNet", help="how to meta-train (default: %(default)s)"
     )
     parser.add_argument(
         "--fonts", type=Path, default=Path("/usr/share/fonts"), metavar="DIR", help="fonts (default: %(default)s)"
     )
-    parser.add_argument("--only", nargs="+", metavar="WAY", help="run these ways to choose channels (default: all)")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="selection methods to run (default: all)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument("--width", type=int, default=32, help="channels of the dense network (default: %(default)s)")
     parser.add_argument(
         "--episodes",
@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--tests", type=int, help="test episodes (default: 600, and 50 for MAML)")
     parser.add_argument("--resume", action="store_true", help="continue from the existing results")
-    parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up shapes")
+    parser.add_argument("--smoke", action="store_true", help="try the program in a minute, on made-up shapes")
     parser.add_argument(
         "--output", type=Path, default=Path("few-shot-output"), metavar="DIR", help="folder (default: %(default)s)"
     )

@@ -1,11 +1,11 @@
-"""A language model with a mixture of experts grows, instead of a larger one that starts anew; then it is pruned back.
+"""Grow a language model with a mixture of experts, compare with training from scratch, and prune it back.
 
     python sample_apps/grow_language_model.py --seeds 2    # about an hour on two shared cores
     python sample_apps/grow_language_model.py --smoke      # a minute, on made-up text
 
 A base of three blocks and four experts trains on the World English Bible. It gets twice the blocks and twice the
-experts, and trains on for as much compute; a model of that size that starts anew gets the same compute. Perplexity is
-measured on books that none of them trains on. docs/gallery/grow_language_model.md reports what came out.
+experts, and is trained further with the same compute. So is a new model of that size. Perplexity is
+measured on held-out books. docs/gallery/grow_language_model.md reports the results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 from sample_apps.growth import books, networks, report, runs
 from sample_apps.language_model import texts
@@ -69,8 +69,8 @@ def prepared(options: argparse.Namespace) -> tuple[books.Books, runs.Plan]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Grow a language model, and compare it with ways to spend as much.")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Grow a language model, and compare other uses of the same compute.")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument(
         "--compute",
         type=float,
@@ -84,10 +84,10 @@ def parse() -> argparse.Namespace:
         nargs=2,
         default=(2e-3, 1e-3),
         metavar="RATE",
-        help="peak learning rates: of models that start anew, and of others (default: 0.002 0.001)",
+        help="peak learning rates: of new models, and of others (default: 0.002 0.001)",
     )
     parser.add_argument("--resume", action="store_true", help="continue from the existing results")
-    parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up text")
+    parser.add_argument("--smoke", action="store_true", help="try the program in a minute, on made-up text")
     parser.add_argument(
         "--output", type=Path, default=Path("growth-output"), metavar="DIR", help="folder (default: %(default)s)"
     )

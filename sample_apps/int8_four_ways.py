@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 from sample_apps.concepts import clothes
 from sample_apps.data import fashion_mnist
@@ -44,14 +44,12 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Prune a network, and compare four ways from there to a file: in float, in 8 bits after "
+        description="Prune a network, and compare four kinds of files: in float, in 8 bits after "
         "training, trained for 8 bits, and trained for 8 bits with few values for each weight."
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on with what the results do not hold")
+    parser.add_argument("--smoke", action="store_true", help="try the program in seconds, on made-up images")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument("--samples", type=int, default=20_000, help="images to train on (default: %(default)s)")
     parser.add_argument("--width", type=int, default=16, help="filters of the first layer (default: %(default)s)")
     parser.add_argument("--sparsity", type=float, default=0.9, help="fraction of zeros (default: %(default)s)")

@@ -1,12 +1,12 @@
-"""A language model or a model of sentences loses hidden units of its feed-forward networks, without training.
+"""Remove hidden units of a language model or a sentence encoder, without training.
 
     python sample_apps/prune_language_model.py --model minilm      # half an hour on two cores
     python sample_apps/prune_language_model.py --model gemma       # some hours
-    python sample_apps/prune_language_model.py --model minilm --speed    # afterwards: files, and how fast they are
+    python sample_apps/prune_language_model.py --model minilm --speed    # afterwards: files and their speed
     python sample_apps/prune_language_model.py --smoke             # a minute, on random weights and made-up text
 
-Each line of the table is a way to choose units and to solve for what is left. The results of a line are appended to a
-file as they come; --resume continues after a stop. docs/gallery/prune_language_model.md reports what came out.
+Each row of the table is a criterion and a reconstruction of the remaining weights. Each result is appended to a
+file; --resume continues after a stop. docs/gallery/prune_language_model.md reports the results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 from sample_apps.data.cache import CACHE
 from sample_apps.language_model import cuts, report, speed, subjects
@@ -37,12 +37,12 @@ def main() -> None:
         print("--smoke: random weights and made-up text; the figures mean nothing")
     try:
         (measure_speed if options.speed else measure_rows)(options)
-    except (FileNotFoundError, ConnectionError) as error:  # a text or weights that cannot be had
+    except (FileNotFoundError, ConnectionError) as error:  # a text or weights that are not available
         raise SystemExit(str(error)) from error
 
 
 def measure_rows(options: argparse.Namespace) -> None:
-    """Cut and measure each row of the table that is not known."""
+    """Prune and measure each row of the table that has no result yet."""
     path = options.output / f"{options.model}.jsonl"
     known = results.read(path)
     if known and not options.resume:
@@ -65,7 +65,7 @@ def measure_rows(options: argparse.Namespace) -> None:
 
 
 def run(rows: list[cuts.Row], options: argparse.Namespace) -> Iterator[report.Result]:
-    """Yield the result of each row, as it comes."""
+    """Yield the result of each row."""
     subject = load(options) if rows else None
     for row in rows:
         start = time.perf_counter()
@@ -76,7 +76,7 @@ def run(rows: list[cuts.Row], options: argparse.Namespace) -> Iterator[report.Re
 
 
 def measure_speed(options: argparse.Namespace) -> None:
-    """Cut again, and time what comes out beside the dense model: of MiniLM the best row of each size, as files."""
+    """Prune again, and time the result beside the dense model: for MiniLM the best row of each size, as files."""
     known = results.read(options.output / f"{options.model}.jsonl")
     wanted = report.best(options.model, known) if options.model == "minilm" else MAGNITUDE
     rows = [row for row in cuts.rows(options.model) if result_of(row, wanted)]
@@ -102,7 +102,7 @@ def result_of(row: cuts.Row, found: list[report.Result]) -> report.Result | None
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Remove hidden units of a language model, and measure what is left.")
+    parser = argparse.ArgumentParser(description="Remove hidden units of a language model, and measure the result.")
     parser.add_argument(
         "--model", choices=("minilm", "gemma"), default="gemma", help="which model (default: %(default)s)"
     )
@@ -134,9 +134,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--speed",
         action="store_true",
-        help="time the dense model and smaller ones, MiniLM's best rows as files",
+        help="time the dense and the smaller models, MiniLM's best rows as files",
     )
-    parser.add_argument("--smoke", action="store_true", help="run on a tiny random Gemma, to see that it works")
+    parser.add_argument("--smoke", action="store_true", help="try the program on a tiny random Gemma")
     options = parser.parse_args()
     if options.smoke and options.model != "gemma":
         parser.error("expected --smoke with --model gemma: its model is a tiny Gemma")

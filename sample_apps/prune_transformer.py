@@ -30,7 +30,7 @@ Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and label
 
 @keras.saving.register_keras_serializable(package="prune_transformer")
 class Positions(keras.layers.Layer):
-    """Adds a learned vector to each position."""
+    """Add a learned vector to each position."""
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         self.table = self.add_weight(name="table", shape=input_shape[1:], initializer="random_normal")
@@ -157,7 +157,7 @@ def digits() -> Data:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Remove heads and hidden units of a small vision transformer.")
-    parser.add_argument("--smoke", action="store_true", help="train for three epochs, to see that it works")
+    parser.add_argument("--smoke", action="store_true", help="try the program, with three epochs")
     parser.add_argument(
         "--sparsity",
         type=float,
@@ -165,7 +165,7 @@ def parse() -> argparse.Namespace:
         help="fraction of block parameters to remove (default: %(default)s)",
     )
     parser.add_argument("--epochs", type=int, default=40, help="epochs of the first training (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("transformer-output"), metavar="DIR", help="folder for the files"
     )

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the data, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the data module when run as a file
 
 import keras
 import numpy as np
@@ -68,10 +68,10 @@ def main() -> None:
 def train_and_shrink(
     model: keras.Model, data: Data, *, epochs: int, flops: float, teacher: keras.Model | None = None
 ) -> tuple[tfprune.ShrinkPlan, keras.Model]:
-    """Prune channels while the model trains, by the labels and what a teacher says of them, then remove them."""
+    """Prune channels while the model trains, with the labels and a teacher, then remove them."""
     wrapped = tfprune.wrap(model, pattern=tfprune.patterns.Channel(round_to=8))  # kernels like multiples of 8
-    # The first steps find out which channels matter, the last ones recover the lost accuracy. With a budget, the
-    # schedule only says how fast the model approaches it.
+    # The first steps show which channels matter, the last ones recover the lost accuracy. With a budget, the
+    # schedule only determines how fast the model approaches it.
     schedule = tfprune.schedules.Polynomial(0.5, begin=0.1, end=0.6)
     callback = tfprune.PruningCallback(schedule, every=50, allocation=tfprune.budget(flops=flops))
     training = tfprune.distilled(wrapped, teacher) if teacher else wrapped
@@ -81,7 +81,7 @@ def train_and_shrink(
 
 
 def train(model: keras.Model, data: Data, *, epochs: int, callbacks: list[keras.callbacks.Callback]) -> keras.Model:
-    """Train on the same batches with the same settings: all that differs is the pruning."""
+    """Train on the same batches with the same settings, with or without pruning."""
     x, y, _, _ = data
     rate = keras.optimizers.schedules.CosineDecay(0.003, epochs * -(-len(x) // BATCH))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -113,7 +113,7 @@ def conv(x: keras.KerasTensor, filters: int, size: int, *, name: str, strides: i
 
 
 def measure(model: keras.Model, path: Path, data: Data) -> Measured:
-    """Export a model, then measure the file and not the model, because the file is what ships."""
+    """Export a model, and measure the exported file."""
     _, _, test_x, test_y = data
     report = to_tflite(model, path, check_on=test_x[:200])
     accuracy = float(np.mean(Runner(path).predict(test_x).argmax(axis=1) == test_y))
@@ -137,13 +137,13 @@ def rows(measured: dict[str, list[Measured]]) -> Iterator[list[str]]:
 
 
 def ratio(measured: dict[str, list[Measured]], name: str) -> float:
-    """Return how many times less the shrunk model takes, on average over the seeds."""
+    """Return how many times smaller a measure of the shrunk model is, on average over the seeds."""
     pairs = zip(measured["dense"], measured["shrunk"], strict=True)
     return float(np.mean([getattr(dense, name) / getattr(shrunk, name) for dense, shrunk in pairs]))
 
 
 def synthetic() -> Data:
-    """Make images that are easy to tell apart: each class lights up rows of its own."""
+    """Make images that are easy to classify: each class lights up different rows."""
     print("--smoke: two epochs on made-up images instead of Fashion-MNIST; the accuracy means nothing")
     random = np.random.default_rng(0)
     y = random.integers(0, 10, 1000)
@@ -154,17 +154,15 @@ def synthetic() -> Data:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train a small MobileNetV2 on Fashion-MNIST, and one that loses channels meanwhile."
+        description="Train a small MobileNetV2 on Fashion-MNIST, dense and with channels removed during training."
     )
-    parser.add_argument(
-        "--smoke", action="store_true", help="run for seconds on made-up images, to see that it works"
-    )
+    parser.add_argument("--smoke", action="store_true", help="try the program in seconds, on made-up images")
     parser.add_argument(
         "--flops", type=float, default=0.48, help="fraction of the FLOPs to keep (default: %(default)s)"
     )
     parser.add_argument("--distill", action="store_true", help="shrink once more, with the dense model as teacher")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each training (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("mobilenet-output"), metavar="DIR", help="folder for files"
     )

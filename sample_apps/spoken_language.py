@@ -1,4 +1,4 @@
-"""Spoken languages: a DS-CNN that tells ten of them apart, in a file for 256 kB of flash and 64 kB of RAM.
+"""Spoken languages: a DS-CNN that recognizes ten of them, in a file for 256 kB of flash and 64 kB of RAM.
 
 apt-get install tuxpaint-stamps-default                  # the recordings; and pip install '.[spoken]'
 python sample_apps/spoken_language.py --seeds 3          # half an hour on two cores
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the modules of the app when run as a file
 
 from sample_apps.data.cache import CACHE
 from sample_apps.data.lines import gathered
@@ -49,20 +49,20 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train a network that tells spoken languages apart, prune it by zeros and channels, train it for "
+        description="Train a network that recognizes spoken languages, prune it by zeros and channels, train it for "
         "8 bits, and run it in the interpreter for microcontrollers on a stream.",
         epilog="The recordings: apt-get install tuxpaint-stamps-default",
     )
-    parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up sound, to try it")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on with what the results do not hold")
+    parser.add_argument("--smoke", action="store_true", help="try the program in a minute, on made-up sound")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue from the existing results")
     parser.add_argument("--width", type=int, default=64, help="filters of each layer (default: %(default)s)")
     parser.add_argument("--sparsity", type=float, default=0.6, help="fraction of zeros (default: %(default)s)")
     parser.add_argument("--channels", type=float, default=0.5, help="of them, to remove (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of the dense network (default: %(default)s)")
     parser.add_argument("--fine-tuning", type=int, default=8, help="epochs of each way (default: %(default)s)")
     parser.add_argument(
-        "--cache", type=Path, default=CACHE, metavar="DIR", help="where frames are kept (default: %(default)s)"
+        "--cache", type=Path, default=CACHE, metavar="DIR", help="folder of the frames (default: %(default)s)"
     )
     parser.add_argument(
         "--output", type=Path, default=Path("spoken-output"), metavar="DIR", help="folder for the files"

@@ -1,4 +1,4 @@
-"""Recognize exercises from a wrist's motion, sample by sample: the half that runs on a Raspberry Pi.
+"""Recognize exercises from a wrist's motion, sample by sample: the program for a Raspberry Pi.
 
     python wrist_device.py wrist-output/conv-pruned-dynamic.tflite.xz wrist-output/recording.npz
 

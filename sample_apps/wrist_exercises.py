@@ -5,7 +5,7 @@
     python sample_apps/wrist_device.py wrist-output/conv-pruned-dynamic.tflite.xz wrist-output/recording.npz
 
 Ten people did seven exercises; six axes were recorded at 50 Hz. People 8 to 10 are held out: the file has to
-recognize the exercises of someone it never saw.
+recognize the exercises of people who are not in the training data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the data, too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # finds the data module when run as a file
 
 import keras
 import numpy as np
@@ -105,7 +105,7 @@ def train(
     sparsity: float | None,
     seed: int,
 ) -> keras.Model:
-    """Train from the same first weights on the same batches, pruned or (sparsity None) not."""
+    """Train from the same initial weights on the same batches, pruned or (sparsity None) not."""
     keras.utils.set_random_seed(seed)
     x, y = known
     scale = keras.layers.Normalization(name="scale")  # part of the model, so that the device feeds plain measurements
@@ -124,7 +124,7 @@ def train(
 
 
 def measure(model: keras.Model, path: Path, quantize: str | None, unknown: Windows) -> Measured:
-    """Export a model, then measure the file and not the model, because the file is what ships."""
+    """Export a model, and measure the exported file."""
     # Rounded weights move scores most where two exercises are close: an LSTM was seen to be off by 0.103 in one, just
     # above the default tolerance, and to recognize as many windows as before.
     tolerance = 0.3 if quantize else None
@@ -165,11 +165,11 @@ def parse() -> argparse.Namespace:
         description="Recognize exercises from a smartwatch: train dense and pruned models, and export them for a Pi.",
         epilog="The data: pip download --no-deps seglearn==1.2.5 --dest wrist-data",
     )
-    parser.add_argument("--smoke", action="store_true", help="run for seconds on made-up motion, to try it")
-    parser.add_argument("--data", type=Path, default=Path("wrist-data"), metavar="DIR", help="where the wheel lies")
+    parser.add_argument("--smoke", action="store_true", help="try the program in seconds, on made-up motion")
+    parser.add_argument("--data", type=Path, default=Path("wrist-data"), metavar="DIR", help="folder of the wheel")
     parser.add_argument("--sparsity", type=fraction, default=0.8, help="fraction of zeros (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("wrist-output"), metavar="DIR", help="folder for the files"
     )

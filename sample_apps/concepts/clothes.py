@@ -1,4 +1,4 @@
-"""Ten kinds of clothing: what is true of their images, and what a product requires."""
+"""Ten kinds of clothing: the attributes of their images, and the requirements of a product."""
 
 from __future__ import annotations
 

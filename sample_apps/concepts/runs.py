@@ -1,4 +1,4 @@
-"""One run: train a network, then make it smaller in five ways that leave the same number of units in each layer."""
+"""One run: train a network, then make it smaller in five ways that keep the same number of units in each layer."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def train(model: keras.Model, data: Data, *, epochs: int) -> keras.Model:
 
 
 def measured(model: keras.Model, data: Data, path: Path) -> Line:
-    """Export a model, then measure the file and not the model, because the file is what ships."""
+    """Export a model, and measure the exported file."""
     report = to_tflite(model, path, check_on=data[2][:200])
     plan = tfprune.plan_shrink(model, 0.0)
     return {

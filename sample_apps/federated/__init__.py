@@ -1,4 +1,4 @@
-"""The pieces of sample_apps/federated_watch.py.
+"""The modules of sample_apps/federated_watch.py.
 
 `people` splits the recordings of each person in time, `clients` is the model of a watch and its training, `methods`
 says what a watch does in a round, `flower` is the Flower app (server and clients), `here` runs it in one process,

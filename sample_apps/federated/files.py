@@ -1,4 +1,4 @@
-"""A file for each watch, and what it is worth there."""
+"""A file for each watch, and its accuracy."""
 
 from __future__ import annotations
 

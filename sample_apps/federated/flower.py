@@ -10,7 +10,7 @@ from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns of what it will do
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray prints a warning
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -31,10 +31,10 @@ simulated: dict[str, Any] = {}  # the settings of a simulation; a deployment has
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the model of one person; in the last round, keep what came out beside the recordings."""
+    """Train the model of one person; in the last round, save it beside the recordings."""
     config, number = message.content["config"], int(context.node_config["partition-id"])
     if value_in(context.state, "app", "way") != config["way"]:
-        context.state.clear()  # what the client has kept belongs to another training
+        context.state.clear()  # saved by the client in another training
         context.state["app"] = ConfigRecord({"way": config["way"]})
     turn = Round(message, context, person=people(config["source"])[number], number=number)
     answer, watch, round_ = CLIENTS[config["way"]](turn)
@@ -59,7 +59,7 @@ def value_in(records: RecordDict, name: str, key: str) -> Any:
 
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
-    """Let all clients train in one way after the other."""
+    """Train all clients in one way after the other."""
     train_all_ways(grid, dict(context.run_config) or simulated)
 
 
@@ -95,7 +95,7 @@ def train_one_way(grid: Grid, config: dict[str, Any]) -> None:
 
 
 def options(config: dict[str, Any], watch: Trainer) -> dict[str, Any]:
-    """Return the arguments of the strategy that a way of training has."""
+    """Return the arguments of the strategy for a way of training."""
     if config["way"] == "FedMask":
         return {"method": FED_MASK}
     if config["way"] not in ("common mask", "PruneFL"):
@@ -115,9 +115,9 @@ def simulate(config: dict[str, Any], *, with_ray: bool) -> None:
     """Run server and clients on this machine.
 
     Args:
-        config: What the server and each client get: ways (names with commas between), seed, source of the data,
-            folder of the results, clients, rounds, epochs, first-epochs, and sparsity.
-        with_ray: Whether clients have processes of their own, in Flower's simulation, or run in this one.
+        config: The settings of the server and of each client: ways (names with commas between), seed, source of the
+            data, folder of the results, clients, rounds, epochs, first-epochs, and sparsity.
+        with_ray: Whether clients run in separate processes, in Flower's simulation, or in this one.
     """
     if not with_ray:
         train_all_ways(InProcess(client_app, clients=config["clients"]), config)
@@ -125,7 +125,7 @@ def simulate(config: dict[str, Any], *, with_ray: bool) -> None:
     simulated.clear()
     simulated.update(config)
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path)  # the processes of the clients find these pieces, too
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)  # the processes of the clients find these modules, too
     cores = os.cpu_count() or 1
     resources = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": cores, "include_dashboard": False}}
     run_simulation(server_app, client_app, num_supernodes=config["clients"], backend_config=resources)

@@ -1,4 +1,4 @@
-"""What a watch does in a round, by the way of training: one function for each."""
+"""The training round of a watch: one function for each way of training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prune_fl(watch: Trainer, *, sparsity: float) -> PruneFL:
 
 
 class Round:
-    """One message to a watch, and what it needs to answer.
+    """One message to a watch, and the data for its answer.
 
     Args:
         message: The message.
@@ -61,7 +61,7 @@ class Round:
         return {"epochs": int(self.config["epochs"]), "seed": (self.seed, self.number, turn)}
 
     def metrics(self, watch: Trainer, *, examples: int | None = None) -> dict[str, Any]:
-        """Return what the watch answers besides its update."""
+        """Return the values that the watch sends with its update."""
         count = len(self.person.x) if examples is None else examples
         return {"num-examples": count, "person": self.number + 1, "accuracy": watch.accuracy(self.person)}
 
@@ -75,7 +75,7 @@ def plain(turn: Round) -> Trained:
 
 
 def personal(turn: Round) -> Trained:
-    """Prune to masks of its own before the first round."""
+    """Prune to personal masks before the first round."""
     watch = turn.watch()
     client = MaskedClient(turn.message, turn.context, watch.model)
     if client.is_new:
@@ -86,7 +86,7 @@ def personal(turn: Round) -> Trained:
 
 
 def lottery(turn: Round) -> Trained:
-    """Prune a part of what is left whenever the model is good on the own data, and rewind."""
+    """Prune a part of the remaining weights whenever the model is accurate on the watch's data, and rewind."""
     watch = turn.watch()
     client = MaskedClient(turn.message, turn.context, watch.model)
     method = LotteryFL(sparsity=float(turn.config["sparsity"]), prune_rate=0.2, threshold=0.5)
@@ -104,7 +104,7 @@ def lottery(turn: Round) -> Trained:
 
 
 def fed_mask(turn: Round) -> Trained:
-    """Learn masks of the first weights, and send one bit for each weight."""
+    """Learn masks of the initial weights, and send one bit for each weight."""
     watch = turn.watch()
     client = FedMaskClient(turn.message, turn.context, watch.model, FED_MASK)
     client.fit(whole_batches(turn.person, **turn.epochs(client.round)), loss=watch.loss)
@@ -124,7 +124,7 @@ def prune_fl_client(turn: Round) -> Trained:
 
 
 def hetero_fl(turn: Round) -> Trained:
-    """Train the first channels: half of them on every second watch. Watches are counted, not their windows."""
+    """Train the first channels: half of them on every second watch. All watches have equal weights."""
     rate = SMALL if turn.number % 2 else 1.0
     watch = turn.watch(rate)
     client = MaskedClient(turn.message, turn.context, watch.model)

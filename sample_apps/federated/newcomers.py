@@ -1,4 +1,4 @@
-"""What the eleventh watch gets: the model that the server returns, for a person who was not there.
+"""The accuracy for a new watch: the model that the server returns, for a person who was left out.
 
 Each person in turn is left out, and the others train. The trainings are plain loops over `masked_average`, which give
 the numbers of Flower's simulation.

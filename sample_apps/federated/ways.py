@@ -1,4 +1,4 @@
-"""The trainings that are compared, each from the same first weights and with as many epochs."""
+"""The trainings to compare, each from the same initial weights and with the same number of epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy on episodes of scripts that were never trained on, from the embeddings of an exported file."""
+"""Accuracy on episodes of unseen scripts, from the embeddings of an exported file."""
 
 from __future__ import annotations
 

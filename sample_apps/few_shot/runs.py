@@ -1,4 +1,4 @@
-"""One run for each way to choose channels: `prune_few_shot`, export, judge."""
+"""One run for each selection method: `prune_few_shot`, export, evaluate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The World English Bible in pieces of words, split by book."""
+"""The World English Bible as tokens, split by book."""
 
 from __future__ import annotations
 

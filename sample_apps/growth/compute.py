@@ -1,4 +1,4 @@
-"""What it costs to train a model: floating-point operations, counted from the sizes of its kernels.
+"""The compute of training a model: floating-point operations, counted from the sizes of its kernels.
 
 A multiplication and an addition count as two. To read a piece takes two operations for each entry of a kernel that it
 meets, and `4 * WINDOW * width` in each block for the scores of attention and the sums that they weight. The gradients

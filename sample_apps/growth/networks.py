@@ -1,4 +1,4 @@
-"""A small language model: blocks of causal attention and a mixture of experts, and what it costs to train it."""
+"""A small language model: blocks of causal attention and a mixture of experts, and the compute of its training."""
 
 from __future__ import annotations
 

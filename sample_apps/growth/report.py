@@ -1,4 +1,4 @@
-"""The table and the picture, made of nothing but the results on disk."""
+"""Write the table and the figure from the results on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run for each way to spend the same compute: grow, start anew, train on, or grow and prune back."""
+"""One run for each use of the same compute: grow, train from scratch, train further, or grow and prune back."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """How large the models are, how much each training costs, and where models are kept.
+    """The sizes of the models, the compute of each training, and the folder of the models.
 
     Attributes:
         small: Size of the base.
         compute: Operations for the base, after growth, and after pruning back.
-        rates: Peak learning rates: of what starts anew, and of what was trained before.
-        folder: Where models are kept.
+        rates: Peak learning rates: of new models, and of models that were trained before.
+        folder: The folder where models are saved.
     """
 
     small: networks.Size
@@ -50,7 +50,7 @@ class Plan:
 
 
 def run(way: str, plan: Plan, books: Books, *, seed: int) -> Record:
-    """Train in one of WAYS, and return what came out; the base comes first, and INTERPOSED before BACK."""
+    """Train in one of WAYS, and return the result; the base comes first, and INTERPOSED before BACK."""
     started = time.perf_counter()
     first, extra, last = plan.compute
     model, before = start(way, plan, books, seed=seed)
@@ -92,13 +92,13 @@ def start(way: str, plan: Plan, books: Books, *, seed: int) -> tuple[keras.Model
 
 
 def grown(base: keras.Model, *, order: str, seed: int) -> keras.Model:
-    """Return a model with twice the experts, twice as many of them used, and twice the blocks."""
+    """Return a model with twice the experts, twice as many of them selected, and twice the blocks."""
     wider, _ = tfprune.grow_experts(base, TIMES, seed=seed)
     return tfprune.grow_depth(wider, TIMES, order=order, blocks=networks.BLOCKS)[0]
 
 
 def pruned_back(model: keras.Model, size: networks.Size, books: Books) -> keras.Model:
-    """Return a model of another size: blocks that it misses least go one by one, and experts are merged."""
+    """Return a smaller model: the least important blocks are removed one by one, and experts are merged."""
     drawn = shuffled(books.train, 64, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for _ in range(size.blocks * (TIMES - 1)):

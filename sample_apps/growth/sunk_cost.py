@@ -1,11 +1,11 @@
-"""How well trained must a base be before growth pays? The same extra compute, from bases of five stages.
+"""How long must a base be trained before growth is better? The same extra compute, from bases of five stages.
 
     python -m sample_apps.growth.sunk_cost --seeds 3 --resume    # some ten minutes of a core a seed, restartable
     python -m sample_apps.growth.sunk_cost --smoke               # a minute, on made-up text
 
 A base trains for 1/4, 1/2, 1, 2 and 4 times the compute F_c of `tfprune.growth_compute`. Each stage is then grown to
 twice the blocks, interposed or stacked, or trained on as it is, for as much extra compute; and a model of the larger
-size trains from scratch for that compute. Each run is one line of JSON. docs/papers/growth.md reports what came out.
+size trains from scratch for that compute. Each run is one line of JSON. docs/papers/growth.md reports the results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras loads TensorFlow, which is noisy
-sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, it finds its pieces, too
+sys.path.insert(0, str(Path(__file__).parents[2]))  # finds the modules of the app when run as a file
 
 import keras
 
@@ -212,7 +212,7 @@ def prepared(options: argparse.Namespace) -> tuple[books.Books, Plan]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Grow a language model from bases of five stages.")
-    parser.add_argument("--seeds", type=int, default=1, help="how often to repeat it all (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds (default: %(default)s)")
     parser.add_argument(
         "--extra", type=float, default=1.0, metavar="F_c", help="compute after growth, in F_c (default: %(default)s)"
     )
@@ -222,10 +222,10 @@ def parse() -> argparse.Namespace:
         nargs=2,
         default=(8e-3, 4e-3),
         metavar="RATE",
-        help="peak learning rates: of models that start anew, and of others (default: 0.008 0.004)",
+        help="peak learning rates: of new models, and of others (default: 0.008 0.004)",
     )
     parser.add_argument("--resume", action="store_true", help="continue from the existing results")
-    parser.add_argument("--smoke", action="store_true", help="run for a minute on made-up text")
+    parser.add_argument("--smoke", action="store_true", help="try the program in a minute, on made-up text")
     parser.add_argument(
         "--output", type=Path, default=Path("growth-output"), metavar="DIR", help="folder (default: %(default)s)"
     )

@@ -1,4 +1,4 @@
-"""The tables of the sunk-cost runs, made of nothing but the results on disk."""
+"""Write the tables of the sunk-cost runs from the results on disk."""
 
 from __future__ import annotations
 

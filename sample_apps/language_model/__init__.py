@@ -1,1 +1,1 @@
-"""Pieces of prune_language_model.py: where weights and texts come from, what is cut, and how it is measured."""
+"""Modules of prune_language_model.py: weights and texts, pruned models, and measures."""

@@ -1,4 +1,4 @@
-"""What is removed from a model, and how what is left is solved for: a line of settings for each row of the tables."""
+"""The settings of each row of the tables: what to remove, and how to reconstruct the remaining weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a model: perplexity, and how near its sentence embeddings are to the dense model's."""
+"""Measures of a model: perplexity, and the similarity of its sentence embeddings to the dense model's."""
 
 from __future__ import annotations
 

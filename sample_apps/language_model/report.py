@@ -1,4 +1,4 @@
-"""Tables and figures, made of nothing but the results on disk."""
+"""Write tables and figures from the results on disk."""
 
 from __future__ import annotations
 

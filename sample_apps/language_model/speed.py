@@ -1,4 +1,4 @@
-"""Files and speed: of the dense model, and of what was chosen for each size."""
+"""Files and speed of the dense model and of the best row of each size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that are cut, each with the text that it is calibrated on and measured by."""
+"""The models to prune, each with its calibration and test texts."""
 
 from __future__ import annotations
 

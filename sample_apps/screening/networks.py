@@ -1,4 +1,4 @@
-"""Two networks to prune, each with its data and how long it trains: dense layers on digits, a CNN on clothing."""
+"""Two networks to prune, each with its data and its epochs: dense layers on digits, a CNN on clothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables and the picture, made of nothing but the results on disk."""
+"""Write the tables and the figure from the results on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One dense network, and from there a smaller one for each criterion: remove, train, and again."""
+"""One dense network, and a smaller one for each criterion: remove, train, repeat."""
 
 from __future__ import annotations
 

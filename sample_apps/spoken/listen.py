@@ -1,4 +1,4 @@
-"""The other half: log-mel frames in, languages out, with NumPy and the interpreter for microcontrollers only.
+"""The program for the device: log-mel frames in, languages out, with NumPy and tflite-micro only.
 
 python -m sample_apps.spoken.listen spoken-output/spoken.tflite spoken-output/recording.npz
 """

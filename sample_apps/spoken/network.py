@@ -1,4 +1,4 @@
-"""The network that MLPerf Tiny takes to spot keywords (DS-CNN), for log-mel clips of a second."""
+"""MLPerf Tiny's network for keyword spotting (DS-CNN), for log-mel clips of a second."""
 
 from __future__ import annotations
 

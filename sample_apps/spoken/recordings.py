@@ -1,4 +1,4 @@
-"""Spoken languages: what the stamps of Tux Paint say in ten languages, as log-mel frames.
+"""Spoken languages: the recordings of Tux Paint's stamps in ten languages, as log-mel frames.
 
 Each stamp shows an object, and volunteers recorded its description. A language has few voices, each with a microphone
 of its own, and the same ones in the test: what tells languages apart here may be a voice.

@@ -1,4 +1,4 @@
-"""One run: train a dense network, then go on from there in four ways, with the same training each, into files."""
+"""One run: train a dense network, continue from it in four ways with the same training, and export each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and figures, made of nothing but the results on disk and the configuration."""
+"""Write tables and figures from the results on disk and the configuration."""
 
 from __future__ import annotations
 
