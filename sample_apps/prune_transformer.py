@@ -109,7 +109,7 @@ def budget(model: keras.Model, sparsity: float) -> tuple[int, int]:
     attention = model.get_layer("attention_0").count_params()
     feed_forward = model.get_layer("hidden_0").count_params() + model.get_layer("back_0").count_params()
     return tfprune.transformer_budget(
-        sparsity, blocks=BLOCKS, attention=attention, feed_forward=feed_forward, width=HIDDEN
+        sparsity, block_count=BLOCKS, attention=attention, feed_forward=feed_forward, width=HIDDEN
     )
 
 

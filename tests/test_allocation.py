@@ -67,7 +67,7 @@ def test_size_is_counted_in_64_bits():
 
 
 def test_uniform():
-    assert allocate("uniform", shaped((3, 4), (5, 6, 7)), 0.75) == [0.75, 0.75]
+    assert allocate(shaped((3, 4), (5, 6, 7)), 0.75, "uniform") == [0.75, 0.75]
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_uniform():
     ],
 )
 def test_erk_published_densities(shapes, sparsity, densities):
-    split = allocate("erk", shaped(*shapes), sparsity)
+    split = allocate(shaped(*shapes), sparsity, "erk")
     assert [1 - share for share in split] == pytest.approx(densities, abs=6e-5)
 
 
 @given(st.lists(st.lists(st.integers(1, 40), min_size=2, max_size=4), min_size=1, max_size=8), st.floats(0, 0.999))
 def test_erk_meets_the_budget_in_the_proportions_of_its_formula(shapes, sparsity):
     weights = shaped(*[tuple(shape) for shape in shapes])
-    density = 1 - np.array(allocate("erk", weights, sparsity))
+    density = 1 - np.array(allocate(weights, sparsity, "erk"))
     sizes = np.array([weight.size for weight in weights])
     assert (density @ sizes) == pytest.approx((1 - sparsity) * sizes.sum(), rel=1e-9)
     raw = np.array([sum(shape) for shape in shapes]) / sizes
@@ -109,15 +109,15 @@ def brute_force(columns: list[np.ndarray], sparsity: float) -> list[int]:
 
 @given(models(), SPARSITIES)
 def test_global_equals_a_joint_sort(weights, sparsity):
-    split = allocate("global", weights, sparsity)
+    split = allocate(weights, sparsity, "global")
     assert kept(weights, split) == brute_force([weight.scores().ravel() for weight in weights], sparsity)
 
 
 def test_global_by_hand():
     weights = [of([[1, 2], [3, 4]]), of([[10, 20, 30, 40]])]
-    assert allocate("global", weights, 0.5) == [0.75, 0.0]  # one stays where all would go
-    assert allocate("global", weights, 0.25) == [0.5, 0.0]
-    assert allocate("global", weights, 0.0) == [0.0, 0.0]
+    assert allocate(weights, 0.5, "global") == [0.75, 0.0]  # one stays where all would go
+    assert allocate(weights, 0.25, "global") == [0.5, 0.0]
+    assert allocate(weights, 0.0, "global") == [0.0, 0.0]
 
 
 def lamp_scores(scores: np.ndarray) -> np.ndarray:
@@ -132,22 +132,22 @@ def test_lamp_by_hand():
     weights = [of([[4, 3, 2, 1]]), of([[1, 5], [1, 1]])]
     expected = {1: [0.25, 0.0], 2: [0.25, 0.25], 4: [0.25, 0.75], 5: [0.5, 0.75], 6: [0.75, 0.75]}
     for zeros, split in expected.items():
-        assert allocate("lamp", weights, zeros / 8) == split
+        assert allocate(weights, zeros / 8, "lamp") == split
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9, 0.99])
 def test_lamp_equals_its_formula(sparsity):
     weights = normal((20, 30), (50, 8), (7, 7, 3), scales=(1.0, 3.0, 0.1))
     columns = [lamp_scores(weight.scores()) for weight in weights]
-    assert kept(weights, allocate("lamp", weights, sparsity)) == brute_force(columns, sparsity)
+    assert kept(weights, allocate(weights, sparsity, "lamp")) == brute_force(columns, sparsity)
 
 
 @pytest.mark.parametrize("factor", [100.0, 0.01, 2.0**60, 2.0**-60])
 def test_lamp_is_invariant_to_the_scale_of_a_layer_and_global_is_not(factor):
     shapes = ((20, 30), (50, 8), (9, 9))
     plain, scaled = normal(*shapes), normal(*shapes, scales=(1.0, factor, 1.0))
-    assert allocate("lamp", scaled, 0.8) == allocate("lamp", plain, 0.8)
-    assert allocate("global", scaled, 0.8) != allocate("global", plain, 0.8)
+    assert allocate(scaled, 0.8, "lamp") == allocate(plain, 0.8, "lamp")
+    assert allocate(scaled, 0.8, "global") != allocate(plain, 0.8, "global")
 
 
 @pytest.mark.parametrize("factor", [2.0**-600, 2.0**600])
@@ -156,20 +156,20 @@ def test_lamp_of_scores_whose_squares_leave_the_range_of_floats(factor):
         return Weight("wide/kernel", (1, 8), lambda: np.arange(1.0, 9.0).reshape(1, 8) * scale)
 
     other = of([[1, 1, 2, 9]])
-    assert allocate("lamp", [of_wide(factor), other], 0.5) == allocate("lamp", [of_wide(1.0), other], 0.5)
+    assert allocate([of_wide(factor), other], 0.5, "lamp") == allocate([of_wide(1.0), other], 0.5, "lamp")
 
 
 def test_lamp_scores_of_a_constant_weight_end_at_one():
     """The last of equal entries to go scores 1, as the largest entry of any weight does."""
     weights = [of(np.ones((1, 4))), of([[1, 2, 4, 8]])]
     # 1/4, 1/3, 1/2, 1 and 1/85, 4/84, 16/80, 1.
-    assert allocate("lamp", weights, 5 / 8) == [0.5, 0.75]
+    assert allocate(weights, 5 / 8, "lamp") == [0.5, 0.75]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(weights=models(), sparsity=SPARSITIES)
 def test_no_weight_is_emptied_and_the_total_is_met(name, weights, sparsity):
-    split = allocate(name, weights, sparsity)
+    split = allocate(weights, sparsity, name)
     counts = kept(weights, split)
     assert all(0 <= share < 1 for share in split)
     assert min(counts) >= 1
@@ -184,20 +184,20 @@ def test_no_weight_is_emptied_and_the_total_is_met(name, weights, sparsity):
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.77, 0.9])
 def test_the_overall_sparsity_is_exact(name, sparsity):
     weights = normal((64, 32), (300, 10), (3, 3, 4, 8))
-    counts = kept(weights, allocate(name, weights, sparsity))
+    counts = kept(weights, allocate(weights, sparsity, name))
     assert sum(counts) == kept_count(64 * 32 + 3000 + 288, sparsity)
 
 
 def test_rules():
     weights = shaped((2, 2), (3, 3), (4, 4), (5, 5))
     rules = {"layer_1": 0.25, r"_[12]/kernel$": None, "^layer_0/": 0.0}
-    assert allocate(rules, weights, 0.5) == [0.0, 0.25, None, 0.5]
-    assert allocate({}, weights, 0.5) == [0.5] * 4
-    assert allocate({"": 0.1, "layer_1": 0.9}, weights, 0.5) == [0.1] * 4
+    assert allocate(weights, 0.5, rules) == [0.0, 0.25, None, 0.5]
+    assert allocate(weights, 0.5, {}) == [0.5] * 4
+    assert allocate(weights, 0.5, {"": 0.1, "layer_1": 0.9}) == [0.1] * 4
 
 
 def test_rules_may_match_nothing_but_what_an_earlier_one_took():
-    assert allocate({"layer": 0.1, "layer_0": 0.9}, shaped((2, 2)), 0.5) == [0.1]
+    assert allocate(shaped((2, 2)), 0.5, {"layer": 0.1, "layer_0": 0.9}) == [0.1]
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
@@ -206,7 +206,7 @@ def test_a_pattern_that_matches_nothing_is_refused():
         "layer_0/kernel, layer_1/kernel"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        allocate({"layer_0": 0.5, "layer_7": 0.5}, shaped((2, 2), (3, 3)), 0.5)
+        allocate(shaped((2, 2), (3, 3)), 0.5, {"layer_0": 0.5, "layer_7": 0.5})
 
 
 @pytest.mark.parametrize("as_type", [list, tuple, np.array])
@@ -216,7 +216,7 @@ def test_a_function_from_outside(as_type):
     def by_size(weights, sparsity):
         return as_type([0.0 if weight.size < 10 else sparsity for weight in weights])
 
-    split = allocate(by_size, shaped((2, 2), (30, 3)), 0.9)
+    split = allocate(shaped((2, 2), (30, 3)), 0.9, by_size)
     assert split == [0.0, 0.9]
     assert {type(share) for share in split} == {float}
 
@@ -250,19 +250,19 @@ def test_thresholds_by_hand():
 
 def test_scores_less_their_thresholds_are_ranked_together():
     weights = normal((20, 30), (50, 8), (9, 9))
-    threshold = LayerThreshold(base=0.8, depth=0.9, least=1)
+    threshold = LayerThreshold(threshold=0.8, depth=0.9, min_units=1)
     lowered = [weight.scores().ravel() - low for weight, low in zip(weights, threshold.thresholds(3), strict=True)]
-    assert kept(weights, allocate(threshold, weights, 0.7)) == brute_force(lowered, 0.7)
-    assert allocate(LayerThreshold(depth=0, least=1), weights, 0.7) == allocate("global", weights, 0.7)
+    assert kept(weights, allocate(weights, 0.7, threshold)) == brute_force(lowered, 0.7)
+    assert allocate(weights, 0.7, LayerThreshold(depth=0, min_units=1)) == allocate(weights, 0.7, "global")
 
 
-@pytest.mark.parametrize("change", [{"base": 1.5}, {"depth": 0.9}, {"decay": 0.1}, {"complexity": 0.0}])
+@pytest.mark.parametrize("change", [{"threshold": 1.5}, {"depth": 0.9}, {"decay": 0.1}, {"complexity": 0.0}])
 def test_each_part_of_the_threshold_changes_the_masks(change):
     """The public code of PMP-DACIS computes the threshold and never uses it."""
     model = tfprune.wrap(keras.Sequential([keras.Input((16,)), *[keras.layers.Dense(16) for _ in range(4)]]))
     masks = []
     for arguments in ({}, change):
-        threshold = LayerThreshold(**{"base": 0.5, "depth": 0.5, "complexity": 0.4} | arguments)
+        threshold = LayerThreshold(**{"threshold": 0.5, "depth": 0.5, "complexity": 0.4} | arguments)
         tfprune.update_masks(model, 0.6, allocation=threshold)
         masks.append([np.asarray(layer.masks["kernel"]) for layer in model.layers])
     assert any((one != other).any() for one, other in zip(*masks, strict=True))
@@ -273,7 +273,7 @@ def test_each_part_of_the_threshold_changes_the_masks(change):
 def test_each_weight_keeps_its_least(sparsity):
     """The second weight lies far below its threshold, and the first gives up what the second keeps."""
     weights = normal((6, 20), (5, 8), scales=(1.0, 1e-3))
-    first, second = kept(weights, allocate(LayerThreshold(base=9, depth=9, least=5), weights, sparsity))
+    first, second = kept(weights, allocate(weights, sparsity, LayerThreshold(threshold=9, depth=9, min_units=5)))
     assert second == 5 and first == max(kept_count(160, sparsity) - 5, 5)
 
 
@@ -281,7 +281,7 @@ def test_scores_below_the_threshold_of_their_weight_go_and_the_task_decides_how_
     weights = normal((20, 30), (50, 8), (9, 9))
     dropped = []
     for complexity in (0.0, 0.3, 1.5):
-        threshold = LayerThreshold(base=0.8, depth=0.9, complexity=complexity, least=4)
+        threshold = LayerThreshold(threshold=0.8, depth=0.9, complexity=complexity, min_units=4)
         limits = 0.8 * (1 + 0.9 * np.arange(1, 4) / 3) * np.exp(-2 * complexity)
         counts = [min((w.scores() < low).sum(), w.size - 4) for w, low in zip(weights, limits, strict=True)]
         assert threshold.below(weights) == [count / w.size for count, w in zip(counts, weights, strict=True)]
@@ -290,7 +290,7 @@ def test_scores_below_the_threshold_of_their_weight_go_and_the_task_decides_how_
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"base": -1}, {"depth": -0.1}, {"decay": -1}, {"complexity": 2.5}, {"least": 0}]
+    "arguments", [{"threshold": -1}, {"depth": -0.1}, {"decay": -1}, {"complexity": 2.5}, {"min_units": 0}]
 )
 def test_thresholds_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
@@ -334,7 +334,7 @@ SIZES = "Expected the allocation to return 2 sparsities. Received:"
 )
 def test_refusals(allocation, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        allocate(allocation, shaped((2, 2), (3, 3)), 0.5)
+        allocate(shaped((2, 2), (3, 3)), 0.5, allocation)
 
 
 @pytest.mark.parametrize("allocation", [*NAMES, {"layer_0": 0.5}, lambda weights, sparsity: [0.5]])
@@ -342,7 +342,7 @@ def test_refusals(allocation, error, message):
 def test_every_allocation_refuses_an_overall_sparsity_that_is_none(allocation, sparsity):
     message = f"Expected `sparsity` to be a number in [0, 1), the fraction of zeros. Received: sparsity={sparsity!r}"
     with pytest.raises(ValueError, match=re.escape(message)):
-        allocate(allocation, [of(np.ones((2, 2)), "layer_0/kernel")], sparsity)
+        allocate([of(np.ones((2, 2)), "layer_0/kernel")], sparsity, allocation)
 
 
 @pytest.mark.parametrize("allocation", [*NAMES, {}, {"(a|b)": None}, len])
@@ -356,4 +356,4 @@ def test_names():
 
 def test_uniform_and_erk_read_no_scores():
     for name in ("uniform", "erk"):
-        assert len(allocate(name, shaped((3, 4), (5, 6)), 0.5)) == 2
+        assert len(allocate(shaped((3, 4), (5, 6)), 0.5, name)) == 2

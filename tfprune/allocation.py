@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number, check_regex, check_sparsity
 from tfprune.base.top_k import keep_largest
 
@@ -54,7 +55,7 @@ class Allocation(Protocol):
         >>> def spare_small(weights, sparsity):
         ...     return [None if weight.size < 100 else sparsity for weight in weights]
         >>> scores = lambda: np.ones((2, 3))
-        >>> allocate(spare_small, [Weight("in/kernel", (64, 64), scores), Weight("out/kernel", (2, 3), scores)], 0.9)
+        >>> allocate([Weight("in/kernel", (64, 64), scores), Weight("out/kernel", (2, 3), scores)], 0.9, spare_small)
         [0.9, None]
     """
 
@@ -161,23 +162,27 @@ def lamp(weights: Sequence[Weight], sparsity: float) -> list[float]:
     return _select_over_all(weights, [_lamp_scores(weight.scores()) for weight in weights], sparsity)
 
 
+@renamed(base="threshold=", least="min_units=")
 @dataclass(frozen=True)
 class LayerThreshold:
     """Drop the scores that lie furthest below a threshold that grows with the depth of the layer.
 
-        threshold_l = base * (1 + depth * l / layers) * exp(-decay * complexity), for layers l = 1, 2, ...
+        threshold_l = threshold * (1 + depth * l / layers) * exp(-decay * complexity), for layers l = 1, 2, ...
 
     Use it with scores from 0 to 1, such as those of `criteria.DACIS`. With a sparsity or a budget, all thresholds are
-    moved by one constant until it is met; with `depth=0` and `least=1` this is `global_`. Without, in
-    `plan_shrink(model, criterion=..., allocation=LayerThreshold(...))`, they hold as they are, and the complexity of
-    the task decides how much goes. Later layers lose more: the larger `base` and `depth`, and the simpler the task.
+    moved by one constant until it is met; with `depth=0` and `min_units=1` this is `global_`. Without, in
+    `plan_shrink(model, criterion=..., allocation=LayerThreshold(...))`, they are applied unchanged, so the complexity
+    of the task decides how much is removed. Later layers lose more. All lose more with a larger `threshold` and
+    `depth`, and with a simpler task.
 
     Args:
-        base: The threshold before the first layer, at least 0. Default 0.5.
-        depth: How much larger the last threshold is, as a fraction of `base`, at least 0. Default 0.5.
-        decay: How fast thresholds fall with the complexity, at least 0. Default 2.
-        complexity: That of the task, from 0 to 2, as `criteria.ClassMoments.complexity` returns it. Default 0.
-        least: How many scores each weight keeps at least, its largest ones, at least 1. Default 8.
+        threshold: The threshold before the first layer, at least 0. Default 0.5.
+        depth: The growth of the threshold up to the last layer, as a fraction of `threshold`, at least 0. Default
+            0.5.
+        decay: The rate at which thresholds fall with the complexity, at least 0. Default 2.
+        complexity: The complexity of the task, from 0 to 2, as `criteria.ClassMoments.complexity` returns it. Default
+            0.
+        min_units: The number of scores that each weight keeps in any case, its largest ones, at least 1. Default 8.
 
     Raises:
         TypeError: If an argument is not a number.
@@ -186,43 +191,46 @@ class LayerThreshold:
     Example:
         >>> first = Weight("first/kernel", (2, 2), scores=lambda: np.array([[0.1, 0.2], [0.3, 0.7]]))
         >>> second = Weight("second/kernel", (2, 2), scores=lambda: np.array([[0.4, 0.5], [0.8, 0.9]]))
-        >>> [LayerThreshold(depth=depth, least=1)([first, second], 0.5) for depth in (0, 2)]
+        >>> [LayerThreshold(depth=depth, min_units=1)([first, second], 0.5) for depth in (0, 2)]
         [[0.75, 0.25], [0.5, 0.5]]
 
     Reference:
         Uddin, Alam & Pasha, 2026, "PMP-DACIS", arXiv:2601.02353; its public code computes them without using them.
     """
 
-    base: float = 0.5
+    threshold: float = 0.5
     depth: float = 0.5
     decay: float = 2.0
     complexity: float = 0.0
-    least: int = 8
+    min_units: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("base", "depth", "decay"):
+        for name in ("threshold", "depth", "decay"):
             check_number(getattr(self, name), name, least=0)
         check_number(self.complexity, "complexity", least=0, most=2)
-        check_count(self.least, "least", least=1)
+        check_count(self.min_units, "min_units", least=1)
 
-    def thresholds(self, layers: int) -> np.ndarray:
+    @renamed(layers="layer_count=")
+    def thresholds(self, layer_count: int) -> np.ndarray:
         """Return the threshold of each layer, (layers,)."""
-        growth = 1 + self.depth * np.arange(1, layers + 1) / layers
-        return self.base * growth * np.exp(-self.decay * self.complexity)
+        growth = 1 + self.depth * np.arange(1, layer_count + 1) / layer_count
+        return self.threshold * growth * np.exp(-self.decay * self.complexity)
 
     def below(self, weights: Sequence[Weight]) -> list[float]:
-        """Return the fraction of each weight's scores that lie below its threshold, but for the `least` largest."""
-        pairs = zip(weights, self.thresholds(len(weights)), strict=True)
-        return [min(np.sum(each.scores() < low), max(each.size - self.least, 0)) / each.size for each, low in pairs]
+        """Return the fraction of each weight's scores below its threshold, except the `min_units` largest."""
+        least, pairs = self.min_units, zip(weights, self.thresholds(len(weights)), strict=True)
+        return [
+            min(np.sum(each.scores() < low), max(each.size - least, 0)) / each.size for each, low in pairs
+        ]
 
     def __call__(self, weights: Sequence[Weight], sparsity: float) -> list[float]:
         """Return the sparsity of each weight."""
         lowered = []
         for weight, threshold in zip(weights, self.thresholds(len(weights)), strict=True):
             scores = weight.scores().ravel()
-            above = keep_largest(scores, min(self.least, scores.size))
+            above = keep_largest(scores, min(self.min_units, scores.size))
             lowered.append(np.where(above, np.finfo(np.float32).max, scores - threshold))
-        return _select_over_all(weights, lowered, sparsity, least=self.least)
+        return _select_over_all(weights, lowered, sparsity, least=self.min_units)
 
 
 ALLOCATIONS: dict[str, Allocation] = {"uniform": uniform, "erk": erk, "global": global_, "lamp": lamp}
@@ -260,16 +268,16 @@ def _by_path(rules: Mapping[str, float | None], weights: Sequence[Weight], spars
 
 
 def allocate(
-    allocation: str | Mapping[str, float | None] | Allocation, weights: Sequence[Weight], sparsity: float
+    weights: Sequence[Weight], sparsity: float, allocation: str | Mapping[str, float | None] | Allocation
 ) -> list[float | None]:
     """Split an overall sparsity over weights.
 
     Args:
-        allocation: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a dict from regular expressions to sparsities, or a
-            function. A dict is searched for the first expression that `re.search` finds in the path of a weight; None
-            leaves the weight as it is, and a weight without a match gets the overall sparsity.
         weights: The weights, at least one.
         sparsity: The overall fraction of zeros, in [0, 1).
+        allocation: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a dict from regular expressions to sparsities, or a
+            function. A dict is searched for the first expression that `re.search` finds in the path of a weight; None
+            leaves the weight unchanged, and a weight without a match gets the overall sparsity.
 
     Returns:
         One sparsity in [0, 1) per weight, in the same order; None for a weight that stays as it is.
@@ -281,7 +289,7 @@ def allocate(
 
     Example:
         >>> weights = [Weight(path, (8, 8), scores=lambda: np.ones((8, 8))) for path in ("a/kernel", "out/kernel")]
-        >>> allocate({"out/": 0.25}, weights, 0.5)
+        >>> allocate(weights, 0.5, {"out/": 0.25})
         [0.5, 0.25]
     """
     check_allocation(allocation)

@@ -89,7 +89,7 @@ def lottery(turn: Round) -> Trained:
     """Prune a part of the remaining weights whenever the model is accurate on the watch's data, and rewind."""
     watch = turn.watch()
     client = MaskedClient(turn.message, turn.context, watch.model)
-    method = LotteryFL(sparsity=float(turn.config["sparsity"]), prune_rate=0.2, threshold=0.5)
+    method = LotteryFL(sparsity=float(turn.config["sparsity"]), prune_rate=0.2, min_accuracy=0.5)
     arrays = watch.model.weights
     masks = [
         array == array if mask is None and array.ndim > 1 else mask

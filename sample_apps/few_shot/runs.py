@@ -78,7 +78,7 @@ def method_of(
         targets = [LayerThreshold(), LayerThreshold()]
     elif method not in (DENSE, SMALL):
         base = LayerThreshold() if method == "DACIS" else "uniform"
-        targets = [tfprune.budget(parameters=keep, base=base) for keep in KEEP]
+        targets = [tfprune.budget(parameters=keep, allocation=base) for keep in KEEP]
     rates = (learner.rate, FINE_TUNING * learner.rate)
     stages = [tfprune.FewShotStage(*each) for each in zip(targets, plan.episodes[1:], rates, strict=True)]
     if method == SMALL:

@@ -46,7 +46,7 @@ def loaded(code: str) -> list[str]:
         "import tfprune; tfprune.__version__; dir(tfprune)",
         "import " + ", ".join(f"tfprune.{module}" for module in PURE),
         "import tfprune; tfprune.schedules.Constant(0.5), tfprune.patterns.NM(2, 4), tfprune.criteria.Random()",
-        "import tfprune; tfprune.allocation.allocate('uniform', [], 0.5); tfprune.report.table([], [])",
+        "import tfprune; tfprune.allocation.allocate([], 0.5, 'uniform'); tfprune.report.table([], [])",
         "import tfprune; dir(tfprune.federated), tfprune.federated.masked_average, tfprune.federated.Update",
         "import tfprune.export; dir(tfprune.export)",
         "import " + ", ".join(f"tfprune.export.{module}" for module in device_half()),

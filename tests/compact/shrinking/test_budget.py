@@ -25,7 +25,7 @@ def stack(*widths):
 @pytest.mark.parametrize("base", ["uniform", "global"])
 def test_a_budget_is_met_by_removing_no_more_than_it_takes(name, limit, base):
     model = stack(9, 14)
-    plan = plan_shrink(model, allocation=budget(**{name: limit}, base=base))
+    plan = plan_shrink(model, allocation=budget(**{name: limit}, allocation=base))
     most = limit * getattr(plan.network, name)(plan.network.all_kept())
     costs = {}
     for removed in range(23):
@@ -116,7 +116,7 @@ def test_part_of_the_way_to_a_budget():
         ({"parameters": True}, TypeError, "parameters=True"),
         ({"latency": 0.5}, ValueError, "Expected `measure` with a latency, and only then"),
         ({"flops": 0.5, "measure": len}, ValueError, "Expected `measure` with a latency, and only then"),
-        ({"flops": 0.5, "base": "fair"}, ValueError, "base='fair'"),
+        ({"flops": 0.5, "allocation": "fair"}, ValueError, "allocation='fair'"),
     ],
 )
 def test_what_is_no_budget_is_refused(settings, error, text):
@@ -140,8 +140,8 @@ def test_where_a_budget_does_not_belong_it_is_refused():
 
 
 def test_a_budget_splits_by_an_allocation_of_its_own():
-    model, threshold = stack(20, 30), LayerThreshold(base=0.1, depth=2.0)
-    plan = plan_shrink(model, allocation=budget(parameters=0.5, base=threshold))
+    model, threshold = stack(20, 30), LayerThreshold(threshold=0.1, depth=2.0)
+    plan = plan_shrink(model, allocation=budget(parameters=0.5, allocation=threshold))
     removed = sum(row.channels - row.kept for row in plan.rows)
     tried = plan_shrink(model, removed / 50, allocation=threshold)
     assert np.array_equal(tried.keep, plan.keep)

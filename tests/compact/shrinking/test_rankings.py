@@ -170,13 +170,13 @@ def test_scores_that_do_not_fit_a_plan(scores, reason):
 
 
 LLAMA = {
-    "blocks": 32,
+    "block_count": 32,
     "attention": 2 * 4096 * 4096 + 2 * 4096 * 1024,
     "feed_forward": 3 * 4096 * 14336,
     "width": 14336,
 }
 QWEN = {
-    "blocks": 40,
+    "block_count": 40,
     "attention": 2 * 5120 * 5120 + 2 * 5120 * 1024,
     "feed_forward": 3 * 5120 * 17408,
     "width": 17408,
@@ -192,8 +192,8 @@ SPARSITIES = (0.25, 0.375, 0.5, 0.7, 0.8, 0.9, 0.95)
 def test_the_budget_of_transformers(transformer, expected):
     found = [tfprune.transformer_budget(sparsity, **transformer) for sparsity in SPARSITIES]
     assert tuple(removed for removed, _ in found) == expected
-    total = transformer["blocks"] * (transformer["attention"] + transformer["feed_forward"])
-    unit = transformer["blocks"] * transformer["feed_forward"] / transformer["width"]
+    total = transformer["block_count"] * (transformer["attention"] + transformer["feed_forward"])
+    unit = transformer["block_count"] * transformer["feed_forward"] / transformer["width"]
     for sparsity, (removed, kept) in zip(SPARSITIES, found, strict=True):
         lost = removed * transformer["attention"] + (transformer["width"] - kept) * unit
         assert abs(lost - sparsity * total) <= unit
@@ -202,9 +202,9 @@ def test_the_budget_of_transformers(transformer, expected):
 def test_budgets_at_the_edges():
     assert tfprune.transformer_budget(0.0, **LLAMA) == (0, 14336)
     with pytest.raises(ValueError, match="leaves a unit"):
-        tfprune.transformer_budget(0.99, blocks=12, attention=10, feed_forward=1000, width=8)
-    with pytest.raises(ValueError, match="blocks"):
-        tfprune.transformer_budget(0.5, **{**LLAMA, "blocks": 0})
+        tfprune.transformer_budget(0.99, block_count=12, attention=10, feed_forward=1000, width=8)
+    with pytest.raises(ValueError, match="block_count"):
+        tfprune.transformer_budget(0.5, **{**LLAMA, "block_count": 0})
 
 
 def test_the_counts_of_a_transformer_budget_become_a_plan_as_the_docstring_says():
@@ -217,7 +217,7 @@ def test_the_counts_of_a_transformer_budget_become_a_plan_as_the_docstring_says(
     model = keras.Model(series, layers.Dense(3, name="out")(x))
     attention, feed_forward = 4 * (8 * 8 + 8), 8 * 32 + 32 + 32 * 8 + 8
     removed, kept = tfprune.transformer_budget(
-        0.5, blocks=2, attention=attention, feed_forward=feed_forward, width=32
+        0.5, block_count=2, attention=attention, feed_forward=feed_forward, width=32
     )
     assert (removed, kept) == (1, 16)  # round(2 x 0.5^(552 / 288 / 1.5)); the networks lose 840 - 288 of 2 x 552
     split = {"heads": removed / 2, "hidden": 1 - kept / 32, "": None}

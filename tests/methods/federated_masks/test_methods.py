@@ -22,7 +22,7 @@ FULL = [np.ones((6, 5)), None, np.ones((5, 4)), np.array([1, 0, 1, 1, 1])]  # th
 
 
 def test_lottery_drops_the_smallest_and_rewinds_exactly():
-    lottery, initial, masks = LotteryFL(sparsity=0.8, prune_rate=0.3, threshold=0.5), arrays(), FULL
+    lottery, initial, masks = LotteryFL(sparsity=0.8, prune_rate=0.3, min_accuracy=0.5), arrays(), FULL
     for turn in range(1, 20):
         trained = arrays(turn)
         weights, fewer = lottery.prune(trained, masks, initial_weights=initial, accuracy=0.9)
@@ -45,7 +45,7 @@ def test_lottery_drops_the_smallest_and_rewinds_exactly():
 
 
 def test_lottery_waits_until_the_model_is_good_enough():
-    lottery, trained = LotteryFL(sparsity=0.8, threshold=0.5), arrays(1)
+    lottery, trained = LotteryFL(sparsity=0.8, min_accuracy=0.5), arrays(1)
     weights, masks = lottery.prune(trained, FULL, initial_weights=arrays(), accuracy=0.5)
     for one, other in zip(masks, FULL, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -46,7 +46,7 @@ class Epochs(keras.callbacks.Callback):
 
 STAGES = [
     STAGE(None, 3),
-    STAGE(tfprune.budget(parameters=0.6, base=LayerThreshold(least=2)), 4),
+    STAGE(tfprune.budget(parameters=0.6, allocation=LayerThreshold(min_units=2)), 4),
     STAGE(tfprune.budget(parameters=0.3), 2),
 ]
 
@@ -134,7 +134,7 @@ def test_gradients_of_meta_training_and_thresholds_change_what_goes():
     setattr(headed.trainable_variables[0], META, (~without[:16]).astype(float))
     setattr(headed.trainable_variables[2], META, np.ones(8))
     assert not np.array_equal(without, planned(headed, budget, meta=100.0))
-    counts = [planned(headed, LayerThreshold(base=base, least=1)).sum() for base in (0.1, 0.6, 2.0)]
+    counts = [planned(headed, LayerThreshold(threshold=base, min_units=1)).sum() for base in (0.1, 0.6, 2.0)]
     assert counts[0] > counts[1] > counts[2] == 2
 
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from tfprune.allocation import ALLOCATIONS, Allocation, Weight, allocate
 from tfprune.base.progress import Progress
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.compact.shrinking.shrink import shrink
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.channels.network import Network
 
 _log = logging.getLogger(__name__)
-Limit = int | float | None
+BudgetLimit = int | float | None
 # Where each candidate has to be measured: sparsities to choose among, parts of the model that may go some steps less,
 # how many steps, and how much of the limit is taken when no more is tried.
 _STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _ROUNDS, _NEAR = 64, 16, 2, 0.95
@@ -39,7 +40,7 @@ class Budget:
     Attributes:
         limits: By name, `flops`, `parameters`, `bytes` or `latency`. An int is an amount, a float a fraction of what
             the model costs now.
-        base: The allocation that splits a sparsity over the groups.
+        allocation: Splits a sparsity over the groups.
         measure: Returns the latency of a plain model, in any unit.
         progress: How far on the way to the limits, in [0, 1].
 
@@ -49,7 +50,7 @@ class Budget:
     """
 
     limits: tuple[tuple[str, int | float], ...]
-    base: str | Allocation
+    allocation: str | Allocation
     measure: Callable[[keras.Model], float] | None
     progress: float = 1.0
 
@@ -99,7 +100,7 @@ class Budget:
         def kept(step: int, behind: tuple[int, ...] = ()) -> np.ndarray:
             """Go as far as a step says, and with a group one step less for each time that it is named."""
             fewer = [behind.count(group) for group in range(len(weights))]
-            splits = {less: allocate(self.base, weights, max(step - less, 0) / steps) for less in {*fewer}}
+            splits = {less: allocate(weights, max(step - less, 0) / steps, self.allocation) for less in {*fewer}}
             return keeping([splits[less][group] for group, less in enumerate(fewer)])
 
         def lack(step: int, behind: tuple[int, ...] = ()) -> str:
@@ -165,14 +166,15 @@ def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
+@renamed(base="allocation=")
 def budget(
     *,
-    flops: Limit = None,
-    parameters: Limit = None,
-    bytes: Limit = None,  # noqa: A002
-    latency: Limit = None,
+    flops: BudgetLimit = None,
+    parameters: BudgetLimit = None,
+    bytes: BudgetLimit = None,  # noqa: A002
+    latency: BudgetLimit = None,
     measure: Callable[[keras.Model], float] | None = None,
-    base: str | Allocation = "uniform",
+    allocation: str | Allocation = "uniform",
 ) -> Budget:
     """Limit what a model may cost once it is pruned.
 
@@ -187,16 +189,16 @@ def budget(
         latency: Microseconds of one inference, or whatever `measure` counts.
         measure: Returns what a plain model costs, such as `tfprune.export.latency`, which exports it and runs it on
             this machine, or `tfprune.export.vela(...)`, the cycles on an NPU.
-        base: How a sparsity is split over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, or a function,
-            such as `allocation.LayerThreshold()`.
+        allocation: How a sparsity is split over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, or a
+            function, such as `allocation.LayerThreshold()`.
 
     Returns:
         The budget.
 
     Raises:
-        TypeError: If a limit is not a number, or `base` is neither a name nor a function.
+        TypeError: If a limit is not a number, or `allocation` is neither a name nor a function.
         ValueError: If there is no limit, one is not positive, is a fraction of 1 or more, or is an amount of 100 or
-            less that is not a latency, `latency` comes without `measure`, or `base` is not one of the names.
+            less that is not a latency, `latency` comes without `measure`, or `allocation` is not one of the names.
 
     Example:
         >>> from tfprune import plan_shrink
@@ -214,9 +216,9 @@ def budget(
             f"Expected `measure` with a latency, and only then. Received: latency={latency!r}, measure={measure!r}. "
             f"tfprune.export.latency measures on this machine: budget(latency=0.5, measure=tfprune.export.latency)."
         )
-    if not callable(base):
-        check_choice(base, "base", choices=ALLOCATIONS, others="or a function")
-    return Budget(limits, base, measure)
+    if not callable(allocation):
+        check_choice(allocation, "allocation", choices=ALLOCATIONS, others="or a function")
+    return Budget(limits, allocation, measure)
 
 
 def check_budget(value: Any) -> None:

@@ -136,7 +136,7 @@ def plan_shrink(
     elif isinstance(allocation, LayerThreshold) and sparsity is None:
         keep = keeping(list(allocation.below(weights)))
     else:
-        keep = keeping(allocate(allocation, weights, check_sparsity(sparsity, "sparsity")))
+        keep = keeping(allocate(weights, check_sparsity(sparsity, "sparsity"), allocation))
     return ShrinkPlan(network, keep, left_alone(network, groups), PlannedCopy(model, copy))
 
 

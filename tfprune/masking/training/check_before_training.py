@@ -39,7 +39,7 @@ def check_before_training(model: keras.layers.Layer, *, schedule: Schedule, allo
     if not isinstance(allocation, Mapping) and allocation not in _WITHOUT_SCORES:
         return
     weights, patterns = _weights(model)
-    for weight, share in zip(weights, allocate(_at_the_end(allocation), weights, target), strict=True):
+    for weight, share in zip(weights, allocate(weights, target, _at_the_end(allocation)), strict=True):
         try:
             if share is not None and weight.path in patterns:
                 patterns[weight.path].check(share)
@@ -110,7 +110,7 @@ def frozen_weights(model: keras.layers.Layer, *, schedule: Schedule, allocation:
         for path, (layer, name) in kernels.items()
     ]
     rules = _at_the_end(allocation) if isinstance(allocation, Mapping) else "uniform"
-    shares = allocate(rules, weights, schedule.target)
+    shares = allocate(weights, schedule.target, rules)
     before = [
         1 - count_kept(layer.kernels[name].variable, layer.masks[name]) / weight.size
         for weight, (layer, name) in zip(weights, kernels.values(), strict=True)

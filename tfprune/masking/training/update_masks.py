@@ -184,7 +184,7 @@ def _plan_masks(
     groups = together.weights() if together else []
     if isinstance(allocation, MeetsBudget):
         return _within(allocation, together, alone, model)
-    split = allocate(allocation, alone + groups, check_sparsity(sparsity, "sparsity")) if alone or groups else []
+    split = allocate(alone + groups, check_sparsity(sparsity, "sparsity"), allocation) if alone or groups else []
     plan = together.masks(together.keep(split[len(alone) :])) if together else []
     for (_, layer, name), weight, share in zip(entries, alone, split, strict=False):
         if share is None:

@@ -14,7 +14,7 @@ from tfprune.base.top_k import keep_largest, kept_count
 from tfprune.methods.federated.arrays import Arrays, Masks, check_arrays, check_masks, masked
 
 
-@renamed(target="sparsity=", rate="prune_rate=")
+@renamed(target="sparsity=", rate="prune_rate=", threshold="min_accuracy=")
 @dataclass(frozen=True)
 class LotteryFL(Spec):
     """Give each client a personal mask by magnitude, with rewinding.
@@ -26,14 +26,14 @@ class LotteryFL(Spec):
     Args:
         sparsity: The fraction of zeros at which pruning ends, in [0, 1).
         prune_rate: The fraction of the remaining weights of each array to drop at once, in (0, 1]. Default 0.2.
-        threshold: The accuracy that has to be exceeded before weights are dropped. Default 0.5.
+        min_accuracy: The accuracy that has to be exceeded before weights are dropped. Default 0.5.
 
     Raises:
         TypeError: If an argument is not a number.
         ValueError: If one is out of range.
 
     Example:
-        >>> lottery = LotteryFL(sparsity=0.5, prune_rate=0.5, threshold=0.6)
+        >>> lottery = LotteryFL(sparsity=0.5, prune_rate=0.5, min_accuracy=0.6)
         >>> weights, first = [np.array([[1.0, -3, 2, 0.5]])], [np.full((1, 4), 0.1)]
         >>> lottery.prune(weights, [np.ones((1, 4))], initial_weights=first, accuracy=0.7)
         ([array([[0. , 0.1, 0.1, 0. ]])], [array([[False,  True,  True, False]])])
@@ -45,10 +45,10 @@ class LotteryFL(Spec):
 
     sparsity: float
     prune_rate: float = 0.2
-    threshold: float = 0.5
+    min_accuracy: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number(self.threshold, "threshold")
+        check_number(self.min_accuracy, "min_accuracy")
         meaning = "the fraction to drop at once"
         rate = check_number(self.prune_rate, "prune_rate", above=0, most=1, meaning=meaning)
         self._hold(sparsity=check_sparsity(self.sparsity, "sparsity"), prune_rate=rate)
@@ -87,7 +87,7 @@ class LotteryFL(Spec):
     def _may_prune(self, masks: Masks, accuracy: float) -> bool:
         pruned = [mask for mask in masks if mask is not None and mask.ndim > 1]
         is_sparse_enough = not any(np.count_nonzero(mask) > kept_count(mask.size, self.sparsity) for mask in pruned)
-        return accuracy > self.threshold and not is_sparse_enough
+        return accuracy > self.min_accuracy and not is_sparse_enough
 
     def _pruned(self, array: np.ndarray, mask: np.ndarray) -> np.ndarray:
         alive = int(np.count_nonzero(mask))

@@ -83,8 +83,8 @@ def _with_complexity(budget: StageBudget, complexity: float) -> StageBudget:
     """Return a budget whose thresholds depend on the complexity of the task."""
     if isinstance(budget, LayerThreshold):
         return replace(budget, complexity=complexity)
-    if isinstance(budget.base, LayerThreshold):
-        return replace(budget, base=replace(budget.base, complexity=complexity))
+    if isinstance(budget.allocation, LayerThreshold):
+        return replace(budget, allocation=replace(budget.allocation, complexity=complexity))
     return budget
 
 

@@ -85,7 +85,7 @@ def _layers_lost(sparsity: float, asked: float, *, forward: int, attention: int,
     """Return how many layers of attention are removed: by the rule of the paper, as near as the others allow."""
     if not count or not forward:
         return 0
-    layers = attention_layers(sparsity, blocks=count, attention=attention / count, feed_forward=forward / count)
+    layers = attention_layers(sparsity, block_count=count, attention=attention / count, feed_forward=forward / count)
     least, most = (asked - forward) * count / attention, asked * count / attention
     return int(np.clip(layers, np.ceil(least), np.floor(most)))
 
