@@ -219,9 +219,7 @@ class LayerThreshold:
     def below(self, weights: Sequence[Weight]) -> list[float]:
         """Return the fraction of each weight's scores below its threshold, except the `min_units` largest."""
         least, pairs = self.min_units, zip(weights, self.thresholds(len(weights)), strict=True)
-        return [
-            min(np.sum(each.scores() < low), max(each.size - least, 0)) / each.size for each, low in pairs
-        ]
+        return [min(np.sum(each.scores() < low), max(each.size - least, 0)) / each.size for each, low in pairs]
 
     def __call__(self, weights: Sequence[Weight], sparsity: float) -> list[float]:
         """Return the sparsity of each weight."""
