@@ -1,8 +1,7 @@
 """Allocations: how one overall sparsity is split over the weights of a model.
 
-An allocation is a function from weights and an overall sparsity to one sparsity per weight. `uniform`, `erk`,
-`global` and `lamp` are such functions, a `LayerThreshold` can be called like one, and a dict of regular expressions
-sets the sparsity of single weights. Any function that has the form of `Allocation` can take their place.
+An allocation is a function from weights and an overall sparsity to one sparsity per weight: `uniform`, `erk`,
+`global`, `lamp`, a `LayerThreshold` or a function of your own. A dict of regular expressions sets single weights.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ class Weight:
 class Allocation(Protocol):
     """A function that splits an overall sparsity over the weights of a model.
 
-    Pass one as `allocation` to `update_masks`, `PruningCallback` or `plan_shrink`, where none of the named ones fits.
-    It is called anew at each mask update.
+    Pass one as `allocation` to `update_masks`, `PruningCallback` or `plan_shrink`. Each mask update calls it anew.
 
     Example:
         >>> def spare_small(weights, sparsity):
@@ -67,8 +65,7 @@ class Allocation(Protocol):
             sparsity: The overall fraction of zeros, in [0, 1).
 
         Returns:
-            One number in [0, 1) per weight, in the same order, or None for a weight that stays as it is. Nothing
-            scales them, so that they decide about the sparsity that the model really has.
+            One number in [0, 1) per weight, in the same order; None leaves a weight as it is. They are not rescaled.
         """
 
 
@@ -171,17 +168,14 @@ class LayerThreshold:
 
     Use it with scores from 0 to 1, such as those of `criteria.DACIS`. With a sparsity or a budget, all thresholds are
     moved by one constant until it is met; with `depth=0` and `min_units=1` this is `global_`. Without, in
-    `plan_shrink(model, criterion=..., allocation=LayerThreshold(...))`, they are applied unchanged, so the complexity
-    of the task decides how much is removed. Later layers lose more. All lose more with a larger `threshold` and
-    `depth`, and with a simpler task.
+    `plan_shrink(model, criterion=..., allocation=LayerThreshold(...))`, they are applied unchanged: the simpler the
+    task, the more is removed.
 
     Args:
         threshold: The threshold before the first layer, at least 0. Default 0.5.
-        depth: The growth of the threshold up to the last layer, as a fraction of `threshold`, at least 0. Default
-            0.5.
+        depth: The growth up to the last layer, as a fraction of `threshold`, at least 0. Default 0.5.
         decay: The rate at which thresholds fall with the complexity, at least 0. Default 2.
-        complexity: The complexity of the task, from 0 to 2, as `criteria.ClassMoments.complexity` returns it. Default
-            0.
+        complexity: The task's `criteria.ClassMoments.complexity`, from 0 to 2. Default 0.
         min_units: The number of scores that each weight keeps in any case, its largest ones, at least 1. Default 8.
 
     Raises:
@@ -210,7 +204,6 @@ class LayerThreshold:
         check_number(self.complexity, "complexity", least=0, most=2)
         check_count(self.min_units, "min_units", least=1)
 
-    @renamed(layers="layer_count=")
     def thresholds(self, layer_count: int) -> np.ndarray:
         """Return the threshold of each layer, (layers,)."""
         growth = 1 + self.depth * np.arange(1, layer_count + 1) / layer_count
@@ -218,8 +211,11 @@ class LayerThreshold:
 
     def below(self, weights: Sequence[Weight]) -> list[float]:
         """Return the fraction of each weight's scores below its threshold, except the `min_units` largest."""
-        least, pairs = self.min_units, zip(weights, self.thresholds(len(weights)), strict=True)
-        return [min(np.sum(each.scores() < low), max(each.size - least, 0)) / each.size for each, low in pairs]
+        most = [max(each.size - self.min_units, 0) for each in weights]
+        below = [
+            np.sum(each.scores() < low) for each, low in zip(weights, self.thresholds(len(weights)), strict=True)
+        ]
+        return [min(pair) / each.size for each, *pair in zip(weights, most, below, strict=True)]
 
     def __call__(self, weights: Sequence[Weight], sparsity: float) -> list[float]:
         """Return the sparsity of each weight."""
