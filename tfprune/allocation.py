@@ -179,8 +179,7 @@ class LayerThreshold:
         min_units: The number of scores that each weight keeps in any case, its largest ones, at least 1. Default 8.
 
     Raises:
-        TypeError: If an argument is not a number.
-        ValueError: If it is out of its range.
+        TypeError, ValueError: If an argument is not a number, or out of its range.
 
     Example:
         >>> first = Weight("first/kernel", (2, 2), scores=lambda: np.array([[0.1, 0.2], [0.3, 0.7]]))
@@ -234,8 +233,7 @@ def check_allocation(allocation: str | Mapping | Allocation) -> None:
     """Refuse everything but an allocation.
 
     Raises:
-        TypeError: If `allocation` is not a name, a dict or a function.
-        ValueError: If the name is unknown, or a key of the dict is not a regular expression.
+        TypeError, ValueError: If it is not a name, a dict from regular expressions, or a function.
     """
     if isinstance(allocation, Mapping):
         for pattern in allocation:
