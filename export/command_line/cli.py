@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from tfprune.export.command_line.commands.base import in_options
 from tfprune.export.command_line.commands.bench import add_bench
+from tfprune.export.command_line.commands.compare import add_compare
 from tfprune.export.command_line.commands.completion import add_completion
 from tfprune.export.command_line.commands.compress import add_compress
 from tfprune.export.command_line.commands.demo import add_demo
@@ -35,6 +36,7 @@ COMMANDS = (
     add_export,
     add_inspect,
     add_verify,
+    add_compare,
     add_bench,
     add_micro,
 )
@@ -44,7 +46,7 @@ EPILOG = """\
 exit codes:
   0  done, and what was checked is right
   1  a check failed: a file does not run on the samples, or differs from what it was compared with;
-     or a search had no time to try anything
+     `compare` found a loss above a limit; or a search had no time to try anything
   2  it could not be done: a missing file, a wrong shape, an unknown option
 
 TensorFlow's start-up messages are hidden. TF_CPP_MIN_LOG_LEVEL=0 tfprune COMMAND ... shows them.

@@ -33,6 +33,7 @@ COMMANDS = [
     ["putri.py"],
     ["concepts.py"],
     ["calibration.py"],
+    ["damage.py"],
     ["recurrent_export.py"],
     ["second_export.py"],
     ["sizes.py"],

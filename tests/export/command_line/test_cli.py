@@ -176,7 +176,19 @@ def ask(capsys, *arguments):
     return printed.out
 
 
-COMMANDS = ["demo", "compress", "prune", "shrink", "export", "inspect", "verify", "bench", "micro", "completion"]
+COMMANDS = [
+    "demo",
+    "compress",
+    "prune",
+    "shrink",
+    "export",
+    "inspect",
+    "verify",
+    "compare",
+    "bench",
+    "micro",
+    "completion",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

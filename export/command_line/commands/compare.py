@@ -1,0 +1,91 @@
+"""`tfprune compare`: what a smaller model lost, for each class, group and sample."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.command_line.commands.base import add_command, add_file, add_imports
+from tfprune.export.file.files.destination import check_destination, check_not_read
+from tfprune.export.keras_side.loading import load_arrays, load_model
+
+KERAS_FILES, ARRAY_FILES = (".keras", ".h5"), (".npy", ".npz")
+
+
+def add_compare(commands: Any) -> None:
+    text = (
+        "Compare a model before and after pruning or quantizing: what each class and each group lost, with intervals "
+        "and tests, and which samples flipped. The exit code is 1 if a limit is exceeded."
+    )
+    examples = """
+tfprune compare before.tflite after.tflite --data x.npy,y.npy
+tfprune compare before.keras after.tflite --data x.npy,y.npy --groups speaker.npy --max-drop-per-group 0.05
+tfprune compare before.npy after.npy --data x.npy,y.npy --html page.html
+"""
+    parser = add_command(commands, "compare", run=_compare, text=text, extra="device", examples=examples)
+    for name in ("before", "after"):
+        text = "a .tflite file, a saved Keras model, or recorded outputs in a .npy file"
+        add_file(parser, name, metavar=name.upper(), help=text)
+    parser.add_argument(
+        "--data",
+        metavar="X[,Y]",
+        required=True,
+        help="samples, and labels: .npy, or .npz with one array per input; without labels, answers are compared",
+    )
+    text = "groups of samples: a .npy file, named after the group, or .npz with one array per group"
+    add_file(parser, "--groups", metavar="FILE", help=text)
+    parser.add_argument("--max-drop", type=float, metavar="DROP", help="accuracy that may be lost in all: 0.01")
+    parser.add_argument(
+        "--max-drop-per-group", type=float, metavar="DROP", help="accuracy that each class and group may lose: 0.05"
+    )
+    parser.add_argument("--output", metavar="NAME", help="the output to compare, of a model with several")
+    parser.add_argument(
+        "--task", choices=["classification", "regression"], help="what the outputs are (default: inferred)"
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="coverage of the intervals (default: %(default)g)")
+    add_file(parser, "--html", metavar="PAGE", help="write a page with pictures of the flipped samples")
+    add_imports(parser)
+
+
+def _compare(options: argparse.Namespace) -> Any:
+    from tfprune.export.comparing.damage import damage
+
+    files = options.data.split(",")
+    if len(files) > 2:
+        raise ValueError(f"Expected --data X or --data X,Y. Received: {options.data!r}.")
+    if options.html:
+        check_destination(options.html)
+        check_not_read(options.html, options.before, options.after, options.groups, *files)
+    arrays = [load_arrays(file) for file in files]
+    report = damage(
+        _side(options.before, options),
+        _side(options.after, options),
+        (arrays[0], arrays[1] if len(arrays) > 1 else None),
+        groups=_groups(options.groups),
+        task=options.task,
+        output=options.output,
+        level=options.level,
+        max_drop=options.max_drop,
+        max_drop_per_group=options.max_drop_per_group,
+    )
+    if options.html:
+        report.save_html(options.html)
+    return report
+
+
+def _side(path: str, options: argparse.Namespace) -> Any:
+    """Return a file as its path, a Keras model loaded, and recorded outputs as arrays."""
+    suffix = Path(path).suffix.lower()
+    if suffix in ARRAY_FILES:
+        return load_arrays(path)
+    return load_model(path, imports=options.imports) if suffix in KERAS_FILES else path
+
+
+def _groups(path: str | None) -> dict[str, np.ndarray] | None:
+    if path is None:
+        return None
+    arrays = load_arrays(path)
+    return arrays if isinstance(arrays, dict) else {Path(path).stem: arrays}
