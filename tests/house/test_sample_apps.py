@@ -254,6 +254,23 @@ def test_networks_are_pruned_by_the_f_statistic(tmp_path):
     assert (tmp_path / "here" / "table.md").read_text(encoding="utf-8") in printed
 
 
+@pytest.mark.programs
+@pytest.mark.parametrize("data", ["fashion", "watch", "spoken"])
+def test_what_pruning_broke_is_printed(tmp_path, data):
+    if data == "spoken":
+        pytest.importorskip("soundfile", reason="soundfile is not installed (extra `spoken`)")
+    printed = printed_by(APPS / "what_pruning_broke.py", data, "--smoke", "--output", "here", folder=tmp_path)
+    lines = [
+        json.loads(line) for line in (tmp_path / "here" / f"what_pruning_broke_{data}.jsonl").read_text().splitlines()
+    ]
+    assert [(line["sparsity"], line["way"]) for line in lines] == [
+        (0.5, "plain"),
+        (0.98, "plain"),
+        (0.98, "weighted"),
+    ]
+    assert (tmp_path / "here" / f"what_pruning_broke_{data}.md").read_text(encoding="utf-8") in printed
+
+
 def test_the_committed_table_of_the_four_ways_is_that_of_the_committed_results(app):
     folder = APPS / "results"
     lines = [json.loads(line) for line in (folder / "int8_four_ways.jsonl").read_text().splitlines()]
