@@ -91,9 +91,9 @@ def rewrite(
     """
     destination = check_destination(path)
     check_method(compress)
-    check_suffix(destination, compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
     micro = read_micro(target, sparse=sparse, optimize=optimize, compress=compress)
+    check_suffix(destination, compress)
     content = read_model(source)
     model = read(content)
     allowed = _default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)

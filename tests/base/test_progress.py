@@ -255,3 +255,22 @@ def test_a_call_that_fails_ends_its_line():
     with terminal() as shown, pytest.raises(RuntimeError, match="no board"):
         tfprune.plan_shrink(dense(14, 2), allocation=limit)
     assert shown.seen()[0].startswith("1/8 ")
+
+
+@pytest.mark.parametrize("verbose", [1, "auto"])
+def test_a_program_without_keras_has_a_plain_bar(monkeypatch, verbose):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with terminal() as shown:
+        run(3, verbose=verbose)
+    assert shown.seen() == [f"3/3 [{'=' * 20}] 0s (layers)"]
+    with terminal() as shown, pytest.raises(ZeroDivisionError), Progress(4, verbose=verbose, unit="layer") as bar:
+        bar.add()
+        1 / 0  # noqa: B018
+    assert shown.seen() == [f"1/4 [{'=' * 5}{'.' * 15}] 0s (layers)"]
+
+
+def test_one_line_at_the_end_without_keras(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with terminal() as shown:
+        run(2, verbose=2)
+    assert shown.getvalue() == "2/2 0s (layers)\n"

@@ -42,7 +42,7 @@ ROOMS = {
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
-OF_BASE = ("renamed", "spec", "lazy", "html", "streams", "coders", "untrusted")
+OF_BASE = ("renamed", "spec", "lazy", "html", "streams", "coders", "untrusted", "progress")
 OF_SOLVING = ("least_squares", "weight_masks")
 OF_BOTH = {
     "tfprune.report",
@@ -54,7 +54,6 @@ OF_BOTH = {
 # What of other people's may be imported inside functions, by the start of the module's name.
 INSIDE = {
     "tfprune.report": {"matplotlib"},
-    "tfprune.base.progress": {"keras"},
     "tfprune.methods.federated_flower.masked_client": {"flwr"},
     "tfprune.methods.few_shot.maml": {"tensorflow"},
     "tfprune.masking.training": {"matplotlib"},

@@ -11,6 +11,7 @@ from typing import Any
 from tfprune.base.spec import check_choice, check_count
 
 SECONDS_BEFORE_A_BAR = 3.0
+BAR_WIDTH = 20  # characters, of a bar without Keras
 
 
 def check_verbose(verbose: Any) -> None:
@@ -27,7 +28,9 @@ def check_verbose(verbose: Any) -> None:
 
 
 class Progress:
-    """Keras' progress bar over the units of a call: a context, which ends the line of the bar whatever happens.
+    """Keras' progress bar over the units of a call, or a plain one without Keras.
+
+    It is a context, which ends the line of the bar whatever happens.
 
     With "auto", the bar appears after three seconds, and only in a terminal or a notebook, unless Keras is set to log
     instead. So a log file holds no bar, and a quick example prints none.
@@ -51,12 +54,13 @@ class Progress:
         self._values: Mapping[str, float] = {}
         self._due = time.monotonic() + (SECONDS_BEFORE_A_BAR if is_auto else 0)
         self._has_open_line = False
-        self._bar = None
+        self._bar: Any = None
         if total and (_is_watched() if is_auto else verbose):
-            import keras  # the only use of Keras in this wing
-
-            kind = 1 if is_auto else verbose
-            self._bar = keras.utils.Progbar(total, verbose=kind, stateful_metrics=shown, unit_name=unit)
+            kind, keras = 1 if is_auto else int(verbose), sys.modules.get("keras")
+            if keras:
+                self._bar = keras.utils.Progbar(total, verbose=kind, stateful_metrics=shown, unit_name=unit)
+            else:
+                self._bar = _PlainBar(total, kind, unit)
 
     @property
     def is_shown(self) -> bool:
@@ -87,11 +91,28 @@ class Progress:
             self._has_open_line = self._bar.verbose == 1 and self._done < self._total and not is_last
 
 
+class _PlainBar:
+    """The bar of a program that has not loaded Keras, as on a device."""
+
+    def __init__(self, total: int, verbose: int, unit: str) -> None:
+        self.verbose = verbose
+        self._total, self._unit, self._began = total, unit, time.monotonic()
+
+    def update(self, done: int, values: Sequence[tuple[str, float]], *, finalize: bool | None = None) -> None:
+        is_last = finalize or done >= self._total
+        if self.verbose == 1 or is_last:
+            full = BAR_WIDTH * done // self._total
+            bar = f" [{'=' * full}{'.' * (BAR_WIDTH - full)}]" if self.verbose == 1 else ""
+            line = f"{done}/{self._total}{bar} {time.monotonic() - self._began:.0f}s ({self._unit}s)"
+            sys.stdout.write(("\r" if self.verbose == 1 else "") + line + ("\n" if is_last else ""))
+            sys.stdout.flush()
+
+
 def _is_watched() -> bool:
     """Tell whether somebody sees what is drawn: a notebook, or a terminal."""
-    import keras
-
-    stream = sys.stdout  # None in a program without a console
-    if stream is None or getattr(stream, "closed", False) or not keras.config.is_interactive_logging_enabled():
+    stream, keras = sys.stdout, sys.modules.get("keras")  # None in a program without a console, or without Keras
+    if stream is None or getattr(stream, "closed", False):
+        return False
+    if keras and not keras.config.is_interactive_logging_enabled():
         return False
     return getattr(stream, "isatty", bool)() or type(stream).__module__.startswith("ipykernel.")

@@ -23,7 +23,7 @@ FILES = {
 # Attributes of the options that are no options of the command line, or have another name there.
 NOT_OPTIONS = {"command", "needs", "arguments", "whole", "model", "source", "path", "shell"}
 VALUE = re.compile(r"(?:\w+=|tfprune\.)?\b(Micro|Quantization|Limit|budget)\((.*?)\)")  # whose fields are options
-ARGUMENT = re.compile(r"(?<![\w-])(\w+)=('[^']*'|None|True|False|-?\d[\d.e+-]*\d|\d)(?![\w'])")
+ARGUMENT = re.compile(r"(?<![\w-])(\w+)=('[^']*'|None|True|False|-?\d[\d.e+-]*\d|-?\d)(?![\w'])")
 
 
 def add_command(
@@ -77,7 +77,8 @@ def in_options(message: str, options: argparse.Namespace) -> str:
 
     message = VALUE.sub(fields, message).replace("tfprune.plan_shrink", "tfprune shrink")
     message = ARGUMENT.sub(option, message)
-    return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
+    message = re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
+    return re.sub(r"`(--[\w-]+)`", r"\1", re.sub(r"(--[\w-]+)=(?=\S)", r"\1 ", message))
 
 
 def add_file(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 import tfprune
+from tfprune.allocation import ALLOCATIONS
 from tfprune.base.spec import check_choice, check_count, check_number, check_sparsity
 from tfprune.criteria import CRITERIA
 from tfprune.export.command_line.saved_models.job import Job, reading, verbosity
@@ -41,6 +42,8 @@ def prune_file(options: argparse.Namespace) -> SavedModel:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     check_choice(options.criterion, "--criterion", choices=CRITERIA)
+    if options.allocation is not None:
+        check_choice(options.allocation, "--allocation", choices=ALLOCATIONS)
     pattern: Any = options.pattern
     group = re.fullmatch(r"(\d+):(\d+)", pattern)
     if group:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ def run_module(
     timeout: float,
     environment: Mapping[str, str] | None = None,
     package: str | None = None,
+    each_second: Callable[[], None] | None = None,
 ) -> Completed:
     """Run `python -m module folder` and wait; whatever happens to the child is reported, not raised.
 
@@ -55,6 +57,7 @@ def run_module(
         environment: Environment variables of the child besides those of this process.
         package: A package that the module needs and that is slow to import: on Linux a process that has imported it
             waits for the next job, and ends when a minute has passed, or this process has ended.
+        each_second: Called once in each second that a process without `package` runs, to move a bar.
 
     Returns:
         Whether it ended well and, if not, why: `killed by SIGSEGV`, `did not finish in 120 s`, or the
@@ -64,7 +67,7 @@ def run_module(
     variables = {**_environment(), **(environment or {})}
     try:
         code = _run_forked(module, folder, variables, package=package, timeout=timeout) if package else None
-        code = _run_new(module, folder, variables, timeout=timeout) if code is None else code
+        code = _run_new(module, folder, variables, timeout=timeout, tick=each_second) if code is None else code
     except TimeoutError:
         return Completed(ok=False, reason=f"did not finish in {timeout:g} s", output=_output(folder))
     return _completed(code, folder)
@@ -82,12 +85,19 @@ def _run_forked(module: str, folder: Path, variables: dict[str, str], *, package
     return run_forked(package, {**job, "environment": variables}, timeout=timeout)
 
 
-def _run_new(module: str, folder: Path, variables: dict[str, str], *, timeout: float) -> int:
+def _run_new(
+    module: str, folder: Path, variables: dict[str, str], *, timeout: float, tick: Callable[[], None] | None
+) -> int:
+    end = time.monotonic() + timeout
     with _started(module, folder, variables) as child:
-        try:
-            return child.wait(timeout)
-        except subprocess.TimeoutExpired as error:
-            raise TimeoutError from error
+        while True:
+            rest = max(0.0, end - time.monotonic())
+            try:
+                return child.wait(min(1.0, rest) if tick else rest)
+            except subprocess.TimeoutExpired as error:
+                if tick is None or rest <= 1.0:
+                    raise TimeoutError from error
+                tick()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,8 +17,12 @@ class Device(Protocol):
         """Do there what the function `run_module` does here."""
 
 
-def runner_on(device: Any) -> Callable[..., Completed]:
+def runner_on(device: Any, *, each_second: Callable[[], None] | None = None) -> Callable[..., Completed]:
     """Return the function that runs jobs on a `Device`; None is this machine.
+
+    Args:
+        device: The device, or None.
+        each_second: Called once in each second that a job runs on this machine, to move a bar.
 
     Raises:
         TypeError: If it is not a device.
@@ -26,4 +31,4 @@ def runner_on(device: Any) -> Callable[..., Completed]:
         raise TypeError(
             f"Expected `on` to be a device, such as tfprune.export.Remote('pi@raspberrypi'). Received: on={device!r}."
         )
-    return run_module if device is None else device.run_module
+    return functools.partial(run_module, each_second=each_second) if device is None else device.run_module

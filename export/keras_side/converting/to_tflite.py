@@ -159,12 +159,12 @@ def to_tflite(
     """
     destination = check_destination(path)
     check_method(compress)
-    check_suffix(destination, compress)
     form = as_quantization(quantize)
     trained = model if form.scheme == "int8" and holds_ranges(model) else None
     check_calibration(calibration, quantize=form.scheme, has_ranges=trained is not None)
     check_form_arguments(sparse=sparse, optimize=optimize)
     micro = read_micro(target, sparse=sparse, optimize=optimize, compress=compress)
+    check_suffix(destination, compress)
     _check_micro(micro, form)
     check_verbose(verbose)
     allowed = None if tolerance is None else check_number(tolerance, "tolerance", least=0)

@@ -147,7 +147,11 @@ MISTAKES = {
     f"{PRUNE} --data x.npy --pattern channel": ["N:M", "tfprune shrink"],
     f"{PRUNE} --data x.npy --pattern 2:4": ["at most 1 - n/m"],
     f"{PRUNE} --data x.npy --criterion wandas": ["--criterion", "'wanda'"],
-    f"{PRUNE} --data x.npy --allocation lambs": ["allocation", "'lamp'"],
+    f"{PRUNE} --data x.npy --allocation lambs": [
+        "Expected --allocation to be",
+        "'global' or 'lamp'. Received: --allocation",
+        "'lamp'?",
+    ],
     f"{PRUNE} --data x.npy --batch-size 0": ["--batch-size"],
     f"{PRUNE} --data x.npy --samples 0": ["--samples"],
     "prune uncompiled.keras new.keras --sparsity 0.9 --data x.npy,y.npy": ["uncompiled.keras", "without loss"],
@@ -167,6 +171,7 @@ MISTAKES = {
         "Received: --budget flops=0.001;",
     ],
     f"{SHRINK} --data x.npy --round-to 0": ["Expected --round-to to be", "Received: --round-to 0"],
+    f"{SHRINK} --data x.npy,y.npy --epochs -1": ["Received: --epochs -1."],
     "prune model.keras new.keras --sparsity 1 --data x.npy": ["Received: --sparsity", "with tfprune shrink"],
 }
 

@@ -175,3 +175,14 @@ def test_any_names_and_numbers_come_back(tmp_path_factory, values):
     assert list(arrays) == list(values)
     for name, value in values.items():
         np.testing.assert_array_equal(arrays[name], np.array(value, np.float32))
+
+
+def test_a_bar_moves_each_second_until_the_time_is_over(tmp_path, monkeypatch):
+    (tmp_path / "tfprune_test_sleeps.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    seconds = []
+    completed = run_module(
+        "tfprune_test_sleeps", tmp_path, timeout=2.5, each_second=lambda: seconds.append(time.monotonic())
+    )
+    assert completed.reason == "did not finish in 2.5 s"
+    assert len(seconds) == 2 and 0.9 < seconds[1] - seconds[0] < 2
