@@ -73,7 +73,7 @@ def train_and_shrink(
     # The first steps show which channels matter, the last ones recover the lost accuracy. With a budget, the
     # schedule only determines how fast the model approaches it.
     schedule = tfprune.schedules.Polynomial(0.5, begin=0.1, end=0.6)
-    callback = tfprune.PruningCallback(schedule, every=50, allocation=tfprune.budget(flops=flops))
+    callback = tfprune.PruningCallback(schedule, every=50, budget=tfprune.budget(flops=flops))
     training = tfprune.distilled(wrapped, teacher) if teacher else wrapped
     train(training, data, epochs=epochs, callbacks=[callback])
     plan = tfprune.plan_shrink(wrapped)

@@ -183,7 +183,7 @@ def _lines(recipe: Recipe) -> list[str]:
         model = "model"
         lines = ["", "model = tfprune.strip(model)", *lines]
     if recipe.cut < 1:
-        lines.append(f"plan = tfprune.plan_shrink({model}, allocation=tfprune.budget(flops={recipe.cut!r}))")
+        lines.append(f"plan = tfprune.plan_shrink({model}, tfprune.budget(flops={recipe.cut!r}))")
         lines.append(f"model = tfprune.shrink({model}, plan)")
         model = "model"
     pattern = "tfprune.patterns.NM(2, 4)" if recipe.pattern == "2:4" else repr(recipe.pattern)

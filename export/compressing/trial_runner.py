@@ -97,7 +97,7 @@ class TrialRunner:
     def can_shrink(self) -> bool:
         """Whether channels of the model can be removed."""
         try:
-            tfprune.plan_shrink(self.model, allocation=tfprune.budget(flops=0.9), verbose=0)
+            tfprune.plan_shrink(self.model, tfprune.budget(flops=0.9), verbose=0)
         except ValueError as error:
             _log.info("no channels are removed: %s", error)
             return False
@@ -176,7 +176,7 @@ class TrialRunner:
         smaller = self.model if start is None else _loaded(start)
         keras.utils.set_random_seed(recipe.seed)
         if recipe.cut < 1:
-            plan = tfprune.plan_shrink(smaller, allocation=tfprune.budget(flops=recipe.cut), verbose=0)
+            plan = tfprune.plan_shrink(smaller, tfprune.budget(flops=recipe.cut), verbose=0)
             smaller = tfprune.shrink(smaller, plan)
         pattern: Any = tfprune.patterns.NM(2, 4) if recipe.pattern == "2:4" else recipe.pattern
         smaller = tfprune.wrap(smaller, pattern=pattern)

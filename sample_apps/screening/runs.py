@@ -90,7 +90,7 @@ def channels(start: keras.Model, criterion: Any, targets: list[float], evidence:
     model = start
     for target in targets:
         budget = tfprune.budget(parameters=int((1 - target) * start.count_params()))
-        model = tfprune.shrink(model, tfprune.plan_shrink(model, criterion=criterion, allocation=budget, **evidence))
+        model = tfprune.shrink(model, tfprune.plan_shrink(model, budget, criterion=criterion, **evidence))
         yield model
 
 

@@ -332,7 +332,9 @@ def test_a_teacher_counts_in_the_loss_as_the_formula_says():
     p, q = (np.exp(logits / 2) / np.exp(logits / 2).sum(axis=1, keepdims=True) for logits in (other, own))
     task = np.mean(np.log(np.exp(own).sum(axis=1)) - own[np.arange(40), labels])
     taught = 4 * np.mean(np.sum(p * np.log(p / q), axis=1)) + np.mean((own - other) ** 2) / np.mean(other**2)
-    training = tfprune.distilled(tfprune.wrap(student), teacher, temperature=2, weight=0.25, features=["out"])
+    training = tfprune.distilled(
+        tfprune.wrap(student), teacher, tfprune.Distillation(temperature=2, weight=0.25, features=["out"])
+    )
     training.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = training.fit(X, labels, batch_size=40, verbose=0).history
     assert history["loss"][0] == pytest.approx(0.75 * task + 0.25 * taught, rel=1e-4)
@@ -342,7 +344,7 @@ def test_a_taught_model_prunes_in_fit_and_the_teacher_stays_as_it_was(tmp_path):
     teacher = plain()
     student = tfprune.wrap(teacher)
     before = [array(weight) for weight in teacher.weights]
-    training = tfprune.distilled(student, teacher, features=["hidden"])
+    training = tfprune.distilled(student, teacher, tfprune.Distillation(features=["hidden"]))
     training.compile("adam", "mse")
     fit(training, tfprune.PruningCallback(Polynomial(0.8, end=8), every=2))
     assert zeros_of(student).sum() == 80

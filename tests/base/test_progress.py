@@ -168,7 +168,7 @@ def single_weights(**verbose):
 
 def latency(**verbose):
     limit = tfprune.budget(latency=0.5, measure=lambda model: float(model.count_params()))
-    tfprune.plan_shrink(dense(14, 2), allocation=limit, **verbose)
+    tfprune.plan_shrink(dense(14, 2), limit, **verbose)
 
 
 def rounds(**verbose):
@@ -253,7 +253,7 @@ def test_a_call_that_fails_ends_its_line():
 
     limit = tfprune.budget(latency=0.5, measure=measure)
     with terminal() as shown, pytest.raises(RuntimeError, match="no board"):
-        tfprune.plan_shrink(dense(14, 2), allocation=limit)
+        tfprune.plan_shrink(dense(14, 2), limit)
     assert shown.seen()[0].startswith("1/8 ")
 
 

@@ -53,7 +53,7 @@ def forms_of(model: keras.Model) -> dict[str, bytes]:
 
 def within_budget(name: str, model: keras.Model) -> Row:
     cost = vela(ACCELERATORS[0])
-    plan = tfprune.plan_shrink(model, allocation=tfprune.budget(latency=BUDGET, measure=cost))
+    plan = tfprune.plan_shrink(model, tfprune.budget(latency=BUDGET, measure=cost))
     used = cost(tfprune.shrink(model, plan)) / (BUDGET * cost(model))
     what = f"{name}, {ACCELERATORS[0]}: cycles used of a budget of half"
     return Row(what, f"{used:.3f}", f"{1 - WITHIN:g} to 1", 1 - WITHIN <= used <= 1)

@@ -70,6 +70,6 @@ def test_a_run_that_goes_on_says_what_it_takes_over(caplog, tmp_path):
 def test_a_latency_budget_logs_each_measurement(caplog):
     limit = tfprune.budget(latency=0.5, measure=lambda model: 10.0 * model.count_params())
     with caplog.at_level(logging.INFO, "tfprune"):
-        plan = tfprune.plan_shrink(dense(16, 2), allocation=limit)
+        plan = tfprune.plan_shrink(dense(16, 2), limit)
     kept = plan.parameters_kept
     assert f"a latency of {10 * kept:,} with {int(plan.keep.sum())} of 18 channels" in messages(caplog)

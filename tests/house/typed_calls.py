@@ -48,7 +48,7 @@ def by_name(weights: Sequence[str], sparsity: float) -> list[float]:
 def training(model: keras.Model, x: np.ndarray) -> None:
     schedule = schedules.Polynomial(0.9, begin=0.1, end=0.7)
     tfprune.PruningCallback(schedule, every=20, allocation={"conv/": 0.5, "head": schedules.Constant(0.8)})
-    tfprune.PruningCallback(schedule, allocation=tfprune.budget(flops=0.5), data=(x, x), loss="mse")
+    tfprune.PruningCallback(schedule, budget=tfprune.budget(flops=0.5), data=(x, x), loss="mse")
     tfprune.PruningCallback(schedule, allocation=half_each)
     assert_type(tfprune.update_masks(model, 0.5), tfprune.SparsityReport)
     tfprune.PruningSummaries(Path("logs"), update_freq=10)
@@ -81,7 +81,8 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tuning = tfprune.FineTuning(rounds=2, distill=how, callbacks=[keras.callbacks.History()])
     tfprune.prune_to(model, half, (x, x), validation_data=(x, x), max_drop=0.01, fine_tuning=tuning)
     tfprune.prune_to(model, half, (x, x), max_drop=tfprune.Limit(0.01, metric="accuracy"), folder=Path("state"))
-    tfprune.distilled(model, model, temperature=None, features={"last": "last"})
+    tfprune.distilled(model, model, tfprune.Distillation(temperature=None, features={"last": "last"}))
+    tfprune.distilled(model, model, 4.0)  # error: arg-type
     tfprune.prune_to(model, half, (x, x), rounds=2)  # error: call-arg
     tfprune.FineTuning(distill=4.0)  # error: arg-type
     assert_type(report, tfprune.PruneReport)
@@ -105,6 +106,10 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.grow_depth(model, "twice")  # error: arg-type
     tfprune.budget(0.5)  # error: call-arg
     tfprune.budget(flops="half")  # error: arg-type
+    tfprune.plan_shrink(model, half)
+    tfprune.plan_shrink(model, tfprune.allocation.LayerThreshold(), criterion="dacis", data=(x, x))
+    tfprune.update_masks(model, half)
+    tfprune.plan_shrink(model, allocation=half)  # error: arg-type
     tfprune.plan_shrink(model, "half")  # error: arg-type
     tfprune.plan_shrink(model, 0.5, round_to=0.5)  # error: arg-type
     tfprune.shrink(model, 0.5)  # error: arg-type

@@ -1,4 +1,4 @@
-"""Cross-layer equalization: the channels between two layers get weights of one size, and the outputs stay."""
+"""Cross-layer equalization: scale the channels between two layers without changing the outputs."""
 
 from __future__ import annotations
 
@@ -32,26 +32,27 @@ DEAD = 1e-6  # of the largest channel's weights: such a channel has no size to g
 
 
 def equalize(model: keras.Model, *, relu6: str = "keep") -> keras.Model:
-    """Scale channels so that both layers around them have weights of the same size; outputs stay as they are.
+    """Scale channels so that their weights have the same range in both layers around them, with the same outputs.
 
-    A channel of small activations gets few of the 256 values that an int8 file has for all channels of a tensor.
-    Each channel i of a convolution or Dense layer whose largest weight is r1, and r2 in the layer that reads it, is
-    divided by s = sqrt(r1 / r2) in the first, biases included, and multiplied by s in the second (equation 11). A
-    batch normalization between them takes the division. This needs no data and no training; it helps where
-    `tfprune.export.quantization_error` shows channels of very different sizes, and does little elsewhere. Zeros stay
-    zeros, and names of layers stay as they are.
+    Use it before int8 quantization if `tfprune.export.quantization_error` shows channels of very different ranges; it
+    helps little otherwise. It needs no data and no training. An int8 tensor has 256 values for all its channels, so a
+    channel with small activations is represented by few of them. If the largest weight of a channel of a convolution
+    or Dense layer is r1, and r2 in the layer that reads it, the channel is divided by s = sqrt(r1 / r2) in the first,
+    biases included, and multiplied by s in the second (equation 11). A batch normalization between them absorbs the
+    division. Zeros stay zeros, and layers keep their names.
 
     Args:
-        model: A built Sequential or Functional model, wrapped or plain. It is left untouched.
-        relu6: `"keep"` leaves layers in front of a ReLU6 alone, which cuts off all channels at the same height;
-            `"replace"` makes a ReLU of each ReLU6, as the authors do: measure the accuracy, as outputs then change.
+        model: A built Sequential or Functional model, wrapped or plain. It is left unchanged.
+        relu6: `"keep"` (the default) skips layers before a ReLU6, which clips all channels at the same value.
+            `"replace"` is for comparison with the paper: it replaces each ReLU6 with a ReLU, which changes the
+            outputs.
 
     Returns:
-        An uncompiled plain copy. Which layers were left alone, and why, is logged.
+        An uncompiled plain copy. Skipped layers and the reasons are logged.
 
     Raises:
-        TypeError: If it is not a Keras model.
-        ValueError: If it is not a graph, no two layers can be equalized, or `relu6` is another value.
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not a graph, no two layers can be equalized, or `relu6` is another value.
 
     Reference:
         Nagel, M., van Baalen, M., Blankevoort, T. and Welling, M. Data-Free Quantization Through Weight Equalization

@@ -75,9 +75,7 @@ def _in_rounds(job: Job, budget: Any, options: argparse.Namespace) -> tuple[kera
 def _at_once(job: Job, budget: Any, options: argparse.Namespace) -> tuple[keras.Model, Report]:
     criterion = CRITERIA[options.criterion]()
     data = job.evidence(criterion, options.samples)
-    plan = tfprune.plan_shrink(
-        job.model, allocation=budget, criterion=criterion, round_to=options.round_to, data=data
-    )
+    plan = tfprune.plan_shrink(job.model, budget, criterion=criterion, round_to=options.round_to, data=data)
     masked = tfprune.zero_channels(job.model, plan)
     samples = job.data.first(options.samples).x
     better, _ = tfprune.reconstruct(masked, job.model, samples, batch_size=job.batch_size)

@@ -57,7 +57,7 @@ def test_the_loss_is_the_formula_for_logits_and_probabilities(last, wrapped):
     expected = expected_loss(student, teacher, temperature=4.0, weight=0.3)
     subject = tfprune.wrap(student) if wrapped else student
     loss = LOGITS if last is None else "sparse_categorical_crossentropy"
-    assert first_loss(distilled(subject, teacher, temperature=4, weight=0.3), loss) == pytest.approx(
+    assert first_loss(distilled(subject, teacher, Distillation(temperature=4, weight=0.3)), loss) == pytest.approx(
         expected, rel=1e-4
     )
 
@@ -66,14 +66,16 @@ def test_features_are_compared_by_name_and_regularization_counts_in_full():
     student, teacher = net(1, kernel_regularizer=keras.regularizers.L2(0.1)), net(2)
     expected = expected_loss(student, teacher, temperature=3.0, weight=0.5, features=True)
     expected += 0.1 * np.sum(student.get_weights()[0] ** 2)
-    assert first_loss(distilled(student, teacher, features=["hidden"])) == pytest.approx(expected, rel=1e-4)
+    assert first_loss(distilled(student, teacher, Distillation(features=["hidden"]))) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_features_alone_of_other_names_teach_a_model_without_classes():
     student, teacher = net(1), net(2)
     teacher.get_layer("hidden").name = "first"
     (own, _), (other, _) = forward(student, X), forward(teacher, X)
-    training = distilled(student, teacher, temperature=None, weight=1, features={"hidden": "first"})
+    training = distilled(student, teacher, Distillation(temperature=None, weight=1, features={"hidden": "first"}))
     training.compile(keras.optimizers.SGD(0.0), "mse")
     found = training.fit(X, np.zeros((12, 4)), batch_size=12, verbose=0).history["loss"][0]
     assert found == pytest.approx(np.mean((own - other) ** 2) / np.mean(other**2), rel=1e-4)
@@ -90,7 +92,7 @@ def test_what_evaluate_reports_is_the_own_loss():
 def test_training_approaches_the_teacher_and_leaves_it_as_it_was():
     student, teacher = net(1), net(2)
     before = teacher.get_weights()
-    training = distilled(student, teacher, weight=1.0)
+    training = distilled(student, teacher, Distillation(weight=1.0))
     training.compile(keras.optimizers.Adam(0.03), LOGITS)
     history = training.fit(X, Y, epochs=40, verbose=0).history["loss"]
     assert history[-1] < 0.05 * history[0]
@@ -102,7 +104,7 @@ def test_training_approaches_the_teacher_and_leaves_it_as_it_was():
 def test_it_prunes_in_fit_and_strips_and_shrinks_as_the_student_does(allocation):
     dense = net(1)
     student = tfprune.wrap(dense, pattern="unstructured" if allocation == "uniform" else tfprune.patterns.Channel())
-    training = distilled(student, dense, features=["hidden"])
+    training = distilled(student, dense, Distillation(features=["hidden"]))
     training.compile("adam", LOGITS)
     schedule = tfprune.schedules.Polynomial(0.5, end=0.8)
     training.fit(
@@ -145,15 +147,27 @@ def test_a_saved_file_holds_the_student_and_goes_on(tmp_path):
         (lambda: distilled(layers.Dense(3), net(2)), TypeError, "Expected a Keras model"),
         (lambda: distilled(net(1), "teacher.keras"), TypeError, "teacher='teacher.keras'"),
         (
-            lambda: distilled(net(1), net(2), temperature=0),
+            lambda: distilled(net(1), net(2), Distillation(temperature=0)),
             ValueError,
             r"`temperature` to be a number > 0|temperature=0",
         ),
-        (lambda: distilled(net(1), net(2), weight=1.5), ValueError, "weight=1.5"),
-        (lambda: distilled(net(1), net(2), temperature=None), ValueError, "something that the teacher shows"),
-        (lambda: distilled(net(1), net(2), features="hidden"), TypeError, "features='hidden'"),
-        (lambda: distilled(net(1), net(2), features=["hide"]), ValueError, "'hidden', 'out'. Received: 'hide'"),
-        (lambda: distilled(net(1), net(2), features={"out": "hide"}), ValueError, "layers of the teacher"),
+        (lambda: distilled(net(1), net(2), Distillation(weight=1.5)), ValueError, "weight=1.5"),
+        (
+            lambda: distilled(net(1), net(2), Distillation(temperature=None)),
+            ValueError,
+            "Expected a temperature or features",
+        ),
+        (lambda: distilled(net(1), net(2), Distillation(features="hidden")), TypeError, "features='hidden'"),
+        (
+            lambda: distilled(net(1), net(2), Distillation(features=["hide"])),
+            ValueError,
+            "'hidden', 'out'. Received: 'hide'",
+        ),
+        (
+            lambda: distilled(net(1), net(2), Distillation(features={"out": "hide"})),
+            ValueError,
+            "layers of the teacher",
+        ),
         (lambda: distilled(net(1), net(2, "sigmoid")), ValueError, "sigmoid. Pass temperature=None"),
         (
             lambda: distilled(*[keras.Sequential([keras.Input((3,)), layers.Dense(1)]) for _ in "12"]),
@@ -181,7 +195,7 @@ def test_a_teacher_that_shares_weights_is_refused():
 
 def test_features_that_differ_in_shape_are_refused_by_name():
     student = keras.Sequential([keras.Input((6,)), layers.Dense(5, name="hidden"), layers.Dense(4)])
-    training = distilled(student, net(2), features=["hidden"])
+    training = distilled(student, net(2), Distillation(features=["hidden"]))
     training.compile("sgd", LOGITS)
     with pytest.raises(ValueError, match=r"'hidden' with \(5,\) and \(8,\)"):
         training.fit(X, Y, verbose=0)

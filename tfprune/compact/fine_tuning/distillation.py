@@ -1,4 +1,4 @@
-"""How a dense model teaches a pruned one: a frozen value that says what is compared, and how much it counts."""
+"""Distillation: how a dense model teaches a pruned one."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from tfprune.base.spec import check_number
 
 @dataclass(frozen=True)
 class Distillation:
-    """What the loss takes from a teacher: loss = (1 - weight) * own loss + weight * (outputs + features).
+    """Train with the loss (1 - weight) * loss on the labels + weight * (outputs + features).
 
-    The part of the outputs is T^2 times the Kullback-Leibler divergence between the classes of teacher and student,
-    both softened by the temperature T. That of a feature is the mean squared difference between what a layer returns
-    in both, divided by the mean square in the teacher. Regularization counts in full.
+    Pass it to `distilled`, or to `prune_to` in `FineTuning(distill=...)`. The term of the outputs is T^2 times the
+    Kullback-Leibler divergence between the classes of teacher and student, both softened by the temperature T. The
+    term of a feature is the mean squared difference between the outputs of a layer in both models, divided by their
+    mean square in the teacher. Regularization losses are not weighted.
 
     Args:
-        temperature: T, above 0: with a larger one, the student learns more about the classes that are wrong. None
-            leaves the outputs out, as models need that tell no classes. Default 3.
-        weight: How much the teacher counts, in (0, 1]. Default 0.5.
-        features: Names of layers whose outputs are compared, or a dict from the student's layers to the teacher's. A
-            layer that lost channels cannot be compared with one that has them.
+        temperature: T, above 0: with a larger one, the student learns more about the wrong classes. None leaves the
+            outputs out, for models that are not classifiers. Default 3.
+        weight: The weight of the teacher in the loss, in (0, 1]. Default 0.5.
+        features: Names of layers whose outputs are compared, or a dict from the student's layers to the teacher's.
+            Layers with different numbers of channels cannot be compared. Default ().
 
     Raises:
-        TypeError: If a number is not one, or a name is not a string.
+        TypeError: If `temperature` or `weight` is not a number, or a name is not a string.
         ValueError: If a number is out of range, or there is neither a temperature nor a feature.
 
     Example:
@@ -47,14 +48,28 @@ class Distillation:
         object.__setattr__(self, "features", _pairs(self.features))
         if self.temperature is None and not self.features:
             raise ValueError(
-                "Expected something that the teacher shows. Received: temperature=None and no features. Leave the "
-                "temperature out, or name layers: features=['last']."
+                "Expected a temperature or features to compare. Received: temperature=None and no features. Leave "
+                "the temperature out, or name layers: features=['last']."
             )
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """The layers of the features: of the student, and of the teacher."""
         return self.features  # type: ignore[return-value]
+
+
+def check_distillation(value: Any, name: str) -> Distillation:
+    """Return a Distillation.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, Distillation):
+        raise TypeError(
+            f"Expected `{name}` to be a tfprune.Distillation. Received: {name}={value!r}. Pass "
+            f"tfprune.Distillation(temperature=4)."
+        )
+    return value
 
 
 def _pairs(features: Any) -> tuple[tuple[str, str], ...]:

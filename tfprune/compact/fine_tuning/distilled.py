@@ -1,54 +1,47 @@
-"""distilled: a model that learns from a teacher while `fit` trains it."""
+"""distilled: put a teacher into the training loss of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
-from tfprune.compact.fine_tuning.distillation import Distillation
+from tfprune.base.renamed import renamed
+from tfprune.compact.fine_tuning.distillation import Distillation, check_distillation
 from tfprune.compact.fine_tuning.distillation_loss import DistillationLoss
 from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.graph import check_graph
 
 
-def distilled(
-    model: keras.Model,
-    teacher: keras.Model,
-    *,
-    temperature: float | None = 3.0,
-    weight: float = 0.5,
-    features: Iterable[str] | Mapping[str, str] = (),
-) -> keras.Model:
-    """Return a model over the same layers and weights whose training loss asks a teacher, too.
+@renamed(**{name: f"distillation=tfprune.Distillation({name}=...)" for name in ("temperature", "weight", "features")})
+def distilled(model: keras.Model, teacher: keras.Model, distillation: Distillation | None = None) -> keras.Model:
+    """Return a model over the same layers and weights, with a teacher in its training loss.
 
-    Use it with gradual pruning, where the dense model teaches the one that loses weights: compile and fit what this
-    returns, with a `PruningCallback` as usual, then strip or shrink `model`, whose weights were trained. The teacher
-    is called on each batch, so augmented data work, and is left unchanged. What `evaluate` and `val_loss` report is
-    the own loss alone. A saved file holds the student as a plain model, without the teacher.
+    Use it with gradual pruning, where the dense model teaches the pruned one: compile and fit the returned model,
+    with a `PruningCallback` as usual, then strip or shrink `model`, whose weights were trained. The teacher is called
+    on each batch, so data augmentation works, and is left unchanged. `evaluate` and `val_loss` report the loss
+    without the teacher. Saving stores the student as a plain model, without the teacher.
 
     Args:
         model: The student: a built Sequential or Functional model, wrapped or not.
         teacher: A model with outputs of the same shapes. It is not trained.
-        temperature: As in `Distillation`.
-        weight: As in `Distillation`.
-        features: As in `Distillation`.
+        distillation: The weight of the teacher and the outputs that are compared. None (the default) takes
+            `tfprune.Distillation()`.
 
     Returns:
         The model to compile and fit.
 
     Raises:
-        TypeError: If one is not a Keras model, or an argument has the wrong type.
-        ValueError: If the student is not a graph of layers, a layer is not found, an argument is out of range, or the
-            models share weights or differ in the shapes of their outputs.
+        TypeError: If a model is not a Keras model, or `distillation` is not a `Distillation`.
+        ValueError: If the student is not a graph of layers, a layer is not found, or the models share weights or
+            differ in the shapes of their outputs.
         ValueError: If there is a temperature, and the outputs are not classes.
 
     Example:
         >>> import tfprune
         >>> dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(4)])
         >>> student = tfprune.wrap(dense)
-        >>> training = tfprune.distilled(student, dense, temperature=4)
+        >>> training = tfprune.distilled(student, dense, tfprune.Distillation(temperature=4))
         >>> training.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> callback = tfprune.PruningCallback(tfprune.schedules.Polynomial(0.5, end=1.0), every=1)
         >>> history = training.fit(keras.ops.ones((8, 8)), keras.ops.zeros(8), callbacks=[callback], verbose=0)
@@ -58,14 +51,10 @@ def distilled(
     Reference:
         Hinton et al., 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
-    return distilled_by(model, teacher, how=Distillation(temperature, weight, features))
-
-
-def distilled_by(model: keras.Model, teacher: keras.Model, *, how: Distillation) -> keras.Model:
-    """Do what `distilled` does, with its settings as one value."""
     check_graph(model)
     check_keras(teacher, argument="teacher")
-    return _Distilled(model, distillation=DistillationLoss(model, teacher, how))
+    settings = Distillation() if distillation is None else check_distillation(distillation, "distillation")
+    return _Distilled(model, distillation=DistillationLoss(model, teacher, settings))
 
 
 @keras.saving.register_keras_serializable(package="tfprune", name="Distilled")

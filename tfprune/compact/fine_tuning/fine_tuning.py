@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.base.spec import check_choice, check_count
-from tfprune.compact.fine_tuning.distillation import Distillation
+from tfprune.compact.fine_tuning.distillation import Distillation, check_distillation
 from tfprune.compact.reconstruction.reconstruct import RECONSTRUCTIONS
 
 
@@ -67,11 +67,8 @@ class FineTuning:
                 f"Pass a learning-rate schedule inside of an optimizer: keras.optimizers.Adam(schedule)."
             )
         object.__setattr__(self, "callbacks", check_callbacks(self.callbacks))
-        if self.distill is not None and not isinstance(self.distill, Distillation):
-            raise TypeError(
-                f"Expected `distill` to be a tfprune.Distillation. Received: distill={self.distill!r}. Pass "
-                f"tfprune.Distillation(temperature=4)."
-            )
+        if self.distill is not None:
+            check_distillation(self.distill, "distill")
         check_choice(self.reconstruction, "reconstruction", choices=RECONSTRUCTIONS)
 
 

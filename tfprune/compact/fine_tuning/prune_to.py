@@ -137,9 +137,8 @@ def prune_to(
             return target
         return plan_shrink(
             current,
-            0.0 if target is None else None,
+            0.0 if target is None else target,
             criterion=criterion,
-            allocation="uniform" if target is None else target,
             filters=filters,
             round_to=round_to,
             data=evidence,

@@ -9,7 +9,7 @@ import keras
 
 from tfprune.base.progress import Progress
 from tfprune.base.spec import check_count
-from tfprune.compact.fine_tuning.distilled import distilled_by
+from tfprune.compact.fine_tuning.distilled import distilled
 from tfprune.compact.fine_tuning.fine_tuning import FineTuning
 from tfprune.compact.fine_tuning.metric_guard import ADVICE
 from tfprune.keras_models.models.compiled import compile_like
@@ -50,7 +50,7 @@ class Trainer:
 
     def compiled(self, smaller: keras.Model) -> keras.Model:
         """Return a model to train: the smaller one itself, or one over its layers that a teacher teaches."""
-        training = smaller if self.distill is None else distilled_by(smaller, self._model, how=self.distill)
+        training = smaller if self.distill is None else distilled(smaller, self._model, self.distill)
         changes = {"optimizer": keras.optimizers.deserialize(self.optimizer)} if self.optimizer else {}
         compile_like(training, self._model, advice=ADVICE, **changes)
         if training is not smaller:

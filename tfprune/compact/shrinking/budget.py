@@ -176,19 +176,19 @@ def budget(
     measure: Callable[[keras.Model], float] | None = None,
     allocation: str | Allocation = "uniform",
 ) -> Budget:
-    """Limit what a model may cost once it is pruned.
+    """Limit the cost of a model after pruning.
 
-    Use it in place of a sparsity when you know how small or fast the model has to be: as the `allocation` of
-    `plan_shrink` and `PruningCallback`, or as the `budget` of `prune_to`. An int is an amount; a float in (0, 1) is a
-    fraction of what the model costs now. If there are several limits, all of them are met.
+    Use it when you know how small or fast the model has to be: pass it in place of a sparsity to `plan_shrink` and
+    `update_masks`, or as the `budget` of `PruningCallback` and `prune_to`. An int is an amount; a float in (0, 1) is
+    a fraction of the present cost. With several limits, all of them are met.
 
     Args:
         flops: Floating-point operations on one sample, two for each multiplication of kernels and attention.
         parameters: Entries of all weights.
         bytes: Bytes of all weights, as they are in the Keras model.
-        latency: Microseconds of one inference, or whatever `measure` counts.
-        measure: Returns what a plain model costs, such as `tfprune.export.latency`, which exports it and runs it on
-            this machine, or `tfprune.export.vela(...)`, the cycles on an NPU.
+        latency: The result of `measure`, such as microseconds of one inference.
+        measure: A function from a plain model to its cost, such as `tfprune.export.latency`, which exports the model
+            and runs it on this machine, or `tfprune.export.vela(...)`, which counts the cycles on an NPU.
         allocation: How a sparsity is split over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, or a
             function, such as `allocation.LayerThreshold()`.
 
@@ -203,7 +203,7 @@ def budget(
     Example:
         >>> from tfprune import plan_shrink
         >>> layers = [keras.Input((8,)), keras.layers.Dense(64), keras.layers.Dense(64), keras.layers.Dense(2)]
-        >>> plan = plan_shrink(keras.Sequential(layers), allocation=budget(flops=0.5))
+        >>> plan = plan_shrink(keras.Sequential(layers), budget(flops=0.5))
         >>> plan.flops_kept <= plan.flops / 2
         True
     """

@@ -39,10 +39,10 @@ from tfprune.report import Skipped
 
 def plan_shrink(
     model: keras.Model,
-    sparsity: float | None = None,
+    sparsity: float | Budget | LayerThreshold | None = None,
     *,
     criterion: str | Criterion | RankingReport | Mapping[str, np.ndarray] = "magnitude",
-    allocation: str | Mapping[str, float | None] | Allocation | Budget = "uniform",
+    allocation: str | Mapping[str, float | None] | Allocation = "uniform",
     filters: Filters = None,
     round_to: int = 1,
     data: Any = None,
@@ -52,36 +52,37 @@ def plan_shrink(
     """Plan which channels, units and attention heads of a model to remove.
 
     Use it to make a model smaller and faster everywhere: print the plan, then `shrink(model, plan)`. Channels that
-    meet in an addition, a multiplication or a grouped convolution can only go together: they count as one channel of
-    the plan, and layers that share channels are one group.
+    meet in an addition, a multiplication or a grouped convolution can only be removed together: they count as one
+    channel of the plan, and layers that share channels are one group.
 
-    There are four ways to say how much goes:
+    Choose how much is removed in one of four ways:
 
     - `plan_shrink(model, 0.5)`: this fraction of the channels, those with the lowest scores.
-    - `plan_shrink(model, allocation=budget(flops=0.5))`: as many of them as the budget asks for.
-    - `plan_shrink(model, criterion=..., allocation=LayerThreshold(...))`: those below the threshold of their layer.
-    - `plan_shrink(model)`: exactly the channels that no kernel reads any more, because all its weights for them are
-      zero. Use it after training with `patterns.Channel()`, whose masks have chosen already. All other arguments
-      are then refused.
+    - `plan_shrink(model, budget(flops=0.5))`: as few channels as the budget allows.
+    - `plan_shrink(model, LayerThreshold(...), criterion=...)`: the channels below the threshold of their layer.
+    - `plan_shrink(model)`: the channels that no kernel reads any more, because all its weights for them are zero. Use
+      it after training with `patterns.Channel()`, whose masks have made the choice. All other arguments are then
+      refused.
 
     Args:
         model: A built Sequential or Functional model, models nested in it included, wrapped or not. It is left
             unchanged.
-        sparsity: The fraction of channels to remove, in [0, 1). None (the default) leaves the choice to a budget or
-            thresholds in `allocation`, or removes the channels that no kernel reads.
-        criterion: How important an entry of a weight is: the score of a channel is the mean over the entries that
-            make it. Or the scores of the channels themselves, by the name of their group, as `rank_channels` and
-            `rank_heads` return them: all other groups then keep their channels.
-        allocation: How to split the sparsity over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, a dict
-            from regular expressions (searched in the groups' names) to sparsities, a function, a `budget(...)`, or
-            an `allocation.LayerThreshold`, which needs no sparsity.
-        filters: Which groups may lose channels: those in which one of these kernels makes channels. None takes all.
-        round_to: The number of channels kept is rounded up to a multiple of this, at least 1, because many kernels
-            are fastest at multiples of 4 or 8. Default 1.
+        sparsity: The fraction of channels to remove, in [0, 1); or a `budget(...)` or an `allocation.LayerThreshold`,
+            which find it. None (the default) removes the channels that no kernel reads.
+        criterion: The importance of an entry of a weight; the score of a channel is the mean over the entries that
+            make it. Default `"magnitude"`. Or scores of the channels themselves: the report of `rank_channels` or
+            `rank_heads`, or a dict of arrays by the name of their group. Groups without scores then keep all
+            channels.
+        allocation: How to split a fraction over the groups: `"uniform"` (the default), `"global"`, `"lamp"`, a dict
+            from regular expressions (searched in the groups' names) to sparsities, or a function.
+        filters: Which groups may lose channels: those in which one of these kernels makes channels. None (the
+            default) takes all.
+        round_to: The number of remaining channels is rounded up to a multiple of this, at least 1, because many
+            kernels are fastest at multiples of 4 or 8. Default 1.
         data: For criteria that need evidence: a tuple (x, y) of arrays, a dataset, or an iterable of batches.
         loss: For criteria that look at gradients; None takes the loss that the model was compiled with.
-        verbose: For a budget, which takes long where a latency is measured. As in Keras: 0 shows nothing, 1 a
-            progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a terminal or a notebook,
+        verbose: For a budget, which takes long if a latency is measured. As in Keras: 0 shows nothing, 1 a progress
+            bar, 2 one line at the end. `"auto"` (the default) shows the bar in a terminal or a notebook,
             once the search has taken some seconds.
 
     Returns:
@@ -90,8 +91,8 @@ def plan_shrink(
     Raises:
         TypeError: If `model` is not a Keras model, or an argument has the wrong type.
         ValueError: If the model is not a graph of layers, or nothing in it can be removed.
-        ValueError: If `filters` matches nothing, or asks for channels that have to stay.
-        ValueError: If the budget cannot be met.
+        ValueError: If `filters` matches nothing, or names channels that cannot be removed.
+        ValueError: If the budget cannot be met, or comes with an `allocation`.
         ValueError: If the criterion needs data and there are none, or `data` are empty, of the wrong shape or not
             finite, or no criterion looks at them.
 
@@ -107,11 +108,11 @@ def plan_shrink(
         criterion = resolve(criterion, CRITERIA, Criterion, "criterion")
     round_to = check_count(round_to, "round_to", least=1)
     if sparsity is not None or isinstance(allocation, Budget):
-        check_sparsity_or_budget(sparsity, allocation)
+        check_sparsity_or_budget(sparsity, allocation, others=(LayerThreshold,))
     check_verbose(verbose)
     copy = flat_copy(Anatomy.of(model))
     flat, network = copy.model, copy.network
-    is_ranked = sparsity is not None or isinstance(allocation, (Budget, LayerThreshold))
+    is_ranked = sparsity is not None
     check_needs([criterion] if is_ranked and isinstance(criterion, Criterion) else [], data=data, loss=loss)
     if not is_ranked:
         _check_no_choice(criterion=criterion, allocation=allocation, filters=filters, round_to=round_to)
@@ -131,10 +132,10 @@ def plan_shrink(
     def keeping(split: list[float | None]) -> np.ndarray:
         return keep_best(network, groups, scores, split, round_to=[round_to] * len(groups))
 
-    if isinstance(allocation, Budget):
-        keep = allocation.meet(weights, keeping, network, model, verbose=verbose)
-    elif isinstance(allocation, LayerThreshold) and sparsity is None:
-        keep = keeping(list(allocation.below(weights)))
+    if isinstance(sparsity, Budget):
+        keep = sparsity.meet(weights, keeping, network, model, verbose=verbose)
+    elif isinstance(sparsity, LayerThreshold):
+        keep = keeping(list(sparsity.below(weights)))
     else:
         keep = keeping(allocate(weights, check_sparsity(sparsity, "sparsity"), allocation))
     return ShrinkPlan(network, keep, left_alone(network, groups), PlannedCopy(model, copy))
@@ -149,9 +150,10 @@ def _check_no_choice(**choices: Any) -> None:
     if changed:
         listed = ", ".join(f"{name}={choices[name]!r}" for name in changed)
         raise ValueError(
-            f"Expected a sparsity or a budget with {' and '.join(f'`{name}`' for name in changed)}: without one, all "
-            f"channels that no kernel reads are removed. Received: {listed}. Pass a sparsity, or leave "
-            f"{'them' if len(changed) > 1 else 'it'} out; patterns.Channel takes round_to for training."
+            f"Expected a sparsity, a budget or a LayerThreshold as the second argument with "
+            f"{' and '.join(f'`{name}`' for name in changed)}: without one, all channels that no kernel reads are "
+            f"removed. Received: {listed}. Pass it, or leave {'them' if len(changed) > 1 else 'it'} out; "
+            f"patterns.Channel has a round_to for training."
         )
 
 

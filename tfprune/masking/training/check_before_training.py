@@ -13,7 +13,6 @@ import numpy as np
 from tfprune.allocation import Weight, allocate
 from tfprune.base.spec import check_sparsity
 from tfprune.masking.training.coupled_groups import coupled_groups
-from tfprune.masking.training.sparsity_or_budget import MeetsBudget
 from tfprune.masking.wrapping.masked_weights import count_kept
 from tfprune.masking.wrapping.pruned import Pruned
 from tfprune.masking.wrapping.pruned_layers import pruned_layers, wrappers
@@ -122,7 +121,7 @@ def frozen_weights(model: keras.layers.Layer, *, schedule: Schedule, allocation:
     short = tuple(w.path for w, zeros, share in rows if w.path in frozen and zeros < share - NOTICEABLE)
     if not short:
         return None
-    if isinstance(allocation, MeetsBudget) or any(layer.pattern.kind for _, layer in layers):
+    if any(layer.pattern.kind for _, layer in layers):
         return FrozenWeights(short, len(weights), None, None)
     size = sum(weight.size for weight in weights)
     reach = sum(w.size * (zeros if w.path in frozen else share) for w, zeros, share in rows) / size

@@ -21,7 +21,7 @@ from tfprune.keras_models.models.optimizers import (
 from tfprune.masking.training.check_before_training import NOTICEABLE, check_before_training, frozen_weights
 from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
-from tfprune.masking.training.sparsity_or_budget import MeetsBudget
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_sparsity_or_budget
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
 from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
 from tfprune.schedules import Schedule, check_schedule
@@ -49,12 +49,14 @@ class PruningCallback(keras.callbacks.Callback):
     Args:
         schedule: The sparsity at each step, for example `schedules.Polynomial(0.9, end=5000)`. Give steps as ints, or
             fractions of this fit (its `epochs` times its steps per epoch) as floats.
-        every: Steps between mask updates, at least 1.
+        every: Steps between mask updates, at least 1. Default 100.
+        budget: For channels and heads: what the model may cost when the schedule reaches its final sparsity, such as
+            `tfprune.budget(flops=0.5)`. It then decides how much is removed, and the schedule only when. None (the
+            default) removes what the schedule says.
         allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a
             function, or a dict. Its keys are regular expressions, searched in the weights' paths. Its values are the
             final sparsity of these weights, which follows the schedule's progress, a schedule of their own, or None,
-            which leaves them as they are. For channels and heads also a `budget(...)`, which is met when the schedule
-            reaches its final sparsity, and in part before.
+            which leaves them as they are.
         data: The data for criteria that need evidence, read at each mask update: a tuple (x, y) of arrays, a dataset,
             or a list of batches. A part of the training data is enough.
         loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
@@ -89,15 +91,17 @@ class PruningCallback(keras.callbacks.Callback):
         schedule: Schedule,
         *,
         every: int = 100,
-        allocation: str | Mapping[str, float | Schedule | None] | Allocation | MeetsBudget = "uniform",
+        budget: MeetsBudget | None = None,
+        allocation: str | Mapping[str, float | Schedule | None] | Allocation = "uniform",
         data: Any = None,
         loss: Any = None,
     ) -> None:
         super().__init__()
+        _check_budget(budget, allocation)
         _check_allocation(allocation)
         self.schedule = check_schedule(schedule, "schedule")
         self.every = check_count(every, "every", least=1)
-        self.allocation = allocation
+        self.budget, self.allocation = budget, allocation
         if isinstance(data, Iterator):
             raise TypeError(
                 f"Expected `data` that can be read again at each mask update, such as arrays, a dataset or a list "
@@ -196,10 +200,10 @@ class PruningCallback(keras.callbacks.Callback):
     def _update(self, step: int) -> None:
         previous, self._previous = self._previous, step
         due = self._schedule.last_update(previous, step, self.every)
-        sparsity: float | None = 0.0 if due is None else self._schedule(due)
+        sparsity: float | MeetsBudget = 0.0 if due is None else self._schedule(due)
         allocation: Any = self._allocation
-        if isinstance(allocation, MeetsBudget) and due is not None:
-            sparsity, allocation = None, allocation.at(self._progress(due))
+        if self.budget is not None and due is not None:
+            sparsity = self.budget.at(self._progress(due))
         if isinstance(allocation, Mapping):
             allocation = self._rules(allocation, due, previous, step)
         if due is not None or (isinstance(allocation, Mapping) and any(v is not None for v in allocation.values())):
@@ -283,15 +287,17 @@ class PruningCallback(keras.callbacks.Callback):
         return self._epoch + max(math.ceil((end - self._first) / max(per_epoch, 1)) - 1, 0)
 
 
+def _check_budget(budget: Any, allocation: Any) -> None:
+    check_sparsity_or_budget(0.0 if budget is None else budget, allocation)
+    if budget is not None and budget.measure is not None:
+        raise ValueError(
+            f"Expected a budget that is computed, of flops, parameters or bytes. Received: budget={budget!r}; to "
+            f"measure at each update would take longer than training. Measure once, before training: "
+            f"allocation=tfprune.plan_shrink(model, budget(latency=...)).allocation()."
+        )
+
+
 def _check_allocation(allocation: Any) -> None:
-    if isinstance(allocation, MeetsBudget):
-        if allocation.measure is not None:
-            raise ValueError(
-                f"Expected a budget that is computed, of flops, parameters or bytes. Received: {allocation!r}; to "
-                f"measure at each update would take longer than training. Measure once, before training: "
-                f"allocation=tfprune.plan_shrink(model, allocation=budget(latency=...)).allocation()."
-            )
-        return
     check_allocation(allocation)
     for pattern, value in allocation.items() if isinstance(allocation, Mapping) else ():
         if isinstance(value, Schedule):

@@ -1,4 +1,4 @@
-"""A budget in place of a sparsity: what training asks of it, and the check that there is one of the two."""
+"""A budget in place of a sparsity: what training asks of it, and the check that only one of the two splits it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfprune.base.spec import check_sparsity
 
 @runtime_checkable
 class MeetsBudget(Protocol):
-    """What stands as `allocation` in place of a sparsity, and finds the sparsities itself: a `tfprune.Budget`."""
+    """An object that replaces a sparsity and finds the sparsities itself: a `tfprune.Budget`."""
 
     @property
     def measure(self) -> Callable[..., float] | None:
@@ -28,26 +28,28 @@ class MeetsBudget(Protocol):
         """Return which channels stay, as few removed as the limits allow."""
 
 
-def check_sparsity_or_budget(sparsity: Any, allocation: Any) -> None:
-    """Check that there is a sparsity or a budget, and not both.
+def check_sparsity_or_budget(sparsity: Any, allocation: Any, *, others: tuple[type, ...] = ()) -> None:
+    """Check that there is a sparsity, or a value that finds the sparsities and comes without another allocation.
+
+    Args:
+        sparsity: A number, a budget, or a value of another type that finds the sparsities.
+        allocation: How a number is split.
+        others: These other types.
 
     Raises:
-        TypeError: If there is neither, or the sparsity is not a number.
-        ValueError: If there are both, or the sparsity is outside [0, 1).
+        TypeError: If the sparsity is not a number, or a budget is passed as the allocation.
+        ValueError: If the sparsity is outside [0, 1), or a budget comes with an allocation.
     """
-    if isinstance(sparsity, MeetsBudget):
+    if isinstance(allocation, MeetsBudget):
         raise TypeError(
-            f"Expected `sparsity` to be a number. Received: sparsity={sparsity!r}. Pass it as allocation=."
+            f"Expected `allocation` to split a sparsity. Received: allocation={allocation!r}. Pass the budget in "
+            f"place of the sparsity: plan_shrink(model, budget), update_masks(model, budget) or "
+            f"PruningCallback(schedule, budget=budget)."
         )
-    if sparsity is None and not isinstance(allocation, MeetsBudget):
-        raise TypeError(
-            f"Expected a sparsity or a budget. Received: sparsity=None, allocation={allocation!r}. Pass the fraction "
-            f"of zeros, in [0, 1), or allocation=tfprune.budget(...)."
-        )
-    if not isinstance(allocation, MeetsBudget):
+    if not isinstance(sparsity, (MeetsBudget, *others)):
         check_sparsity(sparsity, "sparsity")
-    elif sparsity is not None:
+    elif allocation != "uniform":
         raise ValueError(
-            f"Expected a sparsity or a budget, as either says how much to remove. Received: sparsity={sparsity!r} "
-            f"and allocation={allocation!r}. Leave the sparsity out."
+            f"Expected no `allocation` beside a budget or thresholds, which split the sparsity themselves. Received: "
+            f"allocation={allocation!r}. Pass budget(..., allocation=...)."
         )

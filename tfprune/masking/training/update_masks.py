@@ -31,9 +31,9 @@ Masked = tuple[Pruned, str, np.ndarray]  # a wrapper, the name of a weight, its 
 
 def update_masks(
     model: keras.layers.Layer,
-    sparsity: float | None = None,
+    sparsity: float | MeetsBudget,
     *,
-    allocation: str | Mapping[str, float | None] | Allocation | MeetsBudget = "uniform",
+    allocation: str | Mapping[str, float | None] | Allocation = "uniform",
     optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
     data: Any = None,
     loss: Any = None,
@@ -47,10 +47,10 @@ def update_masks(
     Args:
         model: A model or layer with `Pruned` layers.
         sparsity: The fraction of zeros over all pruned weights, in [0, 1). With the pattern `Channel` or `Head`, the
-            fraction of channels or heads to remove. None with a budget.
+            fraction of channels or heads to remove; or a `tfprune.budget(...)` for channels and heads.
         allocation: How the sparsity is split over the weights and the groups of channels: `"uniform"`, `"erk"`,
             `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names
-            of groups, to their own sparsities (None: leave as they are). For channels and heads also a `budget(...)`.
+            of groups, to their sparsities (None leaves them as they are).
         optimizer: The optimizer whose slots of masked entries become zero, or a list of all that train the model;
             None takes the optimizers of the model.
         data: The data for criteria that need evidence: a tuple (x, y) of arrays, a dataset, an iterable of batches,
@@ -67,11 +67,11 @@ def update_masks(
         ValueError: If `sparsity` is outside [0, 1), or the pattern cannot reach it.
         ValueError: If the model has no pruned layers, or a weight has NaN or infinity.
         ValueError: If a rule of `allocation` matches nothing, or a budget cannot be met.
-        ValueError: If a sparsity and a budget are given.
+        ValueError: If an allocation is given with a budget.
         ValueError: If a criterion needs data that is missing, or no criterion uses the data.
         ValueError: If the data is empty, has the wrong shape, or has NaN.
         ValueError: If the list of optimizers is empty, or one of them trains some of the weights of one path only.
-        TypeError: If neither a sparsity nor a budget is given, or an argument has the wrong type.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> from tfprune import wrap
@@ -85,7 +85,7 @@ def update_masks(
 
 def set_masks(
     model: keras.layers.Layer,
-    sparsity: float | None,
+    sparsity: float | MeetsBudget,
     *,
     allocation: Any,
     optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
@@ -182,8 +182,8 @@ def _plan_masks(
         for path, layer, name in entries
     ]
     groups = together.weights() if together else []
-    if isinstance(allocation, MeetsBudget):
-        return _within(allocation, together, alone, model)
+    if isinstance(sparsity, MeetsBudget):
+        return _within(sparsity, together, alone, model)
     split = allocate(alone + groups, check_sparsity(sparsity, "sparsity"), allocation) if alone or groups else []
     plan = together.masks(together.keep(split[len(alone) :])) if together else []
     for (_, layer, name), weight, share in zip(entries, alone, split, strict=False):

@@ -49,12 +49,12 @@ class Planner:
         levels = self._levels(model)
         if budget is None:
             return all_kept(model), levels
-        allocation = _with_complexity(budget, complexity)
+        budget = _with_complexity(budget, complexity)
         criterion, evidence = self._criterion_for(model)
         if not levels:
-            return plan_shrink(model, criterion=criterion, allocation=allocation, verbose=0, **evidence), {}
+            return plan_shrink(model, budget, criterion=criterion, verbose=0, **evidence), {}
         scores = guarded(_by_group(model, criterion, evidence), levels)
-        return plan_shrink(model, criterion=scores, allocation=allocation, verbose=0), levels
+        return plan_shrink(model, budget, criterion=scores, verbose=0), levels
 
     def _levels(self, model: keras.Model) -> dict[str, np.ndarray]:
         if self.taxonomy is None:
