@@ -27,36 +27,37 @@ def quantize_aware(
     levels: int | None = None,
     skip: str | Sequence[str] | None = None,
 ) -> keras.Model:
-    """Return an uncompiled copy that computes as its 8-bit file will, for quantization-aware training (QAT).
+    """Return an uncompiled copy that computes like its 8-bit file, for quantization-aware training (QAT).
 
-    Train the copy with `fit`, a few epochs with a low learning rate are often enough, and write it with
-    `tfprune.export.to_tflite(model, path, quantize="int8")`, which needs no calibration: what `evaluate` says of the
-    model holds for the file. `tfprune.strip` returns the plain float model.
+    Use it if an int8 file must have the accuracy that `evaluate` reports. Train the copy with `fit`, often for a few
+    epochs with a low learning rate, and write it with `tfprune.export.to_tflite(model, path, quantize="int8")`, which
+    then needs no calibration. `tfprune.strip` returns the plain float model.
 
-    Weights are rounded to the integers -127 to 127 times a scale, one for each output channel; activations to 256
-    values over a range, wherever an operator of the file returns some. A convolution or Dense layer, the batch
-    normalization after it, and a ReLU after that are one operator. The range of an activation is that of the first
-    batch, and then a moving average; inference does not change it. A layer that cannot be computed in 8 bits stays
-    in float, and `quantization_report` says which and why.
+    Weights are rounded to the integers -127 to 127 times a scale for each output channel, and the activations of each
+    operator of the file to 256 values in a range. A convolution or Dense layer, the batch normalization after it, and
+    a ReLU after that are one operator. The range of an activation is that of the first batch, and then a moving
+    average; inference does not change it. Layers that cannot be computed in 8 bits stay in float;
+    `quantization_report` lists them with the reason.
 
-    Pruning comes before or after: `wrap` takes the copy, and of a wrapped model the copy has the masks. Weights are
-    read through their masks first, and 0 is one of the values that integers stand for: zeros stay zeros.
+    You can prune before or after: `wrap` accepts the copy, and the copy of a wrapped model has its masks. Zeros stay
+    zeros.
 
     Args:
-        model: A built Sequential or Functional model, wrapped for pruning or plain. It is left untouched.
-        filters: Which layers with weights are quantized, by their weights, as in `wrap`; None takes all.
-        levels: How many values the entries of each of these weights share, 0 among them, 2 to 256. They start
-            evenly from the smallest entry to the largest, and are trained (Han et al. 2016, arXiv 1510.00149). Packed
-            files become smaller. None leaves each entry its own value. Weights that share values already keep those.
-        skip: Layers that stay in float: a regular expression, or several, found in the path of a layer.
+        model: A built Sequential or Functional model, wrapped for pruning or plain. It is left unchanged.
+        filters: The layers with weights to quantize, by their weights, as in `wrap`. None (the default) takes all.
+        levels: The number of distinct values of each of these weights, 0 counted, 2 to 256: packed files become
+            smaller. The values start evenly between the smallest and the largest entry, and are trained (Han et al.
+            2016, arXiv 1510.00149). None (the default) shares no values. Weights that already share values keep them.
+        skip: Layers that stay in float: a regular expression, or several, searched in the path of a layer. None (the
+            default) skips none.
 
     Returns:
-        The copy. Names of layers stay as they are.
+        The copy. Layers keep their names.
 
     Raises:
-        TypeError: If it is not a Keras model, or an argument is of the wrong type.
-        ValueError: If the model has code of its own, is quantized already, or nothing in it can be; if `filters` or
-            `skip` match nothing, or `levels` is out of range.
+        TypeError: If `model` is not a Keras model, or an argument has the wrong type.
+        ValueError: If the model is not a graph of layers, is already quantized, or has no layer that can be
+            quantized; if `filters` or `skip` match nothing, or `levels` is out of range.
 
     References:
         Jacob et al. 2018, arXiv 1712.05877; Krishnamoorthi 2018, arXiv 1806.08342.

@@ -100,10 +100,10 @@ def test_training_approaches_the_teacher_and_leaves_it_as_it_was():
     assert teacher.trainable and len(training.weights) == len(student.weights)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", tfprune.budget(flops=0.5)])
-def test_it_prunes_in_fit_and_strips_and_shrinks_as_the_student_does(allocation):
+@pytest.mark.parametrize("budget", [None, tfprune.budget(flops=0.5)])
+def test_it_prunes_in_fit_and_strips_and_shrinks_as_the_student_does(budget):
     dense = net(1)
-    student = tfprune.wrap(dense, pattern="unstructured" if allocation == "uniform" else tfprune.patterns.Channel())
+    student = tfprune.wrap(dense, pattern="unstructured" if budget is None else tfprune.patterns.Channel())
     training = distilled(student, dense, Distillation(features=["hidden"]))
     training.compile("adam", LOGITS)
     schedule = tfprune.schedules.Polynomial(0.5, end=0.8)
@@ -113,10 +113,10 @@ def test_it_prunes_in_fit_and_strips_and_shrinks_as_the_student_does(allocation)
         batch_size=4,
         epochs=3,
         verbose=0,
-        callbacks=[tfprune.PruningCallback(schedule, every=1, allocation=allocation)],
+        callbacks=[tfprune.PruningCallback(schedule, every=1, budget=budget)],
     )
     for each in (student, training):
-        if allocation == "uniform":
+        if budget is None:
             plain = tfprune.strip(each)
             assert tfprune.sparsity_report(plain).sparsity == 0.5
         else:

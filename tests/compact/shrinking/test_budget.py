@@ -145,6 +145,8 @@ def test_where_a_budget_does_not_belong_it_is_refused():
             call(weights, half, allocation="global")
     with pytest.raises(TypeError, match="sparsity=None"):
         tfprune.update_masks(weights, None)
+    with pytest.raises(TypeError, match="Received: budget=0.5"):
+        tfprune.PruningCallback(schedule, budget=0.5)
     measured = budget(latency=0.5, measure=len)
     with pytest.raises(ValueError, match="Measure once, before training"):
         tfprune.PruningCallback(schedule, budget=measured)

@@ -281,16 +281,15 @@ def test_the_model_is_left_untouched():
             TypeError,
             "Expected a Keras model. Received: model=<Dense .* of type Dense. A layer",
         ),
-        ((residual(), budget(flops=0.5)), {}, TypeError, r"Received: sparsity=Budget\(.*\)\. Pass it as allocation="),
         ((residual(), 50), {}, ValueError, r"Expected `sparsity` to be a number in \[0, 1\).*For 50 % pass 0.5"),
         ((residual(), "half"), {}, TypeError, "Expected `sparsity` to be a number"),
         ((residual(), 0.5), {"round_to": 0}, ValueError, "`round_to` to be an integer of at least 1"),
-        ((residual(),), {"round_to": 8}, ValueError, "Expected a sparsity or a budget with `round_to`: without"),
+        ((residual(),), {"round_to": 8}, ValueError, "Expected a sparsity, a budget or .* with `round_to`: without"),
         (
             (residual(),),
             {"allocation": {"stem": 0.5}},
             ValueError,
-            "`allocation`: .* allocation={'stem': 0.5}. Pass a",
+            "`allocation`: .* allocation={'stem': 0.5}. Pass it",
         ),
         (
             (residual(),),
@@ -300,7 +299,7 @@ def test_the_model_is_left_untouched():
         ),
         ((residual(), 0.5), {"criterion": "loud"}, ValueError, "criterion='loud'"),
         ((residual(), 0.5), {"allocation": "fair"}, ValueError, "allocation='fair'"),
-        ((residual(), 0.5), {"allocation": budget(flops=0.5)}, ValueError, "Leave the sparsity out"),
+        ((residual(), 0.5), {"allocation": budget(flops=0.5)}, TypeError, "in place of the sparsity"),
         ((keras.Sequential([layers.Dense(3)]),), {}, ValueError, "built"),
     ],
 )

@@ -17,7 +17,7 @@ class Round(Report):
     """One round of `prune_to`.
 
     Attributes:
-        plan: What was removed.
+        plan: The plan of the round.
         removed: The metric right after the removal.
         reconstructed: The metric after reconstruction.
         trained: The metric of the smaller model after training.
@@ -38,13 +38,13 @@ class Round(Report):
 
 @dataclass(frozen=True, eq=False)
 class PruneReport(Report):
-    """Plan and metric of each round of `prune_to`; prints as a table, with the rounds that training made worse named.
+    """Plan and metric of each round of `prune_to`.
 
     Attributes:
-        metric: What was measured.
-        before: Its value for the model given.
-        rounds: One entry per round, those that made the model returned.
-        refused: The round that cost more than `max_drop`, which was given up; None if there was none.
+        metric: The name of the metric.
+        before: The metric of the original model.
+        rounds: One entry per accepted round.
+        refused: The round that cost more than `max_drop`; None if there was none.
 
     Example:
         >>> import keras, numpy, tfprune
@@ -65,7 +65,7 @@ class PruneReport(Report):
         """Draw the metric over the FLOPs into an image file: after each removal, reconstruction and training.
 
         Args:
-            path: The file; its suffix says which format, such as `.png` or `.svg`.
+            path: The file; its suffix determines the format, such as `.png` or `.svg`.
 
         Raises:
             ValueError: If matplotlib is not installed, or the file cannot be written.

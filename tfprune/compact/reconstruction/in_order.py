@@ -1,4 +1,4 @@
-"""Improve layer after layer, each on what the layers before it return with their new weights."""
+"""Improve the layers in order, each on the outputs of the layers before it with their new weights."""
 
 from __future__ import annotations
 

@@ -18,27 +18,28 @@ from tfprune.masking.wrapping.flat_copy import FlatCopy
 def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> keras.Model:
     """Build the smaller model, without the channels that a plan removes.
 
-    Use it to carry out a plan. Up to rounding, the smaller model returns what `zero_channels` returns: the model of
-    the same size with zeros in place of these channels. It saves, loads and exports like any model, and without
-    tfprune, with one exception: a model of a class whose arguments cannot say what is kept, because its blocks keep
-    different numbers, for example, has no preset, and its `.keras` file is loaded after `import keras, tfprune`.
+    Use it to carry out a plan. Up to rounding, the smaller model has the same outputs as `zero_channels(model, plan)`,
+    the model of the same size with zeros in place of these channels. It saves, loads and exports without tfprune,
+    with one exception: if the arguments of the model's class cannot describe the smaller model, for example because
+    its blocks keep different numbers of heads, it has no preset, and you load its `.keras` file after
+    `import keras, tfprune`.
 
     Args:
         model: The model that the plan was made for, wrapped or not. It is left unchanged.
-        plan: What `plan_shrink` returned for it.
-        into: `"class"` for a model of the same class, as KerasHub's backbones and tasks are wanted, with `generate`,
-            presets and LoRA; `"graph"` for a Functional model of plain layers and operations. None (the default)
-            gives the same class where there is one, and else a graph.
+        plan: The plan of `plan_shrink` for this model.
+        into: `"class"` for a model of the same class, such as a backbone or task of KerasHub with `generate`, presets
+            and LoRA; `"graph"` for a Functional model of plain layers and operations. None (the default) builds the
+            same class if it can, and otherwise a graph.
 
     Returns:
         An uncompiled model of the same class, or a Functional model without nested models and without layers that
-        call others, its layers named by their paths.
+        call others, with the paths of the layers as their names.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `plan` is not a plan.
-        ValueError: If the plan was made for another model, or its blocks keep different numbers and a model of the
-            same class was asked for.
-        ValueError: If a graph is wanted and the code of the model looks at sizes that are open.
+        ValueError: If the plan was made for another model, or a model of the same class cannot be built with
+            `into="class"`.
+        ValueError: If a graph cannot be built because the code of the model reads sizes that are not known.
 
     Example:
         >>> from tfprune import plan_shrink

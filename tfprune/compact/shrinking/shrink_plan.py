@@ -1,4 +1,4 @@
-"""A plan to shrink a model: which channels stay, what that saves, and what was left alone."""
+"""A plan to shrink a model: the remaining channels, the savings, and the skipped layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 3  # members of a group that a table names
 
 @dataclass(frozen=True)
 class GroupRow(Report):
-    """How many channels of a group stay, and what that saves.
+    """A group of channels: how many remain, and the savings.
 
     Attributes:
         group: The name of the group: the first layer that makes its channels, `conv`, or `attention/heads` for the
@@ -29,7 +29,7 @@ class GroupRow(Report):
         kind: "channels", or "heads" of attention.
         members: The layers that make, read or pass the channels.
         channels: Their number; tied channels, which can only go together, count as one.
-        kept: How many stay.
+        kept: The number of remaining channels.
         parameters: Entries of all weights that hold any of the channels, now.
         parameters_kept: The same once the model is shrunk.
         flops: Floating-point operations of their layers on one sample, two for each multiplication of kernels and of
@@ -50,12 +50,12 @@ class GroupRow(Report):
 
 @dataclass(frozen=True, eq=False)
 class ShrinkPlan(Report):
-    """Which channels of a model stay; print it, then `shrink(model, plan)` carries it out.
+    """The remaining channels of a model: print the plan, then call `shrink(model, plan)`.
 
     Attributes:
         network: The channels of the model.
-        keep: For each bundle of tied channels, whether it stays.
-        skipped: What was left alone, with the reason.
+        keep: For each bundle of tied channels, whether it remains.
+        skipped: The groups and layers that keep channels, with the reason.
         planned_copy: A copy of the model, as large as the model, from which `shrink` builds the smaller one with the
             weights that the model has by then. It is not printed, saved or copied with the plan; a plan without it
             does the same and takes longer: `dataclasses.replace(plan, planned_copy=None)`.
@@ -143,10 +143,10 @@ class ShrinkPlan(Report):
         return table(header, lines, left=2) + skipped_table(self.skipped)
 
     def plot(self, path: str | Path) -> None:
-        """Draw the channels of each group, and how many of them stay, into an image file.
+        """Draw the channels of each group, and how many remain, into an image file.
 
         Args:
-            path: The file; its suffix says which format, such as `.png` or `.svg`.
+            path: The file; its suffix determines the format, such as `.png` or `.svg`.
 
         Raises:
             ValueError: If matplotlib is not installed, or the file cannot be written.

@@ -26,9 +26,9 @@ def transformer_budget(
         width: The number of hidden units of the feed-forward network in one block, at least 1.
 
     Returns:
-        Two counts: of how many attention layers to remove the heads, and how many hidden units to keep in each block.
-        This is not a `budget`. Where the hidden layers are called "hidden", the plan is `plan_shrink(model, sparsity,
-        allocation={"heads": removed / block_count, "hidden": 1 - kept / width, "": None})`.
+        Two counts: the number of attention layers whose heads are removed, and the number of hidden units that each
+        block keeps. This is not a `tfprune.Budget`. If the hidden layers are called "hidden", the plan is
+        `plan_shrink(model, sparsity, allocation={"heads": removed / block_count, "hidden": 1 - kept / width, "": None})`.
 
     Raises:
         TypeError: If `sparsity` is not a number, or a count is not an integer.

@@ -1,4 +1,4 @@
-"""Carry out a plan with zeros: a model of the same size."""
+"""Set the channels that a plan removes to zero, in a model of the same size."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tfprune.masking.wrapping.strip import strip
 
 
 def zero_channels(model: keras.Model, plan: ShrinkPlan) -> keras.Model:
-    """Copy a model, with zeros wherever a kernel makes or reads a channel that a plan removes.
+    """Copy a model, with zeros in the kernel entries that make or read a channel that a plan removes.
 
-    Use it before `reconstruct`, which solves for the weights that are not zero, or to judge a plan. The copy has the
-    size of the model; `shrink` builds the smaller one.
+    Use it before `reconstruct`, which solves for the remaining weights, or to evaluate a plan. The copy has the size
+    of the model; `shrink` builds the smaller one.
 
     Args:
         model: The model that the plan was made for, wrapped or not. It is left unchanged.
-        plan: What `plan_shrink` returned for it.
+        plan: The plan of `plan_shrink` for this model.
 
     Returns:
-        An uncompiled Functional model without nested models; where layers that call others lose channels, a model of
-        the kind that was given.
+        An uncompiled Functional model without nested models, or a model of the same kind if layers that call others
+        lose channels.
 
     Raises:
         TypeError: If `model` is not a Keras model, or `plan` is not a plan.

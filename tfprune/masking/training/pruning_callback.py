@@ -21,7 +21,7 @@ from tfprune.keras_models.models.optimizers import (
 from tfprune.masking.training.check_before_training import NOTICEABLE, check_before_training, frozen_weights
 from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
-from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_sparsity_or_budget
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_training_budget
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
 from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
 from tfprune.schedules import Schedule, check_schedule
@@ -32,12 +32,12 @@ _log = logging.getLogger(__name__)
 class PruningCallback(keras.callbacks.Callback):
     """Update the masks of a wrapped model during `fit`, on a schedule.
 
-    Steps are optimizer updates, counted by `model.optimizer.iterations` (where a model has several optimizers, by the
-    one with the most updates), so a resumed or second `fit` goes on counting. Masks are updated at the schedule's
-    begin, every `every` steps after it, and at its end; the final sparsity is reached exactly. The update at the end
-    only removes entries, because those that come back cost accuracy until they are trained. The sparsity goes into
-    `logs` as `sparsity`, and so into `History`, the progress bar and the callbacks listed after this one. Where the
-    first batch builds the model, masks are checked and set from its end on.
+    Pass it to `fit` with a wrapped model. Steps are optimizer updates, counted by `model.optimizer.iterations` (of
+    several optimizers, by the one with the most updates), so a resumed or second `fit` continues the count. Masks are
+    updated at the schedule's begin, every `every` steps after it, and at its end, where the final sparsity is reached
+    exactly. The last update only removes entries, because entries that come back cost accuracy until they are
+    trained. The sparsity is in `logs` as `sparsity`, and so in `History`, the progress bar and the callbacks listed
+    after this one. If the first batch builds the model, masks are checked and set after it.
 
     It warns, with the numbers, if training ends before the schedule does; if the first update brings pruned weights
     back, because the model was sparser than the schedule; if the sparsity rises while the learning rate is below a
@@ -97,7 +97,7 @@ class PruningCallback(keras.callbacks.Callback):
         loss: Any = None,
     ) -> None:
         super().__init__()
-        _check_budget(budget, allocation)
+        check_training_budget(budget, allocation)
         _check_allocation(allocation)
         self.schedule = check_schedule(schedule, "schedule")
         self.every = check_count(every, "every", least=1)
@@ -285,16 +285,6 @@ class PruningCallback(keras.callbacks.Callback):
         end = max(schedule.begin if schedule.end is None else schedule.end for schedule in self._schedules())
         per_epoch = (step - self._first) / (self._last_epoch + 1 - self._epoch)
         return self._epoch + max(math.ceil((end - self._first) / max(per_epoch, 1)) - 1, 0)
-
-
-def _check_budget(budget: Any, allocation: Any) -> None:
-    check_sparsity_or_budget(0.0 if budget is None else budget, allocation)
-    if budget is not None and budget.measure is not None:
-        raise ValueError(
-            f"Expected a budget that is computed, of flops, parameters or bytes. Received: budget={budget!r}; to "
-            f"measure at each update would take longer than training. Measure once, before training: "
-            f"allocation=tfprune.plan_shrink(model, budget(latency=...)).allocation()."
-        )
 
 
 def _check_allocation(allocation: Any) -> None:

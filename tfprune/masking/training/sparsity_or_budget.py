@@ -53,3 +53,21 @@ def check_sparsity_or_budget(sparsity: Any, allocation: Any, *, others: tuple[ty
             f"Expected no `allocation` beside a budget or thresholds, which split the sparsity themselves. Received: "
             f"allocation={allocation!r}. Pass budget(..., allocation=...)."
         )
+
+
+def check_training_budget(budget: Any, allocation: Any) -> None:
+    """Check the budget of a `PruningCallback`, None or one that takes no measurement.
+
+    Raises:
+        TypeError: If it is not a budget, or is passed as the allocation.
+        ValueError: If it comes with an allocation, or a latency would be measured.
+    """
+    if budget is not None and not isinstance(budget, MeetsBudget):
+        raise TypeError(f"Expected `budget` to be a tfprune.budget(...). Received: budget={budget!r}.")
+    check_sparsity_or_budget(0.0 if budget is None else budget, allocation)
+    if budget is not None and budget.measure is not None:
+        raise ValueError(
+            f"Expected a budget that is computed, of flops, parameters or bytes. Received: budget={budget!r}; to "
+            f"measure at each update would take longer than training. Measure once, before training: "
+            f"allocation=tfprune.plan_shrink(model, budget(latency=...)).allocation()."
+        )

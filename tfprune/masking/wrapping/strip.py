@@ -1,4 +1,4 @@
-"""Take the wrappers away: a plain copy in which the masked entries are zero."""
+"""Remove the wrappers: a plain copy in which the masked entries are zero."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from tfprune.masking.wrapping.transfer_weights import transfer_weights
 
 
 def strip(model_or_layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a plain, uncompiled copy without wrappers, the masked entries zero; it loads without tfprune.
+    """Return a plain, uncompiled copy without wrappers, with zeros in the masked entries.
 
-    Warns if the wrappers' masks hide nothing, because the model was trained without a callback that sets them.
+    Use it after training, before you save or export the model: the copy loads without tfprune. It warns if no entry
+    is masked, because the model was then trained without a callback that sets masks.
 
     Args:
-        model_or_layer: A built model, wrapped or not, or a single built layer.
+        model_or_layer: A built model, wrapped or not, or a single built layer. It is left unchanged.
+
+    Returns:
+        The plain copy.
 
     Raises:
-        ValueError: For an unbuilt model, or one that has `Pruned` inside another layer or in its own code, which
-            would create it again.
-        TypeError: If it is not a Keras model or layer.
+        ValueError: If the model is not built, or has `Pruned` inside another layer or in its code, which would create
+            it again.
+        TypeError: If `model_or_layer` is not a Keras model or layer.
 
     Example:
         >>> from tfprune import update_masks, wrap

@@ -39,60 +39,60 @@ def wrap(
     in_place: bool = False,
     latent: str = "keep",
 ) -> keras.layers.Layer:
-    """Return a copy whose layers are wrapped in `Pruned`; the original is left untouched.
+    """Return a copy of a model whose layers are wrapped in `Pruned`.
 
-    The copy of a compiled model is compiled with the same arguments and a new optimizer: call `fit` at once, or
+    Use it before training with a `PruningCallback` or `update_masks`. The copy of a compiled model is compiled with the same arguments and a new optimizer: call `fit` at once, or
     compile it again. If Keras cannot save and load these arguments, for example a lambda as the loss, the copy is
     not compiled.
 
-    Names of layers stay as they are, so `get_layer` finds the wrapper by the name of its layer. Layers without a
-    prunable weight are copied as they are, and `sparsity_report` lists them with the reason. Wrappers that are there
-    already stay as they are, masks included, if they have this criterion and pattern: a cell of a notebook can be run
-    twice.
+    Layers keep their names,
+    so `get_layer` returns the wrapper by the name of its layer. Layers without a prunable weight are copied without a
+    wrapper, and `sparsity_report` lists them with the reason. Existing wrappers with this criterion and pattern are
+    kept with their masks, so you can run a notebook cell twice.
 
     A subclassed model is built anew from its configuration, and the layers in its attributes are wrapped. The copy is
-    an instance of its class, with its methods, and is saved with its wrappers. So is a class that is built around a
-    graph, `super().__init__(inputs, outputs)`, such as a backbone or task of KerasHub: its graph calls the wrappers,
-    and its attributes keep the layers inside, whose weights hold the zeros. A class that adds nothing to its graph,
-    or cannot be built anew, comes back as a plain Functional model, with a warning.
+    an instance of its class, with its methods, and is saved with its wrappers. The same applies to Functional
+    subclasses, `super().__init__(inputs, outputs)`, such as a backbone or task of KerasHub: the graph calls the
+    wrappers, and the attributes keep the inner layers, whose weights have the zeros. A class that adds nothing to its
+    graph, or cannot be built anew, becomes a plain Functional model, with a warning.
 
-    A layer that Keras cannot build from its configuration, because its class takes no `**kwargs` or has no
-    `get_config`, is copied by its attributes: layers and weights among them are copied, anything else is shared.
+    A layer that Keras cannot build from its configuration, because its class accepts no `**kwargs` or has no
+    `get_config`, is copied by its attributes: layers and weights among them are copied, all others are shared.
     Keras saves the weights of such a model (`save_weights`), but cannot load a `.keras` file of it, wrapped or not.
 
-    On JAX under `keras.distribution`, wrap within the scope of the distribution: masks and latent values are split
-    over the devices as their kernels are, and come out as on one device. Let the patterns of a `LayoutMap` begin with
-    `.*`, because variables of the copy have paths without the name of the model.
+    On JAX under `keras.distribution`, wrap within the scope of the distribution: masks and latent values get the
+    layout of their kernels, and the results are the same as on one device. Start the patterns of a `LayoutMap` with
+    `.*`, because the paths of the copy's variables do not include the name of the model.
 
     Args:
-        model_or_layer: A built model (Sequential, Functional or subclassed, nested ones included), a Sequential model
-            that its first batch builds, or a single layer.
-        criterion: How important an entry is: a name among `criteria.CRITERIA`, such as `"magnitude"` or `"wanda"`, or
-            a `Criterion`.
-        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`; `"channel"` and `"head"` prune what
-            `shrink` can remove, and wrap every kernel that makes or reads it (graph models only).
-        filters: Which weights. None takes every kernel that mixes inputs, embeddings and recurrent kernels too, but
-            no depthwise ones. A regular expression, or a sequence of them, takes the weights in whose path
-            (`block_1/conv/kernel`) one is found; a function from a layer to a bool takes all kernels of that layer.
-            With `"channel"` and `"head"` those whose channels or heads may go.
-        in_place: Wrap the layers of the model given instead of a copy, and return that model, or a wrapper around
-            the layer given: for one that fills the memory, or a subclassed model without `get_config`, of which no
-            copy can be made. Compile it again.
-        latent: What becomes of the values that a mask hides. `"keep"` sets them aside, and an entry that a later mask
-            keeps comes back as it was: five bytes beside each float32 weight. `"zero"` forgets them: one byte, the
-            mask. Use it where memory is short. A criterion that ranks weights then finds 0 in every masked entry,
-            so under a gradual schedule nothing comes back before all other entries are kept; with a criterion
-            that looks at gradients too, such as a `Criterion` of your own on their size, an entry comes back
-            from 0 and is trained from there.
+        model_or_layer: A built model (Sequential, Functional or subclassed, also with nested models), a Sequential
+            model that its first batch builds, or a single layer. It is left unchanged.
+        criterion: The importance of an entry: a name in `criteria.CRITERIA`, such as `"magnitude"` (the default) or
+            `"wanda"`, or a `Criterion`.
+        pattern: The shape of the zeros: `"unstructured"` (the default) or a `Pattern`. `"channel"` and `"head"` prune
+            channels and heads that `shrink` can remove, and wrap all kernels that make or read them (graph models
+            only).
+        filters: The weights to prune. None (the default) takes all kernels that mix inputs, including embeddings and
+            recurrent kernels but not depthwise kernels. A regular expression, or a sequence of them, is searched in
+            the path of each weight (`block_1/conv/kernel`); a function from a layer to a bool takes all kernels of
+            that layer. With `"channel"` and `"head"`: the kernels whose channels or heads can be removed.
+        in_place: Whether to wrap the layers of the model itself and return it: for a model that fills the memory, or
+            a subclassed model without `get_config`, which cannot be copied. Compile it again. Default False.
+        latent: `"keep"` (the default) stores the value of each masked entry, so that an entry comes back with its old
+            value if a later mask keeps it; it needs five bytes beside each float32 weight. `"zero"` discards the
+            values, and needs one byte. Use it if memory is short. A criterion that ranks weights then sees 0 in each
+            masked entry, so with a gradual schedule a masked entry stays masked; a criterion that uses gradients can
+            bring it back, and it is trained from 0.
 
     Returns:
-        The wrapped copy; with `in_place` the model given, or a wrapper around the layer given.
+        The wrapped copy; with `in_place` the model itself, or a wrapper around the layer itself.
 
     Raises:
-        ValueError: If the model is empty, is subclassed or wrapped in place and not built, or cannot be copied; if a
-            filter matches nothing; if a weight that was asked for cannot take the pattern, or
-            is wrapped with another criterion, pattern or choice of `latent`.
-        TypeError: If it is not a Keras model or layer, or an argument is of the wrong type.
+        ValueError: If the model is empty, is not built although it is subclassed or wrapped in place, or cannot be
+            copied.
+        ValueError: If a filter matches nothing, or a weight that it matches cannot have the pattern, or is wrapped
+            with another criterion, pattern or `latent`.
+        TypeError: If `model_or_layer` is not a Keras model or layer, or an argument has the wrong type.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])

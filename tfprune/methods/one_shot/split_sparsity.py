@@ -102,7 +102,7 @@ def _parameters(network: Network, removal: Removal) -> int:
 
 
 def limits(removals: Sequence[Removal]) -> tuple[str, ...]:
-    """Return what stands against removing more, or against removing exactly what was asked for."""
+    """Return the reasons why the removed number of parameters differs from the requested one."""
     held = [removal.group.name for removal in removals if removal.least]
     coarse = [removal.group.name for removal in removals if len(removal.parts) == 1]
     lines = []
