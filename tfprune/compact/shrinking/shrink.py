@@ -18,11 +18,10 @@ from tfprune.masking.wrapping.flat_copy import FlatCopy
 def shrink(model: keras.Model, plan: ShrinkPlan, *, into: str | None = None) -> keras.Model:
     """Build the smaller model, without the channels that a plan removes.
 
-    Use it to carry out a plan. Up to rounding, the smaller model has the same outputs as `zero_channels(model, plan)`,
-    the model of the same size with zeros in place of these channels. It saves, loads and exports without tfprune,
-    with one exception: if the arguments of the model's class cannot describe the smaller model, for example because
-    its blocks keep different numbers of heads, it has no preset, and you load its `.keras` file after
-    `import keras, tfprune`.
+    Use it to carry out a plan. Up to rounding, its outputs are those of `zero_channels(model, plan)`, the model of
+    the same size with zeros in place of these channels. It saves, loads and exports without tfprune, with one
+    exception: if the arguments of the model's class cannot describe the smaller model, for example because its blocks
+    keep different numbers of heads, it has no preset, and you load its `.keras` file after `import keras, tfprune`.
 
     Args:
         model: The model that the plan was made for, wrapped or not. It is left unchanged.
