@@ -40,8 +40,9 @@ class RankingReport(Report):
         skipped: The groups without scores, each with the reason.
 
     Example:
-        >>> RankingReport((RankedGroup("hidden", "channels", (0.3, 0.1, 0.2)),)).scores["hidden"].argmin()
-        1
+        >>> report = RankingReport((RankedGroup("hidden", "channels", (0.3, 0.1, 0.2)),))
+        >>> report.scores["hidden"].tolist(), report.rows[0].order
+        ([0.3, 0.1, 0.2], (1, 2, 0))
     """
 
     rows: tuple[RankedGroup, ...]
