@@ -28,7 +28,8 @@ def transformer_budget(
     Returns:
         Two counts: the number of attention layers whose heads are removed, and the number of hidden units that each
         block keeps. This is not a `tfprune.Budget`. If the hidden layers are called "hidden", the plan is
-        `plan_shrink(model, sparsity, allocation={"heads": removed / block_count, "hidden": 1 - kept / width, "": None})`.
+        `plan_shrink(model, sparsity, allocation=split)` with
+        `split = {"heads": removed / block_count, "hidden": 1 - kept / width, "": None}`.
 
     Raises:
         TypeError: If `sparsity` is not a number, or a count is not an integer.

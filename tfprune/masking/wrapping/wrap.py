@@ -41,14 +41,13 @@ def wrap(
 ) -> keras.layers.Layer:
     """Return a copy of a model whose layers are wrapped in `Pruned`.
 
-    Use it before training with a `PruningCallback` or `update_masks`. The copy of a compiled model is compiled with the same arguments and a new optimizer: call `fit` at once, or
-    compile it again. If Keras cannot save and load these arguments, for example a lambda as the loss, the copy is
-    not compiled.
+    Use it before training with a `PruningCallback` or `update_masks`. The copy of a compiled model is compiled with
+    the same arguments and a new optimizer: call `fit` at once, or compile it again. If Keras cannot save and load
+    these arguments, for example a lambda as the loss, the copy is not compiled.
 
-    Layers keep their names,
-    so `get_layer` returns the wrapper by the name of its layer. Layers without a prunable weight are copied without a
-    wrapper, and `sparsity_report` lists them with the reason. Existing wrappers with this criterion and pattern are
-    kept with their masks, so you can run a notebook cell twice.
+    Layers keep their names, so `get_layer` returns the wrapper by the name of its layer. Layers without a prunable
+    weight are copied without a wrapper, and `sparsity_report` lists them with the reason. Existing wrappers with this
+    criterion and pattern are kept with their masks, so you can run a notebook cell twice.
 
     A subclassed model is built anew from its configuration, and the layers in its attributes are wrapped. The copy is
     an instance of its class, with its methods, and is saved with its wrappers. The same applies to Functional
