@@ -42,7 +42,7 @@ def test_norms_by_hand():
 def test_the_trend(factors, trend):
     profile = tfprune.norm_profile(scaled(factors), blocks=BLOCK)
     assert profile.trend == trend
-    assert f"\n{trend}, by " in str(profile)
+    assert f"The norms are {trend} (" in str(profile)
     assert profile.as_dict()["trend"] == trend
     slope = np.cov(range(4), factors)[0, 1] / np.var(range(4), ddof=1)
     assert profile.rise == pytest.approx(3 * slope / np.mean(factors), rel=1e-4)

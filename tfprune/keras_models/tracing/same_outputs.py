@@ -82,3 +82,16 @@ class LargestDifference:
     def fraction(self) -> float:
         """The difference; it is absolute where only zeros are expected."""
         return self._apart / self._largest if self._largest else self._apart
+
+
+def difference_in_words(difference: float | None, *, is_same: bool | None, samples: int) -> str:
+    """Return a sentence on the outputs of two models; without a difference they were not compared.
+
+    Example:
+        >>> difference_in_words(0.5, is_same=False, samples=64)
+        'The outputs differ by up to 5.0e-01 on 64 samples.'
+    """
+    if difference is None:
+        return "The outputs were not compared: pass samples."
+    measured = f"{difference:.1e} on {f'{samples} samples' if samples else 'random numbers'}"
+    return f"The outputs {f'are the same (difference {measured})' if is_same else f'differ by up to {measured}'}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tfprune.keras_models.copying.origins import Origins
+from tfprune.keras_models.tracing.same_outputs import difference_in_words
 from tfprune.report import Report, table
 
 
@@ -80,8 +81,6 @@ class ExpertsReport(Report):
             [row.layer, *(f"{before:,} to {after:,}" for before, after in (row.experts, row.top_k, row.nnz))]
             for row in self.rows
         ]
-        says = {True: "the same function", False: "another function", None: "not measured: pass data"}
-        measured = f"on {self.samples} samples" if self.samples else "on random numbers"
-        apart = "" if self.difference is None else f", outputs differ by {self.difference:.1e} {measured}"
-        summary = f"{says[self.is_function_preserving]}{apart}{self.warning and f'; {self.warning}'}"
+        outputs = difference_in_words(self.difference, is_same=self.is_function_preserving, samples=self.samples)
+        summary = f"{outputs} {self.warning}".rstrip()
         return table(["layer", "experts", "top k", "non-zeros"], lines) + f"\n\n{summary}"

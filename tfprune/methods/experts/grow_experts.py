@@ -101,9 +101,9 @@ def _check_has(part: str, layers: Sequence[MoeLayer]) -> None:
 
 def _warning(report: ExpertsReport, *, noise: float, random: str | None, grow_top_k: bool) -> str:
     if random:
-        return f"the {'router is' if random == 'router' else 'new experts are'} drawn at random"
+        return f"The {'router is' if random == 'router' else 'new experts are'} drawn at random."
     if not grow_top_k:
-        return "as many experts as before are used for each input, so copies take the place of others"
+        return "As many experts as before are used for each input, so copies take the place of others."
     if report.is_function_preserving is False and not noise:
-        return "the gates are not normalized over the experts, so each copy counts in full"
+        return "The gates are not normalized over the experts, so each copy counts in full."
     return ""

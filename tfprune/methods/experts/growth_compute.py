@@ -26,7 +26,7 @@ class GrowthCompute(Report):
 
     Example:
         >>> print(GrowthCompute(parameters=8_000_000, active_parameters=3_000_000))
-        3,000,000 of 8,000,000 parameters are active: train on 6.0e+07 tokens, 1.1e+15 operations, before growth
+        3,000,000 of 8,000,000 parameters are active. Train on 6.0e+07 tokens (1.1e+15 operations) before growth.
     """
 
     JSON_NAMES = ("parameters", "active_parameters", "tokens", "operations")
@@ -46,8 +46,8 @@ class GrowthCompute(Report):
 
     def __str__(self) -> str:
         return (
-            f"{self.active_parameters:,} of {self.parameters:,} parameters are active: train on {self.tokens:.1e} "
-            f"tokens, {self.operations:.1e} operations, before growth"
+            f"{self.active_parameters:,} of {self.parameters:,} parameters are active. "
+            f"Train on {self.tokens:.1e} tokens ({self.operations:.1e} operations) before growth."
         )
 
 

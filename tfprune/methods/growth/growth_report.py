@@ -13,7 +13,7 @@ from tfprune.keras_models.copying.origins import Origins
 from tfprune.keras_models.copying.transparent_wrapper import layer_inside
 from tfprune.keras_models.models.batches import Batches
 from tfprune.keras_models.models.kernels import kernels
-from tfprune.keras_models.tracing.same_outputs import LargestDifference
+from tfprune.keras_models.tracing.same_outputs import LargestDifference, difference_in_words
 from tfprune.keras_models.tracing.sample_inputs import numbers_for, usable_length
 from tfprune.masking.wrapping.sparsity_report import sparsity_report
 from tfprune.methods.growth.blocks import Blocks
@@ -112,13 +112,8 @@ class GrowthReport(Report):
         kind = "a model of the same class" if self.into == "class" else "a Functional model"
         why = f" ({self.reason})" if self.reason else ""
         sizes = " to ".join(f"{count:,}" for count in self.parameters)
-        measured = f"on {self.samples} samples" if self.samples else "on random numbers"
-        says = {True: "the same function", False: "another function", None: "not measured: pass samples"}
-        found = "" if self.difference is None else f", outputs differ by {self.difference:.1e} {measured}"
-        return (
-            f"{self.blocks} to {len(self.rows)} blocks, {sizes} parameters, {kind}{why}; "
-            f"{says[self.is_function_preserving]}{found}"
-        )
+        outputs = difference_in_words(self.difference, is_same=self.is_function_preserving, samples=self.samples)
+        return f"{self.blocks} to {len(self.rows)} blocks, {sizes} parameters, {kind}{why}. {outputs}"
 
 
 def report_growth(

@@ -78,14 +78,14 @@ class NormProfile(Report):
 
     def __str__(self) -> str:
         lines = [[row.block, row.layer, f"{row.norm:.4g}"] for row in self.rows]
-        advice = {
-            "rising": "order='interpose' keeps the profile",
-            "falling": "not the profile of a converged language model",
+        typical = {
+            "rising": "as in a language model after long training: interposed copies keep this profile",
+            "falling": "unlike those of a language model after long training",
             "flat": "as in a model at the start of its training",
         }
         return table(["block", "first layer", "norm"], lines, left=2) + (
-            f"\n\n{self.trend}, by {self.rise:+.1%} of the mean; a stack would make a step of {self.seam:.1f} mean "
-            f"steps where it starts again; {advice[self.trend]}"
+            f"\n\nThe norms are {self.trend} ({self.rise:+.1%} of the mean over the depth), {typical[self.trend]}.\n"
+            f"Between two stacked copies they would jump by {self.seam:.1f} times the mean difference of neighbors."
         )
 
 
