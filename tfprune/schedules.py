@@ -183,8 +183,9 @@ class Polynomial(Schedule):
 
     Args:
         final: The sparsity at the end, the fraction of zeros in [0, 1).
-        end: The step at which `final` is reached: an int, or a float in [0, 1] as a fraction of the training run.
-        begin: The step of the first pruning, in the same form; default 0.
+        begin: The step of the first pruning: an int, or a float in [0, 1] as a fraction of the training run. Default
+            0.
+        end: The step at which `final` is reached, in the same form.
         initial: The sparsity at the begin, in [0, 1); default 0.
         power: The exponent, above 0; default 3. A power of 1 is a straight line.
 
@@ -202,8 +203,8 @@ class Polynomial(Schedule):
     """
 
     final: float
-    end: Step = dataclasses.field(kw_only=True)
     begin: Step = dataclasses.field(default=0, kw_only=True)
+    end: Step = dataclasses.field(kw_only=True)
     initial: float = dataclasses.field(default=0.0, kw_only=True)
     power: float = dataclasses.field(default=3.0, kw_only=True)
 

@@ -30,7 +30,7 @@ def damage(
     class_names: Sequence[str] | None = None,
     task: str | None = None,
     output: str | int | None = None,
-    level: float = 0.95,
+    confidence: float = 0.95,
     max_drop: float | None = None,
     max_drop_per_group: float | None = None,
     timeout: float = TIMEOUT,
@@ -51,8 +51,8 @@ def damage(
         class_names: The name of each class, for the report. Default None: the numbers.
         task: `"classification"` or `"regression"`. Default None: inferred from labels and outputs.
         output: The name or index of the output to compare, for models that have several. Default None.
-        level: The coverage of the intervals, between 0 and 1. Default 0.95; a group counts as harmed if its adjusted
-            p-value is below 1 - `level`.
+        confidence: The coverage of the intervals, between 0 and 1. Default 0.95. A group counts as harmed if its
+            adjusted p-value is below 1 - `confidence`.
         max_drop: The accuracy that may be lost in all, 0.01 for one point, or the error that may be gained. Default
             None: no limit.
         max_drop_per_group: The same for each class and each group. Default None: no limit.
@@ -74,9 +74,7 @@ def damage(
         >>> report.lost, report.rows[0].name, report.rows[0].drop
         (1, 'class 1', 0.5)
     """
-    check_number(level, "level", above=0)
-    if not level < 1:
-        raise ValueError(f"Expected `level` between 0 and 1. Received: level={level!r}.")
+    check_number(confidence, "confidence", above=0, below=1)
     for name, limit in (("max_drop", max_drop), ("max_drop_per_group", max_drop_per_group)):
         if limit is not None:
             check_number(limit, name, least=0)
@@ -89,9 +87,9 @@ def damage(
     compared = comparable(sides[0], sides[1], y=y, task=task)
     given = read_groups(groups, len(compared.before))
     if compared.task == "regression":
-        report = compare_numbers(compared, given, level=level)
+        report = compare_numbers(compared, given, level=confidence)
     else:
-        report = compare_classes(compared, given, level=level, names=class_texts(class_names, compared.classes))
+        report = compare_classes(compared, given, level=confidence, names=class_texts(class_names, compared.classes))
     few = [f"{row.name} ({row.samples})" for row in report.rows if row.samples < FEW_SAMPLES]
     note = f"Too few samples for a firm answer (fewer than {FEW_SAMPLES}): {', '.join(few)}."
     return replace(

@@ -35,7 +35,7 @@ class Limit:
     max_drop: float | None = None
     metric: str | None = None
     mode: str | None = None
-    data: Any = field(default=None, compare=False)
+    data: Any = field(default=None, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.max_drop is not None:

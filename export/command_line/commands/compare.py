@@ -67,7 +67,7 @@ def _compare(options: argparse.Namespace) -> Any:
         groups=_groups(options.groups),
         task=options.task,
         output=options.output,
-        level=options.level,
+        confidence=options.level,
         max_drop=options.max_drop,
         max_drop_per_group=options.max_drop_per_group,
     )

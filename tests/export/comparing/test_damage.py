@@ -201,7 +201,7 @@ def test_neither_keras_nor_tensorflow_is_needed(tmp_path):
         ({"before": [BEFORE, BEFORE]}, ValueError, "output=None"),
         ({"class_names": ["a"]}, ValueError, "name for each of the 5"),
         ({"task": "guess"}, ValueError, "task"),
-        ({"level": 1.0}, ValueError, "between 0 and 1"),
+        ({"confidence": 1.0}, ValueError, r"`confidence` to be a number in \(0, 1\)"),
         ({"max_drop": -1}, ValueError, "max_drop"),
     ],
 )  # fmt: skip

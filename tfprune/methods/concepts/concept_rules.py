@@ -130,14 +130,14 @@ def concept_rules(
     samples: Any,
     concepts: Mapping[str, Any],
     *,
-    layers: str | Sequence[str] | None = None,
     groups: Sequence[int] | Sequence[str] | np.ndarray | None = None,
     validation_split: float = 0.5,
+    layers: str | Sequence[str] | None = None,
     max_depth: int = 8,
     min_samples_leaf: int = 10,
     trees: int = 1,
-    seed: int = 0,
     batch_size: int = 32,
+    seed: int = 0,
     verbose: int | str = "auto",
 ) -> ConceptRules:
     """Mine rules that recognize concepts in the activations of each layer, as paths of decision trees.
@@ -155,20 +155,20 @@ def concept_rules(
         samples: Some thousand inputs: an array, a tuple (x, y), a dataset or an iterable of batches. Labels are
             ignored.
         concepts: For each concept an array of 0 and 1, (samples,): 1 where the sample has the concept.
-        layers: The names of the layers, as `plan_shrink` prints them; None (the default) takes all layers with units
-            that can be removed.
         groups: The group of each sample, (samples,), integers or strings. Use it if samples are copies of each other
             or share a source: a group is never split between parts, and counts as one sample. None (the default)
             treats samples as independent.
         validation_split: The fraction of samples that no rule is mined from, in (0, 1): half of them choose rules,
             the others are for reporting. Default 0.5.
+        layers: The names of the layers, as `plan_shrink` prints them; None (the default) takes all layers with units
+            that can be removed.
         max_depth: The largest number of thresholds in a rule, at least 1. Default 8.
         min_samples_leaf: The smallest number of samples, among those for mining, on which a rule holds, at least 1.
             Default 10.
         trees: The number of trees for each layer and concept, at least 1. Each tree after the first uses a random
             half of the units, which gives `plan_concepts` more rules to choose from. Default 1.
-        seed: Seed of the split into parts, and of the units of further trees, at least 0. Default 0.
         batch_size: Samples in a batch of arrays, at least 1. Default 32.
+        seed: Seed of the split into parts, and of the units of further trees, at least 0. Default 0.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 

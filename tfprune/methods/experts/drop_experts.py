@@ -15,7 +15,11 @@ from tfprune.methods.experts.rebuild_experts import new_top_k, read_experts, reb
 
 @renamed(data="samples=")
 def drop_experts(
-    model_or_layer: keras.layers.Layer, drop: Iterable[int], *, top_k: int | None = None, samples: Any = None
+    model_or_layer: keras.layers.Layer,
+    drop: Iterable[int],
+    *,
+    samples: Any = None,
+    top_k: int | None = None,
 ) -> tuple[Any, ExpertsReport]:
     """Remove experts from a mixture.
 
@@ -26,10 +30,10 @@ def drop_experts(
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
             `register_experts`, wrapped or not. It is not changed.
         drop: The experts to drop from each layer, counted from 0.
-        top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
-            number, or uses all remaining experts if there are fewer.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
+        top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
+            number, or uses all remaining experts if there are fewer.
 
     Returns:
         An uncompiled model of the same class, or a layer, and a report with the difference of the outputs.

@@ -20,12 +20,12 @@ def grow_experts(
     model_or_layer: keras.layers.Layer,
     factor: int = 2,
     *,
+    samples: Any = None,
     order: str = "append",
     noise: float = 0.01,
     random: str | None = None,
-    seed: int = 0,
     grow_top_k: bool = True,
-    samples: Any = None,
+    seed: int = 0,
 ) -> tuple[Any, ExpertsReport]:
     """Repeat the experts of a mixture, so that the model becomes wider.
 
@@ -39,17 +39,17 @@ def grow_experts(
         model_or_layer: A built model or layer with a mixture of experts: of KerasHub, or registered with
             `register_experts`, wrapped or not. It is not changed.
         factor: The number of copies of each expert afterwards, at least 2. Default 2.
+        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
+            None (the default) takes random numbers; for a layer it compares nothing.
         order: `"append"` (the default) puts the copies after all experts: 0, 1, 0, 1. `"interleave"` puts each after
             its expert: 0, 0, 1, 1. The models compute the same up to the noise.
         noise: Standard deviation of the noise of the copies, as a fraction of that of each weight, at least 0.
             Default 0.01, as in the paper.
         random: For comparison with the paper, the part to draw at random instead of copying it: `"experts"`, the
             weights of the copies, or `"router"`, all weights of the router. None (the default) copies both.
-        seed: Seed of the noise, at least 0. Default 0.
         grow_top_k: Whether `factor` times as many experts are used for each input. Default True. With False the
             model computes a different function, and the report has a warning.
-        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
-            None (the default) takes random numbers; for a layer it compares nothing.
+        seed: Seed of the noise, at least 0. Default 0.
 
     Returns:
         An uncompiled model of the same class, or a layer, and a report with the difference of the outputs.

@@ -18,8 +18,8 @@ def merge_experts(
     model_or_layer: keras.layers.Layer,
     merge: Iterable[Iterable[int]],
     *,
-    top_k: int | None = None,
     samples: Any = None,
+    top_k: int | None = None,
 ) -> tuple[Any, ExpertsReport]:
     """Merge each group of experts of a mixture into one.
 
@@ -31,10 +31,10 @@ def merge_experts(
             `register_experts`, wrapped or not. It is not changed.
         merge: The groups of experts that become one expert each, counted from 0, such as
             `[[0, 4], [1, 5], [2], [3]]`. Each expert belongs to one group.
-        top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
-            number, or uses all remaining experts if there are fewer.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. Labels are ignored.
             None (the default) takes random numbers; for a layer it compares nothing.
+        top_k: The number of experts that are used for each input afterwards, at least 1. None (the default) keeps the
+            number, or uses all remaining experts if there are fewer.
 
     Returns:
         An uncompiled model of the same class, or a layer, and a report with the difference of the outputs.

@@ -92,7 +92,13 @@ class FedMask(Spec):
         ]
 
     def fit(
-        self, model: MaskedModel, data: Any, *, scores: MaskScores, weights: Sequence[Any], loss: Any = None
+        self,
+        model: MaskedModel,
+        data: Any,
+        *,
+        weights: Sequence[Any],
+        loss: Any = None,
+        scores: MaskScores,
     ) -> MaskScores:
         """Train scores on data, one step for each batch, and set the masks of the last scores in the model.
 
@@ -101,9 +107,9 @@ class FedMask(Spec):
         Args:
             model: A wrapped model.
             data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
-            scores: The scores to start from.
             weights: The frozen weights, all entries.
             loss: As in `dense_gradients`.
+            scores: The scores to start from.
 
         Returns:
             The scores after the last step.

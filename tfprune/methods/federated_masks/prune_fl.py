@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -56,7 +56,7 @@ class PruneFL(Spec):
     change_rate: float = 0.3
     halving: int = 10_000
     density: float = 1.0
-    every: int = 50
+    every: int = field(default=50, kw_only=True)
 
     def __post_init__(self) -> None:
         seconds = tuple(None if cost is None else check_number(cost, "seconds", above=0) for cost in self.seconds)
@@ -74,7 +74,13 @@ class PruneFL(Spec):
         return round % self.every == 0
 
     @staticmethod
-    def fit(model: MaskedModel, data: Any, *, optimizer: keras.optimizers.Optimizer, loss: Any = None) -> Arrays:
+    def fit(
+        model: MaskedModel,
+        data: Any,
+        *,
+        loss: Any = None,
+        optimizer: keras.optimizers.Optimizer,
+    ) -> Arrays:
         """Train a client on data, one step for each batch, and return the sum of its gradients at all entries.
 
         Only entries under the masks of the model change. The square of the sum, weighted by the number of samples, is
@@ -83,8 +89,8 @@ class PruneFL(Spec):
         Args:
             model: A wrapped model. The statistics of BatchNormalization do not change.
             data: Arrays (x, y), which are cut into batches of 32, a dataset, or an iterable of batches.
-            optimizer: The optimizer of the client; it is built for the trainable variables of the model.
             loss: As in `dense_gradients`.
+            optimizer: The optimizer of the client; it is built for the trainable variables of the model.
 
         Returns:
             One array for each weight, in the order of `MaskedModel.weights`.

@@ -38,11 +38,11 @@ def prune_few_shot(
     tasks: Episodes,
     *,
     stages: Sequence[FewShotStage],
-    learner: str | Learner = "prototypes",
     criterion: str | Criterion = DACIS(meta=0.1),  # noqa: B008 (frozen)
     taxonomy: ChannelTaxonomy | None = None,
     validation_data: Episodes | None = None,
     later: Episodes | None = None,
+    learner: str | Learner = "prototypes",
     optimizer: str | keras.optimizers.Optimizer = "adam",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     folder: str | os.PathLike[str] | None = None,
@@ -65,8 +65,6 @@ def prune_few_shot(
         stages: The stages in order, for example `[FewShotStage(tfprune.budget(parameters=0.6), 400),
             FewShotStage(tfprune.budget(parameters=0.22), 400)]`. The complexity of a `LayerThreshold` is measured in
             each stage.
-        learner: `"prototypes"` (the default), `"maml"`, or an instance such as
-            `tfprune.MAML(learning_rate=0.1, steps=3)`.
         criterion: As in `plan_shrink`. The default is `DACIS(meta=0.1)`, as in the paper; the gradients of
             meta-training count from the second stage on.
         taxonomy: Channels to remove last, because they separate broad kinds of classes. None (the default) ranks by
@@ -75,6 +73,8 @@ def prune_few_shot(
             `tasks`.
         later: Episodes for the cross-stage generalization in the report, for example of the same classes at a later
             stage of a disease. None (the default) leaves it out.
+        learner: `"prototypes"` (the default), `"maml"`, or an instance such as
+            `tfprune.MAML(learning_rate=0.1, steps=3)`.
         optimizer: A Keras optimizer or its name. Each stage starts with a fresh copy at the learning rate of the
             stage.
         callbacks: Keras callbacks. Each stage is one epoch, and each episode one batch.
