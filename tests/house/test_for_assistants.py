@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -30,6 +32,16 @@ def test_the_index_is_that_of_the_pages():
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "names" not in path.parts}
     assert {*listed} == pages - {"docs/changelog.md", "docs/contributing.md"}  # which include files of the root
     assert len(listed) == len({*listed})
+
+
+def test_the_site_has_the_index_at_its_root(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    written = importlib.import_module("extension.llms_txt").write_index
+    written(SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html")), None)
+    addresses = re.findall(
+        r"^- \[.+\]\((.+)\.html\)", (tmp_path / "llms.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert "howto/commands" in addresses and all((ROOT / "docs" / f"{name}.md").is_file() for name in addresses)
 
 
 def test_the_page_of_commands_is_one_page_with_the_head_that_assistants_read():
