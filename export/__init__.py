@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from tfprune.export.micro.micro_report import MicroReport as MicroReport
     from tfprune.export.micro.micro_support_report import MicroSupportReport as MicroSupportReport
     from tfprune.export.micro.vela_report import VelaReport as VelaReport
+    from tfprune.export.pruning.prune_tflite import prune_tflite as prune_tflite
+    from tfprune.export.pruning.prune_tflite_report import PruneTfliteReport as PruneTfliteReport
     from tfprune.export.rewriting.export_report import ExportReport as ExportReport
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
@@ -73,6 +75,7 @@ _ROOMS = {
     "micro": ["ArrayReport", "Micro", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
     "device.remote": ["Remote"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
+    "pruning": ["PruneTfliteReport", "prune_tflite"],
     "keras_side.sparse_ready": ["make_sparse_ready"],
     "compressing": ["CompressReport", "Search", "compress"],
     "keras_side.converting": [

@@ -96,7 +96,7 @@ def rewrite(
     check_suffix(destination, compress)
     content = read_model(source)
     model = read(content)
-    allowed = _default(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
+    allowed = default_tolerance(model) if tolerance is None else check_number(tolerance, "tolerance", least=0)
     inputs = random_inputs(model.inputs, model.outputs, rows=RANDOM_SAMPLES) if check_on is None else check_on
     if micro is not None:
         samples = arrays_of(inputs, names=[info.name for info in model.inputs])
@@ -125,5 +125,6 @@ def _name(source: Source) -> str:
     return Path(source).name if isinstance(source, str | os.PathLike) else ""
 
 
-def _default(model: Model) -> float:
+def default_tolerance(model: Model) -> float:
+    """Return the difference that two forms of a file may have, as a fraction of its largest output."""
     return ROUNDED_TOLERANCE if any(weight.dtype == "int8" for weight in model.weights) else EXACT_TOLERANCE

@@ -24,7 +24,7 @@ WINGS = {
         "report base · schedules patterns allocation criteria · solving ‖ keras_models · masking · quantizing | "
         "compact · methods | tfmot"
     ),
-    "tfprune.export": "file · device · comparing · micro · rewriting ‖ keras_side · compressing · command_line",
+    "tfprune.export": "file · device · comparing · micro · rewriting · pruning ‖ keras_side · compressing · command_line",
 }
 # The same of the rooms and modules in a wing.
 ROOMS = {
@@ -540,6 +540,7 @@ MORE = {
     "tfprune.compact.fine_tuning.prune_to.prune_to",
     "tfprune.export.comparing.damage.damage",
     "tfprune.export.compressing.compress.compress",
+    "tfprune.export.pruning.prune_tflite.prune_tflite",
     "tfprune.methods.concepts.concept_rules.concept_rules",
     "tfprune.compact.reconstruction.reconstruct.reconstruct",
     "tfprune.compact.fine_tuning.distilled.distilled",

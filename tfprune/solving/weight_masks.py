@@ -55,6 +55,8 @@ def sparse_gpt(
     sparsity: float,
     ridge: float,
     positions: int = 1,
+    steps: np.ndarray | None = None,
+    factor: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mask weights column by column, and update those of later columns to make up for the removed ones.
 
@@ -66,6 +68,9 @@ def sparse_gpt(
         sparsity: The fraction of zeros.
         ridge: The number added to the diagonal, as a fraction of its mean.
         positions: The number of positions of the kernel.
+        steps: The distance of two neighboring values of each output, of shape (outputs,), for weights that will be
+            rounded: later weights then make up for the rounding as well. None leaves weights unrounded.
+        factor: What `elimination_factor` returns for the moments; None computes it.
 
     Returns:
         The mask and the weights, both of the shape of the weights.
@@ -82,21 +87,30 @@ def sparse_gpt(
         (array([[False,  True]]), array([[0., 4.]]))
 
     Reference:
-        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, algorithm 1.
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774, algorithm 1; section 3.5 joins it
+        with rounding.
     """
     mask, updated = np.ones(weights.shape, dtype=bool), weights.astype(np.float64)
-    # Row j of the factor is, up to its scale, the first one of the inverse of the moments of the inputs from j on.
-    factor = inverse_of_lower(damped_factor(moments.gram[::-1, ::-1], ridge))[::-1, ::-1]
+    factor = elimination_factor(moments, ridge) if factor is None else factor
     for columns in _chunks(inputs, positions, pattern.m if isinstance(pattern, NM) else _COLUMNS_AT_ONCE):
         start, stop = columns.start, columns.stop
         costs = np.square(updated[:, columns] / factor.diagonal()[columns])
         mask[:, columns] = pattern(costs, sparsity)
         removed = np.zeros((len(updated), stop - start))
         for column in range(start, stop):
-            removed[:, column - start] = np.where(mask[:, column], 0, updated[:, column]) / factor[column, column]
+            kept = 0 if steps is None else updated[:, column] - np.rint(updated[:, column] / steps) * steps
+            removed[:, column - start] = np.where(mask[:, column], kept, updated[:, column]) / factor[column, column]
             updated[:, column:stop] -= np.outer(removed[:, column - start], factor[column, column:stop])
         updated[:, stop:] -= removed @ factor[columns, stop:]
     return mask, np.where(mask, updated, 0)
+
+
+def elimination_factor(moments: GramMoments, ridge: float) -> np.ndarray:
+    """Return the upper triangle whose row j says, up to its scale, how inputs after j make up for input j.
+
+    It is the first row of the inverse of the moments of the inputs from j on.
+    """
+    return inverse_of_lower(damped_factor(moments.gram[::-1, ::-1], ridge))[::-1, ::-1]
 
 
 def _chunks(inputs: int, positions: int, step: int) -> Iterator[slice]:

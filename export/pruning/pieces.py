@@ -1,0 +1,185 @@
+"""Cut operators out of a file as another file, whose inputs and outputs are the tensors that are alive there."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.device.running.runner import find_interpreter
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import indices_of
+from tfprune.export.file.tflite.editor import inputs_of, operator_name, save_objects
+
+CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_COMPOSITE", "STABLEHLO_WHILE")
+RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
+KEEPS_STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "CALL_ONCE")
+MAX_THREADS = 2
+
+
+@dataclass(frozen=True)
+class FilePiece:
+    """Some operators as a file.
+
+    Attributes:
+        content: The plain file.
+        inputs: The tensors of the whole graph that it takes, in the order of its inputs.
+        outputs: Those that it makes and that are needed after it, in the order of its outputs.
+    """
+
+    content: bytes
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Pieces:
+    """The first graph of a file, which can be cut anywhere.
+
+    Operators that compute with constants alone, such as the DEQUANTIZE of 16-bit weights, belong to each piece that
+    needs them.
+
+    Args:
+        model: What `load_objects` returns. Changes of its values are seen by pieces that are cut afterwards.
+
+    Attributes:
+        steps: The operators that compute with inputs of the file, in order.
+
+    Raises:
+        ValueError: If the graph keeps values from one run to the next, which pieces cannot.
+    """
+
+    def __init__(self, model: schema.ModelT) -> None:
+        self.model, self.graph = model, model.subgraphs[0]
+        self.inputs, self.outputs = indices_of(self.graph.inputs), indices_of(self.graph.outputs)
+        self._folded: dict[int, schema.OperatorT] = {}
+        self.steps: list[schema.OperatorT] = []
+        values = {*self.inputs}
+        for operator in self.graph.operators or ():
+            name, taken = operator_name(model, operator), indices_of(operator.inputs)
+            if name in KEEPS_STATE:
+                raise ValueError(
+                    f"Expected a file that computes each output from its inputs alone. Received: one with {name}, "
+                    "which keeps values from one run to the next. Such files cannot be pruned yet."
+                )
+            made = indices_of(operator.outputs)
+            if taken and not values.intersection(taken) and name not in (*RANDOM, *CALLS_GRAPHS):
+                self._folded |= dict.fromkeys(made, operator)
+            else:
+                self.steps.append(operator)
+                values.update(made)
+        self._values = values
+
+    def constant_behind(self, tensor: int) -> int:
+        """Return the constant that a DEQUANTIZE makes a tensor from; the tensor itself if it is not made by one."""
+        operator = self._folded.get(tensor)
+        if operator is not None and operator_name(self.model, operator) == "DEQUANTIZE":
+            return int(operator.inputs[0])
+        return tensor
+
+    def has_values(self, tensor: int) -> bool:
+        """Tell whether a tensor is a constant that lies in the file."""
+        data = self.model.buffers[self.graph.tensors[tensor].buffer].data
+        return data is not None and len(data) > 0 and tensor not in self._values and tensor not in self._folded
+
+    def alive(self, step: int) -> set[int]:
+        """Return the tensors that steps from this one on, or the user, need."""
+        taken = {index for operator in self.steps[step:] for index in indices_of(operator.inputs)}
+        return (taken | {*self.outputs}) & self._values
+
+    def cut(self, start: int, stop: int) -> FilePiece:
+        """Return the steps from `start` to the one before `stop` as a file."""
+        steps = self.steps[start:stop]
+        taken = {index for operator in steps for index in indices_of(operator.inputs)}
+        made = {index for operator in steps for index in indices_of(operator.outputs)}
+        inputs = sorted((taken & self._values) - made)
+        outputs = sorted(made & self.alive(stop))
+        operators = [*self._needed(taken), *steps]
+        return FilePiece(self._file(operators, inputs, outputs), tuple(inputs), tuple(outputs))
+
+    def _needed(self, taken: Iterable[int]) -> list[schema.OperatorT]:
+        """Return the folded operators that make some tensors, those before them first."""
+        ordered: dict[int, schema.OperatorT] = {}
+        ahead = [*taken]
+        while ahead:
+            operator = self._folded.get(ahead.pop())
+            if operator is not None:
+                ordered.pop(id(operator), None)
+                ordered[id(operator)] = operator
+                ahead += indices_of(operator.inputs)
+        return [*ordered.values()][::-1]
+
+    def _file(self, operators: list[schema.OperatorT], inputs: list[int], outputs: list[int]) -> bytes:
+        others = self.model.subgraphs[1:]
+        if not any(operator_name(self.model, operator) in CALLS_GRAPHS for operator in operators):
+            others = []
+        lists = [
+            each for operator in operators for each in (operator.inputs, operator.outputs, operator.intermediates)
+        ]
+        used = sorted({*inputs, *outputs, *(index for each in lists for index in indices_of(each))})
+        moved = np.full(len(self.graph.tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
+        moved[used] = np.arange(len(used))
+        graph = copy.copy(self.graph)
+        graph.tensors = [self.graph.tensors[index] for index in used]
+        graph.operators = [_renumbered(operator, moved) for operator in operators]
+        graph.inputs, graph.outputs = moved[inputs], moved[outputs]
+        holders = {tensor.buffer for each in (graph, *others) for tensor in each.tensors}
+        piece = copy.copy(self.model)
+        piece.buffers = [
+            buffer if index in holders else schema.BufferT() for index, buffer in enumerate(self.model.buffers)
+        ]
+        piece.subgraphs, piece.signatureDefs = [graph, *others], None
+        piece.metadata = piece.metadataBuffer = None
+        return save_objects(piece)
+
+
+def _renumbered(operator: schema.OperatorT, moved: np.ndarray) -> schema.OperatorT:
+    changed = copy.copy(operator)
+    changed.inputs = moved[inputs_of(operator)]
+    changed.outputs = moved[indices_of(operator.outputs)]
+    if operator.intermediates is not None:
+        changed.intermediates = moved[np.asarray(operator.intermediates)]
+    return changed
+
+
+class PieceRunner:
+    """Runs a piece on arrays of the types that its tensors have in the file.
+
+    Args:
+        piece: The piece.
+
+    Raises:
+        ValueError: If the interpreter refuses it.
+    """
+
+    def __init__(self, piece: FilePiece) -> None:
+        interpreter, self.runtime = find_interpreter()
+        self._piece = piece
+        self._interpreter: Any = interpreter(
+            model_content=piece.content, num_threads=min(MAX_THREADS, os.cpu_count() or 1)
+        )
+        details = self._interpreter.get_input_details()
+        self._inputs = [detail["index"] for detail in details]
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+        self._shapes: list[tuple[int, ...]] = []
+
+    def run(self, values: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Return what the piece makes of live tensors, by the indices in the whole graph."""
+        if not self._piece.outputs:
+            return {}
+        arrays = [values[index] for index in self._piece.inputs]
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
+            for index, shape in zip(self._inputs, shapes, strict=True):
+                self._interpreter.resize_tensor_input(index, shape)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        self._interpreter.reset_all_variables()
+        for index, array in zip(self._inputs, arrays, strict=True):
+            self._interpreter.set_tensor(index, array)
+        self._interpreter.invoke()
+        made = (self._interpreter.get_tensor(index) for index in self._outputs)
+        return dict(zip(self._piece.outputs, made, strict=True))

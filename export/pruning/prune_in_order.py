@@ -1,0 +1,186 @@
+"""Prune the weights of a file one after the other, each on what the file returns with the zeros so far."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.pruning.file_layer import FileLayer, layer_of, real
+from tfprune.export.pruning.linear_operators import LinearOperator, linear_operators
+from tfprune.export.pruning.live_tensors import LiveTensors
+from tfprune.export.pruning.pieces import PieceRunner, Pieces
+from tfprune.export.pruning.prune_tflite_report import PrunedLayer
+from tfprune.export.pruning.split_by_error import LEVELS, ErrorCurve, split_by_error
+from tfprune.patterns import NM, Pattern
+from tfprune.solving.least_squares import GramMoments
+
+SAMPLES_FELT = 16  # of which the outputs are watched while one weight alone has zeros
+LEVEL_FELT = 3  # of `LEVELS`, the sparsity of that weight
+TINY = 1e-12
+Runs = list[Mapping[int, np.ndarray]]
+
+
+class PruningInOrder:
+    """A file and samples, from which files of any sparsity are made.
+
+    Args:
+        content: The plain file.
+        runs: The inputs of each run of the interpreter, by tensor.
+        pattern: The shape of the zeros.
+        folder: For arrays that do not fit into the memory.
+
+    Attributes:
+        layers: The weights that are pruned, in order.
+        skipped: The names of those left alone, and why.
+        curves: What zeros in each layer cost.
+    """
+
+    def __init__(self, content: bytes, runs: Runs, *, pattern: Pattern, folder: Path) -> None:
+        self._dense = Pieces(load_objects(content))
+        self._content, self._runs, self._pattern, self._folder = content, runs, pattern, folder
+        self.layers, self.skipped = _layers(self._dense)
+        if not self.layers:
+            reasons = "; ".join(sorted({reason for _, reason in self.skipped})) or "it has none"
+            raise ValueError(f"Expected a file with weights that can be pruned. Received: one without: {reasons}.")
+        self._shared: dict[int, list[GramMoments]] = {}
+        self.curves = self._measured()
+
+    def pruned(self, sparsity: float) -> tuple[bytes, list[PrunedLayer]]:
+        """Return a file of a sparsity, and what became of each weight."""
+        if isinstance(self._pattern, NM):
+            shares = [sparsity] * len(self.layers)
+        else:
+            shares = split_by_error(self.curves, sparsity)
+        file = Pieces(copy.deepcopy(self._dense.model))
+        dense, now = (LiveTensors(pieces, self._runs, folder=self._folder) for pieces in (self._dense, file))
+        rows = []
+        for layer, share in zip(self.layers, shares, strict=True):
+            moments = self._shared.get(id(layer)) or self._seen(layer, dense, now)
+            start = layer.refit(moments)
+            weights, stored = layer.solve(moments, start, sparsity=share, pattern=self._pattern)
+            layer.write(file, weights, stored)
+            rows.append(_row(layer, stored.read(file.model.buffers[layer.buffer]), layer.error(moments, weights)))
+        return save_objects(file.model), rows
+
+    def _seen(self, layer: FileLayer, dense: LiveTensors, now: LiveTensors) -> list[GramMoments]:
+        """Return what a layer sees in the file with the zeros so far, and what it returned in the dense one."""
+        operator, moments = layer.operators[0], layer.moments()
+        for states in (dense, now):
+            states.advance(operator.step)
+        tensor = self._dense.graph.tensors[operator.activation]
+        for run in range(len(self._runs)):
+            ours, before = (
+                layer.rows(operator, tensor, states.get(run, operator.activation), run=run) for states in (now, dense)
+            )
+            layer.add(moments, ours, dense=before)
+        return moments
+
+    def _measured(self) -> list[ErrorCurve]:
+        """Run the dense file once, and measure what zeros in each layer alone cost."""
+        states = LiveTensors(self._dense, self._runs, folder=self._folder)
+        outputs = _Outputs(self._dense, self._runs)
+        moments = {id(layer): layer.moments() for layer in self.layers}
+        curves: dict[int, ErrorCurve] = {}
+        uses = sorted(((operator.step, layer) for layer in self.layers for operator in layer.operators), key=_first)
+        for step, layer in uses:
+            operator = next(operator for operator in layer.operators if operator.step == step)
+            states.advance(step)
+            tensor = self._dense.graph.tensors[operator.activation]
+            for run in range(len(self._runs)):
+                rows = layer.rows(operator, tensor, states.get(run, operator.activation), run=run)
+                layer.add(moments[id(layer)], rows)
+            if operator is layer.operators[-1]:
+                aimed = [sums.aimed_at(own) for sums, own in zip(moments.pop(id(layer)), layer.weights, strict=True)]
+                curves[id(layer)] = self._curve(layer, aimed, states=states, outputs=outputs)
+                if len(layer.operators) > 1:
+                    self._shared[id(layer)] = aimed
+        return [curves[id(layer)] for layer in self.layers]
+
+    def _curve(
+        self, layer: FileLayer, moments: list[GramMoments], *, states: LiveTensors, outputs: _Outputs
+    ) -> ErrorCurve:
+        """Scale the curve of a layer's own error by what the outputs feel at one sparsity."""
+        if isinstance(self._pattern, NM):
+            return ErrorCurve(layer.size, layer.zeros, np.zeros(len(LEVELS)))
+        masked = layer.masking(moments, layer.weights, pattern=self._pattern)
+        solved = [masked(float(level)) for level in LEVELS]
+        errors = np.array([layer.error(moments, weights) for weights in solved])
+        start = layer.operators[0].step
+        with layer.written(self._dense, solved[LEVEL_FELT]):
+            felt = outputs.error(start, states.all if start == states.step else outputs.inputs)
+        return ErrorCurve(layer.size, layer.zeros, errors * felt / max(errors[LEVEL_FELT], TINY))
+
+
+class _Outputs:
+    """The outputs of the dense file for a few samples, with which others are compared."""
+
+    def __init__(self, pieces: Pieces, runs: Runs) -> None:
+        rows = max(len(array) if array.ndim else 1 for array in runs[0].values())
+        self._pieces, self._runs = pieces, runs[: max(1, SAMPLES_FELT // rows)]
+        self._dense = self._from(0, self.inputs)
+        self._spread = {index: _variation(values) for index, values in self._dense.items()}
+        if not any(self._spread.values()):
+            raise ValueError(
+                "Expected samples for which the outputs of the file differ. Received: samples that all give the "
+                "same. Pass samples as the file will see them."
+            )
+
+    def inputs(self, run: int) -> Mapping[int, np.ndarray]:
+        """Return the inputs of the file in one run."""
+        return self._runs[run]
+
+    def error(self, step: int, known: Any) -> float:
+        """Return the mean squared error of the outputs, each as a fraction of its variance."""
+        found = self._from(step, known)
+        parts = [
+            float(np.square(values - self._dense[index]).mean()) / self._spread[index]
+            for index, values in found.items()
+            if self._spread[index]
+        ]
+        return float(np.nan_to_num(np.mean(parts), nan=1.0, posinf=1.0))
+
+    def _from(self, step: int, known: Any) -> dict[int, np.ndarray]:
+        runner = PieceRunner(self._pieces.cut(step, len(self._pieces.steps)))
+        found: dict[int, list[np.ndarray]] = {}
+        for run in range(len(self._runs)):
+            values = known(run)
+            made = {**values, **runner.run(values)}
+            for index in self._pieces.outputs:
+                found.setdefault(index, []).append(
+                    np.atleast_1d(real(self._pieces.graph.tensors[index], made[index]))
+                )
+        shapes = {index: {each.shape[1:] for each in parts} for index, parts in found.items()}
+        return {index: np.concatenate(parts) for index, parts in found.items() if len(shapes[index]) == 1}
+
+
+def _variation(values: np.ndarray) -> float:
+    return float(values.var(axis=0).mean()) if len(values) > 1 else float(values.var())
+
+
+def _row(layer: FileLayer, values: np.ndarray, error: float) -> PrunedLayer:
+    return PrunedLayer(layer.name, layer.kind, layer.size, int(np.count_nonzero(values)), error)
+
+
+def _first(pair: tuple[int, FileLayer]) -> int:
+    return pair[0]
+
+
+def _layers(pieces: Pieces) -> tuple[list[FileLayer], list[tuple[str, str]]]:
+    operators, skipped = linear_operators(pieces)
+    by_buffer: dict[int, list[LinearOperator]] = {}
+    for operator in operators:
+        by_buffer.setdefault(pieces.graph.tensors[operator.weight].buffer, []).append(operator)
+    layers = []
+    for sharing in by_buffer.values():
+        layer = layer_of(pieces, sharing)
+        if isinstance(layer, FileLayer):
+            layers.append(layer)
+        else:
+            name = pieces.graph.tensors[sharing[0].weight].name or b""
+            skipped.append((name.decode(errors="replace"), f"{sharing[0].kind}: {layer}"))
+    return layers, skipped

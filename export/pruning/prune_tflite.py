@@ -1,0 +1,190 @@
+"""Prune a .tflite file on samples without labels, without training and without the framework that it came from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfprune.base.spec import check_count, check_number, check_sparsity, resolve
+from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.file.files.codec import check_method
+from tfprune.export.file.files.destination import check_destination, write_atomically
+from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.report import fraction_of_zeros
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer, PruneTfliteReport
+from tfprune.export.pruning.pruning_job import DENSE, PRUNED
+from tfprune.export.pruning.samples import check_samples, held_out, warnings_of
+from tfprune.export.rewriting.forms import Check, candidate_files, check_form_arguments, choose, export_report
+from tfprune.export.rewriting.rewrite import default_tolerance
+from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+from tfprune.report import Skipped
+
+MODULE = "tfprune.export.pruning.pruning_job"
+TIMEOUT = 3600.0  # seconds for all of the work on one file
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
+ADVICE = "Check that the file itself runs (`tfprune verify`)."
+
+
+def prune_tflite(
+    source: Source,
+    path: str | os.PathLike[str],
+    samples: Any,
+    *,
+    sparsity: float | None = None,
+    max_bytes: int | None = None,
+    max_error: float | None = None,
+    pattern: str | Pattern = "unstructured",
+    sparse: str | bool = "auto",
+    optimize: str = "size",
+    compress: str | None = None,
+) -> PruneTfliteReport:
+    """Put zeros in place of the weights of a .tflite file that its outputs miss least, and write the file anew.
+
+    Use it on a file without training code: from another framework, from a vendor, or from a package. It needs neither
+    Keras nor TensorFlow, neither labels nor training. Where the model can be trained, `PruningCallback` reaches more
+    zeros at the same accuracy.
+
+    The weights of convolutions, transposed convolutions, fully connected layers and products with constant matrices
+    get zeros, in order: each layer is solved for so that it returns, on what the layers before it return with their
+    zeros, what it returned in the dense file. Layers that the outputs depend on most get the fewest zeros. Integer
+    weights keep their types; their scales grow where values no longer fit. All other weights stay, and the report
+    lists them.
+
+    Args:
+        source: The file: a path, or its content. Plain, gzip, xz or packed; float32, float16, or with 8-bit or 4-bit
+            weights.
+        path: Where the new file is written; it may be the path of the old one.
+        samples: Inputs as the file will see them, without labels, 256 or so: one array, batch first; for several
+            inputs a list in the file's order or a dict by name. Real numbers, preprocessed as in training: no error
+            in the report shows a wrong preprocessing. Every eighth is held out, from the end: put samples of another
+            origin there. `"random"` draws numbers in the range of the inputs, which costs accuracy.
+        sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this or one of the next two.
+        max_bytes: The largest size of the new file, as written: the fewest zeros that keep to it are taken.
+        max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
+            such as 0.1: the most zeros that keep to it are taken.
+        pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`.
+        sparse: As in `rewrite`: `"auto"` (the default) tries sparse forms of the new file beside the dense one,
+            True takes sparse ones only, False none.
+        optimize: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with the fastest
+            kernels.
+        compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+
+    Returns:
+        The zeros and the error of each layer, the error of each output, and what was written.
+
+    Raises:
+        TypeError: If `samples` are None, or an argument has another type.
+        ValueError: If not one of `sparsity`, `max_bytes` and `max_error` is given, or a value is out of range.
+        ValueError: If the file cannot be read or run, keeps a state, or has no weights to prune.
+        ValueError: If samples do not fit the inputs, or do not change the outputs.
+
+    Example:
+        >>> report = prune_tflite("digits.tflite", "sparse.tflite", images, sparsity=0.6)
+        >>> print(report)
+        layer ... operator ... weights  zeros  error
+        ...
+
+    Reference:
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774 (the step of each layer).
+    """
+    destination = check_destination(path)
+    check_method(compress)
+    check_form_arguments(sparse=sparse, optimize=optimize)
+    shape = _checked_pattern(pattern)
+    aim = _checked_aim(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error)
+    content = read_model(source)
+    model = read(content)
+    arrays = check_samples(samples, model)
+    held = held_out(arrays, model)
+    is_random = isinstance(samples, str)
+    settings = {**aim, "held": held, "random": is_random, "sparse": sparse, "compress": compress}
+    settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}
+    pruned = _in_child(content, settings, arrays, name=source_name(source))
+    forms = candidate_files(pruned.content, name="pruned", sparse=sparse, optimize=optimize)
+    check = Check(pruned.outputs, default_tolerance(model), ADVICE)
+    choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
+    write_atomically(destination, choice.packed)
+    size, nnz = (sum(getattr(layer, count) for layer in pruned.layers) for count in ("size", "nnz"))
+    fitted = min(len(array) for array in arrays if array.ndim) - held
+    return PruneTfliteReport(
+        sparsity=fraction_of_zeros(nnz, size),
+        layers=pruned.layers,
+        errors=pruned.errors,
+        skipped=pruned.skipped,
+        samples=fitted,
+        held_out=held,
+        warnings=tuple(warnings_of(samples, fitted)),
+        file=export_report(str(destination), choice, nnz=nnz, size=size),
+    )
+
+
+class _Pruned(NamedTuple):
+    """What the process of its own gave."""
+
+    content: bytes
+    layers: tuple[PrunedLayer, ...]
+    errors: tuple[OutputError, ...]
+    skipped: tuple[Skipped, ...]
+    inputs: list[np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def _in_child(content: bytes, settings: dict[str, Any], arrays: list[np.ndarray], *, name: str) -> _Pruned:
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        Path(folder, DENSE).write_bytes(content)
+        write_job(folder, "job", settings=settings, arrays={str(index): each for index, each in enumerate(arrays)})
+        completed = run_module(MODULE, folder, timeout=TIMEOUT, environment=ONE_THREAD)
+        if not completed.ok and completed.reason.startswith("Expected"):
+            raise ValueError(f"{completed.reason}. Nothing was written.")
+        if not completed.ok:
+            raise ValueError(
+                f"Expected a file whose operators can be run piece by piece. Received: {name}: {completed.reason}. "
+                "Nothing was written. Check with `tfprune verify` that the whole file runs."
+            )
+        result, outputs = read_job(folder, "result")
+        inputs = read_job(folder, "held")[1]
+        return _Pruned(
+            Path(folder, PRUNED).read_bytes(),
+            tuple(PrunedLayer(**row) for row in result["layers"]),
+            tuple(OutputError(**row) for row in result["errors"]),
+            tuple(Skipped(layer, reason, Skipped.NO_RULE) for layer, reason in result["skipped"]),
+            [*inputs.values()],
+            outputs,
+        )
+
+
+def _checked_pattern(pattern: str | Pattern) -> Pattern:
+    resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
+    if not isinstance(resolved, (Unstructured, NM, Block)):
+        raise ValueError(
+            f"Expected `pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols). Received: "
+            f"pattern={pattern!r}. Channels of a file cannot be removed yet."
+        )
+    return resolved
+
+
+def _checked_aim(
+    pattern: Pattern, *, sparsity: float | None, max_bytes: int | None, max_error: float | None
+) -> dict[str, Any]:
+    given = [value for value in (sparsity, max_bytes, max_error) if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"Expected one of `sparsity`, `max_bytes` and `max_error`. Received: sparsity={sparsity!r}, "
+            f"max_bytes={max_bytes!r}, max_error={max_error!r}."
+        )
+    if sparsity is not None:
+        sparsity = check_sparsity(sparsity, "sparsity")
+        pattern.check(sparsity)
+    elif isinstance(pattern, NM):
+        raise ValueError(f"Expected `sparsity` with pattern={pattern!r}. Received: {given[0]!r} as another limit.")
+    if max_bytes is not None:
+        max_bytes = check_count(max_bytes, "max_bytes", least=1)
+    if max_error is not None:
+        max_error = check_number(max_error, "max_error", above=0)
+    return {"sparsity": sparsity, "max_bytes": max_bytes, "max_error": max_error}
