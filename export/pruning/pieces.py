@@ -18,6 +18,7 @@ from tfprune.export.file.tflite.editor import inputs_of, operator_name, save_obj
 CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_COMPOSITE", "STABLEHLO_WHILE")
 RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 KEEPS_STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "CALL_ONCE")
+UNPACKS = ("DEQUANTIZE", "DENSIFY")
 MAX_THREADS = 2
 
 
@@ -74,10 +75,9 @@ class Pieces:
         self._values = values
 
     def constant_behind(self, tensor: int) -> int:
-        """Return the constant that a DEQUANTIZE makes a tensor from; the tensor itself if it is not made by one."""
-        operator = self._folded.get(tensor)
-        if operator is not None and operator_name(self.model, operator) == "DEQUANTIZE":
-            return int(operator.inputs[0])
+        """Return the constant that a tensor is unpacked from; the tensor itself if it is not unpacked."""
+        while tensor in self._folded and operator_name(self.model, self._folded[tensor]) in UNPACKS:
+            tensor = int(self._folded[tensor].inputs[0])
         return tensor
 
     def has_values(self, tensor: int) -> bool:

@@ -110,9 +110,10 @@ class PruningInOrder:
         masked = layer.masking(moments, layer.weights, pattern=self._pattern)
         solved = [masked(float(level)) for level in LEVELS]
         errors = np.array([layer.error(moments, weights) for weights in solved])
-        start = layer.operators[0].step
+        # A weight that several operators share is felt from its first one on, which these samples have passed.
+        start, known = (states.step, states.all) if len(layer.operators) == 1 else (0, outputs.inputs)
         with layer.written(self._dense, solved[LEVEL_FELT]):
-            felt = outputs.error(start, states.all if start == states.step else outputs.inputs)
+            felt = outputs.error(start, known)
         return ErrorCurve(layer.size, layer.zeros, errors * felt / max(errors[LEVEL_FELT], TINY))
 
 

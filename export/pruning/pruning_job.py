@@ -142,5 +142,9 @@ class _Job:
         return compare_outputs(self._dense, SampleRunner(content).outputs_of(self._last), held=self._held)
 
 
+def _run_job(folder: Path) -> None:
+    _Job(folder).run()
+
+
 if __name__ == "__main__":
-    run_as_child(lambda folder: _Job(folder).run())
+    run_as_child(_run_job)

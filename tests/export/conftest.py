@@ -16,7 +16,10 @@ from once import filled_once
 from tfprune.export.device.processes.child_process import Completed
 
 # Beside keras_side; test_verify and test_forms start processes, and files that crash.
-CHECKED_HERE = ("test_quantization_error", "test_correct_biases", "test_sparsify", "test_rewrite", "test_damage")
+CHECKED_HERE = (
+    *("test_quantization_error", "test_correct_biases", "test_sparsify", "test_rewrite", "test_damage"),
+    "test_prune_tflite",
+)
 APART = ("test_convert", "test_cli", "test_scripts")  # where the converter has its process, as users have it
 
 
@@ -45,12 +48,14 @@ def converting_here():
 def _checking_here() -> Iterator[None]:
     from tfprune.export.device.processes import device
     from tfprune.export.device.running import quantization_error, rounding, verify
+    from tfprune.export.pruning import prune_tflite, pruning_job
 
-    run_apart, jobs = device.run_module, {each.__name__: each._run_job for each in (verify, rounding)}
+    run_apart = device.run_module
+    jobs = {each.__name__: each._run_job for each in (verify, rounding, pruning_job)}
 
-    def run_here(module: str, folder: str, *, timeout: float) -> Completed:
+    def run_here(module: str, folder: str, *, timeout: float, **settings: Any) -> Completed:
         if module not in jobs:
-            return run_apart(module, folder, timeout=timeout)
+            return run_apart(module, folder, timeout=timeout, **settings)
         try:
             jobs[module](Path(folder))
         except (TypeError, ValueError) as error:
@@ -60,6 +65,7 @@ def _checking_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "run_module", run_here)
         patch.setattr(quantization_error, "run_module", run_here)
+        patch.setattr(prune_tflite, "run_module", run_here)
         yield
 
 

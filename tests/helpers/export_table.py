@@ -127,12 +127,31 @@ def mixed() -> tuple[Any, np.ndarray]:
     return prune(keras.Model(inputs, layers.Dense(24)(x))), data
 
 
+def unpruned() -> tuple[Any, np.ndarray]:
+    """Layers of all kinds that a file can be pruned in, without zeros, for any batch; two outputs."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((8, 8, 4), name="image")
+    x = layers.Conv2D(16, 3, strides=2, activation="relu", padding="same")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.Conv2D(24, 1, activation="relu", groups=2)(x)
+    x = layers.Conv2DTranspose(12, 3, strides=2, padding="same", activation="relu")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, [layers.Dense(6, name="a")(x), layers.Dense(3, use_bias=False, name="b")(x)])
+    random = np.random.default_rng(4)
+    scenes = random.normal(size=(3, 8, 8, 4))  # samples that have something in common, as data have
+    return model, (random.normal(size=(48, 3)) @ scenes.reshape(3, -1)).reshape(48, 8, 8, 4).astype(np.float32)
+
+
 NETWORKS: dict[str, Callable[[], tuple[Any, np.ndarray]]] = {
     "image": image,
     "words": words,
     "steps": steps,  # whose loops the converter cannot turn into integers
     "blocks": blocks,
     "mixed": mixed,
+    "unpruned": unpruned,
 }
 
 

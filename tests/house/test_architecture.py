@@ -24,7 +24,9 @@ WINGS = {
         "report base · schedules patterns allocation criteria · solving ‖ keras_models · masking · quantizing | "
         "compact · methods | tfmot"
     ),
-    "tfprune.export": "file · device · comparing · micro · rewriting · pruning ‖ keras_side · compressing · command_line",
+    "tfprune.export": (
+        "file · device · comparing · micro · rewriting · pruning ‖ keras_side · compressing · command_line"
+    ),
 }
 # The same of the rooms and modules in a wing.
 ROOMS = {

@@ -1,0 +1,231 @@
+"""Any .tflite file, pruned on samples: the zeros asked for, and outputs near those of the dense file."""
+
+import copy
+
+import numpy as np
+import pytest
+from export_table import KINDS
+
+import tfprune
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load_objects, operator_name, save_objects
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.pruning.linear_operators import PLACES
+from tfprune.export.pruning.prune_tflite import prune_tflite
+
+PRUNED = ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+
+@pytest.fixture(scope="module")
+def content(exports):
+    return exports("unpruned", "float32").data
+
+
+@pytest.fixture(scope="module")
+def images(exports):
+    return exports("unpruned", "float32").inputs
+
+
+def magnitude(content, sparsity):
+    """The same file with its smallest weights set to zero, layer by layer: what a simple tool would do."""
+    model = load_objects(content)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            is_kernel = tensor.shape is not None and len(tensor.shape) > 1 and tensor.shape[0] != 1
+            if data is not None and len(data) and is_kernel and tensor.type == schema.TensorType.FLOAT32:
+                values = np.array(data).view("<f4")
+                values[np.abs(values) < np.quantile(np.abs(values), sparsity)] = 0
+                model.buffers[tensor.buffer].data = values.view(np.uint8)
+    return save_objects(model)
+
+
+def distance(file, dense, images):
+    pairs = zip(Runner(file).predict(images), Runner(dense).predict(images), strict=True)
+    return [float(np.sqrt(np.square(found - right).mean() / right.var(axis=0).mean())) for found, right in pairs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zeros_are_there_and_outputs_near_those_of_the_dense_file(exports, tmp_path, kind):
+    export = exports("unpruned", kind)
+    path = tmp_path / "sparse.tflite"
+    report = prune_tflite(export.data, path, export.inputs, sparsity=0.5, sparse=False)
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)
+    weights = [
+        weight for weight in read(path.read_bytes()).weights if weight.size in {row.size for row in report.layers}
+    ]
+    assert sum(weight.nnz for weight in weights) == sum(row.nnz for row in report.layers)
+    assert {row.operator for row in report.layers} == {*PRUNED}
+    assert [row.layer for row in report.skipped] and "DEPTHWISE_CONV_2D" in report.skipped[0].reason
+    held = export.inputs[-report.held_out :]
+    found, right = Runner(path).predict(held), Runner(export.data).predict(export.inputs)
+    for row, values, dense in zip(report.errors, found, right, strict=True):
+        spread = np.sqrt(dense.var(axis=0).mean())
+        error = np.sqrt(np.square(values - dense[-len(held) :]).mean()) / spread
+        assert row.error == pytest.approx(error, rel=1e-3)
+        assert row.agreement == (values.argmax(1) == dense[-len(held) :].argmax(1)).mean()
+        assert error < 0.35
+
+
+def test_far_nearer_than_magnitude(content, images, tmp_path):
+    prune_tflite(content, tmp_path / "sparse.tflite", images, sparsity=0.5)
+    ours = distance(tmp_path / "sparse.tflite", content, images)
+    simple = distance(magnitude(content, 0.5), content, images)
+    assert all(2 * mine < other for mine, other in zip(ours, simple, strict=True))
+
+
+def test_types_scales_and_signatures_stay(exports, tmp_path):
+    export = exports("unpruned", "int8")
+    prune_tflite(export.data, tmp_path / "sparse.tflite", export.inputs, sparsity=0.5, sparse=False)
+    before, after = load_objects(export.data), load_objects((tmp_path / "sparse.tflite").read_bytes())
+    assert len(after.signatureDefs) == len(before.signatureDefs)
+    tensors = after.subgraphs[0].tensors
+    for old, new in zip(before.subgraphs[0].operators, after.subgraphs[0].operators, strict=True):
+        name = operator_name(before, old)
+        if name not in PLACES:
+            continue
+        activation, weight, place = PLACES[name]
+        kernel = before.subgraphs[0].tensors[old.inputs[weight]], tensors[new.inputs[weight]]
+        assert kernel[0].type == kernel[1].type == schema.TensorType.INT8
+        assert (kernel[1].quantization.scale >= kernel[0].quantization.scale).all()
+        if place < len(new.inputs) and new.inputs[place] >= 0:
+            product = tensors[new.inputs[activation]].quantization.scale * kernel[1].quantization.scale
+            np.testing.assert_allclose(tensors[new.inputs[place]].quantization.scale, product, rtol=1e-5)
+
+
+def test_a_weight_of_two_operators_is_pruned_once(content, images, tmp_path):
+    model = load_objects(content)
+    graph = model.subgraphs[0]
+    codes = {code.builtinCode: index for index, code in enumerate(model.operatorCodes)}
+    layer = next(
+        each for each in graph.operators if each.opcodeIndex == codes[schema.BuiltinOperator.FULLY_CONNECTED]
+    )
+    twin, output = copy.copy(layer), copy.copy(graph.tensors[layer.outputs[0]])
+    output.name = b"twin"
+    graph.tensors.append(output)
+    twin.outputs = np.array([len(graph.tensors) - 1], np.int32)
+    graph.operators.append(twin)
+    graph.outputs = np.append(graph.outputs, twin.outputs).astype(np.int32)
+    model.signatureDefs = None
+    report = prune_tflite(save_objects(model), tmp_path / "two.tflite", images, sparsity=0.5)
+    assert len({row.name for row in report.layers}) == len(report.layers) == 5
+    outputs = dict(
+        zip([row.name for row in report.errors], Runner(tmp_path / "two.tflite").predict(images), strict=True)
+    )
+    name = graph.tensors[layer.outputs[0]].name.decode()
+    np.testing.assert_array_equal(outputs["twin"], outputs[name])
+
+
+def test_zeros_that_are_there_stay(exports, images, tmp_path):
+    dense = exports("unpruned", "float32").data
+    prune_tflite(dense, tmp_path / "once.tflite", images, sparsity=0.7, sparse=False)
+    report = prune_tflite(tmp_path / "once.tflite", tmp_path / "twice.tflite", images, sparsity=0.3, sparse=False)
+    assert report.sparsity >= 0.69
+    prune_tflite(dense, tmp_path / "sparse.tflite", images, sparsity=0.7)
+    report = prune_tflite(tmp_path / "sparse.tflite", tmp_path / "twice.tflite", images, sparsity=0.3)
+    assert any("stored sparse already" in row.reason for row in report.skipped)
+
+
+@pytest.mark.parametrize("pattern, sparsity", [(tfprune.patterns.NM(2, 4), 0.5), (tfprune.patterns.Block(1, 4), 0.4)])
+def test_patterns(content, images, tmp_path, pattern, sparsity):
+    report = prune_tflite(
+        content, tmp_path / "sparse.tflite", images, sparsity=sparsity, pattern=pattern, sparse=False
+    )
+    assert report.sparsity == pytest.approx(sparsity, abs=0.05)
+    for weight in read((tmp_path / "sparse.tflite").read_bytes()).weights:
+        values = weight.values.raw.view("<f4").reshape(weight.shape)
+        if weight.size in {row.size for row in report.layers if row.nnz < row.size}:
+            assert pattern.allows(values.reshape(len(values), -1, values.shape[-1]) != 0)
+
+
+@pytest.mark.programs
+def test_limits_instead_of_a_sparsity(content, images, tmp_path):
+    path = tmp_path / "sparse.tflite"
+    by_error = prune_tflite(content, path, images, max_error=0.2)
+    assert max(row.error for row in by_error.errors) <= 0.2
+    more = prune_tflite(content, path, images, sparsity=by_error.sparsity + 0.1)
+    assert max(row.error for row in more.errors) > 0.2
+    limit = int(len(read_model(content)) * 0.8)
+    by_bytes = prune_tflite(content, path, images, max_bytes=limit)
+    assert by_bytes.file.bytes == path.stat().st_size <= limit
+    with pytest.raises(ValueError, match="10 bytes, which none does"):
+        prune_tflite(content, path, images, max_bytes=10)
+
+
+def test_the_same_file_each_time(content, images, tmp_path):
+    files = []
+    for name in ("a", "b"):
+        prune_tflite(content, tmp_path / name, images, sparsity=0.5)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_random_samples_only_by_name_and_with_a_warning(content, tmp_path):
+    report = prune_tflite(content, tmp_path / "sparse.tflite", "random", sparsity=0.5)
+    assert "random numbers, not data" in report.warnings[0] and "Warning: the samples are random" in str(report)
+    with pytest.raises(TypeError, match="samples=None"):
+        prune_tflite(content, tmp_path / "none.tflite", None, sparsity=0.5)
+    with pytest.raises(ValueError, match="samples='noise'"):
+        prune_tflite(content, tmp_path / "none.tflite", "noise", sparsity=0.5)
+    assert not (tmp_path / "none.tflite").exists()
+
+
+WRONG = {
+    "shape 8x8x4 .* 8x8x3|Received: 48x8x8x3": lambda x: x[..., :3],
+    "all the same": lambda x: np.ones_like(x),
+    "NaN or infinity": lambda x: np.where(x > 2, np.nan, x),
+    "At least|at least 2 samples": lambda x: x[:1],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_samples_that_do_not_fit(content, images, tmp_path, message):
+    with pytest.raises(ValueError, match=message):
+        prune_tflite(content, tmp_path / "none.tflite", WRONG[message](images), sparsity=0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_out_of_the_range_of_an_integer_file(cases, tmp_path):
+    export = cases["int8"]
+    with pytest.raises(ValueError, match=r"Expected numbers between .* Received: numbers from .* would be clipped"):
+        prune_tflite(export.data, tmp_path / "none.tflite", export.inputs * 255, sparsity=0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_that_do_not_fit(content, images, tmp_path):
+    path = tmp_path / "none.tflite"
+    with pytest.raises(ValueError, match="one of `sparsity`, `max_bytes` and `max_error`"):
+        prune_tflite(content, path, images)
+    with pytest.raises(ValueError, match="one of `sparsity`, `max_bytes` and `max_error`"):
+        prune_tflite(content, path, images, sparsity=0.5, max_bytes=1000)
+    with pytest.raises(ValueError, match="Channels of a file"):
+        prune_tflite(content, path, images, sparsity=0.5, pattern="channel")
+    with pytest.raises(ValueError, match="sparsity"):
+        prune_tflite(content, path, images, sparsity=1.5)
+    with pytest.raises(ValueError, match="`sparsity` with pattern"):
+        prune_tflite(content, path, images, max_error=0.5, pattern=tfprune.patterns.NM(2, 4))
+
+
+def test_loops_and_tables_are_named(exports, tmp_path):
+    export = exports("words", "float32")
+    words = np.random.default_rng(0).integers(0, 500, (32, 6)).astype(np.int32)
+    report = prune_tflite(export.data, tmp_path / "words.tflite", words, sparsity=0.95)
+    assert any("tables are not pruned" in row.reason for row in report.skipped)
+
+
+@pytest.mark.programs
+def test_a_crash_is_an_error_here(content, images, tmp_path):
+    """In a process of its own: a file whose pieces nobody has tested."""
+    from tfprune.export.device.processes import child_process
+    from tfprune.export.pruning import prune_tflite as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "run_module", child_process.run_module)
+        report = prune_tflite(content, tmp_path / "sparse.tflite", images, sparsity=0.5)
+        assert report.sparsity == pytest.approx(0.5, abs=0.02)
+        patch.setattr(module, "TIMEOUT", 0.01)
+        with pytest.raises(ValueError, match="did not finish"):
+            prune_tflite(content, tmp_path / "none.tflite", images, sparsity=0.5)
+    assert not (tmp_path / "none.tflite").exists()
