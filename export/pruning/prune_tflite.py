@@ -12,7 +12,7 @@ import numpy as np
 from tfprune.base.spec import check_count, check_number, check_sparsity, resolve
 from tfprune.export.device.processes.child_process import run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
-from tfprune.export.file.files.codec import check_method
+from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.files.model_file import Source, read_model, source_name
 from tfprune.export.file.report import fraction_of_zeros
@@ -21,7 +21,7 @@ from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer,
 from tfprune.export.pruning.pruning_job import DENSE, PRUNED
 from tfprune.export.pruning.samples import check_samples, held_out, warnings_of
 from tfprune.export.rewriting.forms import Check, candidate_files, check_form_arguments, choose, export_report
-from tfprune.export.rewriting.rewrite import default_tolerance
+from tfprune.export.rewriting.rewrite import default_tolerance, file_name
 from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
 from tfprune.report import Skipped
 
@@ -95,6 +95,7 @@ def prune_tflite(
     """
     destination = check_destination(path)
     check_method(compress)
+    check_suffix(destination, compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
     shape = _checked_pattern(pattern)
     aim = _checked_aim(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error)
@@ -120,7 +121,7 @@ def prune_tflite(
         samples=fitted,
         held_out=held,
         warnings=tuple(warnings_of(samples, fitted)),
-        file=export_report(str(destination), choice, nnz=nnz, size=size),
+        file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )
 
 

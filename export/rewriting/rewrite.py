@@ -107,7 +107,7 @@ def rewrite(
         choice = choose(files, inputs=inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
-    return export_report(str(destination), choice, source=_name(source), nnz=nnz, size=size)
+    return export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)
 
 
 def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:
@@ -120,7 +120,7 @@ def _outputs(content: bytes, inputs: Any) -> dict[str, np.ndarray]:
     return run.outputs
 
 
-def _name(source: Source) -> str:
+def file_name(source: Source) -> str:
     """Return the name of a file, without its folder, which is nobody else's business; empty for bytes."""
     return Path(source).name if isinstance(source, str | os.PathLike) else ""
 
