@@ -51,14 +51,14 @@ def compress(
     data: Any,
     validation_data: Any,
     *,
-    folder: str | os.PathLike[str],
-    max_drop: float | Limit = 0.01,
+    test_data: Any = None,
     optimize: str = "size",
     target: str | Micro | None = None,
+    max_drop: float | Limit = 0.01,
+    search: Search | None = None,
     on: Device | None = None,
     time: float = 1800.0,
-    test_data: Any = None,
-    search: Search | None = None,
+    folder: str | os.PathLike[str],
     verbose: int | str = "auto",
 ) -> CompressReport:
     """Search for the smallest or fastest file that loses at most `max_drop` of accuracy, and write the best files.
@@ -83,22 +83,22 @@ def compress(
             iterable of batches (x, y), which is read once and kept in memory.
         validation_data: Labeled data in the same forms. Files are measured and chosen on it; nothing is trained on
             it.
-        folder: The folder of the trials, the files, `report.json` and `report.html`.
-        max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
-            `tfprune.Limit` bounds another metric, by a name that `evaluate` knows; it has no `data`.
+        test_data: Labeled data in the same forms. The best files are measured on it too; it plays no part in the
+            choice.
         optimize: `"size"` (the default) for the fewest bytes of a .tflite file, `"latency"` for the shortest
             inference.
         target: The runtime that the files are for: None (the default) for phones and computers, or `"micro"` for a
             microcontroller. A `Micro` sets budgets of RAM and flash. Files are then int8, as
             `to_tflite(target="micro")` writes them, the smallest flash is searched for, and accuracy is measured with
             the interpreter for microcontrollers. Needs the extra `micro`.
+        max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
+            `tfprune.Limit` bounds another metric, by a name that `evaluate` knows; it has no `data`.
+        search: A `Search` with the number of trials, jobs, the batch size and the seed; None (the default) is
+            `Search()`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
             machine. Not for microcontrollers, whose files are not timed.
         time: Seconds that the search may take, above 0. Default half an hour.
-        test_data: Labeled data in the same forms. The best files are measured on it too; it plays no part in the
-            choice.
-        search: A `Search` with the number of trials, jobs, the batch size and the seed; None (the default) is
-            `Search()`.
+        folder: The folder of the trials, the files, `report.json` and `report.html`.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end.
 
     Returns:

@@ -363,7 +363,7 @@ def test_rounds_with_a_teacher_go_on_from_a_folder(tmp_path):
         keras.utils.set_random_seed(5)
         if done is not None:
             (tmp_path / "round_2.npz").unlink()
-        how = tfprune.FineTuning(rounds=2, distill=tfprune.Distillation())
+        how = tfprune.FineTuning(rounds=2, distillation=tfprune.Distillation())
         settings = {"fine_tuning": how, "folder": tmp_path, "verbose": 0}
         results.append(tfprune.prune_to(model, tfprune.budget(flops=0.6), (X, Y), **settings))
     (first, report), (second, again) = results

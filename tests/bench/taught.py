@@ -44,7 +44,7 @@ def _accuracies(seed: int, data: tuple, held_out: tuple) -> list[list[float]]:
     rounds, zeros = [], []
     for teacher in (None, tfprune.Distillation()):
         keras.utils.set_random_seed(seed)
-        how = tfprune.FineTuning(rounds=3, distill=teacher)
+        how = tfprune.FineTuning(rounds=3, distillation=teacher)
         target = tfprune.budget(flops=0.1)
         smaller, _ = tfprune.prune_to(dense, target, data, epochs=EPOCHS // 3, fine_tuning=how, verbose=0)
         rounds.append(_accuracy(smaller, held_out))

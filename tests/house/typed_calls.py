@@ -78,13 +78,13 @@ def shrinking(model: keras.Model, x: np.ndarray) -> None:
     tfprune.zero_channels(model, plan)
     small, report = tfprune.prune_to(model, half, (x, x), epochs=2)
     how = tfprune.Distillation(temperature=4, features=["last"])
-    tuning = tfprune.FineTuning(rounds=2, distill=how, callbacks=[keras.callbacks.History()])
+    tuning = tfprune.FineTuning(rounds=2, distillation=how, callbacks=[keras.callbacks.History()])
     tfprune.prune_to(model, half, (x, x), validation_data=(x, x), max_drop=0.01, fine_tuning=tuning)
     tfprune.prune_to(model, half, (x, x), max_drop=tfprune.Limit(0.01, metric="accuracy"), folder=Path("state"))
     tfprune.distilled(model, model, tfprune.Distillation(temperature=None, features={"last": "last"}))
     tfprune.distilled(model, model, 4.0)  # error: arg-type
     tfprune.prune_to(model, half, (x, x), rounds=2)  # error: call-arg
-    tfprune.FineTuning(distill=4.0)  # error: arg-type
+    tfprune.FineTuning(distillation=4.0)  # error: arg-type
     assert_type(report, tfprune.PruneReport)
     solved, errors = tfprune.reconstruct(model, small, x)
     assert_type(errors, tfprune.ReconstructionReport)

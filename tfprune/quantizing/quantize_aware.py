@@ -24,8 +24,8 @@ def quantize_aware(
     model: keras.Model,
     *,
     filters: Filters = None,
-    levels: int | None = None,
     skip: str | Sequence[str] | None = None,
+    levels: int | None = None,
 ) -> keras.Model:
     """Return an uncompiled copy that computes like its 8-bit file, for quantization-aware training (QAT).
 
@@ -45,11 +45,11 @@ def quantize_aware(
     Args:
         model: A built Sequential or Functional model, wrapped for pruning or plain. It is left unchanged.
         filters: The layers with weights to quantize, by their weights, as in `wrap`. None (the default) takes all.
+        skip: Layers that stay in float: a regular expression, or several, searched in the path of a layer. None (the
+            default) skips none.
         levels: The number of distinct values of each of these weights, 0 counted, 2 to 256: packed files become
             smaller. The values start evenly between the smallest and the largest entry, and are trained (Han et al.
             2016, arXiv 1510.00149). None (the default) shares no values. Weights that already share values keep them.
-        skip: Layers that stay in float: a regular expression, or several, searched in the path of a layer. None (the
-            default) skips none.
 
     Returns:
         The copy. Layers keep their names.

@@ -205,7 +205,11 @@ def test_what_cannot_be_done_is_refused_before_anything_is(model, data, change, 
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"optimizer": 0.1}, TypeError, "Expected `optimizer` to be a Keras optimizer or its name"),
         ({"callbacks": keras.callbacks.History()}, TypeError, "a list of Keras callbacks"),
-        ({"distill": 4.0}, TypeError, "Expected `distill` to be a tfprune.Distillation. Received: distill=4.0"),
+        (
+            {"distillation": 4.0},
+            TypeError,
+            "Expected `distillation` to be a tfprune.Distillation. Received: distillation=4.0",
+        ),
         ({"reconstruction": "magic"}, ValueError, "'magic'"),
     ],
 )
@@ -325,7 +329,7 @@ def test_the_first_model_teaches(model, data):
     judged = {"validation_data": (data[0][1200:], data[1][1200:]), "max_drop": Limit(metric="accuracy")}
     settings = {"epochs": 4, "verbose": 0, **judged}
     _, alone = prune_to(model, budget(flops=0.5), (x, y), fine_tuning=FineTuning(rounds=1), **settings)
-    how = FineTuning(rounds=1, distill=tfprune.Distillation(temperature=2, weight=1.0))
+    how = FineTuning(rounds=1, distillation=tfprune.Distillation(temperature=2, weight=1.0))
     taught, report = prune_to(model, budget(flops=0.5), (x, y), fine_tuning=how, **settings)
     accuracy = taught.evaluate(*judged["validation_data"], verbose=0)[1]
     assert alone.rounds[-1].trained < 0.5 < 0.85 < accuracy == pytest.approx(report.rounds[-1].value)
@@ -369,7 +373,7 @@ def test_a_round_that_training_makes_worse_ends_with_the_reconstructed_weights(m
     data = tuple(part[:320] for part in data)
 
     def run():
-        how = FineTuning(rounds=2, max_samples=320, distill=distill, callbacks=[Worsen()])
+        how = FineTuning(rounds=2, max_samples=320, distillation=distill, callbacks=[Worsen()])
         return prune_to(model, budget(flops=0.2), data, fine_tuning=how, folder=tmp_path, verbose=0)
 
     smaller, report = run()

@@ -13,10 +13,10 @@ from tfprune.base.spec import check_number
 class Distillation:
     """Train with the loss (1 - weight) * loss on the labels + weight * (outputs + features).
 
-    Pass it to `distilled`, or to `prune_to` in `FineTuning(distill=...)`. The term of the outputs is T^2 times the
-    Kullback-Leibler divergence between the classes of teacher and student, both softened by the temperature T. The
-    term of a feature is the mean squared difference between the outputs of a layer in both models, divided by their
-    mean square in the teacher. Regularization losses are not weighted.
+    Pass it to `distilled`, or to `prune_to` in `FineTuning(distillation=...)`. The term of the outputs is T^2 times
+    the Kullback-Leibler divergence between the classes of teacher and student, both softened by the temperature T.
+    The term of a feature is the mean squared difference between the outputs of a layer in both models, divided by
+    their mean square in the teacher. Regularization losses are not weighted.
 
     Args:
         temperature: T, above 0: with a larger one, the student learns more about the wrong classes. None leaves the

@@ -13,7 +13,7 @@ from tfprune.compact.fine_tuning.distillation import Distillation, check_distill
 from tfprune.compact.reconstruction.reconstruct import RECONSTRUCTIONS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """How many rounds `prune_to` takes, and how it reconstructs and trains the model in each.
 
@@ -23,19 +23,19 @@ class FineTuning:
         rounds: The number of rounds, at least 1. With more rounds, each removes fewer channels. Default 3; a plan is
             carried out in one round.
         every: Training steps in each round, at least 1, in place of `epochs`. None (the default) trains for `epochs`.
-        batch_size: Samples in a batch if the data are arrays, at least 1. None (the default) takes 32. A dataset is
-            already batched.
         optimizer: An optimizer, such as `keras.optimizers.SGD(schedule)`, or its name; each round starts with a fresh
             copy. None (the default) takes the optimizer that the model was compiled with; if it has a learning-rate
             schedule, a tenth of the schedule's largest rate replaces it.
         callbacks: Keras callbacks for the training of each round. Epochs are counted over all rounds. The callbacks
             see the metrics of `validation_data`, if there are any. Default ().
-        distill: How the original model teaches the smaller ones, such as `tfprune.Distillation(temperature=4)`. None
-            (the default) trains on the labels alone.
+        distillation: How the original model teaches the smaller ones, such as `tfprune.Distillation(temperature=4)`.
+            None (the default) trains on the labels alone.
         reconstruction: `"sequential"` (the default) or `"parallel"`, as in `reconstruct`; parallel is faster for deep
             models.
         max_samples: How many samples of `data` reconstruction and criteria use, at least 1, rounded up to whole
             batches. Default 512.
+        batch_size: Samples in a batch if the data are arrays, at least 1. None (the default) takes 32. A dataset is
+            already batched.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -48,12 +48,12 @@ class FineTuning:
 
     rounds: int = 3
     every: int | None = None
-    batch_size: int | None = None
     optimizer: str | keras.optimizers.Optimizer | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
-    distill: Distillation | None = None
+    distillation: Distillation | None = None
     reconstruction: str = "sequential"
     max_samples: int = 512
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("rounds", "max_samples"):
@@ -67,8 +67,8 @@ class FineTuning:
                 f"Pass a learning-rate schedule inside of an optimizer: keras.optimizers.Adam(schedule)."
             )
         object.__setattr__(self, "callbacks", check_callbacks(self.callbacks))
-        if self.distill is not None:
-            check_distillation(self.distill, "distill")
+        if self.distillation is not None:
+            check_distillation(self.distillation, "distillation")
         check_choice(self.reconstruction, "reconstruction", choices=RECONSTRUCTIONS)
 
 

@@ -30,8 +30,9 @@ from tfprune.keras_models.models.layers import weight_values
 @renamed(
     **{
         name: f"fine_tuning=tfprune.FineTuning({name}=...)"
-        for name in ("rounds", "every", "batch_size", "optimizer", "callbacks", "distill", "reconstruction")
+        for name in ("rounds", "every", "batch_size", "optimizer", "callbacks", "reconstruction")
     },
+    distill="fine_tuning=tfprune.FineTuning(distillation=...)",
     samples="fine_tuning=tfprune.FineTuning(max_samples=...)",
     metric="max_drop=tfprune.Limit(..., metric=...)",
     mode="max_drop=tfprune.Limit(..., mode=...)",
@@ -41,13 +42,13 @@ def prune_to(
     budget: Budget | ShrinkPlan,
     data: Any,
     *,
-    epochs: int = 1,
-    max_drop: float | Limit | None = None,
-    validation_data: Any = None,
     criterion: str | Criterion = "magnitude",
     filters: Filters = None,
     round_to: int = 1,
+    validation_data: Any = None,
+    epochs: int = 1,
     fine_tuning: FineTuning | None = None,
+    max_drop: float | Limit | None = None,
     folder: str | os.PathLike[str] | None = None,
     verbose: int | str = "auto",
 ) -> tuple[keras.Model, PruneReport]:
@@ -72,17 +73,17 @@ def prune_to(
         model: A trained, compiled Sequential or Functional model. It is left unchanged.
         budget: What the smaller model may cost, for example `tfprune.budget(flops=0.5)`; or a plan for this model.
         data: The training data: a tuple (x, y), or a dataset that can be read more than once.
-        epochs: Epochs of training in each round, at least 0. Default 1.
-        max_drop: How much worse the returned model may be than `model`, in units of the metric, at least 0. A number
-            limits the loss; for another metric pass `tfprune.Limit(0.01, metric="accuracy")`. It needs
-            `validation_data`. None (the default) prunes until the budget is met.
-        validation_data: The data that the metric is measured on, in the same forms as `data`. None (the default)
-            takes the first samples of `data`.
         criterion: As in `plan_shrink`, for a budget. A criterion that needs data gets the first samples of `data`.
         filters: As in `plan_shrink`, for a budget.
         round_to: As in `plan_shrink`, for a budget.
+        validation_data: The data that the metric is measured on, in the same forms as `data`. None (the default)
+            takes the first samples of `data`.
+        epochs: Epochs of training in each round, at least 0. Default 1.
         fine_tuning: The number of rounds, and how each reconstructs and trains. None (the default) takes
             `tfprune.FineTuning()`: three rounds with the optimizer of the model.
+        max_drop: How much worse the returned model may be than `model`, in units of the metric, at least 0. A number
+            limits the loss; for another metric pass `tfprune.Limit(0.01, metric="accuracy")`. It needs
+            `validation_data`. None (the default) prunes until the budget is met.
         folder: Where the state of the run is saved; None (the default) saves none.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.

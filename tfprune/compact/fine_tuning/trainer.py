@@ -43,7 +43,7 @@ class Trainer:
         fine_tuning: FineTuning,
     ) -> None:
         self._model, self._arguments, self._callbacks = model, arguments, fine_tuning.callbacks
-        self.every, self.distill = fine_tuning.every, fine_tuning.distill
+        self.every, self.distill = fine_tuning.every, fine_tuning.distillation
         self.epochs = check_count(epochs, "epochs", least=0)
         optimizer = fine_tuning.optimizer
         self.optimizer = _at_constant_rate(model.optimizer) if optimizer is None else _settings_of(optimizer)

@@ -34,10 +34,10 @@ def update_masks(
     sparsity: float | MeetsBudget,
     *,
     allocation: str | Mapping[str, float | None] | Allocation = "uniform",
-    optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
+    regrow: bool = True,
     data: Any = None,
     loss: Any = None,
-    regrow: bool = True,
+    optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
 ) -> SparsityReport:
     """Rank the entries of every pruned weight and set its mask: one step of pruning, for loops of your own.
 
@@ -51,14 +51,14 @@ def update_masks(
         allocation: How the sparsity is split over the weights and the groups of channels: `"uniform"`, `"erk"`,
             `"global"`, `"lamp"`, or a dict from regular expressions, searched in the paths of weights and the names
             of groups, to their sparsities (None leaves them as they are).
-        optimizer: The optimizer whose slots of masked entries become zero, or a list of all that train the model;
-            None takes the optimizers of the model.
-        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a dataset, an iterable of batches,
-            or a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
-        loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
         regrow: Whether a pruned entry comes back, with the value it had, where it ranks higher than one that is
             kept. Pass False in the last update: an entry that comes back costs accuracy until it is trained. Then
             entries come back only where the new sparsity is lower than before.
+        data: The data for criteria that need evidence: a tuple (x, y) of arrays, a dataset, an iterable of batches,
+            or a `tfprune.Gatherer`, which remembers `criteria.Movement` from one update to the next.
+        loss: The loss for criteria that need gradients; None takes the loss that the model was compiled with.
+        optimizer: The optimizer whose slots of masked entries become zero, or a list of all that train the model;
+            None takes the optimizers of the model.
 
     Returns:
         A `SparsityReport` of the model with its new masks.

@@ -42,10 +42,10 @@ class Pruned(MaskedWeights):
 
     Args:
         layer: The layer, built or not. It is used as it is, not copied.
-        criterion: How important an entry is: a name among `criteria.CRITERIA`, or a `Criterion`.
-        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
         weights: Names of the weights to prune, as in `masks`; None takes every kernel that mixes inputs, which
             leaves out depthwise ones.
+        criterion: How important an entry is: a name among `criteria.CRITERIA`, or a `Criterion`.
+        pattern: In which shape zeros may lie: `"unstructured"` or a `Pattern`, such as `patterns.Block(1, 4)`.
         latent: What becomes of the values that a mask hides: `"keep"` or `"zero"`, as in `tfprune.wrap`.
         **kwargs: Arguments of `keras.layers.Layer`. By default name, variable dtype and `trainable` are the layer's;
             it casts inputs and weights to its compute dtype itself.
@@ -66,9 +66,9 @@ class Pruned(MaskedWeights):
         self,
         layer: keras.layers.Layer,
         *,
+        weights: Sequence[str] | None = None,
         criterion: str | Criterion = "magnitude",
         pattern: str | Pattern = "unstructured",
-        weights: Sequence[str] | None = None,
         latent: str = "keep",
         **kwargs: Any,
     ) -> None:

@@ -17,7 +17,11 @@ from tfprune.methods.growth.reorder import reorder
 
 @renamed(data="samples=")
 def drop_blocks(
-    model: keras.Model, drop: Iterable[int], *, blocks: str | None = None, samples: Any = None
+    model: keras.Model,
+    drop: Iterable[int],
+    *,
+    samples: Any = None,
+    blocks: str | None = None,
 ) -> tuple[keras.Model, GrowthReport]:
     """Drop some of the repeated blocks of a model.
 
@@ -28,10 +32,10 @@ def drop_blocks(
         model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
             wrapped or not. It is left unchanged.
         drop: The blocks to drop, counted from 0 in the order in which the model calls them.
-        blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
-            such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         samples: Inputs on which the outputs of both models are compared; a few dozen are enough. None (the default)
             takes random numbers.
+        blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
+            such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
 
     Returns:
         An uncompiled model and a `GrowthReport`. The model is of the same class if the number of blocks is an

@@ -19,12 +19,12 @@ def grow_depth(
     model: keras.Model,
     repeats: int = 2,
     *,
-    blocks: str | None = None,
-    order: str = "interpose",
+    samples: Any = None,
     keep_first: int = 0,
     keep_last: int = 0,
+    blocks: str | None = None,
+    order: str = "interpose",
     zero_output: bool = False,
-    samples: Any = None,
 ) -> tuple[keras.Model, GrowthReport]:
     """Repeat the blocks of a model to make it deeper.
 
@@ -36,19 +36,19 @@ def grow_depth(
         model: A built model with repeated blocks: a Sequential or Functional one, or a backbone or task of KerasHub,
             wrapped or not. It is left unchanged.
         repeats: How often each block occurs in the deeper model, at least 2. Default 2.
+        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. None (the default)
+            takes random numbers.
+        keep_first: The number of first blocks that are not repeated, at least 0. Default 0.
+        keep_last: The number of last blocks that are not repeated, at least 0. Default 0.
         blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
             such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         order: `"interpose"` (the default) puts each copy after its block: 0, 0, 1, 1, 2, 2. The other two are for
             comparison with the paper, which found them worse for well-trained models. `"stack"` repeats the whole
             sequence: 0, 1, 2, 0, 1, 2. `"stack_tail"` is the order of the paper's code, which also repeats the last
             blocks: 0, 1, 0, 1, 2, 0, 1, 2 with `repeats=3` and `keep_last=1`. With two repeats it is `"stack"`.
-        keep_first: The number of first blocks that are not repeated, at least 0. Default 0.
-        keep_last: The number of last blocks that are not repeated, at least 0. Default 0.
         zero_output: Whether to set the last weights of each copy to zero: its last kernels and biases, or the scales
             of normalizations after them. A copy then adds nothing to its input, so that the deeper model returns the
             same outputs before it is trained. Default False.
-        samples: Inputs on which the outputs of both models are compared; a few dozen are enough. None (the default)
-            takes random numbers.
 
     Returns:
         An uncompiled model and a `GrowthReport`. The model is of the same class if the number of blocks is an

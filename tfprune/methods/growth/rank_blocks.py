@@ -24,9 +24,9 @@ def rank_blocks(
     model: keras.Model,
     data: Any,
     *,
+    blocks: str | None = None,
     criterion: str = "loss",
     loss: Any = None,
-    blocks: str | None = None,
     batch_size: int = 32,
     verbose: int | str = "auto",
 ) -> BlockRanking:
@@ -40,11 +40,11 @@ def rank_blocks(
             wrapped or not. It is left unchanged.
         data: A tuple (x, y), or a dataset of such batches that can be read more than once. A few hundred samples are
             enough.
+        blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
+            such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         criterion: `"loss"` (the default): the loss without each block alone. `"similarity"`: the cosine between the
             input and the output of each block.
         loss: A loss, its name or a function; None (the default) takes the loss that the model is compiled with.
-        blocks: A regular expression for the names of the layers in blocks, with the number of the block as its group,
-            such as `r"block_(\\d+)_"`. None (the default) searches for parts that repeat.
         batch_size: Samples in a batch, at least 1. Default 32.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             a bar after three seconds, in a terminal or a notebook.
