@@ -48,7 +48,8 @@ class DamageRow(Report):
         high: The upper end; None for a single number.
         lost: Samples that only `before` gets right; of numbers, samples whose error grew.
         gained: Samples that only `after` gets right; of numbers, samples whose error fell.
-        p_value: Probability of losing as much if the group had nothing to do with the losses.
+        p_value: Probability of a difference as large from the other samples if the group had nothing to do with the
+            losses, two-sided; 1 for a group that lost less.
         adjusted_p: The same, corrected for the number of groups (Benjamini-Hochberg).
         harmed: Whether it lost more than the other samples: `adjusted_p` below 1 - `level`, and `drop` above 0.
     """

@@ -25,12 +25,24 @@ def damage_row(
         scores: Before, after, and how much was lost.
         interval: The ends of the interval of that.
         changes: How many samples got worse, and how many better.
-        p_value: Of the test whether it lost more than the other samples.
+        p_value: Of the one-sided test whether it lost more than the other samples; the row has twice that, so that a
+            group is harmed where a two-sided test would say so, as the intervals are two-sided.
     """
     before, after, drop = map(float, scores)
     samples, (lost, gained) = int(group.inside.sum()), changes
     return DamageRow(
-        group.grouping, group.value, samples, before, after, drop, *interval, lost, gained, p_value, 1.0, False
+        group.grouping,
+        group.value,
+        samples,
+        before,
+        after,
+        drop,
+        *interval,
+        lost,
+        gained,
+        min(1.0, 2 * p_value),
+        1.0,
+        False,
     )
 
 

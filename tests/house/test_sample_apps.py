@@ -271,6 +271,15 @@ def test_what_pruning_broke_is_printed(tmp_path, data):
     assert (tmp_path / "here" / f"what_pruning_broke_{data}.md").read_text(encoding="utf-8") in printed
 
 
+@pytest.mark.parametrize("data", sorted(path.stem for path in (APPS / "results").glob("what_pruning_broke_*.jsonl")))
+def test_the_committed_tables_of_what_pruning_broke_are_those_of_the_committed_results(app, data):
+    lines = [json.loads(line) for line in (APPS / "results" / f"{data}.jsonl").read_text().splitlines()]
+    text = app("what_pruning_broke").table(lines)
+    assert text == (APPS / "results" / f"{data}.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "gallery" / "damage_results.md").read_text(encoding="utf-8")
+    assert all(part.strip() in page for part in text.split("\n\n"))
+
+
 def test_the_committed_table_of_the_four_ways_is_that_of_the_committed_results(app):
     folder = APPS / "results"
     lines = [json.loads(line) for line in (folder / "int8_four_ways.jsonl").read_text().splitlines()]
