@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.device.running.verify import run_in_child
-from tfprune.export.file.files.model_file import source_name
+from tfprune.export.file.files.source import source_name
 
 
 def outputs_of(side: Any, x: Any, *, argument: str, output: str | int | None, timeout: float) -> np.ndarray:

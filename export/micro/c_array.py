@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tfprune.base.spec import check_count
 from tfprune.export.file.files.destination import check_destination, check_not_read, write_atomically
-from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.array_report import ArrayReport
 from tfprune.export.micro.operators import missing, registrations

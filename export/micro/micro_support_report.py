@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.export.device.running.inputs import random_inputs
-from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.report import yes_or_no
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.boards import BoardFit, find_board, fits

@@ -14,7 +14,8 @@ from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.verify import run_in_child
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.micro.micro import Micro, read_micro

@@ -8,7 +8,8 @@ import numpy as np
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
-from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 

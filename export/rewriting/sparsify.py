@@ -19,9 +19,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.files.trailing_archive import carry_over
-from tfprune.export.file.files.unpack import as_bytes
 from tfprune.export.file.report import fraction_of_zeros, reason_of, shape_text
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import put_in_order
@@ -98,7 +100,8 @@ class Sparsified(Report):
         return table(header, [*lines, total], left=4)
 
 
-def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0) -> Sparsified:
+@renamed(data="source=", least="min_sparsity=")
+def sparsify(source: Source, *, forms: Collection[str] = FORMS, min_sparsity: float = 0.0) -> Sparsified:
     """Store the weights of a .tflite file sparse wherever that makes the file smaller.
 
     The outputs stay the same, but for 8-bit weights with float32 activations: these compute in float32 afterwards,
@@ -108,31 +111,31 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
     reads: no other can be compared with what it gave before, because `Runner`, `verify` and `rewrite` run the first.
 
     Args:
-        data: The plain file, not packed.
+        source: A path, or the bytes of a .tflite file, plain or packed.
         forms: `"csr"` (indices of single entries), `"block"` (float32 blocks of four inputs, which FULLY_CONNECTED
             computes with as they are) and `"pointwise"` (indices of single entries in 8-bit weights of
             FULLY_CONNECTED, which becomes a 1x1 convolution and takes activations of 8 bits as before).
-        least: Weights with a smaller fraction of zeros stay dense; 0 to 1.
+        min_sparsity: Weights with a smaller fraction of zeros stay dense; 0 (the default) to 1.
 
     Returns:
-        The file, and what became of each weight.
+        A report with the file as `data`, and a row for each weight.
 
     Raises:
-        TypeError: If `data` is not bytes, or an argument has another type.
-        ValueError: If the bytes are not a whole TFLite file, or an argument does not fit; or (also an ImportError) if
-            ai-edge-litert is not installed.
+        TypeError: If `source` is neither a path nor bytes, or an argument has another type.
+        ValueError: If the file cannot be read or is not a whole TFLite file, or an argument does not fit; or (also an
+            ImportError) if ai-edge-litert is not installed.
 
     Example:
-        >>> print(sparsify(Path("digits.tflite").read_bytes()))
+        >>> print(sparsify("digits.tflite"))
         weight ... shape   type     form  zeros   dense  bytes  reason
         ...
         ...hidden... 200x64  float32  csr   90.0%  51,200  6,...
         file ...
     """
-    _check(forms, least)
-    data = as_bytes(data)
+    _check(forms, min_sparsity)
+    data = read_model(source)
     try:
-        return _without_hazards(data, forms, least)
+        return _without_hazards(data, forms, min_sparsity)
     except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"Expected a TFLite file whose operators fit their tensors. Received: {len(data):,} bytes that are "
@@ -140,24 +143,24 @@ def sparsify(data: bytes, *, forms: Collection[str] = FORMS, least: float = 0.0)
         ) from error
 
 
-def _without_hazards(data: bytes, forms: Collection[str], least: float) -> Sparsified:
-    result = _sparsify(data, forms, least, KERNELLESS)
+def _without_hazards(data: bytes, forms: Collection[str], min_sparsity: float) -> Sparsified:
+    result = _sparsify(data, forms, min_sparsity, KERNELLESS)
     written = any(row.form in ("csr", "pointwise") for row in result.rows)
     hazards = [text for analysis in analyze(result.data) for text in analysis.hazards] if written else []
     if hazards:
         rest = [form for form in forms if form == "block"]
-        result = _sparsify(data, rest, least, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")
+        result = _sparsify(data, rest, min_sparsity, f"with sparse weights XNNPACK fails on ARM, at {hazards[0]}")
     return result
 
 
-def _sparsify(data: bytes, forms: Collection[str], least: float, otherwise: str) -> Sparsified:
+def _sparsify(data: bytes, forms: Collection[str], min_sparsity: float, otherwise: str) -> Sparsified:
     graph, model = load_with_graph(data)
     groups = _groups(graph.subgraphs)
     if "pointwise" in forms and any(group.pointwise for group in groups):
         graph, model = load_with_graph(merge_constants(data))
         groups = _groups(graph.subgraphs)
     for group in groups:
-        _choose(group, model, forms, least)
+        _choose(group, model, forms, min_sparsity)
         group.reason = group.reason or ("" if group.encoded else otherwise)
     result = data
     if any(group.encoded for group in groups):
@@ -198,13 +201,13 @@ class _Group:
         )
 
 
-def _check(forms: Collection[str], least: float) -> None:
+def _check(forms: Collection[str], min_sparsity: float) -> None:
     message = f"Expected `forms` to name one or more of {list(FORMS)}. Received: forms={forms!r}"
     if isinstance(forms, str) or not isinstance(forms, Collection):
         raise TypeError(f"{message} of type {type(forms).__name__}. Put the names into a list.")
     if not forms or any(form not in FORMS for form in forms):
         raise ValueError(f"{message}.")
-    check_number(least, "least", least=0, most=1)
+    check_number(min_sparsity, "min_sparsity", least=0, most=1)
 
 
 def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:
@@ -224,12 +227,12 @@ def _groups(graphs: Sequence[Subgraph]) -> list[_Group]:
     return [*groups.values()]
 
 
-def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], least: float) -> None:
+def _choose(group: _Group, model: schema.ModelT, forms: Collection[str], min_sparsity: float) -> None:
     """Encode the values of a group, or give the reason why they stay as they are."""
     tensor = group.tensor
     group.reason = group.reason or _refusal(group, model)
-    if not group.reason and fraction_of_zeros(tensor.nnz or 0, tensor.size) < least:
-        group.reason = f"it has fewer zeros than least={least:g}"
+    if not group.reason and fraction_of_zeros(tensor.nnz or 0, tensor.size) < min_sparsity:
+        group.reason = f"it has fewer zeros than min_sparsity={min_sparsity:g}"
     if group.pointwise and "pointwise" not in forms:
         group.reason = group.reason or INTEGER
     if group.reason:

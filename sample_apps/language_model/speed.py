@@ -70,7 +70,7 @@ def of_minilm(model: keras.Model, texts: dict[str, np.ndarray], dense: np.ndarra
             yield {
                 "form": form,
                 "bytes": written.bytes,
-                "milliseconds": benchmark(path, inputs=first, runs=200).median_ms,
+                "milliseconds": benchmark(path, samples=first, runs=200).median_ms,
                 "difference": float(np.abs(found - expected).max()),
                 "cosine": measures.cosine(found, dense),
             }

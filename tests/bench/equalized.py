@@ -95,10 +95,10 @@ def compared(
             to_tflite(one, paths[1], quantize="int8", calibration=x[:SAMPLES], sparse=False, tolerance=10)
             files[way] = paths[0].read_bytes(), paths[1].read_bytes()
     reference, integers = files["equalized"]
-    files["equalized, biases corrected"] = reference, correct_biases(reference, integers, inputs=x[:SAMPLES])
+    files["equalized, biases corrected"] = reference, correct_biases(reference, integers, samples=x[:SAMPLES])
     rows = []
     for way, (reference, integers) in files.items():
-        error = quantization_error(reference, integers, inputs=test[0][:SAMPLES]).rows[-1].error
+        error = quantization_error(reference, integers, samples=test[0][:SAMPLES]).rows[-1].error
         accuracy = evaluate(integers, test).metrics["accuracy"]
         text = f"{what}: float {right:.2%}, int8 {way} {accuracy:.2%}, error of the output {error:.3f}; points lost"
         row = at_most(text, 100 * (right - accuracy), POINTS, unit="", digits=2)

@@ -30,7 +30,7 @@ def measure() -> list[Row]:
         file = folder / "net.tflite"
         tfprune.export.to_tflite(_net(keras), file)
         python, server = device_python(folder / "board"), Loopback(folder)
-        settings = {"runs": 200, "warmup": 20, "repeats": 1}
+        settings = {"runs": 200, "warmup": 20, "processes": 1}
         times: dict[str, list[float]] = {"local": [], "remote": []}
         with tfprune.export.Remote(server.address, python=str(python), options=server.options()) as remote:
             for _ in range(ROUNDS):  # in turn, so that a slow spell of the machine meets both

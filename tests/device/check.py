@@ -64,7 +64,7 @@ def check_same(path: Path, plain: Path) -> dict[str, Any]:
 def check_not_read(path: Path, samples: Path, tolerance: float) -> dict[str, Any]:
     """Do what takes a process each: verify and time a file."""
     inputs, expected = _arrays(samples, "input"), _arrays(samples, "output")
-    verified = verify(path, inputs=inputs, expected=expected, tolerance=tolerance)
+    verified = verify(path, samples=inputs, expected=expected, tolerance=tolerance)
     if not verified.passed:
         return {"wrong": f"verify: {verified.reason}"}
     return {"milliseconds": benchmark(path, runs=10, warmup=2).median_ms}

@@ -99,10 +99,10 @@ def messages(folder: Path) -> Iterator[Callable[[Random], str]]:
         with board_that_says(words, folder) as remote:
             try:
                 if is_timed:
-                    benchmark(data, runs=5, repeats=1, on=remote)
+                    benchmark(data, runs=5, processes=1, on=remote)
                 else:
                     labels = random.choice([None, np.zeros(5, int)])
-                    verify(data, inputs=np.ones((5, 3)), labels=labels, on=remote)
+                    verify(data, samples=np.ones((5, 3)), labels=labels, on=remote)
             except ValueError as error:
                 is_open = remote._link is not None and remote._link.is_open
                 assert not (is_open and "came from" in str(error)), "the link is open"

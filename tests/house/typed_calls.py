@@ -169,11 +169,11 @@ def exporting(model: keras.Model, x: np.ndarray) -> None:
     assert_type(report, tfprune.export.ExportReport)
     assert_type(report.bytes, int)
     assert_type(report.sparse_inference, tfprune.export.SparseInferenceReport)
-    assert_type(tfprune.export.verify(Path("model.tfz"), inputs=x, expected=x), tfprune.export.VerifyReport)
+    assert_type(tfprune.export.verify(Path("model.tfz"), samples=x, expected=x), tfprune.export.VerifyReport)
     assert_type(tfprune.export.damage("a.tflite", model, (x, x), groups={"room": x}).passed, bool)
     assert_type(tfprune.export.benchmark("model.tfz", runs=20).median_ms, float)
     board = tfprune.export.Remote("pi@board", python="env/bin/python", options=["-p", "2222"])
-    assert_type(tfprune.export.benchmark("model.tfz", on=board, repeats=5, cool_down=0.5).spread, float)
+    assert_type(tfprune.export.benchmark("model.tfz", on=board, processes=5, cool_down=0.5).spread, float)
     tfprune.export.verify("model.tfz", on=board)
     tfprune.budget(latency=0.5, measure=board)
     tfprune.export.latency(model, on=board)
@@ -191,7 +191,8 @@ def exporting(model: keras.Model, x: np.ndarray) -> None:
     Runner(3)  # error: arg-type
     Runner("model.tfz", threads="all")  # error: arg-type
     Runner("model.tfz").run(x)  # error: attr-defined
-    tfprune.export.pack("model.tflite")  # error: arg-type
+    tfprune.export.pack("model.tflite")
+    tfprune.export.pack(3)  # error: arg-type
     tfprune.export.benchmark("model.tfz", 20)  # error: call-arg
 
 

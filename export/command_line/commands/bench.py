@@ -28,7 +28,7 @@ tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
     parser.add_argument("--runs", type=int, default=50, help="timed runs (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=5, help="runs before them (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="samples drawn for a run (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=1, help="samples drawn for a run (default: %(default)s)")
     parser.add_argument("--repeats", type=int, help="processes that do all this (default: 1 here, 3 with --on)")
     text = "seconds of rest between two of them (default: %(default)s)"
     parser.add_argument("--cool-down", type=float, default=1.0, metavar="SECONDS", help=text)
@@ -42,12 +42,12 @@ def _bench(options: argparse.Namespace) -> Any:
     with device_of(options) as device:
         return benchmark(
             options.model,
-            inputs=inputs,
+            samples=inputs,
             runs=options.runs,
             warmup=options.warmup,
             threads=options.threads,
-            batch=options.batch,
-            repeats=options.repeats,
+            batch_size=options.batch_size,
+            processes=options.repeats,
             cool_down=options.cool_down,
             on=device,
         )

@@ -55,9 +55,7 @@ def _verify(options: argparse.Namespace) -> Any:
         expected = _predict(load_model(options.against, imports=options.imports), inputs)
     labels = load_arrays(options.labels) if options.labels else None
     with device_of(options) as device:
-        return verify(
-            options.model, inputs=inputs, expected=expected, labels=labels, tolerance=options.tolerance, on=device
-        )
+        return verify(options.model, inputs, expected, labels=labels, tolerance=options.tolerance, on=device)
 
 
 def _predict(model: Any, inputs: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_number
 from tfprune.base.untrusted import read_fields
 from tfprune.export.device import board
@@ -21,7 +22,8 @@ from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.benchmark_report import BenchmarkReport
 from tfprune.export.device.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.device.running.runner import MAX_THREADS, Runner
-from tfprune.export.file.files.model_file import Source, read_model, read_source, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, read_source, source_name
 
 MODEL = "model.tflite"
 TIMEOUT = 3600  # a slow board, a large model, and many runs
@@ -39,36 +41,42 @@ class _Measured:
     temperature: float | None
 
 
+@renamed(inputs="samples=", batch="batch_size=", repeats="processes=")
 def benchmark(
     source: Source,
+    samples: Any = None,
     *,
-    inputs: Any = None,
     runs: int = 50,
     warmup: int = 5,
     threads: int = 1,
-    batch: int = 1,
-    repeats: int | None = None,
+    batch_size: int = 1,
+    processes: int | None = None,
     cool_down: float = 1.0,
     on: Device | None = None,
 ) -> BenchmarkReport:
-    """Time `Runner.predict` in a process that does nothing else, on the same inputs each time.
+    """Measure the latency and the peak memory of a file, in a process that does nothing else.
+
+    Each run is a call of `Runner.predict` on the same samples. Use it on the device where the file will run, on which
+    alone latency is meaningful.
 
     Args:
-        source: A path, or the content of such a file: plain, gzip, xz or packed.
-        inputs: What `Runner.predict` takes in each run; None draws random numbers. Needed for a file that leaves
-            dimensions other than the batch open and does not run with a length of 8.
-        runs: How often it is timed, at least 1.
-        warmup: How often it runs before that, at least 0.
-        threads: Threads of the interpreter, 1 to 1024.
-        batch: Rows in each run if they are drawn at random, at least 1.
-        repeats: How many processes do all of this, one after the other, at least 1: each has a layout of memory of
-            its own, and what differs between them is the spread. None takes 1 here and 3 on a device.
-        cool_down: Seconds between two of these processes, at least 0.
-        on: The device that runs them, such as `Remote("pi@raspberrypi")`; None is this machine.
+        source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
+        samples: The samples of each run, in the forms that `Runner.predict` takes. None (the default) draws random
+            numbers. Needed for a file that leaves dimensions other than the batch open and does not run with a length
+            of 8.
+        runs: The number of timed runs, at least 1. Default 50.
+        warmup: The number of runs before them, at least 0. Default 5.
+        threads: Threads of the interpreter, 1 to 1024. Default 1.
+        batch_size: The number of random samples in each run, at least 1. Default 1. Not with `samples`.
+        processes: The number of processes that run all of this, one after the other, at least 1. Each has another
+            layout in memory, and the report gives the spread between them. None (the default) is 1 on this machine
+            and 3 on a device.
+        cool_down: Seconds between two processes, at least 0. Default 1.
+        on: The device, such as `Remote("pi@raspberrypi")`; None (the default) is this machine.
 
     Returns:
-        Milliseconds of the runs, and the largest memory of a process, which holds Python, NumPy and the interpreter
-        besides the model. With repeats, the times are those of the process with the median median.
+        A report with the milliseconds of the runs, and the largest memory of a process, which includes Python, NumPy
+        and the interpreter. With several processes, the times are those of the process with the median latency.
 
     Raises:
         TypeError: If `source` is neither a path nor bytes, a number is not one, or `on` is not a device.
@@ -88,21 +96,21 @@ def benchmark(
         "runs": check_count(runs, "runs", least=1),
         "warmup": check_count(warmup, "warmup", least=0),
         "threads": check_count(threads, "threads", least=1, most=MAX_THREADS),
-        "batch": check_count(batch, "batch", least=1),
+        "batch_size": check_count(batch_size, "batch_size", least=1),
     }
     run = runner_on(on)
-    repeats = (1 if on is None else 3) if repeats is None else check_count(repeats, "repeats", least=1)
+    processes = (1 if on is None else 3) if processes is None else check_count(processes, "processes", least=1)
     cool_down = check_number(cool_down, "cool_down", least=0)
     data = read_model(source)
-    form, arrays = inputs_to_job(inputs)
-    if inputs is not None:
-        settings["batch"] = _given_batch(arrays, batch)
+    form, arrays = inputs_to_job(samples)
+    if samples is not None:
+        settings["batch_size"] = _given_batch_size(arrays, batch_size)
     found = []
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         write_job(folder, "job", settings={**settings, "form": form}, arrays=arrays)
         Path(folder, MODEL).write_bytes(data)
-        for repeat in range(repeats):
-            if repeat:
+        for process in range(processes):
+            if process:
                 time.sleep(cool_down)
             completed = run(__name__, folder, timeout=TIMEOUT)
             if not completed.ok:
@@ -114,7 +122,7 @@ def benchmark(
 def _failure(reason: str) -> str:
     return (
         f"Expected a file that runs. Received: one whose run failed: {reason}. Check it with `tfprune verify`, or "
-        f"pass `inputs` that it runs on."
+        f"pass `samples` that it runs on."
     )
 
 
@@ -166,7 +174,7 @@ def _largest(values: Iterable[Any]) -> Any:
 def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
     runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
-    inputs = inputs_from_job(settings["form"], arrays, draw=partial(_draw, runner, settings["batch"]))
+    inputs = inputs_from_job(settings["form"], arrays, draw=partial(_draw, runner, settings["batch_size"]))
     for _ in range(settings["warmup"]):
         runner.predict(inputs)
     times = []
@@ -178,21 +186,22 @@ def _run_job(folder: Path) -> None:
     write_job(folder, "result", settings=asdict(measured), arrays={"milliseconds": np.array(times)})
 
 
-def _given_batch(arrays: dict[str, np.ndarray], batch: int) -> int:
-    if batch != 1:
+def _given_batch_size(arrays: dict[str, np.ndarray], batch_size: int) -> int:
+    if batch_size != 1:
         raise ValueError(
-            f"Expected either `inputs` or `batch`. Received: both, batch={batch}. Pass inputs with as many rows."
+            f"Expected either `samples` or `batch_size`. Received: both, batch_size={batch_size}. Pass {batch_size} "
+            "samples."
         )
     return next((len(array) for array in map(np.asarray, arrays.values()) if array.ndim), 1)
 
 
-def _draw(runner: Runner, batch: int) -> list[np.ndarray]:
-    if batch > 1 and not any(batch_inputs(runner.inputs, runner.outputs)):
+def _draw(runner: Runner, batch_size: int) -> list[np.ndarray]:
+    if batch_size > 1 and not any(batch_inputs(runner.inputs, runner.outputs)):
         raise ValueError(
-            f"Expected batch=1 for a file whose inputs and outputs have no batch in common. Received: batch={batch}. "
-            "Leave `batch` out."
+            f"Expected batch_size=1 for a file whose inputs and outputs have no batch in common. Received: "
+            f"batch_size={batch_size}. Leave it out."
         )
-    return random_inputs(runner.inputs, runner.outputs, rows=batch)
+    return random_inputs(runner.inputs, runner.outputs, rows=batch_size)
 
 
 def _peak_memory() -> int | None:

@@ -27,7 +27,7 @@ class BenchmarkReport(Report):
         runs: The number of timed runs.
         warmup: The number of runs before the timed ones.
         threads: The number of threads of the interpreter.
-        batch: The number of samples in each run.
+        batch_size: The number of samples in each run.
         medians_ms: The median of each process that measured, in the order in which they ran.
         governor: What sets the clock of the processor; None if the system does not say.
         temperature: The highest one right after a measurement, in degrees Celsius; None if there is no sensor.
@@ -50,7 +50,7 @@ class BenchmarkReport(Report):
     runs: int
     warmup: int
     threads: int
-    batch: int
+    batch_size: int
     medians_ms: tuple[float, ...] = ()
     governor: str | None = None
     temperature: float | None = None
@@ -67,7 +67,7 @@ class BenchmarkReport(Report):
             ["fastest", f"{self.min_ms:.3f} ms"],
             ["peak memory", memory],
             ["file", f"{self.file_bytes:,} bytes"],
-            ["runs", f"{self.runs} after {self.warmup}, batch {self.batch}, threads {self.threads}"],
+            ["runs", f"{self.runs} after {self.warmup}, batch {self.batch_size}, threads {self.threads}"],
             ["runtime", self.runtime],
             ["machine", self.machine],
             *self._state(),

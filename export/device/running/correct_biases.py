@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.device.running.quantization_error import FILES, Pair, names_of, run_both
-from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_with_graph, save_objects
 from tfprune.export.file.tflite.model import Operator, Subgraph
@@ -23,7 +25,8 @@ LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 CORRECTED = "corrected.tflite"
 
 
-def correct_biases(reference: Source, quantized: Source, *, inputs: Any) -> bytes:
+@renamed(inputs="samples=")
+def correct_biases(reference: Source, quantized: Source, samples: Any) -> bytes:
     """Move the biases of an 8-bit file, so that each channel has the mean that it has in the float file.
 
     Rounding moves the means of channels, and layers behind them never see the right ones. Use it where
@@ -32,9 +35,9 @@ def correct_biases(reference: Source, quantized: Source, *, inputs: Any) -> byte
     accuracy afterwards.
 
     Args:
-        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the content.
+        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the bytes.
         quantized: The file with 8-bit weights and activations, of the same model.
-        inputs: What `Runner.predict` takes: about 100 samples of real data.
+        samples: About 100 samples of real data, in the forms that `Runner.predict` takes.
 
     Returns:
         The corrected file. Layers without a bias stay as they are.
@@ -48,12 +51,12 @@ def correct_biases(reference: Source, quantized: Source, *, inputs: Any) -> byte
         and Bias Correction. ICCV 2019. arXiv:1906.04721, section 4.2.1, on data.
 
     Example:
-        >>> data = correct_biases("digits.tflite", "digits_int8.tflite", inputs=images)
-        >>> tfprune.export.quantization_error("digits.tflite", data, inputs=images).rows[-1].error < 0.1
+        >>> data = correct_biases("digits.tflite", "digits_int8.tflite", images)
+        >>> tfprune.export.quantization_error("digits.tflite", data, images).rows[-1].error < 0.1
         True
     """
     contents = [read_model(source) for source in (reference, quantized)]
-    form, arrays = inputs_to_job(inputs)
+    form, arrays = inputs_to_job(samples)
     graph, known = read(contents[1]).subgraphs[0], names_of(contents[0])
     if not any(_name(graph, layer, known) for layer in _layers(graph)):
         raise ValueError(

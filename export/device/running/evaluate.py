@@ -11,7 +11,7 @@ from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate_report import EvaluateReport
 from tfprune.export.device.running.metrics import check_metrics, measure
 from tfprune.export.device.running.verify import run_in_child
-from tfprune.export.file.files.model_file import Source, source_name
+from tfprune.export.file.files.source import Source, source_name
 
 TIMEOUT = 3600.0  # seconds: a slow board, and many samples
 
@@ -23,14 +23,14 @@ def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: f
     mean the same. Neither Keras nor TensorFlow is needed.
 
     Args:
-        source: A path, or the content of such a file: plain, gzip, xz or packed.
+        source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
         data: A tuple (x, y), or batches of such tuples. `x` is what `Runner.predict` takes; `y` has an array for each
             output, as `model.evaluate` takes it. Integer inputs and outputs of a file are real numbers here.
         metrics: A name or a list of names: `"accuracy"` (one output, classes by number, or one-hot rows, as Keras
             chooses), `"binary_accuracy"`, `"categorical_accuracy"`, `"sparse_categorical_accuracy"`, and these two
             with `top_k` before `categorical`, for 5 classes; `"mae"` and `"mse"`. Metrics of Keras are taken as
             well. For a file of several outputs, a dict by the name of the output may give each its own.
-        timeout: Seconds after which the process is stopped.
+        timeout: Seconds after which the process is stopped. Default an hour.
 
     Returns:
         The metrics by name; of several outputs, behind the name of the output and an underscore.

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.export.device.processes.child_process import run_as_child, run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.device.running.quantization_error_report import QuantizationErrorReport, QuantizationErrorRow
 from tfprune.export.device.running.runner import BATCH_ROWS, Runner, find_interpreter
-from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.tflite.model import Subgraph
 from tfprune.export.file.tflite.reader import read
 
@@ -29,7 +31,8 @@ TIMEOUT = 3600.0  # seconds: kernels without XNNPACK are slow
 MOVES = {"RESHAPE", "SPLIT", "SPLIT_V", "UNPACK", "PACK", "TRANSPOSE", "SQUEEZE", "STRIDED_SLICE", "DENSIFY", "SHAPE"}
 
 
-def quantization_error(reference: Source, quantized: Source, *, inputs: Any) -> QuantizationErrorReport:
+@renamed(inputs="samples=")
+def quantization_error(reference: Source, quantized: Source, samples: Any) -> QuantizationErrorReport:
     """Compare an 8-bit file with the float file of the same model, layer by layer.
 
     Use it when an int8 file is less accurate than the model: the layer at which the error jumps is the one to leave
@@ -37,9 +40,9 @@ def quantization_error(reference: Source, quantized: Source, *, inputs: Any) -> 
     narrow, if values are clipped, or too wide for most channels, if none are.
 
     Args:
-        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the content.
+        reference: The float32 file, as `to_tflite(model, path)` writes it: a path or the bytes.
         quantized: The file with 8-bit weights and activations, of the same model.
-        inputs: What `Runner.predict` takes: some samples of real data.
+        samples: Some samples of real data, in the forms that `Runner.predict` takes.
 
     Returns:
         The error of each layer's output, in the order of the file.
@@ -49,7 +52,7 @@ def quantization_error(reference: Source, quantized: Source, *, inputs: Any) -> 
         ValueError: If a file cannot be read or does not run, or the two have no layers in common.
 
     Example:
-        >>> report = quantization_error("digits.tflite", "digits_int8.tflite", inputs=images)
+        >>> report = quantization_error("digits.tflite", "digits_int8.tflite", images)
         >>> print(report)
         layer ... operator ... error  before  steps  clipped
         ...
@@ -57,7 +60,7 @@ def quantization_error(reference: Source, quantized: Source, *, inputs: Any) -> 
         True
     """
     contents = [read_model(source) for source in (reference, quantized)]
-    form, arrays = inputs_to_job(inputs)
+    form, arrays = inputs_to_job(samples)
     graph = read(contents[1]).subgraphs[0]
     names = sorted({graph.tensors[index].name for index, _ in _made(graph)} & names_of(contents[0]))
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
@@ -84,7 +87,7 @@ def run_both(contents: list[bytes], folder: str, *, module: str) -> None:
     completed = run_module(module, folder, timeout=TIMEOUT)
     if not completed.ok:
         raise ValueError(
-            f"Expected two files that run on `inputs`. Received: {completed.reason}. Check each with "
+            f"Expected two files that run on `samples`. Received: {completed.reason}. Check each with "
             "`tfprune verify`."
         )
 

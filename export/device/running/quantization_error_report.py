@@ -48,7 +48,7 @@ class QuantizationErrorReport(Report):
         runtime: The interpreter that ran both, and its version.
 
     Example:
-        >>> report = tfprune.export.quantization_error("digits.tflite", "digits_int8.tflite", inputs=images)
+        >>> report = tfprune.export.quantization_error("digits.tflite", "digits_int8.tflite", images)
         >>> report.worst.error >= report.rows[0].error
         True
         >>> report.plot("error.png")

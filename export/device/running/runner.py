@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 from tfprune.export.device.running.io_tensor import IOTensor
-from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import TensorInfo, shape_text
 from tfprune.export.file.tflite.schema import MissingPackage
 from tfprune.export.file.tflite.signature_order import in_order
@@ -41,8 +43,8 @@ class Runner:
     the same time, make one runner for each thread.
 
     Args:
-        source: A path, or the content of such a file: plain, gzip, xz or packed.
-        threads: Threads the interpreter may use, 1 to 1024.
+        source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
+        threads: Threads of the interpreter, 1 to 1024. Default 1.
 
     Attributes:
         runtime: The interpreter in use, with its version, such as `ai-edge-litert 2.3.0`.
@@ -94,31 +96,32 @@ class Runner:
         self._check_batches(declared)
         self._shapes = declared if is_allocated else None
 
-    def predict(self, inputs: Any) -> Any:
-        """Run the model on any number of rows.
+    @renamed(inputs="samples=")
+    def predict(self, samples: Any) -> Any:
+        """Run the model on any number of samples.
 
         A file that holds real numbers as integers takes and gives float32 all the same:
         q = round(x / scale) + zero_point on the way in, x = (q - zero_point) * scale on the way out.
 
         Args:
-            inputs: One array for one input; for several a list in the order of `inputs`, or a dict by name.
-                Batch first. A file with a fixed batch is run as often as needed.
+            samples: An array for one input; for several a list in the order of `inputs`, or a dict by name. Batch
+                first. A file with a fixed batch is run as often as needed.
 
         Returns:
-            One array for one output; for several a list in the order of `outputs`, or a dict by name if
-            the inputs came as a dict.
+            An array for one output; for several a list in the order of `outputs`, or a dict by name if `samples` is a
+            dict.
 
         Raises:
             TypeError: If an input does not hold numbers.
             ValueError: If number, names, shapes or values of the inputs do not fit the file, or it fails to run.
         """
-        values = self._values(inputs)
+        values = self._values(samples)
         arrays = [tensor.encode(value) for tensor, value in zip(self._inputs, values, strict=True)]
         step = self._rows_per_run(arrays)
         results = self._invoke(arrays) if step is None else self._in_chunks(arrays, step)
         if len(results) == 1:
             return results[0]
-        if isinstance(inputs, Mapping):
+        if isinstance(samples, Mapping):
             return {info.name: result for info, result in zip(self.outputs, results, strict=True)}
         return results
 

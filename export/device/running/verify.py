@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.base.untrusted import read_fields
 from tfprune.export.device.processes.child_process import run_as_child
@@ -20,41 +21,47 @@ from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job,
 from tfprune.export.device.running.metrics import check_labels, classification_accuracy
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify_report import VerifyReport
-from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, source_name
 
 MODEL = "model.tflite"
 SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared as if the largest were this
 
 
+@renamed(inputs="samples=")
 def verify(
     source: Source,
-    *,
-    inputs: Any = None,
+    samples: Any = None,
     expected: Any = None,
+    *,
     labels: np.ndarray | Sequence[int] | None = None,
     tolerance: float = 1e-4,
     timeout: float = 120,
     on: Device | None = None,
 ) -> VerifyReport:
-    """Run a file in a process of its own and compare what it gives with what it should give.
+    """Run a file in a separate process, and compare its outputs with the expected ones.
 
-    It passes when, for every output, max |output - expected| <= tolerance * max(1e-6, max |expected|), the
-    maxima over all finite expected values of that output, of which there has to be one, and where the expected
-    value is not finite, the output is the same. Without expected values it passes when it runs and all outputs are
-    finite. As in `Runner`, the file's first graph runs; signatures that start at others are not checked.
+    Use it on each device that will run the file. A file passes if, for every output,
+    max |output - expected| <= tolerance * max(1e-6, max |expected|). The maxima are over all finite expected values,
+    of which at least one is needed; where an expected value is not finite, the output has to be the same. Without
+    expected outputs, a file passes if it runs and all its outputs are finite. As in `Runner`, only the first graph of
+    the file runs.
 
     Args:
-        source: A path, or the content of such a file: plain, gzip, xz or packed.
-        inputs: What `Runner.predict` takes; None draws random numbers, which shows no more than that it runs.
-        expected: The right outputs: one array; for several a list in the file's order or a dict by name.
-        labels: The number of the class of each sample, (samples,), if the file tells classes: the report then has
-            its accuracy. It passes whatever that is.
-        tolerance: The difference allowed, relative to the largest expected magnitude of the output; at least 0.
-        timeout: Seconds after which the process is stopped and the file has failed.
-        on: The device that runs the file, such as `Remote("pi@raspberrypi")`; None is this machine.
+        source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
+        samples: The samples to run, in the forms that `Runner.predict` takes. None (the default) draws random
+            numbers, which only shows that the file runs.
+        expected: The expected outputs: an array; for several outputs a list in the file's order or a dict by name.
+            None (the default) compares nothing.
+        labels: The number of the class of each sample, (samples,), for a file that classifies: the report then has
+            the accuracy, which does not decide whether the file passes. Default None.
+        tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of the output, at
+            least 0. Default 1e-4.
+        timeout: Seconds after which the process is stopped and the file fails. Default 120.
+        on: The device that runs the file, such as `Remote("pi@raspberrypi")`; None (the default) is this machine.
 
     Returns:
-        Whether it passed and, if not, why: a crash, a refusal, a wrong output.
+        A report that says whether the file passed, and if not, the reason: a crash, a refusal, or a wrong output.
 
     Raises:
         TypeError: If `source` is neither a path nor bytes, a number is not one, or an array holds Python objects.
@@ -62,7 +69,7 @@ def verify(
         ValueError: If `labels` are not classes of the file, one for each sample.
 
     Example:
-        >>> print(verify("digits.tflite", inputs=images, expected=model(images)))
+        >>> print(verify("digits.tflite", images, expected=model(images)))
         verified        yes
         --------------  ---...
         difference      ...
@@ -72,11 +79,11 @@ def verify(
     """
     check_number(timeout, "timeout", above=0)
     for name, value in (("expected", expected), ("labels", labels)):
-        if inputs is None and value is not None:
-            raise ValueError(f"Expected the inputs that give `{name}`. Received: inputs=None.")
+        if samples is None and value is not None:
+            raise ValueError(f"Expected the samples of `{name}`. Received: samples=None.")
     classes = None if labels is None else check_labels(labels)
     check_number(tolerance, "tolerance", least=0)
-    run = run_in_child(source, inputs, timeout=timeout, on=on)
+    run = run_in_child(source, samples, timeout=timeout, on=on)
     report = compare_run(run, expected, tolerance=tolerance)
     if run.reason or classes is None:
         return report

@@ -23,7 +23,7 @@ class VerifyReport(Report):
         accuracy: The fraction of samples whose largest output is that of their class; None without labels.
 
     Example:
-        >>> report = tfprune.export.verify("digits.tflite", inputs=images, expected=model(images))
+        >>> report = tfprune.export.verify("digits.tflite", images, expected=model(images))
         >>> report.passed, report.reason
         (True, '')
     """

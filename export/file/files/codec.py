@@ -109,7 +109,7 @@ def decode(data: bytes, *, limit: int = MAX_UNPACKED_BYTES) -> bytes:
     if _method(data):
         return _unpack(data, most_unpacked(len(data), limit))
     if data.startswith(MAGIC):
-        return unpack(data, limit=limit)
+        return unpack(data, max_bytes=limit)
     if len(data) > limit:
         raise ValueError(f"Expected at most {limit:,} bytes. Received: {len(data):,}. This is not a TFLite file.")
     return data

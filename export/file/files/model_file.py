@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 from tfprune.export.file.files.codec import GZIP, XZ, decode, head_of
+from tfprune.export.file.files.source import Source, read_source, source_name
 from tfprune.export.file.files.unpack import MAGIC
 from tfprune.export.file.report import reason_of
 from tfprune.export.file.tflite.check_operators import check_operators
 from tfprune.export.file.tflite.check_sparse import check_sparse
 from tfprune.export.file.tflite.check_structure import IDENTIFIER, check_structure
-
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview
 
 
 def read_model(source: Source) -> bytes:
@@ -62,33 +61,3 @@ def is_model_file(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):  # ValueError: a path with a zero byte
         return False
     return head[4:] == IDENTIFIER or head.startswith((GZIP, XZ, MAGIC))
-
-
-def source_name(source: Source) -> str:
-    """Return how errors call a source: its path, or the number of its bytes."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"a file of {len(source):,} bytes"
-    if isinstance(source, (str, os.PathLike)):
-        return repr(os.fspath(source))
-    raise TypeError(
-        "Expected the path of a TFLite file, or its content as bytes. "
-        f"Received: {source!r} of type {type(source).__name__}."
-    )
-
-
-def read_source(source: Source) -> bytes:
-    """Return the bytes of a source as they are, still packed.
-
-    Raises:
-        TypeError: If `source` is neither a path nor bytes.
-        ValueError: If the file does not exist or cannot be read.
-    """
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
-    name = source_name(source)
-    try:
-        return Path(source).read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(f"Expected a TFLite file. Received: {name}, which does not exist.") from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise ValueError(f"Cannot read {name}: {reason_of(error)}. Check the path and its permissions.") from error

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tfprune.base.coders import FAR_LZMA, compress, compress_quickly, compress_whole
+from tfprune.base.renamed import renamed
 from tfprune.base.streams import FORMS, NEAR, ROWS, SCALED, SPLITS, Split, split, split_rows
 from tfprune.export.file.files.scaled_vectors import find_scaled
+from tfprune.export.file.files.source import Source, read_source
 from tfprune.export.file.files.unpack import (
     FAR_VERSION,
     HEADER,
@@ -22,7 +24,6 @@ from tfprune.export.file.files.unpack import (
     PIECE,
     STREAM,
     VERSION,
-    as_bytes,
     check_expansion,
     most_pieces,
 )
@@ -46,34 +47,34 @@ class Piece(NamedTuple):
     streams: tuple[tuple[int, bytes], ...]
 
 
-def pack(data: bytes) -> bytes:
-    """Pack a .tflite file without loss; pruned and quantized weights get within about 1 % of their entropy.
+@renamed(data="source=")
+def pack(source: Source) -> bytes:
+    """Pack a .tflite file without loss; pruned and quantized weights take about 1 % more than their entropy.
 
-    Nothing but the standard library and NumPy is needed to unpack it. The same bytes give the same result with the
-    same zlib and liblzma.
+    Use it for files that are stored or sent. Unpacking needs nothing but the standard library and NumPy. The same
+    bytes give the same result with the same zlib and liblzma.
 
     Args:
-        data: A plain .tflite file, at most 2 GiB.
+        source: A path, or the bytes of a plain .tflite file, at most 2 GiB.
 
     Returns:
-        The packed file, usually named `.tfz`: for `unpack`, and for all that reads model files here. It is at most
-        30 bytes longer than the original, and 64 bytes longer than the smaller of what gzip -9 and xz -9 make of it.
+        The packed file, usually named `.tfz`, for `unpack` and for everything here that reads model files. It is at
+        most 30 bytes longer than the original, and at most 64 bytes longer than the smaller result of gzip -9 and
+        xz -9.
 
     Raises:
-        TypeError: If `data` is not bytes.
-        ValueError: If this is not a whole TFLite file, is above 2 GiB, or so nearly all zeros that it would be taken
-            for a decompression bomb: above 64 MiB and 1,000 times the packed bytes.
+        TypeError: If `source` is neither a path nor bytes.
+        ValueError: If the file cannot be read, is not a whole TFLite file, is above 2 GiB, or has so many zeros that
+            it would be refused as a decompression bomb: above 64 MiB and 1,000 times the packed bytes.
 
     Reference:
         Han, S., Mao, H. and Dally, W. J. Deep Compression. ICLR 2016. arXiv:1510.00149 (coding of pruned weights).
 
     Example:
-        >>> data = Path("digits.tflite").read_bytes()
-        >>> packed = pack(data)
-        >>> len(packed) < len(data) / 2
+        >>> len(pack("digits.tflite")) < Path("digits.tflite").stat().st_size / 2
         True
     """
-    data = as_bytes(data)
+    data = read_source(source)
     if data[4:8] != IDENTIFIER or len(data) > MAX_UNPACKED_BYTES:
         raise ValueError(
             f"Expected a plain TFLite file (bytes 4 to 8 are {IDENTIFIER!r}) of at most {MAX_UNPACKED_BYTES:,} "

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 
 from tfprune.base.coders import expand
+from tfprune.base.renamed import renamed
+from tfprune.base.spec import check_count
 from tfprune.base.streams import FORMS, NEAR, SCALED, join
 from tfprune.export.file.files.scaled_vectors import scaled
+from tfprune.export.file.files.source import Source, read_source
 from tfprune.export.file.report import reason_of
 
 MAGIC = b"TFZ"
@@ -41,30 +43,32 @@ MAX_PIECE_BYTES = 2**20  # bytes of a piece, which bounds the memory for splitti
 MAX_STREAMS = max(form.streams for form in FORMS)
 
 
-def unpack(data: bytes, *, limit: int = MAX_UNPACKED_BYTES) -> bytes:
+@renamed(data="source=", limit="max_bytes=")
+def unpack(source: Source, *, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
     """Return the .tflite file that `pack` packed, bit for bit.
 
-    Memory grows with what really comes out of the streams, to three times the size that the header declares at most;
-    a header that declares more than `limit`, or than 64 MiB and 1,000 times the packed bytes, is refused.
+    Use it where a program needs the plain file; everything here that reads a model file unpacks it by itself. The
+    memory needed is at most three times the unpacked size. A file whose header declares more than `max_bytes`, or
+    more than 64 MiB and 1,000 times the packed bytes, is refused.
 
     Args:
-        data: The packed file.
-        limit: The most bytes that may come out.
+        source: A path, or the bytes of a packed file.
+        max_bytes: The most bytes that the original file may have, at least 1. Default 2 GiB.
 
     Returns:
-        The original file.
+        The bytes of the original file.
 
     Raises:
-        TypeError: If `data` is not bytes.
-        ValueError: If this is not a packed file, has another version, is damaged or cut short, or holds more than
-            `limit`.
+        TypeError: If `source` is neither a path nor bytes.
+        ValueError: If the file cannot be read, is not a packed file, has another version, is damaged or cut short, or
+            unpacks to more than `max_bytes`.
 
     Example:
-        >>> data = Path("digits.tflite").read_bytes()
-        >>> unpack(tfprune.export.pack(data)) == data
+        >>> unpack(tfprune.export.pack("digits.tflite")) == Path("digits.tflite").read_bytes()
         True
     """
-    data = as_bytes(data)
+    check_count(max_bytes, "max_bytes", least=1)
+    data = read_source(source)
     if data[:3] != MAGIC:
         raise ValueError(
             f"Expected a packed file, which begins with {MAGIC!r}. Received: {len(data):,} bytes that begin with "
@@ -76,7 +80,7 @@ def unpack(data: bytes, *, limit: int = MAX_UNPACKED_BYTES) -> bytes:
             f"{data[len(MAGIC)]}. Install the newest tfprune, or copy the file again."
         )
     try:
-        return _unpack(memoryview(data), limit)
+        return _unpack(memoryview(data), max_bytes)
     except (struct.error, ValueError) as error:
         raise ValueError(
             f"Expected a whole packed file. Received: {len(data):,} bytes that are damaged or cut short "
@@ -102,20 +106,6 @@ def check_expansion(data: bytes, packed: bytes) -> None:
             f"{len(packed):,}, of which at most {most_unpacked(len(packed)):,} are unpacked, {EXPANSION_LIMIT}. "
             "Leave them as they are."
         )
-
-
-def as_bytes(data: Any) -> bytes:
-    """Return the content of a file as bytes.
-
-    Raises:
-        TypeError: If it is something else, such as a path.
-    """
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(
-            f"Expected the content of a file, as bytes. Received: {data!r} of type {type(data).__name__}. "
-            "Read the file first, with `Path(name).read_bytes()`."
-        )
-    return bytes(data)
 
 
 def _unpack(data: memoryview, limit: int) -> bytes:

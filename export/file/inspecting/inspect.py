@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tfprune.export.file.files.model_file import Source, read_model, read_source, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, read_source, source_name
 from tfprune.export.file.inspecting.codings import codings, total
 from tfprune.export.file.inspecting.model_report import ModelReport, TensorRow
 from tfprune.export.file.report import fraction_of_zeros, reason_of

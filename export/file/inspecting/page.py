@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfprune.base.html import bar, document, facts, image, key, name_text, rows_table, section, swatch, text
-from tfprune.export.file.files.model_file import Source, read_model
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.inspecting.codings import TITLES, Coding
 from tfprune.export.file.inspecting.heatmap import density, matrix_shape, png
 from tfprune.export.file.inspecting.inspect import inspect

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import reason_of, yes_or_no
 from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD, Analysis, Group, analyze
 from tfprune.export.file.xnnpack.steps import Step

@@ -9,6 +9,7 @@ import keras
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.running.benchmark import benchmark
 from tfprune.export.keras_side.converting.convert import convert
+from tfprune.export.keras_side.converting.quantization import Quantization, as_quantization
 from tfprune.keras_models.models.anatomy import Anatomy
 from tfprune.masking.wrapping.strip import plain_copy
 
@@ -16,7 +17,7 @@ from tfprune.masking.wrapping.strip import plain_copy
 def latency(
     model: keras.Model,
     *,
-    quantize: str | None = None,
+    quantize: str | Quantization | None = None,
     calibration: Any = None,
     runs: int = 50,
     threads: int = 1,
@@ -29,11 +30,12 @@ def latency(
 
     Args:
         model: A built Sequential or Functional model, wrapped for pruning or plain.
-        quantize: As in `to_tflite`.
-        calibration: As in `to_tflite`.
-        runs: How often it is timed, at least 1.
-        threads: Threads of the interpreter, at least 1.
-        on: The device that runs the file, as in `benchmark`; None is this machine.
+        quantize: The number format, as in `to_tflite`: a scheme's name, a `Quantization`, or None (the default) for
+            float32.
+        calibration: Samples of real data for a scheme of integers, as in `to_tflite`. Default None.
+        runs: The number of timed runs, at least 1. Default 50.
+        threads: Threads of the interpreter, at least 1. Default 1.
+        on: The device that runs the file, as in `benchmark`; None (the default) is this machine.
 
     Returns:
         Microseconds of one inference with a batch of 1, the median, in a process of its own.
@@ -48,5 +50,7 @@ def latency(
         >>> latency(model, runs=5) > 0
         True
     """
-    content = convert(plain_copy(Anatomy.of(model)), quantize=quantize, calibration=calibration)
+    form = as_quantization(quantize)
+    plain = plain_copy(Anatomy.of(model))
+    content = convert(plain, quantize=form.scheme, calibration=calibration, io_dtype=form.io_dtype)
     return 1000 * benchmark(content, runs=runs, threads=threads, on=on).median_ms

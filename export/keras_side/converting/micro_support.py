@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from tfprune.export.file.files.model_file import Source
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.model_or_file import is_file

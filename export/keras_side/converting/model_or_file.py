@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tfprune.export.file.files.model_file import Source
+from tfprune.export.file.files.source import Source
 
 if TYPE_CHECKING:
     import keras

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tfprune.export.file.files.model_file import Source
+from tfprune.export.file.files.source import Source
 from tfprune.export.file.xnnpack.groups import analyze
 from tfprune.export.file.xnnpack.sparse_inference_report import (
     Layers,

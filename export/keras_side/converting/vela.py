@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from tfprune.base.spec import check_choice
-from tfprune.export.file.files.model_file import Source
+from tfprune.export.file.files.source import Source
 from tfprune.export.keras_side.converting.micro_support import dense_int8
 from tfprune.export.keras_side.converting.model_or_file import is_file
 from tfprune.export.micro.vela_report import VelaReport, check_accelerator, compile_file

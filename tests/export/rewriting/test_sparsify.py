@@ -40,7 +40,7 @@ def outputs(data, inputs):
 
 def agree(sparse, dense, inputs, tolerance):
     """Run a file in a process of its own, and compare it with another."""
-    report = verify(sparse, inputs=inputs, expected=outputs(dense, inputs), tolerance=tolerance)
+    report = verify(sparse, samples=inputs, expected=outputs(dense, inputs), tolerance=tolerance)
     assert report.passed, report
     return True
 
@@ -188,9 +188,9 @@ def test_what_is_not_smaller_sparse_or_has_few_zeros_stays_dense(dense):
     full = next(row for row in sparsify(data).rows if row.shape == (20, 128))
     assert (full.form, full.bytes, full.dense_bytes) == ("dense", 20 * 128 * 4, 20 * 128 * 4)
     assert full.reason.startswith("sparse it takes")
-    result = sparsify(data, least=0.95)
+    result = sparsify(data, min_sparsity=0.95)
     assert result.data == data
-    assert {row.reason for row in result.rows} == {"it has fewer zeros than least=0.95"}
+    assert {row.reason for row in result.rows} == {"it has fewer zeros than min_sparsity=0.95"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -426,8 +426,8 @@ def test_unknown_forms_are_refused(dense, forms):
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan"), "0.5", True])
 def test_a_least_sparsity_out_of_range_is_refused(dense, least):
     error = ValueError if isinstance(least, float) else TypeError
-    with pytest.raises(error, match="Expected `least` to be a number from 0 to 1"):
-        sparsify(dense[1], least=least)
+    with pytest.raises(error, match="Expected `min_sparsity` to be a number from 0 to 1"):
+        sparsify(dense[1], min_sparsity=least)
 
 
 def test_what_is_no_whole_tflite_file_is_refused(dense):

@@ -119,7 +119,7 @@ def test_measurements_that_are_none_are_refused(settings, arrays, words, tmp_pat
     whole = {"runtime": "an interpreter", "machine": "board", "peak_memory": 1, "governor": None, "temperature": None}
     files = results("result", whole | settings, arrays, tmp_path / "job")
     with pytest.raises(ValueError, match=words):
-        benchmark(FILE, repeats=1, on=board_that_says(said((HELLO, {}), (DONE, files)), tmp_path))
+        benchmark(FILE, processes=1, on=board_that_says(said((HELLO, {}), (DONE, files)), tmp_path))
 
 
 def test_outputs_that_are_texts_are_refused(tmp_path):

@@ -71,9 +71,9 @@ def test_a_file_is_timed_there(cases, remote):
 
 def test_a_file_is_checked_there(cases, remote, refused):
     case = cases["dense"]
-    right = verify(case.path, inputs=case.inputs, expected=case.expected, on=remote)
+    right = verify(case.path, samples=case.inputs, expected=case.expected, on=remote)
     assert right.passed and right.runtime.startswith("ai-edge-litert ")
-    wrong = verify(case.path, inputs=case.inputs, expected=case.expected + 1, on=remote)
+    wrong = verify(case.path, samples=case.inputs, expected=case.expected + 1, on=remote)
     assert not wrong.passed and "differs by up to 1" in wrong.reason
     assert "cannot load" in verify(refused, on=remote).reason
     with pytest.raises(ValueError, match="whose run failed: .*cannot load"):

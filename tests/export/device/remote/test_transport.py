@@ -68,7 +68,7 @@ def adb(tmp_path, monkeypatch):
 def test_a_phone_is_reached_through_adb(adb, cases, tmp_path):
     python, case = device_python(tmp_path / "phone"), cases["dense"]
     with Remote("adb:0123", python=str(python)) as phone:
-        assert verify(case.path, inputs=case.inputs, expected=case.expected, on=phone).passed
+        assert verify(case.path, samples=case.inputs, expected=case.expected, on=phone).passed
     assert not list((tmp_path / "phone/tmp").iterdir())
     with pytest.raises(ValueError, match="a phone that adb does not see"):
         Remote("adb:4567").run_module("x", tmp_path, timeout=1)

@@ -45,8 +45,8 @@ def test_verify_counts(tmp_path):
     x = np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
     labels = np.asarray(model(x)).argmax(axis=1)
     labels[:10] = (labels[:10] + 1) % 3
-    report = tfprune.export.verify(tmp_path / "model.tflite", inputs=x, labels=labels)
+    report = tfprune.export.verify(tmp_path / "model.tflite", samples=x, labels=labels)
     assert (report.passed, report.accuracy) == (True, 0.8)
     assert "80.00%" in str(report)
-    with pytest.raises(ValueError, match="inputs=None"):
+    with pytest.raises(ValueError, match="samples=None"):
         tfprune.export.verify(tmp_path / "model.tflite", labels=labels)

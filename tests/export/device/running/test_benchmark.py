@@ -15,10 +15,10 @@ from tfprune.export.file.files.codec import encode
 def test_a_packed_file_is_measured(cases):
     packed = encode(cases["int8"].data, "xz")
     start = time.perf_counter()
-    report = benchmark(packed, runs=7, warmup=1, threads=2, batch=3)
+    report = benchmark(packed, runs=7, warmup=1, threads=2, batch_size=3)
     elapsed_ms = 1000 * (time.perf_counter() - start)
     assert 0 < report.min_ms <= report.p10_ms <= report.median_ms <= report.p90_ms <= report.p99_ms < elapsed_ms
-    assert (report.runs, report.warmup, report.threads, report.batch) == (7, 1, 2, 3)
+    assert (report.runs, report.warmup, report.threads, report.batch_size) == (7, 1, 2, 3)
     assert report.file_bytes == len(packed)
     assert report.runtime.startswith("ai-edge-litert ")
     assert report.machine
@@ -39,7 +39,7 @@ def test_memory_is_that_of_the_child(cases):
 
 
 def test_percentiles_by_hand():
-    settings = {"runs": 5, "warmup": 0, "threads": 1, "batch": 1}
+    settings = {"runs": 5, "warmup": 0, "threads": 1, "batch_size": 1}
     times = np.array([5.0, 1.0, 3.0, 2.0, 4.0])
     told = {"runtime": "r", "peak_memory": None, "machine": "m", "governor": None, "temperature": None}
     report = benchmark_module._report([(_Measured(**told), times)], file_bytes=9, settings=settings)
@@ -48,7 +48,7 @@ def test_percentiles_by_hand():
 
 
 def test_of_several_processes_the_one_in_the_middle_is_told_and_how_far_they_lie_apart():
-    settings = {"runs": 1, "warmup": 0, "threads": 1, "batch": 1}
+    settings = {"runs": 1, "warmup": 0, "threads": 1, "batch_size": 1}
     told = {"runtime": "r", "machine": "m", "governor": "ondemand"}
     found = [
         (_Measured(**told, peak_memory=memory, temperature=warm), np.array([time]))
@@ -61,13 +61,13 @@ def test_of_several_processes_the_one_in_the_middle_is_told_and_how_far_they_lie
     assert ["spread", "75.0%: 4.000 / 2.000 / 5.000 ms"] in lines and ["temperature", "51.5 °C"] in lines
 
 
-def test_repeats_run_in_processes_of_their_own_with_pauses_between(cases, monkeypatch):
+def test_processes_run_with_pauses_between(cases, monkeypatch):
     slept, calls, run = [], [], benchmark_module.runner_on(None)
     monkeypatch.setattr(benchmark_module, "time", SimpleNamespace(sleep=slept.append))
     monkeypatch.setattr(
         benchmark_module, "runner_on", lambda on: lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs)
     )
-    report = benchmark(cases["dense"].path, runs=2, warmup=0, repeats=2, cool_down=0.25)
+    report = benchmark(cases["dense"].path, runs=2, warmup=0, processes=2, cool_down=0.25)
     assert len(calls) == len(report.medians_ms) == 2 and slept == [0.25]
     assert report.median_ms == min(report.medians_ms)
 
@@ -82,20 +82,20 @@ def test_memory_is_read_where_the_system_tells(tmp_path, monkeypatch):
 
 def test_given_inputs_are_run_and_their_rows_reported(cases):
     case = cases["two"]
-    assert benchmark(case.path, inputs=case.inputs, runs=1, warmup=0).batch == 5
-    assert benchmark(case.path, inputs=list(case.inputs.values()), runs=1, warmup=0).batch == 5
+    assert benchmark(case.path, samples=case.inputs, runs=1, warmup=0).batch_size == 5
+    assert benchmark(case.path, samples=list(case.inputs.values()), runs=1, warmup=0).batch_size == 5
     with pytest.raises(ValueError, match="'vector' 2x9"):
-        benchmark(cases["dense"].path, inputs=np.zeros((2, 9)), runs=1)
-    with pytest.raises(ValueError, match="either `inputs` or `batch`. Received: both, batch=3"):
-        benchmark(case.path, inputs=case.inputs, batch=3)
+        benchmark(cases["dense"].path, samples=np.zeros((2, 9)), runs=1)
+    with pytest.raises(ValueError, match="either `samples` or `batch_size`. Received: both, batch_size=3"):
+        benchmark(case.path, samples=case.inputs, batch_size=3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        *(({name: -1}, ValueError) for name in ("runs", "warmup", "threads", "batch")),
-        *(({"batch": value}, TypeError) for value in (1.5, True, None, "2")),
-        ({"repeats": 0}, ValueError),
+        *(({name: -1}, ValueError) for name in ("runs", "warmup", "threads", "batch_size")),
+        *(({"batch_size": value}, TypeError) for value in (1.5, True, None, "2")),
+        ({"processes": 0}, ValueError),
     ],
 )
 def test_numbers_out_of_range_are_refused(cases, arguments, error):

@@ -49,16 +49,16 @@ def moved(data, amount):
 def test_means_and_outputs_come_back(files):
     model, reference, quantized = files
     wrong = moved(quantized, 600)
-    corrected = correct_biases(reference, wrong, inputs=X)
+    corrected = correct_biases(reference, wrong, samples=X)
     assert means_off(model, wrong) > 20 * means_off(model, corrected)
-    errors = [quantization_error(reference, data, inputs=X).rows[-1].error for data in (quantized, wrong, corrected)]
+    errors = [quantization_error(reference, data, samples=X).rows[-1].error for data in (quantized, wrong, corrected)]
     assert errors[1] > 3 * errors[2]
     assert errors[2] < 1.6 * errors[0]
 
 
 def test_only_biases_change(files):
     _, reference, quantized = files
-    corrected = correct_biases(reference, quantized, inputs=X)
+    corrected = correct_biases(reference, quantized, samples=X)
     before, after = (read(data).subgraphs[0] for data in (quantized, corrected))
     assert [operator.name for operator in before.operators] == [operator.name for operator in after.operators]
     assert len(corrected) == len(quantized)
@@ -69,15 +69,15 @@ def test_only_biases_change(files):
         changed += not same
         assert same or one.type == 2  # int32
     assert changed
-    assert correct_biases(reference, quantized, inputs=X) == corrected
+    assert correct_biases(reference, quantized, samples=X) == corrected
 
 
 def test_files_without_such_layers_are_refused(files):
     _, reference, quantized = files
     with pytest.raises(ValueError, match="two without an 8-bit layer in common"):
-        correct_biases(reference, reference, inputs=X)
-    with pytest.raises(ValueError, match="Expected two files that run on `inputs`"):
-        correct_biases(reference, quantized, inputs=X[:, :4])
+        correct_biases(reference, reference, samples=X)
+    with pytest.raises(ValueError, match="Expected two files that run on `samples`"):
+        correct_biases(reference, quantized, samples=X[:, :4])
 
 
 def test_layers_without_a_bias_stay_as_they_are(tmp_path):
@@ -85,5 +85,5 @@ def test_layers_without_a_bias_stay_as_they_are(tmp_path):
     x = np.random.default_rng(1).normal(size=(20, 12)).astype("float32")
     to_tflite(model, tmp_path / "float")
     to_tflite(model, tmp_path / "int8", quantize="int8", calibration=x)
-    corrected = correct_biases(tmp_path / "float", tmp_path / "int8", inputs=x)
+    corrected = correct_biases(tmp_path / "float", tmp_path / "int8", samples=x)
     np.testing.assert_array_equal(Runner(corrected).predict(x), Runner(tmp_path / "int8").predict(x))

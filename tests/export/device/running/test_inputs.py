@@ -60,8 +60,8 @@ def test_a_file_that_must_be_resized_before_allocation_runs(spectrogram, audio, 
     runner = Runner(spectrogram)
     assert runner.inputs[0].shape == (1, None)
     np.testing.assert_array_equal(runner.predict(audio), wanted)
-    assert verify(spectrogram, inputs=audio, expected=wanted).passed
-    assert benchmark(spectrogram, inputs=audio, runs=1, warmup=0).median_ms > 0
+    assert verify(spectrogram, samples=audio, expected=wanted).passed
+    assert benchmark(spectrogram, samples=audio, runs=1, warmup=0).median_ms > 0
     rewrite(spectrogram, tmp_path / "new.tflite", check_on=audio)
     np.testing.assert_array_equal(Runner(tmp_path / "new.tflite").predict(audio), wanted)
 
@@ -79,7 +79,7 @@ def test_the_command_line_runs_it_too(spectrogram, audio, tmp_path, capsys):
 def test_without_inputs_such_a_file_is_refused_with_what_to_give(spectrogram, tmp_path):
     reason = verify(spectrogram).reason
     assert "Received: 'x0' 1x8. Try other lengths for the dimensions marked ?: 'x0' 1x?" in reason
-    with pytest.raises(ValueError, match="pass `inputs` that it runs on"):
+    with pytest.raises(ValueError, match="pass `samples` that it runs on"):
         benchmark(spectrogram, runs=1)
     with pytest.raises(ValueError, match="with `check_on`"):
         rewrite(spectrogram, tmp_path / "new.tflite")
@@ -106,10 +106,10 @@ def test_inputs_without_a_common_batch_keep_their_shapes(unbatched, tmp_path):
     assert [input_.shape for input_ in Runner(unbatched).inputs] == [(1, 2, 12, 64), (64,)]
     report = verify(unbatched)
     assert report.passed, report.reason
-    assert benchmark(unbatched, runs=1, warmup=0).batch == 1
+    assert benchmark(unbatched, runs=1, warmup=0).batch_size == 1
     assert rewrite(unbatched, tmp_path / "new.tflite").bytes > 0
-    with pytest.raises(ValueError, match="Expected batch=1 for a file .* Received: batch=3"):
-        benchmark(unbatched, runs=1, batch=3)
+    with pytest.raises(ValueError, match="Expected batch_size=1 for a file .* Received: batch_size=3"):
+        benchmark(unbatched, runs=1, batch_size=3)
 
 
 def test_one_input_that_is_no_batch_keeps_its_length():

@@ -31,7 +31,7 @@ def rms(values):
 
 def test_each_layer_has_a_row_with_the_error_so_far(files):
     model, reference, quantized = files
-    report = quantization_error(reference, quantized, inputs=X)
+    report = quantization_error(reference, quantized, samples=X)
     assert report.samples == 50
     assert [row.operator for row in report.rows] == ["FULLY_CONNECTED"] * 4
     assert all(f"layer_{index}" in row.layer for index, row in enumerate(report.rows[:3]))
@@ -55,7 +55,7 @@ def test_channels_of_one_size_have_a_smaller_error(tmp_path):
         paths = tmp_path / "float", tmp_path / "int8"
         to_tflite(each, paths[0])
         to_tflite(each, paths[1], quantize="int8", calibration=images, tolerance=10)
-        errors.append(quantization_error(*paths, inputs=images).rows[-1].error)
+        errors.append(quantization_error(*paths, samples=images).rows[-1].error)
     assert errors[1] < 0.05 < errors[0] / 3
 
 
@@ -66,7 +66,7 @@ def test_the_layer_that_is_wrong_is_the_worst(files):
     third = [operator for operator in graph.operators if operator.name == "FULLY_CONNECTED"][2]
     output = file.subgraphs[0].tensors[third.outputs[0]].quantization
     output.scale = output.scale / 2  # the values of the layer seem half as large, and are clipped
-    report = quantization_error(reference, save_objects(file), inputs=X)
+    report = quantization_error(reference, save_objects(file), samples=X)
     assert "layer_2" in report.worst.layer
     assert report.worst.clipped > 0.005
     assert report.worst.error > 3 * report.worst.before
@@ -75,7 +75,7 @@ def test_the_layer_that_is_wrong_is_the_worst(files):
 
 def test_it_prints_draws_and_turns_into_json(files, tmp_path):
     _, reference, quantized = files
-    report = quantization_error(reference, quantized, inputs=[X[:5]])
+    report = quantization_error(reference, quantized, samples=[X[:5]])
     lines = str(report).splitlines()
     assert lines[0].split() == ["layer", "operator", "error", "before", "steps", "clipped"]
     assert lines[-3].split()[-2:] == ["-", "-"]  # the output is float32
@@ -88,10 +88,10 @@ def test_files_of_two_models_and_other_inputs_are_refused(files, tmp_path):
     _, reference, quantized = files
     other = keras.Sequential([keras.Input((12,)), keras.layers.Dense(4, name="another")])
     to_tflite(other, tmp_path / "other")
-    with pytest.raises(ValueError, match="Expected two files that run on `inputs`"):
-        quantization_error(reference, quantized, inputs=X[:, :3])
+    with pytest.raises(ValueError, match="Expected two files that run on `samples`"):
+        quantization_error(reference, quantized, samples=X[:, :3])
     model = load_objects((tmp_path / "other").read_bytes())
     for tensor in model.subgraphs[0].tensors:
         tensor.name = b"its own " + tensor.name
     with pytest.raises(ValueError, match="Expected two files of the same model"):
-        quantization_error(save_objects(model), quantized, inputs=X)
+        quantization_error(save_objects(model), quantized, samples=X)

@@ -18,7 +18,7 @@ from tfprune.export.keras_side.converting.check_converted import kernels_read, m
 
 def test_a_right_file_passes(cases):
     case = cases["dense"]
-    report = verify(case.path, inputs=case.inputs, expected=case.expected)
+    report = verify(case.path, samples=case.inputs, expected=case.expected)
     assert (report.passed, report.reason, report.tolerance) == (True, "", 1e-4)
     assert report.max_abs_diff < 1e-5
     assert report.scale == np.abs(case.expected).max()
@@ -28,10 +28,10 @@ def test_a_right_file_passes(cases):
 def test_several_outputs_in_a_list_or_by_name(cases):
     case = cases["two"]
     packed = encode(case.data, "xz")
-    assert verify(packed, inputs=case.inputs, expected=case.expected).passed
+    assert verify(packed, samples=case.inputs, expected=case.expected).passed
     named = {"output_1": case.expected[1], "output_0": case.expected[0]}
-    assert verify(packed, inputs=case.inputs, expected=named).passed
-    report = verify(packed, inputs=case.inputs, expected=[case.expected[0], case.expected[1] + 1])
+    assert verify(packed, samples=case.inputs, expected=named).passed
+    report = verify(packed, samples=case.inputs, expected=[case.expected[0], case.expected[1] + 1])
     assert "'output_1' differs by up to 1" in report.reason
 
 
@@ -40,17 +40,17 @@ def test_a_wrong_output_fails_with_its_numbers(cases):
     scale = np.abs(case.expected).max()
     wrong = case.expected.copy()
     wrong[np.unravel_index(np.abs(wrong).argmin(), wrong.shape)] += 0.02 * scale
-    report = verify(case.path, inputs=case.inputs, expected=wrong, tolerance=0.01)
+    report = verify(case.path, samples=case.inputs, expected=wrong, tolerance=0.01)
     assert not report.passed
     assert report.max_abs_diff == pytest.approx(0.02 * scale, rel=1e-3)
     assert "'output_0' differs by up to" in report.reason
     assert "allowed: 0.01 of" in report.reason
-    assert verify(case.path, inputs=case.inputs, expected=wrong, tolerance=0.03).passed
+    assert verify(case.path, samples=case.inputs, expected=wrong, tolerance=0.03).passed
 
 
 def test_int8_files_are_compared_in_float(cases):
     case = cases["int8"]
-    report = verify(case.path, inputs=case.inputs, expected=case.expected, tolerance=0.05)
+    report = verify(case.path, samples=case.inputs, expected=case.expected, tolerance=0.05)
     assert report.passed
     assert report.max_abs_diff > 0
 
@@ -60,7 +60,7 @@ def test_a_refused_file_fails_with_the_interpreters_words(cases, refused, tmp_pa
     path = tmp_path / "refused.tflite"
     path.write_bytes(refused)
     assert "'" + str(path) + "', which ai-edge-litert" in verify(path).reason
-    report = verify(refused, inputs=case.inputs, expected=case.expected)
+    report = verify(refused, samples=case.inputs, expected=case.expected)
     assert not report.passed
     assert "cannot load" in report.reason
     assert "version 99" in report.reason
@@ -68,22 +68,22 @@ def test_a_refused_file_fails_with_the_interpreters_words(cases, refused, tmp_pa
 
 
 def test_inputs_that_do_not_fit_fail_and_name_the_interpreter(cases):
-    report = verify(cases["dense"].path, inputs=np.zeros((2, 9)))
+    report = verify(cases["dense"].path, samples=np.zeros((2, 9)))
     assert "Received: 'vector' 2x9" in report.reason
     assert report.runtime.startswith("ai-edge-litert ")
 
 
 def test_a_wrong_shape_fails(cases):
     case = cases["dense"]
-    report = verify(case.path, inputs=case.inputs, expected=case.expected[:2])
+    report = verify(case.path, samples=case.inputs, expected=case.expected[:2])
     assert report.reason == "output 'output_0' has the shape (5, 4), expected: (2, 4)"
 
 
 def test_without_expected_outputs_they_must_be_finite(cases):
     case = cases["dense"]
-    report = verify(case.path, inputs=case.inputs)
+    report = verify(case.path, samples=case.inputs)
     assert (report.passed, report.max_abs_diff) == (True, None)
-    report = verify(case.path, inputs=np.full((1, 8), np.nan))
+    report = verify(case.path, samples=np.full((1, 8), np.nan))
     assert report.reason == "output(s) ['output_0'] hold values that are not finite"
 
 
@@ -96,7 +96,7 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
         return Completed(ok=False, reason="killed by SIGSEGV", output="")
 
     monkeypatch.setattr(verify_module, "runner_on", lambda on: crash)
-    report = verify(case.path, inputs=case.inputs, timeout=7)
+    report = verify(case.path, samples=case.inputs, timeout=7)
     assert (report.passed, report.reason) == (False, "killed by SIGSEGV")
     assert seen == {"module": "tfprune.export.device.running.verify", "timeout": 7}
 
@@ -104,19 +104,19 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
 def test_bad_arguments_are_refused(cases, tmp_path):
     case = cases["dense"]
     with pytest.raises(ValueError, match="damaged or cut short"):
-        verify(case.data[:1000], inputs=case.inputs)
+        verify(case.data[:1000], samples=case.inputs)
     with pytest.raises(ValueError, match="does not exist"):
-        verify(tmp_path / "missing", inputs=case.inputs)
+        verify(tmp_path / "missing", samples=case.inputs)
     for error, value in ((ValueError, -1), (ValueError, float("inf")), (TypeError, True), (TypeError, "1")):
         with pytest.raises(error, match=f"`tolerance` to be a number of at least 0. Received: tolerance={value!r}"):
-            verify(case.path, inputs=case.inputs, tolerance=value)
+            verify(case.path, samples=case.inputs, tolerance=value)
     for error, value in ((ValueError, 0), (TypeError, True), (TypeError, None)):
         with pytest.raises(error, match=f"`timeout` to be a number above 0. Received: timeout={value!r}"):
-            verify(case.path, inputs=case.inputs, timeout=value)
+            verify(case.path, samples=case.inputs, timeout=value)
     with pytest.raises(ValueError, match=r"outputs \['output_0'\].*Received: 2 value"):
-        verify(case.path, inputs=case.inputs, expected=[case.expected, case.expected])
+        verify(case.path, samples=case.inputs, expected=[case.expected, case.expected])
     with pytest.raises(ValueError, match=r"Received: \['wrong'\]"):
-        verify(case.path, inputs=case.inputs, expected={"wrong": case.expected})
+        verify(case.path, samples=case.inputs, expected={"wrong": case.expected})
 
 
 def compare(output, expected, tolerance=0.1):

@@ -10,17 +10,46 @@ from tfprune import export
 SETTINGS = {"compress": 3, "sparse": 1, "optimize": None, "tolerance": "small"}
 
 
-@pytest.mark.parametrize("function", [export.Runner, export.benchmark, export.inspect, export.verify])
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(export.Runner, export.benchmark, export.inspect, export.verify),
+        *(export.pack, export.unpack, export.share_weights, export.sparsify),
+    ],
+)
 @pytest.mark.parametrize("source", [3, None, ["model.tflite"]])
 def test_a_source_is_a_path_or_bytes(function, source):
     with pytest.raises(TypeError, match=r"^Expected the path of a TFLite file, or its content as bytes\. Received"):
         function(source)
 
 
-@pytest.mark.parametrize("function", [export.pack, export.unpack, export.share_weights, export.sparsify])
-def test_the_content_of_a_file_is_bytes(function):
-    with pytest.raises(TypeError, match=r"^Expected the content of a file, as bytes\. Received: 'model.tflite' of"):
-        function("model.tflite")
+def test_a_path_and_bytes_give_the_same(cases, tmp_path):
+    data, packed = cases["int8"].data, tmp_path / "model.tfz"
+    assert export.pack(cases["int8"].path) == export.pack(data)
+    packed.write_bytes(export.pack(data))
+    assert export.unpack(packed) == export.unpack(packed.read_bytes()) == data
+    assert export.share_weights(packed, levels=8) == export.share_weights(data, levels=8)
+    assert export.sparsify(packed).data == export.sparsify(data).data
+
+
+OLD_NAMES = [
+    (export.verify, "inputs"),
+    (export.benchmark, "batch"),
+    (export.benchmark, "repeats"),
+    (export.quantization_error, "inputs"),
+    (export.correct_biases, "inputs"),
+    (export.pack, "data"),
+    (export.unpack, "limit"),
+    (export.sparsify, "least"),
+    (export.share_weights, "data"),
+    (export.Runner.predict, "inputs"),
+]
+
+
+@pytest.mark.parametrize(("function", "name"), OLD_NAMES)
+def test_old_names_are_refused_with_the_new_ones(function, name):
+    with pytest.raises(TypeError, match=rf"^Expected \w+= in a call of {function.__name__}\(\). Received: {name}="):
+        function(**{name: None})
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -40,11 +69,11 @@ def test_a_target_is_a_path(cases):
     [
         (lambda path: export.Runner(path, threads="2"), "threads"),
         (lambda path: export.benchmark(path, runs=1.5), "runs"),
-        (lambda path: export.benchmark(path, batch=None), "batch"),
+        (lambda path: export.benchmark(path, batch_size=None), "batch_size"),
         (lambda path: export.verify(path, timeout="1"), "timeout"),
         (lambda path: export.verify(path, tolerance=True), "tolerance"),
         (lambda path: export.share_weights(path.read_bytes(), levels=2.0), "levels"),
-        (lambda path: export.sparsify(path.read_bytes(), least="half"), "least"),
+        (lambda path: export.sparsify(path.read_bytes(), min_sparsity="half"), "min_sparsity"),
         (lambda path: export.sparsify(path.read_bytes(), forms="csr"), "forms"),
         (lambda path: export.sparsify(path.read_bytes(), forms=3), "forms"),
     ],
@@ -60,4 +89,4 @@ def test_inputs_are_numbers(cases):
         with pytest.raises(TypeError, match="^Expected numbers of type float32 for input 'vector'"):
             runner.predict(inputs)
     with pytest.raises(TypeError, match="^Expected numbers. Received: "):
-        export.verify(cases["dense"].path, inputs=np.array([{}]))
+        export.verify(cases["dense"].path, samples=np.array([{}]))

@@ -278,7 +278,7 @@ def test_a_target_under_another_name_is_known(tmp_path):
     (tmp_path / "link").symlink_to("model")
     check_not_read(str(path), str(tmp_path / "other"), None, "a\0b")
     for name in ("model", "link", "../" + tmp_path.name + "/model"):
-        with pytest.raises(ValueError, match="Expected a target that is not read as well. Received: "):
+        with pytest.raises(ValueError, match="Expected a path to write that is not read as well. Received: "):
             check_not_read(str(tmp_path / name), None, str(path))
 
 

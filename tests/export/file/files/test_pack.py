@@ -353,7 +353,7 @@ def test_what_is_no_model_is_refused(cases):
             pack(data)
     with pytest.raises(ValueError, match=r"whole TFLite file.*cut short \(a part .*Copy the file again"):
         pack(cases["dense"].data[:-100])
-    with pytest.raises(TypeError, match="content of a file, as bytes. Received: 'model.tflite' of type str"):
+    with pytest.raises(ValueError, match="Received: 'model.tflite', which does not exist"):
         pack("model.tflite")
 
 

@@ -72,8 +72,10 @@ def test_what_is_no_packed_file_is_refused():
     for data in (b"", b"TF", b"PK\x03\x04", bytes(100)):
         with pytest.raises(ValueError, match="Expected a packed file, which begins with b'TFZ'"):
             unpack(data)
-    with pytest.raises(TypeError, match="content of a file, as bytes. Received: 'model.tfz' of type str"):
+    with pytest.raises(ValueError, match="Received: 'model.tfz', which does not exist"):
         unpack("model.tfz")
+    with pytest.raises(ValueError, match="`max_bytes` to be an integer of at least 1"):
+        unpack(GOOD, max_bytes=0)
 
 
 def test_a_newer_version_is_refused_and_says_what_to_do():
@@ -175,9 +177,9 @@ def test_pieces_that_cost_nothing_are_bounded_by_the_size_of_the_file():
 
 
 def test_the_caller_can_set_a_lower_limit():
-    assert unpack(GOOD, limit=len(FILE)) == FILE
+    assert unpack(GOOD, max_bytes=len(FILE)) == FILE
     with pytest.raises(ValueError, match="at most 100 are unpacked"):
-        unpack(GOOD, limit=100)
+        unpack(GOOD, max_bytes=100)
 
 
 @given(data=st.binary(max_size=200))

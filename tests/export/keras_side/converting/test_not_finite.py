@@ -64,7 +64,7 @@ def test_samples_without_a_finite_expected_value_prove_nothing(tmp_path, monkeyp
         )
     with pytest.raises(ValueError, match="no finite value is expected of output 'output_0'"):
         rewrite(content, tmp_path / "n.tflite", check_on=-above)
-    report = verify(content, inputs=-above, expected=Runner(content).predict(-above))
+    report = verify(content, samples=-above, expected=Runner(content).predict(-above))
     assert not report.passed and "nothing to compare it with" in report.reason
     assert [path.name for path in tmp_path.iterdir()] == ["m.tflite"]
 
