@@ -14,7 +14,8 @@ from tfprune.export.device.processes.child_process import run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.files.model_file import Source, read_model, source_name
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import fraction_of_zeros
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer, PruneTfliteReport

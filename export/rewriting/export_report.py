@@ -156,7 +156,7 @@ def _operators(ops: dict[str, int]) -> str:
 
 def _latency(latency: BenchmarkReport) -> list[list[str]]:
     return [
-        ["median", f"{latency.median_ms:.3f} ms, batch {latency.batch}, threads {latency.threads}"],
+        ["median", f"{latency.median_ms:.3f} ms, batch {latency.batch_size}, threads {latency.threads}"],
         ["machine", latency.machine],
         ["interpreter", latency.runtime],
     ]
