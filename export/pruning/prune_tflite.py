@@ -41,9 +41,9 @@ def prune_tflite(
     max_bytes: int | None = None,
     max_error: float | None = None,
     pattern: str | Pattern = "unstructured",
-    sparse: str | bool = "auto",
     optimize: str = "size",
     compress: str | None = None,
+    sparse: str | bool = "auto",
 ) -> PruneTfliteReport:
     """Put zeros in place of the weights of a .tflite file that its outputs miss least, and write the file anew.
 
@@ -70,11 +70,11 @@ def prune_tflite(
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: the most zeros that keep to it are taken.
         pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`.
-        sparse: As in `rewrite`: `"auto"` (the default) tries sparse forms of the new file beside the dense one,
-            True takes sparse ones only, False none.
         optimize: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with the fastest
             kernels.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+        sparse: As in `rewrite`: `"auto"` (the default) tries sparse forms of the new file beside the dense one,
+            True takes sparse ones only, False none.
 
     Returns:
         The zeros and the error of each layer, the error of each output, and what was written.

@@ -48,11 +48,11 @@ def benchmark(
     *,
     runs: int = 50,
     warmup: int = 5,
-    threads: int = 1,
-    batch_size: int = 1,
     processes: int | None = None,
     cool_down: float = 1.0,
+    threads: int = 1,
     on: Device | None = None,
+    batch_size: int = 1,
 ) -> BenchmarkReport:
     """Measure the latency and the peak memory of a file, in a process that does nothing else.
 
@@ -66,13 +66,13 @@ def benchmark(
             of 8.
         runs: The number of timed runs, at least 1. Default 50.
         warmup: The number of runs before them, at least 0. Default 5.
-        threads: Threads of the interpreter, 1 to 1024. Default 1.
-        batch_size: The number of random samples in each run, at least 1. Default 1. Not with `samples`.
         processes: The number of processes that run all of this, one after the other, at least 1. Each has another
             layout in memory, and the report gives the spread between them. None (the default) is 1 on this machine
             and 3 on a device.
         cool_down: Seconds between two processes, at least 0. Default 1.
+        threads: Threads of the interpreter, 1 to 1024. Default 1.
         on: The device, such as `Remote("pi@raspberrypi")`; None (the default) is this machine.
+        batch_size: The number of random samples in each run, at least 1. Default 1. Not with `samples`.
 
     Returns:
         A report with the milliseconds of the runs, and the largest memory of a process, which includes Python, NumPy

@@ -36,8 +36,8 @@ def verify(
     *,
     labels: np.ndarray | Sequence[int] | None = None,
     tolerance: float = 1e-4,
-    timeout: float = 120,
     on: Device | None = None,
+    timeout: float = 120,
 ) -> VerifyReport:
     """Run a file in a separate process, and compare its outputs with the expected ones.
 
@@ -57,8 +57,8 @@ def verify(
             the accuracy, which does not decide whether the file passes. Default None.
         tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of the output, at
             least 0. Default 1e-4.
-        timeout: Seconds after which the process is stopped and the file fails. Default 120.
         on: The device that runs the file, such as `Remote("pi@raspberrypi")`; None (the default) is this machine.
+        timeout: Seconds after which the process is stopped and the file fails. Default 120.
 
     Returns:
         A report that says whether the file passed, and if not, the reason: a crash, a refusal, or a wrong output.
