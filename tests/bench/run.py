@@ -29,6 +29,7 @@ COMMANDS = [
     ["last_update.py"],
     ["taught.py"],
     ["reconstruction.py"],
+    ["anyfile.py"],
     ["ranking.py"],
     ["putri.py"],
     ["concepts.py"],

@@ -24,6 +24,7 @@ LONG = {"best_file", "channels_and_latency", "commands", "depth", "export_a_file
 LONG |= {
     "make_zeros_fast",
     "microcontrollers",
+    "prune_a_file",
     "remove_channels",
     "train_for_int8",
     "trained_model_on_a_pi",

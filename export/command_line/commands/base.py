@@ -7,7 +7,7 @@ import contextlib
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 # The completion of a file name in each shell, as the package shtab spells it.
@@ -153,21 +153,22 @@ def target_of(options: argparse.Namespace) -> Any:
     return Micro(arena=options.arena, flash=options.flash)
 
 
-def add_saved_model(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the commands that change a saved Keras model."""
+def add_saved_model(parser: argparse.ArgumentParser, *, optional: Collection[str] = ()) -> None:
+    """Add the arguments of the commands that change a saved Keras model; some may be optional for another file."""
     add_file(parser, "source", metavar="SOURCE", help="a trained model, saved by model.save('x.keras')")
-    add_file(parser, "path", metavar="PATH", help="where the new model goes, such as small.keras")
+    count = {"nargs": "?"} if "path" in optional else {}
+    add_file(parser, "path", metavar="PATH", help="where the new model goes, such as small.keras", **count)
     parser.add_argument(
         "--data",
         metavar="X[,Y]",
-        required=True,
+        required="data" not in optional,
         help="training samples, and labels if there are some: .npy, or .npz with one array per input or output",
     )
     parser.add_argument("--validation", metavar="X,Y", help="samples and labels on which both models are measured")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order in training (default: 0)")
     parser.add_argument(
-        "--samples",
+        "--max-samples",
         type=int,
         default=512,
         metavar="N",

@@ -1,11 +1,19 @@
-"""`tfprune prune`: zeros in a saved Keras model, at once or while it trains."""
+"""`tfprune prune`: zeros in a saved Keras model, at once or while it trains, or in a .tflite file."""
 
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_saved_model
+from tfprune.export.command_line.commands.base import add_command, add_file, add_saved_model
+from tfprune.export.file.files.codec import METHODS
+from tfprune.export.file.files.model_file import is_model_file
+from tfprune.patterns import NM
+
+OF_FILES = ("samples", "compress")
+OF_MODELS = ("data", "validation", "epochs", "learning_rate", "allocation", "imports")
 
 # Options that stand for arguments of the library with other names.
 ARGUMENTS = {"validation_data": "--validation"}
@@ -14,16 +22,24 @@ ARGUMENTS = {"validation_data": "--validation"}
 def add_prune(commands: Any) -> None:
     text = (
         "Put zeros in place of the least important weights of a saved Keras model: at once, with the weights that "
-        "are left solved for by least squares, or gradually while it trains, with --epochs."
+        "are left solved for by least squares, or gradually while it trains, with --epochs. Or in a .tflite file of "
+        "any origin, with --samples: that takes neither labels nor training code."
     )
     examples = """
 tfprune prune model.keras sparse.keras --sparsity 0.8 --data x.npy
 tfprune prune model.keras sparse.keras --sparsity 0.9 --data x.npy,y.npy --epochs 10 --validation xv.npy,yv.npy
 tfprune export sparse.keras model.tflite
+tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples x.npy
 """
     parser = add_command(commands, "prune", run=_prune, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS)
-    add_saved_model(parser)
+    add_saved_model(parser, optional=("path", "data"))
+    text = (
+        "for a .tflite file: some hundred samples without labels, .npy, or .npz with one array per input; or random, "
+        "which costs accuracy"
+    )
+    add_file(parser, "--samples", metavar="FILE", help=text)
+    parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: how the new one is packed")
     parser.add_argument("--sparsity", type=float, required=True, help="the fraction of zeros, such as 0.9")
     parser.add_argument(
         "--epochs", type=int, default=0, metavar="N", help="train so long, zeros growing on the way (default: 0)"
@@ -40,9 +56,45 @@ tfprune export sparse.keras model.tflite
 
 
 def _prune(options: argparse.Namespace) -> Any:
+    if is_model_file(options.source):
+        return _prune_tflite(options)
+    _refuse(options, OF_FILES, "a .tflite file")
+    for name, value in (("PATH", options.path), ("--data", options.data)):
+        if value is None:
+            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune prune --help`.")
     from tfprune.export.keras_side.loading import load_keras
 
     load_keras()
     from tfprune.export.command_line.saved_models.prune_file import prune_file
 
     return prune_file(options)
+
+
+def _prune_tflite(options: argparse.Namespace) -> Any:
+    from tfprune.export.keras_side.loading import load_arrays
+    from tfprune.export.pruning.prune_tflite import prune_tflite
+    from tfprune.export.pruning.samples import RANDOM
+
+    _refuse(options, OF_MODELS, "a Keras model")
+    if options.samples is None:
+        raise ValueError(
+            "Expected --samples FILE for a .tflite file: some hundred inputs, without labels. Received: none. If "
+            "there are none at all, --samples random draws numbers, which costs accuracy."
+        )
+    suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
+    path = options.path or str(Path(options.source).with_suffix(suffix))
+    samples = RANDOM if options.samples == RANDOM else load_arrays(options.samples)
+    pattern: Any = options.pattern
+    group = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if group:
+        pattern = NM(int(group[1]), int(group[2]))
+    return prune_tflite(
+        options.source, path, samples, sparsity=options.sparsity, pattern=pattern, compress=options.compress
+    )
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:
+    """Refuse options that are for another kind of file."""
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    if given:
+        raise ValueError(f"Expected {' and '.join(given)} with {of} only. Received: {options.source!r}.")

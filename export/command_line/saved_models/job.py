@@ -74,7 +74,7 @@ def reading(options: Any) -> Iterator[Job]:
     files = [*options.data.split(","), *(options.validation or "").split(",")]
     check_not_read(options.path, options.source, *files)
     check_count(options.batch_size, "--batch-size", least=1)
-    check_count(options.samples, "--samples", least=1)
+    check_count(options.max_samples, "--max-samples", least=1)
     keras.utils.set_random_seed(check_count(options.seed, "--seed", least=0, most=2**32 - 1))
     has_labels = "," in options.data or options.validation is not None
     model = load_model(options.source, compiled=has_labels, imports=options.imports)

@@ -62,9 +62,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _at_once(job: Job, wrapped: keras.Model, settings: dict[str, Any], options: argparse.Namespace) -> keras.Model:
-    data = job.evidence(settings["criterion"], options.samples)
+    data = job.evidence(settings["criterion"], options.max_samples)
     tfprune.update_masks(wrapped, settings["sparsity"], allocation=settings["allocation"], data=data)
-    samples = job.data.first(options.samples).x
+    samples = job.data.first(options.max_samples).x
     return tfprune.reconstruct(wrapped, job.model, samples, batch_size=job.batch_size)[0]
 
 
@@ -77,7 +77,7 @@ def _trained(job: Job, wrapped: keras.Model, settings: dict[str, Any], options: 
         tfprune.schedules.Polynomial(settings["sparsity"], end=PRUNING_END),
         every=max(1, int(steps * PRUNING_END / LEAST_MASK_UPDATES)),
         allocation=settings["allocation"],
-        data=job.evidence(settings["criterion"], options.samples),
+        data=job.evidence(settings["criterion"], options.max_samples),
     )
     wrapped.fit(
         *job.data.parts,

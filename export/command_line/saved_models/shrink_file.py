@@ -68,15 +68,15 @@ def _in_rounds(job: Job, budget: Any, options: argparse.Namespace) -> tuple[kera
         validation_data=job.validation.parts if job.validation else None,
         criterion=options.criterion,
         round_to=options.round_to,
-        fine_tuning=tfprune.FineTuning(rounds=rounds, max_samples=options.samples),
+        fine_tuning=tfprune.FineTuning(rounds=rounds, max_samples=options.max_samples),
     )
 
 
 def _at_once(job: Job, budget: Any, options: argparse.Namespace) -> tuple[keras.Model, Report]:
     criterion = CRITERIA[options.criterion]()
-    data = job.evidence(criterion, options.samples)
+    data = job.evidence(criterion, options.max_samples)
     plan = tfprune.plan_shrink(job.model, budget, criterion=criterion, round_to=options.round_to, data=data)
     masked = tfprune.zero_channels(job.model, plan)
-    samples = job.data.first(options.samples).x
+    samples = job.data.first(options.max_samples).x
     better, _ = tfprune.reconstruct(masked, job.model, samples, batch_size=job.batch_size)
     return tfprune.shrink(better, plan), plan
