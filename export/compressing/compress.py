@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.limit import Limit, as_limit
+from tfprune.base.limit import Limit, as_limit, refuse_limit_per_class
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
@@ -173,6 +173,7 @@ def compress(
 def _read_limit(max_drop: Any) -> tuple[float, str]:
     """Return the largest drop and the name of its metric."""
     limit = as_limit(max_drop)
+    refuse_limit_per_class(limit)
     if limit.data is not None:
         raise ValueError(
             f"Expected a Limit without `data`: files are measured on `validation_data`. Received: max_drop={limit!r}."

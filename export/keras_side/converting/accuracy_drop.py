@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.limit import Limit
+from tfprune.export.comparing.damage import damage
 from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers
 from tfprune.export.device.running.inputs import arrays_of
 from tfprune.export.device.running.metrics import check_metrics, is_error, measure
@@ -32,6 +33,7 @@ class LabeledSamples:
     y: Any
     metric: str
     max_drop: float | None
+    max_drop_per_class: float | None = None
 
 
 def metric_of(limit: Limit) -> str:
@@ -69,7 +71,9 @@ def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
             "Add data=(x, y) to it."
         )
     x, y = samples_and_answers(max_drop.data, argument=DATA)
-    return LabeledSamples(read_check_on(x, inputs, argument=DATA), y, metric, max_drop.max_drop)
+    return LabeledSamples(
+        read_check_on(x, inputs, argument=DATA), y, metric, max_drop.max_drop, max_drop.max_drop_per_class
+    )
 
 
 def accuracy_drop(
@@ -113,7 +117,31 @@ def accuracy_drop(
                 f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
                 "data, or allow more with `max_drop`."
             )
+    _check_classes(outputs, run.outputs, data)
     return tuple(lost)
+
+
+def _check_classes(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], data: LabeledSamples) -> None:
+    """Refuse a file that lost too much of a class.
+
+    Raises:
+        ValueError: If it did, or the labels are not classes of one output.
+    """
+    limit = data.max_drop_per_class
+    if limit is None:
+        return
+    report = damage(expected, found, (None, data.y), max_drop_per_group=limit) if len(found) == 1 else None
+    if report is None or report.task != "classification":
+        raise ValueError(
+            f"Expected one output of classes, and their labels, for max_drop_per_class={limit:g}. Received: outputs "
+            f"{[*found]}, labels of {np.shape(data.y)}. Leave `max_drop_per_class` out."
+        )
+    if not report.passed:
+        raise ValueError(
+            f"Expected a file that loses at most max_drop_per_class={limit:g} of the accuracy of each class on the "
+            f"data of the Limit. Received: {'; '.join(report.broken)}. Nothing was written. Try another value of "
+            "`quantize`, more calibration data of these classes, or allow more."
+        )
 
 
 def file_metrics(

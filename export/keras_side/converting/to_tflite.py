@@ -131,8 +131,9 @@ def to_tflite(
             `tolerance`. Needs the extra `micro`.
         max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`. The file and the
             Keras model are both measured on this data, with `metric` by a name that `tfprune.export.evaluate` knows
-            (`"accuracy"` by default); the report has both values, and a file that loses more is refused. None (the
-            default) measures nothing.
+            (`"accuracy"` by default); the report has both values, and a file that loses more is refused. With
+            `max_drop_per_class`, a file that loses more of one class is refused, too. None (the default) measures
+            nothing.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds. Its steps are Keras' outputs,
             the conversion, the forms and their checks.

@@ -162,6 +162,7 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
             "Expected `mode` with a metric",
         ),
         ({"max_drop": Limit(0.1, data=GOOD)}, ValueError, r"Pass the data as validation_data=\(x, y\)"),
+        ({"max_drop": Limit(0.1, max_drop_per_class=0.1)}, ValueError, "without `max_drop_per_class`"),
         ({"max_drop": "little"}, TypeError, "max_drop='little'"),
         (
             {"data": Unlabelled(GOOD), "fine_tuning": FineTuning(batch_size=8)},

@@ -174,6 +174,7 @@ def test_the_page_fits_a_phone_and_a_desktop(found, tmp_path, width):
         ({"max_drop": Limit(0.01, metric="exactness")}, ValueError, "Expected metrics named"),
         ({"max_drop": Limit(0.01, metric="mae", mode="max")}, ValueError, "Expected mode='min' for 'mae'"),
         ({"max_drop": Limit(0.01, data=DATA)}, ValueError, "measured on `validation_data`"),
+        ({"max_drop": Limit(0.01, max_drop_per_class=0.1)}, ValueError, "without `max_drop_per_class`"),
         ({"max_drop": Limit(metric="mae")}, ValueError, "needs a bound"),
         ({"search": 3}, TypeError, "a tfprune.export.Search, or None. Received: search=3"),
         ({"optimize": "latency", "search": Search(jobs=2)}, ValueError, "jobs=1 with optimize='latency'"),

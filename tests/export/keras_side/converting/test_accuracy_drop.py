@@ -70,6 +70,24 @@ def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, move
     assert right < 0.85
 
 
+def test_a_file_that_loses_a_class_is_not_written(model, labels, tmp_path, moves):
+    target = tmp_path / "m.tflite"
+    limit = Limit(metric="accuracy", data=(X, labels), max_drop_per_class=0.05)
+    with pytest.raises(ValueError, match=r"max_drop_per_class=0\.05 .*class [12] lost .*Nothing was written"):
+        to_tflite(model, target, max_drop=limit, tolerance=10)
+    assert not target.exists()
+    to_tflite(model, target, max_drop=Limit(data=(X, labels), max_drop_per_class=0.9), tolerance=10)
+    found, before = Runner(target).predict(X).argmax(axis=1), model.predict(X, verbose=0).argmax(axis=1)
+    drops = [np.mean(before[labels == c] == c) - np.mean(found[labels == c] == c) for c in range(3)]
+    assert max(drops) > 0.05  # counted by hand
+
+
+def test_a_limit_of_each_class_needs_classes(model, tmp_path):
+    y = model.predict(X, verbose=0)
+    with pytest.raises(ValueError, match="one output of classes"):
+        to_tflite(model, tmp_path / "m", max_drop=Limit(metric="mae", data=(X, y), max_drop_per_class=0.1))
+
+
 def test_an_error_that_grows_is_a_loss_as_well(model, tmp_path, moves):
     y = model.predict(X, verbose=0)
     with pytest.raises(ValueError, match=r"max_drop=0\.1 of 'mae' .*a file with 0\.33.*has 0\.0000: it loses 0\.33"):
