@@ -193,7 +193,7 @@ def exporting(model: keras.Model, x: np.ndarray) -> None:
     Runner("model.tfz").run(x)  # error: attr-defined
     tfprune.export.pack("model.tflite")
     tfprune.export.pack(3)  # error: arg-type
-    tfprune.export.benchmark("model.tfz", 20)  # error: call-arg
+    tfprune.export.benchmark("model.tfz", x, 20)  # error: call-arg
 
 
 def under_the_names_of_tfmot(model: keras.Model) -> None:
