@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LISTED_FLIPS = 100
 LONGEST_NOTE = 600  # characters
+SCROLLED = '<div style="overflow-x:auto"><div style="min-width:42rem">{}</div></div>'  # wider than a phone
 GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:1.25rem"
 
 
@@ -50,7 +51,7 @@ def _groups(report: DamageReport) -> str:
         "p, corrected",
         "Harmed",
     ]
-    return rows_table(header, (_group(report, row) for row in report.rows))
+    return SCROLLED.format(rows_table(header, (_group(report, row) for row in report.rows)))
 
 
 def _group(report: DamageReport, row: DamageRow) -> list[str]:
@@ -105,4 +106,4 @@ def _flips(report: DamageReport) -> str:
         for flip in shown
     ]
     more = len(report.flips) - len(shown)
-    return rows_table(header, rows) + (f'<p class="soft">And {more:,} more.</p>' if more else "")
+    return SCROLLED.format(rows_table(header, rows)) + (f'<p class="soft">And {more:,} more.</p>' if more else "")

@@ -196,10 +196,11 @@ class DamageReport(Report):
     def overall(self) -> list[list[str]]:
         """Return the lines of a table of both sides: what is measured, before, after."""
         lines = [[self.score_name, self.number(self.before.score), self.number(self.after.score)]]
-        for name in ("calibration_error", "brier", "confidence"):
-            values = [getattr(side, name) for side in (self.before, self.after)]
+        names = {"calibration_error": "calibration error", "brier": "Brier score", "confidence": "confidence"}
+        for field_name, name in names.items():
+            values = [getattr(side, field_name) for side in (self.before, self.after)]
             if None not in values:
-                lines.append([name.replace("_", " "), *(f"{value:.4f}" for value in values)])
+                lines.append([name, *(f"{value:.4f}" for value in values)])
         return lines
 
     def flips_text(self) -> str:
