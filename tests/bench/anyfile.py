@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fashion
@@ -90,8 +91,8 @@ def accuracy(source: Path | bytes, test: tuple[np.ndarray, np.ndarray]) -> float
     return 100 * float((Runner(source, threads=2).predict(images[:TESTED]).argmax(axis=1) == labels[:TESTED]).mean())
 
 
-def measure() -> list[Row]:
-    rows, test = [], fashion.read("t10k")
+def measure() -> Iterator[Row]:
+    test = fashion.read("t10k")
     samples = fashion.read("train")[0][FIRST_SAMPLE : FIRST_SAMPLE + SAMPLES]
     for kind, bars in BARS.items():
         files = [file_of(seed, kind) for seed in range(SEEDS)]
@@ -109,10 +110,9 @@ def measure() -> list[Row]:
             each = ", ".join(f"{value:.1f}" for value in lost)
             text = f"{kind}, {sparsity:.0%} zeros, of {statistics.mean(dense):.2f} % (each seed: {each}; magnitude: "
             text += f"{statistics.mean(simple):.1f}; {statistics.median(seconds):.0f} s)"
-            rows.append(at_most(text, statistics.mean(lost), bar, unit=" points", digits=2))
+            yield at_most(text, statistics.mean(lost), bar, unit=" points", digits=2)
             if sparsity == 0.7:
-                rows.append(at_most(f"{kind}, 70 % zeros, packed", statistics.mean(ratios), 0.42, unit="x", digits=2))
-    return rows
+                yield at_most(f"{kind}, 70 % zeros, packed", statistics.mean(ratios), 0.42, unit="x", digits=2)
 
 
 def foreign(folder: Path) -> None:
@@ -139,3 +139,4 @@ if __name__ == "__main__":
     elif fashion.is_there():
         for row in measure():
             sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
+            sys.stdout.flush()
