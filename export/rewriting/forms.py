@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,6 +167,7 @@ def choose(
     check: Check,
     optimize: str,
     compress: str | None,
+    each_form: Callable[[], None] = lambda: None,
 ) -> Choice:
     """Run every form in a process of its own and take the best of those that gave the expected outputs.
 
@@ -177,12 +178,16 @@ def choose(
         optimize: "size" takes the fewest bytes as written; "latency" the fastest kernels that the form reaches,
             which is estimated from the file, not measured, and of these the fewest bytes.
         compress: How the file is to be written, as `codec.encode` takes it.
+        each_form: Called when a form was checked, to move a bar.
 
     Raises:
         ValueError: If no form passes, with the reason of the first.
     """
     checks = _Checks(inputs, check)
-    checked = [checks.check(form) for form in forms]
+    checked = []
+    for form in forms:
+        checked.append(checks.check(form))
+        each_form()
     packed = [encode(form.content, compress) for form in forms]
     passed = [index for index, report in enumerate(checked) if report.passed]
     if not passed:

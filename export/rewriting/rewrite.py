@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
@@ -47,6 +48,7 @@ def rewrite(
     compress: str | None = None,
     sparse: str | bool = "auto",
     target: str | Micro | None = None,
+    verbose: int | str = "auto",
 ) -> ExportReport:
     """Rewrite a .tflite file so that it is smaller or faster, and check its outputs against those of the old file.
 
@@ -71,6 +73,8 @@ def rewrite(
             TensorFlow Lite for Microcontrollers; a `Micro` sets budgets of RAM and flash. `source` is then a float32
             or int8 file. The new file has no zeros of the weights, which the interpreter unpacks while it runs, and
             its outputs there must equal those of `source` bit for bit. Needs the extra `micro`.
+        verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
+            terminal or a notebook, once the call has taken some seconds. It counts the forms that are checked.
 
     Returns:
         A report of the file that was written, and of its checks.
@@ -92,6 +96,7 @@ def rewrite(
     """
     destination = check_destination(path)
     check_method(compress)
+    check_verbose(verbose)
     check_form_arguments(sparse=sparse, optimize=optimize)
     micro = read_micro(target, sparse=sparse, optimize=optimize, compress=compress)
     check_suffix(destination, compress)
@@ -104,8 +109,12 @@ def rewrite(
         choice = choose_micro(content, inputs=samples, check=Check(None, allowed, ADVICE), micro=micro)
     else:
         files = candidate_files(content, name="as it was", sparse=sparse, optimize=optimize)
-        check = Check(_outputs(content, inputs), allowed, ADVICE)
-        choice = choose(files, inputs=inputs, check=check, optimize=optimize, compress=compress)
+        with Progress(1 + len(files), verbose=verbose, unit="form") as progress:
+            check = Check(_outputs(content, inputs), allowed, ADVICE)
+            progress.add()
+            choice = choose(
+                files, inputs=inputs, check=check, optimize=optimize, compress=compress, each_form=progress.add
+            )
     write_atomically(destination, choice.packed)
     size, nnz = (sum(getattr(weight, count) for weight in model.weights) for count in ("size", "nnz"))
     return export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size)

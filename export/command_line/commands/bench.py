@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from typing import Any
 
 from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_model_file, device_of
@@ -39,7 +41,8 @@ def _bench(options: argparse.Namespace) -> Any:
     from tfprune.export.device.running.benchmark import benchmark
 
     inputs = load_arrays(options.inputs) if options.inputs else None
-    with device_of(options) as device:
+    # A bar of progress is no part of the report.
+    with contextlib.redirect_stdout(sys.stderr), device_of(options) as device:
         return benchmark(
             options.model,
             samples=inputs,

@@ -131,13 +131,14 @@ def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "
                 "numbers have their type. Leave the option out, or export the Keras model."
             )
-    return rewrite(
-        options.source,
-        options.path,
-        check_on=check_on,
-        tolerance=options.tolerance,
-        optimize=options.optimize,
-        compress=options.compress,
-        sparse=SPARSE[options.sparse],
-        target=target_of(options),
-    )
+    with contextlib.redirect_stdout(sys.stderr):
+        return rewrite(
+            options.source,
+            options.path,
+            check_on=check_on,
+            tolerance=options.tolerance,
+            optimize=options.optimize,
+            compress=options.compress,
+            sparse=SPARSE[options.sparse],
+            target=target_of(options),
+        )

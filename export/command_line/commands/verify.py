@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from typing import Any
 
 from tfprune.export.command_line.commands.base import (
@@ -54,7 +56,8 @@ def _verify(options: argparse.Namespace) -> Any:
     if options.against:
         expected = _predict(load_model(options.against, imports=options.imports), inputs)
     labels = load_arrays(options.labels) if options.labels else None
-    with device_of(options) as device:
+    # A bar of progress is no part of the report.
+    with contextlib.redirect_stdout(sys.stderr), device_of(options) as device:
         return verify(options.model, inputs, expected, labels=labels, tolerance=options.tolerance, on=device)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_number
 from tfprune.base.untrusted import read_fields
@@ -53,6 +54,7 @@ def benchmark(
     threads: int = 1,
     on: Device | None = None,
     batch_size: int = 1,
+    verbose: int | str = "auto",
 ) -> BenchmarkReport:
     """Measure the latency and the peak memory of a file, in a process that does nothing else.
 
@@ -73,6 +75,8 @@ def benchmark(
         threads: Threads of the interpreter, 1 to 1024. Default 1.
         on: The device, such as `Remote("pi@raspberrypi")`; None (the default) is this machine.
         batch_size: The number of random samples in each run, at least 1. Default 1. Not with `samples`.
+        verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
+            terminal or a notebook, once the call has taken some seconds. It counts the processes.
 
     Returns:
         A report with the milliseconds of the runs, and the largest memory of a process, which includes Python, NumPy
@@ -106,7 +110,11 @@ def benchmark(
     if samples is not None:
         settings["batch_size"] = _given_batch_size(arrays, batch_size)
     found = []
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+    check_verbose(verbose)
+    with (
+        tempfile.TemporaryDirectory(prefix="tfprune-") as folder,
+        Progress(processes, verbose=verbose, unit="process") as progress,
+    ):
         write_job(folder, "job", settings={**settings, "form": form}, arrays=arrays)
         Path(folder, MODEL).write_bytes(data)
         for process in range(processes):
@@ -116,6 +124,7 @@ def benchmark(
             if not completed.ok:
                 raise ValueError(_failure(completed.reason.replace(source_name(data), source_name(source))))
             found.append(_read_measured(folder))
+            progress.add()
     return _report(found, file_bytes=len(read_source(source)), settings=settings)
 
 

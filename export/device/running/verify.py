@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.base.untrusted import read_fields
@@ -38,6 +39,7 @@ def verify(
     tolerance: float = 1e-4,
     on: Device | None = None,
     timeout: float = 120,
+    verbose: int | str = "auto",
 ) -> VerifyReport:
     """Run a file in a separate process, and compare its outputs with the expected ones.
 
@@ -59,6 +61,8 @@ def verify(
             least 0. Default 1e-4.
         on: The device that runs the file, such as `Remote("pi@raspberrypi")`; None (the default) is this machine.
         timeout: Seconds after which the process is stopped and the file fails. Default 120.
+        verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
+            terminal or a notebook, once the call has taken some seconds. It counts the seconds up to `timeout`.
 
     Returns:
         A report that says whether the file passed, and if not, the reason: a crash, a refusal, or a wrong output.
@@ -83,7 +87,9 @@ def verify(
             raise ValueError(f"Expected the samples of `{name}`. Received: samples=None.")
     classes = None if labels is None else check_labels(labels)
     check_number(tolerance, "tolerance", least=0)
-    run = run_in_child(source, samples, timeout=timeout, on=on)
+    check_verbose(verbose)
+    with Progress(int(timeout), verbose=verbose, unit="second") as progress:
+        run = run_in_child(source, samples, timeout=timeout, on=on, each_second=progress.add)
     report = compare_run(run, expected, tolerance=tolerance)
     if run.reason or classes is None:
         return report
@@ -113,7 +119,14 @@ class Run(NamedTuple):
     reason: str = ""
 
 
-def run_in_child(source: Source, inputs: Any, *, timeout: float, on: Device | None = None) -> Run:
+def run_in_child(
+    source: Source,
+    inputs: Any,
+    *,
+    timeout: float,
+    on: Device | None = None,
+    each_second: Callable[[], None] | None = None,
+) -> Run:
     """Run a file in a process of its own; a crash there is a reason here.
 
     Args:
@@ -121,8 +134,9 @@ def run_in_child(source: Source, inputs: Any, *, timeout: float, on: Device | No
         inputs: What `Runner.predict` takes, or None for random numbers, the same each time.
         timeout: Seconds after which the process is stopped.
         on: The device that runs it; None is this machine.
+        each_second: Called once in each second that it runs on this machine, to move a bar.
     """
-    run_there = runner_on(on)
+    run_there = runner_on(on, each_second=each_second)
     data = read_model(source)
     form, arrays = inputs_to_job(inputs)
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:

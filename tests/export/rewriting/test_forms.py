@@ -97,7 +97,7 @@ def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
     (slower,) = [row for row in choice.candidates if row.name == "float32"]
     assert slower.reason.startswith("reaches dense kernels, the one taken kernels for blocks (")
-    printed = str(export_report("net.tflite", choice, nnz=1, size=1))
+    printed = str(export_report("net.tflite", choice, source="net.tflite", nnz=1, size=1))
     assert "kernels for blocks (TFLite's own kernels in ai-edge-litert 2.3, on any processor)" in printed
 
 
