@@ -28,7 +28,7 @@ class FewShotStage(Spec):
 
     Example:
         >>> from tfprune.allocation import LayerThreshold
-        >>> FewShotStage(LayerThreshold(base=0.4), episodes=500).episodes
+        >>> FewShotStage(LayerThreshold(threshold=0.4), episodes=500).episodes
         500
     """
 
