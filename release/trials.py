@@ -51,7 +51,8 @@ def train() -> None:
     np.save("x.npy", x)
     assert "Written" in command("prune", "model.keras", "sparse.keras", "--sparsity", "0.8", "--data", "x.npy")
     assert (
-        "True" in command("verify", "model.tflite", "--against", "model.keras", "--inputs", "x.npy", "--json").title()
+        "True"
+        in command("verify", "model.tflite", "--against", "model.keras", "--samples", "x.npy", "--json").title()
     )
 
 

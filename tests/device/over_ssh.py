@@ -39,7 +39,7 @@ def main() -> int:
         python.chmod(0o755)
         inputs, server = _files(folder), Loopback(folder)
         device = ["--on", server.address, "--python", str(python), "--ssh", " ".join(server.options())]
-        compared = ["--against", str(folder / "net.keras"), "--inputs", str(inputs)]
+        compared = ["--against", str(folder / "net.keras"), "--samples", str(inputs)]
         timed = [str(folder / "net.tflite"), *sys.argv[2:]]
         codes = [cli.main(["bench", path, *device, "--runs", "20"]) for path in timed]
         codes.append(cli.main(["verify", timed[0], *device, *compared]))

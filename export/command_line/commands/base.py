@@ -22,7 +22,9 @@ FILES = {
 
 # Attributes of the options that are no options of the command line, or have another name there.
 NOT_OPTIONS = {"command", "needs", "arguments", "whole", "model", "source", "path", "shell"}
-VALUE = re.compile(r"(?:\w+=|tfprune\.)?\b(Micro|Quantization|Limit|budget)\((.*?)\)")  # whose fields are options
+VALUE = re.compile(
+    r"(?:\w+=|tfprune\.)?\b(Micro|Quantization|Limit|Search|budget)\((.*?)\)"
+)  # whose fields are options
 ARGUMENT = re.compile(r"(?<![\w-])(\w+)=('[^']*'|None|True|False|-?\d[\d.e+-]*\d|-?\d)(?![\w'])")
 
 
@@ -94,17 +96,17 @@ def add_model_file(parser: argparse.ArgumentParser) -> None:
 
 def add_imports(parser: argparse.ArgumentParser) -> None:
     """Add the option for a model with classes of its own."""
-    text = "a module, found from this folder, that defines classes or functions of the model; may be repeated"
+    text = "module that defines custom classes or functions of the model, imported from this folder; may be repeated"
     parser.add_argument("--import", dest="imports", metavar="MODULE", action="append", default=[], help=text)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the options of the device on which a file runs."""
-    text = "run the file on this device: USER@HOST, as ssh takes it, or adb:SERIAL for a phone"
+    text = "device to run the file on: USER@HOST for ssh, or adb:SERIAL for a phone"
     parser.add_argument("--on", metavar="DEVICE", help=text)
-    text = "the Python to call there, with NumPy and an interpreter (default: python3)"
+    text = "Python on the device, with NumPy and LiteRT (default: python3)"
     parser.add_argument("--python", metavar="PATH", help=text)
-    parser.add_argument("--ssh", metavar="ARGUMENTS", help="further arguments of ssh, such as '-p 2222'")
+    parser.add_argument("--ssh", metavar="ARGUMENTS", help="additional ssh arguments, such as '-p 2222'")
 
 
 @contextlib.contextmanager
@@ -129,11 +131,11 @@ def device_of(options: argparse.Namespace) -> Iterator[Any]:
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """Add the options of the runtime that a file is for."""
-    text = "micro: a file for TensorFlow Lite for Microcontrollers (default: for phones and computers)"
+    text = "micro for TensorFlow Lite for Microcontrollers (default: phones and computers)"
     parser.add_argument("--target", choices=["micro"], help=text)
-    text = "RAM that the file may use there (needs --target micro)"
+    text = "largest RAM of the microcontroller (needs --target micro)"
     parser.add_argument("--arena", type=int, metavar="BYTES", help=text)
-    text = "bytes that the file may have there (needs --target micro)"
+    text = "largest size of the file in flash (needs --target micro)"
     parser.add_argument("--flash", type=int, metavar="BYTES", help=text)
 
 
@@ -157,21 +159,21 @@ def add_saved_model(parser: argparse.ArgumentParser, *, optional: Collection[str
     """Add the arguments of the commands that change a saved Keras model; some may be optional for another file."""
     add_file(parser, "source", metavar="SOURCE", help="a trained model, saved by model.save('x.keras')")
     count = {"nargs": "?"} if "path" in optional else {}
-    add_file(parser, "path", metavar="PATH", help="where the new model goes, such as small.keras", **count)
+    add_file(parser, "path", metavar="PATH", help="path of the new model, such as small.keras", **count)
     parser.add_argument(
         "--data",
         metavar="X[,Y]",
         required="data" not in optional,
         help="training samples, and labels if there are some: .npy, or .npz with one array per input or output",
     )
-    parser.add_argument("--validation", metavar="X,Y", help="samples and labels on which both models are measured")
+    parser.add_argument("--validation", metavar="X,Y", help="samples and labels to evaluate both models on")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order in training (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     parser.add_argument(
         "--max-samples",
         type=int,
         default=512,
         metavar="N",
-        help="of the training samples, those that scores and least squares use (default: 512)",
+        help="largest number of samples for criteria and least squares (default: 512)",
     )
     add_imports(parser)

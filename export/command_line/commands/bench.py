@@ -10,29 +10,34 @@ from typing import Any
 from tfprune.export.command_line.commands.base import add_command, add_device, add_file, add_model_file, device_of
 from tfprune.export.keras_side.loading import load_arrays
 
-# Options that stand for arguments of the library with other names.
-ARGUMENTS = {"samples": "--inputs"}
-
 
 def add_bench(commands: Any) -> None:
     text = (
-        "Measure latency and peak memory of a .tflite file in a process of its own, on this machine or with --on on "
-        "a board or a phone."
+        "Measure the latency and peak memory of a .tflite file in a separate process, here or with --on on a board "
+        "or a phone."
     )
     examples = """
 tfprune bench model.tflite --runs 200 --threads 4
 tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
 """
     parser = add_command(commands, "bench", run=_bench, text=text, extra="device", examples=examples)
-    parser.set_defaults(arguments=ARGUMENTS)
     add_model_file(parser)
-    add_file(parser, "--inputs", metavar="FILE", help="samples of one run: .npy, or .npz with one array per input")
-    parser.add_argument("--runs", type=int, default=50, help="timed runs (default: %(default)s)")
-    parser.add_argument("--warmup", type=int, default=5, help="runs before them (default: %(default)s)")
+    add_file(
+        parser,
+        "--samples",
+        metavar="FILE",
+        help="samples of each run: .npy, or .npz with one array per input (default: random numbers)",
+    )
+    parser.add_argument("--runs", type=int, default=50, help="number of timed runs (default: %(default)s)")
+    parser.add_argument(
+        "--warmup", type=int, default=5, help="number of runs before timing starts (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of the interpreter (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=1, help="samples drawn for a run (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, help="processes that do all this (default: 1 here, 3 with --on)")
-    text = "seconds of rest between two of them (default: %(default)s)"
+    parser.add_argument("--batch-size", type=int, default=1, help="random samples in each run (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, help="number of processes that repeat this (default: 1 here, 3 with --on)"
+    )
+    text = "pause between two processes (default: %(default)s)"
     parser.add_argument("--cool-down", type=float, default=1.0, metavar="SECONDS", help=text)
     add_device(parser)
 
@@ -40,7 +45,7 @@ tfprune bench model.tflite --on pi@raspberrypi --python env/bin/python
 def _bench(options: argparse.Namespace) -> Any:
     from tfprune.export.device.running.benchmark import benchmark
 
-    inputs = load_arrays(options.inputs) if options.inputs else None
+    inputs = load_arrays(options.samples) if options.samples else None
     # A bar of progress is no part of the report.
     with contextlib.redirect_stdout(sys.stderr), device_of(options) as device:
         return benchmark(
@@ -50,7 +55,7 @@ def _bench(options: argparse.Namespace) -> Any:
             warmup=options.warmup,
             threads=options.threads,
             batch_size=options.batch_size,
-            processes=options.repeats,
+            processes=options.processes,
             cool_down=options.cool_down,
             on=device,
         )

@@ -17,8 +17,8 @@ KERAS_FILES, ARRAY_FILES = (".keras", ".h5"), (".npy", ".npz")
 
 def add_compare(commands: Any) -> None:
     text = (
-        "Compare a model before and after pruning or quantizing: what each class and each group lost, with intervals "
-        "and tests, and which samples flipped. The exit code is 1 if a limit is exceeded."
+        "Compare a model before and after pruning or quantization: the accuracy that each class and group lost, with "
+        "confidence intervals and tests, and the samples that flipped. The exit code is 1 if a limit is exceeded."
     )
     examples = """
 tfprune compare before.tflite after.tflite --data x.npy,y.npy
@@ -33,20 +33,30 @@ tfprune compare before.npy after.npy --data x.npy,y.npy --html page.html
         "--data",
         metavar="X[,Y]",
         required=True,
-        help="samples, and labels: .npy, or .npz with one array per input; without labels, answers are compared",
+        help="samples and labels: .npy, or .npz with one array per input; without labels, agreement is measured",
     )
     text = "groups of samples: a .npy file, named after the group, or .npz with one array per group"
     add_file(parser, "--groups", metavar="FILE", help=text)
-    parser.add_argument("--max-drop", type=float, metavar="DROP", help="accuracy that may be lost in all: 0.01")
     parser.add_argument(
-        "--max-drop-per-group", type=float, metavar="DROP", help="accuracy that each class and group may lose: 0.05"
+        "--max-drop",
+        type=float,
+        metavar="DROP",
+        help="largest drop of the accuracy, such as 0.01 (default: no limit)",
     )
-    parser.add_argument("--output", metavar="NAME", help="the output to compare, of a model with several")
     parser.add_argument(
-        "--task", choices=["classification", "regression"], help="what the outputs are (default: inferred)"
+        "--max-drop-per-group",
+        type=float,
+        metavar="DROP",
+        help="largest drop in each class and group, such as 0.05 (default: no limit)",
     )
-    parser.add_argument("--level", type=float, default=0.95, help="coverage of the intervals (default: %(default)g)")
-    add_file(parser, "--html", metavar="PAGE", help="write a page with pictures of the flipped samples")
+    parser.add_argument("--output", metavar="NAME", help="output to compare, if the model has several")
+    parser.add_argument(
+        "--task", choices=["classification", "regression"], help="kind of the outputs (default: inferred)"
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, help="level of the intervals (default: %(default)g)"
+    )
+    add_file(parser, "--html", metavar="PAGE", help="also write an HTML page with pictures of the flipped samples")
     add_imports(parser)
 
 
@@ -67,7 +77,7 @@ def _compare(options: argparse.Namespace) -> Any:
         groups=_groups(options.groups),
         task=options.task,
         output=options.output,
-        confidence=options.level,
+        confidence=options.confidence,
         max_drop=options.max_drop,
         max_drop_per_group=options.max_drop_per_group,
     )

@@ -23,14 +23,14 @@ class Script(Report):
 
 def add_completion(commands: Any, whole: argparse.ArgumentParser) -> None:
     """Add the command; `whole` is the parser of the whole command line, which the script describes."""
-    text = "Print a script with which a shell completes the commands and options of tfprune."
+    text = "Print a script that lets a shell complete the commands and options of tfprune."
     examples = """
 tfprune completion bash > ~/.local/share/bash-completion/completions/tfprune
 tfprune completion zsh > ~/.zfunc/_tfprune    # with `fpath+=~/.zfunc` before compinit in .zshrc
 tfprune completion fish > ~/.config/fish/completions/tfprune.fish
 """
     parser = add_command(commands, "completion", run=_completion, text=text, extra="completion", examples=examples)
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh", "fish", "powershell"], help="for which shell")
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh", "fish", "powershell"], help="the shell")
     parser.set_defaults(whole=whole)
 
 

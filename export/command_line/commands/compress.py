@@ -21,9 +21,9 @@ ARGUMENTS = {"data": "--train", "validation_data": "--validation", "test_data": 
 
 def add_compress(commands: Any) -> None:
     text = (
-        "Search for the smallest or fastest .tflite file of a saved Keras model that loses at most so much accuracy: "
-        "fewer channels, zeros, 8 bits, each tried file trained, exported, run and measured. A search that was "
-        "stopped goes on when it is started again with the same folder."
+        "Search for the smallest or fastest .tflite file of a saved Keras model within a given drop of accuracy. "
+        "Each trial removes channels, prunes weights or quantizes, trains, exports a file, and measures it. Run the "
+        "same command again to continue a search that was stopped."
     )
     examples = """
 tfprune compress model.keras --train x.npy,y.npy --max-drop 0.01
@@ -42,29 +42,31 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
     parser.add_argument(
         "--validation",
         metavar="X,Y",
-        help="those that judge files (default: a tenth of --train, held out)",
+        help="samples and labels that files are chosen on (default: a tenth of --train, held out)",
     )
-    parser.add_argument("--test", metavar="X,Y", help="those on which the best files are measured at the end")
+    parser.add_argument(
+        "--test", metavar="X,Y", help="samples and labels on which the best files are measured at the end"
+    )
     _add_goal(parser)
     add_target(parser)
+    parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the whole search (default: 30)")
+    parser.add_argument("--trials", type=int, metavar="N", help="largest number of trials (default: no limit)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel trials (default: 1)")
     parser.add_argument(
-        "--minutes", type=float, default=30.0, help="how long the search may take in all (default: 30)"
-    )
-    parser.add_argument("--trials", type=int, metavar="N", help="the most recipes to try (default: no limit)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many to try at once (default: 1)")
-    parser.add_argument(
-        "--folder", default="compressed", help="where trials, files and the report go (default: compressed)"
+        "--folder", default="compressed", help="folder for trials, files and the report (default: compressed)"
     )
     add_imports(parser)
     add_device(parser)
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="samples in a batch (default: 32)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="batch size in training (default: 32)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
 
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:
-    text = "the most that a file may lose of the metric (default: 0.01, one point)"
+    text = "largest drop of the metric (default: 0.01, one point of accuracy)"
     parser.add_argument("--max-drop", type=float, default=0.01, metavar="DROP", help=text)
-    parser.add_argument("--metric", default="accuracy", help="the metric (default: accuracy)")
+    parser.add_argument("--metric", default="accuracy", help="metric that files are compared by (default: accuracy)")
     text = "search for the smallest or the fastest file (default: size)"
     parser.add_argument("--optimize", choices=["size", "latency"], default="size", help=text)
 

@@ -12,12 +12,17 @@ from tfprune.export.keras_side.loading import load_keras
 
 def add_demo(commands: Any) -> None:
     text = (
-        "Prune a small CNN to 90 %, export it, run it without TensorFlow, and search for the best file; takes about "
+        "Prune a small CNN to 90 %, export it, run it without TensorFlow, and search for the best file, in about "
         "two minutes."
     )
     examples = "tfprune demo --output demo-output"
     parser = add_command(commands, "demo", run=_demo, text=text, extra="demo", examples=examples)
-    parser.add_argument("--output", default="demo-output", metavar="DIR", help="folder for models and picture")
+    parser.add_argument(
+        "--output",
+        default="demo-output",
+        metavar="DIR",
+        help="folder for the models and the picture (default: demo-output)",
+    )
 
 
 def _demo(options: argparse.Namespace) -> Any:

@@ -22,8 +22,8 @@ ARGUMENTS = {"scheme": "--quantize"}
 
 def add_export(commands: Any) -> None:
     text = (
-        "Convert a saved Keras model to a .tflite file, wrappers stripped, or write a .tflite file anew; either way "
-        "sparse where that pays, and checked before it is written."
+        "Convert a saved Keras model, wrapped or not, to a .tflite file, or rewrite a .tflite file. The file stores "
+        "zeros sparsely where that saves bytes, and is checked before it is written."
     )
     examples = """
 tfprune export model.keras model.tflite --check-on samples.npy
@@ -34,23 +34,30 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
     parser = add_command(commands, "export", run=_export, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS)
     add_file(parser, "source", metavar="SOURCE", help="a model saved by model.save('x.keras'), or a .tflite file")
-    add_file(parser, "path", metavar="PATH", help="where the file is written, exactly as given here")
+    add_file(parser, "path", metavar="PATH", help="path of the new file, used exactly as given")
     kinds = ["float16", "dynamic", "int8", "int16x8", "int4"]
     parser.add_argument("--quantize", choices=kinds, help="number format (default: float32)")
     text = "distinct values of an 8-bit weight, 0 included, 2 to 256 (default: all)"
     parser.add_argument("--levels", type=int, help=text)
     parser.add_argument(
-        "--io-dtype", choices=["float32", "int8", "int16"], help="inputs and outputs of a file of integers"
+        "--io-dtype",
+        choices=["float32", "int8", "int16"],
+        help="type of the inputs and outputs of an integer file (default: float32)",
     )
     text = "samples for --quantize int8, int16x8 and int4: .npy, or .npz with one array per input"
     add_file(parser, "--calibration", metavar="FILE", help=text)
     parser.add_argument(
-        "--sparse", choices=[*SPARSE], default="auto", help="try sparse forms, take them only, or not (default: auto)"
+        "--sparse", choices=[*SPARSE], default="auto", help="try sparse forms, use only them, or none (default: auto)"
     )
     parser.add_argument(
-        "--optimize", choices=["size", "latency"], default="size", help="what the best form is (default: %(default)s)"
+        "--optimize",
+        choices=["size", "latency"],
+        default="size",
+        help="choose the smallest or the fastest form (default: %(default)s)",
     )
-    parser.add_argument("--compress", choices=["gzip", "xz", "packed"], help="compress it; Runner reads it directly")
+    parser.add_argument(
+        "--compress", choices=["gzip", "xz", "packed"], help="compress the file; Runner reads it directly"
+    )
     parser.add_argument("--card", action="store_true", help="also write a model card in Markdown, PATH.md")
     add_imports(parser)
     _add_checks(parser)
@@ -59,12 +66,12 @@ tfprune export model.keras model.tflite --quantize int8 --calibration samples.np
 
 def _add_checks(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "--check-on", metavar="FILE", help="samples on which the file is compared with the model")
+    parser.add_argument("--evaluate-on", metavar="X,Y", help="samples and labels, .npy, for --max-drop")
     parser.add_argument(
-        "--evaluate-on", metavar="X,Y", help="samples and labels, .npy: a file that loses accuracy on them is refused"
+        "--max-drop", type=float, help=f"largest drop of accuracy on --evaluate-on (default: {MAX_DROP})"
     )
-    parser.add_argument("--max-drop", type=float, help=f"accuracy that the file may lose (default: {MAX_DROP})")
     parser.add_argument(
-        "--tolerance", type=float, help="largest difference allowed, as a fraction of the model's largest output"
+        "--tolerance", type=float, help="largest difference, as a fraction of the model's largest output"
     )
 
 

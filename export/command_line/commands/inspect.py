@@ -10,11 +10,11 @@ from tfprune.export.file.files.destination import check_not_read
 
 
 def add_inspect(commands: Any) -> None:
-    text = "List what a .tflite file holds: inputs, outputs, operators, the zeros of each weight and what they save."
+    text = "List the inputs, outputs, operators and weights of a .tflite file, with their zeros and the bytes saved."
     examples = "tfprune inspect model.tflite\ntfprune inspect model.tfz --html page.html"
     parser = add_command(commands, "inspect", run=_inspect, text=text, extra="device", examples=examples)
     add_model_file(parser)
-    add_file(parser, "--html", metavar="PAGE", help="also write a page with pictures of the zeros, for a browser")
+    add_file(parser, "--html", metavar="PAGE", help="also write an HTML page with pictures of the zeros")
 
 
 def _inspect(options: argparse.Namespace) -> Any:

@@ -12,8 +12,8 @@ from tfprune.report import Report
 
 def add_micro(commands: Any) -> None:
     text = (
-        "Run a .tflite file in the interpreter for microcontrollers: the operators that it lacks, the flash and RAM "
-        "that the file takes, and the boards on which it fits; with --c-array, write it as C++ source."
+        "Run a .tflite file in the interpreter for microcontrollers, and list unsupported operators, the flash and "
+        "RAM that the file needs, and the boards that have as much. --c-array writes it as C++ source."
     )
     examples = """
 tfprune micro model.tflite --board pico
@@ -22,7 +22,7 @@ tfprune micro model.tflite --c-array model.cc
     parser = add_command(commands, "micro", run=_micro, text=text, extra="micro", examples=examples)
     add_model_file(parser)
     parser.add_argument("--board", metavar="NAME", help="a board to compare with, such as pico or nano33")
-    text = "where the C++ source goes, such as model.cc; the header goes beside it, as model.h"
+    text = "path of the C++ source, such as model.cc; the header model.h is written next to it"
     add_file(parser, "--c-array", metavar="FILE", help=text)
 
 

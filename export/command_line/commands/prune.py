@@ -21,9 +21,9 @@ ARGUMENTS = {"validation_data": "--validation"}
 
 def add_prune(commands: Any) -> None:
     text = (
-        "Put zeros in place of the least important weights of a saved Keras model: at once, with the weights that "
-        "are left solved for by least squares, or gradually while it trains, with --epochs. Or in a .tflite file of "
-        "any origin, with --samples: that takes neither labels nor training code."
+        "Set the least important weights of a saved Keras model to zero: in one step, which fits the remaining "
+        "weights by least squares, or gradually in training, with --epochs. With --samples, prune any .tflite file "
+        "without labels and training code."
     )
     examples = """
 tfprune prune model.keras sparse.keras --sparsity 0.8 --data x.npy
@@ -35,23 +35,32 @@ tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples x.npy
     parser.set_defaults(arguments=ARGUMENTS)
     add_saved_model(parser, optional=("path", "data"))
     text = (
-        "for a .tflite file: some hundred samples without labels, .npy, or .npz with one array per input; or random, "
-        "which costs accuracy"
+        "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input; or "
+        "random, which costs accuracy"
     )
     add_file(parser, "--samples", metavar="FILE", help=text)
-    parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: how the new one is packed")
-    parser.add_argument("--sparsity", type=float, required=True, help="the fraction of zeros, such as 0.9")
+    parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
+    parser.add_argument("--sparsity", type=float, required=True, help="fraction of zeros, such as 0.9")
     parser.add_argument(
-        "--epochs", type=int, default=0, metavar="N", help="train so long, zeros growing on the way (default: 0)"
+        "--epochs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="epochs of training, in which the sparsity grows (default: 0)",
     )
-    parser.add_argument("--learning-rate", type=float, metavar="RATE", help="of training (default: the model's own)")
     parser.add_argument(
-        "--pattern", default="unstructured", help="unstructured, or N:M such as 2:4, which some hardware needs"
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="learning rate of the training (default: that of the model)",
     )
-    parser.add_argument("--criterion", default="magnitude", help="what makes a weight important (default: magnitude)")
+    parser.add_argument(
+        "--pattern", default="unstructured", help="unstructured, or N:M such as 2:4, for hardware that needs it"
+    )
+    parser.add_argument("--criterion", default="magnitude", help="measure of importance (default: magnitude)")
     parser.add_argument(
         "--allocation",
-        help="how zeros are split over layers: uniform, erk, global or lamp (default: lamp, for N:M uniform)",
+        help="split of the zeros over the layers: uniform, erk, global or lamp (default: lamp; for N:M uniform)",
     )
 
 

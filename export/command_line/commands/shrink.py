@@ -13,8 +13,8 @@ ARGUMENTS = {name: f"--budget {name}" for name in ("flops", "parameters", "bytes
 
 def add_shrink(commands: Any) -> None:
     text = (
-        "Remove the least important channels of a saved Keras model, which makes it smaller and faster, and "
-        "solve for the weights that are left; with labels, train in between, in rounds."
+        "Remove the least important channels of a saved Keras model, which makes it smaller and faster, and fit "
+        "the remaining weights by least squares. With labels, do so in rounds and train after each."
     )
     examples = """
 tfprune shrink model.keras small.keras --budget flops=0.5 --data x.npy
@@ -29,15 +29,15 @@ tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy -
         metavar="WHAT=LIMIT",
         required=True,
         action="append",
-        help="what the new model may cost: flops, parameters, bytes or latency (in microseconds, as a float32 "
-        ".tflite file on this machine); 0.5 is half of what it costs now, 100000 an amount; may be repeated",
+        help="limit for flops, parameters, bytes or latency (in microseconds, as a float32 .tflite file on this "
+        "machine): flops=0.5 for half of the present value, bytes=100000 for an amount; may be repeated",
     )
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of removing and training (default: 3)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="number of rounds (default: 3)")
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs of training in each round (default: 1)")
-    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="keep multiples of so many channels")
     parser.add_argument(
-        "--criterion", default="magnitude", help="what makes a channel important (default: magnitude)"
+        "--round-to", type=int, default=1, metavar="N", help="keep a multiple of this number of channels (default: 1)"
     )
+    parser.add_argument("--criterion", default="magnitude", help="measure of importance (default: magnitude)")
 
 
 def _shrink(options: argparse.Namespace) -> Any:

@@ -18,31 +18,38 @@ from tfprune.export.command_line.commands.base import (
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
 # Options that stand for arguments of the library with other names.
-ARGUMENTS = {"expected": "--against", "samples": "--inputs"}
+ARGUMENTS = {"expected": "--against"}
 
 
 def add_verify(commands: Any) -> None:
     text = (
-        "Load and run a .tflite file in a process of its own, on this machine or with --on on a board or a phone; "
-        "with --against, compare it with the Keras model; with --labels, count how often it is right."
+        "Run a .tflite file in a separate process, here or with --on on a board or a phone. --against compares it "
+        "with the Keras model, and --labels reports its accuracy."
     )
     examples = """
 tfprune verify model.tflite
-tfprune verify model.tflite --against model.keras --inputs samples.npy
-tfprune verify model.tflite --inputs samples.npy --labels labels.npy
-tfprune verify model.tflite --inputs samples.npy --labels labels.npy --on pi@raspberrypi
+tfprune verify model.tflite --against model.keras --samples samples.npy
+tfprune verify model.tflite --samples samples.npy --labels labels.npy
+tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@raspberrypi
 """
     parser = add_command(commands, "verify", run=_verify, text=text, extra="device", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS)
     add_model_file(parser)
-    add_file(parser, "--against", metavar="KERAS_MODEL", help="a saved Keras model that gives the right outputs")
-    add_file(parser, "--inputs", metavar="FILE", help="samples to run: .npy, or .npz with one array per input")
-    add_file(parser, "--labels", metavar="FILE", help="the number of the class of each sample: .npy")
+    add_file(
+        parser, "--against", metavar="KERAS_MODEL", help="a saved Keras model whose outputs are the expected ones"
+    )
+    add_file(
+        parser,
+        "--samples",
+        metavar="FILE",
+        help="samples to run: .npy, or .npz with one array per input (default: random numbers)",
+    )
+    add_file(parser, "--labels", metavar="FILE", help="class number of each sample: .npy")
     parser.add_argument(
         "--tolerance",
         type=float,
         default=1e-4,
-        help="largest difference, as a fraction of the largest right output (default: %(default)g; int8: 0.1 or so)",
+        help="largest difference, as a fraction of the largest expected output (default: %(default)g; int8: about 0.1)",
     )
     add_imports(parser)
     add_device(parser)
@@ -51,7 +58,7 @@ tfprune verify model.tflite --inputs samples.npy --labels labels.npy --on pi@ras
 def _verify(options: argparse.Namespace) -> Any:
     from tfprune.export.device.running.verify import verify
 
-    inputs = load_arrays(options.inputs) if options.inputs else None
+    inputs = load_arrays(options.samples) if options.samples else None
     expected = None
     if options.against:
         expected = _predict(load_model(options.against, imports=options.imports), inputs)
@@ -63,10 +70,10 @@ def _verify(options: argparse.Namespace) -> Any:
 
 def _predict(model: Any, inputs: Any) -> Any:
     if inputs is None:
-        raise ValueError("Expected samples to compare on. Received: --against without --inputs FILE.")
+        raise ValueError("Expected samples to compare on. Received: --against without --samples FILE.")
     import tfprune
     from tfprune.export.keras_side.preparing.signature import signature
 
     plain = tfprune.strip(model)
-    signature(plain).arrays(inputs, "--inputs")  # Keras' own message would not name them
+    signature(plain).arrays(inputs, "--samples")  # Keras' own message would not name them
     return plain.predict(inputs, verbose=0)

@@ -128,7 +128,7 @@ def test_names_of_a_file_cannot_steer_the_terminal(folder, capsys, tmp_path):
         tensor.name = "\x1b[2J\x07red\u202e\n\r".encode() + tensor.name
     model.signatureDefs = None
     (tmp_path / "file").write_bytes(save_objects(model))
-    for command in (["inspect"], ["verify", "--inputs", folder / "wide.npy"], ["micro", "--c-array", "class.cc"]):
+    for command in (["inspect"], ["verify", "--samples", folder / "wide.npy"], ["micro", "--c-array", "class.cc"]):
         name, *more = command
         code, out, err = run(capsys, name, tmp_path / "file", *more)
         assert "red" in out + err or name == "micro"
@@ -145,7 +145,7 @@ def test_verify_without_samples_runs_the_file(folder, capsys):
 
 def test_verify_against_the_keras_model(folder, capsys):
     arguments = ["verify", folder / "model.tflite.gz", "--against", folder / "model.keras"]
-    code, out, _ = run(capsys, *arguments, "--inputs", folder / "samples.npy", "--json")
+    code, out, _ = run(capsys, *arguments, "--samples", folder / "samples.npy", "--json")
     assert code == 0
     assert json.loads(out)["max_abs_diff"] < 1e-5
 
@@ -156,7 +156,7 @@ def test_verify_against_another_model_fails_with_code_1(folder, capsys, tmp_path
         tmp_path / "other.keras"
     )
     arguments = ["verify", folder / "model.tflite.gz", "--against", tmp_path / "other.keras"]
-    code, out, _ = run(capsys, *arguments, "--inputs", folder / "samples.npy")
+    code, out, _ = run(capsys, *arguments, "--samples", folder / "samples.npy")
     assert code == 1
     assert "differ" in out
 
@@ -234,9 +234,12 @@ def test_without_a_command_the_usage_is_printed(capsys):
         (["export", "{samples}", "x.tflite"], ["samples.npy", "Keras"]),
         (["export", "{keras}", "{folder}/missing/x.tflite"], ["missing"]),
         (["export", "{keras}", "x.tflite", "--quantize", "int8"], ["--calibration FILE"]),
-        (["verify", "{file}", "--against", "{keras}"], ["--inputs"]),
-        (["verify", "{file}", "--against", "{keras}", "--inputs", "{wide}"], ["(samples, 6)", "--inputs", "(2, 9)"]),
-        (["verify", "{file}", "--inputs", "nowhere.npy"], ["nowhere.npy"]),
+        (["verify", "{file}", "--against", "{keras}"], ["--samples"]),
+        (
+            ["verify", "{file}", "--against", "{keras}", "--samples", "{wide}"],
+            ["(samples, 6)", "--samples", "(2, 9)"],
+        ),
+        (["verify", "{file}", "--samples", "nowhere.npy"], ["nowhere.npy"]),
         (["bench", "{file}", "--runs", "0"], ["Expected --runs to be", "Received: --runs 0."]),
         (["export", "{keras}", "x.tfz"], ["Expected --compress packed with", "Received: no --compress,"]),
         (["export", "{keras}", "x.tflite", "--compress", "xz"], ["Expected no --compress", "end in .xz"]),
@@ -381,7 +384,7 @@ def test_what_keras_says_of_a_large_configuration_is_cut_short(broken, capsys, t
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_that_cannot_be_read_are_named(name, broken, folder, capsys, tmp_path):
     file, model, target = broken / name, folder / "model.keras", tmp_path / "x.tflite"
-    check_refusal(capsys, file, SAMPLES[name], "verify", folder / "model.tflite.gz", "--inputs", file)
+    check_refusal(capsys, file, SAMPLES[name], "verify", folder / "model.tflite.gz", "--samples", file)
     check_refusal(capsys, file, "numpy.save", "export", model, target, "--check-on", file)
     check_refusal(capsys, file, "numpy.save", "export", model, target, "--quantize", "int8", "--calibration", file)
     assert list(tmp_path.iterdir()) == []

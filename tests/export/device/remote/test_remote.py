@@ -214,7 +214,7 @@ def test_devices_that_lack_something_say_what(server, tmp_path, cases):
 
 def test_the_command_line_runs_files_there(cases, server, board, capsys):
     device = ["--on", server.address, "--python", str(board / "python"), "--ssh", " ".join(server.options())]
-    settings = ["--runs", "3", "--repeats", "2", "--cool-down", "0", "--json"]
+    settings = ["--runs", "3", "--processes", "2", "--cool-down", "0", "--json"]
     assert cli.main(["bench", str(cases["dense"].path), *device, *settings]) == 0
     assert len(json.loads(capsys.readouterr().out)["medians_ms"]) == 2
     assert cli.main(["verify", str(cases["dense"].path), *device]) == 0

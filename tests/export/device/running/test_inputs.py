@@ -70,7 +70,7 @@ def test_the_command_line_runs_it_too(spectrogram, audio, tmp_path, capsys):
     (tmp_path / "model.tflite").write_bytes(spectrogram)
     np.save(tmp_path / "audio.npy", audio)
     for command in ("verify", "bench"):
-        arguments = [command, tmp_path / "model.tflite", "--inputs", tmp_path / "audio.npy", "--json"]
+        arguments = [command, tmp_path / "model.tflite", "--samples", tmp_path / "audio.npy", "--json"]
         assert main([str(argument) for argument in arguments]) == 0
         report = json.loads(capsys.readouterr().out)
         assert report.get("passed", True)
