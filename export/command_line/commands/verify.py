@@ -49,7 +49,7 @@ tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@ra
         "--tolerance",
         type=float,
         default=1e-4,
-        help="largest difference, as a fraction of the largest expected output (default: %(default)g; int8: about 0.1)",
+        help="largest difference, a fraction of the largest expected output (default: %(default)g; int8: about 0.1)",
     )
     add_imports(parser)
     add_device(parser)
