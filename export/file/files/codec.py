@@ -21,6 +21,7 @@ from tfprune.export.file.report import reason_of
 
 METHODS = ("gzip", "xz", "packed")
 SUFFIXES = {".tflite": None, ".tfz": "packed", ".gz": "gzip", ".xz": "xz"}  # what each promises; others nothing
+_OTHER_FILES = {".keras": "a Keras model", ".h5": "a Keras model", ".npy": "a NumPy array", ".npz": "NumPy arrays"}
 XZ_MEMORY_LIMIT = 2**28  # four times what the strongest preset needs; a header could ask for gigabytes
 GZIP_FORMAT = 31  # zlib's wbits: the largest window, with gzip's header and checksum
 GZIP = b"\x1f\x8b"
@@ -80,12 +81,17 @@ def check_suffix(path: Path, method: str | None) -> None:
     """Refuse a path whose suffix promises other content than is written there.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it does, or the suffix is that of a Keras model or of NumPy arrays.
     """
     suffix = path.suffix.lower()
     promised = SUFFIXES.get(suffix, method)
+    right = next(suffix for suffix, content in SUFFIXES.items() if content == method)
+    if suffix in _OTHER_FILES:  # probably a trained model or data, which would be lost
+        raise ValueError(
+            f"Expected the path of a TFLite file to write. Received: path={str(path)!r}, which has the suffix of "
+            f"{_OTHER_FILES[suffix]}. Let the path end in {right}."
+        )
     if promised != method:
-        right = next(suffix for suffix, content in SUFFIXES.items() if content == method)
         raise ValueError(
             f"Expected compress={promised!r} with a path that ends in {suffix}. Received: compress={method!r}, "
             f"path={str(path)!r}. Let the path end in {right}, or pass compress={promised!r}."

@@ -339,6 +339,15 @@ def test_a_suffix_that_promises_something_else_is_refused_before_any_work(path, 
         rewrite("missing.tflite", path, compress=method)
 
 
+@pytest.mark.parametrize("name", ["big.keras", "big.H5", "big.weights.h5", "x.npy", "x.npz"])
+def test_a_trained_model_or_data_is_not_overwritten(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"trained")
+    with pytest.raises(ValueError, match=r"has the suffix of (a )?(Keras|NumPy) \w+\. Let the path end in \.tfz\."):
+        rewrite("missing.tflite", path, compress="packed")
+    assert path.read_bytes() == b"trained"
+
+
 def test_any_other_suffix_takes_any_content():
     for method, suffix in [*zip(METHODS, (".tflite", ".GZ", ".xz", ".tfz"), strict=True), ("packed", ".bin")]:
         check_suffix(Path(f"model{suffix}"), method)
