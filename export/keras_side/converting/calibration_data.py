@@ -13,7 +13,7 @@ from tfprune.export.keras_side.preparing.half_precision import HALF_TYPES
 from tfprune.export.keras_side.preparing.saved_model import states_at_start
 from tfprune.export.keras_side.preparing.signature import Signature, smallest_vocabulary
 from tfprune.keras_models.models.anatomy import Anatomy
-from tfprune.keras_models.models.batches import batches, check_kind, check_source
+from tfprune.keras_models.models.batches import batches, check_holds_arrays, check_kind, check_source
 
 MOST_SAMPLES = 500  # ranges settle long before; every sample costs an invocation and space in the job's file
 BATCH_ROWS = 32  # bounds the memory of one call of the model
@@ -111,6 +111,7 @@ def labeled_arrays(data: Any, *, inputs: int, argument: str) -> tuple[Any, Any]:
             f"Received: {received}."
         )
     x, y = data if isinstance(data, tuple) else _joined(data, inputs=inputs, argument=argument)
+    check_holds_arrays((x, y), argument=argument)
     sizes = sorted({len(array) for array in keras.tree.flatten((x, y))})
     if len(sizes) > 1 or sizes == [0]:
         received = " and ".join(map(str, sizes))

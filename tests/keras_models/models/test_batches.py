@@ -54,6 +54,13 @@ def test_a_graph_with_two_inputs_takes_a_list_of_arrays():
         np.testing.assert_array_equal(right, OTHER[:30])
 
 
+@pytest.mark.parametrize("inputs", [None, 1, 2])
+@pytest.mark.parametrize("data", [X.tolist(), X[:, 0].tolist(), (X.tolist(), Y.tolist()), (X, Y.tolist()), [(X, 3)]])
+def test_numbers_in_lists_are_refused_by_that_name(data, inputs):
+    with pytest.raises(TypeError, match=r"arrays in `check_on`\. Received: numbers in a list .* as one NumPy array"):
+        list(batches(data, inputs=inputs, argument="check_on"))
+
+
 def test_messages_name_the_argument():
     with pytest.raises(ValueError, match="Expected `calibration` with at least one sample"):
         list(batches([], argument="calibration"))

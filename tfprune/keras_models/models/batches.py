@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -74,6 +75,7 @@ def batches(
         argument: The name that the user passed `data` under, for messages.
 
     Raises:
+        TypeError: If a batch holds numbers in lists instead of arrays.
         ValueError: If there is no sample, a batch has more parts than (x, y, sample weights), or its arrays differ
             in length.
     """
@@ -106,12 +108,26 @@ def _as_batch(value: Any, inputs: int | None, argument: str) -> Batch:
         return Batch(*keras.tree.map_structure(np.asarray, tuple(value), none_is_leaf=False))
     has_parts = isinstance(value, tuple) or (inputs == 1 and isinstance(value, list))
     parts = tuple(value) if has_parts and not _is_list_of_inputs(value, inputs) else (value,)
+    check_holds_arrays(parts, argument=argument)
     if not 1 <= len(parts) <= 3:
         raise ValueError(
             f"Expected batches (x,), (x, y) or (x, y, sample weights) in `{argument}`. Received: {len(parts)} parts."
         )
     parts = tuple(dict(part) if isinstance(part, Mapping) else part for part in parts)
     return Batch(*keras.tree.map_structure(np.asarray, parts, none_is_leaf=False))
+
+
+def check_holds_arrays(structure: Any, *, argument: str) -> None:
+    """Refuse numbers in lists, of which each would count as an array.
+
+    Raises:
+        TypeError: If there are any.
+    """
+    if any(isinstance(leaf, numbers.Number) for leaf in keras.tree.flatten(structure)):
+        raise TypeError(
+            f"Expected NumPy arrays in `{argument}`. Received: numbers in a list or tuple. Pass the numbers of each "
+            f"input as one NumPy array, such as numpy.array(x)."
+        )
 
 
 def _cut(whole: Batch, rows: int | None, argument: str) -> Iterator[Batch]:

@@ -196,6 +196,12 @@ def test_what_holds_no_batches_is_refused(read, argument, data):
         read(data, ONE)
 
 
+@pytest.mark.parametrize(("read", "argument"), [(read_calibration, "calibration"), (read_check_on, "check_on")])
+def test_numbers_in_a_list_are_refused_by_that_name(read, argument):
+    with pytest.raises(TypeError, match=f"arrays in `{argument}`. Received: numbers in a list .* as one NumPy array"):
+        read(X[:24].tolist(), ONE)
+
+
 BATCHES = [(X[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
 
 
@@ -222,6 +228,7 @@ def test_labeled_data_of_several_inputs_are_joined_for_each():
         ([(X, LABELS), (LEFT, LABELS)], ValueError, "one shape in `train_data`"),
         ([], ValueError, "at least one sample"),
         (X, TypeError, "`train_data` to be a tuple"),
+        ((X.tolist(), LABELS.tolist()), TypeError, "arrays in `train_data`. Received: numbers in a list"),
         ("x.npy", TypeError, "`train_data` to be a tuple"),
     ],
 )
