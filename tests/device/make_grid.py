@@ -10,7 +10,7 @@ from make_files import make_all, write_arrays
 from models import MODELS, Network, network
 
 from tfprune.export import to_tflite
-from tfprune.export.keras_side.converting.to_tflite import TOLERANCES
+from tfprune.export.device.running.format_tolerance import TOLERANCES
 
 # What the dense column and the sparse one ask for; "auto" may still find that dense is better.
 CHOICES: dict[str, dict[str, Any]] = {"no": {"sparse": False}, "yes": {"sparse": "auto", "optimize": "latency"}}

@@ -48,8 +48,7 @@ tfprune verify model.tflite --samples samples.npy --labels labels.npy --on pi@ra
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
-        help="largest difference, a fraction of the largest expected output (default: %(default)g; int8: about 0.1)",
+        help="largest difference, a fraction of the largest expected output (default: by the file's number format)",
     )
     add_imports(parser)
     add_device(parser)

@@ -18,12 +18,14 @@ from tfprune.base.untrusted import read_fields
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
 from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job, random_inputs
 from tfprune.export.device.running.metrics import check_labels, classification_accuracy
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.device.running.verify_report import VerifyReport
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
+from tfprune.export.file.tflite.reader import read
 
 MODEL = "model.tflite"
 SMALLEST_SCALE = 1e-6  # outputs that are all zero, or nearly so, are compared as if the largest were this
@@ -36,7 +38,7 @@ def verify(
     expected: Any = None,
     *,
     labels: np.ndarray | Sequence[int] | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     on: Device | None = None,
     timeout: float = 120,
     verbose: int | str = "auto",
@@ -58,7 +60,8 @@ def verify(
         labels: The number of the class of each sample, (samples,), for a file that classifies: the report then has
             the accuracy, which does not decide whether the file passes. Default None.
         tolerance: The largest difference allowed, as a fraction of the largest expected magnitude of the output, at
-            least 0. Default 1e-4.
+            least 0. None (the default) chooses it by the number format of the file, as `to_tflite` does: 1e-4 for
+            float32, 1e-2 for float16, 0.1 for dynamic and int16x8, 0.35 for int8, 0.5 for int4.
         on: The device that runs the file, such as `Remote("pi@raspberrypi")`; None (the default) is this machine.
         timeout: Seconds after which the process is stopped and the file fails. Default 120.
         verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
@@ -86,10 +89,14 @@ def verify(
         if samples is None and value is not None:
             raise ValueError(f"Expected the samples of `{name}`. Received: samples=None.")
     classes = None if labels is None else check_labels(labels)
-    check_number(tolerance, "tolerance", least=0)
+    if tolerance is not None:
+        check_number(tolerance, "tolerance", least=0)
     check_verbose(verbose)
     with Progress(int(timeout), verbose=verbose, unit="second") as progress:
         run = run_in_child(source, samples, timeout=timeout, on=on, each_second=progress.add)
+    if tolerance is None:
+        is_compared = expected is not None and not run.reason
+        tolerance = format_tolerance(read(read_model(source))) if is_compared else TOLERANCES[None]
     report = compare_run(run, expected, tolerance=tolerance)
     if run.reason or classes is None:
         return report

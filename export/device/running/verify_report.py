@@ -18,7 +18,8 @@ class VerifyReport(Report):
         max_abs_diff: The largest difference in the output that differs most relative to its scale; None if nothing
             could be compared.
         scale: The largest expected magnitude in that output; None if nothing could be compared.
-        tolerance: The difference that is allowed, relative to the scale.
+        tolerance: The difference that is allowed, relative to the scale, as given or by the format of the file; of no
+            meaning where nothing was compared.
         runtime: The interpreter that ran the file, and its version; empty if none started.
         accuracy: The fraction of samples whose largest output is that of their class; None without labels.
 

@@ -12,6 +12,7 @@ from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
+from tfprune.export.device.running.format_tolerance import TOLERANCES
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.tflite.reader import read
@@ -48,9 +49,6 @@ from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 
 _log = logging.getLogger(__name__)
 
-# Relative to the largest Keras output. Right files were seen to differ by 2e-6, 2e-3, 0.02 and 0.26 at most (the last
-# an untrained LSTM on integers, 0.03 without recurrent layers), files with shuffled weights by 0.7 at least.
-TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.35, "int16x8": 0.1, "int4": 0.5}
 # Of models that compute in half precision, whose outputs are less exact than those of the file.
 HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
 # Of the float file beside an int8 one: rounding in float32 moves the outputs of an untrained deep network by 1e-4.

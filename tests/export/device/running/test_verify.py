@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from tfprune.export.device.processes.child_process import Completed
 from tfprune.export.device.running import verify as verify_module
+from tfprune.export.device.running.format_tolerance import TOLERANCES, format_tolerance
 from tfprune.export.device.running.verify import verify
 from tfprune.export.file.files.codec import encode
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.check_converted import kernels_read, missing_zeros
+from tfprune.export.keras_side.converting.quantization import INTEGERS
+from tfprune.export.keras_side.converting.to_tflite import to_tflite
 
 
 def test_a_right_file_passes(cases):
@@ -95,7 +98,7 @@ def test_a_crash_or_an_endless_run_fails(cases, monkeypatch):
         seen.update(module=module, timeout=timeout)
         return Completed(ok=False, reason="killed by SIGSEGV", output="")
 
-    monkeypatch.setattr(verify_module, "runner_on", lambda on: crash)
+    monkeypatch.setattr(verify_module, "runner_on", lambda on, each_second: crash)
     report = verify(case.path, samples=case.inputs, timeout=7)
     assert (report.passed, report.reason) == (False, "killed by SIGSEGV")
     assert seen == {"module": "tfprune.export.device.running.verify", "timeout": 7}
@@ -231,3 +234,26 @@ def test_kernels_match_in_any_order_and_more_zeros_are_welcome(zeros, data):
     kept[kept.index(max(kept))] = min(zeros) - 1
     lost = missing_zeros(graph_with(*kept), [(str(place), 100, count) for place, count in enumerate(zeros)])
     assert lost
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("dense", 1e-4), ("int8", 0.35), ("int8_float_io", 0.35)])
+def test_the_default_tolerance_is_that_of_the_number_format(cases, name, allowed):
+    case = cases[name]
+    report = verify(case.path, samples=case.inputs, expected=case.expected)
+    assert (report.passed, report.tolerance) == (True, allowed), report.reason
+    assert f"tolerance       {allowed:g}\n" in str(report)
+    assert not verify(case.path, samples=case.inputs, expected=2 * case.expected).passed
+
+
+@pytest.mark.parametrize("quantize", [None, "float16", "dynamic", "int8", "int16x8", "int4"])
+def test_formats_are_read_from_files(quantize, tmp_path):
+    """The truth is the argument that made the file. A table of 8 bits is looked up, which is not computing."""
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).integers(0, 50, (40, 32)).astype(np.int32)
+    layers = [keras.Input((32,), dtype="int32"), keras.layers.Embedding(50, 32), keras.layers.Flatten()]
+    if quantize == "int16x8":  # the converter takes no whole numbers with it
+        samples, layers = samples / np.float32(50), [keras.Input((32,)), keras.layers.Dense(64)]
+    path = tmp_path / "model.tflite"
+    model = keras.Sequential([*layers, keras.layers.Dense(16)])
+    to_tflite(model, path, quantize=quantize, calibration=samples if quantize in INTEGERS else None, sparse=False)
+    assert format_tolerance(read(path.read_bytes())) == TOLERANCES[quantize]

@@ -11,10 +11,11 @@ from ai_edge_litert.interpreter import Interpreter
 from styles import COPIED, Neither
 
 import tfprune
+from tfprune.export.device.running.format_tolerance import TOLERANCES
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.quantization import INTEGERS, Quantization
-from tfprune.export.keras_side.converting.to_tflite import TOLERANCES, to_tflite
+from tfprune.export.keras_side.converting.to_tflite import to_tflite
 from tfprune.export.rewriting import forms
 
 layers = keras.layers
