@@ -55,7 +55,11 @@ TensorFlow's start-up messages are hidden. TF_CPP_MIN_LOG_LEVEL=0 tfprune COMMAN
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 1 if a check failed, or 2 if it could not be done."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if "command" not in options:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         with _orderly_end():
             report = options.command(options)
@@ -103,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tfprune {tfprune.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add_command in COMMANDS:
         add_command(commands)
     add_completion(commands, parser)

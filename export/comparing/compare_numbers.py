@@ -38,7 +38,12 @@ def compare_numbers(compared: Comparable, groups: list[SampleGroup], *, level: f
         for group in groups
     ]
     worst = [index for index in np.argsort(-grown, kind="stable")[:LISTED_ERRORS] if grown[index] > 0]
-    notes = ("Without labels the errors are differences from `before`.",) if compared.labels is None else ()
+    notes = [] if compared.labels is not None else ["Without labels the errors are differences from `before`."]
+    if notes and compared.before.ndim == 2:
+        notes.append(
+            'If the outputs are scores of classes, such as logits, compare the classes: `task="classification"` '
+            "(`tfprune compare --task classification`)."
+        )
     return DamageReport(
         task="regression",
         samples=len(grown),
@@ -56,5 +61,5 @@ def compare_numbers(compared: Comparable, groups: list[SampleGroup], *, level: f
             for index in worst
         ),
         level=float(level),
-        notes=notes,
+        notes=tuple(notes),
     )

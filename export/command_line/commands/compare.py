@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tfprune.export.command_line.commands.base import add_command, add_file, add
 from tfprune.export.file.files.destination import check_destination, check_not_read
 from tfprune.export.keras_side.loading import load_arrays, load_model
 
+NO_LIMIT = "No limit was set: with --max-drop the exit code is 1 if more is lost."
 KERAS_FILES, ARRAY_FILES = (".keras", ".h5"), (".npy", ".npz")
 
 
@@ -83,6 +85,8 @@ def _compare(options: argparse.Namespace) -> Any:
     )
     if options.html:
         report.save_html(options.html)
+    if options.max_drop is None and options.max_drop_per_group is None:
+        return replace(report, notes=(*report.notes, NO_LIMIT))
     return report
 
 

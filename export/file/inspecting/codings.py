@@ -22,7 +22,7 @@ TITLES = {
     "offsets": "CSR, offsets",
     "csr": "CSR, indices",
     "entropy": "entropy bound",
-    "file": "in the file",
+    "file": "as in the .tflite",
     "best": "best of each weight",
 }
 
@@ -35,8 +35,8 @@ class Coding(Report):
         name: `dense`: every entry. `mask`: one bit for each entry, and the non-zero values. `offsets`: rows of
             non-zero values, each with the number of zeros before it in its row; a longer run of zeros forces a zero
             to be stored as a value. `csr`: the same with the index in the row. `entropy`: what no coder can beat that
-            codes runs of zeros and values one by one. `file`: as the file has it. `best`, in sums: each weight in the
-            smallest of the first four.
+            codes runs of zeros and values one by one. `file`: as the plain .tflite file has it. `best`, in
+            sums: each weight in the smallest of the first four.
         value_bytes: Bytes of the values, for `offsets` with the zeros that are stored among them.
         index_bytes: Bytes that say where the values belong; for rows also where each begins.
         bits: Width of one offset or index; None where there are none, or several widths in a sum.

@@ -133,6 +133,9 @@ class ModelReport(Report):
             ]
             for coding in self.codings
         ]
+        if self.file_bytes != self.unpacked_bytes:
+            share = f"{self.file_bytes / dense:.1%}" if dense else "-"
+            lines.append(["whole packed file", "", "", f"{self.file_bytes:,}", share, ""])
         header = ["all weights", "values", "positions", "bytes", "of dense", "zeros stored"]
         return table(header, lines)
 

@@ -218,11 +218,10 @@ def test_help_and_version_load_neither_keras_nor_tensorflow(arguments):
     assert loaded.isdisjoint({"keras", "tensorflow"})
 
 
-def test_without_a_command_the_usage_is_printed(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([])
-    assert stopped.value.code == 2
-    assert "usage: tfprune" in capsys.readouterr().err
+def test_without_a_command_the_help_is_printed(capsys):
+    code, out, err = run(capsys)
+    assert (code, out) == (2, "")
+    assert err == ask(capsys, "--help")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,10 @@ def run(capsys, *arguments):
 def test_it_prints_the_report(files, capsys):
     code, out, _ = run(capsys, "before.npy", "after.npy", "--data", "x.npy,y.npy", "--groups", "room.npy")
     expected = damage(BEFORE, AFTER, (RNG.random((400, 8, 8)), LABELS), groups={"room": LABELS % 2})
-    assert (code, out) == (0, f"{expected}\n")
+    assert (code, out) == (
+        0,
+        f"{expected}\n\nNo limit was set: with --max-drop the exit code is 1 if more is lost.\n",
+    )
     code, out, _ = run(capsys, "before.npy", "after.npy", "--data", "x.npy", "--json")
     assert code == 0
     assert json.loads(out)["task"] == "agreement"
@@ -46,6 +49,18 @@ def test_the_exit_code_says_whether_limits_are_kept(options, expected, files, ca
     code, out, _ = run(capsys, "before.npy", "after.npy", "--data", "x.npy,y.npy", *options)
     assert code == expected
     assert ("Limit exceeded" in out) == bool(expected)
+    assert "No limit was set" not in out
+
+
+def test_logits_without_labels_name_the_option_that_compares_classes(files, capsys):
+    np.save("before.npy", 5 * BEFORE - 1)
+    np.save("after.npy", 5 * AFTER - 1)
+    out = run(capsys, "before.npy", "after.npy", "--data", "x.npy")[1]
+    assert "mean absolute error" in out
+    assert "--task classification" in out
+    out = run(capsys, "before.npy", "after.npy", "--data", "x.npy", "--task", "classification")[1]
+    assert "agreement" in out
+    assert "--task" not in out
 
 
 def test_the_page_is_written(files, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,9 @@ def test_the_tables_show_weights_sums_and_codings():
     assert found["CSR, offsets"] == ["251", "157", "408", "40.8%", "1"]
     assert found["best of each weight"] == ["250", "125", "375", "37.5%", "0"]
     assert found["entropy bound"][1:] == ["200", "100", "300", "30.0%"]
+    assert found["as in the .tflite"][1:] == ["1,000", "0", "1,000", "100.0%"]
+    assert found["whole packed file"][-2:] == ["900", "90.0%"]
+    assert "whole packed" not in str(replace(MODEL, file_bytes=4000))
 
 
 def test_the_report_turns_into_json_with_every_coding():
