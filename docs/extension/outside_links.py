@@ -18,6 +18,7 @@ PAGES = {
     "sample_apps": "gallery/index.md",
     "sample_apps/README.md": "gallery/index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "CONTRIBUTING.md#how-to-add": "contributing.md#how-to-add",
     "CHANGELOG.md": "changelog.md",
 }
 LINK = re.compile(r"(?<!!)\[([^\[\]]+)\]\(((?:\.\./)+[^()\s]+)\)")
