@@ -92,6 +92,27 @@ def test_pruning_under_a_low_learning_rate_warns_once(rates, schedule, step):
         assert TOO_LOW in messages[0] and f"at step {step}, where" in messages[0]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "every", "message"),
+    [
+        (Polynomial(0.8, end=22), 100, "only once in this schedule of 22 steps, from 0 to 0.8. .*, pass every=4."),
+        (Polynomial(0.8, begin=4, end=24), 10, "only twice in this schedule of 20 steps, .*, pass every=4."),
+        (Polynomial(0.8, end=0.5), 100, "only once in this schedule of 20 steps, .*, pass every=4."),
+        (Polynomial(0.8, end=1), 100, "ends after the first step: end=1 is one step. .* pass end=1.0."),
+        (Constant(0.8, end=1), 1, "ends after the first step: end=1 is one step. .* pass end=1.0."),
+        (Polynomial(0.8, end=22), 4, None),
+        (Polynomial(0.8, end=1.0), 8, None),
+        (Constant(0.8, begin=4, end=30), 100, None),  # no rise to spread
+        (Constant(0.8), 100, None),
+    ],
+)
+def test_a_schedule_that_is_a_jump_warns_with_what_to_pass(schedule, every, message):
+    messages = warned(make(), tfprune.PruningCallback(schedule, every=every))
+    assert len(messages) == (message is not None)
+    if message is not None:
+        assert re.search(message, messages[0])
+
+
 class Reached(keras.callbacks.Callback):
     """Note sparsity and learning rate after each step."""
 

@@ -22,6 +22,7 @@ from tfprune.masking.training.check_before_training import NOTICEABLE, check_bef
 from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
 from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_training_budget
+from tfprune.masking.training.start_of_fit import came_back, ended_before, schedule_slips
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
 from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
 from tfprune.schedules import Schedule, check_schedule
@@ -39,7 +40,8 @@ class PruningCallback(keras.callbacks.Callback):
     trained. The sparsity is in `logs` as `sparsity`, and so in `History`, the progress bar and the callbacks listed
     after this one. If the first batch builds the model, masks are checked and set after it.
 
-    It warns, with the numbers, if training ends before the schedule does; if the first update brings pruned weights
+    It warns, with the numbers, if the schedule is only a jump, because `every` is too large for its steps or `end` is
+    the int 1; if training ends before the schedule does; if the first update brings pruned weights
     back, because the model was sparser than the schedule; if the sparsity rises while the learning rate is below a
     tenth of its peak in this fit, which costs accuracy that training cannot recover (once per fit); if frozen layers
     get no zeros, at the start and at the end; and, after all other callbacks, if one of them brought back or saved as
@@ -155,14 +157,17 @@ class PruningCallback(keras.callbacks.Callback):
         self._update(self._first)
         end = self._schedule.end
         if end is not None and self._first > end and self._sparsity < self._schedule.target:
-            warnings.warn(
-                f"The pruning schedule ended at step {end}, and training starts at step {self._first} (counted by "
-                f"model.optimizer.iterations): the sparsity stays at {self._sparsity:.4f} instead of "
-                f"{self._schedule.target:.4f}. Begin the schedule at step {self._first} or later.",
-                stacklevel=2,
-            )
+            message = ended_before(self._first, end=end, sparsity=self._sparsity, target=self._schedule.target)
+            warnings.warn(message, stacklevel=2)
 
     def _in_steps(self, schedule: Schedule) -> Schedule:
+        """Resolve fractions of this fit, and warn if the schedule is a jump."""
+        resolved = self._resolved(schedule)
+        for message in schedule_slips(schedule, resolved, every=self.every, first=self._first):
+            warnings.warn(message, stacklevel=2)
+        return resolved
+
+    def _resolved(self, schedule: Schedule) -> Schedule:
         """Resolve fractions of this fit, the epochs before its first one included."""
         if not any(isinstance(value, float) for value in (schedule.begin, schedule.end)):
             return schedule
@@ -213,13 +218,8 @@ class PruningCallback(keras.callbacks.Callback):
             self._sparsity = masked_sparsity(self.model)
             _log.debug("step %d: sparsity %.4f", step, self._sparsity)
             if self._sparsity < before - NOTICEABLE and not self._has_updated:
-                warnings.warn(
-                    f"The model was sparser than the schedule says, and pruned weights came back: {before:.4f} "
-                    f"before this fit, {self._sparsity:.4f} at step {step}. Steps are counted by "
-                    f"model.optimizer.iterations, which starts at 0 again when the model is compiled. To keep the "
-                    f"sparsity pass Constant({before:.4g}), to go on from it Polynomial(..., initial={before:.4g}).",
-                    stacklevel=2,
-                )
+                message = came_back(step, before=before, sparsity=self._sparsity)
+                warnings.warn(message, stacklevel=2)
             self._has_updated = True
 
     def _schedules(self) -> list[Schedule]:
