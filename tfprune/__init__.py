@@ -140,7 +140,9 @@ _NAMES = [name for table in (_ROOMS, _ALIASES) for names in table.values() for n
 __all__ = ["__version__", *_NAMES, *_MODULES]  # noqa: PLE0604
 
 if not TYPE_CHECKING:
-    __getattr__, __dir__ = lazy_names(__name__, _ROOMS, elsewhere=_ALIASES, modules=_MODULES)
+    __getattr__, __dir__ = lazy_names(
+        __name__, _ROOMS, elsewhere=_ALIASES, modules=_MODULES, beside=["export", "tfmot"]
+    )
 
 # Keras finds what was saved by its class, so it has to know it before `load_model` runs.
 if sys.modules.get("keras"):  # None where a program blocks it

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfprune.base.spec import Spec, check_count, check_number, check_sparsity
 
@@ -255,3 +255,14 @@ class Constant(Schedule):
 
     def sparsity_at(self, step: int) -> float:
         return self.sparsity if step >= self.begin else 0.0
+
+
+_OF_TFMOT = {"PolynomialDecay": "Polynomial", "ConstantSparsity": "Constant"}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        advice = ""
+        if name in _OF_TFMOT:
+            advice = f". Use {__name__}.{_OF_TFMOT[name]}, or tfprune.tfmot.{name} with prune_low_magnitude."
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")

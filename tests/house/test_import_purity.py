@@ -73,6 +73,10 @@ def test_keras_knows_the_classes_of_saved_models_once_tfprune_is_imported_after_
     assert run(f"import keras, tfprune; print({found})") == str(names)
 
 
+def test_advice_on_an_unknown_name_loads_no_keras():
+    assert loaded("import tfprune; hasattr(tfprune, 'prune'), hasattr(tfprune, 'to_tflite')") == []
+
+
 def test_names_of_the_export_half_are_there_after_importing_tfprune_alone():
     assert run("import tfprune; print(tfprune.export.Runner.__name__)") == "Runner"
     assert loaded("import tfprune; tfprune.export.Runner") == []  # the device has neither Keras nor TensorFlow
@@ -90,4 +94,9 @@ def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'tfprune' has no attribute 'prune'"):
         tfprune.prune  # noqa: B018
     assert not hasattr(tfprune, "spec_of")
+    for home, name in [("tfmot", "strip_pruning"), ("tfmot", "prune_low_magnitude"), ("export", "to_tflite")]:
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'\. Use tfprune\.{home}\.{name}\.$"):
+            getattr(tfprune, name)
+    with pytest.raises(AttributeError, match=r"Use tfprune\.schedules\.Polynomial, or tfprune\.tfmot"):
+        tfprune.schedules.PolynomialDecay  # noqa: B018
     assert dir(tfprune) == sorted({*tfprune.__all__} - {"__version__"})

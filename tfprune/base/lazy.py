@@ -14,6 +14,7 @@ def lazy_names(
     *,
     elsewhere: Mapping[str, Iterable[str]] | None = None,
     modules: Iterable[str] = (),
+    beside: Iterable[str] = (),
     package: str | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a module whose public names live in other modules.
@@ -24,6 +25,7 @@ def lazy_names(
             `pruned.py` there, and so on.
         elsewhere: Names by their module, which has another name.
         modules: Public modules of the package.
+        beside: Those of the modules with lazy names, where a user may look for a name that is not here.
         package: The package that the rooms and modules are in. None (the default) is the facade itself.
 
     Example:
@@ -41,9 +43,15 @@ def lazy_names(
             return importlib.import_module(f"{package}.{name}")
         if name in homes:
             return getattr(importlib.import_module(homes[name]), name)
-        raise AttributeError(f"module {facade!r} has no attribute {name!r}")
+        advice = "" if name.startswith("_") else _advice(name, [f"{package}.{module}" for module in beside])
+        raise AttributeError(f"module {facade!r} has no attribute {name!r}{advice}")
 
     return getattribute, lambda: sorted({*homes, *offered})
+
+
+def _advice(name: str, modules: Iterable[str]) -> str:
+    homes = [module for module in modules if name in dir(importlib.import_module(module))]
+    return f". Use {homes[0]}.{name}." if homes else ""
 
 
 def module_of(name: str) -> str:
