@@ -69,6 +69,7 @@ class ExportReport(Report):
         lost: How much worse the file is than the Keras model, for each output, if samples for that were given.
         micro: What a file for microcontrollers takes there; None for other files.
         source: The name of the Keras model, or of the file, that it was made from; empty if it has none.
+        scale: The largest magnitude of the output that differs most; None if nothing could be compared.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -91,6 +92,7 @@ class ExportReport(Report):
     lost: tuple[AccuracyDrop, ...] = ()
     micro: MicroReport | None = None
     source: str = ""
+    scale: float | None = None
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -114,8 +116,7 @@ class ExportReport(Report):
         if self.micro is not None:
             sizes.append(["arena, bytes", f"{self.micro.arena:,}"])
         lost = [[row.metric, f"{row.keras:.4f}", f"{row.file:.4f}"] for row in self.lost]
-        difference = f"{number_text(self.max_abs_diff)} (allowed: {self.tolerance:g} of the largest output)"
-        checks = [["largest difference of an output", difference], ["interpreter", self.runtime]]
+        checks = [["largest difference of an output", self._difference], ["interpreter", self.runtime]]
         sections = [
             ("Model", [["", ""], *(row for row in rows if row[1])]),
             ("Size", [["", ""], *sizes]),
@@ -126,12 +127,20 @@ class ExportReport(Report):
         metrics = [row.metric for row in self.lost]
         return model_card(PurePath(self.path).name, sections, metrics=metrics)
 
+    @property
+    def _difference(self) -> str:
+        """The largest difference, and the one that is allowed, in the unit of the outputs."""
+        share = f"{self.tolerance:.3g} of the largest output"
+        if self.scale is None:
+            return f"{number_text(self.max_abs_diff)} (allowed: {share})"
+        return f"{number_text(self.max_abs_diff)} (allowed: {number_text(self.tolerance * self.scale)}, {share})"
+
     def __str__(self) -> str:
         rows = [
             ["bytes", f"{self.bytes:,}"],
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
             ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
-            ["difference", f"{number_text(self.max_abs_diff)} (allowed: {self.tolerance:g} of the largest output)"],
+            ["difference", self._difference],
             *([output.metric, f"{output.file:.4f} (Keras: {output.keras:.4f})"] for output in self.lost),
             ["checked on", self.runtime],
             ["operators", _operators(self.ops)],

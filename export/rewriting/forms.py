@@ -246,6 +246,7 @@ def export_report(
         sparsity=fraction_of_zeros(nnz, size),
         max_abs_diff=choice.verified.max_abs_diff,
         tolerance=choice.verified.tolerance,
+        scale=choice.verified.scale,
         ops=choice.form.graph.ops,
         candidates=choice.candidates,
         runtime=choice.verified.runtime,

@@ -1,8 +1,7 @@
 """Prove an int8 file against the float file of the same model: constant by constant, and operator by operator.
 
-A deep network grows what is rounded from layer to layer, so that the outputs at its end say little. Here every
-constant is compared with that of the float file, and every operator starts from the numbers that the int8 file has
-before it. What rounding explains is then known from the file itself: the steps of its scales, column by column.
+A deep network amplifies rounding from layer to layer, so its outputs prove little. Here every constant is compared
+with that of the float file, and every operator starts from the numbers that the int8 file has before it.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Rounding:
     Attributes:
         fault: The constant or operator that rounding does not explain; empty if there is none.
         is_whole: Whether every weight and every output was compared, and few values lie outside of their range.
-        outputs: The outputs for the first samples, by plain kernels; empty with a fault, and where these do not run.
+        outputs: The outputs for the first samples, by plain kernels; empty with a fault, or if these do not run.
     """
 
     fault: str
@@ -72,9 +71,8 @@ def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str,
         quantized: The plain int8 file.
         inputs: Samples by the names of the inputs.
     """
-    few = {name: array[:SAMPLES] for name, array in inputs.items()}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        write_job(folder, "job", arrays=few)
+        write_job(folder, "job", arrays={name: array[:SAMPLES] for name, array in inputs.items()})
         try:
             run_both([reference, quantized], folder, module=__name__)
         except ValueError as error:
@@ -232,24 +230,28 @@ class _Pair:
             outputs = runner.predict(part)
             chunks.append([*outputs.values()] if isinstance(outputs, dict) else [outputs])
             self._invoke(exact, runner, part)
+            for index in self.names.keys() & self.same.keys():  # calibration data set the ranges of inputs
+                self._inside(self.file.grid(self.same[index]), part[self.names[index]])
             for index, grid in self.made.items():
-                position = grid.position(exact.get_tensor(index))
-                inside = np.clip(position, grid.limits.min, grid.limits.max)
-                clipped = np.count_nonzero(np.abs(position - inside) > 1)
-                self.is_clipped |= bool(clipped > SAMPLES + MOST_CLIPPED * position.size)
-                found = runner.integers(self.same[index]).reshape(position.shape)
-                apart = np.nan_to_num(np.abs(found - inside))
+                inside = self._inside(grid, exact.get_tensor(index))
+                apart = np.nan_to_num(np.abs(runner.integers(self.same[index]).reshape(inside.shape) - inside))
                 off[index] = max(off[index], (float(apart.max(initial=0)), _in_column(apart, -1)))
         for index, (steps, where) in off.items():
             self.compared.add(self.same[index])
             if steps > MOST_STEPS:
                 title = self.exact.title(self.exact.maker[index])
-                self.faults.append(
-                    f"the output of {title} is up to {steps:.1f} steps from what its inputs give{where}; rounding "
-                    f"leaves {MOST_STEPS:g} at most"
-                )
-        joined = [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
-        return {info.name: array for info, array in zip(runner.outputs, joined, strict=True)}
+                text = f"the output of {title} is up to {steps:.1f} steps from what its inputs give{where}"
+                self.faults.append(f"{text}; rounding leaves {MOST_STEPS:g} at most")
+        parts = zip(runner.outputs, zip(*chunks, strict=True), strict=True)
+        return {info.name: np.concatenate(arrays) for info, arrays in parts}
+
+    def _inside(self, grid: _Grid, real: np.ndarray) -> np.ndarray:
+        """Return positions within the range of a grid, and note if many lie outside."""
+        position = grid.position(real)
+        inside = np.clip(position, grid.limits.min, grid.limits.max)
+        clipped = np.count_nonzero(np.abs(position - inside) > 1)
+        self.is_clipped |= bool(clipped > SAMPLES + MOST_CLIPPED * position.size)
+        return inside
 
     def _invoke(self, exact: Any, runner: WatchedRunner, part: Mapping[str, np.ndarray]) -> None:
         details, arrays = exact.get_input_details(), []
@@ -274,15 +276,14 @@ class _Pair:
             for index in indices_of(file.graph.outputs)
         }
         constants = {index for index in taken if file.dtype(index) == "int8" and file.constant(index) is not None}
-        weights = {index for index in constants if len(file.tensors[index].shape) > 1}
-        return len(file.model.subgraphs) == 1 and weights | ends <= self.compared and not self.is_clipped
+        needed = ends | {index for index in constants if len(file.tensors[index].shape) > 1}
+        return len(file.model.subgraphs) == 1 and needed <= self.compared and not self.is_clipped
 
 
 def _in_column(off: np.ndarray, axis: int) -> str:
     """Say where the largest number is, along an axis."""
-    if not off.ndim or not off.size:
-        return ""
-    return f" in column {np.moveaxis(off, axis, 0).reshape(off.shape[axis], -1).max(axis=1).argmax()}"
+    columns = np.moveaxis(off, axis, 0).reshape(off.shape[axis], -1) if off.ndim and off.size else None
+    return "" if columns is None else f" in column {columns.max(axis=1).argmax()}"
 
 
 def _run_job(folder: Path) -> None:
@@ -290,7 +291,7 @@ def _run_job(folder: Path) -> None:
     reference, quantized = ((folder / name).read_bytes() for name in FILES)
     pair = _Pair(reference, quantized)
     outputs = {} if pair.faults else pair.run(quantized, arrays)
-    settings = {"fault": next(iter(pair.faults), ""), "is_whole": pair.is_whole}
+    settings = {"fault": "".join(pair.faults[:1]), "is_whole": pair.is_whole}
     write_job(folder, "result", settings=settings, arrays=outputs)
 
 

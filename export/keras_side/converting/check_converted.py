@@ -26,6 +26,7 @@ from tfprune.keras_models.models.layers import as_numpy
 FLOATS = ("float16", "float32", "float64")
 BORDERS = ("QUANTIZE", "DEQUANTIZE")  # turn floats into integers, and back
 ROUNDED_AGAIN = 2  # other kernels round in other places: how much further outputs may then be from the model's
+MOST_MOVED = 0.5  # of the largest output: rounding that moves outputs further leaves nothing of what the model does
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def check_rounding(
         precision: How far those of a float file may be.
 
     Returns:
-        The check, with a wider tolerance where rounding alone moves the outputs further than that.
+        The check, with a wider tolerance where rounding alone moves the outputs further than that, but by less than
+        half of the largest output.
 
     Raises:
         ValueError: Naming the constant or operator.
@@ -132,7 +134,7 @@ def check_rounding(
         return check
     first = [output[: len(found)] for output, found in zip(check.expected, rounding.outputs.values(), strict=True)]
     moved = compare_run(Run(rounding.outputs, ""), first, tolerance=check.tolerance)
-    if moved.max_abs_diff is None or moved.scale is None:
+    if moved.max_abs_diff is None or moved.scale is None or moved.max_abs_diff > MOST_MOVED * moved.scale:
         return check
     return replace(check, tolerance=max(check.tolerance, ROUNDED_AGAIN * moved.max_abs_diff / moved.scale))
 

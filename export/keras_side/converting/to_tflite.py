@@ -54,7 +54,7 @@ HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 0.1}
 # Of the float file beside an int8 one: rounding in float32 moves the outputs of an untrained deep network by 1e-4.
 FLOAT_BESIDE_INT8 = 1e-3
 ADVICE = (
-    "Try another value of `quantize`, for 'int8' more calibration data like `check_on`, or allow more "
+    "Try another value of `quantize`, for 'int8' calibration data scaled like `check_on`, or allow more "
     "with `tolerance` if the file is accurate enough for you."
 )
 PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms, their checks

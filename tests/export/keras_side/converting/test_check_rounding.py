@@ -124,15 +124,20 @@ def test_small_outputs_beside_large_ones_are_judged_by_their_own_column(tmp_path
         to_tflite(model, tmp_path / "n.tflite", **options)
 
 
-def test_a_network_in_which_rounding_grows_passes_all_the_same(tmp_path):
+@pytest.mark.parametrize(("depth", "passes"), [(5, True), (8, False)])
+def test_rounding_may_grow_until_it_hides_what_the_model_does(tmp_path, depth, passes):
     keras.utils.set_random_seed(0)
-    x = RNG.normal(size=(32, 32)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(32, 32)).astype("float32")
     wild = keras.initializers.RandomNormal(stddev=1.0)  # each layer makes small differences larger
-    hidden = [layers.Dense(32, "tanh", kernel_initializer=wild) for _ in range(8)]
+    hidden = [layers.Dense(32, "tanh", kernel_initializer=wild) for _ in range(depth)]
     model = keras.Sequential([keras.Input((32,)), *hidden, layers.Dense(4)])
     options = {"quantize": "int8", "calibration": x, "sparse": False}
     with pytest.raises(ValueError, match=r"differs by up to .* allowed: 0\.35 of"):
         to_tflite(model, tmp_path / "m.tflite", **options, tolerance=0.35)
+    if not passes:
+        with pytest.raises(ValueError, match=r"differs by up to .* allowed: 0\.35 of"):
+            to_tflite(model, tmp_path / "m.tflite", **options)
+        return
     report = to_tflite(model, tmp_path / "m.tflite", **options)
     difference = np.abs(Runner(tmp_path / "m.tflite").predict(x) - model(x)).max()
     assert 0.35 < difference / np.abs(model(x)).max() <= report.tolerance
@@ -149,3 +154,14 @@ def test_a_model_that_was_trained_to_round_is_compared_as_well(model, tmp_path, 
     monkeypatch.setattr(CONVERT, lambda *args, **kwargs: save_objects(file))
     with pytest.raises(ValueError, match=STEPS):
         to_tflite(trained, tmp_path / "n.tflite", **options)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "check_on"),
+    [(X * 255, X), (X / 255, X), (X, X * 255)],
+    ids=["steps too large", "inputs clipped", "samples of another scale"],
+)
+def test_samples_of_two_scales_are_refused(model, tmp_path, converting_here, calibration, check_on):
+    with converting_here(), pytest.raises(ValueError, match=r"differs by up to .*calibration data scaled like"):
+        to_tflite(model, tmp_path / "m.tflite", quantize="int8", calibration=calibration, check_on=check_on)
+    assert not (tmp_path / "m.tflite").exists()
