@@ -35,6 +35,16 @@ def test_a_plain_model_counts_every_kernel_once(model):
     assert report.sparsity == report.total_sparsity == 0
 
 
+def test_a_model_without_masks_and_zeros_is_reported_as_not_wrapped(model):
+    wrapped = tfprune.wrap(model)
+    assert str(tfprune.sparsity_report(model)).endswith(
+        "The model is not wrapped: tfprune.wrap returns the model to prune."
+    )
+    assert "not wrapped" not in str(tfprune.sparsity_report(wrapped))
+    tfprune.update_masks(wrapped, 0.5)
+    assert "not wrapped" not in str(tfprune.sparsity_report(tfprune.strip(wrapped)))
+
+
 def test_a_wrapped_model_counts_pruned_weights_and_every_kernel(model):
     wrapped = tfprune.wrap(model, filters=["conv/", "head"])
     tfprune.update_masks(wrapped, 0.5)

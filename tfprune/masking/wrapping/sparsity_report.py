@@ -63,6 +63,7 @@ def sparsity_report(model: keras.layers.Layer) -> SparsityReport:
         skipped=tuple(_skipped(anatomy, masked=masked.keys() | _latents(wrapped))),
         total_nnz=sum(row.nnz for row in every.values()),
         total_size=sum(row.size for row in every.values()),
+        has_masks=bool(masked),
     )
 
 
@@ -189,6 +190,7 @@ class SparsityReport(Report):
             rows and columns that is not pruned, depthwise kernels and position embeddings too; biases never.
         total_nnz: The number of non-zero entries in all kernels of the model, the skipped ones included.
         total_size: The number of entries in all kernels of the model, the skipped ones included.
+        has_masks: Whether the model is wrapped; the default is True.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="hidden")])
@@ -203,6 +205,7 @@ class SparsityReport(Report):
     skipped: tuple[Skipped, ...]
     total_nnz: int
     total_size: int
+    has_masks: bool = True
 
     @property
     def nnz(self) -> int:
@@ -233,6 +236,7 @@ class SparsityReport(Report):
             lines.append(["pruned weights", "", f"{self.size:,}", f"{self.nnz:,}", f"{self.sparsity:.1%}"])
         overall = f"{self.total_sparsity:.1%}"
         lines.append(["every kernel", "", f"{self.total_size:,}", f"{self.total_nnz:,}", overall])
-        return table(["weight", "shape", "entries", "non-zero", "sparsity"], lines, left=2) + skipped_table(
-            self.skipped
-        )
+        counts = table(["weight", "shape", "entries", "non-zero", "sparsity"], lines, left=2)
+        is_plain = not self.has_masks and 0 < self.nnz == self.size
+        advice = "\n\nThe model is not wrapped: tfprune.wrap returns the model to prune." if is_plain else ""
+        return counts + skipped_table(self.skipped) + advice
