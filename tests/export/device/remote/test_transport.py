@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
+import zipfile
 
 import pytest
 from loopback import device_python
@@ -11,6 +13,7 @@ from loopback import device_python
 from tfprune.export import Remote, benchmark, verify
 from tfprune.export.device.remote import messages
 from tfprune.export.device.remote.error_messages import error_message
+from tfprune.export.device.remote.payload import payload
 from tfprune.export.device.remote.transport import transport
 
 
@@ -63,6 +66,19 @@ def adb(tmp_path, monkeypatch):
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_the_archive_has_every_module_that_its_modules_import():
+    with zipfile.ZipFile(io.BytesIO(payload().content)) as archive:
+        sources = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")}
+    imported = {
+        node.module.replace(".", "/")
+        for source in sources.values()
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tfprune.")
+    }
+    assert "tfprune/base/spec" in imported
+    assert not imported - {name.removesuffix(".py").removesuffix("/__init__") for name in sources}
 
 
 def test_a_phone_is_reached_through_adb(adb, cases, tmp_path):
