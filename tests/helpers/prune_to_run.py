@@ -29,7 +29,7 @@ def make() -> keras.Model:
 def run(folder: str | None, **changes) -> tuple[keras.Model, tfprune.PruneReport]:
     model = make()
     keras.utils.set_random_seed(7)
-    tuning = {"max_samples": 128, "distill": tfprune.Distillation()}
+    tuning = {"max_samples": 128, "distillation": tfprune.Distillation()}
     tuning |= {name: changes.pop(name) for name in {*changes} & {field.name for field in fields(tfprune.FineTuning)}}
     settings = {"epochs": 2, "fine_tuning": tfprune.FineTuning(**tuning), **changes}
     return tfprune.prune_to(model, tfprune.budget(flops=0.3), (X, Y), folder=folder, verbose=0, **settings)
