@@ -191,8 +191,10 @@ class _Pair:
                         self.fed[clones[index, same]] = same
                     inputs[place] = clones[index, same]
             operator.inputs = np.array(inputs, np.int32)
-        grids = {index: self.file.grid(same) for index, same in self.same.items() if index in exact.maker}
-        self.made = {index: grid for index, grid in grids.items() if grid and exact.dtype(index) == "float32"}
+        grids = {index: grid for index, same in self.same.items() if (grid := self.file.grid(same))}
+        floats = {index for index in exact.maker if exact.dtype(index) == "float32"}
+        self.made = {index: grid for index, grid in grids.items() if index in floats}
+        self.given = {index: grid for index, grid in grids.items() if index in self.names}
         self.inputs = [*indices_of(exact.graph.inputs), *self.fed]
         exact.graph.inputs, exact.graph.outputs = np.array(self.inputs, np.int32), np.array([*self.made], np.int32)
         exact.model.signatureDefs = None
@@ -216,8 +218,7 @@ class _Pair:
                 f"a constant of {exact.title(operator)} is up to {off[wrong].max():.1f} steps of its scale from the "
                 f"model's{_in_column(np.where(wrong, off, 0), axis)}; rounding leaves {MOST_OFF:g} at most"
             )
-        values = add_values(exact.model, grid.real(found))
-        return add_tensor(exact.graph, exact.tensors[index], buffer=values)
+        return add_tensor(exact.graph, exact.tensors[index], buffer=add_values(exact.model, grid.real(found)))
 
     def run(self, quantized: bytes, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run both files, compare what each operator makes, and return the outputs of the int8 file."""
@@ -230,8 +231,8 @@ class _Pair:
             outputs = runner.predict(part)
             chunks.append([*outputs.values()] if isinstance(outputs, dict) else [outputs])
             self._invoke(exact, runner, part)
-            for index in self.names.keys() & self.same.keys():  # calibration data set the ranges of inputs
-                self._inside(self.file.grid(self.same[index]), part[self.names[index]])
+            for index, grid in self.given.items():  # calibration data set the ranges of inputs
+                self._inside(grid, part[self.names[index]])
             for index, grid in self.made.items():
                 inside = self._inside(grid, exact.get_tensor(index))
                 apart = np.nan_to_num(np.abs(runner.integers(self.same[index]).reshape(inside.shape) - inside))

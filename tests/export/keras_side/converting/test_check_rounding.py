@@ -128,8 +128,8 @@ def test_small_outputs_beside_large_ones_are_judged_by_their_own_column(tmp_path
 def test_rounding_may_grow_until_it_hides_what_the_model_does(tmp_path, depth, passes):
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(32, 32)).astype("float32")
-    wild = keras.initializers.RandomNormal(stddev=1.0)  # each layer makes small differences larger
-    hidden = [layers.Dense(32, "tanh", kernel_initializer=wild) for _ in range(depth)]
+    wild = keras.initializers.RandomNormal  # each layer makes small differences larger
+    hidden = [layers.Dense(32, "tanh", kernel_initializer=wild(stddev=1.0)) for _ in range(depth)]
     model = keras.Sequential([keras.Input((32,)), *hidden, layers.Dense(4)])
     options = {"quantize": "int8", "calibration": x, "sparse": False}
     with pytest.raises(ValueError, match=r"differs by up to .* allowed: 0\.35 of"):
