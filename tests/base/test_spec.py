@@ -60,7 +60,7 @@ def test_specs_differ_from_each_other():
 @pytest.mark.parametrize(
     ("spec", "names"),
     [
-        (Polynomial(0.9, end=100), ["final", "end", "begin", "initial", "power"]),
+        (Polynomial(0.9, end=100), ["final", "begin", "end", "initial", "power"]),
         (Constant(0.9), ["sparsity", "begin", "end"]),
         (Random(), ["seed"]),
         (Block(1, 4), ["rows", "cols"]),

@@ -48,6 +48,8 @@ def compile_like(copy: keras.Model, model: keras.Model, *, advice: str, **change
             f"Expected a model compiled with what Keras can save and load. Received: {model.name!r}, whose loss, "
             f"metrics or own `compile` it cannot. {advice}."
         ) from error
+    if hasattr(model, "sampler"):  # an argument of KerasHub's `compile` that the configuration lacks
+        copy.sampler = model.sampler
     return copy
 
 

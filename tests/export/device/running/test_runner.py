@@ -356,7 +356,7 @@ def test_public_names_are_lazy_and_complete():
     reports |= {"EvaluateReport", "QuantizationErrorReport"}
     runs = {"Runner", "benchmark", "correct_biases", "evaluate", "inspect", "latency", "quantization_error", "verify"}
     micro = {"ArrayReport", "MicroReport", "MicroSupportReport", "c_array", "micro_support"}
-    values = {"Micro", "Quantization", "Search", "DamageReport", "damage"}
+    values = {"Micro", "Quantization", "Search", "DamageReport", "damage", "PruneTfliteReport", "prune_tflite"}
     assert set(export.__all__) == runs | files | models | reports | micro | searches | values
     assert set(export.__all__) <= set(dir(export))
     assert export.Runner is Runner
