@@ -2,9 +2,8 @@
 
 Why: networks come as files, and every other pruner needs the framework and the training code.
 In go a file and samples; out comes a file with zeros and a report. `samples` are checked, then `pruning_job` runs in
-a process of its own. There `pieces` cuts operators out as files, between which all samples stay as `live_tensors`;
-`linear_operators` reads operators as matrices, a `stored_weight` is read and written on its scales, a `file_layer` is
-solved for, `split_by_error` says how many zeros each gets, and `prune_in_order` walks through the file.
+a process of its own: the room `layers` reads the operators, `split_by_error` says how many zeros each gets, and
+`prune_in_order` walks through the file.
 Neighbors: the algebra is that of the wing `solving`; `rewriting` writes the file sparse and checks it.
 Start at `prune_tflite.prune_tflite`.
 """

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.pruning.file_layer import FileLayer, layer_of, real
-from tfprune.export.pruning.linear_operators import LinearOperator, linear_operators
-from tfprune.export.pruning.live_tensors import LiveTensors
-from tfprune.export.pruning.pieces import PieceRunner, Pieces
+from tfprune.export.pruning.layers.file_layer import FileLayer, layer_of, real
+from tfprune.export.pruning.layers.linear_operators import LinearOperator, linear_operators
+from tfprune.export.pruning.layers.live_tensors import LiveTensors
+from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
 from tfprune.export.pruning.split_by_error import LEVELS, ErrorCurve, split_by_error
 from tfprune.patterns import NM, Pattern

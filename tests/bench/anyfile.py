@@ -20,9 +20,9 @@ from common import Row, at_most
 
 from tfprune.export import Runner, pack, prune_tflite
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.pruning.linear_operators import linear_operators
-from tfprune.export.pruning.pieces import Pieces
-from tfprune.export.pruning.stored_weight import StoredWeight
+from tfprune.export.pruning.layers.linear_operators import linear_operators
+from tfprune.export.pruning.layers.pieces import Pieces
+from tfprune.export.pruning.layers.stored_weight import StoredWeight
 
 FOLDER = Path(__file__).parents[2] / "build" / "anyfile"
 SEEDS, TRAINED, EPOCHS, BATCH = 3, 20_000, 4, 64

@@ -12,7 +12,7 @@ from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_objects, operator_name, save_objects
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.pruning.linear_operators import PLACES
+from tfprune.export.pruning.layers.linear_operators import PLACES
 from tfprune.export.pruning.prune_tflite import prune_tflite
 
 PRUNED = ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.export.pruning.pieces import PieceRunner, Pieces
+from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
 
 BYTES_IN_MEMORY = 2**28
 

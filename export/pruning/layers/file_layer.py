@@ -10,9 +10,16 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import inputs_of
-from tfprune.export.pruning.linear_operators import LinearOperator
-from tfprune.export.pruning.pieces import Pieces
-from tfprune.export.pruning.stored_weight import BIASES, StoredWeight, bias_scale, own_bias, read_bias, type_name
+from tfprune.export.pruning.layers.linear_operators import LinearOperator
+from tfprune.export.pruning.layers.pieces import Pieces
+from tfprune.export.pruning.layers.stored_weight import (
+    BIASES,
+    StoredWeight,
+    bias_scale,
+    own_bias,
+    read_bias,
+    type_name,
+)
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments, solve
 from tfprune.solving.weight_masks import elimination_factor, sparse_gpt

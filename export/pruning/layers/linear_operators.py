@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import inputs_of, operator_name
-from tfprune.export.pruning.pieces import Pieces
+from tfprune.export.pruning.layers.pieces import Pieces
 
 MAX_INPUTS = 6144  # of one output: its second moments take 0.3 GB
 # The places of activation, weight and bias among the inputs; -1 for none.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tfprune.export.pruning.stored_weight import StoredWeight
+from tfprune.export.pruning.layers.stored_weight import StoredWeight
 
 
 def tensor(kind, shape, *, scales=(), axis=0, zero_point=0):

@@ -6,10 +6,10 @@ import pytest
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import load_objects, operator_code
-from tfprune.export.pruning.linear_operators import linear_operators
-from tfprune.export.pruning.live_tensors import LiveTensors
-from tfprune.export.pruning.pieces import PieceRunner, Pieces
-from tfprune.export.pruning.stored_weight import StoredWeight, read_bias
+from tfprune.export.pruning.layers.linear_operators import linear_operators
+from tfprune.export.pruning.layers.live_tensors import LiveTensors
+from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
+from tfprune.export.pruning.layers.stored_weight import StoredWeight, read_bias
 
 
 def every(count):
@@ -36,7 +36,7 @@ def test_pieces_give_what_the_whole_file_gives(exports, tmp_path, name, kind):
 
 
 def test_tensors_beyond_the_limit_lie_in_files_until_they_are_not_needed(exports, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfprune.export.pruning.live_tensors.BYTES_IN_MEMORY", 5000)
+    monkeypatch.setattr("tfprune.export.pruning.layers.live_tensors.BYTES_IN_MEMORY", 5000)
     export = exports("image", "float32")
     pieces = Pieces(load_objects(export.data))
     live = LiveTensors(pieces, [{pieces.inputs[0]: sample[None]} for sample in export.inputs], folder=tmp_path)
