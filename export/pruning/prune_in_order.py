@@ -15,13 +15,19 @@ from tfprune.export.pruning.layers.linear_operators import LinearOperator, linea
 from tfprune.export.pruning.layers.live_tensors import LiveTensors
 from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
-from tfprune.export.pruning.split_by_error import LEVELS, ErrorCurve, split_by_error
 from tfprune.patterns import NM, Pattern
 from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.split_by_error import (
+    LEVEL_FELT,
+    LEVELS,
+    SAMPLES_FELT,
+    ErrorCurve,
+    output_error,
+    split_by_error,
+    variation,
+)
+from tfprune.solving.zero_solver import relative_error
 
-SAMPLES_FELT = 16  # of which the outputs are watched while one weight alone has zeros
-LEVEL_FELT = 3  # of `LEVELS`, the sparsity of that weight
-TINY = 1e-12
 Runs = list[Mapping[int, np.ndarray]]
 
 
@@ -61,10 +67,10 @@ class PruningInOrder:
         rows = []
         for layer, share in zip(self.layers, shares, strict=True):
             moments = self._shared.get(id(layer)) or self._seen(layer, dense, now)
-            start = layer.refit(moments)
-            weights, stored = layer.solve(moments, start, sparsity=share, pattern=self._pattern)
+            weights, stored = layer.solve(moments, sparsity=share, pattern=self._pattern)
             layer.write(file, weights, stored)
-            rows.append(_row(layer, stored.read(file.model.buffers[layer.buffer]), layer.error(moments, weights)))
+            values = stored.read(file.model.buffers[layer.buffer])
+            rows.append(_row(layer, values, relative_error(moments, weights)))
         return save_objects(file.model), rows
 
     def _seen(self, layer: FileLayer, dense: LiveTensors, now: LiveTensors) -> list[GramMoments]:
@@ -106,15 +112,13 @@ class PruningInOrder:
     ) -> ErrorCurve:
         """Scale the curve of a layer's own error by what the outputs feel at one sparsity."""
         if isinstance(self._pattern, NM):
-            return ErrorCurve(layer.size, layer.zeros, np.zeros(len(LEVELS)))
-        masked = layer.masking(moments, layer.weights, pattern=self._pattern)
-        solved = [masked(float(level)) for level in LEVELS]
-        errors = np.array([layer.error(moments, weights) for weights in solved])
+            return ErrorCurve(layer.size, layer.zeros, np.zeros(len(LEVELS)))  # not used
+        solved, errors = layer.solver.at_levels(moments, pattern=self._pattern)
         # A weight that several operators share is felt from its first one on, which these samples have passed.
         start, known = (states.step, states.all) if len(layer.operators) == 1 else (0, outputs.inputs)
         with layer.written(self._dense, solved[LEVEL_FELT]):
             felt = outputs.error(start, known)
-        return ErrorCurve(layer.size, layer.zeros, errors * felt / max(errors[LEVEL_FELT], TINY))
+        return ErrorCurve(layer.size, layer.zeros, errors).scaled(felt)
 
 
 class _Outputs:
@@ -124,8 +128,7 @@ class _Outputs:
         rows = max(len(array) if array.ndim else 1 for array in runs[0].values())
         self._pieces, self._runs = pieces, runs[: max(1, SAMPLES_FELT // rows)]
         self._dense = self._from(0, self.inputs)
-        self._spread = {index: _variation(values) for index, values in self._dense.items()}
-        if not any(self._spread.values()):
+        if not any(variation(values) for values in self._dense.values()):
             raise ValueError(
                 "Expected samples for which the outputs of the file differ. Received: samples that all give the "
                 "same. Pass samples as the file will see them."
@@ -137,13 +140,8 @@ class _Outputs:
 
     def error(self, step: int, known: Any) -> float:
         """Return the mean squared error of the outputs, each as a fraction of its variance."""
-        found = self._from(step, known)
-        parts = [
-            float(np.square(values - self._dense[index]).mean()) / self._spread[index]
-            for index, values in found.items()
-            if self._spread[index]
-        ]
-        return float(np.nan_to_num(np.mean(parts), nan=1.0, posinf=1.0))
+        changed = self._from(step, known)
+        return output_error([self._dense[index] for index in changed], [*changed.values()])
 
     def _from(self, step: int, known: Any) -> dict[int, np.ndarray]:
         runner = PieceRunner(self._pieces.cut(step, len(self._pieces.steps)))
@@ -157,10 +155,6 @@ class _Outputs:
                 )
         shapes = {index: {each.shape[1:] for each in parts} for index, parts in found.items()}
         return {index: np.concatenate(parts) for index, parts in found.items() if len(shapes[index]) == 1}
-
-
-def _variation(values: np.ndarray) -> float:
-    return float(values.var(axis=0).mean()) if len(values) > 1 else float(values.var())
 
 
 def _row(layer: FileLayer, values: np.ndarray, error: float) -> PrunedLayer:

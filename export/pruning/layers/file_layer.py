@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,11 +21,10 @@ from tfprune.export.pruning.layers.stored_weight import (
     type_name,
 )
 from tfprune.patterns import Pattern
-from tfprune.solving.least_squares import GramMoments, solve
-from tfprune.solving.weight_masks import elimination_factor, sparse_gpt
+from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.zero_solver import ZeroSolver
 
 ROWS_PER_SAMPLE = 64
-RIDGE = 0.1  # of the mean square of the inputs, where there are ten rows or more for each input
 
 
 class FileLayer:
@@ -39,6 +38,7 @@ class FileLayer:
     Attributes:
         name: The name of its tensor.
         weights: For each group a matrix of outputs by inputs, and a bias as the last input where it has one.
+        solver: Puts zeros into the weights.
         inputs: The number of inputs without the bias.
     """
 
@@ -57,6 +57,7 @@ class FileLayer:
             values = read_bias(pieces.model, pieces.graph.tensors[bias])
             matrix = np.concatenate([matrix, values.reshape(*matrix.shape[:2], 1)], axis=2)
         self.weights = matrix.astype(np.float64)
+        self.solver = ZeroSolver(self.weights, inputs=self.inputs, positions=self._first.positions)
         self.size = self.kernel(self.weights).size
         self.zeros = 1 - np.count_nonzero(self.kernel(self.weights)) / self.size
 
@@ -95,60 +96,22 @@ class FileLayer:
                 sums.cross += y.T @ x
                 sums.energy += np.einsum("ro,ro->o", y, y)
 
-    def refit(self, moments: list[GramMoments]) -> np.ndarray:
-        """Return dense weights that come closer to the outputs wanted, held back where there are few samples."""
-        pairs = zip(moments, self.weights, strict=True)
-        return np.stack([solve(sums, own, free=np.ones(own.shape, bool), ridge=_ridge(sums)) for sums, own in pairs])
-
     def solve(
-        self, moments: list[GramMoments], dense: np.ndarray, *, sparsity: float, pattern: Pattern
+        self, moments: list[GramMoments], *, sparsity: float, pattern: Pattern
     ) -> tuple[np.ndarray, StoredWeight]:
         """Return weights with zeros as they will be stored, and how.
 
         Args:
             moments: What the weight sees, and what it should return, for each group.
-            dense: The weights to start from.
             sparsity: The fraction of zeros.
             pattern: The shape of the zeros.
         """
-        masked = self.masking(moments, dense, pattern=pattern)
+        masked = self.solver.masking(moments, self.solver.refit(moments), pattern=pattern)
         solved = masked(sparsity)
         stored = self.stored.grown(self._tensor(solved))  # by what real numbers would need
         if stored.is_integer:
             solved = masked(sparsity, steps=self._first.to_matrix(stored.steps())[..., 0])
         return solved, stored
-
-    def masking(
-        self, moments: list[GramMoments], dense: np.ndarray, *, pattern: Pattern
-    ) -> Callable[..., np.ndarray]:
-        """Return a function from a sparsity, and the steps of a grid or None, to weights with zeros."""
-        ridges = [_ridge(sums) for sums in moments]
-        factors = [elimination_factor(sums, ridge) for sums, ridge in zip(moments, ridges, strict=True)]
-
-        def masked(sparsity: float, steps: np.ndarray | None = None) -> np.ndarray:
-            solved = np.empty_like(self.weights)
-            for group, sums in enumerate(moments):
-                mask, updated = sparse_gpt(
-                    sums,
-                    dense[group],
-                    inputs=self.inputs,
-                    pattern=pattern,
-                    sparsity=sparsity,
-                    ridge=ridges[group],
-                    positions=self._first.positions,
-                    steps=None if steps is None else steps[group],
-                    factor=factors[group],
-                )
-                solved[group] = sums.better(np.where(mask, self.weights[group], 0), updated)
-            return solved
-
-        return masked
-
-    def error(self, moments: list[GramMoments], weights: np.ndarray) -> float:
-        """Return the squared error of the outputs, as a fraction of their squares."""
-        energy = sum(float(sums.energy.sum()) for sums in moments) or 1.0
-        pairs = zip(moments, weights, strict=True)
-        return sum(float(sums.errors(each).sum()) * sums.count for sums, each in pairs) / energy
 
     @contextlib.contextmanager
     def written(self, pieces: Pieces, weights: np.ndarray) -> Iterator[None]:
@@ -195,11 +158,6 @@ def real(tensor: schema.TensorT, x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "f" or quantization is None or quantization.scale is None or not len(quantization.scale):
         return x.astype(np.float32)
     return (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])
-
-
-def _ridge(moments: GramMoments) -> float:
-    """Hold the refit back, the more so where rows are few."""
-    return RIDGE * max(1.0, 10 * len(moments.gram) / max(moments.count, 1))
 
 
 def layer_of(pieces: Pieces, operators: Sequence[LinearOperator]) -> FileLayer | str:

@@ -1,11 +1,11 @@
-"""Zeros go where the outputs feel them least."""
+"""Zeros are put where the outputs change least."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from tfprune.export.pruning.split_by_error import LEVELS, ErrorCurve, split_by_error
+from tfprune.solving.split_by_error import LEVELS, ErrorCurve, split_by_error
 
 
 def curves(seed, count=3):

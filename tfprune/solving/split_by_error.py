@@ -1,15 +1,17 @@
-"""Split the zeros of a file over its layers, so that its outputs feel them least."""
+"""Split zeros over the layers of a network, so that its outputs change least."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 LEVELS = np.array([0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95])  # sparsities at which an error is measured
 FINE = np.linspace(0, LEVELS[-1], 96)
 HALVINGS = 60
+SAMPLES_FELT = 16  # of which the outputs are compared while one weight alone has zeros
+LEVEL_FELT = 3  # of `LEVELS`, the sparsity of that weight
 TINY = 1e-15
 
 
@@ -20,12 +22,16 @@ class ErrorCurve:
     Attributes:
         size: The number of its entries.
         zeros: The fraction that is zero already.
-        errors: The squared error of the file's outputs at each of `LEVELS`, with zeros in this weight alone.
+        errors: The squared error at each of `LEVELS`, with zeros in this weight alone.
     """
 
     size: int
     zeros: float
     errors: np.ndarray
+
+    def scaled(self, error: float) -> ErrorCurve:
+        """Return the curve of the network's outputs, which have this error at `LEVEL_FELT`."""
+        return replace(self, errors=self.errors * error / max(self.errors[LEVEL_FELT], TINY))
 
 
 def split_by_error(curves: Sequence[ErrorCurve], sparsity: float) -> list[float]:
@@ -56,6 +62,26 @@ def split_by_error(curves: Sequence[ErrorCurve], sparsity: float) -> list[float]
     part = 1.0 if span <= 0 else np.clip((wanted - below @ sizes) / span, 0, 1)
     floors = np.array([curve.zeros for curve in curves])
     return [float(share) for share in np.maximum(below + part * (above - below), floors)]
+
+
+def output_error(dense: Sequence[np.ndarray], changed: Sequence[np.ndarray]) -> float:
+    """Return the mean squared error of some outputs, each as a fraction of its variance; constant ones are left out.
+
+    Example:
+        >>> output_error([np.array([[0.0], [2.0]])], [np.array([[0.5], [2.5]])])
+        0.25
+    """
+    parts = [
+        float(np.square(values - outputs).mean()) / spread
+        for outputs, values in zip(dense, changed, strict=True)
+        if (spread := variation(outputs))
+    ]
+    return float(np.nan_to_num(np.mean(parts), nan=1.0, posinf=1.0))
+
+
+def variation(values: np.ndarray) -> float:
+    """Return the variance of an output over its samples, the mean of its entries."""
+    return float(values.var(axis=0).mean()) if len(values) > 1 else float(values.var())
 
 
 def _on_fine_levels(curve: ErrorCurve) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""Zeros in the matrices of one weight, and new values for its other entries: the step of each layer, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfprune.patterns import Pattern
+from tfprune.solving.least_squares import GramMoments, solve
+from tfprune.solving.split_by_error import LEVELS
+from tfprune.solving.weight_masks import elimination_factor, sparse_gpt
+
+RIDGE = 0.1  # of the mean square of the inputs, where there are ten rows or more for each input
+TINY = 1e-12
+
+
+class ZeroSolver:
+    """The dense matrices of one weight, one for each of its groups, and how they get zeros.
+
+    Args:
+        weights: The matrices, of shape (groups, outputs, inputs): positions before inputs, and a bias last.
+        inputs: The number of inputs that may be removed: all but the one of the bias.
+        positions: The number of positions of the kernel.
+        ridge: The number added to the diagonal of the moments, as a fraction of its mean; more where rows are few.
+
+    Reference:
+        Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774.
+    """
+
+    def __init__(self, weights: np.ndarray, *, inputs: int, positions: int = 1, ridge: float = RIDGE) -> None:
+        self.weights = weights.astype(np.float64)
+        self.inputs, self._positions, self._least_ridge = inputs, positions, ridge
+
+    def _ridge(self, moments: GramMoments) -> float:
+        """Hold the solution back, the more so where rows are few."""
+        return self._least_ridge * max(1.0, 10 * len(moments.gram) / max(moments.count, 1))
+
+    def refit(self, moments: Sequence[GramMoments]) -> np.ndarray:
+        """Return dense weights that come closer to the outputs that the moments ask for."""
+        pairs = zip(moments, self.weights, strict=True)
+        return np.stack(
+            [solve(sums, own, free=np.ones(own.shape, bool), ridge=self._ridge(sums)) for sums, own in pairs]
+        )
+
+    def masking(
+        self, moments: Sequence[GramMoments], start: np.ndarray, *, pattern: Pattern
+    ) -> Callable[..., np.ndarray]:
+        """Return a function from a sparsity, and the steps of a grid or None, to weights with zeros.
+
+        Args:
+            moments: What the weight sees, and what it should return, for each group.
+            start: The dense weights to start from: those of `refit`, or the weights themselves.
+            pattern: The shape of the zeros.
+        """
+        ridges = [self._ridge(sums) for sums in moments]
+        factors = [elimination_factor(sums, ridge) for sums, ridge in zip(moments, ridges, strict=True)]
+
+        def masked(sparsity: float, steps: np.ndarray | None = None) -> np.ndarray:
+            solved = np.empty_like(self.weights)
+            for group, sums in enumerate(moments):
+                mask, updated = sparse_gpt(
+                    sums,
+                    start[group],
+                    inputs=self.inputs,
+                    pattern=pattern,
+                    sparsity=sparsity,
+                    ridge=ridges[group],
+                    positions=self._positions,
+                    steps=None if steps is None else steps[group],
+                    factor=factors[group],
+                )
+                solved[group] = sums.better(np.where(mask, self.weights[group], 0), updated)
+            return solved
+
+        return masked
+
+    def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the weights at each of `LEVELS` with zeros in this weight alone, and their errors."""
+        masked = self.masking(moments, self.weights, pattern=pattern)
+        solved = [masked(float(level)) for level in LEVELS]
+        return solved, np.array([relative_error(moments, weights) for weights in solved])
+
+
+def relative_error(moments: Sequence[GramMoments], weights: np.ndarray) -> float:
+    """Return the squared error of the outputs of all groups, as a fraction of their squares."""
+    energy = sum(float(sums.energy.sum()) for sums in moments) or 1.0
+    pairs = zip(moments, weights, strict=True)
+    return sum(float(sums.errors(each).sum()) * sums.count for sums, each in pairs) / energy
