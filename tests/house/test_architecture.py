@@ -41,14 +41,14 @@ ROOMS = {
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · remote demo_device",
     "tfprune.export.pruning": (
-        "layers · samples split_by_error prune_tflite_report · prune_in_order · pruning_job · prune_tflite"
+        "layers · samples prune_tflite_report · prune_in_order · pruning_job · prune_tflite"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
 OF_BASE = ("renamed", "spec", "lazy", "html", "streams", "coders", "untrusted", "progress")
-OF_SOLVING = ("least_squares", "weight_masks")
+OF_SOLVING = ("least_squares", "weight_masks", "split_by_error", "zero_solver")
 OF_BOTH = {
     "tfprune.report",
     "tfprune.patterns",
