@@ -46,7 +46,7 @@ ROOMS = {
 }
 # What the device half uses of the other half.
 OF_BASE = ("renamed", "spec", "lazy", "html", "streams", "coders", "untrusted", "progress")
-OF_SOLVING = ("least_squares", "weight_masks", "split_by_error", "zero_solver")
+OF_SOLVING = ("brain_surgery", "least_squares", "split_by_error", "ties", "weight_masks", "zero_solver")
 OF_BOTH = {
     "tfprune.report",
     "tfprune.patterns",

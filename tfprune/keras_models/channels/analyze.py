@@ -14,12 +14,12 @@ from tfprune.base.axes import INPUT, OUTPUT
 from tfprune.keras_models.channels.flow import ChannelIndices, Flow, LayerChannels
 from tfprune.keras_models.channels.network import ChanneledLayer, ChanneledWeight, Group, Network
 from tfprune.keras_models.channels.rules import follow
-from tfprune.keras_models.channels.ties import ChannelSource
 from tfprune.keras_models.models.branches import takers_of
 from tfprune.keras_models.models.graph import trace, unused_name
 from tfprune.keras_models.models.kernels import Kernel, kernels
 from tfprune.keras_models.models.layers import walk
 from tfprune.keras_models.models.low_rank import factors
+from tfprune.solving.ties import ChannelSource, joined
 
 
 def analyze(model: keras.Model, *, closed: Mapping[int, str] | None = None) -> Network:
@@ -145,17 +145,3 @@ def _name(sources: list[ChannelSource], kind: str) -> str:
     names = [source.name.partition("/")[0] for source in sources if source.kind == kind]
     common = os.path.commonprefix(names).rstrip("_")
     return f"{common}/heads" if kind == "heads" and len(names) > 1 and common else sources[0].name
-
-
-def joined(sources: Sequence[ChannelSource], bundles: np.ndarray) -> list[list[ChannelSource]]:
-    """Group the sources that share a bundle, directly or through others, in order."""
-    owner: dict[int, list[int]] = {}
-    groups: list[list[int]] = []
-    for index, source in enumerate(sources):
-        made = np.unique(bundles[source.channels]).tolist()
-        met = list({id(owner[bundle]): owner[bundle] for bundle in made if bundle in owner}.values())
-        group = [member for earlier in met for member in earlier] + [index]
-        groups = [other for other in groups if not any(other is earlier for earlier in met)] + [group]
-        for member in group:
-            owner.update(dict.fromkeys(bundles[sources[member].channels].tolist(), group))
-    return [[sources[index] for index in group] for group in sorted(sorted(group) for group in groups)]

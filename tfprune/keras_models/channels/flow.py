@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from tfprune.keras_models.channels.no_rule import NoRule
-from tfprune.keras_models.channels.ties import Channels, Layout
 from tfprune.keras_models.models.graph import Call, Graph
 from tfprune.keras_models.models.low_rank import Factor, factors
+from tfprune.solving.ties import Channels, Layout
 
 Work = tuple[int, tuple["int | np.ndarray", ...]]  # multiplications: a factor, and the sizes that it is multiplied by
 

@@ -13,10 +13,10 @@ from keras import layers
 from tfprune.base.axes import parse_equation, spell_out
 from tfprune.keras_models.channels.flow import Flow, Rule, Work, channel_axis
 from tfprune.keras_models.channels.no_rule import NoRule
-from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.channelwise import is_channelwise
 from tfprune.keras_models.tracing.sample_inputs import BATCH, LENGTH
+from tfprune.solving.ties import Layout
 
 # Keras' activations that look at one entry; others are tried out on numbers.
 _ENTRYWISE = frozenset(

@@ -12,10 +12,10 @@ import numpy as np
 from tfprune.base.axes import shape_along
 from tfprune.keras_models.channels.flow import ChannelIndices, Flow, Rule
 from tfprune.keras_models.channels.no_rule import NoRule
-from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.sample_inputs import fixed_shape
 from tfprune.keras_models.tracing.trace_failure import FAILURES
+from tfprune.solving.ties import Layout
 
 
 def any_of(layout: Layout) -> bool:

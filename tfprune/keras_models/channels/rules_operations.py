@@ -15,10 +15,10 @@ from tfprune.keras_models.channels.flow import Flow, Rule
 from tfprune.keras_models.channels.no_rule import NoRule
 from tfprune.keras_models.channels.rules_moves import MOVES, any_of
 from tfprune.keras_models.channels.rules_shapes import concatenate, elementwise, merge
-from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
 from tfprune.keras_models.tracing.channelwise import is_channelwise
 from tfprune.keras_models.tracing.trace_failure import FAILURES
+from tfprune.solving.ties import Layout
 
 _SUMMED = "it adds up channels without a kernel"
 

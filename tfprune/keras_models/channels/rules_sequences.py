@@ -13,8 +13,8 @@ from keras import layers
 from tfprune.keras_models.channels.flow import Flow, Rule, Work
 from tfprune.keras_models.channels.no_rule import NoRule
 from tfprune.keras_models.channels.rules_kernels import pin_for_activation
-from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
+from tfprune.solving.ties import Layout
 
 _GATES = {layers.SimpleRNN: 1, layers.GRU: 3, layers.LSTM: 4}
 

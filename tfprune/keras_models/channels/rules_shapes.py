@@ -14,8 +14,8 @@ from tfprune.base.axes import shape_along
 from tfprune.keras_models.channels.flow import Flow, Rule, channel_axis
 from tfprune.keras_models.channels.no_rule import NoRule
 from tfprune.keras_models.channels.rules_kernels import check_activation
-from tfprune.keras_models.channels.ties import Layout
 from tfprune.keras_models.models.graph import Call
+from tfprune.solving.ties import Layout
 
 
 def elementwise(flow: Flow, call: Call) -> Sequence[Layout]:

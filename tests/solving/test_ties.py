@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from tfprune.keras_models.channels.analyze import joined
-from tfprune.keras_models.channels.ties import Channels, ChannelSource
+from tfprune.solving.ties import Channels, ChannelSource, joined
 
 
 def components(count, pairs):

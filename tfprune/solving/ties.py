@@ -7,7 +7,7 @@ meet, for example in an addition, they are tied: one cannot be removed without t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,3 +101,17 @@ def _roots(labels: np.ndarray) -> np.ndarray:
     while np.any(labels[labels] != labels):
         labels = labels[labels]
     return labels
+
+
+def joined(sources: Sequence[ChannelSource], bundles: np.ndarray) -> list[list[ChannelSource]]:
+    """Group the sources that share a bundle, directly or through others, in order."""
+    owner: dict[int, list[int]] = {}
+    groups: list[list[int]] = []
+    for index, source in enumerate(sources):
+        made = np.unique(bundles[source.channels]).tolist()
+        met = list({id(owner[bundle]): owner[bundle] for bundle in made if bundle in owner}.values())
+        group = [member for earlier in met for member in earlier] + [index]
+        groups = [other for other in groups if not any(other is earlier for earlier in met)] + [group]
+        for member in group:
+            owner.update(dict.fromkeys(bundles[sources[member].channels].tolist(), group))
+    return [[sources[index] for index in group] for group in sorted(sorted(group) for group in groups)]
