@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.pruning.layers.file_layer import FileLayer, layer_of, real
-from tfprune.export.pruning.layers.linear_operators import LinearOperator, linear_operators
+from tfprune.export.pruning.layers.file_layer import FileLayer, file_layers
+from tfprune.export.pruning.layers.file_outputs import FileOutputs, Runs
 from tfprune.export.pruning.layers.live_tensors import LiveTensors
-from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
+from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
 from tfprune.patterns import NM, Pattern
 from tfprune.solving.least_squares import GramMoments
-from tfprune.solving.split_by_error import (
-    LEVEL_FELT,
-    LEVELS,
-    SAMPLES_FELT,
-    ErrorCurve,
-    output_error,
-    split_by_error,
-    variation,
-)
+from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS, ErrorCurve, split_by_error
 from tfprune.solving.zero_solver import relative_error
-
-Runs = list[Mapping[int, np.ndarray]]
 
 
 class PruningInOrder:
@@ -49,7 +37,7 @@ class PruningInOrder:
     def __init__(self, content: bytes, runs: Runs, *, pattern: Pattern, folder: Path) -> None:
         self._dense = Pieces(load_objects(content))
         self._content, self._runs, self._pattern, self._folder = content, runs, pattern, folder
-        self.layers, self.skipped = _layers(self._dense)
+        self.layers, self.skipped = file_layers(self._dense)
         if not self.layers:
             reasons = "; ".join(sorted({reason for _, reason in self.skipped})) or "it has none"
             raise ValueError(f"Expected a file with weights that can be pruned. Received: one without: {reasons}.")
@@ -89,7 +77,7 @@ class PruningInOrder:
     def _measured(self) -> list[ErrorCurve]:
         """Run the dense file once, and measure what zeros in each layer alone cost."""
         states = LiveTensors(self._dense, self._runs, folder=self._folder)
-        outputs = _Outputs(self._dense, self._runs)
+        outputs = FileOutputs(self._dense, self._runs)
         moments = {id(layer): layer.moments() for layer in self.layers}
         curves: dict[int, ErrorCurve] = {}
         uses = sorted(((operator.step, layer) for layer in self.layers for operator in layer.operators), key=_first)
@@ -108,7 +96,7 @@ class PruningInOrder:
         return [curves[id(layer)] for layer in self.layers]
 
     def _curve(
-        self, layer: FileLayer, moments: list[GramMoments], *, states: LiveTensors, outputs: _Outputs
+        self, layer: FileLayer, moments: list[GramMoments], *, states: LiveTensors, outputs: FileOutputs
     ) -> ErrorCurve:
         """Scale the curve of a layer's own error by what the outputs feel at one sparsity."""
         if isinstance(self._pattern, NM):
@@ -121,61 +109,9 @@ class PruningInOrder:
         return ErrorCurve(layer.size, layer.zeros, errors).scaled(felt)
 
 
-class _Outputs:
-    """The outputs of the dense file for a few samples, with which others are compared."""
-
-    def __init__(self, pieces: Pieces, runs: Runs) -> None:
-        rows = max(len(array) if array.ndim else 1 for array in runs[0].values())
-        self._pieces, self._runs = pieces, runs[: max(1, SAMPLES_FELT // rows)]
-        self._dense = self._from(0, self.inputs)
-        if not any(variation(values) for values in self._dense.values()):
-            raise ValueError(
-                "Expected samples for which the outputs of the file differ. Received: samples that all give the "
-                "same. Pass samples as the file will see them."
-            )
-
-    def inputs(self, run: int) -> Mapping[int, np.ndarray]:
-        """Return the inputs of the file in one run."""
-        return self._runs[run]
-
-    def error(self, step: int, known: Any) -> float:
-        """Return the mean squared error of the outputs, each as a fraction of its variance."""
-        changed = self._from(step, known)
-        return output_error([self._dense[index] for index in changed], [*changed.values()])
-
-    def _from(self, step: int, known: Any) -> dict[int, np.ndarray]:
-        runner = PieceRunner(self._pieces.cut(step, len(self._pieces.steps)))
-        found: dict[int, list[np.ndarray]] = {}
-        for run in range(len(self._runs)):
-            values = known(run)
-            made = {**values, **runner.run(values)}
-            for index in self._pieces.outputs:
-                found.setdefault(index, []).append(
-                    np.atleast_1d(real(self._pieces.graph.tensors[index], made[index]))
-                )
-        shapes = {index: {each.shape[1:] for each in parts} for index, parts in found.items()}
-        return {index: np.concatenate(parts) for index, parts in found.items() if len(shapes[index]) == 1}
-
-
 def _row(layer: FileLayer, values: np.ndarray, error: float) -> PrunedLayer:
     return PrunedLayer(layer.name, layer.kind, layer.size, int(np.count_nonzero(values)), error)
 
 
 def _first(pair: tuple[int, FileLayer]) -> int:
     return pair[0]
-
-
-def _layers(pieces: Pieces) -> tuple[list[FileLayer], list[tuple[str, str]]]:
-    operators, skipped = linear_operators(pieces)
-    by_buffer: dict[int, list[LinearOperator]] = {}
-    for operator in operators:
-        by_buffer.setdefault(pieces.graph.tensors[operator.weight].buffer, []).append(operator)
-    layers = []
-    for sharing in by_buffer.values():
-        layer = layer_of(pieces, sharing)
-        if isinstance(layer, FileLayer):
-            layers.append(layer)
-        else:
-            name = pieces.graph.tensors[sharing[0].weight].name or b""
-            skipped.append((name.decode(errors="replace"), f"{sharing[0].kind}: {layer}"))
-    return layers, skipped

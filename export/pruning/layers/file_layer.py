@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import inputs_of
-from tfprune.export.pruning.layers.linear_operators import LinearOperator
+from tfprune.export.pruning.layers.linear_operators import LinearOperator, linear_operators
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.layers.stored_weight import (
     BIASES,
@@ -160,7 +160,24 @@ def real(tensor: schema.TensorT, x: np.ndarray) -> np.ndarray:
     return (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])
 
 
-def layer_of(pieces: Pieces, operators: Sequence[LinearOperator]) -> FileLayer | str:
+def file_layers(pieces: Pieces) -> tuple[list[FileLayer], list[tuple[str, str]]]:
+    """Return the weights of a file that can be solved for, in order, and the others, each with the reason."""
+    operators, skipped = linear_operators(pieces)
+    by_buffer: dict[int, list[LinearOperator]] = {}
+    for operator in operators:
+        by_buffer.setdefault(pieces.graph.tensors[operator.weight].buffer, []).append(operator)
+    layers = []
+    for sharing in by_buffer.values():
+        layer = _layer_of(pieces, sharing)
+        if isinstance(layer, FileLayer):
+            layers.append(layer)
+        else:
+            name = pieces.graph.tensors[sharing[0].weight].name or b""
+            skipped.append((name.decode(errors="replace"), f"{sharing[0].kind}: {layer}"))
+    return layers, skipped
+
+
+def _layer_of(pieces: Pieces, operators: Sequence[LinearOperator]) -> FileLayer | str:
     """Return a weight with all operators that use it; a string says why it is left alone."""
     first = operators[0]
     tensor = pieces.graph.tensors[first.weight]
