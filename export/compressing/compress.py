@@ -26,7 +26,7 @@ from tfprune.export.compressing.search_settings import Goal, SearchSettings
 from tfprune.export.compressing.trial_runner import TrialRunner
 from tfprune.export.compressing.write_front import write_front
 from tfprune.export.device.processes.device import Device, runner_on
-from tfprune.export.keras_side.converting.accuracy_drop import metric_of
+from tfprune.export.device.running.evaluate import metric_of
 from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
 from tfprune.export.micro.micro import Micro, read_micro

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfprune.base.spec import check_count, check_number, check_sparsity, resolve
+from tfprune.base.limit import Limit
 from tfprune.export.device.processes.child_process import run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.files.model_file import read_model
@@ -19,16 +20,19 @@ from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import fraction_of_zeros
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer, PruneTfliteReport
-from tfprune.export.pruning.pruning_job import DENSE, PRUNED
+from tfprune.export.pruning.pruning_goal import checked_goal, checked_pattern
+from tfprune.export.pruning.pruning_job import DENSE, JOB, PRUNED, X, Y
 from tfprune.export.pruning.samples import check_samples, held_out, warnings_of
+from tfprune.export.rewriting.export_report import AccuracyDrop
 from tfprune.export.rewriting.forms import Check, candidate_files, check_form_arguments, choose, export_report
 from tfprune.export.rewriting.rewrite import default_tolerance, file_name
-from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+from tfprune.patterns import Pattern
 from tfprune.report import Skipped
 
 MODULE = "tfprune.export.pruning.pruning_job"
 TIMEOUT = 3600.0  # seconds for all of the work on one file
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
+Jobs = dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]  # settings and arrays of each, by name
 ADVICE = "Check that the file itself runs (`tfprune verify`)."
 
 
@@ -40,6 +44,7 @@ def prune_tflite(
     sparsity: float | None = None,
     max_bytes: int | None = None,
     max_error: float | None = None,
+    max_drop: Limit | None = None,
     pattern: str | Pattern = "unstructured",
     optimize: str = "size",
     compress: str | None = None,
@@ -65,10 +70,13 @@ def prune_tflite(
             inputs a list in the file's order or a dict by name. Real numbers, preprocessed as in training: no error
             in the report shows a wrong preprocessing. Every eighth is held out, from the end: put samples of another
             origin there. `"random"` draws numbers in the range of the inputs, which costs accuracy.
-        sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this or one of the next two.
+        sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this or one of the next three.
         max_bytes: The largest size of the new file, as written: the fewest zeros that keep to it are taken.
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: the most zeros that keep to it are taken.
+        max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`: the most zeros with
+            which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
+            others. For several outputs, the limit holds for each.
         pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`.
         optimize: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with the fastest
             kernels.
@@ -81,7 +89,8 @@ def prune_tflite(
 
     Raises:
         TypeError: If `samples` are None, or an argument has another type.
-        ValueError: If not one of `sparsity`, `max_bytes` and `max_error` is given, or a value is out of range.
+        ValueError: If not one of `sparsity`, `max_bytes`, `max_error` and `max_drop` is given, or a value is out of
+            range.
         ValueError: If the file cannot be read or run, keeps a state, or has no weights to prune.
         ValueError: If samples do not fit the inputs, or do not change the outputs.
 
@@ -97,16 +106,20 @@ def prune_tflite(
     check_method(compress)
     check_suffix(destination, compress)
     check_form_arguments(sparse=sparse, optimize=optimize)
-    shape = _checked_pattern(pattern)
-    aim = _checked_aim(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error)
+    shape = checked_pattern(pattern)
+    goal = checked_goal(shape, sparsity=sparsity, max_bytes=max_bytes, max_error=max_error, max_drop=max_drop)
     content = read_model(source)
     model = read(content)
     arrays = check_samples(samples, model)
     held = held_out(arrays, model)
     is_random = isinstance(samples, str)
-    settings = {**aim, "held": held, "random": is_random, "sparse": sparse, "compress": compress}
+    settings = {**goal.settings(), "held": held, "random": is_random, "sparse": sparse, "compress": compress}
     settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}
-    pruned = _in_child(content, settings, arrays, name=source_name(source))
+    jobs = {JOB: (settings, _numbered(arrays))}
+    if goal.metric:
+        form, answers = inputs_to_job(goal.y)
+        jobs |= {X: ({}, _numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
+    pruned = _in_child(content, jobs, name=source_name(source))
     forms = candidate_files(pruned.content, name="pruned", sparse=sparse, optimize=optimize)
     check = Check(pruned.outputs, default_tolerance(model), ADVICE)
     choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
@@ -121,6 +134,7 @@ def prune_tflite(
         samples=fitted,
         held_out=held,
         warnings=tuple(warnings_of(samples, fitted)),
+        lost=pruned.lost,
         file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )
 
@@ -132,14 +146,16 @@ class _Pruned(NamedTuple):
     layers: tuple[PrunedLayer, ...]
     errors: tuple[OutputError, ...]
     skipped: tuple[Skipped, ...]
+    lost: tuple[AccuracyDrop, ...]
     inputs: list[np.ndarray]
     outputs: dict[str, np.ndarray]
 
 
-def _in_child(content: bytes, settings: dict[str, Any], arrays: list[np.ndarray], *, name: str) -> _Pruned:
+def _in_child(content: bytes, jobs: Jobs, *, name: str) -> _Pruned:
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
         Path(folder, DENSE).write_bytes(content)
-        write_job(folder, "job", settings=settings, arrays={str(index): each for index, each in enumerate(arrays)})
+        for job, (settings, arrays) in jobs.items():
+            write_job(folder, job, settings=settings, arrays=arrays)
         completed = run_module(MODULE, folder, timeout=TIMEOUT, environment=ONE_THREAD)
         if not completed.ok and completed.reason.startswith("Expected"):
             raise ValueError(f"{completed.reason}. Nothing was written.")
@@ -155,37 +171,11 @@ def _in_child(content: bytes, settings: dict[str, Any], arrays: list[np.ndarray]
             tuple(PrunedLayer(**row) for row in result["layers"]),
             tuple(OutputError(**row) for row in result["errors"]),
             tuple(Skipped(layer, reason, Skipped.NO_RULE) for layer, reason in result["skipped"]),
+            tuple(AccuracyDrop(**row) for row in result["lost"]),
             [*inputs.values()],
             outputs,
         )
 
 
-def _checked_pattern(pattern: str | Pattern) -> Pattern:
-    resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
-    if not isinstance(resolved, (Unstructured, NM, Block)):
-        raise ValueError(
-            f"Expected `pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols). Received: "
-            f"pattern={pattern!r}. Channels of a file cannot be removed yet."
-        )
-    return resolved
-
-
-def _checked_aim(
-    pattern: Pattern, *, sparsity: float | None, max_bytes: int | None, max_error: float | None
-) -> dict[str, Any]:
-    given = [value for value in (sparsity, max_bytes, max_error) if value is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"Expected one of `sparsity`, `max_bytes` and `max_error`. Received: sparsity={sparsity!r}, "
-            f"max_bytes={max_bytes!r}, max_error={max_error!r}."
-        )
-    if sparsity is not None:
-        sparsity = check_sparsity(sparsity, "sparsity")
-        pattern.check(sparsity)
-    elif isinstance(pattern, NM):
-        raise ValueError(f"Expected `sparsity` with pattern={pattern!r}. Received: {given[0]!r} as another limit.")
-    if max_bytes is not None:
-        max_bytes = check_count(max_bytes, "max_bytes", least=1)
-    if max_error is not None:
-        max_error = check_number(max_error, "max_error", above=0)
-    return {"sparsity": sparsity, "max_bytes": max_bytes, "max_error": max_error}
+def _numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return {str(index): array for index, array in enumerate(arrays)}

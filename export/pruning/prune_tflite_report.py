@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tfprune.export.file.report import fraction_of_zeros, number_text
-from tfprune.export.rewriting.export_report import ExportReport
+from tfprune.export.rewriting.export_report import AccuracyDrop, ExportReport
 from tfprune.report import Report, Skipped, skipped_table, table
 
 
@@ -64,6 +64,7 @@ class PruneTfliteReport(Report):
         held_out: The number of samples that the outputs were compared on.
         warnings: What makes these numbers less reliable.
         file: The file that was written, and how it was checked.
+        lost: What the metric of `max_drop` lost on its labeled data, for each output; empty without `max_drop`.
 
     Example:
         >>> report = tfprune.export.prune_tflite("digits.tflite", "sparse.tflite", images, sparsity=0.92)
@@ -79,6 +80,7 @@ class PruneTfliteReport(Report):
     held_out: int
     warnings: tuple[str, ...]
     file: ExportReport
+    lost: tuple[AccuracyDrop, ...] = ()
 
     def __str__(self) -> str:
         layers = [
@@ -90,9 +92,11 @@ class PruneTfliteReport(Report):
             for row in self.errors
         ]
         text = table(["layer", "operator", "weights", "zeros", "error"], layers, left=2) + skipped_table(self.skipped)
+        lost = [[row.metric, number_text(row.before), number_text(row.file)] for row in self.lost]
         parts = [
             text,
             table([f"output, on {self.held_out} held-out samples", "error", "agreement"], outputs),
+            *([table(["metric", "dense file", "pruned file"], lost)] if lost else []),
             *(f"Warning: {warning}" for warning in self.warnings),
             str(self.file),
         ]

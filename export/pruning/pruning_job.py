@@ -9,15 +9,19 @@ import numpy as np
 
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.inputs import inputs_from_job
+from tfprune.export.device.running.metrics import measure
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.codec import encode
 from tfprune.export.pruning.prune_in_order import PruningInOrder
 from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer
 from tfprune.export.pruning.samples import in_range
+from tfprune.export.rewriting.export_report import AccuracyDrop, accuracy_drops
 from tfprune.export.rewriting.forms import candidate_files
 from tfprune.patterns import NM, Block, Unstructured
 
 DENSE, PRUNED = "dense.tflite", "pruned.tflite"
+JOB, X, Y = "job", "x", "y"  # the last two are the labeled data of a limit
 RUN_ROWS = 16  # samples in one run of a file that leaves the batch open
 MAX_PERCENT = 95
 _PATTERNS = {"Unstructured": Unstructured, "NM": NM, "Block": Block}
@@ -79,15 +83,32 @@ def compare_outputs(
     return rows
 
 
+class _Labeled:
+    """Labeled data, and a metric of the dense file on them."""
+
+    def __init__(self, folder: Path, dense: bytes, metric: str) -> None:
+        self.metric = metric
+        self._x = [*read_job(folder, X)[1].values()]
+        settings, answers = read_job(folder, Y)
+        self._y = inputs_from_job(settings["form"], answers, draw=list)
+        self.before = self.metrics(dense)
+
+    def metrics(self, content: bytes) -> dict[str, float]:
+        """Return the metric of a file, for each output."""
+        return measure(SampleRunner(content).outputs_of(self._x), self._y, metrics=self.metric)
+
+
 class _Job:
     """What the parent asks for."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._settings, arrays = read_job(folder, "job")
+        self._settings, arrays = read_job(folder, JOB)
         self._held = int(self._settings["held"])
         content = (folder / DENSE).read_bytes()
         runner = SampleRunner(content)
+        metric = self._settings["metric"]
+        self._labeled = _Labeled(folder, content, metric) if metric else None
         samples = runner.checked([*arrays.values()], is_random=self._settings["random"])
         self._dense = runner.outputs_of(samples)
         fit = [array[: len(array) - self._held] if array.ndim else array for array in samples]
@@ -104,6 +125,7 @@ class _Job:
             "layers": [vars(layer) for layer in layers],
             "errors": [vars(row) for row in self._compared(content)],
             "skipped": self._files.skipped,
+            "lost": [vars(row) for row in self._lost(content)],
         }
         write_job(self._folder, "result", settings=settings, arrays=SampleRunner(content).outputs_of(self._last))
 
@@ -113,7 +135,12 @@ class _Job:
             return self._files.pruned(sparsity)
         if max_bytes is not None:
             return self._search(lambda content: self._bytes(content) <= max_bytes, f"{max_bytes:,} bytes", toward=-1)
-        return self._search(lambda content: self._error(content) <= max_error, f"an error of {max_error:g}", toward=1)
+        if max_error is not None:
+            limit = f"an error of {max_error:g}"
+            return self._search(lambda content: self._error(content) <= max_error, limit, toward=1)
+        max_drop = self._settings["max_drop"]
+        limit = f"a drop of {max_drop:g}"
+        return self._search(lambda content: self._drop(content) <= max_drop, limit, toward=1)
 
     def _search(self, fits: Callable[[bytes], bool], limit: str, *, toward: int) -> tuple[bytes, list[PrunedLayer]]:
         """Bisect for the largest sparsity that fits (`toward` is 1), or for the smallest (-1), in steps of 1 %."""
@@ -137,6 +164,14 @@ class _Job:
 
     def _error(self, content: bytes) -> float:
         return max((row.error for row in self._compared(content) if row.error is not None), default=0.0)
+
+    def _drop(self, content: bytes) -> float:
+        return max(row.drop for row in self._lost(content))
+
+    def _lost(self, content: bytes) -> tuple[AccuracyDrop, ...]:
+        if self._labeled is None:
+            return ()
+        return accuracy_drops(self._labeled.before, self._labeled.metrics(content), metric=self._labeled.metric)
 
     def _compared(self, content: bytes) -> list[OutputError]:
         return compare_outputs(self._dense, SampleRunner(content).outputs_of(self._last), held=self._held)

@@ -37,7 +37,7 @@ def check_samples(samples: Any, model: Model) -> list[np.ndarray]:
     """
     if samples is None:
         raise TypeError(
-            "Expected samples as the file will see them, some hundred, without labels. Received: samples=None. If "
+            "Expected samples as the file will see them, a few hundred, without labels. Received: samples=None. If "
             "there are none at all, samples='random' draws numbers, which costs accuracy."
         )
     if isinstance(samples, str):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from tfprune.export.device.running.benchmark_report import BenchmarkReport
+from tfprune.export.device.running.metrics import is_error
 from tfprune.export.file.model_card import model_card
 from tfprune.export.file.report import number_text, yes_or_no
 from tfprune.export.file.xnnpack.sparse_inference_report import SparseInferenceReport
@@ -34,19 +36,27 @@ class Candidate(Report):
 
 @dataclass(frozen=True)
 class AccuracyDrop(Report):
-    """How much worse a file is than the Keras model.
+    """How much worse a file is than the Keras model, or the file, that it was made from.
 
     Attributes:
         metric: The name of the metric, behind that of the output if there are several.
-        keras: Its value for the model.
+        before: Its value for the model or file that the file was made from.
         file: Its value for the file.
         drop: How much worse the file is; negative if it is better.
     """
 
     metric: str
-    keras: float
+    before: float
     file: float
     drop: float
+
+
+def accuracy_drops(
+    before: Mapping[str, float], file: Mapping[str, float], *, metric: str
+) -> tuple[AccuracyDrop, ...]:
+    """Compare what `measure` returned before, and for the file."""
+    sign = -1 if is_error(metric) else 1
+    return tuple(AccuracyDrop(name, before[name], file[name], sign * (before[name] - file[name])) for name in before)
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class ExportReport(Report):
         sizes = [["bytes", f"{self.bytes:,}"], ["unpacked bytes", f"{self.tflite_bytes:,}"]]
         if self.micro is not None:
             sizes.append(["arena, bytes", f"{self.micro.arena:,}"])
-        lost = [[row.metric, f"{row.keras:.4f}", f"{row.file:.4f}"] for row in self.lost]
+        lost = [[row.metric, f"{row.before:.4f}", f"{row.file:.4f}"] for row in self.lost]
         checks = [["largest difference of an output", self._difference], ["interpreter", self.runtime]]
         sections = [
             ("Model", [["", ""], *(row for row in rows if row[1])]),
@@ -141,7 +151,7 @@ class ExportReport(Report):
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
             ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
             ["difference", self._difference],
-            *([output.metric, f"{output.file:.4f} (Keras: {output.keras:.4f})"] for output in self.lost),
+            *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
             ["checked on", self.runtime],
             ["operators", _operators(self.ops)],
         ]

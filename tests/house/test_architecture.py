@@ -40,12 +40,12 @@ ROOMS = {
     ),
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · remote demo_device",
-    "tfprune.export.pruning": ("layers · samples prune_tflite_report · prune_in_order · pruning_job · prune_tflite"),
+    "tfprune.export.pruning": ("layers · samples pruning_goal prune_tflite_report · prune_in_order · pruning_job · prune_tflite"),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
-OF_BASE = ("renamed", "spec", "lazy", "html", "streams", "coders", "untrusted", "progress")
+OF_BASE = ("renamed", "spec", "limit", "lazy", "html", "streams", "coders", "untrusted", "progress")
 OF_SOLVING = ("brain_surgery", "least_squares", "split_by_error", "ties", "weight_masks", "zero_solver")
 OF_BOTH = {
     "tfprune.report",

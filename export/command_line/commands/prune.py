@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from pathlib import Path
 from typing import Any
 
+from tfprune.base.limit import Limit
 from tfprune.export.command_line.commands.base import add_command, add_file, add_saved_model
 from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.patterns import NM
 
-OF_FILES = ("samples", "compress")
-OF_MODELS = ("data", "validation", "epochs", "learning_rate", "allocation", "imports")
+OF_FILES = ("samples", "compress", "max_bytes", "max_error", "max_drop", "metric")
+OF_MODELS = (
+    *("data", "epochs", "learning_rate", "allocation", "criterion", "imports"),
+    *("batch_size", "seed", "max_samples"),
+)
 
 # Options that stand for arguments of the library with other names.
 ARGUMENTS = {"validation_data": "--validation"}
@@ -30,9 +35,10 @@ tfprune prune model.keras sparse.keras --sparsity 0.8 --data x.npy
 tfprune prune model.keras sparse.keras --sparsity 0.9 --data x.npy,y.npy --epochs 10 --validation xv.npy,yv.npy
 tfprune export sparse.keras model.tflite
 tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples x.npy
+tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --validation xv.npy,yv.npy
 """
     parser = add_command(commands, "prune", run=_prune, text=text, extra="train", examples=examples)
-    parser.set_defaults(arguments=ARGUMENTS)
+    parser.set_defaults(arguments=ARGUMENTS, command=functools.partial(_prune, parser))
     add_saved_model(parser, optional=("path", "data"))
     text = (
         "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input; or "
@@ -40,7 +46,7 @@ tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples x.npy
     )
     add_file(parser, "--samples", metavar="FILE", help=text)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
-    parser.add_argument("--sparsity", type=float, required=True, help="fraction of zeros, such as 0.9")
+    _add_goal(parser)
     parser.add_argument(
         "--epochs",
         type=int,
@@ -64,10 +70,23 @@ tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples x.npy
     )
 
 
-def _prune(options: argparse.Namespace) -> Any:
+def _add_goal(parser: argparse.ArgumentParser) -> None:
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--sparsity", type=float, help="fraction of zeros, such as 0.9")
+    text = "for a .tflite file: largest size of the new one, with as few zeros as possible"
+    goal.add_argument("--max-bytes", type=int, metavar="BYTES", help=text)
+    text = "for a .tflite file: largest error of an output, as a fraction of its standard deviation, such as 0.1"
+    goal.add_argument("--max-error", type=float, metavar="ERROR", help=text)
+    text = "for a .tflite file: largest drop of the metric on the data of --validation, such as 0.01"
+    goal.add_argument("--max-drop", type=float, metavar="DROP", help=text)
+    parser.add_argument("--metric", help="metric of --max-drop, such as mae (default: accuracy)")
+
+
+def _prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
     if is_model_file(options.source):
+        _refuse(parser, options, OF_MODELS, "a Keras model")
         return _prune_tflite(options)
-    _refuse(options, OF_FILES, "a .tflite file")
+    _refuse(parser, options, OF_FILES, "a .tflite file")
     for name, value in (("PATH", options.path), ("--data", options.data)):
         if value is None:
             raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune prune --help`.")
@@ -84,10 +103,9 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
     from tfprune.export.pruning.prune_tflite import prune_tflite
     from tfprune.export.pruning.samples import RANDOM
 
-    _refuse(options, OF_MODELS, "a Keras model")
     if options.samples is None:
         raise ValueError(
-            "Expected --samples FILE for a .tflite file: some hundred inputs, without labels. Received: none. If "
+            "Expected --samples FILE for a .tflite file: a few hundred inputs, without labels. Received: none. If "
             "there are none at all, --samples random draws numbers, which costs accuracy."
         )
     suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
@@ -98,12 +116,37 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
     if group:
         pattern = NM(int(group[1]), int(group[2]))
     return prune_tflite(
-        options.source, path, samples, sparsity=options.sparsity, pattern=pattern, compress=options.compress
+        options.source,
+        path,
+        samples,
+        sparsity=options.sparsity,
+        max_bytes=options.max_bytes,
+        max_error=options.max_error,
+        max_drop=_limit(options),
+        pattern=pattern,
+        compress=options.compress,
     )
 
 
-def _refuse(options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:
+def _limit(options: argparse.Namespace) -> Limit | None:
+    if options.max_drop is None:
+        for name in ("validation", "metric"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"Expected --max-drop with --{name} for a .tflite file. Received: no --max-drop.")
+        return None
+    samples, _, labels = (options.validation or "").partition(",")
+    if not labels:
+        raise ValueError(
+            f"Expected --validation X,Y with --max-drop: samples and labels. Received: {options.validation!r}."
+        )
+    from tfprune.export.keras_side.loading import load_arrays
+
+    return Limit(options.max_drop, options.metric, data=(load_arrays(samples), load_arrays(labels)))
+
+
+def _refuse(parser: argparse.ArgumentParser, options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:
     """Refuse options that are for another kind of file."""
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    given = [name for name in names if getattr(options, name) != parser.get_default(name)]
     if given:
-        raise ValueError(f"Expected {' and '.join(given)} with {of} only. Received: {options.source!r}.")
+        text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in given)
+        raise ValueError(f"Expected {text} with {of} only. Received: {options.source!r}.")

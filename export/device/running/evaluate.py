@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.limit import Limit
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate_report import EvaluateReport
-from tfprune.export.device.running.metrics import check_metrics, measure
+from tfprune.export.device.running.metrics import check_metrics, is_error, measure
 from tfprune.export.device.running.verify import run_in_child
 from tfprune.export.file.files.source import Source, source_name
 
 TIMEOUT = 3600.0  # seconds: a slow board, and many samples
+DEFAULT_METRIC = "accuracy"
+DATA = "max_drop.data"  # the name of the data of a limit in messages
 
 
 def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: float = TIMEOUT) -> EvaluateReport:
@@ -57,6 +60,41 @@ def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: f
         )
     rows = len(next(iter(run.outputs.values())))
     return EvaluateReport(metrics=measure(run.outputs, y, metrics=metrics), samples=rows, runtime=run.runtime)
+
+
+def metric_of(limit: Limit) -> str:
+    """Return the name of the metric that a limit bounds.
+
+    Raises:
+        ValueError: If there is no such metric, or `mode` is not its direction.
+    """
+    metric = DEFAULT_METRIC if limit.metric is None else limit.metric
+    check_metrics(metric)
+    mode = "min" if is_error(metric) else "max"
+    if limit.mode not in (None, mode):
+        raise ValueError(f"Expected mode={mode!r} for {metric!r}. Received: mode={limit.mode!r}. Leave it out.")
+    return metric
+
+
+def labeled_limit(max_drop: Any) -> tuple[str, Any, Any]:
+    """Return the metric of a limit, and x and y of its labeled data.
+
+    Raises:
+        TypeError: If it is not a limit, or its data holds no samples with labels.
+        ValueError: If it has no data, or there is no such metric.
+    """
+    if not isinstance(max_drop, Limit):
+        raise TypeError(
+            "Expected `max_drop` to be a Limit with the labeled data that the file is measured on. Received: "
+            f"max_drop={max_drop!r}. Pass max_drop=tfprune.Limit(0.01, data=(x, y))."
+        )
+    metric = metric_of(max_drop)
+    if max_drop.data is None:
+        raise ValueError(
+            f"Expected labeled data in the Limit, on which the file is measured. Received: max_drop={max_drop!r}. "
+            "Add data=(x, y) to it."
+        )
+    return metric, *samples_and_answers(max_drop.data, argument=DATA)
 
 
 def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:

@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.base.limit import Limit
 from tfprune.export.comparing.damage import damage
-from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers
+from tfprune.export.device.running.evaluate import DATA, TIMEOUT, labeled_limit
 from tfprune.export.device.running.inputs import arrays_of
-from tfprune.export.device.running.metrics import check_metrics, is_error, measure
+from tfprune.export.device.running.metrics import measure
 from tfprune.export.device.running.verify import Run, run_in_child
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.keras_side.converting.calibration_data import read_check_on
 from tfprune.export.keras_side.preparing.signature import Signature
 from tfprune.export.micro.interpreter import run_by_name
 from tfprune.export.micro.micro import Micro
-from tfprune.export.rewriting.export_report import AccuracyDrop
-
-DEFAULT_METRIC = "accuracy"
-DATA = "max_drop.data"  # the name of the data in messages
+from tfprune.export.rewriting.export_report import AccuracyDrop, accuracy_drops
 
 
 @dataclass(frozen=True)
@@ -36,20 +32,6 @@ class LabeledSamples:
     max_drop_per_class: float | None = None
 
 
-def metric_of(limit: Limit) -> str:
-    """Return the name of the metric that a limit bounds.
-
-    Raises:
-        ValueError: If there is no such metric, or `mode` is not its direction.
-    """
-    metric = DEFAULT_METRIC if limit.metric is None else limit.metric
-    check_metrics(metric)
-    mode = "min" if is_error(metric) else "max"
-    if limit.mode not in (None, mode):
-        raise ValueError(f"Expected mode={mode!r} for {metric!r}. Received: mode={limit.mode!r}. Leave it out.")
-    return metric
-
-
 def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
     """Read a limit and its labeled data, before any work is done; None measures nothing.
 
@@ -59,18 +41,7 @@ def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
     """
     if max_drop is None:
         return None
-    if not isinstance(max_drop, Limit):
-        raise TypeError(
-            "Expected `max_drop` to be a Limit with the labeled data that the file is measured on. Received: "
-            f"max_drop={max_drop!r}. Pass max_drop=tfprune.Limit(0.01, data=(x, y))."
-        )
-    metric = metric_of(max_drop)
-    if max_drop.data is None:
-        raise ValueError(
-            f"Expected labeled data in the Limit, on which the file is measured. Received: max_drop={max_drop!r}. "
-            "Add data=(x, y) to it."
-        )
-    x, y = samples_and_answers(max_drop.data, argument=DATA)
+    metric, x, y = labeled_limit(max_drop)
     return LabeledSamples(
         read_check_on(x, inputs, argument=DATA), y, metric, max_drop.max_drop, max_drop.max_drop_per_class
     )
@@ -107,18 +78,17 @@ def accuracy_drop(
         )
     outputs = dict(zip(run.outputs, expected, strict=True))
     before, after = (measure(each, data.y, metrics=data.metric) for each in (outputs, run.outputs))
-    sign = -1 if is_error(data.metric) else 1
-    lost = [AccuracyDrop(name, before[name], after[name], sign * (before[name] - after[name])) for name in before]
+    lost = accuracy_drops(before, after, metric=data.metric)
     for output in lost:
         if data.max_drop is not None and not output.drop <= data.max_drop:
             raise ValueError(
                 f"Expected a file that loses at most max_drop={data.max_drop:g} of {output.metric!r} on the data of "
-                f"the Limit. Received: a file with {output.file:.4f}, where the Keras model has {output.keras:.4f}: "
+                f"the Limit. Received: a file with {output.file:.4f}, where the Keras model has {output.before:.4f}: "
                 f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
                 "data, or allow more with `max_drop`."
             )
     _check_classes(outputs, run.outputs, data)
-    return tuple(lost)
+    return lost
 
 
 def _check_classes(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], data: LabeledSamples) -> None:

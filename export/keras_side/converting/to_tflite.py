@@ -12,12 +12,13 @@ from tfprune.base.limit import Limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
+from tfprune.export.device.running.evaluate import DATA
 from tfprune.export.device.running.format_tolerance import TOLERANCES
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.file.xnnpack.groups import SPARSE_THRESHOLD
-from tfprune.export.keras_side.converting.accuracy_drop import DATA, accuracy_drop, read_max_drop
+from tfprune.export.keras_side.converting.accuracy_drop import accuracy_drop, read_max_drop
 from tfprune.export.keras_side.converting.calibration_data import choose_check_on, predict, read_calibration
 from tfprune.export.keras_side.converting.check_converted import (
     KernelZeros,

@@ -196,10 +196,14 @@ def test_samples_out_of_the_range_of_an_integer_file(cases, tmp_path):
 
 def test_arguments_that_do_not_fit(content, images, tmp_path):
     path = tmp_path / "none.tflite"
-    with pytest.raises(ValueError, match="one of `sparsity`, `max_bytes` and `max_error`"):
+    with pytest.raises(ValueError, match="one of `sparsity`, `max_bytes`, .* Received: none of them"):
         prune_tflite(content, path, images)
-    with pytest.raises(ValueError, match="one of `sparsity`, `max_bytes` and `max_error`"):
+    with pytest.raises(ValueError, match=r"one of `sparsity`, .* Received: sparsity=0.5, max_bytes=1000"):
         prune_tflite(content, path, images, sparsity=0.5, max_bytes=1000)
+    with pytest.raises(TypeError, match=r"Pass max_drop=tfprune.Limit\(0.01, data"):
+        prune_tflite(content, path, images, max_drop=0.01)
+    with pytest.raises(ValueError, match="a Limit with a number"):
+        prune_tflite(content, path, images, max_drop=tfprune.Limit(data=(images, images)))
     with pytest.raises(ValueError, match="Channels of a file"):
         prune_tflite(content, path, images, sparsity=0.5, pattern="channel")
     with pytest.raises(ValueError, match="sparsity"):

@@ -37,6 +37,10 @@ MISTAKES = {
     "--sparsity 0.6": "--samples FILE for a .tflite file",
     "--sparsity 0.6 --samples x.npy --data x.npy": "--data with a Keras model only",
     "--sparsity 0.6 --samples x.npy --epochs 3": "--epochs with a Keras model only",
+    "--sparsity 0.6 --samples x.npy --seed 3 --criterion snip": "--criterion and --seed with a Keras model only",
+    "--max-drop 0.1 --samples x.npy": "--validation X,Y with --max-drop",
+    "--max-error 0.1 --samples x.npy --metric mae": "--max-drop with --metric",
+    "--max-error -1 --samples x.npy": "Expected --max-error",
     "--sparsity 1.6 --samples x.npy": "sparsity",
     "--sparsity 0.6 --samples nowhere.npy": "nowhere.npy",
 }

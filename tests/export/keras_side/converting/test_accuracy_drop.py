@@ -52,8 +52,8 @@ def moves(monkeypatch, model):
 def test_the_report_has_both_values(model, labels, tmp_path):
     report = to_tflite(model, tmp_path / "m.tflite", max_drop=Limit(0.01, data=(X, labels)))
     (lost,) = report.lost
-    assert (lost.metric, lost.keras, lost.file, lost.drop) == ("accuracy", 0.9, 0.9, 0)
-    assert lost.keras == pytest.approx(model.evaluate(X, labels, verbose=0, return_dict=True)["accuracy"])
+    assert (lost.metric, lost.before, lost.file, lost.drop) == ("accuracy", 0.9, 0.9, 0)
+    assert lost.before == pytest.approx(model.evaluate(X, labels, verbose=0, return_dict=True)["accuracy"])
     assert "accuracy        0.9000 (Keras: 0.9000)" in str(report)
     assert report.as_dict()["lost"][0]["keras"] == 0.9
 

@@ -1,0 +1,96 @@
+"""The goal of pruning a file: a sparsity, or a limit to search for the sparsity by, and the pattern of the zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tfprune.base.limit import Limit, refuse_limit_per_class
+from tfprune.base.spec import check_count, check_number, check_sparsity, resolve
+from tfprune.export.device.running.evaluate import labeled_limit
+from tfprune.patterns import NM, PATTERNS, Block, Pattern, Unstructured
+
+
+@dataclass(frozen=True, eq=False)
+class PruningGoal:
+    """A goal with one of its limits.
+
+    Attributes:
+        sparsity: The fraction of zeros.
+        max_bytes: The largest size of the file.
+        max_error: The largest error of an output.
+        max_drop: The largest loss of a metric on labeled data.
+        metric: The name of the metric; empty without `max_drop`.
+        x: The samples of the labeled data.
+        y: Their labels.
+    """
+
+    sparsity: float | None
+    max_bytes: int | None
+    max_error: float | None
+    max_drop: float | None = None
+    metric: str = ""
+    x: Any = None
+    y: Any = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the limits as JSON can hold them."""
+        names = ("sparsity", "max_bytes", "max_error", "max_drop", "metric")
+        return {name: getattr(self, name) for name in names}
+
+
+def checked_pattern(pattern: str | Pattern) -> Pattern:
+    """Return a pattern that weights of files can have.
+
+    Raises:
+        TypeError: If it is neither a pattern nor a string.
+        ValueError: If it is one that they cannot have.
+    """
+    resolved = resolve(pattern, PATTERNS, Pattern, "pattern")
+    if not isinstance(resolved, (Unstructured, NM, Block)):
+        raise ValueError(
+            f"Expected `pattern` to be 'unstructured', patterns.NM(n, m) or patterns.Block(rows, cols). Received: "
+            f"pattern={pattern!r}. Channels of a file cannot be removed yet."
+        )
+    return resolved
+
+
+def checked_goal(pattern: Pattern, **limits: Any) -> PruningGoal:
+    """Return the goal that arguments of `prune_tflite` give.
+
+    Args:
+        pattern: The pattern of the zeros.
+        limits: `sparsity`, `max_bytes`, `max_error` and `max_drop`, all but one of them None.
+
+    Raises:
+        TypeError: If a limit has another type.
+        ValueError: If not one limit is given, it is out of range, or the pattern has one sparsity only.
+    """
+    received = {name: value for name, value in limits.items() if value is not None}
+    if len(received) != 1:
+        text = ", ".join(f"{name}={value!r}" for name, value in received.items()) or "none of them"
+        raise ValueError(f"Expected one of `sparsity`, `max_bytes`, `max_error` and `max_drop`. Received: {text}.")
+    sparsity, max_bytes, max_error = (limits[name] for name in ("sparsity", "max_bytes", "max_error"))
+    if sparsity is not None:
+        sparsity = check_sparsity(sparsity, "sparsity")
+        pattern.check(sparsity)
+    elif isinstance(pattern, NM):
+        raise ValueError(f"Expected `sparsity` with pattern={pattern!r}. Received: `{[*received][0]}`.")
+    if max_bytes is not None:
+        max_bytes = check_count(max_bytes, "max_bytes", least=1)
+    if max_error is not None:
+        max_error = check_number(max_error, "max_error", above=0)
+    return PruningGoal(sparsity, max_bytes, max_error, *_drop(limits["max_drop"]))
+
+
+def _drop(limit: Limit | None) -> tuple:
+    """Return the largest loss of a metric, its name, and the labeled data."""
+    if limit is None:
+        return ()
+    labeled = labeled_limit(limit)
+    refuse_limit_per_class(limit)
+    if limit.max_drop is None:
+        raise ValueError(
+            f"Expected a Limit with a number. Received: max_drop={limit!r}. Pass tfprune.Limit(0.01, data=(x, y))."
+        )
+    return limit.max_drop, *labeled
