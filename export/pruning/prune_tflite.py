@@ -44,11 +44,11 @@ def prune_tflite(
     sparsity: float | None = None,
     max_bytes: int | None = None,
     max_error: float | None = None,
-    max_drop: Limit | None = None,
     pattern: str | Pattern = "unstructured",
     optimize: str = "size",
     compress: str | None = None,
     sparse: str | bool = "auto",
+    max_drop: Limit | None = None,
 ) -> PruneTfliteReport:
     """Put zeros in place of the weights of a .tflite file that its outputs miss least, and write the file anew.
 
@@ -70,19 +70,20 @@ def prune_tflite(
             inputs a list in the file's order or a dict by name. Real numbers, preprocessed as in training: no error
             in the report shows a wrong preprocessing. Every eighth is held out, from the end: put samples of another
             origin there. `"random"` draws numbers in the range of the inputs, which costs accuracy.
-        sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this or one of the next three.
+        sparsity: The fraction of zeros in all weights that are pruned, in [0, 1). Give this, or
+            one of `max_bytes`, `max_error` and `max_drop`.
         max_bytes: The largest size of the new file, as written: the fewest zeros that keep to it are taken.
         max_error: The largest error of an output on the held-out samples, as a fraction of its standard deviation,
             such as 0.1: the most zeros that keep to it are taken.
-        max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`: the most zeros with
-            which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
-            others. For several outputs, the limit holds for each.
         pattern: `"unstructured"` (the default), `patterns.NM(2, 4)` or `patterns.Block(1, 4)`.
         optimize: `"size"` (the default) takes the form of the fewest bytes, `"latency"` the one with the fastest
             kernels.
         compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
         sparse: As in `rewrite`: `"auto"` (the default) tries sparse forms of the new file beside the dense one,
             True takes sparse ones only, False none.
+        max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`: the most zeros with
+            which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
+            others. For several outputs, the limit holds for each.
 
     Returns:
         The zeros and the error of each layer, the error of each output, and what was written.

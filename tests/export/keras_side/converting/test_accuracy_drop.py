@@ -55,7 +55,7 @@ def test_the_report_has_both_values(model, labels, tmp_path):
     assert (lost.metric, lost.before, lost.file, lost.drop) == ("accuracy", 0.9, 0.9, 0)
     assert lost.before == pytest.approx(model.evaluate(X, labels, verbose=0, return_dict=True)["accuracy"])
     assert "accuracy        0.9000 (Keras: 0.9000)" in str(report)
-    assert report.as_dict()["lost"][0]["keras"] == 0.9
+    assert report.as_dict()["lost"][0]["before"] == 0.9
 
 
 def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, moves):
