@@ -68,7 +68,7 @@ def test_sums():
 def test_a_model_without_kernels_has_sparsity_zero():
     report = SparsityReport((), (), 0, 0)
     assert (report.sparsity, report.total_sparsity, report.nnz, report.size) == (0.0, 0.0, 0, 0)
-    assert str(report).split("\n")[2].split() == ["every", "kernel", "0", "0", "0.0%"]
+    assert str(report).split("\n")[2].split() == ["all", "kernels", "0", "0", "0.0%"]
 
 
 def test_str_by_hand():
@@ -78,7 +78,7 @@ def test_str_by_hand():
         "block_1/conv/kernel  3x3x2x4       72        18     75.0%",
         "dense/kernel         100x20     2,000     1,500     25.0%",
         "pruned weights                  2,072     1,518     26.7%",
-        "every kernel                    3,072     2,518     18.0%",
+        "all kernels                     3,072     2,518     18.0%",
         "",
         "skipped  reason",
         "-------  ---------------",
@@ -92,7 +92,7 @@ def test_str_leaves_out_what_says_nothing_new():
         "weight               shape    entries  non-zero  sparsity",
         "-------------------  -------  -------  --------  --------",
         "block_1/conv/kernel  3x3x2x4       72        18     75.0%",
-        "every kernel                       72        18     75.0%",
+        "all kernels                        72        18     75.0%",
     ]
 
 

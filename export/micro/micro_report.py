@@ -9,6 +9,7 @@ from tfprune.export.micro.boards import BoardFit
 from tfprune.report import Report, shortened, table
 
 NAME_WIDTH = 32  # characters of a name in a table
+CHOICES = "bytes of the files to choose from: less flash needs a larger arena"
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class MicroReport(Report):
     def __str__(self) -> str:
         rows = [
             ["arena", f"{self.arena:,} bytes", f"{self.dense_arena:,}", f"{self.arena / self.dense_arena:.2f}"],
-            ["unpacked at once", f"{self.decode_buffer:,} bytes", "", ""],
+            ["largest unpacked part", f"{self.decode_buffer:,} bytes", "", ""],
             ["outputs", f"equal the dense file's on {self.samples:,} samples, bit for bit", "", ""],
         ]
         head = ["flash", f"{self.flash:,} bytes", f"{self.dense_flash:,}", f"{self.flash / self.dense_flash:.2f}"]
         parts = [table(["on the device", "this file", "dense", "ratio"], [head, *rows], left=2), self._layers()]
         points = [[f"{flash:,}", f"{arena:,}"] for flash, arena in self.curve]
-        parts += [table(["flash", "arena"], points, left=0), board_text(self.boards)]
+        parts += [f"{CHOICES}\n\n{table(['flash', 'arena'], points, left=0)}", board_text(self.boards)]
         return "\n\n".join([*parts, f"to register: {', '.join(self.registrations)}"])
 
     def _layers(self) -> str:
@@ -90,7 +91,9 @@ class MicroReport(Report):
             for row in self.rows
         ]
         return table(
-            ["weight", "operator", "shape", "stored", "parts", "dense", "bytes", "buffer", "why"], lines, left=4
+            ["weight", "operator", "shape", "stored", "parts", "bytes if dense", "bytes", "RAM", "why dense"],
+            lines,
+            left=4,
         )
 
 

@@ -140,10 +140,10 @@ class ExportReport(Report):
     @property
     def _difference(self) -> str:
         """The largest difference, and the one that is allowed, in the unit of the outputs."""
-        share = f"{self.tolerance:.3g} of the largest output"
-        if self.scale is None:
-            return f"{number_text(self.max_abs_diff)} (allowed: {share})"
-        return f"{number_text(self.max_abs_diff)} (allowed: {number_text(self.tolerance * self.scale)}, {share})"
+        limit = f"{self.tolerance:.3g} x the largest output"
+        if self.scale is not None:
+            limit = f"{number_text(self.tolerance * self.scale)} = {limit}"
+        return f"{number_text(self.max_abs_diff)} (limit: {limit})"
 
     def __str__(self) -> str:
         rows = [

@@ -229,8 +229,8 @@ def choose_micro(dense: bytes, *, inputs: Sequence[np.ndarray], check: Check, mi
 
 def _loss(mine: Speed, best: Speed, *, more: int) -> str:
     if mine < best:
-        return f"reaches {KERNELS[mine]}, the one taken {KERNELS[best]} ({HOLDS_FOR[best]})"
-    return f"{more:,} bytes more than the one taken" if more else "equals the one taken"
+        return f"reaches {KERNELS[mine]}; the chosen file reaches {KERNELS[best]} ({HOLDS_FOR[best]})"
+    return f"{more:,} bytes larger than the chosen file" if more else "equal to the chosen file"
 
 
 def export_report(

@@ -67,7 +67,7 @@ def test_the_card_of_an_export_has_what_is_known_and_no_section_for_the_rest(rep
         "int8, sparse",
         "4,000",
         "5,000",
-        "0.01 (allowed: 0.1 of the largest output)",
+        "0.01 (limit: 0.1 x the largest output)",
     } <= {*shown}
     assert not {"Accuracy", "Latency", "metrics:"} & {*shown, *report.card().splitlines()}
     assert "somebody" not in report.card()

@@ -55,9 +55,9 @@ def test_the_export_table_says_what_was_written():
     assert "900" in lines["bytes"]
     assert "4,000" in lines["unpacked bytes"]
     assert "250 of 1,000 entries non-zero (75.0% zeros)" in lines["kernels"]
-    assert "2.5e-07 (allowed: 0.0001 of the largest output)" in lines["difference"]
+    assert "2.5e-07 (limit: 0.0001 x the largest output)" in lines["difference"]
     scaled = str(dataclasses.replace(EXPORT, scale=4.0))
-    assert "2.5e-07 (allowed: 0.0004, 0.0001 of the largest output)" in scaled
+    assert "2.5e-07 (limit: 0.0004 = 0.0001 x the largest output)" in scaled
     assert "2 CONV_2D, 1 FULLY_CONNECTED" in lines["operators"]
     assert "it crashed" in lines["sparse"]
 

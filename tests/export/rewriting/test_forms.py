@@ -96,7 +96,7 @@ def test_for_latency_the_form_with_kernels_for_its_blocks_is_taken(dense, inputs
     assert choice.form.name == "float32, sparse in blocks"
     np.testing.assert_allclose(Runner(choice.packed).predict(inputs), expected, atol=1e-5)
     (slower,) = [row for row in choice.candidates if row.name == "float32"]
-    assert slower.reason.startswith("reaches dense kernels, the one taken kernels for blocks (")
+    assert slower.reason.startswith("reaches dense kernels; the chosen file reaches kernels for blocks (")
     printed = str(export_report("net.tflite", choice, source="net.tflite", nnz=1, size=1))
     assert "kernels for blocks (TFLite's own kernels in ai-edge-litert 2.3, on any processor)" in printed
 

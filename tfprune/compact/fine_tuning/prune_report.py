@@ -99,4 +99,5 @@ class PruneReport(Report):
         for name, row in named:
             measured = (f"{getattr(row, stage):.4f}" for stage in STAGES)
             rows.append([name, f"{row.plan.flops_kept:,}", f"{row.plan.parameters_kept:,}", *measured])
-        return table(["round", "FLOPs", "parameters", *(f"{self.metric}, {stage}" for stage in STAGES)], rows)
+        stages = [f"{self.metric} after removal", "after reconstruction", "after training"]
+        return table(["round", "FLOPs", "parameters", *stages], rows)

@@ -132,14 +132,14 @@ class ShrinkPlan(Report):
     def __str__(self) -> str:
         lines = [
             [
-                *(row.group, _shortened(row.members), row.channels, row.kept),
-                *(f"{row.parameters:,}", f"{row.parameters_kept:,}", f"{row.flops:,}", f"{row.flops_kept:,}"),
+                *(row.group, _shortened(row.members), _part(row.kept, row.channels)),
+                *(_part(row.parameters_kept, row.parameters), _part(row.flops_kept, row.flops)),
             ]
             for row in self.rows
         ]
-        sums = (self.parameters, self.parameters_kept, self.flops, self.flops_kept)
-        lines.append(["the model", "", "", "", *(f"{number:,}" for number in sums)])
-        header = ["group", "members", "channels", "kept", "parameters", "kept", "FLOPs", "kept"]
+        sums = [_part(self.parameters_kept, self.parameters), _part(self.flops_kept, self.flops)]
+        lines.append(["the model", "", "", *sums])
+        header = ["group", "members", "channels kept", "parameters kept", "FLOPs kept"]
         return table(header, lines, left=2) + skipped_table(self.skipped)
 
     def plot(self, path: str | Path) -> None:
@@ -163,6 +163,10 @@ class ShrinkPlan(Report):
         figure.legend(loc="outside upper right", ncols=2, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         save_figure(figure, path)
+
+
+def _part(kept: int, total: int) -> str:
+    return f"{kept:,} of {total:,}"
 
 
 def _shortened(members: tuple[str, ...]) -> str:

@@ -235,7 +235,7 @@ class SparsityReport(Report):
         if self.total_size != self.size:
             lines.append(["pruned weights", "", f"{self.size:,}", f"{self.nnz:,}", f"{self.sparsity:.1%}"])
         overall = f"{self.total_sparsity:.1%}"
-        lines.append(["every kernel", "", f"{self.total_size:,}", f"{self.total_nnz:,}", overall])
+        lines.append(["all kernels", "", f"{self.total_size:,}", f"{self.total_nnz:,}", overall])
         counts = table(["weight", "shape", "entries", "non-zero", "sparsity"], lines, left=2)
         is_plain = not self.has_masks and 0 < self.nnz == self.size
         advice = "\n\nThe model is not wrapped: tfprune.wrap returns the model to prune." if is_plain else ""

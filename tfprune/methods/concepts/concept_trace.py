@@ -127,7 +127,8 @@ class ConceptTrace(TraceContents):
 
     def __str__(self) -> str:
         header = ["requirement", "concept", "layer", "rules", "units", "support", "precision", "recall", "met"]
-        layers = table(["layer", "units", "kept"], [[each.layer, each.units, each.kept] for each in self.layers])
+        sizes = [[each.layer, f"{each.kept} of {each.units}"] for each in self.layers]
+        layers = table(["layer", "units kept"], sizes)
         whole = skipped_table(Skipped(each.layer, each.reason) for each in self.layers if each.reason)
         return f"{table(header, self._needs(), left=3)}\n\n{layers}{whole}"
 

@@ -89,12 +89,13 @@ class PutriReport(Report):
     def __str__(self) -> str:
         lines = [
             [
-                *(row.group, row.channels, row.kept, f"{row.error.before:.3%}", f"{row.error.after:.3%}"),
+                *(row.group, f"{row.kept:,} of {row.channels:,}"),
+                *(f"{row.error.before:.3%}", f"{row.error.after:.3%}"),
                 *("" if value is None else f"{value:.3%}" for value in (row.error.held_before, row.error.held_after)),
                 "yes" if row.is_updated else "no",
             ]
             for row in self.rows
         ]
-        columns = ["group", "channels", "kept", "error without reconstruction", "with"]
-        rows = table([*columns, "held out without", "with", "reconstructed"], lines)
+        columns = ["group", "channels kept", "error without reconstruction", "with it"]
+        rows = table([*columns, "held-out error without", "with it", "reconstructed"], lines)
         return f"{rows}\n\n{self.total}{skipped_table(self.skipped)}"
