@@ -42,3 +42,7 @@ def test_zeros_that_are_there_stay():
     first, *rest = curves(0)
     some = [ErrorCurve(first.size, 0.9, first.errors * 1000), *rest]
     assert split_by_error(some, 0.2)[0] >= 0.9
+
+
+def test_more_zeros_than_were_measured_are_spread_evenly():
+    assert split_by_error(curves(0), 0.97) == [0.97] * 3

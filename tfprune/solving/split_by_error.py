@@ -13,6 +13,7 @@ HALVINGS = 60
 SAMPLES_FELT = 16  # of which the outputs are compared while one weight alone has zeros
 LEVEL_FELT = 3  # of `LEVELS`, the sparsity of that weight
 TINY = 1e-15
+ROUNDING = 1e-12  # of the square of float32 values
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,8 @@ def split_by_error(curves: Sequence[ErrorCurve], sparsity: float) -> list[float]
         >>> [round(share, 1) for share in split_by_error([flat, steep], 0.4)]
         [0.8, 0.0]
     """
+    if sparsity > FINE[-1]:  # where no error was measured
+        return [max(sparsity, curve.zeros) for curve in curves]
     costs = np.stack([_on_fine_levels(curve) for curve in curves])
     sizes = np.array([curve.size for curve in curves], np.float64)
     wanted = sparsity * sizes.sum()
@@ -80,8 +83,9 @@ def output_error(dense: Sequence[np.ndarray], changed: Sequence[np.ndarray]) -> 
 
 
 def variation(values: np.ndarray) -> float:
-    """Return the variance of an output over its samples, the mean of its entries."""
-    return float(values.var(axis=0).mean()) if len(values) > 1 else float(values.var())
+    """Return the variance of an output over its samples, the mean of its entries; 0 where it is rounding alone."""
+    spread = float(values.var(axis=0).mean()) if len(values) > 1 else float(values.var())
+    return spread if spread > ROUNDING * float(np.square(values).mean()) else 0.0
 
 
 def _on_fine_levels(curve: ErrorCurve) -> np.ndarray:

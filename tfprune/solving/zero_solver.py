@@ -30,7 +30,7 @@ class ZeroSolver:
 
     def __init__(self, weights: np.ndarray, *, inputs: int, positions: int = 1, ridge: float = RIDGE) -> None:
         self.weights = weights.astype(np.float64)
-        self.inputs, self._positions, self._least_ridge = inputs, positions, ridge
+        self.inputs, self.positions, self._least_ridge = inputs, positions, ridge
 
     def _ridge(self, moments: GramMoments) -> float:
         """Hold the solution back, the more so where rows are few."""
@@ -66,7 +66,7 @@ class ZeroSolver:
                     pattern=pattern,
                     sparsity=sparsity,
                     ridge=ridges[group],
-                    positions=self._positions,
+                    positions=self.positions,
                     steps=None if steps is None else steps[group],
                     factor=factors[group],
                 )

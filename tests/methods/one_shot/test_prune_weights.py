@@ -119,7 +119,7 @@ def kernels(model):
 def test_a_model_with_zeros(method, pattern):
     model, x = attentive(), data()
     before = [values.copy() for values in model.get_weights()]
-    sparse, report = prune_weights(model, x, criterion=method, pattern=pattern)
+    sparse, report = prune_weights(model, x, criterion=method, pattern=pattern, allocation="uniform")
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     names = [f"{row.layer}/{row.weight}" for row in report.rows]
@@ -136,13 +136,13 @@ def test_a_model_with_zeros(method, pattern):
 
 def test_masks_of_a_wrapped_model():
     wrapped, x = tfprune.wrap(attentive()), data()
-    sparse, _ = prune_weights(wrapped, x, sparsity=0.6)
+    sparse, _ = prune_weights(wrapped, x, sparsity=0.6, allocation="uniform")
     for name in ("hidden", "out"):
         layer = sparse.get_layer(name)
         values = keras.ops.convert_to_numpy(layer.layer.kernel)
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.masks["kernel"]), values != 0)
         assert np.mean(values == 0) == pytest.approx(0.6, abs=0.02)
-    plain, _ = prune_weights(tfprune.strip(wrapped), x, sparsity=0.6)
+    plain, _ = prune_weights(tfprune.strip(wrapped), x, sparsity=0.6, allocation="uniform")
     expected = keras.ops.convert_to_numpy(plain(x))
     np.testing.assert_allclose(keras.ops.convert_to_numpy(sparse(x)), expected, atol=1e-5)
 
@@ -159,6 +159,41 @@ def test_convolutions_and_what_follows_them():
         assert ((matrix != 0).sum(axis=1) == 2).all()
 
 
+def test_zeros_are_where_the_outputs_depend_on_them_least():
+    keras.utils.set_random_seed(0)
+    series = keras.Input((12,))
+    loud, quiet = (layers.Dense(16, name=name)(series) for name in ("loud", "quiet"))
+    total = layers.Add()([loud, layers.Rescaling(0.03)(quiet)])
+    model = keras.Model(series, [total, layers.Dense(3, name="second")(loud)])
+    x = np.random.default_rng(0).normal(size=(64, 12)).astype("float32")
+    sparse, _ = prune_weights(model, x, 0.5)
+    zeros = {path.split("/")[0]: values == 0 for path, values in kernels(sparse).items()}
+    assert np.mean(np.concatenate([values.ravel() for values in zeros.values()])) == pytest.approx(0.5, abs=0.02)
+    assert zeros["quiet"].mean() > 0.8 and zeros["loud"].mean() < 0.4
+
+
+def output_error(model, other, x):
+    outputs, others = (keras.ops.convert_to_numpy(each(x)) for each in (model, other))
+    return float(np.square(outputs - others).mean() / outputs.var(axis=0).mean())
+
+
+def test_targets_of_the_dense_model_mend_errors_of_earlier_layers():
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(24, activation="relu") for _ in range(4)]
+    model = keras.Sequential([keras.Input((8,)), *hidden, layers.Dense(24)])
+    x, held = np.random.default_rng(0).normal(size=(2, 500, 8)).astype("float32")
+    errors = [
+        output_error(model, prune_weights(model, x, 0.6, allocation="uniform", targets=targets)[0], held)
+        for targets in ("dense", "own")
+    ]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_outputs_that_never_vary():
+    with pytest.raises(ValueError, match="outputs of the model differ.*allocation='uniform'"):
+        prune_weights(attentive(), np.ones((20, 5, 8), "float32"))
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -166,6 +201,10 @@ def test_convolutions_and_what_follows_them():
         ({"pattern": Block(1, 4)}, r"'unstructured' or patterns.NM\(n, m\)"),
         ({"pattern": NM(2, 4), "sparsity": 0.8}, "at most 1 - n/m"),
         ({"sparsity": 1.5}, "sparsity"),
+        ({"pattern": NM(2, 4), "allocation": "outputs"}, "allocation='uniform' with .*NM"),
+        ({"criterion": "wanda", "allocation": "outputs"}, "allocation='uniform' with criterion='wanda'"),
+        ({"allocation": "lamp"}, "allocation"),
+        ({"targets": "labels"}, "targets"),
     ],
 )
 def test_settings_that_cannot_be(settings, reason):

@@ -60,7 +60,7 @@ class GraphWalk:
             yield rows
 
     def outputs(self, batch: int) -> list[Any]:
-        """Run all calls on one batch, and return the outputs of the model, those that are inputs too aside."""
+        """Run all later calls on one batch, and return the outputs of the model that they make."""
         return list(self._run(batch, len(self._calls), keep=self._outputs).values())
 
     def advance(self, end: int) -> None:

@@ -52,6 +52,22 @@ def improve_in_order(
     """
     restored = Restored(*graphs)
     walks = _walks(batches, graphs, restored=restored, to_dense=to_dense)
+    for pair, moments, held in seen_in_order(pairs, walks, is_held=is_held):
+        improve(pair, moments, held)
+        restored.forget(pair[0].map.kernel.variable)
+
+
+def seen_in_order(
+    pairs: Sequence[Pair], walks: Sequence[GraphWalk], *, is_held: IsHeld = none_held
+) -> Iterator[tuple[Pair, list[GramMoments], list[GramMoments]]]:
+    """Yield layers in order, each with its moments, as its weights are at that time; walks stay before the layer.
+
+    Args:
+        pairs: The layers, each with its counterpart in the reference.
+        walks: A walk that gives the inputs of the layers, and one that gives those of the outputs that are wanted;
+            without it the wanted outputs are those that the weights in the reference make of the same inputs.
+        is_held: Tells by its number whether a batch is kept apart.
+    """
     for stage in _stages(pairs):
         for walk in walks:
             walk.advance(stage.start)
@@ -60,8 +76,7 @@ def improve_in_order(
             streams = zip(*(walk.seen([ours.map], end=stage.end) for walk in walks), strict=True)
             for number, (rows, *meant) in enumerate(streams):
                 sums.add(number, rows, meant=meant[0] if meant else None)
-            improve((ours, reference), sums.moments()[0], sums.moments(held=True)[0])
-            restored.forget(ours.map.kernel.variable)
+            yield (ours, reference), sums.moments()[0], sums.moments(held=True)[0]
 
 
 def _walks(
