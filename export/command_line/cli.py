@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from tfprune.export.command_line.commands.base import in_options
 from tfprune.export.command_line.commands.bench import add_bench
@@ -51,6 +54,37 @@ exit codes:
 
 TensorFlow's start-up messages are hidden. TF_CPP_MIN_LOG_LEVEL=0 tfprune COMMAND ... shows them.
 """
+
+_CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*)' \(choose from (.*)\)")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the command or value that a misspelled one is close to."""
+
+    def error(self, message: str) -> NoReturn:
+        match = _CHOICE.fullmatch(message)
+        if match:
+            argument, word, choices = match[1], match[2], re.findall(r"[\w:]+", match[3])
+            message = f"Expected {argument} to be one of {', '.join(choices)}. Received: {word}."
+            message += _meant(word, choices)
+        super().error(message)
+
+
+class _Command(_Parser):
+    """The parser of one command, which refuses unknown options before missing ones."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options = [*re.findall(r"--[a-z][\w-]*", self.format_usage()), "--help"]
+        for word in args or ():
+            name = word.partition("=")[0]
+            if re.match("--[a-z]", name) and not any(option.startswith(name) for option in options):
+                self.error(f"Expected one of the options above. Received: {name}.{_meant(name, options)}")
+        return super().parse_known_args(args, namespace)
+
+
+def _meant(word: str, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,14 +134,14 @@ def _orderly_end() -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     import tfprune
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tfprune",
         description="Prune Keras models; export, check and measure compressed TFLite files.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tfprune {tfprune.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Command)
     for add_command in COMMANDS:
         add_command(commands)
     add_completion(commands, parser)

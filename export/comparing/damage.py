@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.comparing.compare_classes import compare_classes
 from tfprune.export.comparing.compare_numbers import compare_numbers
@@ -21,6 +22,7 @@ from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers
 PICTURED_SAMPLES = 24  # kept for the page
 
 
+@renamed()
 def damage(
     before: Any,
     after: Any,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
 
 
+@renamed()
 @dataclass(frozen=True)
 class Search:
     """How `compress` searches: the number of trials, how many run at once, and how they train.

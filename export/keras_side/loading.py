@@ -225,6 +225,9 @@ def load_arrays(path: str) -> Any:
     Raises:
         ValueError: If the file is missing or damaged, or holds something else.
     """
+    inputs = path.partition(",")[0]
+    if inputs != path and not Path(path).exists():
+        raise ValueError(f"Expected one file of inputs only, without labels. Received: {path!r}. Pass {inputs}.")
     advice = "Save samples with numpy.save, or one array per input with numpy.savez"
     with _reading(path, "a .npy or .npz file of samples along the first axis", advice):
         content = np.load(path, allow_pickle=False)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.micro.interpreter import require_interpreter
 
 
+@renamed()
 @dataclass(frozen=True)
 class Micro:
     """A microcontroller as the target of a file, with the flash and RAM that the file may use there.

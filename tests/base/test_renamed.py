@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+import tfprune
 from tfprune.base.renamed import renamed
 
 
@@ -38,9 +39,45 @@ def test_an_old_name_is_refused_with_the_new_one(call: object, message: str) -> 
         call()  # type: ignore[operator]
 
 
-def test_other_unknown_names_are_left_to_python() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
-        rank("m", other=1)  # type: ignore[call-arg]
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: rank("m", criterium="size"),
+            r"of rank\(\): model, criterion. Received: criterium=. Did you mean c",
+        ),
+        (lambda: rank("m", zzz=1), r"Expected arguments of rank\(\): model, criterion. Received: zzz=.$"),
+        (lambda: Stage(learning_rat=0.2), r"Received: learning_rat=. Did you mean learning_rate=\?"),
+        (
+            lambda: rank("m", "size"),
+            r"at most 1 positional arguments in a call of rank\(\): model. Received: 2.",
+        ),
+        (
+            lambda: Stage(0.2, 0.3),
+            r"at most 1 positional arguments in a call of Stage\(\): learning_rate. R",
+        ),
+        (lambda: tfprune.budget(flop=0.5), r"Did you mean flops=\?"),
+        (lambda: tfprune.budget(params=0.5), r"Did you mean parameters=\?"),
+        (lambda: tfprune.schedules.Polynomial(final_sparsity=0.9), r"Did you mean final=\?"),
+        (
+            lambda: tfprune.prune_to("m", flops=0.5),
+            r"Expected budget=tfprune.budget\(flops=...\) in a call",
+        ),
+    ],
+)
+def test_a_misspelled_argument_is_answered_with_the_right_name(call: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()  # type: ignore[operator]
+
+
+def test_a_misspelled_name_of_the_package_is_answered_with_the_right_name() -> None:
+    with pytest.raises(AttributeError, match=r"module 'tfprune' has no attribute 'buget'. Did you mean 'budget'\?"):
+        tfprune.buget  # noqa: B018
+
+
+def test_a_function_of_any_arguments_gets_them() -> None:
+    take = renamed(by="criterion=")(lambda *args, **arguments: (args, arguments))
+    assert take(1, 2, other=3) == ((1, 2), {"other": 3})
 
 
 def test_the_signature_and_the_docstring_are_kept() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -43,15 +44,21 @@ def lazy_names(
             return importlib.import_module(f"{package}.{name}")
         if name in homes:
             return getattr(importlib.import_module(homes[name]), name)
-        advice = "" if name.startswith("_") else _advice(name, [f"{package}.{module}" for module in beside])
+        advice = "" if name.startswith("_") else _advice(name, names(), [f"{package}.{module}" for module in beside])
         raise AttributeError(f"module {facade!r} has no attribute {name!r}{advice}")
 
-    return getattribute, lambda: sorted({*homes, *offered})
+    def names() -> list[str]:
+        return sorted({*homes, *offered})
+
+    return getattribute, names
 
 
-def _advice(name: str, modules: Iterable[str]) -> str:
+def _advice(name: str, names: Sequence[str], modules: Iterable[str]) -> str:
     homes = [module for module in modules if name in dir(importlib.import_module(module))]
-    return f". Use {homes[0]}.{name}." if homes else ""
+    if homes:
+        return f". Use {homes[0]}.{name}."
+    close = difflib.get_close_matches(name, names, n=1)
+    return f". Did you mean {close[0]!r}?" if close else ""
 
 
 def module_of(name: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_number
 
 
+@renamed()
 @dataclass(frozen=True)
 class Limit:
     """How much worse than the model given a smaller model or file may be.

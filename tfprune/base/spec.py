@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 SpecType = TypeVar("SpecType", bound="Spec")
+_LONGEST = 40  # characters of an array in a message
 
 
 class Spec:
@@ -155,8 +156,23 @@ def check_sparsity(value: Any, argument: str) -> float:
 def _check_type(value: Any, argument: str, kind: type, *, expected: str) -> None:
     if isinstance(value, bool) or not isinstance(value, kind):  # True is an int to Python
         raise TypeError(
-            f"Expected `{argument}` to be {expected}. Received: {argument}={value!r} of type {type(value).__name__}."
+            f"Expected `{argument}` to be {expected}. Received: {argument}={text_of(value)} of type "
+            f"{type(value).__name__}."
         )
+
+
+def text_of(value: Any) -> str:
+    """Describe a value in a message: as Python does, but long arrays by their shapes.
+
+    Example:
+        >>> import numpy as np
+        >>> text_of((np.zeros((64, 8)), 0.5))
+        '(an array of shape (64, 8), 0.5)'
+    """
+    if isinstance(value, tuple):
+        return f"({', '.join(map(text_of, value))}{',' if len(value) == 1 else ''})"
+    text = repr(value)
+    return f"an array of shape {tuple(value.shape)}" if hasattr(value, "shape") and len(text) > _LONGEST else text
 
 
 def _range_text(least: float, above: float, most: float, below: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.limit import Limit
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.device.running.evaluate_report import EvaluateReport
 from tfprune.export.device.running.metrics import check_metrics, is_error, measure
@@ -19,6 +20,7 @@ DEFAULT_METRIC = "accuracy"
 DATA = "max_drop.data"  # the name of the data of a limit in messages
 
 
+@renamed()
 def evaluate(source: Source, data: Any, *, metrics: Any = "accuracy", timeout: float = TIMEOUT) -> EvaluateReport:
     """Run a file in a process of its own, and measure how good its outputs are.
 

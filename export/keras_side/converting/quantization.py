@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice
 from tfprune.export.rewriting.share_weights import check_levels
 
@@ -14,6 +15,7 @@ EIGHT_BIT_WEIGHTS = ("dynamic", "int8", "int16x8")
 IO_DTYPES = ("float32", "int8", "int16")
 
 
+@renamed()
 @dataclass(frozen=True)
 class Quantization:
     """The number format of a file, with options that few files need.

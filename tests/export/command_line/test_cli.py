@@ -243,6 +243,10 @@ def test_without_a_command_the_help_is_printed(capsys):
         (["export", "{keras}", "x.tfz"], ["Expected --compress packed with", "Received: no --compress,"]),
         (["export", "{keras}", "x.tflite", "--compress", "xz"], ["Expected no --compress", "end in .xz"]),
         (["export", "{keras}", "x.tflite", "--levels", "3"], ["with --levels, which", "--levels 3, no --quantize"]),
+        (
+            ["export", "{keras}", "x.tflite", "--check-on", "x.npy,y.npy"],
+            ["inputs only", "'x.npy,y.npy'. Pass x.npy."],
+        ),
         (["demo", "--output", "{samples}"], ["samples.npy"]),
     ],
 )
@@ -260,6 +264,21 @@ def test_a_mistake_prints_one_line_and_exits_2(arguments, words, folder, capsys,
     assert len(err.strip().splitlines()) == 1
     assert all(word in err for word in words), err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pune", "a.keras"], "one of demo, .* Received: pune. Did you mean prune?"),
+        (["prune", "a.keras", "b.keras", "--sparsty", "0.5"], "Received: --sparsty. Did you mean --sparsity?"),
+        (["export", "a.keras", "b", "--quantize", "int9"], "--quantize to be one of .* int9. Did you mean int8?"),
+        (["inspect", "a.tflite", "--zzz=1"], "one of the options above. Received: --zzz.$"),
+    ],
+)
+def test_a_misspelled_word_is_answered_with_the_right_one(arguments, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert re.search(words.replace("?", r"\?"), capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("method", ["gzip", "xz", "packed"])

@@ -25,9 +25,11 @@ from tfprune.criteria import CRITERIA, Criterion
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.filters import Filters
 from tfprune.keras_models.models.layers import weight_values
+from tfprune.masking.training.sparsity_or_budget import limits_as
 
 
 @renamed(
+    **limits_as("budget"),
     **{
         name: f"fine_tuning=tfprune.FineTuning({name}=...)"
         for name in ("rounds", "every", "batch_size", "optimizer", "callbacks", "reconstruction")

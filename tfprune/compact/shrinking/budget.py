@@ -15,7 +15,7 @@ import numpy as np
 from tfprune.allocation import ALLOCATIONS, Allocation, Weight, allocate
 from tfprune.base.progress import Progress
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_choice, check_count, check_number
+from tfprune.base.spec import check_choice, check_count, check_number, text_of
 from tfprune.compact.shrinking.shrink import shrink
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.channels.network import Network
@@ -235,7 +235,11 @@ def check_budget(value: Any) -> None:
             " transformer_budget returns two counts, not a budget: pass plan_shrink(model, sparsity, "
             "allocation={'heads': removed / blocks, 'hidden': 1 - kept / width, '': None})."
         )
-    raise TypeError(f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={value!r}.{advice}")
+    if hasattr(value, "shape") or any(hasattr(part, "shape") for part in (value if isinstance(value, tuple) else ())):
+        advice = " The budget comes before the data: prune_to(model, tfprune.budget(flops=0.5), (x, y))."
+    raise TypeError(
+        f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={text_of(value)}.{advice}"
+    )
 
 
 def _limit(name: str, value: Any) -> int | float:

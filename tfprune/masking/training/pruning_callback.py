@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from tfprune.allocation import Allocation, check_allocation
+from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_sparsity
 from tfprune.keras_models.models.optimizers import (
     check_optimizer,
@@ -21,7 +22,7 @@ from tfprune.keras_models.models.optimizers import (
 from tfprune.masking.training.check_before_training import NOTICEABLE, check_before_training, frozen_weights
 from tfprune.masking.training.end_of_fit import callbacks_of_fit, ended_early, restored_weights, sparse_too_late
 from tfprune.masking.training.learning_rate_watch import LearningRateWatch
-from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_training_budget
+from tfprune.masking.training.sparsity_or_budget import MeetsBudget, check_training_budget, limits_as
 from tfprune.masking.training.start_of_fit import came_back, ended_before, schedule_slips
 from tfprune.masking.training.update_masks import gatherer_of, set_masks
 from tfprune.masking.wrapping.pruned_layers import masked_sparsity, waits_for_data, wrappers
@@ -30,6 +31,7 @@ from tfprune.schedules import Schedule, check_schedule
 _log = logging.getLogger(__name__)
 
 
+@renamed(**limits_as("budget"))
 class PruningCallback(keras.callbacks.Callback):
     """Update the masks of a wrapped model during `fit`, on a schedule.
 
@@ -55,7 +57,8 @@ class PruningCallback(keras.callbacks.Callback):
         budget: For channels and heads: what the model may cost when the schedule reaches its final sparsity, such as
             `tfprune.budget(flops=0.5)`. It then decides how much is removed, and the schedule only when. None (the
             default) removes what the schedule says.
-        allocation: How the sparsity is split over the weights: `"uniform"`, `"erk"`, `"global"`, `"lamp"`, a
+        allocation: How the sparsity is split over the weights: `"uniform"` (the default, as in Zhu and Gupta's
+            paper), `"erk"`, `"global"`, `"lamp"` (the default of the command line: it keeps more of small layers), a
             function, or a dict. Its keys are regular expressions, searched in the weights' paths. Its values are the
             final sparsity of these weights, which follows the schedule's progress, a schedule of their own, or None,
             which leaves them as they are.
