@@ -1,4 +1,4 @@
-"""Refuse arguments by the names of an earlier version, and by misspelled names."""
+"""Refuse the names that arguments had in an earlier version, and misspelled names."""
 
 from __future__ import annotations
 
