@@ -59,7 +59,7 @@ def text(model: str, results: Sequence[Result]) -> str:
         for result in results
     ]
     lines = table([*HEADERS, *COLUMNS[model], "parameters", "MB", "seconds"], rows)
-    note = f"MB are for float32 weights. Seconds include choosing, solving and cutting. {machines(results)}."
+    note = f"MB are for float32 weights. Seconds include all steps up to the smaller model. {machines(results)}."
     return f"{lines}\n\n{textwrap.fill(note, 100)}\n"
 
 
@@ -68,7 +68,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machines(results: Sequence[Result]) -> str:
-    return "; ".join(sorted({result["machine"] for result in results}))
+    return "Measured on " + ", and on ".join(sorted({result["machine"] for result in results}))
 
 
 def settings_of(result: Result, *, form: str = "{}") -> list[str]:

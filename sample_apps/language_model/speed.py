@@ -21,8 +21,8 @@ FORMS = {"float32": {}, "dynamic int8": {"quantize": "dynamic", "tolerance": 0.2
 COLUMNS = {
     "gemma": {
         "MB": lambda result: f"{result['bytes'] / 1e6:,.1f}",
-        "tokens read a second": lambda result: f"{result['read']:,.0f}",
-        "tokens written a second": lambda result: f"{result['written']:.1f}",
+        "tokens read per second": lambda result: f"{result['read']:,.0f}",
+        "tokens generated per second": lambda result: f"{result['written']:.1f}",
     },
     "minilm": {
         "file": lambda result: result["form"],

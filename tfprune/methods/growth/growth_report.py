@@ -105,7 +105,7 @@ class GrowthReport(Report):
             ]
             for row in self.rows
         ]
-        header = ["place", "block", "first layer", "copy", "zeroed", "parameters", "non-zeros"]
+        header = ["position", "block", "first layer", "copy", "zeroed", "parameters", "non-zeros"]
         return table(header, lines, left=5) + f"\n\n{self._summary()}"
 
     def _summary(self) -> str:

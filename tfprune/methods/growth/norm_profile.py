@@ -85,7 +85,8 @@ class NormProfile(Report):
         }
         return table(["block", "first layer", "norm"], lines, left=2) + (
             f"\n\nThe norms are {self.trend} ({self.rise:+.1%} of the mean over the depth), {typical[self.trend]}.\n"
-            f"Between two stacked copies they would jump by {self.seam:.1f} times the mean difference of neighbors."
+            f"If you stacked two copies of all blocks, the norm would jump between the copies by {self.seam:.1f} "
+            f"times the mean\ndifference between neighboring blocks."
         )
 
 
