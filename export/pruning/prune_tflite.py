@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from tfprune.base.limit import Limit
-from tfprune.export.device.processes.child_process import run_module
-from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
@@ -19,9 +14,10 @@ from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import fraction_of_zeros
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.pruning.apart import JOB, numbered, run_apart
 from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer, PruneTfliteReport
 from tfprune.export.pruning.pruning_goal import checked_goal, checked_pattern
-from tfprune.export.pruning.pruning_job import DENSE, JOB, PRUNED, X, Y
+from tfprune.export.pruning.pruning_job import X, Y
 from tfprune.export.pruning.samples import check_samples, held_out, warnings_of
 from tfprune.export.rewriting.export_report import AccuracyDrop
 from tfprune.export.rewriting.forms import Check, candidate_files, check_form_arguments, choose, export_report
@@ -30,9 +26,6 @@ from tfprune.patterns import Pattern
 from tfprune.report import Skipped
 
 MODULE = "tfprune.export.pruning.pruning_job"
-TIMEOUT = 3600.0  # seconds for all of the work on one file
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
-Jobs = dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]  # settings and arrays of each, by name
 ADVICE = "Check that the file itself runs (`tfprune verify`)."
 
 
@@ -116,67 +109,27 @@ def prune_tflite(
     is_random = isinstance(samples, str)
     settings = {**goal.settings(), "held": held, "random": is_random, "sparse": sparse, "compress": compress}
     settings |= {"pattern": type(shape).__name__, "pattern_arguments": shape.get_config()}
-    jobs = {JOB: (settings, _numbered(arrays))}
+    jobs = {JOB: (settings, numbered(arrays))}
     if goal.metric:
         form, answers = inputs_to_job(goal.y)
-        jobs |= {X: ({}, _numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
-    pruned = _in_child(content, jobs, name=source_name(source))
+        jobs |= {X: ({}, numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        pruned = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source))
     forms = candidate_files(pruned.content, name="pruned", sparse=sparse, optimize=optimize)
     check = Check(pruned.outputs, default_tolerance(model), ADVICE)
     choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)
     write_atomically(destination, choice.packed)
-    size, nnz = (sum(getattr(layer, count) for layer in pruned.layers) for count in ("size", "nnz"))
+    layers = tuple(PrunedLayer(**row) for row in pruned.settings["layers"])
+    size, nnz = (sum(getattr(layer, count) for layer in layers) for count in ("size", "nnz"))
     fitted = min(len(array) for array in arrays if array.ndim) - held
     return PruneTfliteReport(
         sparsity=fraction_of_zeros(nnz, size),
-        layers=pruned.layers,
-        errors=pruned.errors,
-        skipped=pruned.skipped,
+        layers=layers,
+        errors=tuple(OutputError(**row) for row in pruned.settings["errors"]),
+        skipped=tuple(Skipped(layer, reason, Skipped.NO_RULE) for layer, reason in pruned.settings["skipped"]),
         samples=fitted,
         held_out=held,
         warnings=tuple(warnings_of(samples, fitted)),
-        lost=pruned.lost,
+        lost=tuple(AccuracyDrop(**row) for row in pruned.settings["lost"]),
         file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )
-
-
-class _Pruned(NamedTuple):
-    """What the process of its own gave."""
-
-    content: bytes
-    layers: tuple[PrunedLayer, ...]
-    errors: tuple[OutputError, ...]
-    skipped: tuple[Skipped, ...]
-    lost: tuple[AccuracyDrop, ...]
-    inputs: list[np.ndarray]
-    outputs: dict[str, np.ndarray]
-
-
-def _in_child(content: bytes, jobs: Jobs, *, name: str) -> _Pruned:
-    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        Path(folder, DENSE).write_bytes(content)
-        for job, (settings, arrays) in jobs.items():
-            write_job(folder, job, settings=settings, arrays=arrays)
-        completed = run_module(MODULE, folder, timeout=TIMEOUT, environment=ONE_THREAD)
-        if not completed.ok and completed.reason.startswith("Expected"):
-            raise ValueError(f"{completed.reason}. Nothing was written.")
-        if not completed.ok:
-            raise ValueError(
-                f"Expected a file whose operators can be run piece by piece. Received: {name}: {completed.reason}. "
-                "Nothing was written. Check with `tfprune verify` that the whole file runs."
-            )
-        result, outputs = read_job(folder, "result")
-        inputs = read_job(folder, "held")[1]
-        return _Pruned(
-            Path(folder, PRUNED).read_bytes(),
-            tuple(PrunedLayer(**row) for row in result["layers"]),
-            tuple(OutputError(**row) for row in result["errors"]),
-            tuple(Skipped(layer, reason, Skipped.NO_RULE) for layer, reason in result["skipped"]),
-            tuple(AccuracyDrop(**row) for row in result["lost"]),
-            [*inputs.values()],
-            outputs,
-        )
-
-
-def _numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-    return {str(index): array for index, array in enumerate(arrays)}

@@ -48,7 +48,7 @@ def converting_here():
 def _checking_here() -> Iterator[None]:
     from tfprune.export.device.processes import device
     from tfprune.export.device.running import quantization_error, rounding, verify
-    from tfprune.export.pruning import prune_tflite, pruning_job
+    from tfprune.export.pruning import apart, pruning_job
 
     run_apart = device.run_module
     jobs = {each.__name__: each._run_job for each in (verify, rounding, pruning_job)}
@@ -65,7 +65,7 @@ def _checking_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "run_module", run_here)
         patch.setattr(quantization_error, "run_module", run_here)
-        patch.setattr(prune_tflite, "run_module", run_here)
+        patch.setattr(apart, "run_module", run_here)
         yield
 
 

@@ -41,7 +41,7 @@ ROOMS = {
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · remote demo_device",
     "tfprune.export.pruning": (
-        "layers · samples pruning_goal prune_tflite_report · prune_in_order · pruning_job · prune_tflite"
+        "layers · samples pruning_goal prune_tflite_report · apart prune_in_order · pruning_job · prune_tflite"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",

@@ -75,6 +75,20 @@ class ZeroSolver:
 
         return masked
 
+    def without(self, moments: Sequence[GramMoments], kept: np.ndarray) -> np.ndarray:
+        """Return weights that are zero for some inputs of all outputs, with new values for the others.
+
+        Args:
+            moments: What the weight sees, and what it should return, for each group.
+            kept: Whether each input is kept, of shape (inputs,), without the bias.
+        """
+        solved = np.zeros_like(self.weights)
+        free = np.ones(self.weights.shape[1:], dtype=bool)
+        free[:, : self.inputs] = kept
+        for group, sums in enumerate(moments):
+            solved[group] = solve(sums, self.weights[group] * free, free=free, ridge=self._ridge(sums))
+        return solved
+
     def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the weights at each of `LEVELS` with zeros in this weight alone, and their errors."""
         masked = self.masking(moments, self.weights, pattern=pattern)

@@ -108,7 +108,7 @@ class FileLayer:
         """
         masked = self.solver.masking(moments, self.solver.refit(moments), pattern=pattern)
         solved = masked(sparsity)
-        stored = self.stored.grown(self._tensor(solved))  # by what real numbers would need
+        stored = self.stored.grown(self.tensor(solved))  # by what real numbers would need
         if stored.is_integer:
             solved = masked(sparsity, steps=self._first.to_matrix(stored.steps())[..., 0])
         return solved, stored
@@ -116,7 +116,7 @@ class FileLayer:
     @contextlib.contextmanager
     def written(self, pieces: Pieces, weights: np.ndarray) -> Iterator[None]:
         """Put weights into a file for the time of a block."""
-        stored = self.stored.grown(self._tensor(weights))
+        stored = self.stored.grown(self.tensor(weights))
         model, graph = pieces.model, pieces.graph
         sizes, data = (len(graph.tensors), len(model.buffers)), model.buffers[self.buffer].data
         taken = [pieces.steps[operator.step].inputs for operator in self.operators]
@@ -131,7 +131,7 @@ class FileLayer:
 
     def write(self, pieces: Pieces, weights: np.ndarray, stored: StoredWeight) -> None:
         """Put weights into a file, and let its biases follow the scales."""
-        pieces.model.buffers[self.buffer].data = stored.write(self._tensor(weights))
+        pieces.model.buffers[self.buffer].data = stored.write(self.tensor(weights))
         growth = stored.scales / self.stored.scales if stored.is_integer else np.ones(1)
         for tensor in (each for each in pieces.graph.tensors if each.buffer == self.buffer):
             if stored.is_integer:
@@ -148,7 +148,8 @@ class FileLayer:
             )
             step.inputs = np.array(inputs, np.int32)
 
-    def _tensor(self, weights: np.ndarray) -> np.ndarray:
+    def tensor(self, weights: np.ndarray) -> np.ndarray:
+        """Return weights in the shape of the constant, without the bias."""
         return self._first.from_matrix(self.kernel(weights), self.stored.shape)
 
 

@@ -223,7 +223,7 @@ def test_loops_and_tables_are_named(exports, tmp_path):
 def test_a_crash_is_an_error_here(content, images, tmp_path):
     """In a process of its own: a file whose pieces nobody has tested."""
     from tfprune.export.device.processes import child_process
-    from tfprune.export.pruning import prune_tflite as module
+    from tfprune.export.pruning import apart as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run_module", child_process.run_module)

@@ -1,0 +1,169 @@
+"""Work on a file and samples in a process of its own: nobody has tested the pieces of a foreign file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.processes.job_files import read_job, write_job
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.pruning.prune_tflite_report import OutputError
+from tfprune.export.pruning.samples import in_range
+
+TIMEOUT = 3600.0  # seconds for all of the work on one file
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
+RUN_ROWS = 16  # samples in one run of a file that leaves the batch open
+DENSE, CHANGED = "dense.tflite", "changed.tflite"
+JOB, RESULT, HELD = "job", "result", "held"
+Jobs = dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]  # settings and arrays of each, by name
+
+
+class Changed(NamedTuple):
+    """What a process made of a file.
+
+    Attributes:
+        content: The new file.
+        settings: What is to be known of it.
+        inputs: The samples that were held out.
+        outputs: The expected outputs for them.
+    """
+
+    content: bytes
+    settings: dict[str, Any]
+    inputs: list[np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str) -> Changed:
+    """Run a module that changes a file in a process of its own.
+
+    Args:
+        module: The module, which hands over the new file by `JobSamples`.
+        folder: An empty folder.
+        content: The plain file.
+        jobs: Settings and arrays, by name; the samples are those of `JOB`.
+        name: The name of the file, for errors.
+
+    Raises:
+        ValueError: If it fails.
+    """
+    Path(folder, DENSE).write_bytes(content)
+    for job, (settings, arrays) in jobs.items():
+        write_job(folder, job, settings=settings, arrays=arrays)
+    completed = run_module(module, folder, timeout=TIMEOUT, environment=ONE_THREAD)
+    if not completed.ok and completed.reason.startswith("Expected"):
+        raise ValueError(f"{completed.reason}. Nothing was written.")
+    if not completed.ok:
+        raise ValueError(
+            f"Expected a file whose operators can be run piece by piece. Received: {name}: {completed.reason}. "
+            "Nothing was written. Check with `tfprune verify` that the whole file runs."
+        )
+    settings, outputs = read_job(folder, RESULT)
+    inputs = read_job(folder, HELD)[1]
+    return Changed(Path(folder, CHANGED).read_bytes(), settings, [*inputs.values()], outputs)
+
+
+def numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays by their numbers, as a job takes them."""
+    return {str(index): array for index, array in enumerate(arrays)}
+
+
+class SampleRunner(Runner):
+    """A runner that tells what the interpreter gets in each of its runs."""
+
+    def checked(self, samples: list[np.ndarray], *, is_random: bool) -> list[np.ndarray]:
+        """Return samples in the range of the inputs."""
+        pairs = zip(self._inputs, samples, strict=True)
+        return [in_range(tensor, array, is_random=is_random) for tensor, array in pairs]
+
+    def runs(self, samples: list[np.ndarray]) -> list[Mapping[int, np.ndarray]]:
+        """Return the inputs of each run by tensor; samples that do not fill a fixed batch are left out."""
+        arrays = [tensor.encode(value) for tensor, value in zip(self._inputs, self._values(samples), strict=True)]
+        indices = [tensor.index for tensor in self._inputs]
+        step = self._rows_per_run(arrays)
+        if step is None:
+            return [dict(zip(indices, arrays, strict=True))]
+        has_fixed_batch = any(tensor.batch for tensor in self._inputs)
+        step = step if has_fixed_batch else min(step, RUN_ROWS)
+        rows = min(len(array) for array in arrays if array.ndim)
+        ends = range(step, rows + 1, step) if has_fixed_batch else [*range(step, rows, step), rows]
+        return [
+            {
+                index: array[end - step : end] if array.ndim else array
+                for index, array in zip(indices, arrays, strict=True)
+            }
+            for end in ends
+        ]
+
+    def outputs_of(self, samples: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs by name."""
+        found = self.predict(samples)
+        values = found if isinstance(found, list) else [found]
+        return {info.name: np.asarray(value) for info, value in zip(self.outputs, values, strict=True)}
+
+
+def compare_outputs(
+    dense: Mapping[str, np.ndarray], pruned: Mapping[str, np.ndarray], *, held: int
+) -> list[OutputError]:
+    """Compare the outputs of two files on the last samples.
+
+    Args:
+        dense: The outputs of the dense file for all samples, by which their variation is measured.
+        pruned: Those of the pruned file for the last ones.
+        held: How many these are.
+    """
+    rows = []
+    for name, values in dense.items():
+        real, found = values.astype(np.float64), pruned[name].astype(np.float64)
+        right = real[len(real) - len(found) :]
+        spread = float(np.sqrt(real.var(axis=0).mean())) if real.ndim else 0.0
+        error = float(np.sqrt(np.square(found - right).mean()))
+        has_classes = right.ndim == 2 and right.shape[1] > 1 and len(right) == held
+        agreement = float((found.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
+        rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
+    return rows
+
+
+class JobSamples:
+    """The samples of a job in its process: those to work on, and those held out.
+
+    Args:
+        folder: The folder of the job.
+
+    Attributes:
+        settings: The settings of the job.
+        content: The dense file.
+        runs: The inputs of each run of the interpreter on the samples to work on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.settings, arrays = read_job(folder, JOB)
+        self._held = int(self.settings["held"])
+        self.content = (folder / DENSE).read_bytes()
+        runner = SampleRunner(self.content)
+        samples = runner.checked([*arrays.values()], is_random=self.settings["random"])
+        self._dense = runner.outputs_of(samples)
+        self.runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
+        self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]
+
+    def errors(self, content: bytes) -> list[OutputError]:
+        """Compare the outputs of another file with those of the dense one, on the samples held out."""
+        return compare_outputs(self._dense, SampleRunner(content).outputs_of(self._last), held=self._held)
+
+    def hand_over(self, content: bytes, settings: dict[str, Any], *, expected: bytes | None = None) -> None:
+        """Write a new file, what is to be known of it, and the outputs that it should have.
+
+        Args:
+            content: The new file.
+            settings: What is to be known of it.
+            expected: A file that has these outputs; None for the new one itself.
+        """
+        (self._folder / CHANGED).write_bytes(content)
+        write_job(self._folder, HELD, arrays=numbered(self._last))
+        outputs = SampleRunner(expected or content).outputs_of(self._last)
+        write_job(self._folder, RESULT, settings=settings, arrays=outputs)
