@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.pruning.layers.file_layer import FileLayer, file_layers
+from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import FileOutputs, Runs
-from tfprune.export.pruning.layers.live_tensors import LiveTensors
+from tfprune.export.pruning.layers.find_layers import find_layers
+from tfprune.export.pruning.layers.linear_operators import LinearOperator
+from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
 from tfprune.patterns import NM, Pattern
@@ -37,11 +39,11 @@ class PruningInOrder:
     def __init__(self, content: bytes, runs: Runs, *, pattern: Pattern, folder: Path) -> None:
         self._dense = Pieces(load_objects(content))
         self._content, self._runs, self._pattern, self._folder = content, runs, pattern, folder
-        self.layers, self.skipped = file_layers(self._dense)
+        self.layers, self.skipped = find_layers(self._dense)
         if not self.layers:
             reasons = "; ".join(sorted({reason for _, reason in self.skipped})) or "it has none"
             raise ValueError(f"Expected a file with weights that can be pruned. Received: one without: {reasons}.")
-        self._shared: dict[int, list[GramMoments]] = {}
+        self._in_parallel: dict[int, list[GramMoments]] = {}
         self.curves = self._measured()
 
     def pruned(self, sparsity: float) -> tuple[bytes, list[PrunedLayer]]:
@@ -51,59 +53,50 @@ class PruningInOrder:
         else:
             shares = split_by_error(self.curves, sparsity)
         file = Pieces(copy.deepcopy(self._dense.model))
-        dense, now = (LiveTensors(pieces, self._runs, folder=self._folder) for pieces in (self._dense, file))
+        dense, now = (Activations(pieces, self._runs, folder=self._folder) for pieces in (self._dense, file))
         rows = []
         for layer, share in zip(self.layers, shares, strict=True):
-            moments = self._shared.get(id(layer)) or self._seen(layer, dense, now)
+            moments = self._in_parallel.get(id(layer)) or self._seen(layer, dense, now)
             weights, stored = layer.solve(moments, sparsity=share, pattern=self._pattern)
             layer.write(file, weights, stored)
             values = stored.read(file.model.buffers[layer.buffer])
             rows.append(_row(layer, values, relative_error(moments, weights)))
         return save_objects(file.model), rows
 
-    def _seen(self, layer: FileLayer, dense: LiveTensors, now: LiveTensors) -> list[GramMoments]:
+    def _seen(self, layer: FileLayer, dense: Activations, now: Activations) -> list[GramMoments]:
         """Return what a layer sees in the file with the zeros so far, and what it returned in the dense one."""
         operator, moments = layer.operators[0], layer.moments()
-        for states in (dense, now):
-            states.advance(operator.step)
-        tensor = self._dense.graph.tensors[operator.activation]
-        for run in range(len(self._runs)):
-            ours, before = (
-                layer.rows(operator, tensor, states.get(run, operator.activation), run=run) for states in (now, dense)
-            )
+        for run, pair in enumerate(zip(now.of(operator), dense.of(operator), strict=True)):
+            ours, before = (layer.rows(self._dense, operator, x, run=run) for x in pair)
             layer.add(moments, ours, dense=before)
         return moments
 
     def _measured(self) -> list[ErrorCurve]:
         """Run the dense file once, and measure what zeros in each layer alone cost."""
-        states = LiveTensors(self._dense, self._runs, folder=self._folder)
+        states = Activations(self._dense, self._runs, folder=self._folder)
         outputs = FileOutputs(self._dense, self._runs)
         moments = {id(layer): layer.moments() for layer in self.layers}
         curves: dict[int, ErrorCurve] = {}
-        uses = sorted(((operator.step, layer) for layer in self.layers for operator in layer.operators), key=_first)
-        for step, layer in uses:
-            operator = next(operator for operator in layer.operators if operator.step == step)
-            states.advance(step)
-            tensor = self._dense.graph.tensors[operator.activation]
-            for run in range(len(self._runs)):
-                rows = layer.rows(operator, tensor, states.get(run, operator.activation), run=run)
-                layer.add(moments[id(layer)], rows)
+        uses = [(operator, layer) for layer in self.layers for operator in layer.operators]
+        for operator, layer in sorted(uses, key=_order):
+            for run, x in enumerate(states.of(operator)):
+                layer.add(moments[id(layer)], layer.rows(self._dense, operator, x, run=run))
             if operator is layer.operators[-1]:
                 aimed = [sums.aimed_at(own) for sums, own in zip(moments.pop(id(layer)), layer.weights, strict=True)]
                 curves[id(layer)] = self._curve(layer, aimed, states=states, outputs=outputs)
-                if len(layer.operators) > 1:
-                    self._shared[id(layer)] = aimed
+                if layer.is_in_parallel:
+                    self._in_parallel[id(layer)] = aimed
         return [curves[id(layer)] for layer in self.layers]
 
     def _curve(
-        self, layer: FileLayer, moments: list[GramMoments], *, states: LiveTensors, outputs: FileOutputs
+        self, layer: FileLayer, moments: list[GramMoments], *, states: Activations, outputs: FileOutputs
     ) -> ErrorCurve:
         """Scale the curve of a layer's own error by what the outputs feel at one sparsity."""
         if isinstance(self._pattern, NM):
             return ErrorCurve(layer.size, layer.zeros, np.zeros(len(LEVELS)))  # not used
         solved, errors = layer.solver.at_levels(moments, pattern=self._pattern)
-        # A weight that several operators share is felt from its first one on, which these samples have passed.
-        start, known = (states.step, states.all) if len(layer.operators) == 1 else (0, outputs.inputs)
+        # Such a weight is felt from its first operator or turn on, which these samples have passed.
+        start, known = (0, outputs.inputs) if layer.is_in_parallel else (states.step, states.all)
         with layer.written(self._dense, solved[LEVEL_FELT]):
             felt = outputs.error(start, known)
         return ErrorCurve(layer.size, layer.zeros, errors).scaled(felt)
@@ -113,5 +106,5 @@ def _row(layer: FileLayer, values: np.ndarray, error: float) -> PrunedLayer:
     return PrunedLayer(layer.name, layer.kind, layer.size, int(np.count_nonzero(values)), error)
 
 
-def _first(pair: tuple[int, FileLayer]) -> int:
-    return pair[0]
+def _order(use: tuple[LinearOperator, FileLayer]) -> tuple[int, int]:
+    return use[0].order

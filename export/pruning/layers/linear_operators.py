@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import inputs_of, operator_name
+from tfprune.export.pruning.layers.input_rows import Rows, patches, transposed_patches, vectors
 from tfprune.export.pruning.layers.pieces import Pieces
+from tfprune.export.pruning.layers.recurrent_operators import RECURRENT, recurrent_weights
 
 MAX_INPUTS = 6144  # of one output: its second moments take 0.3 GB
 # The places of activation, weight and bias among the inputs; -1 for none.
@@ -19,18 +21,12 @@ PLACES = {
     "TRANSPOSE_CONV": (2, 1, 3),
     "BATCH_MATMUL": (0, 1, -1),
 }
+TABLES = {"GATHER": (1, 0), "EMBEDDING_LOOKUP": (0, 1)}  # the places of indices and table
 LEFT_ALONE = {
     "DEPTHWISE_CONV_2D": "depthwise weights are few, and each output needs all of them",
     "CONV_3D": "3D convolutions are not pruned",
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": "weights of recurrent operators are not pruned",
-    "BIDIRECTIONAL_SEQUENCE_LSTM": "weights of recurrent operators are not pruned",
-    "UNIDIRECTIONAL_SEQUENCE_RNN": "weights of recurrent operators are not pruned",
-    "LSTM": "weights of recurrent operators are not pruned",
-    "SVDF": "weights of recurrent operators are not pruned",
-    "EMBEDDING_LOOKUP": "tables are not pruned",
-    "GATHER": "tables are not pruned",
 }
-Pick = Callable[[int], np.ndarray]  # how many rows there are -> the indices of those to take
+ELSEWHERE = "it stands in another graph of the file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +43,8 @@ class LinearOperator:
         groups: The number of groups that inputs and outputs are split into.
         positions: The number of positions of the kernel.
         rows: A function from the activation to the rows that the weight multiplies, of shape (groups, rows, inputs).
+        is_fed_back: Whether the activation is what the operator itself returns, one step of time before.
+        loop: The step of the WHILE whose body it stands in; None outside of loops. `step` counts inside of the body.
     """
 
     step: int
@@ -57,7 +55,15 @@ class LinearOperator:
     output_axis: int
     groups: int
     positions: int
-    rows: Callable[[np.ndarray, Pick], np.ndarray]
+    rows: Rows
+    is_fed_back: bool = False
+    loop: int | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """When its activation is there: after how many steps of the file, and of the body of its loop."""
+        inner = self.step + self.is_fed_back
+        return (inner, 0) if self.loop is None else (self.loop, inner)
 
     def to_matrix(self, values: np.ndarray) -> np.ndarray:
         """Return a weight as a matrix of each group, of shape (groups, outputs, inputs), positions before inputs."""
@@ -72,28 +78,53 @@ class LinearOperator:
 
 
 def linear_operators(pieces: Pieces) -> tuple[list[LinearOperator], list[tuple[str, str]]]:
-    """Return the linear maps of a graph in order, and the weights left alone, each with the reason."""
+    """Return the linear maps of a file in order, and the weights left alone, each with the reason."""
     found: list[LinearOperator] = []
     others: list[tuple[str, str]] = []
     for step, operator in enumerate(pieces.steps):
+        body = pieces.bodies.get(step)
+        if body is not None:
+            inner, skipped = linear_operators(body)
+            found += [dataclasses.replace(each, loop=step) for each in inner]
+            others += skipped
+            continue
         kind = operator_name(pieces.model, operator)
-        constants = [index for index in inputs_of(operator) if index >= 0 and _is_weight(pieces, index)]
-        if kind in PLACES and _is_weight(pieces, inputs_of(operator)[PLACES[kind][1]]):
-            made = _linear_operator(pieces, operator, step=step, kind=kind)
-            if isinstance(made, LinearOperator):
-                found.append(made)
-            else:
-                others.append((_name(pieces, inputs_of(operator)[PLACES[kind][1]]), f"{kind}: {made}"))
-        elif constants and (kind in LEFT_ALONE or kind in PLACES):
-            reason = LEFT_ALONE.get(kind, "its weight is not a constant")
-            others += [(_name(pieces, index), f"{kind}: {reason}") for index in constants]
-    return found, others
+        maps, reason = _maps(pieces, operator, step=step, kind=kind)
+        found += maps
+        known = {each.weight for each in maps}
+        for index in [index for index in inputs_of(operator) if reason and index >= 0 and _is_weight(pieces, index)]:
+            if pieces.constant_behind(index) not in known:
+                others.append((_name(pieces, index), f"{kind}: {reason}"))
+    return found, others + (_elsewhere(pieces) if pieces.number == 0 else [])
+
+
+def _maps(
+    pieces: Pieces, operator: schema.OperatorT, *, step: int, kind: str
+) -> tuple[list[LinearOperator], str | None]:
+    """Return the linear maps of an operator, and why its other weights are left alone; None if it has none."""
+    if kind in RECURRENT:
+        return _recurrent(pieces, operator, step=step, kind=kind)
+    if kind not in PLACES and kind not in TABLES:
+        return [], LEFT_ALONE.get(kind)
+    place = (PLACES.get(kind) or TABLES[kind])[1]
+    if not _is_weight(pieces, inputs_of(operator)[place]):
+        return [], None if kind in TABLES else "its weight is not a constant"
+    made = (_linear_operator if kind in PLACES else _table)(pieces, operator, step=step, kind=kind)
+    return ([made], None) if isinstance(made, LinearOperator) else ([], made)
 
 
 def _is_weight(pieces: Pieces, tensor: int) -> bool:
     constant = pieces.constant_behind(tensor)
-    shape = pieces.graph.tensors[constant].shape
-    return pieces.has_values(constant) and shape is not None and len(shape) >= 2
+    return pieces.has_values(constant) and _is_matrix(pieces.model, pieces.graph.tensors[constant])
+
+
+def _is_matrix(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0 and tensor.shape is not None and len(tensor.shape) >= 2
+
+
+def _shape(pieces: Pieces, tensor: int) -> tuple[int, ...]:
+    return tuple(map(int, pieces.graph.tensors[tensor].shape))
 
 
 def _name(pieces: Pieces, tensor: int) -> str:
@@ -111,20 +142,20 @@ def _linear_operator(pieces: Pieces, operator: schema.OperatorT, *, step: int, k
     if kind == "CONV_2D":
         channels = int(pieces.graph.tensors[inputs[activation]].shape[-1])
         groups, positions = channels // shape[3], shape[1] * shape[2]
-        rows = _patches(options, shape, groups)
+        rows = patches(options, shape, groups=groups)
     elif kind == "TRANSPOSE_CONV":
         positions = shape[1] * shape[2]
         lengths = tuple(map(int, pieces.graph.tensors[int(operator.outputs[0])].shape[1:3]))
-        rows = _transposed_patches(options, shape, lengths)
+        rows = transposed_patches(options, shape, lengths=lengths)
     elif kind == "BATCH_MATMUL":
         if options.adjX or np.prod(shape[:-2]) != 1:
             return "it multiplies by several matrices, or by a transposed activation"
         output_axis = len(shape) - (2 if options.adjY else 1)
-        rows = _vectors(shape[-1] if options.adjY else shape[-2])
+        rows = vectors(shape[-1] if options.adjY else shape[-2])
     elif options is not None and options.weightsFormat:
         return "its weights are shuffled"
     else:
-        rows = _vectors(shape[1])
+        rows = vectors(shape[1])
     size = int(np.prod(shape)) // shape[output_axis]
     if size > MAX_INPUTS:
         return f"{size:,} inputs for each output; more than {MAX_INPUTS:,} take too much memory"
@@ -132,67 +163,57 @@ def _linear_operator(pieces: Pieces, operator: schema.OperatorT, *, step: int, k
     return LinearOperator(step, kind, inputs[activation], constant, place, output_axis, groups, positions, rows)
 
 
-def _vectors(inputs: int) -> Callable[[np.ndarray, Pick], np.ndarray]:
-    def rows(x: np.ndarray, pick: Pick) -> np.ndarray:
-        vectors = x.reshape(-1, inputs)
-        return vectors[np.newaxis, pick(len(vectors))]
-
-    return rows
-
-
-def _patches(options: schema.Conv2DOptionsT, shape: tuple[int, ...], groups: int) -> Callable:
-    """Return a function from feature maps to the patches that a kernel of that shape, outputs first, sees."""
-    is_same = options.padding == schema.Padding.SAME
-    steps = options.strideH, options.strideW
-    rates = max(options.dilationHFactor, 1), max(options.dilationWFactor, 1)
-
-    def rows(x: np.ndarray, pick: Pick) -> np.ndarray:
-        spans = [
-            _span(length, (taps - 1) * rate + 1, step, is_same)
-            for length, taps, rate, step in zip(x.shape[1:3], shape[1:3], rates, steps, strict=True)
-        ]
-        padded = np.pad(x, [(0, 0), *(padding for padding, _ in spans), (0, 0)])
-        counts = len(x), spans[0][1], spans[1][1]
-        image, row, column = np.unravel_index(pick(int(np.prod(counts))), counts)
-        down = row[:, None] * steps[0] + np.arange(shape[1]) * rates[0]
-        right = column[:, None] * steps[1] + np.arange(shape[2]) * rates[1]
-        seen = padded[image[:, None, None], down[:, :, None], right[:, None, :]]
-        seen = seen.reshape(len(image), shape[1] * shape[2], groups, shape[3])
-        return np.moveaxis(seen, 2, 0).reshape(groups, len(image), -1)
-
-    return rows
+def _table(pieces: Pieces, operator: schema.OperatorT, *, step: int, kind: str) -> LinearOperator | str:
+    """Return a table whose rows are looked up: an index picks the row, and nothing is multiplied."""
+    indices, table = (inputs_of(operator)[place] for place in TABLES[kind])
+    options = operator.builtinOptions
+    if kind == "GATHER" and options is not None and (options.axis or options.batchDims):
+        return "it picks other parts than rows of a table"
+    if pieces.has_values(indices):
+        return "it always picks the same rows"
+    return LinearOperator(step, kind, indices, pieces.constant_behind(table), -1, 0, 1, 1, vectors(1))
 
 
-def _span(length: int, reach: int, step: int, is_same: bool) -> tuple[tuple[int, int], int]:
-    """Return the zeros before and after an axis, and the number of outputs along it."""
-    if not is_same:
-        return (0, 0), (length - reach) // step + 1
-    count = -(-length // step)
-    missing = max((count - 1) * step + reach - length, 0)
-    return (missing // 2, missing - missing // 2), count
+def _recurrent(
+    pieces: Pieces, operator: schema.OperatorT, *, step: int, kind: str
+) -> tuple[list[LinearOperator], str | None]:
+    inputs = inputs_of(operator)
+    weights = recurrent_weights(kind, operator, state_length=lambda place: _shape(pieces, inputs[place])[1])
+    if isinstance(weights, str):
+        return [], weights
+    maps, alive = [], pieces.alive(step + 1)
+    for weight in weights:
+        if not _is_weight(pieces, inputs[weight.place]) or (weight.before and weight.activation not in alive):
+            continue
+        bias = weight.bias_place
+        has_bias = 0 <= bias < len(inputs) and inputs[bias] >= 0 and pieces.has_values(inputs[bias])
+        made = LinearOperator(
+            step,
+            kind,
+            weight.activation,
+            pieces.constant_behind(inputs[weight.place]),
+            bias if has_bias else -1,
+            output_axis=0,
+            groups=1,
+            positions=1,
+            rows=weight.before or vectors(_shape(pieces, inputs[weight.place])[1]),
+            is_fed_back=weight.before is not None,
+        )
+        maps.append(made)
+    return maps, "the file has no tensor of what it multiplies"
 
 
-def _transposed_patches(
-    options: schema.TransposeConvOptionsT, shape: tuple[int, ...], lengths: tuple[int, ...]
-) -> Callable:
-    """Return the same for a transposed convolution: the inputs that each output adds up, 0 where there is none."""
-    is_same = options.padding == schema.Padding.SAME
-    steps = options.strideH, options.strideW
-
-    def along(axis: int, output: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        taps, step = shape[1 + axis], steps[axis]
-        missing = max((length - 1) * step + taps - lengths[axis], 0) if is_same else 0
-        place = output[:, None] + missing // 2 - np.arange(taps)
-        source, rest = np.divmod(place, step)
-        is_there = (rest == 0) & (source >= 0) & (source < length)
-        return np.where(is_there, source, 0), is_there
-
-    def rows(x: np.ndarray, pick: Pick) -> np.ndarray:
-        counts = len(x), *lengths
-        image, row, column = np.unravel_index(pick(int(np.prod(counts))), counts)
-        (down, is_down), (right, is_right) = along(0, row, x.shape[1]), along(1, column, x.shape[2])
-        seen = x[image[:, None, None], down[:, :, None], right[:, None, :]]
-        seen = seen * (is_down[:, :, None] & is_right[:, None, :])[..., None]
-        return seen.reshape(1, len(image), -1)
-
-    return rows
+def _elsewhere(pieces: Pieces) -> list[tuple[str, str]]:
+    """Name the weights in graphs that are neither the first nor the body of one of its loops."""
+    visited = {0, *(body.number for body in pieces.bodies.values())}
+    others = []
+    for number, graph in enumerate(pieces.model.subgraphs):
+        for operator in [] if number in visited else graph.operators or ():
+            kind = operator_name(pieces.model, operator)
+            if kind in PLACES or kind in RECURRENT:
+                tensors = [graph.tensors[index] for index in inputs_of(operator) if index >= 0]
+                weights = [tensor for tensor in tensors if _is_matrix(pieces.model, tensor)]
+                others += [
+                    ((tensor.name or b"").decode(errors="replace"), f"{kind}: {ELSEWHERE}") for tensor in weights
+                ]
+    return others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,14 @@ RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 KEEPS_STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "CALL_ONCE")
 UNPACKS = ("DEQUANTIZE", "DENSIFY")
 MAX_THREADS = 2
+NUMBERS = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT16: np.int16,
+    schema.TensorType.INT32: np.int32,
+    schema.TensorType.INT64: np.int64,
+    schema.TensorType.BOOL: np.bool_,
+}
 
 
 @dataclass(frozen=True)
@@ -38,23 +47,24 @@ class FilePiece:
 
 
 class Pieces:
-    """The first graph of a file, which can be cut anywhere.
+    """A graph of a file, which can be cut anywhere.
 
     Operators that compute with constants alone, such as the DEQUANTIZE of 16-bit weights, belong to each piece that
     needs them.
 
     Args:
         model: What `load_objects` returns. Changes of its values are seen by pieces that are cut afterwards.
+        number: Which of its graphs.
 
     Attributes:
-        steps: The operators that compute with inputs of the file, in order.
+        steps: The operators that compute with inputs of the graph, in order.
 
     Raises:
         ValueError: If the graph keeps values from one run to the next, which pieces cannot.
     """
 
-    def __init__(self, model: schema.ModelT) -> None:
-        self.model, self.graph = model, model.subgraphs[0]
+    def __init__(self, model: schema.ModelT, number: int = 0) -> None:
+        self.model, self.number, self.graph = model, number, model.subgraphs[number]
         self.inputs, self.outputs = indices_of(self.graph.inputs), indices_of(self.graph.outputs)
         self._folded: dict[int, schema.OperatorT] = {}
         self.steps: list[schema.OperatorT] = []
@@ -73,6 +83,30 @@ class Pieces:
                 self.steps.append(operator)
                 values.update(made)
         self._values = values
+
+    @functools.cached_property
+    def bodies(self) -> dict[int, Pieces]:
+        """The bodies of loops among the steps, but those that several loops share, and of loops inside of others."""
+        loops = [
+            operator.builtinOptions.bodySubgraphIndex
+            for graph in self.model.subgraphs
+            for operator in graph.operators or ()
+            if operator_name(self.model, operator) == "WHILE"
+        ]
+        numbers = {
+            step: operator.builtinOptions.bodySubgraphIndex
+            for step, operator in enumerate(self.steps)
+            if operator_name(self.model, operator) == "WHILE"
+        }
+        return {
+            step: Pieces(self.model, number)
+            for step, number in numbers.items()
+            if self.number == 0 and loops.count(number) == 1
+        }
+
+    def home(self, loop: int | None) -> Pieces:
+        """Return the body of a loop; the graph itself for None."""
+        return self if loop is None else self.bodies[loop]
 
     def constant_behind(self, tensor: int) -> int:
         """Return the constant that a tensor is unpacked from; the tensor itself if it is not unpacked."""
@@ -99,6 +133,14 @@ class Pieces:
         outputs = sorted(made & self.alive(stop))
         operators = [*self._needed(taken), *steps]
         return FilePiece(self._file(operators, inputs, outputs), tuple(inputs), tuple(outputs))
+
+    def constants(self, tensors: Iterable[int]) -> dict[int, np.ndarray]:
+        """Return the values of tensors that no input changes."""
+        plain = [index for index in tensors if self.has_values(index)]
+        folded = sorted({*tensors} & self._folded.keys())
+        piece = FilePiece(self._file(self._needed(folded), [], folded), (), tuple(folded))
+        values = {index: _values_of(self.model, self.graph.tensors[index]) for index in plain}
+        return values | PieceRunner(piece).run({})
 
     def _needed(self, taken: Iterable[int]) -> list[schema.OperatorT]:
         """Return the folded operators that make some tensors, those before them first."""
@@ -134,6 +176,12 @@ class Pieces:
         piece.subgraphs, piece.signatureDefs = [graph, *others], None
         piece.metadata = piece.metadataBuffer = None
         return save_objects(piece)
+
+
+def _values_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+    raw = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
+    shape = [] if tensor.shape is None else tensor.shape
+    return raw.view(NUMBERS[tensor.type]).reshape(shape)
 
 
 def _renumbered(operator: schema.OperatorT, moved: np.ndarray) -> schema.OperatorT:

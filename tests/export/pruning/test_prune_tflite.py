@@ -212,11 +212,12 @@ def test_arguments_that_do_not_fit(content, images, tmp_path):
         prune_tflite(content, path, images, max_error=0.5, pattern=tfprune.patterns.NM(2, 4))
 
 
-def test_loops_and_tables_are_named(exports, tmp_path):
+def test_tables_get_zeros(exports, tmp_path):
     export = exports("words", "float32")
     words = np.random.default_rng(0).integers(0, 500, (32, 6)).astype(np.int32)
     report = prune_tflite(export.data, tmp_path / "words.tflite", words, sparsity=0.95)
-    assert any("tables are not pruned" in row.reason for row in report.skipped)
+    assert report.sparsity == pytest.approx(0.95, abs=0.02)
+    assert [(row.size, row.sparsity > 0.9) for row in report.layers if row.operator == "GATHER"] == [(16_000, True)]
 
 
 @pytest.mark.programs
