@@ -1,26 +1,10 @@
-"""Probabilities of classes, and whether they are right: expected calibration error, Brier score, confidence."""
+"""Probabilities of classes, and whether they are right: expected calibration error and Brier score."""
 
 from __future__ import annotations
 
 import numpy as np
 
 BINS = 15
-ROUNDING = 1e-3  # of a sum of float probabilities
-INTEGER_STEP = 1 / 256  # of probabilities that a file holds in 8 bits: each is rounded by up to half of it
-
-
-def are_probabilities(scores: np.ndarray) -> bool:
-    """Tell whether rows are probabilities: not negative, and of sum 1 up to the rounding of 8-bit files.
-
-    Args:
-        scores: Outputs of shape (samples, classes), or (samples,) for the probability of class 1.
-    """
-    if scores.size and not (scores.min() >= 0 and scores.max() <= 1 + ROUNDING):
-        return False
-    if scores.ndim == 1:
-        return True
-    allowed = ROUNDING + scores.shape[1] * INTEGER_STEP / 2
-    return bool(np.all(np.abs(scores.sum(axis=1) - 1) <= allowed))
 
 
 def class_probabilities(scores: np.ndarray, *, as_they_are: bool) -> np.ndarray:
@@ -37,13 +21,6 @@ def class_probabilities(scores: np.ndarray, *, as_they_are: bool) -> np.ndarray:
         return scores
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def predicted_classes(scores: np.ndarray, *, as_they_are: bool) -> np.ndarray:
-    """Return the class of the largest score; of one output per sample, whether it is above 0.5, or above 0."""
-    if scores.ndim == 1:
-        return (scores > (0.5 if as_they_are else 0.0)).astype(np.int64)
-    return scores.argmax(axis=1)
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfprune.base.groups import SampleGroup
 from tfprune.export.comparing.damage_report import DamageReport, FlippedSample, Quality
 from tfprune.export.comparing.damage_rows import damage_row, sorted_rows
-from tfprune.export.comparing.groups import SampleGroup
 from tfprune.export.comparing.labels import Comparable
 from tfprune.export.comparing.paired_tests import excess_error_test, mean_interval
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfprune.base.groups import read_groups
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.comparing.compare_classes import compare_classes
 from tfprune.export.comparing.compare_numbers import compare_numbers
 from tfprune.export.comparing.damage_report import FEW_SAMPLES, DamageReport, FlippedSample
-from tfprune.export.comparing.groups import read_groups
 from tfprune.export.comparing.labels import class_texts, comparable
 from tfprune.export.comparing.outputs import outputs_of
 from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers

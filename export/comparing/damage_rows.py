@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tfprune.base.groups import SampleGroup
 from tfprune.export.comparing.damage_report import DamageRow
-from tfprune.export.comparing.groups import SampleGroup
 from tfprune.export.comparing.paired_tests import benjamini_hochberg
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.classes import are_probabilities, class_numbers, within_classes
 from tfprune.base.spec import check_choice
-from tfprune.export.comparing.calibration import are_probabilities
 
 TASKS = ("classification", "regression")
 
@@ -58,7 +58,7 @@ def comparable(before: np.ndarray, after: np.ndarray, *, y: Any, task: str | Non
             f"{after.shape} from `after`."
         )
     labels = None if y is None else _as_array(y, len(before))
-    classes = None if labels is None else _as_classes(labels, before)
+    classes = None if labels is None else class_numbers(labels, before)
     if task is None:
         _refuse_class_numbers(before, after, labels, classes)
         is_scores = classes is not None or (labels is None and before.ndim == 2 and are_probabilities(before))
@@ -66,7 +66,7 @@ def comparable(before: np.ndarray, after: np.ndarray, *, y: Any, task: str | Non
     if task == "classification":
         if before.ndim > 2 or (labels is not None and classes is None):
             raise ValueError(_misfit(before, labels))
-        return Comparable(task, before, after, _within(classes, before))
+        return Comparable(task, before, after, within_classes(classes, before))
     if labels is not None and labels.shape != before.shape:
         raise ValueError(_misfit(before, labels))
     return Comparable(task, before, after, None if labels is None else labels.astype(np.float64))
@@ -99,17 +99,6 @@ def _as_array(y: Any, samples: int) -> np.ndarray:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
-def _as_classes(labels: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
-    """Return the number of each sample's class; None if the labels are numbers to be reached."""
-    if scores.ndim == 2 and labels.shape == scores.shape:
-        is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
-        return labels.argmax(axis=1) if is_one_hot else None
-    if labels.ndim != 1 or scores.ndim > 2 or not np.array_equal(labels, np.round(labels)):
-        return None
-    is_binary = scores.ndim == 1 and np.isin(labels, (0, 1)).all()
-    return labels.astype(np.int64) if scores.ndim == 2 or is_binary else None
-
-
 def _refuse_class_numbers(
     before: np.ndarray, after: np.ndarray, labels: np.ndarray | None, classes: np.ndarray | None
 ) -> None:
@@ -120,16 +109,6 @@ def _refuse_class_numbers(
             "Expected the scores of the classes as outputs. Received: whole numbers, as are the labels. Pass the "
             "outputs before argmax, or task='regression' if they are numbers to be reached."
         )
-
-
-def _within(classes: np.ndarray | None, scores: np.ndarray) -> np.ndarray | None:
-    most = 1 if scores.ndim == 1 else scores.shape[1] - 1
-    if classes is not None and not 0 <= classes.min() <= classes.max() <= most:
-        raise ValueError(
-            f"Expected labels from 0 to {most}, the classes of the outputs. Received: from {classes.min()} to "
-            f"{classes.max()}."
-        )
-    return classes
 
 
 def _misfit(outputs: np.ndarray, labels: np.ndarray | None) -> str:

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 
-NORMAL = NormalDist()
 LIKELY = 12  # standard deviations around the mean that hold all of a distribution but 1e-30
 BISECTIONS = 200  # halvings of an interval until neighboring floats are reached
 LARGEST_QUANTILE = 1e9
 
 _log_factorial = np.frompyfunc(lambda count: math.lgamma(count + 1), 1, 1)
-
-
-def paired_interval(lost: int, gained: int, *, samples: int, level: float) -> tuple[float, float]:
-    """Return the interval of Bonett and Price of the accuracy that was lost, from pairs of answers.
-
-    It is the interval of Wald after one more loss and one more gain, so that few samples give a wide interval, even
-    if none of them flipped.
-
-    Args:
-        lost: Samples that only the model before gets right.
-        gained: Samples that only the model after gets right.
-        samples: The number of samples.
-        level: The coverage, such as 0.95.
-
-    Source: D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of binomial proportions
-    based on paired data", Journal of Educational and Behavioral Statistics 2012.
-    """
-    down, up = (lost + 1) / (samples + 2), (gained + 1) / (samples + 2)
-    half = NORMAL.inv_cdf((1 + level) / 2) * math.sqrt((down + up - (down - up) ** 2) / (samples + 2))
-    return max(-1.0, down - up - half), min(1.0, down - up + half)
 
 
 def mcnemar(lost: int, gained: int) -> float:

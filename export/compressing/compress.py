@@ -13,13 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.base.limit import Limit, as_limit, refuse_limit_per_class
+from tfprune.base.groups import read_groups
+from tfprune.base.limit import GroupLimits, Limit, as_limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
-from tfprune.base.run_folder import RunFolder
+from tfprune.base.run_folder import NamedArrays, RunFolder
 from tfprune.base.spec import check_choice, check_number
 from tfprune.export.compressing.compress_report import CompressReport
-from tfprune.export.compressing.file_evaluator import FileEvaluator, baseline_score, calibration_of
+from tfprune.export.compressing.file_evaluator import FileEvaluator, baseline_outputs, calibration_of, score_of
 from tfprune.export.compressing.search import Search
 from tfprune.export.compressing.search_loop import SearchLoop
 from tfprune.export.compressing.search_settings import Goal, SearchSettings
@@ -92,7 +93,8 @@ def compress(
             `to_tflite(target="micro")` writes them, the smallest flash is searched for, and accuracy is measured with
             the interpreter for microcontrollers. Needs the extra `micro`.
         max_drop: The most accuracy that a file may lose on the validation data, at least 0. Default 0.01. A
-            `tfprune.Limit` bounds another metric, by a name that `evaluate` knows; it has no `data`.
+            `tfprune.Limit` bounds another metric, by a name that `evaluate` knows, and with `max_drop_per_class` or
+            `max_drop_per_group` also the accuracy that each class or group loses. It has no `data`.
         search: A `Search` with the number of trials, jobs, the batch size and the seed; None (the default) is
             `Search()`.
         on: The device on which files are timed, such as `Remote("pi@raspberrypi")`; None (the default) is this
@@ -122,7 +124,7 @@ def compress(
         raise ValueError("Expected Optuna, which draws recipes. Received: none. Run pip install 'tfprune[search]'.")
     check_compiled(model)
     check_verbose(verbose)
-    max_drop, metric = _read_limit(max_drop)
+    limit, metric = _read_limit(max_drop)
     check_number(time, "time", above=0)
     check_choice(optimize, "optimize", choices=MEASURES)
     search = _read_search(search, optimize=optimize)
@@ -134,16 +136,17 @@ def compress(
     test_data = None if test_data is None else read(test_data, argument="test_data")
     if micro is not None:
         _check_support(model)
-    goal = Goal(MEASURES[optimize], max_drop, micro or Micro())
-    settings = {"max_drop": max_drop, "metric": metric, "target": optimize if micro is None else "micro"}
+    goal = Goal(MEASURES[optimize], limit.max_drop, micro or Micro())
+    settings = {**_numbers_of(limit), "metric": metric, "target": optimize if micro is None else "micro"}
     settings |= {"batch_size": search.batch_size, "seed": search.seed}
     settings |= ({} if on is None else {"on": repr(on)}) | ({} if micro is None else vars(micro))
     arrays = [*weight_values(model), *keras.tree.flatten([data, validation_data])]
+    arrays += [group.inside for group in read_groups(limit.groups, len(keras.tree.flatten(validation_data)[0]))]
     with RunFolder(Path(folder, "trials"), settings=settings, arrays=arrays) as stored:
-        baseline = stored.remember(
+        baseline, limits = stored.remember(
             "baseline",
-            lambda: {"score": np.array(baseline_score(model, validation_data, metric=metric))},
-            lambda arrays: check_number(float(arrays["score"]), "score"),
+            partial(_baseline, model, validation_data, limit=limit, metric=metric),
+            partial(_read_baseline, y=validation_data[1], limit=limit),
         )
         evaluator = FileEvaluator(
             calibration=calibration_of(data[0]),
@@ -153,6 +156,7 @@ def compress(
             optimize=optimize,
             micro=micro,
             on=on,
+            limits=limits,
         )
         runner = TrialRunner(model, data, evaluator, search.batch_size)
         loop = SearchLoop(
@@ -167,13 +171,32 @@ def compress(
         with Progress(int(time), verbose=verbose, unit="second") as progress:
             for before, after in pairwise(chain([0.0], (trial.ended for trial in loop.run()))):
                 progress.add(int(after) - int(before))
-        return write_front(loop, Path(folder), test_data=test_data)
+        bounds = {name: drop for name, drop in _numbers_of(limit).items() if name != "max_drop"}
+        return write_front(loop, Path(folder), test_data=test_data, limits=bounds)
 
 
-def _read_limit(max_drop: Any) -> tuple[float, str]:
-    """Return the largest drop and the name of its metric."""
+def _baseline(model: keras.Model, data: tuple[Any, Any], *, limit: Limit, metric: str) -> NamedArrays:
+    """Return the metric of the original model, and its outputs if the loss of each class or group is limited."""
+    x, y = data
+    outputs = baseline_outputs(model, x)
+    GroupLimits.of(limit, outputs, y)  # refused before anything is stored
+    score = np.array(score_of(outputs, y, metric=metric))
+    return {"score": score, **({"outputs": [*outputs.values()][0]} if limit.bounds_groups else {})}
+
+
+def _read_baseline(arrays: NamedArrays, *, y: Any, limit: Limit) -> tuple[float, GroupLimits | None]:
+    return check_number(float(arrays["score"]), "score"), GroupLimits.of(limit, arrays.get("outputs"), y)
+
+
+def _numbers_of(limit: Limit) -> dict[str, float]:
+    """Return the limits that are set, by name."""
+    names = ("max_drop", "max_drop_per_class", "max_drop_per_group")
+    return {name: getattr(limit, name) for name in names if getattr(limit, name) is not None}
+
+
+def _read_limit(max_drop: Any) -> tuple[Limit, str]:
+    """Return the limit and the name of its metric."""
     limit = as_limit(max_drop)
-    refuse_limit_per_class(limit)
     if limit.data is not None:
         raise ValueError(
             f"Expected a Limit without `data`: files are measured on `validation_data`. Received: max_drop={limit!r}."
@@ -184,7 +207,7 @@ def _read_limit(max_drop: Any) -> tuple[float, str]:
             f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
             f"max_drop={max_drop!r}. Pass 0.01, for example."
         )
-    return limit.max_drop, metric_of(limit)
+    return limit, metric_of(limit)
 
 
 def _read_search(search: Any, *, optimize: str) -> Search:

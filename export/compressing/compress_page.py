@@ -24,6 +24,7 @@ def compress_page(report: CompressReport) -> str:
         facts(_facts(report)),
         section("The best files", _sizes(report)),
         section("What they get right", _scores(report)),
+        section("What the average alone would have allowed", _refused(report)) if report.limits else "",
         section("Size", _chart(report, "bytes", "bytes of the .tflite file")),
         _arena_or_latency(report),
         section("How each is made", "\n".join(_codes(report.front))),
@@ -67,6 +68,18 @@ def _scores(report: CompressReport) -> str:
     if has_test:
         rows = [[*row, _number(file.test_score, digits=".4f")] for row, file in zip(rows, report.front, strict=True)]
     return rows_table(header, rows)
+
+
+def _refused(report: CompressReport) -> str:
+    """List files that are good enough on average, and the class or group that they lose."""
+    if not report.refused:
+        return "<p>The same files: each also keeps the limit of each class and group.</p>"
+    rows = [
+        [name_text(file.name), f"{file.bytes:,}", f"{file.drop:+.4f}", text(str(file.worst_group), 200)]
+        for file in report.refused
+    ]
+    note = "<p>These files keep the limit on average, but not in each class and group. They were not written.</p>"
+    return note + rows_table(["File", "Bytes", "Drop", "Worst class or group"], rows)
 
 
 def _number(value: float | None, *, digits: str = ".4g") -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.device.running.metrics import is_error
@@ -27,6 +28,8 @@ class CompressReport(Report):
         tried: All files that were measured.
         seconds: The time of the search, in all calls.
         model: The name of the original model; empty if it is not known.
+        limits: The largest drop of each class and group, by the names of the arguments; empty without such limits.
+        refused: Files that no other file beats on average, but that lose more of a class or group than is allowed.
 
     Example:
         >>> from tfprune.export.compressing.trial import MeasuredFile
@@ -54,6 +57,8 @@ class CompressReport(Report):
     tried: tuple[MeasuredFile, ...]
     seconds: float
     model: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    refused: tuple[MeasuredFile, ...] = ()
 
     @property
     def best(self) -> MeasuredFile:
@@ -122,9 +127,15 @@ class CompressReport(Report):
             ("Size", [["", ""], *sizes]),
             ("Accuracy", [["measured on", self.metric], *scores]),
             ("Latency", [["", ""], *latency]),
-            ("Checks", [["", ""], ["largest drop allowed", f"{self.max_drop:g} of {self.metric}"]]),
+            ("Checks", [["", ""], *self._checks(file)]),
         ]
         return model_card(file.file or file.name, sections, metrics=[self.metric], code=file.code)
+
+    def _checks(self, file: MeasuredFile) -> list[list[str]]:
+        rows = [["largest drop allowed", f"{self.max_drop:g} of {self.metric}"]]
+        names = {"max_drop_per_class": "of each class", "max_drop_per_group": "of each class and group"}
+        rows += [[f"largest drop {names[name]}", f"{drop:g} of accuracy"] for name, drop in self.limits.items()]
+        return [*rows, *([["worst class or group", str(file.worst_group)]] if file.worst_group else [])]
 
     def __str__(self) -> str:
         has_test = any(file.test_score is not None for file in self.front)
@@ -136,6 +147,11 @@ class CompressReport(Report):
             f"{self.seconds:.0f} s.\nThe first is {self.smaller}.\n"
             f"The .tflite files, a model card of each, report.json and report.html: {self.folder}"
         )
+        refused = [
+            f"{file.name}, {file.bytes:,} bytes, drop {file.drop:+.4f}: {file.worst_group}" for file in self.refused
+        ]
+        if refused:
+            words += "\nThe average alone would have allowed:\n" + "\n".join(refused)
         return "\n\n".join([*([self.warning] if self.warning else []), table(header, rows), words])
 
     def _row(self, file: MeasuredFile, has_test: bool) -> list[str]:

@@ -13,13 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.base.limit import GroupLimits
 from tfprune.export.compressing.recipe import Recipe, recipe_code
 from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.device.processes.device import Device
 from tfprune.export.device.running.benchmark import benchmark
-from tfprune.export.device.running.metrics import is_error
+from tfprune.export.device.running.metrics import is_error, measure
 from tfprune.export.file.files.codec import encode
-from tfprune.export.keras_side.converting.accuracy_drop import file_metrics
+from tfprune.export.keras_side.converting.accuracy_drop import file_outputs
 from tfprune.export.keras_side.converting.convert import convert
 from tfprune.export.keras_side.converting.quantization import Quantization
 from tfprune.export.keras_side.converting.to_tflite import to_tflite
@@ -44,6 +45,7 @@ class FileEvaluator:
         optimize: `"size"` or `"latency"`.
         micro: The microcontroller that files are for, and on whose interpreter they run; None for other devices.
         on: The device on which files are timed; None is this machine.
+        limits: The largest loss of each class and group; None for none.
     """
 
     calibration: Any
@@ -53,6 +55,7 @@ class FileEvaluator:
     optimize: str
     micro: Micro | None = None
     on: Device | None = None
+    limits: GroupLimits | None = None
 
     def formats(self, recipe: Recipe | None) -> tuple[str | None, ...]:
         """Return the number formats to export a recipe's model in."""
@@ -89,7 +92,9 @@ class FileEvaluator:
             content = path.read_bytes()
         settings = "".join(f", {name}={value!r}" for name, value in export.keywords.items() if value is not None)
         settings += "" if calibration is None else f", calibration=x[:{CALIBRATION_SAMPLES}]"
-        score = self.score(content, self.validation)
+        x, y = self.validation
+        outputs = file_outputs(content, x, micro=self.micro)
+        score = score_of(outputs, y, metric=self.metric)
         file = MeasuredFile(
             recipe=recipe,
             quantize=quantize,
@@ -100,6 +105,7 @@ class FileEvaluator:
             latency_ms=self.milliseconds(content) if self.optimize == "latency" else None,
             arena_bytes=None if report.micro is None else report.micro.arena,
             code=recipe_code(recipe, settings, batch_size=batch_size),
+            worst_group=None if self.limits is None else self.limits.worst(outputs),
         )
         return file, np.frombuffer(content, np.uint8)
 
@@ -114,7 +120,8 @@ class FileEvaluator:
 
     def score(self, content: bytes, data: tuple[Any, Any]) -> float:
         """Run a file on samples, with the interpreter that it is made for, and return the metric."""
-        return file_score(content, data, metric=self.metric, micro=self.micro)
+        x, y = data
+        return score_of(file_outputs(content, x, micro=self.micro), y, metric=self.metric)
 
     def drop(self, score: float) -> float:
         """Return how much worse a file is than the model."""
@@ -130,13 +137,13 @@ def calibration_of(x: Any) -> Any:
     return keras.tree.map_structure(lambda array: array[:CALIBRATION_SAMPLES], x)
 
 
-def file_score(content: bytes, data: tuple[Any, Any], *, metric: str, micro: Micro | None = None) -> float:
-    """Run a file on samples, and return a metric of its output.
+def score_of(outputs: dict[str, np.ndarray], y: Any, *, metric: str) -> float:
+    """Return a metric of the output of a file.
 
     Raises:
-        ValueError: If it does not run on them, it has several outputs, labels do not fit, or the metric is NaN.
+        ValueError: If it has several outputs, labels do not fit, or the metric is NaN.
     """
-    scores = file_metrics(content, data, metric=metric, micro=micro)
+    scores = measure(outputs, y, metrics=metric)
     if len(scores) > 1:
         raise ValueError(f"Expected a model with one output. Received: {len(scores)} of them: {', '.join(scores)}.")
     score = next(iter(scores.values()))
@@ -147,6 +154,6 @@ def file_score(content: bytes, data: tuple[Any, Any], *, metric: str, micro: Mic
     return score
 
 
-def baseline_score(model: keras.Model, data: tuple[Any, Any], *, metric: str) -> float:
-    """Return the metric of a model itself, in float32."""
-    return file_score(convert(plain_copy(Anatomy.of(model))), data, metric=metric)
+def baseline_outputs(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
+    """Return the outputs of a model itself, in float32."""
+    return file_outputs(convert(plain_copy(Anatomy.of(model))), x)

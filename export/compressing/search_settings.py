@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.micro.micro import Micro
@@ -32,14 +32,34 @@ class Goal:
 
     def excess(self, file: MeasuredFile) -> float:
         """Return how far a file is outside of the limits: in drops, plus tenths of the budgets; 0 inside."""
+        drop = self.strictest_drop(file)
         used = ((file.arena_bytes or 0, self.budgets.arena), (file.bytes, self.budgets.flash))
-        return max(0.0, -self.drop_left(file.drop)) + sum(
+        return max(0.0, -self.drop_left(drop)) + sum(
             max(0.0, size / limit - 1) / EXCESS_OF_A_BUDGET for size, limit in used if limit
         )
 
+    def strictest_drop(self, file: MeasuredFile) -> float:
+        """Return what a file lost on average, or in its worst class or group, if that leaves less of its limit.
+
+        The loss of a class or group is converted: its limit counts as `max_drop`.
+        """
+        group = file.worst_group
+        if group is None:
+            return file.drop
+        return max(file.drop, self.max_drop + group.excess * self._unit(self.max_drop) / self._unit(group.limit))
+
+    def strictest(self, file: MeasuredFile) -> MeasuredFile:
+        """Return a file with the drop by which it is searched for: the strictest."""
+        return file if file.worst_group is None else replace(file, drop=self.strictest_drop(file))
+
     def drop_left(self, drop: float) -> float:
         """Return the fraction of `max_drop` that a drop leaves unused; negative beyond it."""
-        return (self.max_drop - drop) / max(self.max_drop, DROP_NOISE)
+        return (self.max_drop - drop) / self._unit(self.max_drop)
+
+    @staticmethod
+    def _unit(limit: float) -> float:
+        """Return the drop that counts as one: the limit, but no less than the noise."""
+        return max(limit, DROP_NOISE)
 
     @property
     def needs_channels(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.limit import GroupDrop
 from tfprune.base.run_folder import NamedArrays
 from tfprune.base.spec import check_choice, check_count, check_number
 from tfprune.base.untrusted import parse_json, read_fields
@@ -32,6 +33,8 @@ class MeasuredFile(Report):
         code: A program that makes the file.
         file: Its name in the folder, if it is one of the best; else empty.
         test_score: The metric on the test data, of the file; None without them.
+        worst_group: The class or group that exceeds its limit most, or is nearest to it, on the validation data; None
+            without such limits.
     """
 
     recipe: Recipe | None
@@ -45,6 +48,7 @@ class MeasuredFile(Report):
     code: str = ""
     file: str = ""
     test_score: float | None = None
+    worst_group: GroupDrop | None = None
 
     @property
     def name(self) -> str:
@@ -118,7 +122,9 @@ def _recipe(fields: Any) -> Recipe | None:
 
 
 def _read_file(fields: Any, recipe: Recipe | None) -> MeasuredFile:
-    file = read_fields(MeasuredFile, fields, recipe=recipe)
+    group = fields.get("worst_group") if isinstance(fields, dict) else None
+    worst_group = None if group is None else read_fields(GroupDrop, group)
+    file = read_fields(MeasuredFile, fields, recipe=recipe, worst_group=worst_group)
     if _recipe(fields.get("recipe")) != recipe:
         raise ValueError("Expected files of the trial's recipe. Received: one of another.")
     check_choice(file.quantize, "quantize", choices=(None, "int8"))  # it becomes a part of the file's name

@@ -61,7 +61,9 @@ def trial_outcomes(
         first: A recipe with the rounds of the shortest trials.
         settings: The goal and the constants of the search.
     """
-    goal, dense = settings.goal, trials[0].tried[0]
+    goal = settings.goal
+    trials = [replace(trial, tried=tuple(map(goal.strictest, trial.tried))) for trial in trials]
+    dense = trials[0].tried[0]
     front = pareto_front((file for trial in trials for file in trial.tried), goal)
     lowest = min((cost(file, dense, settings=settings) for file in front), default=math.inf)
     promised = _promised(trials, first, settings)

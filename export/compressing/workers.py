@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from tfprune.base.limit import GroupLimits
 from tfprune.base.run_folder import NamedArrays
 from tfprune.base.untrusted import parse_json, read_arrays, reading
 from tfprune.export.compressing.file_evaluator import FileEvaluator, calibration_of
@@ -144,6 +145,7 @@ def _write_data(runner: TrialRunner, folder: Path) -> None:
         "metric": evaluator.metric,
         "baseline": evaluator.baseline,
         "optimize": evaluator.optimize,
+        "limits": None if evaluator.limits is None else keras.tree.map_structure(number, vars(evaluator.limits)),
         "micro": None if evaluator.micro is None else asdict(evaluator.micro),
         "batch_size": runner.batch_size,
     }
@@ -152,6 +154,7 @@ def _write_data(runner: TrialRunner, folder: Path) -> None:
 
 def _read_runner(folder: Path) -> TrialRunner:
     settings, arrays = read_job(folder, "job")
+    limits = settings["limits"]
     x, y, *validation = keras.tree.map_structure(lambda number: arrays[str(number)], settings["data"])
     evaluator = FileEvaluator(
         calibration=calibration_of(x),
@@ -159,6 +162,7 @@ def _read_runner(folder: Path) -> TrialRunner:
         metric=settings["metric"],
         baseline=settings["baseline"],
         optimize=settings["optimize"],
+        limits=None if limits is None else GroupLimits(**{name: arrays[str(limits[name])] for name in limits}),
         micro=None if settings["micro"] is None else Micro(**settings["micro"]),
     )
     return TrialRunner(keras.saving.load_model(folder / MODEL), (x, y), evaluator, settings["batch_size"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,20 @@ from tfprune.export.compressing.trial import MeasuredFile
 from tfprune.export.file.files.destination import write_atomically
 
 
-def write_front(loop: SearchLoop, folder: Path, *, test_data: tuple[Any, Any] | None) -> CompressReport:
+def write_front(
+    loop: SearchLoop,
+    folder: Path,
+    *,
+    test_data: tuple[Any, Any] | None,
+    limits: Mapping[str, float] | None = None,
+) -> CompressReport:
     """Write the best files of a search, their model cards and the report, and remove the files of an earlier call.
 
     Args:
         loop: A search that has ended.
         folder: Where the files, `report.json` and `report.html` go.
         test_data: Samples and labels on which the best files are measured besides.
+        limits: The largest drop of each class and group, by name.
 
     Raises:
         ValueError: If no file is within the limits, or something in the folder is a link to another place.
@@ -53,12 +60,23 @@ def write_front(loop: SearchLoop, folder: Path, *, test_data: tuple[Any, Any] | 
         tried=tuple(files),
         seconds=loop.elapsed(),
         model=loop.runner.model.name,
+        limits=limits or {},
+        refused=_refused(files, loop),
     )
     for file in written:
         _write_here(_card_of(folder / file.file), report.card(file).encode())
     _write_here(folder / "report.json", json.dumps(report.as_dict(), indent=1).encode())
     _write_here(folder / "report.html", compress_page(report).encode())
     return report
+
+
+def _refused(files: Sequence[MeasuredFile], loop: SearchLoop) -> tuple[MeasuredFile, ...]:
+    """Return the files of the front of averages that lose too much of a class or group, the smallest first."""
+    goal = loop.settings.goal
+    alone = {id(file): replace(file, worst_group=None) for file in files}
+    front = pareto_front(alone.values(), goal)
+    refused = [file for file in files if alone[id(file)] in front and goal.excess(file)]
+    return tuple(sorted(refused, key=goal.size))
 
 
 def _write(loop: SearchLoop, file: MeasuredFile, path: Path, test_data: tuple[Any, Any] | None) -> MeasuredFile:
@@ -83,11 +101,12 @@ def _refusal(files: Sequence[MeasuredFile], loop: SearchLoop) -> str:
     nearest = min(files, key=goal.excess)
     budgets = [f"{name}={size:,}" for name, size in vars(goal.budgets).items() if size]
     arena = "" if nearest.arena_bytes is None else f", with {nearest.arena_bytes:,} bytes of arena"
+    group = "" if nearest.worst_group is None else f"; {nearest.worst_group}"
     return (
         f"Expected a file for {', '.join([f'max_drop={goal.max_drop:g}', *budgets])}. Received: {len(files)} "
         f"files, none of which fits. The nearest, {nearest.name}, loses {nearest.drop:.4f} of "
-        f"{loop.runner.evaluator.metric!r} and has {nearest.bytes:,} bytes{arena}. All trials are kept: search "
-        f"longer, or allow more in another folder."
+        f"{loop.runner.evaluator.metric!r} and has {nearest.bytes:,} bytes{arena}{group}. All trials are kept: "
+        f"search longer, or allow more in another folder."
     )
 
 

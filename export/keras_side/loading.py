@@ -240,3 +240,11 @@ def load_arrays(path: str) -> Any:
             if not np.ndim(array):
                 raise TypeError(f"{name} is a single value")
         return content if isinstance(content, np.ndarray) else arrays
+
+
+def load_groups(path: str | None) -> dict[str, np.ndarray] | None:
+    """Return groups of samples by name: the arrays of a .npz file, or that of a .npy file by the name of the file."""
+    if path is None:
+        return None
+    arrays = load_arrays(path)
+    return arrays if isinstance(arrays, dict) else {Path(path).stem: arrays}

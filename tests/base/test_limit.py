@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tfprune.base.limit import Limit, as_limit
+from tfprune.base.limit import GroupLimits, Limit, as_limit
 
 
 def test_a_number_is_a_limit_of_the_default_metric() -> None:
@@ -21,6 +21,8 @@ def test_a_number_is_a_limit_of_the_default_metric() -> None:
         ({"max_drop": math.nan}, ValueError, "max_drop"),
         ({"max_drop": "1%"}, TypeError, "max_drop='1%'"),
         ({"max_drop_per_class": -1}, ValueError, "max_drop_per_class=-1"),
+        ({"max_drop_per_group": math.inf}, ValueError, "max_drop_per_group=inf"),
+        ({"groups": {"room": [1]}}, ValueError, "Expected `max_drop_per_group` with `groups`"),
         ({"metric": 3}, TypeError, "metric=3"),
         ({"mode": "up"}, ValueError, "mode='up'"),
     ],
@@ -35,3 +37,54 @@ def test_data_are_neither_printed_nor_compared() -> None:
     assert repr(Limit(0.01, data=data)) == "Limit(max_drop=0.01, metric=None, mode=None, data=...)"
     assert "max_drop_per_class=0.1" in repr(Limit(0.01, max_drop_per_class=0.1))
     assert Limit(0.01, data=data) == Limit(0.01, data=(np.ones(3), np.ones(3)))
+
+
+SCORES = np.eye(3)[[0, 0, 0, 0, 1, 1, 2, 2, 2, 0]]  # the last sample is wrong
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
+AFTER = np.eye(3)[[0, 0, 0, 1, 1, 1, 2, 2, 0, 2]]  # class 0 loses one of 4; class 2 loses one of 4 and gains one
+
+
+def test_the_worst_class_is_the_farthest_beyond_its_limit() -> None:
+    bounds = GroupLimits.of(Limit(max_drop_per_class=0.2), SCORES, LABELS)
+    assert bounds is not None
+    worst = bounds.worst(AFTER)
+    assert (worst.name, worst.samples, worst.drop, worst.limit) == ("class 0", 4, 0.25, 0.2)
+    assert worst.excess == pytest.approx(0.05) and worst.low < 0 < worst.drop < worst.high
+    assert str(worst).startswith("class 0 lost 25.0% (4 samples, 95% interval: -")
+    assert bounds.worst(SCORES).drop == 0
+    same = GroupLimits(**vars(bounds)).worst({"scores": AFTER})  # all fields are arrays, which can be stored
+    assert same == worst
+
+
+def test_groups_have_their_own_limit_and_classes_the_lower_of_both() -> None:
+    rooms = {"room": ["a", "b", "b", "b", "b", "b", "b", "b", "a", "b"]}  # room a loses one of 2, room b nothing
+    limit = Limit(max_drop_per_group=0.3, groups=rooms)
+    bounds = GroupLimits.of(limit, SCORES, LABELS)
+    assert bounds is not None and str(bounds.worst(AFTER).name) == "room a" and bounds.worst(AFTER).drop == 0.5
+    both = GroupLimits.of(Limit(max_drop_per_class=0.0, max_drop_per_group=0.3, groups=rooms), SCORES, LABELS)
+    assert both is not None and both.worst(AFTER).name == "class 0"  # 0.25 beyond its limit; the room 0.2
+    assert GroupLimits.of(Limit(0.1), SCORES, LABELS) is None
+
+
+def test_one_output_is_the_score_of_class_1() -> None:
+    labels, chances = np.array([[0], [1], [1]]), np.array([[0.2], [0.7], [0.9]])
+    for before, after in ((chances, [[0.2], [0.4], [0.8]]), (chances - 0.5, [[-3.0], [-0.1], [5.0]])):
+        bounds = GroupLimits.of(Limit(max_drop_per_class=0.0), before, labels)
+        assert bounds is not None
+        worst = bounds.worst(np.array(after))
+        assert (worst.name, worst.samples, worst.drop) == ("class 1", 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "message"),
+    [
+        (SCORES, LABELS / 2, r"outputs of shape \(10, 3\), labels of shape \(10,\)"),
+        (SCORES, LABELS[:3], r"labels of shape \(3,\)"),
+        ({"a": SCORES, "b": SCORES}, LABELS, r"\{'a': \(10, 3\), 'b': \(10, 3\)\}"),
+        (SCORES[:, 0], SCORES[:, 0] * 0.3, "without classes|Without classes"),
+        (SCORES, LABELS + 1, "labels from 0 to 2"),
+    ],
+)
+def test_other_outputs_than_classes_are_refused(outputs, labels, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        GroupLimits.of(Limit(max_drop_per_class=0.1), outputs, labels)

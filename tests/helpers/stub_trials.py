@@ -144,6 +144,8 @@ class StubRunner:
             made = [{**file, "latency_ms": None} for file in made]
         if self.evaluator.optimize and self.evaluator.micro is None:
             made = [{**file, "arena_bytes": None} for file in made]
+        if getattr(self.evaluator, "limits", None) is not None:
+            made = [{**file, "worst_group": worst_group(file)} for file in made]
         fields = {
             "recipe": recipe.as_dict() if recipe else None,
             "tried": made,
@@ -154,6 +156,12 @@ class StubRunner:
         contents = {f"file_{index}": content_of(recipe, file["quantize"]) for index, file in enumerate(made)}
         model = {"model": model_of(recipe)} if made and recipe and self.is_kept else {}
         return {"trial": np.array(json.dumps(fields)), **contents, **model}
+
+
+def worst_group(file: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file loses of a rare class: twenty times as much as on average."""
+    drop = 20 * file["drop"]
+    return {"name": "class 1", "samples": 25, "drop": drop, "low": drop - 0.1, "high": drop + 0.1, "limit": 0.1}
 
 
 def content_of(recipe: Recipe | None, quantize: str | None) -> np.ndarray:
@@ -218,7 +226,8 @@ def stubbed(runner: StubRunner | None = None) -> Iterator[StubRunner]:
     with (
         patch.object(compressing, "TrialRunner", started),
         patch.object(compressing, "FileEvaluator", StubEvaluator),
-        patch.object(compressing, "baseline_score", lambda *_, **__: SCORE),
+        patch.object(compressing, "baseline_outputs", lambda _, x: {"output": np.eye(2)[np.arange(len(x)) % 2]}),
+        patch.object(compressing, "score_of", lambda *_, **__: SCORE),
         patch.object(searching, "time", runner.clock),
     ):
         yield runner

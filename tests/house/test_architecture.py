@@ -30,7 +30,10 @@ WINGS = {
 }
 # The same of the rooms and modules in a wing.
 ROOMS = {
-    "tfprune.base": "renamed warn_user spec limit axes top_k lazy streams coders untrusted run_folder html progress",
+    "tfprune.base": (
+        "renamed warn_user spec classes groups limit axes top_k lazy streams coders untrusted run_folder html "
+        "progress"
+    ),
     "tfprune.keras_models": "models · copying · tracing · evidence | channels",
     "tfprune.masking": "wrapping · training",
     "tfprune.compact": "same_class · reconstruction · shrinking · fine_tuning",
@@ -47,7 +50,10 @@ ROOMS = {
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
-OF_BASE = ("renamed", "spec", "limit", "lazy", "html", "streams", "coders", "untrusted", "progress")
+OF_BASE = (
+    *("renamed", "spec", "classes", "groups", "limit", "lazy", "html", "streams", "coders", "untrusted"),
+    "progress",
+)
 OF_SOLVING = ("brain_surgery", "least_squares", "split_by_error", "ties", "weight_masks", "zero_solver")
 OF_BOTH = {
     "tfprune.report",

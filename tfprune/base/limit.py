@@ -1,12 +1,20 @@
-"""Limit: how much of a metric a smaller model or file may lose."""
+"""Limit: how much of a metric a smaller model or file may lose, in all and by class and group."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from tfprune.base.classes import are_probabilities, class_numbers, predicted_classes, within_classes
+from tfprune.base.groups import class_groups, paired_interval, read_groups
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_number
+from tfprune.report import Report
+
+LEVEL = 0.95  # the coverage of the intervals of what a group lost
 
 
 @renamed()
@@ -25,16 +33,19 @@ class Limit:
         data: Labeled data for the metric, a tuple (x, y) or batches of such tuples, for a function without
             `validation_data`. Default None.
         max_drop_per_class: The largest loss of accuracy of each class, at least 0: the average may hide a class that
-            lost much. None (the default) sets no bound. `tfprune.export.to_tflite` checks it; other functions
-            refuse it.
+            lost much. It needs one output of scores of classes. None (the default) sets no bound.
+        max_drop_per_group: The same for each class and each value of `groups`.
+        groups: Groups of the samples that the metric is measured on, for `max_drop_per_group`: arrays of shape
+            (samples,) by name, such as `{"speaker": speakers}`, with whole numbers or strings. Default None.
 
     Raises:
         TypeError: If a drop is not a number, or `metric` or `mode` is not a string.
-        ValueError: If a drop is negative or not finite, or `mode` is another string.
+        ValueError: If a drop is negative or not finite, `mode` is another string, or `groups` has no
+            `max_drop_per_group`.
 
     Example:
-        >>> Limit(0.01, metric="accuracy")
-        Limit(max_drop=0.01, metric='accuracy', mode=None)
+        >>> Limit(0.01, metric="accuracy", max_drop_per_class=0.05)
+        Limit(max_drop=0.01, metric='accuracy', mode=None, max_drop_per_class=0.05)
     """
 
     max_drop: float | None = None
@@ -42,9 +53,11 @@ class Limit:
     mode: str | None = None
     data: Any = field(default=None, compare=False, kw_only=True)
     max_drop_per_class: float | None = field(default=None, kw_only=True)
+    max_drop_per_group: float | None = field(default=None, kw_only=True)
+    groups: Any = field(default=None, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("max_drop", "max_drop_per_class"):
+        for name in ("max_drop", "max_drop_per_class", "max_drop_per_group"):
             if getattr(self, name) is not None:
                 check_number(getattr(self, name), name, least=0)
         if self.metric is not None and not isinstance(self.metric, str):
@@ -54,11 +67,158 @@ class Limit:
         if self.mode is not None:
             check_choice(self.mode, "mode", choices=("max", "min"))
 
+        if self.groups is not None and self.max_drop_per_group is None:
+            raise ValueError(
+                "Expected `max_drop_per_group` with `groups`. Received: `groups` alone. Add the largest loss of each "
+                "group, for example max_drop_per_group=0.05."
+            )
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether anything is bounded."""
+        return self.max_drop is not None or self.bounds_groups
+
+    @property
+    def bounds_groups(self) -> bool:
+        """Whether the loss of each class or group is bounded."""
+        return self.max_drop_per_class is not None or self.max_drop_per_group is not None
+
     def __repr__(self) -> str:
-        data = "" if self.data is None else ", data=..."  # arrays are too long to show
-        drop = self.max_drop_per_class
-        classes = "" if drop is None else f", max_drop_per_class={drop!r}"
-        return f"Limit(max_drop={self.max_drop!r}, metric={self.metric!r}, mode={self.mode!r}{data}{classes})"
+        shown = {name: getattr(self, name) for name in ("max_drop", "metric", "mode")}
+        groups = {name: getattr(self, name) for name in ("max_drop_per_class", "max_drop_per_group")}
+        shown |= {name: drop for name, drop in groups.items() if drop is not None}
+        hidden = [f"{name}=..." for name in ("data", "groups") if getattr(self, name) is not None]  # too long
+        return f"Limit({', '.join([*(f'{name}={value!r}' for name, value in shown.items()), *hidden])})"
+
+
+@dataclass(frozen=True)
+class GroupDrop(Report):
+    """The accuracy that a class or a group lost, and how much it may lose.
+
+    Attributes:
+        name: `"class"` or the name of the group, and the value.
+        samples: The number of its samples.
+        drop: The accuracy that it lost; negative if it gained.
+        low: The lower end of the 95 % interval of `drop`.
+        high: The upper end.
+        limit: The largest drop allowed.
+    """
+
+    name: str
+    samples: int
+    drop: float
+    low: float
+    high: float
+    limit: float
+
+    @property
+    def excess(self) -> float:
+        """How much more it lost than it may; 0 or less within the limit."""
+        return self.drop - self.limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} lost {self.drop:.1%} ({self.samples:,} samples, {LEVEL:.0%} interval: {self.low:.1%} to "
+            f"{self.high:.1%}), at most {self.limit:.1%} allowed"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupLimits:
+    """The largest loss of each class and group, against the answers of the first model. All fields are arrays.
+
+    Attributes:
+        labels: The class of each sample, (samples,).
+        right: Whether the first model gets each sample right, (samples,).
+        inside: Whether each sample belongs to each group, (groups, samples).
+        names: The names of the groups, (groups,).
+        drops: The largest drop of each group, (groups,).
+        has_probabilities: Whether the outputs of the first model are probabilities.
+    """
+
+    labels: np.ndarray
+    right: np.ndarray
+    inside: np.ndarray
+    names: np.ndarray
+    drops: np.ndarray
+    has_probabilities: np.ndarray
+
+    @classmethod
+    def of(cls, limit: Limit, outputs: Any, y: Any) -> GroupLimits | None:
+        """Read the limits of classes and groups; None if there are none.
+
+        Args:
+            limit: The limit.
+            outputs: The outputs of the first model.
+            y: The labels: classes by number, or one-hot rows.
+
+        Raises:
+            TypeError: If `limit.groups` holds measured numbers.
+            ValueError: If there is not one output of scores of classes, labels are not their classes, or groups have
+                another length.
+        """
+        if not limit.bounds_groups:
+            return None
+        scores, labels = _column(outputs), _column(y)
+        classes = None if scores is None or labels is None else class_numbers(labels, scores)
+        if scores is None or classes is None or len(classes) != len(scores):
+            raise ValueError(
+                f"Expected one output with scores of classes, and their labels, for {limit!r}. Received: outputs of "
+                f"shape {_shapes(outputs)}, labels of shape {_shapes(y)}. Without classes there is no accuracy of a "
+                "class or group: leave `max_drop_per_class` and `max_drop_per_group` out."
+            )
+        within_classes(classes, scores)
+        names = [str(number) for number in range(int(classes.max()) + 1)]
+        groups = [*class_groups(classes, names), *read_groups(limit.groups, len(classes))]
+        per_class = [limit.max_drop_per_class, limit.max_drop_per_group]
+        bounds = {True: min(drop for drop in per_class if drop is not None), False: limit.max_drop_per_group}
+        has_probabilities = are_probabilities(scores)
+        return cls(
+            labels=classes,
+            right=predicted_classes(scores, as_they_are=has_probabilities) == classes,
+            inside=np.stack([group.inside for group in groups]),
+            names=np.array([f"{group.grouping} {group.value}" for group in groups]),
+            drops=np.array([bounds[group.grouping == "class"] for group in groups], np.float64),
+            has_probabilities=np.array(has_probabilities),
+        )
+
+    def worst(self, outputs: Any) -> GroupDrop:
+        """Return the group that exceeds its limit most, or that is nearest to it.
+
+        Args:
+            outputs: The outputs of another model or file, for the same samples.
+        """
+        scores = _column(outputs)
+        if scores is None or len(scores) != len(self.labels):
+            raise ValueError(
+                f"Expected outputs for the {len(self.labels):,} samples. Received: outputs of shape "
+                f"{_shapes(outputs)}."
+            )
+        right = predicted_classes(scores, as_they_are=bool(self.has_probabilities)) == self.labels
+        lost, gained = ((self.inside & flips).sum(axis=1) for flips in (self.right & ~right, ~self.right & right))
+        samples = self.inside.sum(axis=1)
+        drops = (lost - gained) / samples
+        index = max(range(len(drops)), key=lambda row: (drops[row] - self.drops[row], drops[row]))
+        low, high = paired_interval(int(lost[index]), int(gained[index]), samples=int(samples[index]), level=LEVEL)
+        limit = float(self.drops[index])
+        return GroupDrop(str(self.names[index]), int(samples[index]), float(drops[index]), low, high, limit)
+
+
+def _column(arrays: Any) -> np.ndarray | None:
+    """Return the only array, without a last dimension of 1; None if there are several, or it has other dimensions."""
+    several = [*arrays.values()] if isinstance(arrays, Mapping) else arrays
+    if isinstance(several, (list, tuple)) and all(isinstance(each, np.ndarray) for each in several):
+        several = several[0] if len(several) == 1 else None
+    values = None if several is None else np.asarray(several)
+    if values is None or values.ndim not in (1, 2):
+        return None
+    return values[:, 0] if values.shape[1:] == (1,) else values
+
+
+def _shapes(arrays: Any) -> Any:
+    if isinstance(arrays, Mapping):
+        return {name: np.shape(array) for name, array in arrays.items()}
+    return getattr(arrays, "shape", None) or [np.shape(array) for array in arrays]
 
 
 def as_limit(max_drop: float | Limit | None) -> Limit:
@@ -67,13 +227,13 @@ def as_limit(max_drop: float | Limit | None) -> Limit:
 
 
 def refuse_limit_per_class(limit: Limit) -> None:
-    """Refuse a limit of each class where only the average is measured.
+    """Refuse a limit of each class or group where only the average is measured.
 
     Raises:
         ValueError: If it has one.
     """
-    if limit.max_drop_per_class is not None:
+    if limit.bounds_groups:
         raise ValueError(
-            f"Expected a Limit without `max_drop_per_class`, which only `tfprune.export.to_tflite` checks. Received: "
-            f"max_drop={limit!r}. Compare the result with `tfprune.export.damage`."
+            f"Expected a Limit without `max_drop_per_class` and `max_drop_per_group`, which are not checked here. "
+            f"Received: max_drop={limit!r}. Compare the result with `tfprune.export.damage`."
         )

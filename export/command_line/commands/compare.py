@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tfprune.export.command_line.commands.base import add_command, add_file, add_imports
 from tfprune.export.file.files.destination import check_destination, check_not_read
-from tfprune.export.keras_side.loading import load_arrays, load_model
+from tfprune.export.keras_side.loading import load_arrays, load_groups, load_model
 
 NO_LIMIT = "No limit was set: with --max-drop the exit code is 1 if more is lost."
 KERAS_FILES, ARRAY_FILES = (".keras", ".h5"), (".npy", ".npz")
@@ -76,7 +74,7 @@ def _compare(options: argparse.Namespace) -> Any:
         _side(options.before, options),
         _side(options.after, options),
         (arrays[0], arrays[1] if len(arrays) > 1 else None),
-        groups=_groups(options.groups),
+        groups=load_groups(options.groups),
         task=options.task,
         output=options.output,
         confidence=options.confidence,
@@ -96,10 +94,3 @@ def _side(path: str, options: argparse.Namespace) -> Any:
     if suffix in ARRAY_FILES:
         return load_arrays(path)
     return load_model(path, imports=options.imports) if suffix in KERAS_FILES else path
-
-
-def _groups(path: str | None) -> dict[str, np.ndarray] | None:
-    if path is None:
-        return None
-    arrays = load_arrays(path)
-    return arrays if isinstance(arrays, dict) else {Path(path).stem: arrays}

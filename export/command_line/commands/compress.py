@@ -28,6 +28,7 @@ def add_compress(commands: Any) -> None:
     examples = """
 tfprune compress model.keras --train x.npy,y.npy --max-drop 0.01
 tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --optimize latency --minutes 60
+tfprune compress model.keras --train x.npy,y.npy --validation xv.npy,yv.npy --max-drop-per-class 0.05
 tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
 """
     parser = add_command(commands, "compress", run=_compress, text=text, extra="search", examples=examples)
@@ -66,6 +67,14 @@ tfprune compress model.keras --train x.npy,y.npy --target micro --arena 60000
 def _add_goal(parser: argparse.ArgumentParser) -> None:
     text = "largest drop of the metric (default: 0.01, one point of accuracy)"
     parser.add_argument("--max-drop", type=float, default=0.01, metavar="DROP", help=text)
+    text = "largest drop of accuracy in each class, such as 0.05 (default: no limit)"
+    parser.add_argument("--max-drop-per-class", type=float, metavar="DROP", help=text)
+    text = "largest drop of accuracy in each class and each group of --groups (default: no limit)"
+    parser.add_argument("--max-drop-per-group", type=float, metavar="DROP", help=text)
+    text = (
+        "groups of the samples in --validation: a .npy file, named after the group, or .npz with one array per group"
+    )
+    add_file(parser, "--groups", metavar="FILE", help=text)
     parser.add_argument("--metric", default="accuracy", help="metric that files are compared by (default: accuracy)")
     text = "search for the smallest or the fastest file (default: size)"
     parser.add_argument("--optimize", choices=["size", "latency"], default="size", help=text)

@@ -70,6 +70,8 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-drop", type=float, help=f"largest drop of accuracy on --evaluate-on (default: {MAX_DROP})"
     )
+    text = "largest drop of accuracy in each class on --evaluate-on (default: no limit)"
+    parser.add_argument("--max-drop-per-class", type=float, metavar="DROP", help=text)
     parser.add_argument(
         "--tolerance", type=float, help="largest difference, as a fraction of the model's largest output"
     )
@@ -119,20 +121,23 @@ def _exported(options: argparse.Namespace) -> Any:
 
 def _limit(options: argparse.Namespace) -> Limit | None:
     if options.evaluate_on is None:
-        if options.max_drop is not None:
-            raise ValueError("Expected --evaluate-on X,Y with --max-drop. Received: no --evaluate-on.")
+        for name in ("max_drop", "max_drop_per_class"):
+            if getattr(options, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"Expected --evaluate-on X,Y with {option}. Received: no --evaluate-on.")
         return None
     samples, _, labels = options.evaluate_on.partition(",")
     if not labels:
         raise ValueError(f"Expected --evaluate-on X,Y, samples and labels. Received: {options.evaluate_on!r}.")
     max_drop = MAX_DROP if options.max_drop is None else options.max_drop
-    return Limit(max_drop, data=(load_arrays(samples), load_arrays(labels)))
+    data = (load_arrays(samples), load_arrays(labels))
+    return Limit(max_drop, data=data, max_drop_per_class=options.max_drop_per_class)
 
 
 def _rewrite(options: argparse.Namespace, check_on: Any) -> Any:
     from tfprune.export.rewriting.rewrite import rewrite
 
-    for name in ("quantize", "levels", "io_dtype", "calibration", "evaluate_on", "max_drop"):
+    for name in ("quantize", "levels", "io_dtype", "calibration", "evaluate_on", "max_drop", "max_drop_per_class"):
         if getattr(options, name) is not None:
             raise ValueError(
                 f"Expected a saved Keras model with --{name.replace('_', '-')}. Received: {options.source!r}, whose "

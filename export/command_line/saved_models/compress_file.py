@@ -16,7 +16,7 @@ from tfprune.export.compressing.compress import compress
 from tfprune.export.compressing.compress_report import CompressReport
 from tfprune.export.compressing.search import Search
 from tfprune.export.device.processes.device import Device
-from tfprune.export.keras_side.loading import load_model
+from tfprune.export.keras_side.loading import load_groups, load_model
 from tfprune.export.micro.micro import Micro
 
 VALIDATION_FRACTION = 0.1  # of the training samples, if no validation data is given
@@ -38,6 +38,15 @@ def compress_file(
     check_number(options.max_drop, "--max-drop", least=0)
     check_number(options.minutes, "--minutes", above=0)
     check_count(options.seed, "--seed", least=0, most=2**32 - 1)
+    if options.groups and not options.validation:
+        raise ValueError("Expected --validation X,Y with --groups, which are those of its samples. Received: none.")
+    limit = Limit(
+        options.max_drop,
+        metric=options.metric,
+        max_drop_per_class=options.max_drop_per_class,
+        max_drop_per_group=options.max_drop_per_group,
+        groups=load_groups(options.groups),
+    )
     model = load_model(options.source, compiled=True, imports=options.imports)
     check_loss(model, options.source)
     train = read_labeled(options.train, "--train", model=model)
@@ -51,7 +60,7 @@ def compress_file(
             train.parts,
             validation.parts,
             folder=options.folder,
-            max_drop=Limit(options.max_drop, metric=options.metric),
+            max_drop=limit,
             optimize=options.optimize,
             target=target,
             on=on,

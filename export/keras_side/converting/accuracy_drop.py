@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.comparing.damage import damage
+from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export.device.running.evaluate import DATA, TIMEOUT, labeled_limit
 from tfprune.export.device.running.inputs import arrays_of
 from tfprune.export.device.running.metrics import measure
@@ -23,13 +23,13 @@ from tfprune.export.rewriting.export_report import AccuracyDrop, accuracy_drops
 
 @dataclass(frozen=True)
 class LabeledSamples:
-    """Samples by the names of the inputs, their labels, and what a file may lose of a metric on them."""
+    """Samples by the names of the inputs, their labels, and what a file may lose on them."""
 
     x: dict[str, np.ndarray]
     y: Any
     metric: str
     max_drop: float | None
-    max_drop_per_class: float | None = None
+    limit: Limit
 
 
 def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
@@ -42,9 +42,7 @@ def read_max_drop(max_drop: Any, inputs: Signature) -> LabeledSamples | None:
     if max_drop is None:
         return None
     metric, x, y = labeled_limit(max_drop)
-    return LabeledSamples(
-        read_check_on(x, inputs, argument=DATA), y, metric, max_drop.max_drop, max_drop.max_drop_per_class
-    )
+    return LabeledSamples(read_check_on(x, inputs, argument=DATA), y, metric, max_drop.max_drop, max_drop)
 
 
 def accuracy_drop(
@@ -87,56 +85,45 @@ def accuracy_drop(
                 f"it loses {output.drop:.4f}. Nothing was written. Try another value of `quantize`, more calibration "
                 "data, or allow more with `max_drop`."
             )
-    _check_classes(outputs, run.outputs, data)
+    _check_groups(outputs, run.outputs, data)
     return lost
 
 
-def _check_classes(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], data: LabeledSamples) -> None:
-    """Refuse a file that lost too much of a class.
+def _check_groups(outputs: dict[str, np.ndarray], of_file: dict[str, np.ndarray], data: LabeledSamples) -> None:
+    """Refuse a file that lost too much of a class or group.
 
     Raises:
         ValueError: If it did, or the labels are not classes of one output.
     """
-    limit = data.max_drop_per_class
-    if limit is None:
-        return
-    report = damage(expected, found, (None, data.y), max_drop_per_group=limit) if len(found) == 1 else None
-    if report is None or report.task != "classification":
+    limits = GroupLimits.of(data.limit, outputs, data.y)
+    worst = None if limits is None else limits.worst(of_file)
+    if worst is not None and worst.excess > 0:
         raise ValueError(
-            f"Expected one output of classes, and their labels, for max_drop_per_class={limit:g}. Received: outputs "
-            f"{[*found]}, labels of {np.shape(data.y)}. Leave `max_drop_per_class` out."
-        )
-    if not report.passed:
-        raise ValueError(
-            f"Expected a file that loses at most max_drop_per_class={limit:g} of the accuracy of each class on the "
-            f"data of the Limit. Received: {'; '.join(report.broken)}. Nothing was written. Try another value of "
-            "`quantize`, more calibration data of these classes, or allow more."
+            f"Expected a file that keeps the limit of each class and group on the data of the Limit. Received: "
+            f"{worst}. Nothing was written. Try another value of `quantize`, more calibration data of this group, or "
+            "allow more."
         )
 
 
-def file_metrics(
-    content: bytes, data: tuple[Any, Any], *, metric: str, micro: Micro | None = None
-) -> dict[str, float]:
-    """Run a file on samples whose answers are known, where it is meant to run, and measure how good its outputs are.
+def file_outputs(content: bytes, x: Any, *, micro: Micro | None = None) -> dict[str, np.ndarray]:
+    """Run a file on samples, where it is meant to run.
 
     Args:
         content: The plain file.
-        data: A tuple (x, y), as `evaluate` takes it.
-        metric: The name of a metric.
+        x: The samples, as `evaluate` takes them.
         micro: The microcontroller that the file is for; None for a file that any interpreter runs.
 
     Returns:
-        The metric, for each output by its name if there are several.
+        The outputs by name.
 
     Raises:
-        ValueError: If the file does not run on the samples, or answers do not fit the outputs.
+        ValueError: If the file does not run on the samples.
     """
-    x, y = data
     names = [info.name for info in read(content).inputs]
     run = _run_file(micro)(content, dict(zip(names, arrays_of(x, names=names), strict=True)), timeout=TIMEOUT)
     if run.reason:
         raise ValueError(f"Expected a file that runs on the samples. Received: one that does not: {run.reason}.")
-    return measure(run.outputs, y, metrics=metric)
+    return run.outputs
 
 
 def _run_file(micro: Micro | None) -> Callable[..., Run]:

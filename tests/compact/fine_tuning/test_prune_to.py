@@ -32,6 +32,17 @@ class Unlabelled(keras.utils.PyDataset):
         return self.batch
 
 
+class Batched(Unlabelled):
+    """A dataset of several batches."""
+
+    @property
+    def num_batches(self):
+        return len(self.batch)
+
+    def __getitem__(self, index):
+        return self.batch[index]
+
+
 @pytest.fixture(scope="module")
 def data():
     images, labels = load_digits(return_X_y=True)
@@ -167,7 +178,20 @@ def test_a_progress_bar_shows_the_metric(model, data, capsys):
             "Expected `mode` with a metric",
         ),
         ({"max_drop": Limit(0.1, data=GOOD)}, ValueError, r"Pass the data as validation_data=\(x, y\)"),
-        ({"max_drop": Limit(0.1, max_drop_per_class=0.1)}, ValueError, "without `max_drop_per_class`"),
+        ({"max_drop": Limit(max_drop_per_class=0.1)}, ValueError, "Expected `validation_data` with max_drop"),
+        (
+            {"max_drop": Limit(max_drop_per_class=0.1), "validation_data": (GOOD[0], GOOD[1] / 2)},
+            ValueError,
+            r"Expected one output with scores of classes.*labels of shape \(4,\)",
+        ),
+        (
+            {
+                "max_drop": Limit(max_drop_per_group=0.1, groups={"room": [1, 2, 3]}),
+                "validation_data": (GOOD[0], GOOD[1].astype(int)),
+            },
+            ValueError,
+            r"each of the 4 samples in groups\['room'\]",
+        ),
         ({"max_drop": "little"}, TypeError, "max_drop='little'"),
         (
             {"data": Unlabelled(GOOD), "fine_tuning": FineTuning(batch_size=8)},
@@ -325,9 +349,44 @@ def test_nothing_within_the_drop_says_what_was_nearest(model, data):
 
 
 def test_a_loss_that_is_not_a_number_is_no_small_drop(model, data):
-    guard = MetricGuard(model, "loss", {"x": data[0][:8], "y": data[1][:8]}, mode=None, max_drop=9.0)
+    guard = MetricGuard(model, {"x": data[0][:8], "y": data[1][:8]}, limit=Limit(9.0))
     assert guard.allows(guard.before) and guard.allows(guard.before - 20) and not guard.allows(guard.before + 9.1)
     assert not guard.allows(float("nan"))
+
+
+@pytest.fixture
+def rare():
+    """Return a network with one small unit for a class of 0.9 % of the samples, these samples, and a room of each."""
+    model = keras.Sequential([keras.Input((10,)), layers.Dense(10, "relu"), layers.Dense(10)])
+    size = np.diag([*[1.0] * 9, 0.1])
+    model.set_weights([size, np.zeros(10), np.linalg.inv(size), np.zeros(10)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    y = np.repeat(np.arange(10), [151, *[105] * 8, 9])
+    return model, (np.eye(10, dtype="float32")[y], y), np.where(y == 9, "attic", "hall")
+
+
+@pytest.mark.parametrize("name", ["class", "group"])
+def test_a_round_that_loses_a_rare_class_is_refused_where_each_class_is_bounded(rare, name):
+    model, data, rooms = rare
+    settings = {"validation_data": data, "epochs": 0, "verbose": 0}
+    settings["fine_tuning"] = FineTuning(rounds=1)
+    common = tuple(array[:-9] for array in data)  # reconstruction does not see the rare class
+    goal = budget(parameters=0.95)
+    smaller, report = prune_to(model, goal, common, max_drop=Limit(0.01, metric="accuracy"), **settings)
+    assert smaller.count_params() == 9 * (10 + 1) + 10 * (9 + 1)
+    assert report.before - report.rounds[0].value == pytest.approx(9 / 1000)
+    bounds = {f"max_drop_per_{name}": 0.5} | ({"groups": {"room": rooms}} if name == "group" else {})
+    limit = Limit(0.01, metric="accuracy", **bounds)
+    with pytest.raises(
+        ValueError, match=r"limit of each class and group. Received: class 9 lost 100\.0% \(9 samples"
+    ):
+        prune_to(model, budget(parameters=0.95), data, max_drop=limit, **settings)
+    batched = [(data[0][i::4], data[1][i::4]) for i in range(4)]
+    loose = Limit(0.01, metric="accuracy", max_drop_per_class=1.0)
+    settings["validation_data"] = Batched(batched)
+    _, report = prune_to(model, goal, common, max_drop=loose, **settings)
+    assert (report.rounds[0].worst_group.name, report.rounds[0].worst_group.drop) == ("class 9", 1.0)
+    assert "Round 1: class 9 lost 100.0%" in str(report)
 
 
 def test_the_first_model_teaches(model, data):
@@ -398,7 +457,8 @@ def test_a_round_that_training_makes_worse_ends_with_the_reconstructed_weights(m
 
 def test_whether_training_made_another_metric_worse_needs_a_mode(model, data):
     judged = {"x": data[0][:8], "y": data[1][:8]}
-    guards = [MetricGuard(model, "accuracy", judged, mode=mode, max_drop=None) for mode in (None, "max", "min")]
+    limits = [Limit(metric="accuracy", mode=mode) for mode in (None, "max", "min")]
+    guards = [MetricGuard(model, judged, limit=limit) for limit in limits]
     assert [guard.is_worse(0.4, than=0.5) for guard in guards] == [True, True, False]
     assert all(guard.is_worse(float("nan"), than=0.5) and not guard.is_worse(0.5, than=0.5) for guard in guards)
 

@@ -6,13 +6,8 @@ from scipy.special import expit, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from tfprune.export.comparing.calibration import (
-    are_probabilities,
-    brier_score,
-    calibration_error,
-    class_probabilities,
-    predicted_classes,
-)
+from tfprune.base.classes import are_probabilities, predicted_classes
+from tfprune.export.comparing.calibration import brier_score, calibration_error, class_probabilities
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2000, 7)) * 2

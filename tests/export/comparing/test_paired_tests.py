@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tfprune.base.groups import paired_interval
 from tfprune.export.comparing.paired_tests import (
     benjamini_hochberg,
     excess_error_test,
     excess_loss_test,
     mcnemar,
     mean_interval,
-    paired_interval,
 )
 
 

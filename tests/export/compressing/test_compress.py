@@ -46,6 +46,21 @@ def test_the_report_lists_what_was_measured_and_the_folder_has_the_best_files(fo
     assert str(report.best.file).removesuffix(".tflite") in str(report)
 
 
+def test_with_a_limit_of_each_class_no_file_is_listed_that_breaks_it(found, tmp_path):
+    """Made-up files lose twenty times as much of a rare class as on average."""
+    report = stub_search(tmp_path, max_drop=Limit(0.01, max_drop_per_class=0.1), trials=TRIALS)
+    assert report.front and all(file.worst_group.drop <= 0.1 for file in report.front)
+    assert report.refused and all(file.drop <= 0.01 and file.worst_group.drop > 0.1 for file in report.refused)
+    assert min(file.bytes for file in report.refused) < report.best.bytes
+    assert {file.name for file in found[0].front if 20 * file.drop > 0.1}  # listed where only the average is limited
+    shown = (tmp_path / "report.html").read_text()
+    assert "What the average alone would have allowed" in shown and report.refused[0].name in shown
+    assert report.refused[0].name in str(report) and "largest drop of each class" in report.card()
+    assert json.loads((tmp_path / "report.json").read_text())["limits"] == {"max_drop_per_class": 0.1}
+    assert stub_search(tmp_path, max_drop=Limit(0.01, max_drop_per_class=0.1), trials=TRIALS).front == report.front
+    assert "would have allowed" not in (found[1] / "report.html").read_text()
+
+
 def test_what_measures_files_gets_the_settings(tmp_path):
     runner, board = StubRunner(), Remote("pi@nowhere")
     stub_search(
@@ -174,7 +189,11 @@ def test_the_page_fits_a_phone_and_a_desktop(found, tmp_path, width):
         ({"max_drop": Limit(0.01, metric="exactness")}, ValueError, "Expected metrics named"),
         ({"max_drop": Limit(0.01, metric="mae", mode="max")}, ValueError, "Expected mode='min' for 'mae'"),
         ({"max_drop": Limit(0.01, data=DATA)}, ValueError, "measured on `validation_data`"),
-        ({"max_drop": Limit(0.01, max_drop_per_class=0.1)}, ValueError, "without `max_drop_per_class`"),
+        (
+            {"max_drop": Limit(0.01, max_drop_per_group=0.1, groups=[1, 2])},
+            ValueError,
+            r"each of the 1,280 samples in groups\['group'\]",
+        ),
         ({"max_drop": Limit(metric="mae")}, ValueError, "needs a bound"),
         ({"search": 3}, TypeError, "a tfprune.export.Search, or None. Received: search=3"),
         ({"optimize": "latency", "search": Search(jobs=2)}, ValueError, "jobs=1 with optimize='latency'"),

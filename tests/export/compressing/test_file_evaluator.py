@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_search import evaluator, made
 
+from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export import micro_support
 from tfprune.export.compressing import file_evaluator
 from tfprune.export.compressing.recipe import Recipe
@@ -32,6 +33,15 @@ def test_a_recipe_is_exported_in_the_formats_that_it_can_have():
 def test_a_drop_is_what_is_worse(metric, expected):
     measure = replace(evaluator(), metric=metric, baseline=0.9)
     assert measure.drop(0.8) == pytest.approx(expected)
+
+
+def test_the_worst_class_of_a_file_is_that_of_its_answers():
+    model, _, (x, y), _ = made()
+    limits = GroupLimits.of(Limit(max_drop_per_class=0.1), np.eye(2)[y], y)  # the first model gets all right
+    file, _ = replace(evaluator(), limits=limits).measure(model, None, quantize=None, batch_size=32)
+    answers = model.predict(x, verbose=0).argmax(axis=1)
+    expected = max(np.mean(answers[y == label] != label) for label in (0, 1))
+    assert file.worst_group.drop == pytest.approx(expected) and file.worst_group.name.startswith("class ")
 
 
 def test_a_file_is_timed_if_time_counts():
@@ -68,8 +78,7 @@ def test_files_for_a_board_are_measured_as_it_runs_them(units, fits, tmp_path, m
     assert (tmp_path / "model.tflite").read_bytes() == content
 
 
-def test_a_file_whose_metric_is_not_finite_is_refused(monkeypatch):
+def test_a_file_whose_metric_is_not_finite_is_refused():
     """It would be within any limit, as a comparison with NaN is never true."""
-    monkeypatch.setattr(file_evaluator, "file_metrics", lambda *_, **__: {"mse": float("nan")})
     with pytest.raises(ValueError, match="Expected a finite mse of the file. Received: nan. Check its weights"):
-        file_evaluator.file_score(b"", (None, None), metric="mse")
+        file_evaluator.score_of({"output": np.full((2, 1), np.nan)}, np.zeros((2, 1)), metric="mse")

@@ -1,4 +1,4 @@
-"""Measures the models of a run by one metric, as the first of them was compiled, and what they lost."""
+"""Measures the models of a run: one metric, as the first was compiled, and what each class and group lost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
-from tfprune.base.spec import check_number
+from tfprune.base.limit import GroupDrop, GroupLimits, Limit
 from tfprune.keras_models.models.compiled import compile_like, measured, mode_of, sign_of
 
+DEFAULT_METRIC = "loss"
 ADVICE = "Call plan_shrink, reconstruct and shrink yourself, and compile and train what they return"
 
 
@@ -18,25 +19,30 @@ class MetricGuard:
 
     Args:
         model: The first model, compiled.
-        metric: The name of the metric.
         arguments: The data, as arguments of `evaluate`.
-        mode: "max" or "min", for a drop; None finds it out for accuracies and losses.
-        max_drop: How much a model may lose against the first; None allows everything.
+        limit: The metric, its direction, and how much a model may lose against the first.
+        labeled: Samples and labels, for limits of classes and groups; None if `limit` has none.
 
     Raises:
-        TypeError: If `max_drop` is not a number.
-        ValueError: If `max_drop` is negative, the model does not report the metric, or it is not known which
-            direction is better and there is a `max_drop`.
+        ValueError: If the model does not report the metric, it is not known which direction is better and there is a
+            `max_drop`, or the outputs are not scores of classes and there are limits of classes or groups.
     """
 
     def __init__(
-        self, model: keras.Model, metric: str, arguments: dict[str, Any], *, mode: str | None, max_drop: float | None
+        self,
+        model: keras.Model,
+        arguments: dict[str, Any],
+        *,
+        limit: Limit,
+        labeled: tuple[Any, Any] | None = None,
     ) -> None:
-        self._model, self.metric, self._arguments = model, metric, arguments
-        is_known = max_drop is not None or mode is not None or (isinstance(metric, str) and mode_of(metric))
-        self._sign = sign_of(metric, mode) if is_known else 0
-        self.max_drop = None if max_drop is None else check_number(max_drop, "max_drop", least=0)
+        self.metric = metric = limit.metric or DEFAULT_METRIC
+        self._model, self._arguments, self.max_drop = model, arguments, limit.max_drop
+        is_known = limit.max_drop is not None or limit.mode is not None or mode_of(metric)
+        self._sign = sign_of(metric, limit.mode) if is_known else 0
         self.before = self(model)
+        self._x, y = labeled or (None, None)
+        self._groups = None if labeled is None else GroupLimits.of(limit, model.predict(self._x, verbose=0), y)
 
     def __call__(self, model: keras.Model) -> float:
         copy = model if model.compiled else compile_like(model, self._model, advice=ADVICE, optimizer="sgd")
@@ -46,9 +52,14 @@ class MetricGuard:
         """Return how much worse a value is than the first model's."""
         return self._sign * (self.before - value)
 
-    def allows(self, value: float) -> bool:
-        """Tell whether a value is good enough; NaN is not."""
-        return self.max_drop is None or self.drop(value) <= self.max_drop
+    def worst_group(self, model: keras.Model) -> GroupDrop | None:
+        """Return the class or group that exceeds its limit most, or is nearest to it; None without such limits."""
+        return None if self._groups is None else self._groups.worst(model.predict(self._x, verbose=0))
+
+    def allows(self, value: float, worst_group: GroupDrop | None = None) -> bool:
+        """Tell whether a value, and what the worst group lost, are good enough; NaN is not."""
+        is_within = self.max_drop is None or self.drop(value) <= self.max_drop
+        return is_within and (worst_group is None or worst_group.excess <= 0)
 
     def is_worse(self, value: float, than: float) -> bool:
         """Tell whether a value is worse than another, as NaN is; never if the better direction is not known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfprune.base.limit import GroupDrop
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.report import Report, new_figure, save_figure, table
 
@@ -22,6 +23,7 @@ class Round(Report):
         reconstructed: The metric after reconstruction.
         trained: The metric of the smaller model after training.
         stage: The weights that the round ended with: `"trained"`, or `"reconstructed"` if training made it worse.
+        worst_group: The class or group that exceeds its limit most, or is nearest to it; None without such limits.
     """
 
     plan: ShrinkPlan
@@ -29,6 +31,7 @@ class Round(Report):
     reconstructed: float
     trained: float
     stage: str = "trained"
+    worst_group: GroupDrop | None = None
 
     @property
     def value(self) -> float:
@@ -44,7 +47,7 @@ class PruneReport(Report):
         metric: The name of the metric.
         before: The metric of the original model.
         rounds: One entry per accepted round.
-        refused: The round that cost more than `max_drop`; None if there was none.
+        refused: The round that cost more than the limits allow; None if there was none.
 
     Example:
         >>> import keras, numpy, tfprune
@@ -100,4 +103,6 @@ class PruneReport(Report):
             measured = (f"{getattr(row, stage):.4f}" for stage in STAGES)
             rows.append([name, f"{row.plan.flops_kept:,}", f"{row.plan.parameters_kept:,}", *measured])
         stages = [f"{self.metric} after removal", "after reconstruction", "after training"]
-        return table(["round", "FLOPs", "parameters", *stages], rows)
+        text = table(["round", "FLOPs", "parameters", *stages], rows)
+        groups = [f"Round {name}: {row.worst_group}." for name, row in named if row.worst_group]
+        return "\n".join([text, *([""] if groups else []), *groups])

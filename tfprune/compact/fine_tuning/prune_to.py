@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfprune.base.limit import Limit, as_limit, refuse_limit_per_class
+from tfprune.base.limit import Limit, as_limit
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.renamed import renamed
 from tfprune.base.run_folder import RunFolder
@@ -84,8 +84,9 @@ def prune_to(
         fine_tuning: The number of rounds, and how each reconstructs and trains. None (the default) takes
             `tfprune.FineTuning()`: three rounds with the optimizer of the model.
         max_drop: How much worse the returned model may be than `model`, in units of the metric, at least 0. A number
-            limits the loss; for another metric pass `tfprune.Limit(0.01, metric="accuracy")`. It needs
-            `validation_data`. None (the default) prunes until the budget is met.
+            limits the loss; for another metric pass `tfprune.Limit(0.01, metric="accuracy")`, and to limit what
+            each class may lose add `max_drop_per_class=0.05`. It needs `validation_data`. None (the default) prunes
+            until the budget is met.
         folder: Where the state of the run is saved; None (the default) saves none.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
@@ -129,7 +130,7 @@ def prune_to(
         validation_data,
         batch_size=fine_tuning.batch_size,
         max_samples=fine_tuning.max_samples,
-        is_bound=limit.max_drop is not None,
+        is_bound=limit.is_bound,
     )
     arguments = run_data.to_fit(is_watched=bool(fine_tuning.callbacks))
     trainer = Trainer(model, arguments, epochs=epochs, fine_tuning=fine_tuning)
@@ -148,8 +149,9 @@ def prune_to(
             verbose=0,
         )
 
-    metric, rounds = limit.metric or "loss", fine_tuning.rounds
-    guard = MetricGuard(model, metric, run_data.to_judge(), mode=limit.mode, max_drop=limit.max_drop)
+    labeled = run_data.labeled() if limit.bounds_groups else None
+    guard = MetricGuard(model, run_data.to_judge(), limit=limit, labeled=labeled)
+    metric, rounds = guard.metric, fine_tuning.rounds
     network = plan_for(model, budget).network  # refused here, before anything is done
     settings = {**trainer.settings(), "rounds": rounds, "mode": fine_tuning.reconstruction, "metric": metric}
     settings["choice"] = described({"criterion": criterion, "filters": filters, "round_to": round_to})
@@ -178,7 +180,6 @@ def _checked(fine_tuning: FineTuning | None, max_drop: float | Limit | None) -> 
             f"tfprune.FineTuning(rounds=5)."
         )
     limit = as_limit(max_drop)
-    refuse_limit_per_class(limit)
     if limit.data is not None:
         raise ValueError(
             "Expected a Limit without data. Received: max_drop=Limit(..., data=...). Pass the data as "

@@ -74,7 +74,8 @@ class Rounds:
         current, rows, refused = model, [], None
         for number, target in enumerate(targets, 1):
             smaller, row = self._carry_out(number, current, target)
-            if not self._guard.allows(row.value):
+            row = replace(row, worst_group=self._guard.worst_group(smaller))
+            if not self._guard.allows(row.value, row.worst_group):
                 refused = row
                 break
             current = smaller
@@ -85,9 +86,14 @@ class Rounds:
 
     def _nothing_within(self, first: Any, count: int) -> str:
         guard = self._guard
+        if guard.allows(first.value):
+            limit, loss = "keeps the limit of each class and group", f"{first.worst_group} after it"
+        else:
+            limit = f"costs at most max_drop={guard.max_drop:g}"
+            lost = guard.drop(first.value)
+            loss = f"a {guard.metric} of {first.value:.4f} after it, worse by {lost:.4f} than before"
         return (
-            f"Expected a first round that costs at most max_drop={guard.max_drop:g}. Received: a {guard.metric} of "
-            f"{first.value:.4f} after it, worse by {guard.drop(first.value):.4f} than before, with "
+            f"Expected a first round that {limit}. Received: {loss}, with "
             f"{first.plan.flops_kept / first.plan.flops:.0%} of the FLOPs. Take more rounds than {count}, so "
             f"that less goes at once, train longer, or allow more."
         )

@@ -63,6 +63,12 @@ class RunData:
             return self._arguments(_joined(self.first), "data")
         return self._arguments(self._validation, "validation_data")
 
+    def labeled(self) -> tuple[Any, Any]:
+        """Return the validation data as one batch, samples and labels."""
+        parts = [*batches(self._validation, rows=None, argument="validation_data")]
+        x, y, *_ = _joined(parts) if len(parts) > 1 else parts[0]
+        return x, y
+
     def arrays(self) -> Iterator[np.ndarray]:
         """Yield the arrays of the first samples."""
         for batch in self.first:

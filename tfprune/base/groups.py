@@ -1,12 +1,16 @@
-"""Groups of samples by which a comparison is split, such as speakers or rooms."""
+"""Groups of samples, by class or by another value such as the speaker, and the interval of what one lost."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+
+NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,26 @@ def read_groups(groups: Any, samples: int) -> list[SampleGroup]:
         return []
     named = groups if isinstance(groups, Mapping) else {"group": groups}
     return [group for name, values in named.items() for group in _of_values(str(name), values, samples)]
+
+
+def paired_interval(lost: int, gained: int, *, samples: int, level: float) -> tuple[float, float]:
+    """Return the interval of Bonett and Price of the accuracy that was lost, from pairs of answers.
+
+    It is the interval of Wald after one more loss and one more gain, so that few samples give a wide interval, even
+    if none of them flipped.
+
+    Args:
+        lost: Samples that only the model before gets right.
+        gained: Samples that only the model after gets right.
+        samples: The number of samples.
+        level: The coverage, such as 0.95.
+
+    Source: D. G. Bonett and R. M. Price, "Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data", Journal of Educational and Behavioral Statistics 2012.
+    """
+    down, up = (lost + 1) / (samples + 2), (gained + 1) / (samples + 2)
+    half = NORMAL.inv_cdf((1 + level) / 2) * math.sqrt((down + up - (down - up) ** 2) / (samples + 2))
+    return max(-1.0, down - up - half), min(1.0, down - up + half)
 
 
 def _of_values(name: str, values: Any, samples: int) -> list[SampleGroup]:
