@@ -124,7 +124,7 @@ def compress(
         raise ValueError("Expected Optuna, which draws recipes. Received: none. Run pip install 'tfprune[search]'.")
     check_compiled(model)
     check_verbose(verbose)
-    limit, metric = _read_limit(max_drop)
+    limit, largest, metric = _read_limit(max_drop)
     check_number(time, "time", above=0)
     check_choice(optimize, "optimize", choices=MEASURES)
     search = _read_search(search, optimize=optimize)
@@ -136,7 +136,7 @@ def compress(
     test_data = None if test_data is None else read(test_data, argument="test_data")
     if micro is not None:
         _check_support(model)
-    goal = Goal(MEASURES[optimize], limit.max_drop, micro or Micro())
+    goal = Goal(MEASURES[optimize], largest, micro or Micro())
     settings = {**_numbers_of(limit), "metric": metric, "target": optimize if micro is None else "micro"}
     settings |= {"batch_size": search.batch_size, "seed": search.seed}
     settings |= ({} if on is None else {"on": repr(on)}) | ({} if micro is None else vars(micro))
@@ -194,8 +194,8 @@ def _numbers_of(limit: Limit) -> dict[str, float]:
     return {name: getattr(limit, name) for name in names if getattr(limit, name) is not None}
 
 
-def _read_limit(max_drop: Any) -> tuple[Limit, str]:
-    """Return the limit and the name of its metric."""
+def _read_limit(max_drop: Any) -> tuple[Limit, float, str]:
+    """Return the limit, its largest drop and the name of its metric."""
     limit = as_limit(max_drop)
     if limit.data is not None:
         raise ValueError(
@@ -207,7 +207,7 @@ def _read_limit(max_drop: Any) -> tuple[Limit, str]:
             f"Expected a number in `max_drop`, or a Limit with a number: the search needs a bound. Received: "
             f"max_drop={max_drop!r}. Pass 0.01, for example."
         )
-    return limit, metric_of(limit)
+    return limit, limit.max_drop, metric_of(limit)
 
 
 def _read_search(search: Any, *, optimize: str) -> Search:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfprune.base.classes import are_probabilities, class_numbers, predicted_classes, within_classes
 from tfprune.base.groups import class_groups, paired_interval, read_groups
@@ -32,11 +33,11 @@ class Limit:
             it for accuracies and losses.
         data: Labeled data for the metric, a tuple (x, y) or batches of such tuples, for a function without
             `validation_data`. Default None.
+        groups: Groups of the samples that the metric is measured on, for `max_drop_per_group`: arrays of shape
+            (samples,) by name, such as `{"speaker": speakers}`, with whole numbers or strings. Default None.
         max_drop_per_class: The largest loss of accuracy of each class, at least 0: the average may hide a class that
             lost much. It needs one output of scores of classes. None (the default) sets no bound.
         max_drop_per_group: The same for each class and each value of `groups`.
-        groups: Groups of the samples that the metric is measured on, for `max_drop_per_group`: arrays of shape
-            (samples,) by name, such as `{"speaker": speakers}`, with whole numbers or strings. Default None.
 
     Raises:
         TypeError: If a drop is not a number, or `metric` or `mode` is not a string.
@@ -51,10 +52,10 @@ class Limit:
     max_drop: float | None = None
     metric: str | None = None
     mode: str | None = None
+    groups: Mapping[str, ArrayLike] | ArrayLike | None = field(default=None, compare=False, kw_only=True)
     data: Any = field(default=None, compare=False, kw_only=True)
     max_drop_per_class: float | None = field(default=None, kw_only=True)
     max_drop_per_group: float | None = field(default=None, kw_only=True)
-    groups: Any = field(default=None, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("max_drop", "max_drop_per_class", "max_drop_per_group"):

@@ -41,8 +41,11 @@ class MetricGuard:
         is_known = limit.max_drop is not None or limit.mode is not None or mode_of(metric)
         self._sign = sign_of(metric, limit.mode) if is_known else 0
         self.before = self(model)
-        self._x, y = labeled or (None, None)
-        self._groups = None if labeled is None else GroupLimits.of(limit, model.predict(self._x, verbose=0), y)
+        self._x: Any = None
+        self._groups: GroupLimits | None = None
+        if labeled is not None:
+            self._x, y = labeled
+            self._groups = GroupLimits.of(limit, model.predict(self._x, verbose=0), y)
 
     def __call__(self, model: keras.Model) -> float:
         copy = model if model.compiled else compile_like(model, self._model, advice=ADVICE, optimizer="sgd")
