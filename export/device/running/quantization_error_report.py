@@ -78,8 +78,8 @@ class QuantizationErrorReport(Report):
         places = range(len(rows))
         inherited = [min(row.before, row.error) for row in rows]
         added = [row.error - old for row, old in zip(rows, inherited, strict=True)]
-        axes.barh(places, inherited, color="lightgrey", label="of what it takes")
-        axes.barh(places, added, left=inherited, color="tab:orange", label="added")
+        axes.barh(places, inherited, color="lightgrey", label="error of the input")
+        axes.barh(places, added, left=inherited, color="tab:orange", label="added by the layer")
         axes.set_yticks(places, [_shortened(row.layer) for row in rows], fontsize="small")
         axes.set(xlabel="error of the layer's output, as a fraction of its size", ylim=(-0.7, len(rows) - 0.3))
         figure.legend(loc="outside upper right", ncols=2, fontsize="small")
@@ -91,7 +91,7 @@ class QuantizationErrorReport(Report):
             + ([f"{row.steps:.2f}", f"{row.clipped:.2%}"] if row.steps else ["-", "-"])
             for row in self.rows
         ]
-        header = ["layer", "operator", "error", "before", "steps", "clipped"]
+        header = ["layer", "operator", "output error", "input error", "steps", "clipped"]
         note = f"{self.samples:,} samples, {self.runtime}; the error grows most at {self.worst.layer}"
         return f"{table(header, lines, left=2)}\n\n{note}"
 

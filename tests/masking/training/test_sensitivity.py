@@ -245,7 +245,7 @@ def test_nothing_is_traced_again():
 def test_the_report_prints_as_a_table_and_turns_into_json(trained, digits):
     report = tfprune.sensitivity(trained, digits[1], (0.995, 0.5))
     lines = str(report).splitlines()
-    assert lines[0] == f"accuracy is {report.baseline:.4f}; with one weight pruned alone to a sparsity of"
+    assert lines[0] == f"accuracy: {report.baseline:.4f} unpruned; with only one weight pruned, by its sparsity:"
     assert lines[2].split() == ["weight", "0.5", "0.995"]
     assert lines[4].split() == ["wide/kernel", *(f"{row.value:.4f}" for row in report.rows[:2])]
     assert len(lines) == 7

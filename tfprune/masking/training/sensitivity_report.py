@@ -111,7 +111,7 @@ class SensitivityReport(Report):
         for path, rows in self._by_path():
             values = {row.sparsity: f"{row.value:.4f}" for row in rows}
             lines.append([path, *(values.get(level, "-") for level in levels)])
-        text = f"{self.metric} is {self.baseline:.4f}; with one weight pruned alone to a sparsity of\n\n"
+        text = f"{self.metric}: {self.baseline:.4f} unpruned; with only one weight pruned, by its sparsity:\n\n"
         text += table(["weight", *(f"{level:g}" for level in levels)], lines)
         return text + skipped_table(self.skipped)
 

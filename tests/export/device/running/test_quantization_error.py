@@ -77,7 +77,7 @@ def test_it_prints_draws_and_turns_into_json(files, tmp_path):
     _, reference, quantized = files
     report = quantization_error(reference, quantized, samples=[X[:5]])
     lines = str(report).splitlines()
-    assert lines[0].split() == ["layer", "operator", "error", "before", "steps", "clipped"]
+    assert lines[0].split() == ["layer", "operator", "output", "error", "input", "error", "steps", "clipped"]
     assert lines[-3].split()[-2:] == ["-", "-"]  # the output is float32
     report.plot(tmp_path / "error.png")
     assert (tmp_path / "error.png").stat().st_size > 1000
