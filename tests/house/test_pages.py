@@ -37,6 +37,11 @@ PHRASES = {
     r"\bpays?\b": "helps, or saves",
     r"\bmakes good\b": "recovers",
     r"\bor so\b": "about",
+    r"\bof another \w+ than\b": "with a different ...",
+    r"\bwaits? for its\b": "is limited by",
+    r"\bthe one taken\b": "the chosen file",
+    r"\ba tie\b": "about equal",
+    r"\bunwrapped twin\b": "the same layer without a wrapper",
 }
 
 
