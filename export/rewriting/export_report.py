@@ -80,6 +80,7 @@ class ExportReport(Report):
         micro: What a file for microcontrollers takes there; None for other files.
         source: The name of the Keras model, or of the file, that it was made from; empty if it has none.
         scale: The largest magnitude of the output that differs most; None if nothing could be compared.
+        uses_calibration: Whether the outputs were compared on calibration data, because `check_on` was not given.
 
     Example:
         >>> report = tfprune.export.to_tflite(model, "digits.tflite", check_on=images)
@@ -103,6 +104,7 @@ class ExportReport(Report):
     micro: MicroReport | None = None
     source: str = ""
     scale: float | None = None
+    uses_calibration: bool = False
 
     def card(self, *, latency: BenchmarkReport | None = None) -> str:
         """Return a model card in Markdown: what is known about the file, and nothing else.
@@ -151,6 +153,7 @@ class ExportReport(Report):
             ["unpacked bytes", f"{self.tflite_bytes:,}"],
             ["kernels", _zeros(self.nnz, self.size, self.sparsity)],
             ["difference", self._difference],
+            *([["compared on", "calibration data only: pass other samples as check_on"]] * self.uses_calibration),
             *([output.metric, f"{output.file:.4f} (Keras: {output.before:.4f})"] for output in self.lost),
             ["checked on", self.runtime],
             ["operators", _operators(self.ops)],

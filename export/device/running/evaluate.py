@@ -71,7 +71,7 @@ def metric_of(limit: Limit) -> str:
         ValueError: If there is no such metric, or `mode` is not its direction.
     """
     metric = DEFAULT_METRIC if limit.metric is None else limit.metric
-    check_metrics(metric)
+    check_metrics(metric, "metric")
     mode = "min" if is_error(metric) else "max"
     if limit.mode not in (None, mode):
         raise ValueError(f"Expected mode={mode!r} for {metric!r}. Received: mode={limit.mode!r}. Leave it out.")
@@ -111,10 +111,15 @@ def samples_and_answers(data: Any, *, argument: str) -> tuple[Any, Any]:
     batches = [] if is_whole else [*data]
     if not batches or not all(isinstance(batch, tuple) and len(batch) == 2 for batch in batches):
         raise TypeError(
-            f"Expected a tuple (x, y) in `{argument}`, or batches of such tuples. Received: a value of type "
-            f"{type(data).__name__}. Pass samples and their labels."
+            f"Expected `{argument}` to be a tuple (x, y), or batches of such tuples. Received: {_received(data)}. "
+            f"Pass (x, y), samples and their labels."
         )
     return tuple(_joined([*parts]) for parts in zip(*batches, strict=True))
+
+
+def _received(data: Any) -> str:
+    size = f" of {len(data)}" if isinstance(data, (list, tuple)) else ""
+    return f"a {type(data).__name__}{size}"
 
 
 def _joined(parts: list[Any]) -> Any:

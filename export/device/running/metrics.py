@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.base.spec import check_choice
+
 Function = Callable[[np.ndarray, np.ndarray], float]
 TOP_K = 5  # classes that may hold the right one
 METRIC_METHODS = ("update_state", "result", "name")  # what a metric of Keras has
@@ -44,7 +46,7 @@ def is_error(name: str) -> bool:
     return any(name == error or name.endswith(f"_{error}") for error in ERRORS)
 
 
-def check_metrics(metrics: Any) -> None:
+def check_metrics(metrics: Any, argument: str = "metrics") -> None:
     """Refuse what is not a metric.
 
     Raises:
@@ -53,9 +55,10 @@ def check_metrics(metrics: Any) -> None:
     """
     several = metrics.values() if isinstance(metrics, Mapping) else [metrics]
     for metric in (metric for each in several for metric in _listed(each)):
-        if isinstance(metric, str) and metric not in NAMES:
-            raise ValueError(f"Expected metrics named {[*NAMES]}. Received: {metric!r}. Or pass a metric of Keras.")
-        if not isinstance(metric, str) and not all(hasattr(metric, name) for name in METRIC_METHODS):
+        if isinstance(metric, str):
+            others = "or a metric of Keras" if argument == "metrics" else ""
+            check_choice(metric, argument, choices=NAMES, others=others)
+        elif not all(hasattr(metric, name) for name in METRIC_METHODS):
             raise TypeError(
                 f"Expected names of metrics, or objects with {', '.join(METRIC_METHODS)}. Received: {metric!r} of "
                 f"type {type(metric).__name__}."

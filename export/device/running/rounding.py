@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +31,11 @@ from tfprune.export.file.tflite.editor import (
     add_tensor,
     add_values,
     inputs_of,
-    load_objects,
-    operator_name,
     save_objects,
 )
+from tfprune.export.file.tflite.named_tensors import Grid, NamedTensors
 
 _log = logging.getLogger(__name__)
-INTEGERS = ("int8", "int16", "int32")
 BORDERS = ("QUANTIZE", "DEQUANTIZE")
 SAMPLES = 8  # operators show within a few what they do; the constants need none
 MOST_NUMBERS = 2**24  # in all tensors of one invocation, which bounds memory
@@ -82,74 +79,11 @@ def explain_rounding(reference: bytes, quantized: bytes, *, inputs: Mapping[str,
     return Rounding(settings["fault"], settings["is_whole"], outputs)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The integers of a tensor: one step, or one for each index along an axis."""
-
-    scale: np.ndarray
-    zero: np.ndarray
-    limits: np.iinfo
-
-    def real(self, integers: np.ndarray) -> np.ndarray:
-        return ((integers - self.zero) * self.scale).astype(np.float32)
-
-    def position(self, real: np.ndarray) -> np.ndarray:
-        return real.astype(np.float64) / self.scale + self.zero
-
-
-class _File:
-    """One of the two files: its first graph, and what makes each tensor of it."""
-
-    def __init__(self, content: bytes) -> None:
-        self.model = load_objects(content)
-        self.graph = self.model.subgraphs[0]
-        self.graph.operators = self.graph.operators or []
-        self.tensors = self.graph.tensors
-        self.maker = {index: operator for operator in self.graph.operators for index in indices_of(operator.outputs)}
-        names = Counter(map(self.name, range(len(self.tensors))))
-        self.known = {index for index in range(len(self.tensors)) if names[self.name(index)] == 1}
-
-    def name(self, index: int) -> str:
-        return self.tensors[index].name.decode()
-
-    def kind(self, operator: schema.OperatorT) -> str:
-        return operator_name(self.model, operator)
-
-    def title(self, operator: schema.OperatorT) -> str:
-        return f"{self.kind(operator)} {self.name(int(operator.outputs[0]))!r}"
-
-    def dtype(self, index: int) -> str:
-        kind = self.tensors[index].type
-        return next(name for name, number in vars(schema.TensorType).items() if number == kind).lower()
-
-    def grid(self, index: int) -> _Grid | None:
-        """Return the grid of a tensor of integers that mean real numbers."""
-        tensor, dtype = self.tensors[index], self.dtype(index)
-        scales = None if tensor.quantization is None else tensor.quantization.scale
-        if dtype not in INTEGERS or scales is None or not len(scales):
-            return None
-        points = tensor.quantization.zeroPoint
-        parts = [np.asarray(part, np.float64) for part in (scales, np.zeros(1) if points is None else points)]
-        if len(scales) > 1:
-            along = [1] * len(tensor.shape)
-            along[tensor.quantization.quantizedDimension] = -1
-            parts = [part.reshape(along) for part in parts]
-        return _Grid(parts[0], parts[1], np.iinfo(dtype))
-
-    def constant(self, index: int) -> np.ndarray | None:
-        """Return the values of a constant that is held as it is."""
-        tensor, dtype = self.tensors[index], self.dtype(index)
-        data = self.model.buffers[tensor.buffer].data
-        if dtype not in (*INTEGERS, "float32") or data is None or not len(data) or tensor.sparsity is not None:
-            return None
-        return data.view(dtype).reshape(tensor.shape)
-
-
 class _Pair:
     """The float file, cut so that each operator starts from the numbers and constants of the int8 file."""
 
     def __init__(self, reference: bytes, quantized: bytes) -> None:
-        self.exact, self.file = _File(reference), _File(quantized)
+        self.exact, self.file = NamedTensors(reference), NamedTensors(quantized)
         self.faults: list[str] = []
         self.is_clipped = False
         self.compared: set[int] = set()  # constants and outputs of the int8 file
@@ -161,13 +95,13 @@ class _Pair:
     def _same_tensors(self) -> dict[int, int]:
         """Find the tensors that operators make in both files, by their names in the float file."""
         file, inputs = self.file, indices_of(self.file.graph.inputs)
-        found = {file.name(index): index for index in file.known if index in file.maker or index in inputs}
+        counterparts = {file.name(index): index for index in file.known if index in file.maker or index in inputs}
         for operator in file.graph.operators:  # where floats become integers and back, both have the meaning of one
             ends = int(operator.inputs[0]), int(operator.outputs[0])
             if file.kind(operator) in BORDERS:
                 inner, outer = sorted(ends, key=lambda index: file.grid(index) is None)
-                found[file.name(outer)] = inner
-        by_name = {index: found.get(self.exact.name(index)) for index in self.exact.known}
+                counterparts[file.name(outer)] = inner
+        by_name = {index: counterparts.get(self.exact.name(index)) for index in self.exact.known}
         return {index: same for index, same in by_name.items() if same is not None and file.grid(same) is not None}
 
     def _cut(self) -> None:
@@ -193,24 +127,27 @@ class _Pair:
             operator.inputs = np.array(inputs, np.int32)
         grids = {index: grid for index, same in self.same.items() if (grid := self.file.grid(same))}
         floats = {index for index in exact.maker if exact.dtype(index) == "float32"}
-        self.made = {index: grid for index, grid in grids.items() if index in floats}
-        self.given = {index: grid for index, grid in grids.items() if index in self.names}
+        self.output_grids = {index: grid for index, grid in grids.items() if index in floats}
+        self.input_grids = {index: grid for index, grid in grids.items() if index in self.names}
         self.inputs = [*indices_of(exact.graph.inputs), *self.fed]
-        exact.graph.inputs, exact.graph.outputs = np.array(self.inputs, np.int32), np.array([*self.made], np.int32)
+        exact.graph.inputs, exact.graph.outputs = (
+            np.array(self.inputs, np.int32),
+            np.array([*self.output_grids], np.int32),
+        )
         exact.model.signatureDefs = None
 
     def _constant(self, operator: schema.OperatorT, index: int, same: int) -> int:
         """Compare a constant, and return the index of one with the values that the int8 file has."""
         exact, file = self.exact, self.file
-        right, found = exact.constant(index), None if same < 0 else file.constant(same)
-        grid = None if found is None else file.grid(same)
-        if right is None or found is None or grid is None or right.shape != found.shape:
+        right, values = exact.constant(index), None if same < 0 else file.constant(same)
+        grid = None if values is None else file.grid(same)
+        if right is None or values is None or grid is None or right.shape != values.shape:
             return index
         self.compared.add(same)
         position = grid.position(right)
         if grid.zero.any():  # a range that other tensors share may be narrower; that of a weight is its own
             position = np.clip(position, grid.limits.min, grid.limits.max)
-        off = np.abs(found - position)
+        off = np.abs(values - position)
         wrong = off > MOST_OFF + PRECISION * np.abs(position)
         if wrong.any():
             axis = file.tensors[same].quantization.quantizedDimension if grid.scale.size > 1 else -1
@@ -218,22 +155,22 @@ class _Pair:
                 f"a constant of {exact.title(operator)} is up to {off[wrong].max():.1f} steps of its scale from the "
                 f"model's{_in_column(np.where(wrong, off, 0), axis)}; rounding leaves {MOST_OFF:g} at most"
             )
-        return add_tensor(exact.graph, exact.tensors[index], buffer=add_values(exact.model, grid.real(found)))
+        return add_tensor(exact.graph, exact.tensors[index], buffer=add_values(exact.model, grid.real(values)))
 
     def run(self, quantized: bytes, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run both files, compare what each operator makes, and return the outputs of the int8 file."""
         runner, exact = WatchedRunner(quantized), plain_interpreter(save_objects(self.exact.model))
         numbers = sum(math.prod(abs(length) for length in tensor.shape) for tensor in self.file.tensors)
         step = min(runner.rows, max(1, MOST_NUMBERS // numbers))
-        off, chunks = dict.fromkeys(self.made, (0.0, "")), []
+        off, chunks = dict.fromkeys(self.output_grids, (0.0, "")), []
         for start in range(0, length_of(arrays), step):
             part = {name: array[start : start + step] for name, array in arrays.items()}
             outputs = runner.predict(part)
             chunks.append([*outputs.values()] if isinstance(outputs, dict) else [outputs])
             self._invoke(exact, runner, part)
-            for index, grid in self.given.items():  # calibration data set the ranges of inputs
+            for index, grid in self.input_grids.items():  # calibration data set the ranges of inputs
                 self._inside(grid, part[self.names[index]])
-            for index, grid in self.made.items():
+            for index, grid in self.output_grids.items():
                 inside = self._inside(grid, exact.get_tensor(index))
                 apart = np.nan_to_num(np.abs(runner.integers(self.same[index]).reshape(inside.shape) - inside))
                 off[index] = max(off[index], (float(apart.max(initial=0)), _in_column(apart, -1)))
@@ -246,7 +183,7 @@ class _Pair:
         parts = zip(runner.outputs, zip(*chunks, strict=True), strict=True)
         return {info.name: np.concatenate(arrays) for info, arrays in parts}
 
-    def _inside(self, grid: _Grid, real: np.ndarray) -> np.ndarray:
+    def _inside(self, grid: Grid, real: np.ndarray) -> np.ndarray:
         """Return positions within the range of a grid, and note if many lie outside."""
         position = grid.position(real)
         inside = np.clip(position, grid.limits.min, grid.limits.max)
@@ -271,12 +208,12 @@ class _Pair:
     def is_whole(self) -> bool:
         """Whether all weights and outputs were compared, and few numbers lie outside of their range."""
         file = self.file
-        taken = {index for operator in file.graph.operators for index in inputs_of(operator) if index >= 0}
+        used = {index for operator in file.graph.operators for index in inputs_of(operator) if index >= 0}
         ends = {
             int(file.maker[index].inputs[0]) if index in file.maker and file.grid(index) is None else index
             for index in indices_of(file.graph.outputs)
         }
-        constants = {index for index in taken if file.dtype(index) == "int8" and file.constant(index) is not None}
+        constants = {index for index in used if file.dtype(index) == "int8" and file.constant(index) is not None}
         needed = ends | {index for index in constants if len(file.tensors[index].shape) > 1}
         return len(file.model.subgraphs) == 1 and needed <= self.compared and not self.is_clipped
 

@@ -22,8 +22,8 @@ TITLES = {
     "offsets": "CSR, offsets",
     "csr": "CSR, indices",
     "entropy": "entropy bound",
-    "file": "as in the .tflite",
-    "best": "best of each weight",
+    "file": "this file",
+    "best": "smallest of each weight",
 }
 
 

@@ -8,6 +8,10 @@ from tfprune.export.file.inspecting.codings import TITLES, Coding
 from tfprune.export.file.report import TensorInfo, shape_text
 from tfprune.report import Report, shortened, table
 
+NOTE = """\
+Only `this file` was measured; the rest are estimates. `bit mask` and `CSR` store the non-zero values and
+their positions: one bit for each entry, or an offset or index for each value. No coder of single values
+gets below the entropy bound. The page of `tfprune inspect MODEL --html PAGE` explains each row."""
 NAME_WIDTH = 48  # characters of a name in a table; the converter joins the names of all that it fuses
 
 
@@ -137,7 +141,7 @@ class ModelReport(Report):
             share = f"{self.file_bytes / dense:.1%}" if dense else "-"
             lines.append(["whole packed file", "", "", f"{self.file_bytes:,}", share, ""])
         header = ["all weights", "values", "positions", "bytes", "of dense", "zeros stored"]
-        return table(header, lines)
+        return f"{table(header, lines)}\n{NOTE}"
 
 
 def _cell(coding: Coding) -> str:

@@ -212,7 +212,15 @@ def to_tflite(
         lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=micro)
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
-    return export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
+    return export_report(
+        str(destination),
+        choice,
+        source=model.name,
+        lost=lost,
+        nnz=nnz,
+        size=size,
+        uses_calibration=check_on is None and bool(batches),
+    )
 
 
 def _default(scheme: str | None, plain: keras.Model) -> float:

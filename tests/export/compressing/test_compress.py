@@ -186,7 +186,11 @@ def test_the_page_fits_a_phone_and_a_desktop(found, tmp_path, width):
         ({"time": 0}, ValueError, "time"),
         ({"target": "size"}, ValueError, "Expected `target` to be None, 'micro', or a Micro"),
         ({"optimize": "micro"}, ValueError, "Expected `optimize` to be 'size' or 'latency'"),
-        ({"max_drop": Limit(0.01, metric="exactness")}, ValueError, "Expected metrics named"),
+        (
+            {"max_drop": Limit(0.01, metric="exactness")},
+            ValueError,
+            "Expected `metric` to be 'accuracy', 'acc',",
+        ),
         ({"max_drop": Limit(0.01, metric="mae", mode="max")}, ValueError, "Expected mode='min' for 'mae'"),
         ({"max_drop": Limit(0.01, data=DATA)}, ValueError, "measured on `validation_data`"),
         (

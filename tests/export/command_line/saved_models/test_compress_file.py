@@ -105,7 +105,7 @@ def test_a_search_without_time_for_a_recipe_is_not_taken_for_one(run, trained):
         ("model.keras --train x.npy,y.npy --trials 0", "trials"),
         ("model.keras --train x.npy,y.npy --jobs 0", "jobs"),
         ("model.keras --train x.npy,y.npy --optimize latency --jobs 2", "--jobs 1"),
-        ("model.keras --train x.npy,y.npy --metric exactness", "Expected metrics named"),
+        ("model.keras --train x.npy,y.npy --metric exactness", "Expected --metric to be 'accuracy', 'acc',"),
         ("model.keras --train x.npy,y.npy --validation none.npy,no.npy", "--validation"),
         ("nothing.keras --train x.npy,y.npy", "which does not exist"),
     ],

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tfprune.export import Runner, evaluate, to_tflite
+from tfprune.export.device.running.evaluate import samples_and_answers
 from tfprune.export.device.running.metrics import check_metrics, is_error, measure
 
 RNG = np.random.default_rng(0)
@@ -59,7 +60,7 @@ def test_answers_that_do_not_fit_are_refused(y, text):
 
 
 def test_metrics_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="Received: 'precision'"):
+    with pytest.raises(ValueError, match="`metrics` to be .*, or a metric of Keras. Received: metrics='precision'"):
         check_metrics(["accuracy", "precision"])
     with pytest.raises(TypeError, match="update_state"):
         check_metrics(len)
@@ -107,7 +108,7 @@ def test_batches_are_joined_and_metrics_of_keras_are_taken(two):
 
 @pytest.mark.parametrize("data", [np.zeros((3, 6)), [np.zeros((3, 6))], {"x": 1}, 5, []])
 def test_samples_without_answers_are_refused(two, data):
-    with pytest.raises(TypeError, match=r"Expected a tuple \(x, y\) in `data`"):
+    with pytest.raises(TypeError, match=r"Expected `data` to be a tuple \(x, y\)"):
         evaluate(two[1], data)
 
 
@@ -117,3 +118,8 @@ def test_a_file_that_does_not_run_and_other_names_are_refused(two):
         evaluate(two[1], (np.zeros((3, 5)), y))
     with pytest.raises(ValueError, match=r"Expected `metrics` by the names of the outputs, \['kind', 'size'\]"):
         evaluate(two[1], (np.zeros((3, 6)), y), metrics={"other": "mae"})
+
+
+def test_data_that_are_not_a_tuple_are_refused_with_the_right_form():
+    with pytest.raises(TypeError, match=r"`data` to be a tuple .* Received: a list of 2. Pass \(x, y\)"):
+        samples_and_answers([SCORES, CLASSES], argument="data")

@@ -36,6 +36,7 @@ def content(model, tmp_path_factory, converting_here):
     with converting_here():
         report = to_tflite(model, path, quantize="int8", calibration=X, sparse=False)
     assert report.tolerance == 0.35
+    assert "calibration data only: pass other samples as check_on" in str(report)
     return path.read_bytes()
 
 
