@@ -234,14 +234,7 @@ def _loss(mine: Speed, best: Speed, *, more: int) -> str:
 
 
 def export_report(
-    path: str,
-    choice: Choice,
-    *,
-    source: str,
-    nnz: int,
-    size: int,
-    lost: tuple[AccuracyDrop, ...] = (),
-    uses_calibration: bool = False,
+    path: str, choice: Choice, *, source: str, nnz: int, size: int, lost: tuple[AccuracyDrop, ...] = ()
 ) -> ExportReport:
     """Say what was written at a path, and how it was checked."""
     return ExportReport(
@@ -261,5 +254,4 @@ def export_report(
         lost=lost,
         micro=choice.micro,
         source=source,
-        uses_calibration=uses_calibration,
     )

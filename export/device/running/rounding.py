@@ -130,10 +130,8 @@ class _Pair:
         self.output_grids = {index: grid for index, grid in grids.items() if index in floats}
         self.input_grids = {index: grid for index, grid in grids.items() if index in self.names}
         self.inputs = [*indices_of(exact.graph.inputs), *self.fed]
-        exact.graph.inputs, exact.graph.outputs = (
-            np.array(self.inputs, np.int32),
-            np.array([*self.output_grids], np.int32),
-        )
+        exact.graph.inputs = np.array(self.inputs, np.int32)
+        exact.graph.outputs = np.array([*self.output_grids], np.int32)
         exact.model.signatureDefs = None
 
     def _constant(self, operator: schema.OperatorT, index: int, same: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -212,15 +213,8 @@ def to_tflite(
         lost = accuracy_drop(choice.form.content, labeled, expected=scored, micro=micro)
     write_atomically(destination, choice.packed)
     nnz, size = (sum(getattr(row, count) for row in kernels) for count in ("nnz", "size"))
-    return export_report(
-        str(destination),
-        choice,
-        source=model.name,
-        lost=lost,
-        nnz=nnz,
-        size=size,
-        uses_calibration=check_on is None and bool(batches),
-    )
+    report = export_report(str(destination), choice, source=model.name, lost=lost, nnz=nnz, size=size)
+    return replace(report, uses_calibration=check_on is None and bool(batches))
 
 
 def _default(scheme: str | None, plain: keras.Model) -> float:
