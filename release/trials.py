@@ -143,6 +143,20 @@ def completion() -> None:
     assert "shrink" in command("completion", "bash")
 
 
+def generate() -> None:
+    import io
+
+    import sentencepiece
+
+    from tfprune.export.device.generating.text_form import TextForm, Tokenizer
+
+    model, texts = io.BytesIO(), iter(["the quick brown fox", "the lazy dog"])
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=model, vocab_size=30)
+    tokenizer = Tokenizer(TextForm("sentencepiece", [1], [2]), model.getvalue())
+    assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
+    assert is_installed("tokenizers") and is_installed("ai_edge_litert")
+
+
 def demo() -> None:
     from tfprune.export.command_line import cli
     from tfprune.export.command_line import demo as program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -46,12 +47,14 @@ def converting_here():
 
 @contextmanager
 def _checking_here() -> Iterator[None]:
+    from tfprune.export.device.generating import write_job
     from tfprune.export.device.processes import device
     from tfprune.export.device.running import quantization_error, rounding, verify
     from tfprune.export.pruning import apart, pruning_job
 
     run_apart = device.run_module
     jobs = {each.__name__: each._run_job for each in (verify, rounding, pruning_job)}
+    jobs[write_job.__name__] = write_job.run_write_job
 
     def run_here(module: str, folder: str, *, timeout: float, **settings: Any) -> Completed:
         if module not in jobs:
@@ -66,6 +69,7 @@ def _checking_here() -> Iterator[None]:
         patch.setattr(device, "run_module", run_here)
         patch.setattr(quantization_error, "run_module", run_here)
         patch.setattr(apart, "run_module", run_here)
+        patch.setattr(write_job, "run_module", run_here)
         yield
 
 
@@ -116,6 +120,22 @@ def _write_cases(folder: Path) -> None:
     free = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
     free.set_weights(fixed.get_weights())
     write(folder, "fixed", convert(fixed), free, vectors)
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a tiny language model with random weights and the tokenizer of a few sentences."""
+    pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
+    return filled_once(tmp_path_factory, "writer", _write_writer) / "writer.tflite"
+
+
+def _write_writer(folder: Path) -> None:
+    from hub_writers import writer_task
+
+    from tfprune.export import to_generator
+
+    report = to_generator(writer_task(), folder / "writer.tflite", length=16, prefill=(2, 4), max_tokens=6)
+    (folder / "report.json").write_text(json.dumps(report.as_dict()))
 
 
 @pytest.fixture(scope="session")

@@ -42,11 +42,11 @@ ROOMS = {
         "federated_flower"
     ),
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
-    "tfprune.export.device": "board · processes · running · remote demo_device",
+    "tfprune.export.device": "board · processes · running · generating | remote demo_device",
     "tfprune.export.pruning": (
         "layers · samples pruning_goal prune_tflite_report · apart prune_in_order · pruning_job · prune_tflite"
     ),
-    "tfprune.export.keras_side": "sparse_ready | preparing · converting · loading",
+    "tfprune.export.keras_side": "sparse_ready | preparing · converting · generating · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
 }
 # What the device half uses of the other half.
@@ -70,6 +70,8 @@ INSIDE = {
     "tfprune.masking.training": {"matplotlib"},
     "tfprune.export.file.tflite": {"ai_edge_litert", "flatbuffers"},
     "tfprune.export.compressing": {"optuna"},
+    "tfprune.export.device.generating": {"sentencepiece", "tokenizers"},
+    "tfprune.export.keras_side.generating": {"tensorflow"},
     "tfprune.export.micro": {"tflite_micro", "ethosu"},
     "tfprune.export.keras_side.preparing": {"tensorflow"},
     "tfprune.export.keras_side.converting": {"tensorflow"},

@@ -122,12 +122,7 @@ def convert_prepared(
         settings = {"quantize": quantize, "io_dtype": io_dtype, "things": things, **dataclasses.asdict(inputs)}
         settings["unroll"] = unroll
         _write_job(folder, settings, samples)
-        completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT, package="tensorflow")
-        if not completed.ok:
-            _refuse_quantized(model)
-            output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
-            raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
-        data = keep_order((folder / CONVERTED).read_bytes(), inputs.names)
+        data = keep_order(convert_apart(folder, model, quantize=quantize), inputs.names)
         if quantize in INTEGERS:
             _check_scales(data, model)
         data = join_islands(data) if quantize in INTEGERS else data
@@ -135,6 +130,25 @@ def convert_prepared(
         data = four_bit_weights(data) if quantize == "int4" else data
     _log.info("converted %r to %s: %s bytes", model.name, quantize or "float32", f"{len(data):,}")
     return data
+
+
+def convert_apart(folder: Path, model: keras.Model, *, quantize: str | None) -> bytes:
+    """Convert the job in a folder in a process of its own.
+
+    Args:
+        folder: The folder with the job and the model.
+        model: The model, for messages.
+        quantize: The number format, for messages.
+
+    Raises:
+        ValueError: If the converter refuses the model or crashes on it.
+    """
+    completed = run_module(CHILD, folder, timeout=TIMEOUT, environment=ENVIRONMENT, package="tensorflow")
+    if not completed.ok:
+        _refuse_quantized(model)
+        output = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
+        raise ValueError(_failure(completed.reason, output, f"{model.name!r} with quantize={quantize!r}"))
+    return (folder / CONVERTED).read_bytes()
 
 
 def _check_scales(data: bytes, model: keras.Model) -> None:

@@ -35,7 +35,9 @@ def convert_job(folder: Path) -> None:
     tensorflow = _tensorflow()
     if not (folder / SAVED_MODEL).exists():
         _export_copy(settings, folder)
-    if settings["quantize"] in LEAST_ENTRIES:
+    if "signatures" in settings:  # of a language model, whose weights stay as they are for all of them
+        protect_scales(folder / SAVED_MODEL, least=1, most_rounding=0)
+    elif settings["quantize"] in LEAST_ENTRIES:
         protect_scales(folder / SAVED_MODEL, least=LEAST_ENTRIES[settings["quantize"]])
     _convert(tensorflow, settings, arrays, folder)
 
@@ -62,7 +64,8 @@ def _export_copy(settings: dict[str, Any], folder: Path) -> None:
 
 
 def _convert(tf: Any, settings: dict[str, Any], arrays: dict[str, np.ndarray], folder: Path) -> None:
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / SAVED_MODEL))
+    keys = settings.get("signatures")
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / SAVED_MODEL), signature_keys=keys)
     if settings["quantize"] is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if settings["quantize"] == "float16":

@@ -153,16 +153,20 @@ def has_cache(layer: keras.layers.Layer) -> bool:
     return "cache" in inspect.signature(layer.call).parameters
 
 
+def own_heads(layer: keras.layers.Layer, count: int) -> int:
+    """Return how many heads of a cache an attention layer uses, of the `count` that its model has for all layers."""
+    return vars(layer).get(_HEADS, count)
+
+
 @functools.cache
 def _with_own_heads(layer_class: Any) -> Any:
     """Return a subclass of an attention's class that uses the first heads of a cache, which all layers share."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(layer_class.call).bind(self, *args, **kwargs)
-        cache = bound.arguments.get("cache")
-        if cache is None:
+        cache, count = bound.arguments.get("cache"), vars(self)[_HEADS]
+        if cache is None or keras.tree.flatten(cache)[0].shape[-2] == count:  # none, or one of its own
             return layer_class.call(*bound.args, **bound.kwargs)
-        count = vars(self)[_HEADS]
         bound.arguments["cache"] = keras.tree.map_structure(lambda part: part[..., :count, :], cache)
         *others, own = layer_class.call(*bound.args, **bound.kwargs)
         return (*others, keras.tree.map_structure(functools.partial(_put_back, count), own, cache))

@@ -1,0 +1,43 @@
+"""Named bytes in a .tflite file that interpreters ignore: its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.check_structure import check_structure
+from tfprune.export.file.tflite.editor import load_objects, save_objects
+
+
+def add_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
+    """Return a plain .tflite file with more metadata; entries of the same names are replaced.
+
+    Raises:
+        ValueError: If the bytes are not a whole TFLite file, or the file would be larger than 2 GB; or (also an
+            ImportError) if ai-edge-litert is not installed.
+    """
+    model = load_objects(data)
+    model.metadata = [entry for entry in model.metadata or () if (entry.name or b"").decode() not in entries]
+    for name, content in entries.items():
+        model.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
+        model.metadata.append(schema.MetadataT(name=name.encode(), buffer=len(model.buffers) - 1))
+    return save_objects(model)
+
+
+def read_metadata(data: bytes) -> dict[str, bytes]:
+    """Return the metadata of a plain .tflite file by name.
+
+    Raises:
+        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
+            installed.
+    """
+    schema.require_schema()
+    check_structure(data)
+    model = schema.Model.GetRootAs(data, 0)
+    entries = map(model.Metadata, range(model.MetadataLength()))
+    contents = {entry.Name() or b"": model.Buffers(entry.Buffer()).DataAsNumpy() for entry in entries}
+    return {
+        name.decode("utf-8", "replace"): np.asarray(content, np.uint8).tobytes() for name, content in contents.items()
+    }

@@ -1,0 +1,80 @@
+"""Compare what a language model's file writes with Keras: its tokens, its scores, and its perplexity."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.device.generating import write_job
+
+TIE = 1e-3  # of the largest score: closer ones are ranked by rounding
+TIMEOUT = 3600.0  # seconds
+DRAWN = 8  # tokens of a prompt that is drawn
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """How the text of a file compares with Keras.
+
+    Attributes:
+        written: How many tokens the file wrote.
+        equal: How many of them have the highest score in Keras, up to a tie.
+        difference: The largest difference of scores, as a fraction of Keras' largest.
+        perplexity: Of the file on the prompts.
+        keras_perplexity: Of Keras on the prompts.
+        run: What the file wrote.
+    """
+
+    written: int
+    equal: int
+    difference: float
+    perplexity: float
+    keras_perplexity: float
+    run: write_job.Written
+
+
+def compare_written(content: bytes, model: Any, *, prompts: Sequence[Sequence[int]], count: int) -> TextComparison:
+    """Let a file continue prompts, and compare it with what Keras says of the same tokens.
+
+    Args:
+        content: A plain .tflite file with signatures.
+        model: The language model, wrapped or not.
+        prompts: Token ids.
+        count: The number of tokens to write after each.
+
+    Raises:
+        ValueError: If the file does not run.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as name:
+        Path(name, write_job.MODEL).write_bytes(content)
+        run = write_job.write_apart(Path(name), prompts, count=count, timeout=TIMEOUT)
+    if isinstance(run, str):
+        raise ValueError(f"Expected a file that writes. Received: one that does not: {run}. Nothing was written.")
+    equal, differences, losses = 0, [0.0], []
+    for prompt, tokens, *scores in zip(prompts, run.tokens, run.read, run.scores, strict=True):
+        expected = keras_scores(model, [*prompt, *tokens[:-1]])
+        found = np.concatenate([part.reshape(-1, expected.shape[1]) for part in scores])
+        largest = np.abs(expected).max()
+        differences.append(float(np.abs(found - expected).max() / max(largest, 1e-6)))
+        last = expected[-len(tokens) :]
+        equal += int((last.max(axis=1) - last[np.arange(len(tokens)), tokens] <= TIE * largest).sum())
+        losses += [(_losses(each[: len(prompt) - 1], prompt[1:])) for each in (found, expected)]
+    perplexity, keras_perplexity = (float(np.exp(np.concatenate(losses[side::2]).mean())) for side in (0, 1))
+    written = sum(map(len, run.tokens))
+    return TextComparison(written, equal, max(differences), perplexity, keras_perplexity, run)
+
+
+def keras_scores(model: Any, ids: Sequence[int]) -> np.ndarray:
+    """Return Keras' logits after each of some tokens, (tokens, vocabulary)."""
+    every = {"token_ids": np.array([ids], np.int32), "padding_mask": np.ones((1, len(ids)), np.int32)}
+    return np.asarray(model({tensor.name: every[tensor.name] for tensor in model.inputs}, training=False))[0]
+
+
+def _losses(scores: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    scores = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    return np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(ids)), np.asarray(ids, int)]

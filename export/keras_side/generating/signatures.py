@@ -1,0 +1,81 @@
+"""The SavedModel of a language model with its caches: `prefill_P` for parts of a prompt, `decode` for one token.
+
+The caches of a file have the form [1, heads, positions, size of a head], which runtimes for phones expect. Each
+signature takes them and returns them with the new positions filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras import ops
+
+from tfprune.export.keras_side.generating.cached_blocks import CachedBlock, CachedModel
+
+DECODE, PREFILL = "decode", "prefill_"
+TOKENS, POSITIONS, LOGITS = "tokens", "input_pos", "logits"
+
+
+def write_signatures(cached: CachedModel, folder: Path, *, prefill: Sequence[int]) -> list[str]:
+    """Write the SavedModel.
+
+    Args:
+        cached: The model.
+        folder: Where the SavedModel goes; it does not exist yet.
+        prefill: How many tokens of a prompt a signature takes, one number for each.
+
+    Returns:
+        The names of the signatures.
+    """
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.variables_of_model = [variable.value for variable in cached.model.variables]
+    functions = {f"{PREFILL}{count}": tf.function(_step(cached), autograph=False) for count in prefill}
+    functions[DECODE] = tf.function(_step(cached, gives_logits=True), autograph=False)
+    sizes = dict(zip(functions, (*prefill, 1), strict=True))
+    concrete = {
+        name: function.get_concrete_function(**_specs(cached.blocks, sizes[name], tf))
+        for name, function in functions.items()
+    }
+    for name, function in functions.items():
+        setattr(module, name, function)  # so that the SavedModel says which variables the function has captured
+    tf.saved_model.save(module, str(folder), signatures=concrete)
+    return list(functions)
+
+
+def _specs(blocks: Sequence[CachedBlock], count: int, tf: Any) -> dict[str, Any]:
+    specs = {
+        TOKENS: tf.TensorSpec((1, count), tf.int32, name=TOKENS),
+        POSITIONS: tf.TensorSpec((count,), tf.int32, name=POSITIONS),
+    }
+    for block in blocks:
+        specs |= {name: tf.TensorSpec(block.file_shape, tf.float32, name=name) for name in block.names}
+    return specs
+
+
+def _step(cached: CachedModel, *, gives_logits: bool = False) -> Any:
+    def step(tokens: Any, input_pos: Any, **caches: Any) -> dict[str, Any]:
+        position, count = input_pos[0], tokens.shape[1]
+        own = [tuple(ops.transpose(caches[name], block.order) for name in block.names) for block in blocks]
+        logits, new = cached(tokens, own, position)
+        outputs = {LOGITS: logits} if gives_logits else {}
+        for block, pair in zip(blocks, new, strict=True):
+            for name, filled in zip(block.names, pair, strict=True):
+                outputs[name] = _updated(caches[name], filled, block, position=position, count=count)
+        return outputs
+
+    blocks = cached.blocks
+    return step
+
+
+def _updated(cache: Any, filled: Any, block: CachedBlock, *, position: Any, count: int) -> Any:
+    """Put the new positions alone into a cache: a runtime does so in place where it is input and output."""
+    _, heads, _, size = block.file_shape
+    start, where = [0, 0, position, 0], [0, 0, 0, 0]
+    where[block.order[2]] = position
+    sizes = [(1, heads, count, size)[block.order.index(axis)] for axis in range(4)]
+    part = ops.transpose(ops.slice(filled, where, sizes), block.order)
+    return ops.slice_update(cache, start, part)

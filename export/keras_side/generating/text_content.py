@@ -1,0 +1,120 @@
+"""The tokenizer of a KerasHub model in a form that a device reads, and the ids that begin and end its texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+
+from tfprune.export.device.generating.text_form import JSON, SENTENCEPIECE, TextForm, Tokenizer
+from tfprune.export.file.report import reason_of
+
+_log = logging.getLogger(__name__)
+
+# The pattern of GPT-2, by which KerasHub splits texts before it merges pairs.
+SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PROBES = ("The quick brown fox, 12 times!", "Grüße aus Zürich: 3.5 €", "a\nb  c", "")
+MORE_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>")
+
+
+def text_content(model: Any) -> tuple[TextForm, bytes]:
+    """Return what a file says about its text, and its tokenizer's content.
+
+    A tokenizer whose ids differ from those of KerasHub on a few texts is left out, and so is one of an unknown kind.
+    """
+    preprocessor = getattr(model, "preprocessor", None)
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if tokenizer is None:
+        return TextForm("", [], []), b""
+    start = [_id(tokenizer, "start_token_id")] if getattr(preprocessor, "add_start_token", False) else []
+    ends = [_id(tokenizer, "end_token_id"), _id(tokenizer, "end_token2_id")]
+    ends += [_known(tokenizer, token) for token in MORE_ENDS]
+    begin, stop = ([*dict.fromkeys(number for number in ids if number is not None)] for ids in (start, ends))
+    kind, content = _content(tokenizer)
+    form = TextForm(kind, begin, stop)
+    if kind and not _equal(Tokenizer(form, content), preprocessor, form):
+        _log.warning("the tokenizer of %r is left out: a device would give other ids than KerasHub does", model.name)
+        return TextForm("", begin, stop), b""
+    return form, content
+
+
+def keras_ids(model: Any, text: str) -> list[int]:
+    """Return the ids of a text as KerasHub gives them, those that begin it included."""
+    preprocessor = model.preprocessor
+    ids = [*np.asarray(preprocessor.tokenizer(text)).tolist()]
+    return [preprocessor.tokenizer.start_token_id, *ids] if getattr(preprocessor, "add_start_token", False) else ids
+
+
+def _id(tokenizer: Any, name: str) -> int | None:
+    number = getattr(tokenizer, name, None)
+    return None if number is None else int(number)
+
+
+def _known(tokenizer: Any, token: str) -> int | None:
+    """Return the id of a token; None if the vocabulary lacks it."""
+    try:
+        number = int(tokenizer.token_to_id(token))
+        return number if tokenizer.id_to_token(number) == token else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _content(tokenizer: Any) -> tuple[str, bytes]:
+    proto = getattr(tokenizer, "proto", None)
+    if isinstance(proto, bytes) and proto:
+        return SENTENCEPIECE, proto
+    if getattr(tokenizer, "merges", None) and isinstance(getattr(tokenizer, "vocabulary", None), dict):
+        return JSON, _byte_pairs(tokenizer)
+    return "", b""
+
+
+def _byte_pairs(tokenizer: Any) -> bytes:
+    """Return a tokenizer of byte pairs as the package tokenizers reads it."""
+    vocabulary = {token: int(number) for token, number in tokenizer.vocabulary.items()}
+    whole = [token for token in getattr(tokenizer, "unsplittable_tokens", None) or () if token in vocabulary]
+    added = [
+        {"id": vocabulary[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+        for token in whole
+    ]  # fmt: skip
+    bytes_only = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_only]},
+        "post_processor": None,
+        "decoder": bytes_only,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocabulary,
+            "merges": [str(pair).split(" ") for pair in tokenizer.merges],
+        },
+    }
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _equal(tokenizer: Tokenizer, preprocessor: Any, form: TextForm) -> bool:
+    """Tell whether a device would give the ids that KerasHub gives, on texts that the vocabulary can write."""
+    known = [*PROBES]
+    for text in known:
+        try:
+            expected = [*form.start, *np.asarray(preprocessor.tokenizer(text)).tolist()]
+        except (KeyError, ValueError) as error:
+            _log.info("%r is not compared: %s", text, reason_of(error))
+            continue
+        if tokenizer.encode(text) != expected:
+            _log.info("the ids of %r differ: %s and %s", text, tokenizer.encode(text), expected)
+            return False
+    return True

@@ -1,0 +1,101 @@
+"""A language model's file that writes: pieces, ends, prompts in parts, and prompts that do not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfprune.export import Generator, pack
+from tfprune.export.device.generating.signatures import Signatures
+from tfprune.export.file.tflite.editor import load_objects, save_objects
+
+
+@pytest.fixture(scope="module")
+def generator(writer):
+    return Generator(writer, threads=1)
+
+
+def greedy(path, prompt, count):
+    """Write with `decode` alone, a token at a time, and no other code of the generator."""
+    signatures = Signatures(str(path), threads=1)
+    for token in prompt[:-1]:
+        signatures.decode(token)
+    tokens = [prompt[-1]]
+    while len(tokens) <= count:
+        tokens.append(int(signatures.decode(tokens[-1]).argmax()))
+    return tokens[1:]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6, 9, 15])
+def test_a_prompt_in_parts_is_the_same_as_token_by_token(generator, writer, length):
+    prompt = np.random.default_rng(length).integers(1, generator.vocabulary, length).tolist()
+    count = min(4, generator.length - length)
+    stops = [*range(generator.vocabulary)]
+    expected = greedy(writer, prompt, count)
+    assert (
+        generator.generate(prompt, max_tokens=count)[: len(expected)] == expected[: _until_end(generator, expected)]
+    )
+    assert generator.generate(prompt, stop=stops) == []
+
+
+def _until_end(generator, tokens):
+    ends = [place for place, token in enumerate(tokens) if token in generator._form.stop]
+    return ends[0] if ends else len(tokens)
+
+
+def test_texts_and_pieces(generator):
+    text = generator.generate("the fox", max_tokens=8)
+    pieces = list(generator.stream("the fox", max_tokens=8))
+    assert "".join(pieces) == text and len(pieces) > 1
+    ids = generator.generate(generator._tokenizer.encode("the fox"), max_tokens=8)
+    assert generator._tokenizer.decode(ids) == text
+
+
+def test_the_text_ends_before_a_stop_text(generator):
+    text = generator.generate("the fox", max_tokens=8)
+    for stop in (text[1:3], text[2:4], text[-1]):
+        written = [*generator.stream("the fox", max_tokens=8, stop=["no such text", stop])]
+        assert "".join(written) == text[: text.index(stop)]
+
+
+def test_the_cache_is_filled_to_its_end(generator):
+    prompt = [3] * (generator.length - 2)
+    assert len(generator.generate(prompt)) <= 2
+    assert len(generator.generate(prompt, max_tokens=2, temperature=1.0, seed=1)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings", "error"),
+    [
+        ([], {}, "an empty prompt"),
+        ([10**6], {}, "id 1000000"),
+        ([-1], {}, "id -1"),
+        ([3] * 16, {}, "fewer than 16 tokens.*Received: 16 tokens"),
+        ([3] * 10, {"max_tokens": 7}, "a prompt of 10 and max_tokens=7"),
+        ([3], {"max_tokens": 0}, "max_tokens"),
+        ([3], {"stop": "end"}, "texts for a text only"),
+        ("the fox", {"stop": [""]}, "not empty"),
+    ],
+)
+def test_refusals(generator, prompt, settings, error):
+    with pytest.raises(ValueError, match=error):
+        generator.generate(prompt, **settings)
+
+
+@pytest.mark.parametrize("prompt", [[[3, 4]], [0.5], None])
+def test_prompts_of_other_types(generator, prompt):
+    with pytest.raises(TypeError, match="a flat list of token ids"):
+        generator.generate(prompt)
+
+
+def test_other_files(writer, tmp_path):
+    model = load_objects(writer.read_bytes())
+    model.signatureDefs = []
+    (tmp_path / "other.tflite").write_bytes(save_objects(model))
+    with pytest.raises(ValueError, match="with the signatures `decode` and `prefill_N`"):
+        Generator(tmp_path / "other.tflite")
+    (tmp_path / "writer.tfz").write_bytes(pack(writer.read_bytes()))
+    with pytest.raises(ValueError, match="which is packed"):
+        Generator(tmp_path / "writer.tfz")
+    with pytest.raises(TypeError, match="Expected the path"):
+        Generator(writer.read_bytes())

@@ -1,0 +1,103 @@
+"""Files that write what Keras writes, of classes of KerasHub, dense and smaller."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from tiers import in_test_all
+
+import tfprune
+from tfprune.export import Generator, to_generator
+from tfprune.export.file.tflite.reader import read
+
+hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
+hub_writers = pytest.importorskip("hub_writers")
+
+PROMPT = [3, 5, 7, 9, 2]
+
+
+def written_by_keras(model, prompt, count, *, length=16):
+    """Write greedily with the model's own loop, its own caches and its own sampler."""
+    model.compile(sampler="greedy", run_eagerly=True)
+    inputs = {name: np.zeros((1, length), "int32") for name in ("token_ids", "padding_mask")}
+    inputs["token_ids"][0, : len(prompt)], inputs["padding_mask"][0, : len(prompt)] = prompt, 1
+    tokens = model.generate_step(inputs, stop_token_ids=None)["token_ids"]
+    return np.asarray(tokens)[0, len(prompt) : len(prompt) + count].tolist()
+
+
+def test_the_file_of_the_session(writer):
+    report = json.loads(writer.with_name("report.json").read_text())
+    assert report["equal"] == report["written"] == 6 and report["difference"] < 1e-5
+    assert report["perplexity"] == pytest.approx(report["keras_perplexity"], rel=1e-4)
+    task = hub_writers.writer_task()
+    text = "the brown fox"
+    ids = task.preprocessor.tokenizer(text)
+    assert Generator(writer, threads=1).generate(np.asarray(ids).tolist(), max_tokens=5) == written_by_keras(
+        task, np.asarray(ids).tolist(), 5
+    )
+
+
+def test_the_vocabulary_is_one_tensor(writer):
+    tables = [tensor for tensor in read(writer.read_bytes()).weights if 50 in tensor.shape]
+    assert len(tables) == 1  # for looking up and for the scores, in all signatures
+
+
+@pytest.mark.parametrize("family", [in_test_all("Gemma3"), in_test_all("Llama")])
+def test_other_classes(family, tmp_path):
+    model = hub_writers.writer(family)
+    to_generator(model, tmp_path / "writer.tflite", length=16, prefill=(4,), check_on=[PROMPT], max_tokens=4)
+    file = Generator(tmp_path / "writer.tflite", threads=1)
+    assert file.generate(PROMPT, max_tokens=8) == written_by_keras(model, PROMPT, 8)
+
+
+@pytest.mark.programs
+def test_blocks_with_their_own_heads_and_one_without(tmp_path):
+    from hub_extreme import backbone, texts
+
+    model = hub.models.LlamaCausalLM(backbone=backbone("Llama, 4 keys", blocks=3), preprocessor=None)
+    parts = {"units": 0.5, "heads": 0.5}
+    masked, report = tfprune.prune_units(model, texts(count=4), sparsity=parts, reconstruction=None, verbose=0)
+    smaller = tfprune.shrink(masked, report.plan, into="class")
+    kept = [row.kept for row in report.rows if row.kind == "heads"]
+    assert len(set(kept)) > 1, "blocks of different numbers of heads are what this is about"
+    for each, name in ((smaller, "smaller.tflite"), (masked, "masked.tflite")):
+        to_generator(each, tmp_path / name, length=16, prefill=(4,), check_on=[PROMPT], max_tokens=8)
+        written = Generator(tmp_path / name, threads=1).generate(PROMPT, max_tokens=8)
+        assert written == written_by_keras(smaller, PROMPT, 8)
+    graph = read((tmp_path / "smaller.tflite").read_bytes()).subgraphs[0]
+    caches = [graph.tensors[index].shape for index in graph.inputs]
+    assert sorted(shape[1] for shape in caches if len(shape) == 4) == sorted(2 * [count for count in kept if count])
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        (lambda: hub_writers.BACKBONES["BertBackbone"](), "a backbone, without a head"),
+        (lambda: hub_writers.writer("RWKV7"), "RWKV7CausalLM"),
+        (lambda: hub_writers.writer("Qwen3_5"), "which keeps states of the shapes"),
+        (lambda: hub_writers.writer("PaliGemma"), "also reads"),
+        (lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), "Sequential, which has none"),
+    ],
+)
+def test_refused_models(model, error, tmp_path):
+    with pytest.raises(ValueError, match=error):
+        to_generator(model(), tmp_path / "writer.tflite", length=16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refused_arguments(tmp_path):
+    model = hub_writers.writer_task()
+    for settings, error in (
+        ({"length": 17}, "at most 16, as many positions as"),
+        ({"length": 16, "prefill": ()}, "at least one number in `prefill`"),
+        ({"length": 16, "quantize": "int2"}, "int2"),
+        ({"length": 16, "check_on": [[1]]}, "at least two ids from 0 to 49"),
+        ({"length": 16, "check_on": [[1, 50]]}, "from 0 to 49"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            to_generator(model, tmp_path / "writer.tflite", **settings)
+    with pytest.raises(TypeError, match="a list of texts"):
+        to_generator(model, tmp_path / "writer.tflite", length=16, check_on="the fox")
