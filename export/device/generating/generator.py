@@ -14,9 +14,9 @@ from tfprune.export.device.generating.sampling import Sampling
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.device.generating.text_form import UNFINISHED, read_text_form
 from tfprune.export.device.running.runner import MAX_THREADS
+from tfprune.export.file.files.metadata import read_metadata
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import source_name
-from tfprune.export.file.tflite.metadata import read_metadata
 
 CONTEXT = 8  # tokens of a prompt, with which the first piece is decoded: tokenizers drop a space that begins a text
 

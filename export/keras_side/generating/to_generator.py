@@ -16,7 +16,7 @@ from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_count, check_number
 from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.files.destination import check_destination, write_atomically
-from tfprune.export.file.tflite.metadata import add_metadata
+from tfprune.export.file.files.metadata import add_metadata
 from tfprune.export.keras_side.converting.convert import convert_apart
 from tfprune.export.keras_side.converting.convert_job import JOB, SAVED_MODEL
 from tfprune.export.keras_side.generating.cached_blocks import CachedModel
