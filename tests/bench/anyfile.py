@@ -1,12 +1,10 @@
 """Prune .tflite files without training: a ResNet of 174,000 weights on Fashion-MNIST, beside magnitude, three seeds.
 
-The first run trains the networks, 10 minutes each on two cores, and keeps them in build/anyfile. With --files FOLDER,
-prune every .tflite file below a folder to 50 % on random samples instead: which run, and which are refused, and why.
+The first run trains the networks, 10 minutes each on two cores, and keeps them in build/anyfile.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -115,28 +113,7 @@ def measure() -> Iterator[Row]:
                 yield at_most(f"{kind}, 70 % zeros, packed", statistics.mean(ratios), 0.42, unit="x", digits=2)
 
 
-def foreign(folder: Path) -> None:
-    """Prune all files below a folder, and print one line each."""
-    for file in sorted(folder.rglob("*.tflite")):
-        start = time.perf_counter()
-        try:
-            with tempfile.TemporaryDirectory() as target:
-                report = prune_tflite(file, Path(target, "sparse.tflite"), "random", sparsity=0.5)
-            worst = max((row.error for row in report.errors if row.error is not None), default=0.0)
-            text = f"{report.sparsity:.0%} zeros, error {worst:.2f}, {report.file.bytes:,} bytes"
-        except ValueError as error:
-            text = f"refused: {error}"
-        sys.stdout.write(f"{file.name}\t{file.stat().st_size:,}\t{text}\t{time.perf_counter() - start:.0f} s\n")
+if __name__ == "__main__" and fashion.is_there():
+    for row in measure():
+        sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=Path, metavar="FOLDER")
-    options = parser.parse_args()
-    if options.files is not None:
-        foreign(options.files)
-    elif fashion.is_there():
-        for row in measure():
-            sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
-            sys.stdout.flush()

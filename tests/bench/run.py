@@ -30,6 +30,8 @@ COMMANDS = [
     ["taught.py"],
     ["reconstruction.py"],
     ["anyfile.py"],
+    ["face_mesh.py"],
+    ["foreign_files.py"],
     ["ranking.py"],
     ["putri.py"],
     ["concepts.py"],
