@@ -20,6 +20,8 @@ from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS, ErrorCurve, split_by_error
 from tfprune.solving.zero_solver import relative_error
 
+CONSTANT = "it sees the same for all samples, which do not tell which of its weights matter"
+
 
 class PruningInOrder:
     """A file and samples, from which files of any sparsity are made.
@@ -77,15 +79,22 @@ class PruningInOrder:
         outputs = FileOutputs(self._dense, self._runs)
         moments = {id(layer): layer.moments() for layer in self.layers}
         curves: dict[int, ErrorCurve] = {}
+        varying: set[int] = set()
         uses = [(operator, layer) for layer in self.layers for operator in layer.operators]
         for operator, layer in sorted(uses, key=_order):
-            for run, x in enumerate(states.of(operator)):
+            first = None
+            for run, x in enumerate(map(np.atleast_1d, states.of(operator))):
                 layer.add(moments[id(layer)], layer.rows(self._dense, operator, x, run=run))
+                first = x[:1] if first is None else first
+                varying |= {id(layer)} if (x != first).any() else set()
             if operator is layer.operators[-1]:
                 aimed = [sums.aimed_at(own) for sums, own in zip(moments.pop(id(layer)), layer.weights, strict=True)]
                 curves[id(layer)] = self._curve(layer, aimed, states=states, outputs=outputs)
                 if layer.is_in_parallel:
                     self._in_parallel[id(layer)] = aimed
+        constant = [layer for layer in self.layers if id(layer) not in varying]
+        self.layers = [layer for layer in self.layers if id(layer) in varying]
+        self.skipped += [(layer.name, f"{layer.kind}: {CONSTANT}") for layer in constant]
         return [curves[id(layer)] for layer in self.layers]
 
     def _curve(

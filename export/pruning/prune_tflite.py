@@ -49,11 +49,11 @@ def prune_tflite(
     Keras nor TensorFlow, neither labels nor training. Where the model can be trained, `PruningCallback` reaches more
     zeros at the same accuracy.
 
-    The weights of convolutions, transposed convolutions, fully connected layers and products with constant matrices
-    get zeros, in order: each layer is solved for so that it returns, on what the layers before it return with their
-    zeros, what it returned in the dense file. Layers that the outputs depend on most get the fewest zeros. Integer
-    weights keep their types; their scales grow where values no longer fit. All other weights stay, and the report
-    lists them.
+    The weights of convolutions, transposed convolutions, fully connected and recurrent layers, of products with
+    constant matrices and of tables get zeros, in order: each layer is solved for so that it returns, on what the
+    layers before it return with their zeros, what it returned in the dense file. Layers that the outputs depend on
+    most get the fewest zeros. Integer weights keep their types; their scales grow where values no longer fit. All
+    other weights stay, and the report lists them.
 
     Args:
         source: The file: a path, or its content. Plain, gzip, xz or packed; float32, float16, or with 8-bit or 4-bit

@@ -10,7 +10,14 @@ import tfprune
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.tflite import schema
-from tfprune.export.file.tflite.editor import load_objects, operator_name, save_objects
+from tfprune.export.file.tflite.editor import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    load_objects,
+    operator_name,
+    save_objects,
+)
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.pruning.layers.linear_operators import PLACES
 from tfprune.export.pruning.prune_tflite import prune_tflite
@@ -210,6 +217,23 @@ def test_arguments_that_do_not_fit(content, images, tmp_path):
         prune_tflite(content, path, images, sparsity=1.5)
     with pytest.raises(ValueError, match="`sparsity` with pattern"):
         prune_tflite(content, path, images, max_error=0.5, pattern=tfprune.patterns.NM(2, 4))
+
+
+def test_a_layer_that_sees_the_same_for_all_samples_is_left_alone(exports, images, tmp_path):
+    """Its zeros would seem free, whatever they cost on other samples."""
+    model = load_objects(exports("unpruned", "float32").data)
+    graph = model.subgraphs[0]
+    dense = [each for each in graph.operators if operator_name(model, each) == "FULLY_CONNECTED"]
+    zeros = add_constant(model, graph, name=b"zeros", values=np.zeros((1,), np.float32))
+    tensor = add_tensor(graph, graph.tensors[dense[1].inputs[0]], name=b"silent")
+    options = schema.MulOptionsT()
+    add_operator(model, graph, name="MUL", inputs=[dense[1].inputs[0], zeros], outputs=[tensor], options=options)
+    graph.operators.remove(dense[1])
+    dense[1].inputs = np.array([tensor, *dense[1].inputs[1:]], np.int32)
+    graph.operators.append(dense[1])
+    report = prune_tflite(save_objects(model), tmp_path / "sparse.tflite", images, sparsity=0.5)
+    assert [row.reason for row in report.skipped if "same for all samples" in row.reason]
+    assert len(report.layers) == 4
 
 
 def test_tables_get_zeros(exports, tmp_path):
