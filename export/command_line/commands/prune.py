@@ -26,8 +26,8 @@ ARGUMENTS = {"validation_data": "--validation"}
 
 def add_prune(commands: Any) -> None:
     text = (
-        "Set the least important weights of a saved Keras model to zero: in one step, which fits the remaining "
-        "weights by least squares, or gradually in training, with --epochs. With --samples, prune any .tflite file "
+        "Set the least important weights of a saved Keras model to zero: in one step, which updates the remaining "
+        "weights, or gradually in training, with --epochs. With --samples, prune any .tflite file "
         "without labels and training code."
     )
     examples = """
@@ -63,11 +63,13 @@ tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --valid
     parser.add_argument(
         "--pattern", default="unstructured", help="unstructured, or N:M such as 2:4, for hardware that needs it"
     )
-    parser.add_argument("--criterion", default="magnitude", help="measure of importance (default: magnitude)")
-    parser.add_argument(
-        "--allocation",
-        help="split of the zeros over the layers: uniform, erk, global or lamp (default: lamp; for N:M uniform)",
+    text = "measure of importance (default: magnitude with --epochs, else sparsegpt)"
+    parser.add_argument("--criterion", help=text)
+    text = (
+        "split of the zeros over the layers: uniform, erk, global or lamp, and for sparsegpt uniform or outputs "
+        "(default: lamp, for sparsegpt outputs, for N:M uniform)"
     )
+    parser.add_argument("--allocation", help=text)
 
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,8 @@ from tfprune.export.command_line.saved_models.job import Job, reading, verbosity
 from tfprune.export.command_line.saved_models.saved_model import ADVICE, SavedModel, save
 from tfprune.keras_models.models.compiled import compile_like
 
+SPARSEGPT = "sparsegpt"
+OF_SPARSEGPT = ("outputs", "uniform")
 LEAST_MASK_UPDATES = 50
 PRUNING_END = 0.7  # the fraction of the training after which the sparsity stays
 
@@ -27,23 +29,30 @@ def prune_file(options: argparse.Namespace) -> SavedModel:
     Raises:
         ValueError: If an option is wrong, or something cannot be read, pruned, trained or written.
     """
-    settings = _settings(options)
     epochs = check_count(options.epochs, "--epochs", least=0)
+    settings = _settings(options, epochs=epochs)
     if epochs and "," not in options.data:
         raise ValueError(f"Expected labels with --epochs, --data X,Y. Received: --data {options.data!r}.")
     if options.learning_rate is not None and not epochs:
         raise ValueError("Expected --epochs with --learning-rate: without them nothing is trained. Leave it out.")
     with reading(options) as job:
-        wrapped = tfprune.wrap(job.model, criterion=settings["criterion"], pattern=settings["pattern"])
+        if settings["criterion"] == SPARSEGPT:
+            sparse = _by_sparsegpt(job, settings, options)
+            return save(job, sparse, path=options.path, done=tfprune.sparsity_report(sparse))
+        criterion = CRITERIA[settings["criterion"]]()
+        settings = settings | {"criterion": criterion}
+        wrapped = tfprune.wrap(job.model, criterion=criterion, pattern=settings["pattern"])
         pruned = _trained(job, wrapped, settings, options) if epochs else _at_once(job, wrapped, settings, options)
         report = tfprune.sparsity_report(pruned)
         return save(job, tfprune.strip(pruned), path=options.path, done=report)
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    check_choice(options.criterion, "--criterion", choices=CRITERIA)
+def _settings(options: argparse.Namespace, *, epochs: int) -> dict[str, Any]:
+    criterion = options.criterion or ("magnitude" if epochs else SPARSEGPT)
+    check_choice(criterion, "--criterion", choices=CRITERIA if epochs else [*CRITERIA, SPARSEGPT])
     if options.allocation is not None:
-        check_choice(options.allocation, "--allocation", choices=ALLOCATIONS)
+        allocations = OF_SPARSEGPT if criterion == SPARSEGPT else ALLOCATIONS
+        check_choice(options.allocation, "--allocation", choices=allocations)
     pattern: Any = options.pattern
     group = re.fullmatch(r"(\d+):(\d+)", pattern)
     if group:
@@ -55,10 +64,21 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         )
     return {
         "sparsity": check_sparsity(options.sparsity, "--sparsity"),
-        "criterion": CRITERIA[options.criterion](),
+        "criterion": criterion,
         "pattern": pattern,
-        "allocation": options.allocation or ("uniform" if group else "lamp"),
+        "allocation": options.allocation or (None if criterion == SPARSEGPT else "uniform" if group else "lamp"),
     }
+
+
+def _by_sparsegpt(job: Job, settings: dict[str, Any], options: argparse.Namespace) -> keras.Model:
+    return tfprune.prune_weights(
+        job.model,
+        job.data.first(options.max_samples).x,
+        settings["sparsity"],
+        pattern=settings["pattern"],
+        allocation=settings["allocation"],
+        batch_size=job.batch_size,
+    )[0]
 
 
 def _at_once(job: Job, wrapped: keras.Model, settings: dict[str, Any], options: argparse.Namespace) -> keras.Model:

@@ -82,6 +82,16 @@ def test_prune_without_labels_solves_for_what_is_left(inside, capsys):
     assert accuracy(sparse) > accuracy(dense) - 0.04
 
 
+def test_prune_by_a_criterion_solves_for_the_weights_that_are_left(inside, capsys):
+    code, _, err = run(capsys, "prune model.keras sparse.keras --sparsity 0.8 --data x.npy --criterion magnitude")
+    assert (code, err) == (0, "")
+    dense = keras.saving.load_model("model.keras")
+    masked = tfprune.wrap(dense)
+    tfprune.update_masks(masked, 0.8, allocation="lamp")
+    for layer, expected in zip(keras.saving.load_model("sparse.keras").layers, masked.layers, strict=True):
+        np.testing.assert_array_equal(np.asarray(layer.kernel) != 0, np.asarray(expected.layer.kernel) != 0)
+
+
 def test_prune_with_epochs_trains_and_measures_both(inside, capsys):
     line = "prune model.keras sparse.keras --sparsity 0.9 --data x.npy,y.npy --validation xv.npy,yv.npy --epochs 4"
     code, out, err = run(capsys, f"{line} --json")
@@ -147,7 +157,9 @@ MISTAKES = {
     f"{PRUNE} --data x.npy --pattern channel": ["N:M", "tfprune shrink"],
     f"{PRUNE} --data x.npy --pattern 2:4": ["at most 1 - n/m"],
     f"{PRUNE} --data x.npy --criterion wandas": ["--criterion", "'wanda'"],
-    f"{PRUNE} --data x.npy --allocation lambs": [
+    f"{PRUNE} --data x.npy,y.npy --epochs 1 --criterion sparsegpt": ["Expected --criterion", "'sparsegpt'"],
+    f"{PRUNE} --data x.npy --allocation lamp": ["Expected --allocation to be 'outputs' or 'uniform'", "'lamp'"],
+    f"{PRUNE} --data x.npy --criterion magnitude --allocation lambs": [
         "Expected --allocation to be",
         "'global' or 'lamp'. Received: --allocation",
         "'lamp'?",

@@ -1,0 +1,113 @@
+"""Prune Keras models in one step: SparseGPT's step beside masks of LAMP with least squares, three seeds.
+
+Networks are small ResNets on scikit-learn's digits. With --fashion, they are those of `anyfile.py`, as far as they
+are trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+
+import anyfile
+import fashion
+import keras
+import numpy as np
+from common import Row, at_most
+from sklearn.datasets import load_digits
+
+import tfprune
+
+SPARSITIES = (0.5, 0.6, 0.7, 0.8)
+SEEDS, SAMPLES = 3, 256
+
+
+def small_resnet(seed: int, x: np.ndarray, y: np.ndarray) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 1))
+    features = keras.layers.ReLU()(keras.layers.BatchNormalization()(convolved(inputs, 16)))
+    for channels, stride in ((16, 1), (32, 2), (32, 1)):
+        inside = keras.layers.ReLU()(keras.layers.BatchNormalization()(convolved(features, channels, stride)))
+        inside = keras.layers.BatchNormalization()(convolved(inside, channels))
+        shortcut = convolved(features, channels, stride, size=1) if stride > 1 else features
+        features = keras.layers.ReLU()(keras.layers.Add()([shortcut, inside]))
+    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(features)))
+    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(x, y, batch_size=64, epochs=15, verbose=0)
+    return model
+
+
+def convolved(x: keras.KerasTensor, channels: int, stride: int = 1, *, size: int = 3) -> keras.KerasTensor:
+    return keras.layers.Conv2D(channels, size, stride, padding="same", use_bias=False)(x)
+
+
+def networks(*, of_fashion: bool) -> Iterator[tuple[keras.Model, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    """Yield trained networks, samples without labels that were not trained on, and test data."""
+    if of_fashion:
+        images, labels = fashion.read("t10k")
+        samples = fashion.read("train")[0][anyfile.FIRST_SAMPLE :][:SAMPLES]
+        for path in sorted(anyfile.FOLDER.glob("*.keras")):
+            yield keras.saving.load_model(path), samples, (images[: anyfile.TESTED], labels[: anyfile.TESTED])
+        return
+    x, y = load_digits(return_X_y=True)
+    x = x.astype("float32").reshape(-1, 8, 8, 1) / 16
+    for seed in range(SEEDS):
+        order = np.random.default_rng(seed).permutation(len(x))
+        trained, samples, tested = np.split(order, [900, 900 + SAMPLES])
+        yield small_resnet(seed, x[trained], y[trained]), x[samples], (x[tested], y[tested])
+
+
+def by_lamp(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.Model:
+    wrapped = tfprune.wrap(model)
+    tfprune.update_masks(wrapped, sparsity, allocation="lamp")
+    return tfprune.strip(tfprune.reconstruct(wrapped, model, samples, verbose=0)[0])
+
+
+def by_sparsegpt(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.Model:
+    return tfprune.prune_weights(model, samples, sparsity, batch_size=32, verbose=0)[0]
+
+
+def by_the_paper(model: keras.Model, samples: np.ndarray, sparsity: float) -> keras.Model:
+    settings = {"allocation": "uniform", "targets": "own", "ridge": 0.01}
+    return tfprune.prune_weights(model, samples, sparsity, batch_size=32, verbose=0, **settings)[0]
+
+
+WAYS = (by_sparsegpt, by_the_paper, by_lamp)
+
+
+def accuracy(model: keras.Model, test: tuple[np.ndarray, np.ndarray]) -> float:
+    return 100 * float(np.mean(model.predict(test[0], verbose=0, batch_size=256).argmax(axis=1) == test[1]))
+
+
+def measure(*, of_fashion: bool) -> Iterator[Row]:
+    """Yield by sparsity the points lost; the bar is that of masks by LAMP with least squares."""
+    lost: dict[tuple[float, int], list[float]] = {}
+    seconds = [0.0] * len(WAYS)
+    dense = []
+    for model, samples, test in networks(of_fashion=of_fashion):
+        dense.append(accuracy(model, test))
+        for sparsity in SPARSITIES:
+            for number, prune in enumerate(WAYS):
+                start = time.process_time()
+                pruned = prune(model, samples, sparsity)
+                seconds[number] += time.process_time() - start
+                lost.setdefault((sparsity, number), []).append(dense[-1] - accuracy(pruned, test))
+    for sparsity in SPARSITIES:
+        ours, paper, lamp = (statistics.mean(lost[sparsity, number]) for number in range(len(WAYS)))
+        each = ", ".join(f"{value:.1f}" for value in lost[sparsity, 0])
+        text = f"{sparsity:.0%} zeros without training, of {statistics.mean(dense):.1f} % (each seed: {each}; "
+        text += f"uniform and fitted to its own outputs: {paper:.1f})"
+        yield at_most(text, ours, round(lamp, 2), unit=" points", digits=2)
+    text = "processor time, in that of masks by LAMP with least squares"
+    yield at_most(text, seconds[0] / seconds[2], 3, digits=2)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fashion", action="store_true")
+    for row in measure(of_fashion=parser.parse_args().fashion):
+        sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
+        sys.stdout.flush()
