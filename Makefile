@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint docs notebooks llms dist release-check bench zoo hub fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
+.PHONY: demo test test-ci test-all lint docs notebooks llms dist release-check bench zoo hub fuzz fuzz-graphs device-check device-test device-ssh device-integers device-page grid clean
 
 demo: .venv/demo
 	$(BIN)/tfprune demo
@@ -14,7 +14,11 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # What every change runs. Sample apps, the study, notebooks, the site and all else that is marked `programs` is left out.
 test: .venv/dev
-	$(PYTEST) -m "not programs"
+	$(PYTEST) -m "not programs and not slow"
+
+# What runs before each change lands. Before a release, run all.
+test-ci: .venv/dev
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/dev
 	$(PYTEST)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from once import filled_once
 from programs import forked, printed_by
+from tiers import slow
 
 from sample_apps.study import digits as digits_study
 from sample_apps.study import grid, language, report, results, summary, training, translation
@@ -454,7 +455,9 @@ def test_results_are_gone_on_from_only_when_asked(digits):
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize(("backend", "package"), [("loky", "joblib"), ("dask", "distributed"), ("ray", "ray")])
+@pytest.mark.parametrize(
+    ("backend", "package"), [("loky", "joblib"), slow(("dask", "distributed")), slow(("ray", "ray"))]
+)
 def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path):
     pytest.importorskip(package, reason=f"needs `pip install {package}`")
     settings, expected, _ = digits

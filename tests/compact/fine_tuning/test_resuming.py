@@ -43,7 +43,7 @@ def assert_same(found, expected) -> None:
     assert str(report) == str(expected_report)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_a_random_moment_ends_the_same(whole, tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     folder, seconds = tmp_path / "state", random.uniform(0, 1.5)

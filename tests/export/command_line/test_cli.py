@@ -431,7 +431,7 @@ def test_what_is_read_is_not_written(folder, broken, capsys, tmp_path):
     )
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are looked for in /proc")
 def test_an_export_that_is_killed_leaves_the_old_file_and_nothing_else(folder, tmp_path):
     """SIGTERM to one process and SIGKILL to another, while the converter works in its own."""

@@ -92,7 +92,7 @@ def test_recipes_that_make_no_file_are_listed_with_the_reason(tmp_path):
     assert report.failed[0] in Page.of(tmp_path).words
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_search_that_was_killed_finds_the_same(found, tmp_path):
     report, folder = found
     child = subprocess.Popen([sys.executable, stub_trials.__file__, str(tmp_path), str(TRIALS), "0.2"])

@@ -12,7 +12,7 @@ from small_search import made, search
 
 from tfprune.export import Runner
 
-pytestmark = pytest.mark.programs
+pytestmark = pytest.mark.slow
 
 TRIALS = 4  # the second and third start from the one before, and the last one trains longer
 

@@ -27,7 +27,7 @@ def test_a_model_that_no_other_process_can_load_is_refused():
             workers.wait()
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_process_starts_from_the_model_that_it_is_given_and_from_no_earlier_one():
     """A quarter of the channels remain if it starts from half of them; else half of them would."""
     quarter = replace(HALF, flops=0.25, after=HALF)

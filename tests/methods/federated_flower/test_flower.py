@@ -188,7 +188,7 @@ def test_a_message_without_an_update_is_refused():
         MaskedClient(message, context, flower_app.make_model().model)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_simulation_gives_the_numbers_of_a_plain_loop():
     printed = printed_by(HELPERS / "flower_app.py", folder=HELPERS, run=started)
     (line,) = [line for line in printed.splitlines() if line.startswith("RESULT ")]

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from tiers import slow
 
 import tfprune
 from tfprune.export import to_tflite
@@ -343,8 +344,8 @@ def knowledge_distillation():
 
 
 SCRIPTS = (
-    *(text_classification, vision_transformer, captcha_ocr, tabular, timeseries_transformer, u_net, siamese),
-    *(graph_neural_network, speaker_recognition, knowledge_distillation),
+    *(text_classification, vision_transformer, captcha_ocr, tabular, slow(timeseries_transformer), slow(u_net)),
+    *(siamese, graph_neural_network, speaker_recognition, knowledge_distillation),
 )
 
 
