@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from tfprune.export.micro.vela_report import VelaReport as VelaReport
     from tfprune.export.pruning.prune_tflite import prune_tflite as prune_tflite
     from tfprune.export.pruning.prune_tflite_report import PruneTfliteReport as PruneTfliteReport
+    from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite as shrink_tflite
+    from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrinkTfliteReport as ShrinkTfliteReport
     from tfprune.export.rewriting.export_report import ExportReport as ExportReport
     from tfprune.export.rewriting.rewrite import rewrite as rewrite
     from tfprune.export.rewriting.share_weights import share_weights as share_weights
@@ -80,6 +82,7 @@ _ROOMS = {
     "device.remote": ["Remote"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "pruning": ["PruneTfliteReport", "prune_tflite"],
+    "pruning.shrinking": ["ShrinkTfliteReport", "shrink_tflite"],
     "keras_side.generating": ["GeneratorReport", "to_generator"],
     "keras_side.sparse_ready": ["make_sparse_ready"],
     "compressing": ["CompressReport", "Search", "compress"],

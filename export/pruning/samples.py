@@ -75,7 +75,7 @@ def warnings_of(samples: Any, fitted: int) -> list[str]:
     """Return what makes the result less reliable."""
     if isinstance(samples, str):
         return [WARN_RANDOM]
-    return [f"{fitted} samples are few: with 256 the same zeros cost less."] if fitted < FEW else []
+    return [f"{fitted} samples are few: with 256 the outputs stay closer."] if fitted < FEW else []
 
 
 def _random(name: str, model: Model) -> list[np.ndarray]:

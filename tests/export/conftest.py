@@ -20,6 +20,7 @@ from tfprune.export.device.processes.child_process import Completed
 CHECKED_HERE = (
     *("test_quantization_error", "test_correct_biases", "test_sparsify", "test_rewrite", "test_damage"),
     "test_prune_tflite",
+    "test_shrink_tflite",
 )
 APART = ("test_convert", "test_cli", "test_scripts")  # where the converter has its process, as users have it
 
@@ -51,9 +52,10 @@ def _checking_here() -> Iterator[None]:
     from tfprune.export.device.processes import device
     from tfprune.export.device.running import quantization_error, rounding, verify
     from tfprune.export.pruning import apart, pruning_job
+    from tfprune.export.pruning.shrinking import shrinking_job
 
     run_apart = device.run_module
-    jobs = {each.__name__: each._run_job for each in (verify, rounding, pruning_job)}
+    jobs = {each.__name__: each._run_job for each in (verify, rounding, pruning_job, shrinking_job)}
     jobs[write_job.__name__] = write_job.run_write_job
 
     def run_here(module: str, folder: str, *, timeout: float, **settings: Any) -> Completed:

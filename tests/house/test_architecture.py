@@ -44,7 +44,8 @@ ROOMS = {
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · generating | remote demo_device",
     "tfprune.export.pruning": (
-        "layers · samples pruning_goal prune_tflite_report · apart prune_in_order · pruning_job · prune_tflite"
+        "layers · samples pruning_goal prune_tflite_report · apart prune_in_order · pruning_job · prune_tflite | "
+        "shrinking"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · generating · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
@@ -554,6 +555,7 @@ MORE = {
     "tfprune.export.comparing.damage.damage",
     "tfprune.export.compressing.compress.compress",
     "tfprune.export.pruning.prune_tflite.prune_tflite",
+    "tfprune.export.pruning.shrinking.shrink_tflite.shrink_tflite",
     "tfprune.export.device.running.correct_biases.correct_biases",
     "tfprune.export.device.running.quantization_error.quantization_error",
     "tfprune.export.device.running.verify.verify",

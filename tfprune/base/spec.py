@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 SpecType = TypeVar("SpecType", bound="Spec")
+BudgetLimit = int | float | None
+LEAST_AMOUNT = 101  # of what is counted: no model costs less, and who passes 50 means a percentage
 _LONGEST = 40  # characters of an array in a message
 
 
@@ -151,6 +153,31 @@ def check_sparsity(value: Any, argument: str) -> float:
     if number == 1:
         advice = "At 1 nothing would stay: pass 0.99, for example, or remove channels with tfprune.plan_shrink."
     return check_number(value, argument, least=0, below=1, meaning="the fraction of zeros", advice=advice)
+
+
+def check_budget_limit(value: Any, argument: str, *, least: int = LEAST_AMOUNT) -> int | float:
+    """Return a limit of a budget: an amount as an int, or a fraction of the present cost as a float.
+
+    Args:
+        value: The value to check.
+        argument: The name of the argument, for the message.
+        least: The smallest amount.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is neither a fraction in (0, 1) nor an integer of at least `least`.
+    """
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and not 0 < int(value) < least:
+        return check_count(value, argument, least=least)
+    percent = float(value) if isinstance(value, numbers.Real) else 0.0
+    return check_number(
+        value,
+        argument,
+        above=0,
+        below=1,
+        meaning=f"a fraction of the cost now (0.5 is half), or an amount, an integer above {least - 1}",
+        advice=f"For {percent:g} % of the cost now pass {argument}={percent / 100:g}." if 1 < percent < 100 else "",
+    )
 
 
 def _check_type(value: Any, argument: str, kind: type, *, expected: str) -> None:

@@ -177,3 +177,13 @@ def add_saved_model(parser: argparse.ArgumentParser, *, optional: Collection[str
         help="largest number of samples for criteria and least squares (default: 512)",
     )
     add_imports(parser)
+
+
+def refuse_options(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, *, names: Collection[str], of: str
+) -> None:
+    """Refuse options that are for another kind of file."""
+    given = [name for name in names if getattr(options, name) != parser.get_default(name)]
+    if given:
+        text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in given)
+        raise ValueError(f"Expected {text} with {of} only. Received: {options.source!r}.")

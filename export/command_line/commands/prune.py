@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.base.limit import Limit
-from tfprune.export.command_line.commands.base import add_command, add_file, add_saved_model
+from tfprune.export.command_line.commands.base import add_command, add_file, add_saved_model, refuse_options
 from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.patterns import NM
@@ -86,9 +86,9 @@ def _add_goal(parser: argparse.ArgumentParser) -> None:
 
 def _prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
     if is_model_file(options.source):
-        _refuse(parser, options, OF_MODELS, "a Keras model")
+        refuse_options(parser, options, names=OF_MODELS, of="a Keras model")
         return _prune_tflite(options)
-    _refuse(parser, options, OF_FILES, "a .tflite file")
+    refuse_options(parser, options, names=OF_FILES, of="a .tflite file")
     for name, value in (("PATH", options.path), ("--data", options.data)):
         if value is None:
             raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune prune --help`.")
@@ -144,11 +144,3 @@ def _limit(options: argparse.Namespace) -> Limit | None:
     from tfprune.export.keras_side.loading import load_arrays
 
     return Limit(options.max_drop, options.metric, data=(load_arrays(samples), load_arrays(labels)))
-
-
-def _refuse(parser: argparse.ArgumentParser, options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:
-    """Refuse options that are for another kind of file."""
-    given = [name for name in names if getattr(options, name) != parser.get_default(name)]
-    if given:
-        text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in given)
-        raise ValueError(f"Expected {text} with {of} only. Received: {options.source!r}.")

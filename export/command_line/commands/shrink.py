@@ -1,11 +1,21 @@
-"""`tfprune shrink`: a saved Keras model with fewer channels."""
+"""`tfprune shrink`: a saved Keras model or a .tflite file with fewer channels."""
 
 from __future__ import annotations
 
 import argparse
+import functools
+from pathlib import Path
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_saved_model
+from tfprune.export.command_line.commands.base import add_command, add_file, add_saved_model, refuse_options
+from tfprune.export.file.files.codec import METHODS
+from tfprune.export.file.files.model_file import is_model_file
+
+OF_FILES = ("samples", "compress")
+OF_MODELS = (
+    *("data", "validation", "rounds", "epochs", "criterion", "imports"),
+    *("batch_size", "seed", "max_samples"),
+)
 
 # Options that stand for arguments of the library with other names.
 ARGUMENTS = {name: f"--budget {name}" for name in ("flops", "parameters", "bytes", "latency")}
@@ -14,16 +24,24 @@ ARGUMENTS = {name: f"--budget {name}" for name in ("flops", "parameters", "bytes
 def add_shrink(commands: Any) -> None:
     text = (
         "Remove the least important channels of a saved Keras model, which makes it smaller and faster, and fit "
-        "the remaining weights by least squares. With labels, do so in rounds and train after each."
+        "the remaining weights by least squares. With labels, do so in rounds and train after each. With --samples, "
+        "remove channels of any .tflite file, without labels and training code."
     )
     examples = """
 tfprune shrink model.keras small.keras --budget flops=0.5 --data x.npy
 tfprune shrink model.keras small.keras --budget bytes=100000 --data x.npy,y.npy --rounds 3 --epochs 2
 tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy --validation xv.npy,yv.npy
+tfprune shrink model.tflite small.tflite --budget flops=0.5 --samples x.npy
 """
     parser = add_command(commands, "shrink", run=_shrink, text=text, extra="train", examples=examples)
-    parser.set_defaults(arguments=ARGUMENTS)
-    add_saved_model(parser)
+    parser.set_defaults(arguments=ARGUMENTS, command=functools.partial(_shrink, parser))
+    add_saved_model(parser, optional=("path", "data"))
+    text = (
+        "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input; or "
+        "random, which costs accuracy"
+    )
+    add_file(parser, "--samples", metavar="FILE", help=text)
+    parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
     parser.add_argument(
         "--budget",
         metavar="WHAT=LIMIT",
@@ -40,10 +58,54 @@ tfprune shrink model.keras small.keras --budget latency=0.5 --data x.npy,y.npy -
     parser.add_argument("--criterion", default="magnitude", help="measure of importance (default: magnitude)")
 
 
-def _shrink(options: argparse.Namespace) -> Any:
+def _shrink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
+    if is_model_file(options.source):
+        refuse_options(parser, options, names=OF_MODELS, of="a Keras model")
+        return _shrink_tflite(options)
+    refuse_options(parser, options, names=OF_FILES, of="a .tflite file")
+    for name, value in (("PATH", options.path), ("--data", options.data)):
+        if value is None:
+            raise ValueError(f"Expected {name} for a Keras model. Received: none. See `tfprune shrink --help`.")
     from tfprune.export.keras_side.loading import load_keras
 
     load_keras()
     from tfprune.export.command_line.saved_models.shrink_file import shrink_file
 
     return shrink_file(options)
+
+
+def _shrink_tflite(options: argparse.Namespace) -> Any:
+    from tfprune.export.keras_side.loading import load_arrays
+    from tfprune.export.pruning.samples import RANDOM
+    from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite
+
+    if options.samples is None:
+        raise ValueError(
+            "Expected --samples FILE for a .tflite file: a few hundred inputs, without labels. Received: none. If "
+            "there are none at all, --samples random draws numbers, which costs accuracy."
+        )
+    suffix = ".small.tfz" if options.compress else ".small.tflite"
+    path = options.path or str(Path(options.source).with_suffix(suffix))
+    samples = RANDOM if options.samples == RANDOM else load_arrays(options.samples)
+    return shrink_tflite(
+        options.source,
+        path,
+        samples,
+        flops=_flops(options.budget),
+        round_to=options.round_to,
+        compress=options.compress,
+    )
+
+
+def _flops(budgets: list[str]) -> int | float:
+    """Return the limit of a .tflite file, the only one that it can have."""
+    name, _, value = budgets[0].partition("=")
+    try:
+        if len(budgets) == 1 and name == "flops":
+            return float(value) if "." in value else int(value)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"Expected --budget flops=LIMIT for a .tflite file, where LIMIT is a fraction such as 0.5 or an amount. "
+        f"Received: {' '.join(map(repr, budgets))}."
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,18 +14,15 @@ import numpy as np
 from tfprune.allocation import ALLOCATIONS, Allocation, Weight, allocate
 from tfprune.base.progress import Progress
 from tfprune.base.renamed import renamed
-from tfprune.base.spec import check_choice, check_count, check_number, text_of
+from tfprune.base.spec import LEAST_AMOUNT, BudgetLimit, check_budget_limit, check_choice, text_of
 from tfprune.compact.shrinking.shrink import shrink
 from tfprune.compact.shrinking.shrink_plan import ShrinkPlan
 from tfprune.keras_models.channels.network import Network
 
 _log = logging.getLogger(__name__)
-BudgetLimit = int | float | None
 # Where each candidate has to be measured: sparsities to choose among, parts of the model that may go some steps less,
 # how many steps, and how much of the limit is taken when no more is tried.
 _STEPS_OF_LATENCY, _PARTS_OF_LATENCY, _ROUNDS, _NEAR = 64, 16, 2, 0.95
-
-_SMALLEST_AMOUNT = 101  # of what is counted: no model costs less, and who passes 50 means a percentage
 
 # What of a network can be counted; a latency has to be measured.
 _COUNTS = {"flops": Network.flops, "parameters": Network.parameters, "bytes": Network.bytes}
@@ -208,7 +204,11 @@ def budget(
         True
     """
     amounts = {"flops": flops, "parameters": parameters, "bytes": bytes, "latency": latency}
-    limits = tuple((name, _limit(name, value)) for name, value in amounts.items() if value is not None)
+    limits = tuple(
+        (name, check_budget_limit(value, name, least=1 if name == "latency" else LEAST_AMOUNT))
+        for name, value in amounts.items()
+        if value is not None
+    )
     if not limits:
         raise ValueError("Expected a limit, such as budget(flops=0.5). Received none.")
     if (latency is None) != (measure is None):
@@ -239,19 +239,4 @@ def check_budget(value: Any) -> None:
         advice = " The budget comes before the data: prune_to(model, tfprune.budget(flops=0.5), (x, y))."
     raise TypeError(
         f"Expected a budget, such as tfprune.budget(flops=0.5). Received: budget={text_of(value)}.{advice}"
-    )
-
-
-def _limit(name: str, value: Any) -> int | float:
-    least = 1 if name == "latency" else _SMALLEST_AMOUNT
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and not 0 < int(value) < least:
-        return check_count(value, name, least=least)
-    percent = float(value) if isinstance(value, numbers.Real) else 0.0
-    return check_number(
-        value,
-        name,
-        above=0,
-        below=1,
-        meaning=f"a fraction of the cost now (0.5 is half), or an amount, an integer above {least - 1}",
-        advice=f"For {percent:g} % of the cost now pass {name}={percent / 100:g}." if 1 < percent < 100 else "",
     )

@@ -1,0 +1,236 @@
+"""How channels go through operators with kernels, and through those that treat each entry or channel by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfprune.export.pruning.shrinking.file_flow import FileFlow, NotFollowed, OperatorCall, Rule, Size
+from tfprune.export.pruning.shrinking.move_rules import MOVES, moved
+from tfprune.solving.ties import Layout
+
+FIXED = "they meet channels that are fixed"
+
+
+def convolution(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    x, weight = call.inputs[:2]
+    shape = _kernel_shape(flow, weight, rank=4)
+    inputs, outputs = flow.last(x), flow.fresh(shape[0], name=flow.name(weight))
+    groups = flow.shape(x)[-1] // shape[3]
+    if groups > 1:
+        _tie_groups(flow, call, inputs, outputs.reshape(groups, -1))
+        inputs = None
+    _hold_kernel(flow, call, (outputs, None, None, inputs), places=(1, 2), outputs=outputs)
+    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, (outputs, None, None, inputs))))
+    return [flow.placed(call.outputs[0], outputs)]
+
+
+def _tie_groups(flow: FileFlow, call: OperatorCall, inputs: np.ndarray | None, by_group: np.ndarray) -> None:
+    """Tie the channels of each group of a convolution: those that it reads and those that it makes."""
+    flow.tie(by_group[:, :-1], by_group[:, 1:])
+    if inputs is None:
+        flow.pin([by_group.ravel()], f"{call.kind}: a grouped convolution of channels that are fixed")
+        return
+    taken = inputs.reshape(len(by_group), -1)
+    flow.tie(taken[:, :-1], taken[:, 1:])
+    flow.tie(taken[:, 0], by_group[:, 0])
+
+
+def depthwise(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    x, weight = call.inputs[:2]
+    shape, inputs = _kernel_shape(flow, weight, rank=4), flow.last(x)
+    outputs = None if inputs is None else np.repeat(inputs, shape[3] // inputs.size)
+    layout = (None, None, None, outputs)
+    _hold_kernel(flow, call, layout, places=(1, 2), outputs=outputs)
+    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, layout)))
+    return [flow.placed(call.outputs[0], outputs)]
+
+
+def transposed(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    weight, x = call.inputs[1:3]
+    shape = _kernel_shape(flow, weight, rank=4)
+    inputs, outputs = flow.last(x), flow.fresh(shape[0], name=flow.name(weight))
+    layout = (outputs, None, None, inputs)
+    _hold_kernel(flow, call, layout, places=(1, 3), outputs=outputs)
+    flow.count(call, 0, {3: outputs})
+    flow.work.append((flow.positions(x), *_sizes(shape, layout)))
+    return [flow.placed(call.outputs[0], outputs)]
+
+
+def fully_connected(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    x, weight = call.inputs[:2]
+    shape = _kernel_shape(flow, weight, rank=2)
+    if call.options is not None and call.options.weightsFormat:
+        raise NotFollowed("its weights are shuffled")
+    if flow.shape(x)[-1] == shape[1]:
+        inputs = flow.last(x)
+    else:  # it joins the last axes of what it takes
+        (layout,) = moved(flow, x, move=lambda numbers: [numbers.reshape(-1, shape[1])])
+        inputs = layout[-1]
+    outputs = flow.fresh(shape[0], name=flow.name(weight))
+    _hold_kernel(flow, call, (outputs, inputs), places=(1, 2), outputs=outputs)
+    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, (outputs, inputs))))
+    return [flow.placed(call.outputs[0], outputs)]
+
+
+def product(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    """Follow a product with a constant matrix."""
+    x, weight = call.inputs[:2]
+    if not flow.is_constant(weight):
+        raise NotFollowed("it multiplies two tensors that are computed")
+    shape = flow.shape(weight)
+    if call.options.adjX or np.prod(shape[:-2]) != 1:
+        raise NotFollowed("it multiplies by several matrices, or by a transposed activation")
+    inputs = flow.last(x)
+    outputs = flow.fresh(shape[-2 if call.options.adjY else -1], name=flow.name(weight))
+    pair = (outputs, inputs) if call.options.adjY else (inputs, outputs)
+    layout = (*[None] * (len(shape) - 2), *pair)
+    flow.hold(call, 1, layout, is_kernel=True)
+    flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, layout)))
+    return [flow.placed(call.outputs[0], outputs)]
+
+
+def _kernel_shape(flow: FileFlow, weight: int, *, rank: int) -> tuple[int, ...]:
+    shape = flow.shape(weight)
+    if not flow.is_constant(weight) or len(shape) != rank:
+        raise NotFollowed("its weight is not a constant")
+    return shape
+
+
+def _hold_kernel(
+    flow: FileFlow, call: OperatorCall, layout: Layout, *, places: tuple[int, int], outputs: np.ndarray | None
+) -> None:
+    kernel, bias = places
+    flow.hold(call, kernel, layout, is_kernel=True)
+    if call.takes(bias):
+        if not flow.is_constant(call.inputs[bias]):
+            raise NotFollowed("its bias is not a constant")
+        flow.hold(call, bias, (outputs,))
+
+
+def _sizes(shape: Sequence[int], layout: Layout) -> tuple[Size, ...]:
+    return tuple(size if channels is None else channels for size, channels in zip(shape, layout, strict=True))
+
+
+def each_alone(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    """Follow an operator that treats each entry by itself."""
+    return [flow.layout(call.inputs[0])]
+
+
+def spatial(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    """Follow pooling and resizing, which treat each channel by itself."""
+    return [flow.placed(call.outputs[0], flow.last(call.inputs[0]))]
+
+
+def padding(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    layout = flow.layout(call.inputs[0])
+    if any(channels is not None for channels in layout):
+        pads = np.reshape(flow.numbers(call.inputs[1]), (-1, 2))
+        if any(channels is not None and pads[axis].any() for axis, channels in enumerate(layout)):
+            raise NotFollowed("it adds channels of zeros")
+    return [layout]
+
+
+def normalized(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    """Follow a softmax along the last axis, where each entry depends on all."""
+    layout = flow.layout(call.inputs[0])
+    if layout and layout[-1] is not None:
+        raise NotFollowed("it normalizes all channels together")
+    return [layout]
+
+
+def reduction(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    layout = flow.layout(call.inputs[0])
+    if all(channels is None for channels in layout):
+        return [flow.layout(call.outputs[0])]
+    axes = {axis % len(layout) for axis in flow.numbers(call.inputs[1])}
+    if any(layout[axis] is not None for axis in axes):
+        raise NotFollowed("it adds up channels without a kernel")
+    keeps = bool(call.options.keepDims)
+    return [tuple(channels for axis, channels in enumerate(layout) if keeps or axis not in axes)]
+
+
+def merge(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    """Tie the entries that an operator combines one by one, unless one entry is spread over all."""
+    rank = len(flow.shape(call.outputs[0]))
+    operands = {place: tensor for place, tensor in enumerate(call.inputs) if tensor >= 0 and flow.shape(tensor)}
+    constants = {place: tensor for place, tensor in operands.items() if flow.is_constant(tensor)}
+    computed = [tensor for place, tensor in operands.items() if place not in constants]
+    result = tuple(_merged(flow, call, computed, axis - rank) for axis in range(rank))
+    for place, tensor in constants.items():
+        shape = flow.shape(tensor)
+        along = result[rank - len(shape) :]
+        layout = tuple(None if size == 1 else channels for size, channels in zip(shape, along, strict=True))
+        if any(channels is not None for channels in layout):
+            flow.hold(call, place, layout)
+    return [result]
+
+
+def _merged(flow: FileFlow, call: OperatorCall, tensors: Sequence[int], axis: int) -> np.ndarray | None:
+    present = [
+        (shape[axis], flow.layout(tensor)[axis]) for tensor in tensors if len(shape := flow.shape(tensor)) >= -axis
+    ]
+    spread = [(size, channels) for size, channels in present if size != 1] or present
+    known = [channels for _, channels in spread if channels is not None]
+    if not known or flow.shape(call.outputs[0])[axis] != known[0].size:
+        flow.pin(known, f"{call.kind}: {FIXED}")
+        return None
+    if len(known) < len(spread):
+        flow.pin(known, f"{call.kind}: {FIXED}")
+    for channels in known[1:]:
+        flow.tie(known[0], channels)
+    return known[0]
+
+
+def concatenation(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    layouts = [flow.layout(tensor) for tensor in call.inputs]
+    axis, result = call.options.axis % len(layouts[0]), list(layouts[0])
+    for other in range(len(result)):
+        known = [channels for layout in layouts if (channels := layout[other]) is not None]
+        if other != axis and known:
+            if len(known) < len(layouts):
+                raise NotFollowed("it puts channels beside channels that are fixed")
+            for channels in known[1:]:
+                flow.tie(known[0], channels)
+    if any(layout[axis] is not None for layout in layouts):
+        lengths = [flow.shape(tensor)[axis] for tensor in call.inputs]
+        reason = "an input of the file, or a constant"
+        parts = [
+            flow.fixed(length, reason) if layout[axis] is None else layout[axis]
+            for length, layout in zip(lengths, layouts, strict=True)
+        ]
+        result[axis] = np.concatenate(parts)
+    return [tuple(result)]
+
+
+_ALONE = (
+    "RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU ELU LOGISTIC TANH HARD_SWISH GELU ABS EXP LOG SQRT RSQRT SQUARE "
+    "NEG SIN COS FLOOR CEIL ROUND SIGN CAST QUANTIZE DEQUANTIZE FAKE_QUANT LOGICAL_NOT ZEROS_LIKE"
+)
+_MERGES = (
+    "ADD SUB MUL DIV MAXIMUM MINIMUM POW SQUARED_DIFFERENCE FLOOR_DIV FLOOR_MOD PRELU ADD_N SELECT_V2 GREATER "
+    "GREATER_EQUAL LESS LESS_EQUAL EQUAL NOT_EQUAL LOGICAL_AND LOGICAL_OR"
+)
+_SPATIAL = (
+    "MAX_POOL_2D AVERAGE_POOL_2D L2_POOL_2D RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SPACE_TO_BATCH_ND "
+    "BATCH_TO_SPACE_ND"
+)
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ALONE.split(), each_alone),
+    **dict.fromkeys(_MERGES.split(), merge),
+    **dict.fromkeys(
+        ["MAX_POOL_2D", "AVERAGE_POOL_2D", "L2_POOL_2D", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"], spatial
+    ),
+    **dict.fromkeys(["SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"], spatial),
+    **dict.fromkeys(["PAD", "PADV2", "MIRROR_PAD"], padding),
+    **dict.fromkeys(["SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION"], normalized),
+    **dict.fromkeys(["MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"], reduction),
+    **MOVES,
+    "CONV_2D": convolution,
+    "DEPTHWISE_CONV_2D": depthwise,
+    "TRANSPOSE_CONV": transposed,
+    "FULLY_CONNECTED": fully_connected,
+    "BATCH_MATMUL": product,
+    "CONCATENATION": concatenation,
+}

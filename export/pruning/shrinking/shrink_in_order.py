@@ -1,0 +1,147 @@
+"""Choose the channels to remove, and solve for the other weights in order: each on what the file returns by then."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.pruning.layers.file_layer import FileLayer
+from tfprune.export.pruning.layers.file_outputs import Runs
+from tfprune.export.pruning.layers.loops import Activations
+from tfprune.export.pruning.layers.pieces import Pieces
+from tfprune.export.pruning.shrinking.channel_groups import FileChannels, mixing_layers
+from tfprune.export.pruning.shrinking.cut_channels import cut_channels
+from tfprune.export.pruning.shrinking.rank_groups import Ranking, made_bundles, read_bundles
+from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrunkGroup
+from tfprune.solving.least_squares import GramMoments
+from tfprune.solving.split_by_error import split_by_error
+
+STEPS, MOST = 190, 0.95  # of the shares that are tried, and the largest of them
+
+
+@dataclass(frozen=True)
+class ShrunkFile:
+    """A smaller file.
+
+    Attributes:
+        content: The plain file.
+        zeroed: The file of the old size with the same weights, and zeros in place of the others.
+        groups: The groups of channels, and how many are left of each.
+        skipped: The groups that keep their channels, and why.
+        flops: The floating-point operations of one sample, before.
+        flops_kept: The same of the smaller file.
+    """
+
+    content: bytes
+    zeroed: bytes
+    groups: tuple[ShrunkGroup, ...]
+    skipped: tuple[tuple[str, str], ...]
+    flops: int
+    flops_kept: int
+
+
+class ShrinkingInOrder:
+    """A file and samples, from which a file with fewer channels is made.
+
+    Args:
+        content: The plain file.
+        runs: The inputs of each run of the interpreter, by tensor.
+        folder: For arrays that do not fit into the memory.
+    """
+
+    def __init__(self, content: bytes, runs: Runs, *, folder: Path) -> None:
+        self._dense, self._runs, self._folder = Pieces(load_objects(content)), runs, folder
+        self._layers = mixing_layers(self._dense)
+        self._channels = FileChannels(self._dense, self._layers)
+        ranking = Ranking(self._dense, runs, layers=self._layers, channels=self._channels)
+        if not any(len(group.free) for group in self._channels.groups):
+            reasons = "; ".join(dict.fromkeys(f"{group.name}: {group.reason}" for group in self._channels.groups))
+            raise ValueError(
+                f"Expected a file with channels that can be removed. Received: one where all have to stay: "
+                f"{reasons or 'it has none'}"
+            )
+        self._ranked = ranking.ranked(folder)
+        self._shared, self._unranked = ranking.shared, ranking.unranked
+
+    def shrunk(self, flops: float, *, round_to: int) -> ShrunkFile:
+        """Return a file with as many channels as a limit of floating-point operations allows.
+
+        Args:
+            flops: An int is an amount, a float a fraction of those of the file.
+            round_to: The number of channels of a group is a multiple of this.
+        """
+        keep = self._chosen(flops, round_to=round_to)
+        zeroed = self._solved(keep)
+        pieces = Pieces(load_objects(zeroed))
+        channels = FileChannels(pieces, mixing_layers(pieces))
+        cut_channels(channels, keep)
+        rows = [
+            ShrunkGroup(
+                group.name, len(group.bundles), int(keep[group.bundles].sum()), self._channels.flops_of(group)
+            )
+            for group in self._channels.groups
+        ]
+        before, after = (self._channels.flops(choice) for choice in (self._channels.all_kept(), keep))
+        return ShrunkFile(save_objects(pieces.model), zeroed, tuple(rows), self._skipped(), before, after)
+
+    def _skipped(self) -> tuple[tuple[str, str], ...]:
+        reasons = [(group.name, group.reason) for group in self._channels.groups if group.reason]
+        return (*reasons, *((group.name, reason) for group, reason in self._unranked))
+
+    def _chosen(self, flops: float, *, round_to: int) -> np.ndarray:
+        """Return which bundles stay, where as few go as the limit allows."""
+        dense = self._channels.flops(self._channels.all_kept())
+        target = dense * flops if isinstance(flops, float) else flops
+
+        def kept(step: int) -> np.ndarray:
+            keep = self._channels.all_kept()
+            for ranked, share in zip(self._ranked, self._shares(MOST * step / STEPS), strict=True):
+                keep[ranked.removed(share, round_to=round_to)] = False
+            return keep
+
+        least = self._channels.flops(kept(STEPS))
+        if least > target:
+            raise ValueError(
+                f"Expected a limit that can be met. Received: {target:,.0f} floating-point operations of {dense:,}; "
+                f"without all channels that may go, the file still has {least:,}. Raise the limit"
+            )
+        low, high = 0, STEPS
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._channels.flops(kept(middle)) <= target else (middle + 1, high)
+        return kept(high)
+
+    def _shares(self, share: float) -> list[float]:
+        return split_by_error([ranked.curve for ranked in self._ranked], share)
+
+    def _solved(self, keep: np.ndarray) -> bytes:
+        """Return the file of the old size with zeros for what goes, and new values for the other weights."""
+        file = Pieces(copy.deepcopy(self._dense.model))
+        dense, now = (Activations(pieces, self._runs, folder=self._folder) for pieces in (self._dense, file))
+        gone = np.flatnonzero(~keep)
+        is_changed = False
+        for layer in self._layers:
+            reads = np.isin(read_bundles(self._channels, layer), gone)
+            makes = np.isin(made_bundles(self._channels, layer), gone)
+            is_changed |= bool(reads.any())
+            if not is_changed and not makes.any():
+                continue
+            weights = layer.weights
+            if is_changed:
+                moments = self._shared.get(id(layer)) or self._seen(layer, dense, now)
+                weights = layer.solver.without(moments, ~reads)
+            weights = np.where(makes[..., np.newaxis], 0, weights)
+            layer.write(file, weights, layer.stored.grown(layer.tensor(weights)))
+        return save_objects(file.model)
+
+    def _seen(self, layer: FileLayer, dense: Activations, now: Activations) -> list[GramMoments]:
+        """Return what a layer sees in the file by now, and what it returned in the dense one."""
+        operator, moments = layer.operators[0], layer.moments()
+        for run, pair in enumerate(zip(now.of(operator), dense.of(operator), strict=True)):
+            ours, before = (layer.rows(self._dense, operator, x, run=run) for x in pair)
+            layer.add(moments, ours, dense=before)
+        return moments

@@ -1,0 +1,110 @@
+"""Remove channels from a .tflite file on samples without labels, without training and without its framework."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+from tfprune.base.spec import BudgetLimit, check_budget_limit, check_count
+from tfprune.export.file.files.codec import check_method, check_suffix
+from tfprune.export.file.files.destination import check_destination, write_atomically
+from tfprune.export.file.files.model_file import read_model
+from tfprune.export.file.files.source import Source, source_name
+from tfprune.export.file.tflite.reader import read
+from tfprune.export.pruning.apart import JOB, numbered, run_apart
+from tfprune.export.pruning.prune_tflite_report import OutputError
+from tfprune.export.pruning.samples import check_samples, held_out, warnings_of
+from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrinkTfliteReport, ShrunkGroup
+from tfprune.export.rewriting.forms import Check, candidate_files, choose, export_report
+from tfprune.export.rewriting.rewrite import default_tolerance, file_name
+from tfprune.report import Skipped
+
+MODULE = "tfprune.export.pruning.shrinking.shrinking_job"
+ADVICE = "Check that the file itself runs (`tfprune verify`)."
+
+
+def shrink_tflite(
+    source: Source,
+    path: str | os.PathLike[str],
+    samples: Any,
+    *,
+    flops: BudgetLimit,
+    round_to: int = 1,
+    compress: str | None = None,
+) -> ShrinkTfliteReport:
+    """Remove the channels of a .tflite file that its outputs miss least, and write the smaller file.
+
+    Use it on a file without training code: from another framework, from a vendor, or from a package. It needs neither
+    Keras nor TensorFlow, neither labels nor training. Fewer channels make a file faster on every runtime. Where the
+    model can be trained, `tfprune.prune_to` removes more of them at the same accuracy.
+
+    Channels are followed from operator to operator: those that meet in an addition can only be removed together.
+    Channels of the inputs and outputs stay, and so do channels that reach an operator without a rule; the report
+    gives the reason. Each group of channels is ranked by optimal brain surgery on the operators that read it. The
+    groups that the outputs depend on least lose the most. Then the remaining weights are solved for in order, by
+    least squares on the samples. Integer weights keep their types; their scales grow where values no longer fit.
+
+    Args:
+        source: The file: a path, or its content. Plain, gzip, xz or packed; float32, float16, or with 8-bit or 4-bit
+            weights.
+        path: Where the new file is written; it may be the path of the old one.
+        samples: Inputs as the file will see them, without labels, 256 or so, as for `prune_tflite`. Every eighth is
+            held out, from the end. `"random"` draws numbers in the range of the inputs, which costs accuracy.
+        flops: The floating-point operations of one sample, two for each multiplication of a kernel, that the new file
+            may need: an int is an amount, a float in (0, 1) a fraction of those of the file. As few channels go as
+            this allows.
+        round_to: The number of remaining channels of a group is rounded up to a multiple of this, at least 1. Default
+            1. Many kernels are fastest at multiples of 4 or 8.
+        compress: None (the default), `"gzip"`, `"xz"` or `"packed"`.
+
+    Returns:
+        The channels of each group before and after, the error of each output, and what was written. The file's
+        `max_abs_diff` compares it with the file of the old size that has the same weights, and zeros in place of the
+        removed ones: it is 0 for integer files, and at most rounding for float32.
+
+    Raises:
+        TypeError: If `samples` are None, or an argument has another type.
+        ValueError: If the file cannot be read or run, keeps a state, or has no channels that can be removed.
+        ValueError: If the limit cannot be met, or a value is out of range.
+        ValueError: If samples do not fit the inputs, or do not change the outputs.
+
+    Example:
+        >>> report = shrink_tflite("digits.tflite", "small.tflite", images, flops=0.5)
+        >>> report.flops_kept <= report.flops / 2, report.file.max_abs_diff < 1e-4
+        (True, True)
+
+    Reference:
+        Hassibi & Stork, 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
+    """
+    destination = check_destination(path)
+    check_method(compress)
+    check_suffix(destination, compress)
+    limit = check_budget_limit(flops, "flops")
+    round_to = check_count(round_to, "round_to", least=1)
+    content = read_model(source)
+    model = read(content)
+    arrays = check_samples(samples, model)
+    held = held_out(arrays, model)
+    settings = {"flops": limit, "round_to": round_to, "held": held, "random": isinstance(samples, str)}
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        jobs = {JOB: (settings, numbered(arrays))}
+        small = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source))
+    forms = candidate_files(small.content, name="shrunk", sparse=False, optimize="size")
+    check = Check(small.outputs, default_tolerance(model), ADVICE)
+    choice = choose(forms, inputs=small.inputs, check=check, optimize="size", compress=compress)
+    write_atomically(destination, choice.packed)
+    size, nnz = (sum(getattr(weight, count) for weight in choice.form.graph.weights) for count in ("size", "nnz"))
+    fitted = min(len(array) for array in arrays if array.ndim) - held
+    return ShrinkTfliteReport(
+        groups=tuple(ShrunkGroup(**row) for row in small.settings["groups"]),
+        flops=small.settings["flops"],
+        flops_kept=small.settings["flops_kept"],
+        bytes_before=len(content),
+        errors=tuple(OutputError(**row) for row in small.settings["errors"]),
+        skipped=tuple(Skipped(group, reason, Skipped.HELD) for group, reason in small.settings["skipped"]),
+        samples=fitted,
+        held_out=held,
+        warnings=tuple(warnings_of(samples, fitted)),
+        file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
+    )

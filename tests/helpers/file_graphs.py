@@ -1,0 +1,196 @@
+"""Small random networks as .tflite files, built operator by operator: no converter, milliseconds each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import add_constant, add_operator, save_objects
+
+SAME, VALID = 0, 1
+FLOAT = 0
+NONE, RELU = 0, 1
+
+
+class FileGraph:
+    """A float32 file that grows by operators; each method returns the tensor that its operator makes.
+
+    Args:
+        seed: Of the weights.
+        shape: The shape of the input.
+    """
+
+    def __init__(self, seed: int, *, shape: tuple[int, ...] = (1, 8, 8, 3)) -> None:
+        self.random = np.random.default_rng(seed)
+        self.graph = schema.SubGraphT()
+        self.graph.tensors, self.graph.operators = [], []
+        self.model = schema.ModelT()
+        self.model.version, self.model.operatorCodes, self.model.subgraphs = 3, [], [self.graph]
+        self.model.buffers, self.model.metadata = [schema.BufferT()], []
+        self.input = self._tensor(shape)
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        return tuple(int(length) for length in self.graph.tensors[tensor].shape)
+
+    def content(self, *outputs: int) -> bytes:
+        self.graph.inputs, self.graph.outputs = np.array([self.input], np.int32), np.array(outputs, np.int32)
+        return save_objects(self.model)
+
+    def _tensor(self, shape: tuple[int, ...]) -> int:
+        tensor = schema.TensorT()
+        tensor.name = b"tensor_%d" % len(self.graph.tensors)
+        tensor.shape, tensor.type, tensor.buffer = np.array(shape, np.int32), FLOAT, 0
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def constant(self, values: np.ndarray) -> int:
+        return add_constant(self.model, self.graph, name=b"constant_%d" % len(self.graph.tensors), values=values)
+
+    def weights(self, *shape: int) -> int:
+        scale = np.sqrt(2 / max(np.prod(shape[1:]), 1)) if len(shape) > 1 else 0.1
+        return self.constant((self.random.normal(size=shape) * scale).astype(np.float32))
+
+    def integers(self, *values: int) -> int:
+        return self.constant(np.array(values, np.int32))
+
+    def operator(self, name: str, inputs: list[int], shape: tuple[int, ...], **options: object) -> int:
+        made = self._tensor(shape)
+        self.add(name, inputs, [made], **options)
+        return made
+
+    def add(self, name: str, inputs: list[int], outputs: list[int], **options: object) -> None:
+        kind = options.pop("kind", None)
+        filled = getattr(schema, f"{kind}T")() if kind else None
+        for key, value in options.items():
+            setattr(filled, key, value)
+        add_operator(self.model, self.graph, name=name, inputs=inputs, outputs=outputs, options=filled)
+
+    def convolution(self, x: int, channels: int, *, size: int = 3, groups: int = 1) -> int:
+        *places, depth = self.shape(x)
+        inputs = [x, self.weights(channels, size, size, depth // groups), self.weights(channels)]
+        options = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, "padding": SAME}
+        options["fusedActivationFunction"] = RELU
+        return self.operator("CONV_2D", inputs, (*places, channels), kind="Conv2DOptions", **options)
+
+    def depthwise(self, x: int, *, multiplier: int = 1) -> int:
+        *places, depth = self.shape(x)
+        made = depth * multiplier
+        inputs = [x, self.weights(1, 3, 3, made), self.weights(made)]
+        options = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, "padding": SAME}
+        options |= {"depthMultiplier": multiplier, "fusedActivationFunction": NONE}
+        return self.operator("DEPTHWISE_CONV_2D", inputs, (*places, made), kind="DepthwiseConv2DOptions", **options)
+
+    def transposed(self, x: int, channels: int) -> int:
+        count, height, width, depth = self.shape(x)
+        shape = (count, 2 * height, 2 * width, channels)
+        inputs = [self.integers(*shape), self.weights(channels, 3, 3, depth), x]
+        options = {"strideH": 2, "strideW": 2, "padding": SAME}
+        return self.operator("TRANSPOSE_CONV", inputs, shape, kind="TransposeConvOptions", **options)
+
+    def dense(self, x: int, units: int) -> int:
+        depth = self.shape(x)[-1]
+        inputs = [x, self.weights(units, depth), self.weights(units)]
+        return self.operator(
+            "FULLY_CONNECTED", inputs, (1, units), kind="FullyConnectedOptions", fusedActivationFunction=NONE
+        )
+
+    def binary(self, name: str, x: int, y: int) -> int:
+        shape = np.broadcast_shapes(self.shape(x), self.shape(y))
+        kind = {"ADD": "AddOptions", "MUL": "MulOptions", "SUB": "SubOptions"}.get(name)
+        return self.operator(name, [x, y], shape, **({"kind": kind} if kind else {}))
+
+    def unary(self, name: str, x: int) -> int:
+        kind = {"HARD_SWISH": "HardSwishOptions"}.get(name)
+        return self.operator(name, [x], self.shape(x), **({"kind": kind} if kind else {}))
+
+    def concatenation(self, *tensors: int) -> int:
+        shape = self.shape(tensors[0])
+        depth = sum(self.shape(tensor)[-1] for tensor in tensors)
+        return self.operator("CONCATENATION", [*tensors], (*shape[:-1], depth), kind="ConcatenationOptions", axis=3)
+
+    def pool(self, x: int, name: str = "MAX_POOL_2D") -> int:
+        count, height, width, depth = self.shape(x)
+        options = {"strideH": 2, "strideW": 2, "filterHeight": 2, "filterWidth": 2, "padding": VALID}
+        return self.operator(name, [x], (count, height // 2, width // 2, depth), kind="Pool2DOptions", **options)
+
+    def pad(self, x: int) -> int:
+        count, height, width, depth = self.shape(x)
+        pads = self.constant(np.array([[0, 0], [1, 0], [0, 1], [0, 0]], np.int32))
+        return self.operator("PAD", [x, pads], (count, height + 1, width + 1, depth), kind="PadOptions")
+
+    def mean(self, x: int) -> int:
+        count, *_, depth = self.shape(x)
+        return self.operator("MEAN", [x, self.integers(1, 2)], (count, depth), kind="ReducerOptions", keepDims=False)
+
+    def reshape(self, x: int, *shape: int) -> int:
+        inputs = [x, self.integers(*shape)]
+        return self.operator("RESHAPE", inputs, shape, kind="ReshapeOptions", newShape=np.array(shape, np.int32))
+
+    def flatten(self, x: int) -> int:
+        return self.reshape(x, 1, int(np.prod(self.shape(x))))
+
+    def halves(self, x: int) -> list[int]:
+        *places, depth = self.shape(x)
+        made = [self._tensor((*places, depth // 2)) for _ in range(2)]
+        self.add("SPLIT", [self.integers(3), x], made, kind="SplitOptions", numSplits=2)
+        return made
+
+    def first_channels(self, x: int, count: int) -> int:
+        *places, _ = self.shape(x)
+        ends = [self.integers(0, 0, 0, 0), self.integers(*places, count), self.integers(1, 1, 1, 1)]
+        options = {"beginMask": 7, "endMask": 7, "ellipsisMask": 0, "newAxisMask": 0, "shrinkAxisMask": 0}
+        return self.operator("STRIDED_SLICE", [x, *ends], (*places, count), kind="StridedSliceOptions", **options)
+
+    def to_depth(self, x: int) -> int:
+        count, height, width, depth = self.shape(x)
+        shape = (count, height // 2, width // 2, 4 * depth)
+        return self.operator("SPACE_TO_DEPTH", [x], shape, kind="SpaceToDepthOptions", blockSize=2)
+
+    def to_space(self, x: int) -> int:
+        count, height, width, depth = self.shape(x)
+        shape = (count, 2 * height, 2 * width, depth // 4)
+        return self.operator("DEPTH_TO_SPACE", [x], shape, kind="DepthToSpaceOptions", blockSize=2)
+
+    def transpose(self, x: int, *order: int) -> int:
+        shape = tuple(self.shape(x)[axis] for axis in order)
+        return self.operator("TRANSPOSE", [x, self.integers(*order)], shape, kind="TransposeOptions")
+
+
+def grown(graph: FileGraph, *, steps: int) -> int:
+    """Add operators at random, each to what the last one made, and return the output."""
+    x, random = graph.convolution(graph.input, 8), graph.random
+    for _ in range(steps):
+        depth = graph.shape(x)[-1]
+        draw = int(random.integers(0, 15))
+        if draw == 0:
+            x = graph.binary("ADD", x, graph.convolution(x, depth))
+        elif draw == 1:
+            x = graph.concatenation(x, graph.convolution(x, 6, size=1))
+        elif draw == 2:
+            x = graph.depthwise(x, multiplier=int(random.integers(1, 3)))
+        elif draw == 3:
+            x = graph.convolution(x, 8, groups=2) if depth % 2 == 0 else x
+        elif draw == 4:
+            x = graph.binary(["ADD", "MUL", "SUB"][int(random.integers(3))], x, graph.weights(depth))
+        elif draw == 5:
+            x = graph.binary("PRELU", x, graph.weights(1, 1, depth))
+        elif draw == 6 and graph.shape(x)[1] >= 4:
+            x = graph.pool(x, ["MAX_POOL_2D", "AVERAGE_POOL_2D"][int(random.integers(2))])
+        elif draw == 7:
+            x = graph.pad(x)
+        elif draw == 8 and depth % 2 == 0:
+            x = graph.binary("MUL", *graph.halves(x))
+        elif draw == 9 and graph.shape(x)[1] <= 8:
+            x = graph.transposed(x, 6)
+        elif draw == 10:
+            x = graph.binary("MUL", x, graph.unary("LOGISTIC", graph.reshape(graph.mean(x), 1, 1, 1, depth)))
+        elif draw == 11 and depth > 4:
+            x = graph.first_channels(x, depth - 2)
+        elif draw == 12 and all(length % 2 == 0 for length in graph.shape(x)[1:3]):
+            x = graph.to_depth(x)
+        elif draw == 13 and depth % 4 == 0 and graph.shape(x)[1] <= 8:
+            x = graph.to_space(x)
+        else:
+            x = graph.convolution(graph.unary(["RELU", "HARD_SWISH", "TANH"][int(random.integers(3))], x), 8, size=1)
+    x = graph.mean(x) if random.random() < 0.5 else graph.flatten(x)
+    return graph.dense(graph.unary("RELU", graph.dense(x, 6)), 4)
