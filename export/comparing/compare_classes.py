@@ -9,7 +9,7 @@ from tfprune.base.groups import SampleGroup, class_groups, paired_interval
 from tfprune.export.comparing.calibration import brier_score, calibration_error, class_probabilities
 from tfprune.export.comparing.damage_report import DamageReport, DamageRow, FlippedSample, Quality
 from tfprune.export.comparing.damage_rows import damage_row, sorted_rows
-from tfprune.export.comparing.labels import Comparable
+from tfprune.export.comparing.labels import Comparable, refuse_two_meanings
 from tfprune.export.comparing.paired_tests import excess_loss_test, mcnemar
 
 
@@ -28,12 +28,7 @@ def compare_classes(
         ValueError: If only one side has probabilities.
     """
     known = [are_probabilities(side) for side in (compared.before, compared.after)]
-    if known[0] != known[1]:
-        ranges = [f"{side.min():.3g} to {side.max():.3g}" for side in (compared.before, compared.after)]
-        raise ValueError(
-            f"Expected outputs of one meaning. Received: {_kind(known[0])} from `before` (from {ranges[0]}) and "
-            f"{_kind(known[1])} from `after` (from {ranges[1]}). Apply softmax or sigmoid to the logits first."
-        )
+    refuse_two_meanings(compared.before, compared.after, known=known)
     pair = [compared.before, compared.after]
     probabilities = [class_probabilities(side, as_they_are=known[0]) for side in pair]
     predicted = [predicted_classes(side, as_they_are=known[0]) for side in pair]
@@ -72,10 +67,6 @@ def compare_classes(
         level=float(level),
         notes=notes,
     )
-
-
-def _kind(is_probability: bool) -> str:
-    return "probabilities" if is_probability else "logits"
 
 
 def _counts(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tfprune.base.groups import SampleGroup
-from tfprune.export.comparing.damage_report import DamageReport, FlippedSample, Quality
+from tfprune.export.comparing.damage_report import LISTED_ERRORS, DamageReport, FlippedSample, Quality
 from tfprune.export.comparing.damage_rows import damage_row, sorted_rows
 from tfprune.export.comparing.labels import Comparable
 from tfprune.export.comparing.paired_tests import excess_error_test, mean_interval
-
-LISTED_ERRORS = 100  # samples whose error grew most
 
 
 def compare_numbers(compared: Comparable, groups: list[SampleGroup], *, level: float) -> DamageReport:
@@ -23,7 +21,8 @@ def compare_numbers(compared: Comparable, groups: list[SampleGroup], *, level: f
     """
     truth = compared.before if compared.labels is None else compared.labels
     before, after = (
-        np.abs(side - truth).reshape(len(side), -1).mean(axis=1) for side in (compared.before, compared.after)
+        np.abs(side.astype(np.float64) - truth).reshape(len(side), -1).mean(axis=1)
+        for side in (compared.before, compared.after)
     )
     grown = after - before
     low, high = mean_interval(grown, level=level) or (None, None)

@@ -14,6 +14,7 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_number
 from tfprune.export.comparing.compare_classes import compare_classes
 from tfprune.export.comparing.compare_numbers import compare_numbers
+from tfprune.export.comparing.compare_tokens import compare_tokens
 from tfprune.export.comparing.damage_report import FEW_SAMPLES, DamageReport, FlippedSample
 from tfprune.export.comparing.labels import class_texts, comparable
 from tfprune.export.comparing.outputs import outputs_of
@@ -47,11 +48,15 @@ def damage(
             outputs as an array, batch first.
         after: The same of the smaller model.
         data: A tuple (x, y), or batches of such tuples; x alone, or (x, None), to compare without labels. x may be
-            None if both outputs are recorded. y holds classes by number, one-hot rows, or numbers.
-        groups: Arrays of shape (samples,) by name, such as `{"speaker": speakers}`: whole numbers or strings. Default
-            None: the classes only.
+            None if both outputs are recorded. y holds classes by number, one-hot rows, or numbers; for a language
+            model with outputs of shape (texts, time, vocabulary) the number of each next token, (texts, time), and
+            a negative number where there is none, as in padding.
+        groups: Arrays of shape (samples,) by name, such as `{"speaker": speakers}`: whole numbers or strings. For a
+            language model also (texts, time), such as the kind of each next token. Default None: the classes only,
+            or frequent and rare tokens.
         class_names: The name of each class, for the report. Default None: the numbers.
-        task: `"classification"` or `"regression"`. Default None: inferred from labels and outputs.
+        task: `"classification"`, `"regression"` or `"language"`. Default None: inferred from labels and outputs. With
+            `"language"`, the outputs may also be the loss of each token, (texts, time).
         output: The name or index of the output to compare, for models that have several. Default None.
         confidence: The coverage of the intervals, between 0 and 1. Default 0.95. A group counts as harmed if its
             adjusted p-value is below 1 - `confidence`.
@@ -87,11 +92,14 @@ def damage(
         for name, side in (("before", before), ("after", after))
     ]
     compared = comparable(sides[0], sides[1], y=y, task=task)
-    given = read_groups(groups, len(compared.before))
-    if compared.task == "regression":
-        report = compare_numbers(compared, given, level=confidence)
+    if compared.task == "language":
+        report = compare_tokens(compared, groups, level=confidence)
+    elif compared.task == "regression":
+        report = compare_numbers(compared, read_groups(groups, len(compared.before)), level=confidence)
     else:
-        report = compare_classes(compared, given, level=confidence, names=class_texts(class_names, compared.classes))
+        names = class_texts(class_names, compared.classes)
+        by_sample = read_groups(groups, len(compared.before))
+        report = compare_classes(compared, by_sample, level=confidence, names=names)
     few = [f"{row.name} ({row.samples})" for row in report.rows if row.samples < FEW_SAMPLES]
     note = f"Too few samples for a firm answer (fewer than {FEW_SAMPLES}): {', '.join(few)}."
     return replace(

@@ -43,7 +43,7 @@ def _facts(report: DamageReport) -> Iterator[tuple[str, str, str]]:
 def _groups(report: DamageReport) -> str:
     header = [
         "Group",
-        "Samples",
+        report.counted.capitalize(),
         "Before",
         "After",
         report.change_name.capitalize(),
@@ -63,7 +63,9 @@ def _group(report: DamageReport, row: DamageRow) -> list[str]:
 
 
 def _flips_title(report: DamageReport) -> str:
-    return "Samples whose error grew most" if report.task == "regression" else "Samples that flipped"
+    if report.task == "language":
+        return "Texts whose loss grew most"
+    return "Samples whose error grew most" if report.is_error else "Samples that flipped"
 
 
 def _pictures(report: DamageReport) -> Iterator[str]:
@@ -76,7 +78,7 @@ def _pictures(report: DamageReport) -> Iterator[str]:
         f"<figure>{picture}<figcaption>{_caption(flip)}</figcaption></figure>" for flip, picture in shown if picture
     ]
     if figures:
-        title = "The most confident losses" if report.task != "regression" else "The largest losses"
+        title = "The most confident losses" if not report.is_error else "The largest losses"
         yield section(title, f'<div style="{GRID}">{"".join(figures)}</div>')
 
 
@@ -88,9 +90,10 @@ def _caption(flip: FlippedSample) -> str:
 
 def _flips(report: DamageReport) -> str:
     shown = report.flips[:LISTED_FLIPS]
-    if report.task == "regression":
+    if report.is_error:
         return rows_table(
-            ["Sample", "Error before", "Error after"], ([str(f.index), f.before, f.after] for f in shown)
+            ["Text" if report.task == "language" else "Sample", f"{report.score_name.capitalize()} before", "After"],
+            ([str(f.index), f.before, f.after] for f in shown),
         )
     header = ["Sample", "Change", "Label", "Before", "Confidence", "After", "Confidence"]
     rows = [

@@ -13,6 +13,7 @@ from tfprune.report import Report, new_figure, save_figure, shortened, table
 
 FEW_SAMPLES = 30  # below, a group is named in a note
 SHOWN_ROWS = 10
+LISTED_ERRORS = 100  # samples whose error grew most
 NAME_WIDTH = 40  # characters of a group in the table
 
 
@@ -102,8 +103,8 @@ class DamageReport(Report):
     """What a model lost, in all and for each class and group; it prints the ten worst groups first.
 
     Attributes:
-        task: `"classification"`, `"regression"`, or `"agreement"` for classes without labels.
-        samples: The number of samples.
+        task: `"classification"`, `"regression"`, `"language"`, or `"agreement"` for classes without labels.
+        samples: The number of samples; of a language model, of tokens.
         before: How good `before` is.
         after: How good `after` is.
         drop: The accuracy lost, or the mean absolute error gained.
@@ -176,18 +177,28 @@ class DamageReport(Report):
     def score_name(self) -> str:
         """What the scores are."""
         names = {"classification": "accuracy", "agreement": "agreement", "regression": "mean absolute error"}
-        return names[self.task]
+        return names.get(self.task, "loss per token")
 
     @property
     def change_name(self) -> str:
         """What the difference of the scores is."""
-        return "increase" if self.task == "regression" else "drop"
+        return "increase" if self.is_error else "drop"
+
+    @property
+    def is_error(self) -> bool:
+        """Whether smaller scores are better."""
+        return self.task in ("regression", "language")
+
+    @property
+    def counted(self) -> str:
+        """What `samples` counts."""
+        return "tokens" if self.task == "language" else "samples"
 
     def number(self, score: float | None) -> str:
         """Return a score as text: a percentage, or a number for errors."""
         if score is None:
             return "-"
-        return f"{score:.4g}" if self.task == "regression" else f"{score:.1%}"
+        return f"{score:.4g}" if self.is_error else f"{score:.1%}"
 
     def interval(self, low: float | None, high: float | None) -> str:
         """Return an interval as text."""
@@ -205,8 +216,10 @@ class DamageReport(Report):
 
     def flips_text(self) -> str:
         """Return how many samples flipped, as a sentence."""
-        if self.task == "regression":
-            return f"The error grew for {self.lost:,} of {self.samples:,} samples and fell for {self.gained:,}."
+        if self.is_error:
+            name = "loss" if self.task == "language" else "error"
+            changes = f"grew for {self.lost:,} of {self.samples:,} {self.counted} and fell for {self.gained:,}"
+            return f"The {name} {changes}."
         if self.task == "agreement":
             return f"{self.lost:,} of {self.samples:,} samples have another class after than before."
         return (
@@ -252,13 +265,13 @@ class DamageReport(Report):
         write_atomically(path, damage_page(self).encode())
 
     def __str__(self) -> str:
-        parts = [table([f"{self.samples:,} samples", "before", "after"], self.overall())]
+        parts = [table([f"{self.samples:,} {self.counted}", "before", "after"], self.overall())]
         interval = f"{self.level:.0%} interval: {self.interval(self.low, self.high)}"
         parts.append(f"{self.change_name.capitalize()}: {self.number(self.drop)} ({interval}). {self.flips_text()}")
         if self.rows:
             header = [
                 "group",
-                "samples",
+                self.counted,
                 "before",
                 "after",
                 self.change_name,

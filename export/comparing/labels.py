@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from tfprune.base.classes import are_probabilities, class_numbers, within_classes
 from tfprune.base.spec import check_choice
 
-TASKS = ("classification", "regression")
+TASKS = ("classification", "regression", "language")
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Comparable:
     """Outputs of both sides in one form, and the labels.
 
     Attributes:
-        task: `"classification"` or `"regression"`.
-        before: Scores of shape (samples, classes), or (samples,) for class 1 of two; of a regression any shape.
+        task: `"classification"`, `"regression"` or `"language"`.
+        before: Scores of shape (samples, classes), or (samples,) for class 1 of two; of a regression any shape; of a
+            language model scores of shape (texts, time, vocabulary), or losses of shape (texts, time).
         after: The same of the other side.
-        labels: Classes by number, (samples,), or numbers of the outputs' shape; None if there are none.
+        labels: Classes by number, (samples,), numbers of the outputs' shape, or targets, (texts, time); None if there
+            are none.
     """
 
     task: str
@@ -44,7 +47,8 @@ def comparable(before: np.ndarray, after: np.ndarray, *, y: Any, task: str | Non
         after: Outputs of the other side.
         y: The labels, or None.
         task: What the outputs mean; None infers it: with labels that are whole numbers or one-hot rows, or without
-            labels and with probabilities, they are scores of classes, else numbers.
+            labels and with probabilities, they are scores of classes; with whole numbers of shape (texts, time), they
+            are scores of tokens; else numbers.
 
     Raises:
         ValueError: If the shapes do not fit, or a label is not one of the classes.
@@ -58,6 +62,8 @@ def comparable(before: np.ndarray, after: np.ndarray, *, y: Any, task: str | Non
             f"{after.shape} from `after`."
         )
     labels = None if y is None else _as_array(y, len(before))
+    if task == "language" or (task is None and before.ndim == 3 and _are_tokens(labels, before)):
+        return Comparable("language", before, after, _targets(labels, before))
     classes = None if labels is None else class_numbers(labels, before)
     if task is None:
         _refuse_class_numbers(before, after, labels, classes)
@@ -99,6 +105,52 @@ def _as_array(y: Any, samples: int) -> np.ndarray:
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
+def _are_tokens(labels: np.ndarray | None, scores: np.ndarray) -> bool:
+    """Tell whether there is one whole number for each token."""
+    size = math.prod(scores.shape[:2])
+    return labels is not None and labels.dtype.kind in "iu" and scores.ndim in (2, 3) and labels.size == size
+
+
+def _targets(labels: np.ndarray | None, outputs: np.ndarray) -> np.ndarray:
+    """Return the number of each token, (texts, time).
+
+    Raises:
+        ValueError: If they are others than whole numbers for each token, or there is no such token.
+    """
+    if labels is None or not _are_tokens(labels, outputs):
+        raise ValueError(_misfit(outputs, labels))
+    targets = labels.reshape(outputs.shape[:2])
+    if outputs.ndim == 3 and targets.max() >= outputs.shape[2]:
+        raise ValueError(
+            f"Expected targets below {outputs.shape[2]:,}, the size of the vocabulary, or negative ones to ignore. "
+            f"Received: {targets.max()}."
+        )
+    return targets
+
+
+def refuse_two_meanings(before: np.ndarray, after: np.ndarray, *, known: list[bool]) -> None:
+    """Refuse logits on one side and probabilities on the other.
+
+    Args:
+        before: Outputs of one side.
+        after: Outputs of the other side.
+        known: Whether each of them is probabilities.
+
+    Raises:
+        ValueError: If only one of them is.
+    """
+    if known[0] == known[1]:
+        return
+    texts = [
+        f"{'probabilities' if is_known else 'logits'} from `{name}` (from {side.min():.3g} to {side.max():.3g})"
+        for name, side, is_known in zip(("before", "after"), (before, after), known, strict=True)
+    ]
+    raise ValueError(
+        f"Expected outputs of one meaning. Received: {texts[0]} and {texts[1]}. Apply softmax or sigmoid to the "
+        "logits first."
+    )
+
+
 def _refuse_class_numbers(
     before: np.ndarray, after: np.ndarray, labels: np.ndarray | None, classes: np.ndarray | None
 ) -> None:
@@ -114,7 +166,7 @@ def _refuse_class_numbers(
 def _misfit(outputs: np.ndarray, labels: np.ndarray | None) -> str:
     shape = "none" if labels is None else f"labels of shape {labels.shape} and type {labels.dtype}"
     return (
-        "Expected labels that are numbers of classes for outputs of shape (samples, classes), or numbers of the "
-        f"outputs' shape. Received: outputs of shape {outputs.shape}, {shape}. If the outputs are class numbers, "
-        "pass the scores instead."
+        "Expected labels that are numbers of classes for outputs of shape (samples, classes), numbers of tokens for "
+        "outputs of shape (texts, time, vocabulary), or numbers of the outputs' shape. Received: outputs of shape "
+        f"{outputs.shape}, {shape}. If the outputs are class numbers, pass the scores instead."
     )

@@ -14,7 +14,7 @@ from tfprune.export.file.files.source import source_name
 
 
 def outputs_of(side: Any, x: Any, *, argument: str, output: str | int | None, timeout: float) -> np.ndarray:
-    """Return one output of a side for all samples, as float64, batch first.
+    """Return one output of a side for all samples, batch first.
 
     Args:
         side: A file (a path or its bytes), an object with `predict` such as a Keras model or a `Runner`, or the
@@ -92,7 +92,7 @@ def _checked(found: Any, argument: str) -> np.ndarray:
             f"Expected `{argument}` to be a .tflite file, a Keras model, or recorded outputs with samples along the "
             f"first axis. Received: {type(found).__name__} of shape {array.shape} and type {array.dtype}."
         )
-    real = array.astype(np.float64)
+    real = array if array.ndim > 2 else array.astype(np.float64)  # scores of tokens are many
     broken = np.flatnonzero(~np.isfinite(real.reshape(len(real), -1)).all(axis=1))
     if len(broken):
         raise ValueError(

@@ -92,6 +92,58 @@ def excess_error_test(increase: np.ndarray, inside: np.ndarray) -> float:
     return math.erfc((wins - size * rest / 2 - 0.5) / math.sqrt(2 * variance)) / 2
 
 
+def clustered_interval(values: np.ndarray, clusters: np.ndarray, *, level: float) -> tuple[float, float] | None:
+    """Return Student's interval of a mean whose values depend on each other within clusters; None for one cluster.
+
+    It is that of a ratio of totals: with one value in each cluster it is `mean_interval`.
+
+    Args:
+        values: The values, (values,).
+        clusters: The number of the cluster of each value, (values,).
+        level: The coverage.
+
+    Source: W. G. Cochran, "Sampling Techniques", 1977, section 6.3, the variance of a ratio.
+    """
+    mean, parts = float(values.mean()), _deviations(values, np.ones(len(values), bool), clusters)
+    if len(parts) < 2:
+        return None
+    half = _student_quantile((1 + level) / 2, len(parts) - 1) * _spread(parts)
+    return mean - half, mean + half
+
+
+def clustered_excess_test(values: np.ndarray, inside: np.ndarray, clusters: np.ndarray) -> float:
+    """Return the p-value of a group whose mean is above that of the other values, of values within clusters.
+
+    It is the one-sided test of Student for the difference of two ratios of totals over the same clusters.
+
+    Args:
+        values: The values, (values,).
+        inside: Whether each value belongs to the group, (values,).
+        clusters: The number of the cluster of each value, (values,).
+    """
+    if inside.all() or not inside.any():
+        return 1.0
+    parts = _deviations(values, inside, clusters) - _deviations(values, ~inside, clusters)
+    spread = _spread(parts) if len(parts) > 1 else 0.0
+    if not spread:
+        return 1.0
+    t = float(values[inside].mean() - values[~inside].mean()) / spread
+    outside = (1 - _student_inside(abs(t), len(parts) - 1)) / 2
+    return outside if t > 0 else 1 - outside
+
+
+def _deviations(values: np.ndarray, inside: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Return the part of each cluster in the deviation of the group's mean."""
+    found, place = np.unique(clusters, return_inverse=True)
+    deviations = np.where(inside, values - values[inside].mean(), 0.0)
+    return np.bincount(place, weights=deviations, minlength=len(found)) / int(inside.sum())
+
+
+def _spread(parts: np.ndarray) -> float:
+    """Return the standard error of a sum of independent parts with mean 0."""
+    return math.sqrt(len(parts) / (len(parts) - 1) * float((parts**2).sum()))
+
+
 def mean_interval(values: np.ndarray, *, level: float) -> tuple[float, float] | None:
     """Return Student's interval of a mean; None for a single value, which says nothing about the spread."""
     if len(values) < 2:
@@ -101,27 +153,29 @@ def mean_interval(values: np.ndarray, *, level: float) -> tuple[float, float] | 
 
 
 def _student_quantile(probability: float, freedom: int) -> float:
-    """Invert Student's distribution by bisection; the distribution is the finite sum for whole degrees of freedom.
+    """Invert Student's distribution by bisection."""
+    low, high = 0.0, LARGEST_QUANTILE
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        is_below = _student_inside(middle, freedom) < 2 * probability - 1
+        low, high = (middle, high) if is_below else (low, middle)
+    return (low + high) / 2
+
+
+def _student_inside(t: float, freedom: int) -> float:
+    """Return the probability between -t and t of Student's distribution: the finite sum for whole degrees of freedom.
 
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
     """
     odd = freedom % 2
     steps = np.arange(1, (freedom - 1 - odd) // 2 + 1 if odd else freedom // 2, dtype=np.float64)
     ratios = 2 * steps / (2 * steps + 1) if odd else (2 * steps - 1) / (2 * steps)
-
-    def inside(t: float) -> float:
-        angle = math.atan(t / math.sqrt(freedom))
-        squares = math.cos(angle) ** 2
-        terms = 1 + float(np.cumprod(ratios * squares).sum())
-        if not odd:
-            return math.sin(angle) * terms
-        return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * terms if freedom > 1 else 0.0))
-
-    low, high = 0.0, LARGEST_QUANTILE
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < 2 * probability - 1 else (low, middle)
-    return (low + high) / 2
+    angle = math.atan(t / math.sqrt(freedom))
+    squares = math.cos(angle) ** 2
+    terms = 1 + float(np.cumprod(ratios * squares).sum())
+    if not odd:
+        return math.sin(angle) * terms
+    return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * terms if freedom > 1 else 0.0))
 
 
 def _likely_counts(marked: int, draws: int, total: int) -> np.ndarray:

@@ -16,7 +16,11 @@ from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, brier_score_loss
 
+from tfprune.base.limit import GroupLimits, Limit
 from tfprune.export import DamageReport, damage, evaluate, to_tflite
+from tfprune.export.compressing.pareto_front import pareto_front
+from tfprune.export.compressing.search_settings import Goal
+from tfprune.export.compressing.trial import MeasuredFile
 
 SEEDS, RUNS, SAMPLES = 20, 200, 10_000
 CLASSES, RARE, RARE_SHARE = 10, 9, 0.02
@@ -25,8 +29,11 @@ ROUNDS = 5
 SLOWER = 1.2
 
 
-def planted(seed: int, *, samples: int = SAMPLES) -> DamageReport:
-    """Compare a linear classifier with the same without small weights, and without the feature of a rare class.
+Planted = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def planted_data(seed: int, *, samples: int = SAMPLES) -> Planted:
+    """Return samples, labels, and a linear classifier before and after it lost the feature of a rare class.
 
     A second, weaker feature still finds that class in most samples, so that the average falls by less than a point.
     """
@@ -41,8 +48,63 @@ def planted(seed: int, *, samples: int = SAMPLES) -> DamageReport:
     before[CLASSES, RARE] = 1
     after = np.where(np.abs(before) < 0.03, 0, before)
     after[RARE] = 0
-    groups = {"room": random.integers(0, 10, samples)}
+    return x, labels, before, after
+
+
+def planted(seed: int, *, samples: int = SAMPLES) -> DamageReport:
+    """Compare the planted classifier before and after, with groups drawn at random besides."""
+    x, labels, before, after = planted_data(seed, samples=samples)
+    groups = {"room": np.random.default_rng(seed).integers(0, 10, samples)}
     return damage(x @ before, x @ after, (None, labels), groups=groups)
+
+
+def listed(seed: int, limit: Limit, *, samples: int = SAMPLES) -> bool:
+    """Tell whether the search lists the planted file, smaller than the first one, under a limit."""
+    x, labels, before, after = planted_data(seed, samples=samples)
+    limits = GroupLimits.of(limit, x @ before, labels)
+    files = []
+    for size, weights in ((1000, before), (900, after)):
+        score = float(np.mean((x @ weights).argmax(axis=1) == labels))
+        worst = None if limits is None else limits.worst(x @ weights)
+        drop = files[0].score - score if files else 0.0
+        files.append(MeasuredFile(None, None, size, size, score, drop, worst_group=worst))
+    return files[1] in pareto_front(files, Goal("bytes", limit.max_drop or 0.0))
+
+
+def accepted(seed: int, limit: Limit, *, samples: int = 2_000) -> bool:
+    """Tell whether `prune_to` accepts a round that removes the unit of the rare class, under a limit.
+
+    The unit has small weights in its layer, so that it is removed first, and reconstruction never sees the class.
+    """
+    import keras
+
+    import tfprune
+
+    keras.utils.set_random_seed(seed)
+    x, labels, before, _ = planted_data(seed, samples=samples)
+    kept = (labels != RARE) | (np.arange(samples) % 3 == 0)  # all of the class is lost, which is less than a point
+    x, labels = x[kept], labels[kept]
+    sizes = np.where(np.arange(CLASSES) == RARE, 0.01, 1.0)
+    layers = [keras.layers.Dense(CLASSES), keras.layers.Dense(CLASSES)]
+    model = keras.Sequential([keras.Input((CLASSES + 1,)), *layers])
+    model.set_weights([before * sizes, np.zeros(CLASSES), np.diag(1 / sizes), np.zeros(CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"])
+    common = labels != RARE
+    try:
+        tfprune.prune_to(
+            model,
+            tfprune.budget(parameters=0.95),
+            (x[common], labels[common]),
+            validation_data=(x, labels),
+            epochs=0,
+            fine_tuning=tfprune.FineTuning(rounds=1),
+            max_drop=limit,
+            verbose=0,
+        )
+    except ValueError:
+        return False
+    return True
 
 
 def not_planted(seed: int, noise: float, *, samples: int = SAMPLES) -> DamageReport:
@@ -61,6 +123,11 @@ def measure() -> Iterator[Row]:
     drop, loss = max(report.drop for report in reports), min(report.rows[0].drop for report in reports)
     yield at_most("planted: largest drop of the average", 100 * drop, 1, unit=" points", digits=2)
     yield Row("planted: smallest drop of the class", f"{100 * loss:.0f} points", "", True)
+    average, promise = Limit(0.01, metric="accuracy"), Limit(0.01, metric="accuracy", max_drop_per_class=0.1)
+    for what, tells in (("listed by the search", listed), ("accepted by prune_to", accepted)):
+        without, within = (sum(tells(seed, limit) for seed in range(SEEDS)) for limit in (average, promise))
+        yield at_least(f"planted: {what} with a limit of the average, of {SEEDS}", without, SEEDS, unit="", digits=0)
+        yield at_most(f"planted: {what} with a limit of each class, of {SEEDS}", within, 0, unit="", digits=0)
     for noise in (0.2, 1.0):
         nulls = [not_planted(seed, noise) for seed in range(RUNS)]
         share, mean = np.mean([bool(report.harmed) for report in nulls]), np.mean([report.drop for report in nulls])

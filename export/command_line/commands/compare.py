@@ -51,7 +51,7 @@ tfprune compare before.npy after.npy --data x.npy,y.npy --html page.html
     )
     parser.add_argument("--output", metavar="NAME", help="output to compare, if the model has several")
     parser.add_argument(
-        "--task", choices=["classification", "regression"], help="kind of the outputs (default: inferred)"
+        "--task", choices=["classification", "regression", "language"], help="kind of the outputs (default: inferred)"
     )
     parser.add_argument(
         "--confidence", type=float, default=0.95, help="level of the intervals (default: %(default)g)"

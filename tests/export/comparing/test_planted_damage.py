@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tfprune import Limit
+
 BENCH = Path(__file__).parents[2] / "bench"
 
 
@@ -27,6 +29,12 @@ def test_a_rare_class_that_lost_its_feature_comes_first(bench):
         assert report.rows[0].name == "class 9"
         assert report.harmed == ("class 9",)
         assert report.drop < 0.01 < report.rows[0].low
+
+
+def test_a_file_without_the_rare_class_is_listed_only_where_the_average_alone_is_limited(bench):
+    for seed in range(3):
+        assert bench.listed(seed, Limit(0.01))
+        assert not bench.listed(seed, Limit(0.01, max_drop_per_class=0.1))
 
 
 def test_groups_drawn_at_random_are_not_reported(bench):
