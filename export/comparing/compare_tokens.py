@@ -41,7 +41,7 @@ def compare_tokens(compared: Comparable, groups: Any, *, level: float) -> Damage
     grown = after - before
     named = {"frequency": frequency_classes(compared.labels[counted]), **_of_tokens(groups, counted)}
     rows = [_row(group, before, after, texts=texts, level=level) for group in read_groups(named, len(grown))]
-    low, high = clustered_interval(grown, texts, level=level) or (None, None)
+    low, high = clustered_interval(grown, clusters=texts, level=level) or (None, None)
     return DamageReport(
         task="language",
         samples=len(grown),
@@ -119,9 +119,9 @@ def _row(group: SampleGroup, before: np.ndarray, after: np.ndarray, *, texts: np
     return damage_row(
         group,
         scores=(before[inside].mean(), after[inside].mean(), grown[inside].mean()),
-        interval=clustered_interval(grown[inside], texts[inside], level=level) or (None, None),
+        interval=clustered_interval(grown[inside], clusters=texts[inside], level=level) or (None, None),
         changes=(int((grown[inside] > 0).sum()), int((grown[inside] < 0).sum())),
-        p_value=clustered_excess_test(grown, inside, texts),
+        p_value=clustered_excess_test(grown, inside, clusters=texts),
     )
 
 

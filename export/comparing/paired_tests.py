@@ -92,7 +92,7 @@ def excess_error_test(increase: np.ndarray, inside: np.ndarray) -> float:
     return math.erfc((wins - size * rest / 2 - 0.5) / math.sqrt(2 * variance)) / 2
 
 
-def clustered_interval(values: np.ndarray, clusters: np.ndarray, *, level: float) -> tuple[float, float] | None:
+def clustered_interval(values: np.ndarray, *, clusters: np.ndarray, level: float) -> tuple[float, float] | None:
     """Return Student's interval of a mean whose values depend on each other within clusters; None for one cluster.
 
     It is that of a ratio of totals: with one value in each cluster it is `mean_interval`.
@@ -111,7 +111,7 @@ def clustered_interval(values: np.ndarray, clusters: np.ndarray, *, level: float
     return mean - half, mean + half
 
 
-def clustered_excess_test(values: np.ndarray, inside: np.ndarray, clusters: np.ndarray) -> float:
+def clustered_excess_test(values: np.ndarray, inside: np.ndarray, *, clusters: np.ndarray) -> float:
     """Return the p-value of a group whose mean is above that of the other values, of values within clusters.
 
     It is the one-sided test of Student for the difference of two ratios of totals over the same clusters.

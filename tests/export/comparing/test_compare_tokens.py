@@ -61,19 +61,23 @@ def test_frequent_kinds_make_up_half_and_rare_ones_a_tenth():
 
 def test_intervals_and_tests_of_clusters_of_one_are_those_of_scipy():
     values, inside, each = RNG.normal(size=40), np.arange(40) < 15, np.arange(40)
-    assert clustered_interval(values, each, level=0.9) == pytest.approx(mean_interval(values, level=0.9), abs=1e-9)
+    assert clustered_interval(values, clusters=each, level=0.9) == pytest.approx(
+        mean_interval(values, level=0.9), abs=1e-9
+    )
     # With a cluster for each value, the spread is that of two independent means, with the variances of all values.
     parts = [(part - part.mean()) / len(part) for part in (values[inside], values[~inside])]
     spread = np.sqrt(40 / 39 * sum((part**2).sum() for part in parts))
     t = (values[inside].mean() - values[~inside].mean()) / spread
-    assert clustered_excess_test(values, inside, each) == pytest.approx(stats.t.sf(t, 39), abs=1e-9)
-    assert clustered_excess_test(values, ~inside, each) == pytest.approx(stats.t.sf(-t, 39), abs=1e-9)
+    assert clustered_excess_test(values, inside, clusters=each) == pytest.approx(stats.t.sf(t, 39), abs=1e-9)
+    assert clustered_excess_test(values, ~inside, clusters=each) == pytest.approx(stats.t.sf(-t, 39), abs=1e-9)
 
 
 def test_repeated_tokens_of_a_text_add_no_certainty():
     values, texts = RNG.normal(size=12), np.arange(12)
-    once = clustered_interval(values, texts, level=0.95)
-    assert clustered_interval(np.repeat(values, 9), np.repeat(texts, 9), level=0.95) == pytest.approx(once, abs=1e-9)
+    once = clustered_interval(values, clusters=texts, level=0.95)
+    assert clustered_interval(np.repeat(values, 9), clusters=np.repeat(texts, 9), level=0.95) == pytest.approx(
+        once, abs=1e-9
+    )
 
 
 def test_kinds_drawn_at_random_are_rarely_reported():
