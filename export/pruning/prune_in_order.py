@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.file.tflite.canonical_order import put_in_order
+from tfprune.export.file.tflite.editor import load_objects, numbers_operators, save_objects
 from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import FileOutputs, Runs
 from tfprune.export.pruning.layers.find_layers import find_layers
@@ -63,6 +64,8 @@ class PruningInOrder:
             layer.write(file, weights, stored)
             values = stored.read(file.model.buffers[layer.buffer])
             rows.append(_row(layer, values, relative_error(moments, weights)))
+        if not numbers_operators(file.model):
+            put_in_order(file.model)  # without the biases that others stand for now
         return save_objects(file.model), rows
 
     def _seen(self, layer: FileLayer, dense: Activations, now: Activations) -> list[GramMoments]:

@@ -24,6 +24,7 @@ def put_in_order(model: schema.ModelT) -> None:
         graph.operators = graph.operators or []
         _order_operators(model, graph)
         _order_tensors(model, graph)
+    model.metadataBuffer = None  # deprecated, and its numbers would be wrong
     model.metadata = [entry for entry in model.metadata or () if entry.name != HASHED]
     _order_codes(model)
     _order_buffers(model)

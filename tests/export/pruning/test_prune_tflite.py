@@ -89,6 +89,7 @@ def test_types_scales_and_signatures_stay(exports, tmp_path):
     before, after = load_objects(export.data), load_objects((tmp_path / "sparse.tflite").read_bytes())
     assert len(after.signatureDefs) == len(before.signatureDefs)
     tensors = after.subgraphs[0].tensors
+    assert len(tensors) <= len(before.subgraphs[0].tensors) and len(after.buffers) <= len(before.buffers)
     for old, new in zip(before.subgraphs[0].operators, after.subgraphs[0].operators, strict=True):
         name = operator_name(before, old)
         if name not in PLACES:
