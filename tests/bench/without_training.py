@@ -1,7 +1,8 @@
 """Prune Keras models in one step: SparseGPT's step beside masks of LAMP with least squares, three seeds.
 
 Networks are small ResNets on scikit-learn's digits. With --fashion, they are those of `anyfile.py`, as far as they
-are trained.
+are trained. With --training, print the table of docs/gallery/pruned_files.md: the same networks as files, pruned by
+`prune_tflite`, beside gradual pruning of the models with labels, 8 epochs.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyfile
 import fashion
@@ -20,9 +23,10 @@ from common import Row, at_most
 from sklearn.datasets import load_digits
 
 import tfprune
+from tfprune.export import Runner, prune_tflite, to_tflite
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8)
-SEEDS, SAMPLES = 3, 256
+SEEDS, TRAINED, SAMPLES = 3, 900, 256
 
 
 def small_resnet(seed: int, x: np.ndarray, y: np.ndarray) -> keras.Model:
@@ -56,7 +60,7 @@ def networks(*, of_fashion: bool) -> Iterator[tuple[keras.Model, np.ndarray, tup
     x = x.astype("float32").reshape(-1, 8, 8, 1) / 16
     for seed in range(SEEDS):
         order = np.random.default_rng(seed).permutation(len(x))
-        trained, samples, tested = np.split(order, [900, 900 + SAMPLES])
+        trained, samples, tested = np.split(order, [TRAINED, TRAINED + SAMPLES])
         yield small_resnet(seed, x[trained], y[trained]), x[samples], (x[tested], y[tested])
 
 
@@ -105,9 +109,43 @@ def measure(*, of_fashion: bool) -> Iterator[Row]:
     yield at_most(text, seconds[0] / seconds[2], 3, digits=2)
 
 
+def by_file(model: keras.Model, samples: np.ndarray, sparsity: float) -> Path:
+    folder = Path(tempfile.mkdtemp())
+    to_tflite(model, folder / "dense.tflite", sparse=False)
+    prune_tflite(folder / "dense.tflite", folder / "pruned.tflite", samples, sparsity=sparsity, sparse=False)
+    return folder / "pruned.tflite"
+
+
+def by_training(model: keras.Model, labeled: tuple[np.ndarray, np.ndarray], sparsity: float) -> keras.Model:
+    wrapped = tfprune.wrap(model)
+    wrapped.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    pruning = tfprune.PruningCallback(tfprune.schedules.Polynomial(sparsity, end=0.7), every=2)
+    wrapped.fit(*labeled, batch_size=64, epochs=8, callbacks=[pruning], verbose=0)
+    return tfprune.strip(wrapped)
+
+
+def table() -> Iterator[str]:
+    """Yield a line for each seed: accuracy, dense and by sparsity as a file and after gradual training."""
+    x, y = load_digits(return_X_y=True)
+    x = x.astype("float32").reshape(-1, 8, 8, 1) / 16
+    for seed, (model, samples, test) in enumerate(networks(of_fashion=False)):
+        trained = np.random.default_rng(seed).permutation(len(x))[:TRAINED]
+        parts = [f"seed {seed}, dense {accuracy(model, test):.1f} %"]
+        for sparsity in SPARSITIES:
+            found = Runner(by_file(model, samples, sparsity)).predict(test[0]).argmax(axis=1)
+            gradual = accuracy(by_training(model, (x[trained], y[trained]), sparsity), test)
+            parts.append(f"{sparsity:.0%}: file {100 * np.mean(found == test[1]):.1f}, trained {gradual:.1f}")
+        yield "; ".join(parts)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fashion", action="store_true")
-    for row in measure(of_fashion=parser.parse_args().fashion):
+    parser.add_argument("--training", action="store_true")
+    options = parser.parse_args()
+    for line in table() if options.training else ():
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    for row in () if options.training else measure(of_fashion=options.fashion):
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
         sys.stdout.flush()
