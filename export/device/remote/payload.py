@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 # What `benchmark` and `verify` import, on the device.
-OF_BASE = ("__init__", "spec", "limit", "lazy", "streams", "coders", "untrusted", "progress", "renamed")
+OF_BASE = (
+    "__init__",
+    "spec",
+    "classes",
+    "groups",
+    "limit",
+    "lazy",
+    "streams",
+    "coders",
+    "untrusted",
+    "progress",
+    "renamed",
+)
 OF_BOTH = ("__init__", "report", *(f"base/{name}" for name in OF_BASE))
 OF_EXPORT = ("__init__", "file/__init__", "file/report", "device/__init__", "device/board")
 ROOMS = ("file/tflite", "file/files", "device/processes", "device/running", "device/remote")
