@@ -12,7 +12,7 @@ from tfprune.export.device.processes.child_process import run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.pruning.prune_tflite_report import OutputError
-from tfprune.export.pruning.samples import in_range
+from tfprune.export.pruning.samples import behind_quantize, in_range
 
 TIMEOUT = 3600.0  # seconds for all of the work on one file
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
@@ -75,10 +75,10 @@ def numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
 class SampleRunner(Runner):
     """A runner that tells what the interpreter gets in each of its runs."""
 
-    def checked(self, samples: list[np.ndarray], *, is_random: bool) -> list[np.ndarray]:
+    def checked(self, samples: list[np.ndarray], *, content: bytes, is_random: bool) -> list[np.ndarray]:
         """Return samples in the range of the inputs."""
         pairs = zip(self._inputs, samples, strict=True)
-        return [in_range(tensor, array, is_random=is_random) for tensor, array in pairs]
+        return [in_range(behind_quantize(tensor, content), array, is_random=is_random) for tensor, array in pairs]
 
     def runs(self, samples: list[np.ndarray]) -> list[Mapping[int, np.ndarray]]:
         """Return the inputs of each run by tensor; samples that do not fill a fixed batch are left out."""
@@ -146,7 +146,7 @@ class JobSamples:
         self._held = int(self.settings["held"])
         self.content = (folder / DENSE).read_bytes()
         runner = SampleRunner(self.content)
-        samples = runner.checked([*arrays.values()], is_random=self.settings["random"])
+        samples = runner.checked([*arrays.values()], content=self.content, is_random=self.settings["random"])
         self._dense = runner.outputs_of(samples)
         self.runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
         self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]

@@ -18,7 +18,7 @@ from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
 from tfprune.patterns import NM, Pattern
 from tfprune.solving.least_squares import GramMoments
-from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS, ErrorCurve, split_by_error
+from tfprune.solving.split_by_error import LEVELS, ErrorCurve, split_by_error
 from tfprune.solving.zero_solver import relative_error
 
 CONSTANT = "it sees the same for all samples, which do not tell which of its weights matter"
@@ -43,11 +43,15 @@ class PruningInOrder:
         self._dense = Pieces(load_objects(content))
         self._content, self._runs, self._pattern, self._folder = content, runs, pattern, folder
         self.layers, self.skipped = find_layers(self._dense)
+        self._check_layers()
+        self._in_parallel: dict[int, list[GramMoments]] = {}
+        self.curves = self._measured()
+        self._check_layers()
+
+    def _check_layers(self) -> None:
         if not self.layers:
             reasons = "; ".join(sorted({reason for _, reason in self.skipped})) or "it has none"
             raise ValueError(f"Expected a file with weights that can be pruned. Received: one without: {reasons}.")
-        self._in_parallel: dict[int, list[GramMoments]] = {}
-        self.curves = self._measured()
 
     def pruned(self, sparsity: float) -> tuple[bytes, list[PrunedLayer]]:
         """Return a file of a sparsity, and what became of each weight."""
@@ -109,7 +113,7 @@ class PruningInOrder:
         solved, errors = layer.solver.at_levels(moments, pattern=self._pattern)
         # Such a weight is felt from its first operator or turn on, which these samples have passed.
         start, known = (0, outputs.inputs) if layer.is_in_parallel else (states.step, states.all)
-        with layer.written(self._dense, solved[LEVEL_FELT]):
+        with layer.written(self._dense, solved):
             felt = outputs.error(start, known)
         return ErrorCurve(layer.size, layer.zeros, errors).scaled(felt)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import numpy as np
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.file.report import TensorInfo, shape_text
+from tfprune.export.file.tflite.editor import load_objects, operator_name
 from tfprune.export.file.tflite.model import Model
+from tfprune.export.pruning.layers.stored_weight import type_name
 
 RANDOM, RANDOM_ROWS = "random", 64
-LEAST_SAMPLES, MAX_HELD = 2, 64
+LEAST_SAMPLES, MAX_HELD = 3, 64  # two to prune on, which differ, and one to hold out
 HELD_PART = 8  # every eighth sample is held out
 MAX_CLIPPED = 0.5  # the part of the entries that may lie outside the range of a quantized input
 FEW = 64
@@ -100,6 +103,18 @@ def _check_array(info: TensorInfo, array: np.ndarray) -> None:
         raise TypeError(f"Expected numbers for input {info.name!r}. Received: values of type {array.dtype}.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"Expected finite numbers for input {info.name!r}. Received: NaN or infinity.")
+
+
+def behind_quantize(tensor: IOTensor, content: bytes) -> IOTensor:
+    """Return an input as an operator QUANTIZE behind it sees it; the input itself where there is none."""
+    model = load_objects(content)
+    graph = model.subgraphs[0]
+    for operator in graph.operators or ():
+        if operator_name(model, operator) == "QUANTIZE" and operator.inputs[0] == tensor.index and not tensor.scale:
+            quantized = graph.tensors[operator.outputs[0]]
+            scales, kind = quantized.quantization, np.dtype(type_name(quantized.type).lower())
+            return replace(tensor, dtype=kind, scale=float(scales.scale[0]), zero_point=int(scales.zeroPoint[0]))
+    return tensor
 
 
 def in_range(tensor: IOTensor, array: np.ndarray, *, is_random: bool) -> np.ndarray:

@@ -30,6 +30,7 @@ COMMANDS = [
     ["taught.py"],
     ["reconstruction.py"],
     ["anyfile.py"],
+    ["file_cost.py"],
     ["face_mesh.py"],
     ["foreign_files.py"],
     ["ranking.py"],

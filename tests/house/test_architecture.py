@@ -44,8 +44,8 @@ ROOMS = {
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · generating | remote demo_device",
     "tfprune.export.pruning": (
-        "layers · samples pruning_goal prune_tflite_report · apart prune_in_order · pruning_job · prune_tflite | "
-        "shrinking"
+        "layers · samples sample_folder pruning_goal prune_tflite_report · apart prune_in_order · pruning_job · "
+        "prune_tflite | shrinking"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · generating · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",
@@ -74,6 +74,7 @@ INSIDE = {
     "tfprune.export.device.generating": {"sentencepiece", "tokenizers"},
     "tfprune.export.keras_side.generating": {"tensorflow"},
     "tfprune.export.micro": {"tflite_micro", "ethosu"},
+    "tfprune.export.pruning": {"PIL"},
     "tfprune.export.keras_side.preparing": {"tensorflow"},
     "tfprune.export.keras_side.converting": {"tensorflow"},
     "tfprune.export.keras_side.loading": {"keras"},

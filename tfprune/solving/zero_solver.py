@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from tfprune.patterns import Pattern
 from tfprune.solving.least_squares import GramMoments, solve
-from tfprune.solving.split_by_error import LEVELS
+from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS
 from tfprune.solving.weight_masks import elimination_factor, sparse_gpt
 
 RIDGE = 0.1  # of the mean square of the inputs, where there are ten rows or more for each input
-TINY = 1e-12
+THREADS = 2  # each takes a few copies of the weights
 
 
 class ZeroSolver:
@@ -89,11 +90,19 @@ class ZeroSolver:
             solved[group] = solve(sums, self.weights[group] * free, free=free, ridge=self._ridge(sums))
         return solved
 
-    def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the weights at each of `LEVELS` with zeros in this weight alone, and their errors."""
+    def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights at `LEVEL_FELT`, with zeros in this weight alone, and the errors at each of `LEVELS`."""
         masked = self.masking(moments, self.weights, pattern=pattern)
-        solved = [masked(float(level)) for level in LEVELS]
-        return solved, np.array([relative_error(moments, weights) for weights in solved])
+
+        def measured(level: int) -> tuple[np.ndarray | None, float]:
+            weights = masked(float(LEVELS[level]))
+            return weights if level == LEVEL_FELT else None, relative_error(moments, weights)
+
+        with ThreadPoolExecutor(THREADS) as pool:  # NumPy gives up Python's lock
+            rows = [*pool.map(measured, range(len(LEVELS)))]
+        felt = rows[LEVEL_FELT][0]
+        assert felt is not None
+        return felt, np.array([error for _, error in rows])
 
 
 def relative_error(moments: Sequence[GramMoments], weights: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.patterns import NM
 
-OF_FILES = ("samples", "compress", "max_bytes", "max_error", "max_drop", "metric")
+MAX_FILES = 512  # of a folder of samples
+OF_FILES = ("samples", "range", "compress", "max_bytes", "max_error", "max_drop", "metric")
 OF_MODELS = (
     *("data", "epochs", "learning_rate", "allocation", "criterion", "imports"),
     *("batch_size", "seed", "max_samples"),
@@ -35,16 +37,19 @@ tfprune prune model.keras sparse.keras --sparsity 0.8 --data x.npy
 tfprune prune model.keras sparse.keras --sparsity 0.9 --data x.npy,y.npy --epochs 10 --validation xv.npy,yv.npy
 tfprune export sparse.keras model.tflite
 tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples x.npy
+tfprune prune model.tflite sparse.tflite --sparsity 0.6 --samples photos --range -1 1
 tfprune prune model.tflite sparse.tflite --max-drop 0.01 --samples x.npy --validation xv.npy,yv.npy
 """
     parser = add_command(commands, "prune", run=_prune, text=text, extra="train", examples=examples)
     parser.set_defaults(arguments=ARGUMENTS, command=functools.partial(_prune, parser))
     add_saved_model(parser, optional=("path", "data"))
     text = (
-        "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input; or "
-        "random, which costs accuracy"
+        "for a .tflite file: a few hundred samples without labels, .npy, or .npz with one array per input; a folder "
+        "of images or WAV files, with --range; or random, which costs accuracy"
     )
     add_file(parser, "--samples", metavar="FILE", help=text)
+    text = "for a folder of samples: the numbers that black and white, or the lowest and highest amplitude, become"
+    parser.add_argument("--range", type=float, nargs=2, metavar=("LOW", "HIGH"), help=text)
     parser.add_argument("--compress", choices=METHODS, help="for a .tflite file: compression of the new one")
     _add_goal(parser)
     parser.add_argument(
@@ -101,7 +106,6 @@ def _prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
 
 
 def _prune_tflite(options: argparse.Namespace) -> Any:
-    from tfprune.export.keras_side.loading import load_arrays
     from tfprune.export.pruning.prune_tflite import prune_tflite
     from tfprune.export.pruning.samples import RANDOM
 
@@ -112,7 +116,7 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
         )
     suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
     path = options.path or str(Path(options.source).with_suffix(suffix))
-    samples = RANDOM if options.samples == RANDOM else load_arrays(options.samples)
+    samples = RANDOM if options.samples == RANDOM else _samples(options)
     pattern: Any = options.pattern
     group = re.fullmatch(r"(\d+):(\d+)", pattern)
     if group:
@@ -128,6 +132,28 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
         pattern=pattern,
         compress=options.compress,
     )
+
+
+def _samples(options: argparse.Namespace) -> Any:
+    """Return the samples of a file or folder, and write to stderr how those of a folder were read."""
+    folder = Path(options.samples)
+    if not folder.is_dir():
+        if options.range is not None:
+            raise ValueError(f"Expected a folder of samples with --range. Received: {options.samples!r}.")
+        from tfprune.export.keras_side.loading import load_arrays
+
+        return load_arrays(options.samples)
+    from tfprune.export.file.files.model_file import read_model
+    from tfprune.export.file.report import shape_text
+    from tfprune.export.file.tflite.reader import read
+    from tfprune.export.pruning.sample_folder import read_folder
+
+    inputs = read(read_model(options.source)).inputs
+    samples = read_folder(folder, inputs, limits=options.range, most=MAX_FILES)
+    text = f"{len(samples)} files of {options.samples} as samples of {shape_text(samples.shape[1:])}"
+    low, mean, high = samples.min(), samples.mean(), samples.max()
+    sys.stderr.write(f"Read {text}: numbers from {low:.4g} to {high:.4g}, mean {mean:.4g}.\n")
+    return samples
 
 
 def _limit(options: argparse.Namespace) -> Limit | None:

@@ -75,7 +75,7 @@ class IOTensor:
         if self.scale:
             return self._quantize(array)
         with np.errstate(invalid="ignore", over="ignore"):
-            converted = array.astype(self.dtype)
+            converted = array.astype(self.dtype, copy=False)
         if self.dtype.kind != "f" and not np.array_equal(converted, array):
             raise ValueError(
                 f"Expected whole numbers that {self.dtype.name} can hold for input {self.info.name!r}. "

@@ -35,7 +35,6 @@ class FileLayer:
     Attributes:
         name: The name of its tensor.
         weights: For each group a matrix of outputs by inputs, and a bias as the last input where it has one.
-        solver: Puts zeros into the weights.
         inputs: The number of inputs without the bias.
     """
 
@@ -54,8 +53,7 @@ class FileLayer:
             bias = inputs_of(home.steps[self._first.step])[self._first.bias_place]
             values = read_bias(pieces.model, home.graph.tensors[bias])
             matrix = np.concatenate([matrix, values.reshape(*matrix.shape[:2], 1)], axis=2)
-        self.weights = matrix.astype(np.float64)
-        self.solver = ZeroSolver(self.weights, inputs=self.inputs, positions=self._first.positions)
+        self.weights = matrix.astype(np.float32)
         self.size = self.kernel(self.weights).size
         self.zeros = 1 - np.count_nonzero(self.kernel(self.weights)) / self.size
 
@@ -63,6 +61,11 @@ class FileLayer:
     def is_in_parallel(self) -> bool:
         """Whether it is solved for on the dense file alone: its own zeros change what it sees."""
         return len(self.operators) > 1 or self._first.is_fed_back or self._first.loop is not None
+
+    @property
+    def solver(self) -> ZeroSolver:
+        """Puts zeros into the weights. Made anew each time, as it holds them in double precision."""
+        return ZeroSolver(self.weights, inputs=self.inputs, positions=self._first.positions)
 
     def kernel(self, weights: np.ndarray) -> np.ndarray:
         """Return weights without the bias."""
@@ -90,13 +93,12 @@ class FileLayer:
 
         In single precision, which is twice as fast: a ridge of 10 % hides the rounding.
         """
-        weights = self.weights.astype(np.float32)
         for group, sums in enumerate(moments):
             x = rows[group]
             sums.count += len(x)
             sums.gram += x.T @ x
             if dense is not None:
-                y = dense[group] @ weights[group].T
+                y = dense[group] @ self.weights[group].T
                 sums.cross += y.T @ x
                 sums.energy += np.einsum("ro,ro->o", y, y)
 
@@ -110,7 +112,8 @@ class FileLayer:
             sparsity: The fraction of zeros.
             pattern: The shape of the zeros.
         """
-        masked = self.solver.masking(moments, self.solver.refit(moments), pattern=pattern)
+        solver = self.solver
+        masked = solver.masking(moments, solver.refit(moments), pattern=pattern)
         solved = masked(sparsity)
         stored = self.stored.grown(self.tensor(solved))  # by what real numbers would need
         if stored.is_integer:
@@ -162,5 +165,5 @@ def real(tensor: schema.TensorT, x: np.ndarray) -> np.ndarray:
     """Return what a tensor of the file means, as float32."""
     quantization = tensor.quantization
     if x.dtype.kind == "f" or quantization is None or quantization.scale is None or not len(quantization.scale):
-        return x.astype(np.float32)
+        return x.astype(np.float32, copy=False)
     return (x.astype(np.float32) - np.float32(quantization.zeroPoint[0])) * np.float32(quantization.scale[0])

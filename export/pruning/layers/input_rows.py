@@ -33,7 +33,8 @@ def patches(options: schema.Conv2DOptionsT, shape: tuple[int, ...], *, groups: i
             _span(length, (taps - 1) * rate + 1, step, is_same)
             for length, taps, rate, step in zip(x.shape[1:3], shape[1:3], rates, steps, strict=True)
         ]
-        padded = np.pad(x, [(0, 0), *(padding for padding, _ in spans), (0, 0)])
+        paddings = [padding for padding, _ in spans]
+        padded = np.pad(x, [(0, 0), *paddings, (0, 0)]) if np.any(paddings) else x
         counts = len(x), spans[0][1], spans[1][1]
         image, row, column = np.unravel_index(pick(int(np.prod(counts))), counts)
         down = row[:, None] * steps[0] + np.arange(shape[1]) * rates[0]

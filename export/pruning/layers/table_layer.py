@@ -63,9 +63,10 @@ class TableSolver(ZeroSolver):
 class TableLayer(FileLayer):
     """A table of rows, of which frequent ones keep more entries."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.solver = TableSolver(self.weights, inputs=self.inputs)
+    @property
+    def solver(self) -> TableSolver:
+        """Puts zeros into the table."""
+        return TableSolver(self.weights, inputs=self.inputs)
 
     @property
     def is_in_parallel(self) -> bool:

@@ -15,7 +15,7 @@ from tfprune.compact.reconstruction.layer_moments import Site
 from tfprune.compact.reconstruction.linear_map import LinearMap
 from tfprune.keras_models.models.graph import Graph
 from tfprune.patterns import Pattern
-from tfprune.solving.split_by_error import LEVEL_FELT, SAMPLES_FELT, ErrorCurve, output_error, variation
+from tfprune.solving.split_by_error import SAMPLES_FELT, ErrorCurve, output_error, variation
 from tfprune.solving.zero_solver import ZeroSolver
 
 
@@ -58,7 +58,7 @@ def error_curves(
         kernel = solver.weights[..., : solver.inputs]
         solved, errors = solver.at_levels(moments, pattern=pattern)
         dense, weights = _outputs(walk, some), site.map.weights()
-        site.map.assign(solved[LEVEL_FELT])
+        site.map.assign(solved)
         felt = output_error(dense, _outputs(walk, some))
         site.map.assign(weights)
         curves[site] = ErrorCurve(kernel.size, float(np.mean(kernel == 0)), errors).scaled(felt)

@@ -41,6 +41,8 @@ MISTAKES = {
     "--max-drop 0.1 --samples x.npy": "--validation X,Y with --max-drop",
     "--max-error 0.1 --samples x.npy --metric mae": "--max-drop with --metric",
     "--max-error -1 --samples x.npy": "Expected --max-error",
+    "--sparsity 0.6 --samples x.npy --range 0 1": "a folder of samples with --range",
+    "--sparsity 0.6 --samples .": "a folder of images",
     "--sparsity 1.6 --samples x.npy": "sparsity",
     "--sparsity 0.6 --samples nowhere.npy": "nowhere.npy",
 }

@@ -194,8 +194,9 @@ def test_entries_of_frequent_rows_of_a_table_stay(exports):
     rows[:, 3:] = 7
     moments = layer.moments()
     layer.add(moments, rows.reshape(-1))
-    assert layer.solver.refit(moments) is layer.solver.weights
-    masked = layer.solver.masking(moments, layer.weights, pattern=Unstructured())
+    solver = layer.solver
+    assert solver.refit(moments) is solver.weights
+    masked = solver.masking(moments, layer.weights, pattern=Unstructured())
     table, counts = layer.weights[0], np.bincount(rows.reshape(-1), minlength=layer.weights.shape[1]) + 1
     costs, mask = counts[:, None] * table**2, masked(0.95)[0] != 0
     assert costs[mask].min() >= costs[~mask].max() and mask.mean() == pytest.approx(0.05, abs=0.001)
