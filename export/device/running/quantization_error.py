@@ -54,7 +54,7 @@ def quantization_error(reference: Source, quantized: Source, samples: Any) -> Qu
     Example:
         >>> report = quantization_error("digits.tflite", "digits_int8.tflite", images)
         >>> print(report)
-        layer ... operator ... error  before  steps  clipped
+        layer ... operator ... output error  input error  steps  clipped
         ...
         >>> report.rows[-1].error < 0.1
         True
