@@ -202,9 +202,7 @@ def spoken(options: argparse.Namespace) -> Task:
     test = runs.labeled(speech.test, hop=runs.SECOND)
     build = partial(ds_cnn, len(names), 16 if options.smoke else 64)
     parts = [(x[~fifth], y[~fifth]), (x[fifth], y[fifth]), test]
-    return Task(
-        *parts, names, build, epochs=5, fine_tuning=3, sparsities=(0.8, 0.9)
-    )  # a small network: 22,000 weights
+    return Task(*parts, names, build, epochs=5, fine_tuning=3, sparsities=(0.8, 0.9))  # a small network
 
 
 TASKS: dict[str, Callable[[argparse.Namespace], Task]] = {"fashion": fashion, "watch": watch, "spoken": spoken}
