@@ -20,6 +20,7 @@ from tfprune.export.command_line.commands.completion import add_completion
 from tfprune.export.command_line.commands.compress import add_compress
 from tfprune.export.command_line.commands.demo import add_demo
 from tfprune.export.command_line.commands.export import add_export
+from tfprune.export.command_line.commands.generate import add_generate
 from tfprune.export.command_line.commands.inspect import add_inspect
 from tfprune.export.command_line.commands.micro import add_micro
 from tfprune.export.command_line.commands.prune import add_prune
@@ -41,6 +42,7 @@ COMMANDS = (
     add_verify,
     add_compare,
     add_bench,
+    add_generate,
     add_micro,
 )
 EPILOG = """\

@@ -40,8 +40,7 @@ def write_signatures(cached: CachedModel, folder: Path, *, prefill: Sequence[int
         name: function.get_concrete_function(**_specs(cached.blocks, sizes[name], tf))
         for name, function in functions.items()
     }
-    for name, function in functions.items():
-        setattr(module, name, function)  # so that the SavedModel says which variables the function has captured
+    module.functions = concrete  # so that the SavedModel says which variables a function has captured
     tf.saved_model.save(module, str(folder), signatures=concrete)
     return list(functions)
 

@@ -26,10 +26,11 @@ from tfprune.export.keras_side.generating.refusals import check_length, check_mo
 from tfprune.export.keras_side.generating.signatures import write_signatures
 from tfprune.export.keras_side.generating.text_content import keras_ids, text_content
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
+from tfprune.export.rewriting.eight_bit_weights import eight_bit_weights
 from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 
-TOLERANCES = {None: 1e-3}
+TOLERANCES = {None: 1e-3, "int8": 0.35}
 READ_TOKENS = 128  # of each text of `check_on`, at most
 PROGRESS_STEPS = 3  # that take time: the SavedModel, the conversion, the check
 
@@ -52,7 +53,8 @@ def to_generator(
     devices without Keras. Wrappers are stripped first. A model made smaller by this library keeps what it saved: each
     block's cache has that block's own heads. The file has the signatures `prefill_N`, for parts of a prompt, and
     `decode`, for one token, which share their weights. It writes greedily in another process, and each token has to
-    be the one that Keras chooses after the same tokens, up to ties of 0.001 of the largest score.
+    be the one that Keras chooses after the same tokens, up to ties of 0.001 of the largest score; for int8, the
+    scores have to be close instead.
 
     Args:
         model: A CausalLM of KerasHub that keeps keys and values of each position, in float32, on the TensorFlow
@@ -64,11 +66,12 @@ def to_generator(
             (128,); numbers above `length` become `length`.
         max_tokens: How many tokens the file writes after each text of `check_on`, at least 1. Default 32; fewer where
             `length` ends before.
-        quantize: None (the default) for float32; other formats are not written yet.
+        quantize: None (the default) for float32, or `"int8"` for 8-bit weights with a scale for each row. Activations
+            stay floats, and so do weights of fewer than 1,024 entries and those of experts.
         check_on: Texts on which file and Keras are compared, or lists of token ids; at most 128 tokens of each are
             read. None (the default) draws token ids.
         tolerance: The largest difference of the scores allowed, as a fraction of Keras' largest score, at least 0.
-            None (the default) allows 1e-3.
+            None (the default) allows 1e-3, and 0.35 for int8.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
@@ -92,7 +95,7 @@ def to_generator(
     destination = check_destination(path)
     check_verbose(verbose)
     if quantize not in TOLERANCES:
-        raise ValueError(f"Expected quantize=None, as other formats are not written yet. Received: {quantize!r}.")
+        raise ValueError(f"Expected quantize=None or 'int8'. Received: {quantize!r}.")
     allowed = TOLERANCES[quantize] if tolerance is None else check_number(tolerance, "tolerance", least=0)
     check_model(model)
     check_count(length, "length", least=2)
@@ -108,6 +111,7 @@ def to_generator(
     with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         cached = CachedModel(_stripped(model), length)
         content = _converted(cached, model, counts=counts, each_step=progress.add)
+        content = content if quantize is None else eight_bit_weights(content)
         content = add_metadata(content, form.as_metadata(tokenizer))
         comparison = compare_written(content, model, prompts=prompts, count=count)
         progress.add()

@@ -1,0 +1,134 @@
+"""Eight bits for the weights of a float file, a scale for each row: of fully connected layers, and of tables.
+
+Activations stay floats: a fully connected layer rounds its inputs to 8 bits by their own range, each time. GATHER
+knows one scale for a whole table, EMBEDDING_LOOKUP one for each row, as FULLY_CONNECTED does. So a table that is also
+the kernel of the scores, as the vocabulary of a language model, stays one tensor.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.canonical_order import put_in_order
+from tfprune.export.file.tflite.editor import (
+    add_constant,
+    add_operator,
+    add_tensor,
+    add_values,
+    inputs_of,
+    load_objects,
+    operator_code,
+    operator_name,
+    save_objects,
+)
+
+LARGEST_INTEGER = 127  # the integers go from -127 to 127, so that each row needs a scale only
+LEAST_ENTRIES = 1024  # of a weight, as in the converter: smaller ones gain nothing
+PLACES = {"FULLY_CONNECTED": 1, "GATHER": 0}  # of the weight among the inputs
+VERSIONS = {"FULLY_CONNECTED": 12, "EMBEDDING_LOOKUP": 4}  # that take a scale for each row beside float activations
+
+
+@dataclass(frozen=True)
+class _Use:
+    """An operator that takes a weight."""
+
+    graph: schema.SubGraphT
+    operator: schema.OperatorT
+    kind: str
+    place: int
+
+
+def eight_bit_weights(data: bytes) -> bytes:
+    """Round the weights of fully connected layers, and of tables, to 8 bits; zeros stay zeros.
+
+    Args:
+        data: A plain .tflite file that computes in float32, with any number of graphs.
+
+    Returns:
+        The changed file. A weight that another operator takes as well stays as it is, and so does a small one.
+
+    Raises:
+        ValueError: If the bytes are not a whole TFLite file; or (also an ImportError) if ai-edge-litert is not
+            installed.
+    """
+    model = load_objects(data)
+    for buffer, uses in _uses(model).items():
+        if all(_fits(use) for use in uses):
+            _narrow(model, buffer, uses)
+    for code in model.operatorCodes:
+        name = next((name for name in VERSIONS if code.builtinCode == getattr(schema.BuiltinOperator, name)), None)
+        code.version = max(code.version, VERSIONS.get(name or "", 1))
+    put_in_order(model)
+    return save_objects(model)
+
+
+def _uses(model: schema.ModelT) -> dict[int, list[_Use]]:
+    """Return the operators of all graphs that take a large constant of two dimensions, by its buffer."""
+    found = defaultdict(list)
+    for graph in model.subgraphs:
+        for operator in graph.operators or ():
+            for place, index in enumerate(inputs_of(operator)):
+                tensor = graph.tensors[index] if index >= 0 else None
+                if tensor is not None and _is_large(model, tensor):
+                    found[tensor.buffer].append(_Use(graph, operator, operator_name(model, operator), place))
+    return found
+
+
+def _is_large(model: schema.ModelT, tensor: schema.TensorT) -> bool:
+    values = model.buffers[tensor.buffer].data
+    is_matrix = tensor.shape is not None and len(tensor.shape) == 2 and tensor.type == schema.TensorType.FLOAT32
+    return is_matrix and tensor.sparsity is None and values is not None and len(values) >= 4 * LEAST_ENTRIES
+
+
+def _fits(use: _Use) -> bool:
+    if PLACES.get(use.kind) != use.place:
+        return False
+    if use.kind == "FULLY_CONNECTED":
+        return use.graph.tensors[use.operator.inputs[0]].type == schema.TensorType.FLOAT32
+    options = use.operator.builtinOptions
+    is_of_rows = options is None or (options.axis, options.batchDims) == (0, 0)
+    return is_of_rows and use.graph.tensors[use.operator.inputs[1]].type == schema.TensorType.INT32
+
+
+def _narrow(model: schema.ModelT, buffer: int, uses: list[_Use]) -> None:
+    first = uses[0].graph.tensors[uses[0].operator.inputs[uses[0].place]]
+    rows = np.asarray(model.buffers[buffer].data).view("<f4").reshape(first.shape)
+    largest = np.abs(rows).max(axis=1)
+    scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST_INTEGER)
+    integers = add_values(model, np.rint(rows / scales[:, None]).astype(np.int8))
+    quantization = schema.QuantizationParametersT(scale=scales, zeroPoint=np.zeros(len(scales), np.int64))
+    changes = {"buffer": integers, "type": schema.TensorType.INT8, "quantization": quantization}
+    narrowed: dict[tuple[int, int], int] = {}  # the tensor of a graph that an operator takes now
+    for use in uses:
+        old = int(use.operator.inputs[use.place])
+        key = id(use.graph), old
+        if key not in narrowed:
+            narrowed[key] = add_tensor(use.graph, use.graph.tensors[old], **changes)
+        if use.kind == "GATHER":
+            _look_up(model, use, narrowed[key])
+        else:
+            use.operator.inputs = use.operator.inputs.copy()
+            use.operator.inputs[use.place] = narrowed[key]
+            use.operator.builtinOptions.asymmetricQuantizeInputs = True
+
+
+def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:
+    """Turn GATHER into EMBEDDING_LOOKUP, which takes a list of ids and returns a matrix."""
+    graph, operator = use.graph, use.operator
+    ids, output = int(operator.inputs[1]), int(operator.outputs[0])
+    count = int(np.prod(graph.tensors[ids].shape))
+    size = int(graph.tensors[table].shape[1])
+    rows = add_tensor(graph, graph.tensors[output], shape=np.array([count, size], np.int32), shapeSignature=None)
+    flat = add_tensor(graph, graph.tensors[ids], shape=np.array([count], np.int32), shapeSignature=None)
+    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.EMBEDDING_LOOKUP)
+    operator.inputs, operator.outputs = np.array([flat, table], np.int32), np.array([rows], np.int32)
+    operator.builtinOptionsType, operator.builtinOptions = 0, None
+    for source, target in ((ids, flat), (rows, output)):
+        shape = np.array(graph.tensors[target].shape, np.int32)
+        inputs = [source, add_constant(model, graph, name=b"shape", values=shape)]
+        options = schema.ReshapeOptionsT(newShape=shape)
+        add_operator(model, graph, name="RESHAPE", inputs=inputs, outputs=[target], options=options)
