@@ -101,13 +101,18 @@ def _narrow(model: schema.ModelT, buffer: int, uses: list[_Use]) -> None:
     scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST_INTEGER)
     integers = add_values(model, np.rint(rows / scales[:, None]).astype(np.int8))
     quantization = schema.QuantizationParametersT(scale=scales, zeroPoint=np.zeros(len(scales), np.int64))
-    changes = {"buffer": integers, "type": schema.TensorType.INT8, "quantization": quantization}
     narrowed: dict[tuple[int, int], int] = {}  # the tensor of a graph that an operator takes now
     for use in uses:
         old = int(use.operator.inputs[use.place])
         key = id(use.graph), old
         if key not in narrowed:
-            narrowed[key] = add_tensor(use.graph, use.graph.tensors[old], **changes)
+            narrowed[key] = add_tensor(
+                use.graph,
+                use.graph.tensors[old],
+                buffer=integers,
+                type=schema.TensorType.INT8,
+                quantization=quantization,
+            )
         if use.kind == "GATHER":
             _look_up(model, use, narrowed[key])
         else:
