@@ -203,6 +203,7 @@ class LayerThreshold:
         check_number(self.complexity, "complexity", least=0, most=2)
         check_count(self.min_units, "min_units", least=1)
 
+    @renamed(layers="layer_count=")
     def thresholds(self, layer_count: int) -> np.ndarray:
         """Return the threshold of each layer, (layers,)."""
         growth = 1 + self.depth * np.arange(1, layer_count + 1) / layer_count

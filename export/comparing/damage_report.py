@@ -159,14 +159,14 @@ class DamageReport(Report):
     @property
     def broken(self) -> tuple[str, ...]:
         """The limits that are not kept, in words."""
-        found = []
+        losses = []
         if self.max_drop is not None and self.drop > self.max_drop:
-            found.append(f"all samples lost {self.number(self.drop)}, more than {self.number(self.max_drop)}")
+            losses.append(f"all samples lost {self.number(self.drop)}, more than {self.number(self.max_drop)}")
         limit = self.max_drop_per_group
         for row in self.rows if limit is not None else ():
             if limit is not None and row.drop > limit:
-                found.append(f"{row.name} lost {self.number(row.drop)}, more than {self.number(limit)}")
-        return tuple(found)
+                losses.append(f"{row.name} lost {self.number(row.drop)}, more than {self.number(limit)}")
+        return tuple(losses)
 
     @property
     def passed(self) -> bool:

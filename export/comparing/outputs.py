@@ -35,10 +35,10 @@ def outputs_of(side: Any, x: Any, *, argument: str, output: str | int | None, ti
             "outputs of both."
         )
     if is_file:
-        found: Any = _run(side, x, argument=argument, timeout=timeout)
+        outputs: Any = _run(side, x, argument=argument, timeout=timeout)
     else:
-        found = _predict(side, x) if hasattr(side, "predict") else side
-    return _checked(_select(found, argument, output), argument)
+        outputs = _predict(side, x) if hasattr(side, "predict") else side
+    return _checked(_select(outputs, argument, output), argument)
 
 
 def _run(source: Any, x: Any, *, argument: str, timeout: float) -> dict[str, np.ndarray]:
@@ -58,39 +58,41 @@ def _predict(model: Any, x: Any) -> Any:
     return model.predict(x)
 
 
-def _select(found: Any, argument: str, output: str | int | None) -> Any:
+def _select(outputs: Any, argument: str, output: str | int | None) -> Any:
     """Return the output of that name or index, or the only one.
 
     Raises:
         ValueError: If there are several and none was chosen, or the chosen one does not exist.
     """
-    named = isinstance(found, Mapping)
-    if not named and not _is_list_of_outputs(found):
-        return found
-    names = [*found] if named else [*range(len(found))]
+    named = isinstance(outputs, Mapping)
+    if not named and not _is_list_of_outputs(outputs):
+        return outputs
+    names = [*outputs] if named else [*range(len(outputs))]
     if output is None and len(names) == 1:
-        return found[names[0]]
+        return outputs[names[0]]
     if output in names:
-        return found[output]
+        return outputs[output]
     if named and isinstance(output, int) and 0 <= output < len(names):
-        return found[names[output]]
+        return outputs[names[output]]
     raise ValueError(
         f"Expected `output` to choose one of the outputs {names} of `{argument}`. Received: output={output!r}. "
         "Compare several outputs one after the other."
     )
 
 
-def _is_list_of_outputs(found: Any) -> bool:
+def _is_list_of_outputs(outputs: Any) -> bool:
     """Tell a list of outputs from a list of rows: the outputs are arrays with samples along the first axis."""
-    return isinstance(found, (list, tuple)) and all(isinstance(each, np.ndarray) and each.ndim > 1 for each in found)
+    return isinstance(outputs, (list, tuple)) and all(
+        isinstance(each, np.ndarray) and each.ndim > 1 for each in outputs
+    )
 
 
-def _checked(found: Any, argument: str) -> np.ndarray:
-    array = np.asarray(found)
+def _checked(outputs: Any, argument: str) -> np.ndarray:
+    array = np.asarray(outputs)
     if array.dtype.kind not in "biuf" or not array.ndim or not len(array):
         raise TypeError(
             f"Expected `{argument}` to be a .tflite file, a Keras model, or recorded outputs with samples along the "
-            f"first axis. Received: {type(found).__name__} of shape {array.shape} and type {array.dtype}."
+            f"first axis. Received: {type(outputs).__name__} of shape {array.shape} and type {array.dtype}."
         )
     real = array if array.ndim > 2 else array.astype(np.float64)  # scores of tokens are many
     broken = np.flatnonzero(~np.isfinite(real.reshape(len(real), -1)).all(axis=1))

@@ -30,7 +30,7 @@ from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.running.evaluate import metric_of
 from tfprune.export.keras_side.converting.calibration_data import labeled_arrays
 from tfprune.export.keras_side.converting.micro_support import micro_support
-from tfprune.export.micro.micro import Micro, read_micro
+from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
 from tfprune.keras_models.models.compiled import check_compiled
 from tfprune.keras_models.models.layers import weight_values
 
@@ -40,8 +40,7 @@ MEASURES = {"size": "bytes", "latency": "latency_ms"}
 @renamed(
     train_data="data=",
     metric="max_drop=tfprune.Limit(max_drop, metric=...)",
-    arena="target=Micro(arena=...)",
-    flash="target=Micro(flash=...)",
+    **MICRO_BUDGETS,
     trials="search=Search(trials=...)",
     jobs="search=Search(jobs=...)",
     batch_size="search=Search(batch_size=...)",

@@ -111,7 +111,6 @@ class CompressReport(Report):
             True
         """
         file = file or self.best
-        made = _made(file)
         sizes = [["bytes", f"{file.bytes:,} ({file.bytes / self.dense.bytes:.1%} of the dense file)"]]
         if file.arena_bytes is None:
             sizes.append(["bytes, packed", f"{file.packed_bytes:,}"])
@@ -123,7 +122,7 @@ class CompressReport(Report):
             scores.append(["test data, this file", f"{file.test_score:.4f}"])
         latency = [] if file.latency_ms is None else [["one inference", f"{file.latency_ms:.3f} ms"]]
         sections = [
-            ("Model", [["", ""], *([["base model", self.model]] if self.model else []), *made]),
+            ("Model", [["", ""], *([["base model", self.model]] if self.model else []), *_recipe_rows(file)]),
             ("Size", [["", ""], *sizes]),
             ("Accuracy", [["measured on", self.metric], *scores]),
             ("Latency", [["", ""], *latency]),
@@ -166,7 +165,7 @@ class CompressReport(Report):
         return [*row, f"{file.test_score:.4f}"] if has_test and file.test_score is not None else row
 
 
-def _made(file: MeasuredFile) -> list[list[str]]:
+def _recipe_rows(file: MeasuredFile) -> list[list[str]]:
     """Return the rows of a card that say how a file was made."""
     numbers = ["number format", file.quantize or "float32"]
     recipe = file.recipe

@@ -134,14 +134,14 @@ def _promised(
     trials: Sequence[Trial], first: Recipe, settings: SearchSettings
 ) -> dict[Recipe | None, tuple[MeasuredFile, ...]]:
     """Return the files of each recipe; for short training, as they are expected to be after long training."""
-    kept = loss_kept(_drops(trials, first), settings)
+    fraction = loss_kept(_drops(trials, first), settings)
     files: dict[Recipe | None, tuple[MeasuredFile, ...]] = {}
     for trial in trials:
         files[trial.recipe] = trial.tried
         if trial.recipe and trial.recipe.rounds == first.rounds:
             before = lowest_drop(files[trial.recipe.after])
             files[trial.recipe] = tuple(
-                after_longer_training(file, drop_before=before, loss_kept=kept) for file in trial.tried
+                after_longer_training(file, drop_before=before, loss_kept=fraction) for file in trial.tried
             )
     return files
 

@@ -75,8 +75,8 @@ class Candidates:
         pairs = [*zip(self._layers, self._bytes, strict=True)]
         pieces = [_pieces(layer, size, cap=cap, least=least) for layer, size in pairs]
         # A weight that one layer reads as it is stays in the file, and the others may do so, too.
-        held = {layer.buffer for layer, count in zip(self._layers, pieces, strict=True) if not count}
-        return tuple(0 if layer.buffer in held else count for layer, count in zip(self._layers, pieces, strict=True))
+        whole = {layer.buffer for layer, count in zip(self._layers, pieces, strict=True) if not count}
+        return tuple(0 if layer.buffer in whole else count for layer, count in zip(self._layers, pieces, strict=True))
 
     def write(self, plan: Plan) -> MicroCandidate:
         """Write the file that a plan describes."""

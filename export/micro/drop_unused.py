@@ -49,9 +49,9 @@ def drop_unused(model: schema.ModelT) -> None:
 def _fix_shapes(model: schema.ModelT) -> None:
     """Write the shapes that RESHAPE works out from open ones into the file, and leave out what works them out."""
     for graph in model.subgraphs:
-        made = {index for operator in graph.operators for index in indices_of(operator.outputs)}
+        activations = {index for operator in graph.operators for index in indices_of(operator.outputs)}
         for operator in graph.operators:
-            if operator_name(model, operator) == "RESHAPE" and {*inputs_of(operator)[1:]} & made:
+            if operator_name(model, operator) == "RESHAPE" and {*inputs_of(operator)[1:]} & activations:
                 shape = np.array(graph.tensors[int(operator.outputs[0])].shape, np.int32)
                 inputs = [inputs_of(operator)[0], add_constant(model, graph, name=b"", values=shape)]
                 operator.inputs = np.array(inputs, np.int32)

@@ -143,8 +143,8 @@ def _run_job(folder: Path) -> None:
             continue
         both = {
             f"{kind}{place}": array
-            for kind, found in (("r", raw), ("o", outputs))
-            for place, array in enumerate(found)
+            for kind, arrays in (("r", raw), ("o", outputs))
+            for place, array in enumerate(arrays)
         }
         write_job(folder, str(index), settings={"reason": "", "arena": arena}, arrays=both)
 
@@ -182,8 +182,8 @@ def load_and_run(
         results = [_invoke(interpreter, row, outputs) for row in _rows(ends, samples)]
     raw = [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*results, strict=True)]
     details = [interpreter.get_output_details(place) for place in range(len(raw))]
-    made = [IOTensor.of(str(place), {**detail, "index": place}) for place, detail in enumerate(details)]
-    return arena, raw, [end.decode(array) for end, array in zip(made, raw, strict=True)]
+    ends = [IOTensor.of(str(place), {**detail, "index": place}) for place, detail in enumerate(details)]
+    return arena, raw, [end.decode(array) for end, array in zip(ends, raw, strict=True)]
 
 
 def _smallest(total: int, loads: Callable[[int], bool]) -> int:

@@ -78,7 +78,7 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
     graph = model.subgraphs[0]
     live, freed = _live(model, graph)
     readers, takers = _other_readers(model), Counter(_weights_read(model, graph))
-    found = []
+    layers = []
     for number, operator in enumerate(graph.operators):
         kind, inputs = operator_name(model, operator), inputs_of(operator)
         if kind not in CUT or not _is_constant(model, graph, inputs[1]):
@@ -93,7 +93,7 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
         pieces = _most_pieces(kind, source, values) if takers[tensor.buffer] == 1 else 1
         output = sum(_bytes(graph.tensors[index]) for index in indices_of(operator.outputs))
         name = (tensor.name or b"").decode("utf-8", "replace")
-        found.append(
+        layers.append(
             Layer(
                 operator,
                 kind,
@@ -109,7 +109,7 @@ def layers_of(model: schema.ModelT) -> list[Layer]:
                 reason,
             )
         )
-    return found
+    return layers
 
 
 def largest_live(model: schema.ModelT) -> int:
@@ -179,13 +179,13 @@ def _weights_read(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[int
 def _other_readers(model: schema.ModelT) -> dict[int, str]:
     """Say of buffers what reads them that cannot take them unpacked."""
     main, *others = model.subgraphs
-    found = {tensor.buffer: "another graph reads it, too" for graph in others for tensor in graph.tensors}
+    readers = {tensor.buffer: "another graph reads it, too" for graph in others for tensor in graph.tensors}
     for operator in main.operators:
         kind = operator_name(model, operator)
         for place, index in enumerate(inputs_of(operator)):
             if index >= 0 and (kind not in CUT or place != 1):
-                found[main.tensors[index].buffer] = f"{kind} reads it, too"
-    return found
+                readers[main.tensors[index].buffer] = f"{kind} reads it, too"
+    return readers
 
 
 def _refusal(model: schema.ModelT, tensor: schema.TensorT) -> str:

@@ -9,6 +9,8 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_choice, check_count
 from tfprune.export.micro.interpreter import require_interpreter
 
+MICRO_BUDGETS = {name: f"target=Micro({name}=...)" for name in ("arena", "flash")}  # what to write instead
+
 
 @renamed()
 @dataclass(frozen=True)

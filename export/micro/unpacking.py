@@ -52,7 +52,7 @@ class Unpacker:
         bounds = (each * np.linspace(0, layer.pieces, pieces + 1).round().astype(int)).tolist()
         stored: list[DecodeConstants] = []
         added: list[schema.OperatorT] = []
-        made: list[int] = []
+        joints: list[int] = []
         waiting: list[int] = []
         for start, end in zip(bounds, bounds[1:], strict=False):
             encoded = encode_smallest(layer.values.take(range(start, end), layer.axis))
@@ -67,8 +67,8 @@ class Unpacker:
             waiting.append(int(added[-1].outputs[0]))
             if len(waiting) == MAX_CONCATENATED and pieces > MAX_CONCATENATED:
                 added.append(self._joined(waiting, self._output(layer.operator, sum(map(self._width, waiting)))))
-                made, waiting = [*made, int(added[-1].outputs[0])], []
-        added.append(self._joined([*made, *waiting], int(layer.operator.outputs[0])))
+                joints, waiting = [*joints, int(added[-1].outputs[0])], []
+        added.append(self._joined([*joints, *waiting], int(layer.operator.outputs[0])))
         place = self._place(layer.operator)
         self._graph.operators[place : place + 1] = added
         return stored

@@ -109,10 +109,10 @@ def compile_file(source: Source, accelerator: str, *, system: str | None, memory
     check_accelerator(accelerator)
     content = read_model(source)
     ops = read(content).ops
-    made = [name for name in UNPACKED if name in ops]
-    if made:
+    runtime = [name for name in UNPACKED if name in ops]
+    if runtime:
         raise ValueError(
-            f"Expected a file with its weights as they are, which the compiler packs itself. Received: {made[0]}, "
+            f"Expected a file with its weights as they are, which the compiler packs itself. Received: {runtime[0]}, "
             "which makes them while the model runs. Write the file with sparse=False and without target='micro'."
         )
     with tempfile.TemporaryDirectory(prefix="tfprune-") as name:

@@ -19,7 +19,7 @@ from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source
 from tfprune.export.file.tflite.model import Model
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.micro.micro import Micro, read_micro
+from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.forms import (
     TIMEOUT,
@@ -37,7 +37,7 @@ ROUNDED_TOLERANCE = 0.1  # a file with 8-bit weights rounds its activations, its
 ADVICE = "Check that the file itself runs (`tfprune verify`), or allow more with `tolerance`."
 
 
-@renamed(arena="target=Micro(arena=...)", flash="target=Micro(flash=...)")
+@renamed(**MICRO_BUDGETS)
 def rewrite(
     source: Source,
     path: str | os.PathLike[str],

@@ -65,21 +65,21 @@ def in_options(message: str, options: argparse.Namespace) -> str:
     names = {name: f"--{name.replace('_', '-')}" for name in vars(options) if name not in NOT_OPTIONS}
     names |= options.arguments
 
-    def option(found: re.Match[str]) -> str:
-        name, value = names.get(found[1]), found[2].strip("'")
+    def option(match: re.Match[str]) -> str:
+        name, value = names.get(match[1]), match[2].strip("'")
         if name is None:
-            return found[0]
+            return match[0]
         if value == "None":
             return f"no {name}"
         value = {"True": "yes", "False": "no"}.get(value, value)
         return f"{name}={value}" if " " in name else f"{name} {value}"  # --budget flops=0.5
 
-    def fields(found: re.Match[str]) -> str:
-        return ", ".join(["target='micro'"] * (found[1] == "Micro") + [found[2]] * bool(found[2]))
+    def fields(match: re.Match[str]) -> str:
+        return ", ".join(["target='micro'"] * (match[1] == "Micro") + [match[2]] * bool(match[2]))
 
     message = VALUE.sub(fields, message).replace("tfprune.plan_shrink", "tfprune shrink")
     message = ARGUMENT.sub(option, message)
-    message = re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
+    message = re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
     return re.sub(r"`(--[\w-]+)`", r"\1", re.sub(r"(--[\w-]+)=(?=\S)", r"\1 ", message))
 
 

@@ -132,7 +132,7 @@ def check_rounding(
         raise ValueError(check.refusal(rounding.fault))
     if not (report.passed and rounding.is_whole):
         return check
-    first = [output[: len(found)] for output, found in zip(check.expected, rounding.outputs.values(), strict=True)]
+    first = [output[: len(result)] for output, result in zip(check.expected, rounding.outputs.values(), strict=True)]
     moved = compare_run(Run(rounding.outputs, ""), first, tolerance=check.tolerance)
     if moved.max_abs_diff is None or moved.scale is None or moved.max_abs_diff > MOST_MOVED * moved.scale:
         return check

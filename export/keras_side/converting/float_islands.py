@@ -101,11 +101,11 @@ class _Joining:
     def _integers(self, floating: int, targets: list[int]) -> int | None:
         """Return integers with the targets' scale that a float tensor came from or, if it is an input, becomes."""
         before = self._producer.get(floating)
-        found = [int(before.inputs[0])] if before is not None and self._kind(before) == "DEQUANTIZE" else []
+        sources = [int(before.inputs[0])] if before is not None and self._kind(before) == "DEQUANTIZE" else []
         if floating in self._inputs:
             quantizing = [taker for taker in self._takers[floating] if self._kind(taker) == "QUANTIZE"]
-            found += [int(taker.outputs[0]) for taker in quantizing]
-        fitting = [index for index in found if all(self._mean_the_same(index, target) for target in targets)]
+            sources += [int(taker.outputs[0]) for taker in quantizing]
+        fitting = [index for index in sources if all(self._mean_the_same(index, target) for target in targets)]
         if fitting or floating not in self._inputs or not targets:
             return fitting[0] if fitting else None
         same = all(self._mean_the_same(targets[0], target) for target in targets)
@@ -125,9 +125,11 @@ class _Joining:
         return index
 
     def _mean_the_same(self, index: int, target: int) -> bool:
-        (kind, old), (wanted, new) = self._values_of(index), self._values_of(target)
+        (old_kind, old), (new_kind, new) = self._values_of(index), self._values_of(target)
         return (
-            kind == wanted and np.array_equal(old.scale, new.scale) and np.array_equal(old.zeroPoint, new.zeroPoint)
+            old_kind == new_kind
+            and np.array_equal(old.scale, new.scale)
+            and np.array_equal(old.zeroPoint, new.zeroPoint)
         )
 
     def _retake(self, operator: schema.OperatorT, old: int, new: int) -> None:

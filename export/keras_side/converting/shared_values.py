@@ -49,12 +49,12 @@ def share_grids(data: bytes, plain: keras.Model, *, of: keras.Model | None) -> b
     """
     paths = {path for path, layer in Anatomy.of(of).leaves if shares_values(layer)} if of is not None else set()
     layers = [layer for path, layer in Anatomy.of(plain).leaves if path in paths]
-    wanted = [_integers(kernel) for layer in layers for kernel in layer.inner_kernels.values()]
-    model = load_objects(data) if wanted else None
+    kernels = [_integers(kernel) for layer in layers for kernel in layer.inner_kernels.values()]
+    model = load_objects(data) if kernels else None
     if model is None or numbers_operators(model):
         return data
     for graph in model.subgraphs:
-        _Sharing(model, graph, wanted).apply()
+        _Sharing(model, graph, kernels).apply()
     put_in_order(model)  # without the values that nothing refers to any more
     return save_objects(model)
 
@@ -69,8 +69,8 @@ def _integers(kernel: Kernel) -> np.ndarray:
 class _Sharing:
     """Changes one graph."""
 
-    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT, wanted: Sequence[np.ndarray]) -> None:
-        self._model, self._graph, self._wanted = model, graph, wanted
+    def __init__(self, model: schema.ModelT, graph: schema.SubGraphT, kernels: Sequence[np.ndarray]) -> None:
+        self._model, self._graph, self._kernels = model, graph, kernels
         places = {getattr(schema.BuiltinOperator, name): of_name for name, of_name in PLACES.items()}
         self._takers: dict[int, set[tuple[int, int]]] = defaultdict(set)  # by the weight: what it is for, and biases
         others: set[int] = set()
@@ -98,7 +98,7 @@ class _Sharing:
             values = self._model.buffers[tensor.buffer].data.view(np.int8).reshape(tensor.shape)
             channels = np.moveaxis(values, tensor.quantization.quantizedDimension, 0)
             rows = channels.reshape(len(channels), -1).astype(np.int64)
-            whole = next((signed for one in self._wanted if _is_same(rows, signed := _signed_as(one, rows))), None)
+            whole = next((signed for one in self._kernels if _is_same(rows, signed := _signed_as(one, rows))), None)
             if whole is not None:
                 self._share(index, whole.astype(np.int8).reshape(channels.shape))
 

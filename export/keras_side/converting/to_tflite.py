@@ -35,7 +35,7 @@ from tfprune.export.keras_side.preparing.signature import Signature, signature
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
 from tfprune.export.keras_side.preparing.trained_ranges import holds_ranges, with_known_ranges
 from tfprune.export.keras_side.sparse_ready.make_sparse_ready import become_sparse_ready
-from tfprune.export.micro.micro import Micro, read_micro
+from tfprune.export.micro.micro import MICRO_BUDGETS, Micro, read_micro
 from tfprune.export.rewriting.export_report import ExportReport
 from tfprune.export.rewriting.file_form import FileForm, Speed
 from tfprune.export.rewriting.forms import (
@@ -68,8 +68,7 @@ PROGRESS_STEPS = 4  # that take time: Keras' outputs, the conversion, the forms,
     allow_float="quantize=Quantization(scheme, allow_float=...)",
     evaluate_on="max_drop=Limit(max_drop, data=...)",
     metric="max_drop=Limit(max_drop, metric=..., data=...)",
-    arena="target=Micro(arena=...)",
-    flash="target=Micro(flash=...)",
+    **MICRO_BUDGETS,
 )
 def to_tflite(
     model: keras.Model,

@@ -221,7 +221,7 @@ def _items(structure: Any) -> list[tuple[Any, Any]]:
 def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
     """Return the value as an array of the input's type, or raise a ValueError that says why it does not fit."""
     array = np.asarray(value)
-    wanted = np.dtype(entry.dtype)
+    dtype = np.dtype(entry.dtype)
     fits = len(array.shape) == len(entry.shape) and all(
         expected in (None, size) for size, expected in zip(array.shape[1:], entry.shape[1:], strict=True)
     )
@@ -233,22 +233,22 @@ def _as_input(value: Any, entry: ModelInput, where: str) -> np.ndarray:
             f"Expected an array of shape ({shape}) for input {entry.name!r} in {where}. "
             f"Received: shape {array.shape}.{advice}"
         )
-    is_float = np.issubdtype(wanted, np.floating)
+    is_float = np.issubdtype(dtype, np.floating)
     if array.dtype.kind not in ("fiub" if is_float else "iub"):
         raise ValueError(
-            f"Expected {'numbers' if is_float else 'integers'} for input {entry.name!r} of type {wanted} in {where}. "
+            f"Expected {'numbers' if is_float else 'integers'} for input {entry.name!r} of type {dtype} in {where}. "
             f"Received: dtype {array.dtype}. Convert it first."
         )
     with np.errstate(over="ignore"):
-        converted = array.astype(wanted)
+        converted = array.astype(dtype)
     if is_float and not np.isfinite(converted).all():
         raise ValueError(
             f"Expected finite numbers for input {entry.name!r} in {where}. Received: NaN, infinity or more than "
-            f"{wanted} holds. Clean the data first."
+            f"{dtype} holds. Clean the data first."
         )
     if not is_float and not np.array_equal(converted, array):
         raise ValueError(
-            f"Expected values that {wanted} holds for input {entry.name!r} in {where}. "
+            f"Expected values that {dtype} holds for input {entry.name!r} in {where}. "
             f"Received: {array.min()} to {array.max()}. Check the data."
         )
     return converted

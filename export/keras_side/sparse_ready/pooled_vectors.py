@@ -38,8 +38,8 @@ def rewrite_vectors(model: keras.Model) -> keras.Model:
 
 def _ranks(graph: Graph) -> dict[int, int]:
     """Return the rank that calls on vectors get, by the call's id; calls that stay as they are have none."""
-    kept = {id(call.layer) for call in graph.calls if not _works_on_vectors(call)}
-    members = {id(call): call for call in graph.calls if id(call.layer) not in kept}
+    map_layers = {id(call.layer) for call in graph.calls if not _works_on_vectors(call)}
+    members = {id(call): call for call in graph.calls if id(call.layer) not in map_layers}
     links = [
         (members[id(producer)], call)
         for call in members.values()
@@ -135,10 +135,10 @@ class _Rewriting:
         """Return a tensor with the rank wanted, or that of the original; anything else unchanged."""
         if not isinstance(value, keras.KerasTensor) or not _is_vector(original):
             return value
-        wanted = rank or len(original.shape)
-        if len(value.shape) == wanted:
+        new_rank = rank or len(original.shape)
+        if len(value.shape) == new_rank:
             return value
-        form = (1, 1, value.shape[-1])[-1 if wanted == VECTOR else 0 :]
+        form = (1, 1, value.shape[-1])[-1 if new_rank == VECTOR else 0 :]
         return layers.Reshape(form, name=unused_name("reshape", self.names))(value)
 
 

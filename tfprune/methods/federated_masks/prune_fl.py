@@ -69,6 +69,7 @@ class PruneFL(Spec):
             every=check_count(self.every, "every", least=1),
         )
 
+    @renamed(round_="round=")
     def is_due(self, round: int) -> bool:  # noqa: A002 (as `Update.round`)
         """Return whether the masks change after a round, counted from 1."""
         return round % self.every == 0
