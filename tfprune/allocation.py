@@ -212,9 +212,8 @@ class LayerThreshold:
     def below(self, weights: Sequence[Weight]) -> list[float]:
         """Return the fraction of each weight's scores below its threshold, except the `min_units` largest."""
         most = [max(each.size - self.min_units, 0) for each in weights]
-        below = [
-            np.sum(each.scores() < low) for each, low in zip(weights, self.thresholds(len(weights)), strict=True)
-        ]
+        limits = self.thresholds(len(weights))
+        below = [np.sum(each.scores() < low) for each, low in zip(weights, limits, strict=True)]
         return [min(pair) / each.size for each, *pair in zip(weights, most, below, strict=True)]
 
     def __call__(self, weights: Sequence[Weight], sparsity: float) -> list[float]:
