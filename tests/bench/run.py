@@ -31,6 +31,7 @@ COMMANDS = [
     ["reconstruction.py"],
     ["anyfile.py"],
     ["file_cost.py"],
+    ["anyfile_channels.py"],
     ["face_mesh.py"],
     ["foreign_files.py"],
     ["ranking.py"],

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from file_graphs import FileGraph
 from sklearn.datasets import load_digits
 
 import tfprune
@@ -137,6 +139,38 @@ def test_shrink_with_labels_trains_in_rounds(inside, capsys):
     x, y = np.load("x.npy"), np.load("y.npy")
     assert after["accuracy"] == pytest.approx(small.evaluate(x, y, verbose=0, return_dict=True)["accuracy"])
     assert report["measured_on"] == "the training data"
+
+
+@pytest.fixture
+def file(inside):
+    """A small .tflite file and samples for it."""
+    graph = FileGraph(0, shape=(1, 6))
+    Path("model.tflite").write_bytes(graph.content(graph.dense(graph.dense(graph.input, 16), 4)))
+    np.save("samples.npy", np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32))
+
+
+@pytest.mark.programs
+def test_shrink_a_file(file, capsys):
+    code, out, err = run(capsys, "shrink model.tflite small.tflite --budget flops=0.5 --samples samples.npy --json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["flops_kept"] <= 0.5 * report["flops"]
+    assert Path("small.tflite").stat().st_size == report["file"]["bytes"]
+
+
+WRONG_FOR_FILES = {
+    "--budget flops=0.5": ["--samples FILE"],
+    "--budget bytes=0.5 --samples samples.npy": ["--budget flops=LIMIT", "bytes=0.5"],
+    "--budget flops=half --samples samples.npy": ["--budget flops=LIMIT", "flops=half"],
+    "--budget flops=0.5 --samples samples.npy --epochs 2": ["--epochs", "a Keras model only"],
+}
+
+
+@pytest.mark.parametrize("line", WRONG_FOR_FILES)
+def test_options_that_do_not_fit_a_file(file, capsys, line):
+    code, _, err = run(capsys, f"shrink model.tflite small.tflite {line}")
+    assert code == 2 and all(word in err for word in WRONG_FOR_FILES[line])
+    assert not Path("small.tflite").exists()
 
 
 PRUNE, SHRINK = "prune model.keras new.keras --sparsity 0.9", "shrink model.keras new.keras --budget flops=0.5"
