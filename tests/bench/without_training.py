@@ -32,10 +32,12 @@ SEEDS, TRAINED, SAMPLES = 3, 900, 256
 def small_resnet(seed: int, x: np.ndarray, y: np.ndarray) -> keras.Model:
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((8, 8, 1))
-    features = keras.layers.ReLU()(keras.layers.BatchNormalization()(convolved(inputs, 16)))
+    features = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(convolved(inputs, 16)))
     for channels, stride in ((16, 1), (32, 2), (32, 1)):
-        inside = keras.layers.ReLU()(keras.layers.BatchNormalization()(convolved(features, channels, stride)))
-        inside = keras.layers.BatchNormalization()(convolved(inside, channels))
+        inside = keras.layers.ReLU()(
+            keras.layers.BatchNormalization(momentum=0.9)(convolved(features, channels, stride))
+        )
+        inside = keras.layers.BatchNormalization(momentum=0.9)(convolved(inside, channels))
         shortcut = convolved(features, channels, stride, size=1) if stride > 1 else features
         features = keras.layers.ReLU()(keras.layers.Add()([shortcut, inside]))
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(features)))
