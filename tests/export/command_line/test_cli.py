@@ -186,6 +186,7 @@ COMMANDS = [
     "verify",
     "compare",
     "bench",
+    "generate",
     "micro",
     "completion",
 ]
