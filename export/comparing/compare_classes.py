@@ -7,8 +7,8 @@ import numpy as np
 from tfprune.base.classes import are_probabilities, predicted_classes
 from tfprune.base.groups import SampleGroup, class_groups, paired_interval
 from tfprune.export.comparing.calibration import brier_score, calibration_error, class_probabilities
-from tfprune.export.comparing.damage_report import DamageReport, DamageRow, FlippedSample, Quality
-from tfprune.export.comparing.damage_rows import damage_row, sorted_rows
+from tfprune.export.comparing.damage_report import DamageReport
+from tfprune.export.comparing.damage_rows import DamageRow, FlippedSample, Quality, damage_row, sorted_rows
 from tfprune.export.comparing.labels import Comparable, refuse_two_meanings
 from tfprune.export.comparing.paired_tests import excess_loss_test, mcnemar
 

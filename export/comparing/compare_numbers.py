@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tfprune.base.groups import SampleGroup
-from tfprune.export.comparing.damage_report import LISTED_ERRORS, DamageReport, FlippedSample, Quality
-from tfprune.export.comparing.damage_rows import damage_row, sorted_rows
+from tfprune.export.comparing.damage_report import LISTED_ERRORS, DamageReport
+from tfprune.export.comparing.damage_rows import FlippedSample, Quality, damage_row, sorted_rows
 from tfprune.export.comparing.labels import Comparable
 from tfprune.export.comparing.paired_tests import excess_error_test, mean_interval
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from tfprune.base.classes import are_probabilities
 from tfprune.base.groups import SampleGroup, read_groups
-from tfprune.export.comparing.damage_report import LISTED_ERRORS, DamageReport, DamageRow, FlippedSample, Quality
-from tfprune.export.comparing.damage_rows import damage_row, sorted_rows
+from tfprune.export.comparing.damage_report import LISTED_ERRORS, DamageReport
+from tfprune.export.comparing.damage_rows import DamageRow, FlippedSample, Quality, damage_row, sorted_rows
 from tfprune.export.comparing.labels import Comparable, refuse_two_meanings
 from tfprune.export.comparing.paired_tests import clustered_excess_test, clustered_interval
 

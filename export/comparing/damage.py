@@ -15,9 +15,11 @@ from tfprune.base.spec import check_number
 from tfprune.export.comparing.compare_classes import compare_classes
 from tfprune.export.comparing.compare_numbers import compare_numbers
 from tfprune.export.comparing.compare_tokens import compare_tokens
-from tfprune.export.comparing.damage_report import FEW_SAMPLES, DamageReport, FlippedSample
+from tfprune.export.comparing.corruptions import Corruption, corrupted, corruptions_of
+from tfprune.export.comparing.damage_report import FEW_SAMPLES, DamageReport
+from tfprune.export.comparing.damage_rows import CorruptedScores, FlippedSample
 from tfprune.export.comparing.labels import class_texts, comparable
-from tfprune.export.comparing.outputs import outputs_of
+from tfprune.export.comparing.outputs import can_run, outputs_of
 from tfprune.export.device.running.evaluate import TIMEOUT, samples_and_answers
 
 PICTURED_SAMPLES = 24  # kept for the page
@@ -36,6 +38,7 @@ def damage(
     confidence: float = 0.95,
     max_drop: float | None = None,
     max_drop_per_group: float | None = None,
+    corruptions: str | Sequence[str] | Mapping[str, float | Corruption] | None = None,
     timeout: float = TIMEOUT,
 ) -> DamageReport:
     """Compare two models on the same samples: what each class and each group lost, and which samples flipped.
@@ -63,6 +66,10 @@ def damage(
         max_drop: The accuracy that may be lost in all, 0.01 for one point, or the error that may be gained. Default
             None: no limit.
         max_drop_per_group: The same for each class and each group. Default None: no limit.
+        corruptions: Names of corruptions: `"noise"` (0.2 of the standard deviation of the samples), `"blur"` (1 pass
+            over neighbors), `"gain"` (times 0.5), `"shift"` (by 0.1 of the width or time). A dict changes these
+            amounts, as `{"noise": 0.5}`, or adds functions from samples to samples. Both sides run on each. Default
+            None.
         timeout: Seconds after which a file is stopped. Default 3600.
 
     Returns:
@@ -73,7 +80,7 @@ def damage(
     Raises:
         TypeError: If a side is not a file, model or array, or `groups` holds measured numbers.
         ValueError: If outputs are not finite, differ in shape or in meaning (logits and probabilities), labels or
-            groups have another length, or a file does not run.
+            groups have another length, a file does not run, or a corruption is not known or has no samples.
 
     Example:
         >>> scores = np.eye(3)[[0, 0, 1, 1, 2, 2]]
@@ -86,29 +93,49 @@ def damage(
         if limit is not None:
             check_number(limit, name, least=0)
     check_number(timeout, "timeout", above=0)
+    functions = corruptions_of(corruptions)
     x, y = _samples_and_labels(data)
-    sides = [
-        outputs_of(side, x, argument=name, output=output, timeout=timeout)
-        for name, side in (("before", before), ("after", after))
-    ]
-    compared = comparable(sides[0], sides[1], y=y, task=task)
-    if compared.task == "language":
-        report = compare_tokens(compared, groups, level=confidence)
-    elif compared.task == "regression":
-        report = compare_numbers(compared, read_groups(groups, len(compared.before)), level=confidence)
-    else:
-        names = class_texts(class_names, compared.classes)
+
+    def compare(samples: Any, groups: Any) -> DamageReport:
+        sides = [
+            outputs_of(side, samples, argument=name, output=output, timeout=timeout)
+            for name, side in (("before", before), ("after", after))
+        ]
+        compared = comparable(sides[0], sides[1], y=y, task=task)
+        if compared.task == "language":
+            return compare_tokens(compared, groups, level=confidence)
         by_sample = read_groups(groups, len(compared.before))
-        report = compare_classes(compared, by_sample, level=confidence, names=names)
+        if compared.task == "regression":
+            return compare_numbers(compared, by_sample, level=confidence)
+        names = class_texts(class_names, compared.classes)
+        return compare_classes(compared, by_sample, level=confidence, names=names)
+
+    report = compare(x, groups)
+    scores = []
+    for name, function in functions.items():
+        _refuse_recorded(before, after)
+        other = compare(corrupted(x, function, name=name), None)
+        scores.append(CorruptedScores(name, other.before.score, other.after.score, other.drop, other.low, other.high))
     few = [f"{row.name} ({row.samples})" for row in report.rows if row.samples < FEW_SAMPLES]
     note = f"Too few samples for a firm answer (fewer than {FEW_SAMPLES}): {', '.join(few)}."
     return replace(
         report,
         max_drop=max_drop,
         max_drop_per_group=max_drop_per_group,
+        corrupted=tuple(scores),
         notes=(*report.notes, *([note] if few else [])),
         pictured=_pictured(x, report.flips),
     )
+
+
+def _refuse_recorded(before: Any, after: Any) -> None:
+    """Refuse recorded outputs, which corruptions of the samples do not change."""
+    for name, side in (("before", before), ("after", after)):
+        if not can_run(side):
+            raise ValueError(
+                f"Expected a file or a model in `{name}` to run on corrupted samples. Received: recorded outputs. "
+                "Leave `corruptions` out."
+            )
 
 
 def _samples_and_labels(data: Any) -> tuple[Any, Any]:

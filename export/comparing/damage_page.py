@@ -9,7 +9,8 @@ from tfprune.base.html import document, facts, name_text, rows_table, section, t
 from tfprune.export.comparing.sample_pictures import sample_picture
 
 if TYPE_CHECKING:
-    from tfprune.export.comparing.damage_report import DamageReport, DamageRow, FlippedSample
+    from tfprune.export.comparing.damage_report import DamageReport
+    from tfprune.export.comparing.damage_rows import DamageRow, FlippedSample
 
 LISTED_FLIPS = 100
 LONGEST_NOTE = 600  # characters
@@ -26,6 +27,7 @@ def damage_page(report: DamageReport) -> str:
         "".join(f"<p>{text(note, LONGEST_NOTE)}</p>" for note in notes),
         section("Before and after", rows_table(["", "Before", "After"], report.overall())),
         section("Groups, the largest certain damage first", _groups(report)) if report.rows else "",
+        section("Corrupted samples", _corrupted(report)) if report.corrupted else "",
         *_pictures(report),
         section(_flips_title(report), _flips(report)) if report.flips else "",
     ]
@@ -60,6 +62,12 @@ def _group(report: DamageReport, row: DamageRow) -> list[str]:
     harmed = '<span class="no">yes</span>' if row.harmed else ""
     interval = report.interval(row.low, row.high)
     return [name_text(row.name), f"{row.samples:,}", *scores, interval, p_value, harmed]
+
+
+def _corrupted(report: DamageReport) -> str:
+    header = ["Corruption", "Before", "After", report.change_name.capitalize(), f"{report.level:.0%} interval"]
+    rows = (report.corrupted_cells(row) for row in report.corrupted)
+    return SCROLLED.format(rows_table(header, ([name_text(name), *cells] for name, *cells in rows)))
 
 
 def _flips_title(report: DamageReport) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune.export.comparing.damage_rows import CorruptedScores, DamageRow, FlippedSample, Quality
 from tfprune.export.file.files.destination import write_atomically
 from tfprune.report import Report, new_figure, save_figure, shortened, table
 
@@ -15,87 +16,6 @@ FEW_SAMPLES = 30  # below, a group is named in a note
 SHOWN_ROWS = 10
 LISTED_ERRORS = 100  # samples whose error grew most
 NAME_WIDTH = 40  # characters of a group in the table
-
-
-@dataclass(frozen=True)
-class Quality(Report):
-    """How good one side is on all samples.
-
-    Attributes:
-        score: The accuracy; for numbers the mean absolute error; without labels the agreement with `before`.
-        calibration_error: The expected calibration error, in 15 bins; None for numbers and without labels.
-        brier: The Brier score, summed over the classes, 0 to 2; None for numbers and without labels.
-        confidence: The mean probability of the predicted class; None for numbers.
-    """
-
-    score: float
-    calibration_error: float | None = None
-    brier: float | None = None
-    confidence: float | None = None
-
-
-@dataclass(frozen=True)
-class DamageRow(Report):
-    """One class, or one value of a group.
-
-    Attributes:
-        grouping: `"class"`, or the name of the group.
-        value: The class, or the value of the group.
-        samples: The number of its samples.
-        before: Its score with `before`: accuracy, agreement, or mean absolute error.
-        after: Its score with `after`.
-        drop: How much it lost: accuracy before minus after, or error after minus before.
-        low: The lower end of the interval of `drop`; None for a single number.
-        high: The upper end; None for a single number.
-        lost: Samples that only `before` gets right; of numbers, samples whose error grew.
-        gained: Samples that only `after` gets right; of numbers, samples whose error fell.
-        p_value: Probability of a difference as large from the other samples if the group had nothing to do with the
-            losses, two-sided; 1 for a group that lost less.
-        adjusted_p: The same, corrected for the number of groups (Benjamini-Hochberg).
-        harmed: Whether it lost more than the other samples: `adjusted_p` below 1 - `level`, and `drop` above 0.
-    """
-
-    grouping: str
-    value: str
-    samples: int
-    before: float
-    after: float
-    drop: float
-    low: float | None
-    high: float | None
-    lost: int
-    gained: int
-    p_value: float
-    adjusted_p: float
-    harmed: bool
-
-    @property
-    def name(self) -> str:
-        """The grouping and the value."""
-        return f"{self.grouping} {self.value}"
-
-
-@dataclass(frozen=True)
-class FlippedSample(Report):
-    """A sample whose answer became wrong or right.
-
-    Attributes:
-        index: Its index in the data.
-        lost: Whether it was right before and is wrong after; False for the other way around.
-        label: Its class; without labels the class of `before`.
-        before: The class that `before` predicts; of numbers, its error before.
-        after: The class that `after` predicts; of numbers, its error after.
-        confidence_before: The probability of the class that `before` predicts; None for numbers.
-        confidence_after: The probability of the class that `after` predicts; None for numbers.
-    """
-
-    index: int
-    lost: bool
-    label: str
-    before: str
-    after: str
-    confidence_before: float | None
-    confidence_after: float | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +39,7 @@ class DamageReport(Report):
         level: The coverage of each interval.
         max_drop: The limit of `drop`; None for none.
         max_drop_per_group: The limit of each row's `drop`; None for none.
+        corrupted: The scores on samples with noise, blur and so on, if corruptions were asked for.
         notes: What to know about the figures: groups of few samples, scores that are not probabilities.
 
     Example:
@@ -130,7 +51,7 @@ class DamageReport(Report):
 
     JSON_NAMES = (
         "task", "samples", "before", "after", "drop", "low", "high", "lost", "gained", "p_value", "rows", "flips",
-        "level", "max_drop", "max_drop_per_group", "harmed", "broken", "passed", "notes",
+        "level", "max_drop", "max_drop_per_group", "corrupted", "harmed", "broken", "passed", "notes",
     )  # fmt: skip
 
     task: str
@@ -148,6 +69,7 @@ class DamageReport(Report):
     level: float
     max_drop: float | None = None
     max_drop_per_group: float | None = None
+    corrupted: tuple[CorruptedScores, ...] = ()
     notes: tuple[str, ...] = ()
     pictured: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
@@ -282,9 +204,17 @@ class DamageReport(Report):
             parts.append(table(header, [self._cells(row) for row in self.rows[:SHOWN_ROWS]]))
         if len(self.rows) > SHOWN_ROWS:
             parts.append(f"The {SHOWN_ROWS} worst of {len(self.rows)} groups; `rows` has all.")
+        if self.corrupted:
+            header = ["corruption", "before", "after", self.change_name, f"{self.level:.0%} interval"]
+            parts.append(table(header, [self.corrupted_cells(row) for row in self.corrupted]))
         exceeded = "\n".join(f"Limit exceeded: {reason}." for reason in self.broken)
         parts += [*self.notes, *([exceeded] if exceeded else [])]
         return "\n\n".join(parts)
+
+    def corrupted_cells(self, row: CorruptedScores) -> list[str]:
+        """Return the cells of a corruption in a table."""
+        scores = [self.number(value) for value in (row.before, row.after, row.drop)]
+        return [row.name, *scores, self.interval(row.low, row.high)]
 
     def _cells(self, row: DamageRow) -> list[str]:
         scores = [self.number(value) for value in (row.before, row.after, row.drop)]

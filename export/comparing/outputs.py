@@ -28,17 +28,25 @@ def outputs_of(side: Any, x: Any, *, argument: str, output: str | int | None, ti
         TypeError: If `side` is something else.
         ValueError: If there are no samples to run it on, it does not run, or its outputs are not finite numbers.
     """
-    is_file = isinstance(side, (str, os.PathLike, bytes, bytearray, memoryview))
-    if (is_file or hasattr(side, "predict")) and x is None:
+    if can_run(side) and x is None:
         raise ValueError(
             f"Expected samples for `{argument}` to run on. Received: data=(None, y). Pass (x, y), or the recorded "
             "outputs of both."
         )
-    if is_file:
+    if _is_file(side):
         outputs: Any = _run(side, x, argument=argument, timeout=timeout)
     else:
         outputs = _predict(side, x) if hasattr(side, "predict") else side
     return _checked(_select(outputs, argument, output), argument)
+
+
+def can_run(side: Any) -> bool:
+    """Tell whether a side runs on samples, as a file and a model do, and is not recorded outputs."""
+    return _is_file(side) or hasattr(side, "predict")
+
+
+def _is_file(side: Any) -> bool:
+    return isinstance(side, (str, os.PathLike, bytes, bytearray, memoryview))
 
 
 def _run(source: Any, x: Any, *, argument: str, timeout: float) -> dict[str, np.ndarray]:

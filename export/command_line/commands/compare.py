@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.export.command_line.commands.base import add_command, add_file, add_imports
+from tfprune.export.comparing.corruptions import CORRUPTIONS
 from tfprune.export.file.files.destination import check_destination, check_not_read
 from tfprune.export.keras_side.loading import load_arrays, load_groups, load_model
 
@@ -49,6 +50,11 @@ tfprune compare before.npy after.npy --data x.npy,y.npy --html page.html
         metavar="DROP",
         help="largest drop in each class and group, such as 0.05 (default: no limit)",
     )
+    parser.add_argument(
+        "--corruptions",
+        metavar="NAME,...",
+        help=f"also compare both on corrupted samples: {', '.join(CORRUPTIONS)}",
+    )
     parser.add_argument("--output", metavar="NAME", help="output to compare, if the model has several")
     parser.add_argument(
         "--task", choices=["classification", "regression", "language"], help="kind of the outputs (default: inferred)"
@@ -80,6 +86,7 @@ def _compare(options: argparse.Namespace) -> Any:
         confidence=options.confidence,
         max_drop=options.max_drop,
         max_drop_per_group=options.max_drop_per_group,
+        corruptions=options.corruptions.split(",") if options.corruptions else None,
     )
     if options.html:
         report.save_html(options.html)
