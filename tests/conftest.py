@@ -19,9 +19,10 @@ settings.load_profile("tfprune")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin each worker's share with programs, file by file, so that no worker is left with a long one at the end."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    programs = [item for item in items if item.get_closest_marker("programs")]
+    takes_long = {id(item) for item in items for name in ("programs", "slow") if item.get_closest_marker(name)}
+    programs = [item for item in items if id(item) in takes_long]
     files = list(dict.fromkeys(item.path for item in programs))
-    others = iter([item for item in items if not item.get_closest_marker("programs")])
+    others = iter([item for item in items if id(item) not in takes_long])
     dealt: list[pytest.Item] = []
     for worker in range(workers):
         share = [item for item in programs if files.index(item.path) % workers == worker]

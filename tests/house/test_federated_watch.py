@@ -43,7 +43,7 @@ def smoke(tmp_path_factory):
     return output_once(tmp_path_factory, "federated", APPS / "federated_watch.py")
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_two_clients_train_under_masks_and_get_their_files(smoke):
     folder, printed = smoke
     lines = [json.loads(line) for line in (folder / "federated_watch.jsonl").read_text().splitlines()]

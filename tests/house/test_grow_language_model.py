@@ -162,7 +162,7 @@ def stages(tmp_path_factory):
     return output_once(tmp_path_factory, "stages", ROOT / "sample_apps" / "growth" / "sunk_cost.py")
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_bases_of_several_stages_are_grown_and_a_stopped_run_goes_on(stages, tmp_path):
     folder, printed = stages
     assert "| interposed |" in printed and "| experts, random router |" in printed

@@ -156,7 +156,7 @@ def test_a_mobilenet_is_shrunk_to_half_its_flops(tmp_path):
     assert flops["dense"] == 19_634_112 and 0.4 < flops["shrunk"] / flops["dense"] <= 0.48
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_transformer_loses_heads_and_units(tmp_path):
     printed = printed_by(APPS / "prune_transformer.py", "--smoke", "--output", "here", folder=tmp_path)
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"dense.tflite", "small.tflite"}
@@ -221,7 +221,7 @@ def test_committed_concept_tables_are_those_of_the_committed_results(app):
         assert kept["accuracy"]["required"] >= dense["accuracy"]["required"] - 0.01
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_pruned_network_goes_four_ways(tmp_path):
     printed = printed_by(APPS / "int8_four_ways.py", "--smoke", "--output", "here", folder=tmp_path)
     assert {path.name for path in (tmp_path / "here").iterdir()} == {

@@ -90,7 +90,7 @@ def test_votes_are_means_over_the_last_looks():
     np.testing.assert_allclose(piece("listen").smoothed(votes, 3), expected)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 @needs_micro
 def test_a_smoke_run_makes_a_file_that_listens(tmp_path):
     printed = printed_by(ROOT / "sample_apps" / "spoken_language.py", "--smoke", "--output", "here", folder=tmp_path)

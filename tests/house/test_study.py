@@ -526,7 +526,7 @@ def test_the_digits_run_on_replicas_that_share_each_training(digits, tmp_path):
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize(("name", "replicas"), [("image", 1), ("language", 2), ("translation", 1)])
+@pytest.mark.parametrize(("name", "replicas"), [("image", 1), slow(("language", 2)), slow(("translation", 1))])
 def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
     printed = study("run", name, "--smoke", "--jobs", 1, "--replicas", replicas, "--output", tmp_path)
     count = len(grid.expand(name, grid.read_config(name), seeds=1, smoke=True))

@@ -38,7 +38,7 @@ def make_zoo(*names: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_one_family_goes_all_the_way_in_the_program_that_takes_them_all():
     done = make_zoo("MobileNetV3Small")
     assert done.returncode == 0, done.stdout + done.stderr
