@@ -1,7 +1,7 @@
 """Prune Keras models in one step: SparseGPT's step beside masks of LAMP with least squares, three seeds.
 
 Networks are small ResNets on scikit-learn's digits. With --fashion, they are those of `anyfile.py`, as far as they
-are trained. With --training, print the table of docs/gallery/pruned_files.md: the same networks as files, pruned by
+are trained. With --training, print a table by sparsity: the same networks as files, pruned by
 `prune_tflite`, beside gradual pruning of the models with labels, 8 epochs.
 """
 
