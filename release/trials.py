@@ -151,7 +151,7 @@ def generate() -> None:
     from tfprune.export.device.generating.text_form import TextForm, Tokenizer
 
     model, texts = io.BytesIO(), iter(["the quick brown fox", "the lazy dog"])
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=model, vocab_size=30)
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=model, vocab_size=26)
     tokenizer = Tokenizer(TextForm("sentencepiece", [1], [2]), model.getvalue())
     assert tokenizer.decode(tokenizer.encode("the fox")) == "the fox"
     assert is_installed("tokenizers") and is_installed("ai_edge_litert")

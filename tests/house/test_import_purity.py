@@ -15,7 +15,7 @@ PURE = ["schedules", "patterns", "criteria", "allocation", "report", "base.spec"
 EXPORT = Path(__file__).parents[2] / "export"
 # What needs Keras when it is imported; of the command line only these, as its commands open what they need.
 BEHIND_THE_WALL = {"compressing", "keras_side/sparse_ready", "keras_side/preparing", "keras_side/converting"}
-BEHIND_THE_WALL |= {"command_line/saved_models", "command_line/demo.py"}
+BEHIND_THE_WALL |= {"keras_side/generating", "command_line/saved_models", "command_line/demo.py"}
 
 
 def device_half() -> list[str]:

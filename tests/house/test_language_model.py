@@ -173,7 +173,7 @@ def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
     assert (tmp_path / "gemma.png").read_bytes().startswith(b"\x89PNG")
     again = forked(*program, folder=ROOT)
     assert again.code == 1 and "Received: 3 in" in again.stderr
-    assert "tokens written a second" in printed_by(*program, "--speed", folder=ROOT)
+    assert "tokens generated per second" in printed_by(*program, "--speed", folder=ROOT)
     speed = list(map(json.loads, (tmp_path / "gemma-speed.jsonl").read_text(encoding="utf-8").splitlines()))
     assert [(one["removed"], one["score"]) for one in speed] == [(0, "-"), (0.25, "magnitude"), (0.5, "magnitude")]
     assert all(one["read"] > 0 and one["written"] > 0 for one in speed)

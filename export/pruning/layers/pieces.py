@@ -15,20 +15,13 @@ from tfprune.export.device.running.runner import find_interpreter
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import indices_of
 from tfprune.export.file.tflite.editor import inputs_of, operator_name, save_objects
+from tfprune.export.pruning.layers.stored_weight import type_name
 
 CALLS_GRAPHS = ("IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_COMPOSITE", "STABLEHLO_WHILE")
 RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 KEEPS_STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "HASHTABLE", "CALL_ONCE")
 UNPACKS = ("DEQUANTIZE", "DENSIFY")
 MAX_THREADS = 2
-NUMBERS = {
-    schema.TensorType.FLOAT32: np.float32,
-    schema.TensorType.INT8: np.int8,
-    schema.TensorType.INT16: np.int16,
-    schema.TensorType.INT32: np.int32,
-    schema.TensorType.INT64: np.int64,
-    schema.TensorType.BOOL: np.bool_,
-}
 
 
 @dataclass(frozen=True)
@@ -181,7 +174,7 @@ class Pieces:
 def _values_of(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
     raw = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
     shape = [] if tensor.shape is None else tensor.shape
-    return raw.view(NUMBERS[tensor.type]).reshape(shape)
+    return raw.view(type_name(tensor.type).lower()).reshape(shape)
 
 
 def _renumbered(operator: schema.OperatorT, moved: np.ndarray) -> schema.OperatorT:

@@ -40,7 +40,7 @@ def test_labels_are_measured_on_the_file_that_is_written(network, tmp_path, monk
 
     monkeypatch.setattr(interpreter, "run_files", watched)
     report = to_tflite(network.model, tmp_path / "micro.tflite", target="micro", max_drop=limit)
-    assert report.lost[0].file == report.lost[0].keras == 1.0
+    assert report.lost[0].file == report.lost[0].before == 1.0
     assert measured == [(tmp_path / "micro.tflite").read_bytes()]
 
 

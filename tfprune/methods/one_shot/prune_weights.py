@@ -102,7 +102,8 @@ def prune_weights(
     Example:
         >>> layers = [keras.Input((8,)), keras.layers.Dense(16, name="hidden"), keras.layers.Dense(4)]
         >>> model = keras.Sequential(layers)
-        >>> sparse, report = prune_weights(model, keras.random.normal((64, 8), seed=0), 0.75)
+        >>> samples = keras.random.normal((64, 8), seed=0)
+        >>> sparse, report = prune_weights(model, samples, 0.75, allocation="uniform")
         >>> int(keras.ops.count_nonzero(sparse.get_layer("hidden").kernel))
         32
 

@@ -357,6 +357,7 @@ def test_public_names_are_lazy_and_complete():
     runs = {"Runner", "benchmark", "correct_biases", "evaluate", "inspect", "latency", "quantization_error", "verify"}
     micro = {"ArrayReport", "MicroReport", "MicroSupportReport", "c_array", "micro_support"}
     values = {"Micro", "Quantization", "Search", "DamageReport", "damage", "PruneTfliteReport", "prune_tflite"}
+    values |= {"ShrinkTfliteReport", "shrink_tflite", "Generator", "GeneratorReport", "to_generator"}
     assert set(export.__all__) == runs | files | models | reports | micro | searches | values
     assert set(export.__all__) <= set(dir(export))
     assert export.Runner is Runner

@@ -100,7 +100,7 @@ def test_an_error_that_grows_is_a_loss_as_well(model, tmp_path, moves):
     [
         ({"max_drop": Limit(0.01, data=X)}, TypeError, r"`max_drop.data` to be a tuple \(x, y\)"),
         ({"max_drop": Limit(0.01, data=(X[:, :5], np.zeros(200)))}, ValueError, "`max_drop.data`"),
-        ({"max_drop": Limit(0.01, metric="precision", data=(X, X))}, ValueError, "Received: 'precision'"),
+        ({"max_drop": Limit(0.01, metric="precision", data=(X, X))}, ValueError, "Received: metric='precision'"),
         ({"max_drop": Limit(0.01, mode="min", data=(X, X))}, ValueError, "Expected mode='max' for 'accuracy'"),
         ({"max_drop": Limit(0.01)}, ValueError, r"Expected labeled data in the Limit.*Add data=\(x, y\)"),
         (
