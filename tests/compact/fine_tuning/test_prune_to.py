@@ -365,7 +365,7 @@ def rare():
     return model, (np.eye(10, dtype="float32")[y], y), np.where(y == 9, "attic", "hall")
 
 
-@pytest.mark.parametrize("name", ["class", "group"])
+@pytest.mark.parametrize("name", first("class", "group"))
 def test_a_round_that_loses_a_rare_class_is_refused_where_each_class_is_bounded(rare, name):
     model, data, rooms = rare
     settings = {"validation_data": data, "epochs": 0, "verbose": 0}

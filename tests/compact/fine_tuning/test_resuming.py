@@ -75,6 +75,7 @@ def test_rounds_that_are_done_are_read_and_the_others_carried_out(whole, tmp_pat
     assert len(counted) == 3 - done
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("changes", [{"rounds": 2}, {"epochs": 1}, {"optimizer": "sgd"}, {"distillation": None}])
 def test_the_folder_of_another_run_is_refused(whole, changes):
     with pytest.raises(ValueError, match="Expected `folder` to be empty or of the same run"):

@@ -188,6 +188,7 @@ def chain(seed):
     return model
 
 
+@pytest.mark.programs
 def test_sequential_beats_one_shot_on_data_it_has_not_seen():
     ratios = []
     for seed in range(4):

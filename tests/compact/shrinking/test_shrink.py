@@ -100,6 +100,7 @@ def enlivened(model):
     return model
 
 
+@pytest.mark.programs
 def test_a_mobilenet_with_gates():
     model = enlivened(keras.applications.MobileNetV3Small((32, 32, 3), weights=None, classes=5))
     smaller = check_equal(model, plan_shrink(model, 0.5, round_to=2))

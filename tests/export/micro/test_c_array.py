@@ -140,6 +140,7 @@ def test_an_untrained_model_that_gives_next_to_nothing_runs(network):
     assert micro_support(keras.Sequential([keras.Input((8,)), layer])).runs
 
 
+@pytest.mark.programs
 def test_the_commands(network, sparse, tmp_path, capsys):
     dense, small, source = tmp_path / "dense.tflite", tmp_path / "small.tflite", tmp_path / "small.cc"
     dense.write_bytes(network.files["int8"])

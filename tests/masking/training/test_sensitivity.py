@@ -75,6 +75,7 @@ def assert_unchanged(before: list[np.ndarray], model: keras.Model) -> None:
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.programs
 def test_the_numbers_are_those_of_weights_zeroed_by_hand(trained, digits):
     before = state(trained)
     report = tfprune.sensitivity(trained, digits[1], LEVELS)

@@ -114,6 +114,7 @@ def trained(model: keras.Model, x: np.ndarray) -> keras.Model:
     return model
 
 
+@pytest.mark.programs
 def test_a_model_of_them_is_wrapped_trained_and_stripped_and_shares_nothing():
     model, x = transformer(), random(16, 12)
     before = model.get_weights()

@@ -94,6 +94,7 @@ def test_prune_by_a_criterion_solves_for_the_weights_that_are_left(inside, capsy
         np.testing.assert_array_equal(np.asarray(layer.kernel) != 0, np.asarray(expected.layer.kernel) != 0)
 
 
+@pytest.mark.programs
 def test_prune_with_epochs_trains_and_measures_both(inside, capsys):
     line = "prune model.keras sparse.keras --sparsity 0.9 --data x.npy,y.npy --validation xv.npy,yv.npy --epochs 4"
     code, out, err = run(capsys, f"{line} --json")

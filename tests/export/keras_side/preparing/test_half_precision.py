@@ -70,6 +70,7 @@ def test_the_file_gives_what_a_twin_in_float32_gives(tmp_path, policy, half, tol
     assert half_types(model) == {half}
 
 
+@pytest.mark.programs
 def test_quantized_files_keep_the_wider_tolerance_of_the_two(tmp_path):
     model = build("mixed_float16")
     report = to_tflite(model, tmp_path / "file", quantize="int8", sparse=False, calibration=IMAGES, check_on=IMAGES)
@@ -78,6 +79,7 @@ def test_quantized_files_keep_the_wider_tolerance_of_the_two(tmp_path):
     assert np.abs(Runner(tmp_path / "file").predict(IMAGES) - expected).max() < 0.2 * np.abs(expected).max()
 
 
+@pytest.mark.programs
 def test_mixed_precision_does_without_another_process_that_knows_the_classes(tmp_path):
     model = build("mixed_float16", Doubled(dtype="mixed_float16"), layers.Lambda(lambda x: x - 1))
     to_tflite(model, tmp_path / "file", sparse=False, check_on=IMAGES)
