@@ -63,7 +63,7 @@ class PruningInOrder:
         dense, now = (Activations(pieces, self._runs, folder=self._folder) for pieces in (self._dense, file))
         rows = []
         for layer, share in zip(self.layers, shares, strict=True):
-            moments = self._in_parallel.get(id(layer)) or self._seen(layer, dense, now)
+            moments = self._in_parallel.get(id(layer)) or layer.moments_in_order(self._dense, dense=dense, now=now)
             weights, stored = layer.solve(moments, sparsity=share, pattern=self._pattern)
             layer.write(file, weights, stored)
             values = stored.read(file.model.buffers[layer.buffer])
@@ -71,14 +71,6 @@ class PruningInOrder:
         if not numbers_operators(file.model):
             put_in_order(file.model)  # without the biases that others stand for now
         return save_objects(file.model), rows
-
-    def _seen(self, layer: FileLayer, dense: Activations, now: Activations) -> list[GramMoments]:
-        """Return what a layer sees in the file with the zeros so far, and what it returned in the dense one."""
-        operator, moments = layer.operators[0], layer.moments()
-        for run, pair in enumerate(zip(now.of(operator), dense.of(operator), strict=True)):
-            ours, before = (layer.rows(self._dense, operator, x, run=run) for x in pair)
-            layer.add(moments, ours, dense=before)
-        return moments
 
     def _measured(self) -> list[ErrorCurve]:
         """Run the dense file once, and measure what zeros in each layer alone cost."""

@@ -183,7 +183,20 @@ def refuse_options(
     parser: argparse.ArgumentParser, options: argparse.Namespace, *, names: Collection[str], of: str
 ) -> None:
     """Refuse options that are for another kind of file."""
-    given = [name for name in names if getattr(options, name) != parser.get_default(name)]
-    if given:
-        text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in given)
+    foreign = [name for name in names if getattr(options, name) != parser.get_default(name)]
+    if foreign:
+        text = " and ".join(f"--{'import' if name == 'imports' else name.replace('_', '-')}" for name in foreign)
         raise ValueError(f"Expected {text} with {of} only. Received: {options.source!r}.")
+
+
+def require_samples(options: argparse.Namespace) -> None:
+    """Refuse a .tflite file without samples.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if options.samples is None:
+        raise ValueError(
+            "Expected --samples FILE for a .tflite file: a few hundred inputs, without labels. Received: none. If "
+            "there are none at all, --samples random draws numbers, which costs accuracy."
+        )

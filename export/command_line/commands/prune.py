@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.base.limit import Limit
-from tfprune.export.command_line.commands.base import add_command, add_file, add_saved_model, refuse_options
+from tfprune.export.command_line.commands.base import (
+    add_command,
+    add_file,
+    add_saved_model,
+    refuse_options,
+    require_samples,
+)
 from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.patterns import NM
@@ -109,11 +115,7 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
     from tfprune.export.pruning.prune_tflite import prune_tflite
     from tfprune.export.pruning.samples import RANDOM
 
-    if options.samples is None:
-        raise ValueError(
-            "Expected --samples FILE for a .tflite file: a few hundred inputs, without labels. Received: none. If "
-            "there are none at all, --samples random draws numbers, which costs accuracy."
-        )
+    require_samples(options)
     suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
     path = options.path or str(Path(options.source).with_suffix(suffix))
     samples = RANDOM if options.samples == RANDOM else _samples(options)

@@ -7,7 +7,13 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from tfprune.export.command_line.commands.base import add_command, add_file, add_saved_model, refuse_options
+from tfprune.export.command_line.commands.base import (
+    add_command,
+    add_file,
+    add_saved_model,
+    refuse_options,
+    require_samples,
+)
 from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 
@@ -79,11 +85,7 @@ def _shrink_tflite(options: argparse.Namespace) -> Any:
     from tfprune.export.pruning.samples import RANDOM
     from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite
 
-    if options.samples is None:
-        raise ValueError(
-            "Expected --samples FILE for a .tflite file: a few hundred inputs, without labels. Received: none. If "
-            "there are none at all, --samples random draws numbers, which costs accuracy."
-        )
+    require_samples(options)
     suffix = ".small.tfz" if options.compress else ".small.tflite"
     path = options.path or str(Path(options.source).with_suffix(suffix))
     samples = RANDOM if options.samples == RANDOM else load_arrays(options.samples)

@@ -241,7 +241,7 @@ def _cache_shapes(model: Any, length: int) -> Any:
         )
     except _Asked as caches:
         return caches.args[0]
-    except KeyError as error:  # an input beside tokens and padding, for states that are no keys and values
+    except KeyError as error:  # another input than tokens and padding, such as a state of RWKV
         raise ValueError(_other_states(model, None)) from error
     finally:
         del model.call_with_cache

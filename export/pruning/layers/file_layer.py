@@ -11,6 +11,7 @@ import numpy as np
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.editor import inputs_of
 from tfprune.export.pruning.layers.linear_operators import LinearOperator
+from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
 from tfprune.export.pruning.layers.stored_weight import (
     StoredWeight,
@@ -87,6 +88,20 @@ class FileLayer:
 
         rows = operator.rows(real(tensor, x), pick)
         return np.concatenate([rows, np.ones_like(rows[..., :1])], axis=2) if self.has_bias else rows
+
+    def moments_in_order(self, pieces: Pieces, *, dense: Activations, now: Activations) -> list[GramMoments]:
+        """Return what the layer sees in the file as it is now, and what it returned in the dense one.
+
+        Args:
+            pieces: The dense file.
+            dense: Its activations, as far as the layer.
+            now: Those of the file whose earlier layers have changed.
+        """
+        operator, moments = self.operators[0], self.moments()
+        for run, pair in enumerate(zip(now.of(operator), dense.of(operator), strict=True)):
+            ours, before = (self.rows(pieces, operator, x, run=run) for x in pair)
+            self.add(moments, ours, dense=before)
+        return moments
 
     def add(self, moments: list[GramMoments], rows: np.ndarray, *, dense: np.ndarray | None = None) -> None:
         """Add rows of inputs, and the outputs that the dense weights make of the rows of the dense file.

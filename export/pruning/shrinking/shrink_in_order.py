@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from tfprune.export.file.tflite.editor import load_objects, save_objects
-from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import Runs
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
@@ -17,7 +16,6 @@ from tfprune.export.pruning.shrinking.channel_groups import FileChannels, mixing
 from tfprune.export.pruning.shrinking.cut_channels import cut_channels
 from tfprune.export.pruning.shrinking.rank_groups import Ranking, made_bundles, read_bundles
 from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrunkGroup
-from tfprune.solving.least_squares import GramMoments
 from tfprune.solving.split_by_error import split_by_error
 
 STEPS, MOST = 190, 0.95  # of the shares that are tried, and the largest of them
@@ -132,16 +130,8 @@ class ShrinkingInOrder:
                 continue
             weights = layer.weights
             if is_changed:
-                moments = self._shared.get(id(layer)) or self._seen(layer, dense, now)
+                moments = self._shared.get(id(layer)) or layer.moments_in_order(self._dense, dense=dense, now=now)
                 weights = layer.solver.without(moments, ~reads)
             weights = np.where(makes[..., np.newaxis], 0, weights)
             layer.write(file, weights, layer.stored.grown(layer.tensor(weights)))
         return save_objects(file.model)
-
-    def _seen(self, layer: FileLayer, dense: Activations, now: Activations) -> list[GramMoments]:
-        """Return what a layer sees in the file by now, and what it returned in the dense one."""
-        operator, moments = layer.operators[0], layer.moments()
-        for run, pair in enumerate(zip(now.of(operator), dense.of(operator), strict=True)):
-            ours, before = (layer.rows(self._dense, operator, x, run=run) for x in pair)
-            layer.add(moments, ours, dense=before)
-        return moments
