@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.export.device.processes.child_process import run_module
+from tfprune.export.device.processes.child_progress import ChildBar
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.pruning.prune_tflite_report import OutputError
@@ -38,7 +39,7 @@ class Changed(NamedTuple):
     outputs: dict[str, np.ndarray]
 
 
-def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str) -> Changed:
+def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str, verbose: int | str = 0) -> Changed:
     """Run a module that changes a file in a process of its own.
 
     Args:
@@ -47,6 +48,7 @@ def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str
         content: The plain file.
         jobs: Settings and arrays, by name; the samples are those of `JOB`.
         name: The name of the file, for errors.
+        verbose: How to show the progress that the module counts, in layers.
 
     Raises:
         ValueError: If it fails.
@@ -54,17 +56,22 @@ def run_apart(module: str, folder: str, *, content: bytes, jobs: Jobs, name: str
     Path(folder, DENSE).write_bytes(content)
     for job, (settings, arrays) in jobs.items():
         write_job(folder, job, settings=settings, arrays=arrays)
-    completed = run_module(module, folder, timeout=TIMEOUT, environment=ONE_THREAD)
-    if not completed.ok and completed.reason.startswith("Expected"):
-        raise ValueError(f"{completed.reason}. Nothing was written.")
-    if not completed.ok:
-        raise ValueError(
-            f"Expected a file whose operators can be run piece by piece. Received: {name}: {completed.reason}. "
-            "Nothing was written. Check with `tfprune verify` that the whole file runs."
-        )
+    with ChildBar(folder, verbose=verbose, unit="layer") as bar:
+        completed = run_module(module, folder, timeout=TIMEOUT, environment=ONE_THREAD, each_second=bar.look)
+        if not completed.ok:
+            raise ValueError(_refusal(completed.reason, name))
     settings, outputs = read_job(folder, RESULT)
     inputs = read_job(folder, HELD)[1]
     return Changed(Path(folder, CHANGED).read_bytes(), settings, [*inputs.values()], outputs)
+
+
+def _refusal(reason: str, name: str) -> str:
+    if reason.startswith("Expected"):
+        return f"{reason}. Nothing was written."
+    return (
+        f"Expected a file whose operators can be run piece by piece. Received: {name}: {reason}. "
+        "Nothing was written. Check with `tfprune verify` that the whole file runs."
+    )
 
 
 def numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.file.tflite.canonical_order import put_in_order
 from tfprune.export.file.tflite.editor import load_objects, numbers_operators, save_objects
 from tfprune.export.pruning.layers.file_layer import FileLayer
@@ -32,6 +33,7 @@ class PruningInOrder:
         runs: The inputs of each run of the interpreter, by tensor.
         pattern: The shape of the zeros.
         folder: For arrays that do not fit into the memory.
+        progress: Counts the layers that were measured or pruned.
 
     Attributes:
         layers: The weights that are pruned, in order.
@@ -39,11 +41,14 @@ class PruningInOrder:
         curves: What zeros in each layer cost.
     """
 
-    def __init__(self, content: bytes, runs: Runs, *, pattern: Pattern, folder: Path) -> None:
-        self._dense = Pieces(load_objects(content))
+    def __init__(
+        self, content: bytes, runs: Runs, *, pattern: Pattern, folder: Path, progress: ChildProgress
+    ) -> None:
+        self._dense, self._progress = Pieces(load_objects(content)), progress
         self._content, self._runs, self._pattern, self._folder = content, runs, pattern, folder
         self.layers, self.skipped = find_layers(self._dense)
         self._check_layers()
+        progress.expect(len(self.layers))
         self._in_parallel: dict[int, list[GramMoments]] = {}
         self.curves = self._measured()
         self._check_layers()
@@ -68,6 +73,7 @@ class PruningInOrder:
             layer.write(file, weights, stored)
             values = stored.read(file.model.buffers[layer.buffer])
             rows.append(_row(layer, values, relative_error(moments, weights)))
+            self._progress.add()
         if not numbers_operators(file.model):
             put_in_order(file.model)  # without the biases that others stand for now
         return save_objects(file.model), rows
@@ -91,6 +97,7 @@ class PruningInOrder:
                 curves[id(layer)] = self._curve(layer, aimed, states=states, outputs=outputs)
                 if layer.is_in_parallel:
                     self._in_parallel[id(layer)] = aimed
+                self._progress.add()
         constant = [layer for layer in self.layers if id(layer) not in varying]
         self.layers = [layer for layer in self.layers if id(layer) in varying]
         self.skipped += [(layer.name, f"{layer.kind}: {CONSTANT}") for layer in constant]

@@ -7,6 +7,7 @@ import tempfile
 from typing import Any
 
 from tfprune.base.limit import Limit
+from tfprune.base.progress import check_verbose
 from tfprune.export.device.running.inputs import inputs_to_job
 from tfprune.export.file.files.codec import check_method, check_suffix
 from tfprune.export.file.files.destination import check_destination, write_atomically
@@ -42,6 +43,7 @@ def prune_tflite(
     compress: str | None = None,
     sparse: str | bool = "auto",
     max_drop: Limit | None = None,
+    verbose: int | str = "auto",
 ) -> PruneTfliteReport:
     """Put zeros in place of the weights of a .tflite file that its outputs miss least, and write the file anew.
 
@@ -77,6 +79,9 @@ def prune_tflite(
         max_drop: A `tfprune.Limit` with labeled data, such as `tfprune.Limit(0.01, data=(x, y))`: the most zeros with
             which the file loses no more of the metric there are taken. The data decide, so report the accuracy on
             others. For several outputs, the limit holds for each.
+        verbose: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows the bar in a
+            terminal or a notebook, once the call has taken some seconds. It counts layers: each is measured once,
+            and pruned once for each sparsity that is tried.
 
     Returns:
         The zeros and the error of each layer, the error of each output, and what was written.
@@ -96,6 +101,7 @@ def prune_tflite(
     Reference:
         Frantar & Alistarh, 2023, "SparseGPT", arXiv:2301.00774 (the step of each layer).
     """
+    check_verbose(verbose)
     destination = check_destination(path)
     check_method(compress)
     check_suffix(destination, compress)
@@ -114,7 +120,7 @@ def prune_tflite(
         form, answers = inputs_to_job(goal.y)
         jobs |= {X: ({}, numbered(check_samples(goal.x, model))), Y: ({"form": form}, answers)}
     with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
-        pruned = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source))
+        pruned = run_apart(MODULE, folder, content=content, jobs=jobs, name=source_name(source), verbose=verbose)
     forms = candidate_files(pruned.content, name="pruned", sparse=sparse, optimize=optimize)
     check = Check(pruned.outputs, default_tolerance(model), ADVICE)
     choice = choose(forms, inputs=pruned.inputs, check=check, optimize=optimize, compress=compress)

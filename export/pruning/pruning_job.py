@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfprune.export.device.processes.child_process import run_as_child
+from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.device.processes.job_files import read_job
 from tfprune.export.device.running.inputs import inputs_from_job
 from tfprune.export.device.running.metrics import measure
@@ -46,7 +47,9 @@ class _Job:
         metric = self._settings["metric"]
         self._labeled = _Labeled(folder, content, metric) if metric else None
         pattern = _PATTERNS[self._settings["pattern"]](**self._settings["pattern_arguments"])
-        self._files = PruningInOrder(content, self._samples.runs, pattern=pattern, folder=folder)
+        pruned = 1 if self._settings["sparsity"] is not None else MAX_PERCENT.bit_length()  # steps of the bisection
+        progress = ChildProgress(folder, rounds=1 + pruned)
+        self._files = PruningInOrder(content, self._samples.runs, pattern=pattern, folder=folder, progress=progress)
 
     def run(self) -> None:
         """Write the pruned file, and what is to be known of it."""

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 from export_table import KINDS
+from terminal import terminal
 
 import tfprune
 from tfprune.export.device.running.runner import Runner
@@ -260,3 +261,12 @@ def test_a_crash_is_an_error_here(content, images, tmp_path):
         with pytest.raises(ValueError, match="did not finish"):
             prune_tflite(content, tmp_path / "none.tflite", images, sparsity=0.5)
     assert not (tmp_path / "none.tflite").exists()
+
+
+def test_the_bar_counts_each_layer_when_it_is_measured_and_when_it_is_pruned(content, images, tmp_path):
+    with terminal() as shown:
+        report = prune_tflite(content, tmp_path / "sparse.tflite", images, sparsity=0.5, verbose=2)
+    count = 2 * len(report.layers)
+    assert [line.split()[0] for line in shown.seen()] == [f"{count}/{count}"]
+    with pytest.raises(ValueError, match="verbose"):
+        prune_tflite(content, tmp_path / "none.tflite", images, sparsity=0.5, verbose=3)
