@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -149,6 +150,38 @@ class Generator:
             )
         tokens = self._tokens(ids, max_tokens or room, sampling, ends)
         return self._pieces(tokens, texts, ids[-CONTEXT:]) if isinstance(prompt, str) else tokens
+
+    def perplexity(self, prompt: str | Sequence[int]) -> float:
+        """Return how surprising the file finds a text: 1 if it expects each token, the vocabulary if it guesses.
+
+        Use it to compare files on texts of the kind that they will write. The tokens are read one by one, so that a
+        text takes as long as writing it.
+
+        Args:
+            prompt: The text, or its token ids, to which nothing is added: from two tokens to `length - 1`.
+
+        Returns:
+            e to the mean of -ln p over all tokens but the first, where p is the probability of the token after those
+            before it.
+
+        Raises:
+            TypeError: If `prompt` is neither a text nor a flat list of token ids.
+            ValueError: If there are fewer than two tokens, they do not fit, or an id is not in the vocabulary.
+
+        Example:
+            >>> generator.perplexity("the fox jumps over the dog") > 1
+            True
+        """
+        ids = self._ids(prompt)
+        if len(ids) < 2:
+            raise ValueError("Expected a text of at least two tokens. Received: one. Give a longer text.")
+        self._signatures.clear()
+        losses = []
+        for token, expected in itertools.pairwise(ids):
+            scores = self._signatures.decode(token).astype(np.float64)
+            top = scores.max()
+            losses.append(top + np.log(np.exp(scores - top).sum()) - scores[expected])
+        return float(np.exp(np.mean(losses)))
 
     def _tokens(self, ids: Sequence[int], count: int, sampling: Sampling, ends: set[int]) -> Iterator[int]:
         self._signatures.clear()

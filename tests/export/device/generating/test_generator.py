@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,12 @@ def test_other_files(writer, tmp_path):
         Generator(tmp_path / "writer.tfz")
     with pytest.raises(TypeError, match="Expected the path"):
         Generator(writer.read_bytes())
+
+
+def test_perplexity_is_that_of_keras(generator, writer):
+    report = json.loads((writer.parent / "report.json").read_text())
+    # what the export compared both on
+    ids = np.random.default_rng(0).integers(0, generator.vocabulary, 8).tolist()
+    assert generator.perplexity(ids) == pytest.approx(report["keras_perplexity"], rel=1e-4)
+    with pytest.raises(ValueError, match="at least two tokens"):
+        generator.perplexity(ids[:1])
