@@ -113,10 +113,11 @@ class FileGraph:
         options = {"strideH": 2, "strideW": 2, "filterHeight": 2, "filterWidth": 2, "padding": VALID}
         return self.operator(name, [x], (count, height // 2, width // 2, depth), kind="Pool2DOptions", **options)
 
-    def pad(self, x: int) -> int:
+    def pad(self, x: int, *, channels: tuple[int, int] = (0, 0)) -> int:
         count, height, width, depth = self.shape(x)
-        pads = self.constant(np.array([[0, 0], [1, 0], [0, 1], [0, 0]], np.int32))
-        return self.operator("PAD", [x, pads], (count, height + 1, width + 1, depth), kind="PadOptions")
+        pads = self.constant(np.array([[0, 0], [1, 0], [0, 1], channels], np.int32))
+        shape = (count, height + 1, width + 1, depth + sum(channels))
+        return self.operator("PAD", [x, pads], shape, kind="PadOptions")
 
     def mean(self, x: int) -> int:
         count, *_, depth = self.shape(x)
@@ -161,7 +162,7 @@ def grown(graph: FileGraph, *, steps: int) -> int:
     x, random = graph.convolution(graph.input, 8), graph.random
     for _ in range(steps):
         depth = graph.shape(x)[-1]
-        draw = int(random.integers(0, 15))
+        draw = int(random.integers(0, 16))
         if draw == 0:
             x = graph.binary("ADD", x, graph.convolution(x, depth))
         elif draw == 1:
@@ -190,6 +191,9 @@ def grown(graph: FileGraph, *, steps: int) -> int:
             x = graph.to_depth(x)
         elif draw == 13 and depth % 4 == 0 and graph.shape(x)[1] <= 8:
             x = graph.to_space(x)
+        elif draw == 14:
+            x = graph.pad(x, channels=(1, 3))
+            x = graph.binary("ADD", x, graph.convolution(x, depth + 4)) if random.random() < 0.7 else x
         else:
             x = graph.convolution(graph.unary(["RELU", "HARD_SWISH", "TANH"][int(random.integers(3))], x), 8, size=1)
     x = graph.mean(x) if random.random() < 0.5 else graph.flatten(x)

@@ -24,7 +24,8 @@ class Surgeon:
     Args:
         gram: The moments of the inputs, of shape (inputs, inputs).
         weights: The weights, of shape (outputs, inputs).
-        channels: The indices of the inputs of each channel, of shape (channels, size). A channel goes as a whole.
+        channels: The indices of the inputs of each channel, of shape (channels, size). A channel goes as a whole; one
+            that the map does not read has a row of -1.
         ridge: The number added to the diagonal, as a fraction of its mean.
     """
 
@@ -40,14 +41,14 @@ class Surgeon:
         self._pending = np.zeros((2, _PENDING, len(gram)))  # u and a of the removals that are not subtracted yet
         self._count = 0
         self._left = np.ones(len(gram), dtype=bool)
-        self._channels, self._places = np.arange(len(channels)), channels
-        self._inverse_blocks = self._inverse.diagonal_blocks(channels)
-        self._product_blocks = self._products.diagonal_blocks(channels)
-        self._all = len(channels)
+        self._is_read = channels[:, 0] >= 0
+        self._channels, self._places = np.flatnonzero(self._is_read), channels[self._is_read]
+        self._inverse_blocks = self._inverse.diagonal_blocks(self._places)
+        self._product_blocks = self._products.diagonal_blocks(self._places)
 
     def costs(self) -> np.ndarray:
         """Return by how much the squared error of all outputs would grow without each channel; infinity if gone."""
-        costs = np.full(self._all, np.inf)
+        costs = np.where(self._is_read, np.inf, 0.0)
         inverse, products = self._inverse_blocks, self._product_blocks
         here = self._left[self._places[:, 0]]
         if inverse.shape[1] == 1:
@@ -60,6 +61,8 @@ class Surgeon:
 
     def remove(self, channel: int) -> None:
         """Remove a channel, input by input: all at once would lose digits where inputs depend on each other."""
+        if not self._is_read[channel]:
+            return
         for place in self._places[np.searchsorted(self._channels, channel)]:
             self._remove_input(place)
             if self._count == _PENDING:

@@ -114,19 +114,15 @@ class _Cut:
 
     def _count(self, place: Place, entries: Sequence[Size]) -> None:
         operator = self._pieces.steps[place[0]]
-        numbers = [
-            int(np.count_nonzero(self._keep[self._channels.bundles_of(size)]))
-            if isinstance(size, np.ndarray)
-            else size
-            for size in entries
-        ]
+        numbers = [self._number(size) for size in entries]
         if place[1] == OPTIONS:
             options = copy.copy(operator.builtinOptions)
             options.newShape = np.array(numbers, np.int32)
             operator.builtinOptions = options
             return
         old = self._graph.tensors[inputs_of(operator)[place[1]]]
-        new = add_tensor(self._graph, old, buffer=add_values(self._model, np.array(numbers, np.int32)))
+        counted = np.array(numbers, type_name(old.type).lower())
+        new = add_tensor(self._graph, old, buffer=add_values(self._model, counted))
         self._take(operator, place[1], new)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tfprune.export.file.tflite.canonical_order import indices_of
 from tfprune.export.file.tflite.editor import inputs_of, operator_name
 from tfprune.export.pruning.layers.pieces import Pieces
+from tfprune.export.pruning.layers.stored_weight import type_name
 from tfprune.solving.ties import Channels, Layout
 
 Size = int | np.ndarray  # an array stands for the number of its channels
@@ -104,8 +105,9 @@ class FileFlow(Channels):
         """
         if not self.pieces.has_values(tensor):
             raise NotFollowed("it takes a shape or axes that are computed")
-        raw = np.asarray(self.pieces.model.buffers[self.pieces.graph.tensors[tensor].buffer].data, np.uint8)
-        return raw.view("<i4").tolist()
+        constant = self.pieces.graph.tensors[tensor]
+        raw = np.asarray(self.pieces.model.buffers[constant.buffer].data, np.uint8)
+        return raw.view(type_name(constant.type).lower()).tolist()
 
     def last(self, tensor: int) -> np.ndarray | None:
         """Return the channels along the last axis of a tensor that has none along any other.

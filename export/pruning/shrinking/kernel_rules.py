@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfprune.export.pruning.layers.linear_operators import TABLES
 from tfprune.export.pruning.shrinking.file_flow import FileFlow, NotFollowed, OperatorCall, Rule, Size
-from tfprune.export.pruning.shrinking.move_rules import MOVES, moved
+from tfprune.export.pruning.shrinking.move_rules import MOVES, moved, reshaped
 from tfprune.solving.ties import Layout
 
 FIXED = "they meet channels that are fixed"
@@ -63,10 +64,11 @@ def fully_connected(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     shape = _kernel_shape(flow, weight, rank=2)
     if call.options is not None and call.options.weightsFormat:
         raise NotFollowed("its weights are shuffled")
+    inputs = None
     if flow.shape(x)[-1] == shape[1]:
         inputs = flow.last(x)
-    else:  # it joins the last axes of what it takes
-        (layout,) = moved(flow, x, move=lambda numbers: [numbers.reshape(-1, shape[1])])
+    elif any(channels is not None for channels in flow.layout(x)):  # it joins the last axes of what it takes
+        (layout,) = moved(flow, x, move=lambda numbers: [reshaped(numbers, (numbers.size // shape[1], shape[1]))])
         inputs = layout[-1]
     outputs = flow.fresh(shape[0], name=flow.name(weight))
     _hold_kernel(flow, call, (outputs, inputs), places=(1, 2), outputs=outputs)
@@ -89,6 +91,24 @@ def product(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     flow.hold(call, 1, layout, is_kernel=True)
     flow.work.append((flow.positions(call.outputs[0]), *_sizes(shape, layout)))
     return [flow.placed(call.outputs[0], outputs)]
+
+
+def lookup(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
+    """Follow a lookup: the columns of a constant table are channels, and those of other rows stay in line."""
+    indices, table = (call.inputs[place] for place in TABLES[call.kind])
+    axis, batch_axes = (call.options.axis, call.options.batchDims) if call.options else (0, 0)
+    if batch_axes or any(channels is not None for channels in flow.layout(indices)):
+        raise NotFollowed("it picks rows of several tables, or by channels")
+    shape, spread = flow.shape(table), (None,) * len(flow.shape(indices))
+    axis %= len(shape)
+    if flow.is_constant(table) and (len(shape), axis) == (2, 0):
+        outputs = flow.fresh(shape[1], name=flow.name(table))
+        flow.hold(call, TABLES[call.kind][1], (None, outputs), is_kernel=True)
+        return [(*spread, outputs)]
+    layout = flow.layout(table)
+    if layout[axis] is not None:
+        raise NotFollowed("it picks some of them")
+    return [(*layout[:axis], *spread, *layout[axis + 1 :])]
 
 
 def _kernel_shape(flow: FileFlow, weight: int, *, rank: int) -> tuple[int, ...]:
@@ -124,12 +144,20 @@ def spatial(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
 
 
 def padding(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
-    layout = flow.layout(call.inputs[0])
-    if any(channels is not None for channels in layout):
-        pads = np.reshape(flow.numbers(call.inputs[1]), (-1, 2))
-        if any(channels is not None and pads[axis].any() for axis, channels in enumerate(layout)):
-            raise NotFollowed("it adds channels of zeros")
-    return [layout]
+    """Follow a padding; channels that it adds stay or go with those that they meet."""
+    layout, counted = list(flow.layout(call.inputs[0])), dict[int, Size]()
+    for axis, channels in enumerate(layout):
+        pads = [] if channels is None else flow.numbers(call.inputs[1])[2 * axis : 2 * axis + 2]
+        if channels is None or not any(pads):
+            continue
+        if call.kind == "MIRROR_PAD":
+            raise NotFollowed("it repeats some channels")
+        before, after = (flow.copies(count) for count in pads)
+        layout[axis] = np.concatenate([before, channels, after])
+        counted |= {2 * axis: before, 2 * axis + 1: after}
+    if counted:
+        flow.count(call, 1, counted)
+    return [tuple(layout)]
 
 
 def normalized(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
@@ -219,10 +247,7 @@ _SPATIAL = (
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_ALONE.split(), each_alone),
     **dict.fromkeys(_MERGES.split(), merge),
-    **dict.fromkeys(
-        ["MAX_POOL_2D", "AVERAGE_POOL_2D", "L2_POOL_2D", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"], spatial
-    ),
-    **dict.fromkeys(["SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"], spatial),
+    **dict.fromkeys(_SPATIAL.split(), spatial),
     **dict.fromkeys(["PAD", "PADV2", "MIRROR_PAD"], padding),
     **dict.fromkeys(["SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION"], normalized),
     **dict.fromkeys(["MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"], reduction),
@@ -233,4 +258,5 @@ RULES: dict[str, Rule] = {
     "FULLY_CONNECTED": fully_connected,
     "BATCH_MATMUL": product,
     "CONCATENATION": concatenation,
+    **dict.fromkeys(TABLES, lookup),
 }

@@ -54,7 +54,7 @@ def _line(flow: FileFlow, numbers: np.ndarray) -> Layout:
 
 def reshape(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     shape = flow.shape(call.outputs[0])
-    layouts = moved(flow, call.inputs[0], move=lambda numbers: [_reshaped(numbers, shape)])
+    layouts = moved(flow, call.inputs[0], move=lambda numbers: [reshaped(numbers, shape)])
     counted: dict[int, Size] = {axis: channels for axis, channels in enumerate(layouts[0]) if channels is not None}
     if not counted or call.kind != "RESHAPE":
         return layouts
@@ -67,7 +67,12 @@ def reshape(flow: FileFlow, call: OperatorCall) -> Sequence[Layout]:
     return layouts
 
 
-def _reshaped(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def reshaped(numbers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return numbers in another shape.
+
+    Raises:
+        NotFollowed: If there are more or fewer of them, as where sizes are open.
+    """
     if numbers.size != np.prod(shape):
         raise NotFollowed("it reshapes positions whose number is not known")
     return numbers.reshape(shape)

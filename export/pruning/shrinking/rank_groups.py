@@ -117,20 +117,22 @@ class Ranking:
     def _rank(
         self, group: ChannelGroup, readers: Sequence[FileLayer], *, states: Activations, outputs: FileOutputs
     ) -> RankedGroup:
-        surgeons = [self._surgeon(group, reader) for reader in readers]
-        order, costs = zip(*removals([each for each in surgeons if each], len(group.free)), strict=True)
+        is_read = np.any([np.isin(group.free, self._read[id(reader)]) for reader in readers], axis=0)
+        free = group.free[is_read]
+        order, costs = zip(*removals([self._surgeon(free, reader) for reader in readers], len(free)), strict=True)
         errors = np.concatenate([[0.0], np.cumsum(costs)])
-        bundles = group.free[list(order)]
+        bundles = free[list(order)]
         counts = np.rint(LEVELS * len(bundles)).astype(int)
         curve = ErrorCurve(self._channels.flops_of(group), 0.0, errors[counts])
         felt = self._felt(bundles[: counts[LEVEL_FELT]], readers, states=states, outputs=outputs)
         return RankedGroup(group, bundles, curve.scaled(felt))
 
-    def _surgeon(self, group: ChannelGroup, reader: FileLayer) -> Surgeon:
+    def _surgeon(self, free: np.ndarray, reader: FileLayer) -> Surgeon:
         (sums,) = self._moments[id(reader)]
         read = self._read[id(reader)]
-        is_read = [bundle for bundle in group.free if (read == bundle).any()]
-        columns = np.array([np.flatnonzero(read == bundle) for bundle in is_read])
+        places = [np.flatnonzero(read == bundle) for bundle in free]
+        size = max(map(len, places))
+        columns = np.array([own if len(own) else np.full(size, NONE) for own in places])
         weights = reader.weights[0] / np.sqrt(sums.energy.sum() or 1.0)
         return Surgeon(sums.gram, weights, channels=columns, ridge=RIDGE)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from file_graphs import FileGraph, grown
 
-from tfprune.export.file.tflite.editor import load_objects, save_objects
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import load_objects, operator_name, save_objects
 from tfprune.export.pruning.layers.pieces import PieceRunner, Pieces
 from tfprune.export.pruning.shrinking.channel_groups import FileChannels, mixing_layers
 from tfprune.export.pruning.shrinking.cut_channels import cut_channels
@@ -45,13 +46,13 @@ def outputs(content, x):
     return [*runner.run({pieces.inputs[0]: x}).values()]
 
 
-def check(content, keep):
+def check(content, keep, x=None):
     pieces, _, channels = analyzed(content)
     assert channels.flops(keep) < channels.flops(channels.all_kept())
     cut_channels(channels, keep)
     small = save_objects(pieces.model)
     assert len(small) < len(content)
-    x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32) if x is None else x
     for ours, theirs in zip(outputs(small, x), outputs(zeroed(content, keep), x), strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
@@ -68,3 +69,40 @@ def test_random_networks(seed):
     small = check(content, keep)
     _, _, again = analyzed(small)
     assert again.flops(again.all_kept()) == channels.flops(keep)
+
+
+def kept_without(channels, name, gone):
+    keep = channels.all_kept()
+    (group,) = (group for group in channels.groups if group.name == name)
+    keep[group.free[gone]] = False
+    return keep
+
+
+def test_columns_of_a_table():
+    graph = FileGraph(0, shape=(1, 5))
+    graph.graph.tensors[graph.input].type = schema.TensorType.INT32
+    table = graph.weights(7, 8)
+    rows = graph.operator("GATHER", [table, graph.input], (1, 5, 8), kind="GatherOptions", axis=0)
+    pooled = graph.operator("MEAN", [rows, graph.integers(1)], (1, 8), kind="ReducerOptions", keepDims=False)
+    content = graph.content(graph.dense(pooled, 4))
+    _, _, channels = analyzed(content)
+    keep = kept_without(channels, f"constant_{table}", [0, 3, 4])
+    small = check(content, keep, np.array([[6, 0, 2, 2, 5]], np.int32))
+    assert (7, 5) in [tuple(tensor.shape) for tensor in load_objects(small).subgraphs[0].tensors]
+
+
+def test_channels_of_zeros_go_with_those_that_they_meet():
+    graph = FileGraph(0)
+    x = graph.convolution(graph.input, 4)
+    wide = graph.pad(x, channels=(0, 4))
+    met = graph.binary("ADD", wide, graph.convolution(wide, 8))
+    content = graph.content(graph.dense(graph.mean(met), 4))
+    _, _, channels = analyzed(content)
+    (group, _) = channels.groups
+    assert len(group.free) == 8
+    keep = channels.all_kept()
+    keep[group.free[[1, 5, 6]]] = False
+    model = load_objects(check(content, keep))
+    (pad,) = (each for each in model.subgraphs[0].operators if operator_name(model, each) == "PAD")
+    pads = model.buffers[model.subgraphs[0].tensors[pad.inputs[1]].buffer].data
+    assert np.asarray(pads, np.uint8).view("<i4").tolist()[6:] == [0, 2]
