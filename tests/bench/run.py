@@ -57,6 +57,7 @@ COMMANDS = [
     ["compress.py", "mobilenet"],
     ["device.py"],
     ["remote.py"],
+    ["generator.py"],
 ]
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tfprune.export.command_line.commands.base import add_command, add_model_file
 from tfprune.report import Report
+
+STDERR = 2  # its number in the process
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,33 @@ tfprune generate writer.tflite "Once upon a time" --max-tokens 100 --temperature
 def _generate(options: argparse.Namespace) -> Any:
     from tfprune.export.device.generating.generator import Generator
 
-    pieces = Generator(options.model, threads=options.threads).stream(
-        options.prompt,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        stop=options.stop,
-        seed=options.seed,
-    )
-    return _WrittenText(options.prompt, "".join(_shown(pieces, is_shown=not options.json)))
+    with _quiet_libraries():
+        pieces = Generator(options.model, threads=options.threads).stream(
+            options.prompt,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            stop=options.stop,
+            seed=options.seed,
+        )
+        text = "".join(_shown(pieces, is_shown=not options.json))
+        del pieces  # the runtime also logs when it ends
+    return _WrittenText(options.prompt, text)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Drop what native code logs: LiteRT writes a page when it loads a file, and has no setting for that."""
+    sys.stderr.flush()
+    saved = os.dup(STDERR)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (not a path on every system)
+        os.dup2(nowhere.fileno(), STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(saved, STDERR)
+        os.close(saved)
 
 
 def _shown(pieces: Any, *, is_shown: bool) -> Iterator[str]:

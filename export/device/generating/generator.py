@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfprune.base.spec import check_count
+from tfprune.export.device.generating.prepare_file import PreparedFile
 from tfprune.export.device.generating.sampling import Sampling
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.device.generating.text_form import UNFINISHED, read_text_form
 from tfprune.export.device.running.runner import MAX_THREADS
 from tfprune.export.file.files.metadata import read_metadata
-from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import source_name
 
 CONTEXT = 8  # tokens of a prompt, with which the first piece is decoded: tokenizers drop a space that begins a text
@@ -26,15 +25,18 @@ class Generator:
     """Load a language model's file once, and let it write text.
 
     The file is one of `to_generator`. Neither Keras nor TensorFlow is needed; a text needs the package that reads the
-    file's tokenizer, which `pip install "tfprune[generate]"` brings. The interpreter is native code in this process,
-    as with `Runner`. One text at a time: threads need generators of their own.
+    file's tokenizer, which `pip install "tfprune[generate]"` brings. LiteRT's CompiledModel runs the file where it
+    can: on some processors it ends the process, so that it is tried in another process first, and the interpreter
+    takes its place. What was found, and the weights in the order that the processor reads them, are kept in a folder
+    beside the file, `writer.tflite.cache`. You may delete it at any time. The runtime is native code in this
+    process, as with `Runner`. One text at a time: threads need generators of their own.
 
     Args:
-        path: The path of a plain .tflite file.
+        path: The path of a .tflite file, plain or packed. A packed file is unpacked into the folder beside it.
         threads: Threads of the interpreter, 1 to 1024. Default 4.
 
     Attributes:
-        runtime: The interpreter in use, with its version.
+        runtime: The runtime in use, with its version; "in place" for CompiledModel.
         length: How many tokens a prompt and its continuation may have together.
         vocabulary: How many tokens there are.
 
@@ -52,14 +54,9 @@ class Generator:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"Expected the path of a .tflite file. Received: {source_name(path)}.")
         threads = check_count(threads, "threads", least=1, most=MAX_THREADS)
-        content = read_model(path)
-        if Path(path).read_bytes()[:8] != content[:8]:
-            raise ValueError(
-                f"Expected a plain .tflite file, which interpreters load as it lies on the disk. Received: "
-                f"{source_name(path)}, which is packed. Unpack it first: tfprune.export.unpack(path, new_path)."
-            )
-        self._form, self._tokenizer = read_text_form(read_metadata(content))
-        self._signatures = Signatures(os.fspath(path), threads=threads)
+        self._prepared = PreparedFile(path, threads=threads)
+        self._form, self._tokenizer = read_text_form(read_metadata(self._prepared.data))
+        self._signatures = Signatures(self._prepared.loaded)
         self.runtime, self.length = self._signatures.runtime, self._signatures.length
         self.vocabulary = self._signatures.vocabulary
 
@@ -184,7 +181,7 @@ class Generator:
         return float(np.exp(np.mean(losses)))
 
     def _tokens(self, ids: Sequence[int], count: int, sampling: Sampling, ends: set[int]) -> Iterator[int]:
-        self._signatures.clear()
+        self._signatures.position = 0
         self._signatures.prefill(ids[:-1])
         token = ids[-1]
         for _ in range(count):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.device.processes.child_process import run_as_child, run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
@@ -59,13 +60,13 @@ def write_apart(folder: Path, prompts: Sequence[Sequence[int]], *, count: int, t
 def run_write_job(folder: Path) -> None:
     """Do the job in a folder."""
     settings, prompts = read_job(folder, JOB)
-    signatures = Signatures(str(folder / MODEL), threads=1)
+    signatures = Signatures(InterpretedFile(str(folder / MODEL), threads=1))
     results: dict[str, np.ndarray] = {}
     seconds, counts = np.zeros(2), np.zeros(2)  # of prefill and decode
     for name, prompt in prompts.items():
-        signatures.clear()
+        signatures.position = 0
         read = [signatures.decode(int(token)) for token in prompt[:-1]]
-        signatures.clear()
+        signatures.position = 0
         start = time.process_time()
         signatures.prefill(prompt[:-1].tolist())
         between = time.process_time()

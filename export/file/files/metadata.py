@@ -26,7 +26,7 @@ def add_metadata(data: bytes, entries: Mapping[str, bytes]) -> bytes:
     return save_objects(model)
 
 
-def read_metadata(data: bytes) -> dict[str, bytes]:
+def read_metadata(data: bytes | memoryview) -> dict[str, bytes]:
     """Return the metadata of a plain .tflite file by name.
 
     Raises:

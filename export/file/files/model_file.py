@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
@@ -41,6 +42,39 @@ def read_model(source: Source) -> bytes:
             f"Expected a TFLite file (bytes 4 to 8 are {IDENTIFIER!r}), plain, gzip, xz or packed. "
             f"Received: {name}, whose content begins with {data[:8]!r}."
         )
+    _check(data, name)
+    return data
+
+
+def map_model(path: str | os.PathLike[str]) -> memoryview:
+    """Return the bytes of a plain .tflite file, mapped into memory: only what is used is read.
+
+    Raises:
+        ValueError: If the file cannot be read, is empty, damaged, or is not a plain TFLite file.
+    """
+    name = source_name(path)
+    try:
+        with Path(path).open("rb") as stream:
+            data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError as error:
+        raise ValueError(f"Expected a TFLite file. Received: {name}, which does not exist.") from error
+    except (OSError, ValueError) as error:  # ValueError: an empty file, or a path with a zero byte
+        raise ValueError(f"Cannot read {name}: {reason_of(error)}. Check the path and its permissions.") from error
+    if data[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"Expected a plain TFLite file (bytes 4 to 8 are {IDENTIFIER!r}). Received: {name}, whose content begins "
+            f"with {bytes(data[:8])!r}."
+        )
+    _check(data, name)
+    return data
+
+
+def is_packed(path: str | os.PathLike[str]) -> bool:
+    """Tell by its first bytes whether a file is packed; one that cannot be read is not."""
+    return _head(path).startswith((GZIP, XZ, MAGIC))
+
+
+def _check(data: bytes | memoryview, name: str) -> None:
     try:
         check_structure(data)
         check_sparse(data)
@@ -50,14 +84,16 @@ def read_model(source: Source) -> bytes:
             f"Expected a whole TFLite file. Received: {name}, which is damaged or cut short ({reason_of(error)}). "
             "Copy the file again."
         ) from error
-    return data
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
     """Tell by its first bytes whether a file is a TFLite file, plain or packed; one that cannot be read is none."""
+    return _head(path)[4:] == IDENTIFIER or is_packed(path)
+
+
+def _head(path: str | os.PathLike[str]) -> bytes:
     try:
         with Path(path).open("rb") as stream:
-            head = stream.read(8)
+            return stream.read(8)
     except (OSError, ValueError):  # ValueError: a path with a zero byte
-        return False
-    return head[4:] == IDENTIFIER or head.startswith((GZIP, XZ, MAGIC))
+        return b""

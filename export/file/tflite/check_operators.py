@@ -36,7 +36,7 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # below it numbers lose digit
 ALWAYS_ALLOWED_BYTES, MAX_EXPANSION = 2**29, 1000
 
 
-def check_operators(data: bytes) -> None:
+def check_operators(data: bytes | memoryview) -> None:
     """Refuse a file with an operator that does not fit its tensors.
 
     That is: one that takes a tensor apart into another number of outputs than it says; one without an input or

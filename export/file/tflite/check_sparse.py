@@ -12,7 +12,7 @@ ENTRY_BYTES = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1, 10: 8}  # bytes of an e
 INDEX_VECTOR_TYPES = {1: "<i4", 2: "<u2", 3: "u1"}  # by the number of the kind of a vector
 
 
-def check_sparse(data: bytes) -> None:
+def check_sparse(data: bytes | memoryview) -> None:
     """Refuse a file with a sparse tensor whose segments and indices do not lead to its values one by one.
 
     Args:

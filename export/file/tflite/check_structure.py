@@ -32,7 +32,7 @@ LAYOUT: dict[str, dict[int, Part]] = {
 }
 
 
-def check_structure(data: bytes) -> None:
+def check_structure(data: bytes | memoryview) -> None:
     """Refuse a TFLite flatbuffer of which a part lies outside its bytes.
 
     What the parts say is not checked: a file that passes can still be wrong.
@@ -86,7 +86,7 @@ def long_vectors(data: bytes, *, smallest: int) -> list[Vector]:
 
 
 class _Walk:
-    def __init__(self, data: bytes, *, smallest: int) -> None:
+    def __init__(self, data: bytes | memoryview, *, smallest: int) -> None:
         self.vectors: dict[int, int] = {}
         self.buffers: list[int] = []  # where the values of each begin; 0 without any
         self.rows: dict[int, int] = {}  # by number of the buffer: first dimension of its tensor
@@ -153,7 +153,7 @@ class _Walk:
             raise ValueError("a part goes beyond the end of the file.")
 
 
-def _number(layout: str, data: bytes, position: int) -> int:
+def _number(layout: str, data: bytes | memoryview, position: int) -> int:
     if position < 0:
         raise ValueError("a part begins before the file.")
     return struct.unpack_from(layout, data, position)[0]

@@ -11,11 +11,11 @@ class FlatbufferTable:
     """A table of a flatbuffer that is known to be whole; slots are numbered as the format's schema lists them."""
 
     @classmethod
-    def root(cls, data: bytes) -> FlatbufferTable:
+    def root(cls, data: bytes | memoryview) -> FlatbufferTable:
         """Return the table in which all others lie."""
         return cls(data, struct.unpack_from("<I", data, 0)[0])
 
-    def __init__(self, data: bytes, start: int) -> None:
+    def __init__(self, data: bytes | memoryview, start: int) -> None:
         self._data, self._start = data, start
         self._slots = start - struct.unpack_from("<i", data, start)[0]
         self._size = struct.unpack_from("<H", data, self._slots)[0]

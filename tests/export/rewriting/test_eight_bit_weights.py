@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
@@ -20,7 +21,7 @@ def small(monkeypatch):
 
 
 def scores(path, tokens):
-    signatures = Signatures(str(path), threads=1)
+    signatures = Signatures(InterpretedFile(str(path), threads=1))
     signatures.prefill(tokens[:-1])
     return signatures.decode(tokens[-1])
 

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from tfprune.export import Generator, pack
+from tfprune.export import Generator
+from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.file.tflite.editor import load_objects, save_objects
 
@@ -19,7 +20,7 @@ def generator(writer):
 
 def greedy(path, prompt, count):
     """Write with `decode` alone, a token at a time, and no other code of the generator."""
-    signatures = Signatures(str(path), threads=1)
+    signatures = Signatures(InterpretedFile(str(path), threads=1))
     for token in prompt[:-1]:
         signatures.decode(token)
     tokens = [prompt[-1]]
@@ -96,9 +97,13 @@ def test_other_files(writer, tmp_path):
     (tmp_path / "other.tflite").write_bytes(save_objects(model))
     with pytest.raises(ValueError, match="with the signatures `decode` and `prefill_N`"):
         Generator(tmp_path / "other.tflite")
-    (tmp_path / "writer.tfz").write_bytes(pack(writer.read_bytes()))
-    with pytest.raises(ValueError, match="which is packed"):
-        Generator(tmp_path / "writer.tfz")
+    (tmp_path / "empty.tflite").write_bytes(b"")
+    (tmp_path / "text.tflite").write_bytes(b"no model at all")
+    (tmp_path / "short.tflite").write_bytes(writer.read_bytes()[:-100])
+    for name in ("empty", "text", "short", "missing"):
+        with pytest.raises(ValueError, match=f"{name}.tflite"):
+            Generator(tmp_path / f"{name}.tflite")
+    assert not list(tmp_path.glob("*.cache"))
     with pytest.raises(TypeError, match="Expected the path"):
         Generator(writer.read_bytes())
 
