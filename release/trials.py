@@ -157,6 +157,14 @@ def generate() -> None:
     assert is_installed("tokenizers") and is_installed("ai_edge_litert")
 
 
+def litertlm() -> None:
+    from tfprune.export.device.generating.text_form import TextForm
+    from tfprune.export.keras_side.generating.litertlm_content import litertlm_content
+
+    content = litertlm_content(b"", TextForm("sentencepiece", [1], [2]), tokenizer=b"", length=16)
+    assert content.startswith(b"LITERTLM") and is_installed("keras_hub")
+
+
 def demo() -> None:
     from tfprune.export.command_line import cli
     from tfprune.export.command_line import demo as program

@@ -72,7 +72,7 @@ INSIDE = {
     "tfprune.export.file.tflite": {"ai_edge_litert", "flatbuffers"},
     "tfprune.export.compressing": {"optuna"},
     "tfprune.export.device.generating": {"sentencepiece", "tokenizers"},
-    "tfprune.export.keras_side.generating": {"tensorflow"},
+    "tfprune.export.keras_side.generating": {"tensorflow", "litert_lm_builder"},
     "tfprune.export.micro": {"tflite_micro", "ethosu"},
     "tfprune.export.pruning": {"PIL"},
     "tfprune.export.keras_side.preparing": {"tensorflow"},

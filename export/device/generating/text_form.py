@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tfprune.base.untrusted import parse_json, read_fields
@@ -23,15 +23,18 @@ class TextForm:
         tokenizer: The kind of the tokenizer, empty if the file has none.
         start: The ids that begin a text.
         stop: The ids that end one.
+        turns: The texts before and after each turn of a conversation, by role: "system", "user" and "model". Empty
+            if the tokenizer knows none.
     """
 
     tokenizer: str
     start: list
     stop: list
+    turns: dict = field(default_factory=dict)
 
     def as_metadata(self, content: bytes) -> dict[str, bytes]:
-        """Return the metadata of a file; `content` is the tokenizer's."""
-        return {FORM: json.dumps(asdict(self)).encode()} | ({TOKENIZER: content} if self.tokenizer else {})
+        """Return the metadata of a file; `content` is the tokenizer's, empty to leave it out."""
+        return {FORM: json.dumps(asdict(self)).encode()} | ({TOKENIZER: content} if content else {})
 
 
 class Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,24 @@ _log = logging.getLogger(__name__)
 # The pattern of GPT-2, by which KerasHub splits texts before it merges pairs.
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PROBES = ("The quick brown fox, 12 times!", "Grüße aus Zürich: 3.5 €", "a\nb  c", "")
-MORE_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>")
+
+# How the conversations are written that models were trained on, by the token that ends a turn.
+TURNS = {
+    "<end_of_turn>": {  # Gemma, which writes instructions of the system into the first turn of the user
+        "user": ("<start_of_turn>user\n", "<end_of_turn>\n"),
+        "model": ("<start_of_turn>model\n", "<end_of_turn>\n"),
+    },
+    "<|eot_id|>": {  # Llama 3
+        "system": ("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
+        "user": ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+        "model": ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+    },
+    "<|im_end|>": {  # Qwen, SmolLM
+        "system": ("<|im_start|>system\n", "<|im_end|>\n"),
+        "user": ("<|im_start|>user\n", "<|im_end|>\n"),
+        "model": ("<|im_start|>assistant\n", "<|im_end|>\n"),
+    },
+}
 
 
 def text_content(model: Any) -> tuple[TextForm, bytes]:
@@ -30,13 +48,15 @@ def text_content(model: Any) -> tuple[TextForm, bytes]:
         return TextForm("", [], []), b""
     start = [_id(tokenizer, "start_token_id")] if getattr(preprocessor, "add_start_token", False) else []
     ends = [_id(tokenizer, "end_token_id"), _id(tokenizer, "end_token2_id")]
-    ends += [_known(tokenizer, token) for token in MORE_ENDS]
+    turn_ends = {token: number for token in TURNS if (number := _known(tokenizer, token)) is not None}
+    ends += turn_ends.values()
     begin, stop = ([*dict.fromkeys(number for number in ids if number is not None)] for ids in (start, ends))
     kind, content = _content(tokenizer)
-    form = TextForm(kind, begin, stop)
+    turns = TURNS[next(iter(turn_ends))] if turn_ends else {}
+    form = TextForm(kind, begin, stop, {role: [*texts] for role, texts in turns.items()})
     if kind and not _equal(Tokenizer(form, content), preprocessor, form):
         _log.warning("the tokenizer of %r is left out: a device would give other ids than KerasHub does", model.name)
-        return TextForm("", begin, stop), b""
+        return replace(form, tokenizer=""), b""
     return form, content
 
 

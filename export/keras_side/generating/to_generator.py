@@ -14,6 +14,7 @@ import numpy as np
 
 from tfprune.base.progress import Progress, check_verbose
 from tfprune.base.spec import check_count, check_number
+from tfprune.export.device.generating.text_form import TextForm
 from tfprune.export.device.processes.job_files import write_job
 from tfprune.export.file.files.destination import check_destination, write_atomically
 from tfprune.export.file.files.metadata import add_metadata
@@ -22,6 +23,7 @@ from tfprune.export.keras_side.converting.convert_job import JOB, SAVED_MODEL
 from tfprune.export.keras_side.generating.cached_blocks import CachedModel
 from tfprune.export.keras_side.generating.check_written import DRAWN, TextComparison, compare_written
 from tfprune.export.keras_side.generating.generator_report import GeneratorReport
+from tfprune.export.keras_side.generating.litertlm_content import SUFFIX, litertlm_content, require_builder
 from tfprune.export.keras_side.generating.refusals import check_length, check_model, vocabulary_size
 from tfprune.export.keras_side.generating.signatures import write_signatures
 from tfprune.export.keras_side.generating.text_content import keras_ids, text_content
@@ -59,7 +61,9 @@ def to_generator(
     Args:
         model: A CausalLM of KerasHub that keeps keys and values of each position, in float32, on the TensorFlow
             backend. It is left untouched.
-        path: Where the file is written, exactly as given, such as `"writer.tflite"`.
+        path: Where the file is written, exactly as given, such as `"writer.tflite"`. A path that ends in `.litertlm`
+            gives a file for LiteRT-LM, the runtime of phones, which needs the extra `litertlm` and a model with its
+            tokenizer.
         length: How many tokens a prompt and its continuation may have together, at least 2. Default 1024. The caches
             take 8 bytes for each position and channel of the keys.
         prefill: How many tokens of a prompt one call takes, a number for each signature, such as (32, 128). Default
@@ -107,15 +111,19 @@ def to_generator(
         )
     count = min(check_count(max_tokens, "max_tokens", least=1), length - 1)
     form, tokenizer = text_content(model)
+    is_litertlm = destination.suffix == SUFFIX
+    if is_litertlm:
+        _check_litertlm(model, form)
     prompts = _prompts(model, check_on, most=min(READ_TOKENS, length - count))
     with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         cached = CachedModel(_stripped(model), length)
         content = _converted(cached, model, counts=counts, each_step=progress.add)
         content = content if quantize is None else eight_bit_weights(content)
-        content = add_metadata(content, form.as_metadata(tokenizer))
+        content = add_metadata(content, form.as_metadata(b"" if is_litertlm else tokenizer))
         comparison = compare_written(content, model, prompts=prompts, count=count)
         progress.add()
     _check(comparison, quantize=quantize, allowed=allowed)
+    content = litertlm_content(content, form, tokenizer=tokenizer, length=length) if is_litertlm else content
     write_atomically(destination, content)
     parameters = model.count_params()
     return GeneratorReport(
@@ -136,6 +144,19 @@ def to_generator(
         prefill_speed=comparison.run.prefill_speed,
         decode_speed=comparison.run.decode_speed,
         runtime=comparison.run.runtime,
+    )
+
+
+def _check_litertlm(model: keras.Model, form: TextForm) -> None:
+    """Refuse a file of LiteRT-LM that could not be written, or not read."""
+    require_builder()
+    if form.tokenizer:
+        return
+    has_tokenizer = getattr(getattr(model, "preprocessor", None), "tokenizer", None) is not None
+    raise ValueError(
+        f"Expected a model with a tokenizer for a {SUFFIX} file, whose runtime takes texts only. Received: "
+        f"{model.name!r}, {'whose tokenizer is of an unknown kind' if has_tokenizer else 'which has none'}. Build it "
+        "with a preprocessor of SentencePiece or byte pairs, or write a .tflite file."
     )
 
 

@@ -1,0 +1,68 @@
+"""Files of LiteRT-LM write what `Generator` writes."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from lite_lm import LENGTH, engine_text
+
+from tfprune.export import Generator, to_generator
+from tfprune.export.device.generating.text_form import SENTENCEPIECE, TOKENIZER, TextForm, read_text_form
+from tfprune.export.file.files.metadata import add_metadata, read_metadata
+from tfprune.export.keras_side.generating.litertlm_content import litertlm_content
+
+needs_builder = pytest.mark.skipif(
+    importlib.util.find_spec("litert_lm_builder") is None,
+    reason="litert-lm-builder is not installed (extra `litertlm`)",
+)
+needs_engine = pytest.mark.skipif(
+    importlib.util.find_spec("litert_lm") is None, reason="litert-lm-api is not installed (extra `litertlm`)"
+)
+TURNS = {"system": ["c", "d"], "user": ["a ", " b"], "model": [" the", "."]}
+
+
+def sentencepiece_form(turns):
+    from hub_models import GEMMA, sentencepiece_tokenizer
+
+    return TextForm(SENTENCEPIECE, [2], [1], turns), sentencepiece_tokenizer("Gemma", **GEMMA).proto
+
+
+@needs_builder
+@needs_engine
+@pytest.mark.programs
+@pytest.mark.parametrize("kind", ["byte pairs", "SentencePiece"])
+def test_the_engine_writes_what_the_generator_writes(kind, writer, tmp_path):
+    content = writer.read_bytes()
+    metadata = read_metadata(content)
+    form, tokenizer = read_text_form(metadata)[0], metadata[TOKENIZER]
+    form, tokenizer = (form, tokenizer) if kind == "byte pairs" else sentencepiece_form({})
+    form = TextForm(form.tokenizer, form.start, form.stop, TURNS)
+    plain = tmp_path / "writer.tflite"
+    plain.write_bytes(add_metadata(content, form.as_metadata(tokenizer)))
+    path = tmp_path / "writer.litertlm"
+    path.write_bytes(litertlm_content(content, form, tokenizer=tokenizer, length=LENGTH))
+    generator = Generator(plain, threads=1)
+    for prompt in ("the fox", "a dog"):
+        assert engine_text(path, prompt, count=5) == generator.generate(prompt, max_tokens=5)
+    turn = "a fox b the"  # the turn of the user, and the beginning of the model's
+    answer = generator.generate(turn, max_tokens=5)
+    assert engine_text(path, "fox", count=5, is_turn=True) == answer
+
+
+@needs_builder
+def test_models_without_a_tokenizer_are_refused(tmp_path):
+    import hub_writers
+
+    with pytest.raises(ValueError, match="takes texts only.*which has none"):
+        to_generator(hub_writers.writer("Llama"), tmp_path / "writer.litertlm", length=16)
+
+
+def test_the_missing_package_is_named(tmp_path, monkeypatch):
+    import sys
+
+    import hub_writers
+
+    monkeypatch.setitem(sys.modules, "litert_lm_builder", None)
+    with pytest.raises(ValueError, match=r"tfprune\[litertlm\]"):
+        to_generator(hub_writers.writer_task(), tmp_path / "writer.litertlm", length=16)
