@@ -12,8 +12,10 @@ from tfprune.export.device.processes.child_process import run_module
 from tfprune.export.device.processes.child_progress import ChildBar
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.tflite.editor import load_objects
+from tfprune.export.pruning.compare_outputs import compare_outputs, constant_outputs
 from tfprune.export.pruning.prune_tflite_report import OutputError
-from tfprune.export.pruning.samples import behind_quantize, in_range
+from tfprune.export.pruning.sampling.input_range import check_range, drawn_text, input_range, spread_over
 
 TIMEOUT = 3600.0  # seconds for all of the work on one file
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # small matrices are fastest so
@@ -28,7 +30,7 @@ class Changed(NamedTuple):
 
     Attributes:
         content: The new file.
-        settings: What is to be known of it.
+        settings: What is to be known of it, and the `"warnings"` about the samples.
         inputs: The samples that were held out.
         outputs: The expected outputs for them.
     """
@@ -82,10 +84,20 @@ def numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
 class SampleRunner(Runner):
     """A runner that tells what the interpreter gets in each of its runs."""
 
-    def checked(self, samples: list[np.ndarray], *, content: bytes, is_random: bool) -> list[np.ndarray]:
-        """Return samples in the range of the inputs."""
-        pairs = zip(self._inputs, samples, strict=True)
-        return [in_range(behind_quantize(tensor, content), array, is_random=is_random) for tensor, array in pairs]
+    def in_range(
+        self, samples: list[np.ndarray], *, content: bytes, is_random: bool
+    ) -> tuple[list[np.ndarray], list[str]]:
+        """Return samples in the range of the inputs, and what is strange about them."""
+        model, arrays, warnings = load_objects(content), [], []
+        for tensor, array in zip(self._inputs, samples, strict=True):
+            expected, name = input_range(model, tensor), tensor.info.name
+            if is_random and array.dtype.kind == "f":
+                array = spread_over(array, expected)
+                warnings.append(drawn_text(name, expected))
+            elif expected is not None:
+                warnings += check_range(array, expected, name=name)
+            arrays.append(array)
+        return arrays, warnings
 
     def runs(self, samples: list[np.ndarray]) -> list[Mapping[int, np.ndarray]]:
         """Return the inputs of each run by tensor; samples that do not fill a fixed batch are left out."""
@@ -113,28 +125,6 @@ class SampleRunner(Runner):
         return {info.name: np.asarray(value) for info, value in zip(self.outputs, values, strict=True)}
 
 
-def compare_outputs(
-    dense: Mapping[str, np.ndarray], pruned: Mapping[str, np.ndarray], *, held: int
-) -> list[OutputError]:
-    """Compare the outputs of two files on the last samples.
-
-    Args:
-        dense: The outputs of the dense file for all samples, by which their variation is measured.
-        pruned: Those of the pruned file for the last ones.
-        held: How many these are.
-    """
-    rows = []
-    for name, values in dense.items():
-        real, found = values.astype(np.float64), pruned[name].astype(np.float64)
-        right = real[len(real) - len(found) :]
-        spread = float(np.sqrt(real.var(axis=0).mean())) if real.ndim else 0.0
-        error = float(np.sqrt(np.square(found - right).mean()))
-        has_classes = right.ndim == 2 and right.shape[1] > 1 and len(right) == held
-        agreement = float((found.argmax(axis=1) == right.argmax(axis=1)).mean()) if has_classes else None
-        rows.append(OutputError(name, error / spread if spread > 0 else None, agreement))
-    return rows
-
-
 class JobSamples:
     """The samples of a job in its process: those to work on, and those held out.
 
@@ -153,8 +143,11 @@ class JobSamples:
         self._held = int(self.settings["held"])
         self.content = (folder / DENSE).read_bytes()
         runner = SampleRunner(self.content)
-        samples = runner.checked([*arrays.values()], content=self.content, is_random=self.settings["random"])
+        is_random = self.settings["random"]
+        samples, self._warnings = runner.in_range([*arrays.values()], content=self.content, is_random=is_random)
         self._dense = runner.outputs_of(samples)
+        rows = max(len(array) for array in samples if array.ndim)
+        self._warnings += constant_outputs(self._dense, samples=rows)
         self.runs = runner.runs([array[: len(array) - self._held] if array.ndim else array for array in samples])
         self._last = [array[len(array) - self._held :] if array.ndim else array for array in samples]
 
@@ -173,4 +166,4 @@ class JobSamples:
         (self._folder / CHANGED).write_bytes(content)
         write_job(self._folder, HELD, arrays=numbered(self._last))
         outputs = SampleRunner(expected or content).outputs_of(self._last)
-        write_job(self._folder, RESULT, settings=settings, arrays=outputs)
+        write_job(self._folder, RESULT, settings={**settings, "warnings": self._warnings}, arrays=outputs)

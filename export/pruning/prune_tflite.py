@@ -19,7 +19,7 @@ from tfprune.export.pruning.apart import JOB, numbered, run_apart
 from tfprune.export.pruning.prune_tflite_report import OutputError, PrunedLayer, PruneTfliteReport
 from tfprune.export.pruning.pruning_goal import checked_goal, checked_pattern
 from tfprune.export.pruning.pruning_job import X, Y
-from tfprune.export.pruning.samples import check_samples, held_out, warnings_of
+from tfprune.export.pruning.sampling.samples import check_samples, held_out, warnings_of
 from tfprune.export.rewriting.export_report import AccuracyDrop
 from tfprune.export.rewriting.forms import Check, candidate_files, check_form_arguments, choose, export_report
 from tfprune.export.rewriting.rewrite import default_tolerance, file_name
@@ -135,7 +135,7 @@ def prune_tflite(
         skipped=tuple(Skipped(layer, reason, Skipped.NO_RULE) for layer, reason in pruned.settings["skipped"]),
         samples=fitted,
         held_out=held,
-        warnings=tuple(warnings_of(samples, fitted)),
+        warnings=warnings_of(samples, fitted=fitted, others=pruned.settings["warnings"]),
         lost=tuple(AccuracyDrop(**row) for row in pruned.settings["lost"]),
         file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )

@@ -44,8 +44,8 @@ ROOMS = {
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
     "tfprune.export.device": "board · processes · running · generating | remote demo_device",
     "tfprune.export.pruning": (
-        "layers · samples sample_folder pruning_goal prune_tflite_report · apart prune_in_order · pruning_job · "
-        "prune_tflite | shrinking"
+        "layers · sampling pruning_goal prune_tflite_report · compare_outputs · apart "
+        "prune_in_order · pruning_job · prune_tflite | shrinking"
     ),
     "tfprune.export.keras_side": "sparse_ready | preparing · converting · generating · loading",
     "tfprune.export.command_line": "saved_models demo · commands · cli",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfprune.base.limit import Limit
+from tfprune.base.spec import check_count
 from tfprune.export.command_line.commands.base import (
     add_command,
     add_file,
@@ -21,11 +22,10 @@ from tfprune.export.file.files.codec import METHODS
 from tfprune.export.file.files.model_file import is_model_file
 from tfprune.patterns import NM
 
-MAX_FILES = 512  # of a folder of samples
 OF_FILES = ("samples", "range", "compress", "max_bytes", "max_error", "max_drop", "metric")
 OF_MODELS = (
     *("data", "epochs", "learning_rate", "allocation", "criterion", "imports"),
-    *("batch_size", "seed", "max_samples"),
+    *("batch_size", "seed"),
 )
 
 # Options that stand for arguments of the library with other names.
@@ -113,7 +113,7 @@ def _prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any:
 
 def _prune_tflite(options: argparse.Namespace) -> Any:
     from tfprune.export.pruning.prune_tflite import prune_tflite
-    from tfprune.export.pruning.samples import RANDOM
+    from tfprune.export.pruning.sampling.samples import RANDOM
 
     require_samples(options)
     suffix = ".pruned.tfz" if options.compress else ".pruned.tflite"
@@ -137,25 +137,42 @@ def _prune_tflite(options: argparse.Namespace) -> Any:
 
 
 def _samples(options: argparse.Namespace) -> Any:
-    """Return the samples of a file or folder, and write to stderr how those of a folder were read."""
+    """Return the samples of a file or folder, and write to stderr which were read, and how."""
+    from tfprune.export.pruning.sampling.samples import LEAST_SAMPLES
+
+    most = check_count(options.max_samples, "--max-samples", least=LEAST_SAMPLES)
     folder = Path(options.samples)
     if not folder.is_dir():
         if options.range is not None:
             raise ValueError(f"Expected a folder of samples with --range. Received: {options.samples!r}.")
         from tfprune.export.keras_side.loading import load_arrays
 
-        return load_arrays(options.samples)
+        return _evenly(load_arrays(options.samples), most)
     from tfprune.export.file.files.model_file import read_model
     from tfprune.export.file.report import shape_text
     from tfprune.export.file.tflite.reader import read
-    from tfprune.export.pruning.sample_folder import read_folder
+    from tfprune.export.pruning.sampling.sample_folder import read_folder
 
     inputs = read(read_model(options.source)).inputs
-    samples = read_folder(folder, inputs, limits=options.range, most=MAX_FILES)
+    samples = read_folder(folder, inputs, limits=options.range, most=most)
     text = f"{len(samples)} files of {options.samples} as samples of {shape_text(samples.shape[1:])}"
     low, mean, high = samples.min(), samples.mean(), samples.max()
     sys.stderr.write(f"Read {text}: numbers from {low:.4g} to {high:.4g}, mean {mean:.4g}.\n")
     return samples
+
+
+def _evenly(samples: Any, most: int) -> Any:
+    """Return some samples of arrays, evenly spaced, and say so if these are not all."""
+    from tfprune.export.pruning.sampling.sample_folder import evenly_spaced
+
+    arrays = samples if isinstance(samples, dict) else {"": samples}
+    sizes = {len(array) for array in arrays.values()}
+    if len(sizes) > 1 or max(sizes) <= most:
+        return samples  # different numbers of samples are refused with the names of the inputs
+    rows = evenly_spaced(max(sizes), most)
+    sys.stderr.write(f"Read {len(rows)} of {max(sizes)} samples, evenly spaced. --max-samples takes more.\n")
+    chosen = {name: array[rows] for name, array in arrays.items()}
+    return chosen if isinstance(samples, dict) else chosen[""]
 
 
 def _limit(options: argparse.Namespace) -> Limit | None:

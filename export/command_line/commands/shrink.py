@@ -82,7 +82,7 @@ def _shrink(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Any
 
 def _shrink_tflite(options: argparse.Namespace) -> Any:
     from tfprune.export.keras_side.loading import load_arrays
-    from tfprune.export.pruning.samples import RANDOM
+    from tfprune.export.pruning.sampling.samples import RANDOM
     from tfprune.export.pruning.shrinking.shrink_tflite import shrink_tflite
 
     require_samples(options)

@@ -14,7 +14,7 @@ from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.tflite.reader import read
 from tfprune.export.pruning.apart import JOB, numbered, run_apart
 from tfprune.export.pruning.prune_tflite_report import OutputError
-from tfprune.export.pruning.samples import check_samples, held_out, warnings_of
+from tfprune.export.pruning.sampling.samples import check_samples, held_out, warnings_of
 from tfprune.export.pruning.shrinking.shrink_tflite_report import ShrinkTfliteReport, ShrunkGroup
 from tfprune.export.rewriting.forms import Check, candidate_files, choose, export_report
 from tfprune.export.rewriting.rewrite import default_tolerance, file_name
@@ -105,6 +105,6 @@ def shrink_tflite(
         skipped=tuple(Skipped(group, reason, Skipped.HELD) for group, reason in small.settings["skipped"]),
         samples=fitted,
         held_out=held,
-        warnings=tuple(warnings_of(samples, fitted)),
+        warnings=warnings_of(samples, fitted=fitted, others=small.settings["warnings"]),
         file=export_report(str(destination), choice, source=file_name(source), nnz=nnz, size=size),
     )

@@ -1,11 +1,13 @@
 """`tfprune prune` on a .tflite file."""
 
+import argparse
 import json
 
 import numpy as np
 import pytest
 
 from tfprune.export.command_line.cli import main
+from tfprune.export.command_line.commands import prune
 
 
 @pytest.fixture
@@ -43,9 +45,22 @@ MISTAKES = {
     "--max-error -1 --samples x.npy": "Expected --max-error",
     "--sparsity 0.6 --samples x.npy --range 0 1": "a folder of samples with --range",
     "--sparsity 0.6 --samples .": "a folder of images",
+    "--sparsity 0.6 --samples x.npy --max-samples 2": "--max-samples to be",
     "--sparsity 1.6 --samples x.npy": "sparsity",
     "--sparsity 0.6 --samples nowhere.npy": "nowhere.npy",
 }
+
+
+def test_some_of_many_samples(tmp_path, capsys):
+    """Evenly spaced, as --max-samples says, from an array or from the arrays of several inputs."""
+    np.save(tmp_path / "x.npy", np.arange(100))
+    options = argparse.Namespace(samples=str(tmp_path / "x.npy"), range=None, max_samples=4)
+    assert prune._samples(options).tolist() == [0, 33, 66, 99]
+    assert "Read 4 of 100 samples, evenly spaced." in capsys.readouterr().err
+    np.savez(tmp_path / "two.npz", a=np.arange(3), b=np.zeros((3, 2)))
+    options.samples = str(tmp_path / "two.npz")
+    assert [len(array) for array in prune._samples(options).values()] == [3, 3]
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", MISTAKES)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tfprune.export.device.running.inputs import arrays_of, random_inputs
-from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.file.report import TensorInfo, shape_text
-from tfprune.export.file.tflite.editor import load_objects, operator_name
 from tfprune.export.file.tflite.model import Model
-from tfprune.export.pruning.layers.stored_weight import type_name
 
 RANDOM, RANDOM_ROWS = "random", 64
 LEAST_SAMPLES, MAX_HELD = 3, 64  # two to prune on, which differ, and one to hold out
 HELD_PART = 8  # every eighth sample is held out
-MAX_CLIPPED = 0.5  # the part of the entries that may lie outside the range of a quantized input
 FEW = 64
 
 WARN_RANDOM = (
@@ -74,11 +69,12 @@ def held_out(arrays: Sequence[np.ndarray], model: Model) -> int:
     return held
 
 
-def warnings_of(samples: Any, fitted: int) -> list[str]:
-    """Return what makes the result less reliable."""
+def warnings_of(samples: Any, *, fitted: int, others: Sequence[str]) -> tuple[str, ...]:
+    """Return what makes the result less reliable, and the warnings of the process that ran the file."""
     if isinstance(samples, str):
-        return [WARN_RANDOM]
-    return [f"{fitted} samples are few: with 256 the outputs stay closer."] if fitted < FEW else []
+        return WARN_RANDOM, *others
+    few = [f"{fitted} samples are few: with 256 the outputs stay closer."] if fitted < FEW else []
+    return *others, *few
 
 
 def _random(name: str, model: Model) -> list[np.ndarray]:
@@ -103,37 +99,3 @@ def _check_array(info: TensorInfo, array: np.ndarray) -> None:
         raise TypeError(f"Expected numbers for input {info.name!r}. Received: values of type {array.dtype}.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"Expected finite numbers for input {info.name!r}. Received: NaN or infinity.")
-
-
-def behind_quantize(tensor: IOTensor, content: bytes) -> IOTensor:
-    """Return an input as an operator QUANTIZE behind it sees it; the input itself where there is none."""
-    model = load_objects(content)
-    graph = model.subgraphs[0]
-    for operator in graph.operators or ():
-        if operator_name(model, operator) == "QUANTIZE" and operator.inputs[0] == tensor.index and not tensor.scale:
-            quantized = graph.tensors[operator.outputs[0]]
-            scales, kind = quantized.quantization, np.dtype(type_name(quantized.type).lower())
-            return replace(tensor, dtype=kind, scale=float(scales.scale[0]), zero_point=int(scales.zeroPoint[0]))
-    return tensor
-
-
-def in_range(tensor: IOTensor, array: np.ndarray, *, is_random: bool) -> np.ndarray:
-    """Return samples as an input takes them: random ones from [0, 1) are spread over the range of a quantized input.
-
-    Raises:
-        ValueError: If most numbers lie outside that range.
-    """
-    if not tensor.scale:
-        return array
-    limits = np.iinfo(tensor.dtype)
-    low, high = ((limit - tensor.zero_point) * tensor.scale for limit in (limits.min, limits.max))
-    if is_random:
-        return low + array * (high - low)
-    clipped = np.mean((array < low - tensor.scale) | (array > high + tensor.scale))
-    if clipped > MAX_CLIPPED:
-        raise ValueError(
-            f"Expected numbers between {low:.4g} and {high:.4g} for input {tensor.info.name!r}: real numbers, which "
-            f"are quantized on the way in. Received: numbers from {array.min():.4g} to {array.max():.4g}, of which "
-            f"{clipped:.0%} would be clipped. Scale them as for training"
-        )
-    return array

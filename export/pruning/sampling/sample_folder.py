@@ -47,11 +47,16 @@ def read_folder(
             "Expected --range LOW HIGH with a folder: the numbers that black and white, or the least and largest "
             f"amplitude, become, such as 0 1, -1 1 or 0 255, as in training. Received: {limits or 'none'}."
         )
-    some = [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
+    some = [paths[index] for index in evenly_spaced(len(paths), most)]
     low, high = limits
     shape = inputs[0].shape[1:]
     read = _sound if is_sound else _image
     return np.stack([low + read(path, shape) * np.float32(high - low) for path in some]).astype(np.float32)
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Return the indices of at most some of `count` entries, from the first to the last one."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
 def _image(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:

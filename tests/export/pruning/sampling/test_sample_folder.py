@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfprune.export.file.report import TensorInfo
-from tfprune.export.pruning.sample_folder import read_folder
+from tfprune.export.pruning.sampling.sample_folder import read_folder
 
 Image = pytest.importorskip("PIL.Image")
 
