@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 import time
@@ -47,6 +48,11 @@ def interleaved(
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:
     """Return the median of the ratios round by round."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process and of those that it has run."""
+    return sum(os.times()[:4])
 
 
 def _resident() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from common import Row, at_least, at_most, interleaved, median_ratio
+from common import Row, at_least, at_most, interleaved, median_ratio, processor_seconds
 from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, brier_score_loss
@@ -160,11 +160,6 @@ def _figures() -> Row:
     return Row("largest difference from SciPy and scikit-learn", f"{largest:.1e}", "<= 1e-9", largest <= 1e-9)
 
 
-def _processor_seconds() -> float:
-    """Return the processor time of this process and of those that it has run."""
-    return sum(os.times()[:4])
-
-
 def _time() -> Row:
     import keras
 
@@ -180,7 +175,7 @@ def _time() -> Row:
             "damage": lambda: damage(before, after, data, groups={"room": data[1] % 3}),
             "evaluate": lambda: (evaluate(before, data), evaluate(after, data)),
         }
-        seconds = interleaved(runs, rounds=ROUNDS, clock=_processor_seconds)
+        seconds = interleaved(runs, rounds=ROUNDS, clock=processor_seconds)
     what = f"{SAMPLES:,} samples, two files: damage / evaluate of both, processor time"
     return at_most(what, median_ratio(seconds["damage"], seconds["evaluate"]), SLOWER, digits=2)
 

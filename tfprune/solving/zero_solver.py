@@ -13,6 +13,7 @@ from tfprune.solving.split_by_error import LEVEL_FELT, LEVELS
 from tfprune.solving.weight_masks import elimination_factor, sparse_gpt
 
 RIDGE = 0.1  # of the mean square of the inputs, where there are ten rows or more for each input
+RIDGE_WITHOUT = 0.001  # the same where whole inputs go: the others have to change more than around single zeros
 THREADS = 2  # each takes a few copies of the weights
 
 
@@ -33,9 +34,10 @@ class ZeroSolver:
         self.weights = weights.astype(np.float64)
         self.inputs, self.positions, self._least_ridge = inputs, positions, ridge
 
-    def _ridge(self, moments: GramMoments) -> float:
+    def _ridge(self, moments: GramMoments, *, least: float | None = None) -> float:
         """Hold the solution back, the more so where rows are few."""
-        return self._least_ridge * max(1.0, 10 * len(moments.gram) / max(moments.count, 1))
+        least = self._least_ridge if least is None else least
+        return least * max(1.0, 10 * len(moments.gram) / max(moments.count, 1))
 
     def refit(self, moments: Sequence[GramMoments]) -> np.ndarray:
         """Return dense weights that come closer to the outputs that the moments ask for."""
@@ -87,7 +89,8 @@ class ZeroSolver:
         free = np.ones(self.weights.shape[1:], dtype=bool)
         free[:, : self.inputs] = kept
         for group, sums in enumerate(moments):
-            solved[group] = solve(sums, self.weights[group] * free, free=free, ridge=self._ridge(sums))
+            ridge = self._ridge(sums, least=RIDGE_WITHOUT)
+            solved[group] = solve(sums, self.weights[group] * free, free=free, ridge=ridge)
         return solved
 
     def at_levels(self, moments: Sequence[GramMoments], *, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
