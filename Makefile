@@ -12,11 +12,11 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(os.cpu_count() + 1, 4))")
 
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# What every change runs. Sample apps, the study, notebooks, the site and all else that is marked `programs` is left out.
+# What every change runs. Guides, notebooks, the site and all else that is marked `programs` or `slow` is left out.
 test: .venv/dev
 	$(PYTEST) -m "not programs and not slow"
 
-# What runs before each change lands. Before a release, run all.
+# What runs before each change lands. Sample apps, the study and most parameters are run before a release: test-all.
 test-ci: .venv/dev
 	$(PYTEST) -m "not slow"
 

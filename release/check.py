@@ -1,6 +1,6 @@
 """Build twice, compare, and try the wheel with each extra in an environment in which nothing else is installed.
 
-    make release-check                          # all extras, two minutes; downloads what they need
+    make release-check                          # all extras; downloads what they need
     .venv/bin/python release/check.py device    # those that are named
 
 release/trials.py says what an extra has to make possible. An extra without a trial fails the check.
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -41,16 +42,19 @@ def main(wanted: list[str]) -> int:
     check_content(wheel)
     check_types(sdist)
     extras = wanted or ["nothing", *extras_of_setup()]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for extra, seconds in zip(extras, pool.map(partial(try_extra, wheel), extras), strict=True):
+    with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for extra, seconds in zip(extras, pool.map(partial(try_extra, wheel, Path(home)), extras), strict=True):
             print(f"{extra}: installed and tried in {seconds:.0f} s", flush=True)
     return 0
 
 
 def extras_of_setup() -> list[str]:
+    """Return the extras, those with TensorFlow last: it stays installed, and compiled, from one to the next."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    return sorted(set(setup["options.extras_require"]) - TRIED_ELSEWHERE)
+    extras = setup["options.extras_require"]
+    training = {extra for extra in extras if "tensorflow" in extras[extra]} | BESIDE_TRAINING
+    return sorted(set(extras) - TRIED_ELSEWHERE, key=lambda extra: (extra in training, extra))
 
 
 def check_content(wheel: Path) -> None:
@@ -66,17 +70,19 @@ def check_content(wheel: Path) -> None:
     assert found == expected | {"tfprune/py.typed"}, sorted(found ^ expected)
 
 
-def try_extra(wheel: Path, extra: str) -> float:
-    """Install the wheel with an extra into a new environment, and run the trial of that extra; return the seconds."""
+def try_extra(wheel: Path, home: Path, extra: str) -> float:
+    """Install the wheel and an extra, remove all else, and run the trial of that extra; return the seconds."""
     start = time.perf_counter()
+    venv = home / threading.current_thread().name
+    if not venv.exists():
+        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, venv], check=True)
+    programs = venv / ("Scripts" if sys.platform == "win32" else "bin")
+    names = {"nothing": ""}.get(extra, f"train,{extra}" if extra in BESIDE_TRAINING else extra)
+    package = f"{wheel}[{names}]" if names else str(wheel)
+    subprocess.run(["uv", "pip", "install", "--quiet", "--exact", "--python", venv, package], check=True)
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
+    trial = [programs / "python", TRIALS, extra.replace("-", "_")]
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, f"{folder}/venv"], check=True)
-        programs = Path(folder, "venv", "Scripts" if sys.platform == "win32" else "bin")
-        names = {"nothing": ""}.get(extra, f"train,{extra}" if extra in BESIDE_TRAINING else extra)
-        package = f"{wheel}[{names}]" if names else str(wheel)
-        subprocess.run(["uv", "pip", "install", "--quiet", "--python", f"{folder}/venv", package], check=True)
-        environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
-        trial = [programs / "python", TRIALS, extra.replace("-", "_")]
         subprocess.run(trial, check=True, cwd=folder, env=environment | {"TF_CPP_MIN_LOG_LEVEL": "3"})
     return time.perf_counter() - start
 

@@ -169,7 +169,7 @@ def demo() -> None:
     from tfprune.export.command_line import cli
     from tfprune.export.command_line import demo as program
 
-    program.SEARCH = 5.0  # seconds; in `make demo`, a minute
+    program.SEARCH_SECONDS = 5.0  # in `make demo`, a minute
     with contextlib.redirect_stdout(io.StringIO()) as told:
         assert cli.main(["demo", "--output", "demo"]) == 0
     printed = told.getvalue()

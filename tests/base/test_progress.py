@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from terminal import Terminal, lines_of, terminal
+from tiers import in_test_ci
 
 import tfprune
 from tfprune.base import progress
@@ -201,7 +202,7 @@ CALLS = pytest.mark.parametrize(
         (single_weights, 3, "layer"),
         # The model, the smallest one, four halvings of 16 channels, and two groups that go less far.
         (latency, 1 + 1 + 4 + 2, "candidate"),
-        (rounds, 2 * (3 + 1), "step"),  # removed, reconstructed, trained, and the steps of the training
+        in_test_ci((rounds, 2 * (3 + 1), "step")),  # removed, reconstructed, trained, and the steps of the training
         (units, 2, "group"),
         (blocks, 1 + 3, "evaluation"),  # the whole model, and without each block
         (concepts, 1 * 2, "tree"),  # layers times concepts

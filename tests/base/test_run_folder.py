@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from small_transformer import numpy, texts, transformer
+from tiers import first
 
 from tfprune import prune_units
 from tfprune.methods.one_shot import remove_in_order
@@ -18,7 +19,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 @pytest.mark.parametrize("update", ["sequential", "parallel"])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", first(3, 1))
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update):
     model, x = transformer(), texts()
     expected, report = prune_units(model, x, reconstruction=update, **SETTINGS)

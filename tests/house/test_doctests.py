@@ -12,7 +12,7 @@ import keras
 import pytest
 from public_names import documented_names
 from sklearn.datasets import load_digits
-from tiers import in_test_all
+from tiers import in_test_ci
 
 import tfprune
 import tfprune.export
@@ -23,8 +23,10 @@ MODULES = ["tfprune", "tfprune.export"] + [
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
 
-# More than five seconds of one processor, or KerasHub's import.
-LONG = {"tfprune.export", "tfprune.export.compressing.compress"}
+# More than a second of one processor, or KerasHub's import.
+LONG = {"tfprune.export", "tfprune.export.command_line", "tfprune.export.compressing.compress"}
+LONG |= {"tfprune.compact.fine_tuning.prune_report", "tfprune.compact.fine_tuning.prune_to"}
+LONG |= {"tfprune.export.micro.micro_report", "tfprune.export.rewriting.export_report"}
 LONG |= {name for name in MODULES if ".generating." in name}
 
 
@@ -43,18 +45,19 @@ def digits(tmp_path_factory):
     return folder, {"model": model, "images": images, "Path": Path, "tfprune": tfprune}
 
 
-@pytest.fixture
-def writer(tmp_path):
-    """What examples of language models start from: a tiny one with its tokenizer, and its file."""
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """What examples of language models start from: a tiny one with its tokenizer, and the folder of its file."""
     hub_models = pytest.importorskip("hub_models", reason="keras-hub is not installed (extra `hub`)")
     keras.utils.set_random_seed(0)
     causal_lm = hub_models.TASKS["GPT2CausalLM"]()
-    tfprune.export.to_generator(causal_lm, tmp_path / "writer.tflite", length=16, prefill=(4,), max_tokens=4)
-    generator = tfprune.export.Generator(tmp_path / "writer.tflite")
-    return {"tfprune": tfprune, "causal_lm": causal_lm, "generator": generator}
+    folder = tmp_path_factory.mktemp("writer")
+    tfprune.export.to_generator(causal_lm, folder / "writer.tflite", length=16, prefill=(4,), max_tokens=4)
+    generator = tfprune.export.Generator(folder / "writer.tflite")
+    return folder, {"tfprune": tfprune, "causal_lm": causal_lm, "generator": generator}
 
 
-@pytest.mark.parametrize("name", [in_test_all(name) if name in LONG else name for name in MODULES])
+@pytest.mark.parametrize("name", [in_test_ci(name) if name in LONG else name for name in MODULES])
 def test_examples(name, tmp_path, monkeypatch, request):
     if name.startswith("tfprune.methods.federated_flower."):
         pytest.importorskip("flwr", reason="flwr is not installed (extra `federated`)")
@@ -64,13 +67,11 @@ def test_examples(name, tmp_path, monkeypatch, request):
         pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
     module = importlib.import_module(name)
     names = {}
-    if name.startswith("tfprune.export.") and ".generating." in name:
-        monkeypatch.chdir(tmp_path)
-        names = request.getfixturevalue("writer")
-    elif name.startswith("tfprune.export"):
-        folder, names = request.getfixturevalue("digits")
-        for file in folder.iterdir():
-            shutil.copy(file, tmp_path)
+    if not any(test.examples for test in doctest.DocTestFinder().find(module)):
+        return
+    if name.startswith("tfprune.export"):
+        folder, names = request.getfixturevalue("writer" if ".generating." in name else "digits")
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)  # an example may write files
     flags = doctest.IGNORE_EXCEPTION_DETAIL | doctest.ELLIPSIS
     results = doctest.testmod(module, optionflags=flags, extraglobs=names, report=True)

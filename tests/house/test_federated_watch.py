@@ -87,6 +87,7 @@ def test_the_bars():
         assert masks["bytes"] <= 0.25 * dense["bytes"] and masks["sparsity"] == 0.8
 
 
+@pytest.mark.programs
 def test_the_app_in_this_process_is_a_plain_loop(monkeypatch):
     """The dense rounds on made-up motion, by the grid of this process and by a plain loop over the clients."""
     federated, ways = piece("federated.flower"), piece("federated.ways")

@@ -102,7 +102,7 @@ def smoke(tmp_path_factory):
     return output_once(tmp_path_factory, "few-shot", APPS / "few_shot_glyphs.py")
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_app_prunes_to_22_percent_and_exports(smoke):
     folder, printed = smoke
     assert "made-up shapes" in printed and "| DACIS | 1 |" in printed
@@ -115,13 +115,13 @@ def test_the_app_prunes_to_22_percent_and_exports(smoke):
     assert Runner(small_file).outputs[0].shape[-1] < Runner(dense_file).outputs[0].shape[-1]
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_results_are_not_overwritten(smoke):
     ended = forked(APPS / "few_shot_glyphs.py", "--smoke", "--output", smoke[0], folder=ROOT)
     assert ended.code and "Pass --resume" in ended.stderr
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_device_learns_classes_where_keras_cannot_be_imported(smoke, tmp_path):
     shutil.copy(APPS / "few_shot_device.py", tmp_path)  # alone, as on the device
     model, pictures = smoke[0] / "ProtoNet-dense-0.tflite", smoke[0] / "pictures.npz"

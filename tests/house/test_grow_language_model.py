@@ -127,7 +127,7 @@ def smoke(tmp_path_factory):
     return output_once(tmp_path_factory, "growth", APP)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_app_grows_and_prunes_back(smoke):
     folder, printed = smoke
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:2] == "| "]
@@ -136,7 +136,7 @@ def test_the_app_grows_and_prunes_back(smoke):
     assert (folder / "growth.png").stat().st_size
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_results_are_not_overwritten(smoke, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["grow_language_model", "--smoke", "--output", str(smoke[0])])
     with pytest.raises(SystemExit, match="Pass --resume"):

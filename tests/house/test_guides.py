@@ -19,17 +19,8 @@ NOTEBOOKS = {path.stem for path in (DOCS / "notebooks").glob("*.ipynb")}
 PAGES = [path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.stem not in RUN_AS_NOTEBOOKS]
 TESTED_ELSEWHERE = {"migration", "raspberry_pi"}  # by the test modules of their names
 PAGES += [path for path in sorted((DOCS / "howto").glob("*.md")) if path.stem not in TESTED_ELSEWHERE]
-# More than five seconds of one processor each; `make test` runs the others.
-LONG = {"best_file", "channels_and_latency", "commands", "depth", "export_a_file", "keep_what_is_needed"}
-LONG |= {
-    "make_zeros_fast",
-    "microcontrollers",
-    "prune_a_file",
-    "remove_channels",
-    "train_for_int8",
-    "trained_model_on_a_pi",
-    "transformers",
-}
+pytestmark = pytest.mark.programs  # tests of the parts that pages call stay in `make test`
+LONG = {"best_file"}  # which searches for a minute
 
 
 def run(code, names):
@@ -61,7 +52,7 @@ def log_as_it_was():
 
 
 def marked(page):
-    return pytest.param(page, id=page.stem, marks=[pytest.mark.programs] if page.stem in LONG else [])
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in LONG else [])
 
 
 @pytest.mark.parametrize("page", map(marked, PAGES))
@@ -84,7 +75,6 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch):
         assert printed == shown
 
 
-@pytest.mark.programs
 def test_first_code_of_the_site_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, code = BLOCK.search((DOCS / "index.md").read_text(encoding="utf-8")).groups()

@@ -161,7 +161,7 @@ def test_a_title_finds_its_passage():
 # The app.
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
     program = (ROOT / "sample_apps" / "prune_language_model.py", "--smoke", "--output", tmp_path)
     assert "the figures mean nothing" in printed_by(*program, folder=ROOT)

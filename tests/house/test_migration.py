@@ -12,11 +12,9 @@ import tfprune
 TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "migration.md").read_text(encoding="utf-8")
 IMPORT, SETUP, *BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 SECTIONS = re.findall(r"^## (.*)$", TEXT, flags=re.MULTILINE)[:-2]  # the last two are tables
-# More than five seconds of one processor both ways; `make test` runs the others.
-LONG = {"Clustering", "Cluster-preserving training (CQAT, PCQAT)", "Sparsity-preserving training (PQAT)"}
-LONG |= {"Save, load and resume", "Strip and export"}
+QUICK = {SECTIONS[0]}  # in `make test`; all others in `make test-ci`
 PLACES = [
-    pytest.param(place, id=name, marks=[pytest.mark.programs] if name in LONG else [])
+    pytest.param(place, id=name, marks=[] if name in QUICK else [pytest.mark.programs])
     for place, name in enumerate(SECTIONS)
 ]
 

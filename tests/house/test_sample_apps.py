@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from programs import WITHOUT_KERAS, output_once, printed_by, started
+from tiers import first
 
 from tfprune.export import Runner, inspect
 
@@ -31,7 +32,7 @@ def sparsity_of(path):
     return 1 - sum(row.nnz for row in kernels) / sum(row.size for row in kernels)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_fashion_compares_the_files_of_a_dense_and_a_pruned_model(tmp_path):
     printed = printed_by(APPS / "fashion_cnn.py", "--smoke", "--output", "here", folder=tmp_path, run=started)
     assert "made-up images" in printed
@@ -147,7 +148,7 @@ def test_the_data_are_read_out_of_the_wheel(app, tmp_path, monkeypatch):
     assert (watch.motion[0].shape, watch.person.tolist(), watch.names) == ((5, 6), [4], ["PEN"])
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_mobilenet_is_shrunk_to_half_its_flops(tmp_path):
     printed = printed_by(APPS / "shrink_mobilenet.py", "--smoke", "--output", "here", folder=tmp_path)
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"dense.tflite", "shrunk.tflite", "channels.png"}
@@ -166,7 +167,7 @@ def test_a_transformer_loses_heads_and_units(tmp_path):
     assert parameters == sorted(parameters, reverse=True)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_concepts_keep_what_footwear_needs(tmp_path):
     printed = printed_by(APPS / "concept_requirements.py", "--smoke", "--output", "here", folder=tmp_path)
     names = {"dense.tflite", "concepts.tflite", "magnitude.tflite", "accuracy.png", "results.jsonl", "table.md"}
@@ -237,7 +238,7 @@ def test_a_pruned_network_goes_four_ways(tmp_path):
     assert (tmp_path / "here" / "table.md").read_text(encoding="utf-8") in printed
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_networks_are_pruned_by_the_f_statistic(tmp_path):
     printed = printed_by(APPS / "f_statistic.py", "--smoke", "--output", "here", folder=tmp_path)
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"results.jsonl", "table.md", "accuracy.png"}
@@ -255,7 +256,7 @@ def test_networks_are_pruned_by_the_f_statistic(tmp_path):
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize("data", ["fashion", "watch", "spoken"])
+@pytest.mark.parametrize("data", first("fashion", "watch", "spoken"))
 def test_what_pruning_broke_is_printed(tmp_path, data):
     if data == "spoken":
         pytest.importorskip("soundfile", reason="soundfile is not installed (extra `spoken`)")

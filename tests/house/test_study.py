@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from once import filled_once
 from programs import forked, printed_by
-from tiers import slow
+from tiers import first
 
 from sample_apps.study import digits as digits_study
 from sample_apps.study import grid, language, report, results, summary, training, translation
@@ -275,7 +275,7 @@ def test_the_dictionary_has_the_size_that_the_page_tells(installed):
     assert installed.pieces.vocab_size() == 2000
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_missing_data_are_told_with_the_command_that_gets_them(monkeypatch, tmp_path):
     message = study("run", "language", "--jobs", 2, "--output", tmp_path, expect=1, PATH=str(tmp_path))
     assert "apt-get install sword-text-web libsword-utils" in message
@@ -415,7 +415,7 @@ def digits(tmp_path_factory):
     return settings, results.read(folder / "digits.jsonl"), folder
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_training_is_measured(digits):
     _, (dense, sparse, late), _ = digits
     assert dense["entries"] == dense["nnz"] == 64 * 256 + 256 * 128 + 128 * 10
@@ -445,7 +445,7 @@ def test_warnings_of_a_training_are_kept():
     assert "the learning rate is 0.001, less than a tenth of its peak" in told[0]
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_results_are_gone_on_from_only_when_asked(digits):
     _, _, folder = digits
     message = study("run", "digits", "--smoke", "--output", folder, expect=1)
@@ -454,10 +454,8 @@ def test_results_are_gone_on_from_only_when_asked(digits):
     assert "0 trainings to do, 3 done before" in study("run", "digits", "--smoke", "--resume", "--output", folder)
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize(
-    ("backend", "package"), [("loky", "joblib"), slow(("dask", "distributed")), slow(("ray", "ray"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "package"), [("loky", "joblib"), ("dask", "distributed"), ("ray", "ray")])
 def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path):
     pytest.importorskip(package, reason=f"needs `pip install {package}`")
     settings, expected, _ = digits
@@ -471,7 +469,7 @@ def test_every_backend_gives_the_same_numbers(digits, backend, package, tmp_path
         assert {**results.of(found, one), "seconds": 0} == {**reference, "seconds": 0}
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_thread_that_draws_random_numbers_changes_no_training(digits):
     runner = pytest.importorskip("sample_apps.study.runner", reason="needs `pip install joblib`")
     settings, (_, expected, _), _ = digits
@@ -511,7 +509,7 @@ __main__.main()
 """
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_digits_run_on_replicas_that_share_each_training(digits, tmp_path):
     program = tmp_path / "shared.py"
     program.write_text(SHARED, encoding="utf-8")
@@ -526,7 +524,7 @@ def test_the_digits_run_on_replicas_that_share_each_training(digits, tmp_path):
 
 
 @pytest.mark.programs
-@pytest.mark.parametrize(("name", "replicas"), [("image", 1), slow(("language", 2)), slow(("translation", 1))])
+@pytest.mark.parametrize(("name", "replicas"), first(("image", 1), ("language", 2), ("translation", 1)))
 def test_each_part_runs_on_made_up_data(name, replicas, tmp_path):
     printed = study("run", name, "--smoke", "--jobs", 1, "--replicas", replicas, "--output", tmp_path)
     count = len(grid.expand(name, grid.read_config(name), seeds=1, smoke=True))

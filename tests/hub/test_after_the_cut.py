@@ -20,6 +20,7 @@ def smaller_of(model: keras.Model, **settings) -> keras.Model:
     return tfprune.shrink(model, tfprune.plan_shrink(model, **settings), into="class")
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name, settings", first(("BertBackbone", UNEVEN), ("Gemma3Backbone", EVEN)))
 def test_lora_is_cut_with_its_kernels_and_comes_back_after_the_cut(name, settings, tmp_path):
     model, generator = trained(hub_models.BACKBONES[name]), np.random.default_rng(0)

@@ -72,6 +72,7 @@ def test_two_of_four_weights_of_blocks(name, method):
     assert np.allclose(zeros, 0.5)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("shape", first("Gemma 3, 1 key", "Llama, 4 keys", "Qwen 3, 2 keys"))
 def test_nearly_all_of_the_blocks_go_and_the_class_stays(shape, tmp_path):
     from hub_extreme import backbone, texts

@@ -18,6 +18,7 @@ def make_hub(folder: Path, *names: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, RUN, *names], cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_one_backbone_has_a_row_with_every_step_and_the_table_counts_it(tmp_path):
     done = make_hub(tmp_path, "DistilBertBackbone")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -76,6 +76,7 @@ def writer(family: str) -> keras.Model:
     return trained(lambda: task(backbone=backbone(), preprocessor=None))
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "family", first("Mistral", "OPT", "Llama", "Llama3", "GPT2", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Phi3")
 )
@@ -115,6 +116,7 @@ def test_a_task_of_texts_writes_what_the_masked_one_writes(name, settings, tmp_p
     assert texts[0] == texts[1] == texts[2]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("name", "settings"), first(("LlamaCausalLM", UNEVEN), ("Gemma3CausalLM", EVEN)), ids=["uneven", "even"]
 )

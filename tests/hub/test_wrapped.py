@@ -18,6 +18,7 @@ def outputs(model: keras.Model, inputs) -> list[np.ndarray]:
     return [np.asarray(output) for output in keras.tree.flatten(model(inputs))]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", first("GPT2CausalLM", "BertTextClassifier", "GemmaCausalLM", "MixtralCausalLM"))
 def test_a_task_is_wrapped_fitted_on_texts_saved_and_stripped(name, tmp_path):
     keras.utils.set_random_seed(0)

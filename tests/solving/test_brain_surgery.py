@@ -74,7 +74,7 @@ def test_removals_are_those_of_the_plain_algorithm(seed, channels, sizes, output
     np.testing.assert_allclose([cost for _, cost in found], [cost for _, cost in expected], rtol=1e-6)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_many_inputs_go_in_the_order_of_removing_them_one_by_one():
     """More than fit into one block of rows, with rows dropped on the way."""
     inputs, keep = 1300, 900

@@ -12,6 +12,8 @@ import tfprune
 from tfprune import patterns
 from tfprune.schedules import Constant, Polynomial
 
+pytestmark = pytest.mark.programs
+
 X = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(32, 4)).astype("float32")
 

@@ -13,6 +13,8 @@ import tfprune
 from tfprune import tfmot
 from tfprune.tfmot.wrapper import PruneLowMagnitude
 
+pytestmark = pytest.mark.programs
+
 sparsity = tfmot.sparsity.keras
 X = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(32, 4)).astype("float32")

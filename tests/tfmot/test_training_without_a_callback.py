@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune import tfmot
@@ -130,7 +131,7 @@ ZEROS = [16, 16, 32, 32, 32, 48, 48, 48]  # at 1, where 0 is made good, 3 and 6
 
 
 @pytest.mark.parametrize("make", [stacked, Tower])
-@pytest.mark.parametrize("arguments", COMPILED[:3])
+@pytest.mark.parametrize("arguments", first(*COMPILED[:3]))
 def test_the_first_batch_builds_the_wrappers_and_masks_follow_the_schedule(make, arguments):
     model, record = make(lambda layer: sparsity.prune_low_magnitude(layer, SCHEDULE)), Zeros()
     fit(model, tfmot.UpdatePruningStep(), record, **arguments)
@@ -155,11 +156,11 @@ def test_several_batches_in_the_call_that_builds_miss_no_update():
 
 def test_a_built_and_an_unbuilt_run_end_alike():
     models = []
-    for first in ([], [keras.Input((8,))]):
+    for inputs in ([], [keras.Input((8,))]):
         keras.utils.set_random_seed(0)
         schedule = tfmot.ConstantSparsity(0.5, 4)
         stack = [sparsity.prune_low_magnitude(layers.Dense(size), schedule) for size in (8, 4)]
-        models.append(fit(keras.Sequential([*first, *stack]), tfmot.UpdatePruningStep()))
+        models.append(fit(keras.Sequential([*inputs, *stack]), tfmot.UpdatePruningStep()))
     for one, other in zip(models[0].weights, models[1].weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 

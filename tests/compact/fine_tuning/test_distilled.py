@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 from tfprune import Distillation, distilled
@@ -100,7 +101,7 @@ def test_training_approaches_the_teacher_and_leaves_it_as_it_was():
     assert teacher.trainable and len(training.weights) == len(student.weights)
 
 
-@pytest.mark.parametrize("budget", [None, tfprune.budget(flops=0.5)])
+@pytest.mark.parametrize("budget", first(None, tfprune.budget(flops=0.5)))
 def test_it_prunes_in_fit_and_strips_and_shrinks_as_the_student_does(budget):
     dense = net(1)
     student = tfprune.wrap(dense, pattern="unstructured" if budget is None else tfprune.patterns.Channel())

@@ -84,6 +84,7 @@ def test_the_budget_is_approached_by_equal_steps(model, pruned):
     ]
 
 
+@pytest.mark.programs
 def test_the_figures_are_those_of_evaluate(model, pruned, data):
     smaller, report = pruned
     x, y = (part[1200:] for part in data)
@@ -102,12 +103,14 @@ def test_without_validation_data_all_of_the_first_samples_are_judged(model, data
     assert report.rounds[0].trained == pytest.approx(smaller.evaluate(x[:512], y[:512], verbose=0)[0], rel=1e-5)
 
 
+@pytest.mark.programs
 def test_reconstruction_wins_back_what_removal_lost(pruned):
     _, report = pruned
     last = report.rounds[-1]
     assert last.reconstructed - last.removed > 0.5 * (report.rounds[-2].trained - last.removed) > 0
 
 
+@pytest.mark.programs
 def test_the_smaller_model_is_compiled_and_the_first_untouched(model, pruned):
     smaller, _ = pruned
     assert smaller.compiled and isinstance(smaller.optimizer, keras.optimizers.Adam)
@@ -115,6 +118,7 @@ def test_the_smaller_model_is_compiled_and_the_first_untouched(model, pruned):
     assert model.get_layer("first").units == 64 and int(model.optimizer.iterations) == 8 * 38
 
 
+@pytest.mark.programs
 def test_the_report_is_a_table_and_plain_data(pruned):
     _, report = pruned
     lines = str(report).splitlines()
@@ -306,6 +310,7 @@ def test_training_is_as_it_is_told(model, data):
     assert {"val_loss", "val_accuracy"} <= steps.seen and isinstance(smaller.optimizer, keras.optimizers.SGD)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(("every", "expected"), first((3, [3, 3]), (13, [13, 13])))
 def test_rounds_of_some_steps(model, data, every, expected):
     x, y = (part[:320] for part in data)
@@ -389,6 +394,7 @@ def test_a_round_that_loses_a_rare_class_is_refused_where_each_class_is_bounded(
     assert "Round 1: class 9 lost 100.0%" in str(report)
 
 
+@pytest.mark.programs
 def test_the_first_model_teaches(model, data):
     x, y = data[0][:320], np.zeros(320, int)  # labels that teach nothing: what is right comes from the teacher
     judged = {"validation_data": (data[0][1200:], data[1][1200:]), "max_drop": Limit(metric="accuracy")}
@@ -402,6 +408,7 @@ def test_the_first_model_teaches(model, data):
     assert taught.compiled and int(taught.optimizer.iterations) == 40
 
 
+@pytest.mark.programs
 def test_the_report_is_drawn(stopped, tmp_path):
     stopped[-1].plot(tmp_path / "rounds.svg")
     assert (tmp_path / "rounds.svg").read_text().count("<path") > 20
@@ -409,6 +416,7 @@ def test_the_report_is_drawn(stopped, tmp_path):
         stopped[-1].plot(tmp_path / "none" / "rounds.svg")
 
 
+@pytest.mark.programs
 def test_a_bar_moves_with_the_steps(model, data, capsys):
     x, y = (part[:320] for part in data)
     how = FineTuning(rounds=2, max_samples=64)
@@ -432,6 +440,7 @@ class Worsen(keras.callbacks.Callback):
             kernel.assign(-kernel)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("distill", first(None, tfprune.Distillation()))
 def test_a_round_that_training_makes_worse_ends_with_the_reconstructed_weights(model, data, distill, tmp_path):
     keras.utils.set_random_seed(0)  # a run with a folder draws its seed, and how training ends depends on it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 from tfprune.compact.reconstruction.graph_walk import GraphWalk
@@ -86,7 +87,7 @@ def parts(block, x):
     return numpy(middle), numpy(block.up(middle) * block.gate(middle)).reshape(-1, block.width).astype(float)
 
 
-@pytest.mark.parametrize("targets", ["own", "dense"])
+@pytest.mark.parametrize("targets", first("own", "dense"))
 def test_the_layers_of_blocks_are_solved_one_by_one(targets):
     """For each block, the down projection is least squares by NumPy, on what the blocks before it return now."""
     model, x, gone = blocks(), normal(60, 5, 6), np.array([1, 4, 5, 9])
@@ -208,7 +209,7 @@ class Counting(layers.Dense):
 
 
 @pytest.mark.parametrize("depth", [4, 16])
-@pytest.mark.parametrize("targets", ["own", "dense"])
+@pytest.mark.parametrize("targets", first("own", "dense"))
 def test_a_walk_is_linear_in_depth(depth, targets):
     """A layer is called for each kernel of its own, and to go on; not for each layer after it."""
     stack = [layer for _ in range(depth) for layer in (Counting(8, activation="relu"), layers.Dense(8))]

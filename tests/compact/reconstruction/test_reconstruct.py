@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from graphs import RandomGraph
+from tiers import first
 
 import tfprune
 from tfprune.compact.reconstruction.layer_moments import moments_of, sites_of
@@ -139,7 +140,7 @@ def test_the_report_says_what_the_models_show(use_bias):
     assert error(better, model, x) < 0.5 * error(zeroed, model, x)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", first(0, 1, 2))
 @pytest.mark.parametrize("kind", ["images", "sequences", "vectors"])
 def test_no_layer_of_any_graph_gets_worse(kind, seed):
     model = getattr(RandomGraph(seed), kind)()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 
@@ -86,7 +87,7 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", first("uneven", "units"))
 def test_the_class_comes_back_smaller(name, tmp_path):
     keras.utils.set_random_seed(2)
     model = Backbone(name="backbone")

@@ -20,7 +20,7 @@ def stack(*widths):
     return keras.Sequential([keras.Input((10,)), *hidden, layers.Dense(2, name="out")])
 
 
-@pytest.mark.parametrize("name", ["flops", "parameters", "bytes"])
+@pytest.mark.parametrize("name", first("flops", "parameters", "bytes"))
 @pytest.mark.parametrize("limit", first(0.3, 0.7))
 @pytest.mark.parametrize("base", ["uniform", "global"])
 def test_a_budget_is_met_by_removing_no_more_than_it_takes(name, limit, base):

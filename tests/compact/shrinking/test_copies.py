@@ -41,6 +41,7 @@ def test_a_plan_and_the_smaller_model_take_one_copy_each():
     assert planned.models <= 4 and shrunk.models <= 3
 
 
+@pytest.mark.programs
 def test_a_round_copies_the_model_for_its_plan_and_as_the_reference_and_builds_the_smaller_one():
     model = small_model()
     model.compile("sgd", "mse")

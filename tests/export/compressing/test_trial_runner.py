@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 from small_search import made, runner
-from tiers import slow
 
 from tfprune.export.compressing import trial_runner
 from tfprune.export.compressing.file_evaluator import FileEvaluator
@@ -37,9 +36,9 @@ class NoFiles(FileEvaluator):
         return ()
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:No weight of:UserWarning")
-@pytest.mark.parametrize("name", [next(iter(CHAINS)), *map(slow, [*CHAINS][1:])])
+@pytest.mark.parametrize("name", CHAINS)
 def test_the_program_of_recipes_that_go_on_makes_the_same_files(name, tmp_path, monkeypatch):
     first, second = CHAINS[name][0], replace(CHAINS[name][1], after=CHAINS[name][0])
     begun = runner(kind=NoFiles).run(first, 600.0)

@@ -98,6 +98,7 @@ def test_support_of_a_file(network, sparse):
         micro_support(network.files["int8"], board="abacus")
 
 
+@pytest.mark.programs
 def test_every_report_of_every_kind_of_file_turns_into_json(cases, sparse, network, micro_file, tmp_path):
     files = [*(case.data for case in cases.values()), *network.files.values(), sparse, micro_file]
     files += [encode(data, "packed") for data in (sparse, micro_file)]
@@ -119,6 +120,7 @@ def test_support_before_training_is_that_of_the_dense_file(network):
         micro_support(3)
 
 
+@pytest.mark.programs
 def test_the_arena_before_training_has_room_for_biases_that_are_0_until_then(network):
     import keras
 

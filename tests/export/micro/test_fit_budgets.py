@@ -76,6 +76,7 @@ def dense_int8(network) -> bytes:
     return save_objects(model)
 
 
+@pytest.mark.programs
 def test_a_file_is_rewritten_within_its_budgets(network, tmp_path):
     target = tmp_path / "micro.tflite"
     report = rewrite(network.files["int8"], target, target="micro", check_on=network.samples)
@@ -162,6 +163,7 @@ def test_boards():
         find_board(2)
 
 
+@pytest.mark.programs
 def test_where_nothing_else_fits_the_file_stays_dense(network, tmp_path):
     (dense,) = run_files([network.files["int8"]], [network.samples])
     report = rewrite(network.files["int8"], tmp_path / "micro.tflite", target=Micro(arena=dense.arena))

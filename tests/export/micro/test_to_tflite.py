@@ -30,6 +30,7 @@ def test_a_file_that_differs_from_keras_is_not_written(network, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.programs
 def test_labels_are_measured_on_the_file_that_is_written(network, tmp_path, monkeypatch):
     labels = network.model.predict(network.samples, verbose=0).argmax(axis=1)
     limit, measured, run = tfprune.Limit(0.3, data=(network.samples, labels)), [], interpreter.run_files

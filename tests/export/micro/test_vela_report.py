@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from tiers import first
 
 from tfprune.export import rewrite, sparsify, vela
 from tfprune.export.micro.vela_report import ACCELERATORS
@@ -15,7 +16,7 @@ from tfprune.export.micro.vela_report import ACCELERATORS
 pytest.importorskip("ethosu", reason="ethos-u-vela is not installed (extra `vela`)")
 
 
-@pytest.mark.parametrize("accelerator", ["ethos-u55-128", "ethos-u65-256", "ethos-u85-256"])
+@pytest.mark.parametrize("accelerator", first("ethos-u55-128", "ethos-u65-256", "ethos-u85-256"))
 def test_it_says_what_the_compiler_writes_into_its_table(network, tmp_path, accelerator):
     path = tmp_path / "dense.tflite"
     path.write_bytes(network.files["int8"])

@@ -80,6 +80,7 @@ def test_only_wrong_forms_are_refused_with_the_reason_and_what_to_try(dense, inp
         take([FileForm("dense", dense)], inputs, expected + 1)
 
 
+@pytest.mark.programs
 def test_the_smallest_form_as_written_is_taken(dense, inputs, expected):
     candidates = candidate_files(dense, name="float32", sparse="auto", optimize="size")
     for compress in (None, "gzip"):

@@ -127,6 +127,7 @@ def model_of(kind: str) -> keras.Model:
 KINDS = pytest.mark.parametrize("kind", first("task", "backbone", "tied"))
 
 
+@pytest.mark.programs
 @KINDS
 def test_it_stays_of_its_class_and_goes_there_and_back(kind, tmp_path):
     model = model_of(kind)

@@ -177,6 +177,7 @@ def test_a_wrapped_copy_has_the_class_the_names_and_the_outputs_of_the_model():
     assert len(plain) == 4
 
 
+@pytest.mark.programs
 def test_a_wrapped_copy_trains_as_the_model_does():
     model, x, y = everything()
     wrapped = tfprune.wrap(model)

@@ -7,6 +7,7 @@ import warnings
 import keras
 import pytest
 from callback_runs import X, Y, fit, make, sparsities
+from tiers import first
 
 import tfprune
 from tfprune.masking.training.end_of_fit import callbacks_of_fit
@@ -54,7 +55,7 @@ def warned(model, *callbacks, epochs=6) -> list[str]:
     return [str(warning.message) for warning in caught if "sparsity" in str(warning.message)]
 
 
-ORDERS = ["pruning first", "pruning last"]
+ORDERS = first("pruning first", "pruning last")
 
 
 @pytest.mark.parametrize("order", ORDERS)

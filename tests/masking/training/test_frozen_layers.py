@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from callback_runs import X, Y, fit, plain
+from tiers import first
 
 import tfprune
 from tfprune.schedules import Constant, Polynomial
@@ -29,7 +30,7 @@ def warned(model, *callbacks, **arguments) -> list[str]:
     return [str(warning.message) for warning in caught if "sparsity" in str(warning.message)]
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global", {"": 0.8}])
+@pytest.mark.parametrize("allocation", first("uniform", "global", {"": 0.8}))
 @pytest.mark.parametrize(
     ("names", "listed", "reach"),
     [

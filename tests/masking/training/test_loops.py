@@ -97,7 +97,7 @@ def assert_masks(masks: dict[int, list[np.ndarray]], expected: dict[int, list[np
             np.testing.assert_array_equal(one, other, err_msg=f"step {step}")
 
 
-@pytest.mark.parametrize("arguments", [{}, {"jit_compile": True}, {"jit_compile": False}])
+@pytest.mark.parametrize("arguments", first({}, {"jit_compile": True}, {"jit_compile": False}))
 def test_compiled_steps_give_the_masks_of_eager_ones(arguments):
     masks = sequence(make(**arguments))
     assert sorted(masks) == list(range(1, 21))
@@ -262,7 +262,7 @@ class Cost(keras.callbacks.Callback):
         logs["cost"] = abs(epoch - 1)
 
 
-@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("is_first", first(True, False))
 def test_the_best_weights_come_back_with_their_own_masks(is_first):
     cost = Cost()
     stopping = keras.callbacks.EarlyStopping("cost", patience=2, mode="min", restore_best_weights=True)

@@ -8,6 +8,8 @@ from tiers import first
 
 import tfprune
 
+pytestmark = pytest.mark.programs
+
 layers = keras.layers
 
 

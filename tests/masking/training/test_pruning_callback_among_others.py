@@ -58,7 +58,7 @@ def test_a_backup_is_restored_and_ends_exactly(first, tmp_path):
     assert record.zeros[0] > 60 and sparsities(model) == [0.8, 0.8]
 
 
-ORDERS = ["checkpoint_first", "pruning_first"]
+ORDERS = tiers.first("checkpoint_first", "pruning_first")
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -94,6 +94,7 @@ def test_restored_weights_are_sparse(order):
     assert sparsities(tfprune.strip(model)) == [0.8, 0.8] == sparsities(model)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("on_epoch", tiers.first(False, True))
 def test_averaged_weights_are_sparse(order, on_epoch):
@@ -122,7 +123,7 @@ def test_predict_and_evaluate_write_nothing():
     assert_equal(before, [variable.numpy() for variable in states])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", tiers.first("adam", "sgd"))
 def test_training_at_sparsity_zero_is_training_the_twin(optimizer):
     twin, model = plain(), tfprune.wrap(plain())
     results = []
@@ -135,6 +136,7 @@ def test_training_at_sparsity_zero_is_training_the_twin(optimizer):
     assert_equal([v.numpy() for v in tfprune.strip(model).weights], [v.numpy() for v in twin.weights])
 
 
+@pytest.mark.programs
 def test_embeddings_and_recurrent_layers_train_as_their_twins_do():
     def build():
         keras.utils.set_random_seed(1)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from callback_runs import X, assert_equal, fit, make, plain, sparsities
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune.schedules import Constant, Polynomial, Schedule
@@ -72,7 +73,7 @@ def warned(model, *callbacks) -> list[str]:
 
 @pytest.mark.parametrize(
     ("rates", "schedule", "step"),
-    [
+    first(
         ([1e-2] * 5 + [9e-4], Polynomial(0.8, begin=8, end=30), 24),  # the first update after the drop, at step 20
         ([1e-1] * 5 + [1e-2], Polynomial(0.8, begin=8, end=30), None),  # a tenth is not below a tenth
         ([1e-2] * 5 + [1e-4], Polynomial(0.8, begin=8, end=18), None),  # pruned before
@@ -82,7 +83,8 @@ def warned(model, *callbacks) -> list[str]:
         ([1e-4, 1e-2, 1e-2, 1e-4], Polynomial(0.8, end=14, power=1), 14),  # the peak is not at the start
         ([1e-5], Polynomial(0.8, end=30), None),  # fine-tuning, after `compile` with another rate
         ([0.0], Polynomial(0.8, end=30), None),
-    ],
+        count=2,
+    ),
 )
 def test_pruning_under_a_low_learning_rate_warns_once(rates, schedule, step):
     # First in the list, so that `compile`'s rate still stands when an epoch begins.
@@ -94,17 +96,18 @@ def test_pruning_under_a_low_learning_rate_warns_once(rates, schedule, step):
 
 @pytest.mark.parametrize(
     ("schedule", "every", "message"),
-    [
+    first(
         (Polynomial(0.8, end=22), 100, "only once in this schedule of 22 steps, from 0 to 0.8. .*, pass every=4."),
+        (Polynomial(0.8, end=22), 4, None),
         (Polynomial(0.8, begin=4, end=24), 10, "only twice in this schedule of 20 steps, .*, pass every=4."),
         (Polynomial(0.8, end=0.5), 100, "only once in this schedule of 20 steps, .*, pass every=4."),
         (Polynomial(0.8, end=1), 100, "ends after the first step: end=1 is one step. .* pass end=1.0."),
         (Constant(0.8, end=1), 1, "ends after the first step: end=1 is one step. .* pass end=1.0."),
-        (Polynomial(0.8, end=22), 4, None),
         (Polynomial(0.8, end=1.0), 8, None),
         (Constant(0.8, begin=4, end=30), 100, None),  # no rise to spread
         (Constant(0.8), 100, None),
-    ],
+        count=2,
+    ),
 )
 def test_a_schedule_that_is_a_jump_warns_with_what_to_pass(schedule, every, message):
     messages = warned(make(), tfprune.PruningCallback(schedule, every=every))
@@ -124,7 +127,7 @@ class Reached(keras.callbacks.Callback):
         self.rows[int(self.model.optimizer.iterations)] = logs["sparsity"], float(self.model.optimizer.learning_rate)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("scaled", first(False, True))
 def test_the_warning_has_the_numbers_of_a_learning_rate_schedule(scaled):
     optimizer = keras.optimizers.SGD(keras.optimizers.schedules.PolynomialDecay(0.05, 40, 0.0))
     if scaled:
@@ -199,7 +202,8 @@ def test_the_learning_rate_is_read_rarely():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "step"), [(Polynomial(0.8, end=40), 0), (Polynomial(0.8, begin=8, end=40), 8), (Constant(0.6), 0)]
+    ("schedule", "step"),
+    first((Polynomial(0.8, begin=8, end=40), 8), (Polynomial(0.8, end=40), 0), (Constant(0.6), 0)),
 )
 def test_a_schedule_below_the_models_sparsity_warns_that_weights_come_back(schedule, step):
     model = make()
@@ -213,7 +217,7 @@ def test_a_schedule_below_the_models_sparsity_warns_that_weights_come_back(sched
     assert sparsities(model) == [schedule.target] * 2  # it warns, and does what it was told
 
 
-@pytest.mark.parametrize("schedule", [Constant(0.7), Polynomial(0.9, end=40, initial=0.7)])
+@pytest.mark.parametrize("schedule", first(Constant(0.7), Polynomial(0.9, end=40, initial=0.7)))
 def test_what_the_warning_advises_keeps_the_sparsity(schedule):
     model = make()
     fit(model, tfprune.PruningCallback(Constant(0.7)))

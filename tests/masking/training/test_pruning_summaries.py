@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 from tfprune.schedules import Constant, Polynomial
@@ -69,7 +70,7 @@ def pruning() -> tfprune.PruningCallback:
     return tfprune.PruningCallback(Polynomial(0.8, end=25), every=4, allocation="erk")
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("order", first("before", "after"))
 def test_each_epoch_has_the_sparsity_it_ends_with(order, tmp_path):
     truth, summaries = Truth(), tfprune.PruningSummaries(tmp_path)
     pair = [summaries, pruning()] if order == "before" else [pruning(), summaries]
@@ -83,7 +84,7 @@ def test_each_epoch_has_the_sparsity_it_ends_with(order, tmp_path):
     assert scalars(tmp_path, "batch_") == {}
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("order", first("before", "after"))
 @pytest.mark.parametrize(("frequency", "between"), [("batch", 1), (1, 1), (7, 7)])
 def test_each_batch_has_the_sparsity_it_was_trained_with(order, frequency, between, tmp_path):
     truth, summaries = Truth(), tfprune.PruningSummaries(tmp_path, update_freq=frequency)

@@ -123,6 +123,7 @@ class Batches(keras.utils.PyDataset):
         return tuple(part[index * 100 : index * 100 + 100] for part in self.data)
 
 
+@pytest.mark.programs
 def test_every_form_of_data_gives_the_same_numbers(trained, digits):
     tf = pytest.importorskip("tensorflow")
     x, y = digits[1]
@@ -141,6 +142,7 @@ def pruned(trained, digits):
     return model
 
 
+@pytest.mark.programs
 def test_of_a_wrapped_model_each_weight_is_ranked_by_what_it_hides_and_put_back(pruned, digits):
     before = state(pruned)
     report = tfprune.sensitivity(pruned, digits[1], [0.9, 0.1])
@@ -165,6 +167,7 @@ def test_a_scan_that_fails_puts_the_weights_back(pruned, digits):
     assert_unchanged(before, pruned)
 
 
+@pytest.mark.programs
 def test_a_suggestion_keeps_each_drop_as_scanned(trained, digits):
     report = tfprune.sensitivity(trained, digits[1], LEVELS)
     suggested = report.suggest(max_drop=0.03)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune import patterns
@@ -41,7 +42,7 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("sparsity", first(0.2, 0.0, 0.5))
 def test_a_weights_file_brings_masks_and_hidden_values_back(name, sparsity, tmp_path):
     model, other = wrapped(1, sparsity, pattern=PATTERNS[name]), wrapped(2, pattern=PATTERNS[name])
     model.save_weights(tmp_path / "a.weights.h5")

@@ -166,6 +166,7 @@ def test_frozen_layers_stay_frozen_and_train_again_once_they_are_not():
     assert [weight.name for weight in stripped.weights] == [weight.name for weight in model.weights]
 
 
+@pytest.mark.programs
 def test_a_copy_is_exported_by_keras(tmp_path):
     stripped, x = tfprune.strip(tfprune.wrap(transformer(), filters="^head")), random(4, 12)
     stripped(x)
@@ -188,6 +189,7 @@ class Stepping(keras.Model):
         return {**super().train_step(data), "mine": 1.0}
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("make", first(keras.Model, Stepping))
 def test_a_functional_model_is_wrapped_in_place(make):
     plain, x = transformer(), random(16, 12)

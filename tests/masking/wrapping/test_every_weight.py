@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from tiers import first
 
 import tfprune
 from tfprune.schedules import Constant
@@ -162,6 +163,7 @@ def dense_model() -> keras.Model:
 X = np.random.default_rng(1).normal(size=(16, 6)).astype("float32")
 
 
+@pytest.mark.programs
 def test_quantize_is_refused_until_the_model_is_stripped(tmp_path):
     wrapped = tfprune.wrap(dense_model())
     tfprune.update_masks(wrapped, 0.5)
@@ -190,7 +192,7 @@ def test_a_kernel_that_is_quantized_is_named_as_such():
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
-@pytest.mark.parametrize("filters", [None, "a", lambda layer: layer.name == "a"])
+@pytest.mark.parametrize("filters", first(None, "a", lambda layer: layer.name == "a"))
 def test_wrap_says_that_keras_has_quantized_the_model_already(mode, filters):
     model = dense_model()
     model.quantize(mode)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import keras
 import pytest
 from keras import layers
+from tiers import in_test_ci
 
 import tfprune
 from tfprune.keras_models.models.anatomy import Anatomy
@@ -83,7 +84,9 @@ def perceptron(width: int) -> keras.Model:
 @pytest.mark.parametrize(
     ("build", "size", "wrapping", "stripping"),
     [
-        (bert, 12, 4, 1),  # a fresh backbone; its graph with what its attributes hold, called anew, and the copy
+        in_test_ci(
+            (bert, 12, 4, 1)
+        ),  # a fresh backbone; its graph with what its attributes hold, called anew, and the copy
         (cnn, 4, 1, 1),
         (stack, 4, 2, 2),  # Sequential, and the Functional model inside
         (perceptron, 4, 2, 2),  # a fresh one, and the copy with wrappers in it

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tiers import first, in_test_ci
 
 import tfprune
 from tfprune import criteria, patterns
@@ -67,6 +68,8 @@ CASES = {
     "attention": (lambda: layers.MultiHeadAttention(2, 3, dropout=0.5, seed=SEED), [SERIES, (2, 5, 4)]),
     "grouped_attention": (lambda: layers.GroupQueryAttention(3, 4, 2), [SERIES, (2, 5, 4)]),
 }
+# Half a second each; the others have kernels of the same kinds.
+LONG = {"conv2d_groups", "conv3d", "lstm_state", "gru_before", "rnn_of_cells", "bidirectional_two"}
 COMPOSITES = ("time_distributed", "bidirectional", "bidirectional_two", "rnn_of_cells")
 SHAPED = sorted(set(CASES) - {"einsum_ellipsis"})
 
@@ -135,7 +138,7 @@ def _takes_training(layer) -> bool:
     return "recurrent" in str(type(layer)) or "rnn" in str(type(layer)) or "attention" in str(type(layer))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [in_test_ci(case) if case in LONG else case for case in CASES])
 def test_gradients_are_zero_under_zeros_and_the_twins_elsewhere(case):
     pruned, twin, masks = pair(case)
 
@@ -174,7 +177,7 @@ def test_shapes_and_masks_of_outputs_are_the_layers(case):
     assert pruned.supports_masking == layer.supports_masking
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("suffix", first(".keras", ".weights.h5"))
 @pytest.mark.parametrize("case", SHAPED)
 def test_files_keep_masks_latents_and_arguments(case, suffix, tmp_path):
     def make(seed):
@@ -248,7 +251,7 @@ def test_name_policy_and_trainable_are_the_layers_unless_given():
     assert layer.trainable
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("policy", first("mixed_float16", "mixed_bfloat16", "float16", "float64"))
 @pytest.mark.parametrize("case", ["dense", "conv2d", "embedding", "lstm", "gru", "bidirectional", "attention"])
 def test_dtype_policies_run_and_equal_the_twin(case, policy):
     previous = keras.config.dtype_policy()

@@ -148,6 +148,7 @@ def test_random_baselines_draw_the_router_or_the_copies_and_nothing_else(random)
     assert drawn[drawn != 0].std() == pytest.approx(trained.std(), rel=0.5)
 
 
+@pytest.mark.programs
 def test_moments_of_experts_are_repeated_and_merged():
     model = mixture()
     model.compile("adam", "mse")

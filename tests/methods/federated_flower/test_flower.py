@@ -110,6 +110,7 @@ SPOILED = {
 }
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("kind", first(*SPOILED))
 def test_a_round_goes_on_without_an_answer_that_cannot_be_used(kind, caplog):
     changes, reason = SPOILED[kind]

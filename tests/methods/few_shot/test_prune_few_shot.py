@@ -67,6 +67,7 @@ def done(tmp_path_factory):
     return folder, model, smaller, report, epochs
 
 
+@pytest.mark.programs
 def test_fractions_are_of_the_first_model_and_each_stage_is_an_epoch(done):
     _, model, smaller, report, epochs = done
     sizes = [row.plan.parameters_kept for row in report.stages]

@@ -69,6 +69,7 @@ def test_a_wrapped_backbone_keeps_its_class_masks_and_latent_values(tmp_path):
     assert_equal(keras.models.load_model(tmp_path / "grown.keras"), grown, x)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", first("Mixtral", "QwenMoe", "Qwen3Moe"))
 def test_masks_of_experts_follow_every_copy(name, tmp_path):
     """Inside of these blocks are layers that Keras names by numbers of its own."""

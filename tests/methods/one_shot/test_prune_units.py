@@ -260,7 +260,7 @@ def test_the_bias_of_a_branch_that_is_gone_takes_over_its_mean():
     assert report.rows[0].error.after == report.rows[0].error.before == pytest.approx(1)
 
 
-@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.95])
+@pytest.mark.parametrize("sparsity", first(0.5, 0.9, 0.95))
 def test_a_sparsity_is_met_or_the_report_says_why_not(sparsity):
     model, x = transformer(blocks=3), texts()
     masked, report = prune_units(model, x, sparsity=sparsity, reconstruction=None, verbose=0)

@@ -177,6 +177,7 @@ def output_error(model, other, x):
     return float(np.square(outputs - others).mean() / outputs.var(axis=0).mean())
 
 
+@pytest.mark.programs
 def test_targets_of_the_dense_model_mend_errors_of_earlier_layers():
     keras.utils.set_random_seed(0)
     hidden = [layers.Dense(24, activation="relu") for _ in range(4)]

@@ -42,6 +42,7 @@ def test_each_layer_has_a_row_with_the_error_so_far(files):
     assert all(row.clipped == 0 for row in report.rows)
 
 
+@pytest.mark.programs
 def test_channels_of_one_size_have_a_smaller_error(tmp_path):
     keras.utils.set_random_seed(1)
     stack = [keras.layers.Conv2D(8, 1, activation="relu"), keras.layers.DepthwiseConv2D(2, activation="relu")]

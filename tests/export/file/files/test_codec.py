@@ -89,6 +89,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is capped through /proc and RLIMIT_AS")
 def test_bombs_stay_within_200_megabytes(tmp_path):
     """Zeros in much fewer bytes: half a gigabyte of no model, 96 MiB behind a model, half a gigabyte declared."""

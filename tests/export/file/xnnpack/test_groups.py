@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiers import in_test_ci
 
 from tfprune.export.file.tflite.editor import add_values, builtin_code, load_objects, operator_code, save_objects
 from tfprune.export.file.xnnpack.groups import Analysis, analyze
@@ -294,12 +295,18 @@ def verdict(data: bytes) -> str:
     return "sparse" if any(group.whole and group.taken for group in analysis.groups) else "dense"
 
 
-@pytest.mark.parametrize("name", NETS)
+# Of each verdict some; `make test-ci` takes all.
+QUICK = {"only_1x1", "mobilenet", "gate", "same_padding", "hard_sigmoid_gate", "max_pool", "same_depthwise"}
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else in_test_ci(name) for name in NETS])
 def test_the_rules_tell_what_a_processor_does(name, files):
     assert verdict(files(name).dense) == NETS[name].verdict
 
 
-@pytest.mark.parametrize("name", [name for name, net in NETS.items() if net.reason])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else in_test_ci(name) for name, net in NETS.items() if net.reason]
+)
 def test_the_reason_names_what_stands_in_the_way(name, files):
     analysis = of_main(files(name).dense)
     causes = [cause for group in analysis.groups for _, cause in (*group.obstacles, *group.leaks)]

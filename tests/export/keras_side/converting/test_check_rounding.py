@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from tiers import first
 
 import tfprune
 from tfprune.export import Runner, to_tflite
@@ -69,7 +70,7 @@ def negated(file, tensor):
     tensor.buffer = add_values(file, integers.clip(-127, 127).astype(np.int8))
 
 
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", first(0, 1, 2))
 @pytest.mark.parametrize("change", [scaled(1.2), scaled(0.8), negated], ids=["1.2", "0.8", "negated"])
 def test_a_kernel_that_is_not_the_models_is_refused(model, content, tmp_path, monkeypatch, change, place):
     file = load_objects(content)
@@ -108,6 +109,7 @@ def test_a_float_file_that_is_not_the_models_is_refused(model, tmp_path, monkeyp
         to_tflite(model, tmp_path / "m.tflite", quantize="int8", calibration=X)
 
 
+@pytest.mark.programs
 def test_small_outputs_beside_large_ones_are_judged_by_their_own_column(tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((8,)), layers.Dense(2)])
@@ -125,7 +127,8 @@ def test_small_outputs_beside_large_ones_are_judged_by_their_own_column(tmp_path
         to_tflite(model, tmp_path / "n.tflite", **options)
 
 
-@pytest.mark.parametrize(("depth", "passes"), [(5, True), (8, False)])
+@pytest.mark.programs
+@pytest.mark.parametrize(("depth", "passes"), first((5, True), (8, False)))
 def test_rounding_may_grow_until_it_hides_what_the_model_does(tmp_path, depth, passes):
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(32, 32)).astype("float32")
@@ -144,6 +147,7 @@ def test_rounding_may_grow_until_it_hides_what_the_model_does(tmp_path, depth, p
     assert 0.35 < difference / np.abs(model(x)).max() <= report.tolerance
 
 
+@pytest.mark.programs
 def test_a_model_that_was_trained_to_round_is_compared_as_well(model, tmp_path, monkeypatch):
     trained = tfprune.quantize_aware(model)
     trained.compile("sgd", "mse")
@@ -159,7 +163,7 @@ def test_a_model_that_was_trained_to_round_is_compared_as_well(model, tmp_path, 
 
 @pytest.mark.parametrize(
     ("calibration", "check_on"),
-    [(X * 255, X), (X / 255, X), (X, X * 255)],
+    first((X * 255, X), (X / 255, X), (X, X * 255)),
     ids=["steps too large", "inputs clipped", "samples of another scale"],
 )
 def test_samples_of_two_scales_are_refused(model, tmp_path, converting_here, calibration, check_on):

@@ -148,6 +148,7 @@ def test_inputs_and_outputs_keep_names_and_order(converting_here):
     np.testing.assert_allclose(by_name["output_10"], expected[10], atol=1e-5)
 
 
+@pytest.mark.programs
 def test_recurrent_layers_run_as_loops_one_sample_at_a_time(recurrent, capfd):
     content = convert(recurrent)
     assert capfd.readouterr() == ("", "")  # neither the converter nor Keras writes to the terminal

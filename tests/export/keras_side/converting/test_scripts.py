@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from tiers import slow
+from tiers import first
 
 import tfprune
 from tfprune.export import to_tflite
@@ -343,9 +343,10 @@ def knowledge_distillation():
     return student, x
 
 
-SCRIPTS = (
-    *(text_classification, vision_transformer, captcha_ocr, tabular, slow(timeseries_transformer), slow(u_net)),
-    *(siamese, graph_neural_network, speaker_recognition, knowledge_distillation),
+SCRIPTS = first(
+    *(captcha_ocr, knowledge_distillation, text_classification, vision_transformer, tabular, timeseries_transformer),
+    *(u_net, siamese, graph_neural_network, speaker_recognition),
+    count=2,
 )
 
 

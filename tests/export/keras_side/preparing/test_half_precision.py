@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from tiers import in_test_all, in_test_ci
 
 import tfprune
 from tfprune.export.device.running.runner import Runner
@@ -53,9 +54,9 @@ def pruned(policy, *custom):
     ("policy", "half", "tolerance"),
     [
         ("mixed_float16", "float16", 0.01),
-        pytest.param("mixed_bfloat16", "bfloat16", 0.1, marks=pytest.mark.programs),
-        pytest.param("float16", "float16", 0.01, marks=pytest.mark.programs),
-        ("bfloat16", "bfloat16", 0.1),
+        in_test_all(("mixed_bfloat16", "bfloat16", 0.1)),
+        in_test_all(("float16", "float16", 0.01)),
+        in_test_ci(("bfloat16", "bfloat16", 0.1)),
     ],
 )
 def test_the_file_gives_what_a_twin_in_float32_gives(tmp_path, policy, half, tolerance):

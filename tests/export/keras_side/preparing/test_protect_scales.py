@@ -176,12 +176,12 @@ def trained_batch_norm():
 
 @pytest.mark.parametrize(
     ("norms", "options", "units"),
-    [
+    first(
         ([layers.RMSNormalization, trained_batch_norm], {"quantize": "dynamic"}, 32),
         ([lambda: damping(Own())], {"quantize": "dynamic"}, 8),  # weights of fewer than 1024 entries stay in float32
         ([lambda: damping(Own())], {"quantize": "int8", "calibration": samples()}, 32),
         ([lambda: damping(Own())], {"quantize": None}, 32),
-    ],
+    ),
 )
 def test_files_that_lose_nothing_stay_as_they_are(folded, norms, options, units):
     model = branches([norm() for norm in norms], units=units)

@@ -142,6 +142,7 @@ def test_levels_and_an_int8_input(tmp_path):
     assert len(np.unique(dense.values.raw)) <= 8
 
 
+@pytest.mark.programs
 def test_other_kinds_of_files_hold_the_float_model(tmp_path):
     model, data = trained("series")
     to_tflite(model, tmp_path / "model.tflite", check_on=data)
@@ -183,6 +184,7 @@ def test_what_is_refused(tmp_path):
         to_tflite(tfprune.strip(model), path, quantize=Quantization(None, allow_float=True))
 
 
+@pytest.mark.programs
 def test_operators_in_float_are_named_and_allowed_only_when_asked_for(tmp_path):
     path = tmp_path / "model.tflite"
     model = small(layers.Conv2D(4, 3, activation="gelu", name="gelu"))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
+from tiers import in_test_all, in_test_ci
 
 import tfprune
 from tfprune.export import make_sparse_ready, to_tflite
@@ -226,6 +227,7 @@ def _other(draw, x):
 BLOCKS = [_convolution, _convolution, _padded, _pooled, _residual, _two_strides, _gate, _other]
 
 
+@pytest.mark.programs
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_random_networks_give_the_same_outputs(data):
@@ -437,11 +439,9 @@ def test_names_that_a_loaded_model_brings_along_are_kept_apart_from_new_ones():
 @pytest.mark.parametrize(
     ("family", "size"),
     [
-        ("MobileNet", (64, 96)),
         ("MobileNet", (32, 32)),
-        pytest.param("MobileNetV2", (64, 64), marks=pytest.mark.programs),
-        ("MobileNetV2", (65, 64)),
-        pytest.param("MobileNetV3Small", (64, 64), marks=pytest.mark.programs),
+        in_test_ci(("MobileNetV2", (65, 64))),
+        *map(in_test_all, [("MobileNet", (64, 96)), ("MobileNetV2", (64, 64)), ("MobileNetV3Small", (64, 64))]),
     ],
 )
 def test_mobile_nets_give_the_same_outputs_with_symmetric_padding(family, size):
@@ -494,7 +494,7 @@ def efficient(activation, *, gated):
     ("activation", "gated"),
     [
         pytest.param("swish", True, id="EfficientNet", marks=pytest.mark.programs),
-        pytest.param("relu6", False, id="Lite", marks=pytest.mark.programs),
+        pytest.param("relu6", False, id="Lite", marks=pytest.mark.slow),
     ],
 )
 def test_efficient_nets_become_eligible_and_give_the_same_outputs(activation, gated):

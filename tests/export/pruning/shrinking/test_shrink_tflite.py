@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from file_graphs import FileGraph
+from tiers import first
 
 from tfprune.export.device.running.runner import Runner
 from tfprune.export.file.tflite.reader import read
@@ -14,7 +15,7 @@ def images(exports):
     return exports("unpruned", "float32").inputs
 
 
-@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("kind", first("int8", "float32", "float16"))
 def test_the_limit_is_met_and_the_file_equals_the_one_with_zeros(exports, tmp_path, kind):
     export, path = exports("unpruned", kind), tmp_path / "small.tflite"
     report = shrink_tflite(export.data, path, export.inputs, flops=0.6)
