@@ -172,7 +172,7 @@ class Generator:
         ids = self._ids(prompt)
         if len(ids) < 2:
             raise ValueError("Expected a text of at least two tokens. Received: one. Give a longer text.")
-        self._signatures.clear()
+        self._signatures.position = 0
         losses = []
         for token, expected in itertools.pairwise(ids):
             scores = self._signatures.decode(token).astype(np.float64)

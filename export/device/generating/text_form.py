@@ -59,9 +59,9 @@ class Tokenizer:
         return [*self._form.start, *self._coder.encode(text, add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of some ids."""
+        """Return the text of some ids; those beyond the tokenizer, which pad a vocabulary, have none."""
         if self._form.tokenizer == SENTENCEPIECE:
-            return self._coder.DecodeIds([*map(int, ids)])
+            return self._coder.DecodeIds([int(number) for number in ids if number < len(self._coder)])
         return self._coder.decode([*map(int, ids)], skip_special_tokens=False)
 
 
