@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 from sample_apps.language_model import measures, speed, texts, weights
 
 Row = dict[str, Any]
+SPECIAL = {"pad": 0, "eos": 1, "bos": 2, "unk": 3}  # tokens of Gemma
 DOMAINS = ("documentation", "bible")  # what there is to calibrate on; the second is the other one
 THIRD = "jargon"  # never calibrated on, so that nothing was chosen by it
 
@@ -158,6 +160,34 @@ class Tiny(Gemma):
     def read(self, name: str) -> texts.Text:
         sections = list(texts.made_up())
         return texts.Text(sections[:8], sections[8:10], sections[10:])
+
+
+class TinyWriter(Tiny):
+    """The tiny Gemma with a SentencePiece tokenizer of made-up text, so that it writes words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer = keras_hub.models.Gemma3Tokenizer(proto=_trained(texts.made_up()), has_vision_tokens=False)
+
+
+def _trained(sections: Iterable[texts.Section]) -> bytes:
+    """Return a SentencePiece model of 256 pieces."""
+    import sentencepiece
+
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(section.text for section in sections),
+        model_writer=content,
+        vocab_size=256,
+        hard_vocab_limit=False,
+        model_type="bpe",
+        byte_fallback=False,
+        **{f"{name}_id": number for name, number in SPECIAL.items()},
+        **{f"{name}_piece": f"<{name}>" for name in SPECIAL},
+        user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
+        minloglevel=2,
+    )
+    return content.getvalue()
 
 
 def _domains(row: Row) -> tuple[str, ...]:
