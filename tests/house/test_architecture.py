@@ -42,7 +42,7 @@ ROOMS = {
         "federated_flower"
     ),
     "tfprune.export.file": "report model_card · tflite · files · xnnpack · inspecting",
-    "tfprune.export.device": "board · processes · running · generating | remote demo_device",
+    "tfprune.export.device": "board interpreter · processes · generating · running · remote demo_device",
     "tfprune.export.pruning": (
         "layers · sampling pruning_goal prune_tflite_report · compare_outputs · apart "
         "prune_in_order · pruning_job · prune_tflite | shrinking"

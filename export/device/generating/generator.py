@@ -14,7 +14,7 @@ from tfprune.export.device.generating.prepare_file import PreparedFile
 from tfprune.export.device.generating.sampling import Sampling
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.device.generating.text_form import UNFINISHED, read_text_form
-from tfprune.export.device.running.runner import MAX_THREADS
+from tfprune.export.device.interpreter import MAX_THREADS
 from tfprune.export.file.files.metadata import read_metadata
 from tfprune.export.file.files.source import source_name
 

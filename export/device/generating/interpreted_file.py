@@ -14,7 +14,7 @@ from tfprune.export.device.generating.signatures import (
     not_a_writer,
     of_language_model,
 )
-from tfprune.export.device.running.runner import find_interpreter
+from tfprune.export.device.interpreter import find_interpreter
 
 
 class InterpretedFile:

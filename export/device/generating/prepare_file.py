@@ -22,12 +22,12 @@ from tfprune.export.device.generating.signatures import (
     Signatures,
     not_a_writer,
     of_language_model,
+    signature_names,
 )
 from tfprune.export.device.processes.child_process import run_as_child, run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.file.files.model_file import is_packed, map_model, read_model
 from tfprune.export.file.report import reason_of
-from tfprune.export.file.tflite import schema
 
 SUFFIX = ".cache"  # of the folder beside a file, after the file's whole name
 MODEL, WEIGHTS, RECORD, JOB = "model.tflite", "weights", "record.json", "job"
@@ -139,11 +139,8 @@ def _mapped(path: Path) -> memoryview:
 
 
 def _check_signatures(data: bytes | memoryview, name: str) -> None:
-    schema.require_schema()
-    model = schema.Model.GetRootAs(data, 0)
-    keys = [model.SignatureDefs(index).SignatureKey() or b"" for index in range(model.SignatureDefsLength())]
     try:
-        of_language_model([key.decode("utf-8", "replace") for key in keys])
+        of_language_model(signature_names(data))
     except ValueError as error:
         raise not_a_writer(name, error) from error
 

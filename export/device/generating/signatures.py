@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tfprune.export.file.tflite import schema
+
 PREFILL, DECODE = re.compile(r"prefill_([1-9]\d*)"), "decode"
 TOKENS, POSITIONS, LOGITS, CACHE = "tokens", "input_pos", "logits", "kv_cache_"
 UNLOADABLE = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)  # what runtimes raise for other files
@@ -42,20 +44,21 @@ class Signatures:
         runtime: The runtime, with its version.
         length: How many positions the caches have.
         vocabulary: How many tokens there are.
+        counts: How many tokens of a prompt one call takes, in order.
         position: How many tokens are in the caches. A smaller number forgets the tokens behind it.
     """
 
     def __init__(self, file: LoadedFile) -> None:
         self._file, self.runtime, self.vocabulary = file, file.runtime, file.vocabulary
         self.length = min((shape[2] for shape in file.caches.values()), default=0)
-        self._counts = sorted(int(found[1]) for name in file.signatures if (found := PREFILL.fullmatch(name)))
+        self.counts = sorted(int(found[1]) for name in file.signatures if (found := PREFILL.fullmatch(name)))
         self.position = 0
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Put tokens into the caches; all of them have to fit."""
         waiting = [*tokens]
         while waiting:
-            fitting = [count for count in self._counts if self.position + count <= self.length]
+            fitting = [count for count in self.counts if self.position + count <= self.length]
             enough = [count for count in fitting if count >= len(waiting)]
             count = min(enough) if enough else max(fitting, default=1)
             part, waiting = waiting[:count], waiting[count:]
@@ -74,6 +77,14 @@ class Signatures:
         scores = self._file.call(name, tokens, positions)
         self.position += len(part)
         return scores
+
+
+def signature_names(data: bytes | memoryview) -> list[str]:
+    """Return the names of the signatures of a plain file that is whole."""
+    schema.require_schema()
+    model = schema.Model.GetRootAs(data, 0)
+    keys = [model.SignatureDefs(index).SignatureKey() or b"" for index in range(model.SignatureDefsLength())]
+    return [key.decode("utf-8", "replace") for key in keys]
 
 
 def of_language_model(names: Sequence[str]) -> list[str]:

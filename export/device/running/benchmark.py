@@ -17,16 +17,20 @@ from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count, check_number
 from tfprune.base.untrusted import read_fields
 from tfprune.export.device import board
+from tfprune.export.device.generating.prepare_file import PreparedFile
+from tfprune.export.device.generating.signatures import Signatures, is_language_model, signature_names
+from tfprune.export.device.interpreter import MAX_THREADS
 from tfprune.export.device.processes.child_process import run_as_child
 from tfprune.export.device.processes.device import Device, runner_on
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.benchmark_report import BenchmarkReport
 from tfprune.export.device.running.inputs import batch_inputs, inputs_from_job, inputs_to_job, random_inputs
-from tfprune.export.device.running.runner import MAX_THREADS, Runner
-from tfprune.export.file.files.model_file import read_model
+from tfprune.export.device.running.runner import Runner
+from tfprune.export.file.files.model_file import map_model, read_model
 from tfprune.export.file.files.source import Source, read_source, source_name
 
 MODEL = "model.tflite"
+PREFILLS = 3  # timed readings of a prompt
 TIMEOUT = 3600  # a slow board, a large model, and many runs
 STATUS = Path("/proc/self/status")
 
@@ -40,6 +44,7 @@ class _Measured:
     peak_memory: int | None
     governor: str | None
     temperature: float | None
+    prefill_speed: float | None = None
 
 
 @renamed(inputs="samples=", batch="batch_size=", repeats="processes=")
@@ -58,8 +63,9 @@ def benchmark(
 ) -> BenchmarkReport:
     """Measure the latency and the peak memory of a file, in a process that does nothing else.
 
-    Each run is a call of `Runner.predict` on the same samples. Use it on the device where the file will run, on which
-    alone latency is meaningful.
+    Each run is a call of `Runner.predict` on the same samples. For a language model of `to_generator`, a run is one
+    token that is written, and the report also has the speed at which prompts are read. Use it on the device where the
+    file will run, on which alone latency is meaningful.
 
     Args:
         source: A path, or the bytes of a .tflite file: plain, gzip, xz or packed.
@@ -106,6 +112,8 @@ def benchmark(
     processes = (1 if on is None else 3) if processes is None else check_count(processes, "processes", least=1)
     cool_down = check_number(cool_down, "cool_down", least=0)
     data = read_model(source)
+    if is_language_model(signature_names(data)):
+        _check_no_samples(samples, batch_size)
     form, arrays = inputs_to_job(samples)
     if samples is not None:
         settings["batch_size"] = _given_batch_size(arrays, batch_size)
@@ -172,6 +180,7 @@ def _report(
         medians_ms=tuple(float(np.median(times)) for _, times in found),
         governor=measured[-1].governor,
         temperature=_largest(device.temperature for device in measured),
+        prefill_speed=_largest(device.prefill_speed for device in measured),
         **settings,
     )
 
@@ -182,7 +191,52 @@ def _largest(values: Iterable[Any]) -> Any:
 
 def _run_job(folder: Path) -> None:
     settings, arrays = read_job(folder, "job")
-    runner = Runner((folder / MODEL).read_bytes(), threads=settings["threads"])
+    if is_language_model(signature_names(map_model(folder / MODEL))):
+        runtime, times, speed = _written(folder / MODEL, settings)
+    else:
+        runtime, times, speed = *_predicted(folder / MODEL, settings, arrays), None
+    measured = _Measured(runtime, board.name(), _peak_memory(), board.governor(), board.temperature(), speed)
+    write_job(folder, "result", settings=asdict(measured), arrays={"milliseconds": np.array(times)})
+
+
+def _written(path: Path, settings: dict[str, Any]) -> tuple[str, list[float], float]:
+    """Let a language model write, and return its runtime, milliseconds of each token, and tokens read in a second."""
+    signatures = Signatures(PreparedFile(path, threads=settings["threads"]).loaded)
+    prompt = [0] * min(max(signatures.counts, default=1), signatures.length - 1)
+    for _ in range(settings["warmup"]):
+        _restart_if_full(signatures)
+        signatures.decode(0)
+    seconds = []
+    for _ in range(PREFILLS):
+        signatures.position = 0
+        start = time.perf_counter_ns()
+        signatures.prefill(prompt)
+        seconds.append((time.perf_counter_ns() - start) / 1e9)
+    times = []
+    for _ in range(settings["runs"]):
+        _restart_if_full(signatures)
+        start = time.perf_counter_ns()
+        signatures.decode(0)
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    return signatures.runtime, times, len(prompt) / float(np.median(seconds))
+
+
+def _restart_if_full(signatures: Signatures) -> None:
+    if signatures.position == signatures.length:
+        signatures.position = 0
+
+
+def _check_no_samples(samples: Any, batch_size: int) -> None:
+    if samples is not None or batch_size != 1:
+        seen = "samples" if samples is not None else f"batch_size={batch_size}"
+        raise ValueError(
+            f"Expected a language model's file without samples or batch_size, as it reads tokens of its own choice, "
+            f"one at a time. Received: {seen}. Leave it out."
+        )
+
+
+def _predicted(path: Path, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[str, list[float]]:
+    runner = Runner(path.read_bytes(), threads=settings["threads"])
     inputs = inputs_from_job(settings["form"], arrays, draw=partial(_draw, runner, settings["batch_size"]))
     for _ in range(settings["warmup"]):
         runner.predict(inputs)
@@ -191,8 +245,7 @@ def _run_job(folder: Path) -> None:
         start = time.perf_counter_ns()
         runner.predict(inputs)
         times.append((time.perf_counter_ns() - start) / 1e6)
-    measured = _Measured(runner.runtime, board.name(), _peak_memory(), board.governor(), board.temperature())
-    write_job(folder, "result", settings=asdict(measured), arrays={"milliseconds": np.array(times)})
+    return runner.runtime, times
 
 
 def _given_batch_size(arrays: dict[str, np.ndarray], batch_size: int) -> int:

@@ -11,7 +11,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class BenchmarkReport(Report):
-    """The time of one `predict` in a process of its own, and the memory of that process.
+    """The time of one `predict`, or of one token, in a process of its own, and the memory of that process.
 
     Attributes:
         median_ms: The median over the runs, in milliseconds.
@@ -31,6 +31,7 @@ class BenchmarkReport(Report):
         medians_ms: The median of each process that measured, in the order in which they ran.
         governor: What sets the clock of the processor; None if the system does not say.
         temperature: The highest one right after a measurement, in degrees Celsius; None if there is no sensor.
+        prefill_speed: Of a language model, tokens of a prompt read in a second; else None.
 
     Example:
         >>> report = tfprune.export.benchmark("digits.tflite", runs=100)
@@ -54,6 +55,12 @@ class BenchmarkReport(Report):
     medians_ms: tuple[float, ...] = ()
     governor: str | None = None
     temperature: float | None = None
+    prefill_speed: float | None = None
+
+    @property
+    def decode_speed(self) -> float | None:
+        """Of a language model, tokens written in a second; else None."""
+        return None if self.prefill_speed is None else 1000 / self.median_ms
 
     @property
     def spread(self) -> float:
@@ -75,6 +82,12 @@ class BenchmarkReport(Report):
         if len(self.medians_ms) > 1:
             medians = " / ".join(f"{median:.3f}" for median in self.medians_ms)
             rows.insert(1, ["spread", f"{self.spread:.1%}: {medians} ms"])
+        if self.prefill_speed is not None:
+            rows = [
+                ["prefill", f"{self.prefill_speed:,.0f} tokens per second"],
+                ["decode", f"{self.decode_speed:,.1f} tokens per second"],
+                *rows,
+            ]
         return table(["median", f"{self.median_ms:.3f} ms"], rows, left=2)
 
     def _state(self) -> list[list[str]]:

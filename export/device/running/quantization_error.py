@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.renamed import renamed
+from tfprune.export.device.interpreter import find_interpreter
 from tfprune.export.device.processes.child_process import run_as_child, run_module
 from tfprune.export.device.processes.job_files import read_job, write_job
 from tfprune.export.device.running.inputs import inputs_from_job, inputs_to_job
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.device.running.quantization_error_report import QuantizationErrorReport, QuantizationErrorRow
-from tfprune.export.device.running.runner import BATCH_ROWS, Runner, find_interpreter
+from tfprune.export.device.running.runner import BATCH_ROWS, Runner
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.tflite.model import Subgraph

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,22 +11,15 @@ import numpy as np
 
 from tfprune.base.renamed import renamed
 from tfprune.base.spec import check_count
+from tfprune.export.device.interpreter import MAX_THREADS, find_interpreter
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.file.files.model_file import read_model
 from tfprune.export.file.files.source import Source, source_name
 from tfprune.export.file.report import TensorInfo, shape_text
-from tfprune.export.file.tflite.schema import MissingPackage
 from tfprune.export.file.tflite.signature_order import in_order
 from tfprune.report import shortened
 
-# The maintained one first; TensorFlow last, because it takes seconds and hundreds of megabytes to load.
-INTERPRETERS = (
-    ("ai_edge_litert", "interpreter", "ai-edge-litert"),
-    ("tflite_runtime", "interpreter", "tflite-runtime"),
-    ("tensorflow", "lite", "tensorflow"),
-)
 BATCH_ROWS = 32  # in one invocation of a file that leaves the batch open: bounds memory, as Keras' predict does
-MAX_THREADS = 1024  # an interpreter starts as many as it is asked for, and takes no number beyond 32 bits
 MAX_MESSAGE_CHARACTERS = (
     500  # characters of what an interpreter says; where it dislikes an argument it repeats the whole file
 )
@@ -235,26 +227,6 @@ class Runner:
     def _received(self, arrays: Sequence[np.ndarray]) -> str:
         pairs = zip(self.inputs, arrays, strict=True)
         return ", ".join(f"{info.name!r} {shape_text(array.shape)}" for info, array in pairs)
-
-
-def find_interpreter() -> tuple[Any, str]:
-    """Return the class of the interpreter that is installed, and its name and version.
-
-    Raises:
-        ValueError: If there is none (that one is an ImportError, too).
-    """
-    for package, module, name in INTERPRETERS:
-        try:
-            root = importlib.import_module(package)
-            # TensorFlow's `lite` is an attribute; the module of that name is another thing.
-            home = getattr(root, module, None) or importlib.import_module(f"{package}.{module}")
-            return home.Interpreter, f"{name} {root.__version__}"
-        except ImportError:
-            continue
-    raise MissingPackage(
-        "Expected an interpreter for TFLite files. Received: none of "
-        f'{", ".join(name for *_, name in INTERPRETERS)} is installed. Run pip install "tfprune[device]".'
-    )
 
 
 def _io_tensors(interpreter: Any) -> tuple[list[IOTensor], list[IOTensor]]:

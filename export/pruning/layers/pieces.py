@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.device.running.runner import find_interpreter
+from tfprune.export.device.interpreter import find_interpreter
 from tfprune.export.file.tflite import schema
 from tfprune.export.file.tflite.canonical_order import indices_of
 from tfprune.export.file.tflite.editor import inputs_of, operator_name, save_objects

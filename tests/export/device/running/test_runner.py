@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tfprune.export.device import interpreter
 from tfprune.export.device.running import runner as runner_module
 from tfprune.export.device.running.io_tensor import IOTensor
 from tfprune.export.device.running.runner import Runner
@@ -250,11 +251,11 @@ def test_a_batch_of_billions_that_only_the_signature_claims_is_refused(cases):
 
 def test_other_interpreters_are_taken_in_turn(cases, monkeypatch):
     absent = ("no_such_package", "interpreter", "no-such-package")
-    monkeypatch.setattr(runner_module, "INTERPRETERS", (absent, *runner_module.INTERPRETERS[2:]))
+    monkeypatch.setattr(interpreter, "INTERPRETERS", (absent, *interpreter.INTERPRETERS[2:]))
     runner = Runner(cases["dense"].path)
     assert runner.runtime.startswith("tensorflow 2.")
     np.testing.assert_allclose(runner.predict(cases["dense"].inputs), cases["dense"].expected, atol=1e-6)
-    monkeypatch.setattr(runner_module, "INTERPRETERS", (absent,))
+    monkeypatch.setattr(interpreter, "INTERPRETERS", (absent,))
     with pytest.raises(MissingPackage, match=r'none of no-such-package is installed. Run pip install "tfprune'):
         Runner(cases["dense"].path)
     assert issubclass(MissingPackage, ImportError)

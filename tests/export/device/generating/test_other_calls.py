@@ -1,0 +1,60 @@
+"""What other calls of the library do with a file of several signatures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfprune.export import benchmark, inspect, pack, rewrite, share_weights, unpack, verify
+from tfprune.export.device.generating.interpreted_file import InterpretedFile
+from tfprune.export.device.generating.signatures import Signatures
+from tfprune.export.file.tflite.editor import load_objects, save_objects
+
+PROMPT = [3, 5, 7, 9, 2]
+
+
+def scores(path):
+    signatures = Signatures(InterpretedFile(str(path), threads=1))
+    signatures.prefill(PROMPT[:-1])
+    return np.array([signatures.decode(token) for token in PROMPT])
+
+
+@pytest.mark.programs
+def test_rewrite_and_pack_change_no_score(writer, tmp_path):
+    expected = scores(writer)
+    rewrite(writer, tmp_path / "rewritten.tflite")
+    np.testing.assert_array_equal(scores(tmp_path / "rewritten.tflite"), expected)
+    assert unpack(pack(writer)) == writer.read_bytes()
+    assert inspect(writer).file_bytes == writer.stat().st_size
+    assert verify(writer).passed
+
+
+def test_weights_of_float32_are_not_shared(writer):
+    with pytest.raises(ValueError, match="a file with 8-bit weights"):
+        share_weights(writer)
+
+
+def test_zeros_leave_the_packed_file(writer):
+    model = load_objects(writer.read_bytes())
+    random = np.random.default_rng(0)
+    sizes = []
+    for share in (0, 0.5, 0.9):
+        for buffer in model.buffers:
+            if buffer.data is not None and len(buffer.data) >= 512:
+                entries = random.integers(-127, 128, len(buffer.data)).astype(np.int8)
+                buffer.data = (entries * (random.random(len(entries)) >= share)).view(np.uint8)
+        sizes.append(len(pack(save_objects(model))))
+    assert sizes[2] < sizes[1] < sizes[0]
+
+
+@pytest.mark.programs
+def test_benchmark_counts_tokens(writer):
+    report = benchmark(writer, runs=20, verbose=0)
+    assert report.prefill_speed > 0 and report.decode_speed == pytest.approx(1000 / report.median_ms)
+    assert report.runtime.endswith("in place") and "tokens per second" in str(report)
+
+
+@pytest.mark.parametrize(("settings", "error"), [({"samples": np.zeros(3)}, "samples"), ({"batch_size": 2}, "=2")])
+def test_benchmark_takes_no_samples_for_a_language_model(writer, settings, error):
+    with pytest.raises(ValueError, match=f"without samples or batch_size.*Received: .*{error}"):
+        benchmark(writer, **settings)
