@@ -166,7 +166,7 @@ class Generator:
             ValueError: If there are fewer than two tokens, they do not fit, or an id is not in the vocabulary.
 
         Example:
-            >>> generator.perplexity("the fox jumps over the dog") > 1
+            >>> generator.perplexity("the fox jumps") > 1
             True
         """
         ids = self._ids(prompt)
