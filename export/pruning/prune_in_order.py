@@ -9,13 +9,14 @@ import numpy as np
 
 from tfprune.export.device.processes.child_progress import ChildProgress
 from tfprune.export.file.tflite.canonical_order import put_in_order
-from tfprune.export.file.tflite.editor import load_objects, numbers_operators, save_objects
+from tfprune.export.file.tflite.editor import numbers_operators, save_objects
 from tfprune.export.pruning.layers.file_layer import FileLayer
 from tfprune.export.pruning.layers.file_outputs import FileOutputs, Runs
 from tfprune.export.pruning.layers.find_layers import find_layers
 from tfprune.export.pruning.layers.linear_operators import LinearOperator
 from tfprune.export.pruning.layers.loops import Activations
 from tfprune.export.pruning.layers.pieces import Pieces
+from tfprune.export.pruning.layers.unpack_sparse import unpack_sparse
 from tfprune.export.pruning.prune_tflite_report import PrunedLayer
 from tfprune.patterns import NM, Pattern
 from tfprune.solving.least_squares import GramMoments
@@ -44,7 +45,7 @@ class PruningInOrder:
     def __init__(
         self, content: bytes, runs: Runs, *, pattern: Pattern, folder: Path, progress: ChildProgress
     ) -> None:
-        self._dense, self._progress = Pieces(load_objects(content)), progress
+        self._dense, self._progress = Pieces(unpack_sparse(content)), progress
         self._content, self._runs, self._pattern, self._folder = content, runs, pattern, folder
         self.layers, self.skipped = find_layers(self._dense)
         self._check_layers()

@@ -132,9 +132,14 @@ def test_zeros_that_are_there_stay(exports, images, tmp_path):
     prune_tflite(dense, tmp_path / "once.tflite", images, sparsity=0.7, sparse=False)
     report = prune_tflite(tmp_path / "once.tflite", tmp_path / "twice.tflite", images, sparsity=0.3, sparse=False)
     assert report.sparsity >= 0.69
-    prune_tflite(dense, tmp_path / "sparse.tflite", images, sparsity=0.7)
+    stored = prune_tflite(dense, tmp_path / "sparse.tflite", images, sparsity=0.7)
+    assert any(weight.sparse for weight in read((tmp_path / "sparse.tflite").read_bytes()).weights)
     report = prune_tflite(tmp_path / "sparse.tflite", tmp_path / "twice.tflite", images, sparsity=0.3)
-    assert any("stored sparse already" in row.reason for row in report.skipped)
+    assert {row.name for row in report.layers} == {row.name for row in stored.layers}
+    assert report.sparsity >= stored.sparsity - 1e-3 and report.file.sparsity == report.sparsity
+    assert report.file.bytes <= 1.02 * stored.file.bytes
+    denser = prune_tflite(tmp_path / "sparse.tflite", tmp_path / "twice.tflite", images, sparsity=0.8)
+    assert denser.sparsity == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize("pattern, sparsity", [(tfprune.patterns.NM(2, 4), 0.5), (tfprune.patterns.Block(1, 4), 0.4)])
