@@ -65,5 +65,5 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if cifar.is_there():
         for row in measure(options.sparsity, options.epochs):
-            sys.stdout.write("\t".join([row.what, row.measured]) + "\n")
+            sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes"]) + "\n")
             sys.stdout.flush()

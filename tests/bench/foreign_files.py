@@ -82,5 +82,5 @@ if __name__ == "__main__":
     parser.add_argument("--channels", action="store_true")
     options = parser.parse_args()
     for row in measure(options.folder, shrunk if options.channels else pruned):
-        sys.stdout.write("\t".join([row.what, row.measured]) + "\n")
+        sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes"]) + "\n")
         sys.stdout.flush()

@@ -32,6 +32,7 @@ COMMANDS = [
     ["anyfile.py"],
     ["file_cost.py"],
     ["anyfile_channels.py"],
+    ["anyfile_spotter.py"],
     ["face_mesh.py"],
     ["foreign_files.py"],
     ["ranking.py"],

@@ -1,6 +1,6 @@
 """Prune Keras models in one step: SparseGPT's step beside masks of LAMP with least squares, three seeds.
 
-Networks are small ResNets on scikit-learn's digits. With --fashion, they are those of `anyfile.py`, as far as they
+Networks are small ResNets on scikit-learn's digits. With --cifar, they are those of `anyfile.py`, as far as they
 are trained. With --training, print a table by sparsity: the same networks as files, pruned by
 `prune_tflite`, beside gradual pruning of the models with labels, 8 epochs.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyfile
-import fashion
+import cifar
 import keras
 import numpy as np
 from common import Row, at_most
@@ -50,12 +50,12 @@ def convolved(x: keras.KerasTensor, channels: int, stride: int = 1, *, size: int
     return keras.layers.Conv2D(channels, size, stride, padding="same", use_bias=False)(x)
 
 
-def networks(*, of_fashion: bool) -> Iterator[tuple[keras.Model, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+def networks(*, of_cifar: bool) -> Iterator[tuple[keras.Model, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
     """Yield trained networks, samples without labels that were not trained on, and test data."""
-    if of_fashion:
-        images, labels = fashion.read("t10k")
-        samples = fashion.read("train")[0][anyfile.FIRST_SAMPLE :][:SAMPLES]
-        for path in sorted(anyfile.FOLDER.glob("*.keras")):
+    if of_cifar:
+        images, labels = cifar.read("test")
+        samples = cifar.read("train")[0][anyfile.FIRST_SAMPLE :][:SAMPLES]
+        for path in sorted(anyfile.FOLDER.glob("cifar*.keras")):
             yield keras.saving.load_model(path), samples, (images[: anyfile.TESTED], labels[: anyfile.TESTED])
         return
     x, y = load_digits(return_X_y=True)
@@ -88,12 +88,12 @@ def accuracy(model: keras.Model, test: tuple[np.ndarray, np.ndarray]) -> float:
     return 100 * float(np.mean(model.predict(test[0], verbose=0, batch_size=256).argmax(axis=1) == test[1]))
 
 
-def measure(*, of_fashion: bool) -> Iterator[Row]:
+def measure(*, of_cifar: bool) -> Iterator[Row]:
     """Yield by sparsity the points lost; the bar is that of masks by LAMP with least squares."""
     lost: dict[tuple[float, int], list[float]] = {}
     seconds = [0.0] * len(WAYS)
     dense = []
-    for model, samples, test in networks(of_fashion=of_fashion):
+    for model, samples, test in networks(of_cifar=of_cifar):
         dense.append(accuracy(model, test))
         for sparsity in SPARSITIES:
             for number, prune in enumerate(WAYS):
@@ -130,7 +130,7 @@ def table() -> Iterator[str]:
     """Yield a line for each seed: accuracy, dense and by sparsity as a file and after gradual training."""
     x, y = load_digits(return_X_y=True)
     x = x.astype("float32").reshape(-1, 8, 8, 1) / 16
-    for seed, (model, samples, test) in enumerate(networks(of_fashion=False)):
+    for seed, (model, samples, test) in enumerate(networks(of_cifar=False)):
         trained = np.random.default_rng(seed).permutation(len(x))[:TRAINED]
         parts = [f"seed {seed}, dense {accuracy(model, test):.1f} %"]
         for sparsity in SPARSITIES:
@@ -142,12 +142,12 @@ def table() -> Iterator[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fashion", action="store_true")
+    parser.add_argument("--cifar", action="store_true")
     parser.add_argument("--training", action="store_true")
     options = parser.parse_args()
     for line in table() if options.training else ():
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    for row in () if options.training else measure(of_fashion=options.fashion):
+    for row in () if options.training else measure(of_cifar=options.cifar):
         sys.stdout.write("\t".join([row.what, row.measured, row.bar, "yes" if row.holds else "NO"]) + "\n")
         sys.stdout.flush()
