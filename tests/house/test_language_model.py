@@ -180,6 +180,20 @@ def test_a_tiny_gemma_loses_units_and_the_results_are_kept(tmp_path):
     assert "0 rows to do, 3 done before" in printed_by(*program, "--resume", folder=ROOT)
 
 
+@pytest.mark.slow
+def test_a_tiny_gemma_writes_and_a_run_goes_on(tmp_path):
+    program = (ROOT / "sample_apps" / "write_on_a_pi.py", "--smoke", "--output", tmp_path)
+    assert "equal tokens   96 of 96" in printed_by(*program, folder=ROOT)
+    path = tmp_path / "writers.jsonl"
+    rows = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+    assert [(row["removed"], row["form"]) for row in rows][:3] == [(0, "float32"), (0, "int8"), (0.25, "float32")]
+    dense, eight_bit, fewer = rows[:3]
+    assert eight_bit["bytes"] < fewer["bytes"] < dense["bytes"] and 1 < dense["perplexity"]["bible"] < 1000
+    before = path.read_bytes()
+    assert "exported" not in printed_by(*program, folder=ROOT)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_committed_tables_are_those_of_the_committed_results(path):
     report, results = piece("report"), importlib.import_module("sample_apps.study.results")
