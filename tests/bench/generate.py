@@ -25,7 +25,7 @@ from tfprune.report import table
 FAMILIES = (
     *("Bloom", "Falcon", "GPT2", "GPTNeoX", "Gemma", "Gemma3", "Gemma3n", "Gemma4", "GptOss", "Llama", "Llama3"),
     *("Mistral", "Mixtral", "OPT", "Phi3", "Qwen", "Qwen3", "Qwen3Moe", "QwenMoe", "SmolLM3"),
-    *("PaliGemma", "Qwen3_5", "Qwen3_5Moe", "RWKV7"),  # refused
+    *("PaliGemma", "Qwen3_5", "Qwen3_5Moe", "RWKV7"),  # refused, as GPTNeoX and Gemma3n are
 )
 PROMPTS = [[3, 5, 7, 9, 2], [40, 1, 33]]
 LENGTH, COUNT = 16, 8

@@ -54,6 +54,8 @@ def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     entries = [entry for each in signatures for entry in (*(each.inputs or ()), *(each.outputs or ()))]
     lists.append([entry.tensorIndex for entry in entries])
     given = {index for indices in lists for index in indices_of(indices)}.difference(made)
+    blocks = [block for index in sorted(given) if (block := _blocks(tensors[index])) is not None]
+    given.update(block.scales for block in blocks)
     kept = sorted(given) + made
     moved = np.full(len(tensors) + 1, -1, np.int32)  # the last entry stands for -1, no tensor
     moved[kept] = np.arange(len(kept))
@@ -64,10 +66,19 @@ def _order_tensors(model: schema.ModelT, graph: schema.SubGraphT) -> None:
             operator.intermediates = moved[_numbers(operator.intermediates)]
     for entry in entries:
         entry.tensorIndex = int(moved[entry.tensorIndex])
+    for block in {id(block): block for block in blocks}.values():
+        block.scales = int(moved[block.scales])
     graph.tensors = [tensors[index] for index in kept]
     numbered = [tensor for tensor in graph.tensors if QUANTIZED_NAMES.fullmatch(tensor.name or b"")]
     for number, tensor in enumerate(numbered):
         tensor.name = QUANTIZED + (b"%d" % number if number else b"")
+
+
+def _blocks(tensor: schema.TensorT) -> schema.BlockwiseQuantizationT | None:
+    """Return how a tensor's blocks are scaled, which names another tensor; None if it has none."""
+    quantization = tensor.quantization
+    kind = schema.QuantizationDetails.BlockwiseQuantization
+    return quantization.details if quantization is not None and quantization.detailsType == kind else None
 
 
 def _order_codes(model: schema.ModelT) -> None:

@@ -20,6 +20,8 @@ from keras import ops
 from tfprune.compact.same_class.exchanged import has_cache, own_heads
 from tfprune.keras_models.models.layers import walk
 
+# Attention layers that take their cache among other keyword arguments, and its name there.
+KEYWORDS = {"SmolLM3Attention": "self_attention_cache"}
 RANK = 4  # of a cache: batch, positions and heads in some order, size of a head
 MASK = "padding_mask"
 
@@ -113,7 +115,7 @@ class CachedModel:
     def _find_blocks(self) -> list[CachedBlock]:
         """Call the model once with caches for all, to see which blocks use theirs, and how many heads they use."""
         pairs = dict.fromkeys(range(self._count), self._empty())
-        _, _, layers = self._call(ops.zeros((1, 1), "int32"), pairs, 0)
+        _, _, layers = self._call(ops.zeros((1, 1), "int32"), pairs, ops.zeros((), "int32"))
         shapes = {index: list(self._shape) for index in sorted(layers)}
         for index, shape in shapes.items():
             shape[self._heads] = own_heads(layers[index], shape[self._heads])
@@ -174,7 +176,7 @@ class _Exchange:
 
     @contextmanager
     def installed(self, model: Any) -> Iterator[None]:
-        layers = [layer for _, layer in walk(model) if has_cache(layer) and not isinstance(layer, keras.Model)]
+        layers = [layer for _, layer in walk(model) if _cache_name(layer) and not isinstance(layer, keras.Model)]
         outer = {
             id(layer) for layer in layers if any(part is not layer and part in layers for _, part in walk(layer))
         }
@@ -186,20 +188,21 @@ class _Exchange:
             yield
 
     def _with_pair(self, layer: Any, call: Any) -> Any:
-        signature = inspect.signature(call)
+        signature, cache = inspect.signature(call), _cache_name(layer)
 
         def exchanged(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            own = self._find(bound.arguments.get("cache"))
+            arguments = dict(signature.bind(*args, **kwargs).arguments)
+            arguments |= arguments.pop("kwargs", {})
+            own = self._find(arguments.get(cache))
             if own is None:
                 return call(*args, **kwargs)
-            for name, value in bound.arguments.items():
+            for name, value in arguments.items():
                 taken = self._find(value)
                 if taken is not None:
                     pair = taken.pair.first_heads(own_heads(layer, taken.pair.shape[-2]))
-                    bound.arguments[name] = pair if hasattr(value, "shape") else (pair.keys, pair.values)
-            *outputs, new = call(*bound.args, **bound.kwargs)
-            if new is bound.arguments["cache"]:  # of a block without an attention, or with the cache of another
+                    arguments[name] = pair if hasattr(value, "shape") else (pair.keys, pair.values)
+            *outputs, new = call(**arguments)
+            if new is arguments[cache]:  # of a block without an attention, or with the cache of another
                 return (*outputs, self.add(self._placeholder(), own.pair, None))
             pair = KeysAndValues(*_parts(new))
             if own.index is not None:
@@ -212,6 +215,13 @@ class _Exchange:
     def _find(self, value: Any) -> _Taken | None:
         leaves = keras.tree.flatten(value)
         return self._taken.get(id(leaves[0])) if leaves else None
+
+
+def _cache_name(layer: Any) -> str:
+    """Return the argument of a layer's call for its cache; empty if it takes none."""
+    if has_cache(layer):
+        return "cache"
+    return next((KEYWORDS[base.__name__] for base in type(layer).__mro__ if base.__name__ in KEYWORDS), "")
 
 
 def _parts(new: Any) -> tuple[Any, Any]:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from tfprune.export.device.generating import write_job
+from tfprune.export.keras_side.generating.cached_blocks import CachedModel
 
 TIE = 1e-3  # of the largest score: closer ones are ranked by rounding
+TRIED = 4  # tokens with which a cache is tried before the conversion
 TIMEOUT = 3600.0  # seconds
 DRAWN = 8  # tokens of a prompt that is drawn
 
@@ -36,6 +39,31 @@ class TextComparison:
     perplexity: float
     keras_perplexity: float
     run: write_job.Written
+
+
+def check_cache(cached: CachedModel, model: Any) -> None:
+    """Refuse a model whose class gives other scores with its cache than without, before the conversion.
+
+    Args:
+        cached: The model with its caches.
+        model: The same model, wrapped or not.
+
+    Raises:
+        ValueError: If the scores differ.
+    """
+    caches = [tuple(ops.zeros(block.shape) for _ in block.names) for block in cached.blocks]
+    ids = np.random.default_rng(0).integers(0, int(model.output.shape[-1]), min(TRIED, cached.length)).tolist()
+    expected, differences = keras_scores(model, ids), []
+    for position, token in enumerate(ids):
+        logits, caches = cached(ops.array([[token]], "int32"), caches, ops.array(position, "int32"))
+        differences.append(np.abs(np.asarray(logits)[0, -1] - expected[position]).max())
+    difference = float(max(differences) / max(np.abs(expected).max(), 1e-6))
+    if difference > TIE:
+        raise ValueError(
+            f"Expected a model that gives the same scores with its cache as without. Received: "
+            f"{type(model).__name__}, whose scores of {len(ids)} tokens differ by {difference:.2g} of the largest. "
+            f"In Keras, too, its `generate` writes another text than its `call` rates highest. Use another class."
+        )
 
 
 def compare_written(content: bytes, model: Any, *, prompts: Sequence[Sequence[int]], count: int) -> TextComparison:
@@ -72,6 +100,7 @@ def compare_written(content: bytes, model: Any, *, prompts: Sequence[Sequence[in
 def keras_scores(model: Any, ids: Sequence[int]) -> np.ndarray:
     """Return Keras' logits after each of some tokens, (tokens, vocabulary)."""
     every = {"token_ids": np.array([ids], np.int32), "padding_mask": np.ones((1, len(ids)), np.int32)}
+    every["position_ids"] = np.arange(len(ids), dtype=np.int32)[None]
     return np.asarray(model({tensor.name: every[tensor.name] for tensor in model.inputs}, training=False))[0]
 
 

@@ -12,7 +12,7 @@ from tfprune.keras_models.models.anatomy import check_keras
 from tfprune.keras_models.models.layers import quantized_already, walk
 
 LARGEST_FILE = 2**31  # bytes, which offsets in a flatbuffer can count
-PROMPT = {"token_ids", "padding_mask"}  # the inputs of a model that reads text alone
+PROMPT = {"token_ids", "padding_mask", "position_ids"}  # the inputs of a model that reads text alone
 
 
 def check_model(model: Any) -> None:

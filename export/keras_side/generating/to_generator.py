@@ -21,18 +21,24 @@ from tfprune.export.file.files.metadata import add_metadata
 from tfprune.export.keras_side.converting.convert import convert_apart
 from tfprune.export.keras_side.converting.convert_job import JOB, SAVED_MODEL
 from tfprune.export.keras_side.generating.cached_blocks import CachedModel
-from tfprune.export.keras_side.generating.check_written import DRAWN, TextComparison, compare_written
+from tfprune.export.keras_side.generating.check_written import (
+    DRAWN,
+    TextComparison,
+    check_cache,
+    compare_written,
+)
 from tfprune.export.keras_side.generating.generator_report import GeneratorReport
 from tfprune.export.keras_side.generating.litertlm_content import SUFFIX, litertlm_content, require_builder
 from tfprune.export.keras_side.generating.refusals import check_length, check_model, vocabulary_size
 from tfprune.export.keras_side.generating.signatures import write_signatures
 from tfprune.export.keras_side.generating.text_content import keras_ids, text_content
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
-from tfprune.export.rewriting.eight_bit_weights import eight_bit_weights
+from tfprune.export.rewriting.narrow_weights import narrow_weights
 from tfprune.masking.wrapping.pruned import holds_pruned
 from tfprune.masking.wrapping.pruned_layers import warn_if_dense
 
-TOLERANCES = {None: 1e-3, "int8": 0.35}
+TOLERANCES = {None: 1e-3, "int8": 0.35, "int4": 0.7}
+BITS = {"int8": 8, "int4": 4}
 READ_TOKENS = 128  # of each text of `check_on`, at most
 PROGRESS_STEPS = 3  # that take time: the SavedModel, the conversion, the check
 
@@ -55,8 +61,8 @@ def to_generator(
     devices without Keras. Wrappers are stripped first. A model made smaller by this library keeps what it saved: each
     block's cache has that block's own heads. The file has the signatures `prefill_N`, for parts of a prompt, and
     `decode`, for one token, which share their weights. It writes greedily in another process, and each token has to
-    be the one that Keras chooses after the same tokens, up to ties of 0.001 of the largest score; for int8, the
-    scores have to be close instead.
+    be the one that Keras chooses after the same tokens, up to ties of 0.001 of the largest score; for int8 and
+    int4, the scores have to be close instead.
 
     Args:
         model: A CausalLM of KerasHub that keeps keys and values of each position, in float32, on the TensorFlow
@@ -70,12 +76,13 @@ def to_generator(
             (128,); numbers above `length` become `length`.
         max_tokens: How many tokens the file writes after each text of `check_on`, at least 1. Default 32; fewer where
             `length` ends before.
-        quantize: None (the default) for float32, or `"int8"` for 8-bit weights with a scale for each row. Activations
-            stay floats, and so do weights of fewer than 1,024 entries and those of experts.
+        quantize: None (the default) for float32, `"int8"` for 8-bit weights with a scale for each row, or `"int4"`
+            for 4-bit weights with a scale for each 32 of a row; rows of another length get 8 bits. Activations stay
+            floats, and so do weights of fewer than 1,024 entries and those of experts.
         check_on: Texts on which file and Keras are compared, or lists of token ids; at most 128 tokens of each are
             read. None (the default) draws token ids.
         tolerance: The largest difference of the scores allowed, as a fraction of Keras' largest score, at least 0.
-            None (the default) allows 1e-3, and 0.35 for int8.
+            None (the default) allows 1e-3, 0.35 for int8, and 0.7 for int4.
         verbose: As in Keras: 0 shows nothing, 1 a progress bar, 2 one line at the end. `"auto"` (the default) shows
             the bar in a terminal or a notebook, once the call has taken some seconds.
 
@@ -99,7 +106,7 @@ def to_generator(
     destination = check_destination(path)
     check_verbose(verbose)
     if quantize not in TOLERANCES:
-        raise ValueError(f"Expected quantize=None or 'int8'. Received: {quantize!r}.")
+        raise ValueError(f"Expected quantize=None, 'int8' or 'int4'. Received: {quantize!r}.")
     allowed = TOLERANCES[quantize] if tolerance is None else check_number(tolerance, "tolerance", least=0)
     check_model(model)
     check_count(length, "length", least=2)
@@ -117,8 +124,9 @@ def to_generator(
     prompts = _prompts(model, check_on, most=min(READ_TOKENS, length - count))
     with Progress(PROGRESS_STEPS, verbose=verbose, unit="step") as progress:
         cached = CachedModel(_stripped(model), length)
+        check_cache(cached, model)
         content = _converted(cached, model, counts=counts, each_step=progress.add)
-        content = content if quantize is None else eight_bit_weights(content)
+        content = narrow_weights(content, bits=BITS[quantize]) if quantize else content
         content = add_metadata(content, form.as_metadata(b"" if is_litertlm else tokenizer))
         comparison = compare_written(content, model, prompts=prompts, count=count)
         progress.add()
@@ -198,7 +206,7 @@ def _prompts(model: Any, check_on: Any, *, most: int) -> list[list[int]]:
         raise TypeError(
             f"Expected a list of texts in `check_on`. Received: a text. Give check_on=[{check_on!r:.60}]."
         )
-    vocabulary = model.backbone.token_embedding.input_dim
+    vocabulary = int(model.output.shape[-1])
     if check_on is None:
         drawn = np.random.default_rng(0).integers(0, vocabulary, min(DRAWN, most))
         return [drawn.tolist()]

@@ -1,8 +1,9 @@
-"""Eight bits for the weights of a float file, a scale for each row: of fully connected layers, and of tables.
+"""Eight or four bits for the weights of a float file: of fully connected layers, and of tables.
 
-Activations stay floats: a fully connected layer rounds its inputs to 8 bits by their own range, each time. GATHER
-knows one scale for a whole table, EMBEDDING_LOOKUP one for each row, as FULLY_CONNECTED does. So a table that is also
-the kernel of the scores, as the vocabulary of a language model, stays one tensor.
+Eight bits have a scale for each row, and four a scale for each 32 weights of a row. Activations stay floats: a fully
+connected layer rounds its inputs to 8 bits by their own range, each time. GATHER knows one scale for a whole table,
+EMBEDDING_LOOKUP one for each row, as FULLY_CONNECTED does. So a table that is also the kernel of the scores, as the
+vocabulary of a language model, stays one tensor.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ from tfprune.export.file.tflite.editor import (
     operator_name,
     save_objects,
 )
+from tfprune.export.rewriting.four_bit_weights import LARGEST_INTEGER as LARGEST_OF_FOUR
+from tfprune.export.rewriting.four_bit_weights import packed, to_four_bits
 
-LARGEST_INTEGER = 127  # the integers go from -127 to 127, so that each row needs a scale only
+LARGEST_INTEGER = 127  # of 8 bits: the integers go from -127 to 127, so that each row needs a scale only
+BLOCK = 32  # weights of 4 bits that share a scale, the fewest that XNNPACK takes
+CHUNK = 2**16  # blocks that are rounded at a time
 LEAST_ENTRIES = 1024  # of a weight, as in the converter: smaller ones gain nothing
 PLACES = {"FULLY_CONNECTED": 1, "GATHER": 0}  # of the weight among the inputs
 VERSIONS = {"FULLY_CONNECTED": 12, "EMBEDDING_LOOKUP": 4}  # that take a scale for each row beside float activations
@@ -42,11 +47,12 @@ class _Use:
     place: int
 
 
-def eight_bit_weights(data: bytes) -> bytes:
-    """Round the weights of fully connected layers, and of tables, to 8 bits; zeros stay zeros.
+def narrow_weights(data: bytes, *, bits: int) -> bytes:
+    """Round the weights of fully connected layers, and of tables, to 8 or 4 bits; zeros stay zeros.
 
     Args:
         data: A plain .tflite file that computes in float32, with any number of graphs.
+        bits: 8 or 4. Rows whose length is not a multiple of 32 get 8 bits in any case.
 
     Returns:
         The changed file. A weight that another operator takes as well stays as it is, and so does a small one.
@@ -58,7 +64,7 @@ def eight_bit_weights(data: bytes) -> bytes:
     model = load_objects(data)
     for buffer, uses in _uses(model).items():
         if all(_fits(use) for use in uses):
-            _narrow(model, buffer, uses)
+            _narrow(model, buffer, uses=uses, bits=bits)
     for code in model.operatorCodes:
         name = next((name for name in VERSIONS if code.builtinCode == getattr(schema.BuiltinOperator, name)), None)
         code.version = max(code.version, VERSIONS.get(name or "", 1))
@@ -94,13 +100,10 @@ def _fits(use: _Use) -> bool:
     return is_of_rows and use.graph.tensors[use.operator.inputs[1]].type == schema.TensorType.INT32
 
 
-def _narrow(model: schema.ModelT, buffer: int, uses: list[_Use]) -> None:
+def _narrow(model: schema.ModelT, buffer: int, *, uses: list[_Use], bits: int) -> None:
     first = uses[0].graph.tensors[uses[0].operator.inputs[uses[0].place]]
     rows = np.asarray(model.buffers[buffer].data).view("<f4").reshape(first.shape)
-    largest = np.abs(rows).max(axis=1)
-    scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST_INTEGER)
-    integers = add_values(model, np.rint(rows / scales[:, None]).astype(np.int8))
-    quantization = schema.QuantizationParametersT(scale=scales, zeroPoint=np.zeros(len(scales), np.int64))
+    narrow = _FourBits(model, rows) if bits == 4 and rows.shape[1] % BLOCK == 0 else _EightBits(model, rows)
     narrowed: dict[tuple[int, int], int] = {}  # the tensor of a graph that an operator takes now
     for use in uses:
         old = int(use.operator.inputs[use.place])
@@ -109,9 +112,9 @@ def _narrow(model: schema.ModelT, buffer: int, uses: list[_Use]) -> None:
             narrowed[key] = add_tensor(
                 use.graph,
                 use.graph.tensors[old],
-                buffer=integers,
-                type=schema.TensorType.INT8,
-                quantization=quantization,
+                buffer=narrow.integers,
+                type=narrow.type,
+                quantization=narrow.quantization(use.graph),
             )
         if use.kind == "GATHER":
             _look_up(model, use, narrowed[key])
@@ -119,6 +122,51 @@ def _narrow(model: schema.ModelT, buffer: int, uses: list[_Use]) -> None:
             use.operator.inputs = use.operator.inputs.copy()
             use.operator.inputs[use.place] = narrowed[key]
             use.operator.builtinOptions.asymmetricQuantizeInputs = True
+
+
+class _EightBits:
+    """The integers of a weight, and its scales: one for each row."""
+
+    def __init__(self, model: schema.ModelT, rows: np.ndarray) -> None:
+        self.type = schema.TensorType.INT8
+        largest = np.abs(rows).max(axis=1)
+        self._scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST_INTEGER)
+        self.integers = add_values(model, np.rint(rows / self._scales[:, None]).astype(np.int8))
+
+    def quantization(self, _: schema.SubGraphT) -> schema.QuantizationParametersT:
+        return schema.QuantizationParametersT(scale=self._scales, zeroPoint=np.zeros(len(self._scales), np.int64))
+
+
+class _FourBits:
+    """The integers of a weight, and its scales: one for each block of a row, in a tensor of each graph."""
+
+    def __init__(self, model: schema.ModelT, rows: np.ndarray) -> None:
+        self.type = schema.TensorType.INT4
+        blocks = rows.reshape(-1, BLOCK)
+        parts = [_rounded(blocks[start : start + CHUNK]) for start in range(0, len(blocks), CHUNK)]
+        self.integers = add_values(model, np.concatenate([packed(integers) for integers, _ in parts]))
+        self._shape = np.array([len(rows), rows.shape[1] // BLOCK], np.int32)
+        self._scales = add_values(model, np.concatenate([scales for _, scales in parts]))
+
+    def quantization(self, graph: schema.SubGraphT) -> schema.QuantizationParametersT:
+        scales = schema.TensorT()
+        scales.name, scales.shape, scales.buffer = b"scales", self._shape, self._scales
+        scales.type = schema.TensorType.FLOAT16
+        graph.tensors.append(scales)
+        details = schema.BlockwiseQuantizationT()
+        details.scales, details.zeroPoints, details.blockSize = len(graph.tensors) - 1, -1, BLOCK
+        kind = schema.QuantizationDetails.BlockwiseQuantization
+        return schema.QuantizationParametersT(detailsType=kind, details=details)
+
+
+def _rounded(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return integers from -7 to 7, and the scale of each block: a float16 of 8 bits, as XNNPACK reads it."""
+    _, steps = to_four_bits(blocks, 0)
+    bits = steps.astype(np.float32).view(np.uint32)
+    scales = ((bits + 0x8000) & 0xFFFF0000).view(np.float32).astype(np.float16)
+    scales[scales == 0] = 1  # of weights too small for a float16, which become 0
+    integers = np.rint(blocks / scales.astype(np.float32)[:, None])
+    return np.clip(integers, -LARGEST_OF_FOUR, LARGEST_OF_FOUR).astype(np.int8), scales
 
 
 def _look_up(model: schema.ModelT, use: _Use, table: int) -> None:

@@ -1,4 +1,4 @@
-"""Eight-bit weights of a float file: values by hand, and the file's own scores."""
+"""Eight- and four-bit weights of a float file: values by hand, and the file's own scores."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from tfprune.export.device.generating.interpreted_file import InterpretedFile
 from tfprune.export.device.generating.signatures import Signatures
 from tfprune.export.file.tflite.editor import load_objects
 from tfprune.export.file.tflite.reader import read
-from tfprune.export.rewriting import eight_bit_weights
-from tfprune.export.rewriting.eight_bit_weights import eight_bit_weights as quantized
+from tfprune.export.rewriting import narrow_weights
 
 pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(eight_bit_weights, "LEAST_ENTRIES", 256)
+    monkeypatch.setattr(narrow_weights, "LEAST_ENTRIES", 256)
+
+
+def quantized(data, bits=8):
+    return narrow_weights.narrow_weights(data, bits=bits)
 
 
 def scores(path, tokens):
@@ -58,3 +61,22 @@ def test_each_row_has_its_own_scale(writer, small):
 
 def test_small_weights_stay(writer):
     assert not [tensor for tensor in read(quantized(writer.read_bytes())).weights if tensor.dtype == "int8"]
+
+
+def test_four_bits_have_a_scale_for_each_block(writer, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(narrow_weights, "BLOCK", 16)  # the vocabulary has rows of 16
+    rows = vocabulary(writer.read_bytes())[0].view("<f4").reshape(-1, 16)
+    model = load_objects(quantized(writer.read_bytes(), bits=4))
+    graph = model.subgraphs[0]
+    tensor = next(each for each in graph.tensors if each.shape is not None and list(each.shape) == [50, 16])
+    data = np.asarray(model.buffers[tensor.buffer].data)
+    halves = np.stack([data & 15, data >> 4], axis=1).reshape(-1, 16).astype(int)
+    integers = np.where(halves > 7, halves - 16, halves)
+    details = tensor.quantization.details
+    scales = np.asarray(model.buffers[graph.tensors[details.scales].buffer].data).view(np.float16).astype(float)
+    assert details.blockSize == 16 and list(graph.tensors[details.scales].shape) == [50, 1]
+    largest = np.abs(rows).max(axis=1)
+    assert (np.abs(integers) <= 7).all() and (scales >= 0.49 * largest / 7).all()
+    error = np.square(integers * scales[:, None] - rows).sum(axis=1)
+    step = largest[:, None] / 7
+    assert (error <= np.square(np.rint(rows / step) * step - rows).sum(axis=1) * 1.1).all()
