@@ -18,7 +18,7 @@ class Stopped(Exception):  # noqa: N818
     pass
 
 
-@pytest.mark.parametrize("update", ["sequential", "parallel"])
+@pytest.mark.parametrize("update", first("sequential", "parallel"))
 @pytest.mark.parametrize("steps", first(3, 1))
 def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch, steps, update):
     model, x = transformer(), texts()

@@ -27,6 +27,7 @@ MODULES = ["tfprune", "tfprune.export"] + [
 LONG = {"tfprune.export", "tfprune.export.command_line", "tfprune.export.compressing.compress"}
 LONG |= {"tfprune.compact.fine_tuning.prune_report", "tfprune.compact.fine_tuning.prune_to"}
 LONG |= {"tfprune.export.micro.micro_report", "tfprune.export.rewriting.export_report"}
+LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune_few_shot", "moments.moment_cosines")}
 LONG |= {name for name in MODULES if ".generating." in name}
 
 

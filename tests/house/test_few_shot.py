@@ -41,6 +41,7 @@ def glyphs(monkeypatch):
     return module
 
 
+@pytest.mark.programs
 def test_fonts_of_the_test_are_not_used_in_training(glyphs, tmp_path):
     train, test = glyphs.read_glyphs(FONTS, tmp_path / "glyphs.npz")
     names = {character: face.path.name for face in glyphs.faces(FONTS, needed=["a", "\u03c9"]) for character in "a"}

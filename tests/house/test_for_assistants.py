@@ -59,7 +59,7 @@ def test_a_command_of_the_page_has_options_that_exist(line):
     assert cli._parser().parse_args(shlex.split(line)[1:]).command
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_the_commands_of_the_page_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)

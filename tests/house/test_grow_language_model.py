@@ -143,6 +143,7 @@ def test_results_are_not_overwritten(smoke, monkeypatch):
         importlib.import_module("sample_apps.grow_language_model").main()
 
 
+@pytest.mark.programs
 def test_a_base_of_half_zeros_grows_with_them(model, tmp_path):
     networks, runs = piece("networks"), piece("runs")
     plan = runs.Plan(networks.Size(2, 4, 2, width=8, hidden=6, heads=2), (1, 1, 1), (0.1, 0.1), tmp_path)
@@ -190,6 +191,7 @@ def test_each_base_is_trained_before_its_ways(tmp_path):
         assert way in ("base", "from scratch") or ("base", stage) in runs[:index]
 
 
+@pytest.mark.programs
 def test_a_way_may_take_the_moments_of_the_base_along(model, tmp_path):
     networks, sunk_cost, training = piece("networks"), piece("sunk_cost"), piece("training")
     plan = sunk_cost.Plan(networks.Size(2, 4, 2, width=8, hidden=6, heads=2), 1, 1, (1.0,), (1, 1), tmp_path)

@@ -255,7 +255,7 @@ def test_networks_are_pruned_by_the_f_statistic(tmp_path):
     assert (tmp_path / "here" / "table.md").read_text(encoding="utf-8") in printed
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 @pytest.mark.parametrize("data", first("fashion", "watch", "spoken"))
 def test_what_pruning_broke_is_printed(tmp_path, data):
     if data == "spoken":

@@ -58,6 +58,7 @@ def test_ids_beyond_the_vocabulary():
         tfprune.prune_units(model, x, verbose=0)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("method", first("sparsegpt", "wanda"))
 @pytest.mark.parametrize("name", first("GPT2Backbone", "Gemma3Backbone"))
 def test_two_of_four_weights_of_blocks(name, method):
@@ -90,7 +91,7 @@ def test_nearly_all_of_the_blocks_go_and_the_class_stays(shape, tmp_path):
     np.testing.assert_allclose(np.asarray(loaded(x)), expected, atol=1e-5)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_writer_without_an_attention_writes_what_the_masked_one_writes():
     from hub_extreme import backbone, texts
 

@@ -55,6 +55,7 @@ def without_units(model, part):
     return copy
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("targets", first("own", "dense"))
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_are_solved_kernel_by_kernel(name, targets):

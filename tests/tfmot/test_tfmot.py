@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune import patterns, tfmot
@@ -356,7 +357,7 @@ class Pair(layers.Layer):
         return [self.two.kernel]
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", first(True, False))
 def test_a_layer_says_which_weights_are_pruned(whole, tmp_path):
     stack = [WithBias(4, name="bias", bias_initializer="normal"), Pair(name="pair")]
     if not whole:
@@ -531,7 +532,9 @@ class Staircase(tfmot.PruningSchedule):
 
 @pytest.mark.parametrize(
     "schedule",
-    [tfmot.PolynomialDecay(0.1, 0.75, 1, 16, power=2, frequency=3), tfmot.ConstantSparsity(0.5, 0), Staircase(0.25)],
+    first(
+        tfmot.PolynomialDecay(0.1, 0.75, 1, 16, power=2, frequency=3), tfmot.ConstantSparsity(0.5, 0), Staircase(0.25)
+    ),
 )
 def test_a_file_keeps_schedule_masks_and_step(schedule, tmp_path):
     model = compiled(sparsity.prune_low_magnitude(plain(), schedule))

@@ -154,6 +154,7 @@ def test_several_batches_in_the_call_that_builds_miss_no_update():
     assert tfprune.sparsity_report(model).sparsity == 0.75
 
 
+@pytest.mark.programs
 def test_a_built_and_an_unbuilt_run_end_alike():
     models = []
     for inputs in ([], [keras.Input((8,))]):
@@ -201,6 +202,7 @@ def test_tensorboard_waits_for_the_first_batch(tmp_path):
     assert tfprune.sparsity_report(model).sparsity == 0.5
 
 
+@pytest.mark.programs
 def test_the_shape_of_tfmots_guide_trains():
     half = {"pruning_schedule": tfmot.ConstantSparsity(0.5, begin_step=0, frequency=100)}
     two_of_four = {"sparsity_m_by_n": (2, 4)}

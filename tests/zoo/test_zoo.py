@@ -183,7 +183,7 @@ def test_every_kernel_of_a_mixture_is_pruned_and_what_is_left_out_is_reported(mi
     assert skipped["features/block/depthwise"] == "kernel left out by `filters` or by the pattern"
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_layers_that_only_keras_own_models_have_keep_what_they_learnt(family):
     model, images = family.build("ConvNeXtTiny", 32, 255)  # its layer scales start at 1e-6, which hides the blocks
     wrapped = tfprune.wrap(model)

@@ -90,6 +90,7 @@ def test_what_evaluate_reports_is_the_own_loss():
     assert training.evaluate(X, Y, verbose=0)[0] == pytest.approx(own, rel=1e-5)
 
 
+@pytest.mark.programs
 def test_training_approaches_the_teacher_and_leaves_it_as_it_was():
     student, teacher = net(1), net(2)
     before = teacher.get_weights()

@@ -370,6 +370,7 @@ def rare():
     return model, (np.eye(10, dtype="float32")[y], y), np.where(y == 9, "attic", "hall")
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", first("class", "group"))
 def test_a_round_that_loses_a_rare_class_is_refused_where_each_class_is_bounded(rare, name):
     model, data, rooms = rare
@@ -472,6 +473,7 @@ def test_whether_training_made_another_metric_worse_needs_a_mode(model, data):
     assert all(guard.is_worse(float("nan"), than=0.5) and not guard.is_worse(0.5, than=0.5) for guard in guards)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("compiled", "rate"),
     first(

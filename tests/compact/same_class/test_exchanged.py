@@ -110,6 +110,7 @@ def test_arguments_say_what_all_blocks_keep():
     assert smaller.hidden_units == 5
 
 
+@pytest.mark.programs
 def test_a_smaller_class_gets_smaller_again():
     model = Backbone(name="backbone")
     smaller = tfprune.shrink(model, tfprune.plan_shrink(model, **PLANS["uneven"]))

@@ -133,6 +133,7 @@ def test_a_plan_does_not_keep_its_model_alive():
     assert reference() is None and plan.rows
 
 
+@pytest.mark.programs
 def test_the_report_of_a_run_keeps_no_models():
     model = small_model()
     model.compile("sgd", "mse")

@@ -35,6 +35,7 @@ def without_head(model, name, head):
     return copy
 
 
+@pytest.mark.programs
 def test_heads_are_scored_by_the_loss_without_them():
     model, x = attentive(), normal(40, 5, 6)
     y = np.random.default_rng(1).integers(0, 3, 40)

@@ -44,6 +44,7 @@ def test_the_worst_class_of_a_file_is_that_of_its_answers():
     assert file.worst_group.drop == pytest.approx(expected) and file.worst_group.name.startswith("class ")
 
 
+@pytest.mark.programs
 def test_a_file_is_timed_if_time_counts():
     measure = evaluator(optimize="latency")
     file, content = measure.measure(made()[0], None, quantize=None, batch_size=32)

@@ -64,6 +64,7 @@ def take(candidates, inputs, expected, *, tolerance=1e-4, optimize="size", compr
     return choose(candidates, inputs=inputs, check=check, optimize=optimize, compress=compress)
 
 
+@pytest.mark.programs
 def test_a_form_that_crashes_is_listed_with_the_reason_and_another_is_taken(dense, crashing, inputs, expected):
     choice = take([FileForm("stock", crashing), FileForm("dense", dense)], inputs, expected)
     stock, taken = choice.candidates

@@ -68,7 +68,7 @@ def test_a_decoder_that_starts_from_an_encoders_states_is_pruned_with_it(kind, m
     np.testing.assert_allclose(shrink(stripped, plan)(data), wrapped(data), atol=1e-6)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_a_translator_shrinks_and_is_pruned_to_a_budget():
     keras.utils.set_random_seed(1)
     source, target = keras.Input((6,), dtype="int32"), keras.Input((5,), dtype="int32")

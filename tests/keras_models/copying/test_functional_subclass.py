@@ -227,6 +227,7 @@ def test_what_a_language_model_writes_by_comes_with_it():
     assert tfprune.strip(wrapped).generate() == "beam"
 
 
+@pytest.mark.programs
 @KINDS
 def test_in_place_it_is_wrapped_without_a_second_copy_of_its_weights(kind):
     model = model_of(kind)

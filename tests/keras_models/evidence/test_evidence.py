@@ -359,6 +359,7 @@ def test_gradients_need_a_loss_and_targets():
     assert tfprune.update_masks(model, 0.5, data=(X, Y), loss=LOSS).sparsity == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.programs
 def test_memory_does_not_grow_with_the_samples():
     """What 20 more batches add is TensorFlow's rubbish of less than 2 kB a call; their means alone would be 14 kB."""
     model, batch = pruned(DACIS()), (np.tile(X, (4, 1, 1, 1)), np.tile(Y, 4))

@@ -460,6 +460,7 @@ def test_weights_of_a_model_wrapped_in_place_are_saved_and_loaded(tmp_path):
     assert tfprune.sparsity_report(models[1]).nnz == 16 + 4
 
 
+@pytest.mark.programs
 def test_a_model_with_a_configuration_wrapped_in_place_is_saved_with_its_wrappers(tmp_path):
     model, x, y = everything()
     before = model(x)["y"]
@@ -474,6 +475,7 @@ def test_a_model_with_a_configuration_wrapped_in_place_is_saved_with_its_wrapper
     np.testing.assert_array_equal(stripped(x)["y"], model(x)["y"])
 
 
+@pytest.mark.programs
 def test_new_layers_are_wrapped_beside_those_that_are_pruned_already():
     model, x, y = everything()
     once = tfprune.wrap(model, filters="out/")

@@ -122,6 +122,7 @@ def test_long_executions_do_what_was_due_inside_them_and_end_exactly():
     assert_consistent(model, zeros=80)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("arguments", first({"steps_per_execution": 7}, {"jit_compile": True}, {}))
 def test_two_runs_with_one_seed_are_bit_identical(arguments):
     runs = []
@@ -276,6 +277,7 @@ def test_the_best_weights_come_back_with_their_own_masks(is_first):
     assert_consistent(model, zeros=zeros)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("is_first", first(True, False))
 def test_all_of_keras_callbacks_together_keep_masks_and_weights_together(is_first, tmp_path):
     others = [

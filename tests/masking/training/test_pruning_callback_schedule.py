@@ -59,6 +59,7 @@ def test_other_ways_to_run_a_step_end_exactly(arguments):
     assert np.count_nonzero(kernel) == 20 and np.isfinite(kernel).all()
 
 
+@pytest.mark.programs
 def test_eager_and_compiled_runs_agree():
     models = [make(run_eagerly=eager) for eager in (True, False)]
     for model in models:

@@ -150,7 +150,7 @@ def test_a_rate_lowered_on_a_plateau_warns():
     assert len(messages) == 1 and "at step 20, where the learning rate is 1e-05" in messages[0]
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_what_is_warned_of_costs_twenty_points():
     datasets = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn")
     x, y = datasets.load_digits(return_X_y=True)
@@ -177,6 +177,7 @@ def test_what_is_warned_of_costs_twenty_points():
     assert silent == [] and len(messages) == 1 and "at step 320, where the learning rate is 0.001" in messages[0]
 
 
+@pytest.mark.programs
 def test_each_fit_has_a_peak_of_its_own():
     model = make()
     high = tfprune.PruningCallback(Polynomial(0.4, end=40), every=4)
@@ -184,6 +185,7 @@ def test_each_fit_has_a_peak_of_its_own():
     assert warned(model, by_epoch([1e-2]), high) == warned(model, by_epoch([1e-4]), low) == []
 
 
+@pytest.mark.programs
 def test_the_learning_rate_is_read_rarely():
     read = []
 
@@ -217,6 +219,7 @@ def test_a_schedule_below_the_models_sparsity_warns_that_weights_come_back(sched
     assert sparsities(model) == [schedule.target] * 2  # it warns, and does what it was told
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("schedule", first(Constant(0.7), Polynomial(0.9, end=40, initial=0.7)))
 def test_what_the_warning_advises_keeps_the_sparsity(schedule):
     model = make()

@@ -85,7 +85,7 @@ def test_each_epoch_has_the_sparsity_it_ends_with(order, tmp_path):
 
 
 @pytest.mark.parametrize("order", first("before", "after"))
-@pytest.mark.parametrize(("frequency", "between"), [("batch", 1), (1, 1), (7, 7)])
+@pytest.mark.parametrize(("frequency", "between"), first(("batch", 1), (7, 7), (1, 1), count=2))
 def test_each_batch_has_the_sparsity_it_was_trained_with(order, frequency, between, tmp_path):
     truth, summaries = Truth(), tfprune.PruningSummaries(tmp_path, update_freq=frequency)
     pair = [summaries, pruning()] if order == "before" else [pruning(), summaries]

@@ -96,6 +96,7 @@ def test_what_is_redundant_costs_nothing_and_what_is_not_does(trained, digits):
     assert drops["wide/kernel", 0.9] > 0.02 < drops["narrow/kernel", 0.75]
 
 
+@pytest.mark.programs
 def test_a_rise_of_the_loss_is_a_drop(trained, digits):
     report = tfprune.sensitivity(trained, digits[1], [0.9], metric="loss")
     for row in report.rows:

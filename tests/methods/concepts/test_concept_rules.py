@@ -210,6 +210,7 @@ def test_a_bar_counts_the_trees(capsys):
     assert "2/2" in capsys.readouterr().out
 
 
+@pytest.mark.programs
 def test_rules_of_another_model_are_refused():
     x = normal(400, 6)
     rules = tfprune.concept_rules(dense(), x, {"c": hidden(dense(), x)[:, 3] > 0.5})

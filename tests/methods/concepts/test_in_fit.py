@@ -37,6 +37,7 @@ def fitted(model, x, y, plan, trace):
     return wrapped, history.history["sparsity"]
 
 
+@pytest.mark.programs
 def test_training_ends_with_the_units_that_the_plan_keeps(planned):
     model, x, y, plan, trace = planned
     wrapped, sparsity = fitted(model, x, y, plan, trace)

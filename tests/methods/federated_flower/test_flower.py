@@ -81,6 +81,7 @@ def dies(reply, turn):
     return Message(Error(0, "out of battery"), reply_to=_asked(reply)) if turn == 2 else reply
 
 
+@pytest.mark.programs
 def test_a_round_goes_on_without_a_client_that_dies_and_the_client_comes_back(caplog):
     grid = Here(dies)
     with caplog.at_level(logging.WARNING, "tfprune"):

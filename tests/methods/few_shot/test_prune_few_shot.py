@@ -94,6 +94,7 @@ def test_the_report_counts_levels_and_measures(done):
     assert report.as_dict()["stages"][0]["levels"][0]["level"] == "protected"
 
 
+@pytest.mark.programs
 def test_a_run_that_was_killed_ends_as_it_would_have(done, tmp_path):
     folder, model, smaller, report, _ = done
     shutil.copytree(folder, tmp_path / "copy")

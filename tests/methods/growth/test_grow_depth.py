@@ -131,6 +131,7 @@ def blocks_of(model):
     return [row for row in tfprune.sparsity_report(model).rows if row.layer.startswith("block")]
 
 
+@pytest.mark.programs
 def test_zeros_stay_zeros_while_the_grown_model_trains():
     model = tfprune.wrap(residual())
     tfprune.update_masks(model, 0.75)

@@ -105,6 +105,7 @@ def test_a_task_keeps_its_preprocessor_and_writes():
     assert smaller.generate(hub_models.TEXTS[0], max_length=12)
 
 
+@pytest.mark.programs
 def test_blocks_of_a_task_are_ranked_by_its_loss():
     model = hub_models.TASKS["MixtralCausalLM"]()
     x, y, _ = model.preprocessor(hub_models.TEXTS)
@@ -116,7 +117,7 @@ def test_blocks_of_a_task_are_ranked_by_its_loss():
         assert row.loss == pytest.approx(float(loss(y, smaller(x))), rel=1e-4)
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_windows_in_every_other_block_make_a_graph_and_the_report_says_so():
     model = backbone("GptOss")
     smaller, report = tfprune.drop_blocks(model, [0])
@@ -126,7 +127,7 @@ def test_windows_in_every_other_block_make_a_graph_and_the_report_says_so():
     assert keras.tree.flatten(smaller(hub_models.inputs_for(model)))
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_one_side_of_an_encoder_and_decoder_is_named():
     model = backbone("Bart")
     with pytest.raises(ValueError, match="several groups of blocks repeat"):

@@ -89,6 +89,7 @@ def test_under_masks_moments_stay_zero_in_copies():
     assert not np.asarray(layer.layer.kernel)[~np.asarray(layer.masks["kernel"])].any()
 
 
+@pytest.mark.programs
 def test_what_was_frozen_starts_anew_and_loss_scales_come_along():
     model = residual(2)
     model.get_layer("block_0_hidden").trainable = False

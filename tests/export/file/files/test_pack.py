@@ -307,6 +307,7 @@ def test_files_of_the_first_version_stay_readable():
     assert unpack(packed) == file_of(*content)
 
 
+@pytest.mark.programs
 def test_rows_of_other_sizes_and_signs_take_less_than_one_table_for_all(unpacked_plainly):
     """Each row is scaled by its largest entry, so what is a small one differs from row to row."""
     random = np.random.default_rng(8)

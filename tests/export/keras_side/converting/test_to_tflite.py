@@ -137,6 +137,7 @@ def test_dicts_go_in_and_come_out_by_name(folder):
         np.testing.assert_allclose(array, expected[name], atol=1e-5)
 
 
+@pytest.mark.programs
 def test_a_pruned_recurrent_network_keeps_its_zeros_inside_the_loops(folder):
     keras.utils.set_random_seed(3)
     stack = [layers.Embedding(12, 6), layers.Bidirectional(layers.LSTM(5)), layers.Dense(3)]

@@ -73,7 +73,7 @@ def test_number_formats_of_tied_tables_behind_a_scaled_norm(tmp_path):
         assert path.stat().st_size < most * size + 150_000
 
 
-@pytest.mark.programs
+@pytest.mark.slow
 def test_blocks_with_their_own_heads_and_one_without(tmp_path):
     from hub_extreme import backbone, texts
 

@@ -86,6 +86,7 @@ def test_a_norm_keeps_outliers_out_of_the_product():
     assert max(errors(branches([norm, reshaped]), samples(), quantize="dynamic")) <= RIGHT
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("quantize", first("int4", "int16x8", "int8"))
 def test_integers_round_as_where_a_reshape_keeps_the_norm_apart(quantize):
     halves = {"ratio": 10, "outliers": slice(0, CHANNELS // 2)}

@@ -127,6 +127,7 @@ def test_the_file_computes_in_integers_what_keras_computes(case, tmp_path):
     assert zeros >= sparsity.total_size - sparsity.total_nnz
 
 
+@pytest.mark.programs
 def test_levels_and_an_int8_input(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

@@ -509,6 +509,7 @@ def test_efficient_nets_become_eligible_and_give_the_same_outputs(activation, ga
     assert (after.eligible, after.active, after.hazards) == (True, True, ())
 
 
+@pytest.mark.programs
 def test_a_net_with_everything_that_stops_the_sparse_kernels_becomes_eligible():
     image = keras.Input((16, 16, 3))
     x = layers.Conv2D(8, 3, 2, padding="same", activation="hard_swish")(layers.Rescaling(2.0)(image))
