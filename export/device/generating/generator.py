@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.base.spec import check_count
+from tfprune.export.device.generating.chat import CONTEXT, Chat
 from tfprune.export.device.generating.prepare_file import PreparedFile
 from tfprune.export.device.generating.sampling import Sampling
 from tfprune.export.device.generating.signatures import Signatures
@@ -17,8 +18,6 @@ from tfprune.export.device.generating.text_form import UNFINISHED, read_text_for
 from tfprune.export.device.interpreter import MAX_THREADS
 from tfprune.export.file.files.metadata import read_metadata
 from tfprune.export.file.files.source import source_name
-
-CONTEXT = 8  # tokens of a prompt, with which the first piece is decoded: tokenizers drop a space that begins a text
 
 
 class Generator:
@@ -59,6 +58,7 @@ class Generator:
         self._signatures = Signatures(self._prepared.loaded)
         self.runtime, self.length = self._signatures.runtime, self._signatures.length
         self.vocabulary = self._signatures.vocabulary
+        self._read: list[int] = []  # the tokens in the caches
 
     def generate(
         self,
@@ -172,7 +172,7 @@ class Generator:
         ids = self._ids(prompt)
         if len(ids) < 2:
             raise ValueError("Expected a text of at least two tokens. Received: one. Give a longer text.")
-        self._signatures.position = 0
+        self._signatures.position, self._read = 0, []
         losses = []
         for token, expected in itertools.pairwise(ids):
             scores = self._signatures.decode(token).astype(np.float64)
@@ -180,11 +180,39 @@ class Generator:
             losses.append(top + np.log(np.exp(scores - top).sum()) - scores[expected])
         return float(np.exp(np.mean(losses)))
 
+    def chat(self, *, system: str = "") -> Chat:
+        """Begin a conversation with a model that was trained on conversations.
+
+        Use it for models such as Gemma's `instruct` presets. Each turn is written as in their training, and the
+        caches keep the turns before, so that only the new turn is read. `send` takes a turn and returns the answer,
+        and `stream` yields the answer piece by piece; both take `max_tokens`, `temperature`, `top_k`, `top_p` and
+        `seed` as `generate` does.
+
+        Args:
+            system: Instructions before the first turn, such as "Answer in one sentence." Default none.
+
+        Returns:
+            The conversation.
+
+        Raises:
+            TypeError: If `system` is not a text.
+            ValueError: If the file's tokenizer has no tokens for turns, or `system` contains one of them.
+
+        Example:
+            >>> talk = generator.chat()  # doctest: +SKIP
+            >>> talk.send("What is a fox?", max_tokens=20)  # doctest: +SKIP
+        """
+        return Chat(self._form.turns, self._tokenizer, write=self.stream, pieces=self._pieces, system=system)
+
     def _tokens(self, ids: Sequence[int], count: int, sampling: Sampling, ends: set[int]) -> Iterator[int]:
-        self._signatures.position = 0
-        self._signatures.prefill(ids[:-1])
+        equal = [earlier == now for earlier, now in zip(self._read, ids[:-1], strict=False)]
+        known = (*equal, False).index(False)  # tokens that an earlier text has left in the caches
+        self._signatures.position = known
+        self._signatures.prefill(ids[known:-1])
+        self._read = [*ids[:-1]]
         token = ids[-1]
         for _ in range(count):
+            self._read.append(token)
             token = sampling.choose(self._signatures.decode(token))
             if token in ends:
                 return
