@@ -19,15 +19,15 @@ class Chat:
         tokenizer: Of the file.
         write: From token ids and settings to the ids that follow.
         pieces: From ids, texts to stop at, and the ids before to pieces of text.
-        system: Instructions before the first turn.
+        instructions: Sent before the first turn.
 
     Attributes:
         tokens: The ids of all turns.
 
     Raises:
-        TypeError: If `system` is not a text.
-        ValueError: If the file does not say how its model was trained to converse, or `system` has one of the texts
-            that separate turns.
+        TypeError: If `instructions` is not a text.
+        ValueError: If the file does not say how its model was trained to converse, or a text that
+            separates turns is in `instructions`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Chat:
         *,
         write: Callable[..., Iterator[int]],
         pieces: Callable[..., Iterator[str]],
-        system: str = "",
+        instructions: str = "",
     ) -> None:
         if tokenizer is None or not {USER, MODEL} <= set(turns):
             raise ValueError(
@@ -47,10 +47,10 @@ class Chat:
         self._turns, self._tokenizer, self._write, self._pieces = turns, tokenizer, write, pieces
         self.tokens: list[int] = []
         self._system = ""  # what the first turn of the user begins with, where there is no turn of the system
-        if self._checked(system, "system") and SYSTEM in turns:
-            self.tokens = self._ids(self._turn(SYSTEM, system))
-        elif system:
-            self._system = f"{system}\n\n"
+        if self._checked(instructions, "instructions") and SYSTEM in turns:
+            self.tokens = self._ids(self._turn(SYSTEM, instructions))
+        elif instructions:
+            self._system = f"{instructions}\n\n"
 
     def send(self, text: str, **settings: Any) -> str:
         """Say something, and return the answer.

@@ -180,7 +180,7 @@ class Generator:
             losses.append(top + np.log(np.exp(scores - top).sum()) - scores[expected])
         return float(np.exp(np.mean(losses)))
 
-    def chat(self, *, system: str = "") -> Chat:
+    def chat(self, *, instructions: str = "") -> Chat:
         """Begin a conversation with a model that was trained on conversations.
 
         Use it for models such as Gemma's `instruct` presets. Each turn is written as in their training, and the
@@ -189,20 +189,21 @@ class Generator:
         `seed` as `generate` does.
 
         Args:
-            system: Instructions before the first turn, such as "Answer in one sentence." Default none.
+            instructions: Sent before the first turn, such as "Answer in one sentence." Default none.
 
         Returns:
             The conversation.
 
         Raises:
-            TypeError: If `system` is not a text.
-            ValueError: If the file's tokenizer has no tokens for turns, or `system` contains one of them.
+            TypeError: If `instructions` is not a text.
+            ValueError: If the file's tokenizer has no tokens for turns, or `instructions` contain one of them.
 
         Example:
             >>> talk = generator.chat()  # doctest: +SKIP
             >>> talk.send("What is a fox?", max_tokens=20)  # doctest: +SKIP
         """
-        return Chat(self._form.turns, self._tokenizer, write=self.stream, pieces=self._pieces, system=system)
+        turns, write = self._form.turns, self.stream
+        return Chat(turns, self._tokenizer, write=write, pieces=self._pieces, instructions=instructions)
 
     def _tokens(self, ids: Sequence[int], count: int, sampling: Sampling, ends: set[int]) -> Iterator[int]:
         equal = [earlier == now for earlier, now in zip(self._read, ids[:-1], strict=False)]

@@ -51,11 +51,11 @@ def test_a_conversation_that_is_full_is_as_it_was(generator):
 
 
 def test_instructions_have_a_turn_or_begin_the_first(generator):
-    talk = generator.chat(system="b")
+    talk = generator.chat(instructions="b")
     talk.send("a", max_tokens=1)
     assert talk.tokens[:6] == [START, X, B, A, Y, Z]  # the tiny tokenizer has no line breaks
     generator._form = dataclasses.replace(generator._form, turns=WITH_SYSTEM)
-    assert generator.chat(system="b").tokens == [START, V, B, U]
+    assert generator.chat(instructions="b").tokens == [START, V, B, U]
 
 
 def test_refusals(generator, writer):
@@ -67,5 +67,5 @@ def test_refusals(generator, writer):
         generator.chat().send("a", temperature=-1)
     with pytest.raises(TypeError, match="a text as `text`"):
         generator.chat().send(["a"])
-    with pytest.raises(TypeError, match="a text as `system`"):
-        generator.chat(system=3)
+    with pytest.raises(TypeError, match="a text as `instructions`"):
+        generator.chat(instructions=3)
