@@ -64,6 +64,7 @@ def test_integers_are_saved_and_loaded(tmp_path):
     assert_equal(loaded, smaller, inputs)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "name, settings", first(("MistralBackbone", EVEN), ("BertTextClassifier", UNITS), ("Gemma3CausalLM", EVEN))
 )
@@ -88,6 +89,7 @@ def test_a_preset_of_blocks_that_keep_different_numbers_is_refused(name, tmp_pat
         smaller.save_to_preset(str(tmp_path))
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", first("Mistral", "GPT2"))
 def test_an_export_to_transformers_of_blocks_that_keep_different_numbers_is_refused(name, tmp_path):
     smaller = smaller_of(trained(hub_models.BACKBONES[f"{name}Backbone"]), **UNEVEN)

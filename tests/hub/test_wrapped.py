@@ -90,6 +90,7 @@ def test_a_task_is_wrapped_in_place_without_a_second_copy_of_its_weights():
     np.testing.assert_array_equal(outputs(tfprune.strip(task), inputs), outputs(task, inputs))
 
 
+@pytest.mark.programs
 def test_layers_of_a_backbone_whose_configuration_fails_are_copied_by_their_attributes(tmp_path):
     llama = hub_models.BACKBONES["LlamaBackbone"]()
     model = keras.Model(llama.input, llama.token_embedding(llama.output, reverse=True))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tiers import first
 
 import tfprune
 from tfprune import tfmot as dropin
@@ -507,7 +508,7 @@ def verdicts(tfmot, make) -> tuple[list[str] | None, list[str] | None]:
     return theirs, ours
 
 
-@pytest.mark.parametrize("middle", MIDDLES)
+@pytest.mark.parametrize("middle", first(*MIDDLES, count=8))
 def test_the_policy_for_xnnpack_says_the_same_of_what_stands_in_the_middle(tfmot, middle):
     theirs, ours = verdicts(tfmot, lambda library: mobile(library, middle))
     assert ours == theirs

@@ -35,6 +35,7 @@ def test_a_drop_is_what_is_worse(metric, expected):
     assert measure.drop(0.8) == pytest.approx(expected)
 
 
+@pytest.mark.programs
 def test_the_worst_class_of_a_file_is_that_of_its_answers():
     model, _, (x, y), _ = made()
     limits = GroupLimits.of(Limit(max_drop_per_class=0.1), np.eye(2)[y], y)  # the first model gets all right

@@ -139,6 +139,7 @@ def test_a_model_without_channels_to_remove_gets_zeros():
     assert not trial.reason
 
 
+@pytest.mark.programs
 def test_a_step_is_timed_and_settings_are_read():
     small = runner()
     assert 0 < small.seconds_per_step() < 5

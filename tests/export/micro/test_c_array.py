@@ -110,6 +110,7 @@ def test_every_report_of_every_kind_of_file_turns_into_json(cases, sparse, netwo
         assert report.as_dict()
 
 
+@pytest.mark.programs
 def test_support_before_training_is_that_of_the_dense_file(network):
     import keras
 

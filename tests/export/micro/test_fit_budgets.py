@@ -28,6 +28,7 @@ def test_each_form_gives_the_dense_outputs(network, kind):
     assert (ops["TFLM_DECODE"], ops["CONCATENATION"]) == (28, 1 + 3 + 1)
 
 
+@pytest.mark.programs
 def test_a_depthwise_layer_is_cut_by_the_channels_of_its_input(network):
     """With two outputs for each channel, int8 and float32; a part of the input takes RAM as well."""
     tf = pytest.importorskip("tensorflow")
@@ -129,6 +130,7 @@ def test_operators_that_are_missing_are_named(network, sparse, tmp_path):
         rewrite(sparse, tmp_path / "micro.tflite", target="micro")
 
 
+@pytest.mark.programs
 def test_an_open_batch_becomes_1(network, cases, tmp_path):
     """The stock converter leaves the batch open, and works out shapes while the model runs."""
     case = cases["int8"]

@@ -96,6 +96,7 @@ def test_random_graphs_shrink_to_what_their_masks_compute(kind, seed):
     np.testing.assert_allclose(smaller(data), expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.programs
 def test_heads_and_hidden_units_of_a_transformer():
     heads = wrap(small_vit(), pattern="head")
     assert wrapped_layers(heads) == {"attention_0": Head(), "attention_1": Head()}

@@ -247,6 +247,7 @@ def test_accumulated_gradients_of_masked_entries_are_dropped_and_steps_are_updat
     assert_consistent(model, zeros=80)
 
 
+@pytest.mark.programs
 def test_weight_decay_and_averages_overwritten_into_the_weights_keep_zeros():
     average = {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 3}
     model = make(keras.optimizers.AdamW(0.01, weight_decay=0.1, **average))

@@ -41,6 +41,7 @@ class Crash(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("first", tiers.first("backup", "pruning"))
 def test_a_backup_is_restored_and_ends_exactly(first, tmp_path):
     def callbacks():

@@ -139,6 +139,7 @@ def test_the_warning_has_the_numbers_of_a_learning_rate_schedule(scaled):
     assert f"rate is {rate:.3g}, less than a tenth of its peak in this fit, 0.0488" in message
 
 
+@pytest.mark.programs
 def test_a_rate_lowered_on_a_plateau_warns():
     plateau = keras.callbacks.ReduceLROnPlateau("flat", factor=0.01, patience=3, mode="min")
 

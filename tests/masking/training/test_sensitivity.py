@@ -212,6 +212,7 @@ def regression(wrap=lambda model: model, units: int = 8, **arguments) -> tuple[k
     return model, (x, x[:, :3])
 
 
+@pytest.mark.programs
 def test_what_a_pattern_cannot_reach_is_skipped_and_reported():
     model, data = regression(lambda model: tfprune.wrap(model, pattern=NM(2, 4)))
     model.get_layer("a-b").trainable = False

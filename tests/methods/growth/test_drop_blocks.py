@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from residual_blocks import BLOCK, X, by_hand, layers, residual
 from small_transformer import texts, transformer
+from tiers import first
 
 import tfprune
 
 
 @pytest.mark.parametrize(("drop", "left"), [([1], [0, 2]), ([0], [1, 2]), ([2], [0, 1]), ((0, 2), [1])])
-@pytest.mark.parametrize("pattern", [None, BLOCK])
+@pytest.mark.parametrize("pattern", first(None, BLOCK))
 def test_the_blocks_that_are_left_run_one_after_the_other(drop, left, pattern):
     model = residual()
     before = model.get_weights()

@@ -75,6 +75,7 @@ def gradients_of(model, x):
     return dict(zip(kernels, map(np.asarray, found), strict=True))
 
 
+@pytest.mark.programs
 def test_zeroed_copies_of_attention_and_feed_forward_networks():
     model, x = transformer(2), texts(4)
     grown, report = tfprune.grow_depth(model, 3, zero_output=True, samples=x)

@@ -49,6 +49,7 @@ def test_the_trend(factors, trend):
     assert profile.seam == pytest.approx(abs(factors[-1] - factors[0]) / np.abs(np.diff(factors)).mean(), rel=1e-3)
 
 
+@pytest.mark.programs
 def test_interposed_copies_keep_the_profile_and_stacked_ones_do_not():
     model = tfprune.wrap(scaled([1.0, 1.2, 1.4]))
     trends = [

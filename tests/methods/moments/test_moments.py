@@ -164,6 +164,7 @@ def test_wrong_arguments_are_refused(base, call, kind, text):
         call(base, grown, report.origins)
 
 
+@pytest.mark.programs
 def test_optimizers_with_values_of_other_shapes_or_without_a_first_moment_are_refused():
     model = trained(residual(2), "adafactor")
     grown, report = tfprune.grow_depth(model, blocks=BLOCK)

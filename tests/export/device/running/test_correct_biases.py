@@ -80,6 +80,7 @@ def test_files_without_such_layers_are_refused(files):
         correct_biases(reference, quantized, samples=X[:, :4])
 
 
+@pytest.mark.programs
 def test_layers_without_a_bias_stay_as_they_are(tmp_path):
     model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(4, use_bias=False)])
     x = np.random.default_rng(1).normal(size=(20, 12)).astype("float32")

@@ -70,6 +70,7 @@ def test_a_file_that_loses_too_much_is_not_written(model, labels, tmp_path, move
     assert right < 0.85
 
 
+@pytest.mark.programs
 def test_a_file_that_loses_a_class_is_not_written(model, labels, tmp_path, moves):
     target = tmp_path / "m.tflite"
     limit = Limit(metric="accuracy", data=(X, labels), max_drop_per_class=0.05)

@@ -71,7 +71,7 @@ def negated(file, tensor):
 
 
 @pytest.mark.parametrize("place", first(0, 1, 2))
-@pytest.mark.parametrize("change", [scaled(1.2), scaled(0.8), negated], ids=["1.2", "0.8", "negated"])
+@pytest.mark.parametrize("change", first(scaled(1.2), scaled(0.8), negated), ids=["1.2", "0.8", "negated"])
 def test_a_kernel_that_is_not_the_models_is_refused(model, content, tmp_path, monkeypatch, change, place):
     file = load_objects(content)
     change(file, kernels(file)[place])

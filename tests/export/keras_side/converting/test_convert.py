@@ -156,6 +156,7 @@ def test_recurrent_layers_run_as_loops_one_sample_at_a_time(recurrent, capfd):
     assert list(Interpreter(model_content=content).get_input_details()[0]["shape"]) == [1, 5]
 
 
+@pytest.mark.programs
 def test_recurrent_layers_are_unrolled_for_integers_and_only_in_the_file(recurrent, converting_here):
     with converting_here():
         content = convert(recurrent, quantize="int8", calibration=[TOKENS], io_dtype="int8")
