@@ -5,6 +5,7 @@ python tests/bench/generate.py [FAMILY ...]   # such as Gemma3 Llama; all withou
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -49,8 +50,18 @@ def pruned(model):
     inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
     parts = {"units": 0.3, "heads": 0.3}
     masked, report = tfprune.prune_units(model, inputs, sparsity=parts, reconstruction=None, batch_size=4, verbose=0)
-    kept = {kind: [row.kept for row in report.rows if row.kind == kind] for kind in ("heads", "channels")}
-    return tfprune.shrink(masked, report.plan, into="class"), kept
+    plan = _unequal(report.plan)
+    kept = {kind: [row.kept for row in plan.rows if row.kind == kind] for kind in ("heads", "channels")}
+    return tfprune.shrink(masked, plan, into="class"), kept
+
+
+def _unequal(plan):
+    """Remove more units of the last block, so that blocks differ in units, too."""
+    units = [group for group in plan.network.groups if group.kind == "channels"][-1]
+    remaining = [bundle for bundle in units.bundles if plan.keep[bundle]]
+    keep = plan.keep.copy()
+    keep[remaining[: len(remaining) // 4]] = False
+    return dataclasses.replace(plan, keep=keep, planned_copy=None)
 
 
 def main() -> None:

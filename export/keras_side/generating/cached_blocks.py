@@ -83,6 +83,7 @@ class CachedModel:
 
     Attributes:
         blocks: The blocks that use a cache.
+        attention_parameters: Of all attention layers.
 
     Raises:
         ValueError: If the class keeps something else than keys and values of the positions.
@@ -116,6 +117,7 @@ class CachedModel:
         """Call the model once with caches for all, to see which blocks use theirs, and how many heads they use."""
         pairs = dict.fromkeys(range(self._count), self._empty())
         _, _, layers = self._call(ops.zeros((1, 1), "int32"), pairs, ops.zeros((), "int32"))
+        self.attention_parameters = sum(layer.count_params() for layer in {*layers.values()})
         shapes = {index: list(self._shape) for index in sorted(layers)}
         for index, shape in shapes.items():
             shape[self._heads] = own_heads(layers[index], shape[self._heads])

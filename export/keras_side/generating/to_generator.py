@@ -29,9 +29,10 @@ from tfprune.export.keras_side.generating.check_written import (
 )
 from tfprune.export.keras_side.generating.generator_report import GeneratorReport
 from tfprune.export.keras_side.generating.litertlm_content import SUFFIX, litertlm_content, require_builder
-from tfprune.export.keras_side.generating.refusals import check_length, check_model, vocabulary_size
+from tfprune.export.keras_side.generating.refusals import check_length, check_model
 from tfprune.export.keras_side.generating.signatures import write_signatures
 from tfprune.export.keras_side.generating.text_content import keras_ids, text_content
+from tfprune.export.keras_side.generating.weight_shares import weight_shares
 from tfprune.export.keras_side.preparing.stripped_model import StrippedModel, strip_for_export
 from tfprune.export.rewriting.narrow_weights import narrow_weights
 from tfprune.masking.wrapping.pruned import holds_pruned
@@ -131,14 +132,14 @@ def to_generator(
         comparison = compare_written(content, model, prompts=prompts, count=count)
         progress.add()
     _check(comparison, quantize=quantize, allowed=allowed)
+    shares = weight_shares(content, cached)
     content = litertlm_content(content, form, tokenizer=tokenizer, length=length) if is_litertlm else content
     write_atomically(destination, content)
-    parameters = model.count_params()
     return GeneratorReport(
         path=str(destination),
         bytes=len(content),
-        parameters=parameters,
-        vocabulary=vocabulary_size(model) / max(parameters, 1),
+        parameters=model.count_params(),
+        shares=shares,
         blocks=len(cached.blocks),
         length=length,
         quantize=quantize,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import keras
 import numpy as np
@@ -12,6 +13,8 @@ from tiers import in_test_all
 import tfprune
 from tfprune.export import Generator, to_generator
 from tfprune.export.file.tflite.reader import read
+from tfprune.export.keras_side.generating import refusals
+from tfprune.export.keras_side.generating.text_content import text_content
 
 hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed (extra `hub`)")
 hub_writers = pytest.importorskip("hub_writers")
@@ -43,6 +46,20 @@ def test_the_file_of_the_session(writer):
 def test_the_vocabulary_is_one_tensor(writer):
     tables = [tensor for tensor in read(writer.read_bytes()).weights if 50 in tensor.shape]
     assert len(tables) == 1  # for looking up and for the scores, in all signatures
+
+
+def test_shares_of_bytes_and_of_the_weights_that_a_token_reads(writer):
+    report = json.loads(writer.with_name("report.json").read_text())
+    weights = [(weight.path, weight.shape) for weight in hub_writers.writer_task().backbone.weights]
+    blocks = [(path, math.prod(shape), len(shape) > 1) for path, shape in weights if "transformer_layer" in path]
+    kernels, table = 4 * sum(size for _, size, is_matrix in blocks if is_matrix), 4 * 50 * 16
+    attention = sum(size for path, size, _ in blocks if "self_attention/" in path)
+    bytes_of, read_of = ({part: both[place] for part, both in report["shares"].items()} for place in (0, 1))
+    assert bytes_of["vocabulary"] == pytest.approx(table / report["bytes"])
+    assert read_of["vocabulary"] == pytest.approx(table / (table + kernels), rel=0.02)  # and some biases
+    assert read_of["blocks"] == pytest.approx(1 - read_of["vocabulary"])
+    rest = 1 - attention / sum(size for _, size, _ in blocks)
+    assert read_of["units"] / read_of["blocks"] == pytest.approx(rest, rel=0.03)
 
 
 @pytest.mark.parametrize("family", [in_test_all("Gemma3"), in_test_all("Llama")])
@@ -96,6 +113,7 @@ def test_blocks_with_their_own_heads_and_one_without(tmp_path):
     ("model", "error"),
     [
         (lambda: hub_writers.BACKBONES["BertBackbone"](), "a backbone, without a head"),
+        (lambda: hub.models.BartSeq2SeqLM(hub_writers.BACKBONES["BartBackbone"](), None), "an encoder-decoder"),
         (lambda: hub_writers.writer("RWKV7"), "RWKV7CausalLM"),
         (lambda: hub_writers.writer("Qwen3_5"), "which keeps states of the shapes"),
         (lambda: hub_writers.writer("GPTNeoX"), "same scores with its cache as without.*GPTNeoXCausalLM"),
@@ -107,6 +125,20 @@ def test_refused_models(model, error, tmp_path):
     with pytest.raises(ValueError, match=error):
         to_generator(model(), tmp_path / "writer.tflite", length=16)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_above_two_gigabytes_are_refused_before_the_conversion(tmp_path, monkeypatch):
+    model = hub_writers.writer_task()
+    monkeypatch.setattr(refusals, "LARGEST_FILE", 4 * model.count_params())
+    with pytest.raises(ValueError, match="of less than 2 GB in float32"):
+        to_generator(model, tmp_path / "writer.tflite", length=16)
+
+
+def test_a_tokenizer_of_an_unknown_kind_is_left_out():
+    model = hub_writers.writer_task()
+    model.preprocessor.tokenizer.merges = None
+    form, content = text_content(model)
+    assert (form.tokenizer, content) == ("", b"") and form.stop == [0]
 
 
 def test_refused_arguments(tmp_path):
