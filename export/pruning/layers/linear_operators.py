@@ -145,7 +145,10 @@ def _linear_operator(pieces: Pieces, operator: schema.OperatorT, *, step: int, k
         rows = patches(options, shape, groups=groups)
     elif kind == "TRANSPOSE_CONV":
         positions = shape[1] * shape[2]
-        lengths = tuple(map(int, pieces.graph.tensors[int(operator.outputs[0])].shape[1:3]))
+        output = pieces.graph.tensors[int(operator.outputs[0])]
+        if output.shapeSignature is not None and (np.asarray(output.shapeSignature)[1:3] < 0).any():
+            return "the file leaves the size of its output open"
+        lengths = tuple(map(int, output.shape[1:3]))
         rows = transposed_patches(options, shape, lengths=lengths)
     elif kind == "BATCH_MATMUL":
         if options.adjX or np.prod(shape[:-2]) != 1:

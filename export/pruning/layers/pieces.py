@@ -62,13 +62,9 @@ class Pieces:
         self._folded: dict[int, schema.OperatorT] = {}
         self.steps: list[schema.OperatorT] = []
         values = {*self.inputs}
+        self._check_state()
         for operator in self.graph.operators or ():
             name, taken = operator_name(model, operator), indices_of(operator.inputs)
-            if name in KEEPS_STATE:
-                raise ValueError(
-                    f"Expected a file that computes each output from its inputs alone. Received: one with {name}, "
-                    "which keeps values from one run to the next. Such files cannot be pruned yet."
-                )
             made = indices_of(operator.outputs)
             if taken and not values.intersection(taken) and name not in (*RANDOM, *CALLS_GRAPHS):
                 self._folded |= dict.fromkeys(made, operator)
@@ -76,6 +72,16 @@ class Pieces:
                 self.steps.append(operator)
                 values.update(made)
         self._values = values
+
+    def _check_state(self) -> None:
+        names = [operator_name(self.model, operator) for operator in self.graph.operators or ()]
+        stateful = ", ".join(dict.fromkeys(name for name in names if name in KEEPS_STATE))
+        if stateful:
+            raise ValueError(
+                f"Expected a file that computes each output from its inputs alone. Received: one with {stateful}, "
+                "which keep values from one run to the next: what a layer sees depends on the runs before, and pieces "
+                "of the file have no such values. Such files cannot be pruned yet."
+            )
 
     @functools.cached_property
     def bodies(self) -> dict[int, Pieces]:

@@ -1,0 +1,57 @@
+"""Files with more than a plain network: several signatures, states, operators that nobody has, open sizes."""
+
+import numpy as np
+import pytest
+
+from tfprune.export.device.running.runner import find_interpreter
+from tfprune.export.file.tflite import schema
+from tfprune.export.file.tflite.editor import add_operator, load_objects, operator_name, save_objects
+from tfprune.export.pruning.layers.linear_operators import linear_operators
+from tfprune.export.pruning.layers.pieces import Pieces
+from tfprune.export.pruning.prune_tflite import prune_tflite
+
+
+def test_of_several_signatures_the_first_graph_is_pruned_and_the_others_stay(cases, joined, tmp_path):
+    content = joined(cases["dense"].data, cases["int8"].data)
+    report = prune_tflite(content, tmp_path / "sparse.tflite", cases["dense"].inputs, sparsity=0.7)
+    assert report.sparsity == pytest.approx(0.7, abs=0.02)
+    assert [row.reason for row in report.skipped if "it stands in another graph" in row.reason]
+    pruned = (tmp_path / "sparse.tflite").read_bytes()
+    runners = [find_interpreter()[0](model_content=each).get_signature_runner("second") for each in (content, pruned)]
+    (name, detail), *_ = runners[0].get_input_details().items()
+    integers = np.random.default_rng(0).integers(-128, 128, detail["shape"]).astype(np.int8)
+    before, after = (runner(**{name: integers}) for runner in runners)
+    assert all(np.array_equal(before[output], after[output]) for output in before)
+
+
+def test_states_are_refused_with_the_names_of_the_operators(cases):
+    model = load_objects(cases["dense"].data)
+    for name in ("VAR_HANDLE", "CALL_ONCE", "VAR_HANDLE"):
+        add_operator(model, model.subgraphs[0], name=name, inputs=[], outputs=[])
+    with pytest.raises(ValueError, match="one with VAR_HANDLE, CALL_ONCE, which keep values"):
+        Pieces(model)
+
+
+@pytest.mark.parametrize("name", ["FlexErf", "Mine"])
+def test_an_operator_that_the_interpreter_lacks_is_named(cases, tmp_path, name):
+    model = load_objects(cases["dense"].data)
+    code = model.operatorCodes[0]
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode = name.encode()
+    with pytest.raises(ValueError, match=name):
+        prune_tflite(save_objects(model), tmp_path / "none.tflite", cases["dense"].inputs, sparsity=0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_transposed_convolution_of_open_size_is_left_alone(exports):
+    """Which inputs an output adds up depends on the size."""
+    model = load_objects(exports("unpruned", "float32").data)
+    graph = model.subgraphs[0]
+    (step,) = [each for each in graph.operators if operator_name(model, each) == "TRANSPOSE_CONV"]
+    assert "TRANSPOSE_CONV" in {each.kind for each in linear_operators(Pieces(model))[0]}
+    graph.tensors[step.outputs[0]].shapeSignature = np.array([-1, -1, -1, 8], np.int32)
+    operators, skipped = linear_operators(Pieces(model))
+    assert "TRANSPOSE_CONV" not in {each.kind for each in operators}
+    assert [
+        reason for _, reason in skipped if reason == "TRANSPOSE_CONV: the file leaves the size of its output open"
+    ]
