@@ -79,8 +79,8 @@ class Pieces:
         if stateful:
             raise ValueError(
                 f"Expected a file that computes each output from its inputs alone. Received: one with {stateful}, "
-                "which keep values from one run to the next: what a layer sees depends on the runs before, and pieces "
-                "of the file have no such values. Such files cannot be pruned yet."
+                "which keep values from one run to the next: what a layer sees depends on the runs before, and "
+                "pieces of the file have no such values. Such files cannot be pruned yet."
             )
 
     @functools.cached_property
