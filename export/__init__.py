@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tfprune.export.compressing.compress import compress as compress
     from tfprune.export.compressing.compress_report import CompressReport as CompressReport
     from tfprune.export.compressing.search import Search as Search
+    from tfprune.export.device.embedder import Embedder as Embedder
     from tfprune.export.device.generating.generator import Generator as Generator
     from tfprune.export.device.remote.remote import Remote as Remote
     from tfprune.export.device.running.benchmark import benchmark as benchmark
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tfprune.export.keras_side.converting.vela import Vela as Vela
     from tfprune.export.keras_side.converting.vela import vela as vela
     from tfprune.export.keras_side.generating.generator_report import GeneratorReport as GeneratorReport
+    from tfprune.export.keras_side.generating.to_embedder import to_embedder as to_embedder
     from tfprune.export.keras_side.generating.to_generator import to_generator as to_generator
     from tfprune.export.keras_side.sparse_ready.make_sparse_ready import make_sparse_ready as make_sparse_ready
     from tfprune.export.micro.array_report import ArrayReport as ArrayReport
@@ -78,12 +80,13 @@ _ROOMS = {
     "file.xnnpack": ["SparseInferenceReport"],
     "file.inspecting": ["ModelReport", "inspect"],
     "micro": ["ArrayReport", "Micro", "MicroReport", "MicroSupportReport", "VelaReport", "c_array"],
+    "device": ["Embedder"],
     "device.generating": ["Generator"],
     "device.remote": ["Remote"],
     "rewriting": ["ExportReport", "rewrite", "share_weights", "sparsify"],
     "pruning": ["PruneTfliteReport", "prune_tflite"],
     "pruning.shrinking": ["ShrinkTfliteReport", "shrink_tflite"],
-    "keras_side.generating": ["GeneratorReport", "to_generator"],
+    "keras_side.generating": ["GeneratorReport", "to_embedder", "to_generator"],
     "keras_side.sparse_ready": ["make_sparse_ready"],
     "compressing": ["CompressReport", "Search", "compress"],
     "keras_side.converting": [

@@ -54,9 +54,30 @@ def text_content(model: Any) -> tuple[TextForm, bytes]:
     kind, content = _content(tokenizer)
     turns = TURNS[next(iter(turn_ends))] if turn_ends else {}
     form = TextForm(kind, begin, stop, {role: [*texts] for role, texts in turns.items()})
-    if kind and not _equal(Tokenizer(form, content), preprocessor, form):
+    if kind and not _equal(Tokenizer(form, content), tokenizer, form):
         _log.warning("the tokenizer of %r is left out: a device would give other ids than KerasHub does", model.name)
         return replace(form, tokenizer=""), b""
+    return form, content
+
+
+def encoder_content(tokenizer: Any) -> tuple[TextForm, bytes]:
+    """Return what a file says about the texts of an encoder, and the content of its tokenizer of word pieces.
+
+    Raises:
+        ValueError: If it is another tokenizer, or a device would give other ids than KerasHub does.
+    """
+    ends = [_id(tokenizer, name) for name in ("cls_token_id", "sep_token_id")]
+    if not isinstance(getattr(tokenizer, "vocabulary", None), list) or None in ends or not tokenizer.split:
+        raise ValueError(
+            f"Expected a tokenizer of word pieces, such as BertTokenizer. Received: {type(tokenizer).__name__}. "
+            f"Export the encoder with to_tflite, and give it token ids."
+        )
+    form, content = TextForm(JSON, ends[:1], ends[1:]), _word_pieces(tokenizer)
+    if not _equal(Tokenizer(form, content), tokenizer, form):
+        raise ValueError(
+            "Expected a tokenizer whose ids are the same on a device. Received: one that gives others there, for "
+            "example for texts with accents. Export the encoder with to_tflite, and give it token ids."
+        )
     return form, content
 
 
@@ -125,12 +146,48 @@ def _byte_pairs(tokenizer: Any) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode()
 
 
-def _equal(tokenizer: Tokenizer, preprocessor: Any, form: TextForm) -> bool:
+def _word_pieces(tokenizer: Any) -> bytes:
+    """Return a tokenizer of word pieces as the package tokenizers reads it."""
+    prefix = tokenizer.suffix_indicator
+    normalizer = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": tokenizer.split_on_cjk,
+        "strip_accents": tokenizer.strip_accents,
+        "lowercase": tokenizer.lowercase,
+    }
+    # KerasHub folds the case, which the other does to all letters but these.
+    folded = [
+        {"type": "Replace", "pattern": {"String": letter}, "content": "ss"}
+        for letter in ("ß", "ẞ")
+        if tokenizer.lowercase
+    ]
+    content: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": {"type": "Sequence", "normalizers": [*folded, normalizer]},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": None,
+        "decoder": {"type": "WordPiece", "prefix": prefix, "cleanup": False},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": tokenizer.oov_token,
+            "continuing_subword_prefix": prefix,
+            "max_input_chars_per_word": 100,
+            "vocab": {token: number for number, token in enumerate(tokenizer.vocabulary)},
+        },
+    }
+    return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _equal(tokenizer: Tokenizer, keras_tokenizer: Any, form: TextForm) -> bool:
     """Tell whether a device would give the ids that KerasHub gives, on texts that the vocabulary can write."""
     known = [*PROBES]
     for text in known:
         try:
-            expected = [*form.start, *np.asarray(preprocessor.tokenizer(text)).tolist()]
+            expected = [*form.start, *np.asarray(keras_tokenizer(text)).tolist()]
         except (KeyError, ValueError) as error:
             _log.info("%r is not compared: %s", text, reason_of(error))
             continue
