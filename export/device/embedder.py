@@ -37,8 +37,8 @@ class Embedder:
             is missing (that one is an ImportError, too).
 
     Example:
-        >>> embedder = Embedder("encoder.tflite")  # doctest: +SKIP
-        >>> queries = embedder.encode(["Where do foxes live?"])  # doctest: +SKIP
+        >>> embedder = Embedder("encoder.tflite")
+        >>> queries = embedder.encode(["Where do foxes live?"])
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int = 4) -> None:
@@ -69,7 +69,7 @@ class Embedder:
             ValueError: If there is none, or one has more than `length` tokens.
 
         Example:
-            >>> vectors = embedder.encode(["a fox", "a dog"])  # doctest: +SKIP
+            >>> vectors = embedder.encode(["a fox", "a dog"])
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"Expected a list of texts. Received: {texts!r:.80}. Give for example ['a text'].")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import pkgutil
@@ -28,7 +29,7 @@ LONG = {"tfprune.export", "tfprune.export.command_line", "tfprune.export.compres
 LONG |= {"tfprune.compact.fine_tuning.prune_report", "tfprune.compact.fine_tuning.prune_to"}
 LONG |= {"tfprune.export.micro.micro_report", "tfprune.export.rewriting.export_report"}
 LONG |= {f"tfprune.methods.{name}" for name in ("few_shot.prune_few_shot", "moments.moment_cosines")}
-LONG |= {name for name in MODULES if ".generating." in name}
+LONG |= {name for name in MODULES if ".generating." in name or name.endswith("embedder")}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,22 @@ def writer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("writer")
     tfprune.export.to_generator(causal_lm, folder / "writer.tflite", length=16, prefill=(4,), max_tokens=4)
     generator = tfprune.export.Generator(folder / "writer.tflite")
+    turns = {"user": ["v", "w"], "model": ["y", "z"]}  # the tiny tokenizer has letters only
+    generator._form = dataclasses.replace(generator._form, turns=turns)
     return folder, {"tfprune": tfprune, "causal_lm": causal_lm, "generator": generator}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """What examples of encoders start from: a tiny one with its tokenizer, and the folder of its file."""
+    hub_models = pytest.importorskip("hub_models", reason="keras-hub is not installed (extra `hub`)")
+    keras.utils.set_random_seed(0)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fox", "dog", "where", "do", "foxes", "live", "?"]
+    tokenizer = hub_models.models.BertTokenizer(vocabulary=words, lowercase=True)
+    backbone, folder = hub_models.BACKBONES["BertBackbone"](), tmp_path_factory.mktemp("encoder")
+    tfprune.export.to_embedder(backbone, folder / "encoder.tflite", tokenizer=tokenizer, length=16)
+    embedder = tfprune.export.Embedder(folder / "encoder.tflite")
+    return folder, {"tfprune": tfprune, "backbone": backbone, "tokenizer": tokenizer, "embedder": embedder}
 
 
 @pytest.mark.parametrize("name", [in_test_ci(name) if name in LONG else name for name in MODULES])
@@ -71,7 +87,8 @@ def test_examples(name, tmp_path, monkeypatch, request):
     if not any(test.examples for test in doctest.DocTestFinder().find(module)):
         return
     if name.startswith("tfprune.export"):
-        folder, names = request.getfixturevalue("writer" if ".generating." in name else "digits")
+        files = "encoder" if name.endswith("embedder") else "writer" if ".generating." in name else "digits"
+        folder, names = request.getfixturevalue(files)
         shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)  # an example may write files
     flags = doctest.IGNORE_EXCEPTION_DETAIL | doctest.ELLIPSIS

@@ -68,7 +68,7 @@ class Chat:
                 that separate turns, or an argument is out of range. The conversation is as it was before.
 
         Example:
-            >>> answer = generator.chat().send("What is a fox?", max_tokens=8)
+            >>> answer = generator.chat().send("a fox", max_tokens=2)
         """
         return "".join(self.stream(text, **settings))
 
@@ -87,7 +87,7 @@ class Chat:
             ValueError: As `send` does, at once.
 
         Example:
-            >>> pieces = list(generator.chat().stream("What is a fox?", max_tokens=8))
+            >>> pieces = list(generator.chat().stream("a fox", max_tokens=2))
         """
         said = self._turn(USER, self._system + self._checked(text, "text")) + self._turns[MODEL][0]
         ids = [*self.tokens, *self._ids(said)]

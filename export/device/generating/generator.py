@@ -199,8 +199,8 @@ class Generator:
             ValueError: If the file's tokenizer has no tokens for turns, or `instructions` contain one of them.
 
         Example:
-            >>> talk = generator.chat()  # doctest: +SKIP
-            >>> talk.send("What is a fox?", max_tokens=20)  # doctest: +SKIP
+            >>> talk = generator.chat()
+            >>> answer = talk.send("a fox", max_tokens=2)
         """
         turns, write = self._form.turns, self.stream
         return Chat(turns, self._tokenizer, write=write, pieces=self._pieces, instructions=instructions)

@@ -92,9 +92,13 @@ def compare_written(content: bytes, model: Any, *, prompts: Sequence[Sequence[in
         last = expected[-len(tokens) :]
         equal += int((last.max(axis=1) - last[np.arange(len(tokens)), tokens] <= TIE * largest).sum())
         losses += [(_losses(each[: len(prompt) - 1], prompt[1:])) for each in (found, expected)]
-    perplexity, keras_perplexity = (float(np.exp(np.concatenate(losses[side::2]).mean())) for side in (0, 1))
+    perplexity, keras_perplexity = (_perplexity(np.concatenate(losses[side::2])) for side in (0, 1))
     written = sum(map(len, run.tokens))
     return TextComparison(written, equal, max(differences), perplexity, keras_perplexity, run)
+
+
+def _perplexity(losses: np.ndarray) -> float:
+    return float(np.exp(losses.mean())) if losses.size else float("nan")
 
 
 def keras_scores(model: Any, ids: Sequence[int]) -> np.ndarray:

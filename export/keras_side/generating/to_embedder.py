@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def to_embedder(
             device, `length` does not fit, or the file gives other vectors than Keras. Nothing is then written.
 
     Example:
-        >>> report = to_embedder(backbone, "encoder.tflite", tokenizer=tokenizer, length=64)  # doctest: +SKIP
+        >>> report = to_embedder(backbone, "encoder.tflite", tokenizer=tokenizer, length=16)
     """
     destination = check_destination(path)
     check_keras(model)
@@ -70,15 +71,13 @@ def to_embedder(
     encoder = _with_mean(model, length)
     form, content = encoder_content(tokenizer)
     texts = EXAMPLES if check_on is None else check_on
-    rows = [[*form.start, *np.asarray(tokenizer(text)).tolist(), *form.stop] for text in texts]
-    samples, unfinished = padded(rows, length), Path(f"{destination}.partial")
-    try:
+    samples = padded([[*form.start, *np.asarray(tokenizer(text)).tolist(), *form.stop] for text in texts], length)
+    with tempfile.TemporaryDirectory(prefix="tfprune-") as folder:
+        unfinished = Path(folder, "encoder.tflite")
         report = to_tflite(
             encoder, unfinished, quantize=quantize, check_on=samples, tolerance=tolerance, verbose=verbose
         )
         data = add_metadata(unfinished.read_bytes(), form.as_metadata(content))
-    finally:
-        unfinished.unlink(missing_ok=True)
     write_atomically(destination, data)
     return replace(report, path=str(destination), bytes=len(data), tflite_bytes=len(data))
 
