@@ -76,7 +76,7 @@ def test_every_extra_that_a_text_names_is_defined_in_that_spelling():
         )
         for extra in "".join(found).split(",")
     }
-    assert {"README.md", "CHANGELOG.md", "Makefile", "prune_language_model.md", "runner.py"} <= {
+    assert {"README.md", "CHANGELOG.md", "Makefile", "prune_language_model.md", "interpreter.py"} <= {
         name for name, _ in named
     }
     assert not [(name, extra) for name, extra in named if extra not in defined]

@@ -40,6 +40,7 @@ LOOSE = {
         "optimizer",
         "loss",
         "judge",
+        "tokenizer",
         *("before", "after"),
     ),
     *(
