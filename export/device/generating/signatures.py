@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tfprune.export.device.interpreter import find_interpreter
 from tfprune.export.file.tflite import schema
 
 PREFILL, DECODE = re.compile(r"prefill_([1-9]\d*)"), "decode"
@@ -81,7 +82,11 @@ class Signatures:
 
 def signature_names(data: bytes | memoryview) -> list[str]:
     """Return the names of the signatures of a plain file that is whole."""
-    schema.require_schema()
+    try:
+        schema.require_schema()
+    except schema.MissingPackage:  # as with tflite-runtime, which can tell them as well, with a copy of the file
+        interpreter, _ = find_interpreter()
+        return [*interpreter(model_content=bytes(data)).get_signature_list()]
     model = schema.Model.GetRootAs(data, 0)
     keys = [model.SignatureDefs(index).SignatureKey() or b"" for index in range(model.SignatureDefsLength())]
     return [key.decode("utf-8", "replace") for key in keys]
